@@ -1,0 +1,68 @@
+"""A batch of sequences with targets already aligned. Nobody downstream shifts anything.
+
+At each time step t the model has read `decoder_input_ids[:, : t + 1]` (and the source, if there is
+one) and `target_ids[:, t]` is what it should say next. Masks are Bool and True means *counts*:
+padding is known by mask alone, never by a token id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from seqdistill.core.head import Head
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceBatch:
+    """Token ids of several examples, padded to a rectangle.
+
+    `source_ids` and `source_mask` feed an encoder and are None for decoder-only models.
+    `decoder_mask` is True on tokens that may be attended to. `target_mask` is True on the
+    positions whose target counts: the response with its end-of-sequence token.
+    """
+
+    example_ids: tuple[str, ...]
+    decoder_input_ids: Int[Tensor, "batch time"]
+    decoder_mask: Bool[Tensor, "batch time"]
+    target_ids: Int[Tensor, "batch time"]
+    target_mask: Bool[Tensor, "batch time"]
+    source_ids: Int[Tensor, "batch source"] | None = None
+    source_mask: Bool[Tensor, "batch source"] | None = None
+
+    @property
+    def num_sequences(self) -> int:
+        """How many examples the batch holds."""
+        return len(self.example_ids)
+
+    @property
+    def num_targets(self) -> int:
+        """How many positions count."""
+        return int(self.target_mask.sum())
+
+    def to(self, device: torch.device) -> SequenceBatch:
+        """The same batch with its tensors on `device`."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return SequenceBatch(
+            self.example_ids,
+            self.decoder_input_ids.to(device),
+            self.decoder_mask.to(device),
+            self.target_ids.to(device),
+            self.target_mask.to(device),
+            moved(self.source_ids),
+            moved(self.source_mask),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentStates:
+    """What a model says of a batch: last hidden states and its head. Logits are not built."""
+
+    hidden: Float[Tensor, "batch time dim"]
+    head: Head

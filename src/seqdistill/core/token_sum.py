@@ -1,0 +1,42 @@
+"""TokenSum: the only average in the house.
+
+A loss over part of the data is a total and a count. Parts are added over micro-batches,
+accumulation steps and ranks, and divided once, so the result does not depend on the split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenSum:
+    """`total` (a scalar tensor, nats unless said otherwise) over `count` items."""
+
+    total: Float[Tensor, ""]
+    count: Float[Tensor, ""]
+
+    @classmethod
+    def zero(cls) -> TokenSum:
+        """Nothing over nothing: the neutral element of addition."""
+        return cls(torch.zeros(()), torch.zeros(()))
+
+    def __add__(self, other: TokenSum) -> TokenSum:
+        return TokenSum(self.total + other.total, self.count + other.count)
+
+    def detached(self) -> TokenSum:
+        """The same numbers in fp64 on the CPU, without the graph: for logs."""
+        return TokenSum(
+            self.total.detach().to("cpu", torch.float64),
+            self.count.detach().to("cpu", torch.float64),
+        )
+
+    @property
+    def mean(self) -> float:
+        """total / count as a Python number; NaN when nothing was counted."""
+        count = float(self.count)
+        return float(self.total) / count if count else float("nan")

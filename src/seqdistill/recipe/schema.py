@@ -1,0 +1,265 @@
+"""What a recipe may say: every key, its meaning, its range and why the default is what it is.
+
+A method is who writes the sequences (`sequences`) x what the teacher says about them (`teacher`)
+x how the student is pulled (`objective`). Imports no torch; knows no classes of other rooms.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Divergence = Literal[
+    "negative_log_likelihood",
+    "cross_entropy",
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "total_variation",
+]
+Reduction = Literal["token", "sequence", "sum"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """Where the examples are and how they are cut."""
+
+    train: str | None = None
+    """A file (.tsv .jsonl .parquet), a pair of line-aligned text files `a.src,a.tgt`, a `datasets`
+    folder or hub name, or `bundled:en-de`."""
+    dev: str | None = None
+    """Examples for choosing checkpoints; same forms as `train`. Never used for updates."""
+    test: str | None = None
+    """Examples for the final numbers; same forms as `train`."""
+    source_column: str | None = None
+    """Name of the source (or prompt) column; found by convention when not given."""
+    target_column: str | None = None
+    """Name of the target (or completion) column; found by convention when not given."""
+    source_language: str | None = None
+    """Key of the source side in `translation` rows, such as `en`."""
+    target_language: str | None = None
+    """Key of the target side in `translation` rows, such as `de`."""
+    max_source_tokens: PositiveInt = 128
+    """Longer sources are left out of training and counted; in evaluation they are cut, counted."""
+    max_target_tokens: PositiveInt = 128
+    """The same for targets, end-of-sequence token included."""
+    max_train_examples: PositiveInt | None = None
+    """Use a seeded random subset of this size of the training examples; all when not given."""
+    max_dev_examples: PositiveInt | None = None
+    """The same for dev: scoring while training costs time."""
+    max_test_examples: PositiveInt | None = None
+    """The same for test."""
+
+
+class TeacherSection(Section):
+    """The large model, and how much of its distribution the objective sees."""
+
+    model: str | None = None
+    """A transformers model folder or hub name, or `bundled:en-de`."""
+    scores: Literal["none", "dense"] = "none"
+    """`dense`: the whole next-token distribution at every position (from hidden states, in
+    chunks); `none`: the objective needs no teacher at training time."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model folder. Off: such code can do anything."""
+
+
+class StudentSection(Section):
+    """The small model and where its first weights come from."""
+
+    model: str | None = None
+    """A transformers model folder or hub name to start from (`init: pretrained`), or one whose
+    configuration alone is used (`init: scratch`)."""
+    init: Literal["pretrained", "scratch", "teacher_layers"] = "pretrained"
+    """`pretrained`: the weights of `model`. `scratch`: random weights in the shape of `model` or of
+    `architecture`. `teacher_layers`: copies of evenly spaced layers of the teacher."""
+    encoder_layers: PositiveInt | None = None
+    """With `teacher_layers`: how many encoder layers to keep (all when not given)."""
+    decoder_layers: PositiveInt | None = None
+    """With `teacher_layers`: how many decoder layers to keep (all when not given)."""
+    architecture: dict[str, str | int | float | bool] | None = None
+    """With `scratch` and no `model`: a transformers configuration, `model_type` among its keys."""
+    vocab_size: PositiveInt | None = None
+    """With `scratch` and no teacher: train a joint unigram vocabulary of this size on the
+    training data. With a teacher its tokenizer is used."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model folder. Off: such code can do anything."""
+
+
+class DecodingSection(Section):
+    """How sequences are generated. `sampling_temperature` is not the loss's temperature."""
+
+    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
+    """ctranslate2 is several times faster on CPU; transformers knows every architecture."""
+    compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
+    """Arithmetic of the CTranslate2 engine."""
+    mode: Literal["beam", "sample"] = "beam"
+    """Beam search, or ancestral sampling from the full distribution."""
+    beam_size: PositiveInt = 5
+    """Hypotheses kept per step; 1 is greedy. Kim and Rush 2016 use 5."""
+    n_best: PositiveInt = 1
+    """Finished hypotheses kept per source, with scores."""
+    length_penalty: float = 1.0
+    """Scores are divided by length ** length_penalty; 0 compares plain log-probabilities."""
+    sampling_temperature: PositiveFloat = 1.0
+    """Divides the sampler's logits; 1 samples the model's own distribution."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample among the k likeliest symbols only; 0 means all of them."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample from the smallest set of symbols with this mass; 1 means all of them."""
+    max_new_tokens: PositiveInt = 128
+    """Longest output, end-of-sequence token included. A longer one is unfinished: not kept."""
+    batch_tokens: PositiveInt = 4096
+    """How many source tokens (padding included) are decoded together."""
+    threads: PositiveInt | None = None
+    """CPU workers of one thread each; all the process may use when not given."""
+
+
+class SequencesSection(Section):
+    """Who writes the sequences that the student learns from."""
+
+    written_by: Literal["reference", "teacher"] = "reference"
+    """`reference`: the targets in the data. `teacher`: its decoded outputs (Seq-KD), made once,
+    stored, verified and reused."""
+    corpus: str | None = None
+    """Folder of the teacher's corpus; beside the runs, named by content, when not given."""
+    decoding: DecodingSection = DecodingSection()
+    """How the teacher decodes."""
+
+
+class Term(Section):
+    """One weighted part of the objective."""
+
+    divergence: Divergence
+    """A function of `seqdistill.objectives`."""
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Multiplies the term. Kim and Rush's alpha is the weight of the teacher's term."""
+    beta: Share | None = None
+    """jensen_shannon only: M = beta P + (1 - beta) Q. 0 means forward_kl and 1 reverse_kl."""
+    alpha: Share | None = None
+    """Skew divergences only: the share of the other distribution mixed in (DistiLLM uses 0.1)."""
+    scale: Literal["raw", "gradient"] = "raw"
+    """jensen_shannon only: `gradient` divides by beta (1 - beta), so that the gradient's size stays
+    continuous toward forward and reverse KL; `raw` is the paper's value."""
+
+
+class ObjectiveSection(Section):
+    """How the student is pulled."""
+
+    terms: Annotated[tuple[Term, ...], Field(min_length=1)] = (
+        Term(divergence="negative_log_likelihood"),
+    )
+    """The weighted sum."""
+    reduction: Reduction = "token"
+    """`token`: sum over tokens / number of tokens. `sequence`: mean over sequences of per-token
+    means (GKD). `sum`: sum over tokens / number of sequences (Kim and Rush's code)."""
+    loss_temperature: PositiveFloat = 1.0
+    """Divides both models' logits in soft terms (never in the likelihood of hard targets). At
+    T != 1 soft terms are multiplied by T squared when hard terms are present (Hinton 2015)."""
+
+
+class TrainingSection(Section):
+    """Updates, batches, rates, precision, checkpoints."""
+
+    updates: PositiveInt = 1000
+    """Optimizer steps."""
+    batch_tokens: PositiveInt = 4096
+    """Target tokens (padding included) of one micro-batch."""
+    accumulation: PositiveInt = 1
+    """Micro-batches summed into one update."""
+    learning_rate: PositiveFloat = 5e-4
+    """Peak rate."""
+    schedule: Literal["inverse_sqrt", "linear", "cosine", "constant"] = "linear"
+    """Shape after the warm-up; linear and cosine end at `final_rate_share` of the peak."""
+    warmup_updates: Annotated[int, Field(ge=0)] = 100
+    """Updates of linear rise from zero."""
+    final_rate_share: Share = 0.0
+    """Rate at the last update as a share of the peak (linear, cosine)."""
+    optimizer: Literal["adamw"] = "adamw"
+    """AdamW with torch's fused kernel."""
+    adam_beta1: Share = 0.9
+    """First-moment decay."""
+    adam_beta2: Share = 0.98
+    """Second-moment decay; 0.98 is usual for Transformers trained from scratch."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay, on matrices only."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this global norm."""
+    dropout: Share | None = None
+    """Replaces the student's own dropout where given."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16 autocasts matrix products; weights, softmax and optimizer stay in fp32."""
+    threads: PositiveInt | None = None
+    """CPU threads; torch's default when not given."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU when there is one."""
+    eval_every: PositiveInt | None = None
+    """Score dev by generation every n updates; only at the end when not given."""
+    eval_metric: Literal["bleu", "chrf"] = "bleu"
+    """What chooses the best checkpoints."""
+    keep_best: PositiveInt = 1
+    """How many best checkpoints are kept."""
+    patience: PositiveInt | None = None
+    """Stop after this many dev scores in a row without a new best; never when not given."""
+    checkpoint_every: PositiveInt | None = None
+    """Save a resumable state every n updates; only at the end when not given."""
+    average_best: bool = False
+    """The student is the mean of the kept best checkpoints' weights instead of the best one."""
+    log_every: PositiveInt = 10
+    """Write metrics every n updates."""
+    trackers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    """Where metrics go besides the run directory's metrics.jsonl."""
+
+
+class EvaluationSection(Section):
+    """How the final numbers are measured."""
+
+    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
+    """The engine that decodes every system, so that speeds compare."""
+    compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
+    """Arithmetic of the CTranslate2 engine."""
+    beam_size: PositiveInt = 5
+    """Beam of the `*_beam` columns; the `*_greedy` columns use 1."""
+    length_penalty: float = 1.0
+    """Scores are divided by length ** length_penalty."""
+    max_new_tokens: PositiveInt = 128
+    """Longest output."""
+    bootstrap_resamples: PositiveInt = 1000
+    """Resamples of the test set for intervals and the paired test."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Mass of the intervals."""
+    num_samples: PositiveInt = 20
+    """Sentences shown side by side in the report."""
+
+
+class Recipe(Section):
+    """One student from one method (or a teacher, when no teacher is named)."""
+
+    preset: str | None = None
+    """The preset whose settings this recipe starts from; see `seqdistill recipe list`."""
+    method: str = "baseline"
+    """The name of the method in tables: `baseline`, `word_kd`, `seq_kd`, `teacher`, ..."""
+    seed: Annotated[int, Field(ge=0)] = 1
+    """Every random stream of the run derives from it."""
+    output_dir: str = "runs/{method}"
+    """The run directory; `{method}` and `{seed}` are filled in."""
+    data: DataSection = DataSection()
+    teacher: TeacherSection = TeacherSection()
+    student: StudentSection = StudentSection()
+    sequences: SequencesSection = SequencesSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    compare: tuple[str, ...] = ()
+    """Presets to train with these very settings and set side by side in one report (`demo`):
+    each takes `sequences`, `objective` and `teacher.scores` from its preset, all else from here."""
