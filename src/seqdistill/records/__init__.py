@@ -1,1 +1,4 @@
-"""The records room."""
+"""What a run leaves on disk: whole files, the run directory, fingerprints, facts of the machine.
+
+Knows neither recipes nor tensors; imports no torch.
+"""

@@ -1,0 +1,207 @@
+"""Files and folders that are either whole or absent, also after a kill or a power cut.
+
+Everything is written aside in the same folder, fsynced, and renamed into place; then the folder
+is fsynced, so that the new name survives too. Append-only JSON lines are the exception: each line
+is flushed by itself and a torn last line is ignored when reading. This module does not know what
+the files mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+from seqdistill.core.errors import UserError
+
+JsonValue = (
+    None
+    | bool
+    | int
+    | float
+    | str
+    | list["JsonValue"]
+    | tuple["JsonValue", ...]
+    | dict[str, "JsonValue"]
+)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Replaces the file at `path` in one step; readers see the old content or the new.
+
+    Missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        with open(aside, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Replaces the UTF-8 file at `path` in one step; line ends are written as they are."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Replaces the JSON file at `path` in one step: indented, keys in the order given.
+
+    Raises ValueError for NaN and infinities, which JSON does not have, and TypeError for objects
+    that are no JSON value; the old file stays in both cases.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill, which takes the name `path` when the block ends without an error.
+
+    It is built beside, as `path` + ".partial-<pid>", and removed on an error; after a kill the
+    partial folder is what stays, never a half-filled `path`. An existing empty folder is replaced.
+    Raises FileExistsError, before anything is built, when `path` is a file or a non-empty folder.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} must not exist yet or be empty; remove it or take another")
+    aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    if aside.exists():  # left by a killed process whose number came round again
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        sync_tree(aside)
+        os.replace(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: str | Path) -> None:
+    """Makes the names in the folder durable."""
+    _sync(Path(path))
+
+
+def sync_tree(path: Path) -> None:
+    """Makes every file and folder under `path` durable."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync(Path(folder) / name)
+        _sync(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class JsonLinesWriter:
+    """Appends JSON objects to a file, one a line, each handed to the system before returning.
+
+    A line torn by a kill is cut off when the file is opened again. Numbers that are NaN or
+    infinite are written as the words NaN and Infinity, which Python reads: a log must be able to
+    say that a loss was not finite.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        cut_torn_line(self.path)
+        self._stream: io.TextIOWrapper = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+
+    def write(self, row: Mapping[str, object]) -> None:
+        """Appends one line. Raises TypeError, and writes nothing, when `row` is no JSON."""
+        self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Makes the lines durable and closes the file; a second call does nothing."""
+        if self._stream.closed:
+            return
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+
+    def __enter__(self) -> JsonLinesWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, JsonValue]]:
+    """The rows of a JSON-lines file in order; a last line without its line end is left out.
+
+    A missing file has no rows. Raises UserError, naming file and line, for any other line that is
+    no JSON object.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    rows: list[dict[str, JsonValue]] = []
+    *lines, _torn = path.read_bytes().split(b"\n")  # what follows the last line end is torn or ""
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number}: every line must be a JSON object, got "
+                f"{line[:60]!r} ({error}); the file was damaged or edited, restore it or remove it"
+            ) from error
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{path}, line {number}: every line must be a JSON object, got {line[:60]!r}; "
+                "restore the file or remove it"
+            )
+        rows.append(cast("dict[str, JsonValue]", row))
+    return rows
+
+
+def cut_torn_line(path: Path) -> None:
+    """Removes what follows the last line end: the half line of a process killed while writing."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        os.truncate(path, whole)
+
+
+def keep_rows_up_to(path: str | Path, step: int, *, step_key: str = "step") -> int:
+    """How many rows were removed: those whose step is later than `step`, and a torn last line.
+
+    For resuming: rows written after the checkpoint will be written again. Rows without a step stay.
+    """
+    path = Path(path)
+    rows = read_json_lines(path)
+    kept = [row for row in rows if not _is_later(row.get(step_key), step)]
+    if path.exists():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in kept]
+        write_text(path, "".join(lines))
+    return len(rows) - len(kept)
+
+
+def _is_later(found: JsonValue, step: int) -> bool:
+    return isinstance(found, (int, float)) and found > step

@@ -1,0 +1,217 @@
+"""The run directory: which file of a run is called what, and how it is written and read.
+
+A run is one student; a comparison is a run directory whose sub-folders, one a method, are run
+directories too. This module does not know what a recipe, a metric or a result means, and it
+never removes anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from seqdistill.core.errors import UserError
+from seqdistill.records import atomic
+from seqdistill.records.atomic import JsonValue
+
+RECIPE = "recipe.yaml"
+MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+RESULTS = "results.json"
+SAMPLES = "samples.jsonl"
+REPORT = "report.html"
+CHECKPOINTS = "checkpoints"
+STUDENT = "student"
+TENSORBOARD = "tensorboard"
+
+
+class RunDirectory:
+    """The folder of one run. Make one with `create` or `open`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._metrics_writer: atomic.JsonLinesWriter | None = None
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunDirectory:
+        """A new run directory at `path`, which holds no file yet.
+
+        Raises UserError, and writes nothing, when `path` is a file or a folder that is not empty.
+        """
+        run = cls(path)
+        run.check_free()
+        run.path.mkdir(parents=True, exist_ok=True)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """The existing run directory at `path`: a folder with a recipe in it.
+
+        Raises UserError, naming the folder, when it is missing or is no run directory.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise UserError(
+                f"a run directory must exist to be opened, got {str(path)!r}, which is no folder; "
+                "name the output_dir of a run that was started"
+            )
+        if not run.recipe_path.is_file():
+            raise UserError(
+                f"a run directory must hold {RECIPE}, got {str(path)!r}, which has none; "
+                "name the output_dir of a run that was started"
+            )
+        return run
+
+    def check_free(self) -> None:
+        """Raises UserError when a new run cannot begin here; writes nothing."""
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return
+        if self.path.exists():
+            kind = "a folder that is not empty" if self.path.is_dir() else "a file"
+            raise UserError(
+                f"output_dir must be a new or empty folder, got {str(self.path)!r}, which is "
+                f"{kind}; go on with that run by --resume, or give another output_dir=..."
+            )
+
+    @property
+    def recipe_path(self) -> Path:
+        """The resolved recipe: every setting of the run."""
+        return self.path / RECIPE
+
+    @property
+    def manifest_path(self) -> Path:
+        """Versions, machine, seeds, fingerprints of the data, begin and end."""
+        return self.path / MANIFEST
+
+    @property
+    def metrics_path(self) -> Path:
+        """What was measured while training, one JSON object a line."""
+        return self.path / METRICS
+
+    @property
+    def results_path(self) -> Path:
+        """The final numbers: an object with rows under `systems`."""
+        return self.path / RESULTS
+
+    @property
+    def samples_path(self) -> Path:
+        """Sentences side by side, one JSON object a line."""
+        return self.path / SAMPLES
+
+    @property
+    def report_path(self) -> Path:
+        """The page that people look at."""
+        return self.path / REPORT
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """The folder of resumable states."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def student_path(self) -> Path:
+        """The folder that `from_pretrained` loads."""
+        return self.path / STUDENT
+
+    @property
+    def tensorboard_path(self) -> Path:
+        """The folder of TensorBoard's event files."""
+        return self.path / TENSORBOARD
+
+    def member(self, name: str) -> RunDirectory:
+        """The run directory of one compared method: the sub-folder `name`, existing or not."""
+        return RunDirectory(self.path / name)
+
+    def members(self) -> list[RunDirectory]:
+        """The run directories inside this one, by name."""
+        folders = sorted(child for child in self.path.iterdir() if child.is_dir())
+        return [RunDirectory(folder) for folder in folders if (folder / RECIPE).is_file()]
+
+    def write_recipe(self, text: str) -> None:
+        """Stores the resolved recipe's YAML text."""
+        atomic.write_text(self.recipe_path, text)
+
+    def read_recipe(self) -> str:
+        """The resolved recipe's YAML text. Raises UserError when there is none."""
+        return _read_text(self.recipe_path)
+
+    def write_manifest(self, manifest: Mapping[str, object]) -> None:
+        """Stores the manifest."""
+        atomic.write_json(self.manifest_path, manifest)
+
+    def read_manifest(self) -> dict[str, JsonValue]:
+        """The manifest. Raises UserError when it is missing or damaged."""
+        return _read_json_object(self.manifest_path)
+
+    def update_manifest(self, facts: Mapping[str, object]) -> None:
+        """Adds `facts` to the manifest at its top level, over what has the same name."""
+        known = self.read_manifest() if self.manifest_path.exists() else {}
+        self.write_manifest({**known, **facts})
+
+    def write_results(self, results: Mapping[str, object]) -> None:
+        """Stores the final numbers."""
+        atomic.write_json(self.results_path, results)
+
+    def read_results(self) -> dict[str, JsonValue]:
+        """The final numbers. Raises UserError when they are missing or damaged."""
+        return _read_json_object(self.results_path)
+
+    def write_samples(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Stores the sentences shown side by side."""
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+        atomic.write_text(self.samples_path, "".join(lines))
+
+    def read_samples(self) -> list[dict[str, JsonValue]]:
+        """The sentences shown side by side; none when the file is missing."""
+        return atomic.read_json_lines(self.samples_path)
+
+    def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
+        """Appends what was measured at `step`; the line is on its way to disk on return.
+
+        Raises ValueError when `values` names a `step` of its own.
+        """
+        if "step" in values:
+            raise ValueError("log_metrics takes the step by itself; take 'step' out of values")
+        if self._metrics_writer is None:
+            self._metrics_writer = atomic.JsonLinesWriter(self.metrics_path)
+        self._metrics_writer.write({"step": step, **values})
+
+    def read_metrics(self) -> list[dict[str, JsonValue]]:
+        """What was measured, in the order of writing, each row with its `step`."""
+        return atomic.read_json_lines(self.metrics_path)
+
+    def forget_metrics_after(self, step: int) -> int:
+        """How many rows were removed: those later than `step`. For resuming at a checkpoint."""
+        self.close()
+        return atomic.keep_rows_up_to(self.metrics_path, step)
+
+    def close(self) -> None:
+        """Makes the metrics durable; logging may go on afterwards."""
+        if self._metrics_writer is not None:
+            self._metrics_writer.close()
+            self._metrics_writer = None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} must be a readable UTF-8 file, got: {error}; "
+            "was the run finished, and is this its run directory?"
+        ) from error
+
+
+def _read_json_object(path: Path) -> dict[str, JsonValue]:
+    text = _read_text(path)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(
+            f"{path} must be JSON, got {text[:60]!r} ({error}); restore the file or run again"
+        ) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object, got {text[:60]!r}; run again")
+    return cast("dict[str, JsonValue]", value)

@@ -1,0 +1,164 @@
+"""Files are whole or absent, and a torn last line costs one line only."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seqdistill.core.errors import UserError
+from seqdistill.records import atomic
+
+
+def test_a_written_file_has_the_content_and_leaves_nothing_aside(tmp_path: Path) -> None:
+    atomic.write_text(tmp_path / "deep" / "a.txt", "grün\n")
+    assert (tmp_path / "deep" / "a.txt").read_bytes() == "grün\n".encode()
+    assert [child.name for child in (tmp_path / "deep").iterdir()] == ["a.txt"]
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.json"
+    atomic.write_json(target, {"old": 1})
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        atomic.write_json(target, {"new": 2})
+    assert json.loads(target.read_text()) == {"old": 1}
+    assert [child.name for child in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_json_files_refuse_numbers_that_json_lacks(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError):
+        atomic.write_json(tmp_path / "a.json", {"x": value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "student"
+    with atomic.new_folder(target) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a.txt").write_text("a")
+        assert not target.exists()
+    assert (target / "inner" / "a.txt").read_text() == "a"
+    assert [child.name for child in tmp_path.iterdir()] == ["student"]
+
+
+def test_a_new_folder_is_removed_on_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic.new_folder(tmp_path / "student") as folder:
+        (folder / "a.txt").write_text("a")
+        raise RuntimeError("halfway")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_folder_refuses_to_replace_a_filled_one(tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "kept.txt").write_text("kept")
+    with pytest.raises(FileExistsError), atomic.new_folder(tmp_path / "student"):
+        pytest.fail("the block must not begin")
+    assert [str(child.relative_to(tmp_path)) for child in tmp_path.rglob("*")] == [
+        "student",
+        "student/kept.txt",
+    ]
+
+
+def test_a_new_folder_takes_the_place_of_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    with atomic.new_folder(tmp_path / "student") as folder:
+        (folder / "a.txt").write_text("a")
+    assert (tmp_path / "student" / "a.txt").exists()
+
+
+def test_a_killed_process_leaves_no_half_filled_folder(tmp_path: Path) -> None:
+    target = tmp_path / "student"
+    script = (
+        "import os, signal, sys\n"
+        "from seqdistill.records import atomic\n"
+        "with atomic.new_folder(sys.argv[1]) as folder:\n"
+        "    (folder / 'a.txt').write_text('a')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not target.exists()
+
+
+def test_json_lines_come_back_in_order_and_survive_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    script = (
+        "import os, signal, sys\n"
+        "from seqdistill.records import atomic\n"
+        "writer = atomic.JsonLinesWriter(sys.argv[1])\n"
+        "writer.write({'step': 1, 'word': 'grün'})\n"
+        "writer.write({'step': 2, 'word': 'blau'})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert atomic.read_json_lines(path) == [
+        {"step": 1, "word": "grün"},
+        {"step": 2, "word": "blau"},
+    ]
+
+
+def test_a_line_torn_anywhere_costs_only_itself(tmp_path: Path) -> None:
+    first, second = b'{"step": 1}\n', '{"step": 2, "word": "grün"}\n'.encode()
+    for length in range(len(second)):
+        path = tmp_path / f"torn-{length}.jsonl"
+        path.write_bytes(first + second[:length])
+        assert atomic.read_json_lines(path) == [{"step": 1}]
+        with atomic.JsonLinesWriter(path) as writer:
+            writer.write({"step": 3})
+        assert atomic.read_json_lines(path) == [{"step": 1}, {"step": 3}]
+
+
+def test_a_line_separator_inside_a_string_does_not_split_the_row(tmp_path: Path) -> None:
+    row = {"step": 1, "text": "a\u2028b\x85c\rd\ne"}
+    with atomic.JsonLinesWriter(tmp_path / "a.jsonl") as writer:
+        writer.write(row)
+    assert atomic.read_json_lines(tmp_path / "a.jsonl") == [row]
+
+
+def test_a_loss_that_is_not_finite_can_be_logged_and_read(tmp_path: Path) -> None:
+    with atomic.JsonLinesWriter(tmp_path / "a.jsonl") as writer:
+        writer.write({"loss": math.nan, "norm": math.inf})
+    (row,) = atomic.read_json_lines(tmp_path / "a.jsonl")
+    assert isinstance(row["loss"], float) and math.isnan(row["loss"])
+    assert row["norm"] == math.inf
+
+
+@pytest.mark.parametrize("bad", ["{broken\n", "[1, 2]\n", "\n"])
+def test_a_damaged_inner_line_is_refused_with_its_number(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": 1}\n' + bad + '{"step": 2}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: .*must be a JSON object"):
+        atomic.read_json_lines(path)
+
+
+def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
+    assert atomic.read_json_lines(tmp_path / "none.jsonl") == []
+    assert atomic.keep_rows_up_to(tmp_path / "none.jsonl", 3) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_later_than_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with atomic.JsonLinesWriter(path) as writer:
+        for step in (1, 2, 3, 4):
+            writer.write({"step": step})
+        writer.write({"note": "no step"})
+    with open(path, "ab") as stream:
+        stream.write(b'{"step": 5')
+    assert atomic.keep_rows_up_to(path, 2) == 2
+    assert atomic.read_json_lines(path) == [{"step": 1}, {"step": 2}, {"note": "no step"}]
+    assert path.read_bytes().endswith(b"\n")
