@@ -1,0 +1,52 @@
+"""What a metric returns: a number with its signature, or the rows whose sum gives that number.
+
+Does not format: numbers are turned into text for people in `report` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One measured value. `low`, `high` and `confidence` are all given or all None."""
+
+    name: str
+    """What was measured: `bleu`, `chrf`, `perplexity`, ..."""
+    value: float
+    """In the metric's own unit: 0 to 100 for BLEU and chrF."""
+    signature: str
+    """Every setting that the value depends on, with the library's version."""
+    low: float | None = None
+    """Lower end of the interval."""
+    high: float | None = None
+    """Upper end of the interval."""
+    confidence: float | None = None
+    """Mass of the interval, such as 0.95."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SummedStatistics:
+    """A corpus as a metric sees it: one row of numbers per segment; their sum gives the score.
+
+    Rows of two systems may be compared and resampled together only if both belong to the same
+    segments in the same order.
+    """
+
+    name: str
+    """What the score measures."""
+    signature: str
+    """Goes into the Score."""
+    rows: Float[np.ndarray, "segments statistics"]
+    """One row per segment."""
+    score_of_sums: Callable[[Float[np.ndarray, " statistics"]], float]
+    """The value of a corpus whose rows add up to the argument."""
+
+    def score(self) -> Score:
+        """The corpus score, without an interval."""
+        return Score(self.name, self.score_of_sums(self.rows.sum(axis=0)), self.signature)
