@@ -1,0 +1,61 @@
+"""How values per position become one number: three named reductions.
+
+This is the only file of the house that multiplies by a mask or counts tokens. It does not know
+what the values are, and it divides only inside a sequence: the last division is TokenSum's, once,
+over micro-batches, accumulation steps and ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seqdistill.core.token_sum import TokenSum
+
+Reduction = Literal["token", "sequence", "sum"]
+
+
+def reduction_weights(
+    target_mask: Bool[Tensor, "batch time"], reduction: Reduction
+) -> Float[Tensor, "batch time"]:
+    """The weight of every position in the total, in fp32; zero where the mask is False.
+
+    `token` and `sum` weigh every token 1 and differ in what the total is divided by; `sequence`
+    weighs a token 1 / (tokens of its sequence), so that every sequence weighs 1.
+
+    Source: `sequence` is Agarwal et al. 2024 (GKD), sec. 3; `sum` is the released code of Kim and
+    Rush 2016.
+    """
+    weights = target_mask.to(torch.float32)
+    if reduction == "sequence":
+        return weights / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
+    return weights
+
+
+def reduction_count(
+    target_mask: Bool[Tensor, "batch time"], reduction: Reduction
+) -> Float[Tensor, ""]:
+    """What the total is divided by, in fp32: tokens for `token`, sequences for the other two.
+
+    A sequence without a single counting token is no sequence: masking all of it equals deleting it.
+    """
+    counted = target_mask if reduction == "token" else target_mask.any(dim=1)
+    return counted.sum().to(torch.float32)
+
+
+def reduce(
+    values: Float[Tensor, "batch time"],
+    target_mask: Bool[Tensor, "batch time"],
+    reduction: Reduction,
+) -> TokenSum:
+    """Values per position as a total over a count, differentiable in the total.
+
+    Values under a False mask are never read, so they may be infinite or NaN. Nothing counted
+    gives 0 over 0.
+    """
+    kept = torch.where(target_mask, values, torch.zeros_like(values))
+    total = (kept * reduction_weights(target_mask, reduction)).sum()
+    return TokenSum(total, reduction_count(target_mask, reduction))
