@@ -20,7 +20,7 @@ from seqdistill.metrics.likelihood import perplexity_statistics
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.translation import bleu_statistics, chrf_statistics
 
-WORDS = [
+WORDS = ["the", "a", "file", "opens", "shows", "button", "text", "name", "list", "of", "and", "to"]
     "the",
     "a",
     "file",
