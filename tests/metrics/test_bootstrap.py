@@ -21,21 +21,6 @@ from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.translation import bleu_statistics, chrf_statistics
 
 WORDS = ["the", "a", "file", "opens", "shows", "button", "text", "name", "list", "of", "and", "to"]
-    "the",
-    "a",
-    "file",
-    "opens",
-    "shows",
-    "button",
-    "window",
-    "text",
-    "name",
-    "list",
-    "of",
-    "and",
-    "to",
-    "in",
-]
 NUM_SEGMENTS = 80
 
 
