@@ -1,0 +1,155 @@
+"""Which columns hold the source and the target: by the names users have, or as they say.
+
+It sees names, and one value of a `translation` column; it does not read rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+from seqdistill.core.errors import DataError, did_you_mean
+
+PAIRS = (
+    ("source", "target"),
+    ("prompt", "completion"),
+    ("src", "tgt"),
+    ("document", "summary"),
+    ("input", "output"),
+)
+"""Known pairs of names, first match wins. Source: the spellings of TRL and of transformers' example
+scripts, and of common translation and summarization sets."""
+TRANSLATION = "translation"
+MESSAGES = "messages"
+ID = "id"
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnChoice:
+    """What the user said of the columns; None where nothing was said."""
+
+    source_column: str | None = None
+    target_column: str | None = None
+    source_language: str | None = None
+    target_language: str | None = None
+    need_target: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where an example's parts are in a row.
+
+    With `languages` the column `source` holds dictionaries from language to text. Without a
+    `target` column the source may be a list of messages that ends with the target.
+    """
+
+    source: str
+    target: str | None
+    has_id: bool
+    languages: tuple[str, str | None] | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        named = (self.source, self.target, ID if self.has_id else None)
+        return [name for name in dict.fromkeys(named) if name is not None]
+
+
+def named_pair(
+    names: Collection[str], choice: ColumnChoice
+) -> tuple[str, str] | tuple[str, None] | None:
+    """The (source, target) columns of plain texts; the target is None where it is not needed.
+
+    None when no convention fits. Raises DataError for a chosen column that is not there.
+    """
+    for chosen in (choice.source_column, choice.target_column):
+        if chosen is not None and chosen not in names:
+            raise DataError(
+                f"column {chosen!r} must be one of {_listed(names)}.{did_you_mean(chosen, names)}"
+            )
+    if choice.source_column is not None and choice.target_column is not None:
+        return choice.source_column, choice.target_column
+    if choice.source_column is not None or choice.target_column is not None:
+        return _other_side(names, choice)
+    pairs: list[tuple[str, str]] = list(PAIRS)
+    if choice.source_language is not None and choice.target_language is not None:
+        pairs.append((choice.source_language, choice.target_language))
+    for source, target in pairs:
+        if source in names and target in names:
+            return source, target
+    return None
+
+
+def _other_side(
+    names: Collection[str], choice: ColumnChoice
+) -> tuple[str, str] | tuple[str, None] | None:
+    """The pair when the user named one side: the other side has a conventional name."""
+    if choice.source_column is not None:
+        for _, target in PAIRS:
+            if target in names and target != choice.source_column:
+                return choice.source_column, target
+        return choice.source_column, None
+    assert choice.target_column is not None
+    for source, _ in PAIRS:
+        if source in names and source != choice.target_column:
+            return source, choice.target_column
+    return None
+
+
+def find_layout(
+    names: Collection[str], choice: ColumnChoice, *, file: str, first_translation: object
+) -> Layout:
+    """The layout of rows with the columns `names`.
+
+    `first_translation` is the `translation` value of the first row (None without that column); it
+    tells the languages. Raises DataError, naming the file and its columns, when nothing fits.
+    """
+    has_id = ID in names
+    try:
+        pair = named_pair(names, choice)
+        if pair is not None:
+            return Layout(pair[0], pair[1], has_id)
+        if TRANSLATION in names:
+            languages = _languages(first_translation, choice)
+            return Layout(TRANSLATION, None, has_id, languages)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    lone = [MESSAGES] if choice.need_target else [MESSAGES, *(source for source, _ in PAIRS)]
+    for source in lone:
+        if source in names:
+            return Layout(source, None, has_id)
+    known = ", ".join(f"{source}/{target}" for source, target in PAIRS)
+    raise DataError(
+        f"{file}: columns must be named by a known convention ({known}, {TRANSLATION}, {MESSAGES}),"
+        f" found {_listed(names)}; say which they are with source_column and target_column"
+    )
+
+
+def _languages(first: object, choice: ColumnChoice) -> tuple[str, str | None]:
+    if not isinstance(first, dict) or not first:
+        raise DataError(
+            f"a {TRANSLATION} must be a dictionary such as {{'en': ..., 'de': ...}}, "
+            f"found {type(first).__name__}"
+        )
+    found = [str(language) for language in first]
+    source, target = choice.source_language, choice.target_language
+    for wanted in (source, target):
+        if wanted is not None and wanted not in found:
+            raise DataError(
+                f"language {wanted!r} must be one of {_listed(found)}.{did_you_mean(wanted, found)}"
+            )
+    if source is not None and (target is not None or not choice.need_target):
+        return source, target
+    others = [language for language in found if language not in (source, target)]
+    if (source is not None or target is not None) and len(others) == 1:
+        return source or others[0], target or others[0]
+    raise DataError(
+        f"source_language and target_language must say which way to translate, found "
+        f"{_listed(found)} and no choice; give both, such as "
+        f"source_language={found[0]} target_language={found[-1]}"
+    )
+
+
+def _listed(names: Collection[str]) -> str:
+    listed: Sequence[str] = [repr(name) for name in names]
+    return ", ".join(listed) if listed else "no columns"

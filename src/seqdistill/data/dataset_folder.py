@@ -1,0 +1,83 @@
+"""Data sets of the `datasets` library: folders it saved, folders of data files, hub names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+
+from seqdistill.core.errors import DataError, did_you_mean
+from seqdistill.data.columns import TRANSLATION, ColumnChoice, find_layout
+from seqdistill.data.examples import Example
+from seqdistill.data.rows import Row, examples_from_rows
+
+SPLIT_SPELLINGS = {
+    "train": ("train",),
+    "dev": ("dev", "validation", "valid", "val"),
+    "test": ("test",),
+}
+"""What a split of ours may be called in a data set."""
+
+
+def read_dataset_folder(path: Path, choice: ColumnChoice, *, split: str | None) -> list[Example]:
+    """The examples of one split of a folder: one that `save_to_disk` wrote, or of data files.
+
+    A folder that holds a single saved table has no splits and is taken whole. Raises DataError
+    for a folder that `datasets` cannot load and for a split that is not there.
+    """
+    is_saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    try:
+        loaded = (
+            datasets.load_from_disk(str(path)) if is_saved else datasets.load_dataset(str(path))
+        )
+    # Broad because `datasets` lets the errors of pyarrow, fsspec and its readers through.
+    except Exception as error:
+        raise DataError(
+            f"the folder {path} must be one that `datasets` wrote, or hold .jsonl, .parquet or "
+            f".csv files, but it cannot be loaded: {error}"
+        ) from error
+    return _examples(_chosen_split(loaded, split, str(path)), choice, file=str(path))
+
+
+def read_hub_dataset(spec: str, choice: ColumnChoice, *, split: str | None) -> list[Example]:
+    """The examples of one split of a hub data set, `name` or `name:configuration`.
+
+    Raises DataError when it cannot be fetched: unknown, offline, or a configuration is missing.
+    """
+    name, _, configuration = spec.partition(":")
+    try:
+        loaded = datasets.load_dataset(name, configuration or None)
+    # Broad because the hub client raises errors of several HTTP libraries.
+    except Exception as error:
+        raise DataError(
+            f"{spec!r} must be an existing file or folder, or a data set of the hub that can be "
+            f"reached: no such path exists, and the hub gave {type(error).__name__}: {error}; "
+            "check the spelling, or the network"
+        ) from error
+    return _examples(_chosen_split(loaded, split, spec), choice, file=spec)
+
+
+def _chosen_split(loaded: Any, split: str | None, file: str) -> Any:
+    """The table of the split; `datasets` is untyped, so is this."""
+    if isinstance(loaded, datasets.Dataset):
+        return loaded
+    names = [str(name) for name in loaded]
+    if split is None and len(names) == 1:
+        return loaded[names[0]]
+    for spelling in () if split is None else SPLIT_SPELLINGS.get(split, (split,)):
+        if spelling in names:
+            return loaded[spelling]
+    hint = "" if split is None else did_you_mean(split, names)
+    raise DataError(
+        f"{file}: split must be one of {', '.join(names)}, got {split}.{hint} If a split is a file "
+        "of its own, name that file"
+    )
+
+
+def _examples(table: Any, choice: ColumnChoice, *, file: str) -> list[Example]:
+    names = [str(name) for name in table.column_names]
+    first = table[0][TRANSLATION] if TRANSLATION in names and len(table) else None
+    layout = find_layout(names, choice, file=file, first_translation=first)
+    rows = cast("list[Row]", table.select_columns(layout.columns).to_list())
+    return examples_from_rows(rows, layout, file=file, unit="row", need_target=choice.need_target)

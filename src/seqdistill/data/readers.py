@@ -1,0 +1,131 @@
+"""From what a user names to examples: files, pairs of files, folders, hub names, bundled corpora.
+
+This module decides by the name which reader reads; the formats are in the modules beside it. It
+does not tokenize, filter or shuffle: ids and order are those of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from seqdistill.core.errors import DataError, did_you_mean
+from seqdistill.data.bundled import SCHEME, read_bundled
+from seqdistill.data.columns import ColumnChoice
+from seqdistill.data.examples import Example
+from seqdistill.data.jsonl import read_jsonl
+from seqdistill.data.line_aligned import read_line_aligned, read_sources
+from seqdistill.data.offences import sibling_hint
+from seqdistill.data.parquet import read_parquet
+from seqdistill.data.tsv import read_tsv
+
+SPLITS = ("train", "dev", "test")
+EXTENSIONS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+FILE_SUFFIX = re.compile(r"\.[A-Za-z]+")
+
+
+def read_examples(
+    spec: str,
+    *,
+    split: str | None = None,
+    source_column: str | None = None,
+    target_column: str | None = None,
+    source_language: str | None = None,
+    target_language: str | None = None,
+    need_target: bool = True,
+) -> list[Example]:
+    """The examples that `spec` names, in the order of the file.
+
+    `spec` is `bundled:en-de`; a .tsv, .jsonl or .parquet file (text may be packed as .gz); two
+    line-aligned text files `a.src,b.tgt`; a folder for `datasets`; or a hub name, with
+    `:configuration` where it has several. `split` ("train", "dev" or "test") chooses among the
+    parts of a bundled corpus or of a data set; a single file is its own split. Columns are found
+    by name (see `columns.PAIRS`; `translation`; `messages`) unless given. With `need_target`
+    False sources alone are enough, a .txt file among them, and a missing target is None.
+
+    An id is the value of the column `id`, else the number of the row counted from 1. Raises
+    DataError, naming file and line, for anything that cannot be used.
+    """
+    if split is not None and split not in SPLITS:
+        raise DataError(
+            f"split must be one of {', '.join(SPLITS)}, got {split!r}.{did_you_mean(split, SPLITS)}"
+        )
+    choice = ColumnChoice(
+        source_column, target_column, source_language, target_language, need_target
+    )
+    path = Path(spec)
+    if spec.startswith(SCHEME):
+        return read_bundled(spec, split=split)
+    if not spec.strip():
+        raise DataError("data must be named by a file, folder or hub name, got an empty name")
+    if path.is_dir() or (not path.exists() and _may_be_hub_name(spec)):
+        # Imported here: `datasets` takes a second to import, and most data are files.
+        from seqdistill.data.dataset_folder import read_dataset_folder, read_hub_dataset
+
+        if path.is_dir():
+            return read_dataset_folder(path, choice, split=split)
+        return read_hub_dataset(spec, choice, split=split)
+    if not path.exists() and "," in spec:
+        return _read_pair(spec)
+    return _read_file(path, choice)
+
+
+def _read_pair(spec: str) -> list[Example]:
+    names = spec.split(",")
+    if len(names) != 2 or not all(names):
+        raise DataError(
+            f"line-aligned files must be two names with a comma between them, got {spec!r}; "
+            "write source_file,target_file without spaces around the comma"
+        )
+    source_path, target_path = Path(names[0]), Path(names[1])
+    for path in (source_path, target_path):
+        _check_exists(path)
+    return read_line_aligned(source_path, target_path)
+
+
+def _read_file(path: Path, choice: ColumnChoice) -> list[Example]:
+    _check_exists(path)
+    match _extension(path):
+        case ".tsv" | ".tsv.gz":
+            return read_tsv(path, choice)
+        case ".jsonl" | ".jsonl.gz":
+            return read_jsonl(path, choice)
+        case ".parquet":
+            return read_parquet(path, choice)
+        case ".txt" | ".txt.gz" if not choice.need_target:
+            return read_sources(path)
+        case ".txt" | ".txt.gz":
+            raise DataError(
+                f"{path} must come with its targets, found one text file; give two line-aligned "
+                "files as source_file,target_file"
+            )
+        case _:
+            raise DataError(
+                f"{path} must have one of the extensions {', '.join(EXTENSIONS)}; rename or "
+                "convert it, or give two line-aligned text files as source_file,target_file"
+            )
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f"{path} must be an existing file or folder.{sibling_hint(path)}")
+    if path.is_dir():
+        raise DataError(f"{path} must be a file, found a folder")
+
+
+def _extension(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    return "".join(suffixes) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
+
+
+def _may_be_hub_name(spec: str) -> bool:
+    """Whether `spec`, which is no path, is worth asking the hub about.
+
+    Not what looks like a file (an extension in letters, a folder that is there) or is nearly the
+    name of one: the user wants to hear of the slip at once.
+    """
+    path = Path(spec)
+    if HUB_NAME.fullmatch(spec) is None or FILE_SUFFIX.fullmatch(path.suffix):
+        return False
+    return ("/" not in spec and not sibling_hint(path)) or not path.parent.exists()

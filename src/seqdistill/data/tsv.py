@@ -1,0 +1,61 @@
+"""Tab-separated files of two columns: no quoting, no escapes, a header only if it names columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from seqdistill.core.errors import DataError
+from seqdistill.data.columns import PAIRS, ColumnChoice, named_pair
+from seqdistill.data.examples import Example
+from seqdistill.data.offences import Offences, text_offence
+from seqdistill.data.text_lines import read_text_lines
+
+
+def read_tsv(path: Path, choice: ColumnChoice) -> list[Example]:
+    """One example a line; ids count the lines from 1, a header apart.
+
+    The first line is a header when its cells are a known pair of column names, or when the user
+    names columns, which must then be among them. Where no target is needed a line may hold the
+    source alone. Raises DataError for any other number of columns and for empty sides.
+    """
+    lines = read_text_lines(path)
+    source_index, num_header_lines = _header(path, lines[0].split("\t"), choice)
+    if len(lines) == num_header_lines:
+        raise DataError(f"{path} must hold examples below its header, but it ends there")
+    offences = Offences(str(path), "line")
+    examples: list[Example] = []
+    for number, line in enumerate(lines[num_header_lines:], start=1):
+        cells = line.split("\t")
+        offence = _offence(cells, source_index, choice)
+        if offence is not None:
+            offences.add(number + num_header_lines, offence)
+            continue
+        source = cells[source_index if len(cells) == 2 else 0]
+        target = cells[1 - source_index] if len(cells) == 2 else ""
+        examples.append(Example(str(number), source, target or None))
+    offences.raise_if_any(len(lines))
+    return examples
+
+
+def _header(path: Path, cells: list[str], choice: ColumnChoice) -> tuple[int, int]:
+    """The column of the source (0 or 1), and how many header lines there are (0 or 1)."""
+    try:
+        pair = named_pair(cells, choice)
+    except DataError as error:
+        raise DataError(f"{path}:1: the header's {error}") from error
+    if pair is not None and len(cells) <= 2:
+        return cells.index(pair[0]), 1
+    lone_source = len(cells) == 1 and cells[0] in {source for source, _ in PAIRS}
+    return 0, int(lone_source and not choice.need_target)
+
+
+def _offence(cells: list[str], source_index: int, choice: ColumnChoice) -> str | None:
+    if len(cells) == 1 and not choice.need_target:
+        return text_offence("source", cells[0])
+    if len(cells) != 2:
+        return f"must hold exactly two columns with a tab between them, found {len(cells)}"
+    offence = text_offence("source", cells[source_index])
+    target = cells[1 - source_index]
+    if offence is None and (choice.need_target or target):
+        offence = text_offence("target", target)
+    return offence
