@@ -1,0 +1,80 @@
+"""Equal content has equal fingerprints, and any change of content changes them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from seqdistill.core.errors import UserError
+from seqdistill.records import fingerprint
+
+
+def model_folder(path: Path) -> Path:
+    (path / "inner").mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(b"weights")
+    (path / "inner" / "vocab.txt").write_text("a\nb\n")
+    return path
+
+
+def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
+    content = os.urandom(1000)
+    (tmp_path / "a").write_bytes(content)
+    assert fingerprint.of_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    assert fingerprint.of_bytes(content) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_folder_is_known_by_content_not_by_place_time_or_read_me(tmp_path: Path) -> None:
+    first = model_folder(tmp_path / "first")
+    second = Path(shutil.copytree(first, tmp_path / "second"))
+    os.utime(second / "config.json", (1, 1))
+    (second / "README.md").write_text("hello")
+    (second / ".cache").mkdir()
+    (second / ".cache" / "x.json").write_text("1")
+    assert fingerprint.of_folder(first) == fingerprint.of_folder(second)
+
+
+@pytest.mark.parametrize("change", ["content", "name", "added", "removed", "swapped"])
+def test_any_change_of_a_folder_changes_its_fingerprint(tmp_path: Path, change: str) -> None:
+    folder = model_folder(tmp_path / "model")
+    before = fingerprint.of_folder(folder)
+    if change == "content":
+        (folder / "model.safetensors").write_bytes(b"Weights")
+    elif change == "name":
+        (folder / "config.json").rename(folder / "configs.json")
+    elif change == "added":
+        (folder / "generation_config.json").write_text("{}")
+    elif change == "removed":
+        (folder / "inner" / "vocab.txt").unlink()
+    else:
+        (folder / "config.json").write_bytes(b"weights")
+        (folder / "model.safetensors").write_text("{}")
+    assert fingerprint.of_folder(folder) != before
+
+
+def test_a_folder_without_model_files_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=r"must be a folder with files ending in \.safetensors"):
+            fingerprint.of_folder(path)
+    with pytest.raises(UserError, match="must be a readable file"):
+        fingerprint.of_file(tmp_path / "none")
+
+
+def test_settings_ignore_the_order_of_keys_and_nothing_else() -> None:
+    one = fingerprint.of_settings({"a": 1, "b": {"c": [1, 2], "d": None}})
+    assert one == fingerprint.of_settings({"b": {"d": None, "c": [1, 2]}, "a": 1})
+    assert one != fingerprint.of_settings({"a": 1, "b": {"c": [2, 1], "d": None}})
+    assert one != fingerprint.of_settings({"a": 1.0, "b": {"c": [1, 2], "d": None}})
+    assert one != fingerprint.of_settings({"a": "1", "b": {"c": [1, 2], "d": None}})
+
+
+def test_settings_that_json_cannot_hold_are_refused() -> None:
+    with pytest.raises(ValueError):
+        fingerprint.of_settings({"a": math.nan})
+    with pytest.raises(TypeError):
+        fingerprint.of_settings({"a": object()})
