@@ -1,0 +1,194 @@
+"""Live transformers models to CTranslate2 model files, in memory.
+
+Works on a deep copy: CTranslate2's loaders delete layers from the model they read, and its int8
+conversion scales weights in place. Uses CTranslate2's own loaders for the weights and repairs what
+they take from configurations of older transformers. Does not judge the result: `verification`
+compares it with the live model.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pathlib
+import tempfile
+
+import torch
+from ctranslate2.converters import transformers as loaders
+from ctranslate2.specs.model_spec import ModelSpec
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdistill.core.errors import ModelError
+from seqdistill.generation.model_facts import ModelFacts, has_mute_last_row
+
+# What BartLoader reads and transformers 5 configurations no longer say, because each architecture
+# has it fixed: (normalize_before, normalize_embedding).
+_NORMALIZATION = {
+    "BartConfig": (False, True),
+    "MarianConfig": (False, False),
+    "MBartConfig": (True, True),
+    "PegasusConfig": (True, False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertedModel:
+    """A CTranslate2 model: its files by name, and the string that stands for each id."""
+
+    files: dict[str, bytes]
+    token_strings: tuple[str, ...]
+    ids_of_strings: dict[str, int]
+
+    def strings(self, token_ids: tuple[int, ...] | list[int]) -> list[str]:
+        """The strings that CTranslate2 reads for these ids."""
+        return [self.token_strings[token_id] for token_id in token_ids]
+
+    def ids(self, strings: list[str]) -> tuple[int, ...]:
+        """The ids of strings that CTranslate2 wrote."""
+        return tuple(self.ids_of_strings[string] for string in strings)
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A deep copy of `model` on the CPU, in fp32 and evaluation mode; `model` is untouched."""
+    return copy.deepcopy(model).to("cpu", torch.float32).eval()
+
+
+def convert(
+    disposable: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: ModelFacts,
+    *,
+    compute_type: str,
+) -> ConvertedModel:
+    """The CTranslate2 form of `disposable`, a copy that this function may ruin.
+
+    Raises ModelError when CTranslate2 has no loader for the architecture or the loader fails.
+    """
+    name = type(disposable.config).__name__
+    loader = loader_for(disposable)
+    _repair_config(disposable)
+    try:
+        with torch.no_grad():
+            spec = loader.get_model_spec(disposable)
+            loader.set_config(spec.config, disposable, tokenizer)
+    except Exception as error:
+        raise ModelError(
+            f"CTranslate2 must be able to convert the model; its loader for {name} failed: "
+            f"{error!r}; use engine: transformers"
+        ) from error
+    size = _vocabulary_size(spec)
+    token_strings = unique_token_strings(tokenizer, size)
+    _set_tokens(spec, token_strings, tokenizer, facts)
+    with torch.no_grad():
+        spec.validate()
+        spec.optimize(quantization=compute_type)
+    return ConvertedModel(
+        files=_serialized(spec),
+        token_strings=token_strings,
+        ids_of_strings={string: token_id for token_id, string in enumerate(token_strings)},
+    )
+
+
+def loader_for(model: PreTrainedModel) -> loaders.ModelLoader:
+    """CTranslate2's loader for the architecture of `model`.
+
+    Its Marian loader starts the decoder from a zero vector and drops the last symbol, which is
+    right only where that row is mute; any other Marian model goes through the BART loader, which
+    starts from the start token's embedding and drops nothing.
+    """
+    name = type(model.config).__name__
+    if name == "MarianConfig" and not has_mute_last_row(model):
+        name = "BartConfig"
+    loader = loaders._MODEL_LOADERS.get(name)
+    if loader is None:
+        known = ", ".join(sorted(key.removesuffix("Config") for key in loaders._MODEL_LOADERS))
+        raise ModelError(
+            f"engine: ctranslate2 needs an architecture that CTranslate2 converts ({known}), "
+            f"got {name}; use engine: transformers"
+        )
+    return loader
+
+
+def _repair_config(disposable: PreTrainedModel) -> None:
+    config = disposable.config
+    name = type(config).__name__
+    if name in _NORMALIZATION:
+        config.normalize_before, config.normalize_embedding = _NORMALIZATION[name]
+    rope = getattr(config, "rope_parameters", None)
+    if rope and "rope_theta" in rope:
+        # Gemma's loader looks for the base where transformers 4 kept it.
+        config.rope_theta = rope["rope_theta"]
+
+
+def _vocabulary_size(spec: ModelSpec) -> int:
+    if isinstance(spec, loaders.transformer_spec.TransformerSpec):
+        source, target = spec.get_source_vocabulary_size(), spec.get_target_vocabulary_size()
+        (source_size,) = source if isinstance(source, list) else (source,)
+        if source_size != target:
+            raise ModelError(
+                "engine: ctranslate2 needs one vocabulary for source and target, got "
+                f"{source_size} and {target} symbols; use engine: transformers"
+            )
+        return int(target)
+    return int(spec.get_vocabulary_size())
+
+
+def unique_token_strings(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[str, ...]:
+    """One string per id below `size`, all different: the tokenizer's own where it has one.
+
+    Rows of the embedding that no token uses (padding of the vocabulary) get `<unused_N>`.
+    """
+    strings: list[str | None] = [None] * size
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    for token, token_id in vocabulary.items():
+        if 0 <= token_id < size and strings[token_id] is None:
+            strings[token_id] = token
+    named = [
+        _new_string(token_id, vocabulary) if string is None else string
+        for token_id, string in enumerate(strings)
+    ]
+    assert len(set(named)) == size
+    return tuple(named)
+
+
+def _new_string(token_id: int, taken: dict[str, int]) -> str:
+    string = f"<unused_{token_id}>"
+    while string in taken:
+        string = f"<{string}>"
+    return string
+
+
+def _set_tokens(
+    spec: ModelSpec,
+    token_strings: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    facts: ModelFacts,
+) -> None:
+    """Registers the vocabulary, and special tokens as ids say, not as loaders guess."""
+
+    def string_or(token_id: int | None, fallback: str) -> str:
+        known = token_id is not None and token_id < len(token_strings)
+        return token_strings[token_id] if known and token_id is not None else fallback
+
+    end = token_strings[facts.end_id]
+    spec.config.eos_token = end
+    spec.config.bos_token = string_or(tokenizer.bos_token_id, end)
+    # CTranslate2 appends an unknown unk token to its vocabulary; any token of ours prevents that,
+    # and none is ever looked up by a string that is not in the list.
+    spec.config.unk_token = string_or(tokenizer.unk_token_id, end)
+    if facts.kind == "causal":
+        spec.register_vocabulary(list(token_strings))
+        return
+    # A start token whose row was dropped stands for the zero vector: any string will do.
+    spec.config.decoder_start_token = string_or(facts.start_id, end)
+    spec.config.add_source_bos = False
+    spec.config.add_source_eos = False
+    spec.register_source_vocabulary(list(token_strings))
+    spec.register_target_vocabulary(list(token_strings))
+
+
+def _serialized(spec: ModelSpec) -> dict[str, bytes]:
+    """The files of the model. CTranslate2 writes to folders only; this one is gone on return."""
+    with tempfile.TemporaryDirectory(prefix="seqdistill-") as folder:
+        spec.save(folder)
+        return {path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())}

@@ -1,0 +1,276 @@
+"""Decoding with CTranslate2: several times faster than transformers on a CPU.
+
+Converts a live model in memory, compares it with the live one on real sentences and refuses it
+when they differ. Encoder-decoder and decoder-only models. Does not tokenize text and does not
+choose what to decode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdistill.core.errors import ModelError
+from seqdistill.core.generators import derived_seed
+from seqdistill.generation.batches import equal_length_batches, padded_batches
+from seqdistill.generation.conversion import ConvertedModel, convert, frozen_copy
+from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.model_facts import Kind, ModelFacts, check_lengths, facts_of
+from seqdistill.generation.verification import (
+    TOLERANCES,
+    Agreement,
+    IdPair,
+    live_log_probs,
+    require_agreement,
+    scored_pairs,
+)
+from seqdistill.records import atomic
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """A converted and verified model with its workers."""
+
+    facts: ModelFacts
+    converted: ConvertedModel
+    workers: Any
+    agreement: Agreement
+
+
+class CTranslate2Generator:
+    """A `SequenceGenerator` over CTranslate2 workers, one thread each."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        kind: Kind,
+        verify_on: Sequence[IdPair],
+        compute_type: str = "float32",
+        threads: int | None = None,
+    ) -> None:
+        """Converts, loads and verifies `model`, which stays untouched.
+
+        `verify_on` holds (source ids, target ids) of a few real sentences; for decoder-only models
+        (prompt ids, continuation ids). `threads` None takes every CPU the process may use.
+
+        Raises ModelError when the model cannot be converted, when this machine has no such
+        arithmetic, or when the converted model disagrees with the live one.
+        """
+        supported = ctranslate2.get_supported_compute_types("cpu")
+        if compute_type not in TOLERANCES or compute_type not in supported:
+            usable = ", ".join(sorted(supported & set(TOLERANCES)))
+            raise ModelError(
+                f"compute_type must be one that this CPU has ({usable}), got {compute_type!r}"
+            )
+        self._tokenizer = tokenizer
+        self._kind: Kind = kind
+        self._compute_type = compute_type
+        self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        self._verify_on = list(verify_on)
+        self._loaded = self._load(model)
+
+    @property
+    def agreement(self) -> Agreement:
+        """How far the converted model lay from the live one when it was loaded."""
+        return self._loaded.agreement
+
+    def refresh(self, model: PreTrainedModel) -> None:
+        """Takes the weights that `model` has now, verified again; nothing is written to disk."""
+        self._loaded = self._load(model)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the converted model and the tokenizer to a new `folder`.
+
+        `ctranslate2.Translator` (or `Generator`) opens it as it is, and so does
+        `transformers.AutoTokenizer`, whose token strings are the model's own. Raises ModelError
+        when `folder` exists and is not empty.
+        """
+        try:
+            with atomic.new_folder(folder) as aside:
+                for name, content in self._loaded.converted.files.items():
+                    atomic.write_bytes(aside / name, content)
+                self._tokenizer.save_pretrained(aside)
+        except FileExistsError as error:
+            raise ModelError(str(error)) from error
+
+    def generate(
+        self,
+        sources: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        seed: int = 0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """See `SequenceGenerator.generate`.
+
+        Beam search does not depend on `seed` or the number of threads. Samples depend on both:
+        each worker has a stream of its own.
+        """
+        facts = self._loaded.facts
+        check_lengths(sources, max_new_tokens=decoding.max_new_tokens, facts=facts)
+        lengths = [len(source) for source in sources]
+        if facts.kind == "causal":
+            # CTranslate2 mixes prompt and output when the prompts of a batch differ in length.
+            batches = equal_length_batches(lengths, batch_tokens=decoding.batch_tokens)
+        else:
+            batches = padded_batches(lengths, batch_tokens=decoding.batch_tokens)
+        if decoding.mode == "sample":
+            pools = self._seeded_pools(min(self._threads, len(batches)), seed)
+        else:
+            pools = [self._loaded.workers]
+        pending = [
+            (batch, self._submit(pools[number % len(pools)], [sources[i] for i in batch], decoding))
+            for number, batch in enumerate(batches)
+        ]
+        hypotheses: list[list[Hypothesis]] = [[] for _ in sources]
+        for batch, answers in pending:
+            for index, answer in zip(batch, answers, strict=True):
+                hypotheses[index] = self._read(answer.result(), decoding)
+            if on_progress is not None:
+                on_progress(len(batch))
+        return hypotheses
+
+    def _load(self, model: PreTrainedModel) -> _Loaded:
+        facts = facts_of(model, self._tokenizer, kind=self._kind)
+        disposable = frozen_copy(model)
+        pairs = scored_pairs(self._verify_on, facts)
+        live = live_log_probs(disposable, pairs, facts)
+        converted = convert(disposable, self._tokenizer, facts, compute_type=self._compute_type)
+        workers = self._workers(converted, self._threads)
+        agreement = require_agreement(
+            live, _scores(workers, converted, pairs, facts), compute_type=self._compute_type
+        )
+        _log.info(
+            "CTranslate2 %s model verified on %d tokens: at most %.2g nats from the live one",
+            self._compute_type,
+            agreement.num_tokens,
+            agreement.max_nats,
+        )
+        return _Loaded(facts, converted, workers, agreement)
+
+    def _workers(self, converted: ConvertedModel, count: int) -> Any:
+        engine = ctranslate2.Translator if self._kind == "seq2seq" else ctranslate2.Generator
+        return engine(
+            "in memory",
+            device="cpu",
+            compute_type=self._compute_type,
+            inter_threads=count,
+            intra_threads=1,
+            max_queued_batches=-1,
+            files=converted.files,
+        )
+
+    def _seeded_pools(self, count: int, seed: int) -> list[Any]:
+        """Fresh pools of one worker each, with random streams that `seed` fixes.
+
+        A CTranslate2 worker seeds its stream when it first samples, from one process-wide number,
+        and never again: in one pool all workers draw the same stream, and a second call cannot be
+        repeated. So each pool is new and draws once before the next is seeded.
+        """
+        pools = []
+        end = [self._loaded.facts.end_id]
+        for number in range(count):
+            pool = self._workers(self._loaded.converted, 1)
+            # CTranslate2 takes 32 bits; all ones means "unseeded" there.
+            ctranslate2.set_random_seed(derived_seed(seed, f"ctranslate2 {number}") & 0x7FFFFFFF)
+            first = Decoding(mode="sample", max_new_tokens=1)
+            for answer in self._submit(pool, [end], first):
+                answer.result()
+            pools.append(pool)
+        return pools
+
+    def _submit(self, pool: Any, sources: Sequence[Sequence[int]], decoding: Decoding) -> list[Any]:
+        """Promises of results, one a source, decoded as one batch."""
+        strings = [self._loaded.converted.strings([*source]) for source in sources]
+        options: dict[str, Any] = {
+            "asynchronous": True,
+            "num_hypotheses": decoding.n_best,
+            "return_scores": True,
+            "return_end_token": True,
+        }
+        if decoding.mode == "beam":
+            options |= {
+                "beam_size": decoding.beam_size,
+                "length_penalty": decoding.length_penalty,
+            }
+        else:
+            options |= {
+                "beam_size": 1,
+                "length_penalty": 0.0,
+                "sampling_topk": decoding.top_k,
+                "sampling_topp": decoding.top_p,
+                "sampling_temperature": decoding.sampling_temperature,
+            }
+        if self._kind == "seq2seq":
+            # By default CTranslate2 cuts sources at 1,024 tokens and forbids empty outputs.
+            answers: list[Any] = pool.translate_batch(
+                strings,
+                max_input_length=0,
+                max_decoding_length=decoding.max_new_tokens,
+                min_decoding_length=0,
+                **options,
+            )
+        else:
+            answers = pool.generate_batch(
+                strings,
+                max_length=decoding.max_new_tokens,
+                min_length=0,
+                include_prompt_in_result=False,
+                **options,
+            )
+        return answers
+
+    def _read(self, result: Any, decoding: Decoding) -> list[Hypothesis]:
+        """The hypotheses of one source; scores become plain sums of log-probabilities again."""
+        penalty = decoding.length_penalty if decoding.mode == "beam" else 0.0
+        sequences = result.hypotheses if self._kind == "seq2seq" else result.sequences
+        hypotheses = []
+        for strings, score in zip(sequences, result.scores, strict=True):
+            token_ids = self._loaded.converted.ids(strings)
+            hypotheses.append(
+                Hypothesis(
+                    token_ids=token_ids,
+                    log_prob=score * len(token_ids) ** penalty,
+                    finished=bool(token_ids) and token_ids[-1] == self._loaded.facts.end_id,
+                )
+            )
+        return hypotheses
+
+
+def _scores(
+    workers: Any, converted: ConvertedModel, pairs: Sequence[IdPair], facts: ModelFacts
+) -> list[list[float]]:
+    """log p of every target token as CTranslate2 scores it, one list a pair."""
+    if facts.kind == "seq2seq":
+        results = workers.score_batch(
+            [converted.strings([*source]) for source, _ in pairs],
+            # CTranslate2 adds the end token to targets by itself.
+            [converted.strings([*target[:-1]]) for _, target in pairs],
+            max_input_length=0,
+        )
+    else:
+        results = workers.score_batch(
+            [converted.strings([*source, *target]) for source, target in pairs],
+            max_input_length=0,
+        )
+    scores = []
+    for (_, target), result in zip(pairs, results, strict=True):
+        # The strings must come back as the ids they were made from.
+        if converted.ids(result.tokens[-len(target) :]) != tuple(target):
+            raise ModelError(
+                "The converted model must read the tokens it is given, but it read others: "
+                "the vocabulary does not fit; use engine: transformers"
+            )
+        scores.append([float(value) for value in result.log_probs[-len(target) :]])
+    return scores

@@ -1,0 +1,115 @@
+"""What generation must know of a model: its start and end tokens, its vocabulary, its positions.
+
+Reads configurations, never a generation config: nothing that a model's author chose for decoding
+may change what the model's own distribution is. Does not decode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdistill.core.errors import DataError, ModelError, RecipeError
+
+Kind = Literal["seq2seq", "causal"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """The facts of one model with its tokenizer."""
+
+    kind: Kind
+    vocab_size: int
+    """Rows of the output layer."""
+    end_id: int
+    """The token that ends a sequence."""
+    start_id: int | None
+    """What a decoder reads first; None for decoder-only models, which start from a prompt."""
+    suppressed_ids: tuple[int, ...]
+    """Symbols that are no outputs: their logits count as -inf."""
+    max_positions: int | None
+    """How many positions the model can tell apart; None when there is no limit."""
+
+
+def facts_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kind: Kind
+) -> ModelFacts:
+    """The facts of `model`.
+
+    The end token is the tokenizer's, since it is what training targets end with; the
+    configuration's when the tokenizer has none. Raises ModelError when a needed token is unknown
+    or lies outside the vocabulary.
+    """
+    config = model.config if kind == "seq2seq" else model.config.get_text_config()
+    vocab_size: int = model.get_output_embeddings().weight.shape[0]
+    end_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else config.eos_token_id
+    start_id = config.decoder_start_token_id if kind == "seq2seq" else None
+    if kind == "seq2seq":
+        _require_token("decoder_start_token_id of the model's config", start_id, vocab_size)
+    _require_token("the tokenizer's eos_token_id", end_id, vocab_size)
+    return ModelFacts(
+        kind=kind,
+        vocab_size=vocab_size,
+        end_id=end_id,
+        start_id=start_id,
+        suppressed_ids=(vocab_size - 1,) if has_mute_last_row(model) else (),
+        max_positions=getattr(config, "max_position_embeddings", None),
+    )
+
+
+def _require_token(name: str, token_id: object, vocab_size: int) -> None:
+    if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
+        raise ModelError(
+            f"{name} must be one id below the model's vocabulary of {vocab_size}, "
+            f"got {token_id!r}; set it in the model folder"
+        )
+
+
+def has_mute_last_row(model: PreTrainedModel) -> bool:
+    """True for a Marian model as its original toolkit trains it: its last symbol is no output.
+
+    Such models come with a pad token added at the end of the vocabulary by the transformers
+    conversion, its embedding and bias zero: the zero vector is what the decoder starts from, and
+    the symbol was never in the softmax. A Marian model trained in transformers with a pad row
+    that has moved is an ordinary encoder-decoder, pad in its softmax.
+    """
+    if model.config.model_type != "marian":
+        return False
+    head = model.get_output_embeddings()
+    bias = model.final_logits_bias
+    last = head.weight.shape[0] - 1
+    return bool(
+        model.config.pad_token_id == last
+        and model.config.decoder_start_token_id == last
+        and not model.get_input_embeddings().weight[last].any()
+        and not head.weight[last].any()
+        and not bias[0, last].any()
+    )
+
+
+def check_lengths(
+    sources: Sequence[Sequence[int]], *, max_new_tokens: int, facts: ModelFacts
+) -> None:
+    """Nothing, when every source and its longest output fit the model's positions.
+
+    Raises DataError for a source that is empty, too long or has ids outside the vocabulary, and
+    RecipeError for a `max_new_tokens` beyond the decoder's positions.
+    """
+    limit = facts.max_positions
+    room = max_new_tokens if facts.kind == "causal" else 0
+    if limit is not None and facts.kind == "seq2seq" and max_new_tokens > limit:
+        raise RecipeError(
+            f"max_new_tokens must be at most the model's {limit} positions, got {max_new_tokens}"
+        )
+    for index, source in enumerate(sources):
+        if not source:
+            raise DataError(f"every source must hold at least one token, source {index} has none")
+        if limit is not None and len(source) + room > limit:
+            beside = f" with max_new_tokens {room} beside it" if room else ""
+            raise DataError(
+                f"every source must fit the model's {limit} positions{beside}, source {index} has "
+                f"{len(source)} tokens; lower max_source_tokens"
+            )

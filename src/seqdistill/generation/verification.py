@@ -1,0 +1,125 @@
+"""Compares a converted model with the live one on real sentences, and refuses it beyond a limit.
+
+A wrong conversion still translates plausibly, so only numbers can tell. Knows no engine's classes:
+it receives the log-probabilities that both sides give to the same tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from seqdistill.core.errors import ModelError
+from seqdistill.generation.model_facts import ModelFacts
+
+IdPair = tuple[Sequence[int], Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """How far log-probabilities of single tokens may lie apart, in nats."""
+
+    mean_nats: float
+    max_nats: float
+
+
+TOLERANCES = {
+    "float32": Tolerance(mean_nats=1e-4, max_nats=1e-3),
+    "float16": Tolerance(mean_nats=0.02, max_nats=0.5),
+    "bfloat16": Tolerance(mean_nats=0.05, max_nats=1.0),
+    "int8": Tolerance(mean_nats=0.1, max_nats=2.0),
+}
+"""Limits by compute type."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How far the two lay apart, over `num_tokens` tokens."""
+
+    mean_nats: float
+    max_nats: float
+    num_tokens: int
+
+
+def scored_pairs(pairs: Sequence[IdPair], facts: ModelFacts) -> list[tuple[list[int], list[int]]]:
+    """The pairs as both sides score them: each target ends with the end token, none is too long.
+
+    Raises ModelError when nothing is left to compare.
+    """
+    limit = facts.max_positions
+    fitted: list[tuple[list[int], list[int]]] = []
+    for source, target in pairs:
+        body = [*target[:-1]] if target and target[-1] == facts.end_id else [*target]
+        whole = ([*source], [*body, facts.end_id])
+        taken = (
+            max(len(whole[0]), len(whole[1])) if facts.kind == "seq2seq" else sum(map(len, whole))
+        )
+        if source and (limit is None or taken <= limit):
+            fitted.append(whole)
+    if not fitted:
+        raise ModelError(
+            "A converted model must be compared with the live one on at least one sentence pair "
+            f"that fits its {limit} positions, got none among {len(pairs)}; give some as verify_on"
+        )
+    return fitted
+
+
+def live_log_probs(
+    model: PreTrainedModel, pairs: Sequence[IdPair], facts: ModelFacts
+) -> list[list[float]]:
+    """log p of every target token under `model`, one list a pair, in nats.
+
+    Pairs go through one by one, without padding: the plain form. `model` must be in evaluation
+    mode.
+    """
+    results: list[list[float]] = []
+    for source, target in pairs:
+        with torch.inference_mode():
+            if facts.kind == "seq2seq":
+                logits = model(
+                    input_ids=torch.tensor([[*source]]),
+                    decoder_input_ids=torch.tensor([[facts.start_id, *target[:-1]]]),
+                ).logits[0]
+            else:
+                read = torch.tensor([[*source, *target[:-1]]])
+                logits = model(input_ids=read).logits[0, len(source) - 1 :]
+            logits[:, list(facts.suppressed_ids)] = -torch.inf
+            log_probs = logits.float().log_softmax(-1)  # (time, vocab)
+            chosen = log_probs.gather(1, torch.tensor([*target])[:, None])
+        results.append(chosen[:, 0].tolist())
+    return results
+
+
+def require_agreement(
+    live: Sequence[Sequence[float]],
+    converted: Sequence[Sequence[float]],
+    *,
+    compute_type: str,
+) -> Agreement:
+    """How far the converted model lies from the live one.
+
+    Raises ModelError beyond `TOLERANCES[compute_type]`, naming the difference and the remedy.
+    """
+    differences = [
+        abs(a - b)
+        for live_row, converted_row in zip(live, converted, strict=True)
+        for a, b in zip(live_row, converted_row, strict=True)
+    ]
+    found = Agreement(
+        mean_nats=sum(differences) / len(differences),
+        max_nats=max(differences),
+        num_tokens=len(differences),
+    )
+    limit = TOLERANCES[compute_type]
+    # Written so that a NaN on either side is refused.
+    if not (found.mean_nats <= limit.mean_nats and found.max_nats <= limit.max_nats):
+        raise ModelError(
+            f"The converted model must give every token the live model's log-probability within "
+            f"{limit.max_nats} nats ({limit.mean_nats} on average) at compute_type {compute_type}; "
+            f"over {found.num_tokens} tokens it is off by up to {found.max_nats:.3g} "
+            f"({found.mean_nats:.3g} on average); use engine: transformers"
+        )
+    return found
