@@ -29,7 +29,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values cannot be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class DataSection(Section):
@@ -90,8 +90,10 @@ class StudentSection(Section):
     architecture: dict[str, str | int | float | bool] | None = None
     """With `scratch` and no `model`: a transformers configuration, `model_type` among its keys."""
     vocab_size: PositiveInt | None = None
-    """With `scratch` and no teacher: train a joint unigram vocabulary of this size on the
-    training data. With a teacher its tokenizer is used."""
+    """With `scratch` and no teacher: train a joint byte-level BPE vocabulary of this size
+    on the training data. With a teacher its tokenizer is used."""
+    store: Literal["fp32", "fp16"] = "fp32"
+    """Precision of the stored weights. fp16 halves the folder; the model still loads as fp32."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
 

@@ -1,0 +1,356 @@
+"""Contradictions inside a recipe: settings that are each right by themselves but not together.
+
+Every one is reported, as a key and a sentence: what must hold, what was found, what to do. Files
+and models are not looked at; what they lack is found by the rooms that read them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+from seqdistill.recipe.schema import DecodingSection, ObjectiveSection, Recipe, Term
+
+SKEWED = ("skew_forward_kl", "skew_reverse_kl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contradiction:
+    """`key`, as users write it, and a sentence that goes on from it."""
+
+    key: str
+    sentence: str
+
+
+def contradictions(recipe: Recipe) -> list[Contradiction]:
+    """Everything in one system's recipe that does not go together; nothing when it can be trained.
+
+    The members of a comparison are systems of their own: see `systems.comparison_contradictions`.
+    """
+    found: list[Contradiction] = []
+    for check in (
+        _names,
+        _data,
+        _teacher,
+        _student,
+        _sequences,
+        _objective,
+        _training,
+        _evaluation,
+    ):
+        found.extend(Contradiction(key, sentence) for key, sentence in check(recipe))
+    return found
+
+
+def is_soft(term: Term) -> bool:
+    """Whether the term needs the teacher's distribution."""
+    return term.divergence != "negative_log_likelihood"
+
+
+Findings = Iterator[tuple[str, str]]
+
+
+def _names(recipe: Recipe) -> Findings:
+    if not re.fullmatch(r"[\w.+-]+", recipe.method):
+        yield (
+            "method",
+            "must be a name of letters, digits and _ . + -, since folders are named after it, "
+            f"got {recipe.method!r}; rename it",
+        )
+    for name in re.findall(r"\{(.*?)\}", recipe.output_dir):
+        if name not in ("method", "seed"):
+            yield (
+                "output_dir",
+                f"must have no braces but {{method}} and {{seed}}, got {{{name}}}; write it out",
+            )
+
+
+def _data(recipe: Recipe) -> Findings:
+    data = recipe.data
+    if data.train is None:
+        yield "data.train", "must name the training examples, got none; add data.train=..."
+    elif not data.train.startswith("bundled:"):  # bundled corpora hold their own split
+        for name, held_out in (("dev", data.dev), ("test", data.test)):
+            if held_out == data.train:
+                yield (
+                    f"data.{name}",
+                    f"must be held out from data.train, got the same {held_out!r}; "
+                    f"give another file or leave data.{name} out",
+                )
+    if data.source_column is not None and data.source_column == data.target_column:
+        yield (
+            "data.target_column",
+            f"must be another column than data.source_column, got {data.target_column!r} twice; "
+            "name the column of the targets",
+        )
+    if (data.source_language is None) != (data.target_language is None):
+        given, lacking = ("source", "target") if data.source_language else ("target", "source")
+        yield (
+            f"data.{lacking}_language",
+            f"must be given together with data.{given}_language, got none; add it",
+        )
+    elif data.source_language is not None and data.source_language == data.target_language:
+        yield (
+            "data.target_language",
+            f"must be another language than data.source_language, got {data.target_language!r} "
+            "twice; name the language of the targets",
+        )
+
+
+def _teacher(recipe: Recipe) -> Findings:
+    teacher, soft = recipe.teacher, [term for term in recipe.objective.terms if is_soft(term)]
+    reasons = []
+    if soft:
+        reasons.append(f"the objective's {soft[0].divergence}")
+    if teacher.scores != "none":
+        reasons.append(f"teacher.scores: {teacher.scores}")
+    if recipe.sequences.written_by == "teacher":
+        reasons.append("sequences.written_by: teacher")
+    if recipe.student.init == "teacher_layers":
+        reasons.append("student.init: teacher_layers")
+    if reasons and teacher.model is None:
+        yield (
+            "teacher.model",
+            f"must be given for {' and for '.join(reasons)}, got none; add teacher.model=...",
+        )
+    if soft and teacher.scores == "none":
+        yield (
+            "teacher.scores",
+            f"must be dense for the objective's {soft[0].divergence}, got none; "
+            "set teacher.scores=dense or take that term out",
+        )
+    if not soft and teacher.scores != "none":
+        yield (
+            "teacher.scores",
+            f"must be none when no term of the objective reads the scores, got {teacher.scores}; "
+            "set teacher.scores=none, or add a term such as forward_kl",
+        )
+
+
+def _student(recipe: Recipe) -> Findings:
+    student = recipe.student
+    if student.init == "pretrained" and student.model is None:
+        yield (
+            "student.model",
+            "must be given with student.init: pretrained, got none; add student.model=..., "
+            "or set student.init to teacher_layers or scratch",
+        )
+    if student.init == "teacher_layers" and student.model is not None:
+        yield (
+            "student.model",
+            "must be left out with student.init: teacher_layers, since the weights are the "
+            f"teacher's, got {student.model!r}; remove one of the two",
+        )
+    if student.init != "teacher_layers":
+        for name in ("encoder_layers", "decoder_layers"):
+            kept = student.encoder_layers if name == "encoder_layers" else student.decoder_layers
+            if kept is not None:
+                yield (
+                    f"student.{name}",
+                    f"must be left out unless student.init is teacher_layers, got {kept} with "
+                    f"{student.init}; remove it, or set student.init=teacher_layers",
+                )
+    yield from _scratch(recipe)
+
+
+def _scratch(recipe: Recipe) -> Findings:
+    student = recipe.student
+    if student.init != "scratch":
+        for name in ("architecture", "vocab_size"):
+            if (student.architecture if name == "architecture" else student.vocab_size) is not None:
+                yield (
+                    f"student.{name}",
+                    f"must be left out unless student.init is scratch, got it with {student.init}; "
+                    "remove it, or set student.init=scratch",
+                )
+        return
+    if student.model is None and student.architecture is None:
+        yield (
+            "student.architecture",
+            "must be given with student.init: scratch, unless student.model names a model whose "
+            "configuration is taken, got neither; add one of the two",
+        )
+    if student.model is not None and student.architecture is not None:
+        yield (
+            "student.architecture",
+            "must be left out when student.model gives the configuration, got both; remove one",
+        )
+    if student.architecture is not None:
+        if not isinstance(student.architecture.get("model_type"), str):
+            yield (
+                "student.architecture",
+                "must say its model_type, got none; add for example model_type: mbart",
+            )
+        if "vocab_size" in student.architecture:
+            yield (
+                "student.architecture.vocab_size",
+                "must be left out, since the vocabulary decides it, got "
+                f"{student.architecture['vocab_size']}; remove it, or set student.vocab_size",
+            )
+    if student.vocab_size is not None and recipe.teacher.model is not None:
+        yield (
+            "student.vocab_size",
+            "must be left out with a teacher, whose vocabulary the student uses, got "
+            f"{student.vocab_size} with {recipe.teacher.model!r}; remove one of the two",
+        )
+    if student.vocab_size is None and student.model is None and recipe.teacher.model is None:
+        yield (
+            "student.vocab_size",
+            "must be given when neither a teacher nor student.model brings a vocabulary, got none; "
+            "add for example student.vocab_size=8000",
+        )
+
+
+def _sequences(recipe: Recipe) -> Findings:
+    decoding, key = recipe.sequences.decoding, "sequences.decoding"
+    if decoding.mode == "beam":
+        if decoding.n_best > decoding.beam_size:
+            yield (
+                f"{key}.n_best",
+                f"must be at most {key}.beam_size, got {decoding.n_best} with a beam of "
+                f"{decoding.beam_size}; raise the beam or lower n_best",
+            )
+        for name in ("sampling_temperature", "top_k", "top_p"):
+            yield from _unused(decoding, name, "mode is sample", "mode=sample")
+    else:
+        for name in ("beam_size", "length_penalty"):
+            yield from _unused(decoding, name, "mode is beam", "mode=beam")
+    if decoding.engine != "ctranslate2":
+        yield from _unused(decoding, "compute_type", "engine is ctranslate2", "engine=ctranslate2")
+    if recipe.sequences.corpus is not None and recipe.sequences.written_by != "teacher":
+        yield (
+            "sequences.corpus",
+            "must be left out unless sequences.written_by is teacher, got "
+            f"{recipe.sequences.corpus!r}; remove it, or set sequences.written_by=teacher",
+        )
+
+
+def _unused(decoding: DecodingSection, name: str, condition: str, remedy: str) -> Findings:
+    """A complaint when a setting that only counts under `condition` was changed."""
+    found: object = getattr(decoding, name)
+    default: object = DecodingSection.model_fields[name].default
+    if found != default:
+        yield (
+            f"sequences.decoding.{name}",
+            f"must be left at {default} unless {condition}, got {found}; "
+            f"remove it, or set sequences.decoding.{remedy}",
+        )
+
+
+def _objective(recipe: Recipe) -> Findings:
+    objective: ObjectiveSection = recipe.objective
+    for position, term in enumerate(objective.terms):
+        for name, sentence in _term(term):
+            yield f"objective.terms.{position}{name}", sentence
+    if objective.loss_temperature != 1.0 and not any(map(is_soft, objective.terms)):
+        yield (
+            "objective.loss_temperature",
+            "must be 1 when no term compares with the teacher, got "
+            f"{objective.loss_temperature:g}; remove it, or add a term such as forward_kl",
+        )
+
+
+def _term(term: Term) -> Findings:
+    if term.divergence == "jensen_shannon":
+        if term.beta is None:
+            yield (
+                ".beta",
+                "must be given with jensen_shannon, got none; add beta between 0 (forward KL) and "
+                "1 (reverse KL), for example 0.5",
+            )
+    else:
+        if term.beta is not None:
+            yield (
+                ".beta",
+                f"must be left out unless the divergence is jensen_shannon, got {term.beta:g} with "
+                f"{term.divergence}; remove it",
+            )
+        if term.scale != "raw":
+            yield (
+                ".scale",
+                f"must be raw unless the divergence is jensen_shannon, got {term.scale} with "
+                f"{term.divergence}; remove it",
+            )
+    if term.divergence not in SKEWED:
+        if term.alpha is not None:
+            yield (
+                ".alpha",
+                f"must be left out unless the divergence is one of {', '.join(SKEWED)}, got "
+                f"{term.alpha:g} with {term.divergence}; remove it (a term's share is its weight)",
+            )
+    elif term.alpha is None:
+        yield (
+            ".alpha",
+            f"must be given with {term.divergence}, got none; add alpha strictly between 0 and 1, "
+            "for example 0.1",
+        )
+    elif not 0.0 < term.alpha < 1.0:
+        plain = term.divergence.removeprefix("skew_")
+        yield (
+            ".alpha",
+            f"must lie strictly between 0 and 1, got {term.alpha:g}; alpha 0 is {plain}, and at 1 "
+            "nothing is left to learn",
+        )
+
+
+def _training(recipe: Recipe) -> Findings:
+    training = recipe.training
+    if training.warmup_updates > training.updates:
+        yield (
+            "training.warmup_updates",
+            f"must be at most training.updates, got {training.warmup_updates} of "
+            f"{training.updates}; lower the warm-up or train longer",
+        )
+    if training.schedule in ("inverse_sqrt", "constant") and training.final_rate_share != 0.0:
+        yield (
+            "training.final_rate_share",
+            f"must be left at 0 unless training.schedule is linear or cosine, got "
+            f"{training.final_rate_share:g} with {training.schedule}; remove it",
+        )
+    for name, value in (
+        ("adam_beta1", training.adam_beta1),
+        ("adam_beta2", training.adam_beta2),
+        ("dropout", training.dropout),
+    ):
+        if value == 1.0:
+            yield f"training.{name}", "must be below 1, got 1; nothing would be learned, lower it"
+    yield from _dev_scores(recipe)
+
+
+def _dev_scores(recipe: Recipe) -> Findings:
+    training = recipe.training
+    if training.eval_every is not None and recipe.data.dev is None:
+        yield (
+            "data.dev",
+            f"must be given with training.eval_every, got none with {training.eval_every}; "
+            "add data.dev=... or remove training.eval_every",
+        )
+    if training.eval_every is None:
+        wanting = {
+            "keep_best": training.keep_best > 1,
+            "patience": training.patience is not None,
+            "average_best": training.average_best,
+        }
+        for name in (name for name, given in wanting.items() if given):
+            yield (
+                f"training.{name}",
+                "must be left out without training.eval_every, since dev is then scored at the end "
+                f"only, got {getattr(training, name)}; add training.eval_every=...",
+            )
+    elif training.average_best and training.keep_best < 2:
+        yield (
+            "training.average_best",
+            f"must have at least 2 checkpoints to average, got training.keep_best "
+            f"{training.keep_best}; raise training.keep_best",
+        )
+
+
+def _evaluation(recipe: Recipe) -> Findings:
+    evaluation = recipe.evaluation
+    if evaluation.engine != "ctranslate2" and evaluation.compute_type != "float32":
+        yield (
+            "evaluation.compute_type",
+            "must be left at float32 unless evaluation.engine is ctranslate2, got "
+            f"{evaluation.compute_type}; remove it, or set evaluation.engine=ctranslate2",
+        )

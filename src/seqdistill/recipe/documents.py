@@ -1,0 +1,276 @@
+"""Settings as read from YAML, where each value remembers the file and line that it came from.
+
+Strict where YAML is lax: a key may stand once, `5e-4` is a number, `no` and `2024-01-01` are text,
+there are no aliases and no tags that build objects. This module does not know which keys exist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import yaml
+
+from seqdistill.core.errors import RecipeError
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands: the keys, and the positions in lists, that lead to it."""
+
+_MAPPING_TAG = "tag:yaml.org,2002:map"
+_SEQUENCE_TAG = "tag:yaml.org,2002:seq"
+_SCALARS = (
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+        [*"-+.0123456789"],
+    ),
+)
+"""Which plain words are no text: as in YAML 1.2. (1.1 reads `5e-4` as text and `no` as false.)"""
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """PyYAML's safe loader with the rules above."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node; refuses aliases, which can nest without end."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+class RecipeDumper(yaml.SafeDumper):
+    """PyYAML's safe dumper that quotes exactly what `RecipeLoader` would not read as text."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+
+for _name, _pattern, _first_characters in _SCALARS:
+    for _class in (RecipeLoader, RecipeDumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first_characters
+        )
+
+
+@dataclasses.dataclass
+class Settings:
+    """Nested values, and for each path a phrase that says where it was written."""
+
+    values: dict[str, object] = dataclasses.field(default_factory=dict)
+    places: dict[KeyPath, str] = dataclasses.field(default_factory=dict)
+
+    def place_of(self, path: KeyPath) -> str | None:
+        """Where the value at `path`, or else the closest section around it, was written."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return None
+
+    def put(self, path: KeyPath, value: object, place: str) -> None:
+        """Sets one value; sections on the way are made. A mapping is merged into a mapping.
+
+        Raises KeyError, with the path so far as its argument, when the way leads through a value
+        that is no section or past the end of a list.
+        """
+        parent: object = self.values
+        done: KeyPath = ()
+        for key in path[:-1]:
+            parent, done = _entered(parent, key, done)
+            self.places.setdefault(done, place)
+        if isinstance(parent, list):
+            position = _position(parent, path[-1], done)
+            self._replace(parent, position, (*done, position), value, place)
+        elif isinstance(parent, dict):
+            self._put_in_mapping(parent, (*done, str(path[-1])), value, place)
+        else:
+            raise KeyError((*done, path[-1]))
+
+    def merge(self, other: Settings) -> None:
+        """Lays `other` over this: mappings are merged key by key, all else is replaced.
+
+        An architecture of another `model_type` replaces the one before, whose keys it may not know.
+        """
+        self._merge_mapping(self.values, other.values, (), other)
+
+    def _put_in_mapping(
+        self, parent: dict[str, object], path: KeyPath, value: object, place: str
+    ) -> None:
+        key = str(path[-1])
+        old = parent.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and not _other_type(old, value):
+            self._merge_mapping(old, value, path, Settings())
+            for inner in value:
+                self.places[(*path, inner)] = place
+            self.places[path] = place
+        else:
+            self._replace(parent, key, path, value, place)
+
+    def _replace(
+        self,
+        parent: dict[str, object] | list[object],
+        key: str | int,
+        path: KeyPath,
+        value: object,
+        place: str,
+    ) -> None:
+        self._forget(path)
+        parent[key] = value  # type: ignore[index]  # a str for a mapping, an int for a list
+        self.places[path] = place
+
+    def _merge_mapping(
+        self, base: dict[str, object], over: Mapping[str, object], path: KeyPath, other: Settings
+    ) -> None:
+        for key, value in over.items():
+            inner = (*path, key)
+            old = base.get(key)
+            if isinstance(old, dict) and isinstance(value, dict) and not _other_type(old, value):
+                self._merge_mapping(old, value, inner, other)
+            else:
+                self._forget(inner)
+                base[key] = value
+                self._take_places(other, inner)
+            if inner in other.places:
+                self.places[inner] = other.places[inner]
+
+    def _forget(self, path: KeyPath) -> None:
+        for known in [known for known in self.places if known[: len(path)] == path]:
+            del self.places[known]
+
+    def _take_places(self, other: Settings, path: KeyPath) -> None:
+        for known, place in other.places.items():
+            if known[: len(path)] == path:
+                self.places[known] = place
+
+
+def parse_value(text: str) -> object:
+    """The YAML value of one override, such as 5, 5e-4, true, [1, 2] or {a: 1}.
+
+    Raises RecipeError when the text is no YAML.
+    """
+    problems: list[str] = []
+    settings = Settings()
+    node = _composed(text, "value")
+    value = None if node is None else _value_of(node, (), "value", settings, problems)
+    if problems:
+        raise RecipeError("; ".join(problems))
+    return value
+
+
+def parse_document(text: str, origin: str, problems: list[str]) -> Settings:
+    """The settings in YAML `text`; `origin` names the file in messages.
+
+    Appends a sentence to `problems` for each key that is repeated or no text. Raises RecipeError
+    when the text is no YAML, or no mapping.
+    """
+    node = _composed(text, origin)
+    settings = Settings()
+    if node is None:
+        return settings
+    values = _value_of(node, (), origin, settings, problems)
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"{origin}: a recipe must be a mapping of `key: value` lines, "
+            f"got {str(values)[:60]!r}; begin with `preset: ...` or `data:`"
+        )
+    settings.values = values
+    return settings
+
+
+def _composed(text: str, origin: str) -> yaml.Node | None:
+    loader = RecipeLoader(text)
+    try:
+        return loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = origin if mark is None else f"{origin}, line {mark.line + 1}"
+        raise RecipeError(
+            f"{where}: a recipe must be valid YAML, got: {error.problem}; "
+            "mend the indentation, quotes, colons or brackets there"
+        ) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            f"{origin}: a recipe must be valid YAML, got: {error}; remove the character"
+        ) from error
+    finally:
+        loader.dispose()
+
+
+def _value_of(
+    node: yaml.Node, path: KeyPath, origin: str, settings: Settings, problems: list[str]
+) -> object:
+    where = f"{origin}, line {node.start_mark.line + 1}"
+    if path:
+        settings.places.setdefault(path, where)
+    if isinstance(node, yaml.MappingNode) and node.tag == _MAPPING_TAG:
+        return _mapping_of(node, path, origin, settings, problems)
+    if isinstance(node, yaml.SequenceNode) and node.tag == _SEQUENCE_TAG:
+        return [
+            _value_of(child, (*path, position), origin, settings, problems)
+            for position, child in enumerate(node.value)
+        ]
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            value: object = RecipeLoader("").construct_object(node)
+        except (yaml.YAMLError, ValueError):
+            value = None
+        else:
+            if value is None or isinstance(value, (bool, int, float, str)):
+                return value
+    problems.append(f"{where}: a value must be plain YAML, got the tag {node.tag!r}; remove it")
+    return None
+
+
+def _mapping_of(
+    node: yaml.MappingNode, path: KeyPath, origin: str, settings: Settings, problems: list[str]
+) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key_node, value_node in node.value:
+        where = f"{origin}, line {key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode):
+            problems.append(
+                f"{where}: a key must be text, got a list or mapping; write `key: value`"
+            )
+            continue
+        key: str = key_node.value
+        if key in found:
+            problems.append(
+                f"{where}: a key must stand once, got {dotted((*path, key))} a second time (first: "
+                f"{settings.places[(*path, key)]}); remove one of the two"
+            )
+            continue
+        settings.places[(*path, key)] = where
+        found[key] = _value_of(value_node, (*path, key), origin, settings, problems)
+    return found
+
+
+def dotted(path: KeyPath) -> str:
+    """The path as users write it: `training.updates`, `objective.terms.0.beta`."""
+    return ".".join(str(part) for part in path)
+
+
+def _entered(parent: object, key: str | int, path: KeyPath) -> tuple[object, KeyPath]:
+    """What stands under `key` in `parent`, which is at `path`, and its own path."""
+    if isinstance(parent, list):
+        position = _position(parent, key, path)
+        return parent[position], (*path, position)
+    if not isinstance(parent, dict):
+        raise KeyError((*path, key))
+    if parent.get(str(key)) is None:
+        parent[str(key)] = {}
+    return parent[str(key)], (*path, str(key))
+
+
+def _position(parent: list[object], key: str | int, path: KeyPath) -> int:
+    if not str(key).isdecimal() or int(key) >= len(parent):
+        raise KeyError((*path, key))
+    return int(key)
+
+
+def _other_type(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    return "model_type" in new and new["model_type"] != old.get("model_type")

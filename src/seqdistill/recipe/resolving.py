@@ -1,0 +1,207 @@
+"""From a preset or a YAML file and overrides to a Recipe: inheritance, aliases, types and ranges.
+
+Each value by itself is checked here, and every error is reported at once with the file and line
+of its key. Whether the values go together is asked in `checks`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from seqdistill.core.errors import RecipeError, did_you_mean
+from seqdistill.recipe.complaints import odd_number_complaints, schema_complaints
+from seqdistill.recipe.documents import (
+    KeyPath,
+    Settings,
+    dotted,
+    parse_document,
+    parse_value,
+)
+from seqdistill.recipe.presets import preset_names, show_preset
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, known_keys
+
+
+def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a preset or YAML file after `overrides`; what contradicts is not looked for.
+
+    Raises RecipeError with every unknown key, wrong type and value out of range.
+    """
+    recipe, _ = resolve(name_or_path, overrides)
+    return recipe
+
+
+def resolve(name_or_path: str, overrides: Sequence[str]) -> tuple[Recipe, Settings]:
+    """The recipe, and where each of its given values was written.
+
+    Order of precedence, last wins: defaults, the preset named by `preset`, the file, each
+    override from left to right. Raises RecipeError as `read_recipe` does.
+    """
+    problems: list[str] = []
+    parsed = [_parsed_override(text, problems) for text in overrides]
+    settings = _inherited(name_or_path, _preset_override(parsed), problems)
+    for path, value, place in parsed:
+        _put(settings, path, value, place, problems)
+    _open_empty_sections(settings.values)
+    try:
+        recipe = Recipe.model_validate(settings.values)
+    except ValidationError as error:
+        problems.extend(schema_complaints(error, settings))
+    else:
+        problems += odd_number_complaints(settings.values, recipe.model_dump(), settings)
+        if not problems:
+            return recipe, settings
+    raise recipe_error(problems)
+
+
+def recipe_error(problems: Sequence[str]) -> RecipeError:
+    """One error that lists all `problems`, each on a line of its own when there are several."""
+    distinct = list(dict.fromkeys(problems))
+    if len(distinct) == 1:
+        return RecipeError(distinct[0])
+    lines = "".join(f"\n  - {problem}" for problem in distinct)
+    return RecipeError(f"the recipe has {len(distinct)} errors:{lines}")
+
+
+def _inherited(name_or_path: str, preset: object, problems: list[str]) -> Settings:
+    """The settings of the document over those of its preset, and that one's preset, and so on."""
+    name = name_or_path
+    document = _document(name_or_path, problems)
+    if preset is not None:
+        document.values["preset"] = preset
+    elif name in preset_names() and "preset" not in document.values:
+        document.values["preset"] = name
+    documents, seen = [document], [name]
+    while (base := documents[-1].values.get("preset")) is not None and base != seen[-1]:
+        if not isinstance(base, str) or base not in preset_names() or base in seen:
+            problems.append(_preset_complaint(base, documents[-1], seen))
+            break
+        seen.append(base)
+        documents.append(parse_document(show_preset(base), f"preset {base}", problems))
+    settings = Settings()
+    for layer in reversed(documents):
+        _lay_over(settings, layer, problems)
+    return settings
+
+
+def _preset_complaint(found: object, document: Settings, seen: Sequence[str]) -> str:
+    place = document.place_of(("preset",))
+    where = "" if place is None else f"{place}: "
+    if found in seen:
+        return f"{where}preset must not lead back to itself, got {found!r}; remove the key"
+    hint = did_you_mean(str(found), preset_names())
+    return f"{where}preset must be one of {', '.join(preset_names())}, got {found!r}.{hint}"
+
+
+def _document(name_or_path: str, problems: list[str]) -> Settings:
+    if name_or_path in preset_names():
+        return parse_document(show_preset(name_or_path), f"preset {name_or_path}", problems)
+    path = pathlib.Path(name_or_path)
+    try:
+        return parse_document(path.read_text(encoding="utf-8"), name_or_path, problems)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise RecipeError(
+            f"{name_or_path}, line {line}: a recipe must be UTF-8 text, got the byte "
+            f"0x{error.object[error.start]:02x}; save the file as UTF-8"
+        ) from error
+    except OSError as error:
+        raise RecipeError(
+            f"a recipe must be a preset ({', '.join(preset_names())}) or a readable YAML file, got "
+            f"{name_or_path!r} ({error.strerror}).{did_you_mean(name_or_path, preset_names())}"
+        ) from error
+
+
+def _lay_over(settings: Settings, layer: Settings, problems: list[str]) -> None:
+    """Merges a document into `settings`, its aliases last and only where the key is not given."""
+    borrowed = {key: layer.values.pop(key) for key in list(layer.values) if _is_alias(key)}
+    _open_empty_sections(layer.values)
+    settings.merge(layer)
+    for alias, value in borrowed.items():
+        place = layer.places[(alias,)]
+        path = ALIASES.get(alias)
+        if path is not None and path in layer.places:
+            problems.append(
+                f"{place}: {alias} must not stand beside {dotted(path)} ({layer.places[path]}), "
+                "which is the same setting; remove one of the two"
+            )
+            continue
+        _put(settings, (alias,), value, place, problems)
+
+
+def _is_alias(key: str) -> bool:
+    return key in ALIASES or key == "beta"
+
+
+def _open_empty_sections(values: dict[str, object]) -> None:
+    """A section whose lines are all commented out reads as null and means: nothing given."""
+    for name in known_keys(()):
+        if name in values and values[name] is None and known_keys((name,)):
+            values[name] = {}
+
+
+def _parsed_override(text: str, problems: list[str]) -> tuple[KeyPath, object, str]:
+    key, equals, value = text.partition("=")
+    key, place = key.strip().removeprefix("--"), f"override {text}"
+    if not equals or not key or not value.strip():
+        problems.append(
+            f"{place}: an override must read key=value with both sides given, got {text!r}; "
+            "write for example training.updates=200, or key=null to clear a value"
+        )
+        return (), None, place
+    if not all(key.split(".")):
+        problems.append(f"{place}: a key must be names joined by single dots, got {key!r}")
+        return (), None, place
+    try:
+        return tuple(key.split(".")), parse_value(value), place
+    except RecipeError as error:
+        problems.append(f"{place}: the value must be YAML; quote it. {error}")
+        return (), None, place
+
+
+def _preset_override(parsed: Sequence[tuple[KeyPath, object, str]]) -> object:
+    found = [value for path, value, _ in parsed if path == ("preset",)]
+    return found[-1] if found else None
+
+
+def _put(settings: Settings, path: KeyPath, value: object, place: str, problems: list[str]) -> None:
+    if not path:
+        return  # reported already
+    if path == ("beta",):
+        position = _only_jensen_shannon(settings)
+        if position is None:
+            problems.append(
+                f"{place}: beta must belong to the one jensen_shannon term of the objective, got "
+                "none or several; write it into objective.terms"
+            )
+            return
+        path = ("objective", "terms", position, "beta")
+    if len(path) == 1 and str(path[0]) in AMBIGUOUS:
+        problems.append(f"{place}: {path[0]} is no setting here; write {AMBIGUOUS[str(path[0])]}")
+        return
+    if len(path) == 1:
+        path = ALIASES.get(str(path[0]), path)
+    try:
+        settings.put(path, value, place)
+    except KeyError as error:
+        reached = error.args[0]
+        problems.append(
+            f"{place}: {dotted(reached)} must be there to be set inside, got a value or a list "
+            f"without it; write {dotted(reached[:-1])}=... as a whole"
+        )
+
+
+def _only_jensen_shannon(settings: Settings) -> int | None:
+    objective = settings.values.get("objective")
+    terms = objective.get("terms") if isinstance(objective, dict) else None
+    if not isinstance(terms, list):
+        return None
+    positions = [
+        position
+        for position, term in enumerate(terms)
+        if isinstance(term, dict) and term.get("divergence") == "jensen_shannon"
+    ]
+    return positions[0] if len(positions) == 1 else None

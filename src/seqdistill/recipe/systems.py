@@ -1,0 +1,89 @@
+"""The systems that a recipe stands for: itself, or one for each preset that it compares.
+
+Also where a system's run is to be written. Trains nothing and touches no folder.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from seqdistill.core.errors import did_you_mean
+from seqdistill.recipe.checks import Contradiction, contradictions
+from seqdistill.recipe.presets import preset_names
+from seqdistill.recipe.resolving import read_recipe
+from seqdistill.recipe.schema import ObjectiveSection, Recipe
+
+
+def output_folder(recipe: Recipe) -> pathlib.Path:
+    """The run directory: `output_dir` with `{method}` and `{seed}` filled in."""
+    filled = recipe.output_dir.replace("{method}", recipe.method)
+    return pathlib.Path(filled.replace("{seed}", str(recipe.seed)))
+
+
+def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
+    """The recipe of one compared system.
+
+    `method`, `sequences.written_by`, `objective` and `teacher.scores` are the preset's; data,
+    models, decoding, training, evaluation and seed are those of the comparing `recipe`. Its
+    output_dir is the sub-folder of that name, and it compares nothing itself.
+    """
+    preset = read_recipe(preset_name)
+    return recipe.model_copy(
+        update={
+            "preset": preset_name,
+            "method": preset.method,
+            "output_dir": str(output_folder(recipe) / preset.method),
+            "compare": (),
+            "objective": preset.objective,
+            "teacher": recipe.teacher.model_copy(update={"scores": preset.teacher.scores}),
+            "sequences": recipe.sequences.model_copy(
+                update={"written_by": preset.sequences.written_by}
+            ),
+        }
+    )
+
+
+def comparable_presets() -> list[str]:
+    """The presets that are methods: neither comparisons nor ways to make a teacher."""
+    named = {name: read_recipe(name) for name in preset_names()}
+    return [name for name, preset in named.items() if not preset.compare and name != "teacher"]
+
+
+def all_contradictions(recipe: Recipe) -> list[Contradiction]:
+    """Those of the recipe's system, or of its comparison and of each compared system, once each."""
+    if not recipe.compare:
+        return contradictions(recipe)
+    found = comparison_contradictions(recipe)
+    for name in dict.fromkeys(recipe.compare):
+        if name in comparable_presets():
+            found.extend(contradictions(compare_member(recipe, name)))
+    if not any(name in comparable_presets() for name in recipe.compare):
+        found.extend(contradictions(recipe))
+    return list(dict.fromkeys(found))
+
+
+def comparison_contradictions(recipe: Recipe) -> list[Contradiction]:
+    """What is wrong with the list of compared presets, and what they would overrule in silence."""
+    found: list[Contradiction] = []
+    for position, name in enumerate(recipe.compare):
+        if name not in comparable_presets():
+            sentence = (
+                f"must be a preset that can be compared ({', '.join(comparable_presets())}), got "
+                f"{name!r}; take one of them.{did_you_mean(name, comparable_presets())}"
+            )
+            found.append(Contradiction(f"compare.{position}", sentence))
+        elif name in recipe.compare[:position]:
+            sentence = f"must not name a preset twice, got {name!r} again; remove it"
+            found.append(Contradiction(f"compare.{position}", sentence))
+    overruled = {
+        "objective": recipe.objective != ObjectiveSection(),
+        "teacher.scores": recipe.teacher.scores != "none",
+        "sequences.written_by": recipe.sequences.written_by != "reference",
+    }
+    for key in (key for key, given in overruled.items() if given):
+        sentence = (
+            "must be left out in a comparison, since each compared preset brings its own, got a "
+            "setting of it; remove it, or remove compare"
+        )
+        found.append(Contradiction(key, sentence))
+    return found
