@@ -1,0 +1,51 @@
+"""Where an output leaves its reference, word by word, for light highlighting.
+
+A word is a run of letters and digits, a punctuation mark, or one character of a script written
+without spaces; white space is not compared. Does not judge: another wording can be as good.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from typing import Literal
+
+# Han, kana, Thai, Lao, Khmer and Burmese are written without spaces: each character is a word.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A stretch of an output, which may be empty where words are missing."""
+
+    text: str
+    kind: Literal["same", "other", "missing"]
+    """`same`: the reference has it too. `other`: it has something else, or nothing, here.
+    `missing`: the reference has words here where the output has none."""
+
+
+def pieces(output: str, reference: str | None) -> tuple[Piece, ...]:
+    """The output cut into stretches that follow the reference and stretches that differ.
+
+    Joined, the pieces are the output. Without a reference everything is `same`; an empty output
+    has no pieces.
+    """
+    if reference is None or not output:
+        return (Piece(output, "same"),) if output else ()
+    spans = [match.span() for match in _WORD.finditer(output)]
+    words = [output[start:end] for start, end in spans]
+    matcher = difflib.SequenceMatcher(None, _WORD.findall(reference), words, autojunk=False)
+    found: list[Piece] = []
+    position = 0
+    for operation, _, _, first, last in matcher.get_opcodes():
+        if operation == "delete":
+            found.append(Piece("", "missing"))
+            continue
+        start, end = spans[first][0], spans[last - 1][1]
+        found.append(Piece(output[position:start], "same"))
+        found.append(Piece(output[start:end], "same" if operation == "equal" else "other"))
+        position = end
+    found.append(Piece(output[position:], "same"))
+    return tuple(piece for piece in found if piece.text or piece.kind == "missing")
