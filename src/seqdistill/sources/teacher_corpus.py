@@ -1,0 +1,244 @@
+"""A teacher's outputs for a training set: made once, stored in shards, verified, reused.
+
+`label` makes them with any engine and goes on where a killed process stopped; `TeacherCorpus`
+reads them. Which teacher, which data and which folder are the caller's to say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from seqdistill.core.errors import DataError
+from seqdistill.core.generators import derived_seed
+from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.records.atomic import JsonLinesWriter, read_json_lines
+from seqdistill.records.environment import versions
+from seqdistill.sources.corpus_lock import locked
+from seqdistill.sources.corpus_manifest import (
+    MANIFEST,
+    CorpusManifest,
+    manifest_of,
+    read_manifest,
+)
+from seqdistill.sources.corpus_settings import (
+    SETTINGS,
+    CorpusSettings,
+    StoredSettings,
+    begin_or_check,
+    check_same,
+    check_usable,
+    fingerprint_sources,
+)
+from seqdistill.sources.corpus_shards import (
+    TeacherOutput,
+    check_shard,
+    is_whole,
+    read_outputs,
+    shard_name,
+    summarize,
+    write_shard,
+)
+
+logger = logging.getLogger(__name__)
+
+TIMES = "times.jsonl"
+Sources = Sequence[tuple[str, Sequence[int]]]
+"""Pairs of an example's id and its source's token ids."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherCorpus:
+    """A verified corpus on disk. Iterating gives every kept output, example by example."""
+
+    folder: Path
+    manifest: CorpusManifest
+
+    @classmethod
+    def open(cls, folder: Path, *, expected: CorpusSettings | None) -> TeacherCorpus:
+        """The corpus in `folder`, its shards compared with their checksums.
+
+        Raises StaleCorpusError when it was made otherwise than `expected` (None expects nothing),
+        and DataError when it is not finished or a shard is damaged.
+        """
+        manifest = read_manifest(folder)
+        if expected is not None:
+            check_same(folder, stored=manifest.settings, wanted=expected)
+        for shard in manifest.shards:
+            check_shard(folder / shard.name, shard)
+        return cls(folder, manifest)
+
+    def __iter__(self) -> Iterator[TeacherOutput]:
+        for shard in self.manifest.shards:
+            yield from read_outputs(self.folder / shard.name)
+
+    def best(self, num_outputs: int = 1) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """The token ids of up to `num_outputs` best outputs of each example that has any."""
+        kept: dict[str, tuple[tuple[int, ...], ...]] = {}
+        for output in self:
+            if output.rank < num_outputs:
+                kept[output.id] = (*kept.get(output.id, ()), output.token_ids)
+        return kept
+
+    def n_best(self, example_id: str) -> tuple[TeacherOutput, ...]:
+        """The kept outputs of one example, best first; reads shards until it is found.
+
+        Empty for an example without finished outputs. Raises KeyError for an unknown id.
+        """
+        if example_id in self.manifest.unfinished_ids:
+            return ()
+        for shard in self.manifest.shards:
+            outputs = read_outputs(self.folder / shard.name)
+            found = tuple(output for output in outputs if output.id == example_id)
+            if found:
+                return found
+        raise KeyError(example_id)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a labelling of this folder has ended; its settings may still be others."""
+    return (folder / MANIFEST).is_file()
+
+
+def label(
+    examples: Sources,
+    generator: SequenceGenerator,
+    decoding: Decoding,
+    folder: Path,
+    *,
+    teacher_fingerprint: str,
+    data_fingerprint: str,
+    tokenizer_fingerprint: str,
+    decode: Callable[[Sequence[int]], str],
+    engine: str = "",
+    seed: int = 0,
+    shard_size: int = 2048,
+    on_progress: Callable[[int], None] | None = None,
+) -> TeacherCorpus:
+    """The teacher's corpus over `examples`, generated where `folder` does not hold it already.
+
+    Only finished hypotheses are kept; examples without one are counted and logged. A process may
+    be killed at any moment: the next call keeps every whole shard and gives the same files as an
+    undisturbed one. In mode `sample` each shard draws from its own stream of `seed`. `on_progress`
+    receives numbers of examples that became ready, stored ones included.
+
+    Raises StaleCorpusError when the folder was begun with other settings, and DataError when
+    another process is labelling into it, when it holds other things, for ids that come twice and
+    for no examples.
+    """
+    _check_ids(examples)
+    settings = CorpusSettings(
+        teacher_fingerprint=teacher_fingerprint,
+        data_fingerprint=data_fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        decoding=decoding,
+        seed=seed,
+        engine=engine,
+        sources_fingerprint=fingerprint_sources(examples),
+    )
+    check_usable(folder)
+    with locked(folder):
+        _remove_torn_files(folder)
+        begin_or_check(folder, wanted=StoredSettings(settings, shard_size))
+        if not _is_complete(folder):
+            parts = [examples[i : i + shard_size] for i in range(0, len(examples), shard_size)]
+            writer = _ShardWriter(folder, generator, settings, decode, on_progress)
+            for index, part in enumerate(parts):
+                writer.ensure(index, part)
+            _finish(folder, settings, num_shards=len(parts), num_examples=len(examples))
+        elif on_progress is not None:
+            on_progress(len(examples))
+        return TeacherCorpus.open(folder, expected=settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShardWriter:
+    folder: Path
+    generator: SequenceGenerator
+    settings: CorpusSettings
+    decode: Callable[[Sequence[int]], str]
+    on_progress: Callable[[int], None] | None
+
+    def ensure(self, index: int, part: Sources) -> None:
+        """Generates and writes the shard, unless it is there, whole, and of these very sources."""
+        path = self.folder / shard_name(index)
+        fingerprint = fingerprint_sources(part)
+        if is_whole(path, sources_fingerprint=fingerprint):
+            if self.on_progress is not None:
+                self.on_progress(len(part))
+            return
+        if path.is_file():
+            logger.warning("%s is damaged and is made anew", path)
+        began = time.monotonic()
+        hypotheses = self.generator.generate(
+            [source_ids for _, source_ids in part],
+            self.settings.decoding,
+            seed=derived_seed(self.settings.seed, f"teacher corpus, shard {index}"),
+            on_progress=self.on_progress,
+        )
+        seconds = time.monotonic() - began
+        ids = [example_id for example_id, _ in part]
+        write_shard(path, ids, hypotheses, sources_fingerprint=fingerprint, decode=self.decode)
+        with JsonLinesWriter(self.folder / TIMES) as times:
+            times.write({"shard": path.name, "seconds": seconds})
+
+
+def _check_ids(examples: Sources) -> None:
+    if not examples:
+        raise DataError("labelling needs at least one example, found none; check the data's limits")
+    first_places: dict[str, int] = {}
+    for number, (example_id, _) in enumerate(examples, start=1):
+        first = first_places.setdefault(example_id, number)
+        if first != number:
+            raise DataError(
+                f"ids of examples must be unique, found {example_id!r} as examples {first} and "
+                f"{number}; mend the column id"
+            )
+
+
+def _remove_torn_files(folder: Path) -> None:
+    """Removes what killed processes were writing aside; nobody else writes under the lock."""
+    for name in (SETTINGS, MANIFEST, "shard-*.parquet"):
+        for torn in folder.glob(f"{name}.partial-*"):
+            torn.unlink()
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether every shard of the manifest is there. A manifest with missing shards is removed.
+
+    Raises DataError for a damaged shard: what the manifest vouched for is not silently replaced.
+    """
+    if not is_finished(folder):
+        return False
+    shards = read_manifest(folder).shards
+    present = [shard for shard in shards if (folder / shard.name).is_file()]
+    for shard in present:
+        check_shard(folder / shard.name, shard)
+    if len(present) == len(shards):
+        return True
+    (folder / MANIFEST).unlink()
+    return False
+
+
+def _finish(folder: Path, settings: CorpusSettings, *, num_shards: int, num_examples: int) -> None:
+    times = [row.get("seconds") for row in read_json_lines(folder / TIMES)]
+    manifest = manifest_of(
+        tuple(summarize(folder / shard_name(index)) for index in range(num_shards)),
+        settings=settings,
+        num_examples=num_examples,
+        seconds=sum(seconds for seconds in times if isinstance(seconds, (int, float))),
+        versions=versions(),
+    )
+    if manifest.num_unfinished:
+        logger.warning(
+            "the teacher did not finish any output for %d of %d examples within %d tokens; they "
+            "are left out of its corpus, the first is %r",
+            manifest.num_unfinished,
+            num_examples,
+            settings.decoding.max_new_tokens,
+            manifest.unfinished_ids[0],
+        )
+    manifest.write(folder)
