@@ -34,7 +34,14 @@ _BOUNDS = {
 
 def schema_complaints(error: ValidationError, settings: Settings) -> list[str]:
     """One sentence for each wrong value, in the order of the schema."""
-    sentences = [_complaint(details, settings) for details in error.errors()]
+    found = error.errors()
+    inner = [details["loc"] for details in found]
+    sentences = [
+        _complaint(details, settings)
+        for details in found
+        if details["type"] != "too_short"  # also raised when an item that is there is wrong
+        or not any(path[:-1][: len(details["loc"])] == details["loc"] for path in inner)
+    ]
     return list(dict.fromkeys(sentences))
 
 

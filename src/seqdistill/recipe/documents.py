@@ -37,18 +37,16 @@ class RecipeLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
         """The next node; refuses aliases, which can nest without end."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
-        return super().compose_node(parent, index)
+        return super().compose_node(parent, index)  # type: ignore[arg-type]  # the stub is too narrow
 
 
 class RecipeDumper(yaml.SafeDumper):
-    """PyYAML's safe dumper that quotes exactly what `RecipeLoader` would not read as text."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012
+    """PyYAML's safe dumper that quotes what YAML 1.1 or `RecipeLoader` would not read as text."""
 
 
 for _name, _pattern, _first_characters in _SCALARS:

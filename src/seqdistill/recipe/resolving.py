@@ -189,8 +189,8 @@ def _put(settings: Settings, path: KeyPath, value: object, place: str, problems:
     except KeyError as error:
         reached = error.args[0]
         problems.append(
-            f"{place}: {dotted(reached)} must be there to be set inside, got a value or a list "
-            f"without it; write {dotted(reached[:-1])}=... as a whole"
+            f"{place}: {dotted(reached)} must be a key of a section or a position in a list, got "
+            f"a value or a shorter list at {dotted(reached[:-1])}; set that as a whole"
         )
 
 

@@ -5,6 +5,7 @@ Also where a system's run is to be written. Trains nothing and touches no folder
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
 from seqdistill.core.errors import did_you_mean
@@ -43,10 +44,11 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
     )
 
 
-def comparable_presets() -> list[str]:
+@functools.cache
+def comparable_presets() -> tuple[str, ...]:
     """The presets that are methods: neither comparisons nor ways to make a teacher."""
     named = {name: read_recipe(name) for name in preset_names()}
-    return [name for name, preset in named.items() if not preset.compare and name != "teacher"]
+    return tuple(n for n, preset in named.items() if not preset.compare and n != "teacher")
 
 
 def all_contradictions(recipe: Recipe) -> list[Contradiction]:
@@ -54,11 +56,9 @@ def all_contradictions(recipe: Recipe) -> list[Contradiction]:
     if not recipe.compare:
         return contradictions(recipe)
     found = comparison_contradictions(recipe)
-    for name in dict.fromkeys(recipe.compare):
-        if name in comparable_presets():
-            found.extend(contradictions(compare_member(recipe, name)))
-    if not any(name in comparable_presets() for name in recipe.compare):
-        found.extend(contradictions(recipe))
+    compared = [name for name in dict.fromkeys(recipe.compare) if name in comparable_presets()]
+    for system in [compare_member(recipe, name) for name in compared] or [recipe]:
+        found.extend(contradictions(system))
     return list(dict.fromkeys(found))
 
 

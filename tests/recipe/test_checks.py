@@ -1,0 +1,305 @@
+"""Each contradiction is found, by its key, with what to do; what is right passes."""
+
+from __future__ import annotations
+
+import pytest
+
+from seqdistill.recipe import load_recipe, preset_names, read_recipe
+from seqdistill.recipe.checks import contradictions
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.systems import all_contradictions
+
+OWN = ["data.train=a.tsv", "student.model=small"]
+WITH_TEACHER = [*OWN, "teacher.model=large", "teacher.scores=dense"]
+SCRATCH = ["data.train=a", "student.init=scratch", "student.architecture={model_type: t5}"]
+
+
+def term(text: str) -> str:
+    return f"objective.terms=[{{{text}}}]"
+
+
+CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
+    # key, overrides of the empty recipe, what the sentence says, the remedy in it
+    ("data.train", ["student.model=s"], "got none", "data.train=..."),
+    ("data.dev", [*OWN, "data.dev=a.tsv"], "must be held out", "another file"),
+    ("data.test", [*OWN, "data.test=a.tsv"], "must be held out", "another file"),
+    (
+        "data.target_column",
+        [*OWN, "data.source_column=x", "data.target_column=x"],
+        "another column",
+        "name the column",
+    ),
+    ("data.target_language", [*OWN, "data.source_language=en"], "together", "add it"),
+    ("data.source_language", [*OWN, "data.target_language=de"], "together", "add it"),
+    (
+        "data.target_language",
+        [*OWN, "data.source_language=de", "data.target_language=de"],
+        "another language",
+        "name the language",
+    ),
+    ("method", [*OWN, "method=a/b"], "got 'a/b'", "rename"),
+    ("output_dir", [*OWN, "output_dir='runs/{name}'"], "got {name}", "write it out"),
+    (
+        "teacher.model",
+        [*OWN, "teacher.scores=dense", term("divergence: forward_kl")],
+        "for the objective's forward_kl",
+        "teacher.model=...",
+    ),
+    (
+        "teacher.model",
+        [*OWN, "sequences.written_by=teacher"],
+        "for sequences.written_by: teacher",
+        "teacher.model=...",
+    ),
+    (
+        "teacher.model",
+        ["data.train=a", "student.init=teacher_layers"],
+        "for student.init: teacher_layers",
+        "teacher.model=...",
+    ),
+    (
+        "teacher.scores",
+        [*OWN, "teacher.model=large", term("divergence: reverse_kl")],
+        "must be dense for the objective's reverse_kl, got none",
+        "teacher.scores=dense",
+    ),
+    ("teacher.scores", WITH_TEACHER, "must be none when no term", "forward_kl"),
+    ("student.model", ["data.train=a"], "student.init: pretrained, got none", "student.model=..."),
+    (
+        "student.model",
+        [*OWN, "teacher.model=large", "student.init=teacher_layers"],
+        "must be left out",
+        "remove one",
+    ),
+    (
+        "student.encoder_layers",
+        [*OWN, "student.encoder_layers=2"],
+        "got 2 with pretrained",
+        "remove",
+    ),
+    (
+        "student.decoder_layers",
+        [*SCRATCH, "student.vocab_size=9", "student.decoder_layers=2"],
+        "got 2 with scratch",
+        "student.init=teacher_layers",
+    ),
+    ("student.vocab_size", [*OWN, "student.vocab_size=9"], "with pretrained", "init=scratch"),
+    (
+        "student.architecture",
+        [*OWN, "student.architecture={model_type: t5}"],
+        "with pretrained",
+        "student.init=scratch",
+    ),
+    (
+        "student.architecture",
+        ["data.train=a", "teacher.model=t", "student.init=scratch"],
+        "got neither",
+        "add one",
+    ),
+    (
+        "student.architecture",
+        [*OWN, "student.init=scratch", "student.architecture={model_type: t5}"],
+        "got both",
+        "remove one",
+    ),
+    (
+        "student.architecture",
+        [*OWN[:1], "student.init=scratch", "student.vocab_size=9", "student.architecture={d: 1}"],
+        "model_type",
+        "model_type: mbart",
+    ),
+    (
+        "student.architecture.vocab_size",
+        [*SCRATCH, "student.vocab_size=9", "student.architecture.vocab_size=7"],
+        "got 7",
+        "remove it",
+    ),
+    (
+        "student.vocab_size",
+        [*SCRATCH, "student.vocab_size=9", "teacher.model=large"],
+        "got 9 with 'large'",
+        "remove one",
+    ),
+    ("student.vocab_size", SCRATCH, "brings a vocabulary, got none", "student.vocab_size=8000"),
+    (
+        "sequences.decoding.n_best",
+        [*OWN, "sequences.decoding.n_best=6"],
+        "got 6 with a beam of 5",
+        "raise the beam",
+    ),
+    *(
+        (
+            f"sequences.decoding.{name}",
+            [*OWN, f"sequences.decoding.{name}={value}"],
+            f"unless mode is sample, got {value}",
+            "mode=sample",
+        )
+        for name, value in (("sampling_temperature", "0.5"), ("top_k", "5"), ("top_p", "0.9"))
+    ),
+    *(
+        (
+            f"sequences.decoding.{name}",
+            [*OWN, "sequences.decoding.mode=sample", f"sequences.decoding.{name}={value}"],
+            f"unless mode is beam, got {value}",
+            "mode=beam",
+        )
+        for name, value in (("beam_size", "3"), ("length_penalty", "0.5"))
+    ),
+    (
+        "sequences.decoding.compute_type",
+        [*OWN, "sequences.decoding={engine: transformers, compute_type: int8}"],
+        "unless engine is ctranslate2",
+        "engine=ctranslate2",
+    ),
+    ("sequences.corpus", [*OWN, "sequences.corpus=c"], "got 'c'", "written_by=teacher"),
+    (
+        "objective.terms.0.beta",
+        [*WITH_TEACHER, term("divergence: jensen_shannon")],
+        "got none",
+        "0.5",
+    ),
+    (
+        "objective.terms.0.beta",
+        [*WITH_TEACHER, term("divergence: forward_kl, beta: 0.5")],
+        "got 0.5 with forward_kl",
+        "remove",
+    ),
+    (
+        "objective.terms.0.scale",
+        [*WITH_TEACHER, term("divergence: forward_kl, scale: gradient")],
+        "got gradient with forward_kl",
+        "remove",
+    ),
+    (
+        "objective.terms.0.alpha",
+        [*WITH_TEACHER, term("divergence: jensen_shannon, beta: 0.5, alpha: 0.1")],
+        "got 0.1 with jensen_shannon",
+        "weight",
+    ),
+    (
+        "objective.terms.0.alpha",
+        [*WITH_TEACHER, term("divergence: skew_forward_kl")],
+        "got none",
+        "0.1",
+    ),
+    (
+        "objective.terms.0.alpha",
+        [*WITH_TEACHER, term("divergence: skew_reverse_kl, alpha: 0")],
+        "strictly between 0 and 1, got 0",
+        "reverse_kl",
+    ),
+    (
+        "objective.terms.0.alpha",
+        [*WITH_TEACHER, term("divergence: skew_forward_kl, alpha: 1")],
+        "strictly between 0 and 1, got 1",
+        "forward_kl",
+    ),
+    ("objective.loss_temperature", [*OWN, "objective.loss_temperature=2"], "got 2", "forward_kl"),
+    ("training.warmup_updates", [*OWN, "training.updates=50"], "got 100 of 50", "lower"),
+    (
+        "training.final_rate_share",
+        [*OWN, "training={schedule: constant, final_rate_share: 0.1}"],
+        "got 0.1 with constant",
+        "remove",
+    ),
+    ("training.adam_beta1", [*OWN, "training.adam_beta1=1"], "below 1", "lower it"),
+    ("training.adam_beta2", [*OWN, "training.adam_beta2=1.0"], "below 1", "lower it"),
+    ("training.dropout", [*OWN, "training.dropout=1"], "below 1", "lower it"),
+    ("data.dev", [*OWN, "training.eval_every=10"], "got none with 10", "data.dev=..."),
+    ("training.keep_best", [*OWN, "training.keep_best=3"], "got 3", "training.eval_every=..."),
+    ("training.patience", [*OWN, "training.patience=3"], "got 3", "training.eval_every=..."),
+    (
+        "training.average_best",
+        [*OWN, "training.average_best=true"],
+        "got True",
+        "training.eval_every=...",
+    ),
+    (
+        "training.average_best",
+        [*OWN, "data.dev=d", "training.eval_every=10", "training.average_best=true"],
+        "at least 2",
+        "raise training.keep_best",
+    ),
+    (
+        "evaluation.compute_type",
+        [*OWN, "evaluation={engine: transformers, compute_type: int8}"],
+        "got int8",
+        "evaluation.engine=ctranslate2",
+    ),
+    ("compare.0", [*OWN, "compare=[wordkd]"], "got 'wordkd'", "Did you mean 'word_kd'?"),
+    ("compare.0", [*OWN, "compare=[demo]"], "got 'demo'", "take one"),
+    ("compare.0", [*OWN, "compare=[teacher]"], "got 'teacher'", "take one"),
+    ("compare.1", [*OWN, "compare=[baseline, baseline]"], "twice", "remove"),
+    (
+        "sequences.written_by",
+        [*OWN, "teacher.model=t", "compare=[baseline]", "sequences.written_by=teacher"],
+        "each compared preset",
+        "remove it",
+    ),
+    ("teacher.scores", [*WITH_TEACHER, "compare=[baseline]"], "each compared preset", "remove it"),
+    (
+        "objective",
+        [*OWN, "compare=[baseline]", "objective.reduction=sum"],
+        "each compared preset",
+        "remove it",
+    ),
+    (
+        "teacher.model",
+        [*OWN, "compare=[baseline, seq_kd]"],
+        "written_by: teacher",
+        "teacher.model=",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recipes") / "empty.yaml"
+    path.write_text("")
+    return str(path)
+
+
+@pytest.mark.parametrize(("key", "overrides", "finding", "remedy"), CONTRADICTORY)
+def test_a_contradiction_is_found_alone_with_finding_and_remedy(
+    empty_file: str, key: str, overrides: list[str], finding: str, remedy: str
+) -> None:
+    (found,) = all_contradictions(read_recipe(empty_file, overrides))
+    assert found.key == key
+    assert finding in found.sentence and remedy in found.sentence
+    assert found.sentence.startswith("must ") and "got " in found.sentence
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        OWN,
+        [*OWN, "data.dev=d", "training={eval_every: 10, keep_best: 3, average_best: true}"],
+        [*WITH_TEACHER, term("divergence: jensen_shannon, beta: 0")],
+        [*WITH_TEACHER, term("divergence: jensen_shannon, beta: 1, scale: gradient")],
+        [*WITH_TEACHER, term("divergence: skew_reverse_kl, alpha: 0.1")],
+        [*WITH_TEACHER, term("divergence: total_variation"), "objective.loss_temperature=2"],
+        [*OWN, "teacher.model=t", "sequences={written_by: teacher, corpus: c}"],
+        [*OWN, "sequences.decoding={mode: sample, n_best: 9, top_k: 5, sampling_temperature: 0.5}"],
+        [*OWN, "sequences.decoding={n_best: 5}"],
+        [*SCRATCH, "student.vocab_size=100"],
+        [*SCRATCH, "teacher.model=large"],
+        [*OWN, "student.init=scratch"],
+        ["data.train=a", "teacher.model=t", "student={init: teacher_layers, encoder_layers: 2}"],
+        [*OWN, "teacher.model=t", "compare=[baseline, word_kd, seq_kd, seq_kd_word_kd]"],
+        ["data={train: bundled:en-de, dev: bundled:en-de}", "student.model=s"],
+        [*OWN, "training={updates: 5, warmup_updates: 5}"],
+        [*OWN, "output_dir='runs/{method}-{seed}'"],
+    ],
+)
+def test_what_goes_together_passes(empty_file: str, overrides: list[str]) -> None:
+    assert load_recipe(empty_file, overrides)
+
+
+def test_an_empty_recipe_lacks_data_and_student_only() -> None:
+    assert [found.key for found in contradictions(Recipe())] == ["data.train", "student.model"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_contradicts_nothing_once_its_models_and_data_are_given(name: str) -> None:
+    missing = {"data.train", "student.model", "teacher.model"}
+    assert {found.key for found in all_contradictions(read_recipe(name))} <= missing

@@ -1,0 +1,46 @@
+"""A compared system is the comparing recipe with another method, and nothing else."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from seqdistill.core.errors import RecipeError
+from seqdistill.recipe import check_recipe, compare_member, load_recipe, output_folder, read_recipe
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.systems import comparable_presets
+
+CHANGED = {"preset", "method", "output_dir", "compare", "teacher", "sequences", "objective"}
+
+
+@pytest.mark.parametrize("name", comparable_presets())
+def test_a_member_differs_from_the_comparison_by_its_method_alone(name: str) -> None:
+    demo = load_recipe("demo", ["training.updates=77", "seed=5", "sequences.decoding.beam_size=3"])
+    member, preset = compare_member(demo, name), read_recipe(name)
+    assert member.method == member.preset == name
+    assert member.objective == preset.objective
+    assert member.teacher.scores == preset.teacher.scores
+    assert member.sequences.written_by == preset.sequences.written_by
+    assert member.teacher.model == demo.teacher.model
+    assert member.sequences.decoding == demo.sequences.decoding
+    for field in set(Recipe.model_fields) - CHANGED:
+        assert getattr(member, field) == getattr(demo, field)
+    check_recipe(member)
+
+
+def test_members_are_written_below_the_comparison_each_by_itself() -> None:
+    demo = load_recipe("demo", ["output_dir='runs/{method}-{seed}'", "seed=5"])
+    folders = [output_folder(compare_member(demo, name)) for name in demo.compare]
+    assert output_folder(demo) == pathlib.Path("runs/demo-5")
+    assert folders == [output_folder(demo) / name for name in ("baseline", "word_kd", "seq_kd")]
+
+
+def test_methods_can_be_compared_but_no_comparison_and_no_teacher() -> None:
+    assert {"baseline", "word_kd", "seq_kd", "seq_kd_word_kd"} <= set(comparable_presets())
+    assert not {"demo", "teacher"} & set(comparable_presets())
+
+
+def test_an_unknown_member_is_refused() -> None:
+    with pytest.raises(RecipeError, match="'nonsense'"):
+        compare_member(load_recipe("demo"), "nonsense")

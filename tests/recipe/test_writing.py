@@ -1,0 +1,137 @@
+"""A written recipe explains itself and reads back as the same recipe."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import tempfile
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqdistill.recipe import (
+    compare_member,
+    json_schema,
+    load_recipe,
+    preset_names,
+    read_recipe,
+    recipe_text,
+)
+from seqdistill.recipe.schema import (
+    DataSection,
+    DecodingSection,
+    ObjectiveSection,
+    Recipe,
+    Section,
+    SequencesSection,
+    StudentSection,
+    Term,
+    TrainingSection,
+)
+from seqdistill.recipe.spelling import all_keys
+
+
+def read_back(recipe: Recipe) -> Recipe:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "recipe.yaml"
+        path.write_text(recipe_text(recipe), encoding="utf-8")
+        return read_recipe(str(path))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_reads_back_as_itself(name: str) -> None:
+    recipe = read_recipe(name, ["training.learning_rate=3e-7", "data.train=no"])
+    assert read_back(recipe) == recipe
+
+
+@pytest.mark.parametrize("name", ["baseline", "word_kd", "seq_kd"])
+def test_a_compared_system_reads_back_as_itself(name: str) -> None:
+    member = compare_member(load_recipe("demo"), name)
+    assert read_back(member) == member
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
+    ["no", "true", "null", "~", "5e-4", "1_0", "0x1f", ".inf", "2024-01-01", "a: b", "# x", "", "="]
+)
+POSITIVE = st.floats(min_value=1e-30, max_value=1e30)
+TERMS = st.builds(
+    Term,
+    divergence=st.sampled_from(["negative_log_likelihood", "jensen_shannon", "skew_forward_kl"]),
+    weight=POSITIVE,
+    beta=st.none() | st.floats(0, 1),
+    alpha=st.none() | st.floats(0, 1),
+    scale=st.sampled_from(["raw", "gradient"]),
+)
+ARCHITECTURES = st.dictionaries(
+    TEXTS, TEXTS | st.booleans() | st.integers() | st.floats(allow_nan=False), max_size=3
+)
+RECIPES = st.builds(
+    Recipe,
+    method=TEXTS,
+    seed=st.integers(min_value=0),
+    output_dir=TEXTS,
+    data=st.builds(DataSection, train=st.none() | TEXTS, source_column=st.none() | TEXTS),
+    student=st.builds(StudentSection, architecture=st.none() | ARCHITECTURES),
+    sequences=st.builds(
+        SequencesSection,
+        decoding=st.builds(DecodingSection, length_penalty=st.floats(-1e9, 1e9), n_best=st.just(3)),
+    ),
+    objective=st.builds(ObjectiveSection, terms=st.lists(TERMS, min_size=1, max_size=3).map(tuple)),
+    training=st.builds(
+        TrainingSection,
+        learning_rate=POSITIVE,
+        patience=st.none() | st.integers(1, 9),
+        trackers=st.sampled_from([(), ("tensorboard",)]),
+    ),
+    compare=st.lists(TEXTS, max_size=2).map(tuple),
+)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(recipe=RECIPES)
+def test_any_recipe_reads_back_as_itself(recipe: Recipe) -> None:
+    architecture = recipe.student.architecture or {}
+    if any(value in (float("inf"), float("-inf")) for value in architecture.values()):
+        return  # refused on reading: a recipe holds finite numbers
+    assert read_back(recipe) == recipe
+
+
+def test_the_text_is_yaml_for_others_too() -> None:
+    recipe = read_recipe("teacher", ["data.source_language=no", "training.learning_rate=3e-7"])
+    plain = yaml.safe_load(recipe_text(recipe))
+    assert plain == recipe.model_dump(mode="json") | {"objective": plain["objective"]}
+
+
+def test_every_setting_stands_under_its_explanation() -> None:
+    lines = recipe_text(Recipe()).splitlines()
+    for path in all_keys():
+        name, depth = path[-1], 2 * (len(path) - 1)
+        at = [i for i, line in enumerate(lines) if line.startswith(f"{' ' * depth}{name}:")]
+        assert at, f"{name} is not written"
+        if name not in {"compare"}:
+            assert all(lines[i - 1].strip().startswith("#") for i in at)
+    assert max(map(len, lines)) <= 100
+
+
+def test_every_field_of_the_schema_is_documented() -> None:
+    pending: list[type[Section]] = [Section]
+    while pending:
+        section = pending.pop()
+        pending.extend(section.__subclasses__())
+        assert section.__doc__, section
+        for name, field in section.model_fields.items():
+            is_section = isinstance(field.default, Section)
+            assert is_section or field.description, f"{section.__name__}.{name} says nothing"
+
+
+def test_the_editor_schema_describes_every_setting_and_forbids_others() -> None:
+    schema = json_schema()
+    assert json.loads(json.dumps(schema)) == schema
+    definitions = schema["$defs"]
+    assert isinstance(definitions, dict)
+    training = definitions["TrainingSection"]
+    assert training["additionalProperties"] is False
+    assert set(training["properties"]) == set(TrainingSection.model_fields)
+    assert training["properties"]["updates"]["description"] == "Optimizer steps."
