@@ -1,1 +1,1 @@
-"""The data room."""
+"""The data room: files -> examples -> aligned token batches. The only room that shifts targets."""

@@ -1,1 +1,1 @@
-"""The models room."""
+"""The models room: transformers checkpoints as (batch -> hidden states + head). Knows no loss."""

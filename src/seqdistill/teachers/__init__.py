@@ -1,1 +1,1 @@
-"""The teachers room."""
+"""The teachers room: what a teacher says about a batch. Knows no loss and no optimizer."""

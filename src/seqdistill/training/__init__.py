@@ -1,1 +1,1 @@
-"""The training room."""
+"""The training room: batches in, updated weights out. Knows no method and no recipe."""

@@ -1,0 +1,93 @@
+"""From a recipe's data section to examples and token ids. Trains and scores nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.generators import named_generator
+from seqdistill.data.batching import Collator
+from seqdistill.data.encoding import (
+    Encoded,
+    Kind,
+    cut_long_sources,
+    encode,
+    leave_out_long,
+)
+from seqdistill.data.examples import Example
+from seqdistill.data.readers import read_examples
+from seqdistill.models.loading import LoadedModel
+from seqdistill.recipe.schema import DataSection, Recipe
+
+Split = Literal["train", "dev", "test"]
+
+
+def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> list[Example]:
+    """The examples of a split, or the seeded subset of them that the recipe asks for."""
+    data = recipe.data
+    spec = {"train": data.train, "dev": data.dev, "test": data.test}[split]
+    if spec is None:
+        raise RecipeError(f"data.{split} must name the {split} examples, but it is not set.")
+    examples = read_examples(
+        spec,
+        split=split,
+        source_column=data.source_column,
+        target_column=data.target_column,
+        source_language=data.source_language,
+        target_language=data.target_language,
+        need_target=need_target,
+    )
+    return _subset(examples, _limit(data, split), seed=recipe.seed, name=f"{split} subset")
+
+
+def _limit(data: DataSection, split: Split) -> int | None:
+    return {
+        "train": data.max_train_examples,
+        "dev": data.max_dev_examples,
+        "test": data.max_test_examples,
+    }[split]
+
+
+def _subset(examples: list[Example], limit: int | None, *, seed: int, name: str) -> list[Example]:
+    if limit is None or limit >= len(examples):
+        return examples
+    order = torch.randperm(len(examples), generator=named_generator(seed, name))
+    return [examples[i] for i in sorted(order[:limit].tolist())]
+
+
+def encode_for_training(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kind: Kind, data: DataSection
+) -> Encoded:
+    """Token ids of the examples within the recipe's limits."""
+    return leave_out_long(
+        encode(examples, tokenizer, kind),
+        max_source_tokens=data.max_source_tokens,
+        max_target_tokens=data.max_target_tokens,
+    )
+
+
+def encode_for_evaluation(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kind: Kind, data: DataSection
+) -> Encoded:
+    """Token ids of every example; long sources are cut and counted."""
+    return cut_long_sources(
+        encode(examples, tokenizer, kind), max_source_tokens=data.max_source_tokens, kind=kind
+    )
+
+
+def without_references(examples: Sequence[Example]) -> list[Example]:
+    """The same sources with nothing to compare to."""
+    return [dataclasses.replace(example, target=None) for example in examples]
+
+
+def collator_for(pair: LoadedModel) -> Collator:
+    """The collator that starts and pads sequences as the model expects."""
+    tokenizer, config = pair.tokenizer, pair.model.config
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    start = config.decoder_start_token_id if pair.kind == "seq2seq" else None
+    return Collator(pair.kind, pad_id=int(pad or 0), start_id=start)

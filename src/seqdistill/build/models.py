@@ -1,0 +1,115 @@
+"""From a recipe's teacher and student sections to models and tokenizers."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdistill.compression.layers import keep_layers
+from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
+from seqdistill.data.examples import Example
+from seqdistill.models.loading import LoadedModel, load_config, load_pair, load_tokenizer
+from seqdistill.models.scratch import configuration, random_model, train_vocabulary
+from seqdistill.recipe.schema import Recipe
+
+_BUNDLED = "bundled:"
+
+
+def model_folder(name: str) -> str:
+    """The folder or hub name that a recipe's model name stands for: `bundled:` is in the package.
+
+    Raises ModelError for a bundled name that does not exist.
+    """
+    if not name.startswith(_BUNDLED):
+        return name
+    bundled = Path(str(importlib.resources.files("seqdistill"))) / "bundled"
+    folder = bundled / name.removeprefix(_BUNDLED) / "teacher"
+    if not (folder / "config.json").is_file():
+        known = [_BUNDLED + path.parent.parent.name for path in bundled.glob("*/teacher/config.json")]
+        raise ModelError(
+            f"A bundled model must be one of {known}, but found {name!r}."
+            f"{did_you_mean(name, known)}"
+        )
+    return str(folder)
+
+
+def build_teacher(recipe: Recipe) -> LoadedModel:
+    """The recipe's teacher. Raises RecipeError when it names none."""
+    if recipe.teacher.model is None:
+        raise RecipeError(
+            "teacher.model must name a model folder for this method, but it is not set."
+        )
+    pair = load_pair(
+        model_folder(recipe.teacher.model), trust_remote_code=recipe.teacher.trust_remote_code
+    )
+    return LoadedModel(pair.model, pair.tokenizer, recipe.teacher.model)
+
+
+def build_student(
+    recipe: Recipe, teacher: LoadedModel | None, train_examples: Iterable[Example]
+) -> LoadedModel:
+    """The student before its first update."""
+    if recipe.student.init == "teacher_layers":
+        return _from_teacher_layers(recipe, teacher)
+    if recipe.student.init == "scratch":
+        return _from_scratch(recipe, teacher, train_examples)
+    if recipe.student.model is None:
+        raise RecipeError("student.model must name a model folder, but it is not set.")
+    pair = load_pair(
+        model_folder(recipe.student.model), trust_remote_code=recipe.student.trust_remote_code
+    )
+    return LoadedModel(_with_dropout(recipe, pair.model), pair.tokenizer, recipe.student.model)
+
+
+def _from_teacher_layers(recipe: Recipe, teacher: LoadedModel | None) -> LoadedModel:
+    if teacher is None:
+        raise RecipeError("student.init teacher_layers needs teacher.model, but it is not set.")
+    model = keep_layers(
+        teacher.model,
+        encoder_layers=recipe.student.encoder_layers,
+        decoder_layers=recipe.student.decoder_layers,
+    )
+    return LoadedModel(_with_dropout(recipe, model), teacher.tokenizer, "student")
+
+
+def _from_scratch(
+    recipe: Recipe, teacher: LoadedModel | None, train_examples: Iterable[Example]
+) -> LoadedModel:
+    tokenizer: PreTrainedTokenizerBase
+    if recipe.student.model is not None:
+        folder = model_folder(recipe.student.model)
+        config = load_config(folder, trust_remote_code=recipe.student.trust_remote_code)
+        tokenizer = load_tokenizer(folder)
+        return LoadedModel(
+            _with_dropout(recipe, random_model(config, seed=recipe.seed)), tokenizer, "student"
+        )
+    if recipe.student.architecture is None:
+        raise RecipeError("student.init scratch needs student.architecture or student.model.")
+    if teacher is not None:
+        tokenizer = teacher.tokenizer
+    else:
+        texts = (text for e in train_examples for text in (e.source, e.target or "") if text)
+        tokenizer = train_vocabulary(texts, vocab_size=recipe.student.vocab_size or 8000)
+    config = configuration(recipe.student.architecture, tokenizer)
+    model = random_model(config, seed=recipe.seed)
+    return LoadedModel(_with_dropout(recipe, model), tokenizer, "student")
+
+
+def _with_dropout(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:
+    """The model with every dropout module and rate at the recipe's value, if it gives one."""
+    rate = recipe.training.dropout
+    if rate is None:
+        return model
+    for module in model.modules():
+        for name in ("dropout", "dropout_rate"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, rate)
+        if type(module).__name__ == "Dropout":
+            module.p = rate
+    for name in ("dropout", "dropout_rate", "resid_pdrop", "embd_pdrop"):
+        if getattr(model.config, name, None) is not None:
+            setattr(model.config, name, rate)
+    return model

@@ -1,0 +1,289 @@
+"""Trains one student from a recipe: reads, checks, labels where a teacher writes, trains, saves.
+
+Everything that can be refused is refused before the run directory exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from seqdistill.build.corpus import teacher_outputs
+from seqdistill.build.data import (
+    collator_for,
+    encode_for_evaluation,
+    encode_for_training,
+    read_split,
+)
+from seqdistill.build.decoding import generator_factory
+from seqdistill.build.models import build_student, build_teacher
+from seqdistill.build.objective import build_objective
+from seqdistill.build.trackers import MetricsFanOut
+from seqdistill.core.errors import RecipeError, UserError
+from seqdistill.core.progress import Progress
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.data.examples import Example
+from seqdistill.evaluation.dev import DevScorer
+from seqdistill.models.adapters import SequenceModel, adapt
+from seqdistill.models.loading import LoadedModel
+from seqdistill.models.saving import save_pair
+from seqdistill.models.vocabulary import shared_vocab_size
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.writing import write_recipe
+from seqdistill.records.environment import environment_facts
+from seqdistill.records.run_directory import RunDirectory
+from seqdistill.sources.stored import StoredSequences, with_teacher_targets
+from seqdistill.teachers.in_process import InProcessTeacher, SilentTeacher, Teacher
+from seqdistill.training.loop import DevScorer as DevScoring
+from seqdistill.training.loop import LoopSettings, TrainingLoop, TrainingResult
+from seqdistill.training.optimization import RateSchedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """All that a training needs, read and checked; nothing is written yet."""
+
+    recipe: Recipe
+    teacher: LoadedModel | None
+    student: LoadedModel
+    adapted: SequenceModel
+    train: tuple[EncodedExample, ...]
+    num_too_long: int
+    dev: tuple[EncodedExample, ...]
+    dev_references: tuple[str, ...]
+
+
+def output_path(recipe: Recipe) -> Path:
+    """The run directory that the recipe names, `{method}` and `{seed}` filled in."""
+    return Path(recipe.output_dir.format(method=recipe.method, seed=recipe.seed))
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Reads data and models and checks that they fit. Raises UserError for whatever does not."""
+    needs_teacher = build_objective(recipe).needs_teacher
+    train_examples = read_split(recipe, "train")
+    dev_examples = read_split(recipe, "dev") if recipe.data.dev is not None else []
+    teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
+    student = build_student(recipe, teacher, train_examples)
+    if needs_teacher:
+        _check_vocabularies(student, teacher)
+    encoded = encode_for_training(train_examples, student.tokenizer, student.kind, recipe.data)
+    dev = encode_for_evaluation(dev_examples, student.tokenizer, student.kind, recipe.data)
+    return Prepared(
+        recipe,
+        teacher,
+        student,
+        adapt(student.model),
+        encoded.examples,
+        encoded.num_too_long,
+        dev.examples,
+        tuple(example.target or "" for example in dev_examples),
+    )
+
+
+def _check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int:
+    if teacher is None:
+        raise RecipeError(
+            "teacher.model must name a model folder for an objective that compares with a teacher."
+        )
+    if teacher.kind != student.kind:
+        raise UserError(
+            f"Teacher and student must be of one kind to be compared token by token, but the "
+            f"teacher is {teacher.kind} and the student {student.kind}; use method seq_kd."
+        )
+    return shared_vocab_size(
+        student.tokenizer,
+        teacher.tokenizer,
+        student_rows=student.model.get_output_embeddings().weight.shape[0],
+        teacher_rows=teacher.model.get_output_embeddings().weight.shape[0],
+    )
+
+
+def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
+    """The run directory to write to; with `resume` the existing one of this very recipe."""
+    path = output_path(recipe)
+    if not resume or not path.exists():
+        return RunDirectory(path)
+    run = RunDirectory.open(path)
+    stored = load_recipe(str(run.recipe_path), [])
+    if stored != recipe:
+        changed = _first_difference(stored.model_dump(), recipe.model_dump())
+        raise RecipeError(
+            f"--resume needs the recipe that {path} was started with, but {changed}; start a new "
+            "output_dir for other settings."
+        )
+    return run
+
+
+def _first_difference(stored: dict[str, object], given: dict[str, object], at: str = "") -> str:
+    for key in stored.keys() | given.keys():
+        old, new = stored.get(key), given.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return _first_difference(old, new, f"{at}{key}.")
+        return f"{at}{key} was {old!r} and is now {new!r}"
+    return "nothing differs"
+
+
+def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
+    """Trains the recipe's student and saves it. Returns its run directory."""
+    run = open_run(recipe, resume=resume)
+    started = run.recipe_path.exists()
+    if not started:
+        run.check_free()
+    _apply_threads(recipe)
+    prepared = prepare(recipe)
+    if not started:
+        RunDirectory.create(run.path)
+        run.write_recipe(write_recipe(recipe))
+    accelerator = Accelerator(cpu=_device(recipe) == "cpu", mixed_precision="no")
+    run.update_manifest(
+        {
+            "environment": environment_facts(),
+            "train_examples": len(prepared.train),
+            "train_examples_too_long": prepared.num_too_long,
+        }
+    )
+    begun = time.perf_counter()
+    examples = _sequences(prepared, progress)
+    labelled = time.perf_counter()
+    result = _train(prepared, examples, run, accelerator, progress, resume=started)
+    if accelerator.is_main_process:
+        save_pair(prepared.student, run.student_path, store=recipe.student.store)
+        run.update_manifest(
+            {
+                "training": dataclasses.asdict(result),
+                "seconds": {
+                    "labelling": round(labelled - begun, 2),
+                    "training_with_dev_scoring": round(time.perf_counter() - labelled, 2),
+                },
+                "finished": True,
+            }
+        )
+    run.close()
+    return run
+
+
+def _apply_threads(recipe: Recipe) -> None:
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+
+
+def _device(recipe: Recipe) -> str:
+    if recipe.training.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return recipe.training.device
+
+
+def _sequences(prepared: Prepared, progress: Progress) -> Sequence[EncodedExample]:
+    """The training sequences: the references, or what the teacher wrote."""
+    if prepared.recipe.sequences.written_by == "reference":
+        return prepared.train
+    if prepared.teacher is None:
+        raise RecipeError("sequences.written_by teacher needs teacher.model, but it is not set.")
+    outputs = teacher_outputs(
+        prepared.recipe, prepared.teacher, prepared.student, prepared.train, progress
+    )
+    return with_teacher_targets(prepared.train, outputs)
+
+
+def _teacher(prepared: Prepared, objective: WeightedObjective, device: torch.device) -> Teacher:
+    if not objective.needs_teacher or prepared.teacher is None:
+        return SilentTeacher()
+    size = _check_vocabularies(prepared.student, prepared.teacher)
+    return InProcessTeacher(adapt(prepared.teacher.model.to(device)), vocab_size=size)
+
+
+def _dev_scorer(prepared: Prepared) -> DevScoring | None:
+    if not prepared.dev:
+        return None
+    evaluation = prepared.recipe.evaluation
+    make = generator_factory(
+        prepared.student,
+        engine=evaluation.engine,
+        compute_type=evaluation.compute_type,
+        threads=prepared.recipe.training.threads,
+        verify_on=prepared.dev,
+    )
+    return DevScorer(
+        examples=prepared.dev,
+        references=prepared.dev_references,
+        tokenizer=prepared.student.tokenizer,
+        generator=make,
+        max_new_tokens=evaluation.max_new_tokens,
+    )
+
+
+def _settings(recipe: Recipe) -> LoopSettings:
+    training = recipe.training
+    schedule = RateSchedule(
+        peak=training.learning_rate,
+        updates=training.updates,
+        warmup_updates=training.warmup_updates,
+        shape=training.schedule,
+        final_share=training.final_rate_share,
+    )
+    return LoopSettings(
+        updates=training.updates,
+        accumulation=training.accumulation,
+        schedule=schedule,
+        max_grad_norm=training.max_grad_norm,
+        precision=training.precision,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        weight_decay=training.weight_decay,
+        seed=recipe.seed,
+        log_every=training.log_every,
+        eval_every=training.eval_every,
+        eval_metric=training.eval_metric,
+        keep_best=training.keep_best,
+        patience=training.patience,
+        checkpoint_every=training.checkpoint_every,
+        average_best=training.average_best,
+    )
+
+
+def _train(
+    prepared: Prepared,
+    examples: Sequence[EncodedExample],
+    run: RunDirectory,
+    accelerator: Accelerator,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> TrainingResult:
+    recipe = prepared.recipe
+    objective = build_objective(recipe)
+    source = StoredSequences(
+        examples,
+        collator_for(prepared.student),
+        batch_tokens=recipe.training.batch_tokens,
+        seed=recipe.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    with MetricsFanOut(run, recipe.training.trackers) as metrics:
+        loop = TrainingLoop(
+            model=prepared.adapted.to(accelerator.device),
+            source=source,
+            teacher=_teacher(prepared, objective, accelerator.device),
+            objective=objective,
+            settings=_settings(recipe),
+            accelerator=accelerator,
+            folder=run.checkpoints_path,
+            metrics=metrics,
+            progress=progress,
+            score_dev=_dev_scorer(prepared),
+        )
+        return loop.run(resume=resume)
+
+
+__all__ = ["Example", "output_path", "prepare", "train_student"]

@@ -1,0 +1,166 @@
+"""Texts -> token ids. The one room that knows where a sequence starts and ends.
+
+For encoder-decoder models the source and the target are what the tokenizer makes of the two texts,
+end token included. For decoder-only models the source is the prompt and the target the completion
+with an end token. Nothing is padded here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.core.errors import DataError, ModelError
+from seqdistill.data.examples import Example
+
+_LOG = logging.getLogger(__name__)
+Kind = Literal["seq2seq", "causal"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """Token ids of one example; `target_ids` ends with the end token, or is empty for prompts."""
+
+    id: str
+    source_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Examples that fit, and how many were longer than the limits and left out or cut."""
+
+    examples: tuple[EncodedExample, ...]
+    num_too_long: int
+
+
+def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The end-of-sequence id. Raises ModelError when the tokenizer has none."""
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "The tokenizer must name an end-of-sequence token, but its eos_token is None; set it "
+            "in tokenizer_config.json."
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def _with_end(ids: list[int], end: int) -> tuple[int, ...]:
+    return tuple(ids) if ids and ids[-1] == end else (*ids, end)
+
+
+def _encode_seq2seq(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
+) -> list[EncodedExample]:
+    end = end_token_id(tokenizer)
+    sources = tokenizer([example.source for example in examples]).input_ids
+    targets = tokenizer(text_target=[example.target or "" for example in examples]).input_ids
+    return [
+        EncodedExample(
+            example.id,
+            _with_end(source, end),
+            () if example.target is None else _with_end(target, end),
+        )
+        for example, source, target in zip(examples, sources, targets, strict=True)
+    ]
+
+
+def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase) -> EncodedExample:
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            "Rows with messages need a tokenizer with a chat template, but this one has none; add "
+            "chat_template.jinja to the model folder or give prompt and completion columns."
+        )
+    turns = [{"role": role, "content": content} for role, content in example.messages or ()]
+    prompt: str = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    if example.target is None:
+        return EncodedExample(example.id, tuple(prompt_ids), ())
+    answered = [*turns, {"role": "assistant", "content": example.target}]
+    whole: str = tokenizer.apply_chat_template(answered, tokenize=False)
+    completion = whole[len(prompt) :] if whole.startswith(prompt) else example.target
+    ids = tokenizer(completion.rstrip("\n"), add_special_tokens=False).input_ids
+    return EncodedExample(example.id, tuple(prompt_ids), _with_end(ids, end_token_id(tokenizer)))
+
+
+def _encode_causal(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
+) -> list[EncodedExample]:
+    end = end_token_id(tokenizer)
+    encoded = []
+    for example in examples:
+        if example.messages is not None:
+            encoded.append(_encode_chat(example, tokenizer))
+            continue
+        prompt = tokenizer(example.source).input_ids
+        while prompt and prompt[-1] == end and len(prompt) > 1:
+            prompt = prompt[:-1]  # some tokenizers close every text; a prompt is still open
+        target: tuple[int, ...] = ()
+        if example.target is not None:
+            ids = tokenizer(example.target, add_special_tokens=False).input_ids
+            target = _with_end(ids, end)
+        encoded.append(EncodedExample(example.id, tuple(prompt), target))
+    return encoded
+
+
+def encode(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kind: Kind
+) -> list[EncodedExample]:
+    """Token ids of every example, in order."""
+    if kind == "causal":
+        return _encode_causal(examples, tokenizer)
+    if any(example.messages is not None for example in examples):
+        raise DataError(
+            "Rows with messages are for decoder-only models, but the model is an encoder-decoder; "
+            "give source and target columns."
+        )
+    return _encode_seq2seq(examples, tokenizer) if examples else []
+
+
+def _fits(max_source: int, max_target: int) -> Callable[[EncodedExample], bool]:
+    return lambda e: len(e.source_ids) <= max_source and len(e.target_ids) <= max_target
+
+
+def leave_out_long(
+    examples: Sequence[EncodedExample], *, max_source_tokens: int, max_target_tokens: int
+) -> Encoded:
+    """The examples within both limits, for training; the others are counted and logged.
+
+    Raises DataError when none is left.
+    """
+    fits = _fits(max_source_tokens, max_target_tokens)
+    kept = tuple(example for example in examples if fits(example))
+    if examples and not kept:
+        raise DataError(
+            f"Some examples must fit into {max_source_tokens} source and {max_target_tokens} "
+            f"target tokens, but all {len(examples)} are longer; raise data.max_source_tokens and "
+            "data.max_target_tokens."
+        )
+    if len(kept) < len(examples):
+        _LOG.warning("left out %d examples longer than the limits", len(examples) - len(kept))
+    return Encoded(kept, len(examples) - len(kept))
+
+
+def cut_long_sources(
+    examples: Sequence[EncodedExample], *, max_source_tokens: int, kind: Kind
+) -> Encoded:
+    """Every example, for evaluation: long sources keep their first tokens and their end token.
+
+    Prompts of decoder-only models keep their last tokens instead, which lead into the completion.
+    """
+    cut = []
+    for example in examples:
+        ids = example.source_ids
+        if len(ids) > max_source_tokens:
+            kept = ids[-max_source_tokens:]
+            if kind == "seq2seq":
+                kept = (*ids[: max_source_tokens - 1], ids[-1])
+            example = dataclasses.replace(example, source_ids=kept)
+        cut.append(example)
+    num_cut = sum(len(example.source_ids) > max_source_tokens for example in examples)
+    if num_cut:
+        _LOG.warning("cut %d sources to %d tokens", num_cut, max_source_tokens)
+    return Encoded(tuple(cut), num_cut)

@@ -1,0 +1,55 @@
+"""Scores a student on dev by generation while it trains. Chooses nothing: the loop does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.metrics.translation import corpus_bleu, corpus_chrf
+
+GeneratorFactory = Callable[[PreTrainedModel], SequenceGenerator]
+"""A generator with the model's present weights."""
+
+
+def best_texts(
+    generator: SequenceGenerator,
+    examples: Sequence[EncodedExample],
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Decoding,
+) -> list[str]:
+    """The text of each example's best hypothesis, special tokens removed, in order."""
+    found = generator.generate([example.source_ids for example in examples], decoding)
+    best = [hypotheses[0].token_ids if hypotheses else () for hypotheses in found]
+    return [
+        text.strip() for text in tokenizer.batch_decode(best, skip_special_tokens=True)
+    ]
+
+
+class DevScorer:
+    """BLEU and chrF of the student's greedy outputs on dev."""
+
+    def __init__(
+        self,
+        *,
+        examples: Sequence[EncodedExample],
+        references: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        generator: GeneratorFactory,
+        max_new_tokens: int,
+    ) -> None:
+        self._examples = examples
+        self._references = references
+        self._tokenizer = tokenizer
+        self._generator = generator
+        self._decoding = Decoding(beam_size=1, max_new_tokens=max_new_tokens)
+
+    def __call__(self, model: PreTrainedModel) -> Mapping[str, float]:
+        """Keys `bleu` and `chrf`, both from 0 to 100."""
+        texts = best_texts(self._generator(model), self._examples, self._tokenizer, self._decoding)
+        return {
+            "bleu": corpus_bleu(texts, self._references).value,
+            "chrf": corpus_chrf(texts, self._references).value,
+        }

@@ -1,0 +1,153 @@
+"""Two adapters make every transformers model look the same: encoder-decoder and decoder-only.
+
+They run the network up to its last hidden states; the vocabulary projection is left to the
+objectives, which never build it whole. They know no loss, no sampling and no device policy.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.errors import ModelError
+from seqdistill.core.head import Head
+from seqdistill.models.heads import check_head, head_of, tiny_ids
+
+Kind = Literal["seq2seq", "causal"]
+
+
+def kind_of(model: PreTrainedModel) -> Kind:
+    """`seq2seq` for encoder-decoder models, `causal` for decoder-only ones."""
+    return "seq2seq" if model.config.is_encoder_decoder else "causal"
+
+
+def positions_from_mask(mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+    """Position of each token among the real ones of its row, so that left padding moves nothing."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+class SequenceModel(nn.Module):
+    """A transformers model as (batch) -> hidden states + head; `module` is the model itself.
+
+    The head is compared with the model's own logits when the adapter is built, so a wrong
+    reading of an architecture is an error there and not a wrong loss later.
+    """
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        super().__init__()
+        self.module = module
+        self._check()
+
+    @property
+    def kind(self) -> Kind:
+        """`seq2seq` or `causal`."""
+        return kind_of(self.module)
+
+    @property
+    def head(self) -> Head:
+        """The live output head."""
+        return head_of(self.module)
+
+    def forward(
+        self,
+        decoder_input_ids: Int[Tensor, "batch time"],
+        decoder_mask: Bool[Tensor, "batch time"],
+        source_ids: Int[Tensor, "batch source"] | None,
+        source_mask: Bool[Tensor, "batch source"] | None,
+    ) -> Float[Tensor, "batch time dim"]:
+        """The last hidden state at each decoder position."""
+        raise AssertionError("use Seq2SeqAdapter or CausalAdapter, made by adapt()")
+
+    def states(self, batch: SequenceBatch) -> StudentStates:
+        """What the model says of the batch."""
+        return StudentStates(hidden_states(self, batch), self.head)
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        was_training, ids = self.training, tiny_ids(self.module)
+        self.eval()
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        if self.kind == "seq2seq":
+            hidden = self.forward(ids, mask, ids, mask)
+            logits = self.module(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits
+        else:
+            hidden = self.forward(ids, mask, None, None)
+            logits = self.module(input_ids=ids, use_cache=False).logits
+        check_head(self.head, hidden, logits, type(self.module).__name__)
+        self.train(was_training)
+
+
+def hidden_states(model: nn.Module, batch: SequenceBatch) -> Float[Tensor, "batch time dim"]:
+    """The model's hidden states; `model` may be a SequenceModel wrapped for several processes."""
+    hidden: Tensor = model(
+        batch.decoder_input_ids, batch.decoder_mask, batch.source_ids, batch.source_mask
+    )
+    return hidden
+
+
+class Seq2SeqAdapter(SequenceModel):
+    """Encoder-decoder models: T5, BART, mBART, Marian, Pegasus and their kin."""
+
+    def forward(
+        self,
+        decoder_input_ids: Int[Tensor, "batch time"],
+        decoder_mask: Bool[Tensor, "batch time"],
+        source_ids: Int[Tensor, "batch source"] | None,
+        source_mask: Bool[Tensor, "batch source"] | None,
+    ) -> Float[Tensor, "batch time dim"]:
+        """The decoder's last hidden state at each position. The batch must hold sources."""
+        if source_ids is None or source_mask is None:
+            raise ModelError(
+                "An encoder-decoder model needs batches with a source, but this batch has none; "
+                "encode the data for kind 'seq2seq'."
+            )
+        encoded = self.module.get_encoder()(input_ids=source_ids, attention_mask=source_mask.long())
+        decoded = self.module.get_decoder()(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_mask.long(),
+            encoder_hidden_states=encoded.last_hidden_state,
+            encoder_attention_mask=source_mask.long(),
+            use_cache=False,
+        )
+        hidden: Tensor = decoded.last_hidden_state
+        return hidden
+
+
+class CausalAdapter(SequenceModel):
+    """Decoder-only models: Llama, Qwen, GPT-2, Gemma and their kin."""
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        parameters = inspect.signature(module.base_model.forward).parameters
+        self._takes_positions = "position_ids" in parameters
+        super().__init__(module)
+
+    def forward(
+        self,
+        decoder_input_ids: Int[Tensor, "batch time"],
+        decoder_mask: Bool[Tensor, "batch time"],
+        source_ids: Int[Tensor, "batch source"] | None,
+        source_mask: Bool[Tensor, "batch source"] | None,
+    ) -> Float[Tensor, "batch time dim"]:
+        """The last hidden state at each position; the prompt is part of the decoder's input."""
+        positions = (
+            {"position_ids": positions_from_mask(decoder_mask)} if self._takes_positions else {}
+        )
+        output = self.module.base_model(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_mask.long(),
+            use_cache=False,
+            **positions,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+def adapt(model: PreTrainedModel) -> SequenceModel:
+    """The adapter of the model's kind."""
+    return Seq2SeqAdapter(model) if kind_of(model) == "seq2seq" else CausalAdapter(model)

@@ -1,0 +1,77 @@
+"""Finds a transformers model's output head as data, and proves that it is the right one.
+
+Architectures hide a scale, a bias or a soft cap in their forward pass. What is read here is
+compared once, at load time, with the model's own logits; an architecture that does something else
+is refused rather than trained on a wrong distribution.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seqdistill.core.errors import ModelError
+from seqdistill.core.head import Head
+
+# fp32 rounding over a few thousand-term dot products stays well below this.
+_TOLERANCE = 1e-3
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The head that turns the model's last hidden states into logits, sharing its live parameters.
+
+    Raises ModelError for a model without an output layer.
+    """
+    projection = model.get_output_embeddings()
+    if not isinstance(projection, nn.Linear):
+        raise ModelError(
+            "A model must end in a linear output layer over its vocabulary, but "
+            f"{type(model).__name__} has {type(projection).__name__}; use a model for conditional "
+            "generation or causal language modelling."
+        )
+    return Head(projection.weight, _bias(model, projection), _scale(model), _soft_cap(model))
+
+
+def _bias(model: PreTrainedModel, projection: nn.Linear) -> Tensor | None:
+    final = getattr(model, "final_logits_bias", None)  # BART, Marian, mBART, Pegasus: a buffer
+    if isinstance(final, Tensor) and bool(final.any()):
+        return final.reshape(-1)
+    return projection.bias
+
+
+def _scale(model: PreTrainedModel) -> float:
+    config = model.config
+    if config.model_type in {"t5", "mt5", "umt5", "longt5", "switch_transformers"}:
+        scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        return float(config.d_model) ** -0.5 if scaled else 1.0
+    if config.model_type in {"cohere", "cohere2"}:
+        return float(config.logit_scale)
+    if config.model_type.startswith("granite"):
+        return 1.0 / float(config.logits_scaling)
+    return 1.0
+
+
+def _soft_cap(model: PreTrainedModel) -> float | None:
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return None if cap is None else float(cap)
+
+
+def check_head(head: Head, hidden: Tensor, logits: Tensor, architecture: str) -> None:
+    """Nothing, when `head.logits(hidden)` equals the model's own `logits`; else a ModelError."""
+    difference = (head.logits(hidden.float()) - logits.float()).abs().max().item()
+    scale = max(1.0, logits.abs().max().item())
+    if not difference <= _TOLERANCE * scale:
+        raise ModelError(
+            f"The output head read from {architecture} must give the model's own logits within "
+            f"{_TOLERANCE:g}, but they differ by {difference:.3g}: its forward pass does something "
+            "that seqdistill does not know (a scale, cap or extra layer). Use another architecture."
+        )
+
+
+def tiny_ids(model: PreTrainedModel) -> Tensor:
+    """Three token ids that every vocabulary has, as a batch of one: enough to compare logits."""
+    return (
+        torch.tensor([[3, 1, 2]], device=model.device)
+        % model.get_input_embeddings().weight.shape[0]
+    )

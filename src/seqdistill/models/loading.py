@@ -1,0 +1,88 @@
+"""Loads model and tokenizer folders: safetensors only, no remote code unless the user asks.
+
+Knows transformers' Auto classes and nothing of training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from seqdistill.core.errors import ModelError
+from seqdistill.models.adapters import Kind, kind_of
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model with its tokenizer and the name the user gave it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+    @property
+    def kind(self) -> Kind:
+        """`seq2seq` or `causal`."""
+        return kind_of(self.model)
+
+
+def _explained(name: str, what: str, error: Exception) -> ModelError:
+    found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    where = "folder" if Path(name).exists() else "folder (none of that name exists) or hub name"
+    return ModelError(
+        f"The {what} must load from the {where} {name!r}, but: {found} "
+        "Give a folder written by save_pretrained: config.json, model.safetensors, tokenizer."
+    )
+
+
+def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration in a model folder. Raises ModelError when there is none."""
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explained(name, "configuration", error) from error
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model folder. Raises ModelError when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explained(name, "tokenizer", error) from error
+
+
+def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The fp32 model in a folder, in eval mode. Raises ModelError when it does not load."""
+    config = load_config(name, trust_remote_code=trust_remote_code)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    try:
+        model: PreTrainedModel = auto.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _explained(name, "weights", error) from error
+    return model.eval()
+
+
+def load_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
+    """Model and tokenizer of one folder."""
+    return LoadedModel(
+        load_model(name, trust_remote_code=trust_remote_code),
+        load_tokenizer(name, trust_remote_code=trust_remote_code),
+        name,
+    )

@@ -1,0 +1,89 @@
+"""Sequences that exist before training starts: the references, or a teacher's stored outputs.
+
+Each `next_batch` reads on in a seeded, resumable order. Nothing is generated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.errors import DataError
+from seqdistill.data.batching import Collator, EpochBatches
+from seqdistill.data.encoding import EncodedExample
+
+
+class SequenceSource(Protocol):
+    """Writes the next batch. The training step does not know who wrote it."""
+
+    def next_batch(self) -> SequenceBatch:
+        """The next batch of sequences with aligned targets."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the source is, for a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to where `state_dict` was taken."""
+
+
+class StoredSequences:
+    """A source over encoded examples, batch after batch, epoch after epoch."""
+
+    def __init__(
+        self,
+        examples: Sequence[EncodedExample],
+        collator: Collator,
+        *,
+        batch_tokens: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._examples = examples
+        self._collator = collator
+        self._batches = EpochBatches(
+            examples,
+            collator.kind,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def next_batch(self) -> SequenceBatch:
+        """The next batch, on the CPU."""
+        return self._collator([self._examples[i] for i in self._batches.next()])
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the data."""
+        return self._batches.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to the place given by `state_dict`."""
+        self._batches.load_state_dict(state)
+
+
+def with_teacher_targets(
+    examples: Sequence[EncodedExample],
+    outputs: Mapping[str, Sequence[tuple[int, ...]]],
+) -> list[EncodedExample]:
+    """The examples with the teacher's outputs as targets: sequence-level distillation's data.
+
+    An example with several outputs appears once for each; one without any finished output is left
+    out. Raises DataError when none has an output.
+
+    Source: Kim and Rush 2016, sec. 3.2.
+    """
+    written = [
+        EncodedExample(example.id, example.source_ids, target)
+        for example in examples
+        for target in outputs.get(example.id, ())
+    ]
+    if not written:
+        raise DataError(
+            f"The teacher's corpus must hold outputs for the training data, but for none of its "
+            f"{len(examples)} examples a finished output was found; raise "
+            "sequences.decoding.max_new_tokens or check that the teacher fits the data."
+        )
+    return written

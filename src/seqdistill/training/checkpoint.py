@@ -1,0 +1,195 @@
+"""Resumable states and best students on disk: safetensors and JSON, written aside and renamed.
+
+A state is everything that a bit-for-bit continuation needs: weights, optimizer, random states,
+the place in the data, the loop's own counters. No pickle is ever read or written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from seqdistill.core.errors import UserError
+from seqdistill.records import atomic
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclasses.dataclass
+class LoopState:
+    """The loop's own counters: what it has done and what it has found best."""
+
+    update: int = 0
+    tokens: int = 0
+    best: list[tuple[float, int]] = dataclasses.field(default_factory=list)
+    """(dev score, update) of the kept best students, best first."""
+    evaluations_without_best: int = 0
+    dev_scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    source: dict[str, int] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def unique_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> tensor of every parameter and persistent buffer, shared ones once."""
+    seen: dict[int, str] = {}
+    unique: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen[id(tensor)] = name
+            unique[name] = tensor.detach()
+    return unique
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{key}": torch.as_tensor(value)
+        for index, slots in optimizer.state_dict()["state"].items()
+        for key, value in slots.items()
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def save_state(
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: LoopState,
+    device: torch.device,
+    keep: int = 2,
+) -> Path:
+    """Writes `folder/checkpoint-<update>` in one step and removes all but the newest `keep`."""
+    path = folder / f"checkpoint-{state.update}"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic.new_folder(path) as aside:
+            save_file(_contiguous(unique_parameters(model)), aside / "model.safetensors")
+            save_file(_contiguous(_optimizer_tensors(optimizer)), aside / "optimizer.safetensors")
+            save_file(_random_states(device), aside / "random.safetensors")
+            atomic.write_json(aside / "state.json", dataclasses.asdict(state))
+    for old in _states(folder)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _states(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def newest_state(folder: Path) -> Path | None:
+    """The newest whole state in the folder, or None."""
+    states = _states(folder) if folder.exists() else []
+    return states[-1] if states else None
+
+
+def load_state(
+    path: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> LoopState:
+    """The loop's counters; model, optimizer and random state are put back in place.
+
+    Raises UserError when the state was saved by a model of other parameter names or shapes.
+    """
+    load_parameters(model, load_file(path / "model.safetensors"), where=str(path))
+    _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
+    random_states = load_file(path / "random.safetensors")
+    torch.set_rng_state(random_states["cpu"])
+    if "cuda" in random_states:
+        torch.cuda.set_rng_state(random_states["cuda"], device)
+    fields = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    fields["best"] = [(score, update) for score, update in fields["best"]]
+    return LoopState(**fields)
+
+
+def load_parameters(model: nn.Module, tensors: dict[str, Tensor], *, where: str) -> None:
+    """Copies stored parameters into the model. Raises UserError when names or shapes differ."""
+    own = unique_parameters(model)
+    if own.keys() != tensors.keys() or any(own[n].shape != tensors[n].shape for n in own):
+        differing = sorted(own.keys() ^ tensors.keys()) or [
+            name for name in own if own[name].shape != tensors[name].shape
+        ]
+        raise UserError(
+            f"A checkpoint must hold the recipe's own student, but {where} differs in "
+            f"{differing[0]!r}; resume with the recipe that wrote it."
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+class BestStudents:
+    """Keeps the weights of the k best updates under `folder/best-<update>.safetensors`."""
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+
+    def path(self, update: int) -> Path:
+        """The file of that update's weights."""
+        return self._folder / f"best-{update}.safetensors"
+
+    def offer(self, model: nn.Module, score: float, state: LoopState) -> bool:
+        """True when `score` is a new best. Keeps the weights if they are among the k best."""
+        is_best = not state.best or score > state.best[0][0]
+        # An equal score keeps the earlier update.
+        ranked = sorted([*state.best, (score, state.update)], key=lambda item: (-item[0], item[1]))
+        kept = ranked[: self._keep]
+        if (score, state.update) in kept:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            aside = self.path(state.update).with_suffix(".partial")
+            save_file(_contiguous(unique_parameters(model)), aside)
+            aside.replace(self.path(state.update))
+        state.best = kept
+        return is_best
+
+    def clean(self, state: LoopState) -> None:
+        """Removes the weights that no saved state refers to any more."""
+        kept = {self.path(update) for _, update in state.best}
+        for path in self._folder.glob("best-*.safetensors"):
+            if path not in kept:
+                path.unlink()
+
+    def restore(self, model: nn.Module, state: LoopState, *, average: bool) -> None:
+        """Puts the best weights into the model, or the mean of all that are kept."""
+        updates = [update for _, update in (state.best if average else state.best[:1])]
+        sums: dict[str, Tensor] = {}
+        for update in updates:
+            for name, tensor in load_file(self.path(update)).items():
+                value = tensor.double() if tensor.is_floating_point() else tensor
+                sums[name] = sums[name] + value if name in sums else value
+        own = unique_parameters(model)
+        mean = {
+            name: (value / len(updates)).to(own[name].dtype) if value.is_floating_point() else value
+            for name, value in sums.items()
+        }
+        load_parameters(model, mean, where=str(self._folder))
