@@ -15,13 +15,15 @@ from typing import Literal
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 
+Kind = Literal["same", "other", "missing"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """A stretch of an output, which may be empty where words are missing."""
 
     text: str
-    kind: Literal["same", "other", "missing"]
+    kind: Kind
     """`same`: the reference has it too. `other`: it has something else, or nothing, here.
     `missing`: the reference has words here where the output has none."""
 
@@ -38,14 +40,21 @@ def pieces(output: str, reference: str | None) -> tuple[Piece, ...]:
     words = [output[start:end] for start, end in spans]
     matcher = difflib.SequenceMatcher(None, _WORD.findall(reference), words, autojunk=False)
     found: list[Piece] = []
+
+    def add(text: str, kind: Kind) -> None:
+        if found and kind == "same" and found[-1].kind == "same":
+            text = found.pop().text + text
+        if text or kind == "missing":
+            found.append(Piece(text, kind))
+
     position = 0
     for operation, _, _, first, last in matcher.get_opcodes():
         if operation == "delete":
-            found.append(Piece("", "missing"))
+            add("", "missing")
             continue
         start, end = spans[first][0], spans[last - 1][1]
-        found.append(Piece(output[position:start], "same"))
-        found.append(Piece(output[start:end], "same" if operation == "equal" else "other"))
+        add(output[position:start], "same")
+        add(output[start:end], "same" if operation == "equal" else "other")
         position = end
-    found.append(Piece(output[position:], "same"))
-    return tuple(piece for piece in found if piece.text or piece.kind == "missing")
+    add(output[position:], "same")
+    return tuple(found)

@@ -199,6 +199,8 @@ def _alone(system: System | None) -> tuple[Figure, ...]:
             numbers.size(system.size_bytes),
             f"{numbers.count(system.parameters)} parameters",
         ),
+        Figure("Perplexity", numbers.fixed(system.perplexity, 2), "of the references"),
+        Figure("Mode share", numbers.percent(system.mode_share), "p(t = ŷ), by beam search"),
     ]
     return tuple(figure for figure in found if figure.value != numbers.MISSING)
 

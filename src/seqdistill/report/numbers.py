@@ -112,7 +112,7 @@ def fact(name: str, value: JsonValue) -> str:
     if isinstance(value, str):
         return value
     if name.endswith("_bytes") and isinstance(value, (int, float)):
-        return size(value)
+        return size(float(value))
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -105,6 +105,8 @@ def _bleu_range(systems: Sequence[System]) -> tuple[float, float] | None:
 
 def _trade_offs(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[Chart]:
     """Quality against speed and against size: what a choice between the systems rests on."""
+    if len(systems) < 2:  # one dot is no trade-off
+        return []
     teacher = findings.teacher_of(systems)
     level = teacher.bleu_beam if teacher is not None else None
     charts = []
@@ -203,8 +205,16 @@ def _learning(curves: Sequence[Curve], looks: dict[str, plots.Look]) -> list[Cha
                     for c in curves
                     if c.loss_nats
                 ),
-                "Each method minimizes its own objective, so compare the shapes, not the heights."
-                + (f" Running mean of {window} points." if window > 1 else ""),
+                _loss_note(len(loss), window),
             )
         )
     return charts
+
+
+def _loss_note(num_lines: int, window: int) -> str:
+    sentences = ["The training objective in nats."]
+    if num_lines > 1:
+        sentences.append("Each method minimizes its own, so compare the shapes, not the heights.")
+    if window > 1:
+        sentences.append(f"Running mean of {window} points.")
+    return " ".join(sentences)

@@ -27,6 +27,7 @@ MARKERS = {
     "hexagon": "h",
 }
 
+_FIRST_COLOUR = 0x10  # not 0: matplotlib leaves black out of the SVG, as the default
 # Stand-in colours; the page defines the variables for both schemes.
 _INK, _MUTED, _GRID, _SURFACE = "#0000f0", "#0000f1", "#0000f2", "#0000f3"
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _SURFACE: "--surface"}
@@ -42,7 +43,7 @@ class Look:
     @property
     def stand_in(self) -> str:
         """The colour that matplotlib draws with."""
-        return f"#0000{self.colour:02x}"
+        return f"#0000{_FIRST_COLOUR + self.colour:02x}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,7 @@ def _draw_dot(axes: Axes, dot: Dot) -> None:
     axes.plot(
         [dot.x],
         [dot.y],
+        color=colour,
         marker=MARKERS[dot.look.marker],
         markersize=7.5,
         markerfacecolor=colour if dot.filled else _SURFACE,
@@ -140,7 +142,7 @@ def _plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:
 
     low, high = min(values), max(values)
     axes.set_xlim(low / 1.35, high * 1.35)
-    steps = (1.0, 2.0, 5.0) if high / low > 2.5 else tuple(float(step) for step in range(1, 10))
+    steps = (1.0, 2.0, 5.0) if high / low > 2.5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
     axes.xaxis.set_major_locator(LogLocator(base=10.0, subs=steps))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -203,6 +205,8 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r"#0000f[0-3]", lambda found: f"var({_VARIABLES[found[0]]})", text)
     text = re.sub(
-        r"#0000([0-9a-e][0-9a-f])", lambda found: f"var(--series-{int(found[1], 16)})", text
+        r"#0000([1-9a-e][0-9a-f])",
+        lambda found: f"var(--series-{int(found[1], 16) - _FIRST_COLOUR})",
+        text,
     )
     return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1).strip()
