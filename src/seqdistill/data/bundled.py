@@ -46,9 +46,10 @@ def _corpus_folder(spec: str) -> Traversable:
         else []
     )
     if name not in known:
-        listed = ", ".join(SCHEME + other for other in known) or "none in this installation"
+        specs = [SCHEME + other for other in known]
         raise DataError(
-            f"a bundled corpus must be one of {listed}, got {spec!r}.{did_you_mean(name, known)}"
+            f"a bundled corpus must be one of {', '.join(specs) or 'none in this installation'}, "
+            f"got {spec!r}.{did_you_mean(spec, specs)}"
         )
     return folder.joinpath(name)
 
