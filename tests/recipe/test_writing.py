@@ -17,7 +17,7 @@ from seqdistill.recipe import (
     load_recipe,
     preset_names,
     read_recipe,
-    recipe_text,
+    write_recipe,
 )
 from seqdistill.recipe.schema import (
     DataSection,
@@ -36,7 +36,7 @@ from seqdistill.recipe.spelling import all_keys
 def read_back(recipe: Recipe) -> Recipe:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "recipe.yaml"
-        path.write_text(recipe_text(recipe), encoding="utf-8")
+        path.write_text(write_recipe(recipe), encoding="utf-8")
         return read_recipe(str(path))
 
 
@@ -100,12 +100,12 @@ def test_any_recipe_reads_back_as_itself(recipe: Recipe) -> None:
 
 def test_the_text_is_yaml_for_others_too() -> None:
     recipe = read_recipe("teacher", ["data.source_language=no", "training.learning_rate=3e-7"])
-    plain = yaml.safe_load(recipe_text(recipe))
+    plain = yaml.safe_load(write_recipe(recipe))
     assert plain == recipe.model_dump(mode="json") | {"objective": plain["objective"]}
 
 
 def test_every_setting_stands_under_its_explanation() -> None:
-    lines = recipe_text(Recipe()).splitlines()
+    lines = write_recipe(Recipe()).splitlines()
     for path in all_keys():
         name, depth = path[-1], 2 * (len(path) - 1)
         at = [i for i, line in enumerate(lines) if line.startswith(f"{' ' * depth}{name}:")]

@@ -43,9 +43,9 @@ def test_the_cpu_model_is_read_and_unknown_elsewhere(tmp_path: Path) -> None:
 
 
 def test_no_host_user_or_path_is_among_the_facts() -> None:
-    text = json.dumps(environment.environment())
+    text = json.dumps(environment.environment_facts())
     private = [platform.node(), str(Path.cwd()), sys.prefix, str(Path.home())]
     user = getpass.getuser()
-    values = [str(v) for part in environment.environment().values() for v in part.values()]
+    values = [str(v) for part in environment.environment_facts().values() for v in part.values()]
     assert not [fact for fact in private if len(fact) > 1 and fact in text]
     assert user not in values

@@ -8,7 +8,7 @@ from seqdistill.recipe.presets import list_presets, preset_names, show_preset
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import compare_member, output_folder
-from seqdistill.recipe.writing import json_schema, recipe_text
+from seqdistill.recipe.writing import json_schema, write_recipe
 
 __all__ = [
     "Recipe",
@@ -20,6 +20,6 @@ __all__ = [
     "output_folder",
     "preset_names",
     "read_recipe",
-    "recipe_text",
     "show_preset",
+    "write_recipe",
 ]

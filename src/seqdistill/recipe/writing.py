@@ -15,7 +15,7 @@ from seqdistill.recipe.schema import Recipe, Section
 _WIDTH = 98
 
 
-def recipe_text(recipe: Recipe) -> str:
+def write_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every setting, each under the comment that explains it.
 
     `resolving.read_recipe` of this text gives an equal recipe.

@@ -57,7 +57,7 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def environment() -> dict[str, dict[str, str | int]]:
+def environment_facts() -> dict[str, dict[str, str | int]]:
     """`versions` and `machine` under these names."""
     return {"versions": dict(versions()), "machine": machine()}
 
