@@ -1,14 +1,14 @@
 """Losses straight from hidden states and heads: logits exist for one chunk of positions at a time.
 
-The weight of every position is known beforehand, so the forward pass computes the whole gradient
-in closed form while a chunk is at hand; the backward pass only multiplies it by the gradient that
-arrives. The plain forms are in `divergences`; the tests say that both agree. Masks and counts are
-the caller's affair.
+The plain forms are in `divergences`; tests say that both agree in value and gradient. Masks and
+counts are the caller's: he passes the positions that count and the weight of each. The teacher
+never receives a gradient.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,21 +16,58 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seqdistill.core.head import Head
-from seqdistill.objectives.head_pass import LogitsPass, Needs, RowGradients, arithmetic_dtype
+from seqdistill.objectives import closed_forms
+from seqdistill.objectives.chunk_walk import ChunkWalk, FusedLoss
+from seqdistill.objectives.divergences import Scale, check_alpha, check_beta
+from seqdistill.objectives.head_pass import Blocking, LogitsPass, arithmetic_dtype
 
-RowLoss = Callable[[int, int, Tensor, bool], Tensor]
-"""(start, stop, student logits, want gradient) -> values. With a gradient wanted, the logits are
-overwritten by the gradient of sum(weights * values) with respect to them."""
-
-CHUNK_ELEMENTS = 8_000_000
+__all__ = ["FusedLoss", "fused_divergence", "fused_negative_log_likelihood"]
 
 
-@dataclasses.dataclass(frozen=True)
-class FusedLoss:
-    """`total` = sum(weights * values), differentiable; `values`: nats per position, no gradient."""
+def fused_divergence(
+    name: str,
+    student_hidden: Float[Tensor, "positions dim"],
+    student_head: Head,
+    teacher_hidden: Float[Tensor, "positions teacher_dim"],
+    teacher_head: Head,
+    *,
+    weights: Float[Tensor, " positions"],
+    beta: float | None = None,
+    alpha: float | None = None,
+    scale: Scale = "raw",
+    temperature: float = 1.0,
+    chunk_positions: int | None = None,
+) -> FusedLoss:
+    """The divergence `name` in nats at every position, and its weighted sum.
 
-    total: Float[Tensor, ""]
-    values: Float[Tensor, " positions"]
+    Equals the function of that name in `divergences` on the log-softmax of both models' logits
+    divided by `temperature` (no T squared). `beta` and `scale` belong to jensen_shannon, `alpha`
+    to the skew divergences. Products run in the dtype of each model's hidden states, the rest in
+    fp32 (fp64 for an fp64 student); gradients come in the dtype of the tensor they are for.
+    `chunk_positions` bounds how many positions have logits at the same time; by default a chunk
+    has about 16 million logits.
+
+    Raises ValueError for an unknown name, a parameter missing or out of range, heads over
+    different vocabularies, or a temperature that is not positive.
+    """
+    form = _closed_form(name, beta, alpha, scale)
+    if student_head.vocab_size != teacher_head.vocab_size:
+        raise ValueError(
+            "both heads must score the same symbols, got vocabularies of "
+            f"{student_head.vocab_size} (student) and {teacher_head.vocab_size} (teacher); cut "
+            "the padded tail off with Head.cut"
+        )
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+
+    def open_loss(blocking: Blocking) -> _TeacherRows:
+        teacher = LogitsPass(
+            teacher_hidden, teacher_head, temperature=temperature, blocking=blocking
+        )
+        return _TeacherRows(teacher, form, arithmetic_dtype(student_hidden.dtype), blocking)
+
+    blocking = Blocking.of(student_hidden, student_head.vocab_size, chunk_positions)
+    return ChunkWalk(student_head, open_loss, weights, temperature, blocking).run(student_hidden)
 
 
 def fused_negative_log_likelihood(
@@ -41,112 +78,90 @@ def fused_negative_log_likelihood(
     weights: Float[Tensor, " positions"],
     chunk_positions: int | None = None,
 ) -> FusedLoss:
-    """-log q(target) in nats at every position, and its weighted sum.
+    """-log Q(target) in nats at every position, and its weighted sum.
 
     Equals `negative_log_likelihood` of the log-softmax of `head.logits(hidden)`. Hard targets know
-    no temperature. `chunk_positions` bounds how many positions have logits at the same time.
+    no temperature. Dtypes and `chunk_positions` as in `fused_divergence`.
     """
-
-    def row_loss(start: int, stop: int, logits: Tensor, want_gradient: bool) -> Tensor:
-        targets = target_ids[start:stop, None]
-        largest = logits.amax(dim=-1, keepdim=True)
-        at_target = logits.gather(-1, targets) - largest
-        logits.sub_(largest).exp_()
-        mass = logits.sum(dim=-1, keepdim=True)
-        if want_gradient:
-            row_weights = weights[start:stop, None].to(logits.dtype)
-            logits.mul_(row_weights / mass)
-            logits.scatter_add_(-1, targets, -row_weights)
-        return (mass.log() - at_target).clamp(min=0.0).squeeze(-1)
-
-    return run_fused(
-        hidden, head, row_loss, weights=weights, temperature=1.0, chunk_positions=chunk_positions
-    )
+    blocking = Blocking.of(hidden, head.vocab_size, chunk_positions)
+    loss = _TargetRows(target_ids.long())
+    return ChunkWalk(head, lambda _blocking: loss, weights, 1.0, blocking).run(hidden)
 
 
-def run_fused(
-    hidden: Tensor,
-    head: Head,
-    row_loss: RowLoss,
-    *,
-    weights: Tensor,
-    temperature: float,
-    chunk_positions: int | None,
-) -> FusedLoss:
-    """`row_loss` over all positions, chunk by chunk, with the gradient of the weighted sum."""
-    chunk = chunk_positions or max(1, CHUNK_ELEMENTS // max(1, head.vocab_size))
-    plan = _Plan(head, row_loss, weights, temperature, chunk)
-    total, values = _FusedFunction.apply(hidden, head.weight, head.bias, plan)  # type: ignore[no-untyped-call]
-    return FusedLoss(total, values)
+class _TeacherRows:
+    """A closed form between the student's logits and a teacher's."""
+
+    def __init__(
+        self,
+        teacher: LogitsPass,
+        form: closed_forms.ClosedForm,
+        dtype: torch.dtype,
+        blocking: Blocking,
+    ) -> None:
+        self._teacher = teacher
+        self._form = form
+        self._dtype = dtype
+        rows = min(blocking.slice, blocking.chunk)
+        shape = (rows, teacher.head.vocab_size)
+        first, second, third = (teacher.hidden.new_empty(shape, dtype=dtype) for _ in range(3))
+        self._buffers = (first, second, third)
+
+    def enter_chunk(self, start: int, stop: int) -> None:
+        self._teacher.enter_chunk(start, stop)
+
+    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
+        teacher_logits = self._teacher.rows(start, stop).to(self._dtype)
+        return self._form(closed_forms.SoftRows.of(logits, teacher_logits, self._buffers))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What the walk over the chunks needs besides the tensors that want gradients."""
+class _TargetRows:
+    """The negative log-likelihood of one right answer per position; gradient q - onehot."""
 
-    head: Head
-    row_loss: RowLoss
-    weights: Tensor
-    temperature: float
-    chunk: int
+    def __init__(self, target_ids: Tensor) -> None:
+        self._target_ids = target_ids
 
-    def walk(self, hidden: Tensor, needs: Needs) -> tuple[Tensor, RowGradients | None]:
-        """The values of all positions and, where needed, the gradients of their weighted sum."""
-        num_positions = hidden.shape[0]
-        values = hidden.new_empty(num_positions, dtype=arithmetic_dtype(hidden.dtype))
-        student = LogitsPass(hidden, self.head, temperature=self.temperature, chunk=self.chunk)
-        gradients = RowGradients(student, needs) if needs.any else None
-        for start in range(0, num_positions, self.chunk):
-            stop = min(start + self.chunk, num_positions)
-            logits = student.rows(start, stop)
-            slope = None if gradients is None else gradients.slope(logits)
-            values[start:stop] = self.row_loss(start, stop, logits, needs.any)
-            if gradients is not None:
-                gradients.add(start, stop, logits, slope)
-        return values, gradients
+    def enter_chunk(self, start: int, stop: int) -> None:
+        """Nothing is shared by a chunk."""
+
+    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
+        targets = self._target_ids[start:stop, None]
+        gap = logits.amax(dim=-1, keepdim=True) - logits.gather(-1, targets)
+        probs = torch.softmax(logits, dim=-1, out=logits)
+        # log sum exp(z) = max z - log max q: no second pass of exponentials.
+        values = gap - probs.amax(dim=-1, keepdim=True).log_()
+        probs.scatter_add_(-1, targets, torch.full_like(values, -1.0))
+        return values.clamp_(min=0.0)
 
 
-class _FusedFunction(torch.autograd.Function):
-    """The walk as one node of the graph. The first backward hands its buffers over; a second one
-    through a retained graph walks again."""
+def _closed_form(
+    name: str, beta: float | None, alpha: float | None, scale: Scale
+) -> closed_forms.ClosedForm:
+    """The closed form of that name with its parameters filled in and checked."""
+    plain: dict[str, Callable[[closed_forms.SoftRows], Tensor]] = {
+        "forward_kl": closed_forms.forward_kl,
+        "reverse_kl": closed_forms.reverse_kl,
+        "cross_entropy": closed_forms.cross_entropy,
+        "total_variation": closed_forms.total_variation,
+    }
+    if name in plain:
+        return plain[name]
+    if name == "jensen_shannon":
+        given = _given(name, "beta", beta)
+        check_beta(given)
+        return functools.partial(closed_forms.jensen_shannon, beta=given, scale=scale)
+    if name == "skew_forward_kl":
+        given = _given(name, "alpha", alpha)
+        check_alpha(given, "forward_kl")
+        return functools.partial(closed_forms.skew_forward_kl, alpha=given)
+    if name == "skew_reverse_kl":
+        given = _given(name, "alpha", alpha)
+        check_alpha(given, "reverse_kl")
+        return functools.partial(closed_forms.skew_reverse_kl, alpha=given)
+    known = ", ".join([*plain, "jensen_shannon", "skew_forward_kl", "skew_reverse_kl"])
+    raise ValueError(f"divergence must be one of {known}; got {name!r}")
 
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        plan: _Plan,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.needs = Needs(*ctx.needs_input_grad[:3])  # type: ignore[attr-defined]
-        ctx.plan = plan  # type: ignore[attr-defined]
-        with torch.autocast(hidden.device.type, enabled=False):
-            values, ctx.gradients = plan.walk(hidden, ctx.needs)  # type: ignore[attr-defined]
-        ctx.save_for_backward(hidden, weight, bias)  # type: ignore[arg-type]
-        ctx.mark_non_differentiable(values)
-        total = (values * plan.weights.to(values.dtype)).sum()
-        return total, values
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor, _values: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        hidden, weight, bias = ctx.saved_tensors  # type: ignore[attr-defined]
-        gradients = ctx.gradients  # type: ignore[attr-defined]
-        ctx.gradients = None  # type: ignore[attr-defined]
-        if gradients is None:
-            with torch.autocast(hidden.device.type, enabled=False):
-                _, gradients = ctx.plan.walk(hidden, ctx.needs)  # type: ignore[attr-defined]
-
-        def scaled(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
-            if gradient is None or like is None:
-                return None
-            return gradient.mul_(upstream.to(gradient.dtype)).to(like.dtype)
-
-        return (
-            scaled(gradients.hidden, hidden),
-            scaled(gradients.weight, weight),
-            scaled(gradients.bias, bias),
-            None,
-        )
+def _given(name: str, parameter: str, value: float | None) -> float:
+    if value is None or math.isnan(value):
+        raise ValueError(f"{name} needs {parameter}, a number between 0 and 1; got {value}")
+    return value

@@ -1,8 +1,8 @@
-"""A head applied to a few rows at a time: logits into a buffer, and their gradient back out.
+"""A head applied to a chunk of positions: logits out of it, gradients back into it.
 
-Buffers are allocated once a call and reused for every chunk. It does not know which loss is taken
-of the logits; the loss overwrites the logits with its own gradient, and `RowGradients` turns that
-into the gradients of hidden states, weight and bias.
+A matrix product covers a whole chunk; everything else is done in slices of a few rows that stay in
+the processor's cache. Buffers are allocated once a call and reused. This file does not know which
+loss is taken of the logits: the loss overwrites them with its gradient.
 """
 
 from __future__ import annotations
@@ -14,6 +14,34 @@ from torch import Tensor
 
 from seqdistill.core.head import Head
 
+CHUNK_ELEMENTS = 16_000_000
+"""Logits of one chunk (64 MB in fp32): long enough for matrix products to run at full speed."""
+
+SLICE_ELEMENTS = 128_000
+"""Logits of one slice per CPU thread (512 KB in fp32): a few such buffers fit a core's cache."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocking:
+    """How many positions share a matrix product (`chunk`) and an elementwise pass (`slice`)."""
+
+    chunk: int
+    slice: int
+
+    @classmethod
+    def of(cls, hidden: Tensor, vocab_size: int, chunk_positions: int | None) -> Blocking:
+        """Sizes for these hidden states; a GPU has no use for slices, so its slice is a chunk.
+
+        Raises ValueError when `chunk_positions` is given and not positive.
+        """
+        if chunk_positions is not None and chunk_positions < 1:
+            raise ValueError(f"chunk_positions must be at least 1, got {chunk_positions}")
+        num_positions = max(1, hidden.shape[0])
+        chunk = min(num_positions, chunk_positions or max(1, CHUNK_ELEMENTS // vocab_size))
+        if hidden.device.type != "cpu":
+            return cls(chunk, chunk)
+        return cls(chunk, torch.get_num_threads() * max(1, SLICE_ELEMENTS // vocab_size))
+
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     """fp64 stays fp64; everything else is computed in fp32 after the matrix product."""
@@ -21,39 +49,55 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class LogitsPass:
-    """Logits divided by a temperature, rows by rows: cap(scale * h W^T + b) / T.
+    """Logits divided by a temperature, cap(scale * h W^T + b) / T, chunk by chunk.
 
-    The matrix product runs in the dtype of the hidden states (weights are cast to it once), all
+    The matrix product runs in the dtype of the hidden states (the weight is cast to it once), all
     that follows in fp32 (fp64 for fp64).
     """
 
-    def __init__(self, hidden: Tensor, head: Head, *, temperature: float, chunk: int) -> None:
+    def __init__(
+        self, hidden: Tensor, head: Head, *, temperature: float, blocking: Blocking
+    ) -> None:
         exact = arithmetic_dtype(hidden.dtype)
-        self.hidden = hidden
+        self.hidden = hidden.detach()
         self.head = head
         self.temperature = temperature
         self.weight = head.weight.detach().to(hidden.dtype)
         self._bias = None if head.bias is None else head.bias.detach().to(exact)
-        shape = (min(chunk, hidden.shape[0]), head.vocab_size)
-        self._logits = hidden.new_empty(shape, dtype=exact)
-        self._product = self._logits if hidden.dtype == exact else hidden.new_empty(shape)
+        self._product = hidden.new_empty((blocking.chunk, head.vocab_size))
+        self._in_place = hidden.dtype == exact
+        self._slice = (
+            self._product
+            if self._in_place
+            else hidden.new_empty((blocking.slice, head.vocab_size), dtype=exact)
+        )
+        self._start = 0
+
+    def enter_chunk(self, start: int, stop: int) -> Tensor:
+        """The plain products h W^T of these positions; `rows` then reads from them."""
+        self._start = start
+        product = self._product[: stop - start]
+        return torch.mm(self.hidden[start:stop], self.weight.T, out=product)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """The logits of rows `start` to `stop`, in a buffer that the next call overwrites."""
-        hidden = self.hidden[start:stop]
-        logits = self._logits[: stop - start]
-        product = self._product[: stop - start]
-        torch.mm(hidden, self.weight.T, out=product)
-        if product is not logits and product.dtype != logits.dtype:
-            logits.copy_(product)
-        before_cap = self.head.scale / (1.0 if self.head.soft_cap else self.temperature)
-        if before_cap != 1.0:
-            logits.mul_(before_cap)
+        """The logits of some positions of the chunk, in a buffer the loss may overwrite."""
+        logits = self._product[start - self._start : stop - self._start]
+        if not self._in_place:
+            logits = self._slice[: stop - start].copy_(logits)
+        cap = self.head.soft_cap
+        divisor = self.temperature if cap is None else 1.0
+        if self.head.scale != divisor:
+            logits.mul_(self.head.scale / divisor)
         if self._bias is not None:
-            logits.add_(self._bias, alpha=1.0 if self.head.soft_cap else 1.0 / self.temperature)
-        if self.head.soft_cap is not None:
-            logits.div_(self.head.soft_cap).tanh_().mul_(self.head.soft_cap / self.temperature)
+            logits.add_(self._bias, alpha=1.0 / divisor)
+        if cap is not None:
+            logits.mul_(1.0 / cap).tanh_().mul_(cap / self.temperature)
         return logits
+
+    def give_back(self, start: int, stop: int, gradient: Tensor) -> None:
+        """Puts the gradient of some rows where their products were."""
+        if not self._in_place:
+            self._product[start - self._start : stop - self._start].copy_(gradient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,47 +114,54 @@ class Needs:
         return self.hidden or self.weight or self.bias
 
 
-class RowGradients:
-    """Collects the gradients of hidden states, weight and bias, chunk by chunk.
+@dataclasses.dataclass(frozen=True)
+class HeadGradients:
+    """Gradients of what wants one, None for the rest; weight and bias summed in fp32 (or fp64)."""
 
-    The weight's gradient is summed in fp32 (fp64 for fp64) whatever the dtype of the product.
-    """
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
 
-    def __init__(self, logits_pass: LogitsPass, needs: Needs) -> None:
-        self._pass = logits_pass
-        self._needs = needs
-        hidden, weight = logits_pass.hidden, logits_pass.weight
+    @classmethod
+    def zeros(cls, hidden: Tensor, head: Head, needs: Needs) -> HeadGradients:
+        """Buffers of zeros, to be added to."""
         exact = arithmetic_dtype(hidden.dtype)
-        self.hidden = torch.zeros_like(hidden) if needs.hidden else None
-        self.weight = torch.zeros_like(weight, dtype=exact) if needs.weight else None
-        self.bias = weight.new_zeros(weight.shape[0], dtype=exact) if needs.bias else None
+        vocab_size, dim = head.weight.shape
+        return cls(
+            torch.empty_like(hidden) if needs.hidden else None,
+            hidden.new_zeros((vocab_size, dim), dtype=exact) if needs.weight else None,
+            hidden.new_zeros(vocab_size, dtype=exact) if needs.bias else None,
+        )
 
-    def slope(self, logits: Tensor) -> Tensor | None:
-        """d logits / d (uncapped logits) times T, needed before the loss overwrites the logits.
+    def add_rows(self, student: LogitsPass, gradient: Tensor, slope: Tensor | None) -> None:
+        """Turns the gradient for these logits into that for scale * h W^T + b, in place.
 
-        None without a soft cap, where it is 1.
+        `slope` is d cap(u) / du where there is a cap. Adds the bias's part.
         """
-        cap = self._pass.head.soft_cap
-        if cap is None:
-            return None
-        return (logits * (self._pass.temperature / cap)).square_().neg_().add_(1.0)
-
-    def add(self, start: int, stop: int, gradient: Tensor, slope: Tensor | None) -> None:
-        """Adds what the gradient with respect to the logits of these rows contributes."""
-        if slope is not None:
-            gradient.mul_(slope)
-        per_product = self._pass.head.scale / self._pass.temperature
-        hidden, weight = self._pass.hidden, self._pass.weight
+        gradient.mul_(1.0 / student.temperature if slope is None else slope)
         if self.bias is not None:
-            self.bias.add_(gradient.sum(dim=0), alpha=1.0 / self._pass.temperature)
-        product = gradient.to(hidden.dtype)
+            self.bias.add_(gradient.sum(dim=0))
+
+    def add_chunk(self, student: LogitsPass, start: int, stop: int, gradient: Tensor) -> None:
+        """Adds what a chunk gives hidden states and weight: two matrix products."""
+        scale = student.head.scale
         if self.hidden is not None:
-            torch.mm(product, weight, out=self.hidden[start:stop])
-            if per_product != 1.0:
-                self.hidden[start:stop].mul_(per_product)
+            rows = self.hidden[start:stop]
+            torch.mm(gradient, student.weight, out=rows)
+            if scale != 1.0:
+                rows.mul_(scale)
         if self.weight is None:
             return
-        if self.weight.dtype == product.dtype:
-            self.weight.addmm_(product.T, hidden[start:stop], alpha=per_product)
+        hidden = student.hidden[start:stop]
+        if self.weight.dtype == gradient.dtype:
+            self.weight.addmm_(gradient.T, hidden, alpha=scale)
         else:
-            self.weight.add_(product.T @ hidden[start:stop], alpha=per_product)
+            self.weight.add_(gradient.T @ hidden, alpha=scale)
+
+
+def cap_slope(logits: Tensor, soft_cap: float | None, temperature: float) -> Tensor | None:
+    """d (cap(u) / T) / du from the finished logits: (1 - tanh(u / c)^2) / T; None without a cap."""
+    if soft_cap is None:
+        return None
+    tanh = logits * (temperature / soft_cap)
+    return tanh.square_().neg_().add_(1.0).mul_(1.0 / temperature)

@@ -1,0 +1,135 @@
+"""The walk over chunks of positions as one differentiable operation.
+
+The weight of every position is known beforehand, so the forward pass computes the whole gradient
+while a chunk is at hand; the backward pass only multiplies it by the gradient that arrives. Which
+loss is taken is the business of `fused`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seqdistill.core.head import Head
+from seqdistill.objectives.head_pass import (
+    Blocking,
+    HeadGradients,
+    LogitsPass,
+    Needs,
+    arithmetic_dtype,
+    cap_slope,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedLoss:
+    """`total` = sum(weights * values), differentiable; `values`: nats per position, no gradient."""
+
+    total: Float[Tensor, ""]
+    values: Float[Tensor, " positions"]
+
+
+@runtime_checkable
+class RowLoss(Protocol):
+    """A loss of logits, a few positions at a time."""
+
+    def enter_chunk(self, start: int, stop: int) -> None:
+        """Prepares what positions `start` to `stop` have in common (the teacher's products)."""
+
+    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
+        """(rows, 1) values in nats; overwrites the logits with every row's own gradient."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkWalk:
+    """What the walk needs besides the tensors that want gradients.
+
+    `open_loss` makes the loss with its buffers for one walk, so that they die with it.
+    """
+
+    head: Head
+    open_loss: Callable[[Blocking], RowLoss]
+    weights: Tensor
+    temperature: float
+    blocking: Blocking
+
+    def run(self, hidden: Tensor) -> FusedLoss:
+        """The weighted total and the values of all positions."""
+        total, values = _WalkFunction.apply(  # type: ignore[no-untyped-call]
+            hidden, self.head.weight, self.head.bias, self
+        )
+        return FusedLoss(total, values)
+
+    def walk(self, hidden: Tensor, needs: Needs) -> tuple[Tensor, HeadGradients]:
+        """The values of all positions, and the gradients of their weighted sum where needed."""
+        values = hidden.new_empty((hidden.shape[0], 1), dtype=arithmetic_dtype(hidden.dtype))
+        student = LogitsPass(
+            hidden, self.head, temperature=self.temperature, blocking=self.blocking
+        )
+        loss = self.open_loss(self.blocking)
+        gradients = HeadGradients.zeros(hidden, self.head, needs)
+        for start in range(0, hidden.shape[0], self.blocking.chunk):
+            stop = min(start + self.blocking.chunk, hidden.shape[0])
+            chunk = student.enter_chunk(start, stop)
+            loss.enter_chunk(start, stop)
+            for first in range(start, stop, self.blocking.slice):
+                last = min(first + self.blocking.slice, stop)
+                logits = student.rows(first, last)
+                slope = cap_slope(logits, self.head.soft_cap, self.temperature)
+                values[first:last] = loss.values_and_gradient(first, last, logits)
+                if needs.any:
+                    row_weights = self.weights[first:last, None].to(logits.dtype)
+                    logits.mul_(row_weights)
+                    gradients.add_rows(student, logits, slope)
+                    student.give_back(first, last, logits)
+            gradients.add_chunk(student, start, stop, chunk)
+        return values.squeeze(-1), gradients
+
+
+class _WalkFunction(torch.autograd.Function):
+    """The walk as one node of the graph.
+
+    The first backward hands the gradient buffers over without a copy, so a second one through a
+    retained graph walks again. Autocast is off inside: dtypes are the walk's own affair.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: ChunkWalk
+    ) -> tuple[Tensor, Tensor]:
+        ctx.needs = Needs(*ctx.needs_input_grad[:3])
+        ctx.plan = plan
+        with torch.autocast(hidden.device.type, enabled=False):
+            values, ctx.gradients = plan.walk(hidden, ctx.needs)
+        ctx.save_for_backward(hidden, weight, bias)
+        ctx.mark_non_differentiable(values)
+        return (values * plan.weights.to(values.dtype)).sum(), values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, upstream: Tensor, _values: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        hidden, weight, bias = ctx.saved_tensors
+        gradients: HeadGradients | None = ctx.gradients
+        ctx.gradients = None
+        if gradients is None:
+            with torch.autocast(hidden.device.type, enabled=False):
+                _, gradients = ctx.plan.walk(hidden, ctx.needs)
+
+        def scaled(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
+            if gradient is None or like is None:
+                return None
+            return gradient.mul_(upstream.to(gradient.dtype)).to(like.dtype)
+
+        return (
+            scaled(gradients.hidden, hidden),
+            scaled(gradients.weight, weight),
+            scaled(gradients.bias, bias),
+            None,
+        )
