@@ -38,6 +38,8 @@ class ConvertedModel:
     files: dict[str, bytes]
     token_strings: tuple[str, ...]
     ids_of_strings: dict[str, int]
+    content_id: int
+    """A token that is neither start nor end to CTranslate2."""
 
     def strings(self, token_ids: tuple[int, ...] | list[int]) -> list[str]:
         """The strings that CTranslate2 reads for these ids."""
@@ -82,10 +84,12 @@ def convert(
     with torch.no_grad():
         spec.validate()
         spec.optimize(quantization=compute_type)
+    marks = {spec.config.bos_token, spec.config.eos_token}
     return ConvertedModel(
         files=_serialized(spec),
         token_strings=token_strings,
         ids_of_strings={string: token_id for token_id, string in enumerate(token_strings)},
+        content_id=next(i for i, string in enumerate(token_strings) if string not in marks),
     )
 
 
@@ -114,6 +118,11 @@ def _repair_config(disposable: PreTrainedModel) -> None:
     name = type(config).__name__
     if name in _NORMALIZATION:
         config.normalize_before, config.normalize_embedding = _NORMALIZATION[name]
+    scaled = getattr(config, "scale_decoder_outputs", None)
+    if scaled is not None:
+        # T5's loader takes the scale of the outputs for granted where embeddings are tied, which
+        # transformers 5 says of every T5.
+        config.tie_word_embeddings = scaled
     rope = getattr(config, "rope_parameters", None)
     if rope and "rope_theta" in rope:
         # Gemma's loader looks for the base where transformers 4 kept it.

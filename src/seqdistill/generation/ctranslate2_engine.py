@@ -22,15 +22,15 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.generation.batches import equal_length_batches, padded_batches
 from seqdistill.generation.conversion import ConvertedModel, convert, frozen_copy
 from seqdistill.generation.decoding import Decoding, Hypothesis
-from seqdistill.generation.model_facts import Kind, ModelFacts, check_lengths, facts_of
+from seqdistill.generation.model_facts import ModelFacts, check_lengths, facts_of
+from seqdistill.generation.scoring import IdPair, token_log_probs
 from seqdistill.generation.verification import (
     TOLERANCES,
     Agreement,
-    IdPair,
-    live_log_probs,
     require_agreement,
     scored_pairs,
 )
+from seqdistill.models.adapters import Kind
 from seqdistill.records import atomic
 
 _log = logging.getLogger(__name__)
@@ -116,6 +116,9 @@ class CTranslate2Generator:
 
         Beam search does not depend on `seed` or the number of threads. Samples depend on both:
         each worker has a stream of its own.
+
+        CTranslate2 does not decode an encoder's source of nothing but start and end tokens: the
+        answer is then empty and unfinished, and the number of such sources is logged.
         """
         facts = self._loaded.facts
         check_lengths(sources, max_new_tokens=decoding.max_new_tokens, facts=facts)
@@ -139,13 +142,16 @@ class CTranslate2Generator:
                 hypotheses[index] = self._read(answer.result(), decoding)
             if on_progress is not None:
                 on_progress(len(batch))
+        num_empty = sum(not answers[0].token_ids for answers in hypotheses)
+        if num_empty:
+            _log.warning("%d sources without content were answered with nothing", num_empty)
         return hypotheses
 
     def _load(self, model: PreTrainedModel) -> _Loaded:
         facts = facts_of(model, self._tokenizer, kind=self._kind)
         disposable = frozen_copy(model)
         pairs = scored_pairs(self._verify_on, facts)
-        live = live_log_probs(disposable, pairs, facts)
+        live = token_log_probs(disposable, pairs, facts=facts)
         converted = convert(disposable, self._tokenizer, facts, compute_type=self._compute_type)
         workers = self._workers(converted, self._threads)
         agreement = require_agreement(
@@ -179,13 +185,13 @@ class CTranslate2Generator:
         repeated. So each pool is new and draws once before the next is seeded.
         """
         pools = []
-        end = [self._loaded.facts.end_id]
+        converted = self._loaded.converted
         for number in range(count):
-            pool = self._workers(self._loaded.converted, 1)
+            pool = self._workers(converted, 1)
             # CTranslate2 takes 32 bits; all ones means "unseeded" there.
             ctranslate2.set_random_seed(derived_seed(seed, f"ctranslate2 {number}") & 0x7FFFFFFF)
             first = Decoding(mode="sample", max_new_tokens=1)
-            for answer in self._submit(pool, [end], first):
+            for answer in self._submit(pool, [[converted.content_id]], first):
                 answer.result()
             pools.append(pool)
         return pools

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from seqdistill.core.errors import RecipeError
 
@@ -74,6 +74,7 @@ class Hypothesis:
     """True when the last token is the end token; False when `max_new_tokens` cut it off."""
 
 
+@runtime_checkable
 class SequenceGenerator(Protocol):
     """An engine that turns source ids into hypotheses."""
 

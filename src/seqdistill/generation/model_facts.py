@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError, RecipeError
-
-Kind = Literal["seq2seq", "causal"]
+from seqdistill.models.adapters import Kind
 
 
 @dataclasses.dataclass(frozen=True)

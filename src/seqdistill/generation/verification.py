@@ -9,13 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import torch
-from transformers import PreTrainedModel
-
 from seqdistill.core.errors import ModelError
 from seqdistill.generation.model_facts import ModelFacts
-
-IdPair = tuple[Sequence[int], Sequence[int]]
+from seqdistill.generation.scoring import IdPair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,32 +61,6 @@ def scored_pairs(pairs: Sequence[IdPair], facts: ModelFacts) -> list[tuple[list[
             f"that fits its {limit} positions, got none among {len(pairs)}; give some as verify_on"
         )
     return fitted
-
-
-def live_log_probs(
-    model: PreTrainedModel, pairs: Sequence[IdPair], facts: ModelFacts
-) -> list[list[float]]:
-    """log p of every target token under `model`, one list a pair, in nats.
-
-    Pairs go through one by one, without padding: the plain form. `model` must be in evaluation
-    mode.
-    """
-    results: list[list[float]] = []
-    for source, target in pairs:
-        with torch.inference_mode():
-            if facts.kind == "seq2seq":
-                logits = model(
-                    input_ids=torch.tensor([[*source]]),
-                    decoder_input_ids=torch.tensor([[facts.start_id, *target[:-1]]]),
-                ).logits[0]
-            else:
-                read = torch.tensor([[*source, *target[:-1]]])
-                logits = model(input_ids=read).logits[0, len(source) - 1 :]
-            logits[:, list(facts.suppressed_ids)] = -torch.inf
-            log_probs = logits.float().log_softmax(-1)  # (time, vocab)
-            chosen = log_probs.gather(1, torch.tensor([*target])[:, None])
-        results.append(chosen[:, 0].tolist())
-    return results
 
 
 def require_agreement(

@@ -1,0 +1,108 @@
+"""Log-probabilities of given tokens under a live transformers model.
+
+The yardstick for both engines: no cache, no sampler, nothing but the model's forward pass. Decodes
+nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seqdistill.generation.batches import padded_batches
+from seqdistill.generation.model_facts import ModelFacts
+
+IdPair = tuple[Sequence[int], Sequence[int]]
+"""(source ids, target ids); for decoder-only models (prompt ids, continuation ids)."""
+
+# Logits held at once: 2 ** 24 fp32 values are 64 MiB.
+_MAX_LOGITS = 2**24
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside the block; afterwards every submodule is in the mode it was in."""
+    were_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in were_training:
+            module.training = True
+
+
+def token_log_probs(
+    model: PreTrainedModel, pairs: Sequence[IdPair], *, facts: ModelFacts
+) -> list[list[float]]:
+    """log p(token | source, earlier tokens) of every target token in nats, one list a pair.
+
+    An empty target gives an empty list. Computed in the model's dtype, the softmax in fp32, with
+    dropout off. Symbols in `facts.suppressed_ids` are outside the softmax.
+    """
+    scores: list[list[float]] = [[] for _ in pairs]
+    lengths = [len(source) + len(target) for source, target in pairs]
+    max_positions = max(1, _MAX_LOGITS // facts.vocab_size)
+    with evaluation_mode(model), torch.inference_mode():
+        for batch in padded_batches(lengths, batch_tokens=max_positions):
+            sources = [pairs[index][0] for index in batch]
+            targets = [pairs[index][1] for index in batch]
+            if facts.kind == "seq2seq":
+                logits = _seq2seq_logits(model, sources, targets, facts)
+                offsets = [0] * len(batch)
+            else:
+                logits = _causal_logits(model, sources, targets)
+                offsets = [len(source) - 1 for source in sources]
+            for row, (index, offset) in enumerate(zip(batch, offsets, strict=True)):
+                target = pairs[index][1]
+                predicted = logits[row, offset : offset + len(target)].float()  # (time, vocab)
+                predicted[:, list(facts.suppressed_ids)] = -torch.inf
+                chosen = torch.tensor([*target], dtype=torch.long, device=predicted.device)
+                log_probs = predicted.log_softmax(dim=-1).gather(1, chosen[:, None])
+                scores[index] = log_probs[:, 0].tolist()
+    return scores
+
+
+def _seq2seq_logits(
+    model: PreTrainedModel,
+    sources: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    facts: ModelFacts,
+) -> Float[Tensor, "batch time vocab"]:
+    source_ids, source_mask = padded(sources, model.device)
+    # Padding after a row's last token is never looked at by the tokens before it.
+    decoder_ids, _ = padded(
+        [[facts.start_id or 0, *target[:-1]] for target in targets], model.device
+    )
+    logits: Tensor = model(
+        input_ids=source_ids, attention_mask=source_mask, decoder_input_ids=decoder_ids
+    ).logits
+    return logits
+
+
+def _causal_logits(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+) -> Float[Tensor, "batch time vocab"]:
+    rows = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
+    ids, mask = padded(rows, model.device)
+    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return logits
+
+
+def padded(
+    rows: Sequence[Sequence[int]], device: torch.device, *, side: Literal["left", "right"] = "right"
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask as (batch, time), zeros where padded: masks tell padding, no token id does."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[number, place] = torch.tensor([*row], dtype=torch.long)
+        mask[number, place] = 1
+    return ids.to(device), mask.to(device)

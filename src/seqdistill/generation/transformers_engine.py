@@ -1,0 +1,155 @@
+"""Decoding with transformers' own `generate`: slower, but every architecture and every device.
+
+Nothing is inherited from the model's generation config: repetition penalties, forced tokens and
+the default top_k of 50 would make samples come from another distribution. Does not tokenize text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdistill.core.generators import derived_seed
+from seqdistill.generation.batches import padded_batches
+from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.model_facts import ModelFacts, check_lengths, facts_of
+from seqdistill.generation.scoring import evaluation_mode, padded, token_log_probs
+from seqdistill.models.adapters import Kind
+
+
+class TransformersGenerator:
+    """A `SequenceGenerator` over a live model; sees its weights as they are at each call."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kind: Kind
+    ) -> None:
+        """Raises ModelError when the model's start or end token is unknown."""
+        self._model = model
+        self._tokenizer = tokenizer
+        self._kind: Kind = kind
+        facts_of(model, tokenizer, kind=kind)
+
+    def generate(
+        self,
+        sources: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        seed: int = 0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """See `SequenceGenerator.generate`.
+
+        Samples depend on `seed` and `batch_tokens`. Torch's global random state, the model's
+        training mode and its generation config are afterwards what they were.
+        """
+        facts = facts_of(self._model, self._tokenizer, kind=self._kind)
+        check_lengths(sources, max_new_tokens=decoding.max_new_tokens, facts=facts)
+        batches = padded_batches(
+            [len(source) for source in sources], batch_tokens=decoding.batch_tokens
+        )
+        config = _generation_config(decoding, facts)
+        hypotheses: list[list[Hypothesis]] = [[] for _ in sources]
+        with self._prepared(config, seed):
+            for batch in batches:
+                outputs = self._decode([sources[index] for index in batch], config, facts)
+                scored = self._scored([sources[index] for index in batch], outputs, decoding, facts)
+                for index, answer in zip(batch, scored, strict=True):
+                    hypotheses[index] = answer
+                if on_progress is not None:
+                    on_progress(len(batch))
+        return hypotheses
+
+    @contextlib.contextmanager
+    def _prepared(self, config: GenerationConfig, seed: int) -> Iterator[None]:
+        """Evaluation mode, a random state of its own, and no generation config but ours."""
+        model = self._model
+        inherited = model.generation_config
+        devices = [model.device] if model.device.type == "cuda" else []
+        with evaluation_mode(model), torch.random.fork_rng(devices), torch.inference_mode():
+            torch.manual_seed(derived_seed(seed, "transformers"))
+            # `generate` fills what ours leaves out from the model's.
+            model.generation_config = config
+            try:
+                yield
+            finally:
+                model.generation_config = inherited
+
+    def _decode(
+        self, sources: Sequence[Sequence[int]], config: GenerationConfig, facts: ModelFacts
+    ) -> list[list[list[int]]]:
+        """Token ids per source and hypothesis, cut after the end token."""
+        # A decoder-only model goes on from the last column, so padding goes before the prompt.
+        ids, mask = padded(
+            sources, self._model.device, side="left" if facts.kind == "causal" else "right"
+        )
+        written: Int[Tensor, "outputs time"] = self._model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=config
+        )
+        skipped = ids.shape[1] if facts.kind == "causal" else 1
+        rows = [_cut_at_end(row[skipped:], facts.end_id) for row in written.tolist()]
+        per_source = len(rows) // len(sources)
+        return [rows[i * per_source : (i + 1) * per_source] for i in range(len(sources))]
+
+    def _scored(
+        self,
+        sources: Sequence[Sequence[int]],
+        outputs: Sequence[Sequence[Sequence[int]]],
+        decoding: Decoding,
+        facts: ModelFacts,
+    ) -> list[list[Hypothesis]]:
+        """The outputs with log-probabilities from a forward pass of their own, best first.
+
+        The scores of `generate` are those of its processed logits: after temperature, top_k and
+        top_p, and divided by length.
+        """
+        penalty = decoding.length_penalty if decoding.mode == "beam" else 0.0
+        pairs = [
+            (source, row) for source, rows in zip(sources, outputs, strict=True) for row in rows
+        ]
+        scores = iter(token_log_probs(self._model, pairs, facts=facts))
+        scored = []
+        for rows in outputs:
+            hypotheses = [
+                Hypothesis(tuple(row), sum(next(scores)), finished=row[-1] == facts.end_id)
+                for row in rows
+            ]
+            scored.append(
+                sorted(hypotheses, key=lambda h: -h.log_prob / len(h.token_ids) ** penalty)
+            )
+        return scored
+
+
+def _cut_at_end(row: list[int], end_id: int) -> list[int]:
+    return row[: row.index(end_id) + 1] if end_id in row else row
+
+
+def _generation_config(decoding: Decoding, facts: ModelFacts) -> GenerationConfig:
+    """The whole of what `generate` may know, all said out loud."""
+    searched = decoding.mode == "beam"
+    config = GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        min_length=0,
+        num_beams=decoding.beam_size if searched else 1,
+        num_return_sequences=decoding.n_best,
+        do_sample=not searched,
+        eos_token_id=facts.end_id,
+        # Finished rows are filled with it; cut off afterwards, so any id will do.
+        pad_token_id=facts.end_id,
+        decoder_start_token_id=facts.start_id,
+        suppress_tokens=list(facts.suppressed_ids) or None,
+        use_cache=True,
+    )
+    if searched and decoding.beam_size > 1:
+        # Stop once beam_size hypotheses are finished, as CTranslate2 does.
+        config.early_stopping = True
+        config.length_penalty = decoding.length_penalty
+    if not searched:
+        config.temperature = decoding.sampling_temperature
+        config.top_k = decoding.top_k
+        config.top_p = decoding.top_p
+    return config

@@ -1,0 +1,297 @@
+"""What both engines owe the contract: the model's own distribution, honest scores, order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from seqdistill.core.errors import DataError, RecipeError
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.transformers_engine import TransformersGenerator
+
+from .conftest import CAUSAL, END, PAD, SEQ2SEQ, Tiny, build_tiny
+
+
+def with_ctranslate2(tiny: Tiny) -> SequenceGenerator:
+    return CTranslate2Generator(
+        tiny.model, tiny.tokenizer, kind=tiny.kind, verify_on=tiny.verify_on, threads=2
+    )
+
+
+def with_transformers(tiny: Tiny) -> SequenceGenerator:
+    return TransformersGenerator(tiny.model, tiny.tokenizer, kind=tiny.kind)
+
+
+Engine = Callable[[Tiny], SequenceGenerator]
+both_engines = pytest.mark.parametrize("engine", [with_ctranslate2, with_transformers])
+every_model = pytest.mark.parametrize("name", SEQ2SEQ + CAUSAL)
+one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
+
+
+def naive_next_log_probs(tiny: Tiny, source: list[int], written: list[int]) -> torch.Tensor:
+    """log p(. | source, written) from one plain forward pass."""
+    model: PreTrainedModel = tiny.model
+    with torch.no_grad():
+        if tiny.kind == "seq2seq":
+            start = model.config.decoder_start_token_id
+            decoder = torch.tensor([[start, *written]])
+            logits = model(input_ids=torch.tensor([source]), decoder_input_ids=decoder).logits
+        else:
+            logits = model(input_ids=torch.tensor([source + written])).logits
+    last: torch.Tensor = logits[0, -1].double()
+    if tiny.model.config.pad_token_id == last.numel() - 1:
+        last[-1] = -torch.inf  # marian-mute-pad: its last symbol is no output
+    return last.log_softmax(-1)
+
+
+def naive_log_prob(tiny: Tiny, source: list[int], written: tuple[int, ...]) -> float:
+    """The sum over `written` of its tokens' log-probabilities, one forward pass a token."""
+    return sum(
+        float(naive_next_log_probs(tiny, source, [*written[:t]])[written[t]])
+        for t in range(len(written))
+    )
+
+
+def naive_greedy(tiny: Tiny, source: list[int], max_new_tokens: int) -> tuple[int, ...]:
+    written: list[int] = []
+    while len(written) < max_new_tokens and written[-1:] != [END]:
+        written.append(int(naive_next_log_probs(tiny, source, written).argmax()))
+    return tuple(written)
+
+
+@every_model
+@both_engines
+def test_beam_of_one_is_greedy_with_the_models_own_log_prob(engine: Engine, name: str) -> None:
+    tiny = build_tiny(name)
+    answers = engine(tiny).generate(tiny.sources, Decoding(beam_size=1, max_new_tokens=9))
+    for source, (best,) in zip(tiny.sources, answers, strict=True):
+        assert best.token_ids == naive_greedy(tiny, source, 9)
+        assert best.log_prob == pytest.approx(naive_log_prob(tiny, source, best.token_ids), abs=1e-3)
+
+
+@every_model
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_engines_agree_on_the_beam(name: str, length_penalty: float) -> None:
+    tiny = build_tiny(name)
+    decoding = Decoding(beam_size=4, n_best=4, max_new_tokens=9, length_penalty=length_penalty)
+    fast = with_ctranslate2(tiny).generate(tiny.sources, decoding)
+    plain = with_transformers(tiny).generate(tiny.sources, decoding)
+    for left, right in zip(fast, plain, strict=True):
+        assert left[0].token_ids == right[0].token_ids
+        assert left[0].log_prob == pytest.approx(right[0].log_prob, abs=1e-3)
+
+
+@one_of_each_kind
+@both_engines
+def test_n_best_is_sorted_distinct_and_truthful(engine: Engine, name: str) -> None:
+    tiny = build_tiny(name)
+    decoding = Decoding(beam_size=5, n_best=5, max_new_tokens=7, length_penalty=0.5)
+    flags = set()
+    for source, answers in zip(
+        tiny.sources, engine(tiny).generate(tiny.sources, decoding), strict=True
+    ):
+        scores = [answer.log_prob / len(answer.token_ids) ** 0.5 for answer in answers]
+        assert scores == sorted(scores, reverse=True)
+        assert len({answer.token_ids for answer in answers}) == 5
+        for answer in answers:
+            truth = naive_log_prob(tiny, source, answer.token_ids)
+            assert answer.log_prob == pytest.approx(truth, abs=1e-3)
+            assert answer.finished == (answer.token_ids[-1] == END)
+            assert answer.finished or len(answer.token_ids) == 7
+            assert END not in answer.token_ids[:-1]
+            flags.add(answer.finished)
+    assert flags == {True, False}, "the test must see finished and unfinished hypotheses"
+
+
+@one_of_each_kind
+@both_engines
+def test_a_beam_as_wide_as_the_space_finds_the_likeliest_sequence(
+    engine: Engine, name: str
+) -> None:
+    tiny = build_tiny(name, vocab_size=5)
+    source = [4, 3, END] if tiny.kind == "seq2seq" else [4, 3]
+    candidates = all_sequences(vocab_size=5, max_new_tokens=3)
+    best = max(candidates, key=lambda written: naive_log_prob(tiny, source, written))
+    tiny = _with_short_pairs(tiny)
+    decoding = Decoding(beam_size=100, n_best=1, length_penalty=0.0, max_new_tokens=3)
+    ((found,),) = engine(tiny).generate([source], decoding)
+    assert found.token_ids == best
+
+
+def all_sequences(*, vocab_size: int, max_new_tokens: int) -> list[tuple[int, ...]]:
+    """Every sequence that can be written: ended by END or cut at the limit."""
+    growing: list[tuple[int, ...]] = [()]
+    done: list[tuple[int, ...]] = []
+    for _ in range(max_new_tokens):
+        growing = [(*written, token) for written in growing for token in range(vocab_size)]
+        done += [written for written in growing if written[-1] == END]
+        growing = [written for written in growing if written[-1] != END]
+    return done + growing
+
+
+def _with_short_pairs(tiny: Tiny) -> Tiny:
+    return Tiny(tiny.model, tiny.tokenizer, tiny.kind, [[4, 3, END]], [([4, 3, END], [4, 3, END])])
+
+
+def chi_square(samples: list[Hypothesis], probs: dict[tuple[int, ...], float]) -> tuple[float, int]:
+    """Pearson's statistic and degrees of freedom, sequences expected < 5 times pooled."""
+    counts = dict.fromkeys(probs, 0)
+    for sample in samples:
+        counts[sample.token_ids] += 1
+    common = [key for key, prob in probs.items() if prob * len(samples) >= 5]
+    cells = [(counts[key], probs[key] * len(samples)) for key in common]
+    rest = len(samples) - sum(count for count, _ in cells)
+    if len(common) < len(probs):
+        cells.append((rest, len(samples) - sum(expected for _, expected in cells)))
+    statistic = sum((count - expected) ** 2 / expected for count, expected in cells)
+    return statistic, len(cells) - 1
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+@one_of_each_kind
+@both_engines
+def test_samples_come_from_the_models_own_distribution_over_sequences(
+    engine: Engine, name: str, temperature: float
+) -> None:
+    from scipy.stats import chi2
+
+    tiny = _with_short_pairs(build_tiny(name, vocab_size=5))
+    source = [4, 3, END] if tiny.kind == "seq2seq" else [4, 3]
+    # What the model's author chose for decoding must not leak into the sampler.
+    tiny.model.generation_config.top_k = 1
+    tiny.model.generation_config.repetition_penalty = 5.0
+    decoding = Decoding(mode="sample", sampling_temperature=temperature, max_new_tokens=2)
+    answers = engine(tiny).generate([source] * 6000, decoding, seed=11)
+    samples = [answer for (answer,) in answers]
+    probs = {}
+    for written in all_sequences(vocab_size=5, max_new_tokens=2):
+        steps = [
+            (naive_next_log_probs(tiny, source, [*written[:t]]) / temperature).softmax(-1)
+            for t in range(len(written))
+        ]
+        probs[written] = float(
+            torch.stack([step[token] for step, token in zip(steps, written, strict=True)]).prod()
+        )
+    assert sum(probs.values()) == pytest.approx(1.0, abs=1e-6)
+    statistic, degrees = chi_square(samples, probs)
+    assert degrees >= 8
+    assert chi2.sf(statistic, degrees) > 1e-3, "samples are from another distribution"
+    for sample in samples[:20]:
+        # log_prob is the model's own, whatever the sampler's temperature.
+        assert sample.log_prob == pytest.approx(
+            naive_log_prob(tiny, source, sample.token_ids), abs=1e-3
+        )
+
+
+@one_of_each_kind
+@both_engines
+def test_top_k_and_top_p_leave_the_likeliest_symbols_only(engine: Engine, name: str) -> None:
+    tiny = build_tiny(name)
+    source = tiny.sources[0]
+    log_probs = naive_next_log_probs(tiny, source, [])
+    likeliest = set(log_probs.topk(3).indices.tolist())
+    order = log_probs.argsort(descending=True)
+    mass_before = log_probs[order].exp().cumsum(0) - log_probs[order].exp()
+    nucleus = set(order[mass_before < 0.5].tolist())
+    generator = engine(tiny)
+    top_k = generator.generate([source] * 300, Decoding(mode="sample", top_k=3, max_new_tokens=1))
+    top_p = generator.generate([source] * 300, Decoding(mode="sample", top_p=0.5, max_new_tokens=1))
+    assert {answer.token_ids[0] for (answer,) in top_k} == likeliest
+    assert {answer.token_ids[0] for (answer,) in top_p} == nucleus
+
+
+@one_of_each_kind
+@both_engines
+def test_samples_repeat_with_the_seed_and_differ_without(engine: Engine, name: str) -> None:
+    tiny = build_tiny(name)
+    generator = engine(tiny)
+    decoding = Decoding(mode="sample", n_best=3, max_new_tokens=9, batch_tokens=12)
+    first = generator.generate(tiny.sources, decoding, seed=1)
+    assert first == generator.generate(tiny.sources, decoding, seed=1)
+    assert first != generator.generate(tiny.sources, decoding, seed=2)
+    # Two workers must not draw the same stream: equal sources, different samples.
+    twins = generator.generate([tiny.sources[0]] * 2, Decoding(mode="sample", max_new_tokens=9, batch_tokens=1))
+    assert twins[0] != twins[1]
+
+
+@every_model
+@both_engines
+def test_hypotheses_do_not_depend_on_the_batch(engine: Engine, name: str) -> None:
+    tiny = build_tiny(name)
+    generator = engine(tiny)
+    together = generator.generate(tiny.sources, Decoding(beam_size=3, max_new_tokens=7))
+    alone = generator.generate(
+        tiny.sources, Decoding(beam_size=3, max_new_tokens=7, batch_tokens=1)
+    )
+    for left, right in zip(together, alone, strict=True):
+        assert left[0].token_ids == right[0].token_ids
+        assert left[0].log_prob == pytest.approx(right[0].log_prob, abs=1e-3)
+
+
+@one_of_each_kind
+@both_engines
+def test_progress_counts_every_source_once_and_no_source_is_fine(
+    engine: Engine, name: str
+) -> None:
+    tiny = build_tiny(name)
+    generator = engine(tiny)
+    seen: list[int] = []
+    generator.generate(
+        tiny.sources, Decoding(max_new_tokens=3, batch_tokens=8), on_progress=seen.append
+    )
+    assert sum(seen) == len(tiny.sources)
+    assert len(seen) > 1
+    for mode in (Decoding(max_new_tokens=3), Decoding(mode="sample", max_new_tokens=3)):
+        assert generator.generate([], mode) == []
+
+
+@one_of_each_kind
+@both_engines
+def test_an_end_token_that_also_pads_still_ends(engine: Engine, name: str) -> None:
+    tiny = build_tiny(name)
+    usual = engine(tiny).generate(tiny.sources, Decoding(beam_size=4, max_new_tokens=9))
+    for pad in (END, None):
+        again = build_tiny(name)
+        again.model.config.pad_token_id = pad
+        answers = engine(again).generate(again.sources, Decoding(beam_size=4, max_new_tokens=9))
+        assert [a[0].token_ids for a in answers] == [u[0].token_ids for u in usual]
+    assert PAD != END
+
+
+@one_of_each_kind
+@both_engines
+def test_lengths_beyond_the_positions_are_refused_by_name(engine: Engine, name: str) -> None:
+    tiny = build_tiny(name)
+    generator = engine(tiny)
+    with pytest.raises(DataError, match=r"40 positions.*source 1 has 41 tokens"):
+        generator.generate([[4, END], [5] * 41], Decoding(max_new_tokens=2))
+    with pytest.raises(DataError, match="source 0 has none"):
+        generator.generate([[]], Decoding(max_new_tokens=2))
+    with pytest.raises((RecipeError, DataError), match="max_new_tokens"):
+        generator.generate([[4, END]], Decoding(max_new_tokens=41))
+    # The longest that fits, fits.
+    source = [5] * 38
+    ((answer,),) = generator.generate([source], Decoding(max_new_tokens=2))
+    assert 1 <= len(answer.token_ids) <= 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_best": 6}, "n_best must be at most beam_size"),
+        ({"beam_size": 0}, "beam_size must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"mode": "sample", "sampling_temperature": 0.0}, "sampling_temperature"),
+        ({"mode": "sample", "top_p": 0.0}, "top_p"),
+        ({"mode": "sample", "top_k": -1}, "top_k"),
+    ],
+)
+def test_settings_that_cannot_be_decoded_with_are_refused(
+    settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Decoding(**settings)  # type: ignore[arg-type]
