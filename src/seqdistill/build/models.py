@@ -28,7 +28,9 @@ def model_folder(name: str) -> str:
     bundled = Path(str(importlib.resources.files("seqdistill"))) / "bundled"
     folder = bundled / name.removeprefix(_BUNDLED) / "teacher"
     if not (folder / "config.json").is_file():
-        known = [_BUNDLED + path.parent.parent.name for path in bundled.glob("*/teacher/config.json")]
+        known = [
+            _BUNDLED + path.parent.parent.name for path in bundled.glob("*/teacher/config.json")
+        ]
         raise ModelError(
             f"A bundled model must be one of {known}, but found {name!r}."
             f"{did_you_mean(name, known)}"

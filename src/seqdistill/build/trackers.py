@@ -15,7 +15,9 @@ class MetricsFanOut:
 
     def __init__(self, run: RunDirectory, trackers: Sequence[str]) -> None:
         self._run = run
-        self._board = SummaryWriter(str(run.tensorboard_path)) if "tensorboard" in trackers else None
+        self._board = (
+            SummaryWriter(str(run.tensorboard_path)) if "tensorboard" in trackers else None
+        )
 
     def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
         """Record the values measured at a step."""
@@ -24,6 +26,10 @@ class MetricsFanOut:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(name, value, step)
+
+    def forget_metrics_after(self, step: int) -> int:
+        """Remove from the run directory what a resumed run will measure again."""
+        return self._run.forget_metrics_after(step)
 
     def __enter__(self) -> MetricsFanOut:
         return self

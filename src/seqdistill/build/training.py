@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -36,6 +35,7 @@ from seqdistill.models.vocabulary import shared_vocab_size
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.systems import output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
@@ -54,15 +54,11 @@ class Prepared:
     teacher: LoadedModel | None
     student: LoadedModel
     adapted: SequenceModel
+    train_examples: tuple[Example, ...]
     train: tuple[EncodedExample, ...]
     num_too_long: int
     dev: tuple[EncodedExample, ...]
     dev_references: tuple[str, ...]
-
-
-def output_path(recipe: Recipe) -> Path:
-    """The run directory that the recipe names, `{method}` and `{seed}` filled in."""
-    return Path(recipe.output_dir.format(method=recipe.method, seed=recipe.seed))
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -81,6 +77,7 @@ def prepare(recipe: Recipe) -> Prepared:
         teacher,
         student,
         adapt(student.model),
+        tuple(train_examples),
         encoded.examples,
         encoded.num_too_long,
         dev.examples,
@@ -108,7 +105,7 @@ def _check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> in
 
 def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
     """The run directory to write to; with `resume` the existing one of this very recipe."""
-    path = output_path(recipe)
+    path = output_folder(recipe)
     if not resume or not path.exists():
         return RunDirectory(path)
     run = RunDirectory.open(path)
@@ -190,12 +187,15 @@ def _sequences(prepared: Prepared, progress: Progress) -> Sequence[EncodedExampl
     if prepared.teacher is None:
         raise RecipeError("sequences.written_by teacher needs teacher.model, but it is not set.")
     outputs = teacher_outputs(
-        prepared.recipe, prepared.teacher, prepared.student, prepared.train, progress
+        prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
     )
     return with_teacher_targets(prepared.train, outputs)
 
 
-def _teacher(prepared: Prepared, objective: WeightedObjective, device: torch.device) -> Teacher:
+def build_scoring(
+    prepared: Prepared, objective: WeightedObjective, device: torch.device
+) -> Teacher:
+    """What scores the batches: the recipe's teacher on `device`, or nobody."""
     if not objective.needs_teacher or prepared.teacher is None:
         return SilentTeacher()
     size = _check_vocabularies(prepared.student, prepared.teacher)
@@ -274,7 +274,7 @@ def _train(
         loop = TrainingLoop(
             model=prepared.adapted.to(accelerator.device),
             source=source,
-            teacher=_teacher(prepared, objective, accelerator.device),
+            teacher=build_scoring(prepared, objective, accelerator.device),
             objective=objective,
             settings=_settings(recipe),
             accelerator=accelerator,
@@ -284,6 +284,3 @@ def _train(
             score_dev=_dev_scorer(prepared),
         )
         return loop.run(resume=resume)
-
-
-__all__ = ["Example", "output_path", "prepare", "train_student"]

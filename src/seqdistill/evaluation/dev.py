@@ -23,9 +23,7 @@ def best_texts(
     """The text of each example's best hypothesis, special tokens removed, in order."""
     found = generator.generate([example.source_ids for example in examples], decoding)
     best = [hypotheses[0].token_ids if hypotheses else () for hypotheses in found]
-    return [
-        text.strip() for text in tokenizer.batch_decode(best, skip_special_tokens=True)
-    ]
+    return [text.strip() for text in tokenizer.batch_decode(best, skip_special_tokens=True)]
 
 
 class DevScorer:

@@ -6,7 +6,7 @@ Each `next_batch` reads on in a seeded, resumable order. Nothing is generated he
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError
@@ -14,6 +14,7 @@ from seqdistill.data.batching import Collator, EpochBatches
 from seqdistill.data.encoding import EncodedExample
 
 
+@runtime_checkable
 class SequenceSource(Protocol):
     """Writes the next batch. The training step does not know who wrote it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -11,6 +11,7 @@ from seqdistill.core.scores import DenseScores, NoScores, TeacherScores
 from seqdistill.models.adapters import SequenceModel
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Scores a batch of sequences, whoever wrote them."""
 

@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -48,6 +48,7 @@ DevScorer = Callable[[PreTrainedModel], Mapping[str, float]]
 """Scores the live student on dev; the keys become metrics `dev_<key>`."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A weighted sum of divergences as a total and a count, and its unweighted parts."""
 
@@ -57,11 +58,15 @@ class Objective(Protocol):
         """The loss of a micro-batch and its parts by name."""
 
 
+@runtime_checkable
 class MetricsLog(Protocol):
     """Where numbers go while training."""
 
     def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
         """Record the values measured at a step."""
+
+    def forget_metrics_after(self, step: int) -> int:
+        """Remove what was recorded later than `step`; it will be measured again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +175,8 @@ class TrainingLoop:
             device=self._accelerator.device,
         )
         self._source.load_state_dict(self._state.source)
+        if self._accelerator.is_main_process:
+            self._metrics.forget_metrics_after(self._state.update)
         _LOG.info("resumed at update %d", self._state.update)
 
     @property

@@ -1,0 +1,88 @@
+"""The teacher's corpus of a recipe: where it lies, what it depends on, and its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from seqdistill.build.data import encode_for_evaluation, without_references
+from seqdistill.build.decoding import build_decoding, build_generator
+from seqdistill.core.progress import Progress
+from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.examples import Example, fingerprint_examples
+from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
+from seqdistill.models.loading import LoadedModel
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.systems import output_folder
+from seqdistill.records.fingerprint import of_settings
+from seqdistill.sources.teacher_corpus import TeacherCorpus, label
+
+
+def label_with_teacher(
+    recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], progress: Progress
+) -> TeacherCorpus:
+    """The teacher's outputs for these examples, made now where they do not exist yet."""
+    section = recipe.sequences.decoding
+    decoding = build_decoding(section)
+    engine = f"{section.engine} {section.compute_type}"
+    teacher_name = model_fingerprint(teacher.model)
+    data_name = fingerprint_examples(without_references(examples))
+    tokenizer_name = tokenizer_fingerprint(teacher.tokenizer)
+    seed = recipe.seed if section.mode == "sample" else 0
+    # Neither the batches nor the workers change an output.
+    settings = section.model_dump(exclude={"batch_tokens", "threads"})
+    named = [teacher_name, data_name, tokenizer_name, settings, seed]
+    folder = Path(
+        recipe.sequences.corpus
+        or output_folder(recipe).parent / "teacher-corpora" / of_settings(named)[:16]
+    )
+    encoded = encode_for_evaluation(examples, teacher.tokenizer, teacher.kind, recipe.data)
+    progress.start("labelling with the teacher", len(examples))
+    generator = build_generator(
+        teacher,
+        engine=section.engine,
+        compute_type=section.compute_type,
+        threads=section.threads,
+        verify_on=encoded.examples,
+    )
+    corpus = label(
+        [(example.id, example.source_ids) for example in encoded.examples],
+        generator,
+        decoding,
+        folder,
+        teacher_fingerprint=teacher_name,
+        data_fingerprint=data_name,
+        tokenizer_fingerprint=tokenizer_name,
+        decode=lambda ids: teacher.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+        engine=engine,
+        seed=seed,
+        on_progress=progress.advance,
+    )
+    progress.finish()
+    return corpus
+
+
+def teacher_outputs(
+    recipe: Recipe,
+    teacher: LoadedModel,
+    student: LoadedModel,
+    examples: Sequence[Example],
+    progress: Progress,
+) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Example id -> the teacher's outputs in the student's token ids, best first.
+
+    With one tokenizer these are the very ids that the teacher wrote; otherwise its texts are
+    encoded anew.
+    """
+    corpus = label_with_teacher(recipe, teacher, examples, progress)
+    num_outputs = recipe.sequences.decoding.n_best
+    if tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer):
+        return corpus.best(num_outputs)
+    kept = [output for output in corpus if output.rank < num_outputs]
+    encoded: list[EncodedExample] = encode(
+        [Example(output.id, "", output.text) for output in kept], student.tokenizer, student.kind
+    )
+    outputs: dict[str, tuple[tuple[int, ...], ...]] = {}
+    for example in encoded:
+        outputs[example.id] = (*outputs.get(example.id, ()), example.target_ids)
+    return outputs

@@ -1,0 +1,201 @@
+"""Measures what a run made: teacher and students of one run directory, on its test set.
+
+Writes results.json, samples.jsonl and the timings; trains nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+from seqdistill.build.data import collator_for, encode_for_evaluation, read_split
+from seqdistill.build.decoding import build_generator
+from seqdistill.build.models import model_folder
+from seqdistill.build.timings import timed
+from seqdistill.core.errors import UserError
+from seqdistill.core.progress import Progress
+from seqdistill.data.examples import Example
+from seqdistill.evaluation.speed import Decoder, words_per_second
+from seqdistill.evaluation.systems import (
+    EvaluationSettings,
+    SystemResult,
+    SystemUnderTest,
+    compare_systems,
+    decodings,
+    evaluate_system,
+)
+from seqdistill.models.adapters import adapt
+from seqdistill.models.loading import load_pair
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.schema import Recipe
+from seqdistill.records.environment import environment_facts
+from seqdistill.records.run_directory import RunDirectory
+
+# Enough for a stable median; every system decodes the same sentences in each round.
+_SPEED_SENTENCES = 128
+
+
+def weight_bytes(folder: str) -> int:
+    """Bytes of the weight files in a model folder; 0 for a model that is not a local folder."""
+    path = Path(folder)
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
+
+
+def _under_test(
+    name: str, folder: str, init: str, recipe: Recipe, examples: Sequence[Example]
+) -> SystemUnderTest:
+    trusted = recipe.teacher.trust_remote_code if name == "teacher" else False
+    pair = load_pair(folder, trust_remote_code=trusted)
+    encoded = encode_for_evaluation(examples, pair.tokenizer, pair.kind, recipe.data).examples
+    generator = build_generator(
+        pair,
+        engine=recipe.evaluation.engine,
+        compute_type=recipe.evaluation.compute_type,
+        threads=recipe.training.threads,
+        verify_on=encoded,
+    )
+    return SystemUnderTest(
+        name=name,
+        method=name,
+        init=init,
+        bytes=weight_bytes(folder),
+        model=adapt(pair.model),
+        tokenizer=pair.tokenizer,
+        generator=generator,
+        examples=encoded,
+        collator=collator_for(pair),
+    )
+
+
+def _init_name(recipe: Recipe) -> str:
+    student = recipe.student
+    if student.init == "teacher_layers":
+        kept = "+".join(str(n or "all") for n in (student.encoder_layers, student.decoder_layers))
+        return f"teacher layers {kept}"
+    return student.init if student.model is None else f"{student.init} {student.model}"
+
+
+def _trained_runs(run: RunDirectory) -> list[tuple[Recipe, RunDirectory]]:
+    """The students of a run directory: its own, or those of its members in the order compared."""
+    recipe = load_recipe(str(run.recipe_path), [])
+    if not recipe.compare:
+        found = [(recipe, run)]
+    else:
+        members = [(load_recipe(str(m.recipe_path), []), m) for m in run.members()]
+        order = {name: position for position, name in enumerate(recipe.compare)}
+        found = sorted(members, key=lambda item: order.get(item[0].preset or "", len(order)))
+    finished = [(r, m) for r, m in found if m.student_path.is_dir()]
+    if not finished:
+        raise UserError(
+            f"A run must have a trained student to be evaluated, but {run.path} has none; finish "
+            "it with `seqdistill train ... --resume`."
+        )
+    return finished
+
+
+def _settings(recipe: Recipe) -> EvaluationSettings:
+    section = recipe.evaluation
+    return EvaluationSettings(
+        beam_size=section.beam_size,
+        length_penalty=section.length_penalty,
+        max_new_tokens=section.max_new_tokens,
+        bootstrap_resamples=section.bootstrap_resamples,
+        confidence=section.confidence,
+        seed=recipe.seed,
+    )
+
+
+def evaluate_run(run: RunDirectory, *, progress: Progress) -> dict[str, object]:
+    """The results of a run directory, also written to it.
+
+    The teacher comes first where the recipe names one, then every student; the first student is
+    the baseline of the paired tests when there are several, else the teacher is.
+    """
+    recipe = load_recipe(str(run.recipe_path), [])
+    examples = read_split(recipe, "test")
+    references = [example.target or "" for example in examples]
+    systems = _systems(run, recipe, examples)
+    settings = _settings(recipe)
+    results: list[SystemResult] = []
+    progress.start("evaluating", len(systems) + 1)
+    for system in systems:
+        with timed(run, f"evaluate {system.name}"):
+            results.append(evaluate_system(system, references, settings))
+        progress.advance(1, system.name)
+    with timed(run, "measure speed"):
+        _measure_speed(systems, results, settings)
+    progress.advance(1, "speed")
+    progress.finish()
+    report = _report(results, settings)
+    run.write_results(report)
+    run.write_samples(_samples(recipe, examples, results))
+    run.update_manifest({"environment_of_evaluation": environment_facts()})
+    return report
+
+
+def _systems(
+    run: RunDirectory, recipe: Recipe, examples: Sequence[Example]
+) -> list[SystemUnderTest]:
+    systems = []
+    if recipe.teacher.model is not None:
+        folder = model_folder(recipe.teacher.model)
+        systems.append(_under_test("teacher", folder, "trained", recipe, examples))
+    for member, trained in _trained_runs(run):
+        folder = str(trained.student_path)
+        systems.append(_under_test(member.method, folder, _init_name(member), member, examples))
+    return systems
+
+
+def _measure_speed(
+    systems: Sequence[SystemUnderTest],
+    results: Sequence[SystemResult],
+    settings: EvaluationSettings,
+) -> None:
+    decoders = {
+        system.name: Decoder(
+            system.generator,
+            [example.source_ids for example in system.examples[:_SPEED_SENTENCES]],
+            system.tokenizer,
+        )
+        for system in systems
+    }
+    greedy, beam = decodings(settings)
+    for key, decoding in (("greedy", greedy), ("beam", beam)):
+        rates = words_per_second(decoders, decoding)
+        for result in results:
+            result.row[f"words_per_second_{key}"] = rates[str(result.row["name"])]
+
+
+def _report(results: Sequence[SystemResult], settings: EvaluationSettings) -> dict[str, object]:
+    students = [result for result in results if result.row["method"] != "teacher"]
+    baseline = students[0] if len(students) > 1 else results[0]
+    tests = [
+        row
+        for result in results
+        if result is not baseline
+        for row in compare_systems(result, baseline, settings)
+    ]
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "systems": [result.row for result in results],
+        "baseline": baseline.row["name"],
+        "paired_tests": tests,
+    }
+
+
+def _samples(
+    recipe: Recipe, examples: Sequence[Example], results: Sequence[SystemResult]
+) -> list[dict[str, object]]:
+    """Evenly spaced test sentences, with every system's beam output."""
+    wanted = min(recipe.evaluation.num_samples, len(examples))
+    chosen = [i * len(examples) // wanted for i in range(wanted)]
+    return [
+        {
+            "id": examples[i].id,
+            "source": examples[i].source,
+            "reference": examples[i].target,
+            "outputs": {str(r.row["name"]): r.beam_texts[i] for r in results},
+        }
+        for i in chosen
+    ]

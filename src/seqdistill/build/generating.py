@@ -1,0 +1,58 @@
+"""The command `generate`: texts through a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seqdistill.build.decoding import build_generator
+from seqdistill.build.models import model_folder
+from seqdistill.core.progress import Progress
+from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.examples import Example
+from seqdistill.generation.decoding import Decoding
+from seqdistill.models.loading import load_pair
+
+
+def generate_texts(
+    model: str,
+    lines: Sequence[str],
+    *,
+    engine: str = "ctranslate2",
+    compute_type: str = "float32",
+    beam_size: int = 5,
+    max_new_tokens: int = 128,
+    threads: int | None = None,
+    progress: Progress,
+) -> list[str]:
+    """The model's best output for each text, in order; an empty text gives an empty one.
+
+    `model` is a transformers folder or hub name, or `bundled:en-de`.
+    """
+    pair = load_pair(model_folder(model))
+    wanted = [Example(str(i), line, None) for i, line in enumerate(lines) if line.strip()]
+    outputs = [""] * len(lines)
+    if not wanted:
+        return outputs
+    encoded = encode(wanted, pair.tokenizer, pair.kind)
+    # What the engine is verified on needs a target: any text will do, so the sources serve.
+    probes = encode(
+        [Example(e.id, e.source, e.source) for e in wanted[:8]], pair.tokenizer, pair.kind
+    )
+    verify_on = [
+        EncodedExample(probe.id, probe.source_ids[:64], probe.target_ids[:64]) for probe in probes
+    ]
+    generator = build_generator(
+        pair, engine=engine, compute_type=compute_type, threads=threads, verify_on=verify_on
+    )
+    progress.start("generating", len(wanted))
+    found = generator.generate(
+        [example.source_ids for example in encoded],
+        Decoding(beam_size=beam_size, max_new_tokens=max_new_tokens),
+        on_progress=progress.advance,
+    )
+    progress.finish()
+    ids = [hypotheses[0].token_ids if hypotheses else () for hypotheses in found]
+    texts = pair.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    for example, text in zip(wanted, texts, strict=True):
+        outputs[int(example.id)] = text.strip()
+    return outputs

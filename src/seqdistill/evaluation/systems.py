@@ -1,0 +1,170 @@
+"""One system on the test set: quality greedy and by beam, likelihood, mode share, size.
+
+Its numbers come with what is needed to compare it with others on the same sentences. Speed is
+measured apart, for all systems in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.compression.layers import parameter_count
+from seqdistill.core.generators import derived_seed
+from seqdistill.data.batching import Collator
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.evaluation.likelihood import reference_likelihood
+from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.metrics.bootstrap import (
+    paired_approximate_randomization,
+    paired_bootstrap,
+    with_interval,
+)
+from seqdistill.metrics.likelihood import mode_share, perplexity
+from seqdistill.metrics.score import SummedStatistics
+from seqdistill.metrics.translation import bleu_statistics, chrf_statistics
+from seqdistill.models.adapters import SequenceModel
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """How test numbers are measured. The recipe's `evaluation` section explains each."""
+
+    beam_size: int
+    length_penalty: float
+    max_new_tokens: int
+    bootstrap_resamples: int
+    confidence: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemUnderTest:
+    """A model, how it decodes, and the test set in its own token ids."""
+
+    name: str
+    method: str
+    init: str
+    bytes: int
+    model: SequenceModel
+    tokenizer: PreTrainedTokenizerBase
+    generator: SequenceGenerator
+    examples: Sequence[EncodedExample]
+    collator: Collator
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemResult:
+    """The row of a system and what paired tests and samples need."""
+
+    row: dict[str, object]
+    beam_texts: tuple[str, ...]
+    greedy_texts: tuple[str, ...]
+    bleu_beam: SummedStatistics
+    bleu_greedy: SummedStatistics
+
+
+def decodings(settings: EvaluationSettings) -> tuple[Decoding, Decoding]:
+    """Greedy and beam decoding as evaluation does them."""
+    greedy = Decoding(
+        beam_size=1,
+        length_penalty=settings.length_penalty,
+        max_new_tokens=settings.max_new_tokens,
+    )
+    return greedy, dataclasses.replace(greedy, beam_size=settings.beam_size)
+
+
+def _texts(
+    system: SystemUnderTest, decoding: Decoding
+) -> tuple[tuple[str, ...], tuple[Hypothesis | None, ...]]:
+    found = system.generator.generate([e.source_ids for e in system.examples], decoding)
+    best = tuple(hypotheses[0] if hypotheses else None for hypotheses in found)
+    ids = [() if hypothesis is None else hypothesis.token_ids for hypothesis in best]
+    texts = system.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return tuple(text.strip() for text in texts), best
+
+
+def evaluate_system(
+    system: SystemUnderTest, references: Sequence[str], settings: EvaluationSettings
+) -> SystemResult:
+    """Everything about one system but its speed.
+
+    `mode_share` is p(t = y-hat), the mean probability mass of the system's own best hypothesis
+    (Kim and Rush 2016, table 1). `perplexity` is per target token, end token included, and
+    compares only between systems of one vocabulary.
+    """
+    greedy, beam = decodings(settings)
+    greedy_texts, _ = _texts(system, greedy)
+    beam_texts, best = _texts(system, beam)
+    likelihood = reference_likelihood(system.model, system.examples, system.collator)
+    bleu_beam = bleu_statistics(beam_texts, references)
+    bleu_greedy = bleu_statistics(greedy_texts, references)
+    scored = with_interval(
+        bleu_beam,
+        num_resamples=settings.bootstrap_resamples,
+        confidence=settings.confidence,
+        generator=np.random.default_rng(derived_seed(settings.seed, "bootstrap")),
+    )
+    chrf = chrf_statistics(beam_texts, references).score()
+    row: dict[str, object] = {
+        "name": system.name,
+        "method": system.method,
+        "init": system.init,
+        "parameters": parameter_count(system.model.module),
+        "bytes": system.bytes,
+        "bleu_greedy": bleu_greedy.score().value,
+        "bleu_beam": scored.value,
+        "bleu_beam_low": scored.low,
+        "bleu_beam_high": scored.high,
+        "chrf": chrf.value,
+        "perplexity": perplexity(sum(likelihood.nats), sum(likelihood.num_targets)),
+        "mode_share": mode_share([h.log_prob if h else float("-inf") for h in best]),
+        "unfinished": sum(1 for h in best if h is None or not h.finished),
+        "signature": scored.signature,
+        "chrf_signature": chrf.signature,
+    }
+    return SystemResult(row, beam_texts, greedy_texts, bleu_beam, bleu_greedy)
+
+
+def compare_systems(
+    system: SystemResult, baseline: SystemResult, settings: EvaluationSettings
+) -> list[dict[str, object]]:
+    """Paired tests of a system against a baseline: BLEU by beam and greedy.
+
+    The p-value is two-sided, of exchanging outputs between the systems; the interval is a paired
+    bootstrap's.
+    """
+    rows: list[dict[str, object]] = []
+    for metric, own, other in (
+        ("bleu_beam", system.bleu_beam, baseline.bleu_beam),
+        ("bleu_greedy", system.bleu_greedy, baseline.bleu_greedy),
+    ):
+        generator = np.random.default_rng(derived_seed(settings.seed, f"paired {metric}"))
+        exchanged = paired_approximate_randomization(
+            own, other, num_trials=settings.bootstrap_resamples, generator=generator
+        )
+        resampled = paired_bootstrap(
+            own,
+            other,
+            num_resamples=settings.bootstrap_resamples,
+            confidence=settings.confidence,
+            generator=generator,
+        )
+        rows.append(
+            {
+                "system": system.row["name"],
+                "versus": baseline.row["name"],
+                "metric": metric,
+                "delta": exchanged.delta,
+                "p_value": exchanged.p_value,
+                "low": resampled.low,
+                "high": resampled.high,
+                "confidence": settings.confidence,
+                "test": f"{exchanged.test}, {exchanged.num_samples} trials; interval by paired "
+                "bootstrap",
+            }
+        )
+    return rows

@@ -1,0 +1,34 @@
+"""What decides a model's outputs, as a short name: weights, configuration, vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BYTES = torch.uint8
+# Keys of a configuration that say where it was or what wrote it, not what it computes.
+_INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """A SHA-256 in hex over the weights and the configuration, wherever they were loaded from."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_BYTES).numpy().data)
+    return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A SHA-256 in hex over the vocabulary, the special tokens and how a few texts are cut."""
+    probe = "Grüße, the 3.14 quick-brown foxes' \u4f60\u597d <b>.  Ende"
+    described = {
+        "vocabulary": tokenizer.get_vocab(),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "probe": tokenizer(probe).input_ids,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
