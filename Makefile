@@ -1,0 +1,42 @@
+# make demo and make test need Python 3.11+, make and a package index; they build .venv themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check teacher corpus bench clean help
+
+help:  ## the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; name one with make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP)  ## distil the bundled translator: about ten minutes on two cores
+	$(BIN)/seqdistill demo $(ARGS)
+
+test: $(STAMP)  ## all unit tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: $(STAMP)  ## format, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+teacher: $(STAMP)  ## train the bundled teacher again: hours
+	$(BIN)/seqdistill train teacher $(ARGS)
+
+corpus: $(STAMP)  ## build the bundled corpus again from its packages (Debian 12)
+	$(BIN)/python -m corpora.en_de.build --output src/seqdistill/bundled/en-de $(ARGS)
+
+bench: $(STAMP)  ## measure the fused losses against the materialized ones
+	$(BIN)/python benchmarks/fused_loss.py
+
+clean:  ## remove the environment and caches, keep runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
