@@ -1,1 +1,1 @@
-"""The cli room."""
+"""The command line: the only room that prints. Nothing below it is imported until it is needed."""

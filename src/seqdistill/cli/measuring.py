@@ -1,0 +1,69 @@
+"""The commands that look at a finished run: `evaluate` and `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqdistill.cli.jobs import Verbose, job
+from seqdistill.cli.paths import check_new_file, check_writable
+from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
+from seqdistill.records import atomic
+from seqdistill.records.run_directory import RunDirectory
+
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="The output_dir of a run.", show_default=False)
+]
+
+
+def evaluate(
+    run_dir: RunFolder,
+    *,
+    verbose: Verbose = False,
+) -> None:
+    """Measure teacher and students of a run on its test set: quality, likelihood, size and speed.
+
+    Writes results.json and samples.jsonl into the run directory.
+    """
+    run = RunDirectory.open(run_dir)
+    check_writable(run.path, "RUN_DIR")
+    console = console_on()
+    with job(console, verbose=verbose) as progress:
+        from seqdistill.build.evaluation import evaluate_run
+
+        evaluate_run(run, progress=progress)
+    from seqdistill.cli.tables import show_results
+    from seqdistill.report.inputs import read_contents
+
+    say()
+    show_results(read_contents(run.path), console)
+    say()
+    say_aligned(
+        [
+            ("results", str(run.results_path)),
+            ("as a page", f"{program()} report {quoted(run.path)}"),
+        ]
+    )
+
+
+def report(
+    run_dir: RunFolder,
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Instead of report.html in the run directory."
+        ),
+    ] = None,
+) -> None:
+    """Make one self-contained HTML page from a run directory: curves, table, tests, sentences."""
+    check_new_file(output or RunDirectory(run_dir).report_path, "the report")
+    from seqdistill.report import build_report, write_report
+
+    if output is None:
+        output = write_report(run_dir)
+    else:
+        atomic.write_text(output, build_report(run_dir))
+    say_aligned([("report", str(output))])

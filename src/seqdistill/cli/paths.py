@@ -1,0 +1,76 @@
+"""The user's own files and folders: read as lines, or found writable before hours are spent.
+
+Knows no run directory and no data format.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from seqdistill.core.errors import UserError
+from seqdistill.records import atomic
+
+STANDARD_STREAM = "-"
+
+
+def check_writable(path: Path, name: str) -> None:
+    """Raises UserError when nothing can be made at `path`; writes nothing.
+
+    Looks at `path` itself, or at the closest folder above that exists.
+    """
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if existing != path.absolute() and not existing.is_dir():
+        raise UserError(
+            f"{name} must lie in a folder, got {str(path)!r}, but {str(existing)!r} is a file; "
+            "name another place"
+        )
+    if not os.access(existing, os.W_OK):
+        raise UserError(
+            f"{name} must be writable, got {str(path)!r}, but {str(existing)!r} cannot be written "
+            "to; change its permissions or name another place"
+        )
+
+
+def check_new_file(path: Path, name: str) -> None:
+    """Raises UserError when `path` cannot become a file; an existing file may be replaced."""
+    if path.is_dir():
+        raise UserError(f"{name} must be a file, got the folder {str(path)!r}; name a file in it")
+    check_writable(path.absolute().parent, name)
+
+
+def read_lines(name: str) -> list[str]:
+    """The lines of a UTF-8 file, or of standard input for `-`, without line ends.
+
+    Only LF and CRLF end a line. Raises UserError, naming file and line, for what cannot be read.
+    """
+    shown = "standard input" if name == STANDARD_STREAM else name
+    try:
+        stdin = name == STANDARD_STREAM
+        content = sys.stdin.buffer.read() if stdin else Path(name).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"--input must be a readable file, got {name!r}: {error.strerror}"
+        ) from error
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return [_decoded(line, f"{shown}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    """Replaces the file by these lines, in one step."""
+    atomic.write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _decoded(line: bytes, place: str) -> str:
+    try:
+        return line.removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{place}: text must be UTF-8, found byte 0x{line[error.start]:02x} at position "
+            f"{error.start} of the line; convert the file"
+        ) from error

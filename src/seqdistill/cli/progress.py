@@ -1,0 +1,149 @@
+"""Progress on screen: a bar with time left on a terminal, a line every tenth elsewhere.
+
+Implements `core.progress.Progress`, whose jobs follow one another. Knows nothing of the jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+from seqdistill.core.progress import Progress
+
+# Seconds of history behind the time left: updates can take seconds each, and dev scoring minutes.
+_SPEED_SECONDS = 120.0
+_PARTS = 10
+# Columns for the words and numbers of one line; the bar takes what is left, within limits.
+_WORDS_WIDTH, _MIN_BAR, _MAX_BAR = 78, 6, 40
+
+
+class RichProgress:
+    """One bar a job, on a terminal. A bar stays on screen when its job is over."""
+
+    def __init__(self, console: Console, *, transient: bool = False) -> None:
+        self._console = console
+        self._transient = transient
+        self._bars: Bars | None = None
+        self._task = TaskID(0)
+
+    def start(self, description: str, total: int) -> None:
+        """A bar appears; one that was not finished stops where it is."""
+        self.close()
+        bar_width = min(max(self._console.width - _WORDS_WIDTH, _MIN_BAR), _MAX_BAR)
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=bar_width),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=self._console,
+            transient=self._transient,
+            refresh_per_second=4,
+            speed_estimate_period=_SPEED_SECONDS,
+        )
+        self._task = self._bars.add_task(description, total=total, note="")
+        self._bars.start()
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """The bar moves; the last note that was given stays."""
+        if self._bars is not None:
+            self._bars.advance(self._task, units)
+            if note:
+                self._bars.update(self._task, note=note)
+
+    def finish(self) -> None:
+        """The bar is drawn a last time."""
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the terminal as it was, also after an error."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+class PlainProgress:
+    """Lines for a log: at the start, at every tenth of the job and at its end."""
+
+    def __init__(
+        self, write: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._description, self._note = "", ""
+        self._total, self._done = 0, 0
+        self._started = 0.0
+        # The first advance can be what an earlier process did: it says nothing about the speed.
+        self._first: tuple[int, float] | None = None
+
+    def start(self, description: str, total: int) -> None:
+        """A line with the job's size."""
+        self._description, self._note, self._total, self._done = description, "", total, 0
+        self._started, self._first = self._clock(), None
+        self._write(f"{description}: 0 of {total:,}")
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """A line when another tenth is done, but for the last, which is the end."""
+        before = self._part()
+        self._done += units
+        self._note = note or self._note
+        now = self._clock()
+        if self._first is None:
+            self._first = (self._done, now)
+        if before < self._part() < _PARTS:
+            words = [f"{clock_time(now - self._started)} elapsed", self._left(now), self._note]
+            share = 100 * self._done // self._total
+            counted = f"{share} % ({self._done:,} of {self._total:,})"
+            self._write(f"{self._description}: {counted}, {', '.join(w for w in words if w)}")
+
+    def finish(self) -> None:
+        """A line with the time that the job took."""
+        seconds = self._clock() - self._started
+        counted = f"{self._done:,} of {self._total:,}"
+        note = f", {self._note}" if self._note else ""
+        self._write(f"{self._description}: done, {counted} in {clock_time(seconds)}{note}")
+
+    def _part(self) -> int:
+        return _PARTS * self._done // self._total if self._total else _PARTS
+
+    def _left(self, now: float) -> str:
+        if self._first is None or now <= self._first[1] or self._done <= self._first[0]:
+            return ""
+        rate = (self._done - self._first[0]) / (now - self._first[1])
+        return f"{clock_time((self._total - self._done) / rate)} left"
+
+
+@contextlib.contextmanager
+def progress_on(console: Console, *, transient: bool = False) -> Iterator[Progress]:
+    """The progress that suits the console; bars that are `transient` leave no trace."""
+    if not console.is_terminal:
+        yield PlainProgress(lambda line: print(line, file=console.file, flush=True))
+        return
+    bars = RichProgress(console, transient=transient)
+    try:
+        yield bars
+    finally:
+        bars.close()
+
+
+def clock_time(seconds: float) -> str:
+    """`0:07`, `12:34`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,59 @@
+"""What the libraries below may say on the terminal: warnings of ours, and little of theirs.
+
+Works through the environment and `logging`, so that it imports none of them; it has to run before
+they are imported. What the user set in the environment stays.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import warnings
+
+_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",  # else a warning at every fork of a data loader
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    # Also transformers' bar over the weights of every model that is loaded.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+_CHATTY = ("accelerate", "datasets", "torch", "ctranslate2", "filelock", "fsspec")
+_THEIR_WARNINGS = r"(torch|transformers|accelerate|datasets|huggingface_hub|tensorboard)(\.|$)"
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to whatever stderr is now: progress bars redirect it while they are on screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def tame_libraries(*, verbose: bool) -> None:
+    """Logs warnings, or everything from INFO on when `verbose`, as plain lines on stderr."""
+    if not verbose:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        warnings.filterwarnings("ignore", module=_THEIR_WARNINGS)
+    root = logging.getLogger()
+    if not any(isinstance(handler, _StderrHandler) for handler in root.handlers):
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("seqdistill").setLevel(logging.INFO if verbose else logging.WARNING)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING if verbose else logging.ERROR)
+
+
+def make_streams_safe() -> None:
+    """No text can fail to be printed: UTF-8 into pipes and files, '?' where a terminal lacks it."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if stream.isatty():
+            stream.reconfigure(errors="replace")
+        else:
+            stream.reconfigure(encoding="utf-8", errors="replace")

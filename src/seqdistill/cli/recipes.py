@@ -1,0 +1,76 @@
+"""The commands on recipes as texts: `recipe list`, `show`, `check`, `schema`. Trains nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from seqdistill.cli.overrides import ANY_OPTION, Arguments, read_words
+from seqdistill.cli.screen import say, say_aligned
+from seqdistill.core.errors import UserError
+
+recipes = typer.Typer(help="List, show and check recipes.", invoke_without_command=True)
+
+
+@recipes.callback()
+def recipe(context: typer.Context) -> None:
+    """List, show and check recipes."""
+    if context.invoked_subcommand is None:
+        say(context.get_help())
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """The presets, each with what it is."""
+    from seqdistill.recipe.presets import list_presets
+
+    say_aligned(list_presets())
+
+
+@recipes.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A preset's name.")],
+) -> None:
+    """The commented YAML of a preset, to copy and change."""
+    from seqdistill.recipe.presets import show_preset
+
+    say(show_preset(name).rstrip("\n"))
+
+
+@recipes.command(context_settings=ANY_OPTION)
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, or a preset's name.")],
+    settings: Arguments = None,
+    *,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print every setting, defaults included.")
+    ] = False,
+) -> None:
+    """Whether a recipe is right; if not, every error with file, line and key."""
+    from seqdistill.recipe.loading import load_recipe
+    from seqdistill.recipe.systems import output_folder
+    from seqdistill.recipe.writing import write_recipe
+
+    given = read_words([file, *(settings or [])])
+    if len(given.positional) != 1:
+        raise UserError(
+            f"FILE must be one recipe, got {len(given.positional)}: "
+            f"{' '.join(given.positional)!r}; settings read key=value or --key value"
+        )
+    name = given.positional[0]
+    checked = load_recipe(name, given.overrides)
+    if resolved:
+        say(write_recipe(checked).rstrip("\n"))
+        return
+    trains = ", ".join(checked.compare) or checked.method
+    say(f"{name} is right: it trains {trains} into {output_folder(checked)}")
+
+
+@recipes.command()
+def schema() -> None:
+    """The JSON schema of recipe files, for editors that complete and check."""
+    from seqdistill.recipe.writing import json_schema
+
+    say(json.dumps(json_schema(), indent=2, ensure_ascii=False))

@@ -1,0 +1,50 @@
+"""Standard output as a place for tables and sentences; every line that holds a path stays whole."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+PLAIN_WIDTH = 100
+"""Columns of a table that goes into a pipe or file."""
+
+
+def console_on(*, stderr: bool = False) -> Console:
+    """A console that takes texts literally; 100 columns wide where there is no terminal."""
+    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    return console
+
+
+def say(line: str = "") -> None:
+    """Prints one line, which only the terminal may wrap."""
+    typer.echo(line)
+
+
+def say_aligned(rows: Sequence[tuple[str, str]]) -> None:
+    """Prints (label, text) pairs, the texts under each other."""
+    width = max((len(label) for label, _ in rows), default=0)
+    for label, text in rows:
+        typer.echo(f"{label:<{width}}  {text}".rstrip())
+
+
+def program() -> str:
+    """What the user types to start this program, as it can be typed again."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return "python -m seqdistill"
+    if started.name == "seqdistill" and shutil.which("seqdistill") is None:
+        return str(started)  # in a virtual environment that is not activated
+    return "seqdistill"
+
+
+def quoted(path: Path) -> str:
+    """The path as one word of a shell command."""
+    return shlex.quote(str(path))

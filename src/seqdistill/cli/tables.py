@@ -1,0 +1,98 @@
+"""The results of a run as a table and sentences that fit into 100 columns.
+
+Numbers become text in `report.numbers`; the sentences of tests are those of the report. Reads no
+file and chooses no system. Import it inside a command: the report's room takes a moment to start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from seqdistill.report import findings, numbers
+from seqdistill.report.inputs import Comparison, RunContents, System
+
+# Two lines a head, so that ten columns fit.
+_COLUMNS: tuple[tuple[str, Callable[[System], str]], ...] = (
+    ("para-\nmeters", lambda s: numbers.count(s.parameters)),
+    ("size", lambda s: numbers.size(s.size_bytes)),
+    ("BLEU\ngreedy", lambda s: numbers.fixed(s.bleu_greedy)),
+    ("BLEU beam\n[low, high]", lambda s: _with_interval(s)),
+    ("\nchrF", lambda s: numbers.fixed(s.chrf)),
+    ("perplex-\nity", lambda s: numbers.fixed(s.perplexity, 2)),
+    ("\np(t=ŷ)", lambda s: numbers.percent(s.mode_share)),
+    ("words/s\ngreedy", lambda s: numbers.rate(s.words_per_second_greedy)),
+    ("words/s\nbeam", lambda s: numbers.rate(s.words_per_second_beam)),
+)
+_MODES = {"bleu_beam": "beam search", "bleu_greedy": "greedy"}
+
+
+def results_table(systems: Sequence[System], *, ruled: bool) -> Table:
+    """A row a system. `ruled` draws a line under the heads, which a plain file goes without."""
+    table = Table(
+        box=box.SIMPLE_HEAD if ruled else None,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        header_style="bold",
+    )
+    table.add_column("\nsystem", overflow="fold")
+    for head, _ in _COLUMNS:
+        table.add_column(head, justify="right")
+    best = findings.recommended(systems)
+    for system in systems:
+        cells = [system.name, *(_spaced(value(system)) for _, value in _COLUMNS)]
+        style = "bold" if system is best else ""
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    return table
+
+
+def test_lines(comparisons: Sequence[Comparison], baseline: str | None) -> list[str]:
+    """The paired tests, one sentence each."""
+    return [
+        _spaced(
+            f"{test.system}, {_MODES.get(test.metric, test.metric)}: "
+            f"{numbers.signed(test.delta)} BLEU{_span(test)}, {findings.verdict(test, baseline)}"
+        )
+        for test in comparisons
+    ]
+
+
+def show_results(contents: RunContents, console: Console) -> None:
+    """Prints the table, the tests under it, and how both were measured."""
+    console.print(results_table(contents.systems, ruled=console.is_terminal))
+    lines = test_lines(contents.comparisons, contents.baseline)
+    if lines:
+        console.print("\nPaired tests:")
+        for line in lines:
+            console.print(f"  {line}")
+    notes = list(dict.fromkeys(test.test for test in contents.comparisons))
+    signatures = dict.fromkeys(s.signature for s in contents.systems if s.signature)
+    notes += [f"BLEU: {signature}" for signature in signatures]
+    if notes:
+        console.print()
+    for note in notes:
+        console.print(note, style="dim", soft_wrap=True)
+
+
+def _with_interval(system: System) -> str:
+    value = numbers.fixed(system.bleu_beam)
+    if system.bleu_beam_low is None or system.bleu_beam_high is None:
+        return value
+    low, high = numbers.fixed(system.bleu_beam_low), numbers.fixed(system.bleu_beam_high)
+    return f"{value} [{low}, {high}]"
+
+
+def _span(test: Comparison) -> str:
+    if test.low is None or test.high is None:
+        return ""
+    return f" ({numbers.signed(test.low)} to {numbers.signed(test.high)})"
+
+
+def _spaced(text: str) -> str:
+    """With plain spaces: not every terminal's font has the narrow and no-break ones."""
+    return text.replace(numbers.THIN, " ").replace(numbers.HARD, " ")
