@@ -1,0 +1,112 @@
+"""A smaller model made of some of a larger one's layers: same width, same vocabulary, less depth.
+
+Copies weights into a new model and leaves the old one as it was. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from seqdistill.core.errors import ModelError
+
+# Configuration keys for the depth of each stack, by architecture.
+_ENCODER_KEYS = ("encoder_layers", "num_layers")
+_DECODER_KEYS = ("decoder_layers", "num_decoder_layers")
+_STACKED = re.compile(r"^(?P<stack>.*?\b(?:layers|block|h))\.(?P<index>\d+)\.(?P<rest>.+)$")
+
+
+def evenly_spaced(total: int, keep: int) -> tuple[int, ...]:
+    """Which of `total` layers to keep: `keep` of them, evenly spaced, the first and last included.
+
+    One kept layer is the first, which in T5 also holds the position bias of the whole stack.
+    Raises ModelError unless 1 <= keep <= total.
+
+    Source: Shleifer and Rush 2020, sec. 3.2 (shrink and fine-tune).
+    """
+    if not 1 <= keep <= total:
+        raise ModelError(
+            f"A student can keep from 1 to {total} of the teacher's {total} layers, but {keep} were "
+            "asked for; change student.encoder_layers or student.decoder_layers."
+        )
+    if keep == 1:
+        return (0,)
+    return tuple(round(i * (total - 1) / (keep - 1)) for i in range(keep))
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many trainable numbers the model has, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def keep_layers(
+    model: PreTrainedModel, *, encoder_layers: int | None, decoder_layers: int | None
+) -> PreTrainedModel:
+    """A new fp32 model with copies of evenly spaced layers; None keeps a whole stack.
+
+    Decoder-only models have `decoder_layers` alone. Raises ModelError for more layers than there
+    are, or for an encoder that does not exist.
+    """
+    config = copy.deepcopy(model.config)
+    if config.is_encoder_decoder:
+        kept = {
+            "encoder": _shorten(config, _ENCODER_KEYS, encoder_layers),
+            "decoder": _shorten(config, _DECODER_KEYS, decoder_layers),
+        }
+        auto = AutoModelForSeq2SeqLM
+    else:
+        if encoder_layers is not None:
+            raise ModelError(
+                f"student.encoder_layers is for encoder-decoder models, but {config.model_type} "
+                "has no encoder; set student.decoder_layers alone."
+            )
+        kept = {"decoder": _shorten(config, ("num_hidden_layers",), decoder_layers)}
+        auto = AutoModelForCausalLM
+    with torch.random.fork_rng():
+        smaller: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+    smaller.load_state_dict(_renumbered(model.state_dict(), kept))
+    smaller.tie_weights()
+    if model.generation_config is not None:
+        smaller.generation_config = copy.deepcopy(model.generation_config)
+    return smaller.eval()
+
+
+def _shorten(config: PreTrainedConfig, keys: tuple[str, ...], keep: int | None) -> tuple[int, ...]:
+    """The kept indices of one stack; the configuration is changed to their number."""
+    key = next((key for key in keys if isinstance(getattr(config, key, None), int)), None)
+    if key is None:
+        raise ModelError(
+            f"The configuration of {config.model_type} must name its number of layers as one of "
+            f"{', '.join(keys)}, but it has none of them; use student.init: pretrained."
+        )
+    total = int(getattr(config, key))
+    chosen = evenly_spaced(total, total if keep is None else keep)
+    setattr(config, key, len(chosen))
+    layer_types = getattr(config, "layer_types", None)
+    if isinstance(layer_types, list) and len(layer_types) == total:
+        config.layer_types = [layer_types[i] for i in chosen]
+    return chosen
+
+
+def _renumbered(weights: dict[str, Tensor], kept: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The weights of the kept layers under their new numbers, and all that is in no layer."""
+    renumbered: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        found = _STACKED.match(name)
+        if found is None:
+            renumbered[name] = tensor
+            continue
+        stack = "encoder" if "encoder" in found["stack"].split(".") else "decoder"
+        index = int(found["index"])
+        if index in kept[stack]:
+            renumbered[f"{found['stack']}.{kept[stack].index(index)}.{found['rest']}"] = tensor
+    return renumbered
