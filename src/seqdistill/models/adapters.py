@@ -17,7 +17,13 @@ from transformers import PreTrainedModel
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import ModelError
 from seqdistill.core.head import Head
-from seqdistill.models.heads import check_head, head_of, tiny_ids
+from seqdistill.models.heads import (
+    check_head,
+    head_of,
+    tiny_ids,
+    widened_head_input,
+    widening,
+)
 
 Kind = Literal["seq2seq", "causal"]
 
@@ -70,16 +76,20 @@ class SequenceModel(nn.Module):
 
     @torch.no_grad()
     def _check(self) -> None:
-        was_training, ids = self.training, tiny_ids(self.module)
+        was_training, ids = self.module.training, tiny_ids(self.module)
         self.eval()
         mask = torch.ones_like(ids, dtype=torch.bool)
+        named = {"input_ids": ids}
         if self.kind == "seq2seq":
             hidden = self.forward(ids, mask, ids, mask)
-            logits = self.module(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits
+            named["decoder_input_ids"] = ids
         else:
             hidden = self.forward(ids, mask, None, None)
-            logits = self.module(input_ids=ids, use_cache=False).logits
-        check_head(self.head, hidden, logits, type(self.module).__name__)
+        for factor in (1.0, widening(self.head, hidden)):
+            with widened_head_input(self.module, factor):
+                logits = self.module(**named, use_cache=False).logits
+            check_head(self.head, hidden * factor, logits, type(self.module).__name__)
+        # The adapter is new and would be in training mode; the model was in a mode of its own.
         self.train(was_training)
 
 

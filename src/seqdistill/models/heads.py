@@ -7,6 +7,10 @@ is refused rather than trained on a wrong distribution.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -16,6 +20,8 @@ from seqdistill.core.head import Head
 
 # fp32 rounding over a few thousand-term dot products stays well below this.
 _TOLERANCE = 1e-3
+# Gemma caps at 30, others at 15 or 50.
+_WIDE_LOGIT = 200.0
 
 
 def head_of(model: PreTrainedModel) -> Head:
@@ -42,7 +48,7 @@ def _bias(model: PreTrainedModel, projection: nn.Linear) -> Tensor | None:
 
 def _scale(model: PreTrainedModel) -> float:
     config = model.config
-    if config.model_type in {"t5", "mt5", "umt5", "longt5", "switch_transformers"}:
+    if config.model_type in {"t5", "umt5", "longt5", "switch_transformers"}:  # but not mt5
         scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
         return float(config.d_model) ** -0.5 if scaled else 1.0
     if config.model_type in {"cohere", "cohere2"}:
@@ -58,15 +64,40 @@ def _soft_cap(model: PreTrainedModel) -> float | None:
 
 
 def check_head(head: Head, hidden: Tensor, logits: Tensor, architecture: str) -> None:
-    """Nothing, when `head.logits(hidden)` equals the model's own `logits`; else a ModelError."""
+    """Nothing, when `head.logits(hidden)` equals the model's own `logits`; else a ModelError.
+
+    The tolerance is relative to the largest logit: a random model's are small, and a forgotten
+    scale must show there too.
+    """
     difference = (head.logits(hidden.float()) - logits.float()).abs().max().item()
-    scale = max(1.0, logits.abs().max().item())
-    if not difference <= _TOLERANCE * scale:
+    largest = logits.abs().max().item()
+    if not difference <= _TOLERANCE * largest:
         raise ModelError(
-            f"The output head read from {architecture} must give the model's own logits within "
-            f"{_TOLERANCE:g}, but they differ by {difference:.3g}: its forward pass does something "
-            "that seqdistill does not know (a scale, cap or extra layer). Use another architecture."
+            f"The output head read from {architecture} must give the model's own logits, but they "
+            f"differ by {difference:.3g} where the largest is {largest:.3g}: its forward pass does "
+            "something that seqdistill does not know (a scale, cap or extra layer). Use another "
+            "architecture."
         )
+
+
+def widening(head: Head, hidden: Tensor) -> float:
+    """By what to multiply `hidden` so that its largest logit is far beyond any usual soft cap.
+
+    Near zero a cap is the identity: a random model hides that it has one.
+    """
+    uncapped = dataclasses.replace(head, soft_cap=None).logits(hidden.float())
+    return max(1.0, _WIDE_LOGIT / max(uncapped.abs().max().item(), 1e-6))
+
+
+@contextlib.contextmanager
+def widened_head_input(model: PreTrainedModel, factor: float) -> Iterator[None]:
+    """While open, the model's own output layer reads `factor` times its input."""
+    projection = model.get_output_embeddings()
+    handle = projection.register_forward_pre_hook(lambda _layer, inputs: (inputs[0] * factor,))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def tiny_ids(model: PreTrainedModel) -> Tensor:
