@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -63,20 +64,32 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
 
 
 def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The fp32 model in a folder, in eval mode. Raises ModelError when it does not load."""
+    """The fp32 model in a folder, in eval mode.
+
+    Raises ModelError when it does not load, or when the folder lacks some of its weights: those
+    would be random numbers.
+    """
     config = load_config(name, trust_remote_code=trust_remote_code)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        model: PreTrainedModel = auto.from_pretrained(
+        model, found = auto.from_pretrained(
             name,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _explained(name, "weights", error) from error
-    return model.eval()
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"The folder {name!r} must hold every weight of a {type(model).__name__}, but it has "
+            f"no {missing[0]!r} ({len(missing)} are missing); save the whole model with "
+            "save_pretrained."
+        )
+    whole: PreTrainedModel = model.eval()
+    return whole
 
 
 def load_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:

@@ -8,26 +8,43 @@ from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from seqdistill.core.errors import ModelError
 from seqdistill.models.loading import LoadedModel
 from seqdistill.records import atomic
 
 
 def save_pair(pair: LoadedModel, folder: Path, *, store: Literal["fp32", "fp16"] = "fp32") -> None:
-    """Writes model and tokenizer to `folder`, replacing what was there.
+    """Writes model and tokenizer to `folder`; what was there goes only when all is written.
 
     With fp16 the stored tensors take half the bytes; config.json still says float32, which is what
-    `from_pretrained` then gives.
+    `from_pretrained` then gives. Raises ModelError for weights beyond what fp16 can hold.
     """
-    if folder.exists():
-        shutil.rmtree(folder)
-    with atomic.new_folder(folder) as aside:
+    beside = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed right here
+    with atomic.new_folder(beside) as aside:
         pair.model.save_pretrained(aside)
         pair.tokenizer.save_pretrained(aside)
         if store == "fp16":
             for file in aside.glob("*.safetensors"):
-                halved = {
-                    name: tensor.half() if tensor.dtype == torch.float32 else tensor
-                    for name, tensor in load_file(file).items()
-                }
-                save_file(halved, file, metadata={"format": "pt"})
+                save_file(_halved(file), file, metadata={"format": "pt"})
+    if folder.exists():
+        shutil.rmtree(folder)
+    beside.rename(folder)
+    atomic.sync_folder(folder.parent)
+
+
+def _halved(file: Path) -> dict[str, Tensor]:
+    # Cloned, because what is loaded may be a window into the file that is about to be replaced.
+    halved = {
+        name: tensor.half() if tensor.dtype == torch.float32 else tensor.clone()
+        for name, tensor in load_file(file).items()
+    }
+    for name, tensor in halved.items():
+        if bool(tensor.isinf().any()):
+            raise ModelError(
+                f"Weights stored as fp16 must be below 65,504 in size, but {name!r} is not; use "
+                "student.store=fp32."
+            )
+    return halved

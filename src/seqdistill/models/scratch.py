@@ -26,6 +26,8 @@ from seqdistill.core.generators import derived_seed
 
 # Ids 0 to 3, the order that BART and mBART configurations expect.
 _BOS, _PAD, _EOS, _UNK = "<s>", "<pad>", "</s>", "<unk>"
+# What these architectures' decoders read first, by the convention of their checkpoints.
+_START_WITH_PADDING = ("t5", "mt5", "umt5", "marian", "pegasus")
 # CTranslate2's loaders ask for these keys, which transformers' own configurations lack.
 _NORMALIZATION = {
     "mbart": {"normalize_before": True, "normalize_embedding": True},
@@ -36,18 +38,27 @@ _NORMALIZATION = {
 def train_vocabulary(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
     """A joint byte-level BPE tokenizer of at most `vocab_size` tokens that closes texts with </s>.
 
-    Every text round-trips: bytes never seen are spelt out, so there is no unknown token in use.
+    Every text round-trips, up to Unicode's composed form (NFC) and one space in front: bytes never
+    seen are spelt out, so there is no unknown token in use. Raises ModelError for a size below
+    the 256 bytes and four special tokens.
 
     Source: Sennrich et al. 2016; byte-level as in Radford et al. 2019.
     """
+    specials = [_BOS, _PAD, _EOS, _UNK]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(specials) + len(alphabet):
+        raise ModelError(
+            f"student.vocab_size must be at least {len(specials) + len(alphabet)}, one token for "
+            f"each byte and special token, but found {vocab_size}."
+        )
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[_BOS, _PAD, _EOS, _UNK],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=specials,
+        initial_alphabet=alphabet,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
@@ -65,7 +76,8 @@ def configuration(
     """A transformers configuration with the tokenizer's size and special ids filled in.
 
     `architecture` names its `model_type`; its other keys are that configuration's own. Raises
-    ModelError for an unknown model type or a key that the configuration does not have.
+    ModelError for an unknown model type, a key that the configuration does not have, and one that
+    is the tokenizer's to say.
     """
     settings = dict(architecture)
     model_type = str(settings.pop("model_type", ""))
@@ -82,18 +94,25 @@ def configuration(
             f"Every key of student.architecture must belong to a {model_type} configuration, but "
             f"{unknown[0]!r} does not; see transformers' {model_type} documentation."
         )
+    from_tokenizer = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    taken = sorted(settings.keys() & {*from_tokenizer, "decoder_start_token_id"})
+    if taken:
+        raise ModelError(
+            f"student.architecture must leave {taken[0]} to the tokenizer, but found "
+            f"{settings[taken[0]]!r}; take it out."
+        )
     config = AutoConfig.for_model(
-        model_type,
-        **settings,
-        **_NORMALIZATION.get(model_type, {}),
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        model_type, **settings, **_NORMALIZATION.get(model_type, {}), **from_tokenizer
     )
     if config.is_encoder_decoder:
-        start = {"t5": tokenizer.pad_token_id, "marian": tokenizer.pad_token_id}
-        config.decoder_start_token_id = start.get(model_type, tokenizer.eos_token_id)
+        config.decoder_start_token_id = (
+            tokenizer.pad_token_id if model_type in _START_WITH_PADDING else tokenizer.eos_token_id
+        )
         config.forced_eos_token_id = None
     return config
 
@@ -101,12 +120,20 @@ def configuration(
 def random_model(config: PreTrainedConfig, *, seed: int) -> PreTrainedModel:
     """An fp32 model of that configuration; equal seeds give equal weights.
 
-    Torch's own random state is put back afterwards.
+    Torch's own random state is put back afterwards. Raises ModelError for a configuration of no
+    language model.
     """
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed, "initial weights"))
-        model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+        try:
+            model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+        except ValueError as error:
+            raise ModelError(
+                "The student must be a language model, encoder-decoder or decoder-only, but "
+                f"transformers cannot make one of model_type {config.model_type!r}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
     if model.generation_config is not None and config.is_encoder_decoder:
         model.generation_config.forced_eos_token_id = None
         model.generation_config.decoder_start_token_id = config.decoder_start_token_id
