@@ -1,1 +1,41 @@
-"""The objectives room."""
+"""How far a student is from a teacher or a target: pure functions and their fused forms.
+
+Tensors in, numbers out. No model, no file, no recipe is known here.
+"""
+
+from seqdistill.objectives.chunk_walk import FusedLoss
+from seqdistill.objectives.divergences import (
+    cross_entropy,
+    forward_kl,
+    jensen_shannon,
+    negative_log_likelihood,
+    reverse_kl,
+    skew_forward_kl,
+    skew_reverse_kl,
+    total_variation,
+)
+from seqdistill.objectives.fused import fused_divergence, fused_negative_log_likelihood
+from seqdistill.objectives.objective import Term, WeightedObjective
+from seqdistill.objectives.reduction import reduce, reduction_count, reduction_weights
+from seqdistill.objectives.registry import DIVERGENCES, Divergence
+
+__all__ = [
+    "DIVERGENCES",
+    "Divergence",
+    "FusedLoss",
+    "Term",
+    "WeightedObjective",
+    "cross_entropy",
+    "forward_kl",
+    "fused_divergence",
+    "fused_negative_log_likelihood",
+    "jensen_shannon",
+    "negative_log_likelihood",
+    "reduce",
+    "reduction_count",
+    "reduction_weights",
+    "reverse_kl",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "total_variation",
+]

@@ -96,7 +96,10 @@ def skew_forward_kl(rows: SoftRows, alpha: float) -> Tensor:
 
 
 def skew_reverse_kl(rows: SoftRows, alpha: float) -> Tensor:
-    """KL(Q || M), M = (1 - alpha) P + alpha Q; gradient q (u - sum q u), u = log(q/m) - alpha q/m."""
+    """KL(Q || M), M = (1 - alpha) P + alpha Q; gradient q (u - sum q u).
+
+    u = log(q/m) - alpha q/m; a constant in u would cancel.
+    """
     mixture = _mixture(rows.teacher_probs, rows.student_probs, alpha, rows.scratch)
     # The teacher's two buffers are free once the mixture is known.
     log_mixture = torch.log(mixture, out=rows.teacher_log_probs)

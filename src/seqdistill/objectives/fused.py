@@ -21,8 +21,6 @@ from seqdistill.objectives.chunk_walk import ChunkWalk, FusedLoss
 from seqdistill.objectives.divergences import Scale, check_alpha, check_beta
 from seqdistill.objectives.head_pass import Blocking, LogitsPass, arithmetic_dtype
 
-__all__ = ["FusedLoss", "fused_divergence", "fused_negative_log_likelihood"]
-
 
 def fused_divergence(
     name: str,

@@ -1,7 +1,7 @@
 """What the training step calls: a weighted sum of divergences over the positions that count.
 
-It joins hidden states, teacher scores and a batch through the fused forms and one named reduction.
-It does not know models, sources or schedules.
+It gathers those positions before any head is applied, so logits of padding and of prompts are
+never computed. It does not know who wrote the sequences, nor what becomes of the totals.
 """
 
 from __future__ import annotations
@@ -13,25 +13,21 @@ import torch
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import RecipeError, did_you_mean
 from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.objectives.chunk_walk import FusedLoss
 from seqdistill.objectives.divergences import Scale
-from seqdistill.objectives.fused import (
-    FusedLoss,
-    fused_divergence,
-    fused_negative_log_likelihood,
-)
+from seqdistill.objectives.fused import fused_divergence, fused_negative_log_likelihood
 from seqdistill.objectives.reduction import Reduction, reduction_count, reduction_weights
-
-_HARD = "negative_log_likelihood"
+from seqdistill.objectives.registry import DIVERGENCES
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One weighted divergence. `beta` belongs to jensen_shannon, `alpha` to the skew ones.
+    """One weighted part: a name of `DIVERGENCES` with its parameters.
 
-    jensen_shannon with beta 0 means forward_kl and with beta 1 reverse_kl, as in GKD.
+    jensen_shannon takes any beta from 0 to 1: the ends mean forward_kl and reverse_kl.
     """
 
     divergence: str
@@ -41,90 +37,92 @@ class Term:
     scale: Scale = "raw"
 
     @property
-    def is_hard(self) -> bool:
-        """Whether the term compares with target ids and not with a teacher."""
-        return self.divergence == _HARD
+    def resolved(self) -> str:
+        """The divergence that is computed: jensen_shannon's two ends are other functions."""
+        if self.divergence == "jensen_shannon" and self.beta in (0.0, 1.0):
+            return "reverse_kl" if self.beta else "forward_kl"
+        return self.divergence
 
-    def resolved(self) -> Term:
-        """The term with the ends of jensen_shannon under their own names."""
-        if self.divergence != "jensen_shannon" or self.beta not in (0.0, 1.0):
-            return self
-        name = "forward_kl" if self.beta == 0.0 else "reverse_kl"
-        return dataclasses.replace(self, divergence=name, beta=None, scale="raw")
+    @property
+    def is_hard(self) -> bool:
+        """Whether the term pulls toward target ids instead of a teacher's distribution."""
+        return DIVERGENCES[self.divergence].needs == "target_ids"
 
 
 class WeightedObjective:
-    """sum over terms of weight * divergence, reduced once by name.
+    """sum_i weight_i * D_i, reduced by name, as a total and a count.
 
-    `loss_temperature` T divides both models' logits in soft terms; hard terms keep T = 1. Where hard
-    and soft terms mix at T != 1, soft terms are multiplied by T squared, which keeps the balance of
-    their gradients. Raises ValueError for no terms or a temperature that is not positive.
+    `loss_temperature` T divides both models' logits in soft terms and never in the likelihood of
+    hard targets. When soft and hard terms mix and T is not 1, soft terms are multiplied by T
+    squared, which keeps the sizes of their gradients comparable (Hinton et al. 2015, sec. 2);
+    without hard terms there is nothing to balance and they are left alone.
 
-    Source: Hinton et al. 2015, sec. 2.1 (T squared).
+    Raises RecipeError for an unknown or repeated divergence or a missing parameter.
     """
 
     def __init__(
         self, terms: Sequence[Term], *, reduction: Reduction, loss_temperature: float = 1.0
     ) -> None:
-        if not terms:
-            raise ValueError("an objective needs at least one term, got none")
-        if not loss_temperature > 0.0:
-            raise ValueError(f"loss_temperature must be positive, got {loss_temperature}")
-        self._terms = tuple(term.resolved() for term in terms)
-        self._reduction: Reduction = reduction
+        for term in terms:
+            _check(term)
+        names = [term.divergence for term in terms]
+        if len(set(names)) != len(names):
+            raise RecipeError(
+                "objective.terms must name every divergence at most once, got "
+                f"{', '.join(names)}; add the weights of equal terms"
+            )
+        self._terms = tuple(terms)
+        self._reduction = reduction
         self._temperature = loss_temperature
-        mixed = len({term.is_hard for term in self._terms}) == 2
+        mixed = any(term.is_hard for term in terms) and self.needs_teacher
         self._soft_factor = loss_temperature**2 if mixed else 1.0
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term compares with a teacher's distribution."""
-        return not all(term.is_hard for term in self._terms)
+        """Whether some term needs the teacher's whole distribution."""
+        return any(not term.is_hard for term in self._terms)
 
     def __call__(
         self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
-        """The weighted total, differentiable, and each term's own total without weight or graph.
+        """The weighted total, differentiable, and every term's own total, unweighted, for logs.
 
-        Terms of one name are numbered from the second on. Raises RecipeError when a soft term
-        meets a teacher that does not give its whole distribution.
+        All share one count. Both heads must score the same symbols.
+
+        Raises RecipeError when a soft term meets scores that are not dense.
         """
         mask = batch.target_mask
-        weights = reduction_weights(mask, self._reduction)[mask]
         count = reduction_count(mask, self._reduction)
-        hidden = states.hidden[mask]  # (batch, time, dim) -> (positions, dim)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        weights = reduction_weights(mask, self._reduction)[mask]
+        hidden, targets = states.hidden[mask], batch.target_ids[mask]
+        total: Tensor = torch.zeros((), device=hidden.device)
         parts: dict[str, TokenSum] = {}
         for term in self._terms:
-            loss = self._loss(term, hidden, states, scores, batch, weights)
-            factor = term.weight * (1.0 if term.is_hard else self._soft_factor)
+            if term.is_hard:
+                loss = fused_negative_log_likelihood(hidden, states.head, targets, weights=weights)
+                factor = term.weight
+            else:
+                dense = _dense(scores, term)
+                loss = self._soft(term, states, hidden, dense, dense.hidden[mask], weights)
+                factor = term.weight * self._soft_factor
             total = total + factor * loss.total
-            parts[_free_name(term.divergence, parts)] = TokenSum(loss.total.detach(), count)
+            parts[term.divergence] = TokenSum(loss.total.detach(), count)
         return TokenSum(total, count), parts
 
-    def _loss(
+    def _soft(
         self,
         term: Term,
-        hidden: Tensor,
         states: StudentStates,
-        scores: TeacherScores,
-        batch: SequenceBatch,
+        hidden: Tensor,
+        scores: DenseScores,
+        teacher_hidden: Tensor,
         weights: Tensor,
     ) -> FusedLoss:
-        mask = batch.target_mask
-        if term.is_hard:
-            targets = batch.target_ids[mask]
-            return fused_negative_log_likelihood(hidden, states.head, targets, weights=weights)
-        if not isinstance(scores, DenseScores):
-            raise RecipeError(
-                f"{term.divergence} needs the teacher's whole distribution, but the teacher gives "
-                f"{type(scores).__name__}; set teacher.scores: dense."
-            )
         return fused_divergence(
-            term.divergence,
+            term.resolved,
             hidden,
-            states.head.cut(scores.head.vocab_size),
-            scores.hidden[mask],
+            states.head,
+            teacher_hidden,
             scores.head,
             weights=weights,
             beta=term.beta,
@@ -134,9 +132,28 @@ class WeightedObjective:
         )
 
 
-def _free_name(name: str, taken: dict[str, TokenSum]) -> str:
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    return free
+def _check(term: Term) -> None:
+    if term.divergence not in DIVERGENCES:
+        raise RecipeError(
+            f"divergence must be one of {', '.join(DIVERGENCES)}; got {term.divergence!r}."
+            + did_you_mean(term.divergence, DIVERGENCES)
+        )
+    for parameter in DIVERGENCES[term.divergence].required_parameters:
+        value = term.beta if parameter == "beta" else term.alpha
+        if value is None:
+            raise RecipeError(f"{term.divergence} needs {parameter}, a number between 0 and 1")
+        ends_allowed = parameter == "beta"
+        if not (0.0 < value < 1.0 or (ends_allowed and value in (0.0, 1.0))):
+            raise RecipeError(
+                f"{parameter} of {term.divergence} must lie between 0 and 1"
+                f"{'' if ends_allowed else ', ends excluded'}, got {value}"
+            )
+
+
+def _dense(scores: TeacherScores, term: Term) -> DenseScores:
+    if isinstance(scores, DenseScores):
+        return scores
+    raise RecipeError(
+        f"{term.divergence} needs the teacher's whole distribution at every position, got "
+        f"{type(scores).__name__}; set teacher.scores to dense, or use negative_log_likelihood"
+    )
