@@ -1,0 +1,1 @@
+"""Builder of the bundled English-German software-documentation corpus."""
