@@ -6,6 +6,7 @@ program runs inside `ExplainingGroup`; none catches these errors itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -19,10 +20,20 @@ _RESUMABLE = ("demo", "train")
 
 
 class ExplainingGroup(TyperGroup):
-    """Commands whose user errors are sentences on stderr."""
+    """Commands whose user errors are sentences on stderr; without a command it prints its help.
+
+    (The type of `ctx` is no public name of typer's.)
+    """
+
+    def parse_args(self, ctx: Any, args: Sequence[str]) -> list[str]:
+        """The words of the command line, which no words at all turn into help."""
+        if not args:
+            typer.echo(ctx.get_help())
+            raise typer.Exit
+        return super().parse_args(ctx, list(args))
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. (typer's own type of `ctx` moved between its versions.)"""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except UserError as error:

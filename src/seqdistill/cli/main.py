@@ -29,7 +29,6 @@ app = typer.Typer(
     },
     # A traceback is for us: as Python writes it, and without the values of variables.
     pretty_exceptions_enable=False,
-    invoke_without_command=True,
 )
 app.command(context_settings=ANY_OPTION, rich_help_panel=_MAKE)(training.demo)
 app.command(context_settings=ANY_OPTION, rich_help_panel=_MAKE)(training.train)
@@ -41,15 +40,15 @@ app.command(rich_help_panel=_LOOK)(generating.generate)
 app.command(rich_help_panel=_LOOK)(environment.env)
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         say(f"seqdistill {seqdistill.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
 def seqdistill_command(
-    context: typer.Context,
     *,
     version: Annotated[
         bool,
@@ -57,8 +56,6 @@ def seqdistill_command(
     ] = False,
 ) -> None:
     """Distil a large sequence model into a small, fast one, and prove what was kept."""
-    if context.invoked_subcommand is None:
-        say(context.get_help())
 
 
 def run() -> None:

@@ -20,10 +20,10 @@ def check_writable(path: Path, name: str) -> None:
 
     Looks at `path` itself, or at the closest folder above that exists.
     """
-    existing = path.absolute()
+    existing = path
     while not existing.exists():
         existing = existing.parent
-    if existing != path.absolute() and not existing.is_dir():
+    if existing != path and not existing.is_dir():
         raise UserError(
             f"{name} must lie in a folder, got {str(path)!r}, but {str(existing)!r} is a file; "
             "name another place"
@@ -39,7 +39,7 @@ def check_new_file(path: Path, name: str) -> None:
     """Raises UserError when `path` cannot become a file; an existing file may be replaced."""
     if path.is_dir():
         raise UserError(f"{name} must be a file, got the folder {str(path)!r}; name a file in it")
-    check_writable(path.absolute().parent, name)
+    check_writable(path.parent, name)
 
 
 def read_lines(name: str) -> list[str]:

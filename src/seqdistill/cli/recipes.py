@@ -7,18 +7,12 @@ from typing import Annotated
 
 import typer
 
+from seqdistill.cli.failures import ExplainingGroup
 from seqdistill.cli.overrides import ANY_OPTION, Arguments, read_words
 from seqdistill.cli.screen import say, say_aligned
 from seqdistill.core.errors import UserError
 
-recipes = typer.Typer(help="List, show and check recipes.", invoke_without_command=True)
-
-
-@recipes.callback()
-def recipe(context: typer.Context) -> None:
-    """List, show and check recipes."""
-    if context.invoked_subcommand is None:
-        say(context.get_help())
+recipes = typer.Typer(cls=ExplainingGroup, help="List, show and check recipes.")
 
 
 @recipes.command("list")

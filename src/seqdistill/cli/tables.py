@@ -6,6 +6,7 @@ file and chooses no system. Import it inside a command: the report's room takes 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 
 from rich import box
@@ -28,13 +29,19 @@ _COLUMNS: tuple[tuple[str, Callable[[System], str]], ...] = (
     ("words/s\ngreedy", lambda s: numbers.rate(s.words_per_second_greedy)),
     ("words/s\nbeam", lambda s: numbers.rate(s.words_per_second_beam)),
 )
+# Below this width the table needs every column that it can save.
+_WIDE = 94
 _MODES = {"bleu_beam": "beam search", "bleu_greedy": "greedy"}
 
 
-def results_table(systems: Sequence[System], *, ruled: bool) -> Table:
-    """A row a system. `ruled` draws a line under the heads, which a plain file goes without."""
+def results_table(systems: Sequence[System], console: Console) -> Table:
+    """A row a system, with a line under the heads on a terminal that is wide enough.
+
+    On a narrow one the intervals stand under their values.
+    """
+    wide = console.width >= _WIDE
     table = Table(
-        box=box.SIMPLE_HEAD if ruled else None,
+        box=box.SIMPLE_HEAD if wide and console.is_terminal else None,
         pad_edge=False,
         padding=(0, 1),
         collapse_padding=True,
@@ -46,6 +53,8 @@ def results_table(systems: Sequence[System], *, ruled: bool) -> Table:
     best = findings.recommended(systems)
     for system in systems:
         cells = [system.name, *(_spaced(value(system)) for _, value in _COLUMNS)]
+        if not wide:
+            cells = [cell.replace(" [", "\n[") for cell in cells]
         style = "bold" if system is best else ""
         table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
@@ -64,12 +73,13 @@ def test_lines(comparisons: Sequence[Comparison], baseline: str | None) -> list[
 
 def show_results(contents: RunContents, console: Console) -> None:
     """Prints the table, the tests under it, and how both were measured."""
-    console.print(results_table(contents.systems, ruled=console.is_terminal))
+    console.print(results_table(contents.systems, console))
     lines = test_lines(contents.comparisons, contents.baseline)
     if lines:
         console.print("\nPaired tests:")
-        for line in lines:
-            console.print(f"  {line}")
+    for line in lines:
+        wrapped = textwrap.fill(line, console.width, initial_indent="  ", subsequent_indent="    ")
+        console.print(wrapped, soft_wrap=True)
     notes = list(dict.fromkeys(test.test for test in contents.comparisons))
     signatures = dict.fromkeys(s.signature for s in contents.systems if s.signature)
     notes += [f"BLEU: {signature}" for signature in signatures]

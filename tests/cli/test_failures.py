@@ -1,0 +1,109 @@
+"""A mistake of the user's is a sentence and code 2; a defect of ours keeps its traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from seqdistill.core.errors import UserError
+
+from .conftest import Program, files_in
+
+
+class Failing(ModuleType):
+    """Stands for `build.running`: raises what the test wants."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__("seqdistill.build.running")
+        self.error = error
+
+    def train(self, recipe: object, *, progress: object, resume: bool) -> None:
+        raise self.error
+
+
+def let_training_fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    monkeypatch.setitem(sys.modules, "seqdistill.build.running", Failing(error))
+
+
+def test_user_error_is_one_sentence_on_stderr(
+    program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/a/very/long/path" * 20 + "/file.tsv"
+    let_training_fail(monkeypatch, UserError(f"data.train must exist, got {path}; mend it"))
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 2
+    assert answer.stderr == f"error: data.train must exist, got {path}; mend it\n"
+    assert "Traceback" not in answer.stdout
+
+
+def test_interrupt_says_how_to_go_on(
+    program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_training_fail(monkeypatch, KeyboardInterrupt())
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 130
+    assert answer.stderr == "interrupted; continue with --resume\n"
+
+
+def test_defect_keeps_its_traceback(
+    program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_training_fail(monkeypatch, ZeroDivisionError("ours"))
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 1
+    assert isinstance(answer.exception, ZeroDivisionError)
+    assert "error:" not in answer.stderr
+
+
+def test_refused_access_names_the_file(
+    program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_training_fail(monkeypatch, PermissionError(13, "Permission denied", "secret.tsv"))
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("error: the command needs access to 'secret.tsv'")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("train", "recipe.yml"), "got 'recipe.yml'"),
+        (("train", "recipe.yaml", "--learning_rte", "3"), "did you mean 'training.learning_rate'?"),
+        (("train", "recipe.yaml", "stray"), "got 'stray'"),
+        (("train", "--seed", "3", "a=b"), "RECIPE must be a YAML file or a preset"),
+        (("train", "recipe.yaml", "output_dir=recipe.yaml/run"), "'recipe.yaml' is a file"),
+        (("train", "recipe.yaml", "--output_dir", "full"), "got 'full'"),
+        (("train", "recipe.yaml", "--output_dir", "full", "--dry-run"), "got 'full'"),
+        (("demo", "stray"), "got 'stray'"),
+        (("label", "recipe.yml"), "got 'recipe.yml'"),
+        (("evaluate", "nowhere"), "got 'nowhere'"),
+        (("evaluate", "full"), "must hold recipe.yaml"),
+        (("report", "nowhere"), "got 'nowhere'"),
+        (("generate", "small", "--input", "nofile"), "got 'nofile'"),
+        (("generate", "small", "--input", "bad.txt"), "bad.txt:2: text must be UTF-8"),
+        (("generate", "small", "--input", "bad.txt", "text"), "the input must be given once"),
+        (("generate", "small", "a", "--output", "full"), "got the folder 'full'"),
+        (("generate", "run", "a"), "did you mean 'run/student'?"),
+        (("recipe", "show", "sekkd"), "got 'sekkd'"),
+        (("recipe", "check", "recipe.yaml", "other.yaml"), "FILE must be one recipe"),
+        (("recipe", "check", "recipe.yaml", "training.updates=0"), "training.updates"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_mistakes_end_with_two_and_write_nothing(
+    program: Program, recipe_file: str, tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    (tmp_path / "bad.txt").write_bytes(b"good\nb\xffd\n")
+    before = files_in(tmp_path)
+    answer = program(*words)
+    assert answer.exit_code == 2, answer.stderr
+    assert answer.stderr.startswith("error: ")
+    assert sentence in answer.stderr
+    assert answer.stdout == ""
+    assert files_in(tmp_path) == before

@@ -1,0 +1,125 @@
+"""`generate`: one line out for each line in, whole files only."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from seqdistill.core.errors import UserError
+from seqdistill.core.progress import Progress
+
+from .conftest import Program, files_in
+
+
+@dataclasses.dataclass
+class Echo:
+    """Stands for a model: answers in capitals and notes what it was asked."""
+
+    settings: dict[str, object] = dataclasses.field(default_factory=dict)
+    lines: list[str] = dataclasses.field(default_factory=list)
+    fails: bool = False
+
+    def generate_texts(
+        self,
+        model: str,
+        lines: Sequence[str],
+        *,
+        engine: str,
+        compute_type: str,
+        beam_size: int,
+        max_new_tokens: int,
+        threads: int | None,
+        progress: Progress,
+    ) -> list[str]:
+        """Every line in capitals."""
+        if self.fails:
+            raise UserError("MODEL must load")
+        self.lines = list(lines)
+        self.settings = {
+            "model": model,
+            "engine": engine,
+            "compute_type": compute_type,
+            "beam_size": beam_size,
+            "max_new_tokens": max_new_tokens,
+            "threads": threads,
+        }
+        progress.start("generating", len(lines))
+        progress.finish()
+        return [line.upper() for line in lines]
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
+    model = Echo()
+    module = ModuleType("seqdistill.build.generating")
+    setattr(module, "generate_texts", model.generate_texts)  # noqa: B010
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return model
+
+
+def test_texts_as_arguments_give_a_line_each_and_nothing_else(program: Program, echo: Echo) -> None:
+    answer = program("generate", "small", "one text", "zwei ß")
+    assert answer.exit_code == 0, answer.stderr
+    assert answer.stdout == "ONE TEXT\nZWEI SS\n"
+    assert "generating: 0 of 2" in answer.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("--input", "-")])
+def test_standard_input_is_read_by_lines(
+    program: Program, echo: Echo, words: tuple[str, ...]
+) -> None:
+    answer = program("generate", "small", *words, stdin="a\n\nü\u2028b\r\nlast".encode())
+    assert answer.exit_code == 0, answer.stderr
+    assert echo.lines == ["a", "", "ü\u2028b", "last"]
+    assert answer.stdout == "A\n\nÜ B\nLAST\n", "every input line gives exactly one output line"
+
+
+def test_file_to_file_keeps_the_number_of_lines(program: Program, echo: Echo) -> None:
+    Path("in.txt").write_bytes(b"\xef\xbb\xbfa\n\nb\n")
+    Path("out.txt").write_text("old", encoding="utf-8")
+    answer = program("generate", "small", "--input", "in.txt", "--output", "out.txt")
+    assert answer.exit_code == 0, answer.stderr
+    assert answer.stdout == ""
+    assert Path("out.txt").read_bytes() == b"A\n\nB\n"
+
+
+def test_failure_leaves_the_old_output_as_it_was(
+    program: Program, echo: Echo, tmp_path: Path
+) -> None:
+    echo.fails = True
+    Path("out.txt").write_text("old", encoding="utf-8")
+    answer = program("generate", "small", "text", "--output", "out.txt")
+    assert answer.exit_code == 2
+    assert Path("out.txt").read_text(encoding="utf-8") == "old"
+    assert list(files_in(tmp_path)) == ["out.txt"]
+
+
+def test_settings_have_their_defaults_and_both_spellings(program: Program, echo: Echo) -> None:
+    program("generate", "small", "text")
+    assert echo.settings == {
+        "model": "small",
+        "engine": "ctranslate2",
+        "compute_type": "float32",
+        "beam_size": 5,
+        "max_new_tokens": 128,
+        "threads": None,
+    }
+    given = {"beam_size": 2, "max_new_tokens": 9, "compute_type": "int8", "threads": 1}
+    for options in (
+        "--beam-size 2 --max-new-tokens 9 --compute-type int8 --threads 1 --engine transformers",
+        "--num_beams 2 --max_new_tokens 9 --compute_type int8 --threads 1 --engine transformers",
+    ):
+        assert program("generate", "small", "text", *options.split()).exit_code == 0
+        assert echo.settings == {"model": "small", "engine": "transformers", **given}
+
+
+@pytest.mark.parametrize("options", ["--beam-size 0", "--engine vllm", "--compute-type int4"])
+def test_impossible_settings_are_usage_errors(program: Program, echo: Echo, options: str) -> None:
+    answer = program("generate", "small", "text", *options.split())
+    assert answer.exit_code == 2
+    assert echo.lines == []

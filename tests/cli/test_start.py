@@ -1,0 +1,100 @@
+"""The program starts without the heavy libraries, and helps whoever asks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import seqdistill
+
+from .conftest import Program
+
+HEAVY = ("torch", "transformers", "pyarrow", "matplotlib", "datasets", "ctranslate2", "accelerate")
+# Runs a command in a fresh process and reports which heavy modules it loaded, and its CPU time.
+PROBE = f"""
+import json, sys, time
+sys.argv = ["seqdistill", *sys.argv[1:]]
+from seqdistill.cli.main import run
+try:
+    run()
+except SystemExit as end:
+    heavy = [name for name in {HEAVY} if name in sys.modules]
+    print("\\n" + json.dumps([end.code or 0, heavy, time.process_time()]))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",),
+        ("train", "--help"),
+        ("recipe", "check", "demo"),
+        ("recipe", "schema"),
+        ("env",),
+        ("train", "no-such-recipe"),
+        ("report", "no-such-run"),
+    ],
+    ids=" ".join,
+)
+def test_light_commands_load_no_heavy_library_and_answer_at_once(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *words], capture_output=True, text=True, check=True
+    )
+    code, heavy, cpu_seconds = json.loads(done.stdout.splitlines()[-1])
+    assert code == (2 if words[-1].startswith("no-such") else 0)
+    assert heavy == []
+    assert cpu_seconds < 1.0, "a command that computes nothing took a second of CPU"
+
+
+@pytest.mark.parametrize("words", [(), ("-h",), ("--help",)])
+def test_no_words_and_help_print_the_commands_and_end_well(
+    program: Program, words: tuple[str, ...]
+) -> None:
+    answer = program(*words)
+    assert answer.exit_code == 0
+    for command in ("demo", "train", "label", "generate", "evaluate", "report", "recipe", "env"):
+        assert f" {command} " in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "train", "label", "generate", "evaluate", "report", "recipe", "recipe check", "env"],
+)
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_has_help(program: Program, command: str, option: str) -> None:
+    answer = program(*command.split(), option)
+    assert answer.exit_code == 0
+    assert f"seqdistill {command}" in answer.stdout
+
+
+def test_version_is_the_package_s(program: Program) -> None:
+    answer = program("--version")
+    assert (answer.exit_code, answer.stdout) == (0, f"seqdistill {seqdistill.__version__}\n")
+
+
+def test_module_can_be_run(program: Program) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "seqdistill", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"seqdistill {seqdistill.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [("bogus",), ("train",), ("generate",), ("env", "--bogus")])
+def test_wrong_usage_ends_with_two(program: Program, words: tuple[str, ...]) -> None:
+    answer = program(*words)
+    assert answer.exit_code == 2
+    assert "Usage: seqdistill" in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_env_names_versions_and_machine(program: Program) -> None:
+    answer = program("env")
+    assert answer.exit_code == 0
+    for name in ("python", "torch", "transformers", "ctranslate2", "cpu_model", "memory"):
+        assert any(line.startswith(f"{name} ") for line in answer.stdout.splitlines())
