@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.errors import DataError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.encoding import EncodedExample, Kind
 
@@ -45,7 +46,18 @@ class Collator:
         self._start_id = start_id
 
     def __call__(self, examples: Sequence[EncodedExample]) -> SequenceBatch:
-        """The examples as one batch, in the order given. Each must have a target."""
+        """The examples as one batch, in the order given.
+
+        Raises DataError for an example without a target, and for one without a source: a
+        decoder-only model would have nothing to predict its first target from.
+        """
+        for example in examples:
+            if not example.target_ids or not example.source_ids:
+                side = "source" if example.target_ids else "target"
+                raise DataError(
+                    f"Examples in a batch must have tokens on both sides, but the {side} of "
+                    f"{example.id!r} has none; take it out of the data."
+                )
         if self.kind == "seq2seq":
             return self._seq2seq(examples)
         return self._causal(examples)
@@ -73,7 +85,7 @@ class Collator:
         inputs, mask = _pad([ids[:-1] for ids in whole], self._pad_id)
         targets, _ = _pad([ids[1:] for ids in whole], self._pad_id)
         # Position t predicts token t + 1, so the first target is predicted at the prompt's end.
-        first = torch.tensor([max(len(e.source_ids) - 1, 0) for e in examples])
+        first = torch.tensor([len(e.source_ids) - 1 for e in examples])
         counted = mask & (torch.arange(mask.shape[1])[None, :] >= first[:, None])
         return SequenceBatch(
             tuple(e.id for e in examples),
@@ -124,8 +136,9 @@ def in_length_order(
 class EpochBatches:
     """An endless, seeded, resumable stream of batches of indices.
 
-    Every epoch visits each example once. Ranks of a distributed run take turns: rank r gets every
-    world_size-th batch.
+    Every epoch visits each example once. Ranks of a distributed run read one stream in turns: of
+    every `world_size` batches, rank r gets the r-th. So n processes see in one update what one
+    process sees in n micro-batches.
     """
 
     def __init__(
@@ -138,6 +151,8 @@ class EpochBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if not examples:
+            raise DataError("Batches need at least one example, but there is none; check the data.")
         self._examples = examples
         self._kind = kind
         self._batch_tokens = batch_tokens
@@ -162,13 +177,14 @@ class EpochBatches:
             )
             batches += cut_by_tokens(window, self._examples, self._kind, self._batch_tokens)
         shuffled = torch.randperm(len(batches), generator=generator).tolist()
-        # Every rank sees equally many batches: a short last round is filled from its start.
-        missing = -len(shuffled) % self._world_size
-        shuffled += shuffled[:missing]
-        return [batches[i] for i in shuffled[self._rank :: self._world_size]]
+        return [batches[i] for i in shuffled]
 
     def next(self) -> list[int]:
-        """Indices of the next batch."""
+        """Indices of this rank's next batch."""
+        everyones = [self._next_of_all() for _ in range(self._world_size)]
+        return everyones[self._rank]
+
+    def _next_of_all(self) -> list[int]:
         if self._position >= len(self._batches):
             self.epoch, self._position = self.epoch + 1, 0
             self._batches = self._plan()
@@ -177,7 +193,7 @@ class EpochBatches:
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the stream."""
+        """The place in the stream: the same on every rank that has read as often."""
         return {"epoch": self.epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

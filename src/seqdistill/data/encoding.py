@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError
@@ -52,17 +53,30 @@ def _with_end(ids: list[int], end: int) -> tuple[int, ...]:
     return tuple(ids) if ids and ids[-1] == end else (*ids, end)
 
 
+def _closed(ids: list[int], end: int, special: frozenset[int]) -> tuple[int, ...]:
+    """The ids with an end token, unless it is among the special tokens that close them already.
+
+    mBART writes `X </s> en_XX`: a second end token there would be one that it has never seen.
+    """
+    for token_id in reversed(ids):
+        if token_id == end:
+            return tuple(ids)
+        if token_id not in special:
+            break
+    return (*ids, end)
+
+
 def _encode_seq2seq(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
 ) -> list[EncodedExample]:
-    end = end_token_id(tokenizer)
+    end, special = end_token_id(tokenizer), frozenset(tokenizer.all_special_ids)
     sources = tokenizer([example.source for example in examples]).input_ids
     targets = tokenizer(text_target=[example.target or "" for example in examples]).input_ids
     return [
         EncodedExample(
             example.id,
-            _with_end(source, end),
-            () if example.target is None else _with_end(target, end),
+            _closed(source, end, special),
+            () if example.target is None else _closed(target, end, special),
         )
         for example, source, target in zip(examples, sources, targets, strict=True)
     ]
@@ -75,35 +89,68 @@ def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encode
             "chat_template.jinja to the model folder or give prompt and completion columns."
         )
     turns = [{"role": role, "content": content} for role, content in example.messages or ()]
-    prompt: str = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    prompt = _render(turns, tokenizer, example.id, opens_answer=True)
     prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
     if example.target is None:
         return EncodedExample(example.id, tuple(prompt_ids), ())
     answered = [*turns, {"role": "assistant", "content": example.target}]
-    whole: str = tokenizer.apply_chat_template(answered, tokenize=False)
+    whole = _render(answered, tokenizer, example.id, opens_answer=False)
+    # Templates that write something else into finished turns (a dropped thought, say) cannot be
+    # split at the prompt: there the answer stands as it is.
     completion = whole[len(prompt) :] if whole.startswith(prompt) else example.target
     ids = tokenizer(completion.rstrip("\n"), add_special_tokens=False).input_ids
     return EncodedExample(example.id, tuple(prompt_ids), _with_end(ids, end_token_id(tokenizer)))
+
+
+def _render(
+    turns: list[dict[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    example_id: str,
+    *,
+    opens_answer: bool,
+) -> str:
+    try:
+        text: str = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=opens_answer, tokenize=False
+        )
+    except TemplateError as error:
+        raise DataError(
+            f"The messages of example {example_id!r} must suit the model's chat template, which "
+            f"refuses them: {error}; mend its roles."
+        ) from error
+    return text
 
 
 def _encode_causal(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
 ) -> list[EncodedExample]:
     end = end_token_id(tokenizer)
-    encoded = []
-    for example in examples:
-        if example.messages is not None:
-            encoded.append(_encode_chat(example, tokenizer))
-            continue
-        prompt = tokenizer(example.source).input_ids
-        while prompt and prompt[-1] == end and len(prompt) > 1:
-            prompt = prompt[:-1]  # some tokenizers close every text; a prompt is still open
-        target: tuple[int, ...] = ()
-        if example.target is not None:
-            ids = tokenizer(example.target, add_special_tokens=False).input_ids
-            target = _with_end(ids, end)
-        encoded.append(EncodedExample(example.id, tuple(prompt), target))
-    return encoded
+    plain = [example for example in examples if example.messages is None]
+    encoded = iter(_encode_completions(plain, tokenizer, end) if plain else [])
+    return [
+        next(encoded) if example.messages is None else _encode_chat(example, tokenizer)
+        for example in examples
+    ]
+
+
+def _encode_completions(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, end: int
+) -> list[EncodedExample]:
+    prompts = tokenizer([example.source for example in examples]).input_ids
+    targets = tokenizer(
+        [example.target or "" for example in examples], add_special_tokens=False
+    ).input_ids
+    for prompt in prompts:
+        while len(prompt) > 1 and prompt[-1] == end:
+            prompt.pop()  # some tokenizers close every text; a prompt is still open
+    return [
+        EncodedExample(
+            example.id,
+            tuple(prompt),
+            () if example.target is None else _with_end(target, end),
+        )
+        for example, prompt, target in zip(examples, prompts, targets, strict=True)
+    ]
 
 
 def encode(

@@ -5,6 +5,7 @@ Each `next_batch` reads on in a seeded, resumable order. Nothing is generated he
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +13,8 @@ from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError
 from seqdistill.data.batching import Collator, EpochBatches
 from seqdistill.data.encoding import EncodedExample
+
+_LOG = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -83,8 +86,13 @@ def with_teacher_targets(
     ]
     if not written:
         raise DataError(
-            f"The teacher's corpus must hold outputs for the training data, but for none of its "
+            "The teacher's corpus must hold outputs for the training data, but for none of its "
             f"{len(examples)} examples a finished output was found; raise "
             "sequences.decoding.max_new_tokens or check that the teacher fits the data."
+        )
+    num_left_out = len({example.id for example in examples} - {example.id for example in written})
+    if num_left_out:
+        _LOG.warning(
+            "left out %d examples for which the teacher's corpus holds no output", num_left_out
         )
     return written
