@@ -41,8 +41,9 @@ from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.stored import StoredSequences, with_teacher_targets
 from seqdistill.teachers.in_process import InProcessTeacher, SilentTeacher, Teacher
-from seqdistill.training.loop import DevScorer as DevScoring
-from seqdistill.training.loop import LoopSettings, TrainingLoop, TrainingResult
+from seqdistill.training.contracts import DevScorer as DevScoring
+from seqdistill.training.contracts import LoopSettings, TrainingResult
+from seqdistill.training.loop import TrainingLoop
 from seqdistill.training.optimization import RateSchedule
 
 

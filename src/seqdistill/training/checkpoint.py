@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -34,6 +36,8 @@ class LoopState:
     dev_scores: dict[str, float] = dataclasses.field(default_factory=dict)
     source: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
+    num_processes: int = 1
+    """How many processes read the data in turns."""
 
 
 def unique_parameters(model: nn.Module) -> dict[str, Tensor]:
@@ -64,11 +68,16 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _random_states(device: torch.device) -> dict[str, Tensor]:
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states that this process draws its dropout from, by the kind of device."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     return states
+
+
+def _random_name(rank: int) -> str:
+    return "random.safetensors" if rank == 0 else f"random-{rank}.safetensors"
 
 
 def save_state(
@@ -77,19 +86,23 @@ def save_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: LoopState,
-    device: torch.device,
+    random_by_rank: Sequence[Mapping[str, Tensor]],
     keep: int = 2,
 ) -> Path:
-    """Writes `folder/checkpoint-<update>` in one step and removes all but the newest `keep`."""
+    """Writes `folder/checkpoint-<update>` in one step and removes all but the newest `keep`.
+
+    `random_by_rank` holds every process's `random_states`. What killed processes left half written
+    goes, too. Raises FileExistsError when there is a state of that update already.
+    """
     path = folder / f"checkpoint-{state.update}"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic.new_folder(path) as aside:
-            save_file(_contiguous(unique_parameters(model)), aside / "model.safetensors")
-            save_file(_contiguous(_optimizer_tensors(optimizer)), aside / "optimizer.safetensors")
-            save_file(_random_states(device), aside / "random.safetensors")
-            atomic.write_json(aside / "state.json", dataclasses.asdict(state))
-    for old in _states(folder)[:-keep]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic.new_folder(path) as aside:
+        save_file(_contiguous(unique_parameters(model)), aside / "model.safetensors")
+        save_file(_contiguous(_optimizer_tensors(optimizer)), aside / "optimizer.safetensors")
+        for rank, states in enumerate(random_by_rank):
+            save_file(dict(states), aside / _random_name(rank))
+        atomic.write_json(aside / "state.json", dataclasses.asdict(state))
+    for old in [*_states(folder)[:-keep], *folder.glob("checkpoint-*.partial-*")]:
         shutil.rmtree(old)
     return path
 
@@ -115,20 +128,29 @@ def load_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
+    rank: int = 0,
+    num_processes: int = 1,
 ) -> LoopState:
-    """The loop's counters; model, optimizer and random state are put back in place.
+    """The loop's counters; model, optimizer and this rank's random state are put back in place.
 
-    Raises UserError when the state was saved by a model of other parameter names or shapes.
+    Raises UserError when the state was saved by a model of other parameter names or shapes, or by
+    another number of processes, which share out the data otherwise.
     """
-    load_parameters(model, load_file(path / "model.safetensors"), where=str(path))
-    _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
-    random_states = load_file(path / "random.safetensors")
-    torch.set_rng_state(random_states["cpu"])
-    if "cuda" in random_states:
-        torch.cuda.set_rng_state(random_states["cuda"], device)
     fields = json.loads((path / "state.json").read_text(encoding="utf-8"))
     fields["best"] = [(score, update) for score, update in fields["best"]]
-    return LoopState(**fields)
+    state = LoopState(**fields)
+    if state.num_processes != num_processes:
+        raise UserError(
+            f"A run must be resumed with as many processes as it was started with, but {path} was "
+            f"saved by {state.num_processes} and this run has {num_processes}."
+        )
+    load_parameters(model, load_file(path / "model.safetensors"), where=str(path))
+    _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
+    stored = load_file(path / _random_name(rank))
+    torch.set_rng_state(stored["cpu"])
+    if "cuda" in stored and device.type == "cuda":
+        torch.cuda.set_rng_state(stored["cuda"], device)
+    return state
 
 
 def load_parameters(model: nn.Module, tensors: dict[str, Tensor], *, where: str) -> None:
@@ -145,6 +167,15 @@ def load_parameters(model: nn.Module, tensors: dict[str, Tensor], *, where: str)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def _write_weights(path: Path, model: nn.Module) -> None:
+    aside = path.with_name(f"{path.name}.partial")
+    save_file(_contiguous(unique_parameters(model)), aside)
+    with aside.open("rb") as stream:
+        os.fsync(stream.fileno())
+    aside.replace(path)
+    atomic.sync_folder(path.parent)
 
 
 class BestStudents:
@@ -166,16 +197,14 @@ class BestStudents:
         kept = ranked[: self._keep]
         if (score, state.update) in kept:
             self._folder.mkdir(parents=True, exist_ok=True)
-            aside = self.path(state.update).with_suffix(".partial")
-            save_file(_contiguous(unique_parameters(model)), aside)
-            aside.replace(self.path(state.update))
+            _write_weights(self.path(state.update), model)
         state.best = kept
         return is_best
 
     def clean(self, state: LoopState) -> None:
-        """Removes the weights that no saved state refers to any more."""
+        """Removes the weights that the state just saved does not refer to, and torn files."""
         kept = {self.path(update) for _, update in state.best}
-        for path in self._folder.glob("best-*.safetensors"):
+        for path in self._folder.glob("best-*.safetensors*"):
             if path not in kept:
                 path.unlink()
 
@@ -185,11 +214,12 @@ class BestStudents:
         sums: dict[str, Tensor] = {}
         for update in updates:
             for name, tensor in load_file(self.path(update)).items():
-                value = tensor.double() if tensor.is_floating_point() else tensor
-                sums[name] = sums[name] + value if name in sums else value
-        own = unique_parameters(model)
+                if not tensor.is_floating_point():
+                    sums[name] = tensor  # counters and the like: the last, not a mean
+                else:
+                    sums[name] = sums.get(name, torch.zeros(())) + tensor.double()
         mean = {
-            name: (value / len(updates)).to(own[name].dtype) if value.is_floating_point() else value
+            name: value / len(updates) if value.is_floating_point() else value
             for name, value in sums.items()
         }
         load_parameters(model, mean, where=str(self._folder))

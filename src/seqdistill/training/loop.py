@@ -12,24 +12,20 @@ It does not know who writes sequences, what a divergence is, or how dev is score
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import NonFiniteLossError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress
-from seqdistill.core.scores import TeacherScores
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel, hidden_states
 from seqdistill.sources.stored import SequenceSource
@@ -39,67 +35,26 @@ from seqdistill.training.checkpoint import (
     LoopState,
     load_state,
     newest_state,
+    random_states,
     save_state,
 )
-from seqdistill.training.optimization import RateSchedule, make_optimizer
+from seqdistill.training.contracts import (
+    DevScorer,
+    LoopSettings,
+    MetricsLog,
+    Objective,
+    TrainingResult,
+)
+from seqdistill.training.optimization import make_optimizer
+from seqdistill.training.processes import (
+    Work,
+    joined,
+    of_every_process,
+    of_main_process,
+    over_processes,
+)
 
 _LOG = logging.getLogger(__name__)
-DevScorer = Callable[[PreTrainedModel], Mapping[str, float]]
-"""Scores the live student on dev; the keys become metrics `dev_<key>`."""
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """A weighted sum of divergences as a total and a count, and its unweighted parts."""
-
-    def __call__(
-        self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
-    ) -> tuple[TokenSum, dict[str, TokenSum]]:
-        """The loss of a micro-batch and its parts by name."""
-
-
-@runtime_checkable
-class MetricsLog(Protocol):
-    """Where numbers go while training."""
-
-    def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
-        """Record the values measured at a step."""
-
-    def forget_metrics_after(self, step: int) -> int:
-        """Remove what was recorded later than `step`; it will be measured again."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopSettings:
-    """How long, how fast, how often. The recipe's `training` section explains each."""
-
-    updates: int
-    accumulation: int
-    schedule: RateSchedule
-    max_grad_norm: float
-    precision: Literal["fp32", "bf16"]
-    adam_beta1: float
-    adam_beta2: float
-    weight_decay: float
-    seed: int
-    log_every: int
-    eval_every: int | None
-    eval_metric: str
-    keep_best: int
-    patience: int | None
-    checkpoint_every: int | None
-    average_best: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingResult:
-    """What a finished training was: counters, best dev scores, seconds of training itself."""
-
-    updates: int
-    tokens: int
-    seconds: float
-    best: tuple[tuple[float, int], ...]
-    stopped_early: bool
 
 
 class TrainingLoop:
@@ -131,7 +86,7 @@ class TrainingLoop:
         self._score_dev = score_dev
         self._best = BestStudents(folder, keep=settings.keep_best)
         self._state = LoopState()
-        self._wrapped: nn.Module = accelerator.prepare_model(model)
+        self._wrapped = joined(model, accelerator)
         self._optimizer = make_optimizer(
             model,
             beta1=settings.adam_beta1,
@@ -166,15 +121,17 @@ class TrainingLoop:
 
     def _resume(self) -> None:
         path = newest_state(self._folder)
-        if path is None:
-            return
-        self._state = load_state(
-            path,
-            model=self._student,
-            optimizer=self._optimizer,
-            device=self._accelerator.device,
-        )
-        self._source.load_state_dict(self._state.source)
+        if path is not None:
+            self._state = load_state(
+                path,
+                model=self._student,
+                optimizer=self._optimizer,
+                device=self._accelerator.device,
+                rank=self._accelerator.process_index,
+                num_processes=self._accelerator.num_processes,
+            )
+            self._source.load_state_dict(self._state.source)
+        # Without a state training starts anew, and so do its metrics.
         if self._accelerator.is_main_process:
             self._metrics.forget_metrics_after(self._state.update)
         _LOG.info("resumed at update %d", self._state.update)
@@ -198,20 +155,19 @@ class TrainingLoop:
         rate = self._settings.schedule.rate(update)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        loss, parts = self._accumulate()
-        count = self._accelerator.reduce(loss.count, reduction="sum")
-        norm = self._divide_and_clip(count)
+        work = over_processes(self._accumulate(), self._accelerator)
+        norm = self._divide_and_clip(work.loss.count)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._state.update = update
-        self._state.tokens += int(count) if count else 0
+        self._state.tokens += work.num_targets
         self._state.seconds += time.perf_counter() - started
         if update % self._settings.log_every == 0 or update == self._settings.updates:
-            self._log(update, loss, parts, rate, norm)
-        self._progress.advance(1, f"loss {loss.mean:.3f}")
+            self._log(work, rate, norm)
+        self._progress.advance(1, f"loss {work.loss.mean:.3f}")
 
-    def _accumulate(self) -> tuple[TokenSum, dict[str, TokenSum]]:
-        total, parts = TokenSum.zero(), dict[str, TokenSum]()
+    def _accumulate(self) -> Work:
+        total, parts, num_targets = TokenSum.zero(), dict[str, TokenSum](), 0
         for index in range(self._settings.accumulation):
             batch = self._source.next_batch().to(self._accelerator.device)
             last = index == self._settings.accumulation - 1
@@ -225,9 +181,10 @@ class TrainingLoop:
                 self._refuse_non_finite(loss, named, batch)
                 self._accelerator.backward(loss.total)
             total = total + loss.detached()
+            num_targets += batch.num_targets
             for name, part in named.items():
                 parts[name] = parts.get(name, TokenSum.zero()) + part.detached()
-        return total, parts
+        return Work(total, parts, num_targets)
 
     def _refuse_non_finite(
         self, loss: TokenSum, parts: Mapping[str, TokenSum], batch: SequenceBatch
@@ -245,27 +202,30 @@ class TrainingLoop:
     def _divide_and_clip(self, count: Tensor) -> float:
         # Gradients are of totals; processes average theirs, which the factor undoes.
         factor = self._accelerator.num_processes / max(float(count), 1.0)
-        gradients = [p.grad for p in self._student.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, factor)
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for p in self._student.parameters() if p.requires_grad],
-            self._settings.max_grad_norm,
-        )
-        return float(norm)
+        trained = [p for p in self._student.parameters() if p.requires_grad]
+        for parameter in trained:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, self._settings.max_grad_norm))
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"The gradient must be finite, but at update {self._state.update + 1} its norm is "
+                f"{norm} although the loss is finite. Lower training.learning_rate or use "
+                "training.precision=fp32."
+            )
+        return norm
 
-    def _log(
-        self, update: int, loss: TokenSum, parts: Mapping[str, TokenSum], rate: float, norm: float
-    ) -> None:
+    def _log(self, work: Work, rate: float, norm: float) -> None:
         values: dict[str, object] = {
-            "loss_nats": loss.mean,
-            **{name: part.mean for name, part in parts.items()},
+            "loss_nats": work.loss.mean,
+            **{name: part.mean for name, part in work.parts.items()},
             "learning_rate": rate,
             "gradient_norm": norm,
             "tokens": self._state.tokens,
             "seconds": round(self._state.seconds, 3),
         }
         if self._accelerator.is_main_process:
-            self._metrics.log_metrics(update, values)
+            self._metrics.log_metrics(self._state.update, values)
 
     def _look_up_from_work(self) -> bool:
         """Score dev and save a state where they are due; True when training should stop early."""
@@ -280,27 +240,17 @@ class TrainingLoop:
         return stop
 
     def _evaluate(self, score_dev: DevScorer) -> None:
-        self._student.eval()
-        scores = dict(score_dev(self._student.module)) if self._accelerator.is_main_process else {}
-        shared = [scores]
-        if self._accelerator.num_processes > 1:
-            torch.distributed.broadcast_object_list(shared)
-        scores = shared[0]
-        self._state.dev_scores = scores
+        state = self._state
         if self._accelerator.is_main_process:
+            self._student.eval()
+            state.dev_scores = dict(score_dev(self._student.module))
             self._metrics.log_metrics(
-                self._state.update, {f"dev_{name}": value for name, value in scores.items()}
+                state.update, {f"dev_{name}": value for name, value in state.dev_scores.items()}
             )
-            is_best = self._best.offer(
-                self._student, scores[self._settings.eval_metric], self._state
-            )
-            self._state.evaluations_without_best = (
-                0 if is_best else self._state.evaluations_without_best + 1
-            )
-        if self._accelerator.num_processes > 1:
-            counters = [(self._state.best, self._state.evaluations_without_best)]
-            torch.distributed.broadcast_object_list(counters)
-            self._state.best, self._state.evaluations_without_best = counters[0]
+            score = state.dev_scores[self._settings.eval_metric]
+            is_best = self._best.offer(self._student, score, state)
+            state.evaluations_without_best = 0 if is_best else state.evaluations_without_best + 1
+        self._state = of_main_process(state, self._accelerator)
 
     def _stops_early(self) -> bool:
         patience = self._settings.patience
@@ -308,13 +258,15 @@ class TrainingLoop:
 
     def _save(self) -> None:
         self._state.source = self._source.state_dict()
+        self._state.num_processes = self._accelerator.num_processes
+        random_by_rank = of_every_process(random_states(self._accelerator.device))
         if self._accelerator.is_main_process:
             save_state(
                 self._folder,
                 model=self._student,
                 optimizer=self._optimizer,
                 state=self._state,
-                device=self._accelerator.device,
+                random_by_rank=random_by_rank,
             )
             self._best.clean(self._state)
         self._accelerator.wait_for_everyone()

@@ -1,0 +1,71 @@
+"""What the training loop asks of others: settings, an objective, a log, dev scores. Runs nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+from transformers import PreTrainedModel
+
+from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.scores import TeacherScores
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.training.optimization import RateSchedule
+
+DevScorer = Callable[[PreTrainedModel], Mapping[str, float]]
+"""Scores the live student on dev; the keys become metrics `dev_<key>`."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A weighted sum of divergences as a total and a count, and its unweighted parts."""
+
+    def __call__(
+        self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+    ) -> tuple[TokenSum, dict[str, TokenSum]]:
+        """The loss of a micro-batch and its parts by name."""
+
+
+@runtime_checkable
+class MetricsLog(Protocol):
+    """Where numbers go while training."""
+
+    def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
+        """Record the values measured at a step."""
+
+    def forget_metrics_after(self, step: int) -> int:
+        """Remove what was recorded later than `step`; it will be measured again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """How long, how fast, how often. The recipe's `training` section explains each."""
+
+    updates: int
+    accumulation: int
+    schedule: RateSchedule
+    max_grad_norm: float
+    precision: Literal["fp32", "bf16"]
+    adam_beta1: float
+    adam_beta2: float
+    weight_decay: float
+    seed: int
+    log_every: int
+    eval_every: int | None
+    eval_metric: str
+    keep_best: int
+    patience: int | None
+    checkpoint_every: int | None
+    average_best: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training was: counters, best dev scores, seconds of training itself."""
+
+    updates: int
+    tokens: int
+    seconds: float
+    best: tuple[tuple[float, int], ...]
+    stopped_early: bool

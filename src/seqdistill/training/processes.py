@@ -1,0 +1,73 @@
+"""Several processes that train one student: what they share, and that they do share it.
+
+Knows accelerate's collectives and nothing of batches or losses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
+
+from seqdistill.core.errors import UserError
+from seqdistill.core.token_sum import TokenSum
+
+Shared = TypeVar("Shared")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one update has seen: the loss, its parts, and how many targets counted."""
+
+    loss: TokenSum
+    parts: dict[str, TokenSum]
+    num_targets: int
+
+
+def joined(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The model as all processes train it together: as it is when there is only one.
+
+    Raises UserError where each process would silently train a model of its own.
+    """
+    wrapped: nn.Module = accelerator.prepare_model(model)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and (accelerator.num_processes != launched or wrapped is model):
+        raise UserError(
+            f"All {launched} launched processes must train one model, but accelerate joined "
+            f"{accelerator.num_processes} and wrapped it as {type(wrapped).__name__}; on a CPU set "
+            "training.device=cpu."
+        )
+    return wrapped
+
+
+def over_processes(own: Work, accelerator: Accelerator) -> Work:
+    """The sums over all processes: what one process would have seen with all the batches."""
+    if accelerator.num_processes == 1:
+        return own
+    sums = [own.loss, *own.parts.values()]
+    numbers = [float(own.num_targets)]
+    numbers += [float(number) for part in sums for number in (part.total, part.count)]
+    summed = accelerator.reduce(
+        torch.tensor(numbers, dtype=torch.float64, device=accelerator.device), reduction="sum"
+    ).cpu()
+    loss, *parts = (TokenSum(summed[i], summed[i + 1]) for i in range(1, len(numbers), 2))
+    return Work(loss, dict(zip(own.parts, parts, strict=True)), int(summed[0]))
+
+
+def of_main_process(value: Shared, accelerator: Accelerator) -> Shared:
+    """The main process's value, on every process."""
+    if accelerator.num_processes == 1:
+        return value
+    shared: list[Shared] = broadcast_object_list([value])
+    return shared[0]
+
+
+def of_every_process(value: Shared) -> list[Shared]:
+    """Every process's value, by rank, on every process."""
+    values: list[Shared] = gather_object([value])
+    return values
