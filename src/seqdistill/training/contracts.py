@@ -1,4 +1,4 @@
-"""What the training loop asks of others: settings, an objective, a log, dev scores. Runs nothing."""
+"""What the training loop asks of others: settings, an objective, a log, dev scores. Runs none."""
 
 from __future__ import annotations
 
