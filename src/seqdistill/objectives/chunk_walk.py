@@ -49,7 +49,7 @@ class RowLoss(Protocol):
 class ChunkWalk:
     """What the walk needs besides the tensors that want gradients.
 
-    `open_loss` makes the loss with its buffers for one walk, so that they die with it.
+    Matrix products run in `dtype`. `open_loss` makes the loss with its buffers for one walk, so that they die with it.
     """
 
     head: Head
@@ -57,6 +57,7 @@ class ChunkWalk:
     weights: Tensor
     temperature: float
     blocking: Blocking
+    dtype: torch.dtype
 
     def run(self, hidden: Tensor) -> FusedLoss:
         """The weighted total and the values of all positions."""
@@ -69,7 +70,11 @@ class ChunkWalk:
         """The values of all positions, and the gradients of their weighted sum where needed."""
         values = hidden.new_empty((hidden.shape[0], 1), dtype=arithmetic_dtype(hidden.dtype))
         student = LogitsPass(
-            hidden, self.head, temperature=self.temperature, blocking=self.blocking
+            hidden,
+            self.head,
+            dtype=self.dtype,
+            temperature=self.temperature,
+            blocking=self.blocking,
         )
         loss = self.open_loss(self.blocking)
         gradients = HeadGradients.zeros(hidden, self.head, needs)
@@ -95,7 +100,7 @@ class _WalkFunction(torch.autograd.Function):
     """The walk as one node of the graph.
 
     The first backward hands the gradient buffers over without a copy, so a second one through a
-    retained graph walks again. Autocast is off inside: dtypes are the walk's own affair.
+    retained graph walks again. Autocast is off inside: its dtype has been asked for before.
     """
 
     @staticmethod

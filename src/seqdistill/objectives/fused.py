@@ -19,7 +19,7 @@ from seqdistill.core.head import Head
 from seqdistill.objectives import closed_forms
 from seqdistill.objectives.chunk_walk import ChunkWalk, FusedLoss
 from seqdistill.objectives.divergences import Scale, check_alpha, check_beta
-from seqdistill.objectives.head_pass import Blocking, LogitsPass, arithmetic_dtype
+from seqdistill.objectives.head_pass import Blocking, LogitsPass, arithmetic_dtype, product_dtype
 
 
 def fused_divergence(
@@ -40,8 +40,8 @@ def fused_divergence(
 
     Equals the function of that name in `divergences` on the log-softmax of both models' logits
     divided by `temperature` (no T squared). `beta` and `scale` belong to jensen_shannon, `alpha`
-    to the skew divergences. Products run in the dtype of each model's hidden states, the rest in
-    fp32 (fp64 for an fp64 student); gradients come in the dtype of the tensor they are for.
+    to the skew divergences. Products run in the dtype of each model's hidden states, or in
+    autocast's where it is on; the rest in fp32 (fp64 for an fp64 student); gradients come in the dtype of the tensor they are for.
     `chunk_positions` bounds how many positions have logits at the same time; by default a chunk
     has about 16 million logits.
 
@@ -58,14 +58,21 @@ def fused_divergence(
     if not temperature > 0.0:
         raise ValueError(f"temperature must be positive, got {temperature}")
 
+    student_dtype, teacher_dtype = product_dtype(student_hidden), product_dtype(teacher_hidden)
+
     def open_loss(blocking: Blocking) -> _TeacherRows:
         teacher = LogitsPass(
-            teacher_hidden, teacher_head, temperature=temperature, blocking=blocking
+            teacher_hidden,
+            teacher_head,
+            dtype=teacher_dtype,
+            temperature=temperature,
+            blocking=blocking,
         )
-        return _TeacherRows(teacher, form, arithmetic_dtype(student_hidden.dtype), blocking)
+        return _TeacherRows(teacher, form, arithmetic_dtype(student_dtype), blocking)
 
     blocking = Blocking.of(student_hidden, student_head.vocab_size, chunk_positions)
-    return ChunkWalk(student_head, open_loss, weights, temperature, blocking).run(student_hidden)
+    walk = ChunkWalk(student_head, open_loss, weights, temperature, blocking, student_dtype)
+    return walk.run(student_hidden)
 
 
 def fused_negative_log_likelihood(
@@ -83,7 +90,8 @@ def fused_negative_log_likelihood(
     """
     blocking = Blocking.of(hidden, head.vocab_size, chunk_positions)
     loss = _TargetRows(target_ids.long())
-    return ChunkWalk(head, lambda _blocking: loss, weights, 1.0, blocking).run(hidden)
+    walk = ChunkWalk(head, lambda _blocking: loss, weights, 1.0, blocking, product_dtype(hidden))
+    return walk.run(hidden)
 
 
 class _TeacherRows:

@@ -43,6 +43,15 @@ class Blocking:
         return cls(chunk, torch.get_num_threads() * max(1, SLICE_ELEMENTS // vocab_size))
 
 
+def product_dtype(hidden: Tensor) -> torch.dtype:
+    """The dtype of matrix products with these hidden states: autocast's where it is on, as in the
+    plain form, else their own. fp64 is never lowered."""
+    device = hidden.device.type
+    if hidden.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return hidden.dtype
+
+
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     """fp64 stays fp64; everything else is computed in fp32 after the matrix product."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -51,21 +60,27 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
 class LogitsPass:
     """Logits divided by a temperature, cap(scale * h W^T + b) / T, chunk by chunk.
 
-    The matrix product runs in the dtype of the hidden states (the weight is cast to it once), all
-    that follows in fp32 (fp64 for fp64).
+    The matrix product runs in `dtype` (hidden states and weight are cast to it once), all that
+    follows in fp32 (fp64 for fp64).
     """
 
     def __init__(
-        self, hidden: Tensor, head: Head, *, temperature: float, blocking: Blocking
+        self,
+        hidden: Tensor,
+        head: Head,
+        *,
+        dtype: torch.dtype,
+        temperature: float,
+        blocking: Blocking,
     ) -> None:
-        exact = arithmetic_dtype(hidden.dtype)
-        self.hidden = hidden.detach()
+        exact = arithmetic_dtype(dtype)
+        self.hidden = hidden.detach().to(dtype)
         self.head = head
         self.temperature = temperature
-        self.weight = head.weight.detach().to(hidden.dtype)
+        self.weight = head.weight.detach().to(dtype)
         self._bias = None if head.bias is None else head.bias.detach().to(exact)
-        self._product = hidden.new_empty((blocking.chunk, head.vocab_size))
-        self._in_place = hidden.dtype == exact
+        self._product = hidden.new_empty((blocking.chunk, head.vocab_size), dtype=dtype)
+        self._in_place = dtype == exact
         self._slice = (
             self._product
             if self._in_place
@@ -147,7 +162,10 @@ class HeadGradients:
         scale = student.head.scale
         if self.hidden is not None:
             rows = self.hidden[start:stop]
-            torch.mm(gradient, student.weight, out=rows)
+            if rows.dtype == gradient.dtype:
+                torch.mm(gradient, student.weight, out=rows)
+            else:
+                rows.copy_(gradient @ student.weight)
             if scale != 1.0:
                 rows.mul_(scale)
         if self.weight is None:
