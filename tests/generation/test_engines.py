@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -24,6 +26,13 @@ def with_ctranslate2(tiny: Tiny) -> SequenceGenerator:
 
 def with_transformers(tiny: Tiny) -> SequenceGenerator:
     return TransformersGenerator(tiny.model, tiny.tokenizer, kind=tiny.kind)
+
+
+@functools.cache
+def ready(engine: Engine, name: str) -> tuple[Tiny, SequenceGenerator]:
+    """A model with its engine, built once: for tests that only read."""
+    tiny = build_tiny(name)
+    return tiny, engine(tiny)
 
 
 Engine = Callable[[Tiny], SequenceGenerator]
@@ -66,20 +75,22 @@ def naive_greedy(tiny: Tiny, source: list[int], max_new_tokens: int) -> tuple[in
 @every_model
 @both_engines
 def test_beam_of_one_is_greedy_with_the_models_own_log_prob(engine: Engine, name: str) -> None:
-    tiny = build_tiny(name)
-    answers = engine(tiny).generate(tiny.sources, Decoding(beam_size=1, max_new_tokens=9))
+    tiny, generator = ready(engine, name)
+    answers = generator.generate(tiny.sources, Decoding(beam_size=1, max_new_tokens=9))
     for source, (best,) in zip(tiny.sources, answers, strict=True):
         assert best.token_ids == naive_greedy(tiny, source, 9)
-        assert best.log_prob == pytest.approx(naive_log_prob(tiny, source, best.token_ids), abs=1e-3)
+        assert best.log_prob == pytest.approx(
+            naive_log_prob(tiny, source, best.token_ids), abs=1e-3
+        )
 
 
 @every_model
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 def test_engines_agree_on_the_beam(name: str, length_penalty: float) -> None:
-    tiny = build_tiny(name)
     decoding = Decoding(beam_size=4, n_best=4, max_new_tokens=9, length_penalty=length_penalty)
-    fast = with_ctranslate2(tiny).generate(tiny.sources, decoding)
-    plain = with_transformers(tiny).generate(tiny.sources, decoding)
+    tiny, generator = ready(with_ctranslate2, name)
+    fast = generator.generate(tiny.sources, decoding)
+    plain = ready(with_transformers, name)[1].generate(tiny.sources, decoding)
     for left, right in zip(fast, plain, strict=True):
         assert left[0].token_ids == right[0].token_ids
         assert left[0].log_prob == pytest.approx(right[0].log_prob, abs=1e-3)
@@ -88,11 +99,11 @@ def test_engines_agree_on_the_beam(name: str, length_penalty: float) -> None:
 @one_of_each_kind
 @both_engines
 def test_n_best_is_sorted_distinct_and_truthful(engine: Engine, name: str) -> None:
-    tiny = build_tiny(name)
+    tiny, generator = ready(engine, name)
     decoding = Decoding(beam_size=5, n_best=5, max_new_tokens=7, length_penalty=0.5)
     flags = set()
     for source, answers in zip(
-        tiny.sources, engine(tiny).generate(tiny.sources, decoding), strict=True
+        tiny.sources, generator.generate(tiny.sources, decoding), strict=True
     ):
         scores = [answer.log_prob / len(answer.token_ids) ** 0.5 for answer in answers]
         assert scores == sorted(scores, reverse=True)
@@ -114,23 +125,28 @@ def test_a_beam_as_wide_as_the_space_finds_the_likeliest_sequence(
 ) -> None:
     tiny = build_tiny(name, vocab_size=5)
     source = [4, 3, END] if tiny.kind == "seq2seq" else [4, 3]
-    candidates = all_sequences(vocab_size=5, max_new_tokens=3)
-    best = max(candidates, key=lambda written: naive_log_prob(tiny, source, written))
+    log_probs = every_sequence(tiny, source, max_new_tokens=3)
+    best = max(log_probs, key=lambda written: log_probs[written])
     tiny = _with_short_pairs(tiny)
     decoding = Decoding(beam_size=100, n_best=1, length_penalty=0.0, max_new_tokens=3)
     ((found,),) = engine(tiny).generate([source], decoding)
     assert found.token_ids == best
 
 
-def all_sequences(*, vocab_size: int, max_new_tokens: int) -> list[tuple[int, ...]]:
-    """Every sequence that can be written: ended by END or cut at the limit."""
-    growing: list[tuple[int, ...]] = [()]
-    done: list[tuple[int, ...]] = []
+def every_sequence(
+    tiny: Tiny, source: list[int], *, max_new_tokens: int, temperature: float = 1.0
+) -> dict[tuple[int, ...], float]:
+    """log p of every sequence that can be written: ended by END or cut at the limit."""
+    growing: dict[tuple[int, ...], float] = {(): 0.0}
+    done: dict[tuple[int, ...], float] = {}
     for _ in range(max_new_tokens):
-        growing = [(*written, token) for written in growing for token in range(vocab_size)]
-        done += [written for written in growing if written[-1] == END]
-        growing = [written for written in growing if written[-1] != END]
-    return done + growing
+        longer: dict[tuple[int, ...], float] = {}
+        for written, log_prob in growing.items():
+            scaled = naive_next_log_probs(tiny, source, [*written]) / temperature
+            for token, step in enumerate(scaled.log_softmax(-1).tolist()):
+                (done if token == END else longer)[(*written, token)] = log_prob + step
+        growing = longer
+    return done | growing
 
 
 def _with_short_pairs(tiny: Tiny) -> Tiny:
@@ -165,17 +181,10 @@ def test_samples_come_from_the_models_own_distribution_over_sequences(
     tiny.model.generation_config.top_k = 1
     tiny.model.generation_config.repetition_penalty = 5.0
     decoding = Decoding(mode="sample", sampling_temperature=temperature, max_new_tokens=2)
-    answers = engine(tiny).generate([source] * 6000, decoding, seed=11)
+    answers = engine(tiny).generate([source] * 4000, decoding, seed=11)
     samples = [answer for (answer,) in answers]
-    probs = {}
-    for written in all_sequences(vocab_size=5, max_new_tokens=2):
-        steps = [
-            (naive_next_log_probs(tiny, source, [*written[:t]]) / temperature).softmax(-1)
-            for t in range(len(written))
-        ]
-        probs[written] = float(
-            torch.stack([step[token] for step, token in zip(steps, written, strict=True)]).prod()
-        )
+    log_probs = every_sequence(tiny, source, max_new_tokens=2, temperature=temperature)
+    probs = {written: math.exp(log_prob) for written, log_prob in log_probs.items()}
     assert sum(probs.values()) == pytest.approx(1.0, abs=1e-6)
     statistic, degrees = chi_square(samples, probs)
     assert degrees >= 8
@@ -190,14 +199,13 @@ def test_samples_come_from_the_models_own_distribution_over_sequences(
 @one_of_each_kind
 @both_engines
 def test_top_k_and_top_p_leave_the_likeliest_symbols_only(engine: Engine, name: str) -> None:
-    tiny = build_tiny(name)
+    tiny, generator = ready(engine, name)
     source = tiny.sources[0]
     log_probs = naive_next_log_probs(tiny, source, [])
     likeliest = set(log_probs.topk(3).indices.tolist())
     order = log_probs.argsort(descending=True)
     mass_before = log_probs[order].exp().cumsum(0) - log_probs[order].exp()
     nucleus = set(order[mass_before < 0.5].tolist())
-    generator = engine(tiny)
     top_k = generator.generate([source] * 300, Decoding(mode="sample", top_k=3, max_new_tokens=1))
     top_p = generator.generate([source] * 300, Decoding(mode="sample", top_p=0.5, max_new_tokens=1))
     assert {answer.token_ids[0] for (answer,) in top_k} == likeliest
@@ -207,22 +215,22 @@ def test_top_k_and_top_p_leave_the_likeliest_symbols_only(engine: Engine, name: 
 @one_of_each_kind
 @both_engines
 def test_samples_repeat_with_the_seed_and_differ_without(engine: Engine, name: str) -> None:
-    tiny = build_tiny(name)
-    generator = engine(tiny)
+    tiny, generator = ready(engine, name)
     decoding = Decoding(mode="sample", n_best=3, max_new_tokens=9, batch_tokens=12)
     first = generator.generate(tiny.sources, decoding, seed=1)
     assert first == generator.generate(tiny.sources, decoding, seed=1)
     assert first != generator.generate(tiny.sources, decoding, seed=2)
     # Two workers must not draw the same stream: equal sources, different samples.
-    twins = generator.generate([tiny.sources[0]] * 2, Decoding(mode="sample", max_new_tokens=9, batch_tokens=1))
+    twins = generator.generate(
+        [tiny.sources[0]] * 2, Decoding(mode="sample", max_new_tokens=9, batch_tokens=1)
+    )
     assert twins[0] != twins[1]
 
 
 @every_model
 @both_engines
 def test_hypotheses_do_not_depend_on_the_batch(engine: Engine, name: str) -> None:
-    tiny = build_tiny(name)
-    generator = engine(tiny)
+    tiny, generator = ready(engine, name)
     together = generator.generate(tiny.sources, Decoding(beam_size=3, max_new_tokens=7))
     alone = generator.generate(
         tiny.sources, Decoding(beam_size=3, max_new_tokens=7, batch_tokens=1)
@@ -234,11 +242,8 @@ def test_hypotheses_do_not_depend_on_the_batch(engine: Engine, name: str) -> Non
 
 @one_of_each_kind
 @both_engines
-def test_progress_counts_every_source_once_and_no_source_is_fine(
-    engine: Engine, name: str
-) -> None:
-    tiny = build_tiny(name)
-    generator = engine(tiny)
+def test_progress_counts_every_source_once_and_no_source_is_fine(engine: Engine, name: str) -> None:
+    tiny, generator = ready(engine, name)
     seen: list[int] = []
     generator.generate(
         tiny.sources, Decoding(max_new_tokens=3, batch_tokens=8), on_progress=seen.append
@@ -265,8 +270,7 @@ def test_an_end_token_that_also_pads_still_ends(engine: Engine, name: str) -> No
 @one_of_each_kind
 @both_engines
 def test_lengths_beyond_the_positions_are_refused_by_name(engine: Engine, name: str) -> None:
-    tiny = build_tiny(name)
-    generator = engine(tiny)
+    _, generator = ready(engine, name)
     with pytest.raises(DataError, match=r"40 positions.*source 1 has 41 tokens"):
         generator.generate([[4, END], [5] * 41], Decoding(max_new_tokens=2))
     with pytest.raises(DataError, match="source 0 has none"):

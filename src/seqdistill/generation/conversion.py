@@ -8,10 +8,13 @@ compares it with the live model.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import gc
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import torch
 from ctranslate2.converters import transformers as loaders
@@ -68,9 +71,9 @@ def convert(
     """
     name = type(disposable.config).__name__
     loader = loader_for(disposable)
-    _repair_config(disposable)
+    _repair_config(disposable, facts)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _cheap_collections():
             spec = loader.get_model_spec(disposable)
             loader.set_config(spec.config, disposable, tokenizer)
     except Exception as error:
@@ -93,6 +96,20 @@ def convert(
     )
 
 
+@contextlib.contextmanager
+def _cheap_collections() -> Iterator[None]:
+    """Garbage collections inside the block look at new objects only.
+
+    Some loaders collect after every layer, which would walk every object of the process each time:
+    seconds for a small model, at each evaluation during training.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def loader_for(model: PreTrainedModel) -> loaders.ModelLoader:
     """CTranslate2's loader for the architecture of `model`.
 
@@ -113,8 +130,10 @@ def loader_for(model: PreTrainedModel) -> loaders.ModelLoader:
     return loader
 
 
-def _repair_config(disposable: PreTrainedModel) -> None:
+def _repair_config(disposable: PreTrainedModel, facts: ModelFacts) -> None:
     config = disposable.config
+    if facts.kind == "seq2seq":
+        config.decoder_start_token_id = facts.start_id
     name = type(config).__name__
     if name in _NORMALIZATION:
         config.normalize_before, config.normalize_embedding = _NORMALIZATION[name]

@@ -23,7 +23,7 @@ class Tolerance:
 
 
 TOLERANCES = {
-    "float32": Tolerance(mean_nats=1e-4, max_nats=1e-3),
+    "float32": Tolerance(mean_nats=1e-3, max_nats=1e-3),
     "float16": Tolerance(mean_nats=0.02, max_nats=0.5),
     "bfloat16": Tolerance(mean_nats=0.05, max_nats=1.0),
     "int8": Tolerance(mean_nats=0.1, max_nats=2.0),

@@ -1,0 +1,271 @@
+"""What conversion and its verification promise: the live model untouched, wrong ones refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import ctranslate2
+import pytest
+import torch
+from ctranslate2.converters import transformers as loaders
+from transformers import AutoTokenizer, PreTrainedModel
+
+from seqdistill.core.errors import ModelError
+from seqdistill.generation import conversion
+from seqdistill.generation.batches import equal_length_batches, padded_batches
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation.decoding import Decoding
+from seqdistill.generation.model_facts import facts_of
+from seqdistill.generation.scoring import token_log_probs
+from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.generation.verification import require_agreement
+
+from .conftest import CAUSAL, END, SEQ2SEQ, Tiny, build_tiny
+
+every_model = pytest.mark.parametrize("name", SEQ2SEQ + CAUSAL)
+one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
+
+
+def converted(tiny: Tiny, compute_type: str = "float32") -> CTranslate2Generator:
+    return CTranslate2Generator(
+        tiny.model,
+        tiny.tokenizer,
+        kind=tiny.kind,
+        compute_type=compute_type,
+        verify_on=tiny.verify_on,
+        threads=1,
+    )
+
+
+def forward(tiny: Tiny, model: PreTrainedModel) -> torch.Tensor:
+    ids = torch.tensor([[4, 5, 6, 7]])
+    with torch.no_grad():
+        if tiny.kind == "seq2seq":
+            logits: torch.Tensor = model(input_ids=ids, decoder_input_ids=ids).logits
+        else:
+            logits = model(input_ids=ids).logits
+    return logits
+
+
+@every_model
+@pytest.mark.parametrize("compute_type", ["float32", "int8"])
+def test_the_live_model_is_bitwise_unchanged_by_conversion(name: str, compute_type: str) -> None:
+    tiny = build_tiny(name)
+    if name == "t5-untied-gated" and compute_type == "int8":
+        pytest.skip("its random weights are beyond the int8 tolerance")
+    tiny.model.train()
+    before = copy.deepcopy(tiny.model.state_dict())
+    settings = tiny.model.config.to_dict()
+    logits = forward(tiny, tiny.model.eval())
+    tiny.model.train()
+    generator = converted(tiny, compute_type)
+    generator.generate(tiny.sources, Decoding(max_new_tokens=3))
+    assert all(module.training for module in tiny.model.modules())
+    after = tiny.model.state_dict()
+    assert after.keys() == before.keys()
+    for key, value in before.items():
+        assert torch.equal(value, after[key]), key
+    assert tiny.model.config.to_dict() == settings
+    assert torch.equal(logits, forward(tiny, tiny.model.eval()))
+
+
+def with_ctranslate2(tiny: Tiny) -> object:
+    return converted(tiny).generate(tiny.sources, Decoding(mode="sample", max_new_tokens=3))
+
+
+def with_transformers(tiny: Tiny) -> object:
+    generator = TransformersGenerator(tiny.model, tiny.tokenizer, kind=tiny.kind)
+    return generator.generate(tiny.sources, Decoding(mode="sample", max_new_tokens=3))
+
+
+@one_of_each_kind
+@pytest.mark.parametrize("decode", [with_ctranslate2, with_transformers])
+def test_decoding_leaves_modes_random_state_and_generation_config_alone(
+    decode: Callable[[Tiny], object], name: str
+) -> None:
+    tiny = build_tiny(name)
+    tiny.model.train()
+    next(tiny.model.children()).eval()
+    modes = [module.training for module in tiny.model.modules()]
+    assert len(set(modes)) == 2
+    inherited = tiny.model.generation_config
+    said = inherited.to_dict()
+    state = torch.get_rng_state()
+    decode(tiny)
+    assert [module.training for module in tiny.model.modules()] == modes
+    assert tiny.model.generation_config is inherited
+    assert inherited.to_dict() == said
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_ctranslate2s_own_loader_of_a_trained_marian_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny = build_tiny("marian")
+    assert converted(tiny).agreement.max_nats < 1e-4
+    mute = build_tiny("marian-mute-pad")
+    with torch.no_grad():
+        mute.model.get_input_embeddings().weight[-1].normal_(std=0.4)
+    assert converted(mute).agreement.max_nats < 1e-4
+    monkeypatch.setattr(conversion, "loader_for", lambda model: loaders.MarianMTLoader())
+    with pytest.raises(ModelError, match=r"off by up to .* use engine: transformers"):
+        converted(mute)
+
+
+class _LoaderWithOneWrongNumber(loaders.BartLoader):
+    """The right structure, with the words of the decoder slightly too large."""
+
+    def get_model_spec(self, model: PreTrainedModel) -> object:
+        spec = super().get_model_spec(model)
+        spec.decoder.scale_embeddings *= 1.05
+        return spec
+
+
+def test_a_loader_with_one_wrong_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = build_tiny("bart")
+    monkeypatch.setattr(conversion, "loader_for", lambda model: _LoaderWithOneWrongNumber())
+    with pytest.raises(ModelError, match=r"within 0\.001 nats"):
+        converted(tiny)
+
+
+def test_an_architecture_that_ctranslate2_does_not_know_names_the_other_engine() -> None:
+    tiny = build_tiny("llama")
+    from transformers import CohereConfig, CohereForCausalLM
+
+    config = CohereConfig(
+        vocab_size=24,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
+    model = CohereForCausalLM(config)
+    with pytest.raises(ModelError, match="got CohereConfig; use engine: transformers"):
+        CTranslate2Generator(model, tiny.tokenizer, kind="causal", verify_on=tiny.verify_on)
+
+
+def test_disagreement_and_nan_are_refused_with_their_size() -> None:
+    require_agreement([[-1.0, -2.0]], [[-1.0, -2.0005]], compute_type="float32")
+    for wrong in (-2.002, float("nan"), float("-inf")):
+        with pytest.raises(ModelError, match="over 2 tokens it is off by up to"):
+            require_agreement([[-1.0, -2.0]], [[-1.0, wrong]], compute_type="float32")
+
+
+@one_of_each_kind
+def test_conversion_without_a_sentence_to_compare_is_refused(name: str) -> None:
+    tiny = build_tiny(name)
+    for pairs in ([], [([5] * 41, [4, END])]):
+        with pytest.raises(ModelError, match="at least one sentence pair"):
+            CTranslate2Generator(tiny.model, tiny.tokenizer, kind=tiny.kind, verify_on=pairs)
+
+
+@one_of_each_kind
+def test_an_arithmetic_that_the_machine_lacks_is_refused(name: str) -> None:
+    tiny = build_tiny(name)
+    with pytest.raises(ModelError, match=r"float32.*got 'int4'"):
+        converted(tiny, "int4")
+
+
+def test_seq2seq_without_a_start_token_is_refused() -> None:
+    tiny = build_tiny("mbart")
+    tiny.model.config.decoder_start_token_id = None
+    tiny.model.generation_config.decoder_start_token_id = None
+    with pytest.raises(ModelError, match="decoder_start_token_id"):
+        converted(tiny)
+
+
+@one_of_each_kind
+def test_refresh_takes_the_weights_of_now(name: str) -> None:
+    tiny = build_tiny(name)
+    generator = converted(tiny)
+    stale = generator.generate(tiny.sources, Decoding(max_new_tokens=6))
+    with torch.no_grad():
+        for parameter in tiny.model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    assert generator.generate(tiny.sources, Decoding(max_new_tokens=6)) == stale
+    generator.refresh(tiny.model)
+    fresh = generator.generate(tiny.sources, Decoding(max_new_tokens=6))
+    assert fresh != stale
+    assert fresh == converted(tiny).generate(tiny.sources, Decoding(max_new_tokens=6))
+
+
+def test_rows_of_the_embedding_without_a_token_can_be_read_and_written() -> None:
+    tiny = build_tiny("llama", num_names=15)
+    generator = converted(Tiny(tiny.model, tiny.tokenizer, "causal", [], [([5], [20, 23, END])]))
+    plain = TransformersGenerator(tiny.model, tiny.tokenizer, kind="causal")
+    sources = [[22], [16, 17], [9]]
+    decoding = Decoding(beam_size=3, n_best=3, max_new_tokens=6)
+    written = generator.generate(sources, decoding)
+    assert max(max(h.token_ids) for answers in written for h in answers) >= 15
+    for left, right in zip(written, plain.generate(sources, decoding), strict=True):
+        assert [h.token_ids for h in left] == [h.token_ids for h in right]
+
+
+def test_token_strings_are_unique_even_beside_lookalikes() -> None:
+    tiny = build_tiny("llama", num_names=6)
+    tiny.tokenizer.add_tokens(["<unused_7>"])
+    strings = conversion.unique_token_strings(tiny.tokenizer, 9)
+    assert strings[:4] == ("<s>", "<pad>", "</s>", "<unk>")
+    assert strings[6:] == ("<unused_7>", "<<unused_7>>", "<unused_8>")
+
+
+def test_a_saved_folder_translates_with_nothing_but_ctranslate2_and_its_tokenizer(
+    tmp_path: Path,
+) -> None:
+    tiny = build_tiny("mbart")
+    generator = converted(tiny, "int8")
+    folder = tmp_path / "student-ct2-int8"
+    generator.save(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    translator = ctranslate2.Translator(str(folder))
+    source = tokenizer.convert_ids_to_tokens(tiny.sources[1])
+    result = translator.translate_batch([source], beam_size=4, max_decoding_length=9)[0]
+    expected = generator.generate(tiny.sources, Decoding(beam_size=4, max_new_tokens=9))[1][0]
+    body = [i for i in expected.token_ids if i != END]
+    assert tokenizer.convert_tokens_to_ids(result.hypotheses[0]) == body
+    with pytest.raises(ModelError, match="must not exist yet or be empty"):
+        generator.save(folder)
+
+
+@every_model
+def test_scoring_equals_one_unpadded_forward_a_sentence(name: str) -> None:
+    tiny = build_tiny(name)
+    facts = facts_of(tiny.model, tiny.tokenizer, kind=tiny.kind)
+    pairs = [(source, [6, 5, 4, 9, 10][:size]) for size, source in enumerate(tiny.sources)]
+    scores = token_log_probs(tiny.model, pairs, facts=facts)
+    assert scores[0] == []
+    for (source, target), row in zip(pairs[1:], scores[1:], strict=True):
+        with torch.no_grad():
+            if tiny.kind == "seq2seq":
+                read = torch.tensor([[facts.start_id, *target[:-1]]])
+                logits = tiny.model(
+                    input_ids=torch.tensor([source]), decoder_input_ids=read
+                ).logits[0]
+            else:
+                logits = tiny.model(input_ids=torch.tensor([source + target])).logits[0]
+                logits = logits[len(source) - 1 : -1]
+        if facts.suppressed_ids:
+            logits = logits[:, :-1]
+        expected = logits.double().log_softmax(-1)
+        for position, token in enumerate(target):
+            assert row[position] == pytest.approx(float(expected[position, token]), abs=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 20, 1000])
+def test_batches_hold_every_source_once_within_the_budget(budget: int) -> None:
+    lengths = [3, 9, 1, 4, 4, 4, 30, 9, 2]
+    for batches, equal in (
+        (padded_batches(lengths, batch_tokens=budget), False),
+        (equal_length_batches(lengths, batch_tokens=budget), True),
+    ):
+        assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+        for batch in batches:
+            sizes = [lengths[index] for index in batch]
+            assert len(batch) == 1 or len(batch) * max(sizes) <= budget
+            assert not equal or len(set(sizes)) == 1
+    assert padded_batches([], batch_tokens=budget) == []
