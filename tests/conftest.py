@@ -1,4 +1,4 @@
-"""Shapes are checked at run time in tests: every jaxtyped function of the package, with beartype."""
+"""Shapes are checked at run time in tests: jaxtyping and beartype on the whole package."""
 
 from __future__ import annotations
 

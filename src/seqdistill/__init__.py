@@ -1,14 +1,15 @@
 """seqdistill: turn a large sequence model into a small, fast one, and prove what was kept.
 
-`distill` does the whole job from Python; the command `seqdistill` does it from a shell. Importing the
-package loads neither torch nor transformers.
+`distill` does the whole job from Python; the command `seqdistill` does it from a shell. Importing
+the package loads neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from seqdistill.core.version import __version__
+
 __all__ = ["Distilled", "__version__", "distill"]
 
 if TYPE_CHECKING:

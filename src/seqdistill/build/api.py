@@ -75,7 +75,7 @@ def _splits(data: Data) -> Mapping[str, str | Path]:
         if not str(data).startswith("bundled:"):
             raise RecipeError(
                 "data must be a mapping with train and test (and dev), such as "
-                f"{{'train': 'train.tsv', 'test': 'test.tsv'}}, or bundled:en-de, got {str(data)!r}."
+                f"{{'train': 'a.tsv', 'test': 'b.tsv'}}, or bundled:en-de, got {str(data)!r}."
             )
         return dict.fromkeys(("train", "dev", "test"), data)
     unknown = sorted(set(data) - {"train", "dev", "test"})

@@ -21,6 +21,7 @@ from seqdistill.data.encoding import (
 )
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
+from seqdistill.models.adapters import decoder_start_id
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import DataSection, Recipe
 
@@ -87,7 +88,7 @@ def without_references(examples: Sequence[Example]) -> list[Example]:
 
 def collator_for(pair: LoadedModel) -> Collator:
     """The collator that starts and pads sequences as the model expects."""
-    tokenizer, config = pair.tokenizer, pair.model.config
+    tokenizer = pair.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    start = config.decoder_start_token_id if pair.kind == "seq2seq" else None
+    start = decoder_start_id(pair.model) if pair.kind == "seq2seq" else None
     return Collator(pair.kind, pad_id=int(pad or 0), start_id=start)

@@ -149,7 +149,7 @@ def _seconds_a_batch(prepared: Prepared) -> float:
         started = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             loss, _ = objective(prepared.adapted.states(batch), teacher.score(batch), batch)
-        loss.total.backward()
+        torch.autograd.backward(loss.total)
         seconds = time.perf_counter() - started
         prepared.adapted.zero_grad(set_to_none=True)
     return seconds

@@ -35,8 +35,8 @@ def evenly_spaced(total: int, keep: int) -> tuple[int, ...]:
     """
     if not 1 <= keep <= total:
         raise ModelError(
-            f"A student can keep from 1 to {total} of the teacher's {total} layers, but {keep} were "
-            "asked for; change student.encoder_layers or student.decoder_layers."
+            f"A student can keep from 1 to {total} of the teacher's {total} layers, but {keep} "
+            "were asked for; change student.encoder_layers or student.decoder_layers."
         )
     if keep == 1:
         return (0,)

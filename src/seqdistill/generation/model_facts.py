@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError, RecipeError
-from seqdistill.models.adapters import Kind
+from seqdistill.models.adapters import Kind, decoder_start_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def facts_of(
     config = model.config if kind == "seq2seq" else model.config.get_text_config()
     vocab_size: int = model.get_output_embeddings().weight.shape[0]
     end_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else config.eos_token_id
-    start_id = config.decoder_start_token_id if kind == "seq2seq" else None
+    start_id = decoder_start_id(model) if kind == "seq2seq" else None
     if kind == "seq2seq":
         _require_token("decoder_start_token_id of the model's config", start_id, vocab_size)
     _require_token("the tokenizer's eos_token_id", end_id, vocab_size)

@@ -33,6 +33,17 @@ def kind_of(model: PreTrainedModel) -> Kind:
     return "seq2seq" if model.config.is_encoder_decoder else "causal"
 
 
+def decoder_start_id(model: PreTrainedModel) -> int | None:
+    """What an encoder-decoder's decoder reads first; None where the model does not say.
+
+    Older folders keep it in config.json, newer ones may keep it in generation_config.json alone.
+    """
+    start = getattr(model.config, "decoder_start_token_id", None)
+    if start is None and model.generation_config is not None:
+        start = model.generation_config.decoder_start_token_id
+    return None if start is None else int(start)
+
+
 def positions_from_mask(mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
     """Position of each token among the real ones of its row, so that left padding moves nothing."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)

@@ -102,7 +102,5 @@ def widened_head_input(model: PreTrainedModel, factor: float) -> Iterator[None]:
 
 def tiny_ids(model: PreTrainedModel) -> Tensor:
     """Three token ids that every vocabulary has, as a batch of one: enough to compare logits."""
-    return (
-        torch.tensor([[3, 1, 2]], device=model.device)
-        % model.get_input_embeddings().weight.shape[0]
-    )
+    num_rows: int = model.get_input_embeddings().weight.shape[0]
+    return torch.tensor([[3, 1, 2]], device=model.device) % num_rows

@@ -23,6 +23,8 @@ from transformers import (
 from seqdistill.core.errors import ModelError
 from seqdistill.models.adapters import Kind, kind_of
 
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm")
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
@@ -56,7 +58,16 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model folder. Raises ModelError when there is none."""
+    """The tokenizer in a model folder. Raises ModelError when there is none.
+
+    Without its files transformers would make up an empty one for the model's type.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not any(any(folder.glob(files)) for files in _TOKENIZER_FILES):
+        raise ModelError(
+            f"The tokenizer must load from the folder {name!r}, but it holds none; save it there "
+            "with save_pretrained."
+        )
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:

@@ -23,6 +23,7 @@ from transformers import (
 
 from seqdistill.core.errors import ModelError
 from seqdistill.core.generators import derived_seed
+from seqdistill.models.adapters import decoder_start_id
 
 # Ids 0 to 3, the order that BART and mBART configurations expect.
 _BOS, _PAD, _EOS, _UNK = "<s>", "<pad>", "</s>", "<unk>"
@@ -38,9 +39,9 @@ _NORMALIZATION = {
 def train_vocabulary(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
     """A joint byte-level BPE tokenizer of at most `vocab_size` tokens that closes texts with </s>.
 
-    Every text round-trips, up to Unicode's composed form (NFC) and one space in front: bytes never
-    seen are spelt out, so there is no unknown token in use. Raises ModelError for a size below
-    the 256 bytes and four special tokens.
+    Every text round-trips, up to Unicode's composed form (NFC), one space in front, and names of
+    special tokens: bytes never seen are spelt out, so there is no unknown token in use. Raises
+    ModelError for a size below the 256 bytes and four special tokens.
 
     Source: Sennrich et al. 2016; byte-level as in Radford et al. 2019.
     """
@@ -136,5 +137,5 @@ def random_model(config: PreTrainedConfig, *, seed: int) -> PreTrainedModel:
             ) from error
     if model.generation_config is not None and config.is_encoder_decoder:
         model.generation_config.forced_eos_token_id = None
-        model.generation_config.decoder_start_token_id = config.decoder_start_token_id
+        model.generation_config.decoder_start_token_id = decoder_start_id(model)
     return model

@@ -13,7 +13,7 @@ import platform
 import sys
 from pathlib import Path
 
-import seqdistill
+from seqdistill.core.version import __version__
 
 PACKAGES = (
     "accelerate",
@@ -33,7 +33,7 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """The versions of Python, this package and what computes its numbers; 'not installed' if so."""
-    found = {"python": platform.python_version(), "seqdistill": seqdistill.__version__}
+    found = {"python": platform.python_version(), "seqdistill": __version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
