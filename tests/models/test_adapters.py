@@ -1,0 +1,231 @@
+"""Two adapters make every architecture look alike: held against the models' own logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+import transformers
+from tests.tiny import (
+    CAUSAL,
+    EOS,
+    PAD,
+    SEQ2SEQ,
+    VOCAB,
+    collator,
+    random_examples,
+    tiny_adapter,
+    tiny_model,
+)
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.errors import ModelError
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.models.adapters import adapt, kind_of, positions_from_mask
+
+EXAMPLES = random_examples(4)
+
+
+def own_logits(model: PreTrainedModel, example: EncodedExample) -> Tensor:
+    """What the model itself says of one example without any padding, at its target positions."""
+    if kind_of(model) == "seq2seq":
+        decoder_ids = torch.tensor([[EOS, *example.target_ids[:-1]]])
+        source = torch.tensor([example.source_ids])
+        logits: Tensor = model(input_ids=source, decoder_input_ids=decoder_ids).logits[0]
+        return logits
+    whole = torch.tensor([[*example.source_ids, *example.target_ids[:-1]]])
+    logits = model(input_ids=whole).logits[0, len(example.source_ids) - 1 :]
+    return logits
+
+
+def right_to_left(batch: SequenceBatch) -> SequenceBatch:
+    """The same causal batch, padded on the left."""
+    num_padding = (~batch.decoder_mask).sum(dim=1).tolist()
+
+    def rolled(tensor: Tensor) -> Tensor:
+        return torch.stack([row.roll(n) for row, n in zip(tensor, num_padding, strict=True)])
+
+    return SequenceBatch(
+        batch.example_ids,
+        rolled(batch.decoder_input_ids),
+        rolled(batch.decoder_mask),
+        rolled(batch.target_ids),
+        rolled(batch.target_mask),
+    )
+
+
+@pytest.mark.parametrize("pad_id", [PAD, EOS], ids=["pad", "pad==eos"])
+@pytest.mark.parametrize("name", [*SEQ2SEQ, *CAUSAL])
+@torch.no_grad()
+def test_padded_states_through_the_head_equal_each_sentences_own_logits(
+    name: str, pad_id: int
+) -> None:
+    model = tiny_model(name)
+    adapter = adapt(model)
+    batch = collator(adapter.kind, pad_id=pad_id)(EXAMPLES)
+    states = adapter.states(batch)
+    found = states.head.logits(states.hidden)
+    for row, example in enumerate(EXAMPLES):
+        expected = own_logits(model, example)
+        near = 1e-5 * float(expected.abs().max())
+        torch.testing.assert_close(
+            found[row][batch.target_mask[row]], expected, rtol=1e-5, atol=near
+        )
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
+def test_left_padding_equals_right_padding(name: str) -> None:
+    adapter = tiny_adapter(name)
+    right = collator("causal")(EXAMPLES)
+    left = right_to_left(right)
+    assert not torch.equal(left.decoder_mask, right.decoder_mask)
+    torch.testing.assert_close(
+        adapter.states(left).hidden[left.decoder_mask],
+        adapter.states(right).hidden[right.decoder_mask],
+    )
+
+
+@pytest.mark.parametrize("name", [*SEQ2SEQ, *CAUSAL])
+@torch.no_grad()
+def test_what_stands_under_the_padding_does_not_count(name: str) -> None:
+    adapter = tiny_adapter(name)
+    batch = collator(adapter.kind)(EXAMPLES)
+    noise = torch.randint(4, VOCAB, (8, 40), generator=torch.Generator().manual_seed(1))
+
+    def scribbled(ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask, ids, noise[: ids.shape[0], : ids.shape[1]])
+
+    changed = dataclasses.replace(
+        batch, decoder_input_ids=scribbled(batch.decoder_input_ids, batch.decoder_mask)
+    )
+    if batch.source_ids is not None and batch.source_mask is not None:
+        changed = dataclasses.replace(
+            changed, source_ids=scribbled(batch.source_ids, batch.source_mask)
+        )
+    mask = batch.target_mask
+    torch.testing.assert_close(
+        adapter.states(changed).hidden[mask], adapter.states(batch).hidden[mask]
+    )
+
+
+@pytest.mark.parametrize("name", [*SEQ2SEQ, *CAUSAL])
+def test_gradients_through_states_and_head_are_the_models_own(name: str) -> None:
+    example = EXAMPLES[:1]
+    through_head, through_model = tiny_model(name), tiny_model(name)
+    adapter = adapt(through_head)
+    batch = collator(adapter.kind)(example)
+    states = adapter.states(batch)
+    for logits in (
+        states.head.logits(states.hidden[batch.target_mask]),
+        own_logits(through_model, example[0]),
+    ):
+        torch.autograd.backward(logits.log_softmax(-1)[:, 5].sum())
+    expected = dict(through_model.named_parameters())
+    for parameter_name, parameter in through_head.named_parameters():
+        other = expected[parameter_name].grad
+        if other is None:
+            assert parameter.grad is None, parameter_name
+        else:
+            assert parameter.grad is not None, parameter_name
+            torch.testing.assert_close(parameter.grad, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_gradients_are_finite_where_left_padding_sees_nothing(name: str) -> None:
+    adapter = tiny_adapter(name)
+    batch = right_to_left(collator("causal")(EXAMPLES))
+    torch.autograd.backward(adapter.states(batch).hidden[batch.target_mask].sum())
+    assert all(
+        bool(parameter.grad.isfinite().all())
+        for parameter in adapter.parameters()
+        if parameter.grad is not None
+    )
+
+
+def test_the_variants_of_heads_are_all_there() -> None:
+    heads = {name: tiny_adapter(name).head for name in [*SEQ2SEQ, *CAUSAL]}
+    tied = {
+        name
+        for name in heads
+        if (model := tiny_model(name)).get_output_embeddings().weight
+        is model.get_input_embeddings().weight
+    }
+    assert {"t5", "mbart", "llama-tied", "gpt2"} <= tied
+    assert {"t5-untied", "marian-untied", "llama"}.isdisjoint(tied)
+    assert {name for name, head in heads.items() if head.bias is not None} == {
+        "bart",
+        "mbart",
+        "marian",
+        "marian-untied",
+    }
+    assert {name for name, head in heads.items() if head.scale != 1.0} == {"t5"}
+    assert {name for name, head in heads.items() if head.soft_cap is not None} == {"gemma2"}
+
+
+def lying(change: Callable[[Tensor], Tensor]) -> PreTrainedModel:
+    """A Llama whose forward pass does something to its logits that its layers do not tell."""
+
+    class LyingForCausalLM(transformers.LlamaForCausalLM):
+        def forward(self, *arguments: object, **named: object) -> object:
+            output = super().forward(*arguments, **named)
+            output.logits = change(output.logits)
+            return output
+
+    # As models start: all logits well below 1, where a cap of 30 is nearly the identity.
+    config = tiny_model("llama").config
+    config.initializer_range = 0.02
+    return LyingForCausalLM(config).eval()
+
+
+def shifted_by_a_bias(logits: Tensor) -> Tensor:
+    bias = torch.zeros(VOCAB)
+    bias[7] = 0.01
+    return logits + bias
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logits: logits * 1.1,
+        lambda logits: torch.tanh(logits / 30) * 30,
+        shifted_by_a_bias,
+        lambda logits: logits.roll(1, dims=-1),
+        lambda logits: logits * float("nan"),
+    ],
+    ids=["scale", "cap", "bias", "order", "nan"],
+)
+def test_a_head_that_lies_is_refused(change: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ModelError, match="LyingForCausalLM must give the model's own logits"):
+        adapt(lying(change))
+    adapt(lying(lambda logits: logits))  # the honest one is not
+
+
+def test_a_model_without_an_output_layer_is_refused() -> None:
+    encoder_decoder = tiny_model("bart").base_model
+    with pytest.raises(ModelError, match="must end in a linear output layer"):
+        adapt(encoder_decoder)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_adapting_leaves_the_model_in_its_mode_and_unhooked(training: bool) -> None:
+    model = tiny_model("mbart", dropout=0.5).train(training)
+    adapter = adapt(model)
+    assert adapter.training is training
+    assert all(module.training is training for module in model.modules())
+    assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_an_encoder_decoder_needs_sources() -> None:
+    batch = collator("causal")(EXAMPLES)
+    with pytest.raises(ModelError, match="needs batches with a source"):
+        tiny_adapter("t5").states(batch)
+
+
+def test_positions_count_real_tokens() -> None:
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]]).bool()
+    assert positions_from_mask(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 2], [0, 0, 0, 0]]

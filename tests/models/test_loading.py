@@ -1,0 +1,136 @@
+"""Folders of models: what is saved comes back, and what is broken is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.tiny import character_tokenizer, tiny_model
+
+from seqdistill.core.errors import ModelError
+from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
+from seqdistill.models.loading import LoadedModel, load_config, load_pair, load_tokenizer
+from seqdistill.models.saving import save_pair
+
+
+@pytest.fixture
+def pair() -> LoadedModel:
+    return LoadedModel(tiny_model("mbart"), character_tokenizer(), "tiny")
+
+
+@pytest.mark.parametrize("name", ["mbart", "llama", "gpt2", "t5"])
+def test_a_saved_pair_comes_back_the_same(name: str, tmp_path: Path) -> None:
+    saved = LoadedModel(tiny_model(name), character_tokenizer(), "tiny")
+    save_pair(saved, tmp_path / "student")
+    loaded = load_pair(str(tmp_path / "student"))
+    assert loaded.kind == saved.kind
+    assert not loaded.model.training
+    assert model_fingerprint(loaded.model) == model_fingerprint(saved.model)
+    assert tokenizer_fingerprint(loaded.tokenizer) == tokenizer_fingerprint(saved.tokenizer)
+
+
+def test_fp16_halves_the_file_and_loads_as_fp32(pair: LoadedModel, tmp_path: Path) -> None:
+    save_pair(pair, tmp_path / "fp32", store="fp32")
+    save_pair(pair, tmp_path / "fp16", store="fp16")
+    sizes = {
+        store: (tmp_path / store / "model.safetensors").stat().st_size for store in ("fp32", "fp16")
+    }
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    loaded = load_pair(str(tmp_path / "fp16")).model.state_dict()
+    for name, tensor in pair.model.state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        torch.testing.assert_close(loaded[name], tensor.half().float(), rtol=0, atol=0)
+
+
+def test_weights_beyond_fp16_are_refused_and_the_old_folder_stays(
+    pair: LoadedModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "student"
+    save_pair(pair, folder)
+    before = model_fingerprint(load_pair(str(folder)).model)
+    with torch.no_grad():
+        pair.model.get_input_embeddings().weight[5, 0] = 1e6
+    with pytest.raises(ModelError, match="below 65,504"):
+        save_pair(pair, folder, store="fp16")
+    assert model_fingerprint(load_pair(str(folder)).model) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_saving_replaces_what_was_there(pair: LoadedModel, tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    folder.mkdir()
+    (folder / "stray.txt").write_text("old")
+    (tmp_path / "student.new").mkdir()  # of a process that was killed while saving
+    save_pair(pair, folder)
+    assert not (folder / "stray.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+    load_pair(str(folder))
+
+
+def test_missing_weights_are_refused_and_not_drawn_at_random(
+    pair: LoadedModel, tmp_path: Path
+) -> None:
+    save_pair(pair, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    gone = "model.decoder.layers.1.fc1.weight"
+    kept = {name: tensor.clone() for name, tensor in weights.items() if name != gone}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"has no '{gone}' \(1 are missing\)"):
+        load_pair(str(tmp_path))
+
+
+def test_broken_folders_are_refused_in_one_sentence(pair: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="none of that name exists"):
+        load_pair(str(tmp_path / "nowhere"))
+    save_pair(pair, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    with pytest.raises(ModelError, match="The weights must load"):
+        load_pair(str(tmp_path))
+    weights.unlink()
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="The weights must load"):
+        load_pair(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="The configuration must load"):
+        load_config(str(tmp_path))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    tiny_model("mbart").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"The tokenizer must load.*it holds none"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_code_in_a_model_folder_is_not_run_unless_asked(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError):
+        load_config(str(tmp_path))
+    assert not ran.exists()
+
+
+def test_a_fingerprint_changes_with_one_weight_one_setting_and_one_token(
+    pair: LoadedModel,
+) -> None:
+    before = model_fingerprint(pair.model)
+    assert model_fingerprint(tiny_model("mbart")) == before
+    with torch.no_grad():
+        pair.model.get_input_embeddings().weight[5, 0] += 1e-6
+    assert model_fingerprint(pair.model) != before
+    other = tiny_model("mbart")
+    other.config.scale_embedding = True
+    assert model_fingerprint(other) != before
+    tokenizers = [
+        character_tokenizer(),
+        character_tokenizer(closes=False),
+        character_tokenizer(extra=["x"]),
+        character_tokenizer(pad="</s>"),
+    ]
+    assert len({tokenizer_fingerprint(tokenizer) for tokenizer in tokenizers}) == 4
