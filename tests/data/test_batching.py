@@ -1,0 +1,184 @@
+"""Padded batches with aligned targets, and the order in which they come."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from tests.tiny import EOS, PAD, collator, random_examples
+
+from seqdistill.core.errors import DataError
+from seqdistill.data.batching import Collator, EpochBatches, cut_by_tokens, in_length_order
+from seqdistill.data.encoding import EncodedExample, Kind
+
+KINDS: tuple[Kind, ...] = ("seq2seq", "causal")
+EXAMPLES = random_examples(200)
+ONE = EncodedExample("one", (10, 11, 12), (20, 21, EOS))
+TWO = EncodedExample("two", (13,), (22, EOS))
+
+
+def width(example: EncodedExample, kind: Kind) -> int:
+    sizes = (len(example.source_ids), len(example.target_ids))
+    return max(sizes) if kind == "seq2seq" else sum(sizes)
+
+
+def test_a_decoder_only_batch_by_hand() -> None:
+    batch = Collator("causal", pad_id=PAD)([ONE, TWO])
+    assert batch.decoder_input_ids.tolist() == [[10, 11, 12, 20, 21], [13, 22, PAD, PAD, PAD]]
+    assert batch.decoder_mask.tolist() == [[True] * 5, [True, True, False, False, False]]
+    assert batch.target_mask.tolist() == [
+        [False, False, True, True, True],
+        [True, True, False, False, False],
+    ]
+    assert batch.target_ids[batch.target_mask].tolist() == [20, 21, EOS, 22, EOS]
+    assert batch.example_ids == ("one", "two")
+    assert batch.source_ids is None and batch.source_mask is None
+
+
+def test_an_encoder_decoder_batch_by_hand() -> None:
+    batch = Collator("seq2seq", pad_id=PAD, start_id=5)([ONE, TWO])
+    assert batch.source_ids is not None and batch.source_mask is not None
+    assert batch.source_ids.tolist() == [[10, 11, 12], [13, PAD, PAD]]
+    assert batch.source_mask.tolist() == [[True] * 3, [True, False, False]]
+    assert batch.decoder_input_ids.tolist() == [[5, 20, 21], [5, 22, PAD]]
+    assert batch.target_ids.tolist() == [[20, 21, EOS], [22, EOS, PAD]]
+    assert batch.target_mask.tolist() == batch.decoder_mask.tolist()
+    assert batch.target_mask.tolist() == [[True] * 3, [True, True, False]]
+
+
+def test_without_a_start_the_decoder_reads_the_last_target_first() -> None:
+    coded = EncodedExample("mbart", (10, EOS, 30), (20, EOS, 31))
+    batch = Collator("seq2seq", pad_id=PAD)([coded])
+    assert batch.decoder_input_ids.tolist() == [[31, 20, EOS]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pad_id", [PAD, EOS], ids=["pad", "pad==eos"])
+def test_exactly_the_response_with_its_end_counts(kind: Kind, pad_id: int) -> None:
+    batch = collator(kind, pad_id=pad_id)(EXAMPLES)
+    for row, example in enumerate(EXAMPLES):
+        mask = batch.target_mask[row]
+        assert batch.target_ids[row][mask].tolist() == list(example.target_ids)
+        read = batch.decoder_input_ids[row][mask].tolist()
+        before = EOS if kind == "seq2seq" else example.source_ids[-1]
+        assert read == [before, *example.target_ids[:-1]], "each position reads the one before"
+
+
+def test_pad_ids_fill_holes_and_nothing_else_depends_on_them() -> None:
+    for kind in KINDS:
+        one, other = (collator(kind, pad_id=pad)(EXAMPLES) for pad in (PAD, EOS))
+        assert torch.equal(one.decoder_mask, other.decoder_mask)
+        assert torch.equal(one.target_mask, other.target_mask)
+        differs = one.decoder_input_ids != other.decoder_input_ids
+        assert bool(differs.any())
+        assert not bool((differs & one.decoder_mask).any())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_sides_are_refused(kind: Kind) -> None:
+    with pytest.raises(DataError, match="target of 'prompt only' has none"):
+        collator(kind)([ONE, EncodedExample("prompt only", (5,), ())])
+    with pytest.raises(DataError, match="source of 'no prompt' has none"):
+        collator(kind)([EncodedExample("no prompt", (), (5, EOS))])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_tokens", [1, 7, 40, 10_000])
+def test_no_batch_exceeds_the_budget_unless_it_is_one_long_example(
+    kind: Kind, batch_tokens: int
+) -> None:
+    for batches in (
+        in_length_order(EXAMPLES, kind, batch_tokens),
+        cut_by_tokens(range(len(EXAMPLES)), EXAMPLES, kind, batch_tokens),
+    ):
+        assert sorted(itertools.chain(*batches)) == list(range(len(EXAMPLES)))
+        for batch in batches:
+            rectangle = len(batch) * max(width(EXAMPLES[i], kind) for i in batch)
+            assert rectangle <= batch_tokens or len(batch) == 1
+            made = collator(kind)([EXAMPLES[i] for i in batch])
+            assert made.decoder_input_ids.numel() <= rectangle
+            if made.source_ids is not None:
+                assert made.source_ids.numel() <= rectangle
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_are_as_full_as_the_budget_allows(kind: Kind) -> None:
+    batches = cut_by_tokens(range(len(EXAMPLES)), EXAMPLES, kind, 60)
+    for batch, following in itertools.pairwise(batches):
+        grown = [*batch, following[0]]
+        assert len(grown) * max(width(EXAMPLES[i], kind) for i in grown) > 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_length_order_goes_from_long_to_short(kind: Kind) -> None:
+    order = list(itertools.chain(*in_length_order(EXAMPLES, kind, 40)))
+    widths = [width(EXAMPLES[i], kind) for i in order]
+    assert widths == sorted(widths, reverse=True)
+
+
+def stream(*, seed: int = 1, rank: int = 0, world_size: int = 1, size: int = 200) -> EpochBatches:
+    return EpochBatches(
+        EXAMPLES[:size], "seq2seq", batch_tokens=30, seed=seed, rank=rank, world_size=world_size
+    )
+
+
+def one_epoch(batches: EpochBatches) -> list[list[int]]:
+    epoch, found = batches.epoch, [batches.next()]
+    while True:
+        following = batches.next()
+        if batches.epoch != epoch:
+            return found
+        found.append(following)
+
+
+def test_every_epoch_visits_each_example_once_in_another_order() -> None:
+    batches = stream()
+    first = one_epoch(batches)
+    assert sorted(itertools.chain(*first)) == list(range(200))
+    again = EpochBatches(EXAMPLES, "seq2seq", batch_tokens=30, seed=1)
+    read = [again.next() for _ in range(4 * len(first))]
+    for epoch in range(3):  # batches per epoch differ a little, so take what epoch by epoch covers
+        flat = list(itertools.chain(*read))[epoch * 200 : (epoch + 1) * 200]
+        assert sorted(flat) == list(range(200))
+    assert read[: len(first)] == first
+    assert read[len(first) : 2 * len(first)] != first
+
+
+def test_the_order_is_the_seeds_and_random() -> None:
+    one, same, other = one_epoch(stream()), one_epoch(stream()), one_epoch(stream(seed=2))
+    assert one == same != other
+    sizes = [len(EXAMPLES[batch[0]].target_ids) for batch in one]
+    assert sizes != sorted(sizes), "batches of like lengths must not follow each other in order"
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("done", [0, 1, 13, 60])
+def test_a_resumed_stream_reads_on_exactly(done: int, world_size: int) -> None:
+    for rank in range(world_size):
+        batches = stream(rank=rank, world_size=world_size)
+        for _ in range(done):
+            batches.next()
+        main = stream(rank=0, world_size=world_size)
+        for _ in range(done):
+            main.next()
+        place = main.state_dict()
+        assert place == batches.state_dict(), "the main process's place must serve every rank"
+        resumed = stream(rank=rank, world_size=world_size)
+        resumed.next()
+        resumed.load_state_dict(place)
+        assert [resumed.next() for _ in range(40)] == [batches.next() for _ in range(40)]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+@pytest.mark.parametrize("size", [200, 2], ids=["many", "fewer batches than ranks"])
+def test_ranks_share_one_stream_in_turns(world_size: int, size: int) -> None:
+    whole = stream(size=size)
+    ranks = [stream(rank=r, world_size=world_size, size=size) for r in range(world_size)]
+    for _ in range(50):
+        assert [rank.next() for rank in ranks] == [whole.next() for _ in range(world_size)]
+
+
+def test_a_stream_over_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="at least one example"):
+        stream(size=0)

@@ -1,0 +1,172 @@
+"""Where sequences start and end, for both kinds of model and for chats."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from tests.tiny import BOS, EOS, character_tokenizer
+from tokenizers import processors
+from transformers import PreTrainedTokenizerFast
+
+from seqdistill.core.errors import DataError, ModelError
+from seqdistill.data.encoding import (
+    EncodedExample,
+    Kind,
+    cut_long_sources,
+    encode,
+    end_token_id,
+    leave_out_long,
+)
+from seqdistill.data.examples import Example
+
+PAIRS = [Example("1", "a cat", "eine katze"), Example("2", "dog", "hund"), Example("3", "x", None)]
+PLAIN_CHAT = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+CLOSING_CHAT = PLAIN_CHAT.replace("{{ m['content'] }}", "{{ m['content'] }}</s>")
+
+
+def letters(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids
+
+
+def chat_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    tokenizer = character_tokenizer(closes=False)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_sources_and_targets_of_encoder_decoders_end_once() -> None:
+    for tokenizer in (character_tokenizer(), character_tokenizer(closes=True, pad="</s>")):
+        first, second, prompt = encode(PAIRS, tokenizer, "seq2seq")
+        assert first.source_ids == (*letters(tokenizer, "a cat"), EOS)
+        assert first.target_ids == (*letters(tokenizer, "eine katze"), EOS)
+        assert (second.id, prompt.id, prompt.target_ids) == ("2", "3", ())
+
+
+def test_a_tokenizer_that_does_not_close_texts_has_them_closed() -> None:
+    tokenizer = character_tokenizer(closes=False)
+    first = encode(PAIRS, tokenizer, "seq2seq")[0]
+    assert first.source_ids == (BOS, *letters(tokenizer, "a cat"), EOS)
+
+
+def test_a_language_code_after_the_end_gets_no_second_end() -> None:
+    tokenizer = character_tokenizer(extra=["en_XX"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["en_XX"]})
+    code = tokenizer.convert_tokens_to_ids("en_XX")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s> en_XX", special_tokens=[("</s>", EOS), ("en_XX", code)]
+    )
+    first = encode(PAIRS, tokenizer, "seq2seq")[0]
+    assert first.source_ids == (*letters(tokenizer, "a cat"), EOS, code)
+    assert first.target_ids == (*letters(tokenizer, "eine katze"), EOS, code)
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_prompt_stays_open_and_a_completion_ends_once(closes: bool) -> None:
+    tokenizer = character_tokenizer(closes=closes)
+    first, _, prompt = encode(PAIRS, tokenizer, "causal")
+    start = () if closes else (BOS,)
+    assert first.source_ids == (*start, *letters(tokenizer, "a cat"))
+    assert first.target_ids == (*letters(tokenizer, "eine katze"), EOS)
+    assert prompt.source_ids == (*start, *letters(tokenizer, "x"))
+    assert prompt.target_ids == ()
+
+
+def test_encoding_together_equals_encoding_one_by_one() -> None:
+    tokenizer = chat_tokenizer(PLAIN_CHAT)
+    mixed = [PAIRS[0], Example("c", "", "hi", (("user", "hello"),)), *PAIRS[1:]]
+    assert encode(mixed, tokenizer, "causal") == [
+        encode([example], tokenizer, "causal")[0] for example in mixed
+    ]
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+def test_no_examples_are_no_ids(kind: Kind) -> None:
+    assert encode([], character_tokenizer(), kind) == []
+
+
+@pytest.mark.parametrize("template", [PLAIN_CHAT, CLOSING_CHAT])
+def test_a_chats_answer_starts_where_its_prompt_stops(template: str) -> None:
+    tokenizer = chat_tokenizer(template)
+    chat = Example("c", "", "meow", (("system", "be a cat"), ("user", "hello")))
+    (found,) = encode([chat], tokenizer, "causal")
+    end = "</s>" if template is CLOSING_CHAT else ""
+    prompt = f"system: be a cat{end}\nuser: hello{end}\nassistant: "
+    assert list(found.source_ids) == letters(tokenizer, prompt)
+    assert found.target_ids == (*letters(tokenizer, "meow"), EOS)
+
+
+def test_a_chat_may_be_a_prompt_alone() -> None:
+    tokenizer = chat_tokenizer(PLAIN_CHAT)
+    (found,) = encode([Example("c", "", None, (("user", "hello"),))], tokenizer, "causal")
+    assert list(found.source_ids) == letters(tokenizer, "user: hello\nassistant: ")
+    assert found.target_ids == ()
+
+
+def test_a_template_that_rewrites_answers_gets_the_answer_as_it_stands() -> None:
+    tokenizer = chat_tokenizer(
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: thought: {% endif %}"
+    )
+    (found,) = encode([Example("c", "", "meow", (("user", "hello"),))], tokenizer, "causal")
+    assert list(found.source_ids) == letters(tokenizer, "user: hello\nassistant: thought: ")
+    assert found.target_ids == (*letters(tokenizer, "meow"), EOS)
+
+
+def test_chats_that_cannot_be_encoded_are_refused() -> None:
+    chat = Example("row 7", "", "meow", (("user", "hello"),))
+    with pytest.raises(ModelError, match="chat template"):
+        encode([chat], character_tokenizer(), "causal")
+    with pytest.raises(DataError, match="for decoder-only models"):
+        encode([chat], character_tokenizer(), "seq2seq")
+    refusing = chat_tokenizer("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(DataError, match=r"'row 7' .* refuses them: roles must alternate"):
+        encode([chat], refusing, "causal")
+
+
+def test_a_tokenizer_without_an_end_is_refused() -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="its eos_token is None"):
+        end_token_id(tokenizer)
+
+
+LONG = [
+    EncodedExample("both fit", (4, 5, EOS), (6, EOS)),
+    EncodedExample("long source", (4, 5, 6, EOS), (6, EOS)),
+    EncodedExample("long target", (4, EOS), (6, 7, EOS)),
+]
+
+
+def test_long_examples_are_left_out_of_training_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        kept = leave_out_long(LONG, max_source_tokens=3, max_target_tokens=2)
+    assert [example.id for example in kept.examples] == ["both fit"]
+    assert kept.num_too_long == 2
+    assert "left out 2 examples" in caplog.text
+    with pytest.raises(DataError, match="all 3 are longer"):
+        leave_out_long(LONG, max_source_tokens=1, max_target_tokens=1)
+    assert leave_out_long([], max_source_tokens=1, max_target_tokens=1).examples == ()
+
+
+def test_evaluation_keeps_every_example_and_cuts_long_sources(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        encoder = cut_long_sources(LONG, max_source_tokens=3, kind="seq2seq")
+    assert "cut 1 sources to 3 tokens" in caplog.text
+    assert [example.source_ids for example in encoder.examples] == [
+        (4, 5, EOS),
+        (4, 5, EOS),
+        (4, EOS),
+    ]
+    assert encoder.num_too_long == 1
+    causal = cut_long_sources(LONG, max_source_tokens=2, kind="causal")
+    assert causal.examples[1].source_ids == (6, EOS), "a prompt keeps what leads into the answer"
+    assert [example.target_ids for example in causal.examples] == [e.target_ids for e in LONG]

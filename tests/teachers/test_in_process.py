@@ -1,0 +1,69 @@
+"""A teacher in this process: frozen, in eval mode, apart from the student, cut where it is told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.tiny import VOCAB, collator, random_examples, tiny_adapter, tiny_model
+
+from seqdistill.core.scores import DenseScores, NoScores
+from seqdistill.models.adapters import adapt
+from seqdistill.teachers.in_process import InProcessTeacher, SilentTeacher, Teacher
+
+KINDS = {"mbart": "seq2seq", "llama": "causal"}
+SEQ2SEQ_BATCH = collator("seq2seq")(random_examples(4))
+
+
+def dense(teacher: Teacher) -> DenseScores:
+    scores = teacher.score(SEQ2SEQ_BATCH)
+    assert isinstance(scores, DenseScores)
+    return scores
+
+
+def test_both_are_teachers_and_silence_is_no_scores() -> None:
+    assert isinstance(SilentTeacher(), Teacher)
+    assert isinstance(InProcessTeacher(tiny_adapter("mbart"), vocab_size=VOCAB), Teacher)
+    assert SilentTeacher().score(SEQ2SEQ_BATCH) == NoScores()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_scores_are_the_models_own_distribution(name: str) -> None:
+    batch = collator("seq2seq" if name == "mbart" else "causal")(random_examples(4))
+    adapter = tiny_adapter(name)
+    with torch.no_grad():
+        states = adapter.states(batch)
+        expected = states.head.logits(states.hidden)
+    scores = InProcessTeacher(adapter, vocab_size=VOCAB).score(batch)
+    assert isinstance(scores, DenseScores)
+    torch.testing.assert_close(scores.head.logits(scores.hidden), expected)
+
+
+def test_a_padded_tail_is_cut_off() -> None:
+    whole = dense(InProcessTeacher(tiny_adapter("mbart"), vocab_size=VOCAB))
+    cut = dense(InProcessTeacher(tiny_adapter("mbart"), vocab_size=VOCAB - 6))
+    assert cut.head.vocab_size == VOCAB - 6
+    torch.testing.assert_close(
+        cut.head.logits(cut.hidden), whole.head.logits(whole.hidden)[..., : VOCAB - 6]
+    )
+
+
+def test_no_gradient_reaches_the_teacher() -> None:
+    model = tiny_model("mbart")
+    scores = dense(InProcessTeacher(adapt(model), vocab_size=VOCAB))
+    assert not scores.hidden.requires_grad
+    assert not scores.head.logits(scores.hidden).requires_grad
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_students_mode_and_updates_change_nothing() -> None:
+    student, teacher_model = tiny_adapter("mbart", dropout=0.5), tiny_model("mbart", dropout=0.5)
+    teacher = InProcessTeacher(adapt(teacher_model.train()), vocab_size=VOCAB)
+    before = dense(teacher)
+    student.train()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    after = dense(teacher)
+    assert not teacher_model.training
+    assert torch.equal(after.hidden, before.hidden), "dropout must be off in a teacher"
+    assert torch.equal(after.head.weight, before.head.weight)
