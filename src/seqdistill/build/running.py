@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from seqdistill.build.timings import timed
+from seqdistill.build.timings import add_timings, timings_of
 from seqdistill.build.training import open_run, train_student
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import Progress
@@ -60,11 +60,17 @@ def _train_member(member: Recipe, run: RunDirectory, progress: Progress, *, resu
     if resume and run.member(member.method).student_path.is_dir():
         return
     try:
-        with timed(run, f"train {member.method}"):
-            train_student(member, progress=_Named(progress, member.method), resume=resume)
+        train_student(member, progress=_Named(progress, member.method), resume=resume)
     except UserError:
         if not path.exists() and not run.members():  # refused before it began: leave nothing
             run.recipe_path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 run.path.rmdir()
         raise
+    add_timings(
+        run,
+        [
+            {**row, "step": f"{member.method}: {row['step']}"}
+            for row in timings_of(run.member(member.method))
+        ],
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from seqdistill.records.run_directory import RunDirectory
 
@@ -25,7 +25,18 @@ def timed(run: RunDirectory, step: str) -> Iterator[None]:
         "seconds": round(time.perf_counter() - started, 2),
         "peak_memory_mb": peak_memory_mb(),
     }
+    add_timings(run, [row])
+
+
+def timings_of(run: RunDirectory) -> list[dict[str, object]]:
+    """The rows that were written so far, in their order."""
     known = run.read_manifest().get("timings") if run.manifest_path.exists() else None
     rows = known if isinstance(known, list) else []
-    kept = [old for old in rows if isinstance(old, dict) and old.get("step") != step]
-    run.update_manifest({"timings": [*kept, row]})
+    return [dict(row) for row in rows if isinstance(row, dict)]
+
+
+def add_timings(run: RunDirectory, rows: Sequence[Mapping[str, object]]) -> None:
+    """Appends rows to the manifest; one of a step that is there already takes its place."""
+    steps = {row["step"] for row in rows}
+    kept = [row for row in timings_of(run) if row.get("step") not in steps]
+    run.update_manifest({"timings": [*kept, *rows]})

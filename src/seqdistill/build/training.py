@@ -5,8 +5,8 @@ Everything that can be refused is refused before the run directory exists.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import time
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +22,7 @@ from seqdistill.build.data import (
 from seqdistill.build.decoding import generator_factory
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
+from seqdistill.build.timings import timed
 from seqdistill.build.trackers import MetricsFanOut
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.progress import Progress
@@ -30,6 +31,7 @@ from seqdistill.data.examples import Example
 from seqdistill.evaluation.dev import DevScorer
 from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
+from seqdistill.models.placement import use_fast_attention
 from seqdistill.models.saving import save_pair
 from seqdistill.models.vocabulary import shared_vocab_size
 from seqdistill.objectives.objective import WeightedObjective
@@ -132,17 +134,36 @@ def _first_difference(stored: dict[str, object], given: dict[str, object], at: s
 
 
 def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
-    """Trains the recipe's student and saves it. Returns its run directory."""
+    """Trains the recipe's student and saves it. Returns its run directory.
+
+    Under `torchrun` or `accelerate launch` every process trains, and the first one writes.
+    """
+    accelerator = Accelerator(cpu=_device(recipe) == "cpu", mixed_precision="no")
     run = open_run(recipe, resume=resume)
     started = run.recipe_path.exists()
     if not started:
         run.check_free()
     _apply_threads(recipe)
     prepared = prepare(recipe)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _begin(run, prepared, started=started)
+    with accelerator.main_process_first(), _step(run, "labelling", accelerator):
+        examples = _sequences(prepared, progress)
+    with _step(run, "training", accelerator):
+        result = _train(prepared, examples, run, accelerator, progress, resume=started)
+    if accelerator.is_main_process:
+        save_pair(prepared.student, run.student_path, store=recipe.student.store)
+        run.update_manifest({"training": dataclasses.asdict(result), "finished": True})
+    run.close()
+    return run
+
+
+def _begin(run: RunDirectory, prepared: Prepared, *, started: bool) -> None:
+    """Makes the run directory, unless it was started before, and notes what is known."""
     if not started:
         RunDirectory.create(run.path)
-        run.write_recipe(write_recipe(recipe))
-    accelerator = Accelerator(cpu=_device(recipe) == "cpu", mixed_precision="no")
+        run.write_recipe(write_recipe(prepared.recipe))
     run.update_manifest(
         {
             "environment": environment_facts(),
@@ -150,24 +171,12 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
             "train_examples_too_long": prepared.num_too_long,
         }
     )
-    begun = time.perf_counter()
-    examples = _sequences(prepared, progress)
-    labelled = time.perf_counter()
-    result = _train(prepared, examples, run, accelerator, progress, resume=started)
-    if accelerator.is_main_process:
-        save_pair(prepared.student, run.student_path, store=recipe.student.store)
-        run.update_manifest(
-            {
-                "training": dataclasses.asdict(result),
-                "seconds": {
-                    "labelling": round(labelled - begun, 2),
-                    "training_with_dev_scoring": round(time.perf_counter() - labelled, 2),
-                },
-                "finished": True,
-            }
-        )
-    run.close()
-    return run
+
+
+def _step(
+    run: RunDirectory, name: str, accelerator: Accelerator
+) -> contextlib.AbstractContextManager[None]:
+    return timed(run, name) if accelerator.is_main_process else contextlib.nullcontext()
 
 
 def _apply_threads(recipe: Recipe) -> None:
@@ -263,6 +272,7 @@ def _train(
 ) -> TrainingResult:
     recipe = prepared.recipe
     objective = build_objective(recipe)
+    use_fast_attention(prepared.student.model, accelerator.device)
     source = StoredSequences(
         examples,
         collator_for(prepared.student),

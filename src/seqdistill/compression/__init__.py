@@ -1,1 +1,1 @@
-"""The compression room."""
+"""The compression room: models into smaller models. Trains nothing."""

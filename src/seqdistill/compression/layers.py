@@ -44,7 +44,7 @@ def evenly_spaced(total: int, keep: int) -> tuple[int, ...]:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many trainable numbers the model has, shared ones counted once."""
+    """How many numbers the model's parameters hold, shared ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -73,11 +73,23 @@ def keep_layers(
         auto = AutoModelForCausalLM
     with torch.random.fork_rng():
         smaller: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+    _untie_like(model, smaller)
     smaller.load_state_dict(_renumbered(model.state_dict(), kept))
-    smaller.tie_weights()
     if model.generation_config is not None:
         smaller.generation_config = copy.deepcopy(model.generation_config)
     return smaller.eval()
+
+
+def _untie_like(model: PreTrainedModel, smaller: PreTrainedModel) -> None:
+    """Gives `smaller` an output layer of its own where `model` has one.
+
+    The configuration does not tell: transformers 5 says of every T5 that its embeddings are tied,
+    and loads an output layer of its own all the same where the folder holds one.
+    """
+    head, embedding = smaller.get_output_embeddings(), smaller.get_input_embeddings()
+    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    if head.weight is embedding.weight and not is_tied:
+        head.weight = nn.Parameter(embedding.weight.detach().clone())
 
 
 def _shorten(config: PreTrainedConfig, keys: tuple[str, ...], keep: int | None) -> tuple[int, ...]:
