@@ -49,7 +49,8 @@ class RowLoss(Protocol):
 class ChunkWalk:
     """What the walk needs besides the tensors that want gradients.
 
-    Matrix products run in `dtype`. `open_loss` makes the loss with its buffers for one walk, so that they die with it.
+    Matrix products run in `dtype`. `open_loss` makes the loss with its buffers for one walk, so
+    that they die with it.
     """
 
     head: Head

@@ -1,0 +1,393 @@
+"""What every divergence must satisfy: members are read from the registry, so none can skip it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import entr, log_softmax, rel_entr
+from torch import Tensor
+
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.objectives.divergences import (
+    forward_kl,
+    jensen_shannon,
+    reverse_kl,
+    skew_forward_kl,
+    skew_reverse_kl,
+)
+from seqdistill.objectives.reduction import Reduction, reduce
+from seqdistill.objectives.registry import DIVERGENCES
+
+Array = NDArray[np.float64]
+VOCAB = 23
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "beta": (0.1, 0.5, 0.9),
+    "alpha": (0.1, 0.6),
+    "scale": ("raw", "gradient"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A divergence with its parameters filled in."""
+
+    name: str
+    parameters: dict[str, Any]
+
+    @property
+    def is_hard(self) -> bool:
+        return DIVERGENCES[self.name].needs == "target_ids"
+
+    def __call__(self, student: Tensor, other: Tensor) -> Tensor:
+        return DIVERGENCES[self.name].function(student, other, **self.parameters)
+
+    def other(self, generator: torch.Generator, *shape: int) -> Tensor:
+        """A random teacher, or random targets."""
+        if self.is_hard:
+            return torch.randint(VOCAB, shape, generator=generator)
+        return log_probs(generator, *shape)
+
+    @property
+    def bound(self) -> float:
+        """The largest value theory allows."""
+        if self.name == "total_variation":
+            return 1.0
+        if self.name.startswith("skew"):
+            return -math.log(self.parameters["alpha"])
+        if self.name == "jensen_shannon":
+            beta = self.parameters["beta"]
+            entropy = float(entr(beta) + entr(1 - beta))
+            return entropy / (beta * (1 - beta) if self.parameters["scale"] == "gradient" else 1)
+        return math.inf
+
+
+def cases() -> Iterator[Any]:
+    for name, divergence in DIVERGENCES.items():
+        known = (*divergence.required_parameters, *divergence.optional_parameters)
+        for values in itertools.product(*(CHOICES[parameter] for parameter in known)):
+            identity = "-".join([name, *map(str, values)])
+            yield pytest.param(Case(name, dict(zip(known, values, strict=True))), id=identity)
+
+
+every_divergence = pytest.mark.parametrize("case", cases())
+against_a_teacher = pytest.mark.parametrize(
+    "case", [case for case in cases() if not case.values[0].is_hard]
+)
+
+
+def log_probs(generator: torch.Generator, *shape: int, spread: float = 3.0) -> Tensor:
+    logits = spread * torch.randn(*shape, VOCAB, generator=generator, dtype=torch.float64)
+    return logits.log_softmax(dim=-1)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def only_on(ids: slice) -> Tensor:
+    """A distribution with mass on some symbols and exact zeros, -inf, elsewhere."""
+    logits = torch.full((VOCAB,), -math.inf, dtype=torch.float64)
+    logits[ids] = torch.randn(logits[ids].shape, generator=seeded(3), dtype=torch.float64)
+    return logits.log_softmax(dim=-1)
+
+
+def oracle_mixture_kl(first: Array, second: Array, share: float) -> Array:
+    return rel_entr(first, share * first + (1 - share) * second).sum(-1)  # type: ignore[no-any-return]
+
+
+def oracle_jensen_shannon(q: Array, p: Array, beta: float, scale: str) -> Array:
+    mixture = beta * p + (1 - beta) * q
+    raw = beta * rel_entr(p, mixture).sum(-1) + (1 - beta) * rel_entr(q, mixture).sum(-1)
+    return raw / (beta * (1 - beta)) if scale == "gradient" else raw  # type: ignore[no-any-return]
+
+
+ORACLES: dict[str, Callable[..., Array]] = {
+    "negative_log_likelihood": lambda q, ids: (
+        -np.log(np.take_along_axis(q, ids[..., None], -1))[..., 0]
+    ),
+    "cross_entropy": lambda q, p: (entr(p) + rel_entr(p, q)).sum(-1),
+    "forward_kl": lambda q, p: rel_entr(p, q).sum(-1),
+    "reverse_kl": lambda q, p: rel_entr(q, p).sum(-1),
+    "jensen_shannon": oracle_jensen_shannon,
+    "skew_forward_kl": lambda q, p, alpha: oracle_mixture_kl(p, q, alpha),
+    "skew_reverse_kl": lambda q, p, alpha: oracle_mixture_kl(q, p, alpha),
+    "total_variation": lambda q, p: 0.5 * np.abs(p - q).sum(-1),
+}
+
+
+def oracle(case: Case, student: Tensor, other: Tensor) -> Tensor:
+    second = other.numpy() if case.is_hard else np.exp(log_softmax(other.double().numpy(), axis=-1))
+    first = np.exp(log_softmax(student.double().numpy(), axis=-1))
+    return torch.from_numpy(np.asarray(ORACLES[case.name](first, second, **case.parameters)))
+
+
+@every_divergence
+def test_value_equals_the_oracle(case: Case) -> None:
+    generator = seeded(1)
+    student, other = log_probs(generator, 4, 5), case.other(generator, 4, 5)
+    torch.testing.assert_close(
+        case(student, other), oracle(case, student, other), rtol=1e-11, atol=1e-13
+    )
+    in_fp32 = case(student.float(), other if case.is_hard else other.float())
+    assert in_fp32.dtype == torch.float32
+    torch.testing.assert_close(in_fp32.double(), oracle(case, student, other), rtol=1e-5, atol=1e-6)
+
+
+@every_divergence
+def test_equal_distributions_have_no_distance(case: Case) -> None:
+    p = log_probs(seeded(2), 6).requires_grad_()
+    if case.is_hard:
+        sure = only_on(slice(4, 5))
+        assert case(sure, torch.tensor(4)) == 0.0
+        return
+    values = case(p, p.detach())
+    floor = torch.from_numpy(entr(p.detach().exp().numpy()).sum(-1))
+    expected = floor if case.name == "cross_entropy" else torch.zeros_like(floor)
+    torch.testing.assert_close(values, expected, rtol=0.0, atol=1e-12)
+
+
+@every_divergence
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_rounding_never_makes_it_negative_or_too_large(case: Case, dtype: torch.dtype) -> None:
+    generator = seeded(3)
+    for noise in (0.0, 1e-4, 1e-2, 1.0, 30.0):
+        student = log_probs(generator, 50)
+        near = (student + noise * torch.randn(student.shape, generator=generator)).log_softmax(-1)
+        other = case.other(generator, 50) if case.is_hard else near.to(dtype)
+        values = case(student.to(dtype), other)
+        assert (values >= 0.0).all(), f"negative at noise {noise}: {values.min()}"
+        assert (values <= case.bound * (1 + 1e-6)).all(), f"beyond its bound at noise {noise}"
+
+
+@every_divergence
+def test_order_of_the_vocabulary_does_not_matter(case: Case) -> None:
+    generator = seeded(4)
+    student, other = log_probs(generator, 7), case.other(generator, 7)
+    order = torch.randperm(VOCAB, generator=generator)
+    moved = order.argsort()[other] if case.is_hard else other[:, order]
+    torch.testing.assert_close(case(student[:, order], moved), case(student, other))
+
+
+@every_divergence
+def test_a_shift_of_the_logits_does_not_matter(case: Case) -> None:
+    generator = seeded(5)
+    logits = torch.randn(7, VOCAB, generator=generator, dtype=torch.float64, requires_grad=True)
+    other = case.other(generator, 7)
+    plain, shifted = (case((logits + c).log_softmax(-1), other) for c in (0.0, 50.0))
+    torch.testing.assert_close(plain, shifted)
+    (gradient,) = torch.autograd.grad(plain.sum(), logits)
+    largest = gradient.abs().max()
+    assert gradient.sum(-1).abs().max() <= 1e-12 * largest, "a shift would change the loss"
+
+
+@every_divergence
+def test_gradient_equals_finite_differences(case: Case) -> None:
+    generator = seeded(6)
+    logits = torch.randn(3, VOCAB, generator=generator, dtype=torch.float64, requires_grad=True)
+    other = case.other(generator, 3)
+    if case.is_hard:
+        assert torch.autograd.gradcheck(lambda z: case(z.log_softmax(-1), other), (logits,))
+        return
+    teacher = torch.randn(3, VOCAB, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda z, t: case(z.log_softmax(-1), t.log_softmax(-1)), (logits, teacher)
+    )
+
+
+@every_divergence
+def test_bf16_inputs_are_computed_in_fp32(case: Case) -> None:
+    generator = seeded(7)
+    student = log_probs(generator, 9).bfloat16()
+    other = case.other(generator, 9)
+    other = other if case.is_hard else other.bfloat16()
+    values = case(student, other)
+    assert values.dtype == torch.float32
+    assert torch.equal(values, case(student.float(), other if case.is_hard else other.float()))
+
+
+@every_divergence
+def test_symbols_that_neither_says_cost_nothing(case: Case) -> None:
+    """A vocabulary padded with impossible symbols gives the values of the unpadded one."""
+    student, teacher = only_on(slice(0, 9)), only_on(slice(0, 9)).flip(0).roll(9)
+    student.requires_grad_()
+    other = torch.tensor(2) if case.is_hard else teacher
+    value = case(student, other)
+    inside = case(student[:9], other if case.is_hard else teacher[:9])
+    torch.testing.assert_close(value, inside)
+    (gradient,) = torch.autograd.grad(value, student)
+    assert gradient.isfinite().all()
+    assert (gradient[9:] == 0.0).all()
+
+
+@every_divergence
+def test_teacher_zeros_are_finite_with_finite_gradient(case: Case) -> None:
+    """Except for reverse KL, which theory makes infinite: the student says the impossible."""
+    student = log_probs(seeded(8)).requires_grad_()
+    teacher = only_on(slice(0, 5)).requires_grad_(not case.is_hard)
+    value = case(student, torch.tensor(2) if case.is_hard else teacher)
+    if case.name == "reverse_kl":
+        assert value == math.inf
+        return
+    assert value.isfinite()
+    wanted = (student,) if case.is_hard else (student, teacher)
+    for gradient in torch.autograd.grad(value, wanted):
+        assert gradient.isfinite().all()
+
+
+@every_divergence
+def test_student_zeros_are_infinite_only_where_theory_says_so(case: Case) -> None:
+    student = only_on(slice(0, 5)).requires_grad_()
+    other = torch.tensor(7) if case.is_hard else log_probs(seeded(9))
+    value = case(student, other)
+    covering = {"negative_log_likelihood", "cross_entropy", "forward_kl"}
+    if case.name in covering:
+        assert value == math.inf
+    else:
+        assert 0.0 <= value <= case.bound * (1 + 1e-12)
+    (gradient,) = torch.autograd.grad(value, student)
+    assert not gradient.isnan().any()
+
+
+@against_a_teacher
+def test_disjoint_distributions_reach_the_bound(case: Case) -> None:
+    student, teacher = only_on(slice(0, 5)).requires_grad_(), only_on(slice(5, 12))
+    value = case(student, teacher)
+    torch.testing.assert_close(value.item(), case.bound, rtol=1e-12, atol=0.0)
+    if math.isfinite(case.bound):
+        (gradient,) = torch.autograd.grad(value, student)
+        assert gradient.isfinite().all()
+
+
+@every_divergence
+def test_underflowing_probabilities_give_no_nan(case: Case) -> None:
+    """exp(-800) is zero even in fp64: a zero that is not -inf."""
+    logits = torch.zeros(2, VOCAB)
+    logits[0, :5], logits[1, 3:9] = 800.0, 800.0
+    student, teacher = logits.log_softmax(-1).requires_grad_(), logits.flip(0).log_softmax(-1)
+    values = case(student, torch.tensor([12, 1]) if case.is_hard else teacher)
+    (gradient,) = torch.autograd.grad(values.sum(), student)
+    assert not values.isnan().any()
+    assert not gradient.isnan().any()
+
+
+@every_divergence
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+def test_masking_equals_deleting(case: Case, reduction: Reduction) -> None:
+    generator = seeded(10)
+    student, other = log_probs(generator, 3, 6), case.other(generator, 3, 6)
+    values = case(student, other)
+    mask = torch.tensor([[True] * 4 + [False] * 2, [False] * 6, [True] * 4 + [False] * 2])
+    poisoned = torch.where(mask, values, math.nan)
+    masked = reduce(poisoned, mask, reduction)
+    kept = case(student[::2, :4], other[::2, :4])
+    deleted = reduce(kept, torch.ones(2, 4, dtype=torch.bool), reduction)
+    assert masked.mean == pytest.approx(deleted.mean, rel=1e-12)
+
+
+@every_divergence
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+def test_the_split_into_micro_batches_does_not_matter(case: Case, reduction: Reduction) -> None:
+    generator = seeded(11)
+    student = log_probs(generator, 5, 7).requires_grad_()
+    other = case.other(generator, 5, 7)
+    mask = torch.rand(5, 7, generator=generator) < 0.6
+
+    def gradient_of_mean(total: TokenSum) -> Tensor:
+        (gradient,) = torch.autograd.grad(total.total / total.count, student)
+        return gradient
+
+    whole = reduce(case(student, other), mask, reduction)
+    for size in (1, 2, 3):
+        parts = TokenSum.zero()
+        for rows in (slice(start, start + size) for start in range(0, 5, size)):
+            parts = parts + reduce(case(student[rows], other[rows]), mask[rows], reduction)
+        assert parts.mean == pytest.approx(whole.mean, rel=1e-12)
+        torch.testing.assert_close(gradient_of_mean(parts), gradient_of_mean(whole))
+        whole = reduce(case(student, other), mask, reduction)
+
+
+@pytest.mark.parametrize(
+    ("beta", "end"), [(1e-7, forward_kl), (1 - 1e-7, reverse_kl)], ids=["to_0", "to_1"]
+)
+def test_jensen_shannon_tends_to_both_kls(
+    beta: float, end: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    generator = seeded(12)
+    teacher = log_probs(generator, 4)
+    logits = log_probs(generator, 4).requires_grad_()
+    limit = end(logits.log_softmax(-1), teacher)
+    scaled = jensen_shannon(logits.log_softmax(-1), teacher, beta, scale="gradient")
+    raw = jensen_shannon(logits.log_softmax(-1), teacher, beta) / min(beta, 1 - beta)
+    (expected,) = torch.autograd.grad(limit.sum(), logits)
+    for near in (scaled, raw):
+        torch.testing.assert_close(near, limit, rtol=1e-3, atol=0.0)
+        (slope,) = torch.autograd.grad(near.sum(), logits)
+        torch.testing.assert_close(slope, expected, rtol=1e-2, atol=1e-4)
+
+
+def test_scaled_jensen_shannon_agrees_with_kl_nearby_for_every_beta() -> None:
+    generator = seeded(13)
+    logits = torch.randn(4, VOCAB, generator=generator, dtype=torch.float64)
+    nudge = 1e-4 * torch.randn(4, VOCAB, generator=generator, dtype=torch.float64)
+    student, teacher = (logits + nudge).log_softmax(-1), logits.log_softmax(-1)
+    for beta in (0.1, 0.5, 0.9):
+        scaled = jensen_shannon(student, teacher, beta, scale="gradient")
+        torch.testing.assert_close(scaled, forward_kl(student, teacher), rtol=1e-3, atol=0.0)
+
+
+def test_jensen_shannon_is_symmetric_when_roles_and_beta_swap() -> None:
+    generator = seeded(14)
+    student, teacher = log_probs(generator, 4), log_probs(generator, 4)
+    torch.testing.assert_close(
+        jensen_shannon(student, teacher, 0.2), jensen_shannon(teacher, student, 0.8)
+    )
+
+
+def test_skew_divergences_tend_to_the_kls() -> None:
+    generator = seeded(15)
+    student, teacher = log_probs(generator, 4), log_probs(generator, 4)
+    for skew, end in ((skew_forward_kl, forward_kl), (skew_reverse_kl, reverse_kl)):
+        torch.testing.assert_close(
+            skew(student, teacher, 1e-9), end(student, teacher), rtol=1e-4, atol=0.0
+        )
+
+
+def test_clamped_values_keep_their_gradient() -> None:
+    """bf16 rounding makes the sum negative here; the clamp must not stop the student's pull."""
+    teacher = torch.tensor([0.5, 0.5]).log()
+    student = (torch.tensor([0.6, 0.6]).log()).requires_grad_()  # mass 1.2: not normalized
+    value = forward_kl(student, teacher)
+    (gradient,) = torch.autograd.grad(value, student)
+    assert value == 0.0
+    torch.testing.assert_close(gradient, torch.tensor([-0.5, -0.5]))
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, -0.1, 1.5, math.nan])
+def test_ends_of_beta_are_refused_with_the_names_of_the_other_functions(beta: float) -> None:
+    p = log_probs(seeded(16), 2)
+    with pytest.raises(ValueError, match=r"forward_kl .* reverse_kl"):
+        jensen_shannon(p, p, beta)
+
+
+@pytest.mark.parametrize(
+    ("skew", "end"), [(skew_forward_kl, "forward_kl"), (skew_reverse_kl, "reverse_kl")]
+)
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 1.5])
+def test_ends_of_alpha_are_refused(
+    skew: Callable[[Tensor, Tensor, float], Tensor], end: str, alpha: float
+) -> None:
+    p = log_probs(seeded(17), 2)
+    with pytest.raises(ValueError, match=f"use {end}"):
+        skew(p, p, alpha)
+
+
+def test_every_member_has_an_oracle() -> None:
+    assert set(ORACLES) == set(DIVERGENCES)

@@ -1,0 +1,228 @@
+"""The objective against a naive loop over positions, and its rules on temperature and ends."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.head import Head
+from seqdistill.core.scores import DenseScores, NoScores, TopKScores
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.objectives.objective import Term, WeightedObjective
+from seqdistill.objectives.reduction import Reduction
+from seqdistill.objectives.registry import DIVERGENCES
+
+VOCAB, DIM, TEACHER_DIM = 19, 6, 9
+NLL = Term("negative_log_likelihood")
+FKL = Term("forward_kl")
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A padded batch and two random models' states."""
+
+    batch: SequenceBatch
+    states: StudentStates
+    scores: DenseScores
+
+    def rows(self, rows: slice) -> World:
+        """A micro-batch of it."""
+        batch = dataclasses.replace(
+            self.batch,
+            example_ids=self.batch.example_ids[rows],
+            decoder_input_ids=self.batch.decoder_input_ids[rows],
+            decoder_mask=self.batch.decoder_mask[rows],
+            target_ids=self.batch.target_ids[rows],
+            target_mask=self.batch.target_mask[rows],
+        )
+        states = dataclasses.replace(self.states, hidden=self.states.hidden[rows])
+        scores = dataclasses.replace(self.scores, hidden=self.scores.hidden[rows])
+        return World(batch, states, scores)
+
+
+def world(lengths: tuple[int, ...] = (5, 2, 7, 1)) -> World:
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    size, time = len(lengths), max(lengths)
+    mask = torch.arange(time) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(VOCAB, (size, time), generator=generator)
+    batch = SequenceBatch(tuple(map(str, range(size))), ids, mask, ids.roll(-1, 1), mask)
+    head = Head(normal(VOCAB, DIM).requires_grad_(), normal(VOCAB).requires_grad_())
+    states = StudentStates(normal(size, time, DIM).requires_grad_(), head)
+    return World(
+        batch,
+        states,
+        DenseScores(normal(size, time, TEACHER_DIM), Head(normal(VOCAB, TEACHER_DIM))),
+    )
+
+
+def naive(term: Term, here: World, reduction: Reduction, temperature: float) -> float:
+    """The term's mean, one position after another, with the plain functions."""
+    parameters = {
+        key: getattr(term, key)
+        for key in (
+            *DIVERGENCES[term.divergence].required_parameters,
+            *DIVERGENCES[term.divergence].optional_parameters,
+        )
+    }
+    per_sequence: list[list[float]] = []
+    for row in range(here.batch.num_sequences):
+        values = []
+        for time in range(here.batch.target_ids.shape[1]):
+            if not here.batch.target_mask[row, time]:
+                continue
+            student = here.states.head.logits(here.states.hidden[row, time]).detach()
+            if term.is_hard:
+                other = here.batch.target_ids[row, time]
+            else:
+                student = student / temperature
+                teacher = here.scores.head.logits(here.scores.hidden[row, time])
+                other = (teacher / temperature).log_softmax(-1)
+            function = DIVERGENCES[term.divergence].function
+            values.append(float(function(student.log_softmax(-1), other, **parameters)))
+        if values:
+            per_sequence.append(values)
+    total = sum(map(sum, per_sequence))
+    if reduction == "token":
+        return total / sum(map(len, per_sequence))
+    if reduction == "sum":
+        return total / len(per_sequence)
+    return sum(sum(values) / len(values) for values in per_sequence) / len(per_sequence)
+
+
+def mean(objective: WeightedObjective, here: World) -> float:
+    total, _ = objective(here.states, here.scores, here.batch)
+    return total.detached().mean
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_every_term_equals_a_naive_loop(name: str, reduction: Reduction) -> None:
+    needs = DIVERGENCES[name].required_parameters
+    term = Term(
+        name,
+        weight=0.7,
+        beta=0.3 if "beta" in needs else None,
+        alpha=0.1 if "alpha" in needs else None,
+        scale="gradient",
+    )
+    here = world()
+    objective = WeightedObjective([term], reduction=reduction, loss_temperature=2.0)
+    total, parts = objective(here.states, here.scores, here.batch)
+    expected = naive(term, here, reduction, temperature=2.0)
+    assert total.detached().mean == pytest.approx(0.7 * expected, rel=1e-6)
+    assert list(parts) == [name]
+    assert parts[name].mean == pytest.approx(expected, rel=1e-6)
+    assert not parts[name].total.requires_grad
+    assert objective.needs_teacher == (not term.is_hard)
+
+
+def test_soft_terms_get_t_squared_only_beside_hard_ones() -> None:
+    here = world()
+    hard, soft = naive(NLL, here, "token", 3.0), naive(FKL, here, "token", 3.0)
+    mixed = WeightedObjective([NLL, FKL], reduction="token", loss_temperature=3.0)
+    assert mean(mixed, here) == pytest.approx(hard + 9.0 * soft, rel=1e-6)
+    _, parts = mixed(here.states, here.scores, here.batch)
+    assert parts["forward_kl"].mean == pytest.approx(soft, rel=1e-6), "logs show plain nats"
+    alone = WeightedObjective([FKL], reduction="token", loss_temperature=3.0)
+    assert mean(alone, here) == pytest.approx(soft, rel=1e-6)
+
+
+def test_word_level_kd_is_the_weighted_sum_of_its_terms() -> None:
+    here = world()
+    terms = [Term("negative_log_likelihood", 0.5), Term("cross_entropy", 0.5)]
+    expected = sum(0.5 * naive(term, here, "sum", 1.0) for term in terms)
+    assert mean(WeightedObjective(terms, reduction="sum"), here) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("beta", "end"), [(0.0, "forward_kl"), (1.0, "reverse_kl")])
+def test_ends_of_beta_are_the_two_kls(beta: float, end: str) -> None:
+    here = world()
+    at_end = WeightedObjective([Term("jensen_shannon", beta=beta)], reduction="token")
+    named = WeightedObjective([Term(end)], reduction="token")
+    assert mean(at_end, here) == mean(named, here)
+    _, parts = at_end(here.states, here.scores, here.batch)
+    assert list(parts) == ["jensen_shannon"], "logs keep the name that the user typed"
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+def test_micro_batches_sum_to_the_whole_in_value_and_gradient(reduction: Reduction) -> None:
+    here = world()
+    objective = WeightedObjective(
+        [NLL, Term("jensen_shannon", beta=0.5)], reduction=reduction, loss_temperature=2.0
+    )
+    weight = here.states.head.weight
+    whole, _ = objective(here.states, here.scores, here.batch)
+    (expected,) = torch.autograd.grad(whole.total / whole.count, weight)
+    parts = TokenSum.zero()
+    for rows in (slice(0, 1), slice(1, 4)):
+        piece = here.rows(rows)
+        parts = parts + objective(piece.states, piece.scores, piece.batch)[0]
+    (gradient,) = torch.autograd.grad(parts.total / parts.count, weight)
+    assert parts.detached().mean == pytest.approx(whole.detached().mean, rel=1e-6)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_padding_is_never_read_and_receives_no_gradient() -> None:
+    here = world()
+    hole = ~here.batch.target_mask
+    here.states.hidden.data[hole] = torch.nan
+    here.scores.hidden[hole] = torch.nan
+    objective = WeightedObjective([NLL, FKL], reduction="token")
+    total, _ = objective(here.states, here.scores, here.batch)
+    (gradient,) = torch.autograd.grad(total.total, here.states.hidden)
+    assert (gradient[hole] == 0.0).all()
+    assert gradient.isfinite().all()
+
+
+def test_hard_terms_need_no_teacher() -> None:
+    here = world()
+    objective = WeightedObjective([NLL], reduction="token", loss_temperature=2.0)
+    total, _ = objective(here.states, NoScores(), here.batch)
+    assert not objective.needs_teacher
+    assert total.detached().mean == pytest.approx(naive(NLL, here, "token", 1.0), rel=1e-6)
+
+
+def test_a_batch_without_targets_counts_nothing() -> None:
+    here = world((0, 0, 3)).rows(slice(0, 2))
+    total, parts = WeightedObjective([NLL, FKL], reduction="token")(
+        here.states, here.scores, here.batch
+    )
+    assert total.total == 0.0
+    assert total.count == 0.0
+    assert parts["forward_kl"].count == 0.0
+
+
+def test_soft_terms_refuse_scores_that_are_not_dense() -> None:
+    here = world()
+    objective = WeightedObjective([FKL], reduction="token")
+    sparse = TopKScores(
+        torch.zeros(4, 7, 2, dtype=torch.long), torch.zeros(4, 7, 2), torch.zeros(4, 7)
+    )
+    for scores in (NoScores(), sparse):
+        with pytest.raises(RecipeError, match=r"forward_kl needs .* teacher.scores to dense"):
+            objective(here.states, scores, here.batch)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ([Term("forward_k")], "Did you mean 'forward_kl'"),
+        ([FKL, FKL], "at most once"),
+        ([Term("jensen_shannon")], "needs beta"),
+        ([Term("skew_reverse_kl")], "needs alpha"),
+        ([Term("jensen_shannon", beta=1.5)], "between 0 and 1"),
+        ([Term("skew_forward_kl", alpha=0.0)], "ends excluded"),
+    ],
+)
+def test_impossible_terms_are_refused(terms: list[Term], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        WeightedObjective(terms, reduction="token")
