@@ -189,12 +189,13 @@ class TrainingLoop:
     def _refuse_non_finite(
         self, loss: TokenSum, parts: Mapping[str, TokenSum], batch: SequenceBatch
     ) -> None:
-        if math.isfinite(float(loss.total.detach())):
+        total = loss.total.item()
+        if math.isfinite(total):
             return
-        bad = [name for name, part in parts.items() if not math.isfinite(float(part.total))]
+        bad = [name for name, part in parts.items() if not math.isfinite(part.total.item())]
         raise NonFiniteLossError(
             f"The loss must be finite, but at update {self._state.update + 1} the term "
-            f"{', '.join(bad) or 'sum'} is {float(loss.total.detach())} for the examples "
+            f"{', '.join(bad) or 'sum'} is {total} for the examples "
             f"{', '.join(batch.example_ids[:5])} (first of {batch.num_sequences}). Lower "
             "training.learning_rate, use training.precision=fp32, or look at these examples."
         )

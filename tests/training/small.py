@@ -1,0 +1,168 @@
+"""What a training test needs: a plain objective, a recording log, and loops over tiny models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tests.tiny import collator, random_examples, tiny_adapter
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.progress import NoProgress
+from seqdistill.core.scores import TeacherScores
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.models.adapters import SequenceModel
+from seqdistill.sources.stored import SequenceSource, StoredSequences
+from seqdistill.teachers.in_process import SilentTeacher
+from seqdistill.training.contracts import DevScorer, LoopSettings, Objective
+from seqdistill.training.loop import TrainingLoop
+from seqdistill.training.optimization import RateSchedule
+
+SETTINGS = LoopSettings(
+    updates=6,
+    accumulation=1,
+    schedule=RateSchedule(peak=0.01, updates=6, warmup_updates=2, shape="linear"),
+    max_grad_norm=1e9,
+    precision="fp32",
+    adam_beta1=0.9,
+    adam_beta2=0.98,
+    weight_decay=0.01,
+    seed=5,
+    log_every=1,
+    eval_every=None,
+    eval_metric="bleu",
+    keep_best=1,
+    patience=None,
+    checkpoint_every=None,
+    average_best=False,
+)
+
+
+class PlainObjective:
+    """Cross entropy of whole logits, by torch: slow, short and independent of the fused forms."""
+
+    def __init__(self, reduction: str = "token") -> None:
+        self._reduction = reduction
+
+    def __call__(
+        self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+    ) -> tuple[TokenSum, dict[str, TokenSum]]:
+        logits = states.head.logits(states.hidden)
+        values = cross_entropy(logits.flatten(0, 1), batch.target_ids.flatten(), reduction="none")
+        values = values.view_as(batch.target_ids) * batch.target_mask
+        lengths = batch.target_mask.sum(dim=1)
+        if self._reduction == "sequence":
+            loss = TokenSum((values.sum(dim=1) / lengths).sum(), torch.tensor(len(lengths) * 1.0))
+        else:
+            loss = TokenSum(values.sum(), lengths.sum().to(values.dtype))
+        return loss, {"nll": loss}
+
+
+class Recorder:
+    """A log in memory. `stop_at` raises when that step is logged, as a kill would."""
+
+    def __init__(self, *, stop_at: int | None = None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.stop_at = stop_at
+
+    def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+        self.rows.append({"step": step, **values})
+
+    def forget_metrics_after(self, step: int) -> int:
+        before = len(self.rows)
+        self.rows = [row for row in self.rows if row["step"] <= step]
+        return before - len(self.rows)
+
+    @property
+    def without_timings(self) -> list[dict[str, Any]]:
+        """The rows but for their seconds."""
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in self.rows]
+
+
+class ListedBatches:
+    """A source of given groups of examples, one batch each, in order."""
+
+    def __init__(self, groups: Sequence[Sequence[Any]]) -> None:
+        self._groups = groups
+        self._next = 0
+
+    def next_batch(self) -> SequenceBatch:
+        self._next += 1
+        return collator("seq2seq")(self._groups[self._next - 1])
+
+    def state_dict(self) -> dict[str, int]:
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._next = state["next"]
+
+
+def stored(*, rank: int = 0, world_size: int = 1) -> StoredSequences:
+    """The data of most tests: forty examples in batches of about three."""
+    return StoredSequences(
+        random_examples(40),
+        collator("seq2seq"),
+        batch_tokens=24,
+        seed=5,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def student(*, dropout: float = 0.0, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """A tiny mBART behind its adapter."""
+    return tiny_adapter("mbart", dropout=dropout, seed=seed).to(dtype)
+
+
+def make_loop(
+    folder: Path,
+    model: SequenceModel,
+    *,
+    source: SequenceSource | None = None,
+    objective: Objective | None = None,
+    metrics: Recorder | None = None,
+    score_dev: DevScorer | None = None,
+    **changes: Any,
+) -> TrainingLoop:
+    """A loop with `SETTINGS` but for the named changes."""
+    return TrainingLoop(
+        model=model,
+        source=source or stored(),
+        teacher=SilentTeacher(),
+        objective=objective or PlainObjective(),
+        settings=dataclasses.replace(SETTINGS, **changes),
+        accelerator=Accelerator(cpu=True),
+        folder=folder,
+        metrics=metrics or Recorder(),
+        progress=NoProgress(),
+        score_dev=score_dev,
+    )
+
+
+def weights(model: SequenceModel) -> dict[str, Tensor]:
+    """A copy of every parameter."""
+    return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether all bits agree."""
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def scripted(scores: Sequence[float], seen: Callable[[SequenceModel], None]) -> DevScorer:
+    """A dev scorer that gives these scores in turn and shows each model to `seen`."""
+    left = list(scores)
+
+    def score(model: Any) -> Mapping[str, float]:
+        seen(model)
+        return {"bleu": left.pop(0), "chrf": 0.0}
+
+    return score

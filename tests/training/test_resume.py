@@ -1,0 +1,180 @@
+"""A resumed training equals an uninterrupted one, bit for bit, dropout and metrics included."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.training.small import Recorder, make_loop, same, scripted, student, weights
+from torch import Tensor
+
+from seqdistill.core.errors import UserError
+from seqdistill.training.checkpoint import LoopState, load_state, newest_state
+from seqdistill.training.optimization import make_optimizer
+
+SCORES = [3.0, 9.0, 4.0]
+
+
+def train(folder: Path, metrics: Recorder, *, resume: bool = False, left: int = 3) -> Any:
+    """Six updates with dropout, a state every second and a dev score every second."""
+    # A student that is put back from a state may have started from anything.
+    model = student(dropout=0.3, seed=1 if newest_state(folder) else 0)
+    loop = make_loop(
+        folder,
+        model,
+        metrics=metrics,
+        score_dev=scripted(SCORES[-left:], lambda _module: None),
+        checkpoint_every=2,
+        eval_every=2,
+        keep_best=2,
+        average_best=True,
+    )
+    loop.run(resume=resume)
+    return model
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Recorder]:
+    metrics = Recorder()
+    return weights(train(tmp_path_factory.mktemp("whole"), metrics)), metrics
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "resumed_from", "left"), [(1, 0, 3), (3, 2, 2), (4, 2, 2), (5, 4, 1), (6, 4, 1)]
+)
+def test_resumed_equals_uninterrupted(
+    killed_at: int,
+    resumed_from: int,
+    left: int,
+    uninterrupted: tuple[dict[str, Tensor], Recorder],
+    tmp_path: Path,
+) -> None:
+    metrics = Recorder(stop_at=killed_at)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, metrics)
+    newest = newest_state(tmp_path)
+    assert (newest.name if newest else None) == (
+        f"checkpoint-{resumed_from}" if resumed_from else None
+    )
+    torch.rand(100)  # whatever the next process does before it resumes
+    metrics.stop_at = None
+    model = train(tmp_path, metrics, resume=True, left=left)
+    expected_weights, expected_metrics = uninterrupted
+    assert same(weights(model), expected_weights)
+    assert metrics.without_timings == expected_metrics.without_timings
+
+
+def stopped_at_five(folder: Path) -> Recorder:
+    metrics = Recorder(stop_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, metrics)
+    metrics.stop_at = None
+    return metrics
+
+
+def test_the_dropout_state_is_what_makes_it_equal(
+    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
+) -> None:
+    metrics = stopped_at_five(tmp_path)
+    other = torch.Generator().manual_seed(1).get_state()
+    save_file({"cpu": other}, tmp_path / "checkpoint-4" / "random.safetensors")
+    model = train(tmp_path, metrics, resume=True, left=1)
+    assert not same(weights(model), uninterrupted[0])
+
+
+def test_states_from_before_several_processes_still_resume(
+    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
+) -> None:
+    metrics = stopped_at_five(tmp_path)
+    path = tmp_path / "checkpoint-4" / "state.json"
+    fields = json.loads(path.read_text())
+    del fields["num_processes"]
+    path.write_text(json.dumps(fields))
+    model = train(tmp_path, metrics, resume=True, left=1)
+    assert same(weights(model), uninterrupted[0])
+
+
+def test_half_written_states_are_ignored_and_removed(
+    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
+) -> None:
+    metrics = stopped_at_five(tmp_path)
+    torn = tmp_path / "checkpoint-6.partial-123"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    model = train(tmp_path, metrics, resume=True, left=1)
+    assert same(weights(model), uninterrupted[0])
+    assert not torn.exists()
+
+
+def test_a_finished_run_that_is_resumed_gives_its_student_again(
+    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
+) -> None:
+    train(tmp_path, Recorder())
+    metrics = Recorder()
+    model = train(tmp_path, metrics, resume=True, left=1)
+    assert same(weights(model), uninterrupted[0])
+    assert metrics.rows == []
+
+
+def test_a_new_run_does_not_take_up_old_states(tmp_path: Path) -> None:
+    train(tmp_path, Recorder())
+    with pytest.raises(FileExistsError):
+        train(tmp_path, Recorder())
+
+
+def test_a_failure_while_writing_leaves_no_half_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("seqdistill.training.checkpoint.atomic.write_json", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path, Recorder())
+    assert newest_state(tmp_path) is None
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_no_folder_has_no_state(tmp_path: Path) -> None:
+    assert newest_state(tmp_path / "nowhere") is None
+
+
+def test_states_are_numbered_and_the_newest_is_the_highest(tmp_path: Path) -> None:
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11.partial-7", "checkpoint-x"):
+        (tmp_path / name).mkdir()
+    assert newest_state(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_a_state_is_refused_by_another_student_and_other_processes(tmp_path: Path) -> None:
+    train(tmp_path, Recorder())
+    path, model = tmp_path / "checkpoint-6", student()
+    optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.0)
+    device = torch.device("cpu")
+    with pytest.raises(UserError, match="saved by 1 and this run has 2"):
+        load_state(path, model=model, optimizer=optimizer, device=device, num_processes=2)
+    stored = load_file(path / "model.safetensors")
+    removed = sorted(stored)[0]
+    save_file({n: t for n, t in stored.items() if n != removed}, path / "model.safetensors")
+    with pytest.raises(UserError, match=f"differs in '{removed}'"):
+        load_state(path, model=model, optimizer=optimizer, device=device)
+
+
+def test_a_state_holds_tied_weights_once_and_every_counter(tmp_path: Path) -> None:
+    model = train(tmp_path, Recorder())
+    stored = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
+    assert {name for name in stored if "shared" in name or "embed_tokens" in name} == {
+        "module.model.shared.weight"
+    }
+    optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.01)
+    state = load_state(
+        tmp_path / "checkpoint-6", model=model, optimizer=optimizer, device=torch.device("cpu")
+    )
+    assert isinstance(state, LoopState)
+    assert (state.update, state.best) == (6, [(9.0, 4), (4.0, 6)])
+    assert state.evaluations_without_best == 1
+    steps = {float(slots["step"]) for slots in optimizer.state_dict()["state"].values()}
+    assert steps == {6.0}

@@ -1,0 +1,197 @@
+"""One update: the division, the split, the clip, and what stops it before the optimizer moves."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import collator, random_examples
+from tests.training.small import (
+    SETTINGS,
+    ListedBatches,
+    PlainObjective,
+    Recorder,
+    make_loop,
+    same,
+    student,
+    weights,
+)
+
+from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.errors import NonFiniteLossError
+from seqdistill.core.scores import TeacherScores
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.models.adapters import SequenceModel
+from seqdistill.training.optimization import RateSchedule
+
+EIGHT = random_examples(8, seed=3)
+ONE_UPDATE = {"updates": 1, "accumulation": 1}
+
+
+def split(micro_batches: int) -> ListedBatches:
+    size = len(EIGHT) // micro_batches
+    return ListedBatches([EIGHT[i : i + size] for i in range(0, len(EIGHT), size)])
+
+
+def naive_mean(model: SequenceModel, reduction: str) -> torch.Tensor:
+    """The loss by a loop over sentences, each alone and unpadded."""
+    per_sentence = []
+    for example in EIGHT:
+        batch = collator("seq2seq")([example])
+        states = model.states(batch)
+        log_probs = states.head.logits(states.hidden)[0].log_softmax(-1)
+        targets = torch.tensor(example.target_ids)
+        per_sentence.append(-log_probs[torch.arange(len(targets)), targets])
+    if reduction == "sequence":
+        return torch.stack([values.mean() for values in per_sentence]).mean()
+    return torch.cat(per_sentence).mean()
+
+
+def naive_update(model: SequenceModel, reduction: str, max_grad_norm: float) -> float:
+    """One step of torch's own AdamW; its gradient's norm before clipping."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=SETTINGS.schedule.rate(1),
+        betas=(SETTINGS.adam_beta1, SETTINGS.adam_beta2),
+        weight_decay=SETTINGS.weight_decay,
+        fused=False,
+    )
+    torch.autograd.backward(naive_mean(model, reduction))
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = math.sqrt(sum(float(g.pow(2).sum()) for g in gradients))
+    for gradient in gradients:
+        gradient.mul_(min(1.0, max_grad_norm / norm))
+    optimizer.step()
+    return norm
+
+
+# The small norm is about Adam's epsilon, where an update does depend on the gradient's size.
+@pytest.mark.parametrize("max_grad_norm", [1e9, 1e-7])
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+@pytest.mark.parametrize("micro_batches", [1, 2, 4, 8])
+def test_any_split_gives_the_update_of_the_mean_over_all(
+    micro_batches: int, reduction: str, max_grad_norm: float, tmp_path: Path
+) -> None:
+    model = student(dtype=torch.float64)
+    expected = copy.deepcopy(model)
+    norm = naive_update(expected, reduction, max_grad_norm)
+    metrics = Recorder()
+    make_loop(
+        tmp_path,
+        model,
+        source=split(micro_batches),
+        objective=PlainObjective(reduction),
+        metrics=metrics,
+        updates=1,
+        accumulation=micro_batches,
+        max_grad_norm=max_grad_norm,
+    ).run(resume=False)
+    for name, parameter in model.named_parameters():
+        difference = (parameter - expected.get_parameter(name)).detach().abs().max()
+        assert float(difference) < 1e-6 * SETTINGS.schedule.rate(1), name
+    (row,) = metrics.rows
+    assert row["gradient_norm"] == pytest.approx(norm, rel=1e-9)
+    assert row["loss_nats"] == pytest.approx(naive_mean(student(), reduction).item(), rel=1e-5)
+    assert row["loss_nats"] == row["nll"]
+    assert row["tokens"] == sum(len(example.target_ids) for example in EIGHT)
+    assert row["learning_rate"] == SETTINGS.schedule.rate(1)
+
+
+class Poisoned:
+    """The plain objective until a micro-batch, whose total or gradient is then not finite."""
+
+    def __init__(self, at: int, *, gradient: bool) -> None:
+        self._left = at
+        self._gradient = gradient
+
+    def __call__(
+        self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+    ) -> tuple[TokenSum, dict[str, TokenSum]]:
+        loss, parts = PlainObjective()(states, scores, batch)
+        self._left -= 1
+        if self._left:
+            return loss, {**parts, "other": loss}
+        if self._gradient:  # sqrt(0) is finite, and its derivative is not
+            zero = torch.sqrt((states.hidden - states.hidden.detach()).sum().abs())
+            return TokenSum(loss.total + zero, loss.count), parts
+        nan = TokenSum(loss.total * float("nan"), loss.count)
+        return nan, {"good": loss.detached(), "bad": nan.detached()}
+
+
+def train_poisoned(folder: Path, *, at: int, gradient: bool) -> tuple[Any, str, Recorder]:
+    model, metrics = student(), Recorder()
+    loop = make_loop(
+        folder,
+        model,
+        source=ListedBatches([EIGHT[:2], EIGHT[2:4], EIGHT[4:6], EIGHT[6:]]),
+        objective=Poisoned(at, gradient=gradient),
+        metrics=metrics,
+        accumulation=2,
+    )
+    with pytest.raises(NonFiniteLossError) as stopped:
+        loop.run(resume=False)
+    return model, str(stopped.value), metrics
+
+
+@pytest.fixture
+def after_one_update(tmp_path: Path) -> dict[str, torch.Tensor]:
+    model = student()
+    source = ListedBatches([EIGHT[:2], EIGHT[2:4]])
+    make_loop(tmp_path / "one", model, source=source, accumulation=2, updates=1).run(resume=False)
+    return weights(model)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(
+    tmp_path: Path, after_one_update: dict[str, torch.Tensor]
+) -> None:
+    model, message, metrics = train_poisoned(tmp_path / "run", at=4, gradient=False)
+    for named in ("update 2", "the term bad is nan", "e6, e7", "first of 2"):
+        assert named in message
+    assert same(weights(model), after_one_update)
+    assert [row["step"] for row in metrics.rows] == [1]
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_moves(
+    tmp_path: Path, after_one_update: dict[str, torch.Tensor]
+) -> None:
+    model, message, _ = train_poisoned(tmp_path / "run", at=4, gradient=True)
+    assert "at update 2 its norm is" in message
+    assert same(weights(model), after_one_update)
+
+
+def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:
+    seen = set()
+
+    class Watching(PlainObjective):
+        def __call__(
+            self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+        ) -> tuple[TokenSum, dict[str, TokenSum]]:
+            seen.add((states.hidden @ states.head.weight.T).dtype)
+            return super().__call__(states, scores, batch)
+
+    model = student()
+    make_loop(tmp_path, model, objective=Watching(), updates=1, precision="bf16").run(resume=False)
+    assert seen == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_training_learns_its_data_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
+    metrics, model = Recorder(), student(dropout=0.1)
+    schedule = RateSchedule(0.003, 60, 5, "linear")
+    loop = make_loop(tmp_path, model, metrics=metrics, updates=60, log_every=10, schedule=schedule)
+    result = loop.run(resume=False)
+    losses = [row["loss_nats"] for row in metrics.rows]
+    assert [row["step"] for row in metrics.rows] == [10, 20, 30, 40, 50, 60]
+    assert losses[-1] < 0.8 * losses[0]
+    assert not model.training
+    assert (result.updates, result.stopped_early, result.best) == (60, False, ())
