@@ -100,8 +100,9 @@ def test_decoding_leaves_modes_random_state_and_generation_config_alone(
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("compute_type", ["float32", "int8"])
 def test_ctranslate2s_own_loader_of_a_trained_marian_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, compute_type: str
 ) -> None:
     tiny = build_tiny("marian")
     assert converted(tiny).agreement.max_nats < 1e-4
@@ -111,7 +112,7 @@ def test_ctranslate2s_own_loader_of_a_trained_marian_is_refused(
     assert converted(mute).agreement.max_nats < 1e-4
     monkeypatch.setattr(conversion, "loader_for", lambda model: loaders.MarianMTLoader())
     with pytest.raises(ModelError, match=r"off by up to .* use engine: transformers"):
-        converted(mute)
+        converted(mute, compute_type)
 
 
 class _LoaderWithOneWrongNumber(loaders.BartLoader):

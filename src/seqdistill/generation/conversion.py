@@ -64,8 +64,11 @@ def convert(
     facts: ModelFacts,
     *,
     compute_type: str,
-) -> ConvertedModel:
-    """The CTranslate2 form of `disposable`, a copy that this function may ruin.
+) -> tuple[ConvertedModel, ConvertedModel]:
+    """The CTranslate2 forms of `disposable`, a copy that this function may ruin: exact and wanted.
+
+    The first is in float32, where a wrong conversion cannot hide in rounding; the second is in
+    `compute_type`, and is the first when that is float32.
 
     Raises ModelError when CTranslate2 has no loader for the architecture or the loader fails.
     """
@@ -84,16 +87,21 @@ def convert(
     size = _vocabulary_size(spec)
     token_strings = unique_token_strings(tokenizer, size)
     _set_tokens(spec, token_strings, tokenizer, facts)
+    marks = {spec.config.bos_token, spec.config.eos_token}
     with torch.no_grad():
         spec.validate()
-        spec.optimize(quantization=compute_type)
-    marks = {spec.config.bos_token, spec.config.eos_token}
-    return ConvertedModel(
-        files=_serialized(spec),
-        token_strings=token_strings,
-        ids_of_strings={string: token_id for token_id, string in enumerate(token_strings)},
-        content_id=next(i for i, string in enumerate(token_strings) if string not in marks),
-    )
+        spec.optimize(quantization="float32")
+        exact = ConvertedModel(
+            files=_serialized(spec),
+            token_strings=token_strings,
+            ids_of_strings={string: token_id for token_id, string in enumerate(token_strings)},
+            content_id=next(i for i, string in enumerate(token_strings) if string not in marks),
+        )
+        if compute_type == "float32":
+            return exact, exact
+        # The second half of `optimize`; its first half is done and cannot be done twice.
+        spec._quantize(compute_type)
+        return exact, dataclasses.replace(exact, files=_serialized(spec))
 
 
 @contextlib.contextmanager

@@ -62,7 +62,8 @@ class CTranslate2Generator:
         """Converts, loads and verifies `model`, which stays untouched.
 
         `verify_on` holds (source ids, target ids) of a few real sentences; for decoder-only models
-        (prompt ids, continuation ids). `threads` None takes every CPU the process may use.
+        (prompt ids, continuation ids). In other arithmetics than float32 the conversion is checked
+        in float32 first. `threads` None takes every CPU the process may use.
 
         Raises ModelError when the model cannot be converted, when this machine has no such
         arithmetic, or when the converted model disagrees with the live one.
@@ -152,8 +153,14 @@ class CTranslate2Generator:
         disposable = frozen_copy(model)
         pairs = scored_pairs(self._verify_on, facts)
         live = token_log_probs(disposable, pairs, facts=facts)
-        converted = convert(disposable, self._tokenizer, facts, compute_type=self._compute_type)
-        workers = self._workers(converted, self._threads)
+        exact, converted = convert(
+            disposable, self._tokenizer, facts, compute_type=self._compute_type
+        )
+        del disposable
+        if exact is not converted:
+            checked = self._workers(exact, 1, "float32")
+            require_agreement(live, _scores(checked, exact, pairs, facts), compute_type="float32")
+        workers = self._workers(converted, self._threads, self._compute_type)
         agreement = require_agreement(
             live, _scores(workers, converted, pairs, facts), compute_type=self._compute_type
         )
@@ -165,12 +172,12 @@ class CTranslate2Generator:
         )
         return _Loaded(facts, converted, workers, agreement)
 
-    def _workers(self, converted: ConvertedModel, count: int) -> Any:
+    def _workers(self, converted: ConvertedModel, count: int, compute_type: str) -> Any:
         engine = ctranslate2.Translator if self._kind == "seq2seq" else ctranslate2.Generator
         return engine(
             "in memory",
             device="cpu",
-            compute_type=self._compute_type,
+            compute_type=compute_type,
             inter_threads=count,
             intra_threads=1,
             max_queued_batches=-1,
@@ -187,7 +194,7 @@ class CTranslate2Generator:
         pools = []
         converted = self._loaded.converted
         for number in range(count):
-            pool = self._workers(converted, 1)
+            pool = self._workers(converted, 1, self._compute_type)
             # CTranslate2 takes 32 bits; all ones means "unseeded" there.
             ctranslate2.set_random_seed(derived_seed(seed, f"ctranslate2 {number}") & 0x7FFFFFFF)
             first = Decoding(mode="sample", max_new_tokens=1)

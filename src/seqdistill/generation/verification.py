@@ -28,7 +28,13 @@ TOLERANCES = {
     "bfloat16": Tolerance(mean_nats=0.05, max_nats=1.0),
     "int8": Tolerance(mean_nats=0.1, max_nats=2.0),
 }
-"""Limits by compute type."""
+"""Limits by compute type.
+
+Measured on a trained 11 M-parameter mBART over 7,787 tokens of real sentences: float32 1.8e-6 on
+average and 1.3e-5 at most, int8 0.015 and 0.12. A wrong conversion can be as close as rounding to
+int8 (a Marian model whose pad row has moved, by CTranslate2's own loader: 0.04 and 0.1), so every
+conversion is held to float32's limit first.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
