@@ -14,8 +14,9 @@ from rich.console import Console
 
 from seqdistill.cli.progress import progress_on
 from seqdistill.cli.quiet import tame_libraries
+from seqdistill.cli.screen import is_speaker
 from seqdistill.core.allocator import keep_freed_memory
-from seqdistill.core.progress import Progress
+from seqdistill.core.progress import NoProgress, Progress
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries do.")]
 
@@ -25,5 +26,8 @@ def job(console: Console, *, verbose: bool, transient: bool = False) -> Iterator
     """The progress to hand down; `transient` bars leave no trace when they are done."""
     tame_libraries(verbose=verbose)
     keep_freed_memory()
+    if not is_speaker():
+        yield NoProgress()
+        return
     with progress_on(console, transient=transient) as progress:
         yield progress

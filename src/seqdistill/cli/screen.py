@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -15,9 +16,16 @@ PLAIN_WIDTH = 100
 """Columns of a table that goes into a pipe or file."""
 
 
+def is_speaker() -> bool:
+    """Whether this process may print: it is alone, or the first of a group."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def console_on(*, stderr: bool = False) -> Console:
     """A console that takes texts literally; 100 columns wide where there is no terminal."""
-    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    console = Console(
+        stderr=stderr, markup=False, highlight=False, emoji=False, quiet=not is_speaker()
+    )
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     return console
@@ -25,14 +33,15 @@ def console_on(*, stderr: bool = False) -> Console:
 
 def say(line: str = "") -> None:
     """Prints one line, which only the terminal may wrap."""
-    typer.echo(line)
+    if is_speaker():
+        typer.echo(line)
 
 
 def say_aligned(rows: Sequence[tuple[str, str]]) -> None:
     """Prints (label, text) pairs, the texts under each other."""
     width = max((len(label) for label, _ in rows), default=0)
     for label, text in rows:
-        typer.echo(f"{label:<{width}}  {text}".rstrip())
+        say(f"{label:<{width}}  {text}".rstrip())
 
 
 def program() -> str:
