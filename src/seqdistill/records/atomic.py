@@ -16,20 +16,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 from seqdistill.core.errors import UserError
 
-JsonValue = (
-    None
-    | bool
-    | int
-    | float
-    | str
-    | list["JsonValue"]
-    | tuple["JsonValue", ...]
-    | dict[str, "JsonValue"]
-)
+JsonValue = None | bool | int | float | str | list[Any] | tuple[Any, ...] | dict[str, Any]
+"""What JSON can say. Not recursive, because run-time checks cannot follow that."""
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
