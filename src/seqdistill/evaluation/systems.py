@@ -87,13 +87,20 @@ def _texts(
     return tuple(text.strip() for text in texts), best
 
 
+def _whole_log_prob(hypothesis: Hypothesis | None) -> float:
+    if hypothesis is None or not hypothesis.finished:
+        return float("-inf")
+    return hypothesis.log_prob
+
+
 def evaluate_system(
     system: SystemUnderTest, references: Sequence[str], settings: EvaluationSettings
 ) -> SystemResult:
     """Everything about one system but its speed.
 
     `mode_share` is p(t = y-hat), the mean probability mass of the system's own best hypothesis
-    (Kim and Rush 2016, table 1). `perplexity` is per target token, end token included, and
+    (Kim and Rush 2016, table 1); one that did not end in time is no whole output and counts as
+    zero, though the mass of its beginning is not. `perplexity` is per target token, end token included, and
     compares only between systems of one vocabulary.
     """
     greedy, beam = decodings(settings)
@@ -121,7 +128,7 @@ def evaluate_system(
         "bleu_beam_high": scored.high,
         "chrf": chrf.value,
         "perplexity": perplexity(sum(likelihood.nats), sum(likelihood.num_targets)),
-        "mode_share": mode_share([h.log_prob if h else float("-inf") for h in best]),
+        "mode_share": mode_share([_whole_log_prob(hypothesis) for hypothesis in best]),
         "unfinished": sum(1 for h in best if h is None or not h.finished),
         "signature": scored.signature,
         "chrf_signature": chrf.signature,

@@ -1,0 +1,70 @@
+"""Words per second: what is counted, and that systems take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from tests.evaluation.fixed import says
+from tests.tiny import character_tokenizer
+
+from seqdistill.evaluation import speed
+from seqdistill.evaluation.speed import Decoder, words_per_second
+from seqdistill.generation.decoding import Decoding, Hypothesis
+
+TOKENIZER = character_tokenizer()
+SOURCES = [(5, 2), (6, 2)]
+
+
+class Watched:
+    """A generator that notes when it works and lets a clock advance."""
+
+    def __init__(self, name: str, text: str, log: list[str], seconds: Iterator[float]) -> None:
+        self._inner = says(TOKENIZER, dict.fromkeys(SOURCES, text))
+        self._name = name
+        self._log = log
+        self._seconds = seconds
+
+    def generate(
+        self,
+        sources: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        seed: int = 0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        self._log.append(self._name)
+        CLOCK.now += next(self._seconds)
+        return self._inner.generate(sources, decoding)
+
+
+class Clock:
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
+
+
+def test_rates_are_words_over_the_median_of_interleaved_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speed, "time", CLOCK)
+    log: list[str] = []
+    # First the warm-up, which must not count, then three rounds of which one is disturbed.
+    decoders = {
+        "teacher": Decoder(
+            Watched("teacher", "one two three", log, iter([99.0, 2.0, 50.0, 3.0])),
+            SOURCES,
+            TOKENIZER,
+        ),
+        "student": Decoder(
+            Watched("student", "one two", log, iter([99.0, 0.5, 0.25, 20.0])), SOURCES, TOKENIZER
+        ),
+    }
+    rates = words_per_second(decoders, Decoding(beam_size=1), rounds=3)
+    # 2 x 3 words in 2, 50 and 3 seconds; 2 x 2 words in 0.5, 0.25 and 20 seconds.
+    assert rates == pytest.approx({"teacher": 6 / 3.0, "student": 4 / 0.5})
+    assert log == ["teacher", "student"] * 4

@@ -1,0 +1,210 @@
+"""A system's row of numbers and its paired tests, with scripted and with real generators."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import sacrebleu
+import torch
+from tests.evaluation.fixed import FixedGenerator, says
+from tests.tiny import EOS, character_tokenizer, collator, tiny_adapter, tiny_model
+
+from seqdistill.compression.layers import parameter_count
+from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.examples import Example
+from seqdistill.evaluation.dev import DevScorer, best_texts
+from seqdistill.evaluation.systems import (
+    EvaluationSettings,
+    SystemResult,
+    SystemUnderTest,
+    compare_systems,
+    decodings,
+    evaluate_system,
+)
+from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.models.adapters import adapt
+
+SETTINGS = EvaluationSettings(
+    beam_size=3,
+    length_penalty=0.0,
+    max_new_tokens=12,
+    bootstrap_resamples=60,
+    confidence=0.9,
+    seed=1,
+)
+TOKENIZER = character_tokenizer()
+REFERENCES = [
+    "the cat sat on the mat today",
+    "a dog ran over the green hill",
+    "we like small and quick models",
+    "this is the last of the lines",
+]
+TEXTS = [Example(str(i), f"source {'abcd'[i]}", text) for i, text in enumerate(REFERENCES)]
+EXAMPLES = encode(TEXTS, TOKENIZER, "seq2seq")
+GOOD = ["the cat sat on the mat", "a dog ran over the hill", "we like quick models", "no"]
+BAD = ["cat", "the hill", "models models models", "this is the"]
+
+
+def fixed(texts: list[str], *, log_prob: float = -1.0, finished: bool = True) -> FixedGenerator:
+    answers = {e.source_ids: text for e, text in zip(EXAMPLES, texts, strict=True)}
+    return says(TOKENIZER, answers, log_prob=log_prob, finished=finished)
+
+
+def system(generator: SequenceGenerator, *, name: str = "word_kd") -> SystemUnderTest:
+    return SystemUnderTest(
+        name=name,
+        method=name,
+        init="scratch",
+        bytes=1234,
+        model=tiny_adapter("mbart"),
+        tokenizer=TOKENIZER,
+        generator=generator,
+        examples=EXAMPLES,
+        collator=collator("seq2seq"),
+    )
+
+
+def result(texts: list[str], name: str) -> SystemResult:
+    return evaluate_system(system(fixed(texts), name=name), REFERENCES, SETTINGS)
+
+
+def test_a_row_says_what_sacrebleu_says() -> None:
+    row = result(GOOD, "word_kd").row
+    bleu = sacrebleu.corpus_bleu(GOOD, [REFERENCES]).score
+    assert row["bleu_beam"] == pytest.approx(bleu)
+    assert row["bleu_greedy"] == pytest.approx(bleu)
+    assert row["chrf"] == pytest.approx(sacrebleu.corpus_chrf(GOOD, [REFERENCES]).score)
+    low, high = row["bleu_beam_low"], row["bleu_beam_high"]
+    assert isinstance(low, float) and isinstance(high, float)
+    assert low < bleu < high
+    assert "version:" in str(row["signature"]) and "nc:" in str(row["chrf_signature"])
+
+
+def test_a_row_holds_the_facts_of_its_system() -> None:
+    under_test = system(fixed(GOOD, log_prob=math.log(0.25)))
+    row = evaluate_system(under_test, REFERENCES, SETTINGS).row
+    assert (row["name"], row["method"], row["init"], row["bytes"]) == (
+        "word_kd",
+        "word_kd",
+        "scratch",
+        1234,
+    )
+    assert row["parameters"] == parameter_count(under_test.model.module)
+    assert row["mode_share"] == pytest.approx(0.25)
+    assert row["unfinished"] == 0
+
+
+def test_perplexity_is_per_target_token_of_the_references() -> None:
+    model = tiny_adapter("mbart")
+    nats, count = 0.0, 0
+    with torch.no_grad():
+        for example in EXAMPLES:
+            batch = collator("seq2seq")([example])
+            states = model.states(batch)
+            log_probs = states.head.logits(states.hidden)[0].double().log_softmax(-1)
+            nats -= sum(log_probs[t, token].item() for t, token in enumerate(example.target_ids))
+            count += len(example.target_ids)
+    assert result(GOOD, "x").row["perplexity"] == pytest.approx(math.exp(nats / count), rel=1e-4)
+
+
+def test_greedy_and_beam_differ_in_the_beam_alone() -> None:
+    generator = fixed(GOOD)
+    evaluate_system(system(generator), REFERENCES, SETTINGS)
+    greedy, beam = (decoding for _, decoding in generator.asked)
+    assert (greedy, beam) == decodings(SETTINGS)
+    assert (greedy.beam_size, beam.beam_size) == (1, 3)
+    assert dataclasses.replace(greedy, beam_size=3) == beam
+    assert (beam.length_penalty, beam.max_new_tokens) == (0.0, 12)
+
+
+def test_an_output_that_does_not_end_has_no_mass_but_keeps_its_text() -> None:
+    found = evaluate_system(system(fixed(GOOD, log_prob=0.0, finished=False)), REFERENCES, SETTINGS)
+    assert found.row["mode_share"] == 0.0
+    assert found.row["unfinished"] == 4
+    assert list(found.beam_texts) == GOOD
+
+
+def test_a_source_without_any_hypothesis_is_an_empty_text() -> None:
+    answers: dict[tuple[int, ...], list[Hypothesis]] = {e.source_ids: [] for e in EXAMPLES}
+    found = evaluate_system(system(FixedGenerator(answers)), REFERENCES, SETTINGS)
+    assert found.beam_texts == ("", "", "", "")
+    assert (found.row["mode_share"], found.row["unfinished"], found.row["bleu_beam"]) == (0, 4, 0)
+
+
+def test_mode_share_is_the_live_models_own_probability_of_its_beam_output() -> None:
+    model = tiny_model("mbart", vocab_size=len(TOKENIZER))
+    model.final_logits_bias[0, EOS] += 4.0  # so that outputs end
+    generator = TransformersGenerator(model, TOKENIZER, kind="seq2seq")
+    under_test = dataclasses.replace(system(generator), model=adapt(model))
+    row = evaluate_system(under_test, REFERENCES, SETTINGS).row
+    _, beam = decodings(SETTINGS)
+    shares = []
+    for example in EXAMPLES:
+        ((best, *_),) = generator.generate([example.source_ids], beam)
+        read = torch.tensor([[EOS, *best.token_ids[:-1]]])
+        with torch.no_grad():
+            logits = model(
+                input_ids=torch.tensor([example.source_ids]), decoder_input_ids=read
+            ).logits[0]
+        log_probs = logits.double().log_softmax(-1)
+        total = sum(log_probs[t, token].item() for t, token in enumerate(best.token_ids))
+        shares.append(math.exp(total) if best.token_ids[-1] == EOS else 0.0)
+    assert row["mode_share"] == pytest.approx(sum(shares) / len(shares), rel=1e-3)
+    assert sum(shares) > 0.0, "at least one output must end for this test to say something"
+
+
+def test_a_system_does_not_differ_from_itself() -> None:
+    own = result(GOOD, "word_kd")
+    rows = compare_systems(own, own, SETTINGS)
+    assert [row["metric"] for row in rows] == ["bleu_beam", "bleu_greedy"]
+    for row in rows:
+        assert (row["delta"], row["p_value"], row["low"], row["high"]) == (0.0, 1.0, 0.0, 0.0)
+
+
+def test_a_comparison_has_the_sign_of_the_difference_and_names_both() -> None:
+    good, bad = result(GOOD, "word_kd"), result(BAD, "baseline")
+    for row, mirrored in zip(
+        compare_systems(good, bad, SETTINGS), compare_systems(bad, good, SETTINGS), strict=True
+    ):
+        assert (row["system"], row["versus"]) == ("word_kd", "baseline")
+        assert isinstance(row["delta"], float) and row["delta"] > 0.0
+        assert mirrored["delta"] == pytest.approx(-row["delta"])
+        assert isinstance(row["p_value"], float) and 0.0 < row["p_value"] <= 1.0
+        assert "60 trials" in str(row["test"])
+
+
+def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
+    generator = fixed(GOOD)
+    asked: list[object] = []
+
+    def make(model: object) -> SequenceGenerator:
+        asked.append(model)
+        return generator
+
+    score = DevScorer(
+        examples=EXAMPLES,
+        references=REFERENCES,
+        tokenizer=TOKENIZER,
+        generator=make,
+        max_new_tokens=9,
+    )
+    model = tiny_model("mbart")
+    found = score(model)
+    assert asked == [model], "each scoring must use the model's present weights"
+    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(GOOD, [REFERENCES]).score)
+    assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(GOOD, [REFERENCES]).score)
+    assert generator.asked[0][1] == Decoding(beam_size=1, max_new_tokens=9)
+
+
+def test_best_texts_keep_the_order_and_drop_special_tokens() -> None:
+    first, second = EncodedExample("1", (5, EOS), ()), EncodedExample("2", (6, EOS), ())
+    ids = tuple(TOKENIZER("a cat").input_ids)
+    answers: dict[tuple[int, ...], list[Hypothesis]] = {
+        (5, EOS): [Hypothesis(ids, -1.0, True), Hypothesis((7, EOS), -2.0, True)],
+        (6, EOS): [],
+    }
+    texts = best_texts(FixedGenerator(answers), [second, first], TOKENIZER, Decoding())
+    assert texts == ["", "a cat"]
