@@ -1,0 +1,174 @@
+"""kill -9 at any moment, then --resume: the run directory ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import seqdistill
+from seqdistill.build.training import train_student
+from seqdistill.core.progress import NoProgress
+from seqdistill.models.loading import load_pair
+from seqdistill.recipe.schema import Recipe
+from seqdistill.records.run_directory import RunDirectory
+
+WORDS = ["ein", "kleines", "haus", "steht", "am", "see", "und", "wir", "gehen", "hin"]
+UPDATES = 24
+
+_TRAIN = """
+import sys
+from seqdistill.build.training import train_student
+from seqdistill.core.progress import NoProgress
+from seqdistill.recipe.schema import Recipe
+with open(sys.argv[1], encoding="utf-8") as file:
+    train_student(Recipe.model_validate_json(file.read()), progress=NoProgress())
+"""
+
+
+def write_pairs(path: Path, count: int, seed: int) -> str:
+    drawn = random.Random(seed)
+    lines = ["source\ttarget"]
+    for _ in range(count):
+        words = drawn.choices(WORDS, k=drawn.randint(2, 6))
+        lines.append(f"{' '.join(words)}\t{' '.join(reversed(words))}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def recipe_for(folder: Path, name: str) -> Recipe:
+    """A tiny mBART from scratch, with dropout, dev scores, states and an average of the best."""
+    data = {
+        "train": write_pairs(folder / "train.tsv", 80, seed=1),
+        "dev": write_pairs(folder / "dev.tsv", 6, seed=2),
+    }
+    architecture = {
+        "model_type": "mbart",
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "max_position_embeddings": 64,
+    }
+    training = {
+        "updates": UPDATES,
+        "batch_tokens": 120,
+        "accumulation": 2,
+        "warmup_updates": 4,
+        "learning_rate": 0.01,
+        "dropout": 0.2,
+        "precision": "bf16",
+        "threads": 1,
+        "device": "cpu",
+        "log_every": 1,
+        "eval_every": 6,
+        "eval_metric": "chrf",
+        "checkpoint_every": 2,
+        "keep_best": 2,
+        "average_best": True,
+        "trackers": [],
+    }
+    return Recipe.model_validate(
+        {
+            "seed": 3,
+            "method": "teacher",
+            "output_dir": str(folder / name),
+            "data": data,
+            "student": {"init": "scratch", "architecture": architecture, "vocab_size": 280},
+            "training": training,
+            "evaluation": {"max_new_tokens": 12},
+        }
+    )
+
+
+def trained(run: RunDirectory) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
+    """Final weights, metrics without timings, and the files of the last states."""
+    weights = load_file(run.student_path / "model.safetensors")
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.read_metrics()]
+    return weights, rows, sorted(path.name for path in run.checkpoints_path.iterdir())
+
+
+def kill_while_training(recipe: Recipe, *, rows: int, delay_s: float) -> None:
+    """Trains in another process until it has logged so many rows, and a little longer."""
+    folder = Path(recipe.output_dir)
+    description = folder.with_suffix(".json")
+    description.write_text(recipe.model_dump_json(), encoding="utf-8")
+    source = str(Path(seqdistill.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TRAIN, str(description)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    metrics, give_up = folder / "metrics.jsonl", time.monotonic() + 300
+    try:
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= rows):
+            if process.poll() is not None or time.monotonic() > give_up:
+                process.kill()
+                pytest.fail(f"training ended too early: {process.communicate()[1].decode()}")
+            time.sleep(0.002)
+        time.sleep(delay_s)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    folder = tmp_path_factory.mktemp("whole")
+    return train_student(recipe_for(folder, "run"), progress=NoProgress())
+
+
+@pytest.mark.slow
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
+    uninterrupted: RunDirectory, tmp_path: Path
+) -> None:
+    seed = int.from_bytes(os.urandom(4))  # any moment: the one test whose seed is not fixed
+    drawn = random.Random(seed)
+    moment = {"rows": drawn.randint(1, UPDATES - 4), "delay_s": drawn.random() * 0.1}
+    recipe = recipe_for(tmp_path, "run")
+    kill_while_training(recipe, rows=int(moment["rows"]), delay_s=moment["delay_s"])
+
+    run = RunDirectory.open(tmp_path / "run")
+    # What a kill in the middle of a write leaves behind:
+    torn = run.checkpoints_path / "checkpoint-999.partial-1"
+    torn.mkdir(parents=True)
+    (torn / "model.safetensors").write_bytes(b"half a state")
+    (run.checkpoints_path / "best-999.safetensors.partial").write_bytes(b"half a student")
+    with run.metrics_path.open("a", encoding="utf-8") as file:
+        file.write('{"step": 99')
+
+    train_student(recipe, progress=NoProgress(), resume=True)
+    weights, rows, files = trained(run)
+    expected_weights, expected_rows, expected_files = trained(uninterrupted)
+    assert weights.keys() == expected_weights.keys()
+    for name, tensor in expected_weights.items():
+        assert tensor.equal(weights[name]), f"{name} differs when killed at {moment}"
+    assert rows == expected_rows, f"metrics differ when killed at {moment}"
+    assert files == expected_files
+
+
+@pytest.mark.slow
+def test_the_uninterrupted_run_is_one_worth_comparing(uninterrupted: RunDirectory) -> None:
+    _, rows, files = trained(uninterrupted)
+    steps = [row["step"] for row in rows if "loss_nats" in row]
+    assert steps == list(range(1, UPDATES + 1))
+    assert [row["step"] for row in rows if "dev_chrf" in row] == [6, 12, 18, 24]
+    assert sum(name.startswith("best-") for name in files) == 2
+    losses = [row["loss_nats"] for row in rows if "loss_nats" in row]
+    assert losses[-1] < losses[0]
+    pair = load_pair(str(uninterrupted.student_path))
+    assert pair.model.config.dropout == 0.2
+    assert json.loads(uninterrupted.manifest_path.read_text())["finished"] is True
