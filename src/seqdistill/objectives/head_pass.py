@@ -14,8 +14,9 @@ from torch import Tensor
 
 from seqdistill.core.head import Head
 
-CHUNK_ELEMENTS = 16_000_000
-"""Logits of one chunk (64 MB in fp32): long enough for matrix products to run at full speed."""
+CHUNK_ELEMENTS = 28_000_000
+"""Logits of one chunk at most (112 MB in fp32): long enough for matrix products to run at full
+speed and for the weight's gradient, which every chunk reads and writes, to be touched seldom."""
 
 SLICE_ELEMENTS = 128_000
 """Logits of one slice per CPU thread (512 KB in fp32): a few such buffers fit a core's cache."""
@@ -32,12 +33,17 @@ class Blocking:
     def of(cls, hidden: Tensor, vocab_size: int, chunk_positions: int | None) -> Blocking:
         """Sizes for these hidden states; a GPU has no use for slices, so its slice is a chunk.
 
+        Without `chunk_positions` the chunks are as equal and as few as the limit allows.
+
         Raises ValueError when `chunk_positions` is given and not positive.
         """
         if chunk_positions is not None and chunk_positions < 1:
             raise ValueError(f"chunk_positions must be at least 1, got {chunk_positions}")
         num_positions = max(1, hidden.shape[0])
-        chunk = min(num_positions, chunk_positions or max(1, CHUNK_ELEMENTS // vocab_size))
+        if chunk_positions is None:
+            num_chunks = -(-num_positions // max(1, CHUNK_ELEMENTS // vocab_size))
+            chunk_positions = -(-num_positions // num_chunks)
+        chunk = min(num_positions, chunk_positions)
         if hidden.device.type != "cpu":
             return cls(chunk, chunk)
         return cls(chunk, torch.get_num_threads() * max(1, SLICE_ELEMENTS // vocab_size))

@@ -1,0 +1,265 @@
+"""Measures the fused losses against the materialized ones, and both against bare matrix products.
+
+    python benchmarks/fused_loss.py            # writes docs/results/fused_loss.json
+
+The materialized form is what one would write: `head.logits` of both models, `log_softmax`, the
+plain divergence, `backward`. Times come from one process per shape and allocator, in which all
+forms take turns; the first round only warms up and the median of the others counts. CPU seconds
+of the process stand beside wall seconds, because they hold on a busy machine too. Memory is the
+peak of a fresh process over what it held before the call. The floor is the four products that
+every form must do: student logits, teacher logits, gradients of hidden states and of the weight.
+
+Two allocator settings are measured: `package` is the one that the package's commands run under,
+`default` is glibc's own. The setting matters most to the materialized form, whose large tensors
+glibc returns to the system and faults in again at every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqdistill.core.head import Head
+from seqdistill.objectives import DIVERGENCES, fused_divergence
+from seqdistill.records.atomic import write_json
+from seqdistill.records.environment import environment_facts
+
+OUTPUT = Path("docs/results/fused_loss.json")
+ALLOCATORS = {
+    "package": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30)},
+    "default": {},
+}
+PARAMETERS: dict[str, dict[str, float]] = {
+    "jensen_shannon": {"beta": 0.5},
+    "forward_kl": {},
+    "reverse_kl": {},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Positions, symbols and the width of both models."""
+
+    positions: int
+    vocab: int
+    dim: int
+
+
+SHAPES = (
+    Shape(2048, 32_000, 512),
+    Shape(512, 152_000, 512),
+    Shape(2048, 32_000, 256),
+    Shape(512, 152_000, 256),
+)
+
+
+class Problem:
+    """Random fp32 states and heads, filled in place so that no freed memory helps either form."""
+
+    def __init__(self, shape: Shape) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(rows: int, spread: float) -> Tensor:
+            return torch.empty(rows, shape.dim).normal_(0.0, spread, generator=generator)
+
+        self.shape = shape
+        self.hidden = normal(shape.positions, 1.0).requires_grad_()
+        self.head = Head(normal(shape.vocab, 0.05).requires_grad_())
+        self.teacher_hidden = normal(shape.positions, 1.0)
+        self.teacher_head = Head(normal(shape.vocab, 0.05))
+        self.weights = torch.ones(shape.positions)
+
+    def fused(self, name: str) -> None:
+        loss = fused_divergence(
+            name,
+            self.hidden,
+            self.head,
+            self.teacher_hidden,
+            self.teacher_head,
+            weights=self.weights,
+            **PARAMETERS[name],  # type: ignore[arg-type]
+        )
+        torch.autograd.backward(loss.total)
+
+    def materialized(self, name: str) -> None:
+        with torch.no_grad():
+            teacher = self.teacher_head.logits(self.teacher_hidden).log_softmax(dim=-1)
+        student = self.head.logits(self.hidden).log_softmax(dim=-1)
+        values = DIVERGENCES[name].function(student, teacher, **PARAMETERS[name])
+        torch.autograd.backward((values * self.weights).sum())
+
+    def clear(self) -> None:
+        """Forgets the gradients of the last call."""
+        self.hidden.grad = None
+        self.head.weight.grad = None
+
+
+def time_forms(shape: Shape, repetitions: int) -> dict[str, dict[str, float]]:
+    """Median wall and CPU seconds of every form, taking turns."""
+    problem = Problem(shape)
+    hidden, weight = problem.hidden.detach(), problem.head.weight.detach()
+    logits = torch.empty(shape.positions, shape.vocab)
+    gradients = torch.empty_like(hidden), torch.empty_like(weight)
+
+    def products() -> None:
+        torch.mm(hidden, weight.T, out=logits)
+        torch.mm(problem.teacher_hidden, problem.teacher_head.weight.T, out=logits)
+        torch.mm(logits, weight, out=gradients[0])
+        torch.mm(logits.T, hidden, out=gradients[1])
+
+    forms: dict[str, Callable[[], None]] = {"products": products}
+    for name in PARAMETERS:
+        forms[f"fused {name}"] = functools.partial(problem.fused, name)
+        forms[f"materialized {name}"] = functools.partial(problem.materialized, name)
+    seconds: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
+    for _ in range(repetitions + 1):
+        for form, call in forms.items():
+            problem.clear()
+            wall, cpu = time.perf_counter(), time.process_time()
+            call()
+            taken = (time.perf_counter() - wall, time.process_time() - cpu)
+            seconds[form].append(taken)
+    return {
+        form: {
+            "wall_s": statistics.median(wall for wall, _ in taken[1:]),
+            "cpu_s": statistics.median(cpu for _, cpu in taken[1:]),
+        }
+        for form, taken in seconds.items()
+    }
+
+
+def extra_memory(shape: Shape, form: str, name: str) -> int:
+    """Peak bytes of one call over what this fresh process held before it; Linux only."""
+    # A tiny call first: thread pools and code pages are not the loss's memory.
+    getattr(Problem(Shape(8, 64, 8)), form)(name)
+    problem = Problem(shape)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is held now
+    before = _status_bytes("VmRSS")
+    getattr(problem, form)(name)
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def in_fresh_process(allocator: str, arguments: list[str]) -> Any:
+    """What this very file prints as JSON in a process with that allocator setting."""
+    names = {name for settings in ALLOCATORS.values() for name in settings}
+    clean = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        env=clean | ALLOCATORS[allocator],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
+def rows_of(shape: Shape, allocator: str, repetitions: int) -> list[dict[str, Any]]:
+    """One row per divergence for this shape and allocator."""
+    numbers = [str(number) for number in dataclasses.astuple(shape)]
+    load = os.getloadavg()[0]
+    times = in_fresh_process(allocator, ["--time", *numbers, "--repetitions", str(repetitions)])
+    floor = times["products"]
+    rows = []
+    for name in PARAMETERS:
+        fused, materialized = times[f"fused {name}"], times[f"materialized {name}"]
+        extra = {
+            form: in_fresh_process(allocator, ["--memory", *numbers, form, name])
+            for form in ("fused", "materialized")
+        }
+        rows.append(
+            {
+                "divergence": name,
+                **PARAMETERS[name],
+                **dataclasses.asdict(shape),
+                "dtype": "float32",
+                "allocator": allocator,
+                "speedup": round(materialized["wall_s"] / fused["wall_s"], 3),
+                "memory_ratio": round(extra["fused"] / extra["materialized"], 4),
+                "matmul_ratio": round(fused["wall_s"] / floor["wall_s"], 3),
+                "speedup_cpu": round(materialized["cpu_s"] / fused["cpu_s"], 3),
+                "matmul_ratio_cpu": round(fused["cpu_s"] / floor["cpu_s"], 3),
+                "fused_s": round(fused["wall_s"], 4),
+                "materialized_s": round(materialized["wall_s"], 4),
+                "matmul_s": round(floor["wall_s"], 4),
+                "fused_cpu_s": round(fused["cpu_s"], 4),
+                "materialized_cpu_s": round(materialized["cpu_s"], 4),
+                "matmul_cpu_s": round(floor["cpu_s"], 4),
+                "fused_extra_bytes": extra["fused"],
+                "materialized_extra_bytes": extra["materialized"],
+                "load_average_before": round(load, 2),
+            }
+        )
+        _say(rows[-1])
+    return rows
+
+
+def _say(row: dict[str, Any]) -> None:
+    print(
+        f"{row['divergence']:15} {row['positions']:5} x {row['vocab']:6} d {row['dim']} "
+        f"{row['allocator']:8} speed-up {row['speedup']:5.2f} (cpu {row['speedup_cpu']:5.2f})  "
+        f"memory {row['memory_ratio']:.3f}  over products {row['matmul_ratio']:.2f} "
+        f"(cpu {row['matmul_ratio_cpu']:.2f})",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Without arguments: everything, in fresh processes; the other modes are those processes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=3, help="measured rounds per form")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--allocator", choices=[*ALLOCATORS], action="append")
+    parser.add_argument("--time", type=int, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.time:
+        print(json.dumps(time_forms(Shape(*given.time), given.repetitions)))
+        return
+    if given.memory:
+        *numbers, form, name = given.memory
+        print(extra_memory(Shape(*map(int, numbers)), form, name))
+        return
+    rows = [
+        row
+        for allocator in given.allocator or ALLOCATORS
+        for shape in SHAPES
+        for row in rows_of(shape, allocator, given.repetitions)
+    ]
+    facts = environment_facts()
+    command = " ".join(["python", "benchmarks/fused_loss.py", *sys.argv[1:]])
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        given.output,
+        {
+            "command": command,
+            "threads": torch.get_num_threads(),
+            "allocators": ALLOCATORS,
+            **facts,
+            "rows": rows,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
