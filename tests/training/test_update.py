@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,14 @@ def naive_update(model: SequenceModel, reduction: str, max_grad_norm: float) -> 
     return norm
 
 
-# The small norm is about Adam's epsilon, where an update does depend on the gradient's size.
-@pytest.mark.parametrize("max_grad_norm", [1e9, 1e-7])
-@pytest.mark.parametrize("reduction", ["token", "sequence"])
-@pytest.mark.parametrize("micro_batches", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("micro_batches", "reduction", "max_grad_norm"),
+    [
+        *itertools.product([1, 2, 4, 8], ["token", "sequence"], [1e9]),
+        # About Adam's epsilon, where an update does depend on the gradient's size.
+        (2, "token", 1e-7),
+    ],
+)
 def test_any_split_gives_the_update_of_the_mean_over_all(
     micro_batches: int, reduction: str, max_grad_norm: float, tmp_path: Path
 ) -> None:
@@ -185,13 +190,20 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_training_learns_its_data_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
-    metrics, model = Recorder(), student(dropout=0.1)
-    schedule = RateSchedule(0.003, 60, 5, "linear")
-    loop = make_loop(tmp_path, model, metrics=metrics, updates=60, log_every=10, schedule=schedule)
+def test_training_learns_a_batch_by_heart_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
+    metrics, model = Recorder(), student(dropout=0.01)
+    loop = make_loop(
+        tmp_path,
+        model,
+        source=ListedBatches([EIGHT] * 40),
+        metrics=metrics,
+        updates=40,
+        log_every=15,
+        schedule=RateSchedule(0.01, 40, 5, "linear"),
+    )
     result = loop.run(resume=False)
     losses = [row["loss_nats"] for row in metrics.rows]
-    assert [row["step"] for row in metrics.rows] == [10, 20, 30, 40, 50, 60]
-    assert losses[-1] < 0.8 * losses[0]
+    assert [row["step"] for row in metrics.rows] == [15, 30, 40], "and always the last"
+    assert losses[-1] < 0.5 * losses[0]
     assert not model.training
-    assert (result.updates, result.stopped_early, result.best) == (60, False, ())
+    assert (result.updates, result.stopped_early, result.best) == (40, False, ())

@@ -1,4 +1,4 @@
-"""Run by torchrun in `test_processes.py`: trains on several ranks and writes what came out."""
+"""Started twice by `test_processes.py`: trains on two ranks and writes what came out."""
 
 from __future__ import annotations
 
