@@ -8,6 +8,7 @@ from tests.tiny import VOCAB, collator, random_examples, tiny_adapter, tiny_mode
 
 from seqdistill.core.scores import DenseScores, NoScores
 from seqdistill.models.adapters import adapt
+from seqdistill.objectives.objective import Term, WeightedObjective
 from seqdistill.teachers.in_process import InProcessTeacher, SilentTeacher, Teacher
 
 KINDS = {"mbart": "seq2seq", "llama": "causal"}
@@ -45,6 +46,24 @@ def test_a_padded_tail_is_cut_off() -> None:
     torch.testing.assert_close(
         cut.head.logits(cut.hidden), whole.head.logits(whole.hidden)[..., : VOCAB - 6]
     )
+
+
+@pytest.mark.parametrize(("student_rows", "teacher_rows"), [(VOCAB, 44), (44, VOCAB), (44, 48)])
+def test_padded_tails_of_either_side_are_left_out_of_the_divergence(
+    student_rows: int, teacher_rows: int
+) -> None:
+    student = adapt(tiny_model("mbart", vocab_size=student_rows))
+    teacher_model = adapt(tiny_model("mbart", seed=1, vocab_size=teacher_rows))
+    size = min(student_rows, teacher_rows)
+    scores = InProcessTeacher(teacher_model, vocab_size=size).score(SEQ2SEQ_BATCH)
+    assert isinstance(scores, DenseScores)
+    states, mask = student.states(SEQ2SEQ_BATCH), SEQ2SEQ_BATCH.target_mask
+    objective = WeightedObjective([Term("forward_kl")], reduction="token")
+    loss, _ = objective(states, scores, SEQ2SEQ_BATCH)
+    log_q = states.head.logits(states.hidden[mask])[:, :size].double().log_softmax(-1)
+    log_p = scores.head.logits(scores.hidden[mask])[:, :size].double().log_softmax(-1)
+    expected = (log_p.exp() * (log_p - log_q)).sum()
+    torch.testing.assert_close(loss.total.detach().double(), expected.detach(), rtol=1e-5, atol=0)
 
 
 def test_no_gradient_reaches_the_teacher() -> None:

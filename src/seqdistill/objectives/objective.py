@@ -87,7 +87,8 @@ class WeightedObjective:
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         """The weighted total, differentiable, and every term's own total, unweighted, for logs.
 
-        All share one count. Both heads must score the same symbols.
+        All share one count. Soft terms compare the symbols that the teacher scores: rows that the
+        student's head has beyond them are padding. Hard targets know the student's whole head.
 
         Raises RecipeError when a soft term meets scores that are not dense.
         """
@@ -121,7 +122,7 @@ class WeightedObjective:
         return fused_divergence(
             term.resolved,
             hidden,
-            states.head,
+            states.head.cut(scores.head.vocab_size),
             teacher_hidden,
             scores.head,
             weights=weights,
