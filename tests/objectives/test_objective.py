@@ -212,11 +212,43 @@ def test_soft_terms_refuse_scores_that_are_not_dense() -> None:
             objective(here.states, scores, here.batch)
 
 
+def test_terms_of_one_name_are_added_and_numbered() -> None:
+    here = world()
+    terms = [Term("jensen_shannon", beta=0.2), Term("jensen_shannon", beta=0.8)]
+    total, parts = WeightedObjective(terms, reduction="token")(here.states, here.scores, here.batch)
+    values = [naive(term, here, "token", 1.0) for term in terms]
+    assert [part.mean for part in parts.values()] == pytest.approx(values, rel=1e-6)
+    assert list(parts) == ["jensen_shannon", "jensen_shannon_2"]
+    assert total.detached().mean == pytest.approx(sum(values), rel=1e-6)
+
+
+def test_padded_rows_of_the_student_head_are_known_to_hard_targets_only() -> None:
+    here = world()
+    smaller = DenseScores(here.scores.hidden, here.scores.head.cut(VOCAB - 4))
+    cut = StudentStates(here.states.hidden, here.states.head.cut(VOCAB - 4))
+    soft = WeightedObjective([FKL], reduction="token")
+    whole, narrow = (soft(states, smaller, here.batch)[0] for states in (here.states, cut))
+    assert whole.total == narrow.total
+    weight = here.states.head.weight
+    gradients = [torch.autograd.grad(total.total, weight)[0] for total in (whole, narrow)]
+    torch.testing.assert_close(*gradients)
+    assert (gradients[0][VOCAB - 4 :] == 0.0).all()
+    both = WeightedObjective([NLL, FKL], reduction="token")
+    _, parts = both(here.states, smaller, here.batch)
+    hard = naive(NLL, here, "token", 1.0)
+    assert parts["negative_log_likelihood"].mean == pytest.approx(hard, rel=1e-6)
+
+
+def test_a_temperature_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"loss_temperature must be positive, got 0\.0"):
+        WeightedObjective([FKL], reduction="token", loss_temperature=0.0)
+
+
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
         ([Term("forward_k")], "Did you mean 'forward_kl'"),
-        ([FKL, FKL], "at most once"),
+        ([], "at least one"),
         ([Term("jensen_shannon")], "needs beta"),
         ([Term("skew_reverse_kl")], "needs alpha"),
         ([Term("jensen_shannon", beta=1.5)], "between 0 and 1"),

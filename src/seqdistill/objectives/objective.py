@@ -57,20 +57,18 @@ class WeightedObjective:
     squared, which keeps the sizes of their gradients comparable (Hinton et al. 2015, sec. 2);
     without hard terms there is nothing to balance and they are left alone.
 
-    Raises RecipeError for an unknown or repeated divergence or a missing parameter.
+    Raises RecipeError for no terms, an unknown divergence, a parameter missing or out of range.
     """
 
     def __init__(
         self, terms: Sequence[Term], *, reduction: Reduction, loss_temperature: float = 1.0
     ) -> None:
+        if not terms:
+            raise RecipeError("objective.terms must name at least one divergence, got none")
+        if not loss_temperature > 0.0:
+            raise RecipeError(f"loss_temperature must be positive, got {loss_temperature}")
         for term in terms:
             _check(term)
-        names = [term.divergence for term in terms]
-        if len(set(names)) != len(names):
-            raise RecipeError(
-                "objective.terms must name every divergence at most once, got "
-                f"{', '.join(names)}; add the weights of equal terms"
-            )
         self._terms = tuple(terms)
         self._reduction = reduction
         self._temperature = loss_temperature
@@ -87,8 +85,9 @@ class WeightedObjective:
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         """The weighted total, differentiable, and every term's own total, unweighted, for logs.
 
-        All share one count. Soft terms compare the symbols that the teacher scores: rows that the
-        student's head has beyond them are padding. Hard targets know the student's whole head.
+        All share one count; terms of one name are numbered from the second on. Soft terms compare
+        the symbols that the teacher scores: rows that the student's head has beyond them are
+        padding. Hard targets know the student's whole head.
 
         Raises RecipeError when a soft term meets scores that are not dense.
         """
@@ -107,7 +106,7 @@ class WeightedObjective:
                 loss = self._soft(term, states, hidden, dense, dense.hidden[mask], weights)
                 factor = term.weight * self._soft_factor
             total = total + factor * loss.total
-            parts[term.divergence] = TokenSum(loss.total.detach(), count)
+            parts[_free_name(term.divergence, parts)] = TokenSum(loss.total.detach(), count)
         return TokenSum(total, count), parts
 
     def _soft(
@@ -149,6 +148,14 @@ def _check(term: Term) -> None:
                 f"{parameter} of {term.divergence} must lie between 0 and 1"
                 f"{'' if ends_allowed else ', ends excluded'}, got {value}"
             )
+
+
+def _free_name(name: str, taken: dict[str, TokenSum]) -> str:
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
 
 
 def _dense(scores: TeacherScores, term: Term) -> DenseScores:
