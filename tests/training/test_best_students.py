@@ -40,9 +40,12 @@ def test_training_stops_after_so_many_scores_without_a_new_best(tmp_path: Path) 
     assert same(weights(model), seen[1])
 
 
-def test_a_second_best_is_not_patience_saved(tmp_path: Path) -> None:
-    _, result, _ = trained(tmp_path, [5.0, 3.0, 4.0, 6.0], patience=2, keep_best=3)
-    assert result.updates == 3, "scores among the k best are no new best"
+@pytest.mark.parametrize("scores", [[5.0, 3.0, 4.0, 6.0], [5.0, 5.0, 5.0, 6.0]])
+def test_neither_a_second_best_nor_an_equal_score_is_a_new_best(
+    scores: list[float], tmp_path: Path
+) -> None:
+    _, result, _ = trained(tmp_path, scores, patience=2, keep_best=3)
+    assert result.updates == 3
 
 
 def test_a_stopped_run_that_is_resumed_stays_stopped(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, T
 
 
 @pytest.mark.parametrize(
-    ("killed_at", "resumed_from", "left"), [(1, 0, 3), (3, 2, 2), (4, 2, 2), (5, 4, 1), (6, 4, 1)]
+    ("killed_at", "resumed_from", "left"), [(2, 0, 3), (3, 2, 2), (4, 2, 2), (5, 4, 1), (6, 4, 1)]
 )
 def test_resumed_equals_uninterrupted(
     killed_at: int,
