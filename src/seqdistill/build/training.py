@@ -26,7 +26,7 @@ from seqdistill.build.timings import timed
 from seqdistill.build.trackers import MetricsFanOut
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.progress import Progress
-from seqdistill.data.encoding import EncodedExample
+from seqdistill.data.encoding import EncodedExample, leave_out_long
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.dev import DevScorer
 from seqdistill.models.adapters import SequenceModel, adapt
@@ -199,7 +199,13 @@ def _sequences(prepared: Prepared, progress: Progress) -> Sequence[EncodedExampl
     outputs = teacher_outputs(
         prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
     )
-    return with_teacher_targets(prepared.train, outputs)
+    written = with_teacher_targets(prepared.train, outputs)
+    data = prepared.recipe.data
+    return leave_out_long(
+        written,
+        max_source_tokens=data.max_source_tokens,
+        max_target_tokens=data.max_target_tokens,
+    ).examples
 
 
 def build_scoring(

@@ -7,6 +7,7 @@ measured apart, for all systems in turn.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -127,13 +128,18 @@ def evaluate_system(
         "bleu_beam_low": scored.low,
         "bleu_beam_high": scored.high,
         "chrf": chrf.value,
-        "perplexity": perplexity(sum(likelihood.nats), sum(likelihood.num_targets)),
+        "perplexity": _finite(perplexity(sum(likelihood.nats), sum(likelihood.num_targets))),
         "mode_share": mode_share([_whole_log_prob(hypothesis) for hypothesis in best]),
         "unfinished": sum(1 for h in best if h is None or not h.finished),
         "signature": scored.signature,
         "chrf_signature": chrf.signature,
     }
     return SystemResult(row, beam_texts, greedy_texts, bleu_beam, bleu_greedy)
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None
 
 
 def compare_systems(

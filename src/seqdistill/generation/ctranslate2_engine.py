@@ -7,14 +7,16 @@ choose what to decode.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ctranslate2
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.errors import ModelError
@@ -34,6 +36,20 @@ from seqdistill.models.adapters import Kind
 from seqdistill.records import atomic
 
 _log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Puts torch's number of threads back afterwards.
+
+    CTranslate2 sets OpenMP's number of threads for its own workers, one each, and torch shares it:
+    without this a training goes on with a single thread after its first dev score.
+    """
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +137,16 @@ class CTranslate2Generator:
         CTranslate2 does not decode an encoder's source of nothing but start and end tokens: the
         answer is then empty and unfinished, and the number of such sources is logged.
         """
+        with _torch_threads_kept():
+            return self._generate(sources, decoding, seed, on_progress)
+
+    def _generate(
+        self,
+        sources: Sequence[Sequence[int]],
+        decoding: Decoding,
+        seed: int,
+        on_progress: Callable[[int], None] | None,
+    ) -> list[list[Hypothesis]]:
         facts = self._loaded.facts
         check_lengths(sources, max_new_tokens=decoding.max_new_tokens, facts=facts)
         lengths = [len(source) for source in sources]
@@ -149,6 +175,10 @@ class CTranslate2Generator:
         return hypotheses
 
     def _load(self, model: PreTrainedModel) -> _Loaded:
+        with _torch_threads_kept():
+            return self._converted_and_verified(model)
+
+    def _converted_and_verified(self, model: PreTrainedModel) -> _Loaded:
         facts = facts_of(model, self._tokenizer, kind=self._kind)
         disposable = frozen_copy(model)
         pairs = scored_pairs(self._verify_on, facts)

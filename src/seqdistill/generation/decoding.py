@@ -36,7 +36,7 @@ class Decoding:
     """Sample from the smallest set of symbols with this mass; 1 means all."""
     max_new_tokens: int = 128
     """Longest output, end-of-sequence token included."""
-    batch_tokens: int = 4096
+    batch_tokens: int = 1024
     """How many source tokens (padding included) are decoded together."""
 
     def __post_init__(self) -> None:

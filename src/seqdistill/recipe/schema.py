@@ -121,8 +121,9 @@ class DecodingSection(Section):
     """Sample from the smallest set of symbols with this mass; 1 means all of them."""
     max_new_tokens: PositiveInt = 128
     """Longest output, end-of-sequence token included. A longer one is unfinished: not kept."""
-    batch_tokens: PositiveInt = 4096
-    """How many source tokens (padding included) are decoded together."""
+    batch_tokens: PositiveInt = 1024
+    """How many source tokens (padding included) are decoded together. On CPUs small batches stay in
+    the cache; on GPUs larger ones are faster."""
     threads: PositiveInt | None = None
     """CPU workers of one thread each; all the process may use when not given."""
 

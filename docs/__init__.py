@@ -1,0 +1,1 @@
+"""Documentation whose numbers and lists are written by script."""

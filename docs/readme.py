@@ -1,0 +1,130 @@
+"""Writes the generated parts of README.md: the demo's table and the file map.
+
+    python -m docs.readme            rewrites README.md
+    python -m docs.readme --check    exits 1 when README.md is not what it would write
+
+The table comes from docs/results/demo.json, the map from the modules' own first lines. The prose
+around them is written by hand.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "docs" / "results" / "demo.json"
+MANIFEST = ROOT / "docs" / "results" / "demo.manifest.json"
+PACKAGE = ROOT / "src" / "seqdistill"
+# The floors, from the ground up: the order in which a newcomer can read.
+ROOMS = (
+    "core",
+    "recipe",
+    "records",
+    "objectives",
+    "metrics",
+    "models",
+    "data",
+    "generation",
+    "compression",
+    "teachers",
+    "sources",
+    "training",
+    "evaluation",
+    "report",
+    "build",
+    "cli",
+)
+
+
+def demo_table() -> str:
+    """The systems of the committed demo as a Markdown table, with what it was measured on."""
+    results = json.loads(RESULTS.read_text("utf-8"))
+    machine = json.loads(MANIFEST.read_text("utf-8"))["environment"]["machine"]
+    tests = {
+        row["system"]: row for row in results["paired_tests"] if row["metric"] == "bleu_greedy"
+    }
+    lines = [
+        "| system | parameters | MB | BLEU greedy | BLEU beam 5 [95 %] | chrF | perplexity | "
+        "p(t=ŷ) | words/s greedy | words/s beam |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["systems"]:
+        interval = f"[{row['bleu_beam_low']:.1f}, {row['bleu_beam_high']:.1f}]"
+        lines.append(
+            f"| {row['name']} | {row['parameters'] / 1e6:.1f} M | {row['bytes'] / 1e6:.1f} | "
+            f"{row['bleu_greedy']:.1f} | {row['bleu_beam']:.1f} {interval} | {row['chrf']:.1f} | "
+            f"{row['perplexity']:.1f} | {100 * row['mode_share']:.1f} % | "
+            f"{row['words_per_second_greedy']:,.0f} | {row['words_per_second_beam']:,.0f} |"
+        )
+    lines.append("")
+    lines.append(
+        f"Paired test of greedy BLEU against `{results['baseline']}`: "
+        + "; ".join(
+            f"`{name}` {row['delta']:+.1f} (p = {row['p_value']:.3f})"
+            for name, row in tests.items()
+            if name != "teacher"
+        )
+        + "."
+    )
+    for export in results["exports"]:
+        lines.append(
+            f"The int8 copy of `{export['system']}`: {export['bytes'] / 1e6:.1f} MB, "
+            f"{export['bleu_greedy']:.1f} BLEU greedy, "
+            f"{export['words_per_second_greedy']:,.0f} words/s."
+        )
+    lines.append(
+        f"Measured on {machine['cpu_cores']} cores ({machine['cpu_model']}); BLEU signature "
+        f"`{results['systems'][0]['signature']}`."
+    )
+    return "\n".join(lines)
+
+
+def file_map() -> str:
+    """One line a file: its path and the first sentence of its docstring, room by room."""
+    lines = []
+    for room in ROOMS:
+        folder = PACKAGE / room
+        lines.append(f"- **`{room}/`** {_first_sentence(folder / '__init__.py')}")
+        for path in sorted(folder.glob("*.py")):
+            if path.name != "__init__.py":
+                lines.append(f"  - `{path.name}`: {_first_sentence(path)}")
+    return "\n".join(lines)
+
+
+def _first_sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """`text` with what stands between the markers of `name` replaced. Raises ValueError if none."""
+    begin, end = f"<!-- {name}: generated -->", f"<!-- /{name} -->"
+    head, found, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"README.md must hold the markers {begin} and {end}")
+    return f"{head}{begin}\n{content}\n{end}{tail}"
+
+
+def rendered() -> str:
+    """README.md as it should be."""
+    text = with_block(README.read_text("utf-8"), "file map", file_map())
+    return with_block(text, "demo table", demo_table()) if RESULTS.exists() else text
+
+
+def main() -> None:
+    """Rewrite README.md, or with --check compare it."""
+    wanted = rendered()
+    if sys.argv[1:] == ["--check"]:
+        if README.read_text("utf-8") != wanted:
+            sys.exit("README.md is not up to date: run python -m docs.readme")
+        return
+    README.write_text(wanted, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

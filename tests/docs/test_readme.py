@@ -1,0 +1,36 @@
+"""README says what the committed results say, and lists the files that exist."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from docs import readme
+
+
+def test_generated_parts_of_the_readme_are_up_to_date() -> None:
+    assert readme.README.read_text("utf-8") == readme.rendered(), "run python -m docs.readme"
+
+
+def test_demo_rows_have_the_promised_keys_and_plausible_values() -> None:
+    results = json.loads(readme.RESULTS.read_text("utf-8"))
+    keys = (
+        "name method init parameters bytes bleu_greedy bleu_beam bleu_beam_low bleu_beam_high chrf "
+        "perplexity mode_share words_per_second_greedy words_per_second_beam signature"
+    ).split()
+    assert [row["method"] for row in results["systems"]] == [
+        "teacher",
+        "baseline",
+        "word_kd",
+        "seq_kd",
+    ]
+    for row in results["systems"]:
+        assert set(keys) <= set(row)
+        assert row["bleu_beam_low"] <= row["bleu_beam"] <= row["bleu_beam_high"]
+        assert 0.0 < row["mode_share"] <= 1.0 < row["perplexity"]
+
+
+def test_a_missing_marker_is_an_error() -> None:
+    with pytest.raises(ValueError, match="markers"):
+        readme.with_block("no markers here", "file map", "content")
