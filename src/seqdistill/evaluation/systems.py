@@ -101,8 +101,8 @@ def evaluate_system(
 
     `mode_share` is p(t = y-hat), the mean probability mass of the system's own best hypothesis
     (Kim and Rush 2016, table 1); one that did not end in time is no whole output and counts as
-    zero, though the mass of its beginning is not. `perplexity` is per target token, end token included, and
-    compares only between systems of one vocabulary.
+    zero, though the mass of its beginning is not. `perplexity` is per target token, end token
+    included, and compares only between systems of one vocabulary.
     """
     greedy, beam = decodings(settings)
     greedy_texts, _ = _texts(system, greedy)
