@@ -230,6 +230,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="measured rounds per form")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--allocator", choices=[*ALLOCATORS], action="append")
+    parser.add_argument("--dim", type=int, action="append", help="only shapes of this width")
     parser.add_argument("--time", type=int, nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -244,6 +245,7 @@ def main() -> None:
         row
         for allocator in given.allocator or ALLOCATORS
         for shape in SHAPES
+        if given.dim is None or shape.dim in given.dim
         for row in rows_of(shape, allocator, given.repetitions)
     ]
     facts = environment_facts()
