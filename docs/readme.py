@@ -75,7 +75,8 @@ def demo_table() -> str:
             f"The int8 copy of `{export['system']}`: {export['bytes'] / 1e6:.1f} MB, "
             f"{export['bleu_greedy']:.1f} BLEU greedy, "
             f"{export['words_per_second_greedy']:,.0f} words/s over the whole test set, alone; the "
-            "table's speeds are over fewer sentences, all systems in turn, and do not compare with it."
+            "table's speeds are over fewer sentences, all systems in turn, and do not compare "
+            "with it."
         )
     lines.append(
         f"Measured on {machine['cpu_cores']} cores ({machine['cpu_model']}); BLEU signature "
