@@ -37,10 +37,8 @@ class SoftRows:
     ) -> SoftRows:
         """Normalizes both logits in place and fills the buffers with their probabilities."""
         student_probs, teacher_probs, scratch = (b[: student_logits.shape[0]] for b in buffers)
-        torch.softmax(student_logits, dim=-1, out=student_probs)
-        torch.softmax(teacher_logits, dim=-1, out=teacher_probs)
-        torch.log_softmax(student_logits, dim=-1, out=student_logits)
-        torch.log_softmax(teacher_logits, dim=-1, out=teacher_logits)
+        _normalize(student_logits, student_probs)
+        _normalize(teacher_logits, teacher_probs)
         return cls(student_logits, student_probs, teacher_logits, teacher_probs, scratch)
 
 
@@ -122,14 +120,28 @@ def total_variation(rows: SoftRows) -> Tensor:
     return _within(values, rows, 1.0)
 
 
+def _normalize(logits: Tensor, probs: Tensor) -> None:
+    """Writes softmax(logits) to `probs` and turns `logits` into their logarithms in place.
+
+    log sum exp z = max z - log max softmax(z), so the exponentials are taken once.
+    """
+    torch.softmax(logits, dim=-1, out=probs)
+    largest = logits.amax(dim=-1, keepdim=True)
+    logits.sub_(largest.sub_(probs.amax(dim=-1, keepdim=True).log_()))
+
+
 def _expectation(probs: Tensor, logs: Tensor) -> Tensor:
     """sum probs * logs, leaving the products in `logs`.
 
     With finite or -inf logits a NaN can only be 0 * inf or 0 * (inf - inf), which are 0 here; a
     probability above zero times inf stays inf. Rows with true NaN are marked by `_within`.
     """
-    logs.mul_(probs).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
-    return logs.sum(dim=-1, keepdim=True)
+    values = logs.mul_(probs).sum(dim=-1, keepdim=True)
+    # To look first saves a pass; where looking means waiting for a GPU, it does not.
+    if logs.is_cuda or not values.isfinite().all():
+        logs.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
+        torch.sum(logs, dim=-1, keepdim=True, out=values)
+    return values
 
 
 def _subtract_mean(rows: SoftRows, mean: Tensor) -> None:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from seqdistill.core.head import Head
 
-CHUNK_ELEMENTS = 28_000_000
-"""Logits of one chunk at most (112 MB in fp32): long enough for matrix products to run at full
+CHUNK_ELEMENTS = 40_000_000
+"""Logits of one chunk at most (160 MB in fp32): long enough for matrix products to run at full
 speed and for the weight's gradient, which every chunk reads and writes, to be touched seldom."""
 
-SLICE_ELEMENTS = 128_000
-"""Logits of one slice per CPU thread (512 KB in fp32): a few such buffers fit a core's cache."""
+SLICE_ELEMENTS = 256_000
+"""Logits of one slice per CPU thread (1 MB in fp32): a few such buffers fit a core's cache."""
 
 
 @dataclasses.dataclass(frozen=True)
