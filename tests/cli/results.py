@@ -56,6 +56,15 @@ def results() -> dict[str, object]:
             system("word_kd", "word_kd", 26.4),
             system("seq_kd", "seq_kd", 28.9),
         ],
+        "student": "seq_kd",
+        "exports": [
+            {
+                **system("seq_kd int8", "seq_kd", 28.7),
+                "perplexity": None,
+                "folder": "student-int8",
+                "format": "ctranslate2 int8",
+            }
+        ],
         "baseline": "baseline",
         "paired_tests": [
             test_row("word_kd", "bleu_beam", 0.4, 0.31),

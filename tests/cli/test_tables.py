@@ -52,9 +52,9 @@ def test_80_columns_keep_every_name_and_number_whole(contents: RunContents) -> N
 
 def test_every_system_has_one_line_and_the_order_of_the_results(contents: RunContents) -> None:
     lines = shown(contents, terminal=False).splitlines()
-    names = ["teacher", "baseline", "word_kd", "seq_kd"]
+    names = ["teacher", "baseline", "word_kd", "seq_kd", "seq_kd int8"]
     positions = [next(i for i, line in enumerate(lines) if line.startswith(n)) for n in names]
-    assert positions == list(range(positions[0], positions[0] + 4))
+    assert positions == list(range(positions[0], positions[0] + 5))
 
 
 def test_plain_table_has_no_rules_and_no_control_characters(contents: RunContents) -> None:

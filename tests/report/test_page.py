@@ -44,6 +44,10 @@ SYSTEMS = [
     row("word_kd", "word_kd", 30.0, 505.0, length_ratio=0.98),
     row("seq_kd", "seq_kd", 31.62, 510.0, mode_share=0.16),
 ]
+COPY = row(
+    "seq_kd int8", "seq_kd", 30.6, 800.0,
+    init="int8 copy of seq_kd", bytes=5_000_000, perplexity=None, folder="student-int8",
+)  # fmt: skip
 TESTS = [
     {"system": "seq_kd", "versus": "baseline", "metric": "bleu", "delta": 2.62,
      "p_value": 0.01, "low": 1.7, "high": 3.4, "test": "paired bootstrap"},
@@ -70,6 +74,7 @@ def write_comparison(folder: Path) -> Path:
     folder.mkdir()
     results = {
         "systems": SYSTEMS,
+        "exports": [COPY],
         "paired_tests": TESTS,
         "baseline": "baseline",
         "metric_notes": ["words are source words"],
@@ -191,6 +196,17 @@ def test_the_headline_and_the_cards_say_what_the_best_student_keeps(html: str) -
     assert "seq_kd keeps 93 % of the teacher’s BLEU at 5.1× its speed and 0.40× its size." in text
     assert "beam search with beam search" in text
     assert "+2.6 BLEU" in text
+
+
+def test_a_copy_stands_beside_the_systems_and_is_never_recommended(comparison: Path) -> None:
+    results = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
+    results["exports"][0]["bleu_beam"] = 33.9
+    (comparison / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    text = Page(build_report(comparison)).text
+    # 33.9 / 34 = 1.0; 800 / 100 = 8
+    assert "Speed of seq_kd int8 8.0× 100 % of the BLEU in 12 % of the time, 5.0 MB" in text
+    assert "int8 copy of seq_kd" in text
+    assert "seq_kd keeps 93 %" in text
 
 
 def test_paired_tests_are_told_in_plain_words(html: str) -> None:

@@ -6,11 +6,13 @@ Writes results.json, samples.jsonl and the timings; trains nothing.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from seqdistill.build.data import collator_for, encode_for_evaluation, read_split
 from seqdistill.build.decoding import build_generator
+from seqdistill.build.exporting import export_int8
 from seqdistill.build.models import model_folder
 from seqdistill.build.timings import timed
 from seqdistill.core.errors import UserError
@@ -24,6 +26,7 @@ from seqdistill.evaluation.systems import (
     compare_systems,
     decodings,
     evaluate_system,
+    evaluate_translations,
 )
 from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import load_pair
@@ -106,11 +109,24 @@ def _settings(recipe: Recipe) -> EvaluationSettings:
     )
 
 
-def evaluate_run(run: RunDirectory, *, progress: Progress) -> dict[str, object]:
+def best_student(rows: Sequence[Mapping[str, object]]) -> str:
+    """The name of the student with the highest beam BLEU, distilled or not.
+
+    A teacher that was trained alone counts as its own student.
+    """
+    students = [row for row in rows if row["method"] != "teacher"] or rows
+    return str(max(students, key=lambda row: cast("float", row["bleu_beam"]))["name"])
+
+
+def evaluate_run(
+    run: RunDirectory, *, progress: Progress, int8_copy: Path | None = None
+) -> dict[str, object]:
     """The results of a run directory, also written to it.
 
     The teacher comes first where the recipe names one, then every student; the first student is
-    the baseline of the paired tests when there are several, else the teacher is.
+    the baseline of the paired tests when there are several, else the teacher is. With `int8_copy`
+    the best student's int8 copy is written there and measured like the rest, its speed in the
+    same turns; its row stands under `exports`.
     """
     recipe = load_recipe(str(run.recipe_path), [])
     examples = read_split(recipe, "test")
@@ -118,16 +134,27 @@ def evaluate_run(run: RunDirectory, *, progress: Progress) -> dict[str, object]:
     systems = _systems(run, recipe, examples)
     settings = _settings(recipe)
     results: list[SystemResult] = []
-    progress.start("evaluating", len(systems) + 1)
+    progress.start("evaluating", len(systems) + 1 + (int8_copy is not None))
     for system in systems:
         with timed(run, f"evaluate {system.name}"):
             results.append(evaluate_system(system, references, settings))
         progress.advance(1, system.name)
+    best = best_student([result.row for result in results])
+    copies: list[SystemUnderTest] = []
+    copied: list[SystemResult] = []
+    if int8_copy is not None:
+        with timed(run, "export and evaluate int8"):
+            original = next(system for system in systems if system.name == best)
+            copies.append(export_int8(original, int8_copy, threads=recipe.training.threads))
+            copied.append(evaluate_translations(copies[0], references, settings))
+            copied[0].row.update(system=best, format="ctranslate2 int8", folder=int8_copy.name)
+        progress.advance(1, copies[0].name)
     with timed(run, "measure speed"):
-        _measure_speed(systems, results, settings)
+        _measure_speed([*systems, *copies], [*results, *copied], settings)
     progress.advance(1, "speed")
     progress.finish()
     report = _report(results, settings)
+    report |= {"student": best, "exports": [result.row for result in copied]}
     run.write_results(report)
     run.write_samples(_samples(recipe, examples, results))
     run.update_manifest({"environment_of_evaluation": environment_facts()})

@@ -34,10 +34,12 @@ _WIDE = 94
 _MODES = {"bleu_beam": "beam search", "bleu_greedy": "greedy"}
 
 
-def results_table(systems: Sequence[System], console: Console) -> Table:
-    """A row a system, with a line under the heads on a terminal that is wide enough.
+def results_table(
+    systems: Sequence[System], console: Console, copies: Sequence[System] = ()
+) -> Table:
+    """A row a system, then a row a copy; a line under the heads on a terminal that is wide enough.
 
-    On a narrow one the intervals stand under their values.
+    On a narrow one the intervals stand under their values, and names break at spaces.
     """
     wide = console.width >= _WIDE
     table = Table(
@@ -51,10 +53,11 @@ def results_table(systems: Sequence[System], console: Console) -> Table:
     for head, _ in _COLUMNS:
         table.add_column(head, justify="right")
     best = findings.recommended(systems)
-    for system in systems:
+    for system in (*systems, *copies):
         cells = [system.name, *(_spaced(value(system)) for _, value in _COLUMNS)]
         if not wide:
             cells = [cell.replace(" [", "\n[") for cell in cells]
+            cells[0] = cells[0].replace(" ", "\n")
         style = "bold" if system is best else ""
         table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
@@ -73,7 +76,7 @@ def test_lines(comparisons: Sequence[Comparison], baseline: str | None) -> list[
 
 def show_results(contents: RunContents, console: Console) -> None:
     """Prints the table, the tests under it, and how both were measured."""
-    console.print(results_table(contents.systems, console))
+    console.print(results_table(contents.systems, console, contents.copies))
     lines = test_lines(contents.comparisons, contents.baseline)
     if lines:
         console.print("\nPaired tests:")

@@ -193,7 +193,8 @@ def _show_demo(run: RunDirectory) -> None:
     from seqdistill.report.inputs import read_contents
 
     say()
-    show_results(read_contents(run.path), console_on())
+    contents = read_contents(run.path)
+    show_results(contents, console_on())
     student = run.student_path
     sentence = "Click the button to open the file."
     say()
@@ -202,7 +203,11 @@ def _show_demo(run: RunDirectory) -> None:
             ("best student", f"{run.read_results().get('student', 'student')}, in {student}"),
             ("translate", f'{program()} generate {quoted(student)} "{sentence}"'),
             ("in Python", f'AutoModelForSeq2SeqLM.from_pretrained("{student}")  # transformers'),
-            ("int8 copy", f"{run.path / 'student-int8'}  (CTranslate2)"),
+            *(
+                (copy.init or copy.name, f"{run.path / copy.folder}  (CTranslate2)")
+                for copy in contents.copies
+                if copy.folder is not None
+            ),
             ("report", str(run.report_path)),
         ]
     )

@@ -94,20 +94,18 @@ def _whole_log_prob(hypothesis: Hypothesis | None) -> float:
     return hypothesis.log_prob
 
 
-def evaluate_system(
+def evaluate_translations(
     system: SystemUnderTest, references: Sequence[str], settings: EvaluationSettings
 ) -> SystemResult:
-    """Everything about one system but its speed.
+    """Everything that decoding the test set tells of one system.
 
     `mode_share` is p(t = y-hat), the mean probability mass of the system's own best hypothesis
     (Kim and Rush 2016, table 1); one that did not end in time is no whole output and counts as
-    zero, though the mass of its beginning is not. `perplexity` is per target token, end token
-    included, and compares only between systems of one vocabulary.
+    zero, though the mass of its beginning is not.
     """
     greedy, beam = decodings(settings)
     greedy_texts, _ = _texts(system, greedy)
     beam_texts, best = _texts(system, beam)
-    likelihood = reference_likelihood(system.model, system.examples, system.collator)
     bleu_beam = bleu_statistics(beam_texts, references)
     bleu_greedy = bleu_statistics(greedy_texts, references)
     scored = with_interval(
@@ -128,13 +126,26 @@ def evaluate_system(
         "bleu_beam_low": scored.low,
         "bleu_beam_high": scored.high,
         "chrf": chrf.value,
-        "perplexity": _finite(perplexity(sum(likelihood.nats), sum(likelihood.num_targets))),
         "mode_share": mode_share([_whole_log_prob(hypothesis) for hypothesis in best]),
         "unfinished": sum(1 for h in best if h is None or not h.finished),
         "signature": scored.signature,
         "chrf_signature": chrf.signature,
     }
     return SystemResult(row, beam_texts, greedy_texts, bleu_beam, bleu_greedy)
+
+
+def evaluate_system(
+    system: SystemUnderTest, references: Sequence[str], settings: EvaluationSettings
+) -> SystemResult:
+    """Everything about one system but its speed: its translations, and `perplexity`.
+
+    That is per target token, end token included, of the model itself (not of its converted copy),
+    and compares only between systems of one vocabulary.
+    """
+    result = evaluate_translations(system, references, settings)
+    likelihood = reference_likelihood(system.model, system.examples, system.collator)
+    value = perplexity(sum(likelihood.nats), sum(likelihood.num_targets))
+    return dataclasses.replace(result, row={**result.row, "perplexity": _finite(value)})
 
 
 def _finite(value: float) -> float | None:

@@ -137,9 +137,12 @@ def explanation(systems: Sequence[System]) -> str:
 
 
 def figures(
-    systems: Sequence[System], comparisons: Sequence[Comparison], baseline: str | None
+    systems: Sequence[System],
+    comparisons: Sequence[Comparison],
+    baseline: str | None,
+    copies: Sequence[System] = (),
 ) -> tuple[Figure, ...]:
-    """The cards under the headline: quality, speed, size, and the gain over the baseline."""
+    """The cards under the headline: quality, speed, size, copies, gain over the baseline."""
     student, teacher = recommended(systems), teacher_of(systems)
     if student is None or teacher is None:
         return _alone(student or teacher)
@@ -170,6 +173,7 @@ def figures(
             smaller,
         ),
     ]
+    found += [_of_copy(copy, teacher) for copy in copies]
     test = bleu_comparison(student, comparisons)
     if test is not None:
         found.append(
@@ -180,6 +184,17 @@ def figures(
             )
         )
     return tuple(figure for figure in found if figure.value != numbers.MISSING)
+
+
+def _of_copy(copy: System, teacher: System) -> Figure:
+    slower = ratio(teacher.words_per_second_beam, copy.words_per_second_beam)
+    return Figure(
+        f"Speed of {copy.name}",
+        numbers.times(ratio(copy.words_per_second_beam, teacher.words_per_second_beam)),
+        f"{numbers.percent(ratio(quality(copy), quality(teacher)))} of the BLEU in "
+        f"{numbers.percent(slower)} of the time, {numbers.size(copy.size_bytes)}; beam search",
+        slower,
+    )
 
 
 def _alone(system: System | None) -> tuple[Figure, ...]:

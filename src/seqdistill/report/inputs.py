@@ -38,6 +38,8 @@ class System:
     words_per_second_greedy: float | None
     words_per_second_beam: float | None
     signature: str | None
+    folder: str | None = None
+    """Where in the run directory it lies, of a copy."""
 
     @property
     def is_teacher(self) -> bool:
@@ -94,6 +96,8 @@ class RunContents:
     folder: str
     created: str | None
     systems: tuple[System, ...]
+    copies: tuple[System, ...]
+    """Other forms of a student, such as int8, which stand beside the systems."""
     comparisons: tuple[Comparison, ...]
     baseline: str | None
     notes: tuple[str, ...]
@@ -132,6 +136,7 @@ def read_contents(run_directory: Path) -> RunContents:
         folder=run_directory.resolve().name,
         created=str(created) if created else None,
         systems=systems,
+        copies=tuple(_system(row, where) for row in _rows(results, "exports", where)),
         comparisons=tuple(_comparison(r, where) for r in _rows(results, "paired_tests", where)),
         baseline=_text(results, "baseline"),
         notes=_notes(results.get("metric_notes")),
@@ -203,6 +208,7 @@ def _system(row: Mapping[str, JsonValue], where: str) -> System:
         words_per_second_greedy=number("words_per_second_greedy"),
         words_per_second_beam=number("words_per_second_beam"),
         signature=_text(row, "signature"),
+        folder=_text(row, "folder"),
     )
 
 

@@ -42,6 +42,7 @@ def build_report(run_directory: Path) -> str:
     """
     contents = read_contents(run_directory)
     looks = _looks(contents)
+    measured = (*contents.systems, *contents.copies)
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_package_text),
         autoescape=True,
@@ -57,8 +58,9 @@ def build_report(run_directory: Path) -> str:
         findings=findings,
         pieces=differences.pieces,
         best=findings.recommended(contents.systems),
-        bleu_range=_bleu_range(contents.systems),
-        trade_offs=_trade_offs(contents.systems, looks),
+        measured=measured,
+        bleu_range=_bleu_range(measured),
+        trade_offs=_trade_offs(measured, looks),
         learning=_learning(contents.curves, looks),
     )
 
@@ -79,6 +81,7 @@ def _looks(contents: RunContents) -> dict[str, plots.Look]:
     teachers = {system.name for system in contents.systems if system.is_teacher} or {"teacher"}
     names = [system.name for system in contents.systems]
     names += [curve.name for curve in contents.curves]
+    names += [copy.name for copy in contents.copies]
     names += [name for sample in contents.samples for name in sample.outputs]
     markers = [marker for marker in plots.MARKERS if marker != TEACHER.marker]
     students = [name for name in dict.fromkeys(names) if name not in teachers]
