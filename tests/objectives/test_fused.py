@@ -13,7 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqdistill.core.head import Head
 from seqdistill.objectives.chunk_walk import FusedLoss
-from seqdistill.objectives.fused import fused_divergence, fused_negative_log_likelihood
+from seqdistill.objectives.fused import (
+    fused_divergence,
+    fused_negative_log_likelihood,
+    fused_sum,
+    target_part,
+    teacher_part,
+)
 from seqdistill.objectives.registry import DIVERGENCES
 
 POSITIONS, VOCAB, DIM, TEACHER_DIM = 11, 37, 8, 5
@@ -295,6 +301,35 @@ def test_unequal_vocabularies_are_refused_with_both_sizes() -> None:
     cut = dataclasses.replace(case, teacher_head=case.teacher_head.cut(30))
     with pytest.raises(ValueError, match=r"37 .*30 .*Head\.cut"):
         cut.fused()
+
+
+@pytest.mark.parametrize("chunk", [None, 4], ids=lambda chunk: f"chunk{chunk}")
+@pytest.mark.parametrize("head", HEADS)
+def test_parts_of_one_pass_equal_the_sum_of_single_losses(head: str, chunk: int | None) -> None:
+    case = problem("forward_kl", head)
+    factors = {"negative_log_likelihood": 0.3, "forward_kl": 0.7, "reverse_kl": 2.0}
+    parts = [
+        target_part(case.target_ids, factor=0.3),
+        teacher_part("forward_kl", case.teacher_hidden, case.teacher_head, factor=0.7),
+        teacher_part("reverse_kl", case.teacher_hidden, case.teacher_head, factor=2.0),
+    ]
+    together = fused_sum(case.hidden, case.head, parts, weights=case.weights, chunk_positions=chunk)
+    single = [dataclasses.replace(case, name=name).fused() for name in factors]
+    assert torch.allclose(together.values, torch.stack([loss.values for loss in single]))
+    total = sum(f * loss.total for f, loss in zip(factors.values(), single, strict=True))
+    assert isinstance(total, Tensor)
+    assert relative_error(together.total.detach(), total.detach()) < 1e-12
+    pairs = zip(case.gradients(together.total), case.gradients(total), strict=True)
+    assert all(relative_error(one, other) < 1e-12 for one, other in pairs)
+
+
+def test_parts_of_another_temperature_are_refused() -> None:
+    case = problem("forward_kl")
+    hard = target_part(case.target_ids)
+    with pytest.raises(ValueError, match="part for temperature 1.0 in a sum at 2.0"):
+        fused_sum(case.hidden, case.head, [hard], weights=case.weights, temperature=2.0)
+    with pytest.raises(ValueError, match="at least one part"):
+        fused_sum(case.hidden, case.head, [], weights=case.weights)
 
 
 def test_impossible_arguments_are_refused() -> None:

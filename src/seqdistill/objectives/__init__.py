@@ -3,7 +3,7 @@
 Tensors in, numbers out. No model, no file, no recipe is known here.
 """
 
-from seqdistill.objectives.chunk_walk import FusedLoss
+from seqdistill.objectives.chunk_walk import FusedLoss, FusedSum
 from seqdistill.objectives.divergences import (
     cross_entropy,
     forward_kl,
@@ -14,7 +14,13 @@ from seqdistill.objectives.divergences import (
     skew_reverse_kl,
     total_variation,
 )
-from seqdistill.objectives.fused import fused_divergence, fused_negative_log_likelihood
+from seqdistill.objectives.fused import (
+    fused_divergence,
+    fused_negative_log_likelihood,
+    fused_sum,
+    target_part,
+    teacher_part,
+)
 from seqdistill.objectives.objective import Term, WeightedObjective
 from seqdistill.objectives.reduction import reduce, reduction_count, reduction_weights
 from seqdistill.objectives.registry import DIVERGENCES, Divergence
@@ -23,12 +29,14 @@ __all__ = [
     "DIVERGENCES",
     "Divergence",
     "FusedLoss",
+    "FusedSum",
     "Term",
     "WeightedObjective",
     "cross_entropy",
     "forward_kl",
     "fused_divergence",
     "fused_negative_log_likelihood",
+    "fused_sum",
     "jensen_shannon",
     "negative_log_likelihood",
     "reduce",
@@ -37,5 +45,7 @@ __all__ = [
     "reverse_kl",
     "skew_forward_kl",
     "skew_reverse_kl",
+    "target_part",
+    "teacher_part",
     "total_variation",
 ]

@@ -34,6 +34,14 @@ class FusedLoss:
     values: Float[Tensor, " positions"]
 
 
+@dataclasses.dataclass(frozen=True)
+class FusedSum:
+    """`total` = sum_i factor_i sum(weights * values[i]), differentiable; `values` in nats, not."""
+
+    total: Float[Tensor, ""]
+    values: Float[Tensor, "parts positions"]
+
+
 @runtime_checkable
 class RowLoss(Protocol):
     """A loss of logits, a few positions at a time."""
@@ -46,30 +54,52 @@ class RowLoss(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the losses that share a walk, and what multiplies it.
+
+    `open_loss` makes the loss with its buffers (in that dtype) for one walk, so that they die with
+    it.
+    """
+
+    open_loss: Callable[[Blocking, torch.dtype], RowLoss]
+    factor: float = 1.0
+    temperature: float = 1.0
+    """What the loss expects the logits to be divided by."""
+    vocab_size: int | None = None
+    """How many symbols it compares; None where it takes any number."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ChunkWalk:
     """What the walk needs besides the tensors that want gradients.
 
-    Matrix products run in `dtype`. `open_loss` makes the loss with its buffers for one walk, so
-    that they die with it.
+    The student's logits are computed once for all parts, and their gradients go back through the
+    head together. Matrix products run in `dtype`.
     """
 
     head: Head
-    open_loss: Callable[[Blocking], RowLoss]
+    parts: tuple[Part, ...]
     weights: Tensor
     temperature: float
     blocking: Blocking
     dtype: torch.dtype
 
-    def run(self, hidden: Tensor) -> FusedLoss:
-        """The weighted total and the values of all positions."""
+    @property
+    def factors(self) -> list[float]:
+        """What multiplies each part."""
+        return [part.factor for part in self.parts]
+
+    def run(self, hidden: Tensor) -> FusedSum:
+        """The weighted total, and every part's values at all positions."""
         total, values = _WalkFunction.apply(  # type: ignore[no-untyped-call]
             hidden, self.head.weight, self.head.bias, self
         )
-        return FusedLoss(total, values)
+        return FusedSum(total, values)
 
     def walk(self, hidden: Tensor, needs: Needs) -> tuple[Tensor, HeadGradients]:
-        """The values of all positions, and the gradients of their weighted sum where needed."""
-        values = hidden.new_empty((hidden.shape[0], 1), dtype=arithmetic_dtype(hidden.dtype))
+        """Every part's values at all positions, and the gradients of the total where needed."""
+        exact = arithmetic_dtype(hidden.dtype)
+        values = hidden.new_empty((len(self.parts), hidden.shape[0]), dtype=exact)
         student = LogitsPass(
             hidden,
             self.head,
@@ -77,24 +107,54 @@ class ChunkWalk:
             temperature=self.temperature,
             blocking=self.blocking,
         )
-        loss = self.open_loss(self.blocking)
+        losses = _SharedLogits(self, hidden)
         gradients = HeadGradients.zeros(hidden, self.head, needs)
         for start in range(0, hidden.shape[0], self.blocking.chunk):
             stop = min(start + self.blocking.chunk, hidden.shape[0])
             chunk = student.enter_chunk(start, stop)
-            loss.enter_chunk(start, stop)
+            losses.enter_chunk(start, stop)
             for first in range(start, stop, self.blocking.slice):
                 last = min(first + self.blocking.slice, stop)
                 logits = student.rows(first, last)
                 slope = cap_slope(logits, self.head.soft_cap, self.temperature)
-                values[first:last] = loss.values_and_gradient(first, last, logits)
+                values[:, first:last] = losses.values_and_gradient(first, last, logits)
                 if needs.any:
                     row_weights = self.weights[first:last, None].to(logits.dtype)
                     logits.mul_(row_weights)
                     gradients.add_rows(student, logits, slope)
                     student.give_back(first, last, logits)
             gradients.add_chunk(student, start, stop, chunk)
-        return values.squeeze(-1), gradients
+        return values, gradients
+
+
+class _SharedLogits:
+    """The parts of a walk, each of which wants to overwrite the same logits."""
+
+    def __init__(self, walk: ChunkWalk, hidden: Tensor) -> None:
+        exact = arithmetic_dtype(walk.dtype)
+        self._losses = [part.open_loss(walk.blocking, exact) for part in walk.parts]
+        self._factors = walk.factors
+        rows = min(walk.blocking.slice, walk.blocking.chunk)
+        shape = (len(walk.parts) - 1, rows, walk.head.vocab_size)
+        self._copies = hidden.new_empty(shape, dtype=exact)
+
+    def enter_chunk(self, start: int, stop: int) -> None:
+        for loss in self._losses:
+            loss.enter_chunk(start, stop)
+
+    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
+        """(parts, rows) values; overwrites the logits with the gradient of their sum by factors."""
+        copies = self._copies[:, : stop - start]
+        copies.copy_(logits)
+        values = [
+            loss.values_and_gradient(start, stop, own)
+            for loss, own in zip(self._losses, [*copies, logits], strict=True)
+        ]
+        if self._factors[-1] != 1.0:
+            logits.mul_(self._factors[-1])
+        for factor, own in zip(self._factors, copies, strict=False):
+            logits.add_(own, alpha=factor)
+        return torch.cat(values, dim=1).T
 
 
 class _WalkFunction(torch.autograd.Function):
@@ -114,7 +174,8 @@ class _WalkFunction(torch.autograd.Function):
             values, ctx.gradients = plan.walk(hidden, ctx.needs)
         ctx.save_for_backward(hidden, weight, bias)
         ctx.mark_non_differentiable(values)
-        return (values * plan.weights.to(values.dtype)).sum(), values
+        factors = values.new_tensor(plan.factors)
+        return factors @ (values @ plan.weights.to(values.dtype)), values
 
     @staticmethod
     @torch.autograd.function.once_differentiable

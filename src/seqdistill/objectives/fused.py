@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from seqdistill.core.head import Head
 from seqdistill.objectives import closed_forms
-from seqdistill.objectives.chunk_walk import ChunkWalk, FusedLoss
+from seqdistill.objectives.chunk_walk import ChunkWalk, FusedLoss, FusedSum, Part
 from seqdistill.objectives.divergences import Scale, check_alpha, check_beta
-from seqdistill.objectives.head_pass import Blocking, LogitsPass, arithmetic_dtype, product_dtype
+from seqdistill.objectives.head_pass import Blocking, LogitsPass, product_dtype
 
 
 def fused_divergence(
@@ -49,31 +49,25 @@ def fused_divergence(
     Raises ValueError for an unknown name, a parameter missing or out of range, heads over
     different vocabularies, or a temperature that is not positive.
     """
-    form = _closed_form(name, beta, alpha, scale)
-    if student_head.vocab_size != teacher_head.vocab_size:
-        raise ValueError(
-            "both heads must score the same symbols, got vocabularies of "
-            f"{student_head.vocab_size} (student) and {teacher_head.vocab_size} (teacher); cut "
-            "the padded tail off with Head.cut"
-        )
-    if not temperature > 0.0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-
-    student_dtype, teacher_dtype = product_dtype(student_hidden), product_dtype(teacher_hidden)
-
-    def open_loss(blocking: Blocking) -> _TeacherRows:
-        teacher = LogitsPass(
-            teacher_hidden,
-            teacher_head,
-            dtype=teacher_dtype,
+    part = teacher_part(
+        name,
+        teacher_hidden,
+        teacher_head,
+        beta=beta,
+        alpha=alpha,
+        scale=scale,
+        temperature=temperature,
+    )
+    return _only(
+        fused_sum(
+            student_hidden,
+            student_head,
+            [part],
+            weights=weights,
             temperature=temperature,
-            blocking=blocking,
+            chunk_positions=chunk_positions,
         )
-        return _TeacherRows(teacher, form, arithmetic_dtype(student_dtype), blocking)
-
-    blocking = Blocking.of(student_hidden, student_head.vocab_size, chunk_positions)
-    walk = ChunkWalk(student_head, open_loss, weights, temperature, blocking, student_dtype)
-    return walk.run(student_hidden)
+    )
 
 
 def fused_negative_log_likelihood(
@@ -89,10 +83,89 @@ def fused_negative_log_likelihood(
     Equals `negative_log_likelihood` of the log-softmax of `head.logits(hidden)`. Hard targets know
     no temperature. Dtypes and `chunk_positions` as in `fused_divergence`.
     """
+    part = target_part(target_ids)
+    return _only(fused_sum(hidden, head, [part], weights=weights, chunk_positions=chunk_positions))
+
+
+def fused_sum(
+    hidden: Float[Tensor, "positions dim"],
+    head: Head,
+    parts: Sequence[Part],
+    *,
+    weights: Float[Tensor, " positions"],
+    temperature: float = 1.0,
+    chunk_positions: int | None = None,
+) -> FusedSum:
+    """Several losses of the same student logits, in one pass over the head.
+
+    Parts come from `teacher_part` and `target_part`. Equals the sum of the single losses, each
+    times its factor, for the price of one product with the head forward and two backward.
+    Conventions as in `fused_divergence`.
+
+    Raises ValueError for no parts, a teacher's part over another vocabulary or made for another
+    temperature, a target's part at a temperature other than 1, or a temperature that is not
+    positive.
+    """
+    if not parts:
+        raise ValueError("fused_sum needs at least one part, got none")
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    for part in parts:
+        if part.temperature != temperature:
+            raise ValueError(
+                "all parts must be losses of the logits at one temperature, got a part for "
+                f"temperature {part.temperature} in a sum at {temperature}"
+            )
+        if part.vocab_size is not None and part.vocab_size != head.vocab_size:
+            raise ValueError(
+                "both heads must score the same symbols, got vocabularies of "
+                f"{head.vocab_size} (student) and {part.vocab_size} (teacher); cut the padded "
+                "tail off with Head.cut"
+            )
     blocking = Blocking.of(hidden, head.vocab_size, chunk_positions)
-    loss = _TargetRows(target_ids.long())
-    walk = ChunkWalk(head, lambda _blocking: loss, weights, 1.0, blocking, product_dtype(hidden))
+    walk = ChunkWalk(head, tuple(parts), weights, temperature, blocking, product_dtype(hidden))
     return walk.run(hidden)
+
+
+def teacher_part(
+    name: str,
+    teacher_hidden: Float[Tensor, "positions teacher_dim"],
+    teacher_head: Head,
+    *,
+    factor: float = 1.0,
+    beta: float | None = None,
+    alpha: float | None = None,
+    scale: Scale = "raw",
+    temperature: float = 1.0,
+) -> Part:
+    """The divergence `name` from a teacher, as a part of `fused_sum`; see `fused_divergence`.
+
+    Raises ValueError for an unknown name, or a parameter missing or out of range.
+    """
+    form = _closed_form(name, beta, alpha, scale)
+    teacher_dtype = product_dtype(teacher_hidden)
+
+    def open_loss(blocking: Blocking, dtype: torch.dtype) -> _TeacherRows:
+        teacher = LogitsPass(
+            teacher_hidden,
+            teacher_head,
+            dtype=teacher_dtype,
+            temperature=temperature,
+            blocking=blocking,
+        )
+        return _TeacherRows(teacher, form, dtype, blocking)
+
+    return Part(open_loss, factor, temperature, teacher_head.vocab_size)
+
+
+def target_part(target_ids: Int[Tensor, " positions"], *, factor: float = 1.0) -> Part:
+    """The negative log-likelihood of targets, as a part of `fused_sum` at temperature 1."""
+    loss = _TargetRows(target_ids.long())
+    return Part(lambda _blocking, _dtype: loss, factor)
+
+
+def _only(found: FusedSum) -> FusedLoss:
+    return FusedLoss(found.total, found.values[0])
 
 
 class _TeacherRows:

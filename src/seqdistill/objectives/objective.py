@@ -16,9 +16,9 @@ from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError, did_you_mean
 from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.objectives.chunk_walk import FusedLoss
+from seqdistill.objectives.chunk_walk import Part
 from seqdistill.objectives.divergences import Scale
-from seqdistill.objectives.fused import fused_divergence, fused_negative_log_likelihood
+from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.reduction import Reduction, reduction_count, reduction_weights
 from seqdistill.objectives.registry import DIVERGENCES
 
@@ -87,7 +87,8 @@ class WeightedObjective:
 
         All share one count; terms of one name are numbered from the second on. Soft terms compare
         the symbols that the teacher scores: rows that the student's head has beyond them are
-        padding. Hard targets know the student's whole head.
+        padding. Hard targets know the student's whole head. Terms of the same logits (one
+        vocabulary, one temperature) share one pass over the head.
 
         Raises RecipeError when a soft term meets scores that are not dense.
         """
@@ -95,36 +96,37 @@ class WeightedObjective:
         count = reduction_count(mask, self._reduction)
         weights = reduction_weights(mask, self._reduction)[mask]
         hidden, targets = states.hidden[mask], batch.target_ids[mask]
+        passes: dict[tuple[int, float], list[tuple[str, Part]]] = {}
+        names = _numbered([term.divergence for term in self._terms])
+        for name, term in zip(names, self._terms, strict=True):
+            part = self._hard(term, targets) if term.is_hard else self._soft(term, scores, mask)
+            vocab_size = part.vocab_size or states.head.vocab_size
+            passes.setdefault((vocab_size, part.temperature), []).append((name, part))
         total: Tensor = torch.zeros((), device=hidden.device)
-        parts: dict[str, TokenSum] = {}
-        for term in self._terms:
-            if term.is_hard:
-                loss = fused_negative_log_likelihood(hidden, states.head, targets, weights=weights)
-                factor = term.weight
-            else:
-                dense = _dense(scores, term)
-                loss = self._soft(term, states, hidden, dense, dense.hidden[mask], weights)
-                factor = term.weight * self._soft_factor
-            total = total + factor * loss.total
-            parts[_free_name(term.divergence, parts)] = TokenSum(loss.total.detach(), count)
-        return TokenSum(total, count), parts
+        totals: dict[str, Tensor] = {}
+        for (vocab_size, temperature), named in passes.items():
+            found = fused_sum(
+                hidden,
+                states.head.cut(vocab_size),
+                [part for _, part in named],
+                weights=weights,
+                temperature=temperature,
+            )
+            total = total + found.total
+            of_parts = found.values @ weights.to(found.values.dtype)
+            totals |= dict(zip([name for name, _ in named], of_parts, strict=True))
+        return TokenSum(total, count), {name: TokenSum(totals[name], count) for name in names}
 
-    def _soft(
-        self,
-        term: Term,
-        states: StudentStates,
-        hidden: Tensor,
-        scores: DenseScores,
-        teacher_hidden: Tensor,
-        weights: Tensor,
-    ) -> FusedLoss:
-        return fused_divergence(
+    def _hard(self, term: Term, targets: Tensor) -> Part:
+        return target_part(targets, factor=term.weight)
+
+    def _soft(self, term: Term, scores: TeacherScores, mask: Tensor) -> Part:
+        dense = _dense(scores, term)
+        return teacher_part(
             term.resolved,
-            hidden,
-            states.head.cut(scores.head.vocab_size),
-            teacher_hidden,
-            scores.head,
-            weights=weights,
+            dense.hidden[mask],
+            dense.head,
+            factor=term.weight * self._soft_factor,
             beta=term.beta,
             alpha=term.alpha,
             scale=term.scale,
@@ -150,12 +152,12 @@ def _check(term: Term) -> None:
             )
 
 
-def _free_name(name: str, taken: dict[str, TokenSum]) -> str:
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    return free
+def _numbered(names: Sequence[str]) -> list[str]:
+    """The names, those that come again numbered from the second on."""
+    return [
+        name if (before := list(names[:position]).count(name)) == 0 else f"{name}_{before + 1}"
+        for position, name in enumerate(names)
+    ]
 
 
 def _dense(scores: TeacherScores, term: Term) -> DenseScores:
