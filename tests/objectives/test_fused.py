@@ -326,7 +326,7 @@ def test_parts_of_one_pass_equal_the_sum_of_single_losses(head: str, chunk: int 
 def test_parts_of_another_temperature_are_refused() -> None:
     case = problem("forward_kl")
     hard = target_part(case.target_ids)
-    with pytest.raises(ValueError, match="part for temperature 1.0 in a sum at 2.0"):
+    with pytest.raises(ValueError, match=r"part for temperature 1\.0 in a sum at 2\.0"):
         fused_sum(case.hidden, case.head, [hard], weights=case.weights, temperature=2.0)
     with pytest.raises(ValueError, match="at least one part"):
         fused_sum(case.hidden, case.head, [], weights=case.weights)
