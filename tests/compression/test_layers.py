@@ -198,6 +198,18 @@ def test_keeping_every_layer_is_a_copy(name: str) -> None:
     assert parameter_count(same) == parameter_count(model)
 
 
+def test_the_copy_of_a_model_trained_with_layer_drop_drops_no_layers() -> None:
+    model = build("mbart")
+    for side in (model.config, model.base_model.encoder, model.base_model.decoder):
+        for key in ("encoder_layerdrop", "decoder_layerdrop", "layerdrop"):
+            if hasattr(side, key):
+                setattr(side, key, 0.9)
+    smaller = keep_layers(model, encoder_layers=None, decoder_layers=2)
+    trained = smaller.train()
+    assert trained.base_model.decoder.layerdrop == trained.base_model.encoder.layerdrop == 0.0
+    assert model.config.decoder_layerdrop == 0.9
+
+
 def test_one_layer_is_the_first() -> None:
     model = build("mbart")
     smaller = keep_layers(model, encoder_layers=1, decoder_layers=1)

@@ -22,6 +22,7 @@ from seqdistill.core.errors import ModelError
 # Configuration keys for the depth of each stack, by architecture.
 _ENCODER_KEYS = ("encoder_layers", "num_layers")
 _DECODER_KEYS = ("decoder_layers", "num_decoder_layers")
+_LAYER_DROP_KEYS = ("encoder_layerdrop", "decoder_layerdrop", "layerdrop")
 _STACKED = re.compile(r"^(?P<stack>.*?\b(?:layers|block|h))\.(?P<index>\d+)\.(?P<rest>.+)$")
 
 
@@ -53,8 +54,11 @@ def keep_layers(
 ) -> PreTrainedModel:
     """A new fp32 model with copies of evenly spaced layers; None keeps a whole stack.
 
-    Decoder-only models have `decoder_layers` alone. Raises ModelError for more layers than there
-    are, or for an encoder that does not exist.
+    A model that was trained with layers dropped at random (Fan et al. 2020) is ready to lose some;
+    the copy drops no more of them while it trains. Decoder-only models have `decoder_layers`
+    alone.
+
+    Raises ModelError for more layers than there are, or for an encoder that does not exist.
     """
     config = copy.deepcopy(model.config)
     if config.is_encoder_decoder:
@@ -71,6 +75,9 @@ def keep_layers(
             )
         kept = {"decoder": _shorten(config, ("num_hidden_layers",), decoder_layers)}
         auto = AutoModelForCausalLM
+    for key in _LAYER_DROP_KEYS:
+        if key in config.to_dict():
+            setattr(config, key, 0.0)
     with torch.random.fork_rng():
         smaller: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
     _untie_like(model, smaller)
