@@ -77,7 +77,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(Case(name, dict(zip(known, values, strict=True))), id=identity)
 
 
-every_divergence = pytest.mark.parametrize("case", cases())
+every_divergence = pytest.mark.parametrize("case", list(cases()))
 against_a_teacher = pytest.mark.parametrize(
     "case", [case for case in cases() if not case.values[0].is_hard]
 )

@@ -39,4 +39,4 @@ class TokenSum:
     def mean(self) -> float:
         """total / count as a Python number; NaN when nothing was counted."""
         count = float(self.count)
-        return float(self.total) / count if count else float("nan")
+        return float(self.total.detach()) / count if count else float("nan")
