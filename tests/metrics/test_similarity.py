@@ -1,0 +1,199 @@
+"""Similarities of sentences: sacrebleu's numbers, and the paper's formula by loops and by hand."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+import sacrebleu
+from sacrebleu.metrics import BLEU, CHRF
+
+from seqdistill.metrics.similarity import (
+    SIMILARITIES,
+    SentenceSimilarity,
+    clipped_matches,
+    sentence_bleu,
+    sentence_chrf,
+    smoothed_bleu,
+    smoothed_bleu_of_tokens,
+)
+
+REFERENCES = [
+    "Click the button to open the file.",
+    "the the the cat, the cat; the cat sat on 3.14 mats",
+    "Der Befehl gibt den Namen der Datei aus.",
+    "ファイルを開くにはボタンをクリックします。",
+    "OK",
+    "a b",
+    "",
+]
+every_similarity = pytest.mark.parametrize(
+    "similarity", [make() for make in SIMILARITIES.values()], ids=list(SIMILARITIES)
+)
+
+
+def hypotheses_for(reference: str, seed: int, number: int = 35) -> list[str]:
+    """Copies with some words left out, doubled, swapped or taken from elsewhere."""
+    generator = random.Random(seed)
+    others = " ".join(REFERENCES).split()
+    hypotheses = [reference, "", "nothing in common", reference[: len(reference) // 2]]
+    while len(hypotheses) < number:
+        words = reference.split()
+        for _ in range(generator.randint(1, 4)):
+            place = generator.randrange(len(words) + 1)
+            words[place : place + generator.randint(0, 2)] = generator.sample(
+                [*others, *words], generator.randint(0, 2)
+            )
+        hypotheses.append(" ".join(words))
+    return hypotheses
+
+
+def naive_matches(hypothesis: Sequence[str], reference: Sequence[str], order: int) -> int:
+    """Strikes every n-gram of the hypothesis from a list of the reference's, if it is there."""
+    left = [list(reference[i : i + order]) for i in range(len(reference) - order + 1)]
+    matches = 0
+    for i in range(len(hypothesis) - order + 1):
+        ngram = list(hypothesis[i : i + order])
+        if ngram in left:
+            left.remove(ngram)
+            matches += 1
+    return matches
+
+
+def naive_smoothed_bleu(hypothesis: Sequence[str], reference: Sequence[str]) -> float:
+    if len(hypothesis) == 0:
+        return 0.0
+    product, halved = 1.0, 1.0
+    for order in (1, 2, 3, 4):
+        total = len(hypothesis) - order + 1
+        if total > 0:
+            matches: float = naive_matches(hypothesis, reference, order)
+            if matches == 0:
+                halved *= 0.5
+                matches = halved
+            product *= matches / total
+    penalty = min(1.0, math.exp(1.0 - len(reference) / len(hypothesis)))
+    return 100.0 * penalty * math.sqrt(math.sqrt(product))
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_the_papers_bleu_equals_naive_loops(reference: str) -> None:
+    hypotheses = hypotheses_for(reference, seed=1)
+    words = BLEU().tokenizer
+    expected = [naive_smoothed_bleu(words(h).split(), words(reference).split()) for h in hypotheses]
+    assert smoothed_bleu()(hypotheses, reference) == pytest.approx(expected, rel=1e-12)
+    of_tokens = [naive_smoothed_bleu(h.split(), reference.split()) for h in hypotheses]
+    assert smoothed_bleu_of_tokens()(hypotheses, reference) == pytest.approx(of_tokens, rel=1e-12)
+
+
+def test_the_papers_bleu_equals_examples_worked_by_hand() -> None:
+    similarity = smoothed_bleu()
+    # a, b, c, d match; ab, cd of 4 bigrams; no trigram of 3: 1/2; no 4-gram of 2: 1/4. r = 6, c = 5
+    (value,) = similarity(["a b x c d"], "a b y c d z")
+    by_hand = math.exp(1 - 6 / 5) * (4 / 5 * 2 / 4 * (1 / 2) / 3 * (1 / 4) / 2) ** 0.25
+    assert value == pytest.approx(100 * by_hand, rel=1e-12)
+    # No match at all in 4 words: 1/2 of 4, 1/4 of 3, 1/8 of 2, 1/16 of 1, and no penalty.
+    (value,) = similarity(["p q r s"], "a b c d")
+    assert value == pytest.approx(100 * (1 / 8 * 1 / 12 * 1 / 16 * 1 / 16) ** 0.25, rel=1e-12)
+    # Two words: two orders, and still the fourth root. `the` is clipped to the reference's one.
+    (value,) = similarity(["the the"], "the")
+    assert value == pytest.approx(100 * (1 / 2 * (1 / 2) / 1) ** 0.25, rel=1e-12)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_sentence_bleu_and_chrf_are_sacrebleus_to_the_last_bit(reference: str) -> None:
+    hypotheses = hypotheses_for(reference, seed=2)
+    for similarity, metric in (
+        (sentence_bleu(), BLEU(effective_order=True)),
+        (sentence_bleu(tokenize="char"), BLEU(effective_order=True, tokenize="char")),
+        (sentence_chrf(), CHRF()),
+    ):
+        expected = [metric.sentence_score(text, [reference]).score for text in hypotheses]
+        assert similarity(hypotheses, reference) == expected
+        assert similarity.signature == str(metric.get_signature())
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_the_papers_bleu_is_sacrebleus_for_four_words_and_a_match(reference: str) -> None:
+    hypotheses = hypotheses_for(reference, seed=3)
+    words = BLEU().tokenizer
+    rows = zip(
+        hypotheses,
+        smoothed_bleu()(hypotheses, reference),
+        sentence_bleu()(hypotheses, reference),
+        strict=True,
+    )
+    for hypothesis, papers, sacrebleus in rows:
+        if len(words(hypothesis).split()) >= 4 and sacrebleus > 0.0:
+            assert papers == pytest.approx(sacrebleus, rel=1e-12)
+
+
+def test_only_the_papers_bleu_tells_apart_hypotheses_without_a_match() -> None:
+    hypotheses = ["p q r s", "p q r s t u v w"]
+    assert sentence_bleu()(hypotheses, "a b c d") == [0.0, 0.0]
+    short, long = smoothed_bleu()(hypotheses, "a b c d")
+    assert short > long > 0.0
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 6])
+def test_matches_are_clipped_and_do_not_span_hypotheses(order: int) -> None:
+    generator = random.Random(order)
+    reference = generator.choices("ab", k=20)
+    hypotheses = [generator.choices("abc", k=generator.randint(0, 12)) for _ in range(50)]
+    matches = clipped_matches(hypotheses, reference, max_order=order)
+    assert matches.tolist() == [
+        [naive_matches(hypothesis, reference, n) for n in range(1, order + 1)]
+        for hypothesis in hypotheses
+    ]
+    assert matches[:, -1].any()
+
+
+@every_similarity
+def test_a_similarity_goes_by_its_name_and_tells_its_settings(
+    similarity: SentenceSimilarity,
+) -> None:
+    assert SIMILARITIES[similarity.name]().signature == similarity.signature
+    assert sacrebleu.__version__ in similarity.signature
+    assert "nrefs:1|case:mixed" in similarity.signature
+
+
+@pytest.mark.parametrize("make", [smoothed_bleu, sentence_bleu])
+def test_the_tokenizer_changes_the_score_and_the_signature(
+    make: Callable[..., SentenceSimilarity],
+) -> None:
+    split, whole = make(tokenize="13a"), make(tokenize="none")
+    assert ("tok:13a" in split.signature, "tok:none" in whole.signature) == (True, True)
+    assert split(["open the file."], "open the file .") == [pytest.approx(100.0)]
+    assert whole(["open the file."], "open the file .")[0] < 90.0
+
+
+@every_similarity
+@pytest.mark.parametrize("reference", [text for text in REFERENCES if text])
+def test_the_reference_itself_has_one_hundred_and_nothing_more(
+    similarity: SentenceSimilarity, reference: str
+) -> None:
+    values = similarity(hypotheses_for(reference, seed=4), reference)
+    assert values[0] == pytest.approx(100.0, rel=1e-12)
+    assert max(values) <= values[0]
+    assert min(values) >= 0.0
+
+
+@every_similarity
+def test_an_empty_text_has_zero_even_against_an_empty_reference(
+    similarity: SentenceSimilarity,
+) -> None:
+    assert similarity(["", " "], "some words") == [0.0, 0.0]
+    assert similarity([""], "") == [0.0]
+    assert similarity([], "some words") == []
+
+
+@every_similarity
+def test_a_value_does_not_depend_on_the_hypotheses_beside_it(
+    similarity: SentenceSimilarity,
+) -> None:
+    hypotheses = hypotheses_for(REFERENCES[1], seed=5)
+    together = similarity(hypotheses, REFERENCES[1])
+    assert together == [similarity([text], REFERENCES[1])[0] for text in hypotheses]
+    assert len(set(together)) > 10
