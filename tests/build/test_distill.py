@@ -109,6 +109,27 @@ def test_a_comparison_trains_all_students_alike_and_copies_the_best(
     assert {"seq_kd: labelling", "word_kd: training", "measure speed", "report"} <= set(timings)
 
 
+def test_interpolation_fine_tunes_on_a_choice_and_says_what_was_gained(
+    tmp_path: Path, data: dict[str, str | Path]
+) -> None:
+    teacher = save_teacher(tmp_path / "teacher", "mbart")
+    few = {"sequences.decoding.beam_size": 4, "sequences.decoding.n_best": 4}
+    made = seqdistill.distill(
+        teacher=teacher,
+        student=teacher,
+        data=data,
+        method="seq_inter",
+        output_dir=tmp_path / "run",
+        overrides={**QUICK, **few, "sequences.similarity": "sentence_chrf"},
+    )
+    manifest = json.loads((made.run_directory / "manifest.json").read_text("utf-8"))
+    chosen = manifest["interpolation"]
+    assert chosen["similarity"] == "sentence_chrf"
+    assert 0 < chosen["num_examples"] == sum(chosen["rank_counts"]) <= 40
+    assert chosen["num_examples"] + chosen["num_without_hypothesis"] == 40
+    assert chosen["mean_similarity"] >= chosen["mean_first_similarity"]
+
+
 def test_a_model_that_only_transformers_runs_is_measured_without_a_copy(
     tmp_path: Path, data: dict[str, str | Path]
 ) -> None:

@@ -153,6 +153,30 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     ),
     ("sequences.corpus", [*OWN, "sequences.corpus=c"], "got 'c'", "written_by=teacher"),
     (
+        "sequences.similarity",
+        [*OWN, "sequences.similarity=sentence_chrf"],
+        "got sentence_chrf",
+        "written_by=interpolation",
+    ),
+    (
+        "sequences.decoding.n_best",
+        [*OWN, "teacher.model=t", "sequences.written_by=interpolation"],
+        "got 1",
+        "35",
+    ),
+    (
+        "student.init",
+        [
+            "data.train=t",
+            "teacher.model=t",
+            "preset=seq_inter",
+            "student.init=scratch",
+            "student.model=m",
+        ],
+        "got scratch",
+        "student.model",
+    ),
+    (
         "objective.terms.0.beta",
         [*WITH_TEACHER, term("divergence: jensen_shannon")],
         "got none",

@@ -19,6 +19,7 @@ METHODS = {
     "baseline": ("reference", "none", (NLL,)),
     "word_kd": ("reference", "dense", (HALF_NLL, HALF_CROSS_ENTROPY)),
     "seq_kd": ("teacher", "none", (NLL,)),
+    "seq_inter": ("interpolation", "none", (NLL,)),
     "seq_kd_word_kd": ("teacher", "dense", (HALF_NLL, HALF_CROSS_ENTROPY)),
 }
 """Who writes, what the teacher says, how the student is pulled: Kim and Rush 2016, sec. 3 and 4."""
@@ -34,9 +35,12 @@ def test_a_method_resolves_to_what_its_paper_says(name: str) -> None:
     assert recipe.objective.terms == terms
     assert recipe.objective.loss_temperature == 1.0
     assert recipe.objective.reduction == "token"
+    decoding = recipe.sequences.decoding
     if written_by == "teacher":
-        decoding = recipe.sequences.decoding
         assert (decoding.mode, decoding.beam_size, decoding.n_best) == ("beam", 5, 1)
+    if written_by == "interpolation":
+        assert (decoding.mode, decoding.beam_size, decoding.n_best) == ("beam", 35, 35)
+        assert recipe.sequences.similarity == "smoothed_bleu"
 
 
 def test_weights_of_interpolated_terms_sum_to_one() -> None:

@@ -10,11 +10,14 @@ from seqdistill.build.decoding import build_decoding, build_generator
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, encode
 from seqdistill.data.examples import Example, fingerprint_examples
+from seqdistill.metrics.similarity import SIMILARITIES
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
+from seqdistill.sources.corpus_shards import TeacherOutput
+from seqdistill.sources.interpolation import InterpolationSummary, interpolate
 from seqdistill.sources.teacher_corpus import TeacherCorpus, label
 
 
@@ -76,9 +79,41 @@ def teacher_outputs(
     """
     corpus = label_with_teacher(recipe, teacher, examples, progress)
     num_outputs = recipe.sequences.decoding.n_best
-    if tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer):
+    if _same_tokenizer(teacher, student):
         return corpus.best(num_outputs)
-    kept = [output for output in corpus if output.rank < num_outputs]
+    return _encoded([output for output in corpus if output.rank < num_outputs], student)
+
+
+def interpolated_outputs(
+    recipe: Recipe,
+    teacher: LoadedModel,
+    student: LoadedModel,
+    examples: Sequence[Example],
+    progress: Progress,
+) -> tuple[dict[str, tuple[tuple[int, ...], ...]], InterpolationSummary]:
+    """As `teacher_outputs`, but of each example the one output most like its target."""
+    corpus = label_with_teacher(recipe, teacher, examples, progress)
+    progress.start("choosing by similarity to the targets", len(examples))
+    found = interpolate(
+        corpus,
+        {example.id: example.target or "" for example in examples},
+        similarity=SIMILARITIES[recipe.sequences.similarity](),
+        decode=lambda ids: teacher.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+        on_progress=progress.advance,
+    )
+    progress.finish()
+    if _same_tokenizer(teacher, student):
+        return found.targets, found.summary
+    return _encoded(list(found.outputs.values()), student), found.summary
+
+
+def _same_tokenizer(teacher: LoadedModel, student: LoadedModel) -> bool:
+    return tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer)
+
+
+def _encoded(
+    kept: Sequence[TeacherOutput], student: LoadedModel
+) -> dict[str, tuple[tuple[int, ...], ...]]:
     encoded: list[EncodedExample] = encode(
         [Example(output.id, "", output.text) for output in kept], student.tokenizer, student.kind
     )

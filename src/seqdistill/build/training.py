@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 
-from seqdistill.build.corpus import teacher_outputs
+from seqdistill.build.corpus import interpolated_outputs, teacher_outputs
 from seqdistill.build.data import (
     collator_for,
     encode_for_evaluation,
@@ -149,7 +149,9 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     if accelerator.is_main_process:
         _begin(run, prepared, started=started)
     with accelerator.main_process_first(), _step(run, "labelling", accelerator):
-        examples = _sequences(prepared, progress)
+        examples, facts = _sequences(prepared, progress)
+    if accelerator.is_main_process:
+        run.update_manifest(facts)
     with _step(run, "training", accelerator):
         result = _train(prepared, examples, run, accelerator, progress, resume=started)
     if accelerator.is_main_process:
@@ -190,22 +192,32 @@ def _device(recipe: Recipe) -> str:
     return recipe.training.device
 
 
-def _sequences(prepared: Prepared, progress: Progress) -> Sequence[EncodedExample]:
-    """The training sequences: the references, or what the teacher wrote."""
-    if prepared.recipe.sequences.written_by == "reference":
-        return prepared.train
+def _sequences(
+    prepared: Prepared, progress: Progress
+) -> tuple[Sequence[EncodedExample], dict[str, object]]:
+    """The training sequences, references or what the teacher wrote; and facts about the choice."""
+    written_by = prepared.recipe.sequences.written_by
+    if written_by == "reference":
+        return prepared.train, {}
     if prepared.teacher is None:
-        raise RecipeError("sequences.written_by teacher needs teacher.model, but it is not set.")
-    outputs = teacher_outputs(
-        prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
-    )
+        raise RecipeError(
+            f"sequences.written_by {written_by} needs teacher.model, but it is not set."
+        )
+    facts: dict[str, object] = {}
+    who = (prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress)
+    if written_by == "interpolation":
+        outputs, summary = interpolated_outputs(*who)
+        facts["interpolation"] = dataclasses.asdict(summary)
+    else:
+        outputs = teacher_outputs(*who)
     written = with_teacher_targets(prepared.train, outputs)
     data = prepared.recipe.data
-    return leave_out_long(
+    kept = leave_out_long(
         written,
         max_source_tokens=data.max_source_tokens,
         max_target_tokens=data.max_target_tokens,
-    ).examples
+    )
+    return kept.examples, facts
 
 
 def build_scoring(

@@ -15,7 +15,7 @@ from seqdistill.recipe.model_checks import (
     student_findings,
     teacher_findings,
 )
-from seqdistill.recipe.schema import DecodingSection, Recipe
+from seqdistill.recipe.schema import DecodingSection, Recipe, SequencesSection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +109,37 @@ def _sequences(recipe: Recipe) -> Findings:
             yield from _unused(decoding, name, "mode is beam", "mode=beam")
     if decoding.engine != "ctranslate2":
         yield from _unused(decoding, "compute_type", "engine is ctranslate2", "engine=ctranslate2")
-    if recipe.sequences.corpus is not None and recipe.sequences.written_by != "teacher":
+    if recipe.sequences.corpus is not None and recipe.sequences.written_by == "reference":
         yield (
             "sequences.corpus",
-            "must be left out unless sequences.written_by is teacher, got "
+            "must be left out unless sequences.written_by is teacher or interpolation, got "
             f"{recipe.sequences.corpus!r}; remove it, or set sequences.written_by=teacher",
+        )
+    yield from _interpolation(recipe)
+
+
+def _interpolation(recipe: Recipe) -> Findings:
+    sequences = recipe.sequences
+    if sequences.written_by != "interpolation":
+        default = SequencesSection.model_fields["similarity"].default
+        if sequences.similarity != default:
+            yield (
+                "sequences.similarity",
+                f"must be left at {default} unless sequences.written_by is interpolation, got "
+                f"{sequences.similarity}; remove it, or set sequences.written_by=interpolation",
+            )
+        return
+    if sequences.decoding.n_best < 2:
+        yield (
+            "sequences.decoding.n_best",
+            "must be at least 2 for sequences.written_by: interpolation, which chooses among the "
+            f"teacher's outputs, got {sequences.decoding.n_best}; the paper keeps 35",
+        )
+    if recipe.student.init == "scratch":
+        yield (
+            "student.init",
+            "must start from a trained student with sequences.written_by: interpolation, which "
+            "fine-tunes, got scratch; name the student's folder as student.model",
         )
 
 

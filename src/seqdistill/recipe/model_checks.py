@@ -28,8 +28,8 @@ def teacher_findings(recipe: Recipe) -> Findings:
         reasons.append(f"the objective's {soft[0].divergence}")
     if teacher.scores != "none":
         reasons.append(f"teacher.scores: {teacher.scores}")
-    if recipe.sequences.written_by == "teacher":
-        reasons.append("sequences.written_by: teacher")
+    if recipe.sequences.written_by != "reference":
+        reasons.append(f"sequences.written_by: {recipe.sequences.written_by}")
     if recipe.student.init == "teacher_layers":
         reasons.append("student.init: teacher_layers")
     if reasons and teacher.model is None:

@@ -131,9 +131,14 @@ class DecodingSection(Section):
 class SequencesSection(Section):
     """Who writes the sequences that the student learns from."""
 
-    written_by: Literal["reference", "teacher"] = "reference"
+    written_by: Literal["reference", "teacher", "interpolation"] = "reference"
     """`reference`: the targets in the data. `teacher`: its decoded outputs (Seq-KD), made once,
-    stored, verified and reused."""
+    stored, verified and reused. `interpolation`: of its n best outputs the one most similar to the
+    target in the data (Seq-Inter), for fine-tuning a student that is trained already."""
+    similarity: Literal[
+        "smoothed_bleu", "smoothed_bleu_of_tokens", "sentence_bleu", "sentence_chrf"
+    ] = "smoothed_bleu"
+    """With `interpolation`: what most similar means; `smoothed_bleu` is Kim and Rush's."""
     corpus: str | None = None
     """Folder of the teacher's corpus; beside the runs, named by content, when not given."""
     decoding: DecodingSection = DecodingSection()

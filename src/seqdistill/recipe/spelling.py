@@ -43,7 +43,7 @@ AMBIGUOUS = {
     "num_beams": "sequences.decoding.beam_size (the teacher's) or evaluation.beam_size",
     "num_train_epochs": "training.updates (optimizer steps; there are no epochs)",
     "per_device_train_batch_size": "training.batch_tokens (batches are counted in target tokens)",
-    "lmbda": "sequences.written_by (reference or teacher; students do not write yet)",
+    "lmbda": "sequences.written_by (reference, teacher, interpolation; students do not write)",
 }
 """Names from elsewhere that have no single or no equal setting here, and what to write instead."""
 

@@ -46,9 +46,15 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
 
 @functools.cache
 def comparable_presets() -> tuple[str, ...]:
-    """The presets that are methods: neither comparisons nor ways to make a teacher."""
+    """The presets that start where others start: no comparisons, teachers, fine-tuning stages."""
     named = {name: read_recipe(name) for name in preset_names()}
-    return tuple(n for n, preset in named.items() if not preset.compare and n != "teacher")
+    return tuple(
+        name
+        for name, preset in named.items()
+        if not preset.compare
+        and name != "teacher"
+        and preset.sequences.written_by != "interpolation"
+    )
 
 
 def all_contradictions(recipe: Recipe) -> list[Contradiction]:
