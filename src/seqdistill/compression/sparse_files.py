@@ -1,0 +1,179 @@
+"""Model folders whose weights are stored without their zeros, and the way back to the model.
+
+A sparse folder is an ordinary one (config.json, tokenizer) but for `model.sparse.safetensors`,
+which takes the place of model.safetensors: a plain safetensors file with two tensors, values and
+positions, for each weight that is smaller so, and the others as they are. No transformers loader
+reads it: `load_sparse_pair` does. Which weights are zero is none of its business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PreTrainedModel,
+)
+
+from seqdistill.compression.sparse_code import SparseTensor, to_dense, to_sparse
+from seqdistill.core.errors import ModelError
+from seqdistill.models.loading import LoadedModel, load_config, load_tokenizer
+from seqdistill.models.saving import save_pair
+from seqdistill.records import atomic
+
+SPARSE_WEIGHTS = "model.sparse.safetensors"
+
+_DENSE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_FORMAT = "seqdistill-sparse-1"
+_POSITIONS, _VALUES = "positions of ", "values of "
+
+Tensors = dict[str, Shaped[Tensor, "*_shape"]]
+
+
+def save_sparse_pair(
+    pair: LoadedModel, folder: Path, *, store: Literal["fp32", "fp16"] = "fp32"
+) -> None:
+    """Writes model and tokenizer to `folder`, weights without their zeros; replaces what was there.
+
+    `store` as in `save_pair`, whose ModelError for weights beyond fp16 it shares. What was in
+    `folder` goes only when all is written.
+    """
+    beside = folder.with_name(f"{folder.name}.unfinished")
+    save_pair(pair, beside, store=store)
+    dense = [path for pattern in _DENSE_WEIGHTS for path in beside.glob(pattern)]
+    tensors: Tensors = {}
+    for path in dense:
+        if path.suffix == ".safetensors":
+            tensors.update(load_file(path))
+    write_sparse_file(beside / SPARSE_WEIGHTS, tensors)
+    for path in dense:
+        path.unlink()
+    if folder.exists():
+        shutil.rmtree(folder)
+    beside.rename(folder)
+    atomic.sync_folder(folder.parent)
+
+
+def load_sparse_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
+    """The fp32 model, in eval mode, and the tokenizer that `save_sparse_pair` wrote to a folder.
+
+    The model equals what `load_pair` gives of the same pair under `save_pair`, bit for bit. Raises
+    ModelError for a folder without one of its files, for a damaged file, and for weights that are
+    not those of the configuration beside them.
+    """
+    return LoadedModel(
+        _load_model(Path(name), trust_remote_code=trust_remote_code),
+        load_tokenizer(name, trust_remote_code=trust_remote_code),
+        name,
+    )
+
+
+def _load_model(folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
+    config = load_config(str(folder), trust_remote_code=trust_remote_code)
+    tensors = read_sparse_file(folder / SPARSE_WEIGHTS)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.device("meta"):  # only to learn its class, which alone takes weights from memory
+        architecture = type(auto.from_config(config, trust_remote_code=trust_remote_code))
+    try:
+        model, found = architecture.from_pretrained(
+            None,
+            config=config,
+            generation_config=GenerationConfig.from_pretrained(folder),
+            state_dict=tensors,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise ModelError(
+            f"A sparse model folder must hold generation_config.json, but {folder} has none that "
+            "loads; write the folder again from the model."
+        ) from error
+    missing, unknown = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    misshapen = sorted(key for key, *_ in found["mismatched_keys"])
+    if missing or unknown or misshapen:
+        raise ModelError(
+            f"{folder / SPARSE_WEIGHTS} must hold the weights of the config.json beside it, but "
+            f"missing are {missing[:3]}, unknown {unknown[:3]}, of another shape {misshapen[:3]}; "
+            "write the folder again from the model."
+        )
+    whole: PreTrainedModel = model.eval()
+    return whole
+
+
+def write_sparse_file(path: Path, tensors: Mapping[str, Shaped[Tensor, "*_shape"]]) -> None:
+    """Replaces the file at `path` in one step with the sparse form of the named tensors.
+
+    A tensor that its zeros do not make smaller is stored as it is.
+    """
+    stored: Tensors = {}
+    layout: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        sparse = to_sparse(tensor)
+        if sparse.num_bytes < tensor.nbytes:
+            stored[_POSITIONS + name], stored[_VALUES + name] = sparse.positions, sparse.values
+            layout[name] = {"code": sparse.code, "shape": sparse.shape}
+        else:
+            stored[name] = tensor.detach().cpu().contiguous()
+    described = json.dumps(layout, sort_keys=True)
+    metadata = {"format": _FORMAT, "layout": described, "sha256": _digest(stored, described)}
+    atomic.write_bytes(path, save(stored, metadata=metadata))
+
+
+def read_sparse_file(path: Path) -> Tensors:
+    """The named tensors that `write_sparse_file` was given, bit for bit.
+
+    Raises ModelError for a file that is missing, damaged or something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            stored: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, str(error).splitlines()[0]) from error
+    if metadata.get("format") != _FORMAT:
+        raise _unreadable(path, f"its format is {metadata.get('format')!r} and not {_FORMAT!r}")
+    described = metadata.get("layout", "")
+    if metadata.get("sha256") != _digest(stored, described):
+        raise _unreadable(path, "its content has changed since it was written")
+    try:
+        return _unfolded(stored, json.loads(described))
+    except (KeyError, ValueError) as error:
+        raise _unreadable(path, f"its parts contradict each other ({error})") from error
+
+
+def _unfolded(stored: Tensors, layout: Mapping[str, Mapping[str, Any]]) -> Tensors:
+    tensors = dict(stored)
+    for name, form in layout.items():
+        positions, values = tensors.pop(_POSITIONS + name), tensors.pop(_VALUES + name)
+        sparse = SparseTensor(tuple(form["shape"]), form["code"], positions, values)
+        tensors[name] = to_dense(sparse)
+    return tensors
+
+
+def _digest(stored: Mapping[str, Tensor], described: str) -> str:
+    """A SHA-256 in hex: one flipped bit in a code of positions would shift all weights after it."""
+    digest = hashlib.sha256(described.encode())
+    for name, tensor in sorted(stored.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(dtype=torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _unreadable(path: Path, found: str) -> ModelError:
+    return ModelError(
+        f"{path} must be a file of sparse weights, whole and as it was written, but: {found}. "
+        "Write the folder again from the model."
+    )
