@@ -162,3 +162,14 @@ def test_rows_later_than_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     assert atomic.keep_rows_up_to(path, 2) == 2
     assert atomic.read_json_lines(path) == [{"step": 1}, {"step": 2}, {"note": "no step"}]
     assert path.read_bytes().endswith(b"\n")
+
+
+def test_files_of_a_new_folder_can_be_read_by_whoever_can_read_a_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with atomic.new_folder(tmp_path / "made") as aside:
+        (aside / "private").touch(mode=0o600)
+        (aside / "inner").mkdir()
+        (aside / "inner" / "private").touch(mode=0o600)
+    expected = (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "made" / "private").stat().st_mode == expected
+    assert (tmp_path / "made" / "inner" / "private").stat().st_mode == expected

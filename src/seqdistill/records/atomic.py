@@ -75,12 +75,24 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
+        _share_like_new_files(aside)
         sync_tree(aside)
         os.replace(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def _share_like_new_files(folder: Path) -> None:
+    """Lets others read what they could read of a new file: safetensors makes files for one user."""
+    probe = folder / ".probe"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 def sync_folder(path: str | Path) -> None:
