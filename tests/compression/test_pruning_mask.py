@@ -243,3 +243,13 @@ def test_a_mask_must_fit_its_weights() -> None:
         PruningMask({"a": weight}, {"a": weight != 0, "b": weight != 0})
     with pytest.raises(ValueError, match="shape"):
         PruningMask({"a": weight}, {"a": torch.ones(3, 2, dtype=torch.bool)})
+
+
+def test_a_mask_follows_a_model_that_changes_its_precision() -> None:
+    model = nn.Linear(8, 8)
+    mask = prune(model, pruned_share=0.5, scheme="class_blind")
+    model.to(torch.bfloat16)
+    with torch.no_grad():
+        model.weight.fill_(-1.0)
+    mask.zero_weights()
+    assert torch.equal(model.weight != 0, mask.kept()["weight"])
