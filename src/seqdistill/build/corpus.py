@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def label_with_teacher(
         engine=section.engine,
         compute_type=section.compute_type,
         threads=section.threads,
-        verify_on=encoded.examples,
+        verify_on=[
+            dataclasses.replace(e, target_ids=e.target_ids or e.source_ids)
+            for e in encoded.examples[:64]
+        ],
     )
     corpus = label(
         [(example.id, example.source_ids) for example in encoded.examples],

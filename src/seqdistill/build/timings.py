@@ -20,12 +20,12 @@ def timed(run: RunDirectory, step: str) -> Iterator[None]:
     """Writes the seconds of the block, and the peak memory after it, under the step's name."""
     started = time.perf_counter()
     yield
-    row: dict[str, object] = {
-        "step": step,
-        "seconds": round(time.perf_counter() - started, 2),
-        "peak_memory_mb": peak_memory_mb(),
-    }
-    add_timings(run, [row])
+    add_timings(run, [timing(step, time.perf_counter() - started)])
+
+
+def timing(step: str, seconds: float) -> dict[str, object]:
+    """The row of a step that has just ended, with the peak memory so far."""
+    return {"step": step, "seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb()}
 
 
 def timings_of(run: RunDirectory) -> list[dict[str, object]]:

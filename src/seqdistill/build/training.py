@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
 
 import torch
@@ -20,9 +21,10 @@ from seqdistill.build.data import (
     read_split,
 )
 from seqdistill.build.decoding import generator_factory
+from seqdistill.build.feasibility import check_models_fit
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
-from seqdistill.build.timings import timed
+from seqdistill.build.timings import add_timings, timed, timing
 from seqdistill.build.trackers import MetricsFanOut
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.progress import Progress
@@ -67,14 +69,24 @@ class Prepared:
 def prepare(recipe: Recipe) -> Prepared:
     """Reads data and models and checks that they fit. Raises UserError for whatever does not."""
     needs_teacher = build_objective(recipe).needs_teacher
-    train_examples = read_split(recipe, "train")
+    need_target = recipe.sequences.written_by != "teacher"
+    train_examples = read_split(recipe, "train", need_target=need_target)
     dev_examples = read_split(recipe, "dev") if recipe.data.dev is not None else []
+    if recipe.data.test is not None:
+        read_split(recipe, "test")  # used after training: a mistake in it is told before
     teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
     student = build_student(recipe, teacher, train_examples)
     if needs_teacher:
         _check_vocabularies(student, teacher)
     encoded = encode_for_training(train_examples, student.tokenizer, student.kind, recipe.data)
     dev = encode_for_evaluation(dev_examples, student.tokenizer, student.kind, recipe.data)
+    check_models_fit(
+        recipe,
+        teacher=teacher,
+        student=student,
+        train=encoded.examples,
+        asks_teacher=needs_teacher,
+    )
     return Prepared(
         recipe,
         teacher,
@@ -140,18 +152,20 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     """
     accelerator = Accelerator(cpu=_device(recipe) == "cpu", mixed_precision="no")
     run = open_run(recipe, resume=resume)
-    started = run.recipe_path.exists()
-    if not started:
+    started = resume and run.recipe_path.exists()
+    if not started and accelerator.is_main_process:
         run.check_free()
     _apply_threads(recipe)
     prepared = prepare(recipe)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _begin(run, prepared, started=started)
-    with accelerator.main_process_first(), _step(run, "labelling", accelerator):
+    # Before the run directory exists: a corpus that is refused leaves nothing behind.
+    labelled = time.perf_counter()
+    with accelerator.main_process_first():
         examples, facts = _sequences(prepared, progress)
+    labelled = time.perf_counter() - labelled
     if accelerator.is_main_process:
-        run.update_manifest(facts)
+        _begin(run, prepared, facts, started=started)
+        add_timings(run, [timing("labelling", labelled)])
+    accelerator.wait_for_everyone()
     with _step(run, "training", accelerator):
         result = _train(prepared, examples, run, accelerator, progress, resume=started)
     if accelerator.is_main_process:
@@ -161,7 +175,9 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     return run
 
 
-def _begin(run: RunDirectory, prepared: Prepared, *, started: bool) -> None:
+def _begin(
+    run: RunDirectory, prepared: Prepared, facts: dict[str, object], *, started: bool
+) -> None:
     """Makes the run directory, unless it was started before, and notes what is known."""
     if not started:
         RunDirectory.create(run.path)
@@ -171,6 +187,7 @@ def _begin(run: RunDirectory, prepared: Prepared, *, started: bool) -> None:
             "environment": environment_facts(),
             "train_examples": len(prepared.train),
             "train_examples_too_long": prepared.num_too_long,
+            **facts,
         }
     )
 

@@ -1,0 +1,82 @@
+"""What would fail late, asked early: lengths against positions, architectures against engines.
+
+Looks at configurations and lengths; converts, decodes and trains nothing. Raises UserError, so that
+a run is refused before it is begun and not after hours of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seqdistill.core.errors import DataError, RecipeError
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.generation.conversion import loader_for
+from seqdistill.generation.model_facts import facts_of
+from seqdistill.models.loading import LoadedModel
+from seqdistill.recipe.schema import Recipe
+
+
+def check_lengths_fit(pair: LoadedModel, examples: Sequence[EncodedExample], role: str) -> None:
+    """Raises DataError for an example with more tokens than the model has positions.
+
+    `role`, teacher or student, names the model in the message.
+    """
+    limit = facts_of(pair.model, pair.tokenizer, kind=pair.kind).max_positions
+    if limit is None:
+        return
+    for example in examples:
+        source, target = len(example.source_ids), len(example.target_ids)
+        length = source + target if pair.kind == "causal" else max(source, target)
+        if length > limit:
+            raise DataError(
+                f"Every example must fit the {role}'s {limit} positions, but example "
+                f"{example.id!r} has {source} source and {target} target tokens; lower "
+                "data.max_source_tokens and data.max_target_tokens."
+            )
+
+
+def check_decoding_fits(
+    pair: LoadedModel, *, engine: str, max_new_tokens: int, section: str
+) -> None:
+    """Raises UserError for an engine that cannot run the model, or outputs beyond its positions.
+
+    `section` is the part of the recipe that both settings stand in.
+    """
+    if engine == "ctranslate2":
+        loader_for(pair.model)
+    limit = facts_of(pair.model, pair.tokenizer, kind=pair.kind).max_positions
+    if limit is not None and pair.kind == "seq2seq" and max_new_tokens > limit:
+        raise RecipeError(
+            f"{section}.max_new_tokens must be at most the model's {limit} positions, got "
+            f"{max_new_tokens}; lower it."
+        )
+
+
+def check_models_fit(
+    recipe: Recipe,
+    *,
+    teacher: LoadedModel | None,
+    student: LoadedModel,
+    train: Sequence[EncodedExample],
+    asks_teacher: bool,
+) -> None:
+    """Everything that training, labelling and the scores on dev and test need of the models."""
+    check_lengths_fit(student, train, "student")
+    if recipe.data.dev is not None or recipe.data.test is not None:
+        check_decoding_fits(
+            student,
+            engine=recipe.evaluation.engine,
+            max_new_tokens=recipe.evaluation.max_new_tokens,
+            section="evaluation",
+        )
+    if teacher is None:
+        return
+    if asks_teacher:
+        check_lengths_fit(teacher, train, "teacher")
+    if recipe.sequences.written_by != "reference":
+        check_decoding_fits(
+            teacher,
+            engine=recipe.sequences.decoding.engine,
+            max_new_tokens=recipe.sequences.decoding.max_new_tokens,
+            section="sequences.decoding",
+        )
