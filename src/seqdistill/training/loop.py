@@ -233,7 +233,11 @@ class TrainingLoop:
         update, last = self._state.update, self._state.update == self._settings.updates
         every = self._settings.eval_every
         if self._score_dev is not None and (last or (every and update % every == 0)):
-            self._evaluate(self._score_dev)
+            try:
+                self._evaluate(self._score_dev)
+            except BaseException:
+                self._save()  # hours of training outlive a dev score that cannot be had
+                raise
         stop = self._stops_early()
         every = self._settings.checkpoint_every
         if last or stop or (every and update % every == 0):
