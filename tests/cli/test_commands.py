@@ -64,8 +64,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         made.recipes.append(recipe)
         return Path("runs/teacher-corpora/0123")
 
-    def evaluate_run(run: RunDirectory, *, progress: Progress) -> dict[str, object]:
+    def evaluate_run(
+        run: RunDirectory, overrides: Sequence[str], *, progress: Progress
+    ) -> dict[str, object]:
         made.evaluated.append(run.path)
+        made.overrides.append(tuple(overrides))
         return {}
 
     def plan(recipe: Recipe) -> StandInPlan:

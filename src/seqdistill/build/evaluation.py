@@ -15,7 +15,7 @@ from seqdistill.build.decoding import build_generator
 from seqdistill.build.exporting import export_int8
 from seqdistill.build.models import model_folder
 from seqdistill.build.timings import timed
-from seqdistill.core.errors import UserError
+from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.speed import Decoder, words_per_second
@@ -79,13 +79,13 @@ def _init_name(recipe: Recipe) -> str:
     return student.init if student.model is None else f"{student.init} {student.model}"
 
 
-def _trained_runs(run: RunDirectory) -> list[tuple[Recipe, RunDirectory]]:
+def _trained_runs(run: RunDirectory, overrides: Sequence[str]) -> list[tuple[Recipe, RunDirectory]]:
     """The students of a run directory: its own, or those of its members in the order compared."""
-    recipe = load_recipe(str(run.recipe_path), [])
+    recipe = load_recipe(str(run.recipe_path), overrides)
     if not recipe.compare:
         found = [(recipe, run)]
     else:
-        members = [(load_recipe(str(m.recipe_path), []), m) for m in run.members()]
+        members = [(load_recipe(str(m.recipe_path), overrides), m) for m in run.members()]
         order = {name: position for position, name in enumerate(recipe.compare)}
         found = sorted(members, key=lambda item: order.get(item[0].preset or "", len(order)))
     finished = [(r, m) for r, m in found if m.student_path.is_dir()]
@@ -119,19 +119,27 @@ def best_student(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def evaluate_run(
-    run: RunDirectory, *, progress: Progress, int8_copy: Path | None = None
+    run: RunDirectory,
+    overrides: Sequence[str] = (),
+    *,
+    progress: Progress,
+    int8_copy: Path | None = None,
 ) -> dict[str, object]:
     """The results of a run directory, also written to it.
+
+    `overrides` are settings of the sections data and evaluation that take the place of the run's
+    own; they are noted in the results. Raises RecipeError for settings of other sections.
 
     The teacher comes first where the recipe names one, then every student; the first student is
     the baseline of the paired tests when there are several, else the teacher is. With `int8_copy`
     the best student's int8 copy is written there and measured like the rest, its speed in the
     same turns; its row stands under `exports`.
     """
-    recipe = load_recipe(str(run.recipe_path), [])
+    _check_overrides(overrides)
+    recipe = load_recipe(str(run.recipe_path), overrides)
     examples = read_split(recipe, "test")
     references = [example.target or "" for example in examples]
-    systems = _systems(run, recipe, examples)
+    systems = _systems(run, recipe, examples, overrides)
     settings = _settings(recipe)
     results: list[SystemResult] = []
     progress.start("evaluating", len(systems) + 1 + (int8_copy is not None))
@@ -154,6 +162,8 @@ def evaluate_run(
     progress.advance(1, "speed")
     progress.finish()
     report = _report(results, settings)
+    if overrides:
+        report["overrides"] = list(overrides)
     report |= {"student": best, "exports": [result.row for result in copied]}
     run.write_results(report)
     run.write_samples(_samples(recipe, examples, results))
@@ -161,14 +171,23 @@ def evaluate_run(
     return report
 
 
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for text in overrides:
+        if not text.startswith(("data.", "evaluation.")):
+            raise RecipeError(
+                "evaluate must be given settings of the sections data and evaluation only, got "
+                f"{text!r}: what is trained cannot be changed afterwards; leave it out."
+            )
+
+
 def _systems(
-    run: RunDirectory, recipe: Recipe, examples: Sequence[Example]
+    run: RunDirectory, recipe: Recipe, examples: Sequence[Example], overrides: Sequence[str]
 ) -> list[SystemUnderTest]:
     systems = []
     if recipe.teacher.model is not None:
         folder = model_folder(recipe.teacher.model)
         systems.append(_under_test("teacher", folder, "trained", recipe, examples))
-    for member, trained in _trained_runs(run):
+    for member, trained in _trained_runs(run, overrides):
         folder = str(trained.student_path)
         systems.append(_under_test(member.method, folder, _init_name(member), member, examples))
     return systems

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.jobs import Verbose, job
+from seqdistill.cli.overrides import Arguments, read_words
 from seqdistill.cli.paths import check_new_file, check_writable
 from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
+from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
 
@@ -20,20 +22,28 @@ RunFolder = Annotated[
 
 def evaluate(
     run_dir: RunFolder,
+    settings: Arguments = None,
     *,
     verbose: Verbose = False,
 ) -> None:
     """Measure teacher and students of a run on its test set: quality, likelihood, size and speed.
 
-    Writes results.json and samples.jsonl into the run directory.
+    Writes results.json and samples.jsonl into the run directory. Settings of the sections data and
+    evaluation may be given anew, such as data.test=other.tsv.
     """
+    given = read_words(settings or [])
+    if given.positional:
+        raise UserError(
+            f"evaluate must be given one RUN_DIR and settings, got {given.positional[0]!r} beside; "
+            "a setting reads key=value, such as data.test=other.tsv"
+        )
     run = RunDirectory.open(run_dir)
     check_writable(run.path, "RUN_DIR")
     console = console_on()
     with job(console, verbose=verbose) as progress:
         from seqdistill.build.evaluation import evaluate_run
 
-        evaluate_run(run, progress=progress)
+        evaluate_run(run, given.overrides, progress=progress)
     from seqdistill.cli.tables import show_results
     from seqdistill.report.inputs import read_contents
 
