@@ -168,7 +168,9 @@ def test_translation_rows_can_be_reversed(write_rows: Callable[[list[Any]], str]
 def test_translation_rows_without_languages_are_refused_naming_both(
     write_rows: Callable[[list[Any]], str],
 ) -> None:
-    with pytest.raises(DataError, match=r"'en'.*'de'.*source_language=en target_language=de"):
+    with pytest.raises(
+        DataError, match=r"'en'.*'de'.*data.source_language=en data.target_language=de"
+    ):
         read_examples(write_rows(TRANSLATIONS))
 
 

@@ -188,7 +188,10 @@ def test_an_unknown_column_names_the_existing_ones(tmp_path: Path, name: str) ->
 
 def test_unrecognised_columns_are_listed_with_the_settings_to_use(tmp_path: Path) -> None:
     message = message_of(file(tmp_path / "x.jsonl", '{"foo": "a", "bar": "b"}'))
-    assert "found 'foo', 'bar'; say which they are with source_column and target_column" in message
+    assert (
+        "found 'foo', 'bar'; say which they are with data.source_column and data.target_column"
+        in message
+    )
 
 
 def test_an_unknown_extension_lists_the_known_ones(tmp_path: Path) -> None:

@@ -271,9 +271,9 @@ def test_an_end_token_that_also_pads_still_ends(engine: Engine, name: str) -> No
 @both_engines
 def test_lengths_beyond_the_positions_are_refused_by_name(engine: Engine, name: str) -> None:
     _, generator = ready(engine, name)
-    with pytest.raises(DataError, match=r"40 positions.*source 1 has 41 tokens"):
+    with pytest.raises(DataError, match=r"40 positions.*number 2, .* has 41 tokens"):
         generator.generate([[4, END], [5] * 41], Decoding(max_new_tokens=2))
-    with pytest.raises(DataError, match="source 0 has none"):
+    with pytest.raises(DataError, match="number 1 has none"):
         generator.generate([[]], Decoding(max_new_tokens=2))
     with pytest.raises((RecipeError, DataError), match="max_new_tokens"):
         generator.generate([[4, END]], Decoding(max_new_tokens=41))

@@ -83,7 +83,7 @@ def test_missing_weights_are_refused_and_not_drawn_at_random(
 
 
 def test_broken_folders_are_refused_in_one_sentence(pair: LoadedModel, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="none of that name exists"):
+    with pytest.raises(ModelError, match="there is no folder"):
         load_pair(str(tmp_path / "nowhere"))
     save_pair(pair, tmp_path)
     weights = tmp_path / "model.safetensors"

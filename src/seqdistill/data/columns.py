@@ -121,7 +121,8 @@ def find_layout(
     known = ", ".join(f"{source}/{target}" for source, target in PAIRS)
     raise DataError(
         f"{file}: columns must be named by a known convention ({known}, {TRANSLATION}, {MESSAGES}),"
-        f" found {_listed(names)}; say which they are with source_column and target_column"
+        f" found {_listed(names)}; say which they are with data.source_column and "
+        "data.target_column"
     )
 
 
@@ -144,9 +145,9 @@ def _languages(first: object, choice: ColumnChoice) -> tuple[str, str | None]:
     if (source is not None or target is not None) and len(others) == 1:
         return source or others[0], target or others[0]
     raise DataError(
-        f"source_language and target_language must say which way to translate, found "
+        f"data.source_language and data.target_language must say which way to translate, found "
         f"{_listed(found)} and no choice; give both, such as "
-        f"source_language={found[0]} target_language={found[-1]}"
+        f"data.source_language={found[0]} data.target_language={found[-1]}"
     )
 
 

@@ -20,8 +20,9 @@ def read_line_aligned(source_path: Path, target_path: Path) -> list[Example]:
     if len(sources) != len(targets):
         raise DataError(
             f"line-aligned files must have equally many lines, found {len(sources):,} in "
-            f"{source_path} and {len(targets):,} in {target_path}; the one without partners "
-            f"begins at line {min(len(sources), len(targets)) + 1:,} at the latest"
+            f"{source_path} and {len(targets):,} in {target_path}; line "
+            f"{min(len(sources), len(targets)) + 1:,} of the longer one has no partner, and the "
+            "line that is missing may stand earlier"
         )
     _check_lines(source_path, sources, "source")
     _check_lines(target_path, targets, "target")

@@ -109,7 +109,10 @@ def _read_file(path: Path, choice: ColumnChoice) -> list[Example]:
 
 def _check_exists(path: Path) -> None:
     if not path.exists():
-        raise DataError(f"{path} must be an existing file or folder.{sibling_hint(path)}")
+        raise DataError(
+            f"{path} must be an existing file or folder; paths count from the current "
+            f"folder.{sibling_hint(path)}"
+        )
     if path.is_dir():
         raise DataError(f"{path} must be a file, found a folder")
 

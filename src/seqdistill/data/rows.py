@@ -63,7 +63,7 @@ def _example(row: Row, layout: Layout, *, number: int, need_target: bool) -> Exa
     if layout.target is None and layout.languages is None and need_target:
         raise UnusableRowError(
             f"{layout.source} must be a list of messages, found {_kind(source)} and no target; "
-            "if another column is the target, name it with target_column"
+            "if another column is the target, name it with data.target_column"
         )
     source_name, target_name = _side_names(layout)
     text = _text(source, source_name)
@@ -125,9 +125,10 @@ def _turns(value: list[object], name: str) -> Turns:
     turns: list[tuple[str, str]] = []
     for number, turn in enumerate(value, start=1):
         if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
+            keys = ", ".join(map(str, turn)) if isinstance(turn, dict) else ""
+            found = f"the keys {keys}" if keys else _kind(turn)
             raise UnusableRowError(
-                f"{name}, turn {number} must be a dictionary with role and content, "
-                f"found {_kind(turn)}"
+                f"{name}, turn {number} must be a dictionary with role and content, found {found}"
             )
         fields = cast("dict[str, object]", turn)
         role = _text(fields["role"], f"{name}, turn {number}, role")

@@ -100,14 +100,19 @@ def check_lengths(
     room = max_new_tokens if facts.kind == "causal" else 0
     if limit is not None and facts.kind == "seq2seq" and max_new_tokens > limit:
         raise RecipeError(
-            f"max_new_tokens must be at most the model's {limit} positions, got {max_new_tokens}"
+            f"max_new_tokens must be at most the model's {limit} positions, got {max_new_tokens}; "
+            "lower it"
         )
     for index, source in enumerate(sources):
         if not source:
-            raise DataError(f"every source must hold at least one token, source {index} has none")
-        if limit is not None and len(source) + room > limit:
-            beside = f" with max_new_tokens {room} beside it" if room else ""
             raise DataError(
-                f"every source must fit the model's {limit} positions{beside}, source {index} has "
-                f"{len(source)} tokens; lower max_source_tokens"
+                f"every source must hold at least one token, but number {index + 1} has none"
+            )
+        if limit is not None and len(source) + room > limit:
+            beside = f" with {room} new ones beside it (max_new_tokens)" if room else ""
+            raise DataError(
+                f"every source must fit the model's {limit} positions{beside}, but number "
+                f"{index + 1}, empty ones not counted, has {len(source)} tokens; shorten it"
+                + (", or lower max_new_tokens" if room else "")
+                + " (in a recipe: data.max_source_tokens)"
             )

@@ -41,6 +41,11 @@ class LoadedModel:
 
 
 def _explained(name: str, what: str, error: Exception) -> ModelError:
+    if not Path(name).exists() and name.startswith((".", "/", "~")):
+        return ModelError(
+            f"The {what} must load from a model folder, but there is no folder {name!r}; check the "
+            "path, which counts from the current folder."
+        )
     found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     where = "folder" if Path(name).exists() else "folder (none of that name exists) or hub name"
     return ModelError(
