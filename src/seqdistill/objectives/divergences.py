@@ -12,7 +12,7 @@ value past its theoretical bounds, and the gradient passes through that correcti
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -68,7 +68,9 @@ def jensen_shannon(
     KL(P || Q) as beta tends to 0, JSD / (1 - beta) to KL(Q || P) as beta tends to 1. With
     `scale="gradient"` the value is divided by beta (1 - beta): the limits are then forward_kl and
     reverse_kl themselves, factor 1, and for every beta in between the value agrees with both KLs
-    to second order in P - Q. So one learning rate serves every beta; the bound is divided too.
+    to second order in P - Q. So one learning rate serves every beta; the bound is divided too. Of
+    fp32 numbers its relative error is about 1e-7 / min(beta, 1 - beta), since the raw value is that
+    much smaller than the logarithms it is made of: nearer to the ends take fp64, or the ends.
 
     Raises ValueError unless 0 < beta < 1: the ends are other functions.
 
@@ -180,7 +182,12 @@ def check_alpha(alpha: float, end: str) -> None:
 
 
 def jensen_shannon_factor(beta: float, scale: Scale) -> float:
-    """What multiplies the raw Jensen-Shannon divergence: 1, or 1 / (beta (1 - beta))."""
+    """What multiplies the raw Jensen-Shannon divergence: 1, or 1 / (beta (1 - beta)).
+
+    Raises ValueError for an unknown scale.
+    """
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}; got {scale!r}")
     return 1.0 / (beta * (1.0 - beta)) if scale == "gradient" else 1.0
 
 

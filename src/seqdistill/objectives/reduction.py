@@ -19,9 +19,11 @@ Reduction = Literal["token", "sequence", "sum"]
 
 
 def reduction_weights(
-    target_mask: Bool[Tensor, "batch time"], reduction: Reduction
+    target_mask: Bool[Tensor, "batch time"],
+    reduction: Reduction,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "batch time"]:
-    """The weight of every position in the total, in fp32; zero where the mask is False.
+    """The weight of every position in the total, in `dtype`; zero where the mask is False.
 
     `token` and `sum` weigh every token 1 and differ in what the total is divided by; `sequence`
     weighs a token 1 / (tokens of its sequence), so that every sequence weighs 1.
@@ -29,7 +31,7 @@ def reduction_weights(
     Source: `sequence` is Agarwal et al. 2024 (GKD), sec. 3; `sum` is the released code of Kim and
     Rush 2016.
     """
-    weights = target_mask.to(torch.float32)
+    weights = target_mask.to(dtype)
     if reduction == "sequence":
         return weights / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
     return weights
@@ -57,5 +59,6 @@ def reduce(
     gives 0 over 0.
     """
     kept = torch.where(target_mask, values, torch.zeros_like(values))
-    total = (kept * reduction_weights(target_mask, reduction)).sum()
+    exact = torch.float64 if values.dtype == torch.float64 else torch.float32
+    total = (kept * reduction_weights(target_mask, reduction, exact)).sum()
     return TokenSum(total, reduction_count(target_mask, reduction))
