@@ -37,6 +37,7 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "another language",
         "name the language",
     ),
+    ("data.test", ["data.train=a.gz", "student.model=s", "data.test=a.gz"], "held out", "another"),
     ("method", [*OWN, "method=a/b"], "got 'a/b'", "rename"),
     ("output_dir", [*OWN, "output_dir='runs/{name}'"], "got {name}", "write it out"),
     (
@@ -313,6 +314,7 @@ def test_a_contradiction_is_found_alone_with_finding_and_remedy(
         ["data={train: bundled:en-de, dev: bundled:en-de}", "student.model=s"],
         [*OWN, "training={updates: 5, warmup_updates: 5}"],
         [*OWN, "output_dir='runs/{method}-{seed}'"],
+        ["data={train: folder, dev: folder, test: folder}", "student.model=s"],
     ],
 )
 def test_what_goes_together_passes(empty_file: str, overrides: list[str]) -> None:

@@ -17,6 +17,9 @@ from seqdistill.recipe.model_checks import (
 )
 from seqdistill.recipe.schema import DecodingSection, Recipe, SequencesSection
 
+FILE_SUFFIXES = (".tsv", ".txt", ".jsonl", ".parquet", ".gz")
+"""One file holds one set of examples."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Contradiction:
@@ -65,7 +68,8 @@ def _data(recipe: Recipe) -> Findings:
     data = recipe.data
     if data.train is None:
         yield "data.train", "must name the training examples, got none; add data.train=..."
-    elif not data.train.startswith("bundled:"):  # bundled corpora hold their own split
+    elif "," in data.train or data.train.endswith(FILE_SUFFIXES):
+        # All else is bundled, a folder or a hub name, which can hold a split of its own.
         for name, held_out in (("dev", data.dev), ("test", data.test)):
             if held_out == data.train:
                 yield (
