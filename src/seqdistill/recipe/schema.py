@@ -250,6 +250,17 @@ class EvaluationSection(Section):
     """Sentences shown side by side in the report."""
 
 
+class Stage(Section):
+    """One training of a chain: a preset, and what this stage alone sets over it."""
+
+    preset: str
+    """Says who writes, what the teacher says and how the student is pulled, and brings settings of
+    its own where it has some (`seq_inter` a low rate and few updates)."""
+    settings: dict[str, object] = {}
+    """Keys of the recipe and their values, {training.updates: 300, seed: 2}: they hold in this
+    stage only, over its preset's, which are over the recipe's."""
+
+
 class Recipe(Section):
     """One student from one method (or a teacher, when no teacher is named)."""
 
@@ -271,3 +282,6 @@ class Recipe(Section):
     compare: tuple[str, ...] = ()
     """Presets to train with these very settings and set side by side in one report (`demo`):
     each takes `sequences`, `objective` and `teacher.scores` from its preset, all else from here."""
+    stages: tuple[Stage, ...] = ()
+    """Trained one after another, each from the student of the one before; kept beside the runs,
+    named by content, so that chains share what is equal and train it once."""

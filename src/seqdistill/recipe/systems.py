@@ -1,6 +1,7 @@
 """The systems that a recipe stands for: itself, or one for each preset that it compares.
 
-Also where a system's run is to be written. Trains nothing and touches no folder.
+Also where a system's run is to be written, and all that contradicts. Trains nothing and touches no
+folder.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import pathlib
 
 from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.checks import Contradiction, contradictions
-from seqdistill.recipe.presets import preset_names
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import ObjectiveSection, Recipe
+from seqdistill.recipe.stages import chain_contradictions, stage_presets
 
 
 def output_folder(recipe: Recipe) -> pathlib.Path:
@@ -46,19 +47,21 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
 
 @functools.cache
 def comparable_presets() -> tuple[str, ...]:
-    """The presets that start where others start: no comparisons, teachers, fine-tuning stages."""
-    named = {name: read_recipe(name) for name in preset_names()}
+    """The presets that start where others start and end there: no fine-tuning, no chains."""
     return tuple(
         name
-        for name, preset in named.items()
-        if not preset.compare
-        and name != "teacher"
-        and preset.sequences.written_by != "interpolation"
+        for name in stage_presets()
+        if read_recipe(name).sequences.written_by != "interpolation"
     )
 
 
 def all_contradictions(recipe: Recipe) -> list[Contradiction]:
-    """Those of the recipe's system, or of its comparison and of each compared system, once each."""
+    """Those of the recipe's system, of its stages, or of its comparison and each compared system.
+
+    Each stands once.
+    """
+    if recipe.stages:
+        return chain_contradictions(recipe)
     if not recipe.compare:
         return contradictions(recipe)
     found = comparison_contradictions(recipe)

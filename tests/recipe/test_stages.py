@@ -1,0 +1,200 @@
+"""A stage of a chain is the recipe that one would have written by hand; a wrong chain is told."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from seqdistill.core.errors import RecipeError
+from seqdistill.recipe import load_recipe, preset_names, read_recipe, write_recipe
+from seqdistill.recipe.schema import Recipe, Stage
+from seqdistill.recipe.stages import settings_by_key, stage_presets, stage_recipe
+from seqdistill.recipe.systems import all_contradictions, comparable_presets
+
+YOURS = ["data.train=a.tsv", "data.dev=b.tsv", "student.model=small", "teacher.model=large"]
+CHAINS = {
+    "baseline_seq_inter": ("baseline", "seq_inter"),
+    "word_kd_seq_inter": ("word_kd", "seq_inter"),
+    "seq_kd_seq_inter": ("seq_kd", "seq_inter"),
+    "seq_kd_word_kd_seq_inter": ("seq_kd_word_kd", "seq_inter"),
+}
+"""The combinations with fine-tuning of Kim and Rush 2016, table 1."""
+
+HALF_NLL = {"divergence": "negative_log_likelihood", "weight": 0.5}
+
+
+def chain(*overrides: str) -> Recipe:
+    return load_recipe("seq_kd_seq_inter", [*YOURS, *overrides])
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        chain(*overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_each_stage_is_the_recipe_of_its_preset_by_hand(name: str) -> None:
+    common = ["training.batch_tokens=77", "seed=3", "sequences.decoding.max_new_tokens=9"]
+    recipe = load_recipe(name, [*YOURS, *common])
+    assert recipe.method == "+".join(CHAINS[name])
+    assert tuple(stage.preset for stage in recipe.stages) == CHAINS[name]
+    for index, preset in enumerate(CHAINS[name]):
+        start = [] if index == 0 else ["student.model=trained"]
+        by_hand = load_recipe(preset, [*YOURS, *common, *start])
+        made = stage_recipe(recipe, index, start_from="trained" if index else None)
+        assert made == by_hand
+
+
+def test_a_later_stage_forgets_how_the_first_student_was_made() -> None:
+    scratch = "student={model: null, init: scratch, architecture: {model_type: t5}, store: fp16}"
+    student = stage_recipe(chain(scratch), 1, start_from="trained").student
+    assert (student.init, student.model, student.store) == ("pretrained", "trained", "fp16")
+    assert student.architecture is None and student.vocab_size is None
+    layers = ["student.init=teacher_layers", "student.decoder_layers=1", "student.model=null"]
+    student = stage_recipe(chain(*layers), 1, start_from="trained").student
+    assert (student.init, student.model, student.decoder_layers) == ("pretrained", "trained", None)
+
+
+def test_a_stages_settings_win_over_its_preset_and_that_over_the_recipe() -> None:
+    recipe = chain("training.updates=800", "stages.1.settings.training.learning_rate=0.5")
+    first, second = (stage_recipe(recipe, index, start_from=None) for index in (0, 1))
+    preset = read_recipe("seq_inter").training
+    assert (first.training.updates, first.training.learning_rate) == (800, 5e-4)
+    assert (second.training.updates, second.training.learning_rate) == (preset.updates, 0.5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"training.updates": 40, "objective.terms.0.weight": 0.5, "data.dev": None},
+        {"training": {"updates": 40}, "objective.terms": [HALF_NLL], "data": {"dev": None}},
+    ],
+)
+def test_settings_may_be_dotted_or_nested(settings: dict[str, object]) -> None:
+    stages = (Stage(preset="seq_kd"), Stage(preset="seq_inter", settings=settings))
+    recipe = chain().model_copy(update={"stages": stages})
+    made = stage_recipe(recipe, 1, start_from="trained")
+    assert made.training.updates == 40
+    assert made.objective.terms[0].weight == 0.5
+    assert made.data.dev is None
+    assert stage_recipe(recipe, 0, start_from=None).data.dev == "b.tsv"
+    assert recipe.stages == stages
+
+
+def test_a_chain_reads_back_as_itself(tmp_path: pathlib.Path) -> None:
+    recipe = chain(
+        "stages.1.settings={training.updates: 40, data.dev: null, training: {trackers: []}}",
+        "stages.0.settings.training.precision=fp32",
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(write_recipe(recipe), encoding="utf-8")
+    assert load_recipe(str(path)) == recipe
+
+
+def test_a_line_of_a_file_is_named_with_the_key_that_mends_it(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "preset: seq_kd_seq_inter\n"
+        "data: {train: a.tsv}\nteacher: {model: large}\nstudent: {model: small}\n"
+        "stages:\n- preset: seq_kd\n- preset: seq_inter\n  settings: {training.updats: 3}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path))
+    assert str(caught.value) == (
+        f"{path}, line 8: stages.1.settings.training.updats is no setting of a recipe; "
+        "did you mean 'training.updates'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("stages.1.settings.seed=-1", "stages.1.settings.seed must be at least 0, got -1"),
+        ("stages.1.settings.training.updates=many", "training.updates must be a whole number"),
+        ("stages.1.settings.training.updates=true", "must be a number, got true"),
+        ("stages.1.settings.method=mine", "stages.1.settings.method must be left out of a stage"),
+        ("stages.1.settings.student.model=x", "student.model must be left out of a stage"),
+        ("stages.0.settings.student.init=scratch", "student.init must be left out of a stage"),
+        (
+            "stages.0.settings.objective.terms.4.weight=1",
+            "stages.0.settings.objective.terms.4.weight must be a key of a section or a position",
+        ),
+        ("stages.0.preset=demo", "stages.0.preset must be a preset that a stage can follow"),
+        ("stages.0.preset=teacher", "stages.0.preset must be a preset that a stage can follow"),
+        ("stages.0.preset=seq_kdd", "got 'seq_kdd'; take one of them. Did you mean 'seq_kd'?"),
+        ("stages.0.preset=word_kd_seq_inter", "got 'word_kd_seq_inter'"),
+        ("compare=[baseline]", "stages must not stand beside compare"),
+        ("method=a/b", "method must be a name of letters"),
+        ("data.train=null", "data.train must name the training examples"),
+        ("teacher.model=null", "must be given for sequences.written_by: teacher"),
+        ("student.model=null", "student.model in stages.0 must be given"),
+        # A preset of the second stage, and a setting of the recipe that fails in the first one.
+        (
+            "stages.1.settings.training.updates=10",
+            "stages.1.settings.training.warmup_updates must be at most training.updates",
+        ),
+        ("training.updates=50", "training.warmup_updates in stages.0 must be at most"),
+        # What every stage sets for itself would be ignored in silence.
+        (
+            "sequences.decoding.beam_size=3",
+            "write it as stages.0.settings.sequences.decoding.beam_size",
+        ),
+        ("sequences.written_by=teacher", "sequences.written_by must be left to the stages"),
+        ("objective.reduction=sum", "objective.reduction must be left to the stages"),
+        ("sequences.corpus=corpus", "sequences.corpus must be another folder for each way"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_by_its_key(override: str, sentence: str) -> None:
+    assert sentence in refusal(override)
+
+
+def test_fine_tuning_may_follow_a_random_student_but_not_start_from_it() -> None:
+    scratch = "student={model: null, init: scratch, architecture: {model_type: t5}}"
+    chain(scratch)
+    turned = "stages=[{preset: seq_inter}, {preset: seq_kd}]"
+    assert "student.init in stages.0 must start from a trained student" in refusal(scratch, turned)
+
+
+def test_a_mistake_that_all_stages_share_is_told_once() -> None:
+    told = refusal("data.target_column=x", "data.source_column=x")
+    assert told.count("data.target_column must be another column") == 1
+    assert "stages." not in told
+
+
+def test_settings_that_one_stage_reads_are_right() -> None:
+    chain("training.updates=500", "sequences.decoding.compute_type=int8")
+    chain("sequences.corpus=a", "stages.1.settings.sequences.corpus=b")
+    later = "stages=[{preset: baseline}, {preset: word_kd}]"
+    read_only = load_recipe("baseline", [*YOURS, later, "sequences.decoding.max_new_tokens=9"])
+    assert not all_contradictions(read_only)
+
+
+def test_chains_are_neither_stages_nor_compared() -> None:
+    assert set(CHAINS) <= set(preset_names())
+    assert not {*CHAINS, "demo", "teacher"} & set(stage_presets())
+    assert "seq_inter" in stage_presets()
+    assert not {*CHAINS, "seq_inter"} & set(comparable_presets())
+
+
+def test_a_stage_that_is_asked_for_by_hand_is_refused_in_the_same_words() -> None:
+    recipe = Recipe(stages=(Stage(preset="nonsense"),))
+    with pytest.raises(RecipeError, match=r"^stages\.0\.preset must be a preset"):
+        stage_recipe(recipe, 0, start_from=None)
+
+
+def test_every_setting_is_listed_under_its_key() -> None:
+    found = settings_by_key(chain("training.updates=321"))
+    assert found["training.updates"] == 321
+    assert found["objective.terms"] == [
+        {
+            "divergence": "negative_log_likelihood",
+            "weight": 1.0,
+            "beta": None,
+            "alpha": None,
+            "scale": "raw",
+        }
+    ]
+    assert found["sequences.decoding.mode"] == "beam"
