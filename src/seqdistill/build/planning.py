@@ -13,6 +13,7 @@ import torch
 
 from seqdistill.build.data import collator_for
 from seqdistill.build.objective import build_objective
+from seqdistill.build.stage_runs import finished_stages, unfinished_recipes
 from seqdistill.build.training import Prepared, build_scoring, open_run, prepare
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import Collator, EpochBatches
@@ -44,6 +45,8 @@ class Plan:
     teacher_parameters: int
     memory_bytes: int
     seconds_per_method: float
+    stages: tuple[str, ...] = ()
+    """What each stage of a chain will be, in words."""
 
     @property
     def epochs(self) -> float:
@@ -57,6 +60,7 @@ class Plan:
         return [
             ("would write to", self.output_dir),
             ("methods", ", ".join(self.methods)),
+            *((f"stage {number}", words) for number, words in enumerate(self.stages, start=1)),
             ("train examples", f"{self.train_examples:,} ({self.left_out:,} left out as too long)"),
             ("source tokens", f"{self.source_tokens:,}"),
             ("target tokens", f"{self.target_tokens:,}"),
@@ -74,30 +78,71 @@ class Plan:
 
 
 def plan(recipe: Recipe) -> Plan:
-    """The plan of a recipe or comparison. Raises UserError for whatever would not work."""
+    """The plan of a recipe, chain or comparison. Raises UserError for whatever would not work."""
     run = open_run(recipe, resume=False)
     run.check_free()
+    if recipe.stages:
+        return _plan_of_chain(recipe)
     members = [compare_member(recipe, preset) for preset in recipe.compare] or [recipe]
     # The most expensive member speaks for all: one that asks the teacher at every step, if any.
     chosen = next((m for m in members if build_objective(m).needs_teacher), members[0])
-    prepared = prepare(chosen)
-    tokens_per_update = _tokens_per_update(prepared)
+    planned = _plan_of_one(chosen)
+    return dataclasses.replace(
+        planned,
+        output_dir=str(output_folder(recipe)),
+        methods=tuple(member.method for member in members),
+    )
+
+
+def _plan_of_one(recipe: Recipe) -> Plan:
+    """The plan of one training of one student."""
+    prepared = prepare(recipe)
     training = recipe.training
     student, teacher = prepared.student.model, prepared.teacher
     return Plan(
         output_dir=str(output_folder(recipe)),
-        methods=tuple(member.method for member in members),
+        methods=(recipe.method,),
         train_examples=len(prepared.train),
         left_out=prepared.num_too_long,
         source_tokens=sum(len(example.source_ids) for example in prepared.train),
         target_tokens=sum(len(example.target_ids) for example in prepared.train),
         updates=training.updates,
-        tokens_per_update=tokens_per_update,
+        tokens_per_update=_tokens_per_update(prepared),
         student_parameters=parameter_count(student),
         teacher_parameters=parameter_count(teacher.model) if teacher else 0,
         memory_bytes=_memory_bytes(prepared),
         seconds_per_method=training.updates * training.accumulation * _seconds_a_batch(prepared),
     )
+
+
+def _plan_of_chain(recipe: Recipe) -> Plan:
+    """The stages that are not there yet as one plan; the first of them describes the data.
+
+    With every stage there nothing is trained, and the last one is described.
+    """
+    done = finished_stages(recipe)
+    ahead = unfinished_recipes(recipe)
+    plans = [_plan_of_one(stage) for stage in ahead]
+    described = plans[0] if plans else _plan_of_one(done[-1].recipe)
+    updates = sum(planned.updates for planned in plans)
+    tokens = sum(planned.updates * planned.tokens_per_update for planned in plans)
+    return dataclasses.replace(
+        described,
+        output_dir=str(output_folder(recipe)),
+        methods=(recipe.method,),
+        updates=updates,
+        tokens_per_update=tokens / updates if updates else 0.0,
+        memory_bytes=max((planned.memory_bytes for planned in plans), default=0),
+        seconds_per_method=sum((planned.seconds_per_method for planned in plans), start=0.0),
+        stages=(
+            *(f"{_sized(stage.recipe)}, there already: {stage.run.path}" for stage in done),
+            *(f"{_sized(stage)}, to be trained" for stage in ahead),
+        ),
+    )
+
+
+def _sized(stage: Recipe) -> str:
+    return f"{stage.method}: {stage.training.updates:,} updates"
 
 
 def _batches(prepared: Prepared) -> tuple[EpochBatches, Collator]:

@@ -1,9 +1,11 @@
-"""Trains what a recipe stands for: one student, or each of a comparison in turn."""
+"""Trains what a recipe stands for: one student, a chain of stages, or each of a comparison."""
 
 from __future__ import annotations
 
 import contextlib
 
+from seqdistill.build.named_progress import NamedProgress
+from seqdistill.build.stages import train_stages
 from seqdistill.build.timings import add_timings, timings_of
 from seqdistill.build.training import open_run, train_student
 from seqdistill.core.errors import UserError
@@ -16,37 +18,20 @@ from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
 
 
-class _Named:
-    """Passes progress on under the name of the system that is being made."""
-
-    def __init__(self, inner: Progress, name: str) -> None:
-        self._inner = inner
-        self._name = name
-
-    def start(self, description: str, total: int) -> None:
-        """A job of that system begins."""
-        self._inner.start(f"{self._name}: {description}", total)
-
-    def advance(self, units: int = 1, note: str = "") -> None:
-        """Pass the advance on."""
-        self._inner.advance(units, note)
-
-    def finish(self) -> None:
-        """Pass the end on."""
-        self._inner.finish()
-
-
 def train(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
     """The run directory of the trained student, or of the comparison with a sub-run a method.
 
     Raises UserError, before anything is written, for whatever cannot work. With `resume`, finished
-    students are kept and an unfinished one goes on from its newest checkpoint.
+    students are kept and an unfinished one goes on from its newest checkpoint; the stages of a
+    chain are kept in any case.
     """
     check_recipe(recipe)
+    if recipe.stages:
+        return train_stages(recipe, progress=progress, resume=resume)
     if not recipe.compare:
         return train_student(recipe, progress=progress, resume=resume)
     run = open_run(recipe, resume=resume)
-    if not run.recipe_path.exists():
+    if not (resume and run.recipe_path.exists()):
         RunDirectory.create(run.path)
         run.write_recipe(write_recipe(recipe))
     for preset in recipe.compare:
@@ -60,7 +45,7 @@ def _train_member(member: Recipe, run: RunDirectory, progress: Progress, *, resu
     if resume and run.member(member.method).student_path.is_dir():
         return
     try:
-        train_student(member, progress=_Named(progress, member.method), resume=resume)
+        train_student(member, progress=NamedProgress(progress, member.method), resume=resume)
     except UserError:
         if not path.exists() and not run.members():  # refused before it began: leave nothing
             run.recipe_path.unlink(missing_ok=True)
