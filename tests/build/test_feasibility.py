@@ -10,6 +10,7 @@ from tests.tiny import character_tokenizer, tiny_model
 
 import seqdistill
 from seqdistill.build.evaluation import evaluate_run
+from seqdistill.build.labelling import label_data
 from seqdistill.build.running import train
 from seqdistill.core.errors import DataError, ModelError, RecipeError, UserError
 from seqdistill.core.progress import NoProgress
@@ -125,3 +126,10 @@ def test_a_run_can_be_measured_on_another_test_set(folder: Path) -> None:
     assert results["overrides"] == ["data.test=test.tsv"]
     with pytest.raises(RecipeError, match="data and evaluation only"):
         evaluate_run(run, ["seed=3"], progress=NoProgress())
+
+
+def test_a_chain_is_not_labelled_as_a_whole(folder: Path) -> None:
+    given = ["data.train=train.tsv", "student.model=bart", "teacher.model=bart"]
+    recipe = load_recipe("seq_kd_seq_inter", given)
+    with pytest.raises(RecipeError, match="label seq_kd instead"):
+        label_data(recipe, progress=NoProgress())
