@@ -164,7 +164,8 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     labelled = time.perf_counter() - labelled
     if accelerator.is_main_process:
         _begin(run, prepared, facts, started=started)
-        add_timings(run, [timing("labelling", labelled)])
+        if recipe.sequences.written_by != "reference":
+            add_timings(run, [timing("labelling", labelled)])
     accelerator.wait_for_everyone()
     with _step(run, "training", accelerator):
         result = _train(prepared, examples, run, accelerator, progress, resume=started)
