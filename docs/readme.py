@@ -13,6 +13,7 @@ import ast
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -52,12 +53,13 @@ def demo_table() -> str:
         "p(t=ŷ) | words/s greedy | words/s beam |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for row in results["systems"]:
+    for row in [*results["systems"], *results["exports"]]:
         interval = f"[{row['bleu_beam_low']:.1f}, {row['bleu_beam_high']:.1f}]"
+        perplexity = f"{row['perplexity']:.1f}" if "perplexity" in row else "–"
         lines.append(
             f"| {row['name']} | {row['parameters'] / 1e6:.1f} M | {row['bytes'] / 1e6:.1f} | "
             f"{row['bleu_greedy']:.1f} | {row['bleu_beam']:.1f} {interval} | {row['chrf']:.1f} | "
-            f"{row['perplexity']:.1f} | {100 * row['mode_share']:.1f} % | "
+            f"{perplexity} | {100 * row['mode_share']:.1f} % | "
             f"{row['words_per_second_greedy']:,.0f} | {row['words_per_second_beam']:,.0f} |"
         )
     lines.append("")
@@ -70,19 +72,25 @@ def demo_table() -> str:
         )
         + "."
     )
-    for export in results["exports"]:
-        lines.append(
-            f"The int8 copy of `{export['system']}`: {export['bytes'] / 1e6:.1f} MB, "
-            f"{export['bleu_greedy']:.1f} BLEU greedy, "
-            f"{export['words_per_second_greedy']:,.0f} words/s over the whole test set, alone; the "
-            "table's speeds are over fewer sentences, all systems in turn, and do not compare "
-            "with it."
-        )
+    lines += [_share_of_teacher(results["systems"], row) for row in results["exports"]]
     lines.append(
         f"Measured on {machine['cpu_cores']} cores ({machine['cpu_model']}); BLEU signature "
         f"`{results['systems'][0]['signature']}`."
     )
     return "\n".join(lines)
+
+
+def _share_of_teacher(systems: list[dict[str, Any]], row: dict[str, Any]) -> str:
+    teacher = next(other for other in systems if other["method"] == "teacher")
+    kept, faster = (
+        {mode: row[f"{key}_{mode}"] / teacher[f"{key}_{mode}"] for mode in ("greedy", "beam")}
+        for key in ("bleu", "words_per_second")
+    )
+    return (
+        f"`{row['name']}` is the student as it ships ({row['format']}); against the teacher in "
+        f"fp32 it keeps {kept['greedy']:.0%} of the BLEU at {faster['greedy']:.1f}× the speed with "
+        f"greedy decoding, {kept['beam']:.0%} at {faster['beam']:.1f}× with beam search."
+    )
 
 
 def file_map() -> str:
