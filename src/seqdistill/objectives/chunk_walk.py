@@ -109,6 +109,7 @@ class ChunkWalk:
         )
         losses = _SharedLogits(self, hidden)
         gradients = HeadGradients.zeros(hidden, self.head, needs)
+        weighted = _differ_from_one(self.weights)
         for start in range(0, hidden.shape[0], self.blocking.chunk):
             stop = min(start + self.blocking.chunk, hidden.shape[0])
             chunk = student.enter_chunk(start, stop)
@@ -119,12 +120,17 @@ class ChunkWalk:
                 slope = cap_slope(logits, self.head.soft_cap, self.temperature)
                 values[:, first:last] = losses.values_and_gradient(first, last, logits)
                 if needs.any:
-                    row_weights = self.weights[first:last, None].to(logits.dtype)
-                    logits.mul_(row_weights)
+                    if weighted:
+                        logits.mul_(self.weights[first:last, None].to(logits.dtype))
                     gradients.add_rows(student, logits, slope)
                     student.give_back(first, last, logits)
             gradients.add_chunk(student, start, stop, chunk)
         return values, gradients
+
+
+def _differ_from_one(weights: Tensor) -> bool:
+    """Whether rows have to be multiplied; on a GPU the multiplication is cheaper than to look."""
+    return weights.is_cuda or not bool((weights == 1.0).all())
 
 
 class _SharedLogits:

@@ -43,7 +43,7 @@ def fused_divergence(
     to the skew divergences. Products run in the dtype of each model's hidden states, or in
     autocast's where it is on; the rest in fp32 (fp64 for an fp64 student); gradients come in the
     dtype of the tensor they are for. `chunk_positions` bounds how many positions have logits at
-    the same time; by default a chunk has at most 40 million logits. Positions that do not count
+    the same time; by default a chunk has at most 20 million logits. Positions that do not count
     should be left out rather than weighted 0: an infinite value times 0 is not a number.
 
     Raises ValueError for an unknown name, a parameter missing or out of range, heads over

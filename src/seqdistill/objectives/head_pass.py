@@ -14,8 +14,8 @@ from torch import Tensor
 
 from seqdistill.core.head import Head
 
-CHUNK_ELEMENTS = 40_000_000
-"""Logits of one chunk at most (160 MB in fp32): long enough for matrix products to run at full
+CHUNK_ELEMENTS = 20_000_000
+"""Logits of one chunk at most (80 MB in fp32): long enough for matrix products to run at full
 speed and for the weight's gradient, which every chunk reads and writes, to be touched seldom."""
 
 SLICE_ELEMENTS = 256_000
@@ -159,7 +159,10 @@ class HeadGradients:
 
         `slope` is d cap(u) / du where there is a cap. Adds the bias's part.
         """
-        gradient.mul_(1.0 / student.temperature if slope is None else slope)
+        if slope is not None:
+            gradient.mul_(slope)
+        elif student.temperature != 1.0:
+            gradient.mul_(1.0 / student.temperature)
         if self.bias is not None:
             self.bias.add_(gradient.sum(dim=0))
 
