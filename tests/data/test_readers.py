@@ -313,3 +313,17 @@ def test_a_fingerprint_depends_on_the_set_of_examples_alone() -> None:
 def test_texts_cannot_slip_between_the_fields_of_a_fingerprint() -> None:
     first = fingerprint_examples([Example("1", 'a", "b', "c")])
     assert first != fingerprint_examples([Example("1", "a", 'b", "c')])
+
+
+def test_a_first_line_that_looks_like_a_header_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("fr\ten\nle chat\tthe cat\n", encoding="utf-8")
+    assert [example.source for example in read_examples(str(path))] == ["fr", "le chat"]
+    assert "'fr\\ten', is read as an example" in caplog.text
+    caplog.clear()
+    assert len(read_examples(str(path), source_column="fr", target_column="en")) == 1
+    path.write_text("le chien\tthe dog\nle chat\tthe cat\n", encoding="utf-8")
+    assert len(read_examples(str(path))) == 2
+    assert not caplog.text

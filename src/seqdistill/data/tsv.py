@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 
 from seqdistill.core.errors import DataError
@@ -9,6 +11,9 @@ from seqdistill.data.columns import PAIRS, ColumnChoice, named_pair
 from seqdistill.data.examples import Example
 from seqdistill.data.offences import Offences, text_offence
 from seqdistill.data.text_lines import read_text_lines
+
+_LOG = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z][\w.-]{0,30}")
 
 
 def read_tsv(path: Path, choice: ColumnChoice) -> list[Example]:
@@ -22,6 +27,13 @@ def read_tsv(path: Path, choice: ColumnChoice) -> list[Example]:
     source_index, num_header_lines = _header(path, lines[0].split("\t"), choice)
     if len(lines) == num_header_lines:
         raise DataError(f"{path} must hold examples below its header, but it ends there")
+    if num_header_lines == 0 and _looks_like_header(lines):
+        _LOG.warning(
+            "%s: the first line, %r, is read as an example; if it is a header, name its columns "
+            "with data.source_column and data.target_column",
+            path,
+            lines[0],
+        )
     offences = Offences(str(path), "line")
     examples: list[Example] = []
     for number, line in enumerate(lines[num_header_lines:], start=1):
@@ -35,6 +47,12 @@ def read_tsv(path: Path, choice: ColumnChoice) -> list[Example]:
         examples.append(Example(str(number), source, target or None))
     offences.raise_if_any(len(lines))
     return examples
+
+
+def _looks_like_header(lines: list[str]) -> bool:
+    """Whether a line of single words stands above lines of several."""
+    single = all(_NAME.fullmatch(cell) for cell in lines[0].split("\t"))
+    return single and any(" " in line for line in lines[1:])
 
 
 def _header(path: Path, cells: list[str], choice: ColumnChoice) -> tuple[int, int]:
