@@ -80,16 +80,22 @@ def demo_table() -> str:
     return "\n".join(lines)
 
 
-def _share_of_teacher(systems: list[dict[str, Any]], row: dict[str, Any]) -> str:
-    teacher = next(other for other in systems if other["method"] == "teacher")
-    kept, faster = (
-        {mode: row[f"{key}_{mode}"] / teacher[f"{key}_{mode}"] for mode in ("greedy", "beam")}
-        for key in ("bleu", "words_per_second")
-    )
+def _share_of_teacher(systems: list[dict[str, Any]], copy: dict[str, Any]) -> str:
+    teacher = next(row for row in systems if row["method"] == "teacher")
+    student = next(row for row in systems if row["name"] == copy["system"])
     return (
-        f"`{row['name']}` is the student as it ships ({row['format']}); against the teacher in "
-        f"fp32 it keeps {kept['greedy']:.0%} of the BLEU at {faster['greedy']:.1f}× the speed with "
-        f"greedy decoding, {kept['beam']:.0%} at {faster['beam']:.1f}× with beam search."
+        f"`{copy['name']}` is the student as it ships ({copy['format']}). Against the teacher in "
+        f"fp32 it {_kept(copy, teacher)}; in fp32 too, the same student {_kept(student, teacher)}."
+    )
+
+
+def _kept(row: dict[str, Any], teacher: dict[str, Any]) -> str:
+    modes = {"greedy": "with greedy decoding", "beam": "with beam search"}
+    return "keeps " + " and ".join(
+        f"{100 * row[f'bleu_{mode}'] / teacher[f'bleu_{mode}']:.0f} % of the BLEU at "
+        f"{row[f'words_per_second_{mode}'] / teacher[f'words_per_second_{mode}']:.1f}× the speed "
+        f"{how}"
+        for mode, how in modes.items()
     )
 
 
