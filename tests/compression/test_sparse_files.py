@@ -123,7 +123,7 @@ def test_storing_replaces_what_was_there_and_an_interrupted_storing_does_not(
 ) -> None:
     folder = tmp_path / "student"
     save_pair(pruned_pair("qwen2"), folder)
-    (tmp_path / "student.unfinished").mkdir()  # of a process that was killed while storing
+    (tmp_path / "student.new").mkdir()  # of a process that was killed while storing
     save_sparse_pair(pruned_pair("llama-tied"), folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["student"]
     assert load_sparse_pair(str(folder)).model.config.model_type == "llama"

@@ -173,3 +173,15 @@ def test_files_of_a_new_folder_can_be_read_by_whoever_can_read_a_new_file(tmp_pa
     expected = (tmp_path / "plain").stat().st_mode
     assert (tmp_path / "made" / "private").stat().st_mode == expected
     assert (tmp_path / "made" / "inner" / "private").stat().st_mode == expected
+
+
+def test_a_replaced_folder_keeps_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "student"
+    for content in ("old", "new"):
+        with atomic.replaced_folder(path) as aside:
+            (aside / "file").write_text(content, encoding="utf-8")
+            assert not path.exists() or (path / "file").read_text(encoding="utf-8") == "old"
+    with pytest.raises(RuntimeError), atomic.replaced_folder(path):
+        raise RuntimeError
+    assert (path / "file").read_text(encoding="utf-8") == "new"
+    assert [child.name for child in tmp_path.iterdir()] == ["student"]

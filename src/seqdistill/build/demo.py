@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from seqdistill.build.evaluation import evaluate_run
 from seqdistill.build.running import train
@@ -32,7 +31,9 @@ def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> R
         run, progress=progress, int8_copy=run.path / INT8_FOLDER if with_copy else None
     )
     if recipe.compare:
-        _copy_folder(run.member(str(results["student"])).student_path, run.student_path)
+        with atomic.replaced_folder(run.student_path) as aside:
+            best = run.member(str(results["student"])).student_path
+            shutil.copytree(best, aside, dirs_exist_ok=True)
     with timed(run, "report"):
         write_report(run.path)
     return run
@@ -41,10 +42,3 @@ def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> R
 def run_demo(overrides: Sequence[str], *, progress: Progress, resume: bool = False) -> RunDirectory:
     """The preset `demo` with overrides, from nothing to the report."""
     return run_recipe(load_recipe("demo", overrides), progress=progress, resume=resume)
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    if target.exists():
-        shutil.rmtree(target)
-    with atomic.new_folder(target) as aside:
-        shutil.copytree(source, aside, dirs_exist_ok=True)

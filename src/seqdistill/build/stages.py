@@ -159,7 +159,8 @@ def _assemble(run: RunDirectory, trained: Sequence[_Trained]) -> None:
     The manifest comes last, so that a process killed before it leaves the old digests standing.
     """
     _write_metrics(run, [found.stage for found in trained])
-    _copy_student(trained[-1].stage.run.student_path, run)
+    with atomic.replaced_folder(run.student_path) as aside:
+        shutil.copytree(trained[-1].stage.run.student_path, aside, dirs_exist_ok=True)
     for number, found in enumerate(trained, start=1):
         name = f"stage {number}, {found.stage.recipe.method}"
         rows = timings_of(found.stage.run)
@@ -186,16 +187,3 @@ def _write_metrics(run: RunDirectory, stages: Sequence[StageRun]) -> None:
             lines.append(json.dumps({**row, "step": step, "stage": index}, ensure_ascii=False))
         done += _num_updates(stage)
     atomic.write_text(run.metrics_path, "".join(f"{line}\n" for line in lines))
-
-
-def _copy_student(source: Path, run: RunDirectory) -> None:
-    """Puts a copy into the run directory; an older one goes when the new one is whole."""
-    beside = run.path / f"{run.student_path.name}.new"
-    for left_over in [beside, *run.path.glob(f"{beside.name}.partial-*")]:
-        shutil.rmtree(left_over, ignore_errors=True)
-    with atomic.new_folder(beside) as aside:
-        shutil.copytree(source, aside, dirs_exist_ok=True)
-    if run.student_path.exists():
-        shutil.rmtree(run.student_path)
-    beside.rename(run.student_path)
-    atomic.sync_folder(run.path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -50,20 +49,16 @@ def save_sparse_pair(
     `store` as in `save_pair`, whose ModelError for weights beyond fp16 it shares. What was in
     `folder` goes only when all is written.
     """
-    beside = folder.with_name(f"{folder.name}.unfinished")
-    save_pair(pair, beside, store=store)
-    dense = [path for pattern in _DENSE_WEIGHTS for path in beside.glob(pattern)]
-    tensors: Tensors = {}
-    for path in dense:
-        if path.suffix == ".safetensors":
-            tensors.update(load_file(path))
-    write_sparse_file(beside / SPARSE_WEIGHTS, tensors)
-    for path in dense:
-        path.unlink()
-    if folder.exists():
-        shutil.rmtree(folder)
-    beside.rename(folder)
-    atomic.sync_folder(folder.parent)
+    with atomic.replaced_folder(folder) as aside:
+        save_pair(pair, aside, store=store)
+        dense = [path for pattern in _DENSE_WEIGHTS for path in aside.glob(pattern)]
+        tensors: Tensors = {}
+        for path in dense:
+            if path.suffix == ".safetensors":
+                tensors.update(load_file(path))
+        write_sparse_file(aside / SPARSE_WEIGHTS, tensors)
+        for path in dense:
+            path.unlink()
 
 
 def load_sparse_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:

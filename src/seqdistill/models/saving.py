@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -21,18 +20,12 @@ def save_pair(pair: LoadedModel, folder: Path, *, store: Literal["fp32", "fp16"]
     With fp16 the stored tensors take half the bytes; config.json still says float32, which is what
     `from_pretrained` then gives. Raises ModelError for weights beyond what fp16 can hold.
     """
-    beside = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed right here
-    with atomic.new_folder(beside) as aside:
+    with atomic.replaced_folder(folder) as aside:
         pair.model.save_pretrained(aside)
         pair.tokenizer.save_pretrained(aside)
         if store == "fp16":
             for file in aside.glob("*.safetensors"):
                 save_file(_halved(file), file, metadata={"format": "pt"})
-    if folder.exists():
-        shutil.rmtree(folder)
-    beside.rename(folder)
-    atomic.sync_folder(folder.parent)
 
 
 def _halved(file: Path) -> dict[str, Tensor]:

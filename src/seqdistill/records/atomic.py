@@ -84,6 +84,24 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def replaced_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of whatever folder `path` is when the block ends.
+
+    What was there goes only when all is written; what killed processes left beside it goes, too.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.new")
+    for left_over in [beside, *path.parent.glob(f"{beside.name}.partial-*")]:
+        shutil.rmtree(left_over, ignore_errors=True)
+    with new_folder(beside) as aside:
+        yield aside
+    if path.exists():
+        shutil.rmtree(path)
+    beside.rename(path)
+    sync_folder(path.parent)
+
+
 def _share_like_new_files(folder: Path) -> None:
     """Lets others read what they could read of a new file: safetensors makes files for one user."""
     probe = folder / ".probe"
