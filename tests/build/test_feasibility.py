@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from tests.tiny import character_tokenizer, tiny_model
@@ -11,10 +12,15 @@ from tests.tiny import character_tokenizer, tiny_model
 import seqdistill
 from seqdistill.build.evaluation import evaluate_run
 from seqdistill.build.labelling import label_data
+from seqdistill.build.planning import plan
 from seqdistill.build.running import train
 from seqdistill.core.errors import DataError, ModelError, RecipeError, UserError
 from seqdistill.core.progress import NoProgress
+from seqdistill.data.readers import EXTENSIONS
+from seqdistill.metrics.similarity import SIMILARITIES
+from seqdistill.recipe.checks import FILE_SUFFIXES
 from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.schema import SequencesSection
 from seqdistill.records.run_directory import RunDirectory
 
 QUICK = [
@@ -103,8 +109,16 @@ def test_sources_alone_are_enough_where_the_teacher_writes(folder: Path) -> None
     model = tiny_model("bart")
     model.final_logits_bias[0, 2] += 8.0  # so that random outputs come to an end
     model.save_pretrained(folder / "bart")
+    given = ["data.train=train.jsonl", "teacher.model=bart", "student.model=bart", *QUICK]
+    assert plan(load_recipe("seq_kd", given)).target_tokens > 0
     run = start("data.train=train.jsonl", "teacher.model=bart", method="seq_kd")
     assert (run.student_path / "model.safetensors").is_file()
+
+
+def test_what_the_recipe_may_name_is_what_the_rooms_have() -> None:
+    similarity = SequencesSection.model_fields["similarity"].annotation
+    assert set(get_args(similarity)) == set(SIMILARITIES)
+    assert all(extension.endswith(FILE_SUFFIXES) for extension in EXTENSIONS)
 
 
 def test_a_stale_corpus_leaves_no_run_directory(folder: Path) -> None:

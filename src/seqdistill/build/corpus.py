@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from seqdistill.build.data import encode_for_evaluation, without_references
 from seqdistill.build.decoding import build_decoding, build_generator
 from seqdistill.core.progress import Progress
-from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.encoding import EncodedExample, encode, with_stand_in_targets
 from seqdistill.data.examples import Example, fingerprint_examples
 from seqdistill.metrics.similarity import SIMILARITIES
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
@@ -47,10 +46,7 @@ def label_with_teacher(
         engine=section.engine,
         compute_type=section.compute_type,
         threads=section.threads,
-        verify_on=[
-            dataclasses.replace(e, target_ids=e.target_ids or e.source_ids)
-            for e in encoded.examples[:64]
-        ],
+        verify_on=with_stand_in_targets(encoded.examples),
     )
     corpus = label(
         [(example.id, example.source_ids) for example in encoded.examples],

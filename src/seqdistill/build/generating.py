@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from seqdistill.build.decoding import build_generator
 from seqdistill.build.models import model_folder
 from seqdistill.core.progress import Progress
-from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.encoding import EncodedExample, encode, with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.generation.decoding import Decoding
 from seqdistill.models.loading import load_pair
@@ -34,10 +34,7 @@ def generate_texts(
     if not wanted:
         return outputs
     encoded = encode(wanted, pair.tokenizer, pair.kind)
-    # What the engine is verified on needs a target: any text will do, so the sources serve.
-    probes = encode(
-        [Example(e.id, e.source, e.source) for e in wanted[:8]], pair.tokenizer, pair.kind
-    )
+    probes = with_stand_in_targets(encoded[:8])
     verify_on = [
         EncodedExample(probe.id, probe.source_ids[:64], probe.target_ids[:64]) for probe in probes
     ]

@@ -17,6 +17,7 @@ from seqdistill.build.stage_runs import finished_stages, unfinished_recipes
 from seqdistill.build.training import Prepared, build_scoring, open_run, prepare
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import Collator, EpochBatches
+from seqdistill.data.encoding import with_stand_in_targets
 from seqdistill.models.placement import use_fast_attention
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import compare_member, output_folder
@@ -95,8 +96,9 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def _plan_of_one(recipe: Recipe) -> Plan:
-    """The plan of one training of one student."""
+    """The plan of one training of one student; outputs not yet written count as their sources."""
     prepared = prepare(recipe)
+    prepared = dataclasses.replace(prepared, train=tuple(with_stand_in_targets(prepared.train)))
     training = recipe.training
     student, teacher = prepared.student.model, prepared.teacher
     return Plan(

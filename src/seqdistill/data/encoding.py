@@ -167,6 +167,20 @@ def encode(
     return _encode_seq2seq(examples, tokenizer) if examples else []
 
 
+def with_stand_in_targets(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+    """The examples, those without a target with their source's tokens in its place.
+
+    For what needs a target of a likely length and does not care what it says: comparing a
+    converted model with the live one, timing a batch.
+    """
+    return [
+        example
+        if example.target_ids
+        else dataclasses.replace(example, target_ids=example.source_ids)
+        for example in examples
+    ]
+
+
 def _fits(max_source: int, max_target: int) -> Callable[[EncodedExample], bool]:
     return lambda e: len(e.source_ids) <= max_source and len(e.target_ids) <= max_target
 
