@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seqdistill.core.errors import DataError, RecipeError
+from seqdistill.core.errors import DataError
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.conversion import loader_for
-from seqdistill.generation.model_facts import facts_of
+from seqdistill.generation.model_facts import check_output_length, facts_of
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 
@@ -44,12 +44,8 @@ def check_decoding_fits(
     """
     if engine == "ctranslate2":
         loader_for(pair.model)
-    limit = facts_of(pair.model, pair.tokenizer, kind=pair.kind).max_positions
-    if limit is not None and pair.kind == "seq2seq" and max_new_tokens > limit:
-        raise RecipeError(
-            f"{section}.max_new_tokens must be at most the model's {limit} positions, got "
-            f"{max_new_tokens}; lower it."
-        )
+    facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
+    check_output_length(max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
 
 
 def check_models_fit(

@@ -88,6 +88,17 @@ def has_mute_last_row(model: PreTrainedModel) -> bool:
     )
 
 
+def check_output_length(
+    max_new_tokens: int, *, facts: ModelFacts, key: str = "max_new_tokens"
+) -> None:
+    """Raises RecipeError for outputs beyond a decoder's positions; `key` is what the user set."""
+    limit = facts.max_positions
+    if limit is not None and facts.kind == "seq2seq" and max_new_tokens > limit:
+        raise RecipeError(
+            f"{key} must be at most the model's {limit} positions, got {max_new_tokens}; lower it"
+        )
+
+
 def check_lengths(
     sources: Sequence[Sequence[int]], *, max_new_tokens: int, facts: ModelFacts
 ) -> None:
@@ -96,13 +107,9 @@ def check_lengths(
     Raises DataError for a source that is empty, too long or has ids outside the vocabulary, and
     RecipeError for a `max_new_tokens` beyond the decoder's positions.
     """
+    check_output_length(max_new_tokens, facts=facts)
     limit = facts.max_positions
     room = max_new_tokens if facts.kind == "causal" else 0
-    if limit is not None and facts.kind == "seq2seq" and max_new_tokens > limit:
-        raise RecipeError(
-            f"max_new_tokens must be at most the model's {limit} positions, got {max_new_tokens}; "
-            "lower it"
-        )
     for index, source in enumerate(sources):
         if not source:
             raise DataError(
