@@ -66,7 +66,8 @@ def demo_table() -> str:
     lines.append(
         f"Paired test of greedy BLEU against `{results['baseline']}`: "
         + "; ".join(
-            f"`{name}` {row['delta']:+.1f} (p = {row['p_value']:.3f})"
+            f"`{name}` {row['delta']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}] "
+            f"(p = {row['p_value']:.3f})"
             for name, row in tests.items()
             if name != "teacher"
         )

@@ -1,7 +1,7 @@
 """Asks glibc to keep large blocks of memory instead of returning each one to the system.
 
 By default glibc maps every large tensor freshly and gives it back when freed, so that its pages
-fault in again at the next step; training on a CPU then runs two to four times slower. The price is
+fault in again at the next step; training on a CPU then runs slower. The price is
 that the process keeps its peak memory until it ends. Applied once, by the entry points, before
 the first tensor; SEQDISTILL_KEEP_MEMORY=0 turns it off. Does nothing off Linux or off glibc.
 """

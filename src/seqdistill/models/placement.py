@@ -10,7 +10,7 @@ def use_fast_attention(model: PreTrainedModel, device: torch.device) -> None:
     """Chooses the attention that trains fastest on the device, in place; the function is the same.
 
     On CPUs the backward pass of torch's fused attention is slow for sequences of a sentence's
-    length: a whole update of a 256-wide translator takes a fifth less time with the plain one.
+    length.
     """
     if device.type == "cpu" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation("eager")
