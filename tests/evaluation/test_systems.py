@@ -25,9 +25,11 @@ from seqdistill.evaluation.systems import (
 )
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
 from seqdistill.models.adapters import adapt
 
 SETTINGS = EvaluationSettings(
+    metrics=("bleu", "chrf"),
     beam_size=3,
     length_penalty=0.0,
     max_new_tokens=12,
@@ -81,6 +83,33 @@ def test_a_row_says_what_sacrebleu_says() -> None:
     assert isinstance(low, float) and isinstance(high, float)
     assert low < bleu < high
     assert "version:" in str(row["signature"]) and "nc:" in str(row["chrf_signature"])
+
+
+def test_chosen_metrics_and_no_others_are_columns_with_intervals_greedy_and_beam() -> None:
+    metrics = ("sequence_error_rate", "token_error_rate")
+    settings = dataclasses.replace(SETTINGS, metrics=metrics)
+    row = evaluate_system(system(fixed(GOOD)), REFERENCES, settings).row
+    for name, statistics in zip(metrics, (sequence_error_rate, token_error_rate), strict=True):
+        value = statistics(GOOD, REFERENCES).score().value
+        for mode in ("greedy", "beam"):
+            assert row[f"{name}_{mode}"] == value
+            low, high = row[f"{name}_{mode}_low"], row[f"{name}_{mode}_high"]
+            assert isinstance(low, float) and isinstance(high, float)
+            assert low <= value <= high
+    assert row["signature"] == sequence_error_rate(GOOD, REFERENCES).signature
+    assert not [key for key in row if "bleu" in key or "chrf" in key]
+
+
+def test_the_main_metric_is_tested_and_errors_have_their_own_sign() -> None:
+    settings = dataclasses.replace(SETTINGS, metrics=("token_error_rate", "bleu"))
+    good, bad = (
+        evaluate_system(system(fixed(texts), name=name), REFERENCES, settings)
+        for texts, name in ((GOOD, "word_kd"), (BAD, "baseline"))
+    )
+    rows = compare_systems(good, bad, settings)
+    assert [row["metric"] for row in rows] == ["token_error_rate_beam", "token_error_rate_greedy"]
+    for row in rows:
+        assert isinstance(row["delta"], float) and row["delta"] < 0.0, "fewer errors"
 
 
 def test_a_row_holds_the_facts_of_its_system() -> None:
@@ -189,6 +218,7 @@ def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
         references=REFERENCES,
         tokenizer=TOKENIZER,
         generator=make,
+        metrics=("bleu", "chrf", "token_error_rate"),
         max_new_tokens=9,
     )
     model = tiny_model("mbart")
@@ -196,6 +226,7 @@ def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
     assert asked == [model], "each scoring must use the model's present weights"
     assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(GOOD, [REFERENCES]).score)
     assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(GOOD, [REFERENCES]).score)
+    assert found["token_error_rate"] == token_error_rate(GOOD, REFERENCES).score().value
     assert generator.asked[0][1] == Decoding(beam_size=1, max_new_tokens=9)
 
 

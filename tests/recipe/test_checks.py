@@ -251,6 +251,12 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "got int8",
         "evaluation.engine=ctranslate2",
     ),
+    (
+        "evaluation.metrics",
+        [*OWN, "evaluation.metrics=[chrf, bleu, chrf]"],
+        "got chrf 2 times",
+        "leave the repeats out",
+    ),
     ("compare.0", [*OWN, "compare=[wordkd]"], "got 'wordkd'", "Did you mean 'word_kd'?"),
     ("compare.0", [*OWN, "compare=[demo]"], "got 'demo'", "take one"),
     ("compare.0", [*OWN, "compare=[teacher]"], "got 'teacher'", "take one"),

@@ -34,6 +34,30 @@ def test_the_student_is_the_best_scored_one(tmp_path: Path) -> None:
     assert not same(weights(model), seen[3])
 
 
+def test_of_an_error_rate_the_lowest_is_best(tmp_path: Path) -> None:
+    model, seen = student(), []
+    rates = iter([9.0, 3.0, 5.0, 3.0, 4.0, 6.0])
+
+    def score_dev(_module: nn.Module) -> dict[str, float]:
+        seen.append(weights(model))
+        return {"bleu": 0.0, "token_error_rate": next(rates)}
+
+    loop = make_loop(
+        tmp_path,
+        model,
+        score_dev=score_dev,
+        updates=6,
+        eval_every=1,
+        eval_metric="token_error_rate",
+        keep_best=2,
+        patience=4,
+    )
+    result = loop.run(resume=False)
+    assert result.best == ((3.0, 2), (3.0, 4)), "the lowest first; what is noted is the score"
+    assert (result.updates, result.stopped_early) == (6, True)
+    assert same(weights(model), seen[1])
+
+
 def test_training_stops_after_so_many_scores_without_a_new_best(tmp_path: Path) -> None:
     model, result, seen = trained(tmp_path, [1.0, 5.0, 3.0, 4.0, 9.0, 9.0], patience=2)
     assert (result.updates, result.stopped_early) == (4, True)
@@ -98,7 +122,7 @@ def test_scores_are_logged_under_dev(tmp_path: Path) -> None:
 def test_only_what_the_saved_state_needs_stays_on_disk(tmp_path: Path) -> None:
     trained(tmp_path, [1.0, 5.0, 3.0, 6.0, 2.0, 4.0], keep_best=2, checkpoint_every=1)
     (tmp_path / "best-3.safetensors.partial").write_bytes(b"torn")
-    BestStudents(tmp_path, keep=2).clean(LoopState(best=[(6.0, 4), (5.0, 2)]))
+    BestStudents(tmp_path, keep=2, worth=float).clean(LoopState(best=[(6.0, 4), (5.0, 2)]))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
         "best-2.safetensors",
@@ -118,7 +142,7 @@ class Counting(nn.Module):
 
 
 def test_integer_buffers_are_not_averaged(tmp_path: Path) -> None:
-    best, state = BestStudents(tmp_path, keep=2), LoopState()
+    best, state = BestStudents(tmp_path, keep=2, worth=float), LoopState()
     for update, weight in ((1, 1.0), (2, 4.0)):
         state.update = update
         assert best.offer(Counting(weight, 10), float(update), state)

@@ -28,6 +28,7 @@ from seqdistill.evaluation.systems import (
     evaluate_system,
     evaluate_translations,
 )
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
@@ -100,6 +101,7 @@ def _trained_runs(run: RunDirectory, overrides: Sequence[str]) -> list[tuple[Rec
 def _settings(recipe: Recipe) -> EvaluationSettings:
     section = recipe.evaluation
     return EvaluationSettings(
+        metrics=section.metrics,
         beam_size=section.beam_size,
         length_penalty=section.length_penalty,
         max_new_tokens=section.max_new_tokens,
@@ -109,13 +111,15 @@ def _settings(recipe: Recipe) -> EvaluationSettings:
     )
 
 
-def best_student(rows: Sequence[Mapping[str, object]]) -> str:
-    """The name of the student with the highest beam BLEU, distilled or not.
+def best_student(rows: Sequence[Mapping[str, object]], metric: str) -> str:
+    """The name of the student that is best by the metric with beam search, distilled or not.
 
     A teacher that was trained alone counts as its own student.
     """
     students = [row for row in rows if row["method"] != "teacher"] or rows
-    return str(max(students, key=lambda row: cast("float", row["bleu_beam"]))["name"])
+    worth = CORPUS_METRICS[metric].worth
+    best = max(students, key=lambda row: worth(cast("float", row[f"{metric}_beam"])))
+    return str(best["name"])
 
 
 def evaluate_run(
@@ -147,7 +151,7 @@ def evaluate_run(
         with timed(run, f"evaluate {system.name}"):
             results.append(evaluate_system(system, references, settings))
         progress.advance(1, system.name)
-    best = best_student([result.row for result in results])
+    best = best_student([result.row for result in results], settings.metrics[0])
     copies: list[SystemUnderTest] = []
     copied: list[SystemResult] = []
     if int8_copy is not None:
@@ -224,6 +228,7 @@ def _report(results: Sequence[SystemResult], settings: EvaluationSettings) -> di
     ]
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "metrics": list(settings.metrics),
         "systems": [result.row for result in results],
         "baseline": baseline.row["name"],
         "paired_tests": tests,

@@ -35,7 +35,7 @@ _INDIFFERENT = frozenset(
         *("training.threads", "training.device", "training.checkpoint_every"),
         *("training.log_every", "training.trackers"),
         *("evaluation.beam_size", "evaluation.length_penalty", "evaluation.bootstrap_resamples"),
-        *("evaluation.confidence", "evaluation.num_samples"),
+        *("evaluation.confidence", "evaluation.num_samples", "evaluation.metrics"),
     }
 )
 

@@ -274,6 +274,7 @@ def _settings(recipe: Recipe) -> LoopSettings:
         peak=training.learning_rate,
         updates=training.updates,
         warmup_updates=training.warmup_updates,
+        metrics=tuple(dict.fromkeys((*evaluation.metrics, prepared.recipe.training.eval_metric))),
         shape=training.schedule,
         final_share=training.final_rate_share,
     )

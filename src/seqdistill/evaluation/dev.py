@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
-from seqdistill.metrics.translation import corpus_bleu, corpus_chrf
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 
 GeneratorFactory = Callable[[PreTrainedModel], SequenceGenerator]
 """A generator with the model's present weights."""
@@ -27,7 +27,7 @@ def best_texts(
 
 
 class DevScorer:
-    """BLEU and chrF of the student's greedy outputs on dev."""
+    """The chosen metrics of the student's greedy outputs on dev."""
 
     def __init__(
         self,
@@ -36,18 +36,20 @@ class DevScorer:
         references: Sequence[str],
         tokenizer: PreTrainedTokenizerBase,
         generator: GeneratorFactory,
+        metrics: Sequence[str],
         max_new_tokens: int,
     ) -> None:
         self._examples = examples
         self._references = references
         self._tokenizer = tokenizer
         self._generator = generator
+        self._metrics = metrics
         self._decoding = Decoding(beam_size=1, max_new_tokens=max_new_tokens)
 
     def __call__(self, model: PreTrainedModel) -> Mapping[str, float]:
-        """Keys `bleu` and `chrf`, both from 0 to 100."""
+        """Every metric's value under its name in CORPUS_METRICS, such as `bleu`."""
         texts = best_texts(self._generator(model), self._examples, self._tokenizer, self._decoding)
         return {
-            "bleu": corpus_bleu(texts, self._references).value,
-            "chrf": corpus_chrf(texts, self._references).value,
+            name: CORPUS_METRICS[name].statistics(texts, self._references).score().value
+            for name in self._metrics
         }

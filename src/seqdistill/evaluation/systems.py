@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -24,9 +24,9 @@ from seqdistill.metrics.bootstrap import (
     paired_bootstrap,
     with_interval,
 )
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.metrics.likelihood import mode_share, perplexity
-from seqdistill.metrics.score import SummedStatistics
-from seqdistill.metrics.translation import bleu_statistics, chrf_statistics
+from seqdistill.metrics.score import Score, SummedStatistics
 from seqdistill.models.adapters import SequenceModel
 
 
@@ -34,6 +34,7 @@ from seqdistill.models.adapters import SequenceModel
 class EvaluationSettings:
     """How test numbers are measured. The recipe's `evaluation` section explains each."""
 
+    metrics: Sequence[str]
     beam_size: int
     length_penalty: float
     max_new_tokens: int
@@ -64,8 +65,10 @@ class SystemResult:
     row: dict[str, object]
     beam_texts: tuple[str, ...]
     greedy_texts: tuple[str, ...]
-    bleu_beam: SummedStatistics
-    bleu_greedy: SummedStatistics
+    beam: Mapping[str, SummedStatistics]
+    """Each metric's statistics of the beam outputs; the first metric is the main one."""
+    greedy: Mapping[str, SummedStatistics]
+    """The same of the greedy outputs."""
 
 
 def decodings(settings: EvaluationSettings) -> tuple[Decoding, Decoding]:
@@ -106,32 +109,60 @@ def evaluate_translations(
     greedy, beam = decodings(settings)
     greedy_texts, _ = _texts(system, greedy)
     beam_texts, best = _texts(system, beam)
-    bleu_beam = bleu_statistics(beam_texts, references)
-    bleu_greedy = bleu_statistics(greedy_texts, references)
-    scored = with_interval(
-        bleu_beam,
-        num_resamples=settings.bootstrap_resamples,
-        confidence=settings.confidence,
-        generator=np.random.default_rng(derived_seed(settings.seed, "bootstrap")),
-    )
-    chrf = chrf_statistics(beam_texts, references).score()
+    greedy_statistics = _statistics(greedy_texts, references, settings)
+    beam_statistics = _statistics(beam_texts, references, settings)
     row: dict[str, object] = {
         "name": system.name,
         "method": system.method,
         "init": system.init,
         "parameters": parameter_count(system.model.module),
         "bytes": system.bytes,
-        "bleu_greedy": bleu_greedy.score().value,
-        "bleu_beam": scored.value,
-        "bleu_beam_low": scored.low,
-        "bleu_beam_high": scored.high,
-        "chrf": chrf.value,
+        **_quality(greedy_statistics, beam_statistics, settings),
         "mode_share": mode_share([_whole_log_prob(hypothesis) for hypothesis in best]),
         "unfinished": sum(1 for h in best if h is None or not h.finished),
-        "signature": scored.signature,
-        "chrf_signature": chrf.signature,
     }
-    return SystemResult(row, beam_texts, greedy_texts, bleu_beam, bleu_greedy)
+    return SystemResult(row, beam_texts, greedy_texts, beam_statistics, greedy_statistics)
+
+
+def _statistics(
+    texts: Sequence[str], references: Sequence[str], settings: EvaluationSettings
+) -> dict[str, SummedStatistics]:
+    return {name: CORPUS_METRICS[name].statistics(texts, references) for name in settings.metrics}
+
+
+def _quality(
+    greedy: Mapping[str, SummedStatistics],
+    beam: Mapping[str, SummedStatistics],
+    settings: EvaluationSettings,
+) -> dict[str, object]:
+    """The columns of every metric X: `X_greedy` and `X_beam`, each with `_low` and `_high`.
+
+    `signature` is the main metric's, `X_signature` another's; `chrf` is chrF by beam search.
+    """
+    columns: dict[str, object] = {}
+    for name in settings.metrics:
+        for mode, statistics in (("greedy", greedy[name]), ("beam", beam[name])):
+            score = scored(statistics, settings)
+            columns |= {
+                f"{name}_{mode}": score.value,
+                f"{name}_{mode}_low": score.low,
+                f"{name}_{mode}_high": score.high,
+            }
+        key = "signature" if name == settings.metrics[0] else f"{name}_signature"
+        columns[key] = beam[name].signature
+    if "chrf" in settings.metrics:
+        columns["chrf"] = columns["chrf_beam"]
+    return columns
+
+
+def scored(statistics: SummedStatistics, settings: EvaluationSettings) -> Score:
+    """The score with its interval; all scores see the same resamples of the test set."""
+    return with_interval(
+        statistics,
+        num_resamples=settings.bootstrap_resamples,
+        confidence=settings.confidence,
+        generator=np.random.default_rng(derived_seed(settings.seed, "bootstrap")),
+    )
 
 
 def evaluate_system(
@@ -156,15 +187,16 @@ def _finite(value: float) -> float | None:
 def compare_systems(
     system: SystemResult, baseline: SystemResult, settings: EvaluationSettings
 ) -> list[dict[str, object]]:
-    """Paired tests of a system against a baseline: BLEU by beam and greedy.
+    """Paired tests of a system against a baseline: the main metric by beam and greedy.
 
     The p-value is two-sided, of exchanging outputs between the systems; the interval is a paired
     bootstrap's.
     """
     rows: list[dict[str, object]] = []
+    main = settings.metrics[0]
     for metric, own, other in (
-        ("bleu_beam", system.bleu_beam, baseline.bleu_beam),
-        ("bleu_greedy", system.bleu_greedy, baseline.bleu_greedy),
+        (f"{main}_beam", system.beam[main], baseline.beam[main]),
+        (f"{main}_greedy", system.greedy[main], baseline.greedy[main]),
     ):
         generator = np.random.default_rng(derived_seed(settings.seed, f"paired {metric}"))
         exchanged = paired_approximate_randomization(

@@ -219,3 +219,10 @@ def _evaluation(recipe: Recipe) -> Findings:
             "must be left at float32 unless evaluation.engine is ctranslate2, got "
             f"{evaluation.compute_type}; remove it, or set evaluation.engine=ctranslate2",
         )
+    repeated = [name for name in evaluation.metrics if evaluation.metrics.count(name) > 1]
+    if repeated:
+        yield (
+            "evaluation.metrics",
+            f"must name each metric once, got {repeated[0]} {len(repeated)} times; "
+            "leave the repeats out",
+        )

@@ -20,6 +20,7 @@ Divergence = Literal[
     "skew_reverse_kl",
     "total_variation",
 ]
+CorpusMetricName = Literal["bleu", "chrf", "token_error_rate", "sequence_error_rate"]
 Reduction = Literal["token", "sequence", "sum"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -213,8 +214,8 @@ class TrainingSection(Section):
     """`auto` takes a GPU when there is one."""
     eval_every: PositiveInt | None = None
     """Score dev by generation every n updates; only at the end when not given."""
-    eval_metric: Literal["bleu", "chrf"] = "bleu"
-    """What chooses the best checkpoints."""
+    eval_metric: CorpusMetricName = "bleu"
+    """What chooses the best checkpoints: the highest BLEU or chrF, the lowest error rate on dev."""
     keep_best: PositiveInt = 1
     """How many best checkpoints are kept."""
     patience: PositiveInt | None = None
@@ -248,6 +249,10 @@ class EvaluationSection(Section):
     """Mass of the intervals."""
     num_samples: PositiveInt = 20
     """Sentences shown side by side in the report."""
+    metrics: Annotated[tuple[CorpusMetricName, ...], Field(min_length=1)] = ("bleu", "chrf")
+    """Columns of quality. The first is the main one: it chooses the best student, is tested and
+    leads the report. Error rates compare tokens between white space (PER where they are phonemes)
+    and whole outputs (WER of words that are spelled out)."""
 
 
 class Stage(Section):

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -181,7 +181,10 @@ def _write_weights(path: Path, model: nn.Module) -> None:
 class BestStudents:
     """Keeps the weights of the k best updates under `folder/best-<update>.safetensors`."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    `worth` says how good a dev score is, more being better.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, worth: Callable[[float], float]) -> None:
         self._folder = folder
         self._keep = keep
 
@@ -191,9 +194,12 @@ class BestStudents:
 
     def offer(self, model: nn.Module, score: float, state: LoopState) -> bool:
         """True when `score` is a new best. Keeps the weights if they are among the k best."""
-        is_best = not state.best or score > state.best[0][0]
+        is_best = not state.best or self._worth(score) > self._worth(state.best[0][0])
         # An equal score keeps the earlier update.
-        ranked = sorted([*state.best, (score, state.update)], key=lambda item: (-item[0], item[1]))
+        ranked = sorted(
+            [*state.best, (score, state.update)], key=lambda item: (-self._worth(item[0]), item[1])
+        )
+        self._worth = worth
         kept = ranked[: self._keep]
         if (score, state.update) in kept:
             self._folder.mkdir(parents=True, exist_ok=True)

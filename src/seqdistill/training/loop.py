@@ -30,6 +30,7 @@ from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel, hidden_states
 from seqdistill.sources.stored import SequenceSource
 from seqdistill.teachers.in_process import Teacher
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.training.checkpoint import (
     BestStudents,
     LoopState,
@@ -84,7 +85,11 @@ class TrainingLoop:
         self._metrics = metrics
         self._progress = progress
         self._score_dev = score_dev
-        self._best = BestStudents(folder, keep=settings.keep_best)
+        self._best = BestStudents(
+            folder,
+            keep=settings.keep_best,
+            worth=CORPUS_METRICS[settings.eval_metric].worth,
+        )
         self._state = LoopState()
         self._wrapped = joined(model, accelerator)
         self._optimizer = make_optimizer(

@@ -1,0 +1,42 @@
+"""The metrics of a corpus by the names that recipes use, and for each which way is up.
+
+The one place that knows whether more is better; everything that chooses or compares asks here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
+from seqdistill.metrics.score import SummedStatistics
+from seqdistill.metrics.translation import bleu_statistics, chrf_statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusMetric:
+    """A score of outputs against references, 0 to 100 (an error rate can be more)."""
+
+    name: str
+    """The key in CORPUS_METRICS."""
+    statistics: Callable[[Sequence[str], Sequence[str]], SummedStatistics]
+    """Outputs and references to rows whose sum gives the score."""
+    higher_is_better: bool
+
+    def worth(self, value: float) -> float:
+        """The value so that more is better: itself, or its negative for an error rate."""
+        return value if self.higher_is_better else -value
+
+
+CORPUS_METRICS: Mapping[str, CorpusMetric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            CorpusMetric("bleu", bleu_statistics, higher_is_better=True),
+            CorpusMetric("chrf", chrf_statistics, higher_is_better=True),
+            CorpusMetric("token_error_rate", token_error_rate, higher_is_better=False),
+            CorpusMetric("sequence_error_rate", sequence_error_rate, higher_is_better=False),
+        )
+    }
+)

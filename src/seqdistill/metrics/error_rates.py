@@ -1,0 +1,103 @@
+"""Error rates of a corpus against one reference per segment: token edits, and segments not exact.
+
+A token is what stands between white space: a phoneme where outputs are pronunciations, a word in
+speech. Lower is better. Does not split, fold case or decode: what comes in is compared as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from seqdistill.core.version import __version__
+from seqdistill.metrics.score import SummedStatistics
+
+
+def token_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
+    """Rows of (token edits, reference tokens): 100 * edits / tokens, which can exceed 100.
+
+    Edits are the fewest insertions, deletions and substitutions of one token that turn the
+    reference into the output. Known as PER where tokens are phonemes, as WER where they are words.
+    Sums over the corpus, so long segments weigh more; a resample without any reference token is
+    divided by 1.
+
+    Raises ValueError if the sides differ in length, are empty or hold no reference token.
+
+    Source: Levenshtein 1966; NIST's scoring of speech recognition.
+    """
+    _check_corpus(hypotheses, references)
+    pairs = [(h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)]
+    rows = np.asarray(
+        [(edit_distance(output, reference), len(reference)) for output, reference in pairs],
+        dtype=np.float64,
+    )
+    if not rows[:, 1].any():
+        raise ValueError("an error rate needs references with at least one token, got none")
+
+    def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
+        return 100.0 * float(sums[0]) / max(float(sums[1]), 1.0)
+
+    signature = f"edits:sub+ins+del|tok:whitespace|norm:reference|version:{__version__}"
+    return SummedStatistics("token_error_rate", signature, rows, score_of_sums)
+
+
+def sequence_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
+    """Rows of (1 where the output is not exactly the reference, 1): 100 * wrong / segments.
+
+    Tokens are compared, so the amount of white space does not matter. Known as WER in
+    grapheme-to-phoneme conversion, where a segment is a word.
+
+    Raises ValueError if the sides differ in length or are empty.
+
+    Source: Bisani and Ney 2008, sec. 5.1.
+    """
+    _check_corpus(hypotheses, references)
+    rows = np.asarray(
+        [
+            (float(output.split() != reference.split()), 1.0)
+            for output, reference in zip(hypotheses, references, strict=True)
+        ],
+        dtype=np.float64,
+    )
+
+    def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
+        return 100.0 * float(sums[0] / sums[1])
+
+    signature = f"match:exact|tok:whitespace|version:{__version__}"
+    return SummedStatistics("sequence_error_rate", signature, rows, score_of_sums)
+
+
+def edit_distance(output: Sequence[str], reference: Sequence[str]) -> int:
+    """The fewest insertions, deletions and substitutions that turn one sequence into the other.
+
+    A metric: symmetric, zero for equals only, and never longer by a way round.
+
+    Source: Levenshtein 1966, by the recurrence of Wagner and Fischer 1974, a row at a time.
+    """
+    start = 0
+    shortest = min(len(output), len(reference))
+    while start < shortest and output[start] == reference[start]:
+        start += 1  # what both begin with costs nothing: most pairs are done here
+    output, reference = output[start:], reference[start:]
+    row = list(range(len(reference) + 1))
+    for number, token in enumerate(output, start=1):
+        diagonal, row[0] = row[0], number
+        for position, wanted in enumerate(reference, start=1):
+            above = row[position]
+            row[position] = (
+                diagonal if token == wanted else 1 + min(diagonal, above, row[position - 1])
+            )
+            diagonal = above
+    return row[-1]
+
+
+def _check_corpus(hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    if len(hypotheses) != len(references):
+        raise ValueError(
+            "every hypothesis needs exactly one reference, "
+            f"got {len(hypotheses)} hypotheses and {len(references)} references"
+        )
+    if not hypotheses:
+        raise ValueError("a corpus score needs at least one segment, got none")
