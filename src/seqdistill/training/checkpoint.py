@@ -179,7 +179,7 @@ def _write_weights(path: Path, model: nn.Module) -> None:
 
 
 class BestStudents:
-    """Keeps the weights of the k best updates under `folder/best-<update>.safetensors`."""
+    """Keeps the weights of the k best updates under `folder/best-<update>.safetensors`.
 
     `worth` says how good a dev score is, more being better.
     """
