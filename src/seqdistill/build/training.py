@@ -264,6 +264,7 @@ def _dev_scorer(prepared: Prepared) -> DevScoring | None:
         references=prepared.dev_references,
         tokenizer=prepared.student.tokenizer,
         generator=make,
+        metrics=tuple(dict.fromkeys((*evaluation.metrics, prepared.recipe.training.eval_metric))),
         max_new_tokens=evaluation.max_new_tokens,
     )
 
@@ -274,7 +275,6 @@ def _settings(recipe: Recipe) -> LoopSettings:
         peak=training.learning_rate,
         updates=training.updates,
         warmup_updates=training.warmup_updates,
-        metrics=tuple(dict.fromkeys((*evaluation.metrics, prepared.recipe.training.eval_metric))),
         shape=training.schedule,
         final_share=training.final_rate_share,
     )

@@ -213,16 +213,16 @@ def _dev_scores(recipe: Recipe) -> Findings:
 
 def _evaluation(recipe: Recipe) -> Findings:
     evaluation = recipe.evaluation
-    if evaluation.engine != "ctranslate2" and evaluation.compute_type != "float32":
-        yield (
-            "evaluation.compute_type",
-            "must be left at float32 unless evaluation.engine is ctranslate2, got "
-            f"{evaluation.compute_type}; remove it, or set evaluation.engine=ctranslate2",
-        )
     repeated = [name for name in evaluation.metrics if evaluation.metrics.count(name) > 1]
     if repeated:
         yield (
             "evaluation.metrics",
             f"must name each metric once, got {repeated[0]} {len(repeated)} times; "
             "leave the repeats out",
+        )
+    if evaluation.engine != "ctranslate2" and evaluation.compute_type != "float32":
+        yield (
+            "evaluation.compute_type",
+            "must be left at float32 unless evaluation.engine is ctranslate2, got "
+            f"{evaluation.compute_type}; remove it, or set evaluation.engine=ctranslate2",
         )

@@ -233,6 +233,10 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """How the final numbers are measured."""
 
+    metrics: Annotated[tuple[CorpusMetricName, ...], Field(min_length=1)] = ("bleu", "chrf")
+    """Columns of quality. The first is the main one: it chooses the best student, is tested and
+    leads the report. Error rates compare tokens between white space (PER where they are phonemes)
+    and whole outputs (WER of words that are spelled out)."""
     engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
     """The engine that decodes every system, so that speeds compare."""
     compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
@@ -249,10 +253,6 @@ class EvaluationSection(Section):
     """Mass of the intervals."""
     num_samples: PositiveInt = 20
     """Sentences shown side by side in the report."""
-    metrics: Annotated[tuple[CorpusMetricName, ...], Field(min_length=1)] = ("bleu", "chrf")
-    """Columns of quality. The first is the main one: it chooses the best student, is tested and
-    leads the report. Error rates compare tokens between white space (PER where they are phonemes)
-    and whole outputs (WER of words that are spelled out)."""
 
 
 class Stage(Section):

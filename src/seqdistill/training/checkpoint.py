@@ -187,6 +187,7 @@ class BestStudents:
     def __init__(self, folder: Path, *, keep: int, worth: Callable[[float], float]) -> None:
         self._folder = folder
         self._keep = keep
+        self._worth = worth
 
     def path(self, update: int) -> Path:
         """The file of that update's weights."""
@@ -199,7 +200,6 @@ class BestStudents:
         ranked = sorted(
             [*state.best, (score, state.update)], key=lambda item: (-self._worth(item[0]), item[1])
         )
-        self._worth = worth
         kept = ranked[: self._keep]
         if (score, state.update) in kept:
             self._folder.mkdir(parents=True, exist_ok=True)

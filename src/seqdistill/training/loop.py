@@ -27,10 +27,10 @@ from seqdistill.core.errors import NonFiniteLossError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.models.adapters import SequenceModel, hidden_states
 from seqdistill.sources.stored import SequenceSource
 from seqdistill.teachers.in_process import Teacher
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.training.checkpoint import (
     BestStudents,
     LoopState,
