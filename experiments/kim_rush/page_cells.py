@@ -1,0 +1,70 @@
+"""The table's cells as claims and findings ask for them: a student of one size, the teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from experiments.kim_rush.page_estimates import Quantity, estimate, gain
+from experiments.kim_rush.page_rows import (
+    TEACHER,
+    Results,
+    Row,
+    Runs,
+    Task,
+    methods_among,
+    plain,
+    runs_of,
+    student_sizes,
+)
+from experiments.kim_rush.statistics import Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Students:
+    """All systems of one task and one student size, with that task's teacher."""
+
+    results: Results
+    task: Task
+    size: str
+
+    @property
+    def main(self) -> tuple[Row, ...]:
+        """The rows of the main table."""
+        return self.results.of(self.task, "main")
+
+    def student(self, method: str) -> Runs:
+        """The runs of the student trained by `method`."""
+        return runs_of(self.main, self.size, method)
+
+    def teacher(self, method: str = TEACHER) -> Runs:
+        """The runs of the teacher, or of the teacher after further stages."""
+        return runs_of(self.main, TEACHER, method)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods by which students of this size were trained."""
+        return methods_among([row for row in plain(self.main) if row.get("size") == self.size])
+
+    def score(self, method: str, key: str) -> Estimate | None:
+        """The student's number under `key`."""
+        return estimate(Quantity(self.student(method), key))
+
+    def gain(self, method: str, base: str, key: str) -> Estimate | None:
+        """By how much one method is better than another; positive is better."""
+        sign = self.task.measure.sign
+        return gain(self.student(method), self.student(base), key, sign=sign)
+
+    def best(self, key: str) -> str | None:
+        """The method with the best mean under `key`; the earlier in the table on equal means."""
+        scores = {
+            method: self.task.measure.sign * found.value
+            for method in self.methods
+            if (found := self.score(method, key)) is not None
+        }
+        return max(scores, key=lambda method: scores[method], default=None)
+
+
+def students_of(results: Results, task: Task) -> list[Students]:
+    """The students of the main table, one for each size, the largest first."""
+    sizes = student_sizes(results.of(task, "main"))
+    return [Students(results, task, size) for size in sizes]

@@ -1,0 +1,125 @@
+"""Three sentences for a reader in a hurry: which method, how fast, what became of the claims.
+
+Every word that says more, less or as much is chosen by the numbers. Each sentence speaks of the
+largest student of each task. Lays out nothing.
+"""
+
+from __future__ import annotations
+
+from experiments.kim_rush.page_cells import Students, students_of
+from experiments.kim_rush.page_claims import CLAIMS
+from experiments.kim_rush.page_estimates import Quantity, average, gain_over_teacher, gap
+from experiments.kim_rush.page_rows import FLOAT32, INT8, TASKS, TEACHER, Results, Runs
+from experiments.kim_rush.page_text import (
+    NOT_MEASURED,
+    change,
+    enumeration,
+    method_name,
+    score,
+    size_name,
+)
+from experiments.kim_rush.page_verdicts import Verdict, above, verdict_of
+from seqdistill.report.numbers import signed, times
+
+
+def findings(results: Results) -> tuple[str, ...]:
+    """Three sentences: the method to take, what it costs and saves, the paper's claims."""
+    largest = [found[0] for task in TASKS if (found := students_of(results, task))]
+    if not largest:
+        return (NOT_MEASURED,)
+    sentences = (
+        "; ".join(_method_to_take(students) for students in largest),
+        "; ".join(_cost_and_speed(students) for students in largest),
+        "; ".join(_claims(students) for students in largest),
+    )
+    return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+
+
+def _method_to_take(students: Students) -> str:
+    measure = students.task.measure
+    place = f"on {students.task.name} ({size_name(students.size)})"
+    best = students.best(measure.greedy)
+    if best is None:
+        return f"{place} no student was scored yet"
+    reached = f"{measure.name} {score(students.score(best, measure.greedy))}"
+    if best == "baseline":
+        others = [method for method in students.methods if method != "baseline"]
+        told = "no method of distillation does better" if others else "nothing else was measured"
+        return f"{place} the undistilled student leads with {reached}, greedy: {told}"
+    over = students.gain(best, "baseline", measure.greedy)
+    told = {
+        Verdict.HOLDS: f"{change(over)} better than undistilled",
+        Verdict.FAILS: f"{change(over)} against undistilled",
+        Verdict.OPEN: f"ahead of undistilled by {change(over)}, which may be chance",
+        Verdict.MISSING: "with no undistilled student of the same seed to compare with",
+    }[above(over, 0.0)]
+    sentence = f"{place} **{method_name(best)}** is best, {reached}, greedy: {told}"
+    rivals = [method_name(rival) for rival in _rivals(students, best)]
+    return f"{sentence}; not told apart from it: {enumeration(rivals)}" if rivals else sentence
+
+
+def _rivals(students: Students, best: str) -> list[str]:
+    """Methods whose difference from the best may be chance; `best` itself is not among them."""
+    differences = {
+        method: students.gain(best, method, students.task.measure.greedy)
+        for method in students.methods
+        if method != best
+    }
+    return [method for method, found in differences.items() if above(found, 0.0) is Verdict.OPEN]
+
+
+def _cost_and_speed(students: Students) -> str:
+    measure = students.task.measure
+    best = students.best(measure.greedy)
+    if best is None:
+        return f"on {students.task.name} nothing is known of cost and speed"
+    runs = students.student(best)
+    teacher = Quantity(students.teacher(), measure.beam)
+    cost = gain_over_teacher(Quantity(runs, measure.greedy), teacher, measure=measure)
+    parts = []
+    if cost is not None:
+        parts.append(f"{change(cost)} {measure.name} points from the teacher's beam search")
+    speeds = [
+        f"{times(found)} its words a second in {name}"
+        for engine, name in ((FLOAT32, "float32"), (INT8, "int8"))
+        if (found := _speed(students, engine)) is not None
+    ]
+    if speeds:
+        parts.append(f"at {enumeration(speeds)}")
+    beam = gap(runs, measure)
+    if beam is not None:
+        parts.append(f"and beam search would change {signed(beam.value)}")
+    told = ", ".join(parts) if parts else "not yet set against the teacher"
+    return f"on {students.task.name} it is, decoded greedily, {told}"
+
+
+def _speed(students: Students, engine: str) -> float | None:
+    """The student's greedy words per second over the teacher's beam in float32."""
+    rows = students.results.of(students.task, "speed")
+    timed: Runs = tuple(
+        row for row in rows if row.get("size") == students.size and row.get("engine") == engine
+    )
+    whole: Runs = tuple(
+        row for row in rows if row.get("method") == TEACHER and row.get("engine") == FLOAT32
+    )
+    student = average(timed, "words_per_second_greedy")
+    teacher = average(whole, "words_per_second_beam")
+    return student / teacher if student and teacher else None
+
+
+def _claims(students: Students) -> str:
+    found: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
+    for number, claim in enumerate(CLAIMS, start=1):
+        found[verdict_of(claim.parts(students))].append(str(number))
+    told = {
+        Verdict.HOLDS: ("holds", "hold"),
+        Verdict.FAILS: ("does not", "do not"),
+        Verdict.OPEN: ("is undecided", "are undecided"),
+        Verdict.MISSING: ("is not measured yet", "are not measured yet"),
+    }
+    parts = [
+        f"{len(numbers)} {told[verdict][len(numbers) > 1]} ({enumeration(numbers)})"
+        for verdict, numbers in found.items()
+        if numbers
+    ]
+    return f"on {students.task.name}, of the paper's {len(CLAIMS)} claims {', '.join(parts)}"

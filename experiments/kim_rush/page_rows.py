@@ -1,0 +1,202 @@
+"""The rows of the experiment as the page reads them: tasks, measures, and runs that belong together.
+
+Reads kim_rush.json and selects. Averages nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqdistill.core.errors import DataError
+
+Row = Mapping[str, Any]
+Runs = tuple[Row, ...]
+"""Rows that differ in the seed alone: one system, trained several times."""
+
+FLOAT32 = "ctranslate2 float32"
+INT8 = "ctranslate2 int8"
+TEACHER = "teacher"
+
+METHODS = (
+    "teacher",
+    "teacher+seq_inter",
+    "baseline",
+    "word_kd",
+    "seq_kd",
+    "baseline+seq_inter",
+    "word_kd+seq_inter",
+    "seq_kd+seq_inter",
+    "seq_kd+word_kd",
+    "seq_kd+word_kd+seq_inter",
+)
+"""The rows of the paper's table 1, in its order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """The quality measure of a task; `sign` is +1 where more is better and -1 where less is."""
+
+    key: str
+    name: str
+    sign: int
+
+    @property
+    def greedy(self) -> str:
+        """The key of the score under greedy decoding."""
+        return f"{self.key}_greedy"
+
+    @property
+    def beam(self) -> str:
+        """The key of the score under beam search."""
+        return f"{self.key}_beam"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One of the two tasks: what it is called and how it is scored."""
+
+    name: str
+    title: str
+    measure: Measure
+    further: tuple[tuple[str, str], ...]
+    """Further columns of the main table: (heading, key)."""
+
+    @property
+    def file_stem(self) -> str:
+        """The task's name as part of a file name."""
+        return self.name.replace("-", "_")
+
+
+TASKS = (
+    Task(
+        "g2p",
+        "g2p: English spelling to phonemes",
+        Measure("sequence_error_rate", "WER", -1),
+        (("PER greedy", "token_error_rate_greedy"), ("PER beam", "token_error_rate_beam")),
+    ),
+    Task(
+        "en-de",
+        "en-de: software documentation, English to German",
+        Measure("bleu", "BLEU", 1),
+        (("chrF beam", "chrf"),),
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """kim_rush.json: its rows, and what it says of the tasks, the machine and the versions."""
+
+    rows: tuple[Row, ...]
+    created: str
+    tasks: Mapping[str, Mapping[str, Any]]
+    machine: Mapping[str, Any]
+    versions: Mapping[str, Any]
+
+    def of(self, task: Task, experiment: str) -> tuple[Row, ...]:
+        """The rows of one experiment on one task."""
+        return tuple(
+            row
+            for row in self.rows
+            if row.get("task") == task.name and row.get("experiment") == experiment
+        )
+
+
+def read(path: Path) -> Results:
+    """The results in the file. Raises DataError when it is none, or tells one cell twice."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} must hold the experiment's rows as JSON, but {error}; run the experiment first"
+        ) from error
+    if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
+        raise DataError(f"{path} must hold an object with a list 'rows'; run the experiment again")
+    return results_of(document)
+
+
+def results_of(document: Mapping[str, Any]) -> Results:
+    """The results in a document that was read, whose rows may come in any order."""
+    rows = sorted(document["rows"], key=_identity)
+    for row, following in zip(rows, rows[1:], strict=False):
+        if _identity(row) == _identity(following):
+            raise DataError(
+                f"every cell must stand once in the rows, but this one stands twice: "
+                f"{_identity(row)}; remove the stale row"
+            )
+    return Results(
+        rows=tuple(rows),
+        created=str(document.get("created", "")),
+        tasks=document.get("tasks") or {},
+        machine=document.get("machine") or {},
+        versions=document.get("versions") or {},
+    )
+
+
+def _identity(row: Row) -> str:
+    keys = (
+        *("task", "experiment", "question", "setting", "size", "method", "engine"),
+        *("pruned_share", "learning_rate", "updates", "seed"),
+    )
+    return ", ".join(f"{key} {row[key]}" for key in keys if row.get(key) is not None)
+
+
+def number(row: Row, key: str) -> float | None:
+    """The finite number under `key`; None when there is none."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def distinct(rows: Iterable[Row], key: str) -> list[float]:
+    """The different numbers under `key`, in increasing order."""
+    found = {value for row in rows if (value := number(row, key)) is not None}
+    return sorted(found)
+
+
+def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], Runs]:
+    """The rows by their values of `keys`, in the order in which the values first appear."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
+    return {key: tuple(group) for key, group in groups.items()}
+
+
+def plain(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """The rows measured in float32, which is also what a row means that names no engine."""
+    return tuple(row for row in rows if row.get("engine", FLOAT32) == FLOAT32)
+
+
+def runs_of(rows: Iterable[Row], size: str, method: str) -> Runs:
+    """One system's float32 runs among `rows`."""
+    return tuple(
+        row for row in plain(rows) if row.get("size") == size and row.get("method") == method
+    )
+
+
+def student_sizes(rows: Sequence[Row]) -> list[str]:
+    """The sizes of students among the rows, the largest first: by parameters, then by name."""
+    sizes: dict[str, tuple[float, tuple[int, ...]]] = {}
+    for row in rows:
+        size = str(row.get("size", TEACHER))
+        if size != TEACHER:
+            found = (number(row, "parameters") or 0.0, _numbers_in(size))
+            sizes[size] = max(found, sizes.get(size, found))
+    return sorted(sizes, key=lambda size: (sizes[size], size), reverse=True)
+
+
+def _numbers_in(size: str) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in re.findall(r"\d+", size))
+
+
+def methods_among(rows: Sequence[Row]) -> list[str]:
+    """The methods of the rows: the paper's in its order, then others by name."""
+    found = {str(row["method"]) for row in rows if row.get("method")}
+    return [m for m in METHODS if m in found] + sorted(found - set(METHODS))

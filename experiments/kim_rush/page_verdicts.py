@@ -1,0 +1,74 @@
+"""How a number decides a claim: by its whole interval, against a stated limit. Knows no claim."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+
+from experiments.kim_rush.page_text import basis
+from experiments.kim_rush.statistics import Estimate
+
+
+class Verdict(enum.Enum):
+    """What the numbers say of a claim."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    OPEN = "undecided"
+    MISSING = "not measured yet"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of our figures and what it says of its part of a claim."""
+
+    text: str
+    verdict: Verdict
+
+
+def part(
+    label: str,
+    estimate: Estimate | None,
+    verdict: Verdict,
+    *,
+    shown: Callable[[Estimate | None], str],
+) -> Part:
+    """The figure as `label: number (where its interval comes from)`, with its verdict."""
+    origin = "" if estimate is None else f" ({basis(estimate)})"
+    return Part(f"{label}: {shown(estimate)}{origin}", verdict)
+
+
+def verdict_of(parts: Sequence[Part]) -> Verdict:
+    """The verdict of the whole: one failing part decides, then a missing one, then an open one."""
+    found = {part.verdict for part in parts}
+    for verdict in (Verdict.FAILS, Verdict.MISSING, Verdict.OPEN):
+        if verdict in found:
+            return verdict
+    return Verdict.HOLDS
+
+
+def above(estimate: Estimate | None, limit: float) -> Verdict:
+    """Holds when the interval lies wholly above the limit, fails when wholly below, else open.
+
+    An interval that touches the limit is open. Without an interval nothing is decided; without an
+    estimate nothing was measured.
+    """
+    if estimate is None:
+        return Verdict.MISSING
+    if estimate.low is None or estimate.high is None:
+        return Verdict.OPEN
+    if estimate.low > limit:
+        return Verdict.HOLDS
+    return Verdict.FAILS if estimate.high < limit else Verdict.OPEN
+
+
+def within(estimate: Estimate | None, low: float, high: float) -> Verdict:
+    """Holds when the interval lies wholly in [low, high], fails when wholly outside, else open."""
+    if estimate is None:
+        return Verdict.MISSING
+    if estimate.low is None or estimate.high is None:
+        return Verdict.OPEN
+    if low <= estimate.low and estimate.high <= high:
+        return Verdict.HOLDS
+    return Verdict.FAILS if estimate.high < low or estimate.low > high else Verdict.OPEN
