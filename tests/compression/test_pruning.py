@@ -212,7 +212,7 @@ def test_patterns_exclude_a_tied_weight_under_any_of_its_names() -> None:
 
 def test_patterns_that_match_nothing_or_everything_are_refused() -> None:
     model = tiny_model("llama-tied")
-    with pytest.raises(ModelError, match=r"'model\.embed_token\.weight' matches none\. Did you"):
+    with pytest.raises(ModelError, match=r"'model\.embed_token\.weight' matches none; .* Did you"):
         prune(model, pruned_share=0.5, scheme="class_blind", exclude=["model.embed_token.weight"])
     with pytest.raises(ModelError, match=r"\*norm\*"):  # no matrix
         prune(model, pruned_share=0.5, scheme="class_blind", exclude=["*norm*"])

@@ -13,6 +13,7 @@ from tests.tiny import collator, random_examples, tiny_adapter
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import TeacherScores
@@ -130,6 +131,7 @@ def make_loop(
     objective: Objective | None = None,
     metrics: Recorder | None = None,
     score_dev: DevScorer | None = None,
+    mask: PruningMask | None = None,
     **changes: Any,
 ) -> TrainingLoop:
     """A loop with `SETTINGS` but for the named changes."""
@@ -138,6 +140,7 @@ def make_loop(
         source=source or stored(),
         teacher=SilentTeacher(),
         objective=objective or PlainObjective(),
+        mask=mask or PruningMask.of_nothing(),
         settings=dataclasses.replace(SETTINGS, **changes),
         accelerator=Accelerator(cpu=True),
         folder=folder,

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.training.small import Recorder, make_loop, same, scripted, student, weights
 from torch import Tensor
 
+from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
 from seqdistill.training.checkpoint import LoopState, load_state, newest_state
 from seqdistill.training.optimization import make_optimizer
@@ -151,16 +152,18 @@ def test_states_are_numbered_and_the_newest_is_the_highest(tmp_path: Path) -> No
 
 def test_a_state_is_refused_by_another_student_and_other_processes(tmp_path: Path) -> None:
     train(tmp_path, Recorder())
-    path, model = tmp_path / "checkpoint-6", student()
+    path, model, mask = tmp_path / "checkpoint-6", student(), PruningMask.of_nothing()
     optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.0)
     device = torch.device("cpu")
     with pytest.raises(UserError, match="saved by 1 and this run has 2"):
-        load_state(path, model=model, optimizer=optimizer, device=device, num_processes=2)
+        load_state(
+            path, model=model, mask=mask, optimizer=optimizer, device=device, num_processes=2
+        )
     stored = load_file(path / "model.safetensors")
     removed = sorted(stored)[0]
     save_file({n: t for n, t in stored.items() if n != removed}, path / "model.safetensors")
     with pytest.raises(UserError, match=f"differs in '{removed}'"):
-        load_state(path, model=model, optimizer=optimizer, device=device)
+        load_state(path, model=model, mask=mask, optimizer=optimizer, device=device)
 
 
 def test_a_state_holds_tied_weights_once_and_every_counter(tmp_path: Path) -> None:
@@ -171,7 +174,11 @@ def test_a_state_holds_tied_weights_once_and_every_counter(tmp_path: Path) -> No
     }
     optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.01)
     state = load_state(
-        tmp_path / "checkpoint-6", model=model, optimizer=optimizer, device=torch.device("cpu")
+        tmp_path / "checkpoint-6",
+        model=model,
+        mask=PruningMask.of_nothing(),
+        optimizer=optimizer,
+        device=torch.device("cpu"),
     )
     assert isinstance(state, LoopState)
     assert (state.update, state.best) == (6, [(9.0, 4), (4.0, 6)])

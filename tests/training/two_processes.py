@@ -23,6 +23,7 @@ from tests.training.small import (
 )
 from torch import nn
 
+from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.teachers.in_process import SilentTeacher
@@ -46,6 +47,7 @@ def train(
         source=stored(rank=accelerator.process_index, world_size=accelerator.num_processes),
         teacher=SilentTeacher(),
         objective=PlainObjective(),
+        mask=PruningMask.of_nothing(),
         settings=dataclasses.replace(SETTINGS, **{"accumulation": 2, "updates": 4, **changes}),
         accelerator=accelerator,
         folder=folder,

@@ -46,6 +46,8 @@ class Plan:
     teacher_parameters: int
     memory_bytes: int
     seconds_per_method: float
+    pruning: str = "none"
+    """How many weights the student keeps, in words."""
     stages: tuple[str, ...] = ()
     """What each stage of a chain will be, in words."""
 
@@ -68,6 +70,7 @@ class Plan:
             ("updates", f"{self.updates:,} of about {self.tokens_per_update:,.0f} target tokens"),
             ("epochs", f"{self.epochs:.2f}"),
             ("student parameters", f"{self.student_parameters:,}"),
+            *([] if self.pruning == "none" else [("pruning", self.pruning)]),
             ("teacher parameters", teacher),
             ("memory", f"about {self.memory_bytes / 2**30:.1f} GiB (good to a factor of two)"),
             (
@@ -114,7 +117,15 @@ def _plan_of_one(recipe: Recipe) -> Plan:
         teacher_parameters=parameter_count(teacher.model) if teacher else 0,
         memory_bytes=_memory_bytes(prepared),
         seconds_per_method=training.updates * training.accumulation * _seconds_a_batch(prepared),
+        pruning=_pruned(prepared),
     )
+
+
+def _pruned(prepared: Prepared) -> str:
+    mask, section = prepared.mask, prepared.recipe.pruning
+    if section.share is None:
+        return "none"
+    return f"{section.scheme}, {mask.num_kept:,} of {mask.num_weights:,} weights are kept"
 
 
 def _plan_of_chain(recipe: Recipe) -> Plan:
@@ -136,6 +147,7 @@ def _plan_of_chain(recipe: Recipe) -> Plan:
         tokens_per_update=tokens / updates if updates else 0.0,
         memory_bytes=max((planned.memory_bytes for planned in plans), default=0),
         seconds_per_method=sum((planned.seconds_per_method for planned in plans), start=0.0),
+        pruning="none",  # said of each stage
         stages=(
             *(f"{_sized(stage.recipe)}, there already: {stage.run.path}" for stage in done),
             *(f"{_sized(stage)}, to be trained" for stage in ahead),
@@ -144,7 +156,9 @@ def _plan_of_chain(recipe: Recipe) -> Plan:
 
 
 def _sized(stage: Recipe) -> str:
-    return f"{stage.method}: {stage.training.updates:,} updates"
+    share = stage.pruning.share
+    pruned = "" if share is None else f", {share:.1%} of the weights pruned"
+    return f"{stage.method}: {stage.training.updates:,} updates{pruned}"
 
 
 def _batches(prepared: Prepared) -> tuple[EpochBatches, Collator]:

@@ -24,8 +24,10 @@ from seqdistill.build.decoding import generator_factory
 from seqdistill.build.feasibility import check_models_fit
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
+from seqdistill.build.pruning import build_mask, pruning_facts, warn_of_zeros
 from seqdistill.build.timings import add_timings, timed, timing
 from seqdistill.build.trackers import MetricsFanOut
+from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, leave_out_long
@@ -59,6 +61,8 @@ class Prepared:
     teacher: LoadedModel | None
     student: LoadedModel
     adapted: SequenceModel
+    mask: PruningMask
+    """Which of the student's weights are zero, and are to stay so."""
     train_examples: tuple[Example, ...]
     train: tuple[EncodedExample, ...]
     num_too_long: int
@@ -67,7 +71,10 @@ class Prepared:
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """Reads data and models and checks that they fit. Raises UserError for whatever does not."""
+    """Reads data and models, checks that they fit, and prunes the student where the recipe says so.
+
+    Raises UserError for whatever does not fit.
+    """
     needs_teacher = build_objective(recipe).needs_teacher
     need_target = recipe.sequences.written_by != "teacher"
     train_examples = read_split(recipe, "train", need_target=need_target)
@@ -92,6 +99,7 @@ def prepare(recipe: Recipe) -> Prepared:
         teacher,
         student,
         adapt(student.model),
+        build_mask(recipe, student.model),
         tuple(train_examples),
         encoded.examples,
         encoded.num_too_long,
@@ -157,6 +165,7 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
         run.check_free()
     _apply_threads(recipe)
     prepared = prepare(recipe)
+    warn_of_zeros(prepared.student.model, prepared.mask)
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
     with accelerator.main_process_first():
@@ -188,6 +197,7 @@ def _begin(
             "environment": environment_facts(),
             "train_examples": len(prepared.train),
             "train_examples_too_long": prepared.num_too_long,
+            **pruning_facts(prepared.mask),
             **facts,
         }
     )
@@ -324,6 +334,7 @@ def _train(
             source=source,
             teacher=build_scoring(prepared, objective, accelerator.device),
             objective=objective,
+            mask=prepared.mask,
             settings=_settings(recipe),
             accelerator=accelerator,
             folder=run.checkpoints_path,

@@ -38,8 +38,9 @@ def prune(
     pruned step by step; where more is zero than was asked for, all of it is pruned and a warning
     says so. Equal models give equal masks.
 
-    Raises ModelError for a share outside its range, an unknown scheme, weights that are not
-    finite, and what `prunable_weights` raises.
+    Raises ModelError for a share outside its range or so high that no weight is left, an unknown
+    scheme, weights that are not finite, and what `prunable_weights` raises; the model is then as
+    it was.
     """
     if not 0.0 <= pruned_share < 1.0:
         raise ModelError(
@@ -55,6 +56,11 @@ def prune(
     weights = {name: parameter.detach() for name, parameter in parameters.items()}
     _refuse_non_finite(weights)
     mask = PruningMask(parameters, SCHEMES[scheme](weights, pruned_share))
+    if mask.num_kept == 0:
+        raise ModelError(
+            f"Pruning must leave some weights, but a share of {pruned_share} of "
+            f"{mask.num_weights} leaves none; lower pruning.share."
+        )
     mask.zero_weights()
     surplus = mask.num_weights - mask.num_kept - round(pruned_share * mask.num_weights)
     if surplus > len(parameters):  # rounding in each class is less

@@ -44,7 +44,8 @@ def prunable_weights(model: nn.Module, *, exclude: Sequence[str] = ()) -> dict[s
         if not fnmatch.filter(every_name, pattern):
             raise ModelError(
                 "A pattern of weights to leave unpruned must match the name of a matrix, but "
-                f"{pattern!r} matches none.{did_you_mean(pattern, every_name)}"
+                f"{pattern!r} matches none; change pruning.exclude."
+                f"{did_you_mean(pattern, every_name)}"
             )
     kept = {
         aliases[0]: parameter
@@ -94,6 +95,11 @@ class PruningMask:
         weights = prunable_weights(model, exclude=exclude)
         return cls(weights, {name: weight.detach() != 0 for name, weight in weights.items()})
 
+    @classmethod
+    def of_nothing(cls) -> PruningMask:
+        """The mask of a model that is not pruned: it speaks of no weights and changes none."""
+        return cls({}, {})
+
     @property
     def num_weights(self) -> int:
         """How many weights the mask speaks of, pruned or not."""
@@ -106,8 +112,8 @@ class PruningMask:
 
     @property
     def density(self) -> float:
-        """The share of weights that are kept, in [0, 1]."""
-        return self.num_kept / self.num_weights
+        """The share of weights that are kept, in [0, 1]; 1 when it speaks of none."""
+        return self.num_kept / self.num_weights if self.num_weights else 1.0
 
     def densities(self) -> dict[str, float]:
         """The share that is kept in each class, by the name of its parameter."""

@@ -15,7 +15,7 @@ from seqdistill.recipe.model_checks import (
     student_findings,
     teacher_findings,
 )
-from seqdistill.recipe.schema import DecodingSection, Recipe, SequencesSection
+from seqdistill.recipe.schema import DecodingSection, PruningSection, Recipe, SequencesSection
 
 FILE_SUFFIXES = (".tsv", ".txt", ".jsonl", ".parquet", ".gz")
 """One file holds one set of examples."""
@@ -42,6 +42,7 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
         student_findings,
         _sequences,
         objective_findings,
+        _pruning,
         _training,
         _evaluation,
     ):
@@ -157,6 +158,20 @@ def _unused(decoding: DecodingSection, name: str, condition: str, remedy: str) -
             f"must be left at {default} unless {condition}, got {found}; "
             f"remove it, or set sequences.decoding.{remedy}",
         )
+
+
+def _pruning(recipe: Recipe) -> Findings:
+    if recipe.pruning.share is not None:
+        return
+    for name, field in PruningSection.model_fields.items():
+        found: object = getattr(recipe.pruning, name)
+        if found != field.default:
+            shown = list(found) if isinstance(found, tuple) else found
+            yield (
+                f"pruning.{name}",
+                f"must be left out unless pruning.share is given, got {shown}; remove it, or add "
+                "for example pruning.share=0.8",
+            )
 
 
 def _training(recipe: Recipe) -> Findings:

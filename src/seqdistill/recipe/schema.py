@@ -230,6 +230,22 @@ class TrainingSection(Section):
     """Where metrics go besides the run directory's metrics.jsonl."""
 
 
+class PruningSection(Section):
+    """Which weights of the student are set to zero before its first update, and stay zero."""
+
+    share: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Of the weights in matrices, those of least magnitude; none are pruned when not given. What
+    is zero already counts, so 0 keeps the zeros of a pruned student and prunes no more. The later
+    stages of a chain go on with it; one that sets `share: null` fills the zeros again."""
+    scheme: Literal["class_blind", "class_uniform", "class_distribution"] = "class_blind"
+    """`class_blind`: one threshold for all matrices together, the best in See et al. 2016.
+    `class_uniform`: the same share of each. `class_distribution`: by standard deviations of each
+    matrix's own weights."""
+    exclude: tuple[str, ...] = ()
+    """Names of matrices to leave as they are, with * and ?: `model.shared.weight`, `*embed*`. None
+    by default: embeddings hold most weights of small models."""
+
+
 class EvaluationSection(Section):
     """How the final numbers are measured."""
 
@@ -282,6 +298,7 @@ class Recipe(Section):
     student: StudentSection = StudentSection()
     sequences: SequencesSection = SequencesSection()
     objective: ObjectiveSection = ObjectiveSection()
+    pruning: PruningSection = PruningSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     compare: tuple[str, ...] = ()

@@ -50,8 +50,10 @@ def stage_recipe(recipe: Recipe, index: int, *, start_from: str | None) -> Recip
     """The recipe of one stage of a chain, which is no chain itself.
 
     The chain's recipe is the ground; over it lies what the stage's preset says (method, sequences,
-    teacher.scores, objective, some of training), and over that the stage's `settings`. The student
-    starts from the folder `start_from`, or from the recipe's own first weights when that is None.
+    teacher.scores, objective, some of training), and over that the stage's `settings`. `pruning`
+    is handed on: its ground is that of the stage before, since zeros once made are to stay. The
+    student starts from the folder `start_from`, or from the recipe's own first weights when that is
+    None.
     output_dir stays the chain's: where a stage is written is for the caller to say.
 
     Raises RecipeError for a preset that is none, and for settings unknown or out of range.
@@ -109,12 +111,7 @@ def _made(
         )
         found.append(Contradiction(f"stages.{index}.preset", sentence))
         return None
-    settings = Settings(recipe.model_dump(mode="json", exclude={"stages", "compare"}))
-    settings.merge(Settings(_said_by(stage.preset)))
-    if start_from is not None:
-        first = {**dict.fromkeys(_FIRST_WEIGHTS), "init": "pretrained", "model": start_from}
-        settings.put(("student",), first, "")
-    problems = list(_lay_over(settings, stage))
+    settings, problems = _laid_out(recipe, index, start_from)
     made = None
     try:
         made = Recipe.model_validate(settings.values)
@@ -126,6 +123,31 @@ def _made(
         key, _, sentence = problem.partition(" ")
         found.append(Contradiction(f"stages.{index}.settings.{key}", sentence))
     return None if problems else made
+
+
+def _laid_out(recipe: Recipe, index: int, start_from: str | None) -> tuple[Settings, list[str]]:
+    """The settings of a stage whose preset is one, and a sentence for each that cannot be."""
+    stage = recipe.stages[index]
+    settings = Settings(recipe.model_dump(mode="json", exclude={"stages", "compare"}))
+    if index > 0 and recipe.stages[index - 1].preset in stage_presets():
+        before, _ = _laid_out(recipe, index - 1, None)
+        settings.values["pruning"] = before.values["pruning"]
+    settings.merge(Settings(_said_by(stage.preset)))
+    if start_from is not None:
+        first = {**dict.fromkeys(_FIRST_WEIGHTS), "init": "pretrained", "model": start_from}
+        settings.put(("student",), first, "")
+    problems = list(_lay_over(settings, stage))
+    if index > 0:
+        _end_pruning(settings, stage)
+    return settings, problems
+
+
+def _end_pruning(settings: Settings, stage: Stage) -> None:
+    """Forgets the scheme that a stage was handed down when it prunes nothing itself."""
+    pruning = settings.values["pruning"]
+    if isinstance(pruning, dict) and pruning.get("share") is None:
+        own = {path[1] for path in _given(stage) if path[0] == "pruning" and len(path) > 1}
+        settings.values["pruning"] = {key: pruning[key] for key in pruning if key in own}
 
 
 def _said_by(preset: str) -> dict[str, object]:
@@ -214,6 +236,14 @@ def _unread(recipe: Recipe, stages: Mapping[int, Recipe]) -> Iterator[Contradict
                 dotted(path),
                 "must be left to the stages, since each that reads it brings its own, got a value "
                 f"for all of them; write it as stages.{overruling[0]}.settings.{dotted(path)}",
+            )
+        elif overruling and path[0] == "pruning":
+            # It would prune the first stage, and hardly anybody means that.
+            yield Contradiction(
+                dotted(path),
+                f"must be left to the stages, since stages.{overruling[0]} brings its own, got a "
+                "value for all of them; write it as "
+                f"stages.{overruling[0]}.settings.{dotted(path)}",
             )
 
 

@@ -47,11 +47,12 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
 
 @functools.cache
 def comparable_presets() -> tuple[str, ...]:
-    """The presets that start where others start and end there: no fine-tuning, no chains."""
+    """The presets that start where others start: no fine-tuning, no pruning, no chains."""
     return tuple(
         name
         for name in stage_presets()
         if read_recipe(name).sequences.written_by != "interpolation"
+        and read_recipe(name).pruning.share is None
     )
 
 

@@ -1,7 +1,8 @@
 """Resumable states and best students on disk: safetensors and JSON, written aside and renamed.
 
-A state is everything that a bit-for-bit continuation needs: weights, optimizer, random states,
-the place in the data, the loop's own counters. No pickle is ever read or written.
+A state is everything that a bit-for-bit continuation needs: weights, which of them are pruned,
+optimizer, random states, the place in the data, the loop's own counters. No pickle is ever read or
+written.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 
 _NAME = re.compile(r"checkpoint-(\d+)")
+_MASK = "pruning.safetensors"
+"""Absent from the states of students that are not pruned."""
 
 
 @dataclasses.dataclass
@@ -84,6 +88,7 @@ def save_state(
     folder: Path,
     *,
     model: nn.Module,
+    mask: PruningMask,
     optimizer: torch.optim.Optimizer,
     state: LoopState,
     random_by_rank: Sequence[Mapping[str, Tensor]],
@@ -98,6 +103,8 @@ def save_state(
     folder.mkdir(parents=True, exist_ok=True)
     with atomic.new_folder(path) as aside:
         save_file(_contiguous(unique_parameters(model)), aside / "model.safetensors")
+        if bits := mask.state_dict():
+            save_file(bits, aside / _MASK)
         save_file(_contiguous(_optimizer_tensors(optimizer)), aside / "optimizer.safetensors")
         for rank, states in enumerate(random_by_rank):
             save_file(dict(states), aside / _random_name(rank))
@@ -126,15 +133,17 @@ def load_state(
     path: Path,
     *,
     model: nn.Module,
+    mask: PruningMask,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     rank: int = 0,
     num_processes: int = 1,
 ) -> LoopState:
-    """The loop's counters; model, optimizer and this rank's random state are put back in place.
+    """The loop's counters; all else is put back in place: model, mask, optimizer, random state.
 
-    Raises UserError when the state was saved by a model of other parameter names or shapes, or by
-    another number of processes, which share out the data otherwise.
+    Raises UserError when the state was saved by a model of other parameter names or shapes, by one
+    that was pruned elsewhere or not at all, or by another number of processes, which share out the
+    data otherwise.
     """
     fields = json.loads((path / "state.json").read_text(encoding="utf-8"))
     fields["best"] = [(score, update) for score, update in fields["best"]]
@@ -145,6 +154,7 @@ def load_state(
             f"saved by {state.num_processes} and this run has {num_processes}."
         )
     load_parameters(model, load_file(path / "model.safetensors"), where=str(path))
+    mask.load_state_dict(load_file(path / _MASK) if (path / _MASK).exists() else {})
     _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
     stored = load_file(path / _random_name(rank))
     torch.set_rng_state(stored["cpu"])

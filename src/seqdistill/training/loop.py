@@ -4,9 +4,11 @@
         for each micro-batch:  source -> batch -> teacher's scores, student's states -> TokenSum
                                backward of the total (not of a mean)
         gradients / global count     the only division: any split of a batch gives the same update
-        clip, step, now and then: score dev, save a resumable state, keep the best students
+        clip, step, keep pruned weights at zero
+        now and then: score dev, save a resumable state, keep the best students
 
-It does not know who writes sequences, what a divergence is, or how dev is scored.
+It does not know who writes sequences, what a divergence is, which weights should be pruned, or how
+dev is scored.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import NonFiniteLossError
 from seqdistill.core.generators import derived_seed
@@ -68,6 +71,7 @@ class TrainingLoop:
         source: SequenceSource,
         teacher: Teacher,
         objective: Objective,
+        mask: PruningMask,
         settings: LoopSettings,
         accelerator: Accelerator,
         folder: Path,
@@ -79,6 +83,7 @@ class TrainingLoop:
         self._source = source
         self._teacher = teacher
         self._objective = objective
+        self._mask = mask
         self._settings = settings
         self._accelerator = accelerator
         self._folder = folder
@@ -130,6 +135,7 @@ class TrainingLoop:
             self._state = load_state(
                 path,
                 model=self._student,
+                mask=self._mask,
                 optimizer=self._optimizer,
                 device=self._accelerator.device,
                 rank=self._accelerator.process_index,
@@ -161,8 +167,10 @@ class TrainingLoop:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         work = over_processes(self._accumulate(), self._accelerator)
-        norm = self._divide_and_clip(work.loss.count)
+        self._divide(work.loss.count)
+        norm = self._clip()
         self._optimizer.step()
+        self._mask.enforce(self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
         self._state.update = update
         self._state.tokens += work.num_targets
@@ -205,13 +213,20 @@ class TrainingLoop:
             "training.learning_rate, use training.precision=fp32, or look at these examples."
         )
 
-    def _divide_and_clip(self, count: Tensor) -> float:
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [p for p in self._student.parameters() if p.requires_grad]
+
+    def _divide(self, count: Tensor) -> None:
         # Gradients are of totals; processes average theirs, which the factor undoes.
         factor = self._accelerator.num_processes / max(float(count), 1.0)
-        trained = [p for p in self._student.parameters() if p.requires_grad]
-        for parameter in trained:
+        for parameter in self._trained():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
+
+    def _clip(self) -> float:
+        """The norm of the gradient before it was clipped, of the weights that are not pruned."""
+        self._mask.zero_gradients()
+        trained = self._trained()
         norm = float(torch.nn.utils.clip_grad_norm_(trained, self._settings.max_grad_norm))
         if not math.isfinite(norm):
             raise NonFiniteLossError(
@@ -274,6 +289,7 @@ class TrainingLoop:
             save_state(
                 self._folder,
                 model=self._student,
+                mask=self._mask,
                 optimizer=self._optimizer,
                 state=self._state,
                 random_by_rank=random_by_rank,
