@@ -21,6 +21,7 @@ METHODS = {
     "seq_kd": ("teacher", "none", (NLL,)),
     "seq_inter": ("interpolation", "none", (NLL,)),
     "seq_kd_word_kd": ("teacher", "dense", (HALF_NLL, HALF_CROSS_ENTROPY)),
+    "prune": ("teacher", "none", (NLL,)),
 }
 """Who writes, what the teacher says, how the student is pulled: Kim and Rush 2016, sec. 3 and 4."""
 
@@ -41,6 +42,20 @@ def test_a_method_resolves_to_what_its_paper_says(name: str) -> None:
     if written_by == "interpolation":
         assert (decoding.mode, decoding.beam_size, decoding.n_best) == ("beam", 35, 35)
         assert recipe.sequences.similarity == "smoothed_bleu"
+
+
+def test_pruning_takes_four_weights_of_five_by_one_threshold_and_trains_gently() -> None:
+    recipe = load_recipe("prune", YOURS)
+    assert (recipe.pruning.share, recipe.pruning.scheme) == (0.8, "class_blind")
+    assert recipe.pruning.exclude == ()
+    plain = load_recipe("seq_kd", YOURS)
+    assert recipe.training.learning_rate < plain.training.learning_rate
+    assert recipe.sequences == plain.sequences and recipe.objective == plain.objective
+    assert all(
+        read_recipe(name).pruning.share is None
+        for name in preset_names()
+        if name != "prune"  # chains leave it to that stage
+    )
 
 
 def test_weights_of_interpolated_terms_sum_to_one() -> None:

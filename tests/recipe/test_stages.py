@@ -8,7 +8,7 @@ import pytest
 
 from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import load_recipe, preset_names, read_recipe, write_recipe
-from seqdistill.recipe.schema import Recipe, Stage
+from seqdistill.recipe.schema import PruningSection, Recipe, Stage
 from seqdistill.recipe.stages import settings_by_key, stage_presets, stage_recipe
 from seqdistill.recipe.systems import all_contradictions, comparable_presets
 
@@ -18,8 +18,10 @@ CHAINS = {
     "word_kd_seq_inter": ("word_kd", "seq_inter"),
     "seq_kd_seq_inter": ("seq_kd", "seq_inter"),
     "seq_kd_word_kd_seq_inter": ("seq_kd_word_kd", "seq_inter"),
+    "seq_kd_prune": ("seq_kd", "prune"),
+    "seq_kd_prune_seq_inter": ("seq_kd", "prune", "seq_inter"),
 }
-"""The combinations with fine-tuning of Kim and Rush 2016, table 1."""
+"""The combinations with fine-tuning of Kim and Rush 2016, table 1, and with pruning, sec. 4.4."""
 
 HALF_NLL = {"divergence": "negative_log_likelihood", "weight": 0.5}
 
@@ -42,6 +44,8 @@ def test_each_stage_is_the_recipe_of_its_preset_by_hand(name: str) -> None:
     assert tuple(stage.preset for stage in recipe.stages) == CHAINS[name]
     for index, preset in enumerate(CHAINS[name]):
         start = [] if index == 0 else ["student.model=trained"]
+        if "prune" in CHAINS[name][:index]:
+            start.append("pruning.share=0.8")
         by_hand = load_recipe(preset, [*YOURS, *common, *start])
         made = stage_recipe(recipe, index, start_from="trained" if index else None)
         assert made == by_hand
@@ -55,6 +59,65 @@ def test_a_later_stage_forgets_how_the_first_student_was_made() -> None:
     layers = ["student.init=teacher_layers", "student.decoder_layers=1", "student.model=null"]
     student = stage_recipe(chain(*layers), 1, start_from="trained").student
     assert (student.init, student.model, student.decoder_layers) == ("pretrained", "trained", None)
+
+
+def test_pruning_is_handed_on_until_a_stage_ends_it() -> None:
+    stages = [{"preset": name} for name in ("seq_kd", "prune", "baseline", "word_kd", "baseline")]
+    uniform = {"pruning.scheme": "class_uniform", "pruning.exclude": ["a*"]}
+    stages[1]["settings"] = {**uniform, "pruning": {"share": 0.5}}  # type: ignore[assignment]
+    stages[3]["settings"] = {"pruning.share": None}  # type: ignore[assignment]
+    recipe = load_recipe("seq_kd_prune", [*YOURS, f"stages={stages}".replace("None", "null")])
+    made = [stage_recipe(recipe, index, start_from="x").pruning for index in range(5)]
+    assert [pruning.share for pruning in made] == [None, 0.5, 0.5, None, None]
+    assert [pruning.scheme for pruning in made[1:3]] == ["class_uniform"] * 2
+    assert [pruning.exclude for pruning in made[1:3]] == [("a*",)] * 2
+    assert made[0] == made[3] == made[4] == PruningSection()
+
+
+def test_the_recipes_own_pruning_starts_with_the_first_stage() -> None:
+    recipe = chain("pruning={share: 0.3, scheme: class_distribution}")
+    made = [stage_recipe(recipe, index, start_from="x").pruning for index in (0, 1)]
+    assert made == [recipe.pruning] * 2
+    gradual = chain("stages=[{preset: seq_kd, settings: {pruning.share: 0.5}}, {preset: prune}]")
+    made = [stage_recipe(gradual, index, start_from="x").pruning for index in (0, 1)]
+    assert [pruning.share for pruning in made] == [0.5, 0.8]
+
+
+def test_pruning_that_a_stage_brings_is_not_set_for_all() -> None:
+    pruned = "stages=[{preset: seq_kd}, {preset: prune}]"
+    told = refusal(pruned, "pruning.share=0.9")
+    assert told.startswith("override pruning.share=0.9: pruning.share must be left to the stages")
+    assert "write it as stages.1.settings.pruning.share" in told
+    told = refusal(pruned, "pruning.scheme=class_uniform")
+    assert "write it as stages.1.settings.pruning.scheme" in told
+    assert stage_recipe(
+        chain(pruned, "stages.1.settings.pruning.share=0.9"), 1, start_from="x"
+    ).pruning == PruningSection(share=0.9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"pruning.share": 1}, "stages.1.settings.pruning.share must be less than 1, got 1"),
+        ({"pruning.share": -0.1}, "stages.1.settings.pruning.share must be at least 0"),
+        ({"pruning.share": False}, "pruning.share must be a number, got false; write the number"),
+        ({"pruning.shares": 0.5}, "did you mean 'pruning.share'?"),
+        ({"pruning": 5}, "stages.1.settings.pruning must be a section of keys"),
+        ({"pruning.scheme": "blind"}, "stages.1.settings.pruning.scheme must be 'class_blind'"),
+        (
+            {"pruning": {"share": None, "scheme": "class_uniform"}},
+            "stages.1.settings.pruning.scheme must be left out unless pruning.share is given",
+        ),
+    ],
+)
+def test_a_wrong_pruning_is_told_once_by_its_key(
+    settings: dict[str, object], sentence: str
+) -> None:
+    stages = (Stage(preset="seq_kd"), Stage(preset="prune", settings=settings))
+    stages = (*stages, Stage(preset="seq_inter"))
+    found = all_contradictions(chain().model_copy(update={"stages": stages}))
+    assert sum(sentence in f"{item.key} {item.sentence}" for item in found) == 1
+    assert {item.key.split(".")[1] for item in found} == {"1"}, "the stage after is not at fault"
 
 
 def test_a_stages_settings_win_over_its_preset_and_that_over_the_recipe() -> None:
@@ -176,7 +239,7 @@ def test_chains_are_neither_stages_nor_compared() -> None:
     assert set(CHAINS) <= set(preset_names())
     assert not {*CHAINS, "demo", "teacher"} & set(stage_presets())
     assert "seq_inter" in stage_presets()
-    assert not {*CHAINS, "seq_inter"} & set(comparable_presets())
+    assert not {*CHAINS, "seq_inter", "prune"} & set(comparable_presets())
 
 
 def test_a_stage_that_is_asked_for_by_hand_is_refused_in_the_same_words() -> None:

@@ -111,7 +111,17 @@ def _made(
         )
         found.append(Contradiction(f"stages.{index}.preset", sentence))
         return None
-    settings, problems = _laid_out(recipe, index, start_from)
+    settings = Settings(recipe.model_dump(mode="json", exclude={"stages", "compare"}))
+    # A stage before that is wrong is told by itself.
+    if index > 0 and (before := _made(recipe, index - 1, None, [])) is not None:
+        settings.values["pruning"] = before.pruning.model_dump(mode="json")
+    settings.merge(Settings(_said_by(stage.preset)))
+    if start_from is not None:
+        first = {**dict.fromkeys(_FIRST_WEIGHTS), "init": "pretrained", "model": start_from}
+        settings.put(("student",), first, "")
+    problems = list(_lay_over(settings, stage))
+    if index > 0:
+        _end_pruning(settings, stage)
     made = None
     try:
         made = Recipe.model_validate(settings.values)
@@ -123,23 +133,6 @@ def _made(
         key, _, sentence = problem.partition(" ")
         found.append(Contradiction(f"stages.{index}.settings.{key}", sentence))
     return None if problems else made
-
-
-def _laid_out(recipe: Recipe, index: int, start_from: str | None) -> tuple[Settings, list[str]]:
-    """The settings of a stage whose preset is one, and a sentence for each that cannot be."""
-    stage = recipe.stages[index]
-    settings = Settings(recipe.model_dump(mode="json", exclude={"stages", "compare"}))
-    if index > 0 and recipe.stages[index - 1].preset in stage_presets():
-        before, _ = _laid_out(recipe, index - 1, None)
-        settings.values["pruning"] = before.values["pruning"]
-    settings.merge(Settings(_said_by(stage.preset)))
-    if start_from is not None:
-        first = {**dict.fromkeys(_FIRST_WEIGHTS), "init": "pretrained", "model": start_from}
-        settings.put(("student",), first, "")
-    problems = list(_lay_over(settings, stage))
-    if index > 0:
-        _end_pruning(settings, stage)
-    return settings, problems
 
 
 def _end_pruning(settings: Settings, stage: Stage) -> None:
