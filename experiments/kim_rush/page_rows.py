@@ -1,4 +1,4 @@
-"""The rows of the experiment as the page reads them: tasks, measures, and runs that belong together.
+"""The rows of the experiment as the page reads them: tasks, measures, runs that belong together.
 
 Reads kim_rush.json and selects. Averages nothing and writes nothing.
 """
@@ -6,6 +6,7 @@ Reads kim_rush.json and selects. Averages nothing and writes nothing.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -66,6 +67,8 @@ class Task:
     measure: Measure
     further: tuple[tuple[str, str], ...]
     """Further columns of the main table: (heading, key)."""
+    dev: tuple[Measure, ...]
+    """Scores that may have chosen a learning rate on dev, with the keys of their rows."""
 
     @property
     def file_stem(self) -> str:
@@ -79,12 +82,17 @@ TASKS = (
         "g2p: English spelling to phonemes",
         Measure("sequence_error_rate", "WER", -1),
         (("PER greedy", "token_error_rate_greedy"), ("PER beam", "token_error_rate_beam")),
+        (
+            Measure("dev_sequence_error_rate", "WER", -1),
+            Measure("dev_token_error_rate", "PER", -1),
+        ),
     ),
     Task(
         "en-de",
         "en-de: software documentation, English to German",
         Measure("bleu", "BLEU", 1),
         (("chrF beam", "chrf"),),
+        (Measure("dev_bleu", "BLEU", 1),),
     ),
 )
 
@@ -124,24 +132,25 @@ def read(path: Path) -> Results:
 def results_of(document: Mapping[str, Any]) -> Results:
     """The results in a document that was read, whose rows may come in any order."""
     rows = sorted(document["rows"], key=_identity)
-    for row, following in zip(rows, rows[1:], strict=False):
+    for row, following in itertools.pairwise(rows):
         if _identity(row) == _identity(following):
             raise DataError(
                 f"every cell must stand once in the rows, but this one stands twice: "
                 f"{_identity(row)}; remove the stale row"
             )
+    facts = document.get("environment", document)
     return Results(
         rows=tuple(rows),
         created=str(document.get("created", "")),
         tasks=document.get("tasks") or {},
-        machine=document.get("machine") or {},
-        versions=document.get("versions") or {},
+        machine=facts.get("machine") or {},
+        versions=facts.get("versions") or {},
     )
 
 
 def _identity(row: Row) -> str:
     keys = (
-        *("task", "experiment", "question", "setting", "size", "method", "engine"),
+        *("task", "experiment", "question", "variant", "size", "method", "engine"),
         *("pruned_share", "learning_rate", "updates", "seed"),
     )
     return ", ".join(f"{key} {row[key]}" for key in keys if row.get(key) is not None)

@@ -1,0 +1,102 @@
+"""Writes docs/results/kim_rush.md and its plots: `python -m experiments.kim_rush.page`.
+
+Reads docs/results/kim_rush.json and nothing else, so equal rows give equal bytes. Measures
+nothing; the order of the page is here, its parts are in the modules named page_*.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.kim_rush.page_claim_sections import claims, follow_ups
+from experiments.kim_rush.page_findings import findings
+from experiments.kim_rush.page_plots import curves_plot, likelihood_plot, main_plot, pruning_plot
+from experiments.kim_rush.page_rows import TASKS, Results, Task, read
+from experiments.kim_rush.page_sections import (
+    Pictures,
+    curves,
+    learning_rates,
+    likelihood,
+    main_results,
+    pruning,
+    speed,
+    what_was_run,
+)
+from seqdistill.core.errors import UserError
+from seqdistill.records import atomic
+
+RESULTS = Path("docs/results/kim_rush.json")
+PLOTS: dict[str, Callable[[Results, Task], bytes | None]] = {
+    "main": main_plot,
+    "pruning": pruning_plot,
+    "curves": curves_plot,
+    "likelihood": likelihood_plot,
+}
+
+
+def drawn(results: Results) -> dict[tuple[str, str], bytes]:
+    """Every plot that has something to show, as SVG, by task and plot."""
+    return {
+        (task.name, name): image
+        for task in TASKS
+        for name, plot in PLOTS.items()
+        if (image := plot(results, task)) is not None
+    }
+
+
+def rendered(results: Results, pictures: Pictures) -> str:
+    """The page as Markdown; `pictures` are the paths of the plots, as seen from it."""
+    sections = (
+        ("What was run", what_was_run(results)),
+        ("Results", main_results(results, pictures)),
+        ("Speed", speed(results)),
+        ("Pruning", pruning(results, pictures)),
+        ("Student size and training length", curves(results, pictures)),
+        ("Learning rates", learning_rates(results)),
+        ("Perplexity, mode share and quality", likelihood(results, pictures)),
+        ("The paper's claims, one by one", claims(results)),
+        ("Follow-up experiments", follow_ups(results)),
+    )
+    lines = [
+        "# Sequence-level distillation after Kim and Rush (2016), on two real tasks",
+        "",
+        "<!-- written by python -m experiments.kim_rush.page from kim_rush.json -->",
+        "",
+        *(f"{number}. {text}" for number, text in enumerate(findings(results), start=1)),
+    ]
+    for heading, text in sections:
+        lines += ["", f"## {heading}", "", text]
+    return "\n".join(lines) + "\n"
+
+
+def write_page(path: Path = RESULTS) -> None:
+    """Writes `NAME.md` and the folder `NAME` of plots beside the results `NAME.json`.
+
+    The folder is replaced as a whole, so that no plot outlives its rows. Raises UserError for a
+    file that holds no results.
+    """
+    results = read(path)
+    images = drawn(results)
+    stems = {task.name: task.file_stem for task in TASKS}
+    names = {key: f"{stems[key[0]]}_{key[1]}.svg" for key in images}
+    folder = path.with_suffix("")
+    with atomic.replaced_folder(folder) as plots:
+        for key, image in images.items():
+            atomic.write_bytes(plots / names[key], image)
+    pictures = {key: f"{folder.name}/{name}" for key, name in names.items()}
+    atomic.write_text(path.with_suffix(".md"), rendered(results, pictures))
+
+
+def main() -> None:
+    """The command line: no arguments."""
+    try:
+        write_page()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
