@@ -25,12 +25,9 @@ _POOL_BATCHES = 50
 def _pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
     """Right-padded ids and the mask of real ones."""
     width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), fill, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[index, : len(row)] = True
-    return ids, mask
+    ids = torch.tensor([[*row, *(fill,) * (width - len(row))] for row in rows], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(width) < lengths[:, None]
 
 
 class Collator:

@@ -7,9 +7,11 @@ with an end token. Nothing is padded here.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from jinja2.exceptions import TemplateError
@@ -66,12 +68,25 @@ def _closed(ids: list[int], end: int, special: frozenset[int]) -> tuple[int, ...
     return (*ids, end)
 
 
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Python's search for cycles is put off: among millions of new lists it takes half the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def _encode_seq2seq(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
 ) -> list[EncodedExample]:
     end, special = end_token_id(tokenizer), frozenset(tokenizer.all_special_ids)
-    sources = tokenizer([example.source for example in examples]).input_ids
-    targets = tokenizer(text_target=[example.target or "" for example in examples]).input_ids
+    with _no_garbage_collection():
+        sources = tokenizer([example.source for example in examples]).input_ids
+        targets = tokenizer(text_target=[example.target or "" for example in examples]).input_ids
     return [
         EncodedExample(
             example.id,
@@ -136,10 +151,11 @@ def _encode_causal(
 def _encode_completions(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, end: int
 ) -> list[EncodedExample]:
-    prompts = tokenizer([example.source for example in examples]).input_ids
-    targets = tokenizer(
-        [example.target or "" for example in examples], add_special_tokens=False
-    ).input_ids
+    with _no_garbage_collection():
+        prompts = tokenizer([example.source for example in examples]).input_ids
+        targets = tokenizer(
+            [example.target or "" for example in examples], add_special_tokens=False
+        ).input_ids
     for prompt in prompts:
         while len(prompt) > 1 and prompt[-1] == end:
             prompt.pop()  # some tokenizers close every text; a prompt is still open
