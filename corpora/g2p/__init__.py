@@ -1,0 +1,1 @@
+"""Builds the grapheme-to-phoneme corpus from the CMU Pronouncing Dictionary."""

@@ -1,0 +1,1 @@
+"""The experiments: committed scripts behind the published numbers. No part of the package."""
