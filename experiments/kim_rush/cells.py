@@ -1,0 +1,318 @@
+"""The cells of the experiment: one student each, as a chain of stages with all its settings.
+
+`plan` lists every cell that the rows measured so far allow to be stated: rates are chosen on dev
+first, for each method, and what is fine-tuned starts from the student whose rate was chosen.
+Trains nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from experiments.kim_rush.tasks import Budget, Settings, Size, Task
+
+Experiment = Literal[
+    "main", "learning_rates", "size_curve", "length_curve", "pruning", "speed", "follow_up"
+]
+Row = Mapping[str, Any]
+
+FROM_SCRATCH = ("baseline", "word_kd", "seq_kd", "seq_kd+word_kd")
+"""Methods that begin with random weights; each has its rate chosen."""
+INTERPOLATED = tuple(f"{method}+seq_inter" for method in FROM_SCRATCH)
+MAIN = ("baseline", "word_kd", "seq_kd", "seq_kd+seq_inter")
+"""The rows that the issue asks for in every size and with several seeds."""
+PRUNED_SHARES = (0.5, 0.8, 0.85, 0.9)
+CURVE_METHODS = ("baseline", "seq_kd")
+_NUM_CURVE_SEEDS = 3
+_PRESETS = {"seq_kd+word_kd": "seq_kd_word_kd"}
+_CORPORA = {
+    "seq_kd": "beam-5",
+    "seq_kd_word_kd": "beam-5",
+    "prune": "beam-5",
+    "seq_inter": "best-35",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOfCell:
+    """One stage: a preset and the settings that this cell gives it."""
+
+    preset: str
+    settings: Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One student to train and measure."""
+
+    task: Task
+    experiment: Experiment
+    size: Size | None
+    """None for the teacher itself."""
+    method: str
+    seed: int
+    stages: tuple[StageOfCell, ...]
+    learning_rate: float
+    """Of the last stage: what a grid varies."""
+    measured: bool = True
+    """Whether the test set is decoded; cells that choose a rate are scored on dev alone."""
+    facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """More keys of its row."""
+
+    @property
+    def name(self) -> str:
+        """Its place under the task's folder, and what finds its row again."""
+        size = "teacher" if self.size is None else self.size.name
+        parts = [self.experiment, size, self.method.replace("+", "-"), f"seed{self.seed}"]
+        if self.experiment == "learning_rates":
+            parts.append(f"rate{self.learning_rate:g}")
+        parts += [f"{key}{value}" for key, value in self.facts.items() if key in _IN_NAMES]
+        return "/".join(parts)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Keys of the recipe and their values."""
+        student: dict[str, object]
+        if self.size is None:
+            student = {"student.model": self.task.teacher}
+        else:
+            student = {
+                "student.init": "scratch",
+                "student.architecture": self.size.architecture,
+            }
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "output_dir": str(self.task.folder / "cells" / self.name.replace("/", "-")),
+            "teacher.model": self.task.teacher,
+            "training.threads": 1,
+            **self.task.settings,
+            **student,
+            "stages": [
+                {"preset": stage.preset, "settings": dict(stage.settings)} for stage in self.stages
+            ],
+        }
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """One name for each prefix of its stages: what other cells may be training, too."""
+        size = "teacher" if self.size is None else self.size.name
+        names = [f"{size} {self.seed}"]
+        for stage in self.stages:
+            names.append(f"{names[-1]} {stage.preset} {sorted(stage.settings.items())}")
+        return tuple(names[1:])
+
+
+_IN_NAMES = ("updates", "pruned_share", "variant")
+
+
+def plan(task: Task, rows: Sequence[Row]) -> list[Cell]:
+    """The cells that can be stated with what `rows` tell, in the order of running."""
+    return list(_Plan(task, rows).cells())
+
+
+class _Plan:
+    def __init__(self, task: Task, rows: Sequence[Row]) -> None:
+        self._task = task
+        self._rows = [row for row in rows if row["task"] == task.name]
+
+    def cells(self) -> Iterator[Cell]:
+        for size in (self._task.large, self._task.small):
+            yield from self._grid(size, self._scratch_methods(size))
+        for seed in self._task.seeds:
+            for size in (self._task.large, self._task.small):
+                if seed == self._task.seeds[0]:
+                    yield from self._fine_tuning_grid(size)
+                yield from self._main(size, seed)
+            if seed == self._task.seeds[0]:
+                yield from self._teacher()
+                yield from self._more_of_the_same(seed)
+                yield from self._pruned(seed)
+        for seed in self._task.seeds[:_NUM_CURVE_SEEDS]:
+            yield from self._curves(seed)
+
+    def _scratch_methods(self, size: Size) -> tuple[str, ...]:
+        wanted = self._methods(size, self._task.seeds[0])
+        return tuple(method for method in FROM_SCRATCH if method in wanted)
+
+    def _methods(self, size: Size, seed: int) -> tuple[str, ...]:
+        every = self._task.all_rows_everywhere
+        if every or (size == self._task.large and seed == self._task.seeds[0]):
+            return (*FROM_SCRATCH, *INTERPOLATED)
+        return MAIN
+
+    def _budget(self, size: Size) -> Budget:
+        return self._task.budgets[size.name]
+
+    # Rates.
+
+    def _grid(self, size: Size, methods: Iterable[str]) -> Iterator[Cell]:
+        budget = self._budget(size)
+        for rate in budget.rates:
+            for method in methods:
+                stages = (self._scratch(method, rate, budget.grid_updates),)
+                yield self._choosing(size, method, stages, rate)
+
+    def _fine_tuning_grid(self, size: Size) -> Iterator[Cell]:
+        budget, seed = self._budget(size), self._task.seeds[0]
+        for method in self._methods(size, seed):
+            first = self._chosen_scratch(size, method.removesuffix("+seq_inter"))
+            if not method.endswith("+seq_inter") or first is None:
+                continue
+            for rate in budget.fine_tuning_rates:
+                stages = (first, self._interpolation(rate, budget.fine_tuning_updates))
+                yield self._choosing(size, method, stages, rate)
+
+    def _choosing(
+        self, size: Size | None, method: str, stages: tuple[StageOfCell, ...], rate: float
+    ) -> Cell:
+        seed = self._task.seeds[0]
+        return Cell(self._task, "learning_rates", size, method, seed, stages, rate, measured=False)
+
+    def _rate(self, size: Size | None, method: str, rates: Sequence[float]) -> float | None:
+        """The rate with the best dev score, or None while one of them has none."""
+        name = "teacher" if size is None else size.name
+        scores = {
+            row["learning_rate"]: row[f"dev_{self._task.dev_score}"]
+            for row in self._rows
+            if (row["experiment"], row["size"], row["method"]) == ("learning_rates", name, method)
+        }
+        if not set(rates) <= scores.keys():
+            return None
+        best = min if self._task.lower_is_better else max
+        return best(rates, key=lambda rate: scores[rate])
+
+    def _chosen_scratch(self, size: Size, method: str) -> StageOfCell | None:
+        budget = self._budget(size)
+        rate = self._rate(size, method, budget.rates)
+        return None if rate is None else self._scratch(method, rate, budget.updates)
+
+    # Stages.
+
+    def _scratch(self, method: str, rate: float, updates: int) -> StageOfCell:
+        return self._stage(
+            _PRESETS.get(method, method),
+            {"training.learning_rate": rate, "training.updates": updates},
+        )
+
+    def _interpolation(self, rate: float, updates: int) -> StageOfCell:
+        return self._stage(
+            "seq_inter",
+            {
+                "training.learning_rate": rate,
+                "training.updates": updates,
+                "training.warmup_updates": min(20, updates),
+                "training.eval_every": max(1, updates // 2),
+                "data.train": str(self._task.interpolation_sources),
+            },
+        )
+
+    def _stage(self, preset: str, settings: Settings) -> StageOfCell:
+        corpus = _CORPORA.get(preset)
+        where = {"sequences.corpus": str(self._task.corpus(corpus))} if corpus else {}
+        return StageOfCell(preset, {**settings, **where})
+
+    # Rows of the tables.
+
+    def _stages_of(self, size: Size, method: str) -> tuple[StageOfCell, ...] | None:
+        budget = self._budget(size)
+        first = self._chosen_scratch(size, method.removesuffix("+seq_inter"))
+        if first is None:
+            return None
+        if not method.endswith("+seq_inter"):
+            return (first,)
+        rate = self._rate(size, method, budget.fine_tuning_rates)
+        if rate is None:
+            return None
+        return first, self._interpolation(rate, budget.fine_tuning_updates)
+
+    def _main(self, size: Size, seed: int) -> Iterator[Cell]:
+        for method in self._methods(size, seed):
+            stages = self._stages_of(size, method)
+            if stages is not None:
+                yield self._cell("main", size, method, seed, stages)
+
+    def _teacher(self) -> Iterator[Cell]:
+        budget = self._budget(self._task.large)
+        method, rates = "teacher+seq_inter", budget.fine_tuning_rates
+        for rate in rates:
+            stages = (self._interpolation(rate, budget.fine_tuning_updates),)
+            yield self._choosing(None, method, stages, rate)
+        chosen = self._rate(None, method, rates)
+        if chosen is not None:
+            stages = (self._interpolation(chosen, budget.fine_tuning_updates),)
+            seed = self._task.seeds[0]
+            yield Cell(self._task, "main", None, method, seed, stages, chosen)
+
+    # Curves, pruning, controls.
+
+    def _curves(self, seed: int) -> Iterator[Cell]:
+        for method in CURVE_METHODS:
+            for size, like in self._task.curve_sizes.items():
+                first = self._chosen_as(method, like)
+                if first is not None:
+                    yield self._cell("size_curve", size, method, seed, (first,))
+            small = self._task.small
+            rate = self._rate(small, method, self._budget(small).rates)
+            if rate is None:
+                continue
+            for updates in self._task.curve_updates:
+                stages = (self._scratch(method, rate, updates),)
+                yield self._cell("length_curve", small, method, seed, stages, updates=updates)
+
+    def _chosen_as(self, method: str, size_name: str) -> StageOfCell | None:
+        like = next(s for s in (self._task.large, self._task.small) if s.name == size_name)
+        return self._chosen_scratch(like, method)
+
+    def _pruned(self, seed: int) -> Iterator[Cell]:
+        """Prune, retrain, fine-tune; nothing pruned has the same stages."""
+        size, budget = self._task.large, self._budget(self._task.large)
+        before = self._stages_of(size, "seq_kd+seq_inter")
+        if before is None:
+            return
+        settings: dict[str, object] = {
+            "training.learning_rate": budget.retraining_rate,
+            "training.updates": budget.retraining_updates,
+            "training.warmup_updates": min(50, budget.retraining_updates),
+        }
+        for share in (0.0, *PRUNED_SHARES):
+            kind = "prune" if share else "seq_kd"
+            pruning = {"pruning.share": share} if share else {}
+            stages = (before[0], self._stage(kind, {**settings, **pruning}), before[1])
+            method = f"seq_kd+{kind}+seq_inter"
+            yield self._cell("pruning", size, method, seed, stages, pruned_share=share)
+
+    def _more_of_the_same(self, seed: int) -> Iterator[Cell]:
+        """Is it what Seq-Inter teaches, or only that it trains for longer?"""
+        size = self._task.large
+        for method in ("baseline", "seq_kd"):
+            interpolated = self._stages_of(size, f"{method}+seq_inter")
+            if interpolated is None:
+                continue
+            fine_tuned = dict(interpolated[1].settings)
+            for key in ("data.train", "sequences.corpus"):
+                fine_tuned.pop(key)
+            stages = (interpolated[0], self._stage(method, fine_tuned))
+            yield self._cell(
+                "follow_up",
+                size,
+                f"{method}+{method}",
+                seed,
+                stages,
+                question="Does Seq-Inter gain more than as many further updates of the same?",
+                compared_with=f"{method}+seq_inter",
+            )
+
+    def _cell(
+        self,
+        experiment: Experiment,
+        size: Size,
+        method: str,
+        seed: int,
+        stages: tuple[StageOfCell, ...],
+        **facts: object,
+    ) -> Cell:
+        rate = float(str(stages[-1].settings["training.learning_rate"]))
+        return Cell(self._task, experiment, size, method, seed, stages, rate, facts=facts)

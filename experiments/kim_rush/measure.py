@@ -1,0 +1,107 @@
+"""One cell from nothing to its rows: trains its stages, measures the student beside the teacher.
+
+Runs in a process of its own, with one thread, beside others.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Mapping
+from typing import Any, cast
+
+from experiments.kim_rush.cells import Cell
+from experiments.kim_rush.recipes import recipe_of
+from seqdistill.build.evaluation import evaluate_run
+from seqdistill.build.models import model_folder
+from seqdistill.build.running import train
+from seqdistill.core.progress import NoProgress
+from seqdistill.records.fingerprint import of_file, of_folder, of_settings
+from seqdistill.records.run_directory import RunDirectory
+
+_PLACES = ("output_dir", "training.threads", "teacher.model", "method")
+_ENGINE = "ctranslate2 float32"
+# Of the student's row in results.json: names that the cell has already, in its own words.
+_OWN_NAMES = ("name", "method", "init")
+
+
+def digest(cell: Cell) -> str:
+    """Twelve hex digits of what decides a cell's numbers: settings, data and teacher."""
+    settings = {key: value for key, value in cell.settings.items() if key not in _PLACES}
+    data = {
+        key: of_file(str(value)) if not str(value).startswith("bundled:") else value
+        for key, value in cell.task.settings.items()
+        if key in ("data.train", "data.dev", "data.test")
+    }
+    facts = [settings, data, of_folder(model_folder(cell.task.teacher)), cell.measured]
+    return of_settings(facts)[:12]
+
+
+def rows_of(cell: Cell) -> list[dict[str, object]]:
+    """Trains and measures a cell. Its row comes first; the teacher's own row may follow."""
+    run = train(recipe_of(cell.settings), progress=NoProgress(), resume=True)
+    row = _described(cell) | _of_training(cell, run)
+    if not cell.measured:
+        return [row]
+    results = evaluate_run(run, progress=NoProgress())
+    systems = cast("list[dict[str, Any]]", results["systems"])
+    teacher = next(system for system in systems if system["method"] == "teacher")
+    student = next(system for system in systems if system["method"] != "teacher")
+    row |= {key: value for key, value in student.items() if key not in _OWN_NAMES}
+    row |= {f"teacher_{key}": teacher[key] for key in teacher if key.startswith("words_per_second")}
+    rows = [row]
+    if cell.size is None:
+        rows.append(_teacher_row(cell, teacher))
+    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+    return rows
+
+
+def _described(cell: Cell) -> dict[str, object]:
+    return {
+        "task": cell.task.name,
+        "experiment": cell.experiment,
+        "size": "teacher" if cell.size is None else cell.size.name,
+        "method": cell.method,
+        "seed": cell.seed,
+        "stages": [stage.preset for stage in cell.stages],
+        "engine": _ENGINE,
+        "density": 1.0,
+        "learning_rate": cell.learning_rate,
+        "learning_rates": [stage.settings["training.learning_rate"] for stage in cell.stages],
+        "updates": sum(int(str(stage.settings["training.updates"])) for stage in cell.stages),
+        **cell.facts,
+        "name": cell.name,
+        "digest": digest(cell),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _of_training(cell: Cell, run: RunDirectory) -> dict[str, object]:
+    """Dev score of the student that was kept, seconds of training, facts of the interpolation."""
+    manifest = run.read_manifest()
+    stages = cast("list[dict[str, Any]]", manifest["stages"])
+    runs = [RunDirectory(run.path / stage["folder"]) for stage in stages]
+    manifests = [found.read_manifest() for found in runs]
+    trained = [cast("dict[str, Any]", found["training"]) for found in manifests]
+    kept = trained[-1]["best"][0][1]
+    scores: Mapping[str, object] = next(
+        row
+        for row in runs[-1].read_metrics()
+        if row["step"] == kept and f"dev_{cell.task.dev_score}" in row
+    )
+    facts: dict[str, object] = {
+        key: value for key, value in scores.items() if key.startswith("dev_")
+    }
+    facts["kept_update"] = kept
+    facts["seconds_training"] = round(sum(found["seconds"] for found in trained), 1)
+    facts["tokens_training"] = sum(found["tokens"] for found in trained)
+    if "interpolation" in manifests[-1]:
+        facts["interpolation"] = manifests[-1]["interpolation"]
+    return facts
+
+
+def _teacher_row(cell: Cell, teacher: Mapping[str, object]) -> dict[str, object]:
+    described = _described(cell)
+    described |= {"method": "teacher", "stages": [], "updates": None, "learning_rate": None}
+    described |= {"learning_rates": [], "name": "main/teacher/teacher"}
+    return described | {key: value for key, value in teacher.items() if key not in _OWN_NAMES}

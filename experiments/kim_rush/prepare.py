@@ -1,0 +1,126 @@
+"""What a task needs before its first cell: data, a teacher, and the teacher's two corpora.
+
+Each part is made once and kept; a part that was begun goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+
+import torch
+from corpora.g2p import build as g2p_corpus
+
+from experiments.kim_rush.recipes import recipe_of
+from experiments.kim_rush.tasks import G2P, Size, Task
+from seqdistill.build.data import read_split
+from seqdistill.build.labelling import label_data
+from seqdistill.build.running import train
+from seqdistill.core.generators import named_generator
+from seqdistill.core.progress import Progress
+from seqdistill.data.examples import Example
+from seqdistill.data.readers import read_examples
+from seqdistill.models.loading import load_tokenizer
+from seqdistill.models.scratch import configuration
+from seqdistill.recipe.schema import Recipe
+from seqdistill.records import atomic
+
+_LOG = logging.getLogger(__name__)
+_NUM_DEV = 500
+_G2P_TEACHER = Size(128, 3, 3)
+_G2P_TEACHER_SETTINGS = {
+    "training.updates": 6000,
+    "training.batch_tokens": 2000,
+    "training.learning_rate": 1.5e-3,
+    "training.warmup_updates": 300,
+    "training.eval_every": 1000,
+    "training.eval_metric": "bleu",
+    "training.keep_best": 3,
+    "training.average_best": True,
+    "training.checkpoint_every": 500,
+    "training.precision": "bf16",
+    "training.threads": 2,
+}
+
+
+def prepare(task: Task, *, progress: Progress) -> None:
+    """Makes what is missing of the task's data, teacher and corpora; hours for nothing there."""
+    if task is G2P:
+        _prepare_g2p(progress)
+    examples = read_split(_plain(task), "train")
+    _write_subset(task, examples)
+    _write_dev(task)
+    for preset, corpus in (("seq_kd", "beam-5"), ("seq_inter", "best-35")):
+        if (task.corpus(corpus) / "manifest.json").is_file():
+            continue
+        settings: dict[str, object] = {"sequences.corpus": str(task.corpus(corpus))}
+        if corpus == "best-35":
+            settings["data.train"] = str(task.interpolation_sources)
+        _LOG.info("%s: labelling %s", task.name, corpus)
+        label_data(_plain(task, preset, settings), progress=progress)
+
+
+def _plain(task: Task, preset: str = "baseline", more: dict[str, object] | None = None) -> Recipe:
+    """A recipe of the task that is no chain, to read data and to label with."""
+    settings = {
+        **task.settings,
+        "teacher.model": task.teacher,
+        "student.model": task.teacher,  # nobody is trained by it
+        "output_dir": str(task.folder / "prepared"),
+        **(more or {}),
+    }
+    return recipe_of(settings, preset=preset)
+
+
+def _write_subset(task: Task, examples: Sequence[Example]) -> None:
+    if task.interpolation_sources.is_file():
+        return
+    order = _order(len(examples), f"{task.name} interpolation")[: task.interpolation_examples]
+    _write_examples(task.interpolation_sources.name, task, [examples[i] for i in sorted(order)])
+
+
+def _write_dev(task: Task) -> None:
+    path = task.folder / "data" / "dev.jsonl"
+    if path.is_file() or task.settings["data.dev"] != str(path):
+        return
+    examples = read_examples(str(task.settings["data.train"]), split="dev")
+    order = _order(len(examples), f"{task.name} dev")[:_NUM_DEV]
+    _write_examples(path.name, task, [examples[i] for i in sorted(order)])
+
+
+def _order(count: int, name: str) -> list[int]:
+    found: list[int] = torch.randperm(count, generator=named_generator(1, name)).tolist()
+    return found
+
+
+def _write_examples(name: str, task: Task, examples: Sequence[Example]) -> None:
+    folder = task.folder / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"id": e.id, "source": e.source, "target": e.target} for e in examples]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    atomic.write_text(folder / name, "".join(lines))
+
+
+def _prepare_g2p(progress: Progress) -> None:
+    data = G2P.folder / "data"
+    if not (data / "corpus.json").is_file():
+        entries, version = g2p_corpus.load_entries()
+        g2p_corpus.write(g2p_corpus.divide(entries), data, version=version)
+    shape = data / "teacher-shape"
+    if not (shape / "config.json").is_file():
+        tokenizer = load_tokenizer(str(data / "tokenizer"))
+        configuration(_G2P_TEACHER.architecture, tokenizer).save_pretrained(shape)
+        tokenizer.save_pretrained(shape)
+    run = G2P.folder / "teacher"
+    settings = {
+        **{key: value for key, value in G2P.settings.items() if key.startswith("data.")},
+        **_G2P_TEACHER_SETTINGS,
+        "method": "teacher",
+        "student.init": "scratch",
+        "student.model": str(shape),
+        "evaluation.max_new_tokens": 48,
+        "output_dir": str(run),
+    }
+    if not (run / "student" / "config.json").is_file():
+        train(recipe_of(settings), progress=progress, resume=True)

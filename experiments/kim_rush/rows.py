@@ -1,0 +1,35 @@
+"""The rows of the experiment: one JSON file, committed, which a run goes on from."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from seqdistill.records import atomic
+from seqdistill.records.environment import environment_facts
+
+FILE = Path("docs/results/kim_rush.json")
+
+
+def read_rows(path: Path = FILE) -> list[dict[str, Any]]:
+    """The rows measured so far; none without the file."""
+    if not path.is_file():
+        return []
+    return cast("list[dict[str, Any]]", json.loads(path.read_text("utf-8"))["rows"])
+
+
+def add_rows(new: Sequence[Mapping[str, object]], path: Path = FILE) -> None:
+    """Writes the rows, each in place of the one of its task and name; all else stays."""
+    kept = {(row["task"], row["name"]): row for row in read_rows(path)}
+    kept |= {(str(row["task"]), str(row["name"])): dict(row) for row in new}
+    facts = environment_facts()
+    content = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "environment": facts,
+        "rows": [kept[key] for key in sorted(kept)],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(path, content)

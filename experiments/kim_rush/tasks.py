@@ -1,0 +1,209 @@
+"""The two tasks of the experiment: data, teacher, student sizes, budgets, and the rates tried.
+
+Everything that a row depends on besides its method and seed stands here. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path("runs/kim_rush")
+"""Where data, teachers and students of the experiment lie; never committed."""
+
+Settings = Mapping[str, object]
+"""Keys of a recipe, dotted, and their values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A student's shape. All have two kinds of layers of one width, four times wider inside."""
+
+    width: int
+    encoder_layers: int
+    decoder_layers: int
+
+    @property
+    def name(self) -> str:
+        """Such as 64x2+2: width, encoder layers, decoder layers."""
+        return f"{self.width}x{self.encoder_layers}+{self.decoder_layers}"
+
+    @property
+    def architecture(self) -> dict[str, str | int | float | bool]:
+        """The transformers configuration: the teachers' own architecture, made small."""
+        return {
+            "model_type": "mbart",
+            "d_model": self.width,
+            "encoder_layers": self.encoder_layers,
+            "decoder_layers": self.decoder_layers,
+            "encoder_attention_heads": max(2, self.width // 32),
+            "decoder_attention_heads": max(2, self.width // 32),
+            "encoder_ffn_dim": 4 * self.width,
+            "decoder_ffn_dim": 4 * self.width,
+            "dropout": 0.1,
+            "attention_dropout": 0.0,
+            "activation_dropout": 0.0,
+            "max_position_embeddings": 256,
+            "scale_embedding": True,
+            "tie_word_embeddings": True,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How long one student of a size is trained, and the rates that each method may choose from."""
+
+    updates: int
+    """Of every student trained from random weights."""
+    grid_updates: int
+    """Of the runs that choose the rate: the whole length, or less where that costs hours."""
+    rates: tuple[float, ...]
+    """Peak rates tried for each method on dev."""
+    fine_tuning_updates: int
+    """Of every Seq-Inter stage."""
+    fine_tuning_rates: tuple[float, ...]
+    """Peak rates tried for each Seq-Inter stage."""
+    retraining_updates: int
+    """Of a student after pruning."""
+    retraining_rate: float
+    """Peak rate after pruning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Data, teacher and students of one of the two tables."""
+
+    name: str
+    teacher: str
+    """Folder or `bundled:` name."""
+    settings: Settings
+    """What all recipes of the task share."""
+    large: Size
+    """The student of every row."""
+    small: Size
+    """The student of the four main rows (of every row where cells are cheap)."""
+    budgets: Mapping[str, Budget]
+    """By the size's name."""
+    interpolation_examples: int
+    """How many training sources the K = 35 hypotheses are decoded for."""
+    seeds: tuple[int, ...]
+    """Of the main rows."""
+    all_rows_everywhere: bool
+    """Whether the small size and the further seeds have every row, not just the main ones."""
+    curve_sizes: Mapping[Size, str]
+    """More student sizes, for a curve; each with the size whose rates it takes."""
+    curve_updates: tuple[int, ...]
+    """More lengths of training of the small student, for a curve."""
+    dev_score: str
+    """What chooses rates and checkpoints, by greedy decoding of dev."""
+    lower_is_better: bool
+    """Whether a lower `dev_score` is better."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its data, corpora and students lie."""
+        return ROOT / self.name
+
+    @property
+    def interpolation_sources(self) -> Path:
+        """The file with the training examples whose K = 35 hypotheses are decoded."""
+        return self.folder / "data" / "interpolation.jsonl"
+
+    def corpus(self, name: str) -> Path:
+        """The folder of a teacher corpus, `beam-5` or `best-35`."""
+        return self.folder / "corpora" / name
+
+
+_G2P_BUDGET = Budget(
+    updates=2000,
+    grid_updates=2000,
+    rates=(2e-3, 4e-3, 8e-3),
+    fine_tuning_updates=300,
+    fine_tuning_rates=(3e-4, 1e-3),
+    retraining_updates=1000,
+    retraining_rate=2e-3,
+)
+_G2P_DATA = ROOT / "g2p" / "data"
+G2P = Task(
+    name="g2p",
+    teacher=str(ROOT / "g2p" / "teacher" / "student"),
+    settings={
+        "data.train": str(_G2P_DATA / "train.tsv"),
+        "data.dev": str(_G2P_DATA / "dev.tsv"),
+        "data.test": str(_G2P_DATA / "test.tsv"),
+        "data.max_source_tokens": 48,
+        "data.max_target_tokens": 48,
+        "sequences.decoding.max_new_tokens": 48,
+        "sequences.decoding.batch_tokens": 2048,
+        "training.batch_tokens": 1500,
+        "training.precision": "fp32",
+        "training.warmup_updates": 200,
+        "training.eval_every": 500,
+        "training.eval_metric": "token_error_rate",
+        "training.trackers": [],
+        "evaluation.metrics": ["sequence_error_rate", "token_error_rate", "bleu"],
+        "evaluation.max_new_tokens": 48,
+    },
+    large=Size(64, 2, 2),
+    small=Size(32, 1, 1),
+    budgets={"64x2+2": _G2P_BUDGET, "32x1+1": _G2P_BUDGET},
+    interpolation_examples=40_000,
+    seeds=(1, 2, 3, 4, 5),
+    all_rows_everywhere=True,
+    curve_sizes={
+        Size(16, 1, 1): "32x1+1",
+        Size(48, 1, 1): "32x1+1",
+        Size(96, 2, 2): "64x2+2",
+    },
+    curve_updates=(500, 1000, 4000, 8000),
+    dev_score="token_error_rate",
+    lower_is_better=True,
+)
+
+EN_DE = Task(
+    name="en-de",
+    teacher="bundled:en-de",
+    settings={
+        "data.train": "bundled:en-de",
+        "data.dev": str(ROOT / "en-de" / "data" / "dev.jsonl"),
+        "data.test": "bundled:en-de",
+        "training.batch_tokens": 4096,
+        "training.precision": "bf16",
+        "training.warmup_updates": 200,
+        "training.eval_every": 600,
+        "training.checkpoint_every": 200,
+        "training.trackers": [],
+    },
+    large=Size(128, 2, 2),
+    small=Size(64, 2, 2),
+    budgets={
+        "128x2+2": Budget(
+            updates=2400,
+            grid_updates=600,
+            rates=(1e-3, 2e-3, 4e-3),
+            fine_tuning_updates=300,
+            fine_tuning_rates=(1e-4, 3e-4),
+            retraining_updates=800,
+            retraining_rate=1e-3,
+        ),
+        "64x2+2": Budget(
+            updates=2400,
+            grid_updates=600,
+            rates=(2e-3, 4e-3, 8e-3),
+            fine_tuning_updates=300,
+            fine_tuning_rates=(1e-4, 3e-4),
+            retraining_updates=800,
+            retraining_rate=1e-3,
+        ),
+    },
+    interpolation_examples=20_000,
+    seeds=(1, 2, 3),
+    all_rows_everywhere=False,
+    curve_sizes={},
+    curve_updates=(),
+    dev_score="bleu",
+    lower_is_better=False,
+)
+
+TASKS = {task.name: task for task in (G2P, EN_DE)}

@@ -1,0 +1,169 @@
+"""The harness on a tiny task: from nothing to rows, resumed, and planned from what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from corpora.g2p.build import Entry, divide, write
+from experiments.kim_rush import rows as row_store
+from experiments.kim_rush import run as runner
+from experiments.kim_rush import tasks
+from experiments.kim_rush.cells import Cell, plan
+from experiments.kim_rush.measure import rows_of
+from experiments.kim_rush.prepare import prepare
+from experiments.kim_rush.tasks import G2P, Budget, Size, Task
+
+from seqdistill.core.progress import NoProgress
+from seqdistill.models.loading import load_tokenizer
+from seqdistill.models.scratch import configuration, random_model
+
+TINY = Size(16, 1, 1)
+SMALLER = Size(8, 1, 1)
+
+
+def words(count: int) -> list[Entry]:
+    """Words over eight letters, each letter said by one phone."""
+    found = []
+    for number in range(count):
+        letters = [(number // 8**place) % 8 for place in range(3)]
+        word = "".join("abcdefgh"[letter] for letter in letters)
+        found.append(Entry(word, tuple(f"P{letter}" for letter in letters)))
+    return found
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """A task of a few words and updates, its folders and rows under tmp_path."""
+    monkeypatch.setattr(tasks, "ROOT", tmp_path)
+    data = tmp_path / "tiny" / "data"
+    write(divide(words(60), num_dev=6, num_test=10), data, version="test")
+    tokenizer = load_tokenizer(str(data / "tokenizer"))
+    teacher = tmp_path / "tiny" / "teacher"
+    random_model(configuration(TINY.architecture, tokenizer), seed=1).save_pretrained(teacher)
+    tokenizer.save_pretrained(teacher)
+    budget = Budget(
+        updates=4,
+        grid_updates=4,
+        rates=(1e-3, 1e-2),
+        fine_tuning_updates=2,
+        fine_tuning_rates=(1e-3,),
+    )
+    settings = {
+        **G2P.settings,
+        **{f"data.{split}": str(data / f"{split}.tsv") for split in ("train", "dev", "test")},
+        "training.warmup_updates": 1,
+        "training.batch_tokens": 100,
+        "training.eval_every": 2,
+        "training.log_every": 1,
+        "data.max_target_tokens": 10,
+        "sequences.decoding.max_new_tokens": 10,
+        "evaluation.max_new_tokens": 10,
+        "evaluation.bootstrap_resamples": 20,
+    }
+    return dataclasses.replace(
+        G2P,
+        name="tiny",
+        teacher=str(teacher),
+        settings=settings,
+        large=TINY,
+        small=SMALLER,
+        budgets={TINY.name: budget, SMALLER.name: budget},
+        interpolation_examples=20,
+        seeds=(1, 2),
+        all_rows_everywhere=False,
+    )
+
+
+def finish(task: Task) -> list[dict[str, object]]:
+    """All rows, measured in this process."""
+    rows: list[dict[str, object]] = []
+    while True:
+        waiting = runner.pending([task], rows)
+        if not waiting:
+            return rows
+        rows += rows_of(waiting[0])
+
+
+def names(cells: list[Cell]) -> list[str]:
+    return [cell.name for cell in cells]
+
+
+def test_rates_are_chosen_before_anything_is_measured(task: Task) -> None:
+    cells = plan(task, [])
+    assert {cell.experiment for cell in cells} == {"learning_rates"}
+    assert not any(cell.measured for cell in cells)
+    assert {cell.method for cell in cells if cell.size == SMALLER} == {
+        "baseline",
+        "word_kd",
+        "seq_kd",
+    }
+
+
+def test_the_rate_with_the_best_dev_score_trains_the_rows(task: Task) -> None:
+    scores = {1e-3: 40.0, 1e-2: 30.0}  # of an error rate: the second is better
+    rows = [
+        {
+            "task": "tiny",
+            "experiment": "learning_rates",
+            "size": TINY.name,
+            "method": "seq_kd",
+            "learning_rate": rate,
+            "dev_token_error_rate": score,
+        }
+        for rate, score in scores.items()
+    ]
+    assert [c for c in plan(task, rows[:1]) if c.measured] == []
+    measured = [cell for cell in plan(task, rows) if cell.measured]
+    assert {(cell.method, cell.learning_rate) for cell in measured} == {("seq_kd", 1e-2)}
+    assert {cell.seed for cell in measured} == {1, 2}
+    fine_tuned = [cell for cell in plan(task, rows) if cell.method == "seq_kd+seq_inter"]
+    assert fine_tuned[0].stages[0] == measured[0].stages[0]
+
+
+def test_a_cell_that_shares_a_stage_with_a_running_one_waits(task: Task) -> None:
+    cells = plan(task, [])
+    other = dataclasses.replace(cells[0], method="another name")
+    assert runner.next_cell([other, cells[1]], [cells[0]]) == cells[1]
+    assert runner.next_cell([other], [cells[0]]) is None
+    assert runner.next_cell([other], []) == other
+
+
+def test_the_whole_table_is_measured_once_and_then_found(task: Task, tmp_path: Path) -> None:
+    prepare(task, progress=NoProgress())
+    rows = finish(task)
+    main = {
+        (row["size"], row["method"], row["seed"]) for row in rows if row["experiment"] == "main"
+    }
+    assert {("teacher", "teacher", 1), ("teacher", "teacher+seq_inter", 1)} <= main
+    assert {method for size, method, seed in main if (size, seed) == (TINY.name, 1)} == {
+        *("baseline", "word_kd", "seq_kd", "seq_kd+word_kd"),
+        *("baseline+seq_inter", "word_kd+seq_inter", "seq_kd+seq_inter"),
+        "seq_kd+word_kd+seq_inter",
+    }
+    assert {(seed, method) for size, method, seed in main if size == SMALLER.name} == {
+        (seed, method)
+        for seed in (1, 2)
+        for method in ("baseline", "word_kd", "seq_kd", "seq_kd+seq_inter")
+    }
+    for row in rows:
+        assert isinstance(row["digest"], str)
+        if row["experiment"] == "main":
+            assert {"sequence_error_rate_beam", "token_error_rate_greedy", "perplexity"} <= set(row)
+    store = tmp_path / "rows.json"
+    row_store.add_rows(rows, store)
+    row_store.add_rows(rows[:1], store)
+    found = row_store.read_rows(store)
+    assert len(found) == len(rows)
+    assert runner.pending([task], found) == []
+    longer = dataclasses.replace(
+        task,
+        budgets={
+            **task.budgets,
+            SMALLER.name: dataclasses.replace(task.budgets[SMALLER.name], fine_tuning_updates=3),
+        },
+    )
+    again = runner.pending([longer], found)
+    assert {cell.method for cell in again} == {"seq_kd+seq_inter"}
+    assert {cell.size for cell in again} == {SMALLER}
