@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check teacher corpus bench clean help
+.PHONY: demo test check teacher corpus bench kim-rush clean help
 
 help:  ## the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; name one with make PYTHON=python3.11")'
@@ -37,6 +37,9 @@ corpus: $(STAMP)  ## build the bundled corpus again from its packages (Debian 12
 
 bench: $(STAMP)  ## measure the fused losses against the materialized ones
 	$(BIN)/python benchmarks/fused_loss.py
+
+kim-rush: $(STAMP)  ## run Kim and Rush's tables, or go on with them: many hours
+	$(BIN)/python -m experiments.kim_rush.run $(ARGS)
 
 clean:  ## remove the environment and caches, keep runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
