@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from experiments.kim_rush.page_cells import Students, students_of
-from experiments.kim_rush.page_claims import CLAIMS, Claim
+from collections.abc import Sequence
+
+from experiments.kim_rush.page_cells import students_of
+from experiments.kim_rush.page_claims import CLAIMS
 from experiments.kim_rush.page_estimates import Quantity, average, estimate, gain
 from experiments.kim_rush.page_rows import TASKS, Results, Row, Runs, Task, grouped, number, plain
 from experiments.kim_rush.page_text import (
@@ -15,7 +17,7 @@ from experiments.kim_rush.page_text import (
     size_name,
     table,
 )
-from experiments.kim_rush.page_verdicts import verdict_of
+from experiments.kim_rush.page_verdicts import Part, verdict_of
 from seqdistill.report.numbers import MISSING, fixed, percent
 
 
@@ -33,43 +35,29 @@ def claims(results: Results) -> str:
     )
     if not cells:
         return f"{explanation}\n\n{NOT_MEASURED}"
-    headings = ["", "claim", *(f"{c.task.name} {size_name(c.size)}" for c in cells)]
+    places = [f"{c.task.name} {size_name(c.size)}" for c in cells]
+    decided = [[claim.parts(students) for students in cells] for claim in CLAIMS]
     lines = [
-        [
-            str(index),
-            claim.title,
-            *(_shown_verdict(claim, students) for students in cells),
-        ]
-        for index, claim in enumerate(CLAIMS, start=1)
+        [str(index), claim.title, *(verdict_of(parts).value for parts in found)]
+        for index, (claim, found) in enumerate(zip(CLAIMS, decided, strict=True), start=1)
     ]
-    blocks = [explanation, table(headings, lines, text_columns=len(headings))]
-    blocks += [_claim(index, claim, cells) for index, claim in enumerate(CLAIMS, start=1)]
+    blocks = [explanation, table(["", "claim", *places], lines, text_columns=len(places) + 2)]
+    for index, (claim, found) in enumerate(zip(CLAIMS, decided, strict=True), start=1):
+        blocks.append(f"### {index}. {claim.title}\n\nPaper: {claim.paper}. {claim.rule}")
+        blocks.append(_figures(found, places))
     return "\n\n".join(blocks)
 
 
-def _shown_verdict(claim: Claim, students: Students) -> str:
-    return verdict_of(claim.parts(students)).value
-
-
-def _claim(index: int, claim: Claim, cells: list[Students]) -> str:
-    lines = [
-        f"### {index}. {claim.title}",
-        "",
-        f"Paper: {claim.paper}. {claim.rule}",
-        "",
-    ]
-    for students in cells:
-        parts = claim.parts(students)
-        verdict = verdict_of(parts).value
-        lines.append(f"- **{students.task.name} {size_name(students.size)}: {verdict}**")
-        told = [f"  - {part.text}" + _own(part.verdict.value, len(parts)) for part in parts]
-        lines += told
-    return "\n".join(lines)
-
-
-def _own(verdict: str, num_parts: int) -> str:
-    """The part's own verdict, where there are others beside it."""
-    return f": {verdict}" if num_parts > 1 else ""
+def _figures(found: Sequence[tuple[Part, ...]], places: Sequence[str]) -> str:
+    """A line for each part of a claim and one for the whole, a column for each student."""
+    lines = []
+    for row in zip(*found, strict=True):
+        verdicts = [f": {part.verdict.value}" if len(found[0]) > 1 else "" for part in row]
+        told = [part.figure + verdict for part, verdict in zip(row, verdicts, strict=True)]
+        lines.append([row[0].label, *told])
+    whole = [f"**{verdict_of(parts).value}**" for parts in found]
+    lines.append(["claim", *whole])
+    return table(["", *places], lines, text_columns=len(places) + 1)
 
 
 def follow_ups(results: Results) -> str:

@@ -13,7 +13,6 @@ from experiments.kim_rush.page_rows import (
     FLOAT32,
     INT8,
     TEACHER,
-    Measure,
     Results,
     Row,
     Runs,
@@ -39,7 +38,7 @@ _FORMS = (
 
 def speed_table(results: Results, task: Task) -> str:
     """Words per second of each model and engine, and ratios to the teacher's beam search."""
-    rows = results.of(task, "speed")
+    rows, main = results.of(task, "speed"), results.of(task, "main")
     teacher = {
         engine: average(_on_engine(rows, TEACHER, TEACHER, engine), "words_per_second_beam")
         for engine in (FLOAT32, INT8)
@@ -52,7 +51,10 @@ def speed_table(results: Results, task: Task) -> str:
             for engine in (FLOAT32, INT8):
                 runs = _on_engine(rows, model, method, engine)
                 if runs:
-                    lines.append(_speed_line(runs, task.measure, teacher, engine))
+                    quality = average(runs, task.measure.greedy)
+                    if quality is None and engine == FLOAT32:
+                        quality = average(runs_of(main, model, method), task.measure.greedy)
+                    lines.append(_speed_line(runs, quality, teacher, engine))
     headings = [
         "model",
         "method",
@@ -68,14 +70,14 @@ def speed_table(results: Results, task: Task) -> str:
 
 
 def _speed_line(
-    runs: Runs, measure: Measure, teacher: dict[str, float | None], engine: str
+    runs: Runs, quality: float | None, teacher: dict[str, float | None], engine: str
 ) -> list[str]:
     greedy, beam = (average(runs, f"words_per_second_{how}") for how in ("greedy", "beam"))
     return [
         size_name(str(runs[0].get("size"))),
         method_name(str(runs[0].get("method"))),
         engine.removeprefix("ctranslate2 "),
-        fixed(average(runs, measure.greedy)),
+        fixed(quality),
         rate(greedy),
         rate(beam),
         times(_ratio(greedy, teacher[FLOAT32])),

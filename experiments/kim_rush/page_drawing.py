@@ -108,29 +108,34 @@ def svg(figure: Figure) -> bytes:
     return ("\n".join(line.rstrip() for line in lines) + "\n").encode("utf-8")
 
 
-def put_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
+def settle(figure: Figure) -> None:
+    """Lays the figure out for good, so that places measured in it stay."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def put_labels(axes: Axes, labels: Sequence[Label]) -> None:
     """Writes each label beside its point, where it covers the least of points and other labels.
 
-    A greedy choice among the places round each point, in the order given. Axes must not change
-    their limits afterwards.
+    A greedy choice among the places round each point, in the order given. Needs a figure that is
+    settled.
     """
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the measured places must stay
     frame = axes.get_window_extent().extents
-    unit = figure.dpi / 72.0
-    taken: list[Sequence[float]] = []
-    for label in labels:
-        x, y = axes.transData.transform((label.x, label.y))
-        taken.append((x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit))
-    for label in labels:
+    unit = axes.figure.dpi / 72.0
+    points = [axes.transData.transform((label.x, label.y)) for label in labels]
+    taken = [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in points]
+    for label, (x, y) in zip(labels, points, strict=True):
+        text = _written(axes, label, _PLACES[0])
+        size = text.get_window_extent()
+        text.remove()
         found = []
-        for rank, place in enumerate(_PLACES):
-            text = _written(axes, label, place)
-            box = text.get_window_extent().extents
-            text.remove()
+        for rank, (across, up, side) in enumerate(_PLACES):
+            left = x + across * unit - _SHARE_LEFT[side] * size.width
+            bottom = y + up * unit - size.height / 2.0
+            box = (left, bottom, left + size.width, bottom + size.height)
             cost = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
             found.append((cost, rank, box))
-        _, rank, box = min(found, key=lambda candidate: candidate[:2])
+        _, rank, box = min(found)
         taken.append(box)
         _written(axes, label, _PLACES[rank])
 
@@ -171,6 +176,9 @@ _PLACES: tuple[tuple[int, int, Side], ...] = (
     (-14, -31, "right"),
 )
 
+_SHARE_LEFT: dict[Side, float] = {"left": 0.0, "center": 0.5, "right": 1.0}
+"""How much of a text's width lies left of the point at which it is set."""
+
 
 def _overlap(box: Sequence[float], other: Sequence[float]) -> float:
     width = min(box[2], other[2]) - max(box[0], other[0])
@@ -208,9 +216,8 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 
 def label_ends(figure: Figure, axes: Axes, ends: Sequence[Label]) -> None:
     """Writes the label of each line to the right of the axes, at the height of its last point."""
-    figure.draw_without_rendering()
     low, high = axes.get_ylim()
-    height = axes.get_window_extent().height / (figure.dpi / 72.0)
+    height = 72.0 * 0.75 * figure.get_size_inches()[1]  # of the axes, in points, about
     shares = [(end.y - low) / (high - low) for end in ends]
     for end, share in zip(ends, spread(shares, 11.5 / height), strict=True):
         axes.annotate(

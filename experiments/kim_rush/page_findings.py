@@ -19,7 +19,8 @@ from experiments.kim_rush.page_text import (
     size_name,
 )
 from experiments.kim_rush.page_verdicts import Verdict, above, verdict_of
-from seqdistill.report.numbers import signed, times
+from experiments.kim_rush.statistics import Estimate
+from seqdistill.report.numbers import times
 
 
 def findings(results: Results) -> tuple[str, ...]:
@@ -55,7 +56,7 @@ def _method_to_take(students: Students) -> str:
     }[above(over, 0.0)]
     sentence = f"{place} **{method_name(best)}** is best, {reached}, greedy: {told}"
     rivals = [method_name(rival) for rival in _rivals(students, best)]
-    return f"{sentence}; not told apart from it: {enumeration(rivals)}" if rivals else sentence
+    return f"{sentence} (not told apart from it: {enumeration(rivals)})" if rivals else sentence
 
 
 def _rivals(students: Students, best: str) -> list[str]:
@@ -72,25 +73,31 @@ def _cost_and_speed(students: Students) -> str:
     measure = students.task.measure
     best = students.best(measure.greedy)
     if best is None:
-        return f"on {students.task.name} nothing is known of cost and speed"
+        return f"on {students.task.name} nothing is known of cost and speed yet"
     runs = students.student(best)
     teacher = Quantity(students.teacher(), measure.beam)
     cost = gain_over_teacher(Quantity(runs, measure.greedy), teacher, measure=measure)
-    parts = []
-    if cost is not None:
-        parts.append(f"{change(cost)} {measure.name} points from the teacher's beam search")
+    parts = [f"on {students.task.name}, decoded greedily, it"]
+    parts.append("was not compared yet" if cost is None else _against_teacher(cost))
     speeds = [
-        f"{times(found)} its words a second in {name}"
+        f"{times(found)} in {name}"
         for engine, name in ((FLOAT32, "float32"), (INT8, "int8"))
         if (found := _speed(students, engine)) is not None
     ]
     if speeds:
-        parts.append(f"at {enumeration(speeds)}")
+        parts.append(f"at {enumeration(speeds)} of that one's words a second in float32")
     beam = gap(runs, measure)
     if beam is not None:
-        parts.append(f"and beam search would change {signed(beam.value)}")
-    told = ", ".join(parts) if parts else "not yet set against the teacher"
-    return f"on {students.task.name} it is, decoded greedily, {told}"
+        parts.append(f"(searching with a beam itself: {change(beam)})")
+    return " ".join(parts)
+
+
+def _against_teacher(cost: Estimate) -> str:
+    """Worse, better or level; `level` when the interval of the difference reaches zero."""
+    if above(cost, 0.0) is Verdict.OPEN:
+        return f"cannot be told from the teacher's beam search ({change(cost)} points)"
+    word = "better" if cost.value > 0.0 else "worse"
+    return f"is {change(cost)} points {word} than the teacher's beam search"
 
 
 def _speed(students: Students, engine: str) -> float | None:
@@ -111,15 +118,19 @@ def _claims(students: Students) -> str:
     found: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
     for number, claim in enumerate(CLAIMS, start=1):
         found[verdict_of(claim.parts(students))].append(str(number))
-    told = {
-        Verdict.HOLDS: ("holds", "hold"),
-        Verdict.FAILS: ("does not", "do not"),
-        Verdict.OPEN: ("is undecided", "are undecided"),
-        Verdict.MISSING: ("is not measured yet", "are not measured yet"),
-    }
+    if len(found[Verdict.HOLDS]) == len(CLAIMS):
+        return f"on {students.task.name} all {len(CLAIMS)} of the paper's claims hold"
     parts = [
-        f"{len(numbers)} {told[verdict][len(numbers) > 1]} ({enumeration(numbers)})"
+        f"{len(numbers)} {_TOLD[verdict][len(numbers) > 1]} ({', '.join(numbers)})"
         for verdict, numbers in found.items()
         if numbers
     ]
-    return f"on {students.task.name}, of the paper's {len(CLAIMS)} claims {', '.join(parts)}"
+    return f"on {students.task.name} of the paper's {len(CLAIMS)} claims {enumeration(parts)}"
+
+
+_TOLD = {
+    Verdict.HOLDS: ("holds", "hold"),
+    Verdict.FAILS: ("does not hold", "do not hold"),
+    Verdict.OPEN: ("is undecided", "are undecided"),
+    Verdict.MISSING: ("is not measured yet", "are not measured yet"),
+}

@@ -19,6 +19,7 @@ from experiments.kim_rush.page_drawing import (
     look_of,
     panels,
     put_labels,
+    settle,
     styled,
     svg,
 )
@@ -112,7 +113,7 @@ def likelihood_plot(results: Results, task: Task) -> bytes | None:
         ("mode_share", "p(t=ŷ)"),
     )
     with styled(f"{task.name} likelihood"):
-        figure, both = panels(2, width=10.0, height=4.0)
+        figure, both = panels(2, width=10.0, height=4.6)
         labels: list[list[Label]] = []
         for axes, (key, title) in zip(both, panes, strict=True):
             labels.append(_scatter(axes, systems, key))
@@ -123,8 +124,9 @@ def likelihood_plot(results: Results, task: Task) -> bytes | None:
         _quality_axis(both[0], task.measure, "y")
         _plain_log_axis(both[1], "y", [average(runs, "mode_share") for _, runs in systems])
         both[1].set_ylabel("share of probability on its own best output")
+        settle(figure)
         for axes, near in zip(both, labels, strict=True):
-            put_labels(figure, axes, near)
+            put_labels(axes, near)
         return svg(figure)
 
 
@@ -165,8 +167,12 @@ def _plain_log_axis(axes: Axes, which: str, values: Sequence[float | None]) -> N
     span = high / low
     steps = (1, 2, 5) if span > 4 else (1, 1.5, 2, 3, 4, 5, 6, 8) if span > 1.6 else _FINE
     axis.set_major_locator(LogLocator(subs=steps, numticks=30))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain_number(value)))
     axis.set_minor_locator(NullLocator())
+
+
+def _plain_number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100.0 else f"{value:.4g}"
 
 
 _FINE = tuple(1 + step / 10 for step in range(90))
@@ -186,25 +192,26 @@ def pruning_plot(results: Results, task: Task) -> bytes | None:
         return None
     with styled(f"{task.name} pruning"):
         figure, (axes,) = panels(1, width=7.2, height=4.0)
-        labels = []
+        ends = []
         for (size, method), line in points.items():
-            _line(axes, method, [(left, found) for left, _, found in sorted(line, key=_first)])
+            line.sort(key=lambda point: point[0])
+            _line(axes, method, [(left, found) for left, _, found in line])
             name = f"{method_name(method)}  {size_name(size)}"
-            first = min(line, key=lambda point: point[1])
+            colour = look_of(method).colour
+            ends.append(Label(line[-1][0], line[-1][2].value, name, colour))
             for left, share, found in line:
-                text = share_name(share) + (f"  {name}" if share == first[1] else "")
-                labels.append(Label(left, found.value, text, look_of(method).colour))
+                _beside(axes, left, found.value, share_name(share), colour)
         _plain_log_axis(axes, "x", [left for line in points.values() for left, _, _ in line])
         _teacher_line(axes, results, task)
         axes.margins(y=0.15)
         axes.set_xlabel("weights that are not zero")
         _quality_axis(axes, measure, "y")
-        put_labels(figure, axes, labels)
+        label_ends(figure, axes, ends)
         return svg(figure)
 
 
-def _first(point: tuple[float, float, Estimate]) -> float:
-    return point[0]
+def _beside(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    axes.annotate(text, (x, y), (4, -10), textcoords="offset points", fontsize=8.0, color=colour)
 
 
 def _line(axes: Axes, method: str, points: Sequence[tuple[float, Estimate]]) -> None:

@@ -182,10 +182,7 @@ def likelihood(results: Results, pictures: Pictures) -> str:
         blocks.append(f"### {task.title}")
         what = f"{task.measure.name} and mode share over perplexity"
         blocks.append(_shown(pictures, task, "likelihood", what))
-        blocks += [
-            f"Student {size_name(students.size)}:\n\n{behaviour_table(students)}"
-            for students in found
-        ] or [NOT_MEASURED]
+        blocks.append(behaviour_table(found) if found else NOT_MEASURED)
     return "\n\n".join(block for block in blocks if block)
 
 

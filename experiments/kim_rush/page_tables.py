@@ -76,20 +76,26 @@ def main_table(students: Students) -> str:
     return table(headings, rows, text_columns=1)
 
 
-def behaviour_table(students: Students) -> str:
-    """How the same systems decode: gain of beam search, agreement, outputs without an end, time."""
-    rows = [
-        [
-            method_name(method),
-            change(gap(runs, students.task.measure)),
-            percent(average(runs, "agreement_top1")),
-            fixed(average(runs, "unfinished")),
-            duration(average(runs, "seconds_training")),
-        ]
-        for method, runs, _ in _systems(students)
-    ]
-    headings = ["system", "beam over greedy", "top-1 agreement", "unfinished", "training"]
-    return table(headings, rows, text_columns=1)
+def behaviour_table(students: Sequence[Students]) -> str:
+    """How all systems decode: gain of beam search, agreement, outputs without an end, time."""
+    rows = []
+    for place, of_size in enumerate(students):
+        for method, runs, _ in _systems(of_size):
+            model = str(runs[0]["size"])
+            if place and model == TEACHER:
+                continue
+            rows.append(
+                [
+                    size_name(model),
+                    method_name(method),
+                    change(gap(runs, of_size.task.measure)),
+                    percent(average(runs, "agreement_top1")),
+                    fixed(average(runs, "unfinished")),
+                    duration(average(runs, "seconds_training")),
+                ]
+            )
+    headings = ["model", "method", "beam over greedy", "top-1 agreement", "unfinished", "training"]
+    return table(headings, rows, text_columns=2)
 
 
 def _systems(students: Students) -> list[tuple[str, Runs, Runs]]:

@@ -38,18 +38,19 @@ def score(estimate: Estimate | None, places: int = 1) -> str:
 
 
 def change(estimate: Estimate | None, places: int = 1) -> str:
-    """Like `score`, with its sign: `+1.7 ± 0.4`."""
+    """Like `score`, with its sign: `+1.7 ± 0.4`; what rounds to zero has none."""
     if estimate is None:
         return MISSING
-    return signed(estimate.value, places) + _interval(estimate, places)
+    return signed(estimate.value, places).removeprefix("±") + _interval(estimate, places)
 
 
 def factor(estimate: Estimate | None) -> str:
-    """`12.3× [10.9, 13.8]`."""
+    """`12.3× [10.9, 13.8]`, with two decimals below ten."""
     if estimate is None:
         return MISSING
-    ends = _brackets(estimate, 1) if estimate.low is not None else ""
-    return fixed(estimate.value) + "×" + ends
+    places = 2 if estimate.value < 10.0 else 1
+    ends = _brackets(estimate, places) if estimate.low is not None else ""
+    return fixed(estimate.value, places) + "×" + ends
 
 
 def basis(estimate: Estimate) -> str:

@@ -23,7 +23,8 @@ class Verdict(enum.Enum):
 class Part:
     """One of our figures and what it says of its part of a claim."""
 
-    text: str
+    label: str
+    figure: str
     verdict: Verdict
 
 
@@ -33,10 +34,12 @@ def part(
     verdict: Verdict,
     *,
     shown: Callable[[Estimate | None], str],
+    remark: str = "",
 ) -> Part:
-    """The figure as `label: number (where its interval comes from)`, with its verdict."""
-    origin = "" if estimate is None else f" ({basis(estimate)})"
-    return Part(f"{label}: {shown(estimate)}{origin}", verdict)
+    """The figure as `number (where its interval comes from; remark)`, with its verdict."""
+    told = [text for text in ("" if estimate is None else basis(estimate), remark) if text]
+    origin = f" ({'; '.join(told)})" if told else ""
+    return Part(label, shown(estimate) + origin, verdict)
 
 
 def verdict_of(parts: Sequence[Part]) -> Verdict:
