@@ -1,22 +1,25 @@
-"""How likely a model finds the references: held against a loop over single sentences in fp64."""
+"""What a model predicts at each reference position: against a loop over sentences in fp64."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from tests.tiny import EOS, PAD, collator, random_examples, tiny_adapter, tiny_model
+from tests.tiny import EOS, PAD, VOCAB, collator, random_examples, tiny_adapter, tiny_model
 
+from seqdistill.core.head import Head
 from seqdistill.data.batching import Collator
-from seqdistill.evaluation.likelihood import reference_likelihood
+from seqdistill.evaluation import likelihood
+from seqdistill.evaluation.likelihood import reference_predictions
 
 EXAMPLES = random_examples(12)
 
 
 @torch.no_grad()
-def naive_nats(name: str) -> list[float]:
-    """Sum of -log p over each target, one sentence at a time, through the model's own logits."""
+def naive_log_probs(name: str) -> list[np.ndarray]:
+    """(positions, vocab) of each target, one sentence at a time, by the model's own logits."""
     model = tiny_model(name).double()
-    totals = []
+    found = []
     for example in EXAMPLES:
         target = list(example.target_ids)
         if model.config.is_encoder_decoder:
@@ -26,26 +29,47 @@ def naive_nats(name: str) -> list[float]:
         else:
             whole = torch.tensor([[*example.source_ids, *target[:-1]]])
             logits = model(input_ids=whole).logits[0, len(example.source_ids) - 1 :]
-        log_probs = logits.double().log_softmax(-1)
-        totals.append(-sum(log_probs[t, token].item() for t, token in enumerate(target)))
-    return totals
+        found.append(logits.double().log_softmax(-1).numpy())
+    return found
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 30, 4096])
 @pytest.mark.parametrize("name", ["mbart", "marian", "t5", "llama", "gemma2"])
-def test_likelihood_equals_a_loop_over_sentences(name: str, batch_tokens: int) -> None:
+def test_predictions_equal_a_loop_over_sentences(
+    name: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "_CHUNK_LOGITS", 5 * VOCAB)  # several chunks in a batch
     adapter = tiny_adapter(name)
-    found = reference_likelihood(
+    found = reference_predictions(
         adapter, EXAMPLES, collator(adapter.kind), batch_tokens=batch_tokens
     )
-    assert found.nats == pytest.approx(naive_nats(name), rel=1e-5)
-    assert found.num_targets == tuple(len(example.target_ids) for example in EXAMPLES)
+    for position, log_probs in enumerate(naive_log_probs(name)):
+        target = EXAMPLES[position].target_ids
+        assert found.target_ids[position] == target
+        nats = -log_probs[np.arange(len(target)), list(target)]
+        assert found.nats[position] == pytest.approx(nats, rel=1e-4, abs=1e-5)
+        entropy = -(np.exp(log_probs) * log_probs).sum(axis=1)
+        assert found.entropy_nats[position] == pytest.approx(entropy, rel=1e-4, abs=1e-5)
+        assert found.top_ids[position].tolist() == log_probs.argmax(axis=1).tolist()
 
 
-def test_likelihood_is_blind_to_the_pad_token_and_to_dropout() -> None:
+def test_predictions_are_blind_to_the_pad_token_and_to_dropout() -> None:
     adapter = tiny_adapter("mbart", dropout=0.5).train()
-    one = reference_likelihood(adapter, EXAMPLES, collator("seq2seq", pad_id=PAD))
-    other = reference_likelihood(
+    one = reference_predictions(adapter, EXAMPLES, collator("seq2seq", pad_id=PAD))
+    other = reference_predictions(
         adapter.train(), EXAMPLES, Collator("seq2seq", pad_id=EOS, start_id=EOS)
     )
-    assert one == other
+    for ours, theirs in zip(one.nats, other.nats, strict=True):
+        assert ours.tolist() == theirs.tolist()
+
+
+def test_certainty_has_no_entropy_and_ignorance_the_logarithm_of_the_vocabulary() -> None:
+    hidden, targets = torch.ones(3, 1), torch.tensor([0, 1, 2])
+    even = Head(torch.zeros(7, 1))
+    nats, entropy, _ = likelihood._predictions(hidden, even, targets)
+    assert nats.tolist() == pytest.approx([np.log(7)] * 3)
+    assert entropy.tolist() == pytest.approx([np.log(7)] * 3)
+    impossible = Head(torch.zeros(7, 1), torch.tensor([0.0, *[-torch.inf] * 6]))
+    nats, entropy, top = likelihood._predictions(hidden, impossible, targets)
+    assert nats.tolist() == [0.0, torch.inf, torch.inf]
+    assert (entropy.tolist(), top.tolist()) == ([0.0] * 3, [0] * 3)

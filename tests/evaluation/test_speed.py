@@ -66,5 +66,9 @@ def test_rates_are_words_over_the_median_of_interleaved_rounds(
     }
     rates = words_per_second(decoders, Decoding(beam_size=1), rounds=3)
     # 2 x 3 words in 2, 50 and 3 seconds; 2 x 2 words in 0.5, 0.25 and 20 seconds.
-    assert rates == pytest.approx({"teacher": 6 / 3.0, "student": 4 / 0.5})
+    assert {name: rate.median for name, rate in rates.items()} == pytest.approx(
+        {"teacher": 6 / 3.0, "student": 4 / 0.5}
+    )
+    assert (rates["teacher"].slowest, rates["teacher"].fastest) == pytest.approx((6 / 50, 6 / 2))
+    assert (rates["student"].slowest, rates["student"].fastest) == pytest.approx((4 / 20, 4 / 0.25))
     assert log == ["teacher", "student"] * 4

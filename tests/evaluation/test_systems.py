@@ -15,12 +15,11 @@ from seqdistill.compression.layers import parameter_count
 from seqdistill.data.encoding import EncodedExample, encode
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.dev import DevScorer, best_texts
+from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.evaluation.systems import (
-    EvaluationSettings,
     SystemResult,
     SystemUnderTest,
     compare_systems,
-    decodings,
     evaluate_system,
 )
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
@@ -70,7 +69,7 @@ def system(generator: SequenceGenerator, *, name: str = "word_kd") -> SystemUnde
 
 
 def result(texts: list[str], name: str) -> SystemResult:
-    return evaluate_system(system(fixed(texts), name=name), REFERENCES, SETTINGS)
+    return evaluate_system(system(fixed(texts), name=name), REFERENCES, SETTINGS, teacher=None)
 
 
 def test_a_row_says_what_sacrebleu_says() -> None:
@@ -88,7 +87,7 @@ def test_a_row_says_what_sacrebleu_says() -> None:
 def test_chosen_metrics_and_no_others_are_columns_with_intervals_greedy_and_beam() -> None:
     metrics = ("sequence_error_rate", "token_error_rate")
     settings = dataclasses.replace(SETTINGS, metrics=metrics)
-    row = evaluate_system(system(fixed(GOOD)), REFERENCES, settings).row
+    row = evaluate_system(system(fixed(GOOD)), REFERENCES, settings, teacher=None).row
     for name, statistics in zip(metrics, (sequence_error_rate, token_error_rate), strict=True):
         value = statistics(GOOD, REFERENCES).score().value
         for mode in ("greedy", "beam"):
@@ -103,7 +102,7 @@ def test_chosen_metrics_and_no_others_are_columns_with_intervals_greedy_and_beam
 def test_the_main_metric_is_tested_and_errors_have_their_own_sign() -> None:
     settings = dataclasses.replace(SETTINGS, metrics=("token_error_rate", "bleu"))
     good, bad = (
-        evaluate_system(system(fixed(texts), name=name), REFERENCES, settings)
+        evaluate_system(system(fixed(texts), name=name), REFERENCES, settings, teacher=None)
         for texts, name in ((GOOD, "word_kd"), (BAD, "baseline"))
     )
     rows = compare_systems(good, bad, settings)
@@ -114,7 +113,7 @@ def test_the_main_metric_is_tested_and_errors_have_their_own_sign() -> None:
 
 def test_a_row_holds_the_facts_of_its_system() -> None:
     under_test = system(fixed(GOOD, log_prob=math.log(0.25)))
-    row = evaluate_system(under_test, REFERENCES, SETTINGS).row
+    row = evaluate_system(under_test, REFERENCES, SETTINGS, teacher=None).row
     assert (row["name"], row["method"], row["init"], row["bytes"]) == (
         "word_kd",
         "word_kd",
@@ -141,25 +140,27 @@ def test_perplexity_is_per_target_token_of_the_references() -> None:
 
 def test_greedy_and_beam_differ_in_the_beam_alone() -> None:
     generator = fixed(GOOD)
-    evaluate_system(system(generator), REFERENCES, SETTINGS)
+    evaluate_system(system(generator), REFERENCES, SETTINGS, teacher=None)
     greedy, beam = (decoding for _, decoding in generator.asked)
-    assert (greedy, beam) == decodings(SETTINGS)
+    assert (greedy, beam) == (SETTINGS.greedy, SETTINGS.beam)
     assert (greedy.beam_size, beam.beam_size) == (1, 3)
     assert dataclasses.replace(greedy, beam_size=3) == beam
     assert (beam.length_penalty, beam.max_new_tokens) == (0.0, 12)
 
 
 def test_an_output_that_does_not_end_has_no_mass_but_keeps_its_text() -> None:
-    found = evaluate_system(system(fixed(GOOD, log_prob=0.0, finished=False)), REFERENCES, SETTINGS)
+    found = evaluate_system(
+        system(fixed(GOOD, log_prob=0.0, finished=False)), REFERENCES, SETTINGS, teacher=None
+    )
     assert found.row["mode_share"] == 0.0
     assert found.row["unfinished"] == 4
-    assert list(found.beam_texts) == GOOD
+    assert list(found.beam.texts) == GOOD
 
 
 def test_a_source_without_any_hypothesis_is_an_empty_text() -> None:
     answers: dict[tuple[int, ...], list[Hypothesis]] = {e.source_ids: [] for e in EXAMPLES}
-    found = evaluate_system(system(FixedGenerator(answers)), REFERENCES, SETTINGS)
-    assert found.beam_texts == ("", "", "", "")
+    found = evaluate_system(system(FixedGenerator(answers)), REFERENCES, SETTINGS, teacher=None)
+    assert found.beam.texts == ("", "", "", "")
     assert (found.row["mode_share"], found.row["unfinished"], found.row["bleu_beam"]) == (0, 4, 0)
 
 
@@ -168,11 +169,10 @@ def test_mode_share_is_the_live_models_own_probability_of_its_beam_output() -> N
     model.final_logits_bias[0, EOS] += 4.0  # so that outputs end
     generator = TransformersGenerator(model, TOKENIZER, kind="seq2seq")
     under_test = dataclasses.replace(system(generator), model=adapt(model))
-    row = evaluate_system(under_test, REFERENCES, SETTINGS).row
-    _, beam = decodings(SETTINGS)
+    row = evaluate_system(under_test, REFERENCES, SETTINGS, teacher=None).row
     shares = []
     for example in EXAMPLES:
-        ((best, *_),) = generator.generate([example.source_ids], beam)
+        ((best, *_),) = generator.generate([example.source_ids], SETTINGS.beam)
         read = torch.tensor([[EOS, *best.token_ids[:-1]]])
         with torch.no_grad():
             logits = model(

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from seqdistill.metrics.agreement import exact_match_share, length_ratio
-from seqdistill.metrics.likelihood import mode_share, perplexity, perplexity_statistics
+from seqdistill.metrics.likelihood import (
+    mean_by_position,
+    mode_share,
+    perplexity,
+    perplexity_statistics,
+)
+from seqdistill.metrics.score import mean_statistics
 
 
 def test_the_perplexity_of_a_uniform_model_is_its_vocabulary_size() -> None:
@@ -51,9 +58,25 @@ def test_nothing_scored_has_no_perplexity_and_no_mode_share() -> None:
         perplexity_statistics([1.0], [1, 2])
 
 
-def test_length_ratio_counts_characters_over_the_whole_corpus() -> None:
-    assert length_ratio(["ab", "abcd "], ["abcd", "abcd"]) == pytest.approx(6 / 8)
-    assert length_ratio(["開く"], ["ファイル"]) == pytest.approx(0.5)
+def test_length_ratio_is_of_the_whole_corpus() -> None:
+    assert length_ratio([2, 4], [4, 4]) == pytest.approx(6 / 8)
+    assert length_ratio([0, 9], [1, 5]) == pytest.approx(9 / 6)
+
+
+def test_a_mean_weighs_a_segment_by_its_count() -> None:
+    statistics = mean_statistics("x", "s", [2.0, 30.0], [1, 9])
+    assert statistics.score().value == pytest.approx(32 / 10)
+    assert statistics.rows.tolist() == [[2.0, 1.0], [30.0, 9.0]]
+
+
+def test_means_by_position_equal_a_loop_over_ragged_rows() -> None:
+    draw = np.random.default_rng(3)
+    rows = [draw.random(length) for length in (4, 0, 1, 7, 4)]
+    means, counts = mean_by_position(rows)
+    assert counts.tolist() == [4, 3, 3, 3, 1, 1, 1]
+    for position, mean in enumerate(means):
+        reached = [row[position] for row in rows if len(row) > position]
+        assert mean == pytest.approx(sum(reached) / len(reached))
 
 
 def test_exact_match_ignores_white_space_only() -> None:
@@ -65,5 +88,9 @@ def test_agreement_of_nothing_and_of_uneven_sides_is_refused() -> None:
         exact_match_share(["a"], ["a", "b"])
     with pytest.raises(ValueError, match="at least one sentence"):
         exact_match_share([], [])
-    with pytest.raises(ValueError, match="references with text"):
-        length_ratio(["a"], [" "])
+    with pytest.raises(ValueError, match="references with tokens"):
+        length_ratio([1], [0])
+    with pytest.raises(ValueError, match="something counted"):
+        mean_statistics("x", "s", [1.0], [0])
+    with pytest.raises(ValueError, match="at least one value"):
+        mean_by_position([np.zeros(0)])

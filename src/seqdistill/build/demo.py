@@ -15,8 +15,6 @@ from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.report import write_report
 
-INT8_FOLDER = "student-int8"
-
 
 def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
     """Trains, evaluates, exports the best student to int8 and writes the report.
@@ -27,9 +25,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> R
     """
     run = train(recipe, progress=progress, resume=resume)
     with_copy = recipe.evaluation.engine == "ctranslate2"
-    results = evaluate_run(
-        run, progress=progress, int8_copy=run.path / INT8_FOLDER if with_copy else None
-    )
+    results = evaluate_run(run, progress=progress, export=with_copy)
     if recipe.compare:
         with atomic.replaced_folder(run.student_path) as aside:
             best = run.member(str(results["student"])).student_path

@@ -7,30 +7,26 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import cast
 
-from seqdistill.build.data import collator_for, encode_for_evaluation, read_split
-from seqdistill.build.decoding import build_generator
-from seqdistill.build.exporting import export_int8
-from seqdistill.build.models import model_folder
+from seqdistill.build.data import read_split
+from seqdistill.build.exporting import INT8_FOLDER, export_int8
+from seqdistill.build.systems import exported_system, systems_of
 from seqdistill.build.timings import timed
-from seqdistill.core.errors import RecipeError, UserError
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.examples import Example
+from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.evaluation.speed import Decoder, words_per_second
 from seqdistill.evaluation.systems import (
-    EvaluationSettings,
     SystemResult,
     SystemUnderTest,
     compare_systems,
-    decodings,
+    curves,
     evaluate_system,
     evaluate_translations,
 )
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
-from seqdistill.models.adapters import adapt
-from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import environment_facts
@@ -38,64 +34,6 @@ from seqdistill.records.run_directory import RunDirectory
 
 # Enough for a stable median; every system decodes the same sentences in each round.
 _SPEED_SENTENCES = 128
-
-
-def weight_bytes(folder: str) -> int:
-    """Bytes of the weight files in a model folder; 0 for a model that is not a local folder."""
-    path = Path(folder)
-    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
-
-
-def _under_test(
-    name: str, folder: str, init: str, recipe: Recipe, examples: Sequence[Example]
-) -> SystemUnderTest:
-    trusted = recipe.teacher.trust_remote_code if name == "teacher" else False
-    pair = load_pair(folder, trust_remote_code=trusted)
-    encoded = encode_for_evaluation(examples, pair.tokenizer, pair.kind, recipe.data).examples
-    generator = build_generator(
-        pair,
-        engine=recipe.evaluation.engine,
-        compute_type=recipe.evaluation.compute_type,
-        threads=recipe.training.threads,
-        verify_on=encoded,
-    )
-    return SystemUnderTest(
-        name=name,
-        method=name,
-        init=init,
-        bytes=weight_bytes(folder),
-        model=adapt(pair.model),
-        tokenizer=pair.tokenizer,
-        generator=generator,
-        examples=encoded,
-        collator=collator_for(pair),
-    )
-
-
-def _init_name(recipe: Recipe) -> str:
-    student = recipe.student
-    if student.init == "teacher_layers":
-        kept = "+".join(str(n or "all") for n in (student.encoder_layers, student.decoder_layers))
-        return f"teacher layers {kept}"
-    return student.init if student.model is None else f"{student.init} {student.model}"
-
-
-def _trained_runs(run: RunDirectory, overrides: Sequence[str]) -> list[tuple[Recipe, RunDirectory]]:
-    """The students of a run directory: its own, or those of its members in the order compared."""
-    recipe = load_recipe(str(run.recipe_path), overrides)
-    if not recipe.compare:
-        found = [(recipe, run)]
-    else:
-        members = [(load_recipe(str(m.recipe_path), overrides), m) for m in run.members()]
-        order = {name: position for position, name in enumerate(recipe.compare)}
-        found = sorted(members, key=lambda item: order.get(item[0].preset or "", len(order)))
-    finished = [(r, m) for r, m in found if m.student_path.is_dir()]
-    if not finished:
-        raise UserError(
-            f"A run must have a trained student to be evaluated, but {run.path} has none; finish "
-            "it with `seqdistill train ... --resume`."
-        )
-    return finished
 
 
 def _settings(recipe: Recipe) -> EvaluationSettings:
@@ -127,7 +65,7 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     *,
     progress: Progress,
-    int8_copy: Path | None = None,
+    export: bool = False,
 ) -> dict[str, object]:
     """The results of a run directory, also written to it.
 
@@ -135,44 +73,53 @@ def evaluate_run(
     own; they are noted in the results. Raises RecipeError for settings of other sections.
 
     The teacher comes first where the recipe names one, then every student; the first student is
-    the baseline of the paired tests when there are several, else the teacher is. With `int8_copy`
-    the best student's int8 copy is written there and measured like the rest, its speed in the
-    same turns; its row stands under `exports`.
+    the baseline of the paired tests when there are several, else the teacher is. With `export`
+    the best student's int8 copy is written and measured like the rest, its speed in the same turns;
+    its row stands under `exports`. A copy that is there already is written anew and measured.
     """
     _check_overrides(overrides)
     recipe = load_recipe(str(run.recipe_path), overrides)
+    settings = _settings(recipe)
     examples = read_split(recipe, "test")
     references = [example.target or "" for example in examples]
-    systems = _systems(run, recipe, examples, overrides)
-    settings = _settings(recipe)
+    systems = systems_of(run, recipe, examples, overrides)
+    exported = exported_system(run, overrides)
+    progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
     results: list[SystemResult] = []
-    progress.start("evaluating", len(systems) + 1 + (int8_copy is not None))
     for system in systems:
+        teacher = _teacher(recipe, results)
         with timed(run, f"evaluate {system.name}"):
-            results.append(evaluate_system(system, references, settings))
+            results.append(evaluate_system(system, references, settings, teacher=teacher))
         progress.advance(1, system.name)
     best = best_student([result.row for result in results], settings.metrics[0])
-    copies: list[SystemUnderTest] = []
-    copied: list[SystemResult] = []
-    if int8_copy is not None:
+    original = best if export else exported
+    copies: list[tuple[SystemUnderTest, SystemResult]] = []
+    if original is not None:
+        system = next(system for system in systems if system.name == original)
         with timed(run, "export and evaluate int8"):
-            original = next(system for system in systems if system.name == best)
-            copies.append(export_int8(original, int8_copy, threads=recipe.training.threads))
-            copied.append(evaluate_translations(copies[0], references, settings))
-            copied[0].row.update(system=best, format="ctranslate2 int8", folder=int8_copy.name)
-        progress.advance(1, copies[0].name)
+            copy = export_int8(system, run.path / INT8_FOLDER, threads=recipe.training.threads)
+            teacher = _teacher(recipe, results)
+            result = evaluate_translations(copy, references, settings, teacher=teacher)
+            result.row.update(system=original, format="ctranslate2 int8", folder=INT8_FOLDER)
+        copies.append((copy, result))
+        progress.advance(1, copy.name)
     with timed(run, "measure speed"):
-        _measure_speed([*systems, *copies], [*results, *copied], settings)
+        _measure_speed([*zip(systems, results, strict=True), *copies], settings)
     progress.advance(1, "speed")
     progress.finish()
     report = _report(results, settings)
     if overrides:
         report["overrides"] = list(overrides)
-    report |= {"student": best, "exports": [result.row for result in copied]}
+    report |= {"student": best, "exports": [result.row for _, result in copies]}
     run.write_results(report)
     run.write_samples(_samples(recipe, examples, results))
     run.update_manifest({"environment_of_evaluation": environment_facts()})
     return report
+
+
+def _teacher(recipe: Recipe, results: Sequence[SystemResult]) -> SystemResult | None:
+    """The result that the others are held against: the first, where the recipe names a teacher."""
+    return results[0] if results and recipe.teacher.model is not None else None
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:
@@ -184,23 +131,8 @@ def _check_overrides(overrides: Sequence[str]) -> None:
             )
 
 
-def _systems(
-    run: RunDirectory, recipe: Recipe, examples: Sequence[Example], overrides: Sequence[str]
-) -> list[SystemUnderTest]:
-    systems = []
-    if recipe.teacher.model is not None:
-        folder = model_folder(recipe.teacher.model)
-        systems.append(_under_test("teacher", folder, "trained", recipe, examples))
-    for member, trained in _trained_runs(run, overrides):
-        folder = str(trained.student_path)
-        systems.append(_under_test(member.method, folder, _init_name(member), member, examples))
-    return systems
-
-
 def _measure_speed(
-    systems: Sequence[SystemUnderTest],
-    results: Sequence[SystemResult],
-    settings: EvaluationSettings,
+    measured: Sequence[tuple[SystemUnderTest, SystemResult]], settings: EvaluationSettings
 ) -> None:
     decoders = {
         system.name: Decoder(
@@ -208,13 +140,19 @@ def _measure_speed(
             [example.source_ids for example in system.examples[:_SPEED_SENTENCES]],
             system.tokenizer,
         )
-        for system in systems
+        for system, _ in measured
     }
-    greedy, beam = decodings(settings)
-    for key, decoding in (("greedy", greedy), ("beam", beam)):
+    for key, decoding in (("greedy", settings.greedy), ("beam", settings.beam)):
         rates = words_per_second(decoders, decoding)
-        for result in results:
-            result.row[f"words_per_second_{key}"] = rates[str(result.row["name"])]
+        for system, result in measured:
+            rate = rates[system.name]
+            result.row.update(
+                {
+                    f"words_per_second_{key}": rate.median,
+                    f"words_per_second_{key}_low": rate.slowest,
+                    f"words_per_second_{key}_high": rate.fastest,
+                }
+            )
 
 
 def _report(results: Sequence[SystemResult], settings: EvaluationSettings) -> dict[str, object]:
@@ -232,6 +170,7 @@ def _report(results: Sequence[SystemResult], settings: EvaluationSettings) -> di
         "systems": [result.row for result in results],
         "baseline": baseline.row["name"],
         "paired_tests": tests,
+        "analyses": curves(results),
     }
 
 
@@ -246,7 +185,7 @@ def _samples(
             "id": examples[i].id,
             "source": examples[i].source,
             "reference": examples[i].target,
-            "outputs": {str(r.row["name"]): r.beam_texts[i] for r in results},
+            "outputs": {str(r.row["name"]): r.beam.texts[i] for r in results},
         }
         for i in chosen
     ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 from seqdistill.build.decoding import verification_pairs
 from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.records import atomic
+
+INT8_FOLDER = "student-int8"
+"""Where the copy of a run directory's student lies in it."""
 
 
 def export_int8(system: SystemUnderTest, folder: Path, *, threads: int | None) -> SystemUnderTest:
@@ -25,9 +28,8 @@ def export_int8(system: SystemUnderTest, folder: Path, *, threads: int | None) -
         threads=threads,
         verify_on=verification_pairs(system.examples),
     )
-    if folder.exists():
-        shutil.rmtree(folder)
-    generator.save(folder)
+    with atomic.replaced_folder(folder) as aside:
+        generator.save(aside)
     return dataclasses.replace(
         system,
         name=f"{system.name} int8",

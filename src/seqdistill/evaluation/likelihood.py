@@ -1,49 +1,87 @@
-"""How likely a model finds the references: nats per sentence, by its own forward pass in fp32."""
+"""What a model predicts at every position of the references, by its own forward pass in fp32.
+
+One pass over the hidden states gives all that asks for next-token distributions; logits exist for
+a few positions at a time. Averages nothing: see `metrics`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from seqdistill.core.head import Head
 from seqdistill.data.batching import Collator, in_length_order
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.objectives.fused import fused_negative_log_likelihood
+from seqdistill.objectives.divergences import NEGLIGIBLE_LOG_PROB
+
+_CHUNK_LOGITS = 4_000_000
+"""Logits at the same time: 16 MB in fp32, so that the passes over them stay in the cache."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ReferenceLikelihood:
-    """Per example, in the order given: total nats of its target and how many tokens it has."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReferencePredictions:
+    """Per example, in the order given, an array over the positions of its own target.
 
-    nats: tuple[float, ...]
-    num_targets: tuple[int, ...]
+    The end token is a position like any other.
+    """
+
+    target_ids: tuple[tuple[int, ...], ...]
+    nats: tuple[Float[np.ndarray, " _"], ...]
+    """-log p(target | source, earlier targets)."""
+    entropy_nats: tuple[Float[np.ndarray, " _"], ...]
+    """-sum p log p of the next-token distribution: 0 for certainty, log vocab_size at most."""
+    top_ids: tuple[Int[np.ndarray, " _"], ...]
+    """The likeliest next token."""
 
 
 @torch.no_grad()
-def reference_likelihood(
+def reference_predictions(
     model: SequenceModel,
     examples: Sequence[EncodedExample],
     collator: Collator,
     *,
     batch_tokens: int = 4096,
-) -> ReferenceLikelihood:
-    """-log p(target | source) of every example under the model, end token included."""
+) -> ReferencePredictions:
+    """Likelihood, entropy and likeliest token at each position of every example's target."""
     model.eval()
     device = next(model.parameters()).device
-    nats, counts = [0.0] * len(examples), [0] * len(examples)
+    found: dict[int, tuple[np.ndarray, ...]] = {}
     for indices in in_length_order(examples, model.kind, batch_tokens):
         batch = collator([examples[i] for i in indices]).to(device)
         states, mask = model.states(batch), batch.target_mask
-        hidden = states.hidden[mask]
-        losses = fused_negative_log_likelihood(
-            hidden, states.head, batch.target_ids[mask], weights=hidden.new_ones(hidden.shape[0])
+        predicted = _predictions(states.hidden[mask], states.head, batch.target_ids[mask])
+        # (positions,) of all examples, one after another -> one array an example
+        ends = mask.sum(dim=1).cumsum(dim=0)[:-1].tolist()
+        pieces = [np.split(values.cpu().numpy(), ends) for values in predicted]
+        found |= zip(indices, zip(*pieces, strict=True), strict=True)
+    nats, entropy, top = zip(*(found[i] for i in range(len(examples))), strict=True)
+    return ReferencePredictions(tuple(e.target_ids for e in examples), nats, entropy, top)
+
+
+def _predictions(
+    hidden: Float[Tensor, "positions dim"], head: Head, target_ids: Int[Tensor, " positions"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nats of the targets and entropies in fp64, and likeliest tokens."""
+    nats, entropies, top_ids = [], [], []
+    size = max(1, _CHUNK_LOGITS // head.vocab_size)
+    for rows, targets in zip(torch.split(hidden, size), torch.split(target_ids, size), strict=True):
+        logits = head.logits(rows)
+        top_ids.append(logits.argmax(dim=-1))
+        log_probs = torch.log_softmax(
+            logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1
         )
-        per_position = torch.zeros(mask.shape, dtype=torch.float64, device=device)
-        per_position[mask] = losses.values.double()
-        for index, total, count in zip(
-            indices, per_position.sum(dim=1).tolist(), mask.sum(dim=1).tolist(), strict=True
-        ):
-            nats[index], counts[index] = total, count
-    return ReferenceLikelihood(tuple(nats), tuple(counts))
+        nats.append(-log_probs.gather(-1, targets[:, None])[:, 0])
+        # 0 log 0 = 0, also where a logit is -inf.
+        probs = log_probs.exp()
+        entropies.append(-probs.mul_(log_probs.clamp_(min=NEGLIGIBLE_LOG_PROB)).sum(dim=-1))
+    return (
+        torch.cat(nats).double().clamp_(min=0.0),
+        torch.cat(entropies).double().clamp_(min=0.0),
+        torch.cat(top_ids),
+    )

@@ -25,10 +25,19 @@ class Decoder:
     tokenizer: PreTrainedTokenizerBase
 
 
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Output words per second of wall time over several rounds; the median is what counts."""
+
+    median: float
+    slowest: float
+    fastest: float
+
+
 def words_per_second(
     decoders: Mapping[str, Decoder], decoding: Decoding, *, rounds: int = 3
-) -> dict[str, float]:
-    """Output words per second of wall time for every system: the median of interleaved rounds."""
+) -> dict[str, Rate]:
+    """The rate of every system over interleaved rounds."""
     for decoder in decoders.values():
         decoder.generator.generate(decoder.sources[:8], decoding)  # warm-up
     rates: dict[str, list[float]] = {name: [] for name in decoders}
@@ -42,4 +51,7 @@ def words_per_second(
                 skip_special_tokens=True,
             )
             rates[name].append(sum(len(text.split()) for text in texts) / seconds)
-    return {name: statistics.median(values) for name, values in rates.items()}
+    return {
+        name: Rate(statistics.median(values), min(values), max(values))
+        for name, values in rates.items()
+    }

@@ -1,4 +1,4 @@
-"""How much and how often a system writes what others wrote, counted in characters and sentences.
+"""How much and how often a system writes what others wrote, counted in tokens and sentences.
 
 Good for seeing a system that stops early or runs on. Does not measure quality.
 """
@@ -8,19 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def length_ratio(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Characters written / characters of the references, over the whole corpus; 1 is equal.
+def length_ratio(num_written: Sequence[int], num_reference: Sequence[int]) -> float:
+    """Tokens written / tokens of the references, over the whole corpus; 1 is equal.
 
-    Characters rather than words, so that it means the same in scripts without spaces. Text is
-    stripped at both ends.
+    Both are counts per sentence in one vocabulary, with or without the end token on both sides.
 
-    Raises ValueError if the sides differ in length or the references hold no character.
+    Raises ValueError if the sides differ in length or the references hold no token.
     """
-    _check_same_length(hypotheses, references)
-    num_reference = sum(len(text.strip()) for text in references)
-    if num_reference == 0:
-        raise ValueError("the length ratio needs references with text, got none")
-    return sum(len(text.strip()) for text in hypotheses) / num_reference
+    _check_same_length(num_written, num_reference)
+    if not any(num_reference):
+        raise ValueError("the length ratio needs references with tokens, got none")
+    return sum(num_written) / sum(num_reference)
 
 
 def exact_match_share(outputs: Sequence[str], others: Sequence[str]) -> float:
@@ -40,7 +38,7 @@ def exact_match_share(outputs: Sequence[str], others: Sequence[str]) -> float:
     return same / len(outputs)
 
 
-def _check_same_length(first: Sequence[str], second: Sequence[str]) -> None:
+def _check_same_length(first: Sequence[object], second: Sequence[object]) -> None:
     if len(first) != len(second):
         raise ValueError(
             "both systems must have one output per sentence, "

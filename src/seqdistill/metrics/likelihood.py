@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from seqdistill.metrics.score import SummedStatistics
+from seqdistill.metrics.score import SummedStatistics, mean_statistics
 
 
 def perplexity(total_nats: float, num_targets: int) -> float:
@@ -49,7 +49,12 @@ def perplexity_statistics(nats: Sequence[float], num_targets: Sequence[int]) -> 
 
 
 def mode_share(log_probs: Sequence[float]) -> float:
-    """Mean over sentences of p(y_hat | x), in [0, 1]: the mass a model gives its own best output.
+    """Mean over sentences of p(y_hat | x), in [0, 1]; see `mode_share_statistics`."""
+    return mode_share_statistics(log_probs).score().value
+
+
+def mode_share_statistics(log_probs: Sequence[float]) -> SummedStatistics:
+    """Rows of (p(y_hat | x), 1): the mean mass, in [0, 1], a model gives its own best output.
 
     `log_probs` are log p of each sentence's best hypothesis (beam search's), end of sequence
     included, in nats, not divided by length. High for models whose distribution is peaked: Kim
@@ -68,4 +73,21 @@ def mode_share(log_probs: Sequence[float]) -> float:
             f"log-probabilities must be numbers of at most 0, got {float(values.max())}; "
             "pass the sum of the tokens' log-probabilities, not a beam score"
         )
-    return float(np.exp(np.minimum(values, 0.0)).mean())
+    shares = np.exp(np.minimum(values, 0.0))
+    return mean_statistics("mode_share", "p(y_hat)|eos:scored", shares.tolist(), [1] * len(shares))
+
+
+def mean_by_position(
+    values: Sequence[Float[np.ndarray, " _"]],
+) -> tuple[Float[np.ndarray, " positions"], Int[np.ndarray, " positions"]]:
+    """Means over sequences of their first, second, third ... value, and how many have such a one.
+
+    Fewer sequences reach later positions, and other ones: a change along the curve is one of
+    sequences as well. Raises ValueError for no value at all.
+    """
+    lengths = np.asarray([len(sequence) for sequence in values], dtype=np.int64)
+    if not lengths.any():
+        raise ValueError("means by position need at least one value, got none")
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    counts = np.bincount(positions)
+    return np.bincount(positions, weights=np.concatenate(values)) / counts, counts

@@ -6,7 +6,7 @@ Does not format: numbers are turned into text for people in `report` and nowhere
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -50,3 +50,26 @@ class SummedStatistics:
     def score(self) -> Score:
         """The corpus score, without an interval."""
         return Score(self.name, self.score_of_sums(self.rows.sum(axis=0)), self.signature)
+
+
+def mean_statistics(
+    name: str, signature: str, totals: Sequence[float], counts: Sequence[int]
+) -> SummedStatistics:
+    """Rows of (total, count), one per segment: the score is sum of totals / sum of counts.
+
+    So a segment weighs as much as its count. Raises ValueError if the sides differ in length or
+    nothing was counted.
+    """
+    if len(totals) != len(counts) or not any(counts):
+        raise ValueError(
+            f"the mean of {name} needs a total and a count for every segment and something "
+            f"counted, got {len(totals)} totals and {len(counts)} counts"
+        )
+    rows = np.column_stack(
+        [np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64)]
+    )
+
+    def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
+        return float(sums[0] / sums[1])
+
+    return SummedStatistics(name, signature, rows, score_of_sums)

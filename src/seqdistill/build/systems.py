@@ -1,0 +1,121 @@
+"""The systems of a run directory, loaded and with its test set: teacher, students, exported copy.
+
+Measures nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from seqdistill.build.data import collator_for, encode_for_evaluation
+from seqdistill.build.decoding import build_generator
+from seqdistill.build.exporting import INT8_FOLDER
+from seqdistill.build.models import model_folder
+from seqdistill.core.errors import UserError
+from seqdistill.data.examples import Example
+from seqdistill.evaluation.systems import SystemUnderTest
+from seqdistill.models.adapters import adapt
+from seqdistill.models.loading import load_pair
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.schema import Recipe
+from seqdistill.records.fingerprint import of_folder
+from seqdistill.records.run_directory import RunDirectory
+
+_LOG = logging.getLogger(__name__)
+
+
+def systems_of(
+    run: RunDirectory, recipe: Recipe, examples: Sequence[Example], overrides: Sequence[str]
+) -> list[SystemUnderTest]:
+    """The teacher where the recipe names one, then every student of the run directory.
+
+    Raises UserError when no student is there.
+    """
+    systems = []
+    if recipe.teacher.model is not None:
+        folder = model_folder(recipe.teacher.model)
+        systems.append(_under_test("teacher", folder, "trained", recipe, examples))
+    for member, trained in _trained_runs(run, overrides):
+        folder = str(trained.student_path)
+        systems.append(_under_test(member.method, folder, _init_name(member), member, examples))
+    return systems
+
+
+def exported_system(run: RunDirectory, overrides: Sequence[str]) -> str | None:
+    """The name of the student that the run's int8 copy is of; None where there is no copy.
+
+    It is the one whose files are those of `student/`, which the copy was made of. Where none is,
+    None, and a warning says so.
+    """
+    if not (run.path / INT8_FOLDER).is_dir() or not run.student_path.is_dir():
+        return None
+    exported = of_folder(run.student_path)
+    for recipe, trained in _trained_runs(run, overrides):
+        if of_folder(trained.student_path) == exported:
+            return recipe.method
+    _LOG.warning(
+        "%s is left out: no student of this run has the files of %s, which it is a copy of",
+        run.path / INT8_FOLDER,
+        run.student_path,
+    )
+    return None
+
+
+def weight_bytes(folder: str) -> int:
+    """Bytes of the weight files in a model folder; 0 for a model that is not a local folder."""
+    path = Path(folder)
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
+
+
+def _under_test(
+    name: str, folder: str, init: str, recipe: Recipe, examples: Sequence[Example]
+) -> SystemUnderTest:
+    trusted = recipe.teacher.trust_remote_code if name == "teacher" else False
+    pair = load_pair(folder, trust_remote_code=trusted)
+    encoded = encode_for_evaluation(examples, pair.tokenizer, pair.kind, recipe.data).examples
+    generator = build_generator(
+        pair,
+        engine=recipe.evaluation.engine,
+        compute_type=recipe.evaluation.compute_type,
+        threads=recipe.training.threads,
+        verify_on=encoded,
+    )
+    return SystemUnderTest(
+        name=name,
+        method=name,
+        init=init,
+        bytes=weight_bytes(folder),
+        model=adapt(pair.model),
+        tokenizer=pair.tokenizer,
+        generator=generator,
+        examples=encoded,
+        collator=collator_for(pair),
+    )
+
+
+def _init_name(recipe: Recipe) -> str:
+    student = recipe.student
+    if student.init == "teacher_layers":
+        kept = "+".join(str(n or "all") for n in (student.encoder_layers, student.decoder_layers))
+        return f"teacher layers {kept}"
+    return student.init if student.model is None else f"{student.init} {student.model}"
+
+
+def _trained_runs(run: RunDirectory, overrides: Sequence[str]) -> list[tuple[Recipe, RunDirectory]]:
+    """The students of a run directory: its own, or those of its members in the order compared."""
+    recipe = load_recipe(str(run.recipe_path), overrides)
+    if not recipe.compare:
+        found = [(recipe, run)]
+    else:
+        members = [(load_recipe(str(m.recipe_path), overrides), m) for m in run.members()]
+        order = {name: position for position, name in enumerate(recipe.compare)}
+        found = sorted(members, key=lambda item: order.get(item[0].preset or "", len(order)))
+    finished = [(r, m) for r, m in found if m.student_path.is_dir()]
+    if not finished:
+        raise UserError(
+            f"A run must have a trained student to be evaluated, but {run.path} has none; finish "
+            "it with `seqdistill train ... --resume`."
+        )
+    return finished

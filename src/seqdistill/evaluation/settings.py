@@ -1,0 +1,64 @@
+"""How test numbers are measured: what is decided once for all systems, and the interval of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from seqdistill.core.generators import derived_seed
+from seqdistill.generation.decoding import Decoding
+from seqdistill.metrics.bootstrap import with_interval
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS, CorpusMetric
+from seqdistill.metrics.score import SummedStatistics
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """How test numbers are measured. The recipe's `evaluation` section explains each."""
+
+    metrics: Sequence[str]
+    beam_size: int
+    length_penalty: float
+    max_new_tokens: int
+    bootstrap_resamples: int
+    confidence: float
+    seed: int
+
+    @property
+    def main_metric(self) -> CorpusMetric:
+        """What chooses and is tested."""
+        return CORPUS_METRICS[self.metrics[0]]
+
+    @property
+    def greedy(self) -> Decoding:
+        """Greedy decoding as evaluation does it."""
+        return Decoding(
+            beam_size=1, length_penalty=self.length_penalty, max_new_tokens=self.max_new_tokens
+        )
+
+    @property
+    def beam(self) -> Decoding:
+        """Beam search as evaluation does it: the same but for the beam."""
+        return dataclasses.replace(self.greedy, beam_size=self.beam_size)
+
+
+def interval_columns(
+    key: str, statistics: SummedStatistics, settings: EvaluationSettings
+) -> dict[str, object]:
+    """The columns `key`, `key_low` and `key_high` of one score.
+
+    All scores see the same resamples of the test set. None stands for what JSON has no number for,
+    such as an infinite perplexity and its interval.
+    """
+    if not math.isfinite(statistics.score().value):
+        return {key: None, f"{key}_low": None, f"{key}_high": None}
+    score = with_interval(
+        statistics,
+        num_resamples=settings.bootstrap_resamples,
+        confidence=settings.confidence,
+        generator=np.random.default_rng(derived_seed(settings.seed, "bootstrap")),
+    )
+    return {key: score.value, f"{key}_low": score.low, f"{key}_high": score.high}

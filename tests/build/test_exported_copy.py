@@ -1,0 +1,89 @@
+"""The int8 copy beside a student: measured with it, and again whenever the run is evaluated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from tests.build.test_feasibility import folder, start
+
+from seqdistill.build.evaluation import evaluate_run
+from seqdistill.build.exporting import INT8_FOLDER
+from seqdistill.build.systems import exported_system
+from seqdistill.core.progress import NoProgress
+from seqdistill.records.run_directory import RunDirectory
+
+__all__ = ["folder"]
+
+
+def evaluated(run: RunDirectory, *overrides: str, export: bool = False) -> dict[str, Any]:
+    given = ["data.test=test.tsv", *overrides]
+    return cast("dict[str, Any]", evaluate_run(run, given, progress=NoProgress(), export=export))
+
+
+@pytest.fixture
+def run(folder: Path) -> RunDirectory:
+    return start("teacher.model=bart")
+
+
+def test_an_existing_copy_is_measured_again_and_keeps_its_row(run: RunDirectory) -> None:
+    assert evaluated(run)["exports"] == []
+    (first,) = evaluated(run, export=True)["exports"]
+    assert (first["system"], first["folder"]) == ("baseline", INT8_FOLDER)
+    content = (run.path / INT8_FOLDER / "model.bin").read_bytes()
+    (again,) = evaluated(run)["exports"]
+    assert (run.path / INT8_FOLDER / "model.bin").read_bytes() == content
+    varying = [key for key in first if key.startswith("words_per_second")]
+    assert len(varying) == 6
+    assert {k: v for k, v in again.items() if k not in varying} == {
+        k: v for k, v in first.items() if k not in varying
+    }
+    assert json.loads(run.results_path.read_text("utf-8"))["exports"] == [again]
+
+
+def test_a_copy_of_a_student_that_is_not_in_the_run_is_left_out_with_a_warning(
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where a comparison's members were trained again after its student was chosen."""
+    comparison = RunDirectory.create(folder / "runs" / "all")
+    member = start("output_dir=runs/all/baseline")
+    recipe = member.read_recipe().replace("compare: []", "compare: [baseline]")
+    comparison.write_recipe(recipe)
+    shutil.copytree(member.student_path, comparison.student_path)
+    (comparison.path / INT8_FOLDER).mkdir()
+    assert exported_system(comparison, []) == "baseline"
+    (comparison.student_path / "config.json").write_text("{}", encoding="utf-8")
+    assert exported_system(comparison, []) is None
+    assert "no student of this run" in caplog.text
+
+
+def test_every_row_has_its_analyses_and_the_teacher_is_not_held_against_itself(
+    run: RunDirectory,
+) -> None:
+    metrics = "evaluation.metrics=[token_error_rate,sequence_error_rate,chrf]"
+    results = evaluated(run, metrics, export=True)
+    teacher, student = results["systems"]
+    (copy,) = results["exports"]
+    assert results["metrics"] == ["token_error_rate", "sequence_error_rate", "chrf"]
+    common = {
+        "greedy_beam_gap", "length_greedy", "length_ratio_beam", "mode_share_low",
+        "token_error_rate_greedy_high", "sequence_error_rate_beam", "chrf", "chrf_beam_low",
+        "words_per_second_beam_low",
+    }  # fmt: skip
+    own = {"perplexity_low", "entropy_nats"}
+    of_students = {"token_error_rate_to_teacher", "exact_match_to_teacher"}
+    assert common | own <= teacher.keys()
+    assert common | own | of_students | {"agreement_top1"} <= student.keys()
+    assert common | of_students <= copy.keys()
+    assert not of_students & teacher.keys()
+    assert "agreement_top1" not in teacher and "perplexity" not in copy
+    assert student["agreement_top1"] is not None
+    assert list(results["analyses"]["entropy_by_position"]) == ["teacher", "baseline"]
+    assert {test["metric"] for test in results["paired_tests"]} == {
+        "token_error_rate_beam",
+        "token_error_rate_greedy",
+    }
