@@ -117,14 +117,17 @@ def settle(figure: Figure) -> None:
 def put_labels(axes: Axes, labels: Sequence[Label]) -> None:
     """Writes each label beside its point, where it covers the least of points and other labels.
 
-    A greedy choice among the places round each point, in the order given. Needs a figure that is
-    settled.
+    A greedy choice among the places round each point, the longest label first. Needs a figure that
+    is settled.
     """
     frame = axes.get_window_extent().extents
     unit = axes.figure.dpi / 72.0
     points = [axes.transData.transform((label.x, label.y)) for label in labels]
     taken = [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in points]
-    for label, (x, y) in zip(labels, points, strict=True):
+    longest_first = sorted(
+        zip(labels, points, strict=True), key=lambda pair: len(pair[0].text), reverse=True
+    )
+    for label, (x, y) in longest_first:
         text = _written(axes, label, _PLACES[0])
         size = text.get_window_extent()
         text.remove()

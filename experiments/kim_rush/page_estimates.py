@@ -15,6 +15,7 @@ from experiments.kim_rush.statistics import (
     difference_of_singles,
     exponential,
     mean,
+    negated,
     over_seeds,
     paired_differences,
 )
@@ -73,7 +74,7 @@ def gain(system: Runs, base: Runs, key: str, *, sign: int) -> Estimate | None:
 def gain_over_teacher(system: Quantity, teacher: Quantity, *, measure: Measure) -> Estimate | None:
     """By how much the system is better than the teacher, each under its own kind of decoding."""
     found = difference(system, teacher)
-    return found if found is None or measure.sign > 0 else _negated(found)
+    return found if found is None or measure.sign > 0 else negated(found)
 
 
 def gap(runs: Runs, measure: Measure) -> Estimate | None:
@@ -133,9 +134,3 @@ def _single(row: Row, key: str) -> Estimate:
     if low is None or high is None:
         return Estimate(float(row[key]), None, None, 1, "none")
     return Estimate(float(row[key]), low, high, 1, "test set")
-
-
-def _negated(found: Estimate) -> Estimate:
-    low = None if found.high is None else -found.high
-    high = None if found.low is None else -found.low
-    return Estimate(-found.value, low, high, found.n, found.basis)

@@ -19,7 +19,7 @@ from experiments.kim_rush.page_text import (
     size_name,
 )
 from experiments.kim_rush.page_verdicts import Verdict, above, verdict_of
-from experiments.kim_rush.statistics import Estimate
+from experiments.kim_rush.statistics import Estimate, negated
 from seqdistill.report.numbers import times
 
 
@@ -49,9 +49,9 @@ def _method_to_take(students: Students) -> str:
         return f"{place} the undistilled student leads with {reached}, greedy: {told}"
     over = students.gain(best, "baseline", measure.greedy)
     told = {
-        Verdict.HOLDS: f"{change(over)} better than undistilled",
-        Verdict.FAILS: f"{change(over)} against undistilled",
-        Verdict.OPEN: f"ahead of undistilled by {change(over)}, which may be chance",
+        Verdict.HOLDS: f"{change(over)} over the undistilled student",
+        Verdict.FAILS: f"{change(over)} against the undistilled student",
+        Verdict.OPEN: f"{change(over)} over the undistilled student, which may be chance",
         Verdict.MISSING: "with no undistilled student of the same seed to compare with",
     }[above(over, 0.0)]
     sentence = f"{place} **{method_name(best)}** is best, {reached}, greedy: {told}"
@@ -80,15 +80,15 @@ def _cost_and_speed(students: Students) -> str:
     parts = [f"on {students.task.name}, decoded greedily, it"]
     parts.append("was not compared yet" if cost is None else _against_teacher(cost))
     speeds = [
-        f"{times(found)} in {name}"
+        f"{times(found)} ({name})"
         for engine, name in ((FLOAT32, "float32"), (INT8, "int8"))
         if (found := _speed(students, engine)) is not None
     ]
     if speeds:
-        parts.append(f"at {enumeration(speeds)} of that one's words a second in float32")
+        parts.append(f"and writes {enumeration(speeds)} the words a second of that in float32")
     beam = gap(runs, measure)
     if beam is not None:
-        parts.append(f"(searching with a beam itself: {change(beam)})")
+        parts.append(f"(its own beam search: {change(beam)})")
     return " ".join(parts)
 
 
@@ -96,8 +96,9 @@ def _against_teacher(cost: Estimate) -> str:
     """Worse, better or level; `level` when the interval of the difference reaches zero."""
     if above(cost, 0.0) is Verdict.OPEN:
         return f"cannot be told from the teacher's beam search ({change(cost)} points)"
-    word = "better" if cost.value > 0.0 else "worse"
-    return f"is {change(cost)} points {word} than the teacher's beam search"
+    if cost.value > 0.0:
+        return f"is {score(cost)} points better than the teacher's beam search"
+    return f"is {score(negated(cost))} points worse than the teacher's beam search"
 
 
 def _speed(students: Students, engine: str) -> float | None:

@@ -191,7 +191,7 @@ def pruning_plot(results: Results, task: Task) -> bytes | None:
     if not points:
         return None
     with styled(f"{task.name} pruning"):
-        figure, (axes,) = panels(1, width=7.2, height=4.0)
+        figure, (axes,) = panels(1, width=9.0, height=4.0)
         ends = []
         for (size, method), line in points.items():
             line.sort(key=lambda point: point[0])

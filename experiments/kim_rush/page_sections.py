@@ -170,6 +170,8 @@ def learning_rates(results: Results) -> str:
             continue
         dev = dev_measure(rows, task)
         told = "less is better" if dev.sign < 0 else "more is better"
+        length = grouped_thousands(distinct(rows, "updates"))
+        told += f"; after {length} updates"
         blocks.append(f"Dev {dev.name}, greedy ({told}):\n\n{rates_table(results, task)}")
     return "\n\n".join(blocks)
 

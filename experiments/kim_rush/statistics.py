@@ -98,3 +98,10 @@ def exponential(logarithm: Estimate) -> Estimate:
     low = None if logarithm.low is None else math.exp(logarithm.low)
     high = None if logarithm.high is None else math.exp(logarithm.high)
     return Estimate(math.exp(logarithm.value), low, high, logarithm.n, logarithm.basis)
+
+
+def negated(found: Estimate) -> Estimate:
+    """The same estimate with the other sign: a loss for a gain."""
+    low = None if found.high is None else -found.high
+    high = None if found.low is None else -found.low
+    return Estimate(-found.value, low, high, found.n, found.basis)

@@ -171,7 +171,10 @@ def test_the_findings_name_the_best_method_and_those_not_told_apart_from_it() ->
     best, cost, claims = findings(results_of(document(whole_table("en-de"))))
     assert "**Seq-KD** is best" in best
     assert "not told apart from it: Seq-KD + Seq-Inter" in best
-    assert "points worse than the teacher's beam search at 10× in float32" in cost
+    assert (
+        "0.6\u00a0±\u00a00.1 points worse than the teacher's beam search and writes 10× (float32)"
+        in cost
+    )
     assert claims == "On en-de all 8 of the paper's claims hold."
 
 

@@ -7,6 +7,7 @@ from experiments.kim_rush.statistics import (
     difference_of_singles,
     exponential,
     mean,
+    negated,
     over_seeds,
     paired_differences,
     t_interval,
@@ -59,6 +60,13 @@ def test_intervals_of_singles_add_in_squares() -> None:
     assert (found.value, found.low, found.high) == (5.0, 0.0, 10.0)  # 3, 4, 5
     bare = Estimate(15.0, None, None, 1, "none")
     assert difference_of_singles(system, bare) == Estimate(5.0, None, None, 1, "none")
+
+
+def test_a_negated_estimate_is_that_of_the_negated_values() -> None:
+    values = [1.0, 2.5, 4.0]
+    opposite, expected = negated(over_seeds(values)), over_seeds([-value for value in values])
+    assert (opposite.low, opposite.high) == pytest.approx((expected.low, expected.high))
+    assert opposite.value == -over_seeds(values).value
 
 
 def test_a_ratio_is_the_exponential_of_a_difference_of_logarithms() -> None:
