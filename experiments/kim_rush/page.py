@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.kim_rush.page_claim_sections import claims, follow_ups
+from experiments.kim_rush.page_curve_plots import curves_plot, pruning_plot
 from experiments.kim_rush.page_findings import findings
-from experiments.kim_rush.page_plots import curves_plot, likelihood_plot, main_plot, pruning_plot
+from experiments.kim_rush.page_plots import likelihood_plot, main_plot
 from experiments.kim_rush.page_rows import TASKS, Results, Task, read
 from experiments.kim_rush.page_sections import (
     Pictures,

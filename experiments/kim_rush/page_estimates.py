@@ -81,18 +81,17 @@ def gap(runs: Runs, measure: Measure) -> Estimate | None:
     """By how much beam search is better than greedy decoding of the same system.
 
     A single run takes its interval from the row's own paired bootstrap, `greedy_beam_gap_low` and
-    `_high`, of which only the widths are read.
+    `_high`, which count a gain of beam search as positive, too.
     """
     high, low = Quantity(runs, measure.beam), Quantity(runs, measure.greedy)
     found = difference(high, low) if measure.sign > 0 else difference(low, high)
     if found is None or found.n > 1:
         return found
     (row,) = (row for row in runs if number(row, measure.beam) is not None)
-    ends = [number(row, f"greedy_beam_gap{end}") for end in ("", "_low", "_high")]
-    if ends[0] is None or ends[1] is None or ends[2] is None:
+    start, end = (number(row, f"greedy_beam_gap_{side}") for side in ("low", "high"))
+    if start is None or end is None:
         return found
-    half = (ends[2] - ends[1]) / 2.0
-    return Estimate(found.value, found.value - half, found.value + half, 1, "test set")
+    return Estimate(found.value, start, end, 1, "test set")
 
 
 def ratio(system: Quantity, base: Quantity) -> Estimate | None:

@@ -80,6 +80,16 @@ def test_a_gap_between_greedy_and_beam_fails_the_claim_that_there_is_none() -> N
     assert verdict(rows, 2) is Verdict.FAILS
 
 
+def test_the_gap_of_one_seed_takes_the_paired_interval_of_its_row() -> None:
+    rows = main_rows(seeds=(1,))
+    for row in rows:
+        row["greedy_beam_gap_low"], row["greedy_beam_gap_high"] = 0.05, 0.15
+    assert verdict(rows, 2) is Verdict.HOLDS
+    for row in rows:
+        row["greedy_beam_gap_high"] = 0.4
+    assert verdict(rows, 2) is Verdict.OPEN
+
+
 @pytest.mark.parametrize(("key", "number"), [("perplexity", 3), ("mode_share", 4)])
 def test_perplexity_and_mode_share_as_before_fail_their_claims(key: str, number: int) -> None:
     rows = whole_table("en-de")
