@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from seqdistill.build.decoding import build_generator
 from seqdistill.build.models import model_folder
+from seqdistill.compression.sparse_files import load_stored_pair
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, encode, with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.generation.decoding import Decoding
-from seqdistill.models.loading import load_pair
 
 
 def generate_texts(
@@ -26,9 +26,9 @@ def generate_texts(
 ) -> list[str]:
     """The model's best output for each text, in order; an empty text gives an empty one.
 
-    `model` is a transformers folder or hub name, or `bundled:en-de`.
+    `model` is a transformers folder, stored sparse or not, a hub name, or `bundled:en-de`.
     """
-    pair = load_pair(model_folder(model))
+    pair = load_stored_pair(model_folder(model))
     wanted = [Example(str(i), line, None) for i, line in enumerate(lines) if line.strip()]
     outputs = [""] * len(lines)
     if not wanted:

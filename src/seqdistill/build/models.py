@@ -9,9 +9,10 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import keep_layers
+from seqdistill.compression.sparse_files import load_stored_pair
 from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
 from seqdistill.data.examples import Example
-from seqdistill.models.loading import LoadedModel, load_config, load_pair, load_tokenizer
+from seqdistill.models.loading import LoadedModel, load_config, load_tokenizer
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import Recipe
 
@@ -44,7 +45,7 @@ def build_teacher(recipe: Recipe) -> LoadedModel:
         raise RecipeError(
             "teacher.model must name a model folder for this method, but it is not set."
         )
-    pair = load_pair(
+    pair = load_stored_pair(
         model_folder(recipe.teacher.model), trust_remote_code=recipe.teacher.trust_remote_code
     )
     return LoadedModel(pair.model, pair.tokenizer, recipe.teacher.model)
@@ -60,7 +61,7 @@ def build_student(
         return _from_scratch(recipe, teacher, train_examples)
     if recipe.student.model is None:
         raise RecipeError("student.model must name a model folder, but it is not set.")
-    pair = load_pair(
+    pair = load_stored_pair(
         model_folder(recipe.student.model), trust_remote_code=recipe.student.trust_remote_code
     )
     return LoadedModel(_with_dropout(recipe, pair.model), pair.tokenizer, recipe.student.model)

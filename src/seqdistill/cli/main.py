@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import seqdistill
-from seqdistill.cli import environment, generating, measuring, training
+from seqdistill.cli import environment, exporting, generating, measuring, training
 from seqdistill.cli.failures import ExplainingGroup
 from seqdistill.cli.overrides import ANY_OPTION
 from seqdistill.cli.quiet import make_streams_safe
@@ -37,6 +37,7 @@ app.add_typer(recipes, name="recipe", rich_help_panel=_MAKE)
 app.command(rich_help_panel=_LOOK)(measuring.evaluate)
 app.command(rich_help_panel=_LOOK)(measuring.report)
 app.command(rich_help_panel=_LOOK)(generating.generate)
+app.command(rich_help_panel=_LOOK)(exporting.export)
 app.command(rich_help_panel=_LOOK)(environment.env)
 
 

@@ -3,7 +3,8 @@
 A sparse folder is an ordinary one (config.json, tokenizer) but for `model.sparse.safetensors`,
 which takes the place of model.safetensors: a plain safetensors file with two tensors, values and
 positions, for each weight that is smaller so, and the others as they are. No transformers loader
-reads it: `load_sparse_pair` does. Which weights are zero is none of its business.
+reads it: `load_sparse_pair` does, and `load_stored_pair` where a folder may be of either kind.
+Which weights are zero is none of its business.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from transformers import (
 
 from seqdistill.compression.sparse_code import SparseTensor, to_dense, to_sparse
 from seqdistill.core.errors import ModelError
-from seqdistill.models.loading import LoadedModel, load_config, load_tokenizer
+from seqdistill.models.loading import LoadedModel, load_config, load_pair, load_tokenizer
 from seqdistill.models.saving import save_pair
 from seqdistill.records import atomic
 
@@ -75,6 +76,15 @@ def load_sparse_pair(name: str, *, trust_remote_code: bool = False) -> LoadedMod
     )
 
 
+def load_stored_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
+    """The fp32 model, in eval mode, and the tokenizer of a folder, sparse or ordinary, or hub name.
+
+    Raises ModelError as `load_sparse_pair` and `load_pair` do.
+    """
+    load = load_sparse_pair if (Path(name) / SPARSE_WEIGHTS).is_file() else load_pair
+    return load(name, trust_remote_code=trust_remote_code)
+
+
 def _load_model(folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
     config = load_config(str(folder), trust_remote_code=trust_remote_code)
     tensors = read_sparse_file(folder / SPARSE_WEIGHTS)
@@ -109,7 +119,12 @@ def _load_model(folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
 
 
 def write_sparse_file(path: Path, tensors: Mapping[str, Shaped[Tensor, "*_shape"]]) -> None:
-    """Replaces the file at `path` in one step with the sparse form of the named tensors.
+    """Replaces the file at `path` in one step with the sparse form of the named tensors."""
+    atomic.write_bytes(path, sparse_content(tensors))
+
+
+def sparse_content(tensors: Mapping[str, Shaped[Tensor, "*_shape"]]) -> bytes:
+    """What a file with the sparse form of the named tensors holds.
 
     A tensor that its zeros do not make smaller is stored as it is.
     """
@@ -123,8 +138,10 @@ def write_sparse_file(path: Path, tensors: Mapping[str, Shaped[Tensor, "*_shape"
         else:
             stored[name] = tensor.detach().cpu().contiguous()
     described = json.dumps(layout, sort_keys=True)
-    metadata = {"format": _FORMAT, "layout": described, "sha256": _digest(stored, described)}
-    atomic.write_bytes(path, save(stored, metadata=metadata))
+    about = {"layout": described, "sha256": _digest(stored, described)}
+    # Under one key, since safetensors writes several in any order: equal weights, equal files.
+    content: bytes = save(stored, metadata={_FORMAT: json.dumps(about)})
+    return content
 
 
 def read_sparse_file(path: Path) -> Tensors:
@@ -138,13 +155,13 @@ def read_sparse_file(path: Path) -> Tensors:
             stored: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, str(error).splitlines()[0]) from error
-    if metadata.get("format") != _FORMAT:
+    if _FORMAT not in metadata:
         raise _unreadable(path, f"its format is {metadata.get('format')!r} and not {_FORMAT!r}")
-    described = metadata.get("layout", "")
-    if metadata.get("sha256") != _digest(stored, described):
-        raise _unreadable(path, "its content has changed since it was written")
     try:
-        return _unfolded(stored, json.loads(described))
+        about = json.loads(metadata[_FORMAT])
+        if about["sha256"] != _digest(stored, about["layout"]):
+            raise _unreadable(path, "its content has changed since it was written")
+        return _unfolded(stored, json.loads(about["layout"]))
     except (KeyError, ValueError) as error:
         raise _unreadable(path, f"its parts contradict each other ({error})") from error
 

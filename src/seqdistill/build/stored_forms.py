@@ -1,0 +1,177 @@
+"""The command `export`: a model in another stored form, whole or not at all.
+
+    sparse        a model folder whose weights are stored without their zeros
+    int8          the CTranslate2 folder
+    sparse-int8   the same with model.bin stored without its zero bytes
+    dense         back: an ordinary model folder, or the CTranslate2 folder byte for byte
+
+How the forms are written is `compression`'s and `generation`'s; nothing is trained or measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from seqdistill.build.data import read_split
+from seqdistill.build.decoding import verification_pairs
+from seqdistill.build.models import model_folder
+from seqdistill.compression.int8_folders import MODEL, PACKED_MODEL, pack_folder, unpack_folder
+from seqdistill.compression.sparse_files import load_stored_pair, save_sparse_pair
+from seqdistill.compression.stored_sizes import stored_sizes
+from seqdistill.core.errors import ModelError, UserError
+from seqdistill.data.encoding import cut_long_sources, encode, with_stand_in_targets
+from seqdistill.data.examples import Example
+from seqdistill.data.readers import read_examples
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.models.loading import LoadedModel
+from seqdistill.models.saving import save_pair
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.records.run_directory import RunDirectory
+
+Form = Literal["sparse", "int8", "sparse-int8", "dense"]
+Store = Literal["fp32", "fp16"]
+
+_NUM_VERIFIED = 8
+# Longer examples prove no more, and might not fit the model's positions.
+_MAX_VERIFIED_TOKENS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A folder that was written, and the bytes of its weight files beside those it was made of."""
+
+    folder: Path
+    weight_bytes: int
+    weight_bytes_before: int
+
+
+def export_model(
+    source: str,
+    output: Path,
+    *,
+    form: Form,
+    store: Store,
+    verify_on: str | None,
+    threads: int | None,
+) -> Exported:
+    """What was written to the new folder `output`: the model of `source` in another form.
+
+    `source` is a run directory, whose student is meant, or a folder in any of the forms; int8
+    folders can only be packed and unpacked. `store` is the precision of sparse and dense model
+    folders. An int8 copy is compared with the model before it is written, on the first examples of
+    `verify_on`, or of the run's own data when that is None.
+
+    Raises UserError, with nothing written, for a form that cannot be made of `source`.
+    """
+    _check_free(output)
+    run = RunDirectory(source)
+    is_run = run.recipe_path.is_file()
+    folder = str(run.student_path) if is_run else model_folder(source)
+    if is_run and not run.student_path.is_dir():
+        raise UserError(
+            f"A run must have a trained student to be exported, but {source} has none; finish it "
+            "with `seqdistill train ... --resume`."
+        )
+    if (Path(folder) / MODEL).is_file() or (Path(folder) / PACKED_MODEL).is_file():
+        _repack(Path(folder), output, form)
+    else:
+        pair = load_stored_pair(folder)
+        if form == "sparse":
+            save_sparse_pair(pair, output, store=store)
+        elif form == "dense":
+            save_pair(pair, output, store=store)
+        else:
+            examples = _verification(verify_on, run if is_run else None)
+            _save_int8(pair, output, examples, packed=form == "sparse-int8", threads=threads)
+    return Exported(output, _weight_bytes(output), _weight_bytes(Path(folder)))
+
+
+def sizes_of_forms(
+    pair: LoadedModel, examples: Sequence[Example], *, threads: int | None
+) -> dict[str, int]:
+    """Bytes of the weights by form: see `stored_sizes`. `examples` are what int8 is compared on."""
+    with tempfile.TemporaryDirectory(prefix="seqdistill-") as name:
+        folder = Path(name) / "int8"
+        _int8_generator(pair, examples, threads=threads).save(folder)
+        return stored_sizes(pair, int8_folder=folder)
+
+
+def _check_free(output: Path) -> None:
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(
+            f"OUTPUT must be a new or empty folder, but {str(output)!r} is there already; remove "
+            "it or name another."
+        )
+
+
+def _repack(folder: Path, output: Path, form: Form) -> None:
+    is_packed = (folder / PACKED_MODEL).is_file()
+    wanted = "dense" if is_packed else "sparse-int8"
+    if form != wanted:
+        state = "packed" if is_packed else "int8"
+        raise UserError(
+            f"--format must be {wanted} for {str(folder)!r}, which is a CTranslate2 folder "
+            f"({state}), got {form}; export the model that it was made of for other forms."
+        )
+    (unpack_folder if is_packed else pack_folder)(folder, output)
+
+
+def _save_int8(
+    pair: LoadedModel,
+    output: Path,
+    examples: Sequence[Example],
+    *,
+    packed: bool,
+    threads: int | None,
+) -> None:
+    generator = _int8_generator(pair, examples, threads=threads)
+    if not packed:
+        generator.save(output)
+        return
+    with tempfile.TemporaryDirectory(prefix="seqdistill-") as name:
+        generator.save(Path(name) / "int8")
+        pack_folder(Path(name) / "int8", output)
+
+
+def _int8_generator(
+    pair: LoadedModel, examples: Sequence[Example], *, threads: int | None
+) -> CTranslate2Generator:
+    encoded = encode(examples[:_NUM_VERIFIED], pair.tokenizer, pair.kind)
+    cut = cut_long_sources(encoded, max_source_tokens=_MAX_VERIFIED_TOKENS, kind=pair.kind).examples
+    short = [
+        dataclasses.replace(example, target_ids=example.target_ids[:_MAX_VERIFIED_TOKENS])
+        for example in with_stand_in_targets(cut)
+    ]
+    return CTranslate2Generator(
+        pair.model,
+        pair.tokenizer,
+        kind=pair.kind,
+        compute_type="int8",
+        threads=threads,
+        verify_on=verification_pairs(short),
+    )
+
+
+def _verification(verify_on: str | None, run: RunDirectory | None) -> list[Example]:
+    """Examples to compare an int8 copy on: given ones, or the run's own."""
+    if verify_on is not None:
+        return read_examples(verify_on, split="test", need_target=False)
+    if run is None:
+        raise ModelError(
+            "An int8 copy must be compared with the model on real sentences, but a model folder "
+            "has none; give --verify-on DATA, a file of texts such as the test set."
+        )
+    recipe = load_recipe(str(run.recipe_path))
+    if recipe.data.test is not None:
+        return read_split(recipe, "test", need_target=False)
+    return read_split(recipe, "dev" if recipe.data.dev is not None else "train", need_target=False)
+
+
+def _weight_bytes(folder: Path) -> int:
+    """Bytes of the weight files of any form; 0 for a model that is no local folder."""
+    files = [*folder.glob("*.safetensors"), *folder.glob(MODEL)]
+    return sum(path.stat().st_size for path in files)

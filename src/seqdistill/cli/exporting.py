@@ -1,0 +1,99 @@
+"""The command `export`: a model in a smaller stored form, and back.
+
+What the forms are and how they are written is `build.stored_forms`'s.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqdistill.cli.jobs import Verbose, job
+from seqdistill.cli.paths import check_writable
+from seqdistill.cli.screen import console_on, program, quoted, say_aligned
+
+
+class Format(enum.StrEnum):
+    """How a model is stored; `build.stored_forms` says more."""
+
+    sparse = "sparse"
+    int8 = "int8"
+    sparse_int8 = "sparse-int8"
+    dense = "dense"
+
+
+class Store(enum.StrEnum):
+    """Precision of the weights in sparse and dense folders."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_MODEL",
+            help="A run directory, whose student is meant, or a model folder in any form.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="OUTPUT", help="A new folder.", show_default=False),
+    ],
+    *,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            metavar="FORM",
+            help="sparse: without zeros. int8: for CTranslate2. sparse-int8: both. dense: back.",
+            show_default=False,
+        ),
+    ],
+    store: Annotated[
+        Store,
+        typer.Option(
+            "--store", metavar="TYPE", help="fp32 or fp16, of weights stored sparse or dense."
+        ),
+    ] = Store.fp32,
+    verify_on: Annotated[
+        str | None,
+        typer.Option(
+            "--verify-on",
+            metavar="DATA",
+            help="Examples that an int8 copy is compared on; a run's own when not given.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, help="CPU threads; all when not given."),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Store a model smaller: without the zeros of pruning, in int8, or both; and back again.
+
+    Sparse forms are exact: `--format dense` gives the model, or the int8 folder, back bit for bit.
+    """
+    check_writable(output, "OUTPUT")
+    with job(console_on(stderr=True), verbose=verbose, transient=True):
+        from seqdistill.build.stored_forms import export_model
+
+        made = export_model(
+            model,
+            output,
+            form=form.value,
+            store=store.value,
+            verify_on=verify_on,
+            threads=threads,
+        )
+    was = f" ({made.weight_bytes_before:,} before)" if made.weight_bytes_before else ""
+    rows = [("written", str(made.folder)), ("weights", f"{made.weight_bytes:,} bytes{was}")]
+    if form is Format.sparse_int8:
+        back = f"{program()} export {quoted(made.folder)} OUTPUT --format dense"
+        rows.append(("unpack it", f"{back}  (CTranslate2 reads no packed folder)"))
+    say_aligned(rows)
