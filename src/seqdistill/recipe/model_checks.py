@@ -21,7 +21,7 @@ def is_soft(term: Term) -> bool:
 
 
 def teacher_findings(recipe: Recipe) -> Findings:
-    """A teacher that is needed and not named, or asked for scores that nobody reads."""
+    """A teacher that is needed and not named, or asked for what nobody reads."""
     teacher, soft = recipe.teacher, [term for term in recipe.objective.terms if is_soft(term)]
     reasons = []
     if soft:
@@ -48,6 +48,18 @@ def teacher_findings(recipe: Recipe) -> Findings:
             "teacher.scores",
             f"must be none when no term of the objective reads the scores, got {teacher.scores}; "
             "set teacher.scores=none, or add a term such as forward_kl",
+        )
+    if teacher.scores == "none" and teacher.keep_states != "none":
+        yield (
+            "teacher.keep_states",
+            "must be none unless teacher.scores is dense, since nobody would read the states, got "
+            f"{teacher.keep_states}; remove it, or set teacher.scores=dense",
+        )
+    if teacher.keep_states == "none" and teacher.states is not None:
+        yield (
+            "teacher.states",
+            f"must be left out unless teacher.keep_states is fp32 or fp16, got {teacher.states!r}; "
+            "remove it, or set teacher.keep_states=fp32",
         )
 
 

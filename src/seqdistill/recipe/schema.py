@@ -71,6 +71,13 @@ class TeacherSection(Section):
     scores: Literal["none", "dense"] = "none"
     """`dense`: the whole next-token distribution at every position (from hidden states, in
     chunks); `none`: the objective needs no teacher at training time."""
+    keep_states: Literal["none", "fp32", "fp16"] = "none"
+    """With `scores: dense`: run the teacher once over the sequences, keep its hidden states on disk
+    and read them in every epoch, run and stage. On CPUs most of the time of training may be the
+    teacher's. Costs target tokens x teacher's width x 4 bytes (`fp32`) or x 2 (`fp16`, rounded to 3
+    digits); `--dry-run` says how many. `none`: the teacher runs at every update."""
+    states: str | None = None
+    """Folder of the kept states; beside the runs, named by content, when not given."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,6 +28,8 @@ _FIRST_WEIGHTS = ("init", "model", "encoder_layers", "decoder_layers", "architec
 """Keys of `student` that say what it is before its first update."""
 _IDLE_DECODING = ("batch_tokens", "threads")
 """Settings of decoding that change no output."""
+_NO_STATES: dict[str, str | None] = {"keep_states": "none", "states": None}
+"""Settings of a teacher that nobody asks anything."""
 _KEYS = tuple(all_keys())
 
 
@@ -84,6 +86,7 @@ def chain_contradictions(recipe: Recipe) -> list[Contradiction]:
     if len(stages) == len(recipe.stages):
         found.extend(_unread(recipe, stages))
         found.extend(_shared_corpus(recipe, stages))
+        found.extend(states_findings(recipe, list(stages.values())))
     return list(dict.fromkeys(found))
 
 
@@ -122,6 +125,7 @@ def _made(
     problems = list(_lay_over(settings, stage))
     if index > 0:
         _end_pruning(settings, stage)
+    _forget_states(settings, stage)
     made = None
     try:
         made = Recipe.model_validate(settings.values)
@@ -141,6 +145,16 @@ def _end_pruning(settings: Settings, stage: Stage) -> None:
     if isinstance(pruning, dict) and pruning.get("share") is None:
         own = {path[1] for path in _given(stage) if path[0] == "pruning" and len(path) > 1}
         settings.values["pruning"] = {key: pruning[key] for key in pruning if key in own}
+
+
+def _forget_states(settings: Settings, stage: Stage) -> None:
+    """Keeps no states of the teacher, unless told to, in a stage that asks it nothing."""
+    teacher = settings.values["teacher"]
+    if isinstance(teacher, dict) and teacher.get("scores") == "none":
+        own = _given(stage)
+        for name, nothing in _NO_STATES.items():
+            if ("teacher", name) not in own:
+                teacher[name] = nothing
 
 
 def _said_by(preset: str) -> dict[str, object]:
@@ -258,4 +272,35 @@ def _shared_corpus(recipe: Recipe, stages: Mapping[int, Recipe]) -> Iterator[Con
                 f"must be another folder for each way of decoding, got {corpus!r} for stages."
                 f"{first} and stages.{index}; remove it, or write it as stages.{index}.settings."
                 "sequences.corpus",
+            )
+
+
+def states_findings(recipe: Recipe, systems: Sequence[Recipe]) -> Iterator[Contradiction]:
+    """Kept states of the teacher that no system would read, or that two would overwrite.
+
+    `systems` are the stages of the chain, or the compared ones.
+    """
+    readers = [system for system in systems if system.teacher.keep_states != "none"]
+    if recipe.teacher.keep_states != "none" and not readers:
+        yield Contradiction(
+            "teacher.keep_states",
+            "must be none where teacher.scores is none in every stage or compared preset, since "
+            f"nobody would read the states, got {recipe.teacher.keep_states}; remove it",
+        )
+    folders: dict[str, Recipe] = {}
+    for reader in readers:
+        folder = reader.teacher.states
+        if folder is None:
+            continue
+        first = folders.setdefault(folder, reader)
+        sections = [
+            system.sequences.model_dump(exclude={"decoding": set(_IDLE_DECODING), "corpus": True})
+            for system in (first, reader)
+        ]
+        if sections[0] != sections[1] or first.data != reader.data:
+            yield Contradiction(
+                "teacher.states",
+                f"must be another folder for {first.method} and for {reader.method}, which read "
+                f"other sequences, got {folder!r} for both; remove it, since folders are "
+                "named by content",
             )

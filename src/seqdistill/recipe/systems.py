@@ -13,7 +13,7 @@ from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.checks import Contradiction, contradictions
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import ObjectiveSection, Recipe
-from seqdistill.recipe.stages import chain_contradictions, stage_presets
+from seqdistill.recipe.stages import chain_contradictions, stage_presets, states_findings
 
 
 def output_folder(recipe: Recipe) -> pathlib.Path:
@@ -27,9 +27,13 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
 
     `method`, `sequences.written_by`, `objective` and `teacher.scores` are the preset's; data,
     models, decoding, training, evaluation and seed are those of the comparing `recipe`. Its
-    output_dir is the sub-folder of that name, and it compares nothing itself.
+    output_dir is the sub-folder of that name, and it compares nothing itself. States of the teacher
+    are kept where the preset reads them.
     """
     preset = read_recipe(preset_name)
+    teacher: dict[str, object] = {"scores": preset.teacher.scores}
+    if preset.teacher.scores == "none":
+        teacher |= {"keep_states": "none", "states": None}
     return recipe.model_copy(
         update={
             "preset": preset_name,
@@ -37,7 +41,7 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
             "output_dir": str(output_folder(recipe) / preset.method),
             "compare": (),
             "objective": preset.objective,
-            "teacher": recipe.teacher.model_copy(update={"scores": preset.teacher.scores}),
+            "teacher": recipe.teacher.model_copy(update=teacher),
             "sequences": recipe.sequences.model_copy(
                 update={"written_by": preset.sequences.written_by}
             ),
@@ -67,8 +71,10 @@ def all_contradictions(recipe: Recipe) -> list[Contradiction]:
         return contradictions(recipe)
     found = comparison_contradictions(recipe)
     compared = [name for name in dict.fromkeys(recipe.compare) if name in comparable_presets()]
-    for system in [compare_member(recipe, name) for name in compared] or [recipe]:
+    systems = [compare_member(recipe, name) for name in compared] or [recipe]
+    for system in systems:
         found.extend(contradictions(system))
+    found.extend(states_findings(recipe, systems))
     return list(dict.fromkeys(found))
 
 
