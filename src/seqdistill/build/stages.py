@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -32,6 +30,7 @@ from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records import atomic
 from seqdistill.records.environment import environment_facts
+from seqdistill.records.locks import alone
 from seqdistill.records.run_directory import RunDirectory
 
 _LOG = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ def _on_cpu(recipe: Recipe) -> bool:
 def _train_stage(stage: StageRun, processes: PartialState, progress: Progress) -> bool:
     """Sees to it that the stage's student is there. True when it was there already."""
     is_main = processes.is_main_process
-    with _alone(stage.run.path) if is_main else contextlib.nullcontext():
+    with alone(stage.run.path, "trains") if is_main else contextlib.nullcontext():
         if is_main and not stage.is_finished:
             _make_resumable(stage)
         processes.wait_for_everyone()
@@ -109,22 +108,6 @@ def _make_resumable(stage: StageRun) -> None:
             torn.unlink()
         with contextlib.suppress(OSError):  # it holds other things, and train_student will say so
             run.path.rmdir()
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits while another program trains this stage, and then keeps others waiting.
-
-    The lock is the kernel's, so that none is left behind by a process that was killed.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f"{folder.name}.lock"), "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOG.warning("another process trains %s; waiting for its end", folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _num_updates(stage: StageRun) -> int:
