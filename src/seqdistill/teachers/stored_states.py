@@ -1,0 +1,123 @@
+"""A teacher that is not run any more: its hidden states are read from disk.
+
+Word-level distillation over fixed sequences asks the teacher the same questions in every epoch.
+What it answers is its last hidden states, and these are kept by `states_making`. Nothing is
+computed here but the place of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.errors import DataError
+from seqdistill.core.head import Head
+from seqdistill.core.scores import DenseScores, TeacherScores
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.teachers.states_folder import (
+    DTYPES,
+    INDEX,
+    STATES,
+    StatesSettings,
+    check_settings,
+    check_whole,
+    read_manifest,
+    target_checksums,
+)
+from seqdistill.teachers.target_checksums import Integers, sequence_checksums
+
+
+class StoredStates:
+    """The states of one folder, memory-mapped: rows for examples known by id and targets.
+
+    Everything is compared once, when the folder is opened: `settings` and `examples` must be what
+    the states were made from, and every byte what was written.
+
+    Raises StaleCorpusError for other settings and DataError for damaged files.
+    """
+
+    def __init__(
+        self, folder: Path, examples: Sequence[EncodedExample], *, settings: StatesSettings
+    ) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        check_settings(folder, self.manifest, settings)
+        check_whole(folder, self.manifest)
+        index = load_file(folder / INDEX)
+        checksums = target_checksums(examples)
+        if not np.array_equal(index["checksums"], checksums):
+            raise DataError(
+                f"{folder / INDEX} must list the targets of these {len(examples)} examples, found "
+                "others; delete the folder to have the teacher's states made anew"
+            )
+        # An id alone is not enough: of the n best outputs each is an example of the same id.
+        ids = (example.id for example in examples)
+        places = zip(ids, checksums.tolist(), index["offsets"].tolist(), strict=True)
+        self._offsets = {(name, checksum): offset for name, checksum, offset in places}
+        self._rows = np.memmap(
+            folder / STATES,
+            dtype=DTYPES[self.manifest.settings.precision],
+            mode="r",
+            shape=(self.manifest.num_positions, self.manifest.width),
+        )
+
+    def rows(
+        self, example_ids: Sequence[str], targets: Integers, lengths: Integers
+    ) -> Float[Tensor, "positions teacher_dim"]:
+        """The states, in fp32, of the examples' target positions, one example after another.
+
+        `targets` are the counted target ids of all examples in a row, `lengths` how many each has.
+        Raises DataError for an example, or targets of an example, that no states were kept of.
+        """
+        if not lengths.all():
+            raise self._unknown(example_ids[int(lengths.argmin())], 0)
+        keys = zip(example_ids, sequence_checksums(targets, lengths).tolist(), strict=True)
+        found = np.empty((len(targets), self.manifest.width), dtype=self._rows.dtype)
+        start = 0
+        for key, length in zip(keys, lengths.tolist(), strict=True):
+            offset = self._offsets.get(key)
+            if offset is None:
+                raise self._unknown(key[0], length)
+            found[start : start + length] = self._rows[offset : offset + length]
+            start += length
+        return torch.from_numpy(found).float()
+
+    def _unknown(self, example_id: str, length: int) -> DataError:
+        known = any(name == example_id for name, _ in self._offsets)
+        found = f"other targets, {length} tokens long" if known else "an example without states"
+        return DataError(
+            f"{self.folder} must hold the teacher's states for every sequence of a batch, found "
+            f"{found}: {example_id!r}; train on the sequences that the states were made for, or "
+            "set teacher.keep_states=none"
+        )
+
+
+class StoredStatesTeacher:
+    """Gives the teacher's whole distribution as kept hidden states and its head.
+
+    At positions that do not count the states are zero; objectives never read them. `head` must lie
+    where the batches lie, and be cut to the shared vocabulary.
+    """
+
+    def __init__(self, states: StoredStates, head: Head) -> None:
+        self._states = states
+        self._head = head
+
+    def score(self, batch: SequenceBatch) -> TeacherScores:
+        """The kept hidden states at every position that counts, on the batch's device."""
+        mask = batch.target_mask.cpu()
+        rows = self._states.rows(
+            batch.example_ids,
+            batch.target_ids.cpu()[mask].numpy(),
+            mask.sum(dim=1).numpy(),
+        )
+        hidden = torch.zeros(*mask.shape, rows.shape[1])
+        hidden[mask] = rows
+        return DenseScores(hidden.to(batch.target_ids.device), self._head)
