@@ -14,7 +14,7 @@ import torch
 from seqdistill.build.data import collator_for
 from seqdistill.build.objective import build_objective
 from seqdistill.build.stage_runs import finished_stages, unfinished_recipes
-from seqdistill.build.training import Prepared, build_scoring, open_run, prepare
+from seqdistill.build.training import Prepared, live_teacher, open_run, prepare
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import Collator, EpochBatches
 from seqdistill.data.encoding import with_stand_in_targets
@@ -205,7 +205,7 @@ def _seconds_a_batch(prepared: Prepared) -> float:
     use_fast_attention(prepared.student.model, torch.device("cpu"))
     batches, collator = _batches(prepared)
     objective = build_objective(prepared.recipe)
-    teacher = build_scoring(prepared, objective, torch.device("cpu"))
+    teacher = live_teacher(prepared, objective, torch.device("cpu"))
     bf16 = prepared.recipe.training.precision == "bf16"
     seconds = math.inf
     for _ in range(3):

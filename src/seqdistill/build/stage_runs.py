@@ -30,7 +30,7 @@ _INDIFFERENT = frozenset(
     {
         *("preset", "method", "output_dir", "compare", "stages"),
         *("data.train", "data.dev", "data.test", "data.max_test_examples"),
-        *("teacher.model", "student.model", "sequences.corpus"),
+        *("teacher.model", "student.model", "sequences.corpus", "teacher.states"),
         *("sequences.decoding.batch_tokens", "sequences.decoding.threads"),
         *("training.threads", "training.device", "training.checkpoint_every"),
         *("training.log_every", "training.trackers"),
@@ -134,11 +134,15 @@ def _decisive(stage: Recipe) -> dict[str, object]:
         unread.add("sequences.decoding")  # nobody decodes
     if stage.data.dev is None:
         unread.add("evaluation")  # nothing is scored while training
-    return {
+    decisive = {
         key: value
         for key, value in settings_by_key(stage).items()
         if key not in _INDIFFERENT and key.rpartition(".")[0] not in unread
     }
+    if stage.teacher.keep_states == "fp32" and stage.training.precision == "fp32":
+        # They are what the teacher would say; rounded, or beside a bf16 teacher, they differ.
+        decisive["teacher.keep_states"] = "none"
+    return decisive
 
 
 def _learns_from_teacher(stage: Recipe) -> bool:

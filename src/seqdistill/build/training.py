@@ -25,6 +25,7 @@ from seqdistill.build.feasibility import check_models_fit
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
 from seqdistill.build.pruning import build_mask, pruning_facts, warn_of_zeros
+from seqdistill.build.teacher_states import stored_teacher
 from seqdistill.build.timings import add_timings, timed, timing
 from seqdistill.build.trackers import MetricsFanOut
 from seqdistill.compression.pruning_mask import PruningMask
@@ -170,14 +171,18 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     labelled = time.perf_counter()
     with accelerator.main_process_first():
         examples, facts = _sequences(prepared, progress)
-    labelled = time.perf_counter() - labelled
+    kept = time.perf_counter()
+    with accelerator.main_process_first():
+        teacher = build_scoring(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
         _begin(run, prepared, facts, started=started)
         if recipe.sequences.written_by != "reference":
-            add_timings(run, [timing("labelling", labelled)])
+            add_timings(run, [timing("labelling", kept - labelled)])
+        if recipe.teacher.keep_states != "none":
+            add_timings(run, [timing("teacher's states", time.perf_counter() - kept)])
     accelerator.wait_for_everyone()
     with _step(run, "training", accelerator):
-        result = _train(prepared, examples, run, accelerator, progress, resume=started)
+        result = _train(prepared, examples, teacher, run, accelerator, progress, resume=started)
     if accelerator.is_main_process:
         save_pair(prepared.student, run.student_path, store=recipe.student.store)
         run.update_manifest({"training": dataclasses.asdict(result), "finished": True})
@@ -248,14 +253,35 @@ def _sequences(
     return kept.examples, facts
 
 
-def build_scoring(
-    prepared: Prepared, objective: WeightedObjective, device: torch.device
-) -> Teacher:
-    """What scores the batches: the recipe's teacher on `device`, or nobody."""
+def live_teacher(prepared: Prepared, objective: WeightedObjective, device: torch.device) -> Teacher:
+    """The recipe's teacher on `device`, run for every batch; or nobody, where nobody asks it."""
     if not objective.needs_teacher or prepared.teacher is None:
         return SilentTeacher()
     size = _check_vocabularies(prepared.student, prepared.teacher)
     return InProcessTeacher(adapt(prepared.teacher.model.to(device)), vocab_size=size)
+
+
+def build_scoring(
+    prepared: Prepared,
+    examples: Sequence[EncodedExample],
+    device: torch.device,
+    progress: Progress,
+) -> Teacher:
+    """What scores the batches of these sequences: kept states, made now if need be, or a model."""
+    recipe, objective = prepared.recipe, build_objective(prepared.recipe)
+    keep = recipe.teacher.keep_states
+    if keep == "none" or not objective.needs_teacher or prepared.teacher is None:
+        return live_teacher(prepared, objective, device)
+    return stored_teacher(
+        recipe,
+        prepared.teacher,
+        prepared.student,
+        examples,
+        precision=keep,
+        vocab_size=_check_vocabularies(prepared.student, prepared.teacher),
+        device=device,
+        progress=progress,
+    )
 
 
 def _dev_scorer(prepared: Prepared) -> DevScoring | None:
@@ -311,6 +337,7 @@ def _settings(recipe: Recipe) -> LoopSettings:
 def _train(
     prepared: Prepared,
     examples: Sequence[EncodedExample],
+    teacher: Teacher,
     run: RunDirectory,
     accelerator: Accelerator,
     progress: Progress,
@@ -318,7 +345,6 @@ def _train(
     resume: bool,
 ) -> TrainingResult:
     recipe = prepared.recipe
-    objective = build_objective(recipe)
     use_fast_attention(prepared.student.model, accelerator.device)
     source = StoredSequences(
         examples,
@@ -332,8 +358,8 @@ def _train(
         loop = TrainingLoop(
             model=prepared.adapted.to(accelerator.device),
             source=source,
-            teacher=build_scoring(prepared, objective, accelerator.device),
-            objective=objective,
+            teacher=teacher,
+            objective=build_objective(recipe),
             mask=prepared.mask,
             settings=_settings(recipe),
             accelerator=accelerator,
