@@ -12,6 +12,7 @@ from tests.evaluation.fixed import FixedGenerator, says
 from tests.tiny import EOS, character_tokenizer, collator, tiny_adapter, tiny_model
 
 from seqdistill.compression.layers import parameter_count
+from seqdistill.compression.pruning import prune
 from seqdistill.data.encoding import EncodedExample, encode
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.dev import DevScorer, best_texts
@@ -123,6 +124,16 @@ def test_a_row_holds_the_facts_of_its_system() -> None:
     assert row["parameters"] == parameter_count(under_test.model.module)
     assert row["mode_share"] == pytest.approx(0.25)
     assert row["unfinished"] == 0
+
+
+def test_a_row_counts_the_weights_that_are_not_zero_tied_ones_once() -> None:
+    pruned = system(fixed(GOOD))
+    prune(pruned.model.module, pruned_share=0.9, scheme="class_blind")
+    row = evaluate_system(pruned, REFERENCES, SETTINGS, teacher=None).row
+    values = torch.cat([parameter.flatten() for parameter in set(pruned.model.parameters())])
+    assert row["nonzero"] == int((values != 0).sum())
+    assert row["density"] == pytest.approx(float((values != 0).double().mean()))
+    assert 0.1 < float((values != 0).double().mean()) < 0.2  # biases and norms are never pruned
 
 
 def test_perplexity_is_per_target_token_of_the_references() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import parameter_count
+from seqdistill.compression.pruning_mask import nonzero_count
 from seqdistill.core.generators import derived_seed
 from seqdistill.data.batching import Collator
 from seqdistill.data.encoding import EncodedExample
@@ -95,11 +96,15 @@ def evaluate_translations(
     beam = _outputs(system, settings.beam, references, settings)
     main = settings.main_metric.name
     target_ids = [example.target_ids for example in system.examples]
+    num_parameters = parameter_count(system.model.module)
+    num_nonzero = nonzero_count(system.model.module)
     row: dict[str, object] = {
         "name": system.name,
         "method": system.method,
         "init": system.init,
-        "parameters": parameter_count(system.model.module),
+        "parameters": num_parameters,
+        "nonzero": num_nonzero,
+        "density": num_nonzero / num_parameters,
         "bytes": system.bytes,
         **analyses.quality_columns(greedy.statistics, beam.statistics, settings),
         **analyses.mode_share_columns(beam.best, settings),
