@@ -82,13 +82,16 @@ class Cell:
                 "student.init": "scratch",
                 "student.architecture": self.size.architecture,
             }
+        # A recipe may not say what none of its stages would read.
+        overruled = set.intersection(*(set(stage.settings) for stage in self.stages))
+        shared = {key: value for key, value in self.task.settings.items() if key not in overruled}
         return {
             "method": self.method,
             "seed": self.seed,
             "output_dir": str(self.task.folder / "cells" / self.name.replace("/", "-")),
             "teacher.model": self.task.teacher,
             "training.threads": 1,
-            **self.task.settings,
+            **shared,
             **student,
             "stages": [
                 {"preset": stage.preset, "settings": dict(stage.settings)} for stage in self.stages

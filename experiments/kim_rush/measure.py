@@ -40,7 +40,7 @@ def digest(cell: Cell) -> str:
 def rows_of(cell: Cell) -> list[dict[str, object]]:
     """Trains and measures a cell. Its row comes first; the teacher's own row may follow."""
     run = train(recipe_of(cell.settings), progress=NoProgress(), resume=True)
-    row = _described(cell) | _of_training(cell, run)
+    row = described(cell) | _of_training(cell, run)
     if not cell.measured:
         return [row]
     results = evaluate_run(run, progress=NoProgress())
@@ -56,7 +56,13 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
     return rows
 
 
-def _described(cell: Cell) -> dict[str, object]:
+def run_directory(cell: Cell) -> RunDirectory:
+    """Where the cell's student is, or will be."""
+    return RunDirectory(str(cell.settings["output_dir"]))
+
+
+def described(cell: Cell) -> dict[str, object]:
+    """The keys of a row that tell which cell it is of."""
     return {
         "task": cell.task.name,
         "experiment": cell.experiment,
@@ -65,7 +71,6 @@ def _described(cell: Cell) -> dict[str, object]:
         "seed": cell.seed,
         "stages": [stage.preset for stage in cell.stages],
         "engine": _ENGINE,
-        "density": 1.0,
         "learning_rate": cell.learning_rate,
         "learning_rates": [stage.settings["training.learning_rate"] for stage in cell.stages],
         "updates": sum(int(str(stage.settings["training.updates"])) for stage in cell.stages),
@@ -101,7 +106,7 @@ def _of_training(cell: Cell, run: RunDirectory) -> dict[str, object]:
 
 
 def _teacher_row(cell: Cell, teacher: Mapping[str, object]) -> dict[str, object]:
-    described = _described(cell)
-    described |= {"method": "teacher", "stages": [], "updates": None, "learning_rate": None}
-    described |= {"learning_rates": [], "name": "main/teacher/teacher"}
-    return described | {key: value for key, value in teacher.items() if key not in _OWN_NAMES}
+    row = described(cell)
+    row |= {"method": "teacher", "stages": [], "updates": None, "learning_rate": None}
+    row |= {"learning_rates": [], "name": "main/teacher/teacher"}
+    return row | {key: value for key, value in teacher.items() if key not in _OWN_NAMES}

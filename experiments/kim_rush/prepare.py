@@ -14,7 +14,7 @@ from corpora.g2p import build as g2p_corpus
 
 from experiments.kim_rush.recipes import recipe_of
 from experiments.kim_rush.tasks import G2P, Size, Task
-from seqdistill.build.data import read_split
+from seqdistill.build.data import Split, read_split
 from seqdistill.build.labelling import label_data
 from seqdistill.build.running import train
 from seqdistill.core.generators import named_generator
@@ -44,8 +44,8 @@ _G2P_TEACHER_SETTINGS = {
 }
 
 
-def prepare(task: Task, *, progress: Progress) -> None:
-    """Makes what is missing of the task's data, teacher and corpora; hours for nothing there."""
+def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
+    """How many examples each split has. Makes what is missing of data, teacher and corpora."""
     if task is G2P:
         _prepare_g2p(progress)
     examples = read_split(_plain(task), "train")
@@ -59,6 +59,9 @@ def prepare(task: Task, *, progress: Progress) -> None:
             settings["data.train"] = str(task.interpolation_sources)
         _LOG.info("%s: labelling %s", task.name, corpus)
         label_data(_plain(task, preset, settings), progress=progress)
+    plain = _plain(task)
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    return {split: len(read_split(plain, split)) for split in splits}
 
 
 def _plain(task: Task, preset: str = "baseline", more: dict[str, object] | None = None) -> Recipe:

@@ -26,7 +26,7 @@ from experiments.kim_rush.cells import Cell, plan
 from experiments.kim_rush.measure import digest, rows_of
 from experiments.kim_rush.page import write_page
 from experiments.kim_rush.prepare import prepare
-from experiments.kim_rush.rows import FILE, add_rows, read_rows
+from experiments.kim_rush.rows import FILE, add_rows, add_sizes, read_rows
 from experiments.kim_rush.tasks import TASKS, Task
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress
@@ -132,7 +132,7 @@ def main() -> None:
         return
     keep_freed_memory()
     for task in tasks:
-        prepare(task, progress=NoProgress())
+        add_sizes(task.name, prepare(task, progress=NoProgress()))
     failures = run(tasks, workers=options.workers, until=until)
     write_page(FILE)
     if failures:

@@ -49,6 +49,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         rates=(1e-3, 1e-2),
         fine_tuning_updates=2,
         fine_tuning_rates=(1e-3,),
+        retraining_updates=2,
+        retraining_rate=1e-3,
     )
     settings = {
         **G2P.settings,
@@ -73,6 +75,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         interpolation_examples=20,
         seeds=(1, 2),
         all_rows_everywhere=False,
+        curve_sizes={Size(12, 1, 1): SMALLER.name},
+        curve_updates=(2,),
     )
 
 
@@ -147,6 +151,16 @@ def test_the_whole_table_is_measured_once_and_then_found(task: Task, tmp_path: P
         for seed in (1, 2)
         for method in ("baseline", "word_kd", "seq_kd", "seq_kd+seq_inter")
     }
+    pruned = {row["pruned_share"]: row for row in rows if row["experiment"] == "pruning"}
+    assert set(pruned) == {0.0, 0.5, 0.8, 0.85, 0.9}
+    assert pruned[0.0]["density"] == 1.0
+    for share in (0.5, 0.8, 0.85, 0.9):
+        density = pruned[share]["density"]
+        assert isinstance(density, float) and 1 - share <= density < 1.2 - share
+    curves = {(r["size"], r["updates"]) for r in rows if str(r["experiment"]).endswith("_curve")}
+    assert curves == {("12x1+1", 4), (SMALLER.name, 2)}
+    longer = {r["method"]: r["updates"] for r in rows if r["experiment"] == "follow_up"}
+    assert longer == {"baseline+baseline": 6, "seq_kd+seq_kd": 6}
     for row in rows:
         assert isinstance(row["digest"], str)
         if row["experiment"] == "main":
