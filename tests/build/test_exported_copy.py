@@ -68,7 +68,11 @@ def test_every_row_has_its_analyses_and_the_teacher_is_not_held_against_itself(
     results = evaluated(run, metrics, export=True)
     teacher, student = results["systems"]
     (copy,) = results["exports"]
-    assert results["metrics"] == ["token_error_rate", "sequence_error_rate", "chrf"]
+    assert [(m["name"], m["higher_is_better"]) for m in results["metrics"]] == [
+        ("token_error_rate", False),
+        ("sequence_error_rate", False),
+        ("chrf", True),
+    ]
     common = {
         "greedy_beam_gap", "length_greedy", "length_ratio_beam", "mode_share_low",
         "token_error_rate_greedy_high", "sequence_error_rate_beam", "chrf", "chrf_beam_low",

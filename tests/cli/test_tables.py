@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,17 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
     path = folder / "results.json"
     path.write_text(path.read_text().replace("58.4", "null"), encoding="utf-8")
     assert " – " in row_of(shown(read_contents(folder), terminal=False), "teacher")
+
+
+def test_error_rates_have_their_columns_and_fewer_errors_are_better(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    path = folder / "results.json"
+    text = path.read_text().replace('"bleu_', '"token_error_rate_').replace('"chrf"', '"other"')
+    results = json.loads(text)
+    results["metrics"] = [{"name": "token_error_rate", "higher_is_better": False}]
+    path.write_text(json.dumps(results), encoding="utf-8")
+    found = shown(read_contents(folder), terminal=False)
+    assert "BLEU" not in found and "chrF" not in found
+    assert "token err." in found and f"token error rate: {SIGNATURE}" in found
+    assert "seq_kd, beam search: +2.9 (+2.1 to +3.7), worse than" in found
+    assert max(map(len, found.split("Paired tests")[0].splitlines())) <= 100

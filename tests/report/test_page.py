@@ -236,7 +236,7 @@ def test_every_part_of_a_full_folder_is_on_the_page(html: str) -> None:
 
 def test_every_chart_can_be_heard_and_every_header_cell_has_its_scope(html: str) -> None:
     page = Page(html)
-    assert len(page.labels) == 4, "two trade-offs and two learning curves"
+    assert len(page.labels) == 5, "two trade-offs, certainty and two learning curves"
     assert all("seq_kd" in label for label in page.labels)
     assert page.header_cells_without_scope == 0
 

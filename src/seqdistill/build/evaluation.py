@@ -166,7 +166,10 @@ def _report(results: Sequence[SystemResult], settings: EvaluationSettings) -> di
     ]
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "metrics": list(settings.metrics),
+        "metrics": [
+            {"name": name, "higher_is_better": CORPUS_METRICS[name].higher_is_better}
+            for name in settings.metrics
+        ],
         "systems": [result.row for result in results],
         "baseline": baseline.row["name"],
         "paired_tests": tests,

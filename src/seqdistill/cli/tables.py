@@ -15,28 +15,38 @@ from rich.table import Table
 from rich.text import Text
 
 from seqdistill.report import findings, numbers
-from seqdistill.report.inputs import Comparison, RunContents, System
+from seqdistill.report.inputs import Comparison, Metric, RunContents, System
 
 # Two lines a head, so that ten columns fit.
-_COLUMNS: tuple[tuple[str, Callable[[System], str]], ...] = (
-    ("para-\nmeters", lambda s: numbers.count(s.parameters)),
-    ("size", lambda s: numbers.size(s.size_bytes)),
-    ("BLEU\ngreedy", lambda s: numbers.fixed(s.bleu_greedy)),
-    ("BLEU beam\n[low, high]", lambda s: _with_interval(s)),
-    ("\nchrF", lambda s: numbers.fixed(s.chrf)),
-    ("perplex-\nity", lambda s: numbers.fixed(s.perplexity, 2)),
-    ("\np(t=ŷ)", lambda s: numbers.percent(s.mode_share)),
-    ("words/s\ngreedy", lambda s: numbers.rate(s.words_per_second_greedy)),
-    ("words/s\nbeam", lambda s: numbers.rate(s.words_per_second_beam)),
-)
+_HEADS = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "token_error_rate": "token err.",
+    "sequence_error_rate": "seq. err.",
+}
+_MODES = {"beam": "beam search", "greedy": "greedy"}
 # Below this width the table needs every column that it can save.
 _WIDE = 94
-_MODES = {"bleu_beam": "beam search", "bleu_greedy": "greedy"}
 
 
-def results_table(
-    systems: Sequence[System], console: Console, copies: Sequence[System] = ()
-) -> Table:
+def _columns(metrics: Sequence[Metric]) -> list[tuple[str, Callable[[System], str]]]:
+    """The heads after the name and what stands under them; a second metric has one column."""
+    main, *others = [_HEADS.get(metric.name, metric.title) for metric in metrics]
+    second = [(f"\n{others[0]}", lambda s: numbers.fixed(s.second))] if others else []
+    return [
+        ("para-\nmeters", lambda s: numbers.count(s.parameters)),
+        ("size", lambda s: numbers.size(s.size_bytes)),
+        (f"{main}\ngreedy", lambda s: numbers.fixed(s.greedy)),
+        (f"{main} beam\n[low, high]", _with_interval),
+        *second,
+        ("perplex-\nity", lambda s: numbers.fixed(s.perplexity, 2)),
+        ("\np(t=ŷ)", lambda s: numbers.percent(s.mode_share)),
+        ("words/s\ngreedy", lambda s: numbers.rate(s.words_per_second_greedy)),
+        ("words/s\nbeam", lambda s: numbers.rate(s.words_per_second_beam)),
+    ]
+
+
+def results_table(contents: RunContents, console: Console) -> Table:
     """A row a system, then a row a copy; a line under the heads on a terminal that is wide enough.
 
     On a narrow one the intervals stand under their values, and names break at spaces.
@@ -50,11 +60,12 @@ def results_table(
         header_style="bold",
     )
     table.add_column("\nsystem", overflow="fold")
-    for head, _ in _COLUMNS:
+    columns = _columns(contents.metrics)
+    for head, _ in columns:
         table.add_column(head, justify="right")
-    best = findings.recommended(systems)
-    for system in (*systems, *copies):
-        cells = [system.name, *(_spaced(value(system)) for _, value in _COLUMNS)]
+    best = findings.recommended(contents.systems)
+    for system in (*contents.systems, *contents.copies):
+        cells = [system.name, *(_spaced(value(system)) for _, value in columns)]
         if not wide:
             cells = [cell.replace(" [", "\n[") for cell in cells]
             cells[0] = cells[0].replace(" ", "\n")
@@ -63,21 +74,28 @@ def results_table(
     return table
 
 
-def test_lines(comparisons: Sequence[Comparison], baseline: str | None) -> list[str]:
-    """The paired tests, one sentence each."""
+def test_lines(
+    comparisons: Sequence[Comparison], metric: Metric, baseline: str | None
+) -> list[str]:
+    """The paired tests, one sentence each; points of an error rate need no unit."""
+    unit = f" {metric.title}" if metric.higher_is_better else ""
     return [
         _spaced(
-            f"{test.system}, {_MODES.get(test.metric, test.metric)}: "
-            f"{numbers.signed(test.delta)} BLEU{_span(test)}, {findings.verdict(test, baseline)}"
+            f"{test.system}, {_mode(test, metric)}: {numbers.signed(test.delta)}{unit}"
+            f"{_span(test)}, {findings.verdict(test, baseline)}"
         )
         for test in comparisons
     ]
 
 
+def _mode(test: Comparison, metric: Metric) -> str:
+    return _MODES.get(test.metric.removeprefix(f"{metric.name}_"), test.metric)
+
+
 def show_results(contents: RunContents, console: Console) -> None:
     """Prints the table, the tests under it, and how both were measured."""
-    console.print(results_table(contents.systems, console, contents.copies))
-    lines = test_lines(contents.comparisons, contents.baseline)
+    console.print(results_table(contents, console))
+    lines = test_lines(contents.comparisons, contents.metrics[0], contents.baseline)
     if lines:
         console.print("\nPaired tests:")
     for line in lines:
@@ -85,7 +103,7 @@ def show_results(contents: RunContents, console: Console) -> None:
         console.print(wrapped, soft_wrap=True)
     notes = list(dict.fromkeys(test.test for test in contents.comparisons))
     signatures = dict.fromkeys(s.signature for s in contents.systems if s.signature)
-    notes += [f"BLEU: {signature}" for signature in signatures]
+    notes += [f"{contents.metrics[0].title}: {signature}" for signature in signatures]
     if notes:
         console.print()
     for note in notes:
@@ -93,10 +111,10 @@ def show_results(contents: RunContents, console: Console) -> None:
 
 
 def _with_interval(system: System) -> str:
-    value = numbers.fixed(system.bleu_beam)
-    if system.bleu_beam_low is None or system.bleu_beam_high is None:
+    value = numbers.fixed(system.beam)
+    if system.beam_low is None or system.beam_high is None:
         return value
-    low, high = numbers.fixed(system.bleu_beam_low), numbers.fixed(system.bleu_beam_high)
+    low, high = numbers.fixed(system.beam_low), numbers.fixed(system.beam_high)
     return f"{value} [{low}, {high}]"
 
 

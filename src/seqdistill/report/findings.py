@@ -45,8 +45,8 @@ class Figure:
 
 
 def quality(system: System) -> float | None:
-    """BLEU of beam search, or of greedy decoding where beam search was not run."""
-    return system.bleu_greedy if system.bleu_beam is None else system.bleu_beam
+    """The main metric of beam search, or of greedy decoding where beam search was not run."""
+    return system.greedy if system.beam is None else system.beam
 
 
 def teacher_of(systems: Sequence[System]) -> System | None:
@@ -55,9 +55,9 @@ def teacher_of(systems: Sequence[System]) -> System | None:
 
 
 def recommended(systems: Sequence[System]) -> System | None:
-    """The student with the highest BLEU (beam search); on equal BLEU the first in the table."""
+    """The student best by the main metric (beam search); of equals the first in the table."""
     students = [s for s in systems if not s.is_teacher and quality(s) is not None]
-    return max(students, key=lambda s: quality(s) or 0.0, default=None)
+    return max(students, key=lambda s: s.metric.worth(quality(s) or 0.0), default=None)
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:
@@ -74,10 +74,10 @@ def headline(systems: Sequence[System]) -> tuple[Phrase, ...]:
     if system is None:
         return (Phrase("Not evaluated yet: here is how the training went"),)
     if quality(system) is None:
-        return (Phrase(f"{system.name} was measured without BLEU: see the table"),)
+        return (Phrase(f"{system.name} was measured without {system.metric.title}: see the table"),)
     parts = [
         Phrase(f"{system.name} reaches "),
-        Phrase(f"{numbers.fixed(quality(system))} BLEU", strong=True),
+        Phrase(scored(system), strong=True),
     ]
     if system.words_per_second_beam is not None:
         parts += [
@@ -93,11 +93,18 @@ def headline(systems: Sequence[System]) -> tuple[Phrase, ...]:
 
 
 def _against_teacher(student: System, teacher: System) -> tuple[Phrase, ...]:
-    parts = [
-        Phrase(f"{student.name} keeps "),
-        Phrase(numbers.percent(ratio(quality(student), quality(teacher))), strong=True),
-        Phrase(" of the teacher’s BLEU"),
-    ]
+    if student.metric.higher_is_better:
+        parts = [
+            Phrase(f"{student.name} keeps "),
+            Phrase(numbers.percent(ratio(quality(student), quality(teacher))), strong=True),
+            Phrase(f" of the teacher’s {student.metric.title}"),
+        ]
+    else:
+        parts = [
+            Phrase(f"{student.name} has a {student.metric.title} of "),
+            Phrase(numbers.fixed(quality(student)), strong=True),
+            Phrase(f" against the teacher’s {numbers.fixed(quality(teacher))}"),
+        ]
     gains = [
         (ratio(student.words_per_second_beam, teacher.words_per_second_beam), "speed"),
         (ratio(student.size_bytes, teacher.size_bytes), "size"),
@@ -114,24 +121,42 @@ def _against_teacher(student: System, teacher: System) -> tuple[Phrase, ...]:
     return tuple(parts)
 
 
+def scored(system: System) -> str:
+    """`31.6 BLEU`, `a token error rate of 4.2`."""
+    value = numbers.fixed(quality(system))
+    if system.metric.higher_is_better:
+        return f"{value} {system.metric.title}"
+    return f"a {system.metric.title} of {value}"
+
+
+def _best(system: System) -> str:
+    return "highest" if system.metric.higher_is_better else "lowest"
+
+
 def explanation(systems: Sequence[System]) -> str:
     """Which modes the headline compares, and what greedy decoding would give."""
     student, teacher = recommended(systems), teacher_of(systems)
-    if student is None or teacher is None or student.bleu_beam is None or teacher.bleu_beam is None:
+    if student is None or teacher is None or student.beam is None or teacher.beam is None:
         return ""
-    span = numbers.interval(student.bleu_beam_low, student.bleu_beam_high)
+    span = numbers.interval(student.beam_low, student.beam_high)
     sentences = [
-        f"The student with the highest BLEU: {numbers.fixed(student.bleu_beam)}"
+        f"The student with the {_best(student)} {student.metric.title}: "
+        + numbers.fixed(student.beam)
         + (f" ({span})" if span else "")
-        + f" against the teacher’s {numbers.fixed(teacher.bleu_beam)}. "
+        + f" against the teacher’s {numbers.fixed(teacher.beam)}. "
         "Quality and speed compare beam search with beam search."
     ]
-    kept = ratio(student.bleu_greedy, teacher.bleu_beam)
     faster = ratio(student.words_per_second_greedy, teacher.words_per_second_beam)
-    if kept is not None and faster is not None:
+    if student.greedy is not None and faster is not None:
+        kept = (
+            f"keeps {numbers.percent(ratio(student.greedy, teacher.beam))} of the teacher’s "
+            f"beam-search {student.metric.title}"
+            if student.metric.higher_is_better
+            else f"has a {student.metric.title} of {numbers.fixed(student.greedy)}"
+        )
         sentences.append(
-            f"Decoding greedily, the student keeps {numbers.percent(kept)} of the teacher’s "
-            f"beam-search BLEU at {numbers.times(faster)} its speed."
+            f"Decoding greedily, the student {kept} at {numbers.times(faster)} the speed of the "
+            "teacher’s beam search."
         )
     return " ".join(sentences)
 
@@ -146,17 +171,11 @@ def figures(
     student, teacher = recommended(systems), teacher_of(systems)
     if student is None or teacher is None:
         return _alone(student or teacher)
-    kept = ratio(quality(student), quality(teacher))
     faster = ratio(student.words_per_second_beam, teacher.words_per_second_beam)
     slower = ratio(teacher.words_per_second_beam, student.words_per_second_beam)
     smaller = ratio(student.size_bytes, teacher.size_bytes)
     found = [
-        Figure(
-            "Quality kept",
-            numbers.percent(kept),
-            f"BLEU {numbers.fixed(quality(student))} of {numbers.fixed(quality(teacher))}",
-            kept,
-        ),
+        _quality_figure(student, teacher),
         Figure(
             "Speed, beam search",
             numbers.times(faster),
@@ -174,12 +193,14 @@ def figures(
         ),
     ]
     found += [_of_copy(copy, teacher) for copy in copies]
-    test = bleu_comparison(student, comparisons)
+    test = main_comparison(student, comparisons)
     if test is not None:
         found.append(
             Figure(
                 "Gained by distillation" if test.versus == baseline else f"Against {test.versus}",
-                f"{numbers.signed(test.delta)} BLEU",
+                f"{numbers.signed(test.delta)} {student.metric.title}"
+                if student.metric.higher_is_better
+                else numbers.signed(test.delta),
                 verdict(test, baseline),
             )
         )
@@ -191,19 +212,42 @@ def _of_copy(copy: System, teacher: System) -> Figure:
     return Figure(
         f"Speed of {copy.name}",
         numbers.times(ratio(copy.words_per_second_beam, teacher.words_per_second_beam)),
-        f"{numbers.percent(ratio(quality(copy), quality(teacher)))} of the BLEU in "
-        f"{numbers.percent(slower)} of the time, {numbers.size(copy.size_bytes)}; beam search",
+        f"{_kept(copy, teacher)} in {numbers.percent(slower)} of the time, "
+        f"{numbers.size(copy.size_bytes)}; beam search",
         slower,
     )
+
+
+def _kept(copy: System, teacher: System) -> str:
+    if copy.metric.higher_is_better:
+        kept = numbers.percent(ratio(quality(copy), quality(teacher)))
+        return f"{kept} of the {copy.metric.title}"
+    return f"{copy.metric.title} {numbers.fixed(quality(copy))}"
+
+
+def _quality_figure(student: System, teacher: System) -> Figure:
+    own, other = numbers.fixed(quality(student)), numbers.fixed(quality(teacher))
+    title = student.metric.title
+    if not student.metric.higher_is_better:  # a share of errors kept says nothing
+        return Figure(_capital(title), own, f"the teacher’s is {other}")
+    kept = ratio(quality(student), quality(teacher))
+    return Figure("Quality kept", numbers.percent(kept), f"{title} {own} of {other}", kept)
+
+
+def _capital(title: str) -> str:
+    return title[:1].upper() + title[1:]
 
 
 def _alone(system: System | None) -> tuple[Figure, ...]:
     if system is None:
         return ()
-    span = numbers.interval(system.bleu_beam_low, system.bleu_beam_high)
+    span = numbers.interval(system.beam_low, system.beam_high)
     found = [
-        Figure("BLEU", numbers.fixed(quality(system)), span or "no interval was measured"),
-        Figure("chrF", numbers.fixed(system.chrf), "character n-grams, 0 to 100"),
+        Figure(
+            _capital(system.metric.title),
+            numbers.fixed(quality(system)),
+            span or "no interval was measured",
+        ),
         Figure(
             "Words per second",
             numbers.rate(system.words_per_second_beam),
@@ -220,10 +264,10 @@ def _alone(system: System | None) -> tuple[Figure, ...]:
     return tuple(figure for figure in found if figure.value != numbers.MISSING)
 
 
-def bleu_comparison(system: System, comparisons: Sequence[Comparison]) -> Comparison | None:
-    """The system's paired test on BLEU, if one was made."""
+def main_comparison(system: System, comparisons: Sequence[Comparison]) -> Comparison | None:
+    """The system's paired test on the main metric, if one was made; beam search comes first."""
     of_system = [test for test in comparisons if test.system == system.name]
-    return next((test for test in of_system if test.metric.startswith("bleu")), None)
+    return next((test for test in of_system if test.metric.startswith(system.metric.name)), None)
 
 
 def verdict(test: Comparison, baseline: str | None) -> str:
@@ -232,4 +276,5 @@ def verdict(test: Comparison, baseline: str | None) -> str:
     chance = numbers.p_value(test.p_value)
     if test.p_value >= SIGNIFICANT_BELOW or test.delta == 0.0:
         return f"no significant difference from {other} ({chance})"
-    return f"{'better' if test.delta > 0 else 'worse'} than {other} ({chance})"
+    better = (test.delta > 0.0) == test.higher_is_better
+    return f"{'better' if better else 'worse'} than {other} ({chance})"

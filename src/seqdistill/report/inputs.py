@@ -18,6 +18,42 @@ from seqdistill.records.run_directory import METRICS, RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
+class Metric:
+    """A measure of quality: what people call it, and which way is up."""
+
+    name: str
+    higher_is_better: bool
+
+    @property
+    def title(self) -> str:
+        """`BLEU`, `token error rate`, ..."""
+        return _TITLES.get(self.name, self.name)
+
+    def worth(self, value: float) -> float:
+        """The value so that more is better."""
+        return value if self.higher_is_better else -value
+
+
+_TITLES = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "token_error_rate": "token error rate",
+    "sequence_error_rate": "sequence error rate",
+}
+# What results were in before they said so.
+_FORMERLY = (Metric("bleu", higher_is_better=True), Metric("chrf", higher_is_better=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A value and its interval, whose ends are both given or both None."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class System:
     """One row of the results: a model as it was measured. None is what was not measured."""
 
@@ -26,15 +62,27 @@ class System:
     init: str | None
     parameters: float | None
     size_bytes: float | None
-    bleu_greedy: float | None
-    bleu_beam: float | None
-    bleu_beam_low: float | None
-    bleu_beam_high: float | None
-    chrf: float | None
-    chrf_low: float | None
-    chrf_high: float | None
+    metric: Metric
+    """The main one: what `greedy` and `beam` are in."""
+    greedy: float | None
+    beam: float | None
+    beam_low: float | None
+    beam_high: float | None
+    second: float | None
+    """By the second metric, beam search."""
+    gap: Measured | None
+    """What beam search gains over greedy decoding."""
     perplexity: float | None
     mode_share: float | None
+    mode_share_low: float | None
+    mode_share_high: float | None
+    entropy_nats: float | None
+    length_ratio_greedy: float | None
+    length_ratio_beam: float | None
+    agreement: float | None
+    """Share of reference positions at which it finds the teacher's likeliest token likeliest."""
+    to_teacher: Measured | None
+    """The main metric against the teacher's outputs."""
     words_per_second_greedy: float | None
     words_per_second_beam: float | None
     signature: str | None
@@ -54,6 +102,7 @@ class Comparison:
     system: str
     versus: str
     metric: str
+    higher_is_better: bool
     delta: float
     p_value: float
     low: float | None
@@ -67,7 +116,18 @@ class Curve:
 
     name: str
     loss_nats: tuple[tuple[float, float], ...]
-    dev_bleu: tuple[tuple[float, float], ...]
+    dev: tuple[tuple[float, float], ...]
+    """Dev scores in the run's `dev_metric`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EntropyCurve:
+    """A system's mean entropy in nats at target positions 1, 2, 3, ..."""
+
+    name: str
+    entropy_nats: tuple[float, ...]
+    counts: tuple[float, ...]
+    """How many references reach each position."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +155,8 @@ class RunContents:
 
     folder: str
     created: str | None
+    metrics: tuple[Metric, ...]
+    """The first is the main one."""
     systems: tuple[System, ...]
     copies: tuple[System, ...]
     """Other forms of a student, such as int8, which stand beside the systems."""
@@ -102,6 +164,8 @@ class RunContents:
     baseline: str | None
     notes: tuple[str, ...]
     curves: tuple[Curve, ...]
+    dev_metric: Metric
+    entropy: tuple[EntropyCurve, ...]
     samples: tuple[Sample, ...]
     timings: tuple[Timing, ...]
     facts: dict[str, dict[str, JsonValue]]
@@ -123,8 +187,10 @@ def read_contents(run_directory: Path) -> RunContents:
     run = RunDirectory(run_directory)
     results = run.read_results() if run.results_path.exists() else {}
     where = str(run.results_path)
-    systems = tuple(_system(row, where) for row in _rows(results, "systems", where))
-    curves = _read_curves(run, systems)
+    metrics = _metrics(results, where)
+    systems = tuple(_system(row, metrics, where) for row in _rows(results, "systems", where))
+    dev_metric = _dev_metric(run, metrics)
+    curves = _read_curves(run, systems, dev_metric)
     if not results and not curves:
         raise UserError(
             f"a report needs results.json or {METRICS}, got {str(run_directory)!r}, which has "
@@ -135,12 +201,17 @@ def read_contents(run_directory: Path) -> RunContents:
     return RunContents(
         folder=run_directory.resolve().name,
         created=str(created) if created else None,
+        metrics=metrics,
         systems=systems,
-        copies=tuple(_system(row, where) for row in _rows(results, "exports", where)),
-        comparisons=tuple(_comparison(r, where) for r in _rows(results, "paired_tests", where)),
+        copies=tuple(_system(row, metrics, where) for row in _rows(results, "exports", where)),
+        comparisons=tuple(
+            _comparison(row, metrics, where) for row in _rows(results, "paired_tests", where)
+        ),
         baseline=_text(results, "baseline"),
         notes=_notes(results.get("metric_notes")),
         curves=curves,
+        dev_metric=dev_metric,
+        entropy=_entropy(results, where),
         samples=tuple(_sample(row, str(run.samples_path)) for row in run.read_samples()),
         timings=tuple(
             _timing(row, str(run.manifest_path))
@@ -151,11 +222,39 @@ def read_contents(run_directory: Path) -> RunContents:
     )
 
 
-def _read_curves(run: RunDirectory, systems: Sequence[System]) -> tuple[Curve, ...]:
+def _metrics(results: Mapping[str, JsonValue], where: str) -> tuple[Metric, ...]:
+    rows = _rows(results, "metrics", where)
+    found = [
+        Metric(_needed_text(row, "name", where), higher_is_better=bool(row.get("higher_is_better")))
+        for row in rows
+    ]
+    return tuple(found) or _FORMERLY
+
+
+def _dev_metric(run: RunDirectory, metrics: Sequence[Metric]) -> Metric:
+    """The first of the metrics that dev was scored by while training; else the first known one."""
+    logged = {
+        key
+        for folder in _folders(run)
+        for row in RunDirectory(folder).read_metrics()
+        for key in row
+    }
+    known = [*metrics, *_FORMERLY, *(Metric(name, higher_is_better=False) for name in _TITLES)]
+    return next((metric for metric in known if f"dev_{metric.name}" in logged), metrics[0])
+
+
+def _folders(run: RunDirectory) -> list[Path]:
+    """The run's own and those of the runs inside it."""
+    return [run.path, *sorted(child for child in run.path.iterdir() if child.is_dir())]
+
+
+def _read_curves(
+    run: RunDirectory, systems: Sequence[System], dev_metric: Metric
+) -> tuple[Curve, ...]:
     """The curves of the run itself and of the runs in its sub-folders, in the rows' order."""
     students = [s for s in systems if not s.is_teacher] or list(systems)
     found = []
-    for folder in [run.path, *sorted(child for child in run.path.iterdir() if child.is_dir())]:
+    for folder in _folders(run):
         rows = RunDirectory(folder).read_metrics()
         if not rows:
             continue
@@ -166,7 +265,8 @@ def _read_curves(run: RunDirectory, systems: Sequence[System]) -> tuple[Curve, .
                 name = of_method[0]
             elif folder == run.path and students:  # a single run, whatever its folder is called
                 name = students[0].name
-        found.append(Curve(name, _series(rows, "loss_nats"), _series(rows, "dev_bleu")))
+        dev = _series(rows, f"dev_{dev_metric.name}")
+        found.append(Curve(name, _series(rows, "loss_nats"), dev))
     order = {s.name: position for position, s in enumerate(systems)}
     return tuple(sorted(found, key=lambda curve: order.get(curve.name, len(order))))
 
@@ -184,11 +284,18 @@ def _series(rows: Sequence[Mapping[str, JsonValue]], key: str) -> tuple[tuple[fl
     return tuple(points)
 
 
-def _system(row: Mapping[str, JsonValue], where: str) -> System:
+def _system(row: Mapping[str, JsonValue], metrics: Sequence[Metric], where: str) -> System:
     name = _needed_text(row, "name", where)
+    main = metrics[0]
 
     def number(key: str) -> float | None:
         return _number(row, key, f"{where}, system {name!r}")
+
+    def measured(key: str) -> Measured | None:
+        value, low, high = (number(f"{key}{end}") for end in ("", "_low", "_high"))
+        return None if value is None else Measured(value, low, high)
+
+    second = number(f"{metrics[1].name}_beam") if len(metrics) > 1 else None
 
     return System(
         name=name,
@@ -196,15 +303,23 @@ def _system(row: Mapping[str, JsonValue], where: str) -> System:
         init=_text(row, "init"),
         parameters=number("parameters"),
         size_bytes=number("bytes"),
-        bleu_greedy=number("bleu_greedy"),
-        bleu_beam=number("bleu_beam"),
-        bleu_beam_low=number("bleu_beam_low"),
-        bleu_beam_high=number("bleu_beam_high"),
-        chrf=number("chrf"),
-        chrf_low=number("chrf_low"),
-        chrf_high=number("chrf_high"),
+        metric=main,
+        greedy=number(f"{main.name}_greedy"),
+        beam=number(f"{main.name}_beam"),
+        beam_low=number(f"{main.name}_beam_low"),
+        beam_high=number(f"{main.name}_beam_high"),
+        # Formerly chrF had a column of beam search alone.
+        second=number(metrics[1].name) if second is None and len(metrics) > 1 else second,
+        gap=measured("greedy_beam_gap"),
         perplexity=number("perplexity"),
         mode_share=number("mode_share"),
+        mode_share_low=number("mode_share_low"),
+        mode_share_high=number("mode_share_high"),
+        entropy_nats=number("entropy_nats"),
+        length_ratio_greedy=number("length_ratio_greedy"),
+        length_ratio_beam=number("length_ratio_beam"),
+        agreement=number("agreement_top1"),
+        to_teacher=measured(f"{main.name}_to_teacher"),
         words_per_second_greedy=number("words_per_second_greedy"),
         words_per_second_beam=number("words_per_second_beam"),
         signature=_text(row, "signature"),
@@ -212,11 +327,34 @@ def _system(row: Mapping[str, JsonValue], where: str) -> System:
     )
 
 
-def _comparison(row: Mapping[str, JsonValue], where: str) -> Comparison:
+def _entropy(results: Mapping[str, JsonValue], where: str) -> tuple[EntropyCurve, ...]:
+    analyses = results.get("analyses")
+    by_name = analyses.get("entropy_by_position") if isinstance(analyses, dict) else None
+    if by_name is None:
+        return ()
+    if not isinstance(by_name, dict):
+        raise _wrong(where, "entropy_by_position", "an object of curves by system name", by_name)
+    return tuple(
+        EntropyCurve(name, _floats(curve, "entropy_nats", where), _floats(curve, "counts", where))
+        for name, curve in by_name.items()
+    )
+
+
+def _floats(holder: object, key: str, where: str) -> tuple[float, ...]:
+    values = holder.get(key) if isinstance(holder, dict) else None
+    if not isinstance(values, list) or not all(isinstance(v, (int, float)) for v in values):
+        raise _wrong(where, key, "a list of numbers", values)
+    return tuple(float(value) for value in values)
+
+
+def _comparison(row: Mapping[str, JsonValue], metrics: Sequence[Metric], where: str) -> Comparison:
+    name = _text(row, "metric") or "bleu"
+    falling = [metric for metric in metrics if not metric.higher_is_better]
     return Comparison(
         system=_needed_text(row, "system", where),
         versus=_needed_text(row, "versus", where),
-        metric=_text(row, "metric") or "bleu",
+        metric=name,
+        higher_is_better=not any(name.startswith(metric.name) for metric in falling),
         delta=_needed_number(row, "delta", where),
         p_value=_needed_number(row, "p_value", where),
         low=_number(row, "low", where),

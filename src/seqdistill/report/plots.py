@@ -60,33 +60,55 @@ class Dot:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One system's values over updates."""
+    """One system's values over updates or positions."""
 
     look: Look
     points: Sequence[tuple[float, float]]
 
 
-def scatter(name: str, dots: Sequence[Dot], *, x_label: str, level: float | None) -> str:
-    """SVG of BLEU over a cost on a logarithmic axis; `level` is drawn as the teacher's line."""
+def scatter(
+    name: str, dots: Sequence[Dot], *, x_label: str, y_label: str, level: float | None
+) -> str:
+    """SVG of a quality over a cost on a logarithmic axis; `level` is drawn as a dashed line."""
     with _styled(name):
         figure, axes = _axes()
         axes.set_xscale("log")
-        if level is not None:
-            axes.axhline(level, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        for dot in dots:
-            _draw_dot(axes, dot)
-        for look in {dot.look: None for dot in dots}:
-            pair = [(dot.x, dot.y) for dot in dots if dot.look == look]
-            axes.plot(*zip(*pair, strict=True), color=look.stand_in, linewidth=1.0, zorder=2)
+        _draw_level(axes, level)
+        _draw_dots(axes, dots)
         _plain_log_ticks(axes, [dot.x for dot in dots])
         axes.margins(y=0.12)
         axes.set_xlabel(x_label)
-        axes.set_ylabel("BLEU")
+        axes.set_ylabel(y_label)
         return _svg(figure, name)
 
 
-def curves(name: str, lines: Sequence[Line], *, y_label: str, marked: bool, window: int) -> str:
-    """SVG of values over updates; with a `window` above 1 their running mean is drawn over them."""
+def plane(name: str, dots: Sequence[Dot], *, x_label: str, y_label: str) -> str:
+    """SVG of one quantity over another, both on plain axes."""
+    with _styled(name):
+        figure, axes = _axes()
+        _draw_dots(axes, dots)
+        axes.margins(x=0.12, y=0.12)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _svg(figure, name)
+
+
+def columns(name: str, dots: Sequence[Dot], *, y_label: str, level: float) -> str:
+    """SVG of one quantity, a column a system at x = 0, 1, 2, ..., in the order of the legend."""
+    with _styled(name):
+        figure, axes = _axes()
+        _draw_level(axes, level)
+        _draw_dots(axes, dots)
+        axes.set_xticks([])
+        axes.margins(x=0.12, y=0.12)
+        axes.set_ylabel(y_label)
+        return _svg(figure, name)
+
+
+def curves(
+    name: str, lines: Sequence[Line], *, x_label: str, y_label: str, marked: bool, window: int
+) -> str:
+    """SVG of values over steps; with a `window` above 1 their running mean is drawn over them."""
     with _styled(name):
         figure, axes = _axes()
         for line in lines:
@@ -105,7 +127,7 @@ def curves(name: str, lines: Sequence[Line], *, y_label: str, marked: bool, wind
                 markersize=4.5,
             )
         axes.margins(x=0.02, y=0.08)
-        axes.set_xlabel("updates")
+        axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         return _svg(figure, name)
 
@@ -117,6 +139,20 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
         recent = values[max(0, end - window) : end]
         means.append(sum(recent) / len(recent))
     return means
+
+
+def _draw_level(axes: Axes, level: float | None) -> None:
+    if level is not None:
+        axes.axhline(level, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+
+
+def _draw_dots(axes: Axes, dots: Sequence[Dot]) -> None:
+    """The dots, those of one system joined by a thin line."""
+    for dot in dots:
+        _draw_dot(axes, dot)
+    for look in {dot.look: None for dot in dots}:
+        pair = [(dot.x, dot.y) for dot in dots if dot.look == look]
+        axes.plot(*zip(*pair, strict=True), color=look.stand_in, linewidth=1.0, zorder=2)
 
 
 def _draw_dot(axes: Axes, dot: Dot) -> None:
