@@ -113,8 +113,8 @@ def test_pruning_that_a_stage_brings_is_not_set_for_all() -> None:
 def test_a_wrong_pruning_is_told_once_by_its_key(
     settings: dict[str, object], sentence: str
 ) -> None:
-    stages = (Stage(preset="seq_kd"), Stage(preset="prune", settings=settings))
-    stages = (*stages, Stage(preset="seq_inter"))
+    pruned = Stage(preset="prune", settings=settings)
+    stages = (Stage(preset="seq_kd"), pruned, Stage(preset="seq_inter"))
     found = all_contradictions(chain().model_copy(update={"stages": stages}))
     assert sum(sentence in f"{item.key} {item.sentence}" for item in found) == 1
     assert {item.key.split(".")[1] for item in found} == {"1"}, "the stage after is not at fault"

@@ -76,7 +76,7 @@ def test_updates_are_those_of_a_plain_loop_that_multiplies_by_the_mask(tmp_path:
         plain.train()
         states = StudentStates(hidden_states(plain, batch), plain.head)
         loss, _ = PlainObjective()(states, NoScores(), batch)
-        (loss.total / loss.count).backward()
+        torch.autograd.backward(loss.total / loss.count)
         for parameter, part in kept.items():
             assert parameter.grad is not None
             parameter.grad *= part
