@@ -14,6 +14,7 @@ import torch
 from seqdistill.build.data import collator_for
 from seqdistill.build.objective import build_objective
 from seqdistill.build.stage_runs import finished_stages, unfinished_recipes
+from seqdistill.build.teacher_states import states_bytes
 from seqdistill.build.training import Prepared, live_teacher, open_run, prepare
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import Collator, EpochBatches
@@ -46,6 +47,8 @@ class Plan:
     teacher_parameters: int
     memory_bytes: int
     seconds_per_method: float
+    teacher_states: str = "none"
+    """What the teacher's hidden states will take on disk, in words."""
     pruning: str = "none"
     """How many weights the student keeps, in words."""
     stages: tuple[str, ...] = ()
@@ -72,6 +75,7 @@ class Plan:
             ("student parameters", f"{self.student_parameters:,}"),
             *([] if self.pruning == "none" else [("pruning", self.pruning)]),
             ("teacher parameters", teacher),
+            *([] if self.teacher_states == "none" else [("teacher's states", self.teacher_states)]),
             ("memory", f"about {self.memory_bytes / 2**30:.1f} GiB (good to a factor of two)"),
             (
                 "training time",
@@ -116,7 +120,8 @@ def _plan_of_one(recipe: Recipe) -> Plan:
         student_parameters=parameter_count(student),
         teacher_parameters=parameter_count(teacher.model) if teacher else 0,
         memory_bytes=_memory_bytes(prepared),
-        seconds_per_method=training.updates * training.accumulation * _seconds_a_batch(prepared),
+        seconds_per_method=_seconds(prepared),
+        teacher_states=_teacher_states(prepared),
         pruning=_pruned(prepared),
     )
 
@@ -126,6 +131,14 @@ def _pruned(prepared: Prepared) -> str:
     if section.share is None:
         return "none"
     return f"{section.scheme}, {mask.num_kept:,} of {mask.num_weights:,} weights are kept"
+
+
+def _teacher_states(prepared: Prepared) -> str:
+    keep = prepared.recipe.teacher.keep_states
+    if keep == "none" or prepared.teacher is None:
+        return "none"
+    num_bytes = states_bytes(prepared.teacher, prepared.train, keep)
+    return f"about {num_bytes / 1e6:,.0f} MB on disk in {keep}, made once"
 
 
 def _plan_of_chain(recipe: Recipe) -> Plan:
@@ -200,20 +213,36 @@ def _memory_bytes(prepared: Prepared) -> int:
     )
 
 
-def _seconds_a_batch(prepared: Prepared) -> float:
-    """Seconds of the fastest of three batches: teacher's scores, student's forward and backward."""
+def _seconds(prepared: Prepared) -> float:
+    """Seconds of all batches; of kept states the teacher makes each example's once."""
+    training = prepared.recipe.training
+    teacher, student = _seconds_a_batch(prepared)
+    num_batches = training.updates * training.accumulation
+    if prepared.recipe.teacher.keep_states == "none":
+        return num_batches * (teacher + student)
+    num_tokens = sum(len(example.target_ids) for example in prepared.train)
+    batches_an_epoch = training.accumulation * num_tokens / _tokens_per_update(prepared)
+    return num_batches * student + batches_an_epoch * teacher
+
+
+def _seconds_a_batch(prepared: Prepared) -> tuple[float, float]:
+    """Seconds of the teacher's scores, and of the student's forward and backward pass: of each the
+    fastest of three batches."""
     use_fast_attention(prepared.student.model, torch.device("cpu"))
     batches, collator = _batches(prepared)
     objective = build_objective(prepared.recipe)
     teacher = live_teacher(prepared, objective, torch.device("cpu"))
     bf16 = prepared.recipe.training.precision == "bf16"
-    seconds = math.inf
+    fastest = (math.inf, math.inf)
     for _ in range(3):
         batch = collator([prepared.train[i] for i in batches.next()])
-        started = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            loss, _ = objective(prepared.adapted.states(batch), teacher.score(batch), batch)
+            started = time.perf_counter()
+            scores = teacher.score(batch)
+            scored = time.perf_counter()
+            loss, _ = objective(prepared.adapted.states(batch), scores, batch)
         torch.autograd.backward(loss.total)
-        seconds = min(seconds, time.perf_counter() - started)
+        ended = time.perf_counter()
+        fastest = (min(fastest[0], scored - started), min(fastest[1], ended - scored))
         prepared.adapted.zero_grad(set_to_none=True)
-    return seconds
+    return fastest

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -20,7 +19,13 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.teachers.states_folder import StatesSettings, fingerprint_encoded, is_finished
+from seqdistill.teachers.states_folder import (
+    DTYPES,
+    Precision,
+    StatesSettings,
+    fingerprint_encoded,
+    is_finished,
+)
 from seqdistill.teachers.states_making import make_states
 from seqdistill.teachers.stored_states import StoredStates, StoredStatesTeacher
 
@@ -31,7 +36,7 @@ def stored_teacher(
     student: LoadedModel,
     examples: Sequence[EncodedExample],
     *,
-    precision: Literal["fp32", "fp16"],
+    precision: Precision,
     vocab_size: int,
     device: torch.device,
     progress: Progress,
@@ -63,6 +68,15 @@ def stored_teacher(
     states = StoredStates(folder, examples, settings=settings)
     # The head was compared with the model's logits when the states of this very teacher were made.
     return StoredStatesTeacher(states, _frozen(head_of(teacher.model).cut(vocab_size), device))
+
+
+def states_bytes(
+    teacher: LoadedModel, examples: Sequence[EncodedExample], precision: Precision
+) -> int:
+    """What the states for these sequences take on disk."""
+    width = teacher.model.get_output_embeddings().weight.shape[1]
+    num_positions = sum(len(example.target_ids) for example in examples)
+    return num_positions * int(width) * DTYPES[precision].itemsize
 
 
 def _folder(recipe: Recipe, settings: StatesSettings) -> Path:

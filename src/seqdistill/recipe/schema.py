@@ -72,10 +72,11 @@ class TeacherSection(Section):
     """`dense`: the whole next-token distribution at every position (from hidden states, in
     chunks); `none`: the objective needs no teacher at training time."""
     keep_states: Literal["none", "fp32", "fp16"] = "none"
-    """With `scores: dense`: run the teacher once over the sequences, keep its hidden states on disk
-    and read them in every epoch, run and stage. On CPUs most of the time of training may be the
-    teacher's. Costs target tokens x teacher's width x 4 bytes (`fp32`) or x 2 (`fp16`, rounded to 3
-    digits); `--dry-run` says how many. `none`: the teacher runs at every update."""
+    """With `scores: dense`: run the teacher once over the sequences, in fp32, keep its last hidden
+    states on disk and read them in every epoch, run and stage. On CPUs most of the time may be
+    the teacher's. Costs target tokens x the teacher's width x 4 bytes (`fp32`) or x 2 (`fp16`,
+    rounded to 3 digits); `--dry-run` says how many. `none`: the teacher runs at every update, in
+    training.precision."""
     states: str | None = None
     """Folder of the kept states; beside the runs, named by content, when not given."""
     trust_remote_code: bool = False

@@ -61,33 +61,42 @@ class StoredStates:
         ids = (example.id for example in examples)
         places = zip(ids, checksums.tolist(), index["offsets"].tolist(), strict=True)
         self._offsets = {(name, checksum): offset for name, checksum, offset in places}
-        self._rows = np.memmap(
-            folder / STATES,
-            dtype=DTYPES[self.manifest.settings.precision],
-            mode="r",
-            shape=(self.manifest.num_positions, self.manifest.width),
+        # Plain, since indexing a memmap object costs time that indexing an array does not.
+        self._rows = np.asarray(
+            np.memmap(
+                folder / STATES,
+                dtype=DTYPES[self.manifest.settings.precision],
+                mode="r",
+                shape=(self.manifest.num_positions, self.manifest.width),
+            )
         )
 
-    def rows(
-        self, example_ids: Sequence[str], targets: Integers, lengths: Integers
-    ) -> Float[Tensor, "positions teacher_dim"]:
-        """The states, in fp32, of the examples' target positions, one example after another.
+    def at_targets(self, batch: SequenceBatch) -> Float[Tensor, "batch time teacher_dim"]:
+        """The states, in fp32, at the positions that count, and zeros at all others.
 
-        `targets` are the counted target ids of all examples in a row, `lengths` how many each has.
         Raises DataError for an example, or targets of an example, that no states were kept of.
         """
+        mask = batch.target_mask.cpu()
+        targets, lengths = batch.target_ids.cpu()[mask].numpy(), mask.sum(dim=1).numpy()
+        offsets = self._offsets_of(batch.example_ids, targets, lengths)
+        # One copy of all rows. Where nothing counts row 0 is read, which costs little, and put out.
+        places = np.where(mask.numpy(), offsets[:, None] + mask.numpy().cumsum(axis=1) - 1, 0)
+        hidden = torch.from_numpy(self._rows[places]).float()
+        hidden[~mask] = 0.0
+        return hidden
+
+    def _offsets_of(
+        self, example_ids: Sequence[str], targets: Integers, lengths: Integers
+    ) -> Integers:
+        """Where the rows of each example begin; `targets` stand one after another."""
         if not lengths.all():
             raise self._unknown(example_ids[int(lengths.argmin())], 0)
-        keys = zip(example_ids, sequence_checksums(targets, lengths).tolist(), strict=True)
-        found = np.empty((len(targets), self.manifest.width), dtype=self._rows.dtype)
-        start = 0
-        for key, length in zip(keys, lengths.tolist(), strict=True):
-            offset = self._offsets.get(key)
-            if offset is None:
-                raise self._unknown(key[0], length)
-            found[start : start + length] = self._rows[offset : offset + length]
-            start += length
-        return torch.from_numpy(found).float()
+        checksums = sequence_checksums(targets, lengths).tolist()
+        keys = list(zip(example_ids, checksums, strict=True))
+        missing = [index for index, key in enumerate(keys) if key not in self._offsets]
+        if missing:
+            raise self._unknown(example_ids[missing[0]], int(lengths[missing[0]]))
+        return np.array([self._offsets[key] for key in keys], dtype=np.int64)
 
     def _unknown(self, example_id: str, length: int) -> DataError:
         known = any(name == example_id for name, _ in self._offsets)
@@ -112,12 +121,5 @@ class StoredStatesTeacher:
 
     def score(self, batch: SequenceBatch) -> TeacherScores:
         """The kept hidden states at every position that counts, on the batch's device."""
-        mask = batch.target_mask.cpu()
-        rows = self._states.rows(
-            batch.example_ids,
-            batch.target_ids.cpu()[mask].numpy(),
-            mask.sum(dim=1).numpy(),
-        )
-        hidden = torch.zeros(*mask.shape, rows.shape[1])
-        hidden[mask] = rows
+        hidden = self._states.at_targets(batch)
         return DenseScores(hidden.to(batch.target_ids.device), self._head)
