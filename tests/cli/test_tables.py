@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from seqdistill.cli.tables import show_results
-from seqdistill.report.inputs import RunContents, read_contents
+from seqdistill.report.contents import RunContents
+from seqdistill.report.inputs import read_contents
 
 from .results import SIGNATURE, write_run
 

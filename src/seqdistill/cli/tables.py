@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqdistill.report import findings, numbers
-from seqdistill.report.inputs import Comparison, Metric, RunContents, System
+from seqdistill.report.contents import Comparison, Metric, RunContents, System
 
 # Two lines a head, so that ten columns fit.
 _HEADS = {

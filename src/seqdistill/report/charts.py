@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from seqdistill.report import findings, numbers, plots
-from seqdistill.report.inputs import Curve, Metric, System
+from seqdistill.report.contents import Curve, Metric, System
 
 
 @dataclasses.dataclass(frozen=True)

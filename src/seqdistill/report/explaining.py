@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from seqdistill.report import numbers, plots
 from seqdistill.report.charts import Chart
-from seqdistill.report.inputs import EntropyCurve, RunContents, System
+from seqdistill.report.contents import EntropyCurve, RunContents, System
 
 Looks = dict[str, plots.Look]
 

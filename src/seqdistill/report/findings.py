@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from seqdistill.report import numbers
-from seqdistill.report.inputs import Comparison, System
+from seqdistill.report.contents import Comparison, System
 
 SIGNIFICANT_BELOW = 0.05
 """The usual level; stated on the page beside every use of the word."""

@@ -1,13 +1,11 @@
 """What a run directory says, in typed form: the only module of this room that reads files.
 
 Every part but one is optional: a folder with results, or metrics, or samples, can be shown. Does
-not compute, choose or format. A part that is there but damaged is an error naming file and key,
-since a report with a silent hole would be believed.
+not compute, choose or format. A part that is there but damaged is an error: see `fields`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,162 +13,30 @@ from pathlib import Path
 from seqdistill.core.errors import UserError
 from seqdistill.records.atomic import JsonValue
 from seqdistill.records.run_directory import METRICS, RunDirectory
+from seqdistill.report.contents import (
+    TITLES,
+    Comparison,
+    Curve,
+    EntropyCurve,
+    Measured,
+    Metric,
+    RunContents,
+    Sample,
+    System,
+    Timing,
+)
+from seqdistill.report.fields import (
+    needed_number,
+    needed_text,
+    number_at,
+    numbers_at,
+    rows_at,
+    text_at,
+    wrong,
+)
 
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A measure of quality: what people call it, and which way is up."""
-
-    name: str
-    higher_is_better: bool
-
-    @property
-    def title(self) -> str:
-        """`BLEU`, `token error rate`, ..."""
-        return _TITLES.get(self.name, self.name)
-
-    def worth(self, value: float) -> float:
-        """The value so that more is better."""
-        return value if self.higher_is_better else -value
-
-
-_TITLES = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "token_error_rate": "token error rate",
-    "sequence_error_rate": "sequence error rate",
-}
 # What results were in before they said so.
 _FORMERLY = (Metric("bleu", higher_is_better=True), Metric("chrf", higher_is_better=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """A value and its interval, whose ends are both given or both None."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class System:
-    """One row of the results: a model as it was measured. None is what was not measured."""
-
-    name: str
-    method: str
-    init: str | None
-    parameters: float | None
-    size_bytes: float | None
-    metric: Metric
-    """The main one: what `greedy` and `beam` are in."""
-    greedy: float | None
-    beam: float | None
-    beam_low: float | None
-    beam_high: float | None
-    second: float | None
-    """By the second metric, beam search."""
-    gap: Measured | None
-    """What beam search gains over greedy decoding."""
-    perplexity: float | None
-    mode_share: float | None
-    mode_share_low: float | None
-    mode_share_high: float | None
-    entropy_nats: float | None
-    length_ratio_greedy: float | None
-    length_ratio_beam: float | None
-    agreement: float | None
-    """Share of reference positions at which it finds the teacher's likeliest token likeliest."""
-    to_teacher: Measured | None
-    """The main metric against the teacher's outputs."""
-    words_per_second_greedy: float | None
-    words_per_second_beam: float | None
-    signature: str | None
-    folder: str | None = None
-    """Where in the run directory it lies, of a copy."""
-
-    @property
-    def is_teacher(self) -> bool:
-        """Whether the others learned from this one."""
-        return self.method == "teacher"
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """One paired test between two systems."""
-
-    system: str
-    versus: str
-    metric: str
-    higher_is_better: bool
-    delta: float
-    p_value: float
-    low: float | None
-    high: float | None
-    test: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """What one training run logged: (update, value) pairs in order."""
-
-    name: str
-    loss_nats: tuple[tuple[float, float], ...]
-    dev: tuple[tuple[float, float], ...]
-    """Dev scores in the run's `dev_metric`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EntropyCurve:
-    """A system's mean entropy in nats at target positions 1, 2, 3, ..."""
-
-    name: str
-    entropy_nats: tuple[float, ...]
-    counts: tuple[float, ...]
-    """How many references reach each position."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One sentence with everybody's output, by system name."""
-
-    id: str
-    source: str
-    reference: str | None
-    outputs: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """How long a step took and how much memory it needed at its peak."""
-
-    step: str
-    seconds: float
-    peak_memory_mb: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class RunContents:
-    """All that the page shows."""
-
-    folder: str
-    created: str | None
-    metrics: tuple[Metric, ...]
-    """The first is the main one."""
-    systems: tuple[System, ...]
-    copies: tuple[System, ...]
-    """Other forms of a student, such as int8, which stand beside the systems."""
-    comparisons: tuple[Comparison, ...]
-    baseline: str | None
-    notes: tuple[str, ...]
-    curves: tuple[Curve, ...]
-    dev_metric: Metric
-    entropy: tuple[EntropyCurve, ...]
-    samples: tuple[Sample, ...]
-    timings: tuple[Timing, ...]
-    facts: dict[str, dict[str, JsonValue]]
-    """The manifest's groups of facts: versions, machine, and the rest under `run`."""
-    recipe: str | None
 
 
 def read_contents(run_directory: Path) -> RunContents:
@@ -188,7 +54,7 @@ def read_contents(run_directory: Path) -> RunContents:
     results = run.read_results() if run.results_path.exists() else {}
     where = str(run.results_path)
     metrics = _metrics(results, where)
-    systems = tuple(_system(row, metrics, where) for row in _rows(results, "systems", where))
+    systems = tuple(_system(row, metrics, where) for row in rows_at(results, "systems", where))
     dev_metric = _dev_metric(run, metrics)
     curves = _read_curves(run, systems, dev_metric)
     if not results and not curves:
@@ -203,11 +69,11 @@ def read_contents(run_directory: Path) -> RunContents:
         created=str(created) if created else None,
         metrics=metrics,
         systems=systems,
-        copies=tuple(_system(row, metrics, where) for row in _rows(results, "exports", where)),
+        copies=tuple(_system(row, metrics, where) for row in rows_at(results, "exports", where)),
         comparisons=tuple(
-            _comparison(row, metrics, where) for row in _rows(results, "paired_tests", where)
+            _comparison(row, metrics, where) for row in rows_at(results, "paired_tests", where)
         ),
-        baseline=_text(results, "baseline"),
+        baseline=text_at(results, "baseline"),
         notes=_notes(results.get("metric_notes")),
         curves=curves,
         dev_metric=dev_metric,
@@ -215,7 +81,7 @@ def read_contents(run_directory: Path) -> RunContents:
         samples=tuple(_sample(row, str(run.samples_path)) for row in run.read_samples()),
         timings=tuple(
             _timing(row, str(run.manifest_path))
-            for row in _rows(manifest, "timings", str(run.manifest_path))
+            for row in rows_at(manifest, "timings", str(run.manifest_path))
         ),
         facts=_facts(manifest),
         recipe=run.read_recipe() if run.recipe_path.exists() else None,
@@ -223,9 +89,9 @@ def read_contents(run_directory: Path) -> RunContents:
 
 
 def _metrics(results: Mapping[str, JsonValue], where: str) -> tuple[Metric, ...]:
-    rows = _rows(results, "metrics", where)
+    rows = rows_at(results, "metrics", where)
     found = [
-        Metric(_needed_text(row, "name", where), higher_is_better=bool(row.get("higher_is_better")))
+        Metric(needed_text(row, "name", where), higher_is_better=bool(row.get("higher_is_better")))
         for row in rows
     ]
     return tuple(found) or _FORMERLY
@@ -239,7 +105,7 @@ def _dev_metric(run: RunDirectory, metrics: Sequence[Metric]) -> Metric:
         for row in RunDirectory(folder).read_metrics()
         for key in row
     }
-    known = [*metrics, *_FORMERLY, *(Metric(name, higher_is_better=False) for name in _TITLES)]
+    known = [*metrics, *_FORMERLY, *(Metric(name, higher_is_better=False) for name in TITLES)]
     return next((metric for metric in known if f"dev_{metric.name}" in logged), metrics[0])
 
 
@@ -285,11 +151,11 @@ def _series(rows: Sequence[Mapping[str, JsonValue]], key: str) -> tuple[tuple[fl
 
 
 def _system(row: Mapping[str, JsonValue], metrics: Sequence[Metric], where: str) -> System:
-    name = _needed_text(row, "name", where)
+    name = needed_text(row, "name", where)
     main = metrics[0]
 
     def number(key: str) -> float | None:
-        return _number(row, key, f"{where}, system {name!r}")
+        return number_at(row, key, f"{where}, system {name!r}")
 
     def measured(key: str) -> Measured | None:
         value, low, high = (number(f"{key}{end}") for end in ("", "_low", "_high"))
@@ -299,8 +165,8 @@ def _system(row: Mapping[str, JsonValue], metrics: Sequence[Metric], where: str)
 
     return System(
         name=name,
-        method=_text(row, "method") or name,
-        init=_text(row, "init"),
+        method=text_at(row, "method") or name,
+        init=text_at(row, "init"),
         parameters=number("parameters"),
         size_bytes=number("bytes"),
         metric=main,
@@ -322,8 +188,8 @@ def _system(row: Mapping[str, JsonValue], metrics: Sequence[Metric], where: str)
         to_teacher=measured(f"{main.name}_to_teacher"),
         words_per_second_greedy=number("words_per_second_greedy"),
         words_per_second_beam=number("words_per_second_beam"),
-        signature=_text(row, "signature"),
-        folder=_text(row, "folder"),
+        signature=text_at(row, "signature"),
+        folder=text_at(row, "folder"),
     )
 
 
@@ -333,53 +199,48 @@ def _entropy(results: Mapping[str, JsonValue], where: str) -> tuple[EntropyCurve
     if by_name is None:
         return ()
     if not isinstance(by_name, dict):
-        raise _wrong(where, "entropy_by_position", "an object of curves by system name", by_name)
+        raise wrong(where, "entropy_by_position", "an object of curves by system name", by_name)
     return tuple(
-        EntropyCurve(name, _floats(curve, "entropy_nats", where), _floats(curve, "counts", where))
+        EntropyCurve(
+            name, numbers_at(curve, "entropy_nats", where), numbers_at(curve, "counts", where)
+        )
         for name, curve in by_name.items()
     )
 
 
-def _floats(holder: object, key: str, where: str) -> tuple[float, ...]:
-    values = holder.get(key) if isinstance(holder, dict) else None
-    if not isinstance(values, list) or not all(isinstance(v, (int, float)) for v in values):
-        raise _wrong(where, key, "a list of numbers", values)
-    return tuple(float(value) for value in values)
-
-
 def _comparison(row: Mapping[str, JsonValue], metrics: Sequence[Metric], where: str) -> Comparison:
-    name = _text(row, "metric") or "bleu"
+    name = text_at(row, "metric") or "bleu"
     falling = [metric for metric in metrics if not metric.higher_is_better]
     return Comparison(
-        system=_needed_text(row, "system", where),
-        versus=_needed_text(row, "versus", where),
+        system=needed_text(row, "system", where),
+        versus=needed_text(row, "versus", where),
         metric=name,
         higher_is_better=not any(name.startswith(metric.name) for metric in falling),
-        delta=_needed_number(row, "delta", where),
-        p_value=_needed_number(row, "p_value", where),
-        low=_number(row, "low", where),
-        high=_number(row, "high", where),
-        test=_text(row, "test") or "paired test",
+        delta=needed_number(row, "delta", where),
+        p_value=needed_number(row, "p_value", where),
+        low=number_at(row, "low", where),
+        high=number_at(row, "high", where),
+        test=text_at(row, "test") or "paired test",
     )
 
 
 def _sample(row: Mapping[str, JsonValue], where: str) -> Sample:
     outputs = row.get("outputs")
     if not isinstance(outputs, dict):
-        raise _wrong(where, "outputs", "an object of texts by system name", outputs)
+        raise wrong(where, "outputs", "an object of texts by system name", outputs)
     return Sample(
         id=str(row.get("id", "")),
-        source=_text(row, "source") or "",
-        reference=_text(row, "reference"),
+        source=text_at(row, "source") or "",
+        reference=text_at(row, "reference"),
         outputs={name: str(text) for name, text in outputs.items()},
     )
 
 
 def _timing(row: Mapping[str, JsonValue], where: str) -> Timing:
     return Timing(
-        step=_needed_text(row, "step", where),
-        seconds=_needed_number(row, "seconds", where),
-        peak_memory_mb=_number(row, "peak_memory_mb", where),
+        step=needed_text(row, "step", where),
+        seconds=needed_number(row, "seconds", where),
+        peak_memory_mb=number_at(row, "peak_memory_mb", where),
     )
 
 
@@ -402,49 +263,3 @@ def _notes(value: JsonValue) -> tuple[str, ...]:
     if isinstance(value, (list, tuple)):
         return tuple(str(note) for note in value)
     return (str(value),) if value else ()
-
-
-def _rows(holder: Mapping[str, JsonValue], key: str, where: str) -> list[dict[str, JsonValue]]:
-    rows = holder.get(key)
-    if rows is None:
-        return []
-    if not isinstance(rows, list):
-        raise _wrong(where, key, "a list of objects", rows)
-    found: list[dict[str, JsonValue]] = []
-    for row in rows:
-        if not isinstance(row, dict):
-            raise _wrong(where, key, "a list of objects", row)
-        found.append(row)
-    return found
-
-
-def _text(row: Mapping[str, JsonValue], key: str) -> str | None:
-    value = row.get(key)
-    return None if value is None else str(value)
-
-
-def _needed_text(row: Mapping[str, JsonValue], key: str, where: str) -> str:
-    value = _text(row, key)
-    if value is None:
-        raise _wrong(where, key, "a text", value)
-    return value
-
-
-def _number(row: Mapping[str, JsonValue], key: str, where: str) -> float | None:
-    value = row.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong(where, key, "a number", value)
-    return float(value) if math.isfinite(value) else None
-
-
-def _needed_number(row: Mapping[str, JsonValue], key: str, where: str) -> float:
-    value = _number(row, key, where)
-    if value is None:
-        raise _wrong(where, key, "a number", value)
-    return value
-
-
-def _wrong(where: str, key: str, wanted: str, found: JsonValue) -> UserError:
-    return UserError(f"{where}: {key!r} must be {wanted}, got {found!r}; evaluate the run again")

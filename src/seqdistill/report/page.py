@@ -16,7 +16,8 @@ from markupsafe import Markup
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.report import charts, differences, explaining, findings, numbers, plots
-from seqdistill.report.inputs import RunContents, System, read_contents
+from seqdistill.report.contents import RunContents, System
+from seqdistill.report.inputs import read_contents
 
 NUM_COLOURS = 6
 """--series-1 to --series-6 in style.css; --series-0 is the teacher's."""

@@ -1,0 +1,161 @@
+"""What a report shows, in typed form: systems, tests, curves, samples. Reads no files."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from seqdistill.records.atomic import JsonValue
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A measure of quality: what people call it, and which way is up."""
+
+    name: str
+    higher_is_better: bool
+
+    @property
+    def title(self) -> str:
+        """`BLEU`, `token error rate`, ..."""
+        return TITLES.get(self.name, self.name)
+
+    def worth(self, value: float) -> float:
+        """The value so that more is better."""
+        return value if self.higher_is_better else -value
+
+
+TITLES = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "token_error_rate": "token error rate",
+    "sequence_error_rate": "sequence error rate",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A value and its interval, whose ends are both given or both None."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """One row of the results: a model as it was measured. None is what was not measured."""
+
+    name: str
+    method: str
+    init: str | None
+    parameters: float | None
+    size_bytes: float | None
+    metric: Metric
+    """The main one: what `greedy` and `beam` are in."""
+    greedy: float | None
+    beam: float | None
+    beam_low: float | None
+    beam_high: float | None
+    second: float | None
+    """By the second metric, beam search."""
+    gap: Measured | None
+    """What beam search gains over greedy decoding."""
+    perplexity: float | None
+    mode_share: float | None
+    mode_share_low: float | None
+    mode_share_high: float | None
+    entropy_nats: float | None
+    length_ratio_greedy: float | None
+    length_ratio_beam: float | None
+    agreement: float | None
+    """Share of reference positions at which it finds the teacher's likeliest token likeliest."""
+    to_teacher: Measured | None
+    """The main metric against the teacher's outputs."""
+    words_per_second_greedy: float | None
+    words_per_second_beam: float | None
+    signature: str | None
+    folder: str | None = None
+    """Where in the run directory it lies, of a copy."""
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the others learned from this one."""
+        return self.method == "teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One paired test between two systems."""
+
+    system: str
+    versus: str
+    metric: str
+    higher_is_better: bool
+    delta: float
+    p_value: float
+    low: float | None
+    high: float | None
+    test: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """What one training run logged: (update, value) pairs in order."""
+
+    name: str
+    loss_nats: tuple[tuple[float, float], ...]
+    dev: tuple[tuple[float, float], ...]
+    """Dev scores in the run's `dev_metric`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EntropyCurve:
+    """A system's mean entropy in nats at target positions 1, 2, 3, ..."""
+
+    name: str
+    entropy_nats: tuple[float, ...]
+    counts: tuple[float, ...]
+    """How many references reach each position."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One sentence with everybody's output, by system name."""
+
+    id: str
+    source: str
+    reference: str | None
+    outputs: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How long a step took and how much memory it needed at its peak."""
+
+    step: str
+    seconds: float
+    peak_memory_mb: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContents:
+    """All that the page shows."""
+
+    folder: str
+    created: str | None
+    metrics: tuple[Metric, ...]
+    """The first is the main one."""
+    systems: tuple[System, ...]
+    copies: tuple[System, ...]
+    """Other forms of a student, such as int8, which stand beside the systems."""
+    comparisons: tuple[Comparison, ...]
+    baseline: str | None
+    notes: tuple[str, ...]
+    curves: tuple[Curve, ...]
+    dev_metric: Metric
+    entropy: tuple[EntropyCurve, ...]
+    samples: tuple[Sample, ...]
+    timings: tuple[Timing, ...]
+    facts: dict[str, dict[str, JsonValue]]
+    """The manifest's groups of facts: versions, machine, and the rest under `run`."""
+    recipe: str | None
