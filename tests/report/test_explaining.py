@@ -154,6 +154,12 @@ def test_of_an_error_rate_the_lowest_is_recommended_and_less_is_better(
     assert "BLEU" not in page.text.split("Words used here")[0]
 
 
+def test_a_metric_without_its_direction_is_refused(tmp_path: Path, errors: Row) -> None:
+    errors["metrics"] = [{"name": "token_error_rate"}]
+    with pytest.raises(UserError, match="'higher_is_better' must be true or false"):
+        page_of(tmp_path, errors)
+
+
 def test_dev_scores_are_read_in_a_metric_that_was_logged(tmp_path: Path, errors: Row) -> None:
     (tmp_path / "results.json").write_text(json.dumps(errors), encoding="utf-8")
     write_lines(tmp_path / "seq_kd" / "metrics.jsonl", metrics())

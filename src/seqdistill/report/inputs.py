@@ -90,10 +90,12 @@ def read_contents(run_directory: Path) -> RunContents:
 
 def _metrics(results: Mapping[str, JsonValue], where: str) -> tuple[Metric, ...]:
     rows = rows_at(results, "metrics", where)
-    found = [
-        Metric(needed_text(row, "name", where), higher_is_better=bool(row.get("higher_is_better")))
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        upward = row.get("higher_is_better")
+        if not isinstance(upward, bool):
+            raise wrong(where, "higher_is_better", "true or false", upward)
+        found.append(Metric(needed_text(row, "name", where), higher_is_better=upward))
     return tuple(found) or _FORMERLY
 
 
