@@ -1,7 +1,7 @@
 """The folder of a teacher's hidden states: what is in it, what it was made from, is it whole.
 
     manifest.json       settings, sizes and checksums; the folder takes its name when all is there
-    states.bin          one row of numbers for each target position, little-endian
+    states.bin          a row of numbers for each target position, little-endian; last, of zeros
     index.safetensors   where each example's rows begin, and a checksum of its targets
 
 It runs no model and knows no batches.
@@ -67,8 +67,8 @@ class StatesManifest:
 
     @property
     def num_bytes(self) -> int:
-        """The size of the states."""
-        return self.num_positions * self.width * DTYPES[self.settings.precision].itemsize
+        """The size of the states with their row of zeros."""
+        return (self.num_positions + 1) * self.width * DTYPES[self.settings.precision].itemsize
 
     def write(self, folder: Path) -> None:
         """Writes manifest.json in one step."""

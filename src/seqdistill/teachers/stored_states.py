@@ -67,7 +67,7 @@ class StoredStates:
                 folder / STATES,
                 dtype=DTYPES[self.manifest.settings.precision],
                 mode="r",
-                shape=(self.manifest.num_positions, self.manifest.width),
+                shape=(self.manifest.num_positions + 1, self.manifest.width),
             )
         )
 
@@ -76,14 +76,12 @@ class StoredStates:
 
         Raises DataError for an example, or targets of an example, that no states were kept of.
         """
-        mask = batch.target_mask.cpu()
-        targets, lengths = batch.target_ids.cpu()[mask].numpy(), mask.sum(dim=1).numpy()
+        counts = batch.target_mask.cpu()
+        targets, lengths = batch.target_ids.cpu()[counts].numpy(), counts.sum(dim=1).numpy()
         offsets = self._offsets_of(batch.example_ids, targets, lengths)
-        # One copy of all rows. Where nothing counts row 0 is read, which costs little, and put out.
-        places = np.where(mask.numpy(), offsets[:, None] + mask.numpy().cumsum(axis=1) - 1, 0)
-        hidden = torch.from_numpy(self._rows[places]).float()
-        hidden[~mask] = 0.0
-        return hidden
+        mask, zeros = counts.numpy(), self.manifest.num_positions
+        places = np.where(mask, offsets[:, None] + mask.cumsum(axis=1) - 1, zeros)
+        return torch.from_numpy(self._rows[places]).float()
 
     def _offsets_of(
         self, example_ids: Sequence[str], targets: Integers, lengths: Integers
