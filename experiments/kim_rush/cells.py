@@ -27,6 +27,7 @@ PRUNED_SHARES = (0.5, 0.8, 0.85, 0.9)
 CURVE_METHODS = ("baseline", "seq_kd")
 _NUM_CURVE_SEEDS = 3
 _PRESETS = {"seq_kd+word_kd": "seq_kd_word_kd"}
+_ASKS_TEACHER = ("word_kd", "seq_kd_word_kd")
 _CORPORA = {
     "seq_kd": "beam-5",
     "seq_kd_word_kd": "beam-5",
@@ -213,8 +214,12 @@ class _Plan:
         )
 
     def _stage(self, preset: str, settings: Settings) -> StageOfCell:
-        corpus = _CORPORA.get(preset)
-        where = {"sequences.corpus": str(self._task.corpus(corpus))} if corpus else {}
+        where = {}
+        if corpus := _CORPORA.get(preset):
+            where["sequences.corpus"] = str(self._task.corpus(corpus))
+        if preset in _ASKS_TEACHER:
+            where["teacher.keep_states"] = "fp32"
+            where["teacher.states"] = str(self._task.folder / "teacher-states" / preset)
         return StageOfCell(preset, {**settings, **where})
 
     # Rows of the tables.
@@ -270,7 +275,7 @@ class _Plan:
         return self._chosen_scratch(like, method)
 
     def _pruned(self, seed: int) -> Iterator[Cell]:
-        """Prune, retrain, fine-tune; nothing pruned has the same stages."""
+        """Prune, retrain, fine-tune; at 0 % the same without zeros."""
         size, budget = self._task.large, self._budget(self._task.large)
         before = self._stages_of(size, "seq_kd+seq_inter")
         if before is None:
@@ -281,10 +286,9 @@ class _Plan:
             "training.warmup_updates": min(50, budget.retraining_updates),
         }
         for share in (0.0, *PRUNED_SHARES):
-            kind = "prune" if share else "seq_kd"
-            pruning = {"pruning.share": share} if share else {}
-            stages = (before[0], self._stage(kind, {**settings, **pruning}), before[1])
-            method = f"seq_kd+{kind}+seq_inter"
+            retrained = self._stage("prune", {**settings, "pruning.share": share})
+            stages = (before[0], retrained, before[1])
+            method = "seq_kd+prune+seq_inter"
             yield self._cell("pruning", size, method, seed, stages, pruned_share=share)
 
     def _more_of_the_same(self, seed: int) -> Iterator[Cell]:

@@ -13,9 +13,12 @@ from typing import Any, cast
 from experiments.kim_rush.cells import Cell
 from experiments.kim_rush.recipes import recipe_of
 from seqdistill.build.evaluation import evaluate_run
+from seqdistill.build.exporting import INT8_FOLDER
 from seqdistill.build.models import model_folder
 from seqdistill.build.running import train
+from seqdistill.compression.stored_sizes import stored_sizes
 from seqdistill.core.progress import NoProgress
+from seqdistill.models.loading import load_pair
 from seqdistill.records.fingerprint import of_file, of_folder, of_settings
 from seqdistill.records.run_directory import RunDirectory
 
@@ -43,13 +46,18 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
     row = described(cell) | _of_training(cell, run)
     if not cell.measured:
         return [row]
-    results = evaluate_run(run, progress=NoProgress())
+    exports = cell.experiment == "pruning"
+    results = evaluate_run(run, progress=NoProgress(), export=exports)
     systems = cast("list[dict[str, Any]]", results["systems"])
     teacher = next(system for system in systems if system["method"] == "teacher")
     student = next(system for system in systems if system["method"] != "teacher")
     row |= {key: value for key, value in student.items() if key not in _OWN_NAMES}
     row |= {f"teacher_{key}": teacher[key] for key in teacher if key.startswith("words_per_second")}
     rows = [row]
+    if exports:
+        row |= _bytes_of_forms(run)
+        copy = cast("list[dict[str, Any]]", results["exports"])[0]
+        rows.append(_of_copy(row, copy))
     if cell.size is None:
         rows.append(_teacher_row(cell, teacher))
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
@@ -59,6 +67,18 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
 def run_directory(cell: Cell) -> RunDirectory:
     """Where the cell's student is, or will be."""
     return RunDirectory(str(cell.settings["output_dir"]))
+
+
+def _bytes_of_forms(run: RunDirectory) -> dict[str, object]:
+    pair = load_pair(str(run.student_path))
+    sizes = stored_sizes(pair, int8_folder=run.path / INT8_FOLDER)
+    return {f"bytes_{form}": size for form, size in sizes.items()}
+
+
+def _of_copy(row: Mapping[str, object], copy: Mapping[str, object]) -> dict[str, object]:
+    """The row of a student's int8 copy: what is said of the student's weights stays."""
+    own = {key: value for key, value in copy.items() if key not in (*_OWN_NAMES, "system")}
+    return {**row, **own, "engine": "ctranslate2 int8", "name": f"{row['name']}/int8"}
 
 
 def described(cell: Cell) -> dict[str, object]:

@@ -67,8 +67,18 @@ def follow_ups(results: Results) -> str:
         rows = plain(results.of(task, "follow_up"))
         for (question,), asked in grouped(rows, "question").items():
             blocks.append(f"### {task.name}: {question or 'no question given'}")
-            blocks.append(_follow_up_table(task, asked))
+            blocks.append(_follow_up_table(task, (*asked, *_compared(results, task, asked))))
     return "\n\n".join(blocks) if blocks else "None yet."
+
+
+def _compared(results: Results, task: Task, asked: Runs) -> Runs:
+    """The rows of the main table that rows of a question name as `compared_with`."""
+    wanted = {(row.get("size"), row.get("compared_with"), row.get("seed")) for row in asked}
+    return tuple(
+        row
+        for row in plain(results.of(task, "main"))
+        if (row.get("size"), row.get("method"), row.get("seed")) in wanted
+    )
 
 
 def _follow_up_table(task: Task, rows: tuple[Row, ...]) -> str:

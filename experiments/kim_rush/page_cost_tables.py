@@ -122,6 +122,7 @@ def pruning_table(results: Results, task: Task) -> str:
                 times(_ratio(whole, left)),
                 score(estimate(Quantity(runs, measure.greedy))),
                 score(estimate(Quantity(runs, measure.beam))),
+                score(estimate(Quantity(_int8_copies(results, task, runs), measure.beam))),
                 change(over_teacher),
                 change(from_unpruned),
                 *(size(average(runs, key)) for _, key in _FORMS),
@@ -135,11 +136,23 @@ def pruning_table(results: Results, task: Task) -> str:
         "fewer than the teacher",
         f"{measure.name} greedy",
         f"{measure.name} beam",
+        f"{measure.name} beam, int8",
         "gain over teacher's beam",
         "gain over 0 % pruned",
         *(heading for heading, _ in _FORMS),
     ]
     return table(headings, lines, text_columns=2)
+
+
+def _int8_copies(results: Results, task: Task, runs: Runs) -> Runs:
+    """The rows of the int8 copies of these students."""
+    keys = ("size", "method", "pruned_share", "seed")
+    wanted = {tuple(row.get(key) for key in keys) for row in runs}
+    return tuple(
+        row
+        for row in results.of(task, "pruning")
+        if row.get("engine") == INT8 and tuple(row.get(key) for key in keys) in wanted
+    )
 
 
 def pruned_systems(results: Results, task: Task) -> dict[tuple[str, str, float], Runs]:

@@ -111,7 +111,7 @@ def curves_plot(results: Results, task: Task) -> bytes | None:
             ("size_curve", "parameters", "parameters of the student"),
             ("length_curve", "updates", "updates of training"),
         )
-        if (rows := plain(results.of(task, experiment))) and distinct(rows, key)
+        if (rows := plain(results.curve(task, experiment))) and distinct(rows, key)
     ]
     if not panes:
         return None

@@ -115,6 +115,22 @@ class Results:
             if row.get("task") == task.name and row.get("experiment") == experiment
         )
 
+    def curve(self, task: Task, experiment: str) -> tuple[Row, ...]:
+        """The rows of a curve, with those of the main table that lie on it.
+
+        These are of a method of the curve, and for the curve over training of a size of it, too.
+        """
+        own = self.of(task, experiment)
+        methods = {row.get("method") for row in own}
+        sizes = {row.get("size") for row in own}
+        shared = tuple(
+            row
+            for row in self.of(task, "main")
+            if row.get("method") in methods
+            and (experiment != "length_curve" or row.get("size") in sizes)
+        )
+        return (*own, *shared)
+
 
 def read(path: Path) -> Results:
     """The results in the file. Raises DataError when it is none, or tells one cell twice."""

@@ -160,7 +160,7 @@ def _remark(runs: Runs, dev: Measure, used: list[float]) -> str:
 
 def curve_table(results: Results, task: Task, experiment: str, key: str) -> str:
     """Greedy scores of one curve: a line for each point of it, a column for each method."""
-    rows = plain(results.of(task, experiment))
+    rows = plain(results.curve(task, experiment))
     methods = methods_among(rows)
     lines = []
     for (model, updates), at in grouped(sorted(rows, key=_point), "size", "updates").items():

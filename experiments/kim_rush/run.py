@@ -27,6 +27,7 @@ from experiments.kim_rush.measure import digest, rows_of
 from experiments.kim_rush.page import write_page
 from experiments.kim_rush.prepare import prepare
 from experiments.kim_rush.rows import FILE, add_rows, add_sizes, read_rows
+from experiments.kim_rush.speed import speed_rows
 from experiments.kim_rush.tasks import TASKS, Task
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress
@@ -134,6 +135,9 @@ def main() -> None:
     for task in tasks:
         add_sizes(task.name, prepare(task, progress=NoProgress()))
     failures = run(tasks, workers=options.workers, until=until)
+    for task in tasks:
+        if not pending([task], read_rows()):
+            add_rows(speed_rows(task, read_rows()))
     write_page(FILE)
     if failures:
         sys.exit(

@@ -83,7 +83,7 @@ def main_rows(
 
 
 def speed_rows(task: str, size: str, *, faster: float) -> list[dict[str, Any]]:
-    """Teacher and student on both engines; the student, greedy, `faster` than the teacher's beam."""
+    """Teacher and student on both engines; the student greedy is `faster` than the teacher."""
     rows: list[dict[str, Any]] = []
     for engine, times in (("ctranslate2 float32", 1.0), ("ctranslate2 int8", 2.5)):
         for model, method, greedy, beam in (
