@@ -36,7 +36,8 @@ from seqdistill.records.run_directory import RunDirectory
 _SPEED_SENTENCES = 128
 
 
-def _settings(recipe: Recipe) -> EvaluationSettings:
+def evaluation_settings(recipe: Recipe) -> EvaluationSettings:
+    """How the recipe says that test numbers are measured."""
     section = recipe.evaluation
     return EvaluationSettings(
         metrics=section.metrics,
@@ -79,7 +80,7 @@ def evaluate_run(
     """
     _check_overrides(overrides)
     recipe = load_recipe(str(run.recipe_path), overrides)
-    settings = _settings(recipe)
+    settings = evaluation_settings(recipe)
     examples = read_split(recipe, "test")
     references = [example.target or "" for example in examples]
     systems = systems_of(run, recipe, examples, overrides)
@@ -104,7 +105,7 @@ def evaluate_run(
         copies.append((copy, result))
         progress.advance(1, copy.name)
     with timed(run, "measure speed"):
-        _measure_speed([*zip(systems, results, strict=True), *copies], settings)
+        measure_speed([*zip(systems, results, strict=True), *copies], settings)
     progress.advance(1, "speed")
     progress.finish()
     report = _report(results, settings)
@@ -131,9 +132,10 @@ def _check_overrides(overrides: Sequence[str]) -> None:
             )
 
 
-def _measure_speed(
+def measure_speed(
     measured: Sequence[tuple[SystemUnderTest, SystemResult]], settings: EvaluationSettings
 ) -> None:
+    """Adds words per second, greedy and by beam, to the results' rows, all measured in turns."""
     decoders = {
         system.name: Decoder(
             system.generator,

@@ -36,10 +36,12 @@ def systems_of(
     systems = []
     if recipe.teacher.model is not None:
         folder = model_folder(recipe.teacher.model)
-        systems.append(_under_test("teacher", folder, "trained", recipe, examples))
+        systems.append(system_under_test("teacher", folder, "trained", recipe, examples))
     for member, trained in _trained_runs(run, overrides):
         folder = str(trained.student_path)
-        systems.append(_under_test(member.method, folder, _init_name(member), member, examples))
+        systems.append(
+            system_under_test(member.method, folder, _init_name(member), member, examples)
+        )
     return systems
 
 
@@ -69,9 +71,10 @@ def weight_bytes(folder: str) -> int:
     return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
 
 
-def _under_test(
+def system_under_test(
     name: str, folder: str, init: str, recipe: Recipe, examples: Sequence[Example]
 ) -> SystemUnderTest:
+    """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
     trusted = recipe.teacher.trust_remote_code if name == "teacher" else False
     pair = load_pair(folder, trust_remote_code=trusted)
     encoded = encode_for_evaluation(examples, pair.tokenizer, pair.kind, recipe.data).examples
