@@ -65,6 +65,24 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "teacher.scores=dense",
     ),
     ("teacher.scores", WITH_TEACHER, "must be none when no term", "forward_kl"),
+    ("teacher.keep_states", [*OWN, "teacher.keep_states=fp16"], "got fp16", "teacher.scores=dense"),
+    ("teacher.states", [*OWN, "teacher.states=s"], "got 's'", "teacher.keep_states=fp32"),
+    (
+        "teacher.keep_states",
+        [*OWN, "teacher={model: t, keep_states: fp32}", "compare=[baseline, seq_kd]"],
+        "nobody would read",
+        "remove it",
+    ),
+    (
+        "teacher.states",
+        [
+            *OWN,
+            "teacher={model: t, keep_states: fp32, states: s}",
+            "compare=[word_kd, seq_kd_word_kd]",
+        ],
+        "for word_kd and for seq_kd_word_kd",
+        "remove it",
+    ),
     ("student.model", ["data.train=a"], "student.init: pretrained, got none", "student.model=..."),
     (
         "student.model",
@@ -309,6 +327,8 @@ def test_a_contradiction_is_found_alone_with_finding_and_remedy(
         [*WITH_TEACHER, term("divergence: jensen_shannon, beta: 1, scale: gradient")],
         [*WITH_TEACHER, term("divergence: skew_reverse_kl, alpha: 0.1")],
         [*WITH_TEACHER, term("divergence: total_variation"), "objective.loss_temperature=2"],
+        [*WITH_TEACHER, term("divergence: forward_kl"), "teacher={keep_states: fp16, states: s}"],
+        [*OWN, "teacher={model: t, keep_states: fp32, states: s}", "compare=[baseline, word_kd]"],
         [*OWN, "teacher.model=t", "sequences={written_by: teacher, corpus: c}"],
         [*OWN, "sequences.decoding={mode: sample, n_best: 9, top_k: 5, sampling_temperature: 0.5}"],
         [*OWN, "sequences.decoding={n_best: 5}"],

@@ -61,6 +61,23 @@ def test_a_later_stage_forgets_how_the_first_student_was_made() -> None:
     assert (student.init, student.model, student.decoder_layers) == ("pretrained", "trained", None)
 
 
+def test_the_teachers_states_are_kept_where_a_stage_reads_them() -> None:
+    kept = ["teacher.keep_states=fp32", "teacher.states=here"]
+    recipe = load_recipe("seq_kd_word_kd_seq_inter", [*YOURS, *kept])
+    made = [stage_recipe(recipe, index, start_from="x").teacher for index in (0, 1)]
+    assert [(teacher.keep_states, teacher.states) for teacher in made] == [
+        ("fp32", "here"),
+        ("none", None),
+    ]
+    assert "nobody would read the states" in refusal(kept[0])
+    told = refusal("stages.1.settings.teacher.keep_states=fp16")
+    assert "stages.1.settings.teacher.keep_states must be none unless teacher.scores" in told
+    both = "stages=[{preset: word_kd}, {preset: seq_kd_word_kd}]"
+    assert "another folder for word_kd and for seq_kd_word_kd" in refusal(both, *kept)
+    chain(both, kept[0])
+    chain("stages=[{preset: word_kd}, {preset: word_kd}]", *kept)
+
+
 def test_pruning_is_handed_on_until_a_stage_ends_it() -> None:
     stages = [{"preset": name} for name in ("seq_kd", "prune", "baseline", "word_kd", "baseline")]
     uniform = {"pruning.scheme": "class_uniform", "pruning.exclude": ["a*"]}
