@@ -29,6 +29,7 @@ from seqdistill.records import atomic
 _LOG = logging.getLogger(__name__)
 _NUM_DEV = 500
 _G2P_TEACHER = Size(128, 3, 3)
+_G2P_TEACHER_SHAPE = {"init_std": 0.02, "max_position_embeddings": 64}
 _G2P_TEACHER_SETTINGS = {
     "training.updates": 6000,
     "training.batch_tokens": 2000,
@@ -113,7 +114,8 @@ def _prepare_g2p(progress: Progress) -> None:
     shape = data / "teacher-shape"
     if not (shape / "config.json").is_file():
         tokenizer = load_tokenizer(str(data / "tokenizer"))
-        configuration(_G2P_TEACHER.architecture, tokenizer).save_pretrained(shape)
+        architecture = {**_G2P_TEACHER.architecture, **_G2P_TEACHER_SHAPE}
+        configuration(architecture, tokenizer).save_pretrained(shape)
         tokenizer.save_pretrained(shape)
     run = G2P.folder / "teacher"
     settings = {
