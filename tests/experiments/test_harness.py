@@ -160,8 +160,8 @@ def test_the_whole_table_is_measured_once_and_then_found(task: Task, tmp_path: P
         assert isinstance(density, float) and 1 - share <= density < 1.2 - share
     curves = {(r["size"], r["updates"]) for r in rows if str(r["experiment"]).endswith("_curve")}
     assert curves == {("12x1+1", 4), (SMALLER.name, 2)}
-    longer = {r["method"]: r["updates"] for r in rows if r["experiment"] == "follow_up"}
-    assert longer == {"baseline+baseline": 6, "seq_kd+seq_kd": 6}
+    further = {r["method"]: r["updates"] for r in rows if r["experiment"] == "follow_up"}
+    assert further == {"baseline+baseline": 6, "seq_kd+seq_kd": 6}
     for row in rows:
         assert isinstance(row["digest"], str)
         if row["experiment"] == "main":
