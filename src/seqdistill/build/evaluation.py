@@ -5,6 +5,7 @@ Writes results.json, samples.jsonl and the timings; trains nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -67,6 +68,7 @@ def evaluate_run(
     *,
     progress: Progress,
     export: bool = False,
+    measured_teacher: SystemResult | None = None,
 ) -> dict[str, object]:
     """The results of a run directory, also written to it.
 
@@ -77,6 +79,9 @@ def evaluate_run(
     the baseline of the paired tests when there are several, else the teacher is. With `export`
     the best student's int8 copy is written and measured like the rest, its speed in the same turns;
     its row stands under `exports`. A copy that is there already is written anew and measured.
+
+    `measured_teacher` is what `evaluate_system` found of this teacher on this test set under these
+    settings, where that is known: only its speed is measured again, beside the students'.
     """
     _check_overrides(overrides)
     recipe = load_recipe(str(run.recipe_path), overrides)
@@ -90,7 +95,11 @@ def evaluate_run(
     for system in systems:
         teacher = _teacher(recipe, results)
         with timed(run, f"evaluate {system.name}"):
-            results.append(evaluate_system(system, references, settings, teacher=teacher))
+            if not results and recipe.teacher.model is not None and measured_teacher is not None:
+                known = dataclasses.replace(measured_teacher, row=dict(measured_teacher.row))
+                results.append(known)
+            else:
+                results.append(evaluate_system(system, references, settings, teacher=teacher))
         progress.advance(1, system.name)
     best = best_student([result.row for result in results], settings.metrics[0])
     original = best if export else exported
