@@ -12,17 +12,23 @@ from typing import Any, cast
 
 from experiments.kim_rush.cells import Cell
 from experiments.kim_rush.recipes import recipe_of
-from seqdistill.build.evaluation import evaluate_run
+from experiments.kim_rush.tasks import Task
+from seqdistill.build.data import read_split
+from seqdistill.build.evaluation import evaluate_run, evaluation_settings
 from seqdistill.build.exporting import INT8_FOLDER
 from seqdistill.build.models import model_folder
 from seqdistill.build.running import train
+from seqdistill.build.systems import system_under_test
 from seqdistill.compression.stored_sizes import stored_sizes
 from seqdistill.core.progress import NoProgress
+from seqdistill.evaluation.systems import SystemResult, evaluate_system
 from seqdistill.models.loading import load_pair
+from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_file, of_folder, of_settings
 from seqdistill.records.run_directory import RunDirectory
 
 _PLACES = ("output_dir", "training.threads", "teacher.model", "method")
+_TEACHERS: dict[tuple[str, str], SystemResult] = {}
 _ENGINE = "ctranslate2 float32"
 # Of the student's row in results.json: names that the cell has already, in its own words.
 _OWN_NAMES = ("name", "method", "init")
@@ -42,12 +48,16 @@ def digest(cell: Cell) -> str:
 
 def rows_of(cell: Cell) -> list[dict[str, object]]:
     """Trains and measures a cell. Its row comes first; the teacher's own row may follow."""
-    run = train(recipe_of(cell.settings), progress=NoProgress(), resume=True)
+    recipe = recipe_of(cell.settings)
+    run = train(recipe, progress=NoProgress(), resume=True)
     row = described(cell) | _of_training(cell, run)
     if not cell.measured:
         return [row]
     exports = cell.experiment == "pruning"
-    results = evaluate_run(run, progress=NoProgress(), export=exports)
+    teacher_result = _teacher_result(cell.task, recipe)
+    results = evaluate_run(
+        run, progress=NoProgress(), export=exports, measured_teacher=teacher_result
+    )
     systems = cast("list[dict[str, Any]]", results["systems"])
     teacher = next(system for system in systems if system["method"] == "teacher")
     student = next(system for system in systems if system["method"] != "teacher")
@@ -67,6 +77,21 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
 def run_directory(cell: Cell) -> RunDirectory:
     """Where the cell's student is, or will be."""
     return RunDirectory(str(cell.settings["output_dir"]))
+
+
+def _teacher_result(task: Task, recipe: Recipe) -> SystemResult:
+    """The teacher on the test set, decoded once by each process for all of its cells."""
+    key = (task.name, task.teacher)
+    if key not in _TEACHERS:
+        examples = read_split(recipe, "test")
+        folder = model_folder(task.teacher)
+        _TEACHERS[key] = evaluate_system(
+            system_under_test("teacher", folder, "trained", recipe, examples),
+            [example.target or "" for example in examples],
+            evaluation_settings(recipe),
+            teacher=None,
+        )
+    return _TEACHERS[key]
 
 
 def _bytes_of_forms(run: RunDirectory) -> dict[str, object]:

@@ -120,7 +120,7 @@ class Task:
 _G2P_BUDGET = Budget(
     updates=1500,
     grid_updates=1500,
-    rates=(2e-3, 4e-3, 8e-3),
+    rates=(2e-3, 4e-3, 8e-3, 1.6e-2),
     fine_tuning_updates=300,
     fine_tuning_rates=(3e-4, 1e-3),
     retraining_updates=750,
