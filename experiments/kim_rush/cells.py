@@ -8,7 +8,7 @@ Trains nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from experiments.kim_rush.tasks import Budget, Settings, Size, Task
@@ -26,6 +26,7 @@ MAIN = ("baseline", "word_kd", "seq_kd", "seq_kd+seq_inter")
 PRUNED_SHARES = (0.5, 0.8, 0.85, 0.9)
 CURVE_METHODS = ("baseline", "seq_kd")
 _NUM_CURVE_SEEDS = 3
+_MORE_RATES = 2
 _PRESETS = {"seq_kd+word_kd": "seq_kd_word_kd"}
 _ASKS_TEACHER = ("word_kd", "seq_kd_word_kd")
 _CORPORA = {
@@ -152,12 +153,14 @@ class _Plan:
 
     # Rates.
 
-    def _grid(self, size: Size, methods: Iterable[str]) -> Iterator[Cell]:
+    def _grid(self, size: Size, methods: Sequence[str]) -> Iterator[Cell]:
         budget = self._budget(size)
-        for rate in budget.rates:
+        tried = {method: self._tried(size, method, budget.rates) for method in methods}
+        for rate in sorted({rate for rates in tried.values() for rate in rates}):
             for method in methods:
-                stages = (self._scratch(method, rate, budget.grid_updates),)
-                yield self._choosing(size, method, stages, rate)
+                if rate in tried[method]:
+                    stages = (self._scratch(method, rate, budget.grid_updates),)
+                    yield self._choosing(size, method, stages, rate)
 
     def _fine_tuning_grid(self, size: Size) -> Iterator[Cell]:
         budget, seed = self._budget(size), self._task.seeds[0]
@@ -165,7 +168,7 @@ class _Plan:
             first = self._chosen_scratch(size, method.removesuffix("+seq_inter"))
             if not method.endswith("+seq_inter") or first is None:
                 continue
-            for rate in budget.fine_tuning_rates:
+            for rate in self._tried(size, method, budget.fine_tuning_rates):
                 stages = (first, self._interpolation(rate, budget.fine_tuning_updates))
                 yield self._choosing(size, method, stages, rate)
 
@@ -175,18 +178,40 @@ class _Plan:
         seed = self._task.seeds[0]
         return Cell(self._task, "learning_rates", size, method, seed, stages, rate, measured=False)
 
-    def _rate(self, size: Size | None, method: str, rates: Sequence[float]) -> float | None:
-        """The rate with the best dev score, or None while one of them has none."""
+    def _dev_scores(self, size: Size | None, method: str) -> dict[float, float]:
+        """The dev score of each rate that was tried."""
         name = "teacher" if size is None else size.name
-        scores = {
+        return {
             row["learning_rate"]: row[f"dev_{self._task.dev_score}"]
             for row in self._rows
             if (row["experiment"], row["size"], row["method"]) == ("learning_rates", name, method)
         }
-        if not set(rates) <= scores.keys():
-            return None
-        best = min if self._task.lower_is_better else max
-        return best(rates, key=lambda rate: scores[rate])
+
+    def _tried(self, size: Size | None, method: str, rates: Sequence[float]) -> list[float]:
+        """The rates to try: those given, and while the best of them is the last or first, beyond.
+
+        At most two more: halved or doubled.
+        """
+        scores = self._dev_scores(size, method)
+        tried = sorted(rates)
+        while set(tried) <= scores.keys() and len(tried) < len(rates) + _MORE_RATES:
+            best = self._best(scores, tried)
+            if best == tried[-1]:
+                tried.append(2 * best)
+            elif best == tried[0]:
+                tried.insert(0, best / 2)
+            else:
+                break
+        return tried
+
+    def _best(self, scores: Mapping[float, float], rates: Sequence[float]) -> float:
+        choose = min if self._task.lower_is_better else max
+        return choose(rates, key=lambda rate: scores[rate])
+
+    def _rate(self, size: Size | None, method: str, rates: Sequence[float]) -> float | None:
+        """The rate with the best dev score, or None while one that is to be tried has none."""
+        scores, tried = self._dev_scores(size, method), self._tried(size, method, rates)
+        return self._best(scores, tried) if set(tried) <= scores.keys() else None
 
     def _chosen_scratch(self, size: Size, method: str) -> StageOfCell | None:
         budget = self._budget(size)
@@ -245,7 +270,7 @@ class _Plan:
     def _teacher(self) -> Iterator[Cell]:
         budget = self._budget(self._task.large)
         method, rates = "teacher+seq_inter", budget.fine_tuning_rates
-        for rate in rates:
+        for rate in self._tried(None, method, rates):
             stages = (self._interpolation(rate, budget.fine_tuning_updates),)
             yield self._choosing(None, method, stages, rate)
         chosen = self._rate(None, method, rates)

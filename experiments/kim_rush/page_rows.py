@@ -83,8 +83,8 @@ TASKS = (
         Measure("sequence_error_rate", "WER", -1),
         (("PER greedy", "token_error_rate_greedy"), ("PER beam", "token_error_rate_beam")),
         (
-            Measure("dev_sequence_error_rate", "WER", -1),
             Measure("dev_token_error_rate", "PER", -1),
+            Measure("dev_sequence_error_rate", "WER", -1),
         ),
     ),
     Task(

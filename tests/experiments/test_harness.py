@@ -107,9 +107,9 @@ def test_rates_are_chosen_before_anything_is_measured(task: Task) -> None:
     }
 
 
-def test_the_rate_with_the_best_dev_score_trains_the_rows(task: Task) -> None:
-    scores = {1e-3: 40.0, 1e-2: 30.0}  # of an error rate: the second is better
-    rows = [
+def scored(scores: dict[float, float]) -> list[dict[str, object]]:
+    """Rows that say how well each rate did on dev for the large student's seq_kd."""
+    return [
         {
             "task": "tiny",
             "experiment": "learning_rates",
@@ -120,12 +120,36 @@ def test_the_rate_with_the_best_dev_score_trains_the_rows(task: Task) -> None:
         }
         for rate, score in scores.items()
     ]
+
+
+def test_the_rate_with_the_best_dev_score_trains_the_rows(task: Task) -> None:
+    rows = scored({1e-3: 40.0, 1e-2: 30.0, 2e-2: 35.0})  # an error rate: less is better
     assert [c for c in plan(task, rows[:1]) if c.measured] == []
-    measured = [cell for cell in plan(task, rows) if cell.measured]
-    assert {(cell.method, cell.learning_rate) for cell in measured} == {("seq_kd", 1e-2)}
-    assert {cell.seed for cell in measured} == {1, 2}
+    measured = [cell for cell in plan(task, rows) if cell.measured and cell.method == "seq_kd"]
+    main = [cell for cell in measured if cell.experiment == "main"]
+    assert {cell.learning_rate for cell in main} == {1e-2}
+    assert {cell.seed for cell in main} == {1, 2}
     fine_tuned = [cell for cell in plan(task, rows) if cell.method == "seq_kd+seq_inter"]
-    assert fine_tuned[0].stages[0] == measured[0].stages[0]
+    assert fine_tuned[0].stages[0] == main[0].stages[0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "next_rate"),
+    [
+        ({1e-3: 40.0, 1e-2: 30.0}, 2e-2),
+        ({1e-3: 30.0, 1e-2: 40.0}, 5e-4),
+        ({1e-3: 40.0, 1e-2: 30.0, 2e-2: 20.0}, 4e-2),
+        ({1e-3: 40.0, 1e-2: 30.0, 2e-2: 30.0}, None),
+        ({1e-3: 40.0, 1e-2: 30.0, 2e-2: 20.0, 4e-2: 10.0}, None),  # two more, and no further
+    ],
+)
+def test_a_rate_at_the_end_of_the_grid_is_not_taken_before_the_next_was_tried(
+    task: Task, scores: dict[float, float], next_rate: float | None
+) -> None:
+    cells = [c for c in plan(task, scored(scores)) if (c.size, c.method) == (TINY, "seq_kd")]
+    tried = {c.learning_rate for c in cells if c.experiment == "learning_rates"}
+    assert tried - set(scores) == ({next_rate} if next_rate else set())
+    assert any(cell.measured for cell in cells) == (next_rate is None)
 
 
 def test_a_cell_that_shares_a_stage_with_a_running_one_waits(task: Task) -> None:
@@ -140,6 +164,7 @@ def test_the_whole_table_is_measured_once_and_then_found(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cells_module, "PRUNED_SHARES", (0.8,))
+    monkeypatch.setattr(cells_module, "_MORE_RATES", 0)
     one_rate = {
         size: dataclasses.replace(budget, rates=(1e-2,)) for size, budget in task.budgets.items()
     }
