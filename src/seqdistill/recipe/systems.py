@@ -13,7 +13,8 @@ from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.checks import Contradiction, contradictions
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import ObjectiveSection, Recipe
-from seqdistill.recipe.stages import chain_contradictions, stage_presets, states_findings
+from seqdistill.recipe.stage_checks import chain_contradictions, states_findings
+from seqdistill.recipe.stages import stage_presets
 
 
 def output_folder(recipe: Recipe) -> pathlib.Path:
