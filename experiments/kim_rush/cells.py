@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from experiments.kim_rush.tasks import Budget, Settings, Size, Task
@@ -90,7 +91,7 @@ class Cell:
         return {
             "method": self.method,
             "seed": self.seed,
-            "output_dir": str(self.task.folder / "cells" / self.name.replace("/", "-")),
+            "output_dir": str(run_folder(self.task, self.name)),
             "teacher.model": self.task.teacher,
             "training.threads": 1,
             **shared,
@@ -108,6 +109,11 @@ class Cell:
         for stage in self.stages:
             names.append(f"{names[-1]} {stage.preset} {sorted(stage.settings.items())}")
         return tuple(names[1:])
+
+
+def run_folder(task: Task, name: str) -> Path:
+    """The run directory of the cell of that name."""
+    return task.folder / "cells" / name.replace("/", "-")
 
 
 _IN_NAMES = ("updates", "pruned_share", "variant")

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, cast
 
-from experiments.kim_rush.cells import Cell
+from experiments.kim_rush.cells import Cell, run_folder
 from experiments.kim_rush.recipes import recipe_of
 from experiments.kim_rush.tasks import Task
 from seqdistill.build.data import read_split
@@ -76,7 +76,7 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
 
 def run_directory(cell: Cell) -> RunDirectory:
     """Where the cell's student is, or will be."""
-    return RunDirectory(str(cell.settings["output_dir"]))
+    return RunDirectory(run_folder(cell.task, cell.name))
 
 
 def _teacher_result(task: Task, recipe: Recipe) -> SystemResult:

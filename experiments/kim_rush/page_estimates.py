@@ -54,15 +54,28 @@ def difference(system: Quantity, base: Quantity) -> Estimate | None:
         return None
     if len(shared) == 1:
         (seed,) = shared
-        return difference_of_singles(
-            _single(rows[seed], system.key), _single(base_rows[seed], base.key)
-        )
+        return _of_singles(rows[seed], system.key, base_rows[seed], base.key)
     return over_seeds(
         paired_differences(
             {seed: float(rows[seed][system.key]) for seed in rows},
             {seed: float(base_rows[seed][base.key]) for seed in base_rows},
         )
     )
+
+
+def _of_singles(row: Row, key: str, base: Row, base_key: str) -> Estimate:
+    """The difference of two runs: by resampling the test set for both where the rows have that."""
+    found = difference_of_singles(_single(row, key), _single(base, base_key))
+    for own, own_key, other, other_key, sign in (
+        (row, key, base, base_key, 1.0),
+        (base, base_key, row, key, -1.0),
+    ):
+        versus = own.get("versus", {}).get(other.get("name"), {})
+        known = versus.get(f"{own_key} - {other_key}")
+        if known is not None:
+            low, high = sorted(sign * end for end in known)
+            return Estimate(found.value, low, high, 1, "test set")
+    return found
 
 
 def gain(system: Runs, base: Runs, key: str, *, sign: int) -> Estimate | None:

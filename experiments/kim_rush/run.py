@@ -25,6 +25,7 @@ import torch
 from experiments.kim_rush.cells import Cell, plan
 from experiments.kim_rush.measure import digest, rows_of
 from experiments.kim_rush.page import write_page
+from experiments.kim_rush.paired import rows_with_intervals
 from experiments.kim_rush.prepare import prepare
 from experiments.kim_rush.rows import FILE, add_rows, add_sizes, read_rows
 from experiments.kim_rush.speed import speed_rows
@@ -138,6 +139,7 @@ def main() -> None:
     for task in tasks:
         if not pending([task], read_rows()):
             add_rows(speed_rows(task, read_rows()))
+        add_rows(rows_with_intervals(task, read_rows()))
     write_page(FILE)
     if failures:
         sys.exit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from corpora.g2p.build import Entry, divide, write
@@ -13,6 +14,7 @@ from experiments.kim_rush import run as runner
 from experiments.kim_rush import tasks
 from experiments.kim_rush.cells import Cell, plan
 from experiments.kim_rush.measure import rows_of
+from experiments.kim_rush.paired import rows_with_intervals
 from experiments.kim_rush.prepare import prepare
 from experiments.kim_rush.tasks import G2P, Budget, Size, Task
 
@@ -82,9 +84,9 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
     )
 
 
-def finish(task: Task) -> list[dict[str, object]]:
+def finish(task: Task) -> list[dict[str, Any]]:
     """All rows, measured in this process."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     while True:
         waiting = runner.pending([task], rows)
         if not waiting:
@@ -197,6 +199,20 @@ def test_the_whole_table_is_measured_once_and_then_found(
         assert isinstance(row["digest"], str)
         if row["experiment"] == "main":
             assert {"sequence_error_rate_beam", "token_error_rate_greedy", "perplexity"} <= set(row)
+    with_intervals = rows_with_intervals(task, rows, num_resamples=20)
+    assert {row["name"] for row in with_intervals} == {
+        row["name"] for row in rows if row["experiment"] in ("main", "follow_up")
+    }
+    scores = {str(row["name"]): row for row in rows}
+    for row in with_intervals:
+        assert {"main/teacher/teacher"} <= row["versus"].keys() | {row["name"]}
+        for other, intervals in row["versus"].items():
+            assert len(intervals) == 4
+            for keys, (low, high) in intervals.items():
+                own_key, other_key = keys.split(" - ")
+                difference = row[own_key] - scores[other][other_key]
+                assert low - 15 <= difference <= high + 15  # 20 resamples of ten words
+                assert low <= high
     store = tmp_path / "rows.json"
     row_store.add_rows(rows, store)
     row_store.add_rows(rows[:1], store)
