@@ -14,6 +14,7 @@ from seqdistill.build.evaluation import evaluate_run
 from seqdistill.build.exporting import INT8_FOLDER
 from seqdistill.build.systems import exported_system
 from seqdistill.core.progress import NoProgress
+from seqdistill.metrics.translation import corpus_bleu
 from seqdistill.records.run_directory import RunDirectory
 
 __all__ = ["folder"]
@@ -42,6 +43,18 @@ def test_an_existing_copy_is_measured_again_and_keeps_its_row(run: RunDirectory)
         k: v for k, v in first.items() if k not in varying
     }
     assert json.loads(run.results_path.read_text("utf-8"))["exports"] == [again]
+
+
+def test_all_outputs_are_kept_and_give_the_scores_again(run: RunDirectory) -> None:
+    results = evaluated(run, export=True)
+    outputs: list[dict[str, Any]] = run.read_outputs()
+    rows = [*results["systems"], *results["exports"]]
+    assert [set(line["beam"]) for line in outputs] == [{r["name"] for r in rows}] * len(outputs)
+    references = [line["reference"] for line in outputs]
+    for row in rows:
+        for mode in ("greedy", "beam"):
+            texts = [line[mode][row["name"]] for line in outputs]
+            assert corpus_bleu(texts, references).value == row[f"bleu_{mode}"]
 
 
 def test_a_copy_of_a_student_that_is_not_in_the_run_is_left_out_with_a_warning(

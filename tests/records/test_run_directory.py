@@ -51,6 +51,9 @@ def test_json_files_come_back_as_they_were_written(tmp_path: Path) -> None:
     run.update_manifest({"finished": "now", "seed": 2})
     assert run.read_results() == {"systems": [{"name": "teacher", "bleu_beam": 31.25}]}
     assert run.read_samples() == [{"source": "a\nb"}, {"source": "ü"}]
+    assert run.read_outputs() == []
+    run.write_outputs([{"id": "1", "greedy": {"teacher": "a\nb"}}])
+    assert run.read_outputs() == [{"id": "1", "greedy": {"teacher": "a\nb"}}]
     assert run.read_manifest() == {"seed": 2, "started": "then", "finished": "now"}
 
 

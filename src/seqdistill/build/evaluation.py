@@ -1,6 +1,6 @@
 """Measures what a run made: teacher and students of one run directory, on its test set.
 
-Writes results.json, samples.jsonl and the timings; trains nothing.
+Writes results.json, samples.jsonl, outputs.jsonl and the timings; trains nothing.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def evaluate_run(
     report |= {"student": best, "exports": [result.row for _, result in copies]}
     run.write_results(report)
     run.write_samples(_samples(recipe, examples, results))
+    run.write_outputs(_outputs(examples, [*results, *(result for _, result in copies)]))
     run.update_manifest({"environment_of_evaluation": environment_facts()})
     return report
 
@@ -202,4 +203,19 @@ def _samples(
             "outputs": {str(r.row["name"]): r.beam.texts[i] for r in results},
         }
         for i in chosen
+    ]
+
+
+def _outputs(
+    examples: Sequence[Example], results: Sequence[SystemResult]
+) -> list[dict[str, object]]:
+    """Every test sentence with what each system wrote, greedily and by beam."""
+    return [
+        {
+            "id": example.id,
+            "reference": example.target,
+            "greedy": {str(r.row["name"]): r.greedy.texts[i] for r in results},
+            "beam": {str(r.row["name"]): r.beam.texts[i] for r in results},
+        }
+        for i, example in enumerate(examples)
     ]

@@ -120,7 +120,7 @@ def _write_run(run: RunDirectory, recipe: Recipe, trained: Sequence[_Trained]) -
     """Makes the chain's folder, or brings the one that is there up to date."""
     if run.recipe_path.exists():
         if _last_digest(run) != trained[-1].stage.digest:
-            for path in (run.results_path, run.samples_path, run.report_path):
+            for path in (run.results_path, run.samples_path, run.outputs_path, run.report_path):
                 path.unlink(missing_ok=True)  # they are about another student
         _assemble(run, trained)
         return

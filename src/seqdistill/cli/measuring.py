@@ -28,9 +28,9 @@ def evaluate(
 ) -> None:
     """Measure teacher and students of a run on its test set: quality, likelihood, size and speed.
 
-    Writes results.json and samples.jsonl into the run directory, and the int8 copy anew where there
-    is one. Settings of the sections data and evaluation may be given anew, such as
-    data.test=other.tsv or evaluation.metrics=[chrf].
+    Writes results.json, samples.jsonl and outputs.jsonl (all outputs) into the run directory, and
+    the int8 copy anew where there is one. Settings of the sections data and evaluation may be given
+    anew, such as data.test=other.tsv or evaluation.metrics=[chrf].
     """
     given = read_words(settings or [])
     if given.positional:

@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"
 SAMPLES = "samples.jsonl"
+OUTPUTS = "outputs.jsonl"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 STUDENT = "student"
@@ -101,6 +102,11 @@ class RunDirectory:
         return self.path / SAMPLES
 
     @property
+    def outputs_path(self) -> Path:
+        """What every system wrote for the whole test set, one JSON object an example."""
+        return self.path / OUTPUTS
+
+    @property
     def report_path(self) -> Path:
         """The page that people look at."""
         return self.path / REPORT
@@ -160,12 +166,19 @@ class RunDirectory:
 
     def write_samples(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Stores the sentences shown side by side."""
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-        atomic.write_text(self.samples_path, "".join(lines))
+        _write_lines(self.samples_path, rows)
 
     def read_samples(self) -> list[dict[str, JsonValue]]:
         """The sentences shown side by side; none when the file is missing."""
         return atomic.read_json_lines(self.samples_path)
+
+    def write_outputs(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Stores what every system wrote for the test set."""
+        _write_lines(self.outputs_path, rows)
+
+    def read_outputs(self) -> list[dict[str, JsonValue]]:
+        """What every system wrote for the test set; none when the file is missing."""
+        return atomic.read_json_lines(self.outputs_path)
 
     def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
         """Appends what was measured at `step`; the line is on its way to disk on return.
@@ -192,6 +205,11 @@ class RunDirectory:
         if self._metrics_writer is not None:
             self._metrics_writer.close()
             self._metrics_writer = None
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    atomic.write_text(path, "".join(lines))
 
 
 def _read_text(path: Path) -> str:
