@@ -17,7 +17,8 @@ from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
 from seqdistill.sources.corpus_shards import TeacherOutput
-from seqdistill.sources.interpolation import InterpolationSummary, interpolate
+from seqdistill.sources.interpolation import InterpolationSummary
+from seqdistill.sources.kept_choices import kept_interpolation
 from seqdistill.sources.teacher_corpus import TeacherCorpus, label
 
 
@@ -94,7 +95,7 @@ def interpolated_outputs(
     """As `teacher_outputs`, but of each example the one output most like its target."""
     corpus = label_with_teacher(recipe, teacher, examples, progress)
     progress.start("choosing by similarity to the targets", len(examples))
-    found = interpolate(
+    found = kept_interpolation(
         corpus,
         {example.id: example.target or "" for example in examples},
         similarity=SIMILARITIES[recipe.sequences.similarity](),

@@ -124,7 +124,7 @@ def interpolate(
         num_without_hypothesis=len(references) - len(choices),
         num_without_reference=num_without_reference,
     )
-    _log(summary)
+    log_summary(summary)
     if on_progress is not None and summary.num_without_hypothesis:
         on_progress(summary.num_without_hypothesis)
     return Interpolation({choice.output.id: choice.output for choice in choices}, summary)
@@ -198,7 +198,8 @@ def _summarize(
     )
 
 
-def _log(summary: InterpolationSummary) -> None:
+def log_summary(summary: InterpolationSummary) -> None:
+    """Tells the log what was chosen, and warns of references that were left out."""
     logger.info(
         "chose 1 of %.1f outputs each for %d examples by %s (%s): mean similarity %.2f, of the "
         "teacher's first %.2f; mean rank %.2f; %.1f%% equal their references",
