@@ -6,8 +6,10 @@ Runs in a process of its own, with one thread, beside others.
 from __future__ import annotations
 
 import datetime
+import functools
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from experiments.kim_rush.cells import Cell, run_folder
@@ -38,12 +40,20 @@ def digest(cell: Cell) -> str:
     """Twelve hex digits of what decides a cell's numbers: settings, data and teacher."""
     settings = {key: value for key, value in cell.settings.items() if key not in _PLACES}
     data = {
-        key: of_file(str(value)) if not str(value).startswith("bundled:") else value
+        key: _content(str(value))
         for key, value in cell.task.settings.items()
         if key in ("data.train", "data.dev", "data.test")
     }
-    facts = [settings, data, of_folder(model_folder(cell.task.teacher)), cell.measured]
+    facts = [settings, data, _content(model_folder(cell.task.teacher)), cell.measured]
     return of_settings(facts)[:12]
+
+
+@functools.cache
+def _content(name: str) -> str:
+    """The fingerprint of a file or folder; a bundled corpus, which never changes, is its name."""
+    if name.startswith("bundled:"):
+        return name
+    return of_folder(name) if Path(name).is_dir() else of_file(name)
 
 
 def rows_of(cell: Cell) -> list[dict[str, object]]:
