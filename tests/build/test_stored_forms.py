@@ -12,14 +12,14 @@ from tests.build.test_distill import QUICK, save_pairs
 from tests.tiny import EOS, character_tokenizer, tiny_model
 
 from seqdistill.build.generating import generate_texts
-from seqdistill.build.stored_forms import Exported, Form, Store, export_model, sizes_of_forms
+from seqdistill.build.stored_forms import Exported, Form, Store, export_model
 from seqdistill.build.training import train_student
 from seqdistill.compression.int8_folders import PACKED_MODEL
 from seqdistill.compression.pruning import prune
 from seqdistill.compression.sparse_files import SPARSE_WEIGHTS, load_stored_pair
+from seqdistill.compression.stored_sizes import stored_sizes
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
-from seqdistill.data.readers import read_examples
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.schema import Recipe
 
@@ -168,10 +168,10 @@ def test_what_is_there_is_never_replaced(place: Path, form: Form, tmp_path: Path
 
 
 def test_the_sizes_of_all_forms_are_those_of_the_files(place: Path, tmp_path: Path) -> None:
-    examples = read_examples(str(place / "train.tsv"))
-    sizes = sizes_of_forms(load_pair(str(place / "run" / "student")), examples, threads=1)
-    assert list(sizes) == ["fp16", "fp16_sparse", "int8", "int8_sparse"]
     forms: tuple[Form, ...] = ("dense", "sparse", "int8", "sparse-int8")
     made = [export(place / "run", tmp_path / form, form, store="fp16") for form in forms]
+    student = load_pair(str(place / "run" / "student"))
+    sizes = stored_sizes(student, int8_folder=tmp_path / "int8")
+    assert list(sizes) == ["fp16", "fp16_sparse", "int8", "int8_sparse"]
     assert list(sizes.values()) == [exported.weight_bytes for exported in made]
     assert sizes["fp16_sparse"] < sizes["fp16"] and sizes["int8_sparse"] < sizes["int8"]

@@ -21,7 +21,6 @@ from seqdistill.build.decoding import verification_pairs
 from seqdistill.build.models import model_folder
 from seqdistill.compression.int8_folders import MODEL, PACKED_MODEL, pack_folder, unpack_folder
 from seqdistill.compression.sparse_files import load_stored_pair, save_sparse_pair
-from seqdistill.compression.stored_sizes import stored_sizes
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.data.encoding import cut_long_sources, encode, with_stand_in_targets
 from seqdistill.data.examples import Example
@@ -88,16 +87,6 @@ def export_model(
             examples = _verification(verify_on, run if is_run else None)
             _save_int8(pair, output, examples, packed=form == "sparse-int8", threads=threads)
     return Exported(output, _weight_bytes(output), _weight_bytes(Path(folder)))
-
-
-def sizes_of_forms(
-    pair: LoadedModel, examples: Sequence[Example], *, threads: int | None
-) -> dict[str, int]:
-    """Bytes of the weights by form: see `stored_sizes`. `examples` are what int8 is compared on."""
-    with tempfile.TemporaryDirectory(prefix="seqdistill-") as name:
-        folder = Path(name) / "int8"
-        _int8_generator(pair, examples, threads=threads).save(folder)
-        return stored_sizes(pair, int8_folder=folder)
 
 
 def _check_free(output: Path) -> None:
