@@ -1,4 +1,4 @@
-"""What a task needs before its first cell: data, a teacher, and the teacher's two corpora.
+"""What a task needs before its first cell: data, and the teacher's two corpora.
 
 Each part is made once and kept; a part that was begun goes on.
 """
@@ -13,42 +13,24 @@ import torch
 from corpora.g2p import build as g2p_corpus
 
 from experiments.kim_rush.recipes import recipe_of
-from experiments.kim_rush.tasks import G2P, Size, Task
+from experiments.kim_rush.tasks import G2P, Task
 from seqdistill.build.data import Split, read_split
 from seqdistill.build.labelling import label_data
-from seqdistill.build.running import train
 from seqdistill.core.generators import named_generator
 from seqdistill.core.progress import Progress
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
-from seqdistill.models.loading import load_tokenizer
-from seqdistill.models.scratch import configuration
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records import atomic
 
 _LOG = logging.getLogger(__name__)
 _NUM_DEV = 500
-_G2P_TEACHER = Size(128, 3, 3)
-_G2P_TEACHER_SHAPE = {"init_std": 0.02, "max_position_embeddings": 64}
-_G2P_TEACHER_SETTINGS = {
-    "training.updates": 6000,
-    "training.batch_tokens": 2000,
-    "training.learning_rate": 1.5e-3,
-    "training.warmup_updates": 300,
-    "training.eval_every": 1000,
-    "training.eval_metric": "bleu",
-    "training.keep_best": 3,
-    "training.average_best": True,
-    "training.checkpoint_every": 500,
-    "training.precision": "bf16",
-    "training.threads": 2,
-}
 
 
 def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
-    """How many examples each split has. Makes what is missing of data, teacher and corpora."""
+    """How many examples each split has. Makes what is missing of data and corpora."""
     if task is G2P:
-        _prepare_g2p(progress)
+        make_g2p_data()
     examples = read_split(_plain(task), "train")
     _write_subset(task, examples)
     _write_dev(task)
@@ -106,26 +88,9 @@ def _write_examples(name: str, task: Task, examples: Sequence[Example]) -> None:
     atomic.write_text(folder / name, "".join(lines))
 
 
-def _prepare_g2p(progress: Progress) -> None:
+def make_g2p_data() -> None:
+    """Builds the grapheme-to-phoneme corpus where it is not there."""
     data = G2P.folder / "data"
     if not (data / "corpus.json").is_file():
         entries, version = g2p_corpus.load_entries()
         g2p_corpus.write(g2p_corpus.divide(entries), data, version=version)
-    shape = data / "teacher-shape"
-    if not (shape / "config.json").is_file():
-        tokenizer = load_tokenizer(str(data / "tokenizer"))
-        architecture = {**_G2P_TEACHER.architecture, **_G2P_TEACHER_SHAPE}
-        configuration(architecture, tokenizer).save_pretrained(shape)
-        tokenizer.save_pretrained(shape)
-    run = G2P.folder / "teacher"
-    settings = {
-        **{key: value for key, value in G2P.settings.items() if key.startswith("data.")},
-        **_G2P_TEACHER_SETTINGS,
-        "method": "teacher",
-        "student.init": "scratch",
-        "student.model": str(shape),
-        "evaluation.max_new_tokens": 48,
-        "output_dir": str(run),
-    }
-    if not (run / "student" / "config.json").is_file():
-        train(recipe_of(settings), progress=progress, resume=True)

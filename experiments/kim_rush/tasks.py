@@ -129,7 +129,7 @@ _G2P_BUDGET = Budget(
 _G2P_DATA = ROOT / "g2p" / "data"
 G2P = Task(
     name="g2p",
-    teacher=str(ROOT / "g2p" / "teacher" / "student"),
+    teacher="experiments/kim_rush/teachers/g2p",
     settings={
         "data.train": str(_G2P_DATA / "train.tsv"),
         "data.dev": str(_G2P_DATA / "dev.tsv"),
