@@ -21,6 +21,7 @@ from seqdistill.compression.stored_sizes import stored_sizes
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.models.loading import load_pair
+from seqdistill.models.saving import save_pair
 from seqdistill.recipe.schema import Recipe
 
 
@@ -29,7 +30,7 @@ def export(
     output: Path,
     form: Form,
     *,
-    store: Store = "fp32",
+    store: Store | None = None,
     verify_on: Path | None = None,
 ) -> Exported:
     return export_model(
@@ -97,6 +98,19 @@ def test_half_precision_is_stored_where_it_is_asked_for(place: Path, tmp_path: P
     found = load_stored_pair(str(tmp_path / "half")).model.get_input_embeddings().weight
     wanted = load_pair(str(place / "model")).model.get_input_embeddings().weight
     assert torch.equal(found, wanted.half().float())
+
+
+def test_the_precision_stays_that_of_the_source_where_none_is_asked_for(
+    place: Path, tmp_path: Path
+) -> None:
+    save_pair(load_pair(str(place / "model")), tmp_path / "model", store="fp16")
+    forms: tuple[Form, ...] = ("sparse", "dense")
+    made = {form: export(tmp_path / "model", tmp_path / form, form) for form in forms}
+    assert made["sparse"].weight_bytes < 1.1 * made["dense"].weight_bytes
+    assert made["dense"].weight_bytes == made["dense"].weight_bytes_before
+    again = export(tmp_path / "sparse", tmp_path / "again", "dense")
+    assert again.weight_bytes == made["dense"].weight_bytes
+    assert_equal_models(tmp_path / "again", tmp_path / "model")
 
 
 def test_int8_is_packed_and_unpacked_byte_for_byte(place: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.models.loading import LoadedModel
-from seqdistill.models.saving import save_pair
+from seqdistill.models.saving import save_pair, stored_precision
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.records.run_directory import RunDirectory
 
@@ -53,7 +53,7 @@ def export_model(
     output: Path,
     *,
     form: Form,
-    store: Store,
+    store: Store | None,
     verify_on: str | None,
     threads: int | None,
 ) -> Exported:
@@ -61,8 +61,8 @@ def export_model(
 
     `source` is a run directory, whose student is meant, or a folder in any of the forms; int8
     folders can only be packed and unpacked. `store` is the precision of sparse and dense model
-    folders. An int8 copy is compared with the model before it is written, on the first examples of
-    `verify_on`, or of the run's own data when that is None.
+    folders, that of `source` when None. An int8 copy is compared with the model before it is
+    written, on the first examples of `verify_on`, or of the run's own data when that is None.
 
     Raises UserError, with nothing written, for a form that cannot be made of `source`.
     """
@@ -79,10 +79,11 @@ def export_model(
         _repack(Path(folder), output, form)
     else:
         pair = load_stored_pair(folder)
+        precision = store or stored_precision(Path(folder))
         if form == "sparse":
-            save_sparse_pair(pair, output, store=store)
+            save_sparse_pair(pair, output, store=precision)
         elif form == "dense":
-            save_pair(pair, output, store=store)
+            save_pair(pair, output, store=precision)
         else:
             examples = _verification(verify_on, run if is_run else None)
             _save_int8(pair, output, examples, packed=form == "sparse-int8", threads=threads)

@@ -56,11 +56,14 @@ def export(
         ),
     ],
     store: Annotated[
-        Store,
+        Store | None,
         typer.Option(
-            "--store", metavar="TYPE", help="fp32 or fp16, of weights stored sparse or dense."
+            "--store",
+            metavar="TYPE",
+            help="fp32 or fp16, of weights stored sparse or dense; as the model is when not given.",
+            show_default=False,
         ),
-    ] = Store.fp32,
+    ] = None,
     verify_on: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +90,7 @@ def export(
             model,
             output,
             form=form.value,
-            store=store.value,
+            store=None if store is None else store.value,
             verify_on=verify_on,
             threads=threads,
         )

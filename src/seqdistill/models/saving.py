@@ -1,4 +1,4 @@
-"""Writes a model folder that `from_pretrained` loads: whole or not at all."""
+"""Writes a model folder that `from_pretrained` loads, whole or not at all; in which precision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,3 +42,14 @@ def _halved(file: Path) -> dict[str, Tensor]:
                 "student.store=fp32."
             )
     return halved
+
+
+def stored_precision(folder: Path) -> Literal["fp32", "fp16"]:
+    """fp16 where every floating-point tensor of the folder's safetensors files is, else fp32."""
+    kinds: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            names: list[str] = file.keys()
+            kinds |= {file.get_slice(name).get_dtype() for name in names}
+    floating = {kind for kind in kinds if kind.startswith(("F", "BF"))}
+    return "fp16" if floating == {"F16"} else "fp32"
