@@ -49,6 +49,15 @@ def save_teacher(folder: Path, name: str) -> Path:
     return folder
 
 
+def save_data_and_models(folder: Path) -> None:
+    """Writes train.tsv, test.tsv, an mBART teacher and an mBART student of other weights."""
+    save_pairs(folder / "train.tsv", 24, seed=0)
+    save_pairs(folder / "test.tsv", 6, seed=1)
+    save_teacher(folder / "teacher", "mbart")
+    tiny_model("mbart", seed=8).save_pretrained(folder / "student")
+    character_tokenizer().save_pretrained(folder / "student")
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, str | Path]:
     sizes = {"train": 40, "dev": 6, "test": 10}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.build.test_distill import save_pairs, save_teacher
+from tests.build.test_distill import save_data_and_models
 from tests.build.test_stages import (
     FEW,
     SHORT,
@@ -21,7 +21,6 @@ from tests.build.test_stages import (
     texts,
     trained,
 )
-from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.build.planning import plan
 from seqdistill.build.stage_runs import stage_digest
@@ -63,11 +62,7 @@ def mask_of(run: RunDirectory) -> PruningMask:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, models and the trained chain `runs/first`."""
     folder = tmp_path_factory.mktemp("pruned")
-    save_pairs(folder / "train.tsv", 24, seed=0)
-    save_pairs(folder / "test.tsv", 6, seed=1)
-    save_teacher(folder / "teacher", "mbart")
-    tiny_model("mbart", seed=8).save_pretrained(folder / "student")
-    character_tokenizer().save_pretrained(folder / "student")
+    save_data_and_models(folder)
     trained(chain_in(folder, "first"))
     return folder
 

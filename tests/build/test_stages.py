@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.build.test_distill import QUICK, save_pairs, save_teacher
+from tests.build.test_distill import QUICK, save_data_and_models
 from tests.tiny import character_tokenizer, tiny_model
 from torch import Tensor
 
@@ -102,11 +102,7 @@ def files_in(folder: Path) -> dict[str, int]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, models and the trained chain `runs/first`."""
     folder = tmp_path_factory.mktemp("finished")
-    save_pairs(folder / "train.tsv", 24, seed=0)
-    save_pairs(folder / "test.tsv", 6, seed=1)
-    save_teacher(folder / "teacher", "mbart")
-    tiny_model("mbart", seed=8).save_pretrained(folder / "student")
-    character_tokenizer().save_pretrained(folder / "student")
+    save_data_and_models(folder)
     trained(chain_in(folder, "first"))
     return folder
 

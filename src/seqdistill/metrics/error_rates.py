@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from seqdistill.core.version import __version__
-from seqdistill.metrics.score import SummedStatistics
+from seqdistill.metrics.score import SummedStatistics, check_corpus
 
 
 def token_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
@@ -27,7 +27,7 @@ def token_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> Su
 
     Source: Levenshtein 1966; NIST's scoring of speech recognition.
     """
-    _check_corpus(hypotheses, references)
+    check_corpus(hypotheses, references)
     pairs = [(h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)]
     rows = np.asarray(
         [(edit_distance(output, reference), len(reference)) for output, reference in pairs],
@@ -53,7 +53,7 @@ def sequence_error_rate(hypotheses: Sequence[str], references: Sequence[str]) ->
 
     Source: Bisani and Ney 2008, sec. 5.1.
     """
-    _check_corpus(hypotheses, references)
+    check_corpus(hypotheses, references)
     rows = np.asarray(
         [
             (float(output.split() != reference.split()), 1.0)
@@ -91,13 +91,3 @@ def edit_distance(output: Sequence[str], reference: Sequence[str]) -> int:
             )
             diagonal = above
     return row[-1]
-
-
-def _check_corpus(hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    if len(hypotheses) != len(references):
-        raise ValueError(
-            "every hypothesis needs exactly one reference, "
-            f"got {len(hypotheses)} hypotheses and {len(references)} references"
-        )
-    if not hypotheses:
-        raise ValueError("a corpus score needs at least one segment, got none")

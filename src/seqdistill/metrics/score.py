@@ -73,3 +73,14 @@ def mean_statistics(
         return float(sums[0] / sums[1])
 
     return SummedStatistics(name, signature, rows, score_of_sums)
+
+
+def check_corpus(hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    """Raises ValueError if the corpus is empty or the two sides differ in length."""
+    if len(hypotheses) != len(references):
+        raise ValueError(
+            "every hypothesis needs exactly one reference, "
+            f"got {len(hypotheses)} hypotheses and {len(references)} references"
+        )
+    if not hypotheses:
+        raise ValueError("a corpus score needs at least one segment, got none")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from sacrebleu.metrics import BLEU, CHRF
 
-from seqdistill.metrics.score import Score, SummedStatistics
+from seqdistill.metrics.score import Score, SummedStatistics, check_corpus
 
 __all__ = ["Score", "bleu_statistics", "chrf_statistics", "corpus_bleu", "corpus_chrf"]
 
@@ -58,13 +58,7 @@ def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
 def _statistics(
     name: str, metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence[str]
 ) -> SummedStatistics:
-    if len(hypotheses) != len(references):
-        raise ValueError(
-            "every hypothesis needs exactly one reference, "
-            f"got {len(hypotheses)} hypotheses and {len(references)} references"
-        )
-    if not hypotheses:
-        raise ValueError("a corpus score needs at least one segment, got none")
+    check_corpus(hypotheses, references)
     # The two underscored methods are the contract of sacrebleu's Metric base class, through which
     # its own significance tests go; a test compares the result with its public corpus_score.
     rows = np.asarray(
