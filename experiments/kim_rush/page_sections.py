@@ -100,9 +100,9 @@ def main_results(results: Results, pictures: Pictures) -> str:
         "`a ± b`: mean and 95 % t interval over seeds, on one test set. `a [b, c]`: one seed, with "
         "the 95 % interval of resampling the test set. A gain is the difference from the "
         "undistilled student of the same seed (of the teacher, for the teacher), and **positive is "
-        "better** on both tasks; of one seed, its interval adds those of both systems as if "
-        "independent, which is wider than a paired one. p(t=ŷ) is the mean probability that a "
-        "system gives its own beam output. In bold: the best student by greedy and by beam search."
+        "better** on both tasks; of one seed, its interval is of both systems on the same "
+        "resampled test sets, where the outputs of both were kept. p(t=ŷ) is the mean probability "
+        "that a system gives its own beam output. In bold: the best student by greedy and by beam search."
     ]
     for task in TASKS:
         blocks.append(f"### {task.title}")
