@@ -102,7 +102,8 @@ def main_results(results: Results, pictures: Pictures) -> str:
         "undistilled student of the same seed (of the teacher, for the teacher), and **positive is "
         "better** on both tasks; of one seed, its interval is of both systems on the same "
         "resampled test sets, where the outputs of both were kept. p(t=ŷ) is the mean probability "
-        "that a system gives its own beam output. In bold: the best student by greedy and by beam search."
+        "that a system gives its own beam output. In bold: the best student by greedy and by beam "
+        "search."
     ]
     for task in TASKS:
         blocks.append(f"### {task.title}")
