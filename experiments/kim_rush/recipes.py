@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from seqdistill.recipe.documents import Settings
 from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
@@ -15,15 +15,12 @@ def recipe_of(settings: Mapping[str, object], *, preset: str | None = None) -> R
 
     Raises RecipeError for settings that contradict each other.
     """
-    values: dict[str, Any] = {}
+    document = Settings()
     if preset is not None:
-        values = read_recipe(preset).model_dump(mode="json", exclude_unset=True)
+        said = read_recipe(preset).model_dump(mode="json", exclude_unset=True)
+        document.merge(Settings(said))
     for key, value in settings.items():
-        *sections, name = key.split(".")
-        section = values
-        for part in sections:
-            section = section.setdefault(part, {})
-        section[name] = value
-    recipe = Recipe.model_validate(values)
+        document.put(tuple(key.split(".")), value, "")
+    recipe = Recipe.model_validate(document.values)
     check_recipe(recipe)
     return recipe

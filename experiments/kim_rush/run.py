@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
@@ -88,14 +87,10 @@ def run(tasks: list[Task], *, workers: int, until: float) -> int:
                     rows = future.result()
                 except Exception:
                     failed.add((cell.task.name, cell.name))
-                    _LOG.error("%s %s: failed\n%s", cell.task.name, cell.name, _trace())
+                    _LOG.exception("%s %s: failed", cell.task.name, cell.name)
                 else:
                     add_rows(rows)
                     _LOG.info("%s %s: %s", cell.task.name, cell.name, _told(rows[0]))
-
-
-def _trace() -> str:
-    return traceback.format_exc()
 
 
 def _told(row: Mapping[str, object]) -> str:
