@@ -9,7 +9,8 @@ import torch
 from tests.tiny import EOS, collator, random_examples
 
 from seqdistill.core.errors import DataError
-from seqdistill.sources.stored import SequenceSource, StoredSequences, with_teacher_targets
+from seqdistill.sources.source import SequenceSource
+from seqdistill.sources.stored import StoredSequences, with_teacher_targets
 
 EXAMPLES = random_examples(30)
 

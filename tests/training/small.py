@@ -19,7 +19,8 @@ from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import TeacherScores
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.sources.stored import SequenceSource, StoredSequences
+from seqdistill.sources.source import SequenceSource
+from seqdistill.sources.stored import StoredSequences
 from seqdistill.teachers.in_process import SilentTeacher
 from seqdistill.training.contracts import DevScorer, LoopSettings, Objective
 from seqdistill.training.loop import TrainingLoop
@@ -64,6 +65,18 @@ class PlainObjective:
             loss = TokenSum(values.sum(), lengths.sum().to(values.dtype))
         return loss, {"nll": loss}
 
+    def begin_update(self, update: int, updates: int, *, logged: bool) -> None:
+        """Every update is like the others."""
+
+    def end_update(self, parts: Mapping[str, TokenSum]) -> None:
+        """Nothing is learned from it."""
+
+    def state_dict(self) -> dict[str, float]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """There is no state."""
+
 
 class Recorder:
     """A log in memory. `stop_at` raises when that step is logged, as a kill would."""
@@ -99,10 +112,19 @@ class ListedBatches:
         self._next += 1
         return collator("seq2seq")(self._groups[self._next - 1])
 
-    def state_dict(self) -> dict[str, int]:
+    def begin_update(self, update: int, updates: int) -> None:
+        """Every update is like the others."""
+
+    def end_update(self) -> dict[str, TokenSum]:
+        return {}
+
+    def dev_scored(self, scores: Mapping[str, float]) -> None:
+        """The batches are given."""
+
+    def state_dict(self) -> dict[str, Any]:
         return {"next": self._next}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._next = state["next"]
 
 

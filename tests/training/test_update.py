@@ -112,17 +112,18 @@ def test_any_split_gives_the_update_of_the_mean_over_all(
     assert row["learning_rate"] == SETTINGS.schedule.rate(1)
 
 
-class Poisoned:
+class Poisoned(PlainObjective):
     """The plain objective until a micro-batch, whose total or gradient is then not finite."""
 
     def __init__(self, at: int, *, gradient: bool) -> None:
+        super().__init__()
         self._left = at
         self._gradient = gradient
 
     def __call__(
         self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
-        loss, parts = PlainObjective()(states, scores, batch)
+        loss, parts = super().__call__(states, scores, batch)
         self._left -= 1
         if self._left:
             return loss, {**parts, "other": loss}

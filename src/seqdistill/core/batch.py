@@ -8,12 +8,17 @@ padding is known by mask alone, never by a token id.
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seqdistill.core.head import Head
+
+Writer = Literal["reference", "teacher", "student", "teacher_mixed"]
+"""Who wrote a sequence. `teacher_mixed`: sampled token by token from a mixture of teacher and
+student (MiniLLM)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +28,10 @@ class SequenceBatch:
     `source_ids` and `source_mask` feed an encoder and are None for decoder-only models.
     `decoder_mask` is True on tokens that may be attended to. `target_mask` is True on the
     positions whose target counts: the response with its end-of-sequence token.
+
+    What only some methods ask for: `written_by` says who wrote each sequence, `sampled_log_probs`
+    the log-probability (nats) of every target under the distribution that it was drawn from, and
+    `advantages` each sequence's reward less its baseline. They are None where nobody asks.
     """
 
     example_ids: tuple[str, ...]
@@ -32,6 +41,9 @@ class SequenceBatch:
     target_mask: Bool[Tensor, "batch time"]
     source_ids: Int[Tensor, "batch source"] | None = None
     source_mask: Bool[Tensor, "batch source"] | None = None
+    written_by: tuple[Writer, ...] | None = None
+    sampled_log_probs: Float[Tensor, "batch time"] | None = None
+    advantages: Float[Tensor, " batch"] | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -57,6 +69,9 @@ class SequenceBatch:
             self.target_mask.to(device),
             moved(self.source_ids),
             moved(self.source_mask),
+            self.written_by,
+            moved(self.sampled_log_probs),
+            moved(self.advantages),
         )
 
 

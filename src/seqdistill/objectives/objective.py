@@ -7,7 +7,7 @@ never computed. It does not know who wrote the sequences, nor what becomes of th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -79,6 +79,19 @@ class WeightedObjective:
     def needs_teacher(self) -> bool:
         """Whether some term needs the teacher's whole distribution."""
         return any(not term.is_hard for term in self._terms)
+
+    def begin_update(self, update: int, updates: int, *, logged: bool) -> None:
+        """Every update is like the others."""
+
+    def end_update(self, parts: Mapping[str, TokenSum]) -> None:
+        """Nothing is learned from an update."""
+
+    def state_dict(self) -> dict[str, float]:
+        """Empty: there is no state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """There is no state to go to."""
 
     def __call__(
         self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch

@@ -7,28 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError
+from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.batching import Collator, EpochBatches
 from seqdistill.data.encoding import EncodedExample
 
 _LOG = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class SequenceSource(Protocol):
-    """Writes the next batch. The training step does not know who wrote it."""
-
-    def next_batch(self) -> SequenceBatch:
-        """The next batch of sequences with aligned targets."""
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the source is, for a checkpoint."""
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to where `state_dict` was taken."""
 
 
 class StoredSequences:
@@ -59,13 +46,23 @@ class StoredSequences:
         """The next batch, on the CPU."""
         return self._collator([self._examples[i] for i in self._batches.next()])
 
-    def state_dict(self) -> dict[str, int]:
+    def begin_update(self, update: int, updates: int) -> None:
+        """Nothing changes from update to update."""
+
+    def end_update(self) -> dict[str, TokenSum]:
+        """Nothing to tell: these sequences were there before."""
+        return {}
+
+    def dev_scored(self, scores: Mapping[str, float]) -> None:
+        """Nothing here depends on dev scores."""
+
+    def state_dict(self) -> dict[str, Any]:
         """The place in the data."""
         return self._batches.state_dict()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the place given by `state_dict`."""
-        self._batches.load_state_dict(state)
+        self._batches.load_state_dict(dict(state))
 
 
 def with_teacher_targets(

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,7 +39,9 @@ class LoopState:
     """(dev score, update) of the kept best students, best first."""
     evaluations_without_best: int = 0
     dev_scores: dict[str, float] = dataclasses.field(default_factory=dict)
-    source: dict[str, int] = dataclasses.field(default_factory=dict)
+    sources: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Where each process's source was."""
+    objective: dict[str, float] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     num_processes: int = 1
     """How many processes read the data in turns."""

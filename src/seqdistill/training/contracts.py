@@ -19,12 +19,29 @@ DevScorer = Callable[[PreTrainedModel], Mapping[str, float]]
 
 @runtime_checkable
 class Objective(Protocol):
-    """A weighted sum of divergences as a total and a count, and its unweighted parts."""
+    """A weighted sum of divergences as a total and a count, and its unweighted parts.
+
+    Called in this order for every update: `begin_update`, itself once for each micro-batch,
+    `end_update`.
+    """
+
+    def begin_update(self, update: int, updates: int, *, logged: bool) -> None:
+        """Update number `update` of `updates`, counted from 1, begins; `logged` when its parts are
+        written down, so that what is measured only to be looked at is worth its price."""
 
     def __call__(
         self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         """The loss of a micro-batch and its parts by name."""
+
+    def end_update(self, parts: Mapping[str, TokenSum]) -> None:
+        """The parts of the whole update, over micro-batches and processes."""
+
+    def state_dict(self) -> dict[str, float]:
+        """What it has learned from earlier updates, for a checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go to where `state_dict` was taken."""
 
 
 @runtime_checkable

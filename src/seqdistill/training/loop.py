@@ -32,7 +32,7 @@ from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.models.adapters import SequenceModel, hidden_states
-from seqdistill.sources.stored import SequenceSource
+from seqdistill.sources.source import SequenceSource
 from seqdistill.teachers.in_process import Teacher
 from seqdistill.training.checkpoint import (
     BestStudents,
@@ -141,7 +141,8 @@ class TrainingLoop:
                 rank=self._accelerator.process_index,
                 num_processes=self._accelerator.num_processes,
             )
-            self._source.load_state_dict(self._state.source)
+            self._source.load_state_dict(self._state.sources[self._accelerator.process_index])
+            self._objective.load_state_dict(self._state.objective)
         # Without a state training starts anew, and so do its metrics.
         if self._accelerator.is_main_process:
             self._metrics.forget_metrics_after(self._state.update)
@@ -166,7 +167,11 @@ class TrainingLoop:
         rate = self._settings.schedule.rate(update)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        logged = update % self._settings.log_every == 0 or update == self._settings.updates
+        self._source.begin_update(update, self._settings.updates)
+        self._objective.begin_update(update, self._settings.updates, logged=logged)
         work = over_processes(self._accumulate(), self._accelerator)
+        self._objective.end_update(work.parts)
         self._divide(work.loss.count)
         norm = self._clip()
         self._optimizer.step()
@@ -175,7 +180,7 @@ class TrainingLoop:
         self._state.update = update
         self._state.tokens += work.num_targets
         self._state.seconds += time.perf_counter() - started
-        if update % self._settings.log_every == 0 or update == self._settings.updates:
+        if logged:
             self._log(work, rate, norm)
         self._progress.advance(1, f"loss {work.loss.mean:.3f}")
 
@@ -197,7 +202,7 @@ class TrainingLoop:
             num_targets += batch.num_targets
             for name, part in named.items():
                 parts[name] = parts.get(name, TokenSum.zero()) + part.detached()
-        return Work(total, parts, num_targets)
+        return Work(total, parts, self._source.end_update(), num_targets)
 
     def _refuse_non_finite(
         self, loss: TokenSum, parts: Mapping[str, TokenSum], batch: SequenceBatch
@@ -239,7 +244,7 @@ class TrainingLoop:
     def _log(self, work: Work, rate: float, norm: float) -> None:
         values: dict[str, object] = {
             "loss_nats": work.loss.mean,
-            **{name: part.mean for name, part in work.parts.items()},
+            **{name: part.mean for name, part in (work.parts | work.written).items()},
             "learning_rate": rate,
             "gradient_norm": norm,
             "tokens": self._state.tokens,
@@ -276,13 +281,15 @@ class TrainingLoop:
             is_best = self._best.offer(self._student, score, state)
             state.evaluations_without_best = 0 if is_best else state.evaluations_without_best + 1
         self._state = of_main_process(state, self._accelerator)
+        self._source.dev_scored(self._state.dev_scores)
 
     def _stops_early(self) -> bool:
         patience = self._settings.patience
         return patience is not None and self._state.evaluations_without_best >= patience
 
     def _save(self) -> None:
-        self._state.source = self._source.state_dict()
+        self._state.sources = of_every_process(self._source.state_dict())
+        self._state.objective = self._objective.state_dict()
         self._state.num_processes = self._accelerator.num_processes
         random_by_rank = of_every_process(random_states(self._accelerator.device))
         if self._accelerator.is_main_process:

@@ -22,10 +22,12 @@ Shared = TypeVar("Shared")
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one update has seen: the loss, its parts, and how many targets counted."""
+    """What one update has seen: the loss and its parts, its sequences, how many targets counted."""
 
     loss: TokenSum
     parts: dict[str, TokenSum]
+    written: dict[str, TokenSum]
+    """What the source tells of the sequences."""
     num_targets: int
 
 
@@ -49,14 +51,20 @@ def over_processes(own: Work, accelerator: Accelerator) -> Work:
     """The sums over all processes: what one process would have seen with all the batches."""
     if accelerator.num_processes == 1:
         return own
-    sums = [own.loss, *own.parts.values()]
+    sums = [own.loss, *own.parts.values(), *own.written.values()]
     numbers = [float(own.num_targets)]
     numbers += [float(number) for part in sums for number in (part.total, part.count)]
     summed = accelerator.reduce(
         torch.tensor(numbers, dtype=torch.float64, device=accelerator.device), reduction="sum"
     ).cpu()
-    loss, *parts = (TokenSum(summed[i], summed[i + 1]) for i in range(1, len(numbers), 2))
-    return Work(loss, dict(zip(own.parts, parts, strict=True)), int(summed[0]))
+    loss, *others = (TokenSum(summed[i], summed[i + 1]) for i in range(1, len(numbers), 2))
+    parts, written = others[: len(own.parts)], others[len(own.parts) :]
+    return Work(
+        loss,
+        dict(zip(own.parts, parts, strict=True)),
+        dict(zip(own.written, written, strict=True)),
+        int(summed[0]),
+    )
 
 
 def of_main_process(value: Shared, accelerator: Accelerator) -> Shared:

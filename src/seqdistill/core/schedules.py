@@ -1,0 +1,59 @@
+"""Numbers that change while a run goes on: a weight, a share, a skew as a function of progress.
+
+A schedule is a pure function of the share of the updates that are done, so it needs no state and a
+resumed run goes on where it was. What reacts to a loss is not a schedule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+Shape = Literal["constant", "linear", "exponential", "complement_exponential"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A value that goes from `start` at the first update to `end` at the last.
+
+    With s the share of the updates that are done: `constant` is start throughout; `linear`
+    start + s (end - start); `exponential` start (end / start)^s, both ends positive;
+    `complement_exponential` lets 1 - value fall exponentially, both ends below 1: from 0 to 0.995
+    it is the student's share of ImitKD, 1 - 200^-s.
+
+    Raises ValueError for ends that the shape cannot join.
+    """
+
+    start: float
+    end: float
+    shape: Shape = "linear"
+
+    def __post_init__(self) -> None:
+        if self.shape == "exponential" and not (self.start > 0.0 and self.end > 0.0):
+            raise ValueError(
+                f"an exponential schedule must have positive ends, got {self.start} and {self.end}"
+            )
+        if self.shape == "complement_exponential" and not (self.start < 1.0 and self.end < 1.0):
+            raise ValueError(
+                "a complement_exponential schedule must have ends below 1, got "
+                f"{self.start} and {self.end}"
+            )
+
+    @classmethod
+    def constant(cls, value: float) -> Schedule:
+        """The same value at every update."""
+        return cls(value, value, "constant")
+
+    def value(self, update: int, updates: int) -> float:
+        """The value at `update`, counted from 1, of a run of `updates`.
+
+        The first update has `start` and the last `end`; a run of one update has `start`.
+        """
+        done = (update - 1) / (updates - 1) if updates > 1 else 0.0
+        if self.shape == "constant":
+            return self.start
+        if self.shape == "linear":
+            return self.start + done * (self.end - self.start)
+        if self.shape == "exponential":
+            return float(self.start * (self.end / self.start) ** done)
+        return float(1.0 - (1.0 - self.start) * ((1.0 - self.end) / (1.0 - self.start)) ** done)
