@@ -149,6 +149,8 @@ class _Plan:
         return tuple(method for method in FROM_SCRATCH if method in wanted)
 
     def _methods(self, size: Size, seed: int) -> tuple[str, ...]:
+        if size == self._task.small and seed not in self._task.small_seeds:
+            return ()
         every = self._task.all_rows_everywhere
         if every or (size == self._task.large and seed == self._task.seeds[0]):
             return (*FROM_SCRATCH, *INTERPOLATED)
