@@ -18,6 +18,19 @@ def term(text: str) -> str:
     return f"objective.terms=[{{{text}}}]"
 
 
+ON_POLICY = [*WITH_TEACHER, term("divergence: reverse_kl"), "sequences.written_by=student"]
+MIXED = [
+    *WITH_TEACHER,
+    term("divergence: forward_kl"),
+    "sequences={written_by: mixture, mixture: {student_share: 0.5}}",
+]
+REWARDED = [
+    *OWN,
+    "sequences={written_by: student, rollouts: {samples_per_prompt: 2}}",
+    "objective={terms: [{divergence: reward}], reduction: sequence}",
+]
+
+
 CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     # key, overrides of the empty recipe, what the sentence says, the remedy in it
     ("data.train", ["student.model=s"], "got none", "data.train=..."),
@@ -297,6 +310,146 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         [*OWN, "compare=[baseline, seq_kd]"],
         "written_by: teacher",
         "teacher.model=",
+    ),
+    ("teacher.keep_states", [*ON_POLICY, "teacher.keep_states=fp32"], "by student", "remove it"),
+    (
+        "objective.terms.0.written_by",
+        [*OWN, "sequences.written_by=student"],
+        "its own samples",
+        "divergence from the teacher",
+    ),
+    (
+        "objective.terms.0.written_by",
+        [*MIXED, term("divergence: negative_log_likelihood"), "teacher.scores=none"],
+        "its own samples",
+        "written_by: [reference]",
+    ),
+    (
+        "objective.terms.0.written_by",
+        [*MIXED, term("divergence: forward_kl, written_by: [teacher]")],
+        "(student, reference), got teacher",
+        "take one",
+    ),
+    (
+        "sequences.rollouts.top_k",
+        [*OWN, "sequences.rollouts.top_k=50"],
+        "got 50 with reference",
+        "remove it",
+    ),
+    (
+        "sequences.mixture.student_share",
+        [*ON_POLICY, "sequences.mixture.student_share=0.5"],
+        "got 0.5 with student",
+        "remove it",
+    ),
+    (
+        "sequences.replay.capacity",
+        [*MIXED, "sequences.replay.capacity=5"],
+        "got 5 with mixture",
+        "remove it",
+    ),
+    (
+        "sequences.mixture.student_share",
+        [*WITH_TEACHER, term("divergence: forward_kl"), "sequences.written_by=mixture"],
+        "got none",
+        "0.5",
+    ),
+    (
+        "sequences.mixture.student_share",
+        [*MIXED, "sequences.mixture.student_share={start: 0, end: 2}"],
+        "got 0 to 2 (linear)",
+        "in that range",
+    ),
+    (
+        "sequences.mixture.student_share",
+        [*MIXED, "sequences.mixture.student_share={start: 0, end: 1, shape: exponential}"],
+        "positive ends",
+        "shape: linear",
+    ),
+    (
+        "sequences.mixture.student_share.step",
+        [*MIXED, "sequences.mixture.student_share={start: 0, step: 0.2}"],
+        "got 0.2 with linear",
+        "remove it",
+    ),
+    (
+        "training.eval_every",
+        [*MIXED, "sequences.mixture.student_share={start: 0, shape: adaptive}"],
+        "follows the dev loss",
+        "add training.eval_every",
+    ),
+    (
+        "sequences.rollouts.sampling_temperature",
+        [*ON_POLICY, "sequences.rollouts={mode: greedy, sampling_temperature: 0.5}"],
+        "got 0.5",
+        "mode=sample",
+    ),
+    (
+        "sequences.rollouts.engine",
+        [*ON_POLICY, "sequences.rollouts={engine: ctranslate2, teacher_share: 0.2}"],
+        "two models",
+        "remove it",
+    ),
+    (
+        "sequences.rollouts.teacher_share",
+        [*ON_POLICY, "sequences={written_by: replay, rollouts: {teacher_share: 0.2}}"],
+        "got 0.2",
+        "written_by=student",
+    ),
+    (
+        "objective.reduction",
+        [*ON_POLICY, term("divergence: sequence_reverse_kl")],
+        "sequence or sum with sequence_reverse_kl",
+        "objective.reduction=sequence",
+    ),
+    (
+        "objective.terms.0.divergence",
+        [*WITH_TEACHER, "objective={terms: [{divergence: sequence_reverse_kl}], reduction: sum}"],
+        "the student writes nothing",
+        "sequences.written_by=student",
+    ),
+    ("objective.reward.function", REWARDED, "got none", "exact_answer"),
+    (
+        "objective.reward.function",
+        [*ON_POLICY, "objective.reward.function=bleu"],
+        "got 'bleu'",
+        "add the term",
+    ),
+    (
+        "objective.reward.classifier",
+        [*REWARDED, "objective.reward.function=entailment"],
+        "got None with 'entailment'",
+        "add it",
+    ),
+    (
+        "sequences.rollouts.samples_per_prompt",
+        [*REWARDED, "objective.reward.function=bleu", "sequences.rollouts.samples_per_prompt=1"],
+        "got 1",
+        "moving_average",
+    ),
+    (
+        "sequences.written_by",
+        [*REWARDED, "objective.reward.function=bleu", "sequences.written_by=replay"],
+        "got replay",
+        "sequences.written_by=student",
+    ),
+    (
+        "objective.monitors",
+        [*OWN, "teacher.model=t", "objective.monitors=[teacher_reverse_kl]"],
+        "got teacher.scores none",
+        "teacher.scores=dense",
+    ),
+    (
+        "objective.terms.0.clip",
+        [*ON_POLICY, term("divergence: reverse_kl, clip: 0.2")],
+        "got 0.2 with reverse_kl",
+        "remove it",
+    ),
+    (
+        "objective.terms.0.weight",
+        [*WITH_TEACHER, term("divergence: forward_kl, weight: {start: 1, end: -1}")],
+        "at least 0, got 1 to -1 (linear)",
+        "in that range",
     ),
 ]
 

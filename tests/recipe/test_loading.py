@@ -51,7 +51,7 @@ def test_a_list_in_the_file_replaces_the_presets(written: Written) -> None:
         "preset: word_kd\nobjective: {terms: [{divergence: reverse_kl, weight: 0.3}]}\n" + MINIMAL
     )
     (term,) = load_recipe(path, []).objective.terms
-    assert (term.divergence, term.weight) == ("reverse_kl", 0.3)
+    assert (term.divergence, term.weight.start) == ("reverse_kl", 0.3)
 
 
 def test_the_preset_itself_can_be_overridden(written: Written) -> None:
@@ -96,7 +96,9 @@ def test_names_of_other_trainers_set_the_same_settings(written: Written) -> None
             "--learning_rate=1e-3",
             "max_steps=500",
             "gradient_accumulation_steps=4",
-            "max_new_tokens=64",
+            "lmbda=0.25",
+            "sequences.written_by=mixture",
+            "objective.terms=[{divergence: forward_kl}]",
             "output_dir=out",
             "seed=9",
         ],
@@ -105,7 +107,8 @@ def test_names_of_other_trainers_set_the_same_settings(written: Written) -> None
     assert recipe.data.train == "a.tsv"
     assert (recipe.training.learning_rate, recipe.training.updates) == (1e-3, 500)
     assert recipe.training.accumulation == 4
-    assert recipe.sequences.decoding.max_new_tokens == 64
+    share = recipe.sequences.mixture.student_share
+    assert share is not None and share.ends == (0.25,)
     assert (recipe.output_dir, recipe.seed) == ("out", 9)
     path = written("model_name_or_path: small\nlearning_rate: 1e-3\ndata: {train: a.tsv}\n")
     assert load_recipe(path, []).student.model == "small"

@@ -9,7 +9,7 @@ import pytest
 from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import list_presets, load_recipe, preset_names, read_recipe, show_preset
 from seqdistill.recipe.documents import parse_document
-from seqdistill.recipe.schema import Term
+from seqdistill.recipe.objective_schema import Term
 
 NLL = Term(divergence="negative_log_likelihood")
 HALF_NLL = Term(divergence="negative_log_likelihood", weight=0.5)
@@ -60,7 +60,7 @@ def test_pruning_takes_four_weights_of_five_by_one_threshold_and_trains_gently()
 
 def test_weights_of_interpolated_terms_sum_to_one() -> None:
     for name in METHODS:
-        assert sum(term.weight for term in read_recipe(name).objective.terms) == 1.0
+        assert sum(term.weight.start for term in read_recipe(name).objective.terms) == 1.0
 
 
 def test_the_teacher_and_the_demonstration_need_nothing_else() -> None:

@@ -19,17 +19,10 @@ from seqdistill.recipe import (
     read_recipe,
     write_recipe,
 )
-from seqdistill.recipe.schema import (
-    DataSection,
-    DecodingSection,
-    ObjectiveSection,
-    Recipe,
-    Section,
-    SequencesSection,
-    StudentSection,
-    Term,
-    TrainingSection,
-)
+from seqdistill.recipe.objective_schema import ObjectiveSection, Term
+from seqdistill.recipe.schema import DataSection, Recipe, StudentSection, TrainingSection
+from seqdistill.recipe.sections import Number, Section
+from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
 from seqdistill.recipe.spelling import all_keys
 
 

@@ -11,7 +11,7 @@ from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.loading import LoadedModel
-from seqdistill.recipe.schema import DecodingSection
+from seqdistill.recipe.sequences_schema import DecodingSection
 
 # Enough real sentences to notice a wrong conversion, few enough to cost nothing.
 _NUM_VERIFIED = 8

@@ -69,7 +69,7 @@ def check_models_fit(
         return
     if asks_teacher:
         check_lengths_fit(teacher, train, "teacher")
-    if recipe.sequences.written_by != "reference":
+    if recipe.sequences.decoded_by_teacher:
         check_decoding_fits(
             teacher,
             engine=recipe.sequences.decoding.engine,

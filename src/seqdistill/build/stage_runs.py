@@ -130,7 +130,7 @@ def stage_digest(stage: Recipe) -> str:
 def _decisive(stage: Recipe) -> dict[str, object]:
     """The settings that a student's weights may depend on, by their dotted keys."""
     unread = set()
-    if stage.sequences.written_by == "reference":
+    if not stage.sequences.decoded_by_teacher:
         unread.add("sequences.decoding")  # nobody decodes
     if stage.data.dev is None:
         unread.add("evaluation")  # nothing is scored while training
@@ -148,7 +148,8 @@ def _decisive(stage: Recipe) -> dict[str, object]:
 def _learns_from_teacher(stage: Recipe) -> bool:
     return (
         stage.teacher.scores != "none"
-        or stage.sequences.written_by != "reference"
+        or stage.sequences.decoded_by_teacher
+        or stage.sequences.rollouts.teacher_share > 0.0
         or stage.student.init != "pretrained"
     )
 

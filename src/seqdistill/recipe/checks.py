@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from seqdistill.recipe.model_checks import (
-    Findings,
-    objective_findings,
-    student_findings,
-    teacher_findings,
-)
-from seqdistill.recipe.schema import DecodingSection, PruningSection, Recipe, SequencesSection
+from seqdistill.recipe.findings import Findings
+from seqdistill.recipe.model_checks import student_findings, teacher_findings
+from seqdistill.recipe.objective_checks import objective_findings
+from seqdistill.recipe.rollout_checks import rollout_findings
+from seqdistill.recipe.schema import PruningSection, Recipe
+from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
 
 FILE_SUFFIXES = (".tsv", ".txt", ".jsonl", ".parquet", ".gz")
 """One file holds one set of examples."""
@@ -41,6 +40,7 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
         teacher_findings,
         student_findings,
         _sequences,
+        rollout_findings,
         objective_findings,
         _pruning,
         _training,
@@ -114,10 +114,11 @@ def _sequences(recipe: Recipe) -> Findings:
             yield from _unused(decoding, name, "mode is beam", "mode=beam")
     if decoding.engine != "ctranslate2":
         yield from _unused(decoding, "compute_type", "engine is ctranslate2", "engine=ctranslate2")
-    if recipe.sequences.corpus is not None and recipe.sequences.written_by == "reference":
+    if recipe.sequences.corpus is not None and not recipe.sequences.decoded_by_teacher:
         yield (
             "sequences.corpus",
-            "must be left out unless sequences.written_by is teacher or interpolation, got "
+            "must be left out unless the teacher's outputs are decoded beforehand "
+            "(sequences.written_by teacher or interpolation, or mixture.others teacher), got "
             f"{recipe.sequences.corpus!r}; remove it, or set sequences.written_by=teacher",
         )
     yield from _interpolation(recipe)

@@ -103,6 +103,8 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
         return f"must have at least {context['min_length']} item, got {found}; give one"
     if kind == "int_from_float":
         return f"must be a whole number, got {found}; leave out the fraction"
+    if kind == "number_or_schedule":
+        return f"must be {details['msg']}, got {found}; write one of the two"
     family = kind.rsplit("_", 1)[0].removesuffix("_attributes")
     if family in _KINDS:
         advice = "quote it" if family == "string" else f"write {_KINDS[family]}"

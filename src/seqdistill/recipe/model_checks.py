@@ -1,4 +1,4 @@
-"""Contradictions about the models and the pull between them: teacher, student, objective.
+"""Contradictions about the models and the pull between them: teacher and student.
 
 Each function yields keys, as users write them, with a sentence that goes on from the key. Called
 by `checks` alone.
@@ -6,30 +6,26 @@ by `checks` alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from seqdistill.recipe.schema import Recipe, Term
-
-SKEWED = ("skew_forward_kl", "skew_reverse_kl")
-
-Findings = Iterator[tuple[str, str]]
-
-
-def is_soft(term: Term) -> bool:
-    """Whether the term needs the teacher's distribution."""
-    return term.divergence != "negative_log_likelihood"
-
+from seqdistill.recipe.findings import Findings
+from seqdistill.recipe.objective_checks import is_soft
+from seqdistill.recipe.schema import Recipe
 
 def teacher_findings(recipe: Recipe) -> Findings:
     """A teacher that is needed and not named, or asked for what nobody reads."""
     teacher, soft = recipe.teacher, [term for term in recipe.objective.terms if is_soft(term)]
+    monitored = "teacher_reverse_kl" in recipe.objective.monitors
     reasons = []
     if soft:
         reasons.append(f"the objective's {soft[0].divergence}")
     if teacher.scores != "none":
         reasons.append(f"teacher.scores: {teacher.scores}")
-    if recipe.sequences.written_by != "reference":
-        reasons.append(f"sequences.written_by: {recipe.sequences.written_by}")
+    sequences = recipe.sequences
+    if sequences.decoded_by_teacher:
+        mixed = sequences.written_by in ("mixture", "replay")
+        named = "mixture.others: teacher" if mixed else f"written_by: {sequences.written_by}"
+        reasons.append(f"sequences.{named}")
+    if sequences.rollouts.teacher_share > 0.0:
+        reasons.append("sequences.rollouts.teacher_share")
     if recipe.student.init == "teacher_layers":
         reasons.append("student.init: teacher_layers")
     if reasons and teacher.model is None:
@@ -43,13 +39,26 @@ def teacher_findings(recipe: Recipe) -> Findings:
             f"must be dense for the objective's {soft[0].divergence}, got none; "
             "set teacher.scores=dense or take that term out",
         )
-    if not soft and teacher.scores != "none":
+    if not (soft or monitored) and teacher.scores != "none":
         yield (
             "teacher.scores",
             f"must be none when no term of the objective reads the scores, got {teacher.scores}; "
             "set teacher.scores=none, or add a term such as forward_kl",
         )
-    if teacher.scores == "none" and teacher.keep_states != "none":
+    if monitored and not soft and teacher.scores == "none":
+        yield (
+            "objective.monitors",
+            "must leave teacher_reverse_kl out when the teacher is not asked for its distribution, "
+            "got teacher.scores none; set teacher.scores=dense, or take the monitor out",
+        )
+    if recipe.sequences.by_student and teacher.keep_states != "none":
+        yield (
+            "teacher.keep_states",
+            "must be none where the student writes sequences, which nobody can keep states of "
+            f"beforehand, got {teacher.keep_states} with sequences.written_by "
+            f"{recipe.sequences.written_by}; remove it",
+        )
+    elif teacher.scores == "none" and teacher.keep_states != "none":
         yield (
             "teacher.keep_states",
             "must be none unless teacher.scores is dense, since nobody would read the states, got "
@@ -135,61 +144,4 @@ def _scratch(recipe: Recipe) -> Findings:
             "student.vocab_size",
             "must be given when neither a teacher nor student.model brings a vocabulary, got none; "
             "add for example student.vocab_size=8000",
-        )
-
-
-def objective_findings(recipe: Recipe) -> Findings:
-    """Terms whose divergence lacks a number, or was given one that it does not have."""
-    objective = recipe.objective
-    for position, term in enumerate(objective.terms):
-        for name, sentence in _term(term):
-            yield f"objective.terms.{position}{name}", sentence
-    if objective.loss_temperature != 1.0 and not any(map(is_soft, objective.terms)):
-        yield (
-            "objective.loss_temperature",
-            "must be 1 when no term compares with the teacher, got "
-            f"{objective.loss_temperature:g}; remove it, or add a term such as forward_kl",
-        )
-
-
-def _term(term: Term) -> Findings:
-    if term.divergence == "jensen_shannon":
-        if term.beta is None:
-            yield (
-                ".beta",
-                "must be given with jensen_shannon, got none; add beta between 0 (forward KL) and "
-                "1 (reverse KL), for example 0.5",
-            )
-    else:
-        if term.beta is not None:
-            yield (
-                ".beta",
-                f"must be left out unless the divergence is jensen_shannon, got {term.beta:g} with "
-                f"{term.divergence}; remove it",
-            )
-        if term.scale != "raw":
-            yield (
-                ".scale",
-                f"must be raw unless the divergence is jensen_shannon, got {term.scale} with "
-                f"{term.divergence}; remove it",
-            )
-    if term.divergence not in SKEWED:
-        if term.alpha is not None:
-            yield (
-                ".alpha",
-                f"must be left out unless the divergence is one of {', '.join(SKEWED)}, got "
-                f"{term.alpha:g} with {term.divergence}; remove it (a term's share is its weight)",
-            )
-    elif term.alpha is None:
-        yield (
-            ".alpha",
-            f"must be given with {term.divergence}, got none; add alpha strictly between 0 and 1, "
-            "for example 0.1",
-        )
-    elif not 0.0 < term.alpha < 1.0:
-        plain = term.divergence.removeprefix("skew_")
-        yield (
-            ".alpha",
-            f"must lie strictly between 0 and 1, got {term.alpha:g}; alpha 0 is {plain}, and at 1 "
-            "nothing is left to learn",
         )

@@ -8,29 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Divergence = Literal[
-    "negative_log_likelihood",
-    "cross_entropy",
-    "forward_kl",
-    "reverse_kl",
-    "jensen_shannon",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "total_variation",
+from seqdistill.recipe.objective_schema import ObjectiveSection
+from seqdistill.recipe.sections import PositiveFloat, PositiveInt, Section, Share
+from seqdistill.recipe.sequences_schema import SequencesSection
+
+CorpusMetricName = Literal[
+    "bleu",
+    "chrf",
+    "token_error_rate",
+    "sequence_error_rate",
+    "rouge_1",
+    "rouge_2",
+    "rouge_l",
+    "answer_accuracy",
 ]
-CorpusMetricName = Literal["bleu", "chrf", "token_error_rate", "sequence_error_rate"]
-Reduction = Literal["token", "sequence", "sum"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors, values cannot be changed afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class DataSection(Section):
@@ -105,84 +98,6 @@ class StudentSection(Section):
     """Precision of the stored weights. fp16 halves the folder; the model still loads as fp32."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
-
-
-class DecodingSection(Section):
-    """How sequences are generated. `sampling_temperature` is not the loss's temperature."""
-
-    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
-    """ctranslate2 is several times faster on CPU; transformers knows every architecture."""
-    compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
-    """Arithmetic of the CTranslate2 engine."""
-    mode: Literal["beam", "sample"] = "beam"
-    """Beam search, or ancestral sampling from the full distribution."""
-    beam_size: PositiveInt = 5
-    """Hypotheses kept per step; 1 is greedy. Kim and Rush 2016 use 5."""
-    n_best: PositiveInt = 1
-    """Finished hypotheses kept per source, with scores."""
-    length_penalty: float = 1.0
-    """Scores are divided by length ** length_penalty; 0 compares plain log-probabilities."""
-    sampling_temperature: PositiveFloat = 1.0
-    """Divides the sampler's logits; 1 samples the model's own distribution."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """Sample among the k likeliest symbols only; 0 means all of them."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Sample from the smallest set of symbols with this mass; 1 means all of them."""
-    max_new_tokens: PositiveInt = 128
-    """Longest output, end-of-sequence token included. A longer one is unfinished: not kept."""
-    batch_tokens: PositiveInt = 1024
-    """How many source tokens (padding included) are decoded together. On CPUs small batches stay in
-    the cache; on GPUs larger ones are faster."""
-    threads: PositiveInt | None = None
-    """CPU workers of one thread each; all the process may use when not given."""
-
-
-class SequencesSection(Section):
-    """Who writes the sequences that the student learns from."""
-
-    written_by: Literal["reference", "teacher", "interpolation"] = "reference"
-    """`reference`: the targets in the data. `teacher`: its decoded outputs (Seq-KD), made once,
-    stored, verified and reused. `interpolation`: of its n best outputs the one most similar to the
-    target in the data (Seq-Inter), for fine-tuning a student that is trained already."""
-    similarity: Literal[
-        "smoothed_bleu", "smoothed_bleu_of_tokens", "sentence_bleu", "sentence_chrf"
-    ] = "smoothed_bleu"
-    """With `interpolation`: what most similar means; `smoothed_bleu` is Kim and Rush's."""
-    corpus: str | None = None
-    """Folder of the teacher's corpus; beside the runs, named by content, when not given."""
-    decoding: DecodingSection = DecodingSection()
-    """How the teacher decodes."""
-
-
-class Term(Section):
-    """One weighted part of the objective."""
-
-    divergence: Divergence
-    """A function of `seqdistill.objectives`."""
-    weight: Annotated[float, Field(gt=0.0)] = 1.0
-    """Multiplies the term. Kim and Rush's alpha is the weight of the teacher's term."""
-    beta: Share | None = None
-    """jensen_shannon only: M = beta P + (1 - beta) Q. 0 means forward_kl and 1 reverse_kl."""
-    alpha: Share | None = None
-    """Skew divergences only: the share of the other distribution mixed in (DistiLLM uses 0.1)."""
-    scale: Literal["raw", "gradient"] = "raw"
-    """jensen_shannon only: `gradient` divides by beta (1 - beta), so that the gradient's size stays
-    continuous toward forward and reverse KL; `raw` is the paper's value."""
-
-
-class ObjectiveSection(Section):
-    """How the student is pulled."""
-
-    terms: Annotated[tuple[Term, ...], Field(min_length=1)] = (
-        Term(divergence="negative_log_likelihood"),
-    )
-    """The weighted sum."""
-    reduction: Reduction = "token"
-    """`token`: sum over tokens / number of tokens. `sequence`: mean over sequences of per-token
-    means (GKD). `sum`: sum over tokens / number of sequences (Kim and Rush's code)."""
-    loss_temperature: PositiveFloat = 1.0
-    """Divides both models' logits in soft terms (never in the likelihood of hard targets). At
-    T != 1 soft terms are multiplied by T squared when hard terms are present (Hinton 2015)."""
 
 
 class TrainingSection(Section):

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from seqdistill.recipe.documents import KeyPath, dotted
-from seqdistill.recipe.schema import Recipe, Section
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Number, Section
 
 ALIASES: dict[str, KeyPath] = {
     "model_name_or_path": ("student", "model"),
@@ -31,19 +32,21 @@ ALIASES: dict[str, KeyPath] = {
     "eval_steps": ("training", "eval_every"),
     "save_steps": ("training", "checkpoint_every"),
     "logging_steps": ("training", "log_every"),
-    "max_new_tokens": ("sequences", "decoding", "max_new_tokens"),
+    "lmbda": ("sequences", "mixture", "student_share"),
 }
 """Top-level names and what they set. `beta` is apart: it belongs to one term of the objective."""
 
 AMBIGUOUS = {
     "temperature": "objective.loss_temperature (divides logits in the loss) or "
-    "sequences.decoding.sampling_temperature (divides the sampler's logits)",
+    "sequences.decoding.sampling_temperature (the teacher's sampler) or "
+    "sequences.rollouts.sampling_temperature (the student's sampler)",
     "lr": "training.learning_rate",
     "trust_remote_code": "teacher.trust_remote_code or student.trust_remote_code",
     "num_beams": "sequences.decoding.beam_size (the teacher's) or evaluation.beam_size",
     "num_train_epochs": "training.updates (optimizer steps; there are no epochs)",
     "per_device_train_batch_size": "training.batch_tokens (batches are counted in target tokens)",
-    "lmbda": "sequences.written_by (reference, teacher, interpolation; students do not write)",
+    "max_new_tokens": "sequences.decoding.max_new_tokens (the teacher's), "
+    "sequences.rollouts.max_new_tokens (the student's) or evaluation.max_new_tokens",
 }
 """Names from elsewhere that have no single or no equal setting here, and what to write instead."""
 
@@ -84,7 +87,7 @@ def all_keys() -> list[KeyPath]:
         found: list[KeyPath] = []
         for name, field in section.model_fields.items():
             inner = section_of(field)
-            if inner is None or is_list(field):
+            if inner is None or is_list(field) or issubclass(inner, Number):
                 found.append((*path, name))
             else:
                 found.extend(below(inner, (*path, name)))

@@ -71,11 +71,10 @@ def _unread(recipe: Recipe, stages: Mapping[int, Recipe]) -> Iterator[Contradict
     for path in KEYS:
         if path[0] in OF_THE_CHAIN or own[dotted(path)] == default[dotted(path)]:
             continue
-        # Where people wrote the sequences nobody decodes.
         readers = [
             index
             for index, stage in stages.items()
-            if path[0] != "sequences" or stage.sequences.written_by != "reference"
+            if path[0] != "sequences" or _reads_sequences(stage, str(path[1]))
         ]
         overruling = [index for index in readers if path in given[index]]
         if overruling and overruling == readers:
@@ -94,12 +93,24 @@ def _unread(recipe: Recipe, stages: Mapping[int, Recipe]) -> Iterator[Contradict
             )
 
 
+def _reads_sequences(stage: Recipe, name: str) -> bool:
+    """Whether a stage reads that setting, or that part, of `sequences`."""
+    sequences = stage.sequences
+    if name in ("corpus", "decoding", "similarity"):
+        return sequences.decoded_by_teacher
+    if name == "rollouts":
+        return sequences.by_student
+    if name == "mixture":
+        return sequences.mixed
+    return sequences.written_by == "replay" if name == "replay" else True
+
+
 def _shared_corpus(recipe: Recipe, stages: Mapping[int, Recipe]) -> Iterator[Contradiction]:
     """A folder of the teacher's outputs that two stages with other outputs would both use."""
     first_with: dict[str, int] = {}
     for index, stage in stages.items():
         corpus = stage.sequences.corpus
-        if corpus is None or stage.sequences.written_by == "reference":
+        if corpus is None or not stage.sequences.decoded_by_teacher:
             continue
         first = first_with.setdefault(corpus, index)
         decodings = [

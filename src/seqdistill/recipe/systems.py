@@ -11,8 +11,10 @@ import pathlib
 
 from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.checks import Contradiction, contradictions
+from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.resolving import read_recipe
-from seqdistill.recipe.schema import ObjectiveSection, Recipe
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sequences_schema import SequencesSection
 from seqdistill.recipe.stage_checks import chain_contradictions, states_findings
 from seqdistill.recipe.stages import stage_presets
 
@@ -26,7 +28,7 @@ def output_folder(recipe: Recipe) -> pathlib.Path:
 def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
     """The recipe of one compared system.
 
-    `method`, `sequences.written_by`, `objective` and `teacher.scores` are the preset's; data,
+    `method`, who writes the `sequences`, `objective` and `teacher.scores` are the preset's; data,
     models, decoding, training, evaluation and seed are those of the comparing `recipe`. Its
     output_dir is the sub-folder of that name, and it compares nothing itself. States of the teacher
     are kept where the preset reads them.
@@ -43,9 +45,24 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
             "compare": (),
             "objective": preset.objective,
             "teacher": recipe.teacher.model_copy(update=teacher),
-            "sequences": recipe.sequences.model_copy(
-                update={"written_by": preset.sequences.written_by}
-            ),
+            "sequences": _sequences_of(recipe, preset),
+        }
+    )
+
+
+def _sequences_of(recipe: Recipe, preset: Recipe) -> SequencesSection:
+    """Who writes is the preset's to say; engines, lengths and folders are the recipe's."""
+    own, theirs = recipe.sequences, preset.sequences
+    if not theirs.by_student:
+        return own.model_copy(update={"written_by": theirs.written_by})
+    shared = ("engine", "max_new_tokens", "samples_every")
+    rollouts = {name: getattr(own.rollouts, name) for name in shared}
+    return own.model_copy(
+        update={
+            "written_by": theirs.written_by,
+            "rollouts": theirs.rollouts.model_copy(update=rollouts),
+            "mixture": theirs.mixture,
+            "replay": theirs.replay,
         }
     )
 

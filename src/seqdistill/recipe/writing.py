@@ -10,7 +10,8 @@ import textwrap
 import yaml
 
 from seqdistill.recipe.documents import RecipeDumper
-from seqdistill.recipe.schema import Recipe, Section
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Number, Section
 
 _WIDTH = 98
 
@@ -34,7 +35,7 @@ def _section_lines(section: Section, *, indent: int) -> list[str]:
     lines: list[str] = []
     for name, field in type(section).model_fields.items():
         value: object = getattr(section, name)
-        if isinstance(value, Section):
+        if isinstance(value, Section) and not isinstance(value, Number):
             lines += ["", *_comment(type(value).__doc__, indent), f"{' ' * indent}{name}:"]
             lines += _section_lines(value, indent=indent + 2)
         else:
@@ -46,8 +47,10 @@ def _section_lines(section: Section, *, indent: int) -> list[str]:
 def _value_lines(name: str, value: object, indent: int) -> list[str]:
     margin = " " * indent
     if isinstance(value, tuple) and any(isinstance(item, Section) for item in value):
-        items = [item.model_dump(exclude_none=True) for item in value]
+        items = [item.model_dump(exclude_defaults=True) for item in value]
         return [f"{margin}{name}:", *(f"{margin}- {_flow(item)}" for item in items)]
+    if isinstance(value, Number):
+        value = value.model_dump()
     return [f"{margin}{name}: {_flow(list(value) if isinstance(value, tuple) else value)}"]
 
 

@@ -1,0 +1,97 @@
+"""Contradictions about who writes while the student trains: rollouts, mixtures, replay.
+
+Called by `checks` alone.
+"""
+
+from __future__ import annotations
+
+from seqdistill.recipe.findings import Findings, changed, number_findings, shown
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Section
+from seqdistill.recipe.sequences_schema import StudentShare
+
+
+def rollout_findings(recipe: Recipe) -> Findings:
+    """Settings that nobody would read, shares out of range, samplers that cannot do it."""
+    sequences = recipe.sequences
+    written_by = sequences.written_by
+    if not sequences.by_student:
+        yield from _unread(sequences.rollouts, "rollouts", "student, mixture or replay", written_by)
+    if written_by not in ("mixture", "replay"):
+        yield from _unread(sequences.mixture, "mixture", "mixture or replay", written_by)
+    if written_by != "replay":
+        yield from _unread(sequences.replay, "replay", "replay", written_by)
+    if not sequences.by_student:
+        return
+    if written_by == "mixture" and sequences.mixture.student_share is None:
+        yield (
+            "sequences.mixture.student_share",
+            "must be given with sequences.written_by: mixture, got none; add it, for example 0.5",
+        )
+    if sequences.mixture.student_share is not None:
+        yield from _share(sequences.mixture.student_share, recipe)
+    yield from number_findings(
+        "sequences.replay.fresh_share", sequences.replay.fresh_share, least=0.0, most=1.0
+    )
+    yield from _sampler(recipe)
+
+
+def _unread(section: Section, name: str, readers: str, written_by: str) -> Findings:
+    for setting in changed(section):
+        yield (
+            f"sequences.{name}.{setting}",
+            f"must be left out unless sequences.written_by is {readers}, got "
+            f"{shown(getattr(section, setting))} with {written_by}; remove it, or change "
+            "sequences.written_by",
+        )
+
+
+def _share(share: StudentShare, recipe: Recipe) -> Findings:
+    key = "sequences.mixture.student_share"
+    yield from number_findings(key, share, least=0.0, most=1.0)
+    if share.shape == "adaptive":
+        if recipe.training.eval_every is None:
+            yield (
+                "training.eval_every",
+                f"must be given with an adaptive {key}, which follows the dev loss, got none; add "
+                "training.eval_every=... and data.dev=...",
+            )
+        return
+    for name in changed(share, but=("start", "end", "shape")):
+        yield (
+            f"{key}.{name}",
+            f"must be left out unless the shape is adaptive, got {shown(getattr(share, name))} "
+            f"with {share.shape}; remove it",
+        )
+
+
+def _sampler(recipe: Recipe) -> Findings:
+    rollouts, key = recipe.sequences.rollouts, "sequences.rollouts"
+    if rollouts.mode == "greedy":
+        sampling = ("sampling_temperature", "top_k", "top_p", "samples_per_prompt", "teacher_share")
+        for name in (name for name in sampling if name in changed(rollouts)):
+            yield (
+                f"{key}.{name}",
+                f"must be left out unless mode is sample, got {shown(getattr(rollouts, name))}; "
+                f"remove it, or set {key}.mode=sample",
+            )
+    if rollouts.teacher_share == 0.0:
+        return
+    if rollouts.engine != "transformers":
+        yield (
+            f"{key}.engine",
+            f"must be transformers with teacher_share, which samples from two models, got "
+            f"{rollouts.engine}; remove it",
+        )
+    for name in (name for name in ("top_k", "top_p") if name in changed(rollouts)):
+        yield (
+            f"{key}.{name}",
+            f"must be left out with teacher_share, whose probabilities are of whole "
+            f"distributions, got {shown(getattr(rollouts, name))}; remove it",
+        )
+    if recipe.sequences.written_by == "replay":
+        yield (
+            f"{key}.teacher_share",
+            "must be 0 with sequences.written_by: replay, got "
+            f"{rollouts.teacher_share:g}; set sequences.written_by=student, or remove it",
+        )

@@ -1,0 +1,70 @@
+"""What all sections of a recipe are made of: strictness, ranges, and numbers that may change.
+
+Knows no setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Number(Section):
+    """A number, or one that changes while the student trains: {start: 1, end: 0, shape: linear}."""
+
+    start: float
+    """Its value at the first update."""
+    end: float
+    """Its value at the last update."""
+    shape: Literal["constant", "linear", "exponential", "complement_exponential"] = "linear"
+    """The way between: `linear`; `exponential`, by equal factors; `complement_exponential`, where
+    1 - value falls by equal factors (ImitKD's share of the student, from 0 to 0.995)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, given: Any) -> Any:
+        if isinstance(given, (int, float)):
+            return {"start": given, "end": given, "shape": "constant"}
+        if isinstance(given, (dict, Number)):
+            return given
+        raise PydanticCustomError(
+            "number_or_schedule", "a number, or a mapping with start, end and shape"
+        )
+
+    @model_serializer(mode="wrap")
+    def _to_number(self, usual: Callable[[Any], Any]) -> Any:
+        return self.start if self.shape == "constant" else usual(self)
+
+    @classmethod
+    def constant(cls, value: float) -> Number:
+        """The same number at every update."""
+        return cls(start=value, end=value, shape="constant")
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The values that bound it: one where it does not change."""
+        return (self.start,) if self.shape == "constant" else (self.start, self.end)
+
+    def __str__(self) -> str:
+        if self.shape == "constant":
+            return f"{self.start:g}"
+        return f"{self.start:g} to {self.end:g} ({self.shape})"

@@ -1,0 +1,156 @@
+"""What a recipe may say of the sequences: who writes them, and how each of them decodes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from seqdistill.recipe.sections import Number, PositiveFloat, PositiveInt, Section, Share
+
+
+class DecodingSection(Section):
+    """How sequences are generated. `sampling_temperature` is not the loss's temperature."""
+
+    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
+    """ctranslate2 is several times faster on CPU; transformers knows every architecture."""
+    compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
+    """Arithmetic of the CTranslate2 engine."""
+    mode: Literal["beam", "sample"] = "beam"
+    """Beam search, or ancestral sampling from the full distribution."""
+    beam_size: PositiveInt = 5
+    """Hypotheses kept per step; 1 is greedy. Kim and Rush 2016 use 5."""
+    n_best: PositiveInt = 1
+    """Finished hypotheses kept per source, with scores."""
+    length_penalty: float = 1.0
+    """Scores are divided by length ** length_penalty; 0 compares plain log-probabilities."""
+    sampling_temperature: PositiveFloat = 1.0
+    """Divides the sampler's logits; 1 samples the model's own distribution."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample among the k likeliest symbols only; 0 means all of them."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample from the smallest set of symbols with this mass; 1 means all of them."""
+    max_new_tokens: PositiveInt = 128
+    """Longest output, end-of-sequence token included. A longer one is unfinished: not kept."""
+    batch_tokens: PositiveInt = 1024
+    """How many source tokens (padding included) are decoded together. On CPUs small batches stay in
+    the cache; on GPUs larger ones are faster."""
+    threads: PositiveInt | None = None
+    """CPU workers of one thread each; all the process may use when not given."""
+
+
+class RolloutsSection(Section):
+    """How the student writes while it trains: by default from its own distribution, dropout off."""
+
+    engine: Literal["transformers", "ctranslate2"] = "transformers"
+    """transformers knows every architecture and device; ctranslate2 takes the new weights before
+    every update and is faster on CPUs for all but the smallest students."""
+    mode: Literal["sample", "greedy"] = "sample"
+    """Ancestral sampling, or the likeliest symbol at every step."""
+    sampling_temperature: PositiveFloat = 1.0
+    """Divides the sampler's logits; at 1 the student's own distribution is sampled, and only then
+    are the sequences what on-policy methods assume."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample among the k likeliest symbols only; 0 means all of them."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample from the smallest set of symbols with this mass; 1 means all of them."""
+    max_new_tokens: PositiveInt = 128
+    """Longest rollout, end-of-sequence token included. A longer one is cut there and counted; it is
+    learned from as far as it goes."""
+    samples_per_prompt: PositiveInt = 1
+    """Rollouts of each prompt; a reward with the baseline leave_one_out needs two or more."""
+    teacher_share: Share = 0.0
+    """Above 0 each token is sampled from this share of the teacher's distribution and the rest of
+    the student's (MiniLLM uses 0.2)."""
+    samples_every: PositiveInt = 100
+    """Every n updates some of the sequences just written are kept in samples.jsonl."""
+
+
+class StudentShare(Number):
+    """As any number, or raised when dev does not improve: {shape: adaptive, start: 0, step: 0.1}."""
+
+    end: float = 1.0
+    """Its value at the last update; the most it may become where the shape is adaptive."""
+    shape: Literal["constant", "linear", "exponential", "complement_exponential", "adaptive"] = (
+        "linear"
+    )
+    """As of any number; `adaptive`, DistiLLM's: `step` more whenever the dev loss is not at least
+    `threshold` better than it was."""
+    step: PositiveFloat = 0.1
+    """With `adaptive`: how much it is raised at once."""
+    threshold: float = 0.1
+    """With `adaptive`: raised when the dev loss (nats a token) is at least so much above the one
+    before."""
+
+
+class MixtureSection(Section):
+    """What share of the sequences the student writes, and who writes the others."""
+
+    student_share: StudentShare | None = None
+    """GKD's lambda: 0 means the others write all, 1 that the student does. Must be given with
+    `written_by: mixture`; with `replay` all are the student's when not given."""
+    coin: Literal["batch", "example", "both"] = "batch"
+    """`batch`: one coin for a whole batch, the same on every process (GKD). `example`: one for each
+    prompt (ImitKD). `both`: every prompt is answered by both (DistiLLM-2, f-distill)."""
+    others: Literal["reference", "teacher"] = "reference"
+    """`reference`: the targets in the data. `teacher`: its outputs, decoded once beforehand as
+    `sequences.decoding` says."""
+
+
+class ReplaySection(Section):
+    """How long the student's sequences are kept and learned from again."""
+
+    capacity: PositiveInt = 1000
+    """Sequences kept on each process; the oldest goes first. DistiLLM uses 1000."""
+    max_age: PositiveInt = 1000
+    """Updates after which a sequence is dropped: the student that wrote it is gone."""
+    fresh_share: Number = Number(start=1.0, end=0.0)
+    """Share of the batches that are written anew (and kept); the others are drawn from the kept
+    ones. Falls linearly to 0 in DistiLLM."""
+
+
+class SequencesSection(Section):
+    """Who writes the sequences that the student learns from."""
+
+    written_by: Literal[
+        "reference", "teacher", "interpolation", "student", "mixture", "replay"
+    ] = "reference"
+    """`reference`: the targets in the data. `teacher`: its decoded outputs (Seq-KD), made once,
+    stored, verified and reused. `interpolation`: of its n best outputs the one most similar to the
+    target in the data (Seq-Inter), for fine-tuning a student that is trained already. `student`:
+    on-policy, sampled from the student's weights of the very update. `mixture`: a share by the
+    student, the others as `mixture` says (GKD). `replay`: as `mixture`, but the student's
+    sequences are kept and used again, so some are those of an earlier student: not on-policy."""
+    similarity: Literal[
+        "smoothed_bleu", "smoothed_bleu_of_tokens", "sentence_bleu", "sentence_chrf"
+    ] = "smoothed_bleu"
+    """With `interpolation`: what most similar means; `smoothed_bleu` is Kim and Rush's."""
+    corpus: str | None = None
+    """Folder of the teacher's corpus; beside the runs, named by content, when not given."""
+    decoding: DecodingSection = DecodingSection()
+    """How the teacher decodes."""
+    rollouts: RolloutsSection = RolloutsSection()
+    """How the student writes."""
+    mixture: MixtureSection = MixtureSection()
+    """Who writes how much."""
+    replay: ReplaySection = ReplaySection()
+    """What is used again."""
+
+    @property
+    def by_student(self) -> bool:
+        """Whether the student writes any of them."""
+        return self.written_by in ("student", "mixture", "replay")
+
+    @property
+    def decoded_by_teacher(self) -> bool:
+        """Whether outputs of the teacher are decoded before training begins."""
+        if self.written_by in ("mixture", "replay"):
+            return self.mixture.others == "teacher" and self.mixed
+        return self.written_by in ("teacher", "interpolation")
+
+    @property
+    def mixed(self) -> bool:
+        """Whether somebody besides the student writes while it trains."""
+        return self.written_by == "mixture" or (
+            self.written_by == "replay" and self.mixture.student_share is not None
+        )
