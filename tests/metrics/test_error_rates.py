@@ -89,7 +89,7 @@ def test_references_without_any_token_have_no_error_rate() -> None:
 @pytest.mark.parametrize("name", CORPUS_METRICS)
 def test_a_perfect_output_is_worth_more_than_a_wrong_one_by_every_metric(name: str) -> None:
     metric = CORPUS_METRICS[name]
-    references = ["the cat sat on the mat", "we like small models"]
+    references = ["the 2 cats sat on the mat", "we like 3 small models"]
     right, wrong = (
         metric.statistics(outputs, references).score().value
         for outputs in (references, ["no", "no"])

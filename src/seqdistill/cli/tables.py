@@ -23,6 +23,7 @@ _HEADS = {
     "chrf": "chrF",
     "token_error_rate": "token err.",
     "sequence_error_rate": "seq. err.",
+    "answer_accuracy": "accuracy",
 }
 _MODES = {"beam": "beam search", "greedy": "greedy"}
 # Below this width the table needs every column that it can save.

@@ -9,8 +9,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from seqdistill.metrics.answers import answer_accuracy
 from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
 from seqdistill.metrics.score import SummedStatistics
+from seqdistill.metrics.summaries import (
+    rouge_1_statistics,
+    rouge_2_statistics,
+    rouge_l_statistics,
+)
 from seqdistill.metrics.translation import bleu_statistics, chrf_statistics
 
 
@@ -37,6 +43,10 @@ CORPUS_METRICS: Mapping[str, CorpusMetric] = MappingProxyType(
             CorpusMetric("chrf", chrf_statistics, higher_is_better=True),
             CorpusMetric("token_error_rate", token_error_rate, higher_is_better=False),
             CorpusMetric("sequence_error_rate", sequence_error_rate, higher_is_better=False),
+            CorpusMetric("rouge_1", rouge_1_statistics, higher_is_better=True),
+            CorpusMetric("rouge_2", rouge_2_statistics, higher_is_better=True),
+            CorpusMetric("rouge_l", rouge_l_statistics, higher_is_better=True),
+            CorpusMetric("answer_accuracy", answer_accuracy, higher_is_better=True),
         )
     }
 )

@@ -29,6 +29,10 @@ TITLES = {
     "chrf": "chrF",
     "token_error_rate": "token error rate",
     "sequence_error_rate": "sequence error rate",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "answer_accuracy": "answer accuracy",
 }
 
 

@@ -1,0 +1,78 @@
+"""The final answer of a worked solution, and how often it is the right one.
+
+Looks at what is marked as the answer alone: right steps count nothing, wrong ones cost nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float
+
+from seqdistill.core.errors import DataError
+from seqdistill.core.version import __version__
+from seqdistill.metrics.arithmetic import numbers_in
+from seqdistill.metrics.score import SummedStatistics, check_corpus
+
+MARK = "####"
+"""What stands before the final answer, as in GSM8K."""
+
+
+def final_answer(text: str) -> Fraction | str | None:
+    """The answer that a solution ends with: a number, else marked words, else None.
+
+    After the last `####` (to the end of that line) the first number counts; where no number stands
+    there, the words do, in lower case. Without a mark it is the last number of the text.
+    """
+    before, mark, after = text.rpartition(MARK)
+    if mark:
+        line = after.strip().split("\n", 1)[0]
+        numbers = numbers_in(line)
+        if numbers:
+            return numbers[0]
+        return " ".join(re.sub(r"[.!\s]+", " ", line).split()).casefold() or None
+    numbers = numbers_in(before or text)
+    return numbers[-1] if numbers else None
+
+
+def same_answer(output: str, reference: str) -> bool:
+    """Whether both end with the same answer: 66.0 is 66, 1,000 is 1000, 2/4 is 0.5.
+
+    Numbers compare exactly. An output without an answer is never right.
+
+    Raises DataError for a reference without an answer.
+    """
+    expected = final_answer(reference)
+    if expected is None:
+        raise DataError(
+            f"every reference must hold an answer, a number or anything after {MARK}, but "
+            f"{reference[:80]!r} has none; choose another metric or reward for these data"
+        )
+    return final_answer(output) == expected
+
+
+def answer_accuracy(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
+    """Rows of (1 where the final answer is the reference's, 1): 100 * right / segments.
+
+    Raises ValueError if the sides differ in length or are empty, DataError for a reference without
+    an answer.
+
+    Source: Cobbe et al. 2021 (GSM8K), whose answers stand after `####`.
+    """
+    check_corpus(hypotheses, references)
+    rows = np.asarray(
+        [
+            (float(same_answer(output, reference)), 1.0)
+            for output, reference in zip(hypotheses, references, strict=True)
+        ],
+        dtype=np.float64,
+    )
+
+    def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
+        return 100.0 * float(sums[0] / sums[1])
+
+    signature = f"answer:after-last-{MARK}-or-last-number|numbers:exact|version:{__version__}"
+    return SummedStatistics("answer_accuracy", signature, rows, score_of_sums)

@@ -1,0 +1,172 @@
+"""Rewards of outputs for reinforcement learning: by name, or a Python function of the user's.
+
+A reward looks at texts, one number an output. Does not train, average or subtract a baseline.
+Rewards that need a model live elsewhere (see `generation.entailment`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+from seqdistill.core.errors import DataError, RecipeError, UserError, did_you_mean
+from seqdistill.metrics.answers import same_answer
+from seqdistill.metrics.similarity import sentence_bleu
+from seqdistill.metrics.summaries import rouge_f1
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """What a student is paid: one finite number for each output, more is better."""
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        references: Sequence[str | None],
+        /,
+    ) -> Sequence[float]:
+        """The rewards of `completions`, in their order; a reference is None where none exists."""
+        ...
+
+
+def exact_answer(
+    prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
+) -> list[float]:
+    """1 where the final answer is the reference's, else 0. See `metrics.answers`.
+
+    Raises DataError for a missing reference, or one without an answer.
+    """
+    return [float(same_answer(*pair)) for pair in _pairs(completions, references, "exact_answer")]
+
+
+def rouge_l(
+    prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
+) -> list[float]:
+    """ROUGE-L F1 against the reference, 0 to 1. See `metrics.summaries`.
+
+    Raises DataError for a missing reference.
+    """
+    return [rouge_f1("rougeL", *pair) for pair in _pairs(completions, references, "rouge_l")]
+
+
+def rouge_2(
+    prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
+) -> list[float]:
+    """ROUGE-2 F1 against the reference, 0 to 1. See `metrics.summaries`.
+
+    Raises DataError for a missing reference.
+    """
+    return [rouge_f1("rouge2", *pair) for pair in _pairs(completions, references, "rouge_2")]
+
+
+def bleu(
+    prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
+) -> list[float]:
+    """sacrebleu's sentence BLEU / 100 against the reference, 0 to 1.
+
+    Raises DataError for a missing reference.
+    """
+    similarity = sentence_bleu()
+    pairs = _pairs(completions, references, "bleu")
+    return [similarity([output], reference)[0] / 100.0 for output, reference in pairs]
+
+
+REWARDS: Mapping[str, Reward] = MappingProxyType(
+    {"exact_answer": exact_answer, "rouge_l": rouge_l, "rouge_2": rouge_2, "bleu": bleu}
+)
+"""Every named reward."""
+
+
+def reward_function(name_or_path: str) -> Reward:
+    """The named reward, or the function of the user's that `module:function` names.
+
+    The module is imported here and now; it must lie where Python finds it (installed, or in a
+    folder of PYTHONPATH). What the function returns is checked at every call.
+
+    Raises RecipeError for an unknown name, and for a module or function that is not there or
+    cannot be called.
+    """
+    if ":" not in name_or_path:
+        if name_or_path not in REWARDS:
+            raise RecipeError(
+                f"reward must be one of {', '.join(REWARDS)}, or module:function of your own, got "
+                f"{name_or_path!r}.{did_you_mean(name_or_path, REWARDS)}"
+            )
+        return REWARDS[name_or_path]
+    return CheckedReward(name_or_path, _imported(name_or_path))
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedReward:
+    """A user's reward, held to its promise: as many finite numbers as there are outputs."""
+
+    name: str
+    function: Callable[..., object]
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        references: Sequence[str | None],
+        /,
+    ) -> list[float]:
+        """The function's numbers. Raises UserError when they are not what a reward must be."""
+        found = self.function(list(prompts), list(completions), list(references))
+        try:
+            values = [float(value) for value in found]  # type: ignore[attr-defined]
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"reward {self.name} must return a list of numbers, one for each completion, "
+                f"found {type(found).__name__} ({error}); mend the function"
+            ) from error
+        if len(values) != len(completions):
+            raise UserError(
+                f"reward {self.name} must return one number for each of the {len(completions)} "
+                f"completions, found {len(values)}; mend the function"
+            )
+        for completion, value in zip(completions, values, strict=True):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"reward {self.name} must be finite, found {value} for the completion "
+                    f"{completion[:80]!r}; mend the function"
+                )
+        return values
+
+
+def _imported(path: str) -> Callable[..., object]:
+    module_name, _, function_name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:  # ValueError: an empty name
+        raise RecipeError(
+            f"reward {path!r} must name an importable module, found: {error}; install it or put "
+            "its folder in PYTHONPATH"
+        ) from error
+    names = vars(module)
+    if not callable(names.get(function_name)):
+        found = type(names[function_name]).__name__ if function_name in names else "nothing"
+        raise RecipeError(
+            f"reward {path!r} must name a function of {module_name}, found {found} of that name."
+            f"{did_you_mean(function_name, [name for name in names if callable(names[name])])}"
+        )
+    function: Callable[..., object] = names[function_name]
+    return function
+
+
+def _pairs(
+    completions: Sequence[str], references: Sequence[str | None], name: str
+) -> list[tuple[str, str]]:
+    pairs = []
+    for completion, reference in zip(completions, references, strict=True):
+        if reference is None:
+            raise DataError(
+                f"reward {name} compares with references, but the data have none for the output "
+                f"{completion[:80]!r}; add targets, or choose a reward that needs none"
+            )
+        pairs.append((completion, reference))
+    return pairs

@@ -1,0 +1,79 @@
+"""ROUGE of summaries against one reference each, computed by rouge-score.
+
+English only: what is not a to z or a digit separates words. Does not split sentences (there is no
+ROUGE-Lsum) and does not judge whether a summary is true.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from rouge_score.rouge_scorer import RougeScorer
+
+from seqdistill.metrics.score import SummedStatistics, check_corpus
+
+RougeType = Literal["rouge1", "rouge2", "rougeL"]
+"""As rouge-score calls them."""
+
+
+@functools.cache
+def _scorer(rouge_type: RougeType) -> RougeScorer:
+    return RougeScorer([rouge_type], use_stemmer=True)
+
+
+def rouge_f1(rouge_type: RougeType, hypothesis: str, reference: str) -> float:
+    """The F1 of one summary, 0 to 1: of shared words, shared word pairs, or the longest common
+    subsequence.
+
+    Words are in lower case and, when longer than three letters, stemmed by Porter's stemmer. Zero
+    where either side holds no word.
+    """
+    return float(_scorer(rouge_type).score(reference, hypothesis)[rouge_type].fmeasure)
+
+
+def rouge_1_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
+    """Rows of (F1 over words, 1): 100 * mean F1. See `rouge_f1`.
+
+    Raises ValueError if the sides differ in length or are empty.
+
+    Source: Lin 2004; stemmed, as the numbers published for XSum and CNN/DailyMail are.
+    """
+    return _statistics("rouge_1", "rouge1", hypotheses, references)
+
+
+def rouge_2_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
+    """Rows of (F1 over pairs of neighbouring words, 1): 100 * mean F1. See `rouge_1_statistics`."""
+    return _statistics("rouge_2", "rouge2", hypotheses, references)
+
+
+def rouge_l_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
+    """Rows of (F1 of the longest common subsequence, 1): 100 * mean F1. See `rouge_1_statistics`.
+
+    The whole summary is one sequence: this is rougeL, not rougeLsum.
+    """
+    return _statistics("rouge_l", "rougeL", hypotheses, references)
+
+
+def _statistics(
+    name: str, rouge_type: RougeType, hypotheses: Sequence[str], references: Sequence[str]
+) -> SummedStatistics:
+    check_corpus(hypotheses, references)
+    rows = np.asarray(
+        [
+            (rouge_f1(rouge_type, output, reference), 1.0)
+            for output, reference in zip(hypotheses, references, strict=True)
+        ],
+        dtype=np.float64,
+    )
+
+    def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
+        return 100.0 * float(sums[0] / sums[1])
+
+    version = importlib.metadata.version("rouge-score")
+    signature = f"{rouge_type}|f1|mean|stem:porter|case:lower|rouge-score:{version}"
+    return SummedStatistics(name, signature, rows, score_of_sums)
