@@ -178,7 +178,7 @@ def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Written) 
         ("student.architecture={a: [1]}", ["student.architecture.a must be text, a number"]),
         ("objective.terms.7.weight=1", ["objective.terms.7 must be a key of a section"]),
         ("preset.x=1", ["preset.x must be a key of a section"]),
-        ("preset=nonsense", ["preset must be one of baseline", "got 'nonsense'"]),
+        ("preset=nonsense", ["preset must be one of akl", "got 'nonsense'"]),
         ("preset=wordkd", ["Did you mean 'word_kd'?"]),
         ("updates", ["must read key=value", "training.updates=200"]),
         ("training.updates=", ["must read key=value", "key=null"]),

@@ -44,6 +44,96 @@ def test_a_method_resolves_to_what_its_paper_says(name: str) -> None:
         assert recipe.sequences.similarity == "smoothed_bleu"
 
 
+GKD_FAMILY: dict[str, tuple[str, str, list[dict[str, object]]]] = {
+    # who writes, the reduction, the terms as one writes them
+    "supervised_kd": ("reference", "sequence", [{"divergence": "forward_kl"}]),
+    "on_policy_kd": ("student", "sequence", [{"divergence": "forward_kl"}]),
+    "gkd": ("mixture", "sequence", [{"divergence": "jensen_shannon", "beta": 0.5}]),
+    "imitkd": ("mixture", "token", [{"divergence": "forward_kl"}]),
+    "f_distill": ("mixture", "token", [{"divergence": "total_variation"}]),
+    "minillm": (
+        "mixture",
+        "sum",
+        [
+            {
+                "divergence": "reverse_kl",
+                "importance_weighted": True,
+                "written_by": ["teacher_mixed"],
+            },
+            {"divergence": "sequence_reverse_kl", "clip": 0.2, "written_by": ["teacher_mixed"]},
+            {"divergence": "negative_log_likelihood", "written_by": ["reference"]},
+        ],
+    ),
+    "distillm": ("replay", "token", [{"divergence": "skew_reverse_kl", "alpha": 0.1}]),
+    "distillm_2": (
+        "mixture",
+        "sequence",
+        [
+            {"divergence": "skew_forward_kl", "alpha": 0.1, "written_by": ["teacher"]},
+            {"divergence": "skew_reverse_kl", "alpha": 0.1, "written_by": ["student"]},
+        ],
+    ),
+    "akl": ("reference", "token", [{"divergence": "adaptive_kl", "head_mass": 0.5}]),
+    "taid": ("reference", "token", [{"divergence": "interpolated_forward_kl", "start_share": 0.4}]),
+    "self_distill": (
+        "reference",
+        "token",
+        [
+            {"divergence": "negative_log_likelihood", "weight": 0.5},
+            {"divergence": "cross_entropy", "weight": 0.5},
+        ],
+    ),
+    "gkd_rl": (
+        "student",
+        "sequence",
+        [
+            {"divergence": "reward", "weight": 0.5},
+            {"divergence": "reverse_kl", "weight": 0.5},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GKD_FAMILY)
+def test_a_relative_of_gkd_resolves_to_what_its_paper_says(name: str) -> None:
+    recipe = load_recipe(name, [*YOURS, "data.dev=dev.tsv"])
+    written_by, reduction, terms = GKD_FAMILY[name]
+    assert recipe.method == recipe.preset == name
+    assert (recipe.sequences.written_by, recipe.objective.reduction) == (written_by, reduction)
+    assert recipe.objective.terms == tuple(Term.model_validate(term) for term in terms)
+    assert recipe.teacher.scores == "dense" and recipe.objective.loss_temperature == 1.0
+
+
+@pytest.mark.parametrize("name", ["on_policy_kd", "gkd", "minillm", "distillm", "gkd_rl"])
+def test_rollouts_are_samples_of_the_whole_distribution(name: str) -> None:
+    rollouts = load_recipe(name, [*YOURS, "data.dev=dev.tsv"]).sequences.rollouts
+    assert (rollouts.mode, rollouts.sampling_temperature) == ("sample", 1.0)
+    assert (rollouts.top_k, rollouts.top_p) == (0, 1.0)
+
+
+def test_who_writes_how_much_is_the_papers() -> None:
+    found = {name: read_recipe(name).sequences for name in GKD_FAMILY}
+    gkd, imitkd = found["gkd"].mixture, found["imitkd"]
+    assert gkd.student_share is not None and gkd.student_share.ends == (0.5,)
+    assert (gkd.coin, gkd.others) == ("batch", "reference")
+    share = imitkd.mixture.student_share
+    assert share is not None and (share.shape, share.ends) == ("complement_exponential", (0, 0.995))
+    assert (imitkd.mixture.coin, imitkd.rollouts.mode) == ("example", "greedy")
+    for name in ("f_distill", "distillm_2"):
+        assert (found[name].mixture.coin, found[name].mixture.others) == ("both", "teacher")
+        assert found[name].decoding.mode == found[name].rollouts.mode == "sample"
+    assert found["distillm_2"].decoding.sampling_temperature == 0.8
+    assert found["distillm_2"].rollouts.sampling_temperature == 0.8
+    assert found["minillm"].rollouts.teacher_share == 0.2
+    distillm = found["distillm"]
+    phi = distillm.mixture.student_share
+    assert phi is not None
+    assert (phi.shape, phi.start, phi.step, phi.threshold) == ("adaptive", 0.0, 0.1, 0.1)
+    assert distillm.replay.capacity == 1000
+    assert distillm.replay.fresh_share.ends == (1.0, 0.0)
+    assert found["gkd_rl"].rollouts.samples_per_prompt == 4
+
+
 def test_pruning_takes_four_weights_of_five_by_one_threshold_and_trains_gently() -> None:
     recipe = load_recipe("prune", YOURS)
     assert (recipe.pruning.share, recipe.pruning.scheme) == (0.8, "class_blind")

@@ -10,6 +10,7 @@ from seqdistill.recipe.findings import Findings
 from seqdistill.recipe.objective_checks import is_soft
 from seqdistill.recipe.schema import Recipe
 
+
 def teacher_findings(recipe: Recipe) -> Findings:
     """A teacher that is needed and not named, or asked for what nobody reads."""
     teacher, soft = recipe.teacher, [term for term in recipe.objective.terms if is_soft(term)]

@@ -112,9 +112,9 @@ class ReplaySection(Section):
 class SequencesSection(Section):
     """Who writes the sequences that the student learns from."""
 
-    written_by: Literal[
-        "reference", "teacher", "interpolation", "student", "mixture", "replay"
-    ] = "reference"
+    written_by: Literal["reference", "teacher", "interpolation", "student", "mixture", "replay"] = (
+        "reference"
+    )
     """`reference`: the targets in the data. `teacher`: its decoded outputs (Seq-KD), made once,
     stored, verified and reused. `interpolation`: of its n best outputs the one most similar to the
     target in the data (Seq-Inter), for fine-tuning a student that is trained already. `student`:
