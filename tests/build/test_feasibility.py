@@ -20,7 +20,7 @@ from seqdistill.data.readers import EXTENSIONS
 from seqdistill.metrics.similarity import SIMILARITIES
 from seqdistill.recipe.checks import FILE_SUFFIXES
 from seqdistill.recipe.loading import load_recipe
-from seqdistill.recipe.schema import SequencesSection
+from seqdistill.recipe.sequences_schema import SequencesSection
 from seqdistill.records.run_directory import RunDirectory
 
 QUICK = [

@@ -367,6 +367,12 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "shape: linear",
     ),
     (
+        "objective.terms.0.weight",
+        [*MIXED, term("divergence: forward_kl, weight: {start: 1, end: 2, shape: adaptive}")],
+        "got 1 to 2 (adaptive)",
+        "linear",
+    ),
+    (
         "sequences.mixture.student_share.step",
         [*MIXED, "sequences.mixture.student_share={start: 0, step: 0.2}"],
         "got 0.2 with linear",

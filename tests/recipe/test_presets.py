@@ -10,10 +10,11 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import list_presets, load_recipe, preset_names, read_recipe, show_preset
 from seqdistill.recipe.documents import parse_document
 from seqdistill.recipe.objective_schema import Term
+from seqdistill.recipe.sections import Number
 
 NLL = Term(divergence="negative_log_likelihood")
-HALF_NLL = Term(divergence="negative_log_likelihood", weight=0.5)
-HALF_CROSS_ENTROPY = Term(divergence="cross_entropy", weight=0.5)
+HALF_NLL = Term(divergence="negative_log_likelihood", weight=Number.constant(0.5))
+HALF_CROSS_ENTROPY = Term(divergence="cross_entropy", weight=Number.constant(0.5))
 YOURS = ["data.train=train.tsv", "student.model=small", "teacher.model=large"]
 METHODS = {
     "baseline": ("reference", "none", (NLL,)),

@@ -21,7 +21,7 @@ from seqdistill.recipe import (
 )
 from seqdistill.recipe.objective_schema import ObjectiveSection, Term
 from seqdistill.recipe.schema import DataSection, Recipe, StudentSection, TrainingSection
-from seqdistill.recipe.sections import Number, Section
+from seqdistill.recipe.sections import Section
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
 from seqdistill.recipe.spelling import all_keys
 

@@ -36,6 +36,12 @@ def number_findings(key: str, number: Number, *, least: float, most: float) -> F
             bounds = f"at least {least:g}" if most == float("inf") else f"in [{least:g}, {most:g}]"
             yield key, f"must be {bounds}, got {number}; give a number in that range"
             return
+    if number.shape == "adaptive" and not key.endswith("student_share"):
+        yield (
+            key,
+            f"must change with the updates alone, got {number}; take the shape linear or "
+            "exponential, adaptive is for sequences.mixture.student_share",
+        )
     if number.shape == "exponential" and min(number.ends) <= 0.0:
         yield (
             key,

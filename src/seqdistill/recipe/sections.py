@@ -35,9 +35,12 @@ class Number(Section):
     """Its value at the first update."""
     end: float
     """Its value at the last update."""
-    shape: Literal["constant", "linear", "exponential", "complement_exponential"] = "linear"
+    shape: Literal["constant", "linear", "exponential", "complement_exponential", "adaptive"] = (
+        "linear"
+    )
     """The way between: `linear`; `exponential`, by equal factors; `complement_exponential`, where
-    1 - value falls by equal factors (ImitKD's share of the student, from 0 to 0.995)."""
+    1 - value falls by equal factors (ImitKD's share of the student, from 0 to 0.995); `adaptive`,
+    for the student's share alone, raised when dev gets worse."""
 
     @model_validator(mode="before")
     @classmethod

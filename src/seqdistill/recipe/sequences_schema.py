@@ -67,17 +67,12 @@ class RolloutsSection(Section):
 
 
 class StudentShare(Number):
-    """As any number, or raised when dev does not improve: {shape: adaptive, start: 0, step: 0.1}."""
+    """As any number, or raised when dev gets worse: {shape: adaptive, start: 0, step: 0.1}."""
 
     end: float = 1.0
     """Its value at the last update; the most it may become where the shape is adaptive."""
-    shape: Literal["constant", "linear", "exponential", "complement_exponential", "adaptive"] = (
-        "linear"
-    )
-    """As of any number; `adaptive`, DistiLLM's: `step` more whenever the dev loss is not at least
-    `threshold` better than it was."""
     step: PositiveFloat = 0.1
-    """With `adaptive`: how much it is raised at once."""
+    """With `adaptive`, DistiLLM's: how much it is raised at once, from `start` to at most `end`."""
     threshold: float = 0.1
     """With `adaptive`: raised when the dev loss (nats a token) is at least so much above the one
     before."""
