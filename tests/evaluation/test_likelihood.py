@@ -10,7 +10,7 @@ from tests.tiny import EOS, PAD, VOCAB, collator, random_examples, tiny_adapter,
 from seqdistill.core.head import Head
 from seqdistill.data.batching import Collator
 from seqdistill.evaluation import likelihood
-from seqdistill.evaluation.likelihood import reference_predictions
+from seqdistill.evaluation.likelihood import mean_reference_nats, reference_predictions
 
 EXAMPLES = random_examples(12)
 
@@ -51,6 +51,19 @@ def test_predictions_equal_a_loop_over_sentences(
         entropy = -(np.exp(log_probs) * log_probs).sum(axis=1)
         assert found.entropy_nats[position] == pytest.approx(entropy, rel=1e-4, abs=1e-5)
         assert found.top_ids[position].tolist() == log_probs.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("name", ["mbart", "t5", "llama", "gemma2"])
+def test_the_loss_on_dev_is_the_mean_over_all_tokens_however_batched(name: str) -> None:
+    adapter = tiny_adapter(name, dropout=0.5).train()
+    found = reference_predictions(adapter, EXAMPLES, collator(adapter.kind))
+    mean = np.concatenate(found.nats).mean()
+    for batch_tokens in (1, 30, 4096):
+        adapter.train()
+        loss = mean_reference_nats(
+            adapter, EXAMPLES, collator(adapter.kind), batch_tokens=batch_tokens
+        )
+        assert loss == pytest.approx(mean, rel=1e-5)
 
 
 def test_predictions_are_blind_to_the_pad_token_and_to_dropout() -> None:

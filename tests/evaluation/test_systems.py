@@ -230,6 +230,7 @@ def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
         tokenizer=TOKENIZER,
         generator=make,
         metrics=("bleu", "chrf", "token_error_rate"),
+        loss_nats=lambda: 2.5,
         max_new_tokens=9,
     )
     model = tiny_model("mbart")
@@ -237,6 +238,7 @@ def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
     assert asked == [model], "each scoring must use the model's present weights"
     assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(GOOD, [REFERENCES]).score)
     assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(GOOD, [REFERENCES]).score)
+    assert found["loss_nats"] == 2.5
     assert found["token_error_rate"] == token_error_rate(GOOD, REFERENCES).score().value
     assert generator.asked[0][1] == Decoding(beam_size=1, max_new_tokens=9)
 

@@ -34,6 +34,7 @@ from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, leave_out_long
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.dev import DevScorer
+from seqdistill.evaluation.likelihood import mean_reference_nats
 from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import use_fast_attention
@@ -288,6 +289,9 @@ def _dev_scorer(prepared: Prepared) -> DevScoring | None:
     if not prepared.dev:
         return None
     evaluation = prepared.recipe.evaluation
+    collator = collator_for(prepared.student)
+    longest = prepared.recipe.data.max_target_tokens
+    fitting = [example for example in prepared.dev if len(example.target_ids) <= longest]
     make = generator_factory(
         prepared.student,
         engine=evaluation.engine,
@@ -301,6 +305,7 @@ def _dev_scorer(prepared: Prepared) -> DevScoring | None:
         tokenizer=prepared.student.tokenizer,
         generator=make,
         metrics=tuple(dict.fromkeys((*evaluation.metrics, prepared.recipe.training.eval_metric))),
+        loss_nats=lambda: mean_reference_nats(prepared.adapted, fitting, collator),
         max_new_tokens=evaluation.max_new_tokens,
     )
 

@@ -27,7 +27,10 @@ def best_texts(
 
 
 class DevScorer:
-    """The chosen metrics of the student's greedy outputs on dev."""
+    """The chosen metrics of the student's greedy outputs on dev, and its loss on the references.
+
+    `loss_nats` gives the mean nats a token of the live student; it is asked at every call.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class DevScorer:
         tokenizer: PreTrainedTokenizerBase,
         generator: GeneratorFactory,
         metrics: Sequence[str],
+        loss_nats: Callable[[], float],
         max_new_tokens: int,
     ) -> None:
         self._examples = examples
@@ -44,12 +48,14 @@ class DevScorer:
         self._tokenizer = tokenizer
         self._generator = generator
         self._metrics = metrics
+        self._loss_nats = loss_nats
         self._decoding = Decoding(beam_size=1, max_new_tokens=max_new_tokens)
 
     def __call__(self, model: PreTrainedModel) -> Mapping[str, float]:
-        """Every metric's value under its name in CORPUS_METRICS, such as `bleu`."""
+        """Each metric's value under its name in CORPUS_METRICS, such as `bleu`, and `loss_nats`."""
         texts = best_texts(self._generator(model), self._examples, self._tokenizer, self._decoding)
-        return {
+        scores = {
             name: CORPUS_METRICS[name].statistics(texts, self._references).score().value
             for name in self._metrics
         }
+        return {**scores, "loss_nats": self._loss_nats()}

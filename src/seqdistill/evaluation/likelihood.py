@@ -15,10 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seqdistill.core.head import Head
+from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.batching import Collator, in_length_order
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.divergences import NEGLIGIBLE_LOG_PROB
+from seqdistill.objectives.fused import fused_negative_log_likelihood
 
 _CHUNK_LOGITS = 4_000_000
 """Logits at the same time: 16 MB in fp32, so that the passes over them stay in the cache."""
@@ -85,3 +87,28 @@ def _predictions(
         torch.cat(entropies).double().clamp_(min=0.0),
         torch.cat(top_ids),
     )
+
+
+@torch.no_grad()
+def mean_reference_nats(
+    model: SequenceModel,
+    examples: Sequence[EncodedExample],
+    collator: Collator,
+    *,
+    batch_tokens: int = 4096,
+) -> float:
+    """-log p of the references in nats, the mean over their tokens: the loss on dev.
+
+    The model is in evaluation mode meanwhile and afterwards.
+    """
+    model.eval()
+    device, total = next(model.parameters()).device, TokenSum.zero()
+    for indices in in_length_order(examples, model.kind, batch_tokens):
+        batch = collator([examples[i] for i in indices]).to(device)
+        states, mask = model.states(batch), batch.target_mask
+        hidden, targets = states.hidden[mask], batch.target_ids[mask]
+        found = fused_negative_log_likelihood(
+            hidden, states.head, targets, weights=torch.ones_like(hidden[:, 0])
+        )
+        total = total + TokenSum(found.total, mask.sum().float()).detached()
+    return total.mean
