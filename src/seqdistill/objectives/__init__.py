@@ -3,6 +3,11 @@
 Tensors in, numbers out. No model, no file, no recipe is known here.
 """
 
+from seqdistill.objectives.adaptive_divergences import (
+    adaptive_kl,
+    interpolated_forward_kl,
+    teacher_mode_likelihood,
+)
 from seqdistill.objectives.chunk_walk import FusedLoss, FusedSum
 from seqdistill.objectives.divergences import (
     cross_entropy,
@@ -21,22 +26,30 @@ from seqdistill.objectives.fused import (
     target_part,
     teacher_part,
 )
-from seqdistill.objectives.objective import Term, WeightedObjective
+from seqdistill.objectives.monitors import Monitor
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.policy_gradient import POLICY_GRADIENTS
 from seqdistill.objectives.reduction import reduce, reduction_count, reduction_weights
 from seqdistill.objectives.registry import DIVERGENCES, Divergence
+from seqdistill.objectives.term import TERM_NAMES, Term
 
 __all__ = [
     "DIVERGENCES",
+    "POLICY_GRADIENTS",
+    "TERM_NAMES",
     "Divergence",
     "FusedLoss",
     "FusedSum",
+    "Monitor",
     "Term",
     "WeightedObjective",
+    "adaptive_kl",
     "cross_entropy",
     "forward_kl",
     "fused_divergence",
     "fused_negative_log_likelihood",
     "fused_sum",
+    "interpolated_forward_kl",
     "jensen_shannon",
     "negative_log_likelihood",
     "reduce",
@@ -46,6 +59,7 @@ __all__ = [
     "skew_forward_kl",
     "skew_reverse_kl",
     "target_part",
+    "teacher_mode_likelihood",
     "teacher_part",
     "total_variation",
 ]

@@ -36,7 +36,7 @@ class FusedLoss:
 
 @dataclasses.dataclass(frozen=True)
 class FusedSum:
-    """`total` = sum_i factor_i sum(weights * values[i]), differentiable; `values` in nats, not."""
+    """`total` = sum_i factor_i sum(weights_i * values[i]), differentiable; `values` in nats."""
 
     total: Float[Tensor, ""]
     values: Float[Tensor, "parts positions"]
@@ -67,6 +67,8 @@ class Part:
     """What the loss expects the logits to be divided by."""
     vocab_size: int | None = None
     """How many symbols it compares; None where it takes any number."""
+    weights: Tensor | None = None
+    """What multiplies its positions instead of the weights of the sum that it is part of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,20 +76,15 @@ class ChunkWalk:
     """What the walk needs besides the tensors that want gradients.
 
     The student's logits are computed once for all parts, and their gradients go back through the
-    head together. Matrix products run in `dtype`.
+    head together. `scales` (parts, positions) multiply the values. Matrix products run in `dtype`.
     """
 
     head: Head
     parts: tuple[Part, ...]
-    weights: Tensor
+    scales: Tensor
     temperature: float
     blocking: Blocking
     dtype: torch.dtype
-
-    @property
-    def factors(self) -> list[float]:
-        """What multiplies each part."""
-        return [part.factor for part in self.parts]
 
     def run(self, hidden: Tensor) -> FusedSum:
         """The weighted total, and every part's values at all positions."""
@@ -107,9 +104,8 @@ class ChunkWalk:
             temperature=self.temperature,
             blocking=self.blocking,
         )
-        losses = _SharedLogits(self, hidden)
+        losses = _SharedLogits(self, hidden, needs)
         gradients = HeadGradients.zeros(hidden, self.head, needs)
-        weighted = _differ_from_one(self.weights)
         for start in range(0, hidden.shape[0], self.blocking.chunk):
             stop = min(start + self.blocking.chunk, hidden.shape[0])
             chunk = student.enter_chunk(start, stop)
@@ -120,8 +116,6 @@ class ChunkWalk:
                 slope = cap_slope(logits, self.head.soft_cap, self.temperature)
                 values[:, first:last] = losses.values_and_gradient(first, last, logits)
                 if needs.any:
-                    if weighted:
-                        logits.mul_(self.weights[first:last, None].to(logits.dtype))
                     gradients.add_rows(student, logits, slope)
                     student.give_back(first, last, logits)
             gradients.add_chunk(student, start, stop, chunk)
@@ -136,10 +130,12 @@ def _differ_from_one(weights: Tensor) -> bool:
 class _SharedLogits:
     """The parts of a walk, each of which wants to overwrite the same logits."""
 
-    def __init__(self, walk: ChunkWalk, hidden: Tensor) -> None:
+    def __init__(self, walk: ChunkWalk, hidden: Tensor, needs: Needs) -> None:
         exact = arithmetic_dtype(walk.dtype)
         self._losses = [part.open_loss(walk.blocking, exact) for part in walk.parts]
-        self._factors = walk.factors
+        self._scales = walk.scales.to(exact).unsqueeze(-1)
+        self._last_differs = _differ_from_one(walk.scales[-1])
+        self._needs = needs
         rows = min(walk.blocking.slice, walk.blocking.chunk)
         shape = (len(walk.parts) - 1, rows, walk.head.vocab_size)
         self._copies = hidden.new_empty(shape, dtype=exact)
@@ -149,17 +145,19 @@ class _SharedLogits:
             loss.enter_chunk(start, stop)
 
     def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
-        """(parts, rows) values; overwrites the logits with the gradient of their sum by factors."""
+        """(parts, rows) values; overwrites the logits with the gradient of their scaled sum."""
         copies = self._copies[:, : stop - start]
         copies.copy_(logits)
         values = [
             loss.values_and_gradient(start, stop, own)
             for loss, own in zip(self._losses, [*copies, logits], strict=True)
         ]
-        if self._factors[-1] != 1.0:
-            logits.mul_(self._factors[-1])
-        for factor, own in zip(self._factors, copies, strict=False):
-            logits.add_(own, alpha=factor)
+        if self._needs.any:
+            scales = self._scales[:, start:stop]
+            if self._last_differs:
+                logits.mul_(scales[-1])
+            for scale, own in zip(scales, copies, strict=False):
+                logits.addcmul_(own, scale)
         return torch.cat(values, dim=1).T
 
 
@@ -180,8 +178,7 @@ class _WalkFunction(torch.autograd.Function):
             values, ctx.gradients = plan.walk(hidden, ctx.needs)
         ctx.save_for_backward(hidden, weight, bias)
         ctx.mark_non_differentiable(values)
-        factors = values.new_tensor(plan.factors)
-        return factors @ (values @ plan.weights.to(values.dtype)), values
+        return (plan.scales.to(values.dtype) * values).sum(), values
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -45,6 +45,9 @@ class SoftRows:
 ClosedForm = Callable[[SoftRows], Tensor]
 """Rows -> (rows, 1) values in nats, with the gradient left in `student_log_probs`."""
 
+_FIRST_RANKED = 32
+"""How many of the likeliest symbols are ranked at first in search of the head."""
+
 
 def forward_kl(rows: SoftRows) -> Tensor:
     """KL(P || Q); gradient q - p."""
@@ -118,6 +121,65 @@ def total_variation(rows: SoftRows) -> Tensor:
     _subtract_mean(rows, gradient.sum(dim=-1, keepdim=True))
     gradient.mul_(0.5)
     return _within(values, rows, 1.0)
+
+
+def adaptive_kl(rows: SoftRows, head_mass: float = 0.5) -> Tensor:
+    """w_h KL(P || Q) + w_t KL(Q || P); gradient w_h (q - p) + w_t q (log(q/p) - KL(Q || P))."""
+    gap = torch.sub(rows.student_probs, rows.teacher_probs, out=rows.scratch).abs_()
+    of_head, of_tail = _head_and_tail(gap, rows.teacher_probs, head_mass)
+    whole = (of_head + of_tail).clamp_(min=torch.finfo(gap.dtype).tiny)
+    of_head, of_tail = of_head / whole, of_tail / whole
+    ratio = rows.student_log_probs.sub_(rows.teacher_log_probs)
+    forward = -_expectation(rows.teacher_probs, rows.scratch.copy_(ratio))
+    reverse = _expectation(rows.student_probs, ratio)
+    _subtract_mean(rows, reverse)
+    difference = torch.sub(rows.student_probs, rows.teacher_probs, out=rows.scratch)
+    rows.student_log_probs.mul_(of_tail).addcmul_(difference, of_head)
+    for weight, values in ((of_head, forward), (of_tail, reverse)):
+        values.clamp_(min=0.0).mul_(weight).masked_fill_(weight == 0.0, 0.0)  # 0 * inf = 0
+    return _within(forward.add_(reverse), rows)
+
+
+def interpolated_forward_kl(rows: SoftRows, share: float) -> Tensor:
+    """KL(P_t || Q), P_t = softmax((1 - t) log Q + t log P) held constant; gradient q - p_t."""
+    if share == 1.0:
+        return forward_kl(rows)
+    target = rows.teacher_log_probs
+    if share == 0.0:
+        target.copy_(rows.student_log_probs)
+    else:
+        target.mul_(share).add_(rows.student_log_probs, alpha=1.0 - share)
+    nowhere = target.amax(dim=-1, keepdim=True).isneginf()
+    _normalize(target.masked_fill_(nowhere, 0.0), rows.teacher_probs)
+    return forward_kl(rows).masked_fill_(nowhere, math.inf)
+
+
+def teacher_mode_likelihood(rows: SoftRows) -> Tensor:
+    """-log Q(argmax P); gradient q - onehot(argmax P)."""
+    mode = rows.teacher_probs.argmax(dim=-1, keepdim=True)
+    values = -rows.student_log_probs.gather(-1, mode)
+    rows.student_log_probs.copy_(rows.student_probs)
+    rows.student_log_probs.scatter_add_(-1, mode, torch.full_like(values, -1.0))
+    return _within(values, rows)
+
+
+def _head_and_tail(gap: Tensor, probs: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    """(rows, 1) sums of `gap` over the likeliest symbols that reach `mass`, and over the others.
+
+    Leaves only the others' in `gap`. Asks for ever more of the likeliest symbols until every row
+    has its head, since heads are short and sorting a vocabulary costs more than all the rest.
+    """
+    num_ranked = min(_FIRST_RANKED, probs.shape[-1])
+    ranked, ids = probs.topk(num_ranked, dim=-1)
+    while num_ranked < probs.shape[-1] and (ranked.sum(dim=-1) < mass).any():
+        num_ranked = min(8 * num_ranked, probs.shape[-1])
+        ranked, ids = probs.topk(num_ranked, dim=-1)
+    before = ranked.cumsum(dim=-1).roll(1, dims=-1)
+    before[:, 0] = 0.0
+    in_head, found = before < mass, gap.gather(-1, ids)
+    gap.scatter_(-1, ids, found.masked_fill(in_head, 0.0))
+    of_head = found.masked_fill(~in_head, 0.0).sum(dim=-1, keepdim=True)
+    return of_head, gap.sum(dim=-1, keepdim=True)
 
 
 def _normalize(logits: Tensor, probs: Tensor) -> None:

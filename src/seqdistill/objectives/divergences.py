@@ -36,7 +36,7 @@ def forward_kl(
     Source: Hinton et al. 2015, sec. 2 (T = 1); word-level KD of Kim and Rush 2016, sec. 3.1, less
     the teacher's entropy, which has no gradient.
     """
-    student, teacher = _exact(student_log_probs), _exact(teacher_log_probs)
+    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
     return _within(_kl(teacher, student))
 
 
@@ -51,7 +51,7 @@ def reverse_kl(
 
     Source: Gu et al. 2024 (MiniLLM), sec. 2.1, for one token.
     """
-    student, teacher = _exact(student_log_probs), _exact(teacher_log_probs)
+    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
     return _within(_kl(student, teacher))
 
 
@@ -132,7 +132,7 @@ def total_variation(
 
     Source: Wen et al. 2023 (f-distill), sec. 3.
     """
-    student, teacher = _exact(student_log_probs), _exact(teacher_log_probs)
+    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
     return _within(0.5 * (teacher.exp() - student.exp()).abs().sum(dim=-1), 1.0)
 
 
@@ -147,7 +147,7 @@ def cross_entropy(
 
     Source: Kim and Rush 2016, sec. 3.1 (word-level KD).
     """
-    student, teacher = _exact(student_log_probs), _exact(teacher_log_probs)
+    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
     probs = teacher.exp()
     return _within(-(probs * torch.where(probs == 0.0, 0.0, student)).sum(dim=-1))
 
@@ -159,7 +159,7 @@ def negative_log_likelihood(
 
     +inf where the student has no mass on the target.
     """
-    student = _exact(student_log_probs)
+    student = at_least_fp32(student_log_probs)
     return _within(-student.gather(-1, target_ids.long().unsqueeze(-1)).squeeze(-1))
 
 
@@ -191,7 +191,8 @@ def jensen_shannon_factor(beta: float, scale: Scale) -> float:
     return 1.0 / (beta * (1.0 - beta)) if scale == "gradient" else 1.0
 
 
-def _exact(log_probs: Tensor) -> Tensor:
+def at_least_fp32(log_probs: Tensor) -> Tensor:
+    """The same numbers in fp32, or as they are in fp64: the precision that divergences work in."""
     return log_probs if log_probs.dtype == torch.float64 else log_probs.float()
 
 
@@ -200,7 +201,7 @@ def _not_infinite(log_probs: Tensor) -> Tensor:
 
     The clamp changes no probability and no gradient: both are exactly zero down there.
     """
-    return _exact(log_probs).clamp(min=NEGLIGIBLE_LOG_PROB)
+    return at_least_fp32(log_probs).clamp(min=NEGLIGIBLE_LOG_PROB)
 
 
 def _kl(first: Tensor, second: Tensor) -> Tensor:

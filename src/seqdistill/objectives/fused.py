@@ -1,15 +1,13 @@
 """Losses straight from hidden states and heads: logits exist for one chunk of positions at a time.
 
-The plain forms are in `divergences`; tests say that both agree in value and gradient. Masks and
+The plain forms are in `registry`; tests say that both agree in value and gradient. Masks and
 counts are the caller's: he passes the positions that count and the weight of each. The teacher
 never receives a gradient.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +16,9 @@ from torch import Tensor
 from seqdistill.core.head import Head
 from seqdistill.objectives import closed_forms
 from seqdistill.objectives.chunk_walk import ChunkWalk, FusedLoss, FusedSum, Part
-from seqdistill.objectives.divergences import Scale, check_alpha, check_beta
-from seqdistill.objectives.head_pass import Blocking, LogitsPass, product_dtype
+from seqdistill.objectives.divergences import Scale
+from seqdistill.objectives.head_pass import Blocking, LogitsPass, arithmetic_dtype, product_dtype
+from seqdistill.objectives.registry import Parameters, closed_form
 
 
 def fused_divergence(
@@ -33,18 +32,21 @@ def fused_divergence(
     beta: float | None = None,
     alpha: float | None = None,
     scale: Scale = "raw",
+    share: float | None = None,
+    head_mass: float = 0.5,
     temperature: float = 1.0,
     chunk_positions: int | None = None,
 ) -> FusedLoss:
     """The divergence `name` in nats at every position, and its weighted sum.
 
-    Equals the function of that name in `divergences` on the log-softmax of both models' logits
+    Equals the function of that name in `DIVERGENCES` on the log-softmax of both models' logits
     divided by `temperature` (no T squared). `beta` and `scale` belong to jensen_shannon, `alpha`
-    to the skew divergences. Products run in the dtype of each model's hidden states, or in
-    autocast's where it is on; the rest in fp32 (fp64 for an fp64 student); gradients come in the
-    dtype of the tensor they are for. `chunk_positions` bounds how many positions have logits at
-    the same time; by default a chunk has at most 20 million logits. Positions that do not count
-    should be left out rather than weighted 0: an infinite value times 0 is not a number.
+    to the skew divergences, `share` to interpolated_forward_kl, `head_mass` to adaptive_kl.
+    Products run in the dtype of each model's hidden states, or in autocast's where it is on; the
+    rest in fp32 (fp64 for an fp64 student); gradients come in the dtype of the tensor they are
+    for. `chunk_positions` bounds how many positions have logits at the same time; by default a
+    chunk has at most 20 million logits. Positions that do not count should be left out rather
+    than weighted 0: an infinite value times 0 is not a number.
 
     Raises ValueError for an unknown name, a parameter missing or out of range, heads over
     different vocabularies, or a temperature that is not positive.
@@ -56,6 +58,8 @@ def fused_divergence(
         beta=beta,
         alpha=alpha,
         scale=scale,
+        share=share,
+        head_mass=head_mass,
         temperature=temperature,
     )
     return _only(
@@ -99,8 +103,9 @@ def fused_sum(
     """Several losses of the same student logits, in one pass over the head.
 
     Parts come from `teacher_part` and `target_part`. Equals the sum of the single losses, each
-    times its factor, for the price of one product with the head forward and two backward.
-    Conventions as in `fused_divergence`.
+    times its factor, for the price of one product with the head forward and two backward. A part
+    with weights of its own is summed with those instead of `weights`. Conventions as in
+    `fused_divergence`.
 
     Raises ValueError for no parts, a teacher's part over another vocabulary or made for another
     temperature, a target's part at a temperature other than 1, or a temperature that is not
@@ -123,7 +128,12 @@ def fused_sum(
                 "tail off with Head.cut"
             )
     blocking = Blocking.of(hidden, head.vocab_size, chunk_positions)
-    walk = ChunkWalk(head, tuple(parts), weights, temperature, blocking, product_dtype(hidden))
+    exact = arithmetic_dtype(hidden.dtype)
+    own_weights = [weights if part.weights is None else part.weights for part in parts]
+    scales = torch.stack(
+        [part.factor * own.to(exact) for part, own in zip(parts, own_weights, strict=True)]
+    )
+    walk = ChunkWalk(head, tuple(parts), scales, temperature, blocking, product_dtype(hidden))
     return walk.run(hidden)
 
 
@@ -136,13 +146,16 @@ def teacher_part(
     beta: float | None = None,
     alpha: float | None = None,
     scale: Scale = "raw",
+    share: float | None = None,
+    head_mass: float = 0.5,
     temperature: float = 1.0,
+    weights: Float[Tensor, " positions"] | None = None,
 ) -> Part:
     """The divergence `name` from a teacher, as a part of `fused_sum`; see `fused_divergence`.
 
     Raises ValueError for an unknown name, or a parameter missing or out of range.
     """
-    form = _closed_form(name, beta, alpha, scale)
+    form = closed_form(name, Parameters(beta, alpha, share, scale, head_mass))
     teacher_dtype = product_dtype(teacher_hidden)
 
     def open_loss(blocking: Blocking, dtype: torch.dtype) -> _TeacherRows:
@@ -155,13 +168,22 @@ def teacher_part(
         )
         return _TeacherRows(teacher, form, dtype, blocking)
 
-    return Part(open_loss, factor, temperature, teacher_head.vocab_size)
+    return Part(open_loss, factor, temperature, teacher_head.vocab_size, weights)
 
 
-def target_part(target_ids: Int[Tensor, " positions"], *, factor: float = 1.0) -> Part:
-    """The negative log-likelihood of targets, as a part of `fused_sum` at temperature 1."""
+def target_part(
+    target_ids: Int[Tensor, " positions"],
+    *,
+    factor: float = 1.0,
+    vocab_size: int | None = None,
+    weights: Float[Tensor, " positions"] | None = None,
+) -> Part:
+    """The negative log-likelihood of targets, as a part of `fused_sum` at temperature 1.
+
+    Among the head's first `vocab_size` symbols, or all of them.
+    """
     loss = _TargetRows(target_ids.long())
-    return Part(lambda _blocking, _dtype: loss, factor)
+    return Part(lambda _blocking, _dtype: loss, factor, 1.0, vocab_size, weights)
 
 
 def _only(found: FusedSum) -> FusedLoss:
@@ -211,37 +233,3 @@ class _TargetRows:
         values = gap - probs.amax(dim=-1, keepdim=True).log_()
         probs.scatter_add_(-1, targets, torch.full_like(values, -1.0))
         return values.clamp_(min=0.0)
-
-
-def _closed_form(
-    name: str, beta: float | None, alpha: float | None, scale: Scale
-) -> closed_forms.ClosedForm:
-    """The closed form of that name with its parameters filled in and checked."""
-    plain: dict[str, Callable[[closed_forms.SoftRows], Tensor]] = {
-        "forward_kl": closed_forms.forward_kl,
-        "reverse_kl": closed_forms.reverse_kl,
-        "cross_entropy": closed_forms.cross_entropy,
-        "total_variation": closed_forms.total_variation,
-    }
-    if name in plain:
-        return plain[name]
-    if name == "jensen_shannon":
-        given = _given(name, "beta", beta)
-        check_beta(given)
-        return functools.partial(closed_forms.jensen_shannon, beta=given, scale=scale)
-    if name == "skew_forward_kl":
-        given = _given(name, "alpha", alpha)
-        check_alpha(given, "forward_kl")
-        return functools.partial(closed_forms.skew_forward_kl, alpha=given)
-    if name == "skew_reverse_kl":
-        given = _given(name, "alpha", alpha)
-        check_alpha(given, "reverse_kl")
-        return functools.partial(closed_forms.skew_reverse_kl, alpha=given)
-    known = ", ".join([*plain, "jensen_shannon", "skew_forward_kl", "skew_reverse_kl"])
-    raise ValueError(f"divergence must be one of {known}; got {name!r}")
-
-
-def _given(name: str, parameter: str, value: float | None) -> float:
-    if value is None or math.isnan(value):
-        raise ValueError(f"{name} needs {parameter}, a number between 0 and 1; got {value}")
-    return value

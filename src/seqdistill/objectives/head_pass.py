@@ -63,6 +63,12 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def detached_head(head: Head) -> Head:
+    """The same head, of which no gradient is wanted."""
+    bias = None if head.bias is None else head.bias.detach()
+    return dataclasses.replace(head, weight=head.weight.detach(), bias=bias)
+
+
 class LogitsPass:
     """Logits divided by a temperature, cap(scale * h W^T + b) / T, chunk by chunk.
 

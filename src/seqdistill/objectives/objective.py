@@ -1,168 +1,243 @@
-"""What the training step calls: a weighted sum of divergences over the positions that count.
+"""What the training step calls: a weighted sum of terms over the positions that count.
 
 It gathers those positions before any head is applied, so logits of padding and of prompts are
-never computed. It does not know who wrote the sequences, nor what becomes of the totals.
+never computed. It does not know how the sequences were written, nor what becomes of the totals.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from seqdistill.core.batch import SequenceBatch, StudentStates
-from seqdistill.core.errors import RecipeError, did_you_mean
-from seqdistill.core.scores import DenseScores, TeacherScores
+from seqdistill.core.batch import SequenceBatch, StudentStates, Writer
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.scores import NoScores, TeacherScores
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.chunk_walk import Part
-from seqdistill.objectives.divergences import Scale
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
+from seqdistill.objectives.interpolation import InterpolationShare
+from seqdistill.objectives.monitors import Monitor, student_entropy, teacher_reverse_kl
+from seqdistill.objectives.observation import Observation, dense
+from seqdistill.objectives.policy_gradient import (
+    importance_weights,
+    reward_weights,
+    sequence_reverse_kl_weights,
+)
 from seqdistill.objectives.reduction import Reduction, reduction_count, reduction_weights
-from seqdistill.objectives.registry import DIVERGENCES
+from seqdistill.objectives.term import Term, check_term
 
+__all__ = ["Term", "WeightedObjective"]
 
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """One weighted part: a name of `DIVERGENCES` with its parameters.
-
-    jensen_shannon takes any beta from 0 to 1: the ends mean forward_kl and reverse_kl.
-    """
-
-    divergence: str
-    weight: float = 1.0
-    beta: float | None = None
-    alpha: float | None = None
-    scale: Scale = "raw"
-
-    @property
-    def resolved(self) -> str:
-        """The divergence that is computed: jensen_shannon's two ends are other functions."""
-        if self.divergence == "jensen_shannon" and self.beta in (0.0, 1.0):
-            return "reverse_kl" if self.beta else "forward_kl"
-        return self.divergence
-
-    @property
-    def is_hard(self) -> bool:
-        """Whether the term pulls toward target ids instead of a teacher's distribution."""
-        return DIVERGENCES[self.divergence].needs == "target_ids"
+_Pass = tuple[int, float, tuple[Writer, ...] | None]
+"""Terms share a pass over the head if vocabulary, temperature and sequences are the same."""
 
 
 class WeightedObjective:
     """sum_i weight_i * D_i, reduced by name, as a total and a count.
 
-    `loss_temperature` T divides both models' logits in soft terms and never in the likelihood of
-    hard targets. When soft and hard terms mix and T is not 1, soft terms are multiplied by T
-    squared, which keeps the sizes of their gradients comparable (Hinton et al. 2015, sec. 2);
-    without hard terms there is nothing to balance and they are left alone.
+    `loss_temperature` T divides both models' logits in soft terms and never in likelihoods of one
+    right symbol. When soft terms and likelihoods mix and T is not 1, soft terms are multiplied by
+    T squared, which keeps the sizes of their gradients comparable (Hinton et al. 2015, sec. 2);
+    without likelihoods there is nothing to balance and they are left alone.
 
-    Raises RecipeError for no terms, an unknown divergence, a parameter missing or out of range.
+    Policy gradients are of expectations over sequences: every token weighs 1, whatever the
+    reduction, and the total is divided by sequences. `monitors` are measured at logged updates.
+
+    Raises RecipeError for no terms, an unknown one, a parameter missing or out of range, and
+    policy gradients with what contradicts them: the reduction `token`, or sequence_reverse_kl,
+    which is of the models themselves, at another temperature than 1.
     """
 
     def __init__(
-        self, terms: Sequence[Term], *, reduction: Reduction, loss_temperature: float = 1.0
+        self,
+        terms: Sequence[Term],
+        *,
+        reduction: Reduction,
+        loss_temperature: float = 1.0,
+        monitors: tuple[Monitor, ...] = (),
     ) -> None:
         if not terms:
             raise RecipeError("objective.terms must name at least one divergence, got none")
         if not loss_temperature > 0.0:
             raise RecipeError(f"loss_temperature must be positive, got {loss_temperature}")
         for term in terms:
-            _check(term)
-        self._terms = tuple(terms)
+            check_term(term)
+            _check_policy_gradient(term, reduction, loss_temperature)
+        for monitor in monitors:
+            if monitor not in get_args(Monitor):
+                known = ", ".join(get_args(Monitor))
+                raise RecipeError(f"monitors must be of {known}; got {monitor!r}")
+        self._terms = dict(zip(_numbered([t.divergence for t in terms]), terms, strict=True))
         self._reduction = reduction
         self._temperature = loss_temperature
-        mixed = any(term.is_hard for term in terms) and self.needs_teacher
+        self._monitors = monitors
+        mixed = any(t.is_likelihood for t in terms) and any(t.knows_temperature for t in terms)
         self._soft_factor = loss_temperature**2 if mixed else 1.0
+        self._shares = {
+            name: InterpolationShare(term.start_share, term.step, term.momentum)
+            for name, term in self._terms.items()
+            if term.divergence == "interpolated_forward_kl"
+        }
+        self._update, self._updates, self._logged = 1, 1, False
 
     @property
     def needs_teacher(self) -> bool:
         """Whether some term needs the teacher's whole distribution."""
-        return any(not term.is_hard for term in self._terms)
+        return any(term.needs_teacher for term in self._terms.values())
 
     def begin_update(self, update: int, updates: int, *, logged: bool) -> None:
-        """Every update is like the others."""
+        """Sets what changes with the update's number, and whether monitors are measured.
+
+        Before the first call schedules have their start.
+        """
+        self._update, self._updates, self._logged = update, updates, logged
 
     def end_update(self, parts: Mapping[str, TokenSum]) -> None:
-        """Nothing is learned from an update."""
+        """Moves the targets of interpolated_forward_kl by their terms' means over the update."""
+        for name, share in self._shares.items():
+            share.learn(parts[name].mean, self._update, self._updates)
 
     def state_dict(self) -> dict[str, float]:
-        """Empty: there is no state."""
-        return {}
+        """Where the moving targets are, by term; empty without such terms."""
+        return {
+            f"{name}.{key}": value
+            for name, share in self._shares.items()
+            for key, value in share.state_dict().items()
+        }
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """There is no state to go to."""
+        """Go to where `state_dict` was taken."""
+        for name, share in self._shares.items():
+            prefix = f"{name}."
+            share.load_state_dict(
+                {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+            )
 
     def __call__(
         self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         """The weighted total, differentiable, and every term's own total, unweighted, for logs.
 
-        All share one count; terms of one name are numbered from the second on. Soft terms compare
+        All share the batch's count, but for the logged part of a term with `written_by`, which has
+        that of its sequences; terms of one name are numbered from the second on. Soft terms compare
         the symbols that the teacher scores: rows that the student's head has beyond them are
-        padding. Hard targets know the student's whole head. Terms of the same logits (one
-        vocabulary, one temperature) share one pass over the head.
+        padding. Hard targets and rewards know the student's whole head. Terms of the same logits
+        (one vocabulary, one temperature, the same sequences) share one pass over the head. The
+        part of a policy gradient is the loss whose gradient it is, no distance. A moving target
+        adds its share as `interpolation_share`, monitors add parts of their names.
 
-        Raises RecipeError when a soft term meets scores that are not dense.
+        Raises RecipeError when a term meets scores that are not dense, or a batch that lacks what
+        the term reads: who wrote it, its advantages.
         """
-        mask = batch.target_mask
-        count = reduction_count(mask, self._reduction)
-        weights = reduction_weights(mask, self._reduction)[mask]
-        hidden, targets = states.hidden[mask], batch.target_ids[mask]
-        passes: dict[tuple[int, float], list[tuple[str, Part]]] = {}
-        names = _numbered([term.divergence for term in self._terms])
-        for name, term in zip(names, self._terms, strict=True):
-            part = self._hard(term, targets) if term.is_hard else self._soft(term, scores, mask)
+        seen = Observation(states, scores, batch)
+        passes: dict[_Pass, list[tuple[str, Part]]] = {}
+        for name, term in self._terms.items():
+            part = self._part(name, term, seen)
             vocab_size = part.vocab_size or states.head.vocab_size
-            passes.setdefault((vocab_size, part.temperature), []).append((name, part))
-        total: Tensor = torch.zeros((), device=hidden.device)
-        totals: dict[str, Tensor] = {}
-        for (vocab_size, temperature), named in passes.items():
+            key = (vocab_size, part.temperature, term.written_by)
+            passes.setdefault(key, []).append((name, part))
+        total: Tensor = torch.zeros((), device=states.hidden.device)
+        parts: dict[str, TokenSum] = {}
+        for (vocab_size, temperature, _), named in passes.items():
+            mask = seen.counted(self._terms[named[0][0]])
+            weights = reduction_weights(mask, self._reduction)[mask]
             found = fused_sum(
-                hidden,
+                states.hidden[mask],
                 states.head.cut(vocab_size),
                 [part for _, part in named],
                 weights=weights,
                 temperature=temperature,
             )
             total = total + found.total
-            of_parts = found.values @ weights.to(found.values.dtype)
-            totals |= dict(zip([name for name, _ in named], of_parts, strict=True))
-        return TokenSum(total, count), {name: TokenSum(totals[name], count) for name in names}
+            count = reduction_count(mask, self._reduction)
+            for (name, part), values in zip(named, found.values, strict=True):
+                own = weights if part.weights is None else part.weights
+                parts[name] = TokenSum(values @ own.to(values.dtype), count)
+        count = reduction_count(batch.target_mask, self._reduction)
+        in_order = {name: parts[name] for name in self._terms}
+        return TokenSum(total, count), in_order | self._measured(seen)
 
-    def _hard(self, term: Term, targets: Tensor) -> Part:
-        return target_part(targets, factor=term.weight)
-
-    def _soft(self, term: Term, scores: TeacherScores, mask: Tensor) -> Part:
-        dense = _dense(scores, term)
+    def _part(self, name: str, term: Term, seen: Observation) -> Part:
+        factor = term.weight_at(self._update, self._updates)
+        mask = seen.counted(term)
+        if term.is_hard:
+            return target_part(seen.batch.target_ids[mask], factor=factor)
+        if term.is_policy_gradient:
+            return self._policy_gradient(term, seen, factor)
+        teacher = dense(seen.scores, term.divergence)
+        weights = None
+        if term.importance_weighted:
+            importance = importance_weights(
+                seen.student_log_probs(term.divergence), seen.batch.sampled_log_probs
+            )
+            weights = (reduction_weights(mask, self._reduction) * importance)[mask]
         return teacher_part(
             term.resolved,
-            dense.hidden[mask],
-            dense.head,
-            factor=term.weight * self._soft_factor,
+            teacher.hidden[mask],
+            teacher.head,
+            factor=factor * (self._soft_factor if term.knows_temperature else 1.0),
             beta=term.beta,
-            alpha=term.alpha,
+            alpha=term.alpha_at(self._update, self._updates),
             scale=term.scale,
-            temperature=self._temperature,
+            share=self._shares[name].share if name in self._shares else None,
+            head_mass=term.head_mass,
+            temperature=self._temperature if term.knows_temperature else 1.0,
+            weights=weights,
         )
 
-
-def _check(term: Term) -> None:
-    if term.divergence not in DIVERGENCES:
-        raise RecipeError(
-            f"divergence must be one of {', '.join(DIVERGENCES)}; got {term.divergence!r}."
-            + did_you_mean(term.divergence, DIVERGENCES)
+    def _policy_gradient(self, term: Term, seen: Observation, factor: float) -> Part:
+        mask, targets = seen.counted(term), seen.batch.target_ids
+        if term.divergence == "reward":
+            weights = reward_weights(seen.advantages, mask)
+            return target_part(targets[mask], factor=factor, weights=weights[mask])
+        student = seen.student_log_probs(term.divergence)
+        weights = sequence_reverse_kl_weights(
+            student,
+            seen.teacher_log_probs(term.divergence),
+            mask,
+            importance_weights(student, seen.batch.sampled_log_probs),
+            estimator=term.estimator,
+            length_normalized=term.length_normalized,
+            clip=term.clip,
         )
-    for parameter in DIVERGENCES[term.divergence].required_parameters:
-        value = term.beta if parameter == "beta" else term.alpha
-        if value is None:
-            raise RecipeError(f"{term.divergence} needs {parameter}, a number between 0 and 1")
-        ends_allowed = parameter == "beta"
-        if not (0.0 < value < 1.0 or (ends_allowed and value in (0.0, 1.0))):
-            raise RecipeError(
-                f"{parameter} of {term.divergence} must lie between 0 and 1"
-                f"{'' if ends_allowed else ', ends excluded'}, got {value}"
+        vocab_size = dense(seen.scores, term.divergence).head.vocab_size
+        return target_part(
+            targets[mask], factor=factor, vocab_size=vocab_size, weights=weights[mask]
+        )
+
+    def _measured(self, seen: Observation) -> dict[str, TokenSum]:
+        """What the log has beside the terms."""
+        found: dict[str, TokenSum] = {}
+        for name, share in self._shares.items():
+            logged_as = name.replace("interpolated_forward_kl", "interpolation_share")
+            found[logged_as] = TokenSum(
+                torch.tensor(share.share, dtype=torch.float64), torch.ones(())
             )
+        wanted = self._monitors if self._logged else ()
+        if "student_entropy" in wanted:
+            found["student_entropy"] = student_entropy(seen.states, seen.batch.target_mask)
+        if "teacher_reverse_kl" in wanted and not isinstance(seen.scores, NoScores):
+            found["teacher_reverse_kl"] = teacher_reverse_kl(
+                seen.states, dense(seen.scores, "teacher_reverse_kl"), seen.batch.target_mask
+            )
+        return found
+
+
+def _check_policy_gradient(term: Term, reduction: Reduction, loss_temperature: float) -> None:
+    if term.is_policy_gradient and reduction == "token":
+        raise RecipeError(
+            f"reduction must be sum or sequence with {term.divergence}, the gradient of an "
+            "expectation over whole sequences, got token; choose sum, which weighs the tokens of "
+            "all other terms alike, or sequence, which weighs their sequences alike"
+        )
+    if term.divergence == "sequence_reverse_kl" and loss_temperature != 1.0:
+        raise RecipeError(
+            "loss_temperature must be 1 with sequence_reverse_kl, which compares what the models "
+            f"themselves say of whole sequences, got {loss_temperature}; remove it"
+        )
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
@@ -171,12 +246,3 @@ def _numbered(names: Sequence[str]) -> list[str]:
         name if (before := list(names[:position]).count(name)) == 0 else f"{name}_{before + 1}"
         for position, name in enumerate(names)
     ]
-
-
-def _dense(scores: TeacherScores, term: Term) -> DenseScores:
-    if isinstance(scores, DenseScores):
-        return scores
-    raise RecipeError(
-        f"{term.divergence} needs the teacher's whole distribution at every position, got "
-        f"{type(scores).__name__}; set teacher.scores to dense, or use negative_log_likelihood"
-    )

@@ -1,0 +1,130 @@
+"""Divergences that first look at both models and then hold what they saw constant.
+
+A weight, a target or the one right symbol is chosen from the distributions of the moment; the
+gradient is taken as if it had been given. Conventions are those of `divergences`: student first,
+teacher second, nats for every position, no masks, no means, no temperatures, no state.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seqdistill.objectives.divergences import (
+    at_least_fp32,
+    forward_kl,
+    negative_log_likelihood,
+    reverse_kl,
+)
+
+
+def adaptive_kl(
+    student_log_probs: Float[Tensor, "*batch vocab"],
+    teacher_log_probs: Float[Tensor, "*batch vocab"],
+    head_mass: float = 0.5,
+) -> Float[Tensor, "*batch"]:
+    """Adaptive KL in nats: w_h KL(P || Q) + w_t KL(Q || P), each position with its own weights.
+
+    The head is the smallest set of the teacher's likeliest symbols that has at least `head_mass`
+    of its probability, the tail all others. With g the sum of |P - Q| over one of them, w_h =
+    g_h / (g_h + g_t) and w_t = g_t / (g_h + g_t): the KL that is better at the part where the two
+    differ more weighs more. The weights have no gradient. Zero exactly when P = Q, where the
+    weights would be 0 / 0; a weight of zero silences its KL even if that is +inf. Among equally
+    likely symbols at the border of the head, which of them are in it is not defined.
+
+    Raises ValueError unless 0 < head_mass < 1.
+
+    Source: Wu et al. 2024 (Rethinking KL divergence in KD for LLMs), AKL; they use head_mass = 0.5.
+    Their code leaves the symbol that crosses `head_mass` out of the head and divides 0 by 0 at
+    P = Q.
+    """
+    check_head_mass(head_mass)
+    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
+    with torch.no_grad():
+        gap = (teacher.exp() - student.exp()).abs()
+        in_head = _head(teacher, head_mass)
+        of_head = torch.where(in_head, gap, 0.0).sum(dim=-1)
+        of_tail = torch.where(in_head, 0.0, gap).sum(dim=-1)
+        whole = (of_head + of_tail).clamp(min=torch.finfo(gap.dtype).tiny)
+    forward, reverse = forward_kl(student, teacher), reverse_kl(student, teacher)
+    return _times(of_head / whole, forward) + _times(of_tail / whole, reverse)
+
+
+def interpolated_forward_kl(
+    student_log_probs: Float[Tensor, "*batch vocab"],
+    teacher_log_probs: Float[Tensor, "*batch vocab"],
+    share: float,
+) -> Float[Tensor, "*batch"]:
+    """KL(P_t || Q) in nats, toward a target between the two: P_t = softmax((1-t) z_Q + t z_P).
+
+    t = `share` goes from 0 (the target is the student itself: zero, without a pull) to 1
+    (forward_kl). z are logits, for which log-probabilities do, since a softmax does not see their
+    shift. The target is held constant. It has mass where both have, so the value is finite for
+    t < 1; where no symbol has mass under both there is no target and the value is +inf.
+
+    Raises ValueError unless 0 <= share <= 1.
+
+    Source: Shing et al. 2025 (TAID), sec. 3; how t moves is `interpolation`'s.
+    """
+    check_share(share)
+    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
+    with torch.no_grad():
+        target = _interpolated(student, teacher, share)
+        nowhere = target.isneginf().all(dim=-1)
+        target = target.masked_fill(nowhere.unsqueeze(-1), 0.0).log_softmax(dim=-1)
+    return forward_kl(student, target).masked_fill(nowhere, math.inf)
+
+
+def teacher_mode_likelihood(
+    student_log_probs: Float[Tensor, "*batch vocab"],
+    teacher_log_probs: Float[Tensor, "*batch vocab"],
+) -> Float[Tensor, "*batch"]:
+    """-log Q(argmax P) in nats: the teacher's likeliest symbol as the one right answer.
+
+    Of equally likely symbols the first of the vocabulary is the answer. +inf where the student has
+    no mass on it. Not zero at P = Q: it pulls toward the mode, past the teacher.
+
+    Source: Lin et al. 2020 (ImitKD), the hard form of the loss: the student's rollouts, relabelled.
+    """
+    return negative_log_likelihood(student_log_probs, teacher_log_probs.argmax(dim=-1))
+
+
+def check_head_mass(head_mass: float) -> None:
+    """Raises ValueError unless head_mass lies strictly between 0 and 1."""
+    if not 0.0 < head_mass < 1.0:
+        raise ValueError(
+            f"head_mass must lie strictly between 0 and 1, got {head_mass}; use reverse_kl for a "
+            "head without symbols and forward_kl for one with all of them"
+        )
+
+
+def check_share(share: float) -> None:
+    """Raises ValueError unless the target's share of the teacher lies between 0 and 1."""
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"share must lie between 0 (student) and 1 (teacher), got {share}")
+
+
+def _head(log_probs: Float[Tensor, "*batch vocab"], mass: float) -> Bool[Tensor, "*batch vocab"]:
+    """Which symbols are the likeliest ones that together reach `mass`, in the vocabulary's order.
+
+    A symbol belongs if those before it do not reach the mass: so the one that crosses it does.
+    """
+    ranked, order = log_probs.exp().sort(dim=-1, descending=True)
+    before = ranked.cumsum(dim=-1).roll(1, dims=-1)
+    before[..., 0] = 0.0
+    return torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before < mass)
+
+
+def _interpolated(student: Tensor, teacher: Tensor, share: float) -> Tensor:
+    """(1 - share) student + share teacher, where 0 * -inf = 0."""
+    if share in (0.0, 1.0):
+        return teacher if share else student
+    return (1.0 - share) * student + share * teacher
+
+
+def _times(weight: Tensor, values: Tensor) -> Tensor:
+    """weight * values, where 0 * inf = 0."""
+    return weight * torch.where(weight == 0.0, 0.0, values)
