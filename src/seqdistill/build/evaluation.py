@@ -48,6 +48,8 @@ def evaluation_settings(recipe: Recipe) -> EvaluationSettings:
         bootstrap_resamples=section.bootstrap_resamples,
         confidence=section.confidence,
         seed=recipe.seed,
+        sampling_temperatures=section.sampling_temperatures,
+        samples_per_source=section.samples_per_source,
     )
 
 
@@ -216,6 +218,17 @@ def _outputs(
             "reference": example.target,
             "greedy": {str(r.row["name"]): r.greedy.texts[i] for r in results},
             "beam": {str(r.row["name"]): r.beam.texts[i] for r in results},
+            **_sampled(results, i),
         }
         for i, example in enumerate(examples)
     ]
+
+
+def _sampled(results: Sequence[SystemResult], place: int) -> dict[str, dict[str, list[str]]]:
+    """The samples of one test sentence: temperature -> system -> texts."""
+    return {
+        f"sample_t{sampled.temperature:g}": {
+            str(r.row["name"]): list(r.sampled[at].texts[place]) for r in results
+        }
+        for at, sampled in enumerate(results[0].sampled)
+    }

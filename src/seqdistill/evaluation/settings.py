@@ -26,6 +26,8 @@ class EvaluationSettings:
     bootstrap_resamples: int
     confidence: float
     seed: int
+    sampling_temperatures: Sequence[float] = ()
+    samples_per_source: int = 4
 
     @property
     def main_metric(self) -> CorpusMetric:

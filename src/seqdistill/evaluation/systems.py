@@ -19,6 +19,7 @@ from seqdistill.data.batching import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
+from seqdistill.evaluation.sampled import SampledOutputs, sampled_columns, sampled_outputs
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.metrics.bootstrap import paired_approximate_randomization, paired_bootstrap
@@ -60,6 +61,8 @@ class SystemResult:
     row: dict[str, object]
     greedy: Outputs
     beam: Outputs
+    sampled: tuple[SampledOutputs, ...] = ()
+    """One for each temperature that the settings name."""
     predictions: ReferencePredictions | None = None
     """Of the references; None where the outputs alone were measured."""
 
@@ -94,6 +97,7 @@ def evaluate_translations(
     """
     greedy = _outputs(system, settings.greedy, references, settings)
     beam = _outputs(system, settings.beam, references, settings)
+    sampled = sampled_outputs(system.generator, system.examples, system.tokenizer, settings)
     main = settings.main_metric.name
     target_ids = [example.target_ids for example in system.examples]
     num_parameters = parameter_count(system.model.module)
@@ -107,6 +111,7 @@ def evaluate_translations(
         "density": num_nonzero / num_parameters,
         "bytes": system.bytes,
         **analyses.quality_columns(greedy.statistics, beam.statistics, settings),
+        **sampled_columns(sampled, references, settings),
         **analyses.mode_share_columns(beam.best, settings),
         **analyses.greedy_beam_gap_columns(
             greedy.statistics[main], beam.statistics[main], settings
@@ -116,7 +121,7 @@ def evaluate_translations(
     }
     if teacher is not None:
         row |= analyses.output_agreement_columns(beam.texts, teacher.beam.texts, settings)
-    return SystemResult(row, greedy, beam)
+    return SystemResult(row, greedy, beam, tuple(sampled))
 
 
 def evaluate_system(

@@ -186,6 +186,11 @@ class EvaluationSection(Section):
     """Scores are divided by length ** length_penalty."""
     max_new_tokens: PositiveInt = 128
     """Longest output."""
+    sampling_temperatures: tuple[PositiveFloat, ...] = ()
+    """Temperatures at which outputs are sampled, too, from the whole distribution: every metric
+    over all samples, and how alike the samples of a source are (self-BLEU)."""
+    samples_per_source: Annotated[int, Field(ge=2)] = 4
+    """Samples of each source at each temperature."""
     bootstrap_resamples: PositiveInt = 1000
     """Resamples of the test set for intervals and the paired test."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95

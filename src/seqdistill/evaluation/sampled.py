@@ -1,0 +1,105 @@
+"""What a system writes when it samples: quality and diversity at each temperature.
+
+Sampled from the whole distribution divided by the temperature: no top-k, no top-p. Greedy and beam
+outputs are measured elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.core.generators import derived_seed
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
+from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.diversity import repetition_rate, self_bleu
+from seqdistill.metrics.score import SummedStatistics, mean_statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledOutputs:
+    """Independent samples of a system for each source."""
+
+    temperature: float
+    texts: tuple[tuple[str, ...], ...]
+    """Of each source, in order."""
+    finished_share: float
+    """How many of them have an end."""
+
+
+def sampled_outputs(
+    generator: SequenceGenerator,
+    examples: Sequence[EncodedExample],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: EvaluationSettings,
+) -> list[SampledOutputs]:
+    """The samples at each of the settings' temperatures; the same again for the same seed."""
+    found = []
+    for temperature in settings.sampling_temperatures:
+        decoding = Decoding(
+            mode="sample",
+            n_best=settings.samples_per_source,
+            sampling_temperature=temperature,
+            max_new_tokens=settings.max_new_tokens,
+        )
+        seed = derived_seed(settings.seed, f"evaluation/temperature-{temperature:g}")
+        hypotheses = generator.generate([e.source_ids for e in examples], decoding, seed=seed)
+        found.append(_read(temperature, hypotheses, tokenizer))
+    return found
+
+
+def _read(
+    temperature: float,
+    hypotheses: Sequence[Sequence[Hypothesis]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> SampledOutputs:
+    flat = [hypothesis for group in hypotheses for hypothesis in group]
+    decoded = tokenizer.batch_decode([h.token_ids for h in flat], skip_special_tokens=True)
+    texts = iter(text.strip() for text in decoded)
+    groups = tuple(tuple(next(texts) for _ in group) for group in hypotheses)
+    return SampledOutputs(temperature, groups, sum(h.finished for h in flat) / max(1, len(flat)))
+
+
+def sampled_columns(
+    outputs: Sequence[SampledOutputs], references: Sequence[str], settings: EvaluationSettings
+) -> dict[str, object]:
+    """Every metric over all samples, self-BLEU and repetition, with intervals over sources.
+
+    The columns end in the temperature: `rouge_2_sample_t1`, `self_bleu_sample_t0.5`. Samples of one
+    source are resampled together.
+    """
+    columns: dict[str, object] = {}
+    for sampled in outputs:
+        suffix = f"sample_t{sampled.temperature:g}"
+        for name in settings.metrics:
+            statistics = _pooled(name, sampled.texts, references)
+            columns |= interval_columns(f"{name}_{suffix}", statistics, settings)
+        columns |= interval_columns(f"self_bleu_{suffix}", _self_bleu(sampled.texts), settings)
+        texts = [text for group in sampled.texts for text in group]
+        columns[f"repetition_{suffix}"] = repetition_rate(texts).value
+        columns[f"finished_share_{suffix}"] = sampled.finished_share
+    return columns
+
+
+def _pooled(
+    metric: str, texts: Sequence[Sequence[str]], references: Sequence[str]
+) -> SummedStatistics:
+    """Statistics of all samples against the reference, those of a source added up."""
+    by_place = [
+        CORPUS_METRICS[metric].statistics([group[place] for group in texts], references)
+        for place in range(len(texts[0]))
+    ]
+    rows = np.sum([statistics.rows for statistics in by_place], axis=0)
+    return dataclasses.replace(by_place[0], rows=rows)
+
+
+def _self_bleu(texts: Sequence[Sequence[str]]) -> SummedStatistics:
+    """The self-BLEU of each source's samples, all weighing alike."""
+    scores = [self_bleu([group]) for group in texts]
+    signature = scores[0].signature
+    return mean_statistics("self_bleu", signature, [s.value for s in scores], [1] * len(scores))
