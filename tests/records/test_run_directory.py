@@ -85,6 +85,22 @@ def test_metrics_of_a_resumed_run_equal_those_of_an_uninterrupted_one(tmp_path: 
     assert resumed.read_metrics()[0] == {"step": 1, "loss": 1.0}
 
 
+def test_rollouts_are_kept_by_step_and_forgotten_with_the_metrics(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    assert run.read_rollouts() == []
+    for step in (1, 2):
+        run.log_metrics(step, {"loss": 1.0})
+        run.log_rollouts(step, [{"id": "a", "written": "x"}, {"id": "b", "written": "y"}])
+    assert run.forget_metrics_after(1) == 1
+    run.log_rollouts(2, [{"id": "c", "written": "z"}])
+    run.close()
+    assert [(row["step"], row["id"]) for row in run.read_rollouts()] == [
+        (1, "a"),
+        (1, "b"),
+        (2, "c"),
+    ]
+
+
 def test_a_metric_may_not_be_called_step(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
     with pytest.raises(ValueError, match="step"):

@@ -63,7 +63,7 @@ class RolloutsSection(Section):
     """Above 0 each token is sampled from this share of the teacher's distribution and the rest of
     the student's (MiniLLM uses 0.2)."""
     samples_every: PositiveInt = 100
-    """Every n updates some of the sequences just written are kept in samples.jsonl."""
+    """Every n updates a few of the sequences just written are kept in rollouts.jsonl."""
 
 
 class StudentShare(Number):

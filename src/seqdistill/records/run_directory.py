@@ -19,6 +19,7 @@ from seqdistill.records.atomic import JsonValue
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
+ROLLOUTS = "rollouts.jsonl"
 RESULTS = "results.json"
 SAMPLES = "samples.jsonl"
 OUTPUTS = "outputs.jsonl"
@@ -33,7 +34,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._metrics_writer: atomic.JsonLinesWriter | None = None
+        self._writers: dict[Path, atomic.JsonLinesWriter] = {}
 
     @classmethod
     def create(cls, path: str | Path) -> RunDirectory:
@@ -90,6 +91,11 @@ class RunDirectory:
     def metrics_path(self) -> Path:
         """What was measured while training, one JSON object a line."""
         return self.path / METRICS
+
+    @property
+    def rollouts_path(self) -> Path:
+        """Some of the sequences written while training, one JSON object a line."""
+        return self.path / ROLLOUTS
 
     @property
     def results_path(self) -> Path:
@@ -187,24 +193,40 @@ class RunDirectory:
         """
         if "step" in values:
             raise ValueError("log_metrics takes the step by itself; take 'step' out of values")
-        if self._metrics_writer is None:
-            self._metrics_writer = atomic.JsonLinesWriter(self.metrics_path)
-        self._metrics_writer.write({"step": step, **values})
+        self._log(self.metrics_path, {"step": step, **values})
 
     def read_metrics(self) -> list[dict[str, JsonValue]]:
         """What was measured, in the order of writing, each row with its `step`."""
         return atomic.read_json_lines(self.metrics_path)
 
+    def log_rollouts(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Appends sequences that were written for the update `step`."""
+        for row in rows:
+            self._log(self.rollouts_path, {"step": step, **row})
+
+    def read_rollouts(self) -> list[dict[str, JsonValue]]:
+        """The sequences that were kept, each with its `step`; none when the file is missing."""
+        return atomic.read_json_lines(self.rollouts_path)
+
     def forget_metrics_after(self, step: int) -> int:
-        """How many rows were removed: those later than `step`. For resuming at a checkpoint."""
+        """How many rows of metrics were removed: those later than `step`, rollouts as well.
+
+        For resuming at a checkpoint.
+        """
         self.close()
+        atomic.keep_rows_up_to(self.rollouts_path, step)
         return atomic.keep_rows_up_to(self.metrics_path, step)
 
     def close(self) -> None:
-        """Makes the metrics durable; logging may go on afterwards."""
-        if self._metrics_writer is not None:
-            self._metrics_writer.close()
-            self._metrics_writer = None
+        """Makes what was logged durable; logging may go on afterwards."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _log(self, path: Path, row: Mapping[str, object]) -> None:
+        if path not in self._writers:
+            self._writers[path] = atomic.JsonLinesWriter(path)
+        self._writers[path].write(row)
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
