@@ -361,3 +361,31 @@ def test_impossible_arguments_are_refused() -> None:
                 case.teacher_head,
                 weights=case.weights,
             )
+
+
+@pytest.mark.parametrize("head_mass", [0.05, 0.5, 0.97])
+@pytest.mark.parametrize("spread", [0.01, 3.0])
+def test_long_heads_are_found_whole(head_mass: float, spread: float) -> None:
+    """A flat teacher's head is longer than the likeliest symbols that are ranked at first."""
+    case = problem("adaptive_kl", "bias")
+    generator = torch.Generator().manual_seed(5)
+    student, teacher = (
+        spread * torch.randn(POSITIONS, 700, generator=generator, dtype=torch.float64)
+        for _ in range(2)
+    )
+    teacher[0] *= 20.0
+    identity = torch.eye(700, dtype=torch.float64)
+    found = fused_divergence(
+        "adaptive_kl",
+        student,
+        Head(identity),
+        teacher,
+        Head(identity),
+        weights=case.weights,
+        head_mass=head_mass,
+        chunk_positions=4,
+    )
+    plain = DIVERGENCES["adaptive_kl"].function(
+        student.log_softmax(-1), teacher.log_softmax(-1), head_mass
+    )
+    torch.testing.assert_close(found.values, plain)

@@ -1,0 +1,95 @@
+"""Monitors: what they measure, when they do, and that they leave the loss alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.special import entr, rel_entr
+from tests.objectives.worlds import VOCAB, world
+
+from seqdistill.core.scores import DenseScores, NoScores
+from seqdistill.objectives.monitors import Monitor
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.reduction import Reduction
+from seqdistill.objectives.term import Term
+
+BOTH: tuple[Monitor, ...] = ("student_entropy", "teacher_reverse_kl")
+NLL = Term("negative_log_likelihood")
+
+
+def logged(terms: list[Term], reduction: Reduction = "token") -> WeightedObjective:
+    objective = WeightedObjective(terms, reduction=reduction, loss_temperature=2.0, monitors=BOTH)
+    objective.begin_update(10, 100, logged=True)
+    return objective
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+def test_monitors_equal_their_oracles_per_token_in_every_reduction(reduction: Reduction) -> None:
+    here = world()
+    _, parts = logged([NLL], reduction)(here.states, here.scores, here.batch)
+    mask = here.batch.target_mask
+    q, p = (
+        x.head.logits(x.hidden)[mask].softmax(-1).detach().numpy()
+        for x in (here.states, here.scores)
+    )
+    expected = {
+        "student_entropy": entr(q).sum(-1).mean(),
+        "teacher_reverse_kl": rel_entr(q, p).sum(-1).mean(),
+    }
+    assert list(parts) == ["negative_log_likelihood", *BOTH]
+    for name, value in expected.items():
+        assert parts[name].mean == pytest.approx(value), f"{name} at temperature 1, in nats"
+        assert parts[name].count == here.batch.num_targets
+        assert not parts[name].total.requires_grad
+
+
+def test_monitors_are_silent_unless_the_update_is_logged() -> None:
+    here, objective = world(), logged([NLL])
+    objective.begin_update(11, 100, logged=False)
+    _, parts = objective(here.states, here.scores, here.batch)
+    assert list(parts) == ["negative_log_likelihood"]
+    unmonitored = WeightedObjective([NLL], reduction="token")
+    unmonitored.begin_update(10, 100, logged=True)
+    assert list(unmonitored(here.states, here.scores, here.batch)[1]) == ["negative_log_likelihood"]
+
+
+def test_monitors_change_neither_loss_nor_gradient() -> None:
+    here = world()
+    terms = [NLL, Term("jensen_shannon", beta=0.3)]
+    results = []
+    for monitors in ((), BOTH):
+        objective = WeightedObjective(terms, reduction="token", monitors=monitors)
+        objective.begin_update(1, 1, logged=True)
+        loss, _ = objective(here.states, here.scores, here.batch)
+        weight = here.states.head.weight
+        results.append((loss.total.detach(), torch.autograd.grad(loss.total, weight)[0]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_a_silent_teacher_is_not_compared_with() -> None:
+    here = world()
+    _, parts = logged([NLL])(here.states, NoScores(), here.batch)
+    assert list(parts) == ["negative_log_likelihood", "student_entropy"]
+
+
+def test_padded_rows_of_the_student_head_are_entropy_but_no_divergence() -> None:
+    here = world()
+    smaller = DenseScores(here.scores.hidden, here.scores.head.cut(VOCAB - 4))
+    _, parts = logged([NLL])(here.states, smaller, here.batch)
+    mask = here.batch.target_mask
+    q = here.states.head.logits(here.states.hidden)[mask].detach()
+    p = smaller.head.logits(smaller.hidden)[mask].softmax(-1).numpy()
+    cut = q[:, : VOCAB - 4].softmax(-1).numpy()
+    assert parts["student_entropy"].mean == pytest.approx(
+        entr(q.softmax(-1).numpy()).sum(-1).mean()
+    )
+    assert parts["teacher_reverse_kl"].mean == pytest.approx(rel_entr(cut, p).sum(-1).mean())
+
+
+def test_a_batch_without_targets_is_measured_as_nothing() -> None:
+    here = world((0, 0, 3)).rows(slice(0, 2))
+    _, parts = logged([NLL])(here.states, here.scores, here.batch)
+    for name in BOTH:
+        assert parts[name].total == 0.0
+        assert parts[name].count == 0.0

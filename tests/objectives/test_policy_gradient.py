@@ -1,0 +1,351 @@
+"""Policy gradients against exact enumeration of every sequence, in fp64."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from tests.objectives.worlds import world
+from torch import Tensor
+
+from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.head import Head
+from seqdistill.core.scores import DenseScores, NoScores
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.policy_gradient import sequence_reverse_kl_weights
+from seqdistill.objectives.term import Term
+
+END, WORDS, LONGEST = 0, (1, 2), 3
+VOCAB, DIM, TEACHER_DIM = 3, 5, 4
+SINGLE, LONG = Term("reverse_kl"), Term("sequence_reverse_kl")
+WEIGHTED = Term("reverse_kl", importance_weighted=True)
+TEACHER_SHARE = 0.3
+
+
+def sequences() -> list[tuple[int, ...]]:
+    """All that can be said: words until the end symbol, or LONGEST symbols without it."""
+    found = []
+    for length in range(1, LONGEST + 1):
+        for words in itertools.product(WORDS, repeat=length - 1):
+            last = (END, *WORDS) if length == LONGEST else (END,)
+            found += [(*words, symbol) for symbol in last]
+    return found
+
+
+CONTEXTS = [words for length in range(LONGEST) for words in itertools.product(WORDS, repeat=length)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """A student and a teacher as one hidden state per prefix, and a head each."""
+
+    student: Tensor
+    head: Head
+    teacher: Tensor
+    teacher_head: Head
+
+    @property
+    def student_log_probs(self) -> Tensor:
+        """(contexts, vocab), differentiable."""
+        return self.head.logits(self.student).log_softmax(-1)
+
+    @property
+    def teacher_log_probs(self) -> Tensor:
+        return self.teacher_head.logits(self.teacher).log_softmax(-1)
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        return self.student, self.head.weight
+
+    def steps(self, table: Tensor, sequence: tuple[int, ...]) -> Tensor:
+        """The entry of each symbol of the sequence after its prefix."""
+        return torch.stack([table[context(sequence, t), y] for t, y in enumerate(sequence)])
+
+    def gradients(self, loss: Tensor) -> Tensor:
+        """All leaves' gradients in one vector."""
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, self.leaves)])
+
+    def sequence_kl(self) -> Tensor:
+        """KL between whole sequences, by its definition."""
+        total = torch.zeros((), dtype=torch.float64)
+        for sequence in sequences():
+            log_q = self.steps(self.student_log_probs, sequence).sum()
+            log_p = self.steps(self.teacher_log_probs, sequence).sum()
+            total = total + log_q.exp() * (log_q - log_p)
+        return total
+
+
+def context(sequence: tuple[int, ...], time: int) -> int:
+    return CONTEXTS.index(sequence[:time])
+
+
+def tables() -> Tables:
+    generator = torch.Generator().manual_seed(7)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return Tables(
+        normal(len(CONTEXTS), DIM).requires_grad_(),
+        Head(normal(VOCAB, DIM).requires_grad_()),
+        normal(len(CONTEXTS), TEACHER_DIM),
+        Head(normal(VOCAB, TEACHER_DIM)),
+    )
+
+
+def expectation(
+    terms: list[Term],
+    here: Tables,
+    probability: dict[tuple[int, ...], Tensor],
+    *,
+    drawn_with: dict[tuple[int, ...], Tensor] | None = None,
+    advantages: dict[tuple[int, ...], float] | None = None,
+    reduction: str = "sum",
+) -> Tensor:
+    """The objective's expected total, each sequence a batch of its own."""
+    objective = WeightedObjective(terms, reduction=reduction)  # type: ignore[arg-type]
+    total = torch.zeros((), dtype=torch.float64)
+    for sequence in sequences():
+        rows = [context(sequence, time) for time in range(len(sequence))]
+        ids, mask = torch.tensor([sequence]), torch.ones(1, len(sequence), dtype=torch.bool)
+        batch = SequenceBatch(
+            ("one",),
+            ids,
+            mask,
+            ids,
+            mask,
+            sampled_log_probs=None if drawn_with is None else drawn_with[sequence][None],
+            advantages=None
+            if advantages is None
+            else torch.tensor([advantages[sequence]], dtype=torch.float64),
+        )
+        states = StudentStates(here.student[rows][None], here.head)
+        scores = DenseScores(here.teacher[rows][None], here.teacher_head)
+        loss, _ = objective(states, scores, batch)
+        total = total + probability[sequence] * loss.total / loss.count
+    return total
+
+
+def of_student(here: Tables) -> dict[tuple[int, ...], Tensor]:
+    table = here.student_log_probs.detach()
+    return {sequence: here.steps(table, sequence).sum().exp() for sequence in sequences()}
+
+
+def mixed_table(here: Tables) -> Tensor:
+    """log p~, token by token a mixture of teacher and student."""
+    q, p = here.student_log_probs.detach().exp(), here.teacher_log_probs.exp()
+    return (TEACHER_SHARE * p + (1 - TEACHER_SHARE) * q).log()
+
+
+def of_mixture(here: Tables) -> dict[tuple[int, ...], Tensor]:
+    table = mixed_table(here)
+    return {sequence: here.steps(table, sequence).sum().exp() for sequence in sequences()}
+
+
+def test_the_enumeration_is_complete() -> None:
+    for probability in (of_student(tables()), of_mixture(tables())):
+        assert float(sum(probability.values())) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_both_parts_of_minillm_make_the_gradient_of_the_sequence_level_kl() -> None:
+    """Single-step term (exact over the vocabulary) plus long-range part, expected over y ~ Q."""
+    here = tables()
+    got = here.gradients(expectation([SINGLE, LONG], here, of_student(here)))
+    torch.testing.assert_close(got, here.gradients(here.sequence_kl()), rtol=1e-9, atol=1e-12)
+    alone = here.gradients(expectation([SINGLE], here, of_student(here)))
+    assert (alone - got).norm() > 0.05 * got.norm(), "the long-range part must matter here"
+
+
+def test_the_released_estimator_counts_the_single_step_term_twice() -> None:
+    """LMOps #255: returns that start at t hold one more sample of grad KL(Q_t || P_t)."""
+    here = tables()
+    released = Term("sequence_reverse_kl", estimator="released")
+    got = here.gradients(expectation([SINGLE, released], here, of_student(here)))
+    exact = here.gradients(here.sequence_kl())
+    once = here.gradients(expectation([SINGLE], here, of_student(here)))
+    torch.testing.assert_close(got, exact + once, rtol=1e-9, atol=1e-12)
+    assert (got - exact).norm() > 0.5 * exact.norm(), "so it is not the gradient of the paper"
+
+
+def test_importance_weights_of_whole_sequences_make_teacher_mixed_sampling_exact() -> None:
+    """With w = q(y) / p~(y) at every position the expectation over y ~ p~ is that over y ~ Q."""
+    here = tables()
+    drawn_with = {}
+    for sequence in sequences():
+        log_q = here.steps(here.student_log_probs.detach(), sequence)
+        log_weight = (log_q - here.steps(mixed_table(here), sequence)).sum()
+        drawn_with[sequence] = log_q - log_weight
+    loss = expectation([WEIGHTED, LONG], here, of_mixture(here), drawn_with=drawn_with)
+    torch.testing.assert_close(
+        here.gradients(loss), here.gradients(here.sequence_kl()), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_importance_weights_of_prefixes_make_the_single_step_term_exact() -> None:
+    here = tables()
+    drawn_with = {}
+    for sequence in sequences():
+        log_q = here.steps(here.student_log_probs.detach(), sequence)
+        drawn_with[sequence] = log_q - (log_q - here.steps(mixed_table(here), sequence)).cumsum(0)
+    got = here.gradients(expectation([WEIGHTED], here, of_mixture(here), drawn_with=drawn_with))
+    expected = here.gradients(expectation([SINGLE], here, of_student(here)))
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_importance_weights_of_single_tokens_are_the_papers_approximation() -> None:
+    """Exactly the sums that the paper writes, and not the exact gradient."""
+    here = tables()
+    log_q, log_p = here.student_log_probs, here.teacher_log_probs
+    single_step = (log_q.exp() * (log_q - log_p)).sum(-1)
+    expected = torch.zeros((), dtype=torch.float64)
+    drawn_with = {y: here.steps(mixed_table(here), y) for y in sequences()}
+    for sequence, probability in of_mixture(here).items():
+        own, teacher = here.steps(log_q, sequence), here.steps(log_p, sequence)
+        for time in range(len(sequence)):
+            weight = (own[time] - drawn_with[sequence][time]).exp().detach()
+            later = (teacher - own)[time + 1 :].sum().detach()
+            step = single_step[context(sequence, time)] - later * own[time]
+            expected = expected + probability * weight * step
+    loss = expectation([WEIGHTED, LONG], here, of_mixture(here), drawn_with=drawn_with)
+    got, exact = here.gradients(loss), here.gradients(here.sequence_kl())
+    torch.testing.assert_close(got, here.gradients(expected), rtol=1e-9, atol=1e-12)
+    assert (got - exact).norm() > 1e-3 * exact.norm()
+    assert got @ exact > 0.0, "but it descends"
+
+
+@pytest.mark.parametrize("reduction", ["sum", "sequence"])
+@pytest.mark.parametrize("baseline", [0.0, 5.0])
+def test_reward_is_the_gradient_of_the_expected_reward(baseline: float, reduction: str) -> None:
+    """REINFORCE, whatever the constant baseline; every token weighs 1 in both reductions."""
+    here = tables()
+    rewards = {y: float(len(y)) + (2.0 if END in y else 0.0) + y[0] for y in sequences()}
+    log_q = here.student_log_probs
+    expected = sum(
+        (here.steps(log_q, y).sum().exp() * r for y, r in rewards.items()), log_q.new_zeros(())
+    )
+    loss = expectation(
+        [Term("reward")],
+        here,
+        of_student(here),
+        advantages={y: r - baseline for y, r in rewards.items()},
+        reduction=reduction,
+    )
+    torch.testing.assert_close(
+        here.gradients(loss), -here.gradients(expected), rtol=1e-9, atol=1e-12
+    )
+
+
+def random_rows() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(11)
+    student, teacher, sampled = (
+        -torch.rand(4, 6, generator=generator, dtype=torch.float64) * 3 for _ in range(3)
+    )
+    mask = torch.arange(6) < torch.tensor([6, 1, 4, 0])[:, None]
+    mask[0, :2] = False  # a prompt
+    return student, teacher, sampled, mask
+
+
+@pytest.mark.parametrize("length_normalized", [False, True])
+@pytest.mark.parametrize("estimator", ["paper", "released"])
+def test_weights_equal_a_naive_loop(estimator: str, length_normalized: bool) -> None:
+    student, teacher, sampled, mask = random_rows()
+    importance = (student - sampled).exp()
+    got = sequence_reverse_kl_weights(
+        student,
+        teacher,
+        mask,
+        importance,
+        estimator=estimator,  # type: ignore[arg-type]
+        length_normalized=length_normalized,
+    )
+    expected = torch.zeros_like(got)
+    for row, time in mask.nonzero().tolist():
+        first = time if estimator == "released" else time + 1
+        later = [t for t in range(first, 6) if mask[row, t]]
+        total = sum(float(teacher[row, t] - student[row, t]) for t in later)
+        if length_normalized and later:
+            total /= len(later)
+        expected[row, time] = importance[row, time] * total
+    torch.testing.assert_close(got, expected)
+    assert got[1, 0] == 0.0 or estimator == "released", "the last position has an empty sum"
+
+
+def test_what_is_masked_is_never_read() -> None:
+    student, teacher, _, mask = random_rows()
+    ones = torch.ones_like(student)
+    clean = sequence_reverse_kl_weights(student, teacher, mask, ones)
+    poisoned = torch.where(mask, teacher, torch.nan)
+    assert torch.equal(sequence_reverse_kl_weights(student, poisoned, mask, ones), clean)
+
+
+def test_clipping_is_that_of_ppo() -> None:
+    """The gradient of max(-R w, -R clip(w)), taken by autograd through w."""
+    student, teacher, sampled, mask = random_rows()
+    live = student.clone().requires_grad_()
+    ratio = (live - sampled).exp()
+    returns = sequence_reverse_kl_weights(student, teacher, mask, torch.ones_like(student))
+    surrogate = torch.maximum(-returns * ratio, -returns * ratio.clamp(0.8, 1.2))
+    (expected,) = torch.autograd.grad((surrogate * mask).sum(), live)
+    weights = sequence_reverse_kl_weights(
+        student, teacher, mask, (student - sampled).exp(), clip=0.2
+    )
+    torch.testing.assert_close(-weights, expected)
+    assert ((weights == 0.0) & (returns != 0.0)).any(), "something must have been clipped"
+
+
+@pytest.mark.parametrize("name", ["sequence_reverse_kl", "reward"])
+def test_the_mean_over_tokens_is_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match=rf"sum or sequence with {name}.*got token; choose sum"):
+        WeightedObjective([Term(name)], reduction="token")
+
+
+def test_a_loss_temperature_is_refused_for_whole_sequences() -> None:
+    with pytest.raises(RecipeError, match="loss_temperature must be 1 with sequence_reverse_kl"):
+        WeightedObjective([LONG], reduction="sum", loss_temperature=2.0)
+
+
+def test_a_batch_without_advantages_is_refused_with_the_cause() -> None:
+    here = world()
+    objective = WeightedObjective([Term("reward")], reduction="sum")
+    with pytest.raises(RecipeError, match=r"without advantages: no reward was computed"):
+        objective(here.states, NoScores(), here.batch)
+
+
+def test_targets_beyond_the_teachers_vocabulary_are_refused() -> None:
+    here = world()
+    smaller = DenseScores(here.scores.hidden, here.scores.head.cut(3))
+    objective = WeightedObjective([LONG], reduction="sum")
+    with pytest.raises(RecipeError, match=r"targets that the teacher scores, ids below 3"):
+        objective(here.states, smaller, here.batch)
+
+
+def test_padded_rows_of_the_student_head_are_unknown_to_sequence_reverse_kl() -> None:
+    here = world()
+    kept = int(here.batch.target_ids.max()) + 1
+    smaller = DenseScores(here.scores.hidden, here.scores.head.cut(kept))
+    cut = StudentStates(here.states.hidden, here.states.head.cut(kept))
+    objective = WeightedObjective([SINGLE, LONG], reduction="sum")
+    whole, narrow = (objective(s, smaller, here.batch)[0] for s in (here.states, cut))
+    assert whole.total == narrow.total
+
+
+def test_advantages_reach_the_student_only_through_its_likelihoods() -> None:
+    """A rewarded sequence becomes likelier, a punished one less likely."""
+    here = world((3, 3)).told(advantages=torch.tensor([1.0, -1.0]))
+    objective = WeightedObjective([Term("reward")], reduction="sum")
+    total, parts = objective(here.states, NoScores(), here.batch)
+    assert list(parts) == ["reward"]
+    (gradient,) = torch.autograd.grad(total.total, here.states.hidden)
+    stepped = StudentStates(here.states.hidden - 1e-3 * gradient, here.states.head)
+    before, after = (
+        states.head.logits(states.hidden)
+        .log_softmax(-1)
+        .gather(-1, here.batch.target_ids[..., None])
+        .sum((1, 2))
+        for states in (here.states, stepped)
+    )
+    assert after[0] > before[0]
+    assert after[1] < before[1]
