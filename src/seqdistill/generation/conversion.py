@@ -1,6 +1,6 @@
 """Live transformers models to CTranslate2 model files, in memory.
 
-Works on a deep copy: CTranslate2's loaders delete layers from the model they read, and its int8
+Works on a copy: CTranslate2's loaders delete layers from the model they read, and its int8
 conversion scales weights in place. Uses CTranslate2's own loaders for the weights and repairs what
 they take from configurations of older transformers. Does not judge the result: `verification`
 compares it with the live model.
@@ -9,7 +9,6 @@ compares it with the live model.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import gc
 import pathlib
@@ -18,11 +17,13 @@ from collections.abc import Iterator
 
 import torch
 from ctranslate2.converters import transformers as loaders
-from ctranslate2.specs.model_spec import ModelSpec
+from ctranslate2.specs.model_spec import LayerSpec, ModelSpec, index_spec
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.errors import ModelError
 from seqdistill.generation.model_facts import ModelFacts, has_mute_last_row
+
+_WEIGHTS = "model.bin"
 
 # What BartLoader reads and transformers 5 configurations no longer say, because each architecture
 # has it fixed: (normalize_before, normalize_embedding).
@@ -53,11 +54,6 @@ class ConvertedModel:
         return tuple(self.ids_of_strings[string] for string in strings)
 
 
-def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A deep copy of `model` on the CPU, in fp32 and evaluation mode; `model` is untouched."""
-    return copy.deepcopy(model).to("cpu", torch.float32).eval()
-
-
 def convert(
     disposable: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -72,25 +68,14 @@ def convert(
 
     Raises ModelError when CTranslate2 has no loader for the architecture or the loader fails.
     """
-    name = type(disposable.config).__name__
-    loader = loader_for(disposable)
-    _repair_config(disposable, facts)
-    try:
-        with torch.no_grad(), _cheap_collections():
-            spec = loader.get_model_spec(disposable)
-            loader.set_config(spec.config, disposable, tokenizer)
-    except Exception as error:
-        raise ModelError(
-            f"CTranslate2 must be able to convert the model; its loader for {name} failed: "
-            f"{error!r}; use engine: transformers"
-        ) from error
+    spec = _spec_of(disposable, facts, tokenizer)
     size = _vocabulary_size(spec)
     token_strings = unique_token_strings(tokenizer, size)
     _set_tokens(spec, token_strings, tokenizer, facts)
     marks = {spec.config.bos_token, spec.config.eos_token}
     with torch.no_grad():
         spec.validate()
-        spec.optimize(quantization="float32")
+        _store(spec, "float32")
         exact = ConvertedModel(
             files=_serialized(spec),
             token_strings=token_strings,
@@ -99,9 +84,70 @@ def convert(
         )
         if compute_type == "float32":
             return exact, exact
-        # The second half of `optimize`; its first half is done and cannot be done twice.
         spec._quantize(compute_type)
         return exact, dataclasses.replace(exact, files=_serialized(spec))
+
+
+def with_weights_of(
+    disposable: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: ModelFacts,
+    *,
+    compute_type: str,
+    converted: ConvertedModel,
+) -> ConvertedModel:
+    """`converted`, made earlier of a model of the same shape, with the weights of `disposable`.
+
+    Vocabulary and configuration are the earlier ones, so this is several times faster than
+    `convert`. Raises ModelError as `convert` does.
+    """
+    spec = _spec_of(disposable, facts, tokenizer)
+    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="seqdistill-") as folder:
+        LayerSpec.validate(spec)  # the vocabulary was validated then
+        _store(spec, "float32")
+        if compute_type != "float32":
+            spec._quantize(compute_type)
+        path = pathlib.Path(folder) / _WEIGHTS
+        spec._serialize(str(path))
+        files = {**converted.files, _WEIGHTS: path.read_bytes()}
+    return dataclasses.replace(converted, files=files)
+
+
+def _spec_of(
+    disposable: PreTrainedModel, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase
+) -> ModelSpec:
+    loader = loader_for(disposable)
+    _repair_config(disposable, facts)
+    try:
+        with torch.no_grad(), _cheap_collections():
+            spec: ModelSpec = loader.get_model_spec(disposable)
+            loader.set_config(spec.config, disposable, tokenizer)
+    except Exception as error:
+        name = type(disposable.config).__name__
+        raise ModelError(
+            f"CTranslate2 must be able to convert the model; its loader for {name} failed: "
+            f"{error!r}; use engine: transformers"
+        ) from error
+    return spec
+
+
+def _store(spec: ModelSpec, dtype: str) -> None:
+    """What `spec.optimize` does, which may be called once: tied weights are stored once.
+
+    CTranslate2 compares the values of all weights with all others instead, which takes longer
+    than the rest of a conversion and also ties what is equal by chance.
+    """
+    names: dict[tuple[object, ...], str] = {}
+    for name, variable in spec.variables(ordered=True):
+        if variable.is_scalar():
+            continue
+        array = variable.numpy()
+        place = array.__array_interface__
+        first = names.setdefault((place["data"][0], place["typestr"], *array.shape), name)
+        if first != name and array.size:
+            scope, _, attribute = name.rpartition("/")
+            setattr(index_spec(spec, scope), attribute, first)
+    spec._quantize(dtype)
 
 
 @contextlib.contextmanager

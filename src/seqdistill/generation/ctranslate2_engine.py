@@ -22,8 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.core.errors import ModelError
 from seqdistill.core.generators import derived_seed
 from seqdistill.generation.batches import equal_length_batches, padded_batches
-from seqdistill.generation.conversion import ConvertedModel, convert, frozen_copy
+from seqdistill.generation.conversion import ConvertedModel, convert, with_weights_of
 from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.disposable_copies import disposable_copy, tensor_shapes
 from seqdistill.generation.model_facts import ModelFacts, check_lengths, facts_of
 from seqdistill.generation.scoring import IdPair, token_log_probs
 from seqdistill.generation.verification import (
@@ -57,9 +58,11 @@ class _Loaded:
     """A converted and verified model with its workers."""
 
     facts: ModelFacts
+    shapes: dict[str, tuple[int, ...]]
     converted: ConvertedModel
     workers: Any
     agreement: Agreement
+    refreshes: int = 0
 
 
 class CTranslate2Generator:
@@ -99,12 +102,20 @@ class CTranslate2Generator:
 
     @property
     def agreement(self) -> Agreement:
-        """How far the converted model lay from the live one when it was loaded."""
+        """How far the converted model lay from the live one when its weights were last taken."""
         return self._loaded.agreement
 
     def refresh(self, model: PreTrainedModel) -> None:
-        """Takes the weights that `model` has now, verified again; nothing is written to disk."""
-        self._loaded = self._load(model)
+        """Takes the weights that `model` has now, in milliseconds; nothing is written to disk.
+
+        The conversion was verified whole when it was loaded, so one sentence is compared each
+        time, another one at every call. A model of other tokens (a Marian model whose last row
+        has begun to move) is loaded and verified whole again.
+
+        Raises ModelError for a model of other shapes, and when the two disagree.
+        """
+        with _torch_threads_kept():
+            self._loaded = self._refreshed(model, self._loaded)
 
     def save(self, folder: str | Path) -> None:
         """Writes the converted model and the tokenizer to a new `folder`.
@@ -180,7 +191,7 @@ class CTranslate2Generator:
 
     def _converted_and_verified(self, model: PreTrainedModel) -> _Loaded:
         facts = facts_of(model, self._tokenizer, kind=self._kind)
-        disposable = frozen_copy(model)
+        disposable = disposable_copy(model)
         pairs = scored_pairs(self._verify_on, facts)
         live = token_log_probs(disposable, pairs, facts=facts)
         exact, converted = convert(
@@ -200,7 +211,36 @@ class CTranslate2Generator:
             agreement.num_tokens,
             agreement.max_nats,
         )
-        return _Loaded(facts, converted, workers, agreement)
+        return _Loaded(facts, tensor_shapes(model), converted, workers, agreement)
+
+    def _refreshed(self, model: PreTrainedModel, earlier: _Loaded) -> _Loaded:
+        _require_shapes(tensor_shapes(model), earlier.shapes)
+        facts = facts_of(model, self._tokenizer, kind=self._kind)
+        if facts != earlier.facts:
+            return self._converted_and_verified(model)
+        disposable = disposable_copy(model)
+        pairs = scored_pairs(self._verify_on, facts)
+        pair = pairs[earlier.refreshes % len(pairs)]
+        live = token_log_probs(disposable, [pair], facts=facts)
+        converted = with_weights_of(
+            disposable,
+            self._tokenizer,
+            facts,
+            compute_type=self._compute_type,
+            converted=earlier.converted,
+        )
+        workers = self._workers(converted, self._threads, self._compute_type)
+        agreement = require_agreement(
+            live, _scores(workers, converted, [pair], facts), compute_type=self._compute_type
+        )
+        _log.debug("refreshed weights are at most %.2g nats from the live", agreement.max_nats)
+        return dataclasses.replace(
+            earlier,
+            converted=converted,
+            workers=workers,
+            agreement=agreement,
+            refreshes=earlier.refreshes + 1,
+        )
 
     def _workers(self, converted: ConvertedModel, count: int, compute_type: str) -> Any:
         engine = ctranslate2.Translator if self._kind == "seq2seq" else ctranslate2.Generator
@@ -289,6 +329,21 @@ class CTranslate2Generator:
                 )
             )
         return hypotheses
+
+
+def _require_shapes(
+    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> None:
+    if found == expected:
+        return
+    changed = sorted(
+        name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
+    )
+    raise ModelError(
+        "Weights can be refreshed from a model of the same shapes only, but "
+        f"{changed[0]!r} was {expected.get(changed[0])} and is {found.get(changed[0])} "
+        f"({len(changed)} differ); load the model anew"
+    )
 
 
 def _scores(

@@ -1,0 +1,64 @@
+"""Sequences written during training by CTranslate2, whose copy of the student follows its weights.
+
+The engine converts and compares; this adds no decoding of its own. It does not tell how likely
+each token was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation.decoding import Decoding
+from seqdistill.generation.sampling import Sample, check_rollout_decoding
+from seqdistill.generation.scoring import IdPair
+from seqdistill.models.adapters import Kind
+
+
+class CTranslate2Sampler:
+    """A `Sampler` that sees the model's weights as they were at the last `refresh`.
+
+    Samples depend on the number of threads, besides the seed: each worker has a stream of its
+    own. `log_probs` are None: CTranslate2 tells them of whole sequences only.
+
+    A source of nothing but start and end tokens is answered with no token, unfinished.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        kind: Kind,
+        decoding: Decoding,
+        verify_on: Sequence[IdPair],
+        compute_type: str = "float32",
+        threads: int | None = None,
+    ) -> None:
+        """Converts and verifies the model whole; arguments and errors are those of
+        `CTranslate2Generator`. Raises RecipeError for a beam of more than one."""
+        check_rollout_decoding(decoding)
+        self._model = model
+        self._decoding = decoding
+        self._generator = CTranslate2Generator(
+            model,
+            tokenizer,
+            kind=kind,
+            verify_on=verify_on,
+            compute_type=compute_type,
+            threads=threads,
+        )
+
+    def refresh(self) -> None:
+        """Takes the model's present weights and compares one sentence.
+
+        Raises ModelError when the two disagree or the model's shapes have changed.
+        """
+        self._generator.refresh(self._model)
+
+    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+        """See `Sampler.sample`."""
+        answers = self._generator.generate(prompts, self._decoding, seed=seed)
+        return [Sample(best.token_ids, None, best.finished) for (best,) in answers]

@@ -1,0 +1,110 @@
+"""What a live model says of the next token, one step at a time, with its key-value cache.
+
+One form for encoder-decoder and decoder-only models. It chooses no token and knows no temperature;
+`sampling` draws from what it says, `teacher_mixed` mixes what two of them say.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+from seqdistill.core.errors import ModelError
+from seqdistill.core.head import Head
+from seqdistill.generation.model_facts import ModelFacts
+from seqdistill.generation.scoring import padded
+from seqdistill.models.adapters import positions_from_mask
+from seqdistill.models.heads import head_of
+
+
+@runtime_checkable
+class NextLogProbs(Protocol):
+    """A distribution over the next token of every row of a batch, in nats."""
+
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+        """The log-probabilities of each row's first token."""
+
+    def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+        """Each row has written this token: the log-probabilities of its next one."""
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """The batch goes on with these rows alone, in this order."""
+
+
+class CachedModel:
+    """The logits of the next token in fp32, row by row, symbols that are no outputs at -inf.
+
+    Reads the weights that the model has while it is asked. The caller switches dropout and
+    gradients off. Prompts of a decoder-only model are padded on the left and their positions
+    counted from their own first token, so that padding moves nothing.
+
+    Raises ModelError for a model without a key-value cache.
+    """
+
+    def __init__(self, model: PreTrainedModel, facts: ModelFacts) -> None:
+        self._model = model
+        self._facts = facts
+        base = model.get_decoder() if facts.kind == "seq2seq" else model.base_model
+        self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+        self._head: Head
+        self._cache: Cache | None
+        self._mask: Int[Tensor, "batch read"]
+        self._encoded: Float[Tensor, "batch source dim"]
+
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+        """The logits of each row's first token; forgets every earlier batch."""
+        model, facts = self._model, self._facts
+        self._head, self._cache = head_of(model), None
+        if facts.kind == "causal":
+            ids, self._mask = padded(prompts, model.device, side="left")
+            return self._read(ids)
+        ids, self._mask = padded(prompts, model.device)
+        self._encoded = model.get_encoder()(
+            input_ids=ids, attention_mask=self._mask
+        ).last_hidden_state
+        return self._read(ids.new_full((len(prompts), 1), facts.start_id or 0))
+
+    def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+        """The logits after each row's next token."""
+        if self._facts.kind == "causal":
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(token_ids), 1)], dim=1)
+        return self._read(token_ids[:, None])
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drops every other row from the cache."""
+        assert self._cache is not None, "begin comes first"
+        self._cache.batch_select_indices(rows)
+        self._mask = self._mask[rows]
+        if self._facts.kind == "seq2seq":
+            self._encoded = self._encoded[rows]
+
+    def _read(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
+        if self._facts.kind == "seq2seq":
+            named: dict[str, Any] = {
+                "encoder_hidden_states": self._encoded,
+                "encoder_attention_mask": self._mask,
+            }
+            network = self._model.get_decoder()
+        else:
+            named = {"attention_mask": self._mask}
+            if self._takes_positions:
+                named["position_ids"] = positions_from_mask(self._mask.bool())[:, -ids.shape[1] :]
+            network = self._model.base_model
+        output = network(input_ids=ids, past_key_values=self._cache, use_cache=True, **named)
+        if not isinstance(output.past_key_values, Cache):
+            raise ModelError(
+                "Sequences can be written step by step by models with a key-value cache alone, but "
+                f"{type(self._model).__name__} has none; use an attention model or "
+                "engine: ctranslate2."
+            )
+        self._cache = output.past_key_values
+        logits = self._head.logits(output.last_hidden_state[:, -1]).float()
+        if self._facts.suppressed_ids:
+            logits[:, list(self._facts.suppressed_ids)] = -torch.inf
+        return logits

@@ -1,0 +1,264 @@
+"""Sequences written while a student trains: samples of a distribution and their log-probabilities.
+
+    uniforms: one number a prompt and step, drawn at once    so that samples depend on the seed and
+    for each batch of prompts of similar length:             a prompt's place, not on the batches
+        log-probs of the next token of every row
+        token = where the row's uniform falls in the cumulative distribution
+        rows that wrote the end token leave the batch
+
+Nothing is inherited from a generation config. It does not tokenize, search beams, or know what a
+sample is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.generators import named_generator
+from seqdistill.generation.batches import padded_batches
+from seqdistill.generation.decoding import Decoding
+from seqdistill.generation.model_facts import ModelFacts, check_lengths, facts_of
+from seqdistill.generation.next_tokens import CachedModel, NextLogProbs
+from seqdistill.generation.scoring import evaluation_mode
+from seqdistill.models.adapters import Kind, adapt
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One written sequence."""
+
+    token_ids: tuple[int, ...]
+    """No start token, no prompt; the end token is the last one when `finished`."""
+    log_probs: tuple[float, ...] | None
+    """Nats of each token under the distribution that it was drawn from, temperature, top_k and
+    top_p included. None for greedy sequences, which are not drawn, and where the engine does not
+    tell."""
+    finished: bool
+    """False when `max_new_tokens` cut it off: then there is no end token, and none is made up."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Writes sequences with weights that change between calls."""
+
+    def refresh(self) -> None:
+        """Take the weights that the model has now."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+        """One sequence a prompt, in the prompts' order: the same again for the same seed, prompts
+        and weights. Gradients, training mode and torch's random state stay out of it."""
+
+
+def check_rollout_decoding(decoding: Decoding) -> None:
+    """Nothing for sampling and greedy decoding; RecipeError for what is neither."""
+    if decoding.mode == "beam" and decoding.beam_size > 1:
+        raise RecipeError(
+            "Sequences written during training must be sampled or greedy, but beam_size is "
+            f"{decoding.beam_size}; use mode: sample, or mode: beam with beam_size: 1"
+        )
+    if decoding.n_best > 1:
+        raise RecipeError(
+            f"n_best must be 1 for sequences written during training, got {decoding.n_best}; use "
+            "samples_per_prompt"
+        )
+
+
+def prove_head(model: PreTrainedModel) -> None:
+    """Nothing, when the model's head is read right, or ModelError; its modes stay as they are."""
+    with evaluation_mode(model):
+        adapt(model)
+
+
+class TransformersSampler:
+    """A `Sampler` over a live transformers model; no refresh is needed to see its weights.
+
+    At temperature 1 with top_k 0 and top_p 1 it samples from the model's own distribution.
+    `mode: beam` with beam_size 1 is greedy. Several times faster on small models than
+    transformers' `generate`, whose draws and bookkeeping cost more than the model does.
+
+    `precision` is the arithmetic of the forward passes; log-probabilities are in fp32.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        kind: Kind,
+        decoding: Decoding,
+        precision: Precision = "fp32",
+    ) -> None:
+        """Raises ModelError for a model without a start or end token, with a head of an unknown
+        form, or of another kind, and RecipeError for a beam of more than one."""
+        check_rollout_decoding(decoding)
+        prove_head(model)
+        self._model = model
+        self._tokenizer = tokenizer
+        self._kind: Kind = kind
+        self._decoding = decoding
+        self._precision: Precision = precision
+        self._facts()
+
+    def refresh(self) -> None:
+        """Nothing: the model is read as it is at every call."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+        """See `Sampler.sample`."""
+        facts, decoding = self._facts(), self._decoding
+        check_lengths(prompts, max_new_tokens=decoding.max_new_tokens, facts=facts)
+        device = self._model.device
+        with evaluation_mode(self._model), writing(device, self._precision):
+            own = _OwnDistribution(CachedModel(self._model, facts), decoding)
+            return written_samples(
+                own, prompts, decoding, end_id=facts.end_id, seed=seed, device=device
+            )
+
+    def _facts(self) -> ModelFacts:
+        return facts_of(self._model, self._tokenizer, kind=self._kind)
+
+
+@contextlib.contextmanager
+def writing(device: torch.device, precision: Precision) -> Iterator[None]:
+    """No gradient, and the arithmetic asked for, whatever surrounds the call."""
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    with torch.inference_mode(), autocast:
+        yield
+
+
+def log_probs_of(
+    logits: Float[Tensor, "batch vocab"], decoding: Decoding
+) -> Float[Tensor, "batch vocab"]:
+    """Log-probabilities of logits divided by the sampling temperature, then cut to top_k, top_p."""
+    cuts = LogitsProcessorList()
+    if decoding.top_k:
+        cuts.append(TopKLogitsWarper(top_k=min(decoding.top_k, logits.shape[1])))
+    if decoding.top_p < 1.0:
+        cuts.append(TopPLogitsWarper(top_p=decoding.top_p))
+    # The processors want token ids, which these do not read.
+    ids = torch.empty(0, dtype=torch.long)
+    kept: Float[Tensor, "batch vocab"] = cuts(ids, logits / decoding.sampling_temperature)
+    return kept.log_softmax(dim=-1)
+
+
+class _OwnDistribution:
+    """What one model says, at the settings of the sampler."""
+
+    def __init__(self, model: CachedModel, decoding: Decoding) -> None:
+        self._model = model
+        self._decoding = decoding
+
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+        return log_probs_of(self._model.begin(prompts), self._decoding)
+
+    def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+        return log_probs_of(self._model.advance(token_ids), self._decoding)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        self._model.keep(rows)
+
+
+def written_samples(
+    distribution: NextLogProbs,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    end_id: int,
+    seed: int,
+    device: torch.device,
+) -> list[Sample]:
+    """One sample of `distribution` a prompt, in their order, decoded sorted by length."""
+    uniforms = torch.rand(
+        len(prompts),
+        decoding.max_new_tokens,
+        dtype=torch.float64,
+        generator=named_generator(seed, "rollouts"),
+    ).to(device)
+    samples: dict[int, Sample] = {}
+    lengths = [len(prompt) for prompt in prompts]
+    for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
+        choose: Choice = likeliest if decoding.mode == "beam" else _Drawn(uniforms[batch])
+        rows = _write(
+            distribution,
+            [prompts[i] for i in batch],
+            choose,
+            end_id=end_id,
+            max_new_tokens=decoding.max_new_tokens,
+        )
+        for index, (token_ids, log_probs) in zip(batch, rows, strict=True):
+            samples[index] = Sample(
+                tuple(token_ids),
+                tuple(log_probs) if decoding.mode == "sample" else None,
+                finished=token_ids[-1] == end_id,
+            )
+    return [samples[index] for index in range(len(prompts))]
+
+
+Choice = Callable[[Float[Tensor, "batch vocab"], Int[Tensor, " batch"], int], Int[Tensor, " batch"]]
+"""(log-probs, which rows of the whole batch these are, step) -> each row's next token."""
+
+
+def likeliest(
+    log_probs: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], step: int
+) -> Int[Tensor, " batch"]:
+    """The likeliest token of each row: greedy."""
+    return log_probs.argmax(dim=-1)
+
+
+class _Drawn:
+    """Tokens drawn by inverting the cumulative distribution: one uniform number a row and step."""
+
+    def __init__(self, uniforms: Float[Tensor, "whole_batch time"]) -> None:
+        self._uniforms = uniforms
+
+    def __call__(
+        self, log_probs: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], step: int
+    ) -> Int[Tensor, " batch"]:
+        cumulative = log_probs.exp().cumsum(dim=-1, dtype=torch.float64)
+        # In (0, whole mass]: the first symbol that reaches it has a probability above zero.
+        level = (1.0 - self._uniforms[rows, step])[:, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, level)[:, 0]
+
+
+def _write(
+    distribution: NextLogProbs,
+    prompts: Sequence[Sequence[int]],
+    choose: Choice,
+    *,
+    end_id: int,
+    max_new_tokens: int,
+) -> list[tuple[list[int], list[float]]]:
+    """Token ids and their log-probabilities, a pair a prompt; finished rows leave the batch."""
+    written: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]
+    log_probs = distribution.begin(prompts)
+    rows = torch.arange(len(prompts), device=log_probs.device)
+    for step in range(max_new_tokens):
+        chosen = choose(log_probs, rows, step)
+        nats = log_probs.gather(1, chosen[:, None])[:, 0]
+        for row, token, value in zip(rows.tolist(), chosen.tolist(), nats.tolist(), strict=True):
+            written[row][0].append(token)
+            written[row][1].append(value)
+        (open_rows,) = (chosen != end_id).nonzero(as_tuple=True)
+        if not len(open_rows) or step == max_new_tokens - 1:
+            break
+        if len(open_rows) < len(rows):
+            rows, chosen = rows[open_rows], chosen[open_rows]
+            distribution.keep(open_rows)
+        log_probs = distribution.advance(chosen)
+    return written
