@@ -28,18 +28,50 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package folder with one small bundled corpus, `bundled:tiny`."""
     folder = tmp_path / "bundled" / "tiny"
     folder.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(ROWS), folder / "corpus.parquet")
-    digest = hashlib.sha256((folder / "corpus.parquet").read_bytes()).hexdigest()
-    (folder / "corpus.json").write_text(json.dumps({"sha256": digest}))
+    write(folder, ROWS)
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
-    bundled._check_sha256.cache_clear()
     return folder
+
+
+def write(folder: Path, rows: list[dict[str, str]], **facts: list[str]) -> None:
+    """A corpus of these rows, its checksum and further facts beside it."""
+    pq.write_table(pa.Table.from_pylist(rows), folder / "corpus.parquet")
+    digest = hashlib.sha256((folder / "corpus.parquet").read_bytes()).hexdigest()
+    (folder / "corpus.json").write_text(json.dumps({"sha256": digest, **facts}))
+    bundled._check_sha256.cache_clear()
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 3), ("dev", 2), ("test", 1)])
 def test_a_split_holds_its_own_rows_in_order(corpus: Path, split: str, count: int) -> None:
     expected = [Example(f"pkg/{split}/{n}", f"s{n}", f"t{n}") for n in range(count)]
     assert read_examples("bundled:tiny", split=split) == expected
+
+
+@pytest.mark.parametrize("columns", [("document", "summary"), ("prompt", "completion")])
+def test_the_columns_of_a_corpus_go_by_their_usual_names(
+    corpus: Path, columns: tuple[str, str]
+) -> None:
+    names = dict(zip(("source", "target"), columns, strict=True))
+    rows = [{names.get(key, key): value for key, value in row.items()} for row in ROWS]
+    write(corpus, rows)
+    assert [e.source for e in read_examples("bundled:tiny", split="train")] == ["s0", "s1", "s2"]
+
+
+def test_a_further_test_set_is_named_after_a_slash(corpus: Path) -> None:
+    further = {"id": "x", "source": "new", "target": "t", "split": "strange", "origin": "x"}
+    write(corpus, [*ROWS, further], further_tests=["strange"])
+    assert read_examples("bundled:tiny/strange", split="test") == [Example("x", "new", "t")]
+    assert len(read_examples("bundled:tiny", split="test")) == 1
+    with pytest.raises(DataError, match="one of test for bundled:tiny/strange, got train"):
+        read_examples("bundled:tiny/strange", split="train")
+    with pytest.raises(DataError, match=r"one of bundled:tiny/strange, got 'bundled:tiny/stran'"):
+        read_examples("bundled:tiny/stran", split="test")
+
+
+@pytest.mark.parametrize("spec", ["bundled:tiny/train", "bundled:tiny/"])
+def test_an_ordinary_split_is_no_further_test_set(corpus: Path, spec: str) -> None:
+    with pytest.raises(DataError, match="must be one of none"):
+        read_examples(spec, split="test")
 
 
 def test_a_changed_file_is_refused(corpus: Path) -> None:

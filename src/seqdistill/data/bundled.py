@@ -11,6 +11,7 @@ from importlib.resources.abc import Traversable
 import pyarrow.parquet as pq
 
 from seqdistill.core.errors import DataError, did_you_mean
+from seqdistill.data.columns import ColumnChoice, find_layout
 from seqdistill.data.examples import Example
 
 SPLITS = ("train", "dev", "test")
@@ -20,26 +21,48 @@ SCHEME = "bundled:"
 def read_bundled(spec: str, *, split: str | None) -> list[Example]:
     """The examples of one split of a bundled corpus, such as `bundled:en-de`, with stable ids.
 
-    Raises DataError for an unknown corpus, a split that is not chosen or unknown, and a file that
-    is not the one its checksum describes.
+    `bundled:arithmetic/new-templates` is a further test set of a corpus: it has the split `test`
+    and no other.
+
+    Raises DataError for an unknown corpus or part, a split that is not chosen or not there, and a
+    file that is not the one its checksum describes.
     """
-    corpus = _corpus_folder(spec)
-    if split not in SPLITS:
+    name, _, part = spec.removeprefix(SCHEME).partition("/")
+    corpus = _corpus_folder(spec, name)
+    manifest = json.loads(corpus.joinpath("corpus.json").read_text("utf-8"))
+    if "/" in spec:
+        further = [f"{SCHEME}{name}/{known}" for known in manifest.get("further_tests", [])]
+        if spec not in further:
+            raise DataError(
+                f"a part of {SCHEME}{name} must be one of {', '.join(further) or 'none'}, got "
+                f"{spec!r}.{did_you_mean(spec, further)}"
+            )
+    splits = ("test",) if part else SPLITS
+    if split not in splits:
         raise DataError(
-            f"split must be one of {', '.join(SPLITS)} for {spec}, got {split}; name one of them"
+            f"split must be one of {', '.join(splits)} for {spec}, got {split}; name one of them"
         )
-    _check_sha256(spec)
+    _check_sha256(name, manifest["sha256"])
+    with corpus.joinpath("corpus.parquet").open("rb") as stream:
+        names = pq.read_schema(stream).names
+    layout = find_layout(names, ColumnChoice(), file=spec, first_translation=None)
+    assert layout.target is not None, "every bundled corpus has a source and a target column"
     with corpus.joinpath("corpus.parquet").open("rb") as stream:
         table = pq.read_table(
-            stream, columns=["id", "source", "target"], filters=[("split", "==", split)]
+            stream,
+            columns=["id", layout.source, layout.target],
+            filters=[("split", "==", part or split)],
         )
-    columns = (table.column(name).to_pylist() for name in ("id", "source", "target"))
+    columns = (table.column(name).to_pylist() for name in ("id", layout.source, layout.target))
     return [Example(*fields) for fields in zip(*columns, strict=True)]
 
 
-def _corpus_folder(spec: str) -> Traversable:
-    name = spec.removeprefix(SCHEME)
-    folder = importlib.resources.files("seqdistill").joinpath("bundled")
+def _corpora() -> Traversable:
+    return importlib.resources.files("seqdistill").joinpath("bundled")
+
+
+def _corpus_folder(spec: str, name: str) -> Traversable:
+    folder = _corpora()
     known = (
         sorted(entry.name for entry in folder.iterdir() if entry.joinpath("corpus.json").is_file())
         if folder.is_dir()
@@ -55,13 +78,12 @@ def _corpus_folder(spec: str) -> Traversable:
 
 
 @functools.cache
-def _check_sha256(spec: str) -> None:
+def _check_sha256(name: str, expected: str) -> None:
     """Checked once a process; a failure is not remembered."""
-    corpus = _corpus_folder(spec)
-    expected = json.loads(corpus.joinpath("corpus.json").read_text("utf-8"))["sha256"]
-    found = hashlib.sha256(corpus.joinpath("corpus.parquet").read_bytes()).hexdigest()
+    file = _corpora().joinpath(name).joinpath("corpus.parquet")
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != expected:
         raise DataError(
-            f"{corpus.joinpath('corpus.parquet')} must have the sha256 {expected} of corpus.json, "
-            f"found {found}; install the package again"
+            f"{file} must have the sha256 {expected} of corpus.json, found {found}; install the "
+            "package again"
         )
