@@ -1,0 +1,1 @@
+"""Builder of the bundled corpus of arithmetic problems with worked steps."""

@@ -1,0 +1,1 @@
+"""Builder of the bundled corpus of Debian package descriptions and their summaries."""
