@@ -1,0 +1,205 @@
+"""The calculator: a scripted model that computes wrongly, and a tiny real one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+from tests.tiny import EOS, UNK, character_tokenizer, tiny_model
+from transformers import PreTrainedTokenizerFast
+
+from seqdistill.core.errors import RecipeError
+from seqdistill.generation import calculator
+from seqdistill.generation.calculator import first_correction, greedy_with_calculator
+from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.transformers_engine import TransformersGenerator
+
+SIGNS = [*"0123456789", *"<>=+-*/()#"]
+GREEDY = Decoding(beam_size=1, max_new_tokens=200)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return character_tokenizer(closes=False, extra=SIGNS)
+
+
+class ScriptedGenerator:
+    """Writes, after a beginning, what its rule says the whole text is."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, whole: Callable[[str], str]) -> None:
+        self._tokenizer = tokenizer
+        self._whole = whole
+        self.calls: list[tuple[int, int]] = []
+
+    def generate(
+        self,
+        sources: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        seed: int = 0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        self.calls.append((len(sources), decoding.max_new_tokens))
+        return [[self._one(source, decoding.max_new_tokens)] for source in sources]
+
+    def _one(self, source: Sequence[int], room: int) -> Hypothesis:
+        begun = self._tokenizer.decode(list(source)).removeprefix("q:")
+        whole = self._whole(begun)
+        assert whole.startswith(begun)
+        rest = self._tokenizer(whole[len(begun) :], add_special_tokens=False).input_ids
+        ids = (*rest, EOS)[:room]
+        return Hypothesis(tuple(ids), 0.0, finished=ids[-1] == EOS)
+
+
+def prompt(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    ids: list[int] = tokenizer("q:", add_special_tokens=False).input_ids
+    return ids
+
+
+def off_by_one(begun: str) -> str:
+    """Adds one to what it computes last: 3*4=13, and goes on with what stands there."""
+    if ">>" not in begun:
+        return "so <<3*4=13>> a. <<13+1=15>> #15"
+    result = begun.rsplit("=", 1)[1].removesuffix(">>")
+    if begun.count(">>") == 1:
+        return f"{begun} a. <<{result}+1={int(result) + 2}>> #{int(result) + 2}"
+    return f"{begun} #{result}"
+
+
+def test_later_steps_start_from_the_right_result(tokenizer: PreTrainedTokenizerFast) -> None:
+    generator = ScriptedGenerator(tokenizer, off_by_one)
+    assert isinstance(generator, SequenceGenerator)
+    (found,) = greedy_with_calculator(generator, [prompt(tokenizer)], GREEDY, tokenizer=tokenizer)
+    assert found.text == "so <<3*4=12>> a. <<12+1=13>> #13"
+    assert (found.num_corrections, found.finished) == (2, True)
+    assert found.token_ids[-1] == EOS
+    assert tokenizer.decode(list(found.token_ids), skip_special_tokens=True) == found.text
+    assert len(generator.calls) == 3
+
+
+def test_a_right_output_is_the_plain_greedy_one(tokenizer: PreTrainedTokenizerFast) -> None:
+    generator = ScriptedGenerator(tokenizer, lambda begun: "a <<3*4=12>> b <<1/3=0.33>> #12")
+    prompts = [prompt(tokenizer)] * 3
+    plain = generator.generate(prompts, GREEDY)
+    found = greedy_with_calculator(generator, prompts, GREEDY, tokenizer=tokenizer)
+    assert [output.token_ids for output in found] == [best.token_ids for (best,) in plain]
+    assert all(output.num_corrections == 0 for output in found)
+    assert len(generator.calls) == 2, "one call for all prompts, and no second round"
+
+
+def test_nothing_grows_beyond_the_limit(tokenizer: PreTrainedTokenizerFast) -> None:
+    for limit in range(1, 34):
+        decoding = Decoding(beam_size=1, max_new_tokens=limit)
+        generator = ScriptedGenerator(tokenizer, off_by_one)
+        (found,) = greedy_with_calculator(
+            generator, [prompt(tokenizer)], decoding, tokenizer=tokenizer
+        )
+        assert len(found.token_ids) <= limit
+        assert first_correction(found.text) is None
+        assert found.finished == (limit == 33)
+        rooms = [room for _, room in generator.calls]
+        # 13 and 28 tokens are there when the first and the second result have been put right.
+        assert rooms == [limit - used for used in (0, 13, 28)[: len(rooms)]]
+
+
+def test_an_endless_calculation_is_left_after_so_many_rounds(
+    tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = ScriptedGenerator(tokenizer, lambda begun: begun + "<<1+1=3>>")
+    decoding = Decoding(beam_size=1, max_new_tokens=2000)
+    (found,) = greedy_with_calculator(generator, [prompt(tokenizer)], decoding, tokenizer=tokenizer)
+    assert found.num_corrections == calculator.MAX_ROUNDS
+    assert found.text == "<<1+1=2>>" * calculator.MAX_ROUNDS + "<<1+1=3>>"
+    assert "1 of 1 outputs keep a wrong step" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "corrected"),
+    [
+        ("<<3*4=12>>", None),
+        ("<<3*4=12.0>>", None),
+        ("<<3*4=13>> and more", "<<3*4=12>>"),
+        ("<<3*4=$12>>", None),
+        ("<<3/4=6/8>>", None),
+        ("<<3*4=>>", "<<3*4=12>>"),
+        ("<<3*4=1 2>>", "<<3*4=12>>"),
+        ("<<3*4=3*4>>", "<<3*4=12>>"),
+        ("<<1/4=0.5>>", "<<1/4=0.25>>"),
+        ("<<10/3=3.333>>", None),
+        ("<<10/3=3.3>>", "<<10/3=3.33>>"),
+        ("<<10/3=3.4>>", "<<10/3=3.33>>"),
+        ("<<2-5=3>>", "<<2-5=-3>>"),
+        ("<<(1+2)*3=8>>", "<<(1+2)*3=9>>"),
+        ("<<5/0=7>>", None),
+        ("<<a+1=7>>", None),
+        ("<<2**9=7>>", None),
+        ("<<3*4=13", None),
+        ("3*4=13", None),
+        ("<<3*4=12=13>>", None),
+        ("<<1+1=2>> <<2+2=5>> <<3+3=7>>", "<<1+1=2>> <<2+2=4>>"),
+    ],
+)
+def test_the_first_wrong_step_is_put_right(text: str, corrected: str | None) -> None:
+    found = first_correction(text)
+    assert (None if found is None else found.text) == corrected
+    if found is not None:
+        assert text.startswith(found.text[: found.kept])
+        assert found.text[: found.kept].endswith("=")
+        assert first_correction(found.text) is None
+
+
+def test_what_is_put_right_is_right_for_any_expression() -> None:
+    draw = random.Random(3)
+    for _ in range(300):
+        numbers = [draw.choice(["3", "17", "0.5", "2.25", "9"]) for _ in range(3)]
+        expression = (
+            f"{numbers[0]}{draw.choice('+-*/')}{numbers[1]}{draw.choice('+-*/')}{numbers[2]}"
+        )
+        found = first_correction(f"<<{expression}=1000000>>")
+        assert found is not None
+        assert first_correction(found.text) is None, found.text
+
+
+def test_a_real_model_goes_on_from_the_corrected_beginning(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A correction in the middle keeps what stands before it and changes what follows."""
+    decoding = Decoding(beam_size=1, max_new_tokens=20)
+    prompts = [prompt(tokenizer), tokenizer("a b", add_special_tokens=False).input_ids]
+    for seed in range(50):
+        model = tiny_model("llama", seed=seed, vocab_size=len(tokenizer))
+        engine = TransformersGenerator(model, tokenizer, kind="causal")
+        plain = [hypotheses[0] for hypotheses in engine.generate(prompts, decoding)]
+        if min(plain[0].token_ids) > UNK:
+            break
+    texts = [tokenizer.decode(list(h.token_ids), skip_special_tokens=True) for h in plain]
+    wanted = {texts[0]: calculator.Correction(texts[0][:5] + "7>>", 5)}
+    monkeypatch.setattr(calculator, "first_correction", wanted.get)
+    found = greedy_with_calculator(engine, prompts, decoding, tokenizer=tokenizer)
+    assert found[1].token_ids == plain[1].token_ids
+    forced = tuple(tokenizer(texts[0][:5] + "7>>", add_special_tokens=False).input_ids)
+    assert found[0].token_ids[: len(forced)] == forced
+    rest = Decoding(beam_size=1, max_new_tokens=20 - len(forced))
+    ((after,),) = engine.generate([[*prompts[0], *forced]], rest)
+    assert found[0].token_ids == forced + after.token_ids
+    assert found[0].num_corrections == 1
+
+
+@pytest.mark.parametrize("decoding", [Decoding(beam_size=4), Decoding(mode="sample")])
+def test_anything_but_greedy_decoding_is_refused(
+    tokenizer: PreTrainedTokenizerFast, decoding: Decoding
+) -> None:
+    generator = ScriptedGenerator(tokenizer, off_by_one)
+    with pytest.raises(RecipeError, match="needs greedy decoding"):
+        greedy_with_calculator(generator, [prompt(tokenizer)], decoding, tokenizer=tokenizer)
+
+
+def test_a_result_that_cannot_be_spelled_is_left_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    poor = character_tokenizer(closes=False, extra=[sign for sign in SIGNS if sign != "2"])
+    generator = ScriptedGenerator(poor, lambda begun: "<<3*4=13>>")
+    (found,) = greedy_with_calculator(generator, [prompt(poor)], GREEDY, tokenizer=poor)
+    assert found.text == "<<3*4=13>>"
+    assert "cannot spell" in caplog.text
