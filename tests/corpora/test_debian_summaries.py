@@ -92,18 +92,20 @@ def test_no_held_out_summary_is_in_train(rows: list[Row]) -> None:
     assert not train & held_out
 
 
-def test_no_held_out_document_has_a_near_duplicate_by_comparing_all(rows: list[Row]) -> None:
-    texts = {
-        part: [normalize(row["document"]).split() for row in rows if row["split"] == part]
-        for part in ("train", "test")
-    }
-    train = [set(zip(words, words[1:], words[2:], strict=False)) for words in texts["train"]]
-    for words in random.Random(3).sample(texts["test"], 8):
-        mine = set(zip(words, words[1:], words[2:], strict=False))
-        shared = [len(mine & other) for other in train]
-        assert max(shared) > 0
-        for number, other in zip(shared, train, strict=True):
+def test_no_held_out_document_has_a_near_duplicate_by_naive_sets(rows: list[Row]) -> None:
+    draw = random.Random(3)
+    runs: dict[str, list[set[tuple[str, ...]]]] = {}
+    for part, count in (("train", 5000), ("test", 15)):
+        chosen = draw.sample([row["document"] for row in rows if row["split"] == part], count)
+        words = [normalize(text).split() for text in chosen]
+        runs[part] = [set(zip(w, w[1:], w[2:], strict=False)) for w in words]
+    shared = 0
+    for mine in runs["test"]:
+        for other in runs["train"]:
+            number = len(mine & other)
+            shared += number
             assert number < NEAR_THRESHOLD * (len(mine) + len(other) - number)
+    assert shared > 0
 
 
 def test_no_family_of_packages_dominates(rows: list[Row]) -> None:
