@@ -1,0 +1,162 @@
+"""A reward from a classifier: how surely a document entails what was written about it.
+
+The classifier is given: a sequence-classification model of transformers that was trained on natural
+language inference. Safetensors only, no remote code. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from seqdistill.core.errors import ModelError, did_you_mean
+from seqdistill.generation.batches import padded_batches
+from seqdistill.generation.scoring import evaluation_mode
+from seqdistill.models.loading import load_config, load_tokenizer
+
+_LOG = logging.getLogger(__name__)
+
+
+class EntailmentReward:
+    """A reward (see `metrics.rewards`): P(label | prompt as premise, completion as hypothesis).
+
+    Prompts too long for the classifier are cut at their end; their share is logged once.
+
+    Source: Roit et al. 2023; Agarwal et al. 2023 (RL with GKD), whose classifier is a T5-XXL.
+    """
+
+    def __init__(
+        self, classifier_folder: str | Path, *, label: str = "entailment", batch_tokens: int = 4096
+    ) -> None:
+        """Loads the classifier in fp32; on a GPU with `to`.
+
+        `label` is one of the classifier's labels, whatever its case.
+
+        Raises ModelError when the folder holds no whole classifier with a tokenizer, or none with
+        such a label.
+        """
+        name = str(classifier_folder)
+        self._tokenizer = load_tokenizer(name)
+        if self._tokenizer.pad_token_id is None:
+            raise ModelError(
+                f"The classifier {name!r} must have a tokenizer that can pad, but its pad_token is "
+                "None; set it in tokenizer_config.json."
+            )
+        self._model = _load_classifier(name)
+        self._label_id = _label_id(self._model, label, name)
+        self._batch_tokens = batch_tokens
+        self._max_length = _max_length(self._model, self._tokenizer.model_max_length)
+        self._told = False
+
+    def to(self, device: torch.device | str) -> EntailmentReward:
+        """The same reward with its classifier on another device."""
+        self._model.to(device)
+        return self
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        references: Sequence[str | None],
+        /,
+    ) -> list[float]:
+        """One probability for each completion; references are not looked at.
+
+        An empty completion has 0: it says nothing that could be entailed. The value of an output
+        does not depend on the others, up to rounding.
+        """
+        pairs = list(zip(prompts, completions, strict=True))
+        spoken = [number for number, (_, text) in enumerate(pairs) if text.strip()]
+        rewards = [0.0] * len(pairs)
+        if not spoken:
+            return rewards
+        encoded = self._encoded([pairs[number] for number in spoken])
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        with evaluation_mode(self._model), torch.inference_mode():
+            for batch in padded_batches(lengths, batch_tokens=self._batch_tokens):
+                inputs = self._tokenizer.pad(
+                    {key: [rows[index] for index in batch] for key, rows in encoded.items()},
+                    return_tensors="pt",
+                ).to(self._model.device)
+                logits = self._model(**inputs).logits.float()  # (batch, labels)
+                chosen = logits.softmax(dim=-1)[:, self._label_id].tolist()
+                for index, value in zip(batch, chosen, strict=True):
+                    rewards[spoken[index]] = value
+        return rewards
+
+    def _encoded(self, pairs: Sequence[tuple[str, str]]) -> dict[str, list[list[int]]]:
+        """Premise and hypothesis of each pair as the classifier reads them, cut where too long."""
+        premises, hypotheses = ([pair[side] for pair in pairs] for side in (0, 1))
+        if self._max_length is None:
+            return dict(self._tokenizer(premises, hypotheses))
+        whole = self._tokenizer(premises, hypotheses, verbose=False)
+        lengths = [len(ids) for ids in whole["input_ids"]]
+        num_long = sum(length > self._max_length for length in lengths)
+        if not num_long:
+            return dict(whole)
+        if not self._told:
+            self._told = True
+            _LOG.warning(
+                "%d of %d prompts are longer than the %d tokens that the classifier reads; their "
+                "ends are cut, in later batches too",
+                num_long,
+                len(pairs),
+                self._max_length,
+            )
+        return dict(
+            self._tokenizer(
+                premises, hypotheses, truncation="only_first", max_length=self._max_length
+            )
+        )
+
+
+def _load_classifier(name: str) -> PreTrainedModel:
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            config=load_config(name),
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        found_out = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
+        raise ModelError(
+            f"The classifier must load from the folder {name!r}, but: {found_out} Give a "
+            "sequence-classification model written by save_pretrained."
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"The folder {name!r} must hold every weight of a {type(model).__name__}, but it has "
+            f"no {missing[0]!r} ({len(missing)} are missing); give a model trained to classify."
+        )
+    whole: PreTrainedModel = model.eval()
+    return whole
+
+
+def _label_id(model: PreTrainedModel, label: str, name: str) -> int:
+    labels = {str(known).casefold(): int(number) for number, known in model.config.id2label.items()}
+    if label.casefold() not in labels:
+        raise ModelError(
+            f"The label must be one of {', '.join(labels)} of the classifier {name!r}, got "
+            f"{label!r}.{did_you_mean(label.casefold(), labels)}"
+        )
+    return labels[label.casefold()]
+
+
+def _max_length(model: PreTrainedModel, tokenizers: int) -> int | None:
+    """How many tokens the classifier reads; None without a limit.
+
+    Tokenizers without a limit of their own say a number of 30 digits.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= model.config.pad_token_id + 1  # their positions start after the pad token
+    limits = [limit for limit in (positions, tokenizers) if limit is not None and limit < 10**9]
+    return min(limits, default=None)
