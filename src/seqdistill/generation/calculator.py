@@ -97,7 +97,7 @@ def greedy_with_calculator(
 
     Raises RecipeError unless `decoding` is greedy.
 
-    Source: Cobbe et al. 2021, sec. 2 (calculation annotations), who put the result in as soon as
+    Source: Cobbe et al. 2021 (calculation annotations of GSM8K), who put the result in as soon as
     the equals sign is written: the same output, since greedy decoding depends on its prefix alone.
     """
     if decoding.mode != "beam" or decoding.beam_size != 1:

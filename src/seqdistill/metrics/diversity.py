@@ -24,7 +24,7 @@ def self_bleu(samples: Sequence[Sequence[str]], *, tokenize: str = "13a") -> Sco
 
     Raises ValueError unless there is a prompt and each has two samples or more.
 
-    Source: Zhu et al. 2018 (Texygen), sec. 3, who take the samples of a model as one such group.
+    Source: Zhu et al. 2018 (Texygen), who take the samples of a model as one such group.
     """
     _check_groups(samples, at_least=2)
     metric = BLEU(tokenize=tokenize, effective_order=True)
@@ -49,7 +49,7 @@ def distinct_n(samples: Sequence[Sequence[str]], *, n: int) -> Score:
 
     Raises ValueError if there is no prompt, or no n-gram anywhere.
 
-    Source: Li et al. 2016, sec. 5 (there over all outputs of a system at once).
+    Source: Li et al. 2016, distinct-1 and distinct-2 (there over all outputs of a system at once).
     """
     _check_groups(samples, at_least=1)
     shares = []
@@ -71,7 +71,7 @@ def repetition_rate(texts: Sequence[str], *, n: int = 4) -> Score:
 
     Raises ValueError if there is no output.
 
-    Source: Welleck et al. 2020, eq. 10 (seq-rep-n).
+    Source: Welleck et al. 2020 (seq-rep-n).
     """
     if not texts:
         raise ValueError("a repetition rate needs at least one output, got none")
