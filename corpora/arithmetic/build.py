@@ -13,6 +13,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -126,20 +127,13 @@ def divide(
 
 def makers_of_words() -> dict[str, Maker]:
     """Template name -> maker, for the templates of reasoning-gym."""
-    return {
-        f"words/{number}": lambda seed, number=number, generator=generator: word_problem(  # type: ignore[misc]
-            number, generator, seed
-        )
-        for number, generator in load_generators().items()
-    }
+    generators = load_generators().items()
+    return {f"words/{number}": partial(word_problem, number, made) for number, made in generators}
 
 
 def makers_of_chains() -> dict[str, Maker]:
     """Template name -> maker, for the shapes of chains."""
-    return {
-        f"chain/{shape}": lambda seed, shape=shape: chain_problem(shape, seed)  # type: ignore[misc]
-        for shape in shapes()
-    }
+    return {f"chain/{shape}": partial(chain_problem, shape) for shape in shapes()}
 
 
 def parquet_bytes(parts: Mapping[str, Sequence[Problem]]) -> bytes:

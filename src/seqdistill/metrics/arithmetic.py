@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-MAX_EXPRESSION_LENGTH = 200
-"""Longer texts are no expressions."""
+MAX_EXPRESSION_LENGTH = 120
+"""Longer texts are no expressions; so brackets cannot exhaust the stack."""
 MAX_NUMBER_LENGTH = 40
 """Longer numbers, in characters, are no numbers."""
 MAX_DECIMALS = 6
