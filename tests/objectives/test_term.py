@@ -13,7 +13,7 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.reduction import Reduction
+from seqdistill.objectives.reduction import Reduction, reduce
 from seqdistill.objectives.registry import DIVERGENCES
 from seqdistill.objectives.term import TERM_NAMES, Term
 
@@ -105,7 +105,8 @@ def test_a_batch_that_does_not_say_who_wrote_it_is_refused() -> None:
         objective(here.states, here.scores, here.batch)
 
 
-def test_importance_weights_multiply_every_position_of_reverse_kl() -> None:
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+def test_importance_weights_multiply_every_position_of_reverse_kl(reduction: Reduction) -> None:
     here = world()
     mask, targets = here.batch.target_mask, here.batch.target_ids
     log_q = here.states.head.logits(here.states.hidden).log_softmax(-1).detach()
@@ -115,10 +116,12 @@ def test_importance_weights_multiply_every_position_of_reverse_kl() -> None:
     log_p = here.scores.head.logits(here.scores.hidden).log_softmax(-1)
     values = DIVERGENCES["reverse_kl"].function(log_q, log_p)
     weights = (log_q.gather(-1, targets[..., None])[..., 0] - sampled).exp()
-    objective = WeightedObjective([Term("reverse_kl", importance_weighted=True)], reduction="sum")
-    expected = float((weights * values)[mask].sum()) / here.batch.num_sequences
+    objective = WeightedObjective(
+        [Term("reverse_kl", importance_weighted=True)], reduction=reduction
+    )
+    expected = reduce(weights * values, mask, reduction).mean
     assert mean(objective, here.told(sampled_log_probs=sampled)) == pytest.approx(expected)
-    plain = WeightedObjective([Term("reverse_kl")], reduction="sum")
+    plain = WeightedObjective([Term("reverse_kl")], reduction=reduction)
     assert mean(objective, here) == pytest.approx(mean(plain, here)), "1 where nobody says"
 
 
