@@ -1,0 +1,128 @@
+"""Rollouts kept and learned from again: cheaper than fresh ones, and no longer on-policy.
+
+The student that wrote a kept sequence is gone; how long ago is logged as staleness. Chooses no
+prompts: a batch that is drawn from memory brings its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from seqdistill.core.generators import named_generator
+from seqdistill.core.schedules import Schedule
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.sources.mixture import coin
+from seqdistill.sources.writers import SequenceWriter, Written, fact
+
+
+class ReplayWriter:
+    """A `SequenceWriter`: fresh rollouts with probability `fresh_share`, else kept ones.
+
+    One coin an update, the same on every process, so that none waits for another's rollouts. Fresh
+    rollouts are kept; of more than `capacity` the oldest go, and so does what is older than
+    `max_age` updates. As many are drawn as the prompts would have got, uniformly and without
+    replacement within a micro-batch; while fewer are kept, all are fresh. Every process has a
+    memory of its own, so n processes draw other sequences than n micro-batches of one do.
+
+    Source: Ko et al. 2024 (DistiLLM), sec. 3.2; there fresh_share falls linearly from 1 to 0, with
+    a capacity of 1000 and no limit of age, and its code lets all be fresh until the memory is full.
+    """
+
+    def __init__(
+        self,
+        student: SequenceWriter,
+        *,
+        capacity: int,
+        max_age: int,
+        fresh_share: Schedule,
+        seed: int,
+        rank: int = 0,
+    ) -> None:
+        self._student = student
+        self._capacity = capacity
+        self._max_age = max_age
+        self._fresh_share = fresh_share
+        self._seed = seed
+        self._rank = rank
+        self._kept: list[Written] = []  # oldest first
+        self._update, self._calls, self._is_fresh = 0, 0, True
+        self._num_fresh, self._num_all, self._ages = 0, 0, 0
+
+    @property
+    def sequences_per_prompt(self) -> int:
+        """As many as the student writes."""
+        return self._student.sequences_per_prompt
+
+    def begin_update(self, update: int, updates: int) -> None:
+        """Drops what is too old and throws the coin."""
+        self._update, self._calls = update, 0
+        self._num_fresh, self._num_all, self._ages = 0, 0, 0
+        self._kept = [one for one in self._kept if update - one.born <= self._max_age]
+        share = self._fresh_share.value(update, updates)
+        self._is_fresh = coin(self._seed, f"replay/update-{update}") < share
+        self._student.begin_update(update, updates)
+
+    def write(self, prompts: Sequence[EncodedExample]) -> list[Written]:
+        """Rollouts of these prompts, or kept ones of others."""
+        wanted = len(prompts) * self._student.sequences_per_prompt
+        self._calls += 1
+        if self._is_fresh or len(self._kept) < wanted:
+            written = self._student.write(prompts)
+            self._kept = (self._kept + written)[-self._capacity :]
+            self._num_fresh += len(written)
+        else:
+            self._student.write([])  # stays in step with the micro-batches
+            written = self._drawn(wanted)
+        self._num_all += len(written)
+        self._ages += sum(self._update - one.born for one in written)
+        return written
+
+    def _drawn(self, wanted: int) -> list[Written]:
+        name = f"replay/rank-{self._rank}/update-{self._update}/batch-{self._calls}"
+        order = torch.randperm(len(self._kept), generator=named_generator(self._seed, name))
+        return [self._kept[i] for i in order[:wanted].tolist()]
+
+    def end_update(self) -> dict[str, TokenSum]:
+        """The student's facts, `staleness` in updates (fresh ones count as 0), `fresh_share` of
+        the sequences, and `replay_size`, a process's mean number of kept sequences."""
+        return {
+            **self._student.end_update(),
+            "staleness": fact(self._ages, self._num_all),
+            "fresh_share": fact(self._num_fresh, self._num_all),
+            "replay_size": fact(len(self._kept), 1),
+        }
+
+    def dev_scored(self, scores: Mapping[str, float]) -> None:
+        """Handed on."""
+        self._student.dev_scored(scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All kept sequences, and the student's state."""
+        return {
+            "kept": [dataclasses.asdict(one) for one in self._kept],
+            "student": self._student.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was taken."""
+        self._kept = [_written(fields) for fields in state["kept"]]
+        self._student.load_state_dict(state["student"])
+
+
+def _written(fields: Mapping[str, Any]) -> Written:
+    """A sequence from its fields, whose tuples JSON has made lists."""
+    example, log_probs = fields["example"], fields["sampled_log_probs"]
+    return Written(
+        EncodedExample(example["id"], tuple(example["source_ids"]), tuple(example["target_ids"])),
+        fields["written_by"],
+        sampled_log_probs=None if log_probs is None else tuple(log_probs),
+        advantage=fields["advantage"],
+        reward=fields["reward"],
+        born=fields["born"],
+        finished=fields["finished"],
+    )

@@ -1,0 +1,164 @@
+"""Rewards for what the student wrote, less a baseline that does not change the gradient's mean.
+
+Does not know what is rewarded: the reward is a function of sequences. Pulls at no student:
+objectives read the advantages.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from seqdistill.core.errors import DataError, RecipeError
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.sources.writers import SequenceWriter, Written, fact
+
+Baseline = Literal["leave_one_out", "moving_average", "none"]
+Reward = Callable[[Sequence[Written]], Sequence[float]]
+
+# Of the average before, in the moving average of each update's mean reward.
+_MOMENTUM = 0.9
+_REWARDED = ("student", "teacher_mixed")
+
+
+class RewardedWriter:
+    """A `SequenceWriter` whose rollouts have a reward and an advantage: reward less baseline.
+
+    `leave_one_out`: the mean reward of the other samples of the same prompt (Kool et al. 2019).
+    `moving_average`: an average over earlier updates, 0.9 of what it was and 0.1 of the update's
+    mean, the same for all micro-batches of an update; in the first one the mean of the micro-batch.
+    Each process has its own. `none`: 0.
+
+    Only what the student had a part in writing is rewarded. Other sequences get the advantage 0:
+    they are not its actions, so their reward has nothing to teach it. So a mixture is wrapped as a
+    whole, and every batch has advantages.
+    """
+
+    def __init__(self, writer: SequenceWriter, reward: Reward, *, baseline: Baseline) -> None:
+        """Raises RecipeError for `leave_one_out` with one sample a prompt."""
+        self._writer = writer
+        self._reward = reward
+        self._baseline: Baseline = baseline
+        if baseline == "leave_one_out" and writer.sequences_per_prompt < 2:
+            raise _too_few_samples(1)
+        self._average: float | None = None
+        self._rewards: list[float] = []
+        self._advantages: list[float] = []
+        self._spreads: list[float] = []
+
+    @property
+    def sequences_per_prompt(self) -> int:
+        """As many as are written."""
+        return self._writer.sequences_per_prompt
+
+    def begin_update(self, update: int, updates: int) -> None:
+        """Forgets the rewards of the update before."""
+        self._rewards, self._advantages, self._spreads = [], [], []
+        self._writer.begin_update(update, updates)
+
+    def write(self, prompts: Sequence[EncodedExample]) -> list[Written]:
+        """What the writer wrote, with rewards and advantages.
+
+        Raises DataError for a reward that is not finite and RecipeError for a reward function that
+        does not give one reward a sequence.
+        """
+        written = self._writer.write(prompts)
+        acted = [one for one in written if one.written_by in _REWARDED]
+        rewards = self._rewards_of(acted)
+        advantages = [r - b for r, b in zip(rewards, self._baselines(acted, rewards), strict=True)]
+        self._count(acted, rewards, advantages)
+        pairs = iter(zip(rewards, advantages, strict=True))
+        return [
+            _with_reward(one, *next(pairs))
+            if one.written_by in _REWARDED
+            else dataclasses.replace(one, advantage=0.0)
+            for one in written
+        ]
+
+    def _rewards_of(self, written: Sequence[Written]) -> list[float]:
+        if not written:
+            return []
+        rewards = [float(reward) for reward in self._reward(written)]
+        if len(rewards) != len(written):
+            raise RecipeError(
+                "A reward function must give one number a sequence, but it gave "
+                f"{len(rewards)} for {len(written)}; mend it"
+            )
+        for one, reward in zip(written, rewards, strict=True):
+            if not math.isfinite(reward):
+                raise DataError(
+                    f"Rewards must be finite, but that of the student's answer to "
+                    f"{one.example.id!r} is {reward}; mend the reward function, or take the "
+                    "example out of the data."
+                )
+        return rewards
+
+    def _baselines(self, written: Sequence[Written], rewards: Sequence[float]) -> list[float]:
+        if self._baseline == "none":
+            return [0.0] * len(rewards)
+        if self._baseline == "moving_average":
+            average = statistics.fmean(rewards) if rewards else 0.0
+            return [average if self._average is None else self._average] * len(rewards)
+        totals: dict[str, float] = collections.defaultdict(float)
+        counts = collections.Counter(one.example.id for one in written)
+        for one, reward in zip(written, rewards, strict=True):
+            totals[one.example.id] += reward
+        if counts and min(counts.values()) < 2:
+            raise _too_few_samples(min(counts.values()))
+        return [
+            (totals[one.example.id] - reward) / (counts[one.example.id] - 1)
+            for one, reward in zip(written, rewards, strict=True)
+        ]
+
+    def _count(
+        self, written: Sequence[Written], rewards: Sequence[float], advantages: Sequence[float]
+    ) -> None:
+        self._rewards += rewards
+        self._advantages += advantages
+        of_prompts: dict[str, list[float]] = collections.defaultdict(list)
+        for one, reward in zip(written, rewards, strict=True):
+            of_prompts[one.example.id].append(reward)
+        self._spreads += [statistics.pstdev(each) for each in of_prompts.values() if len(each) > 1]
+
+    def end_update(self) -> dict[str, TokenSum]:
+        """The writer's facts, `reward`, `reward_std_within_prompt` (over prompts with several
+        samples) and `absolute_advantage`, means all of them."""
+        if self._rewards:
+            mean = statistics.fmean(self._rewards)
+            kept = mean if self._average is None else self._average
+            self._average = _MOMENTUM * kept + (1.0 - _MOMENTUM) * mean
+        return {
+            **self._writer.end_update(),
+            "reward": fact(sum(self._rewards), len(self._rewards)),
+            "reward_std_within_prompt": fact(sum(self._spreads), len(self._spreads)),
+            "absolute_advantage": fact(sum(map(abs, self._advantages)), len(self._advantages)),
+        }
+
+    def dev_scored(self, scores: Mapping[str, float]) -> None:
+        """Handed on."""
+        self._writer.dev_scored(scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moving average and the writer's state."""
+        return {"average": self._average, "writer": self._writer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was taken."""
+        self._average = state["average"]
+        self._writer.load_state_dict(state["writer"])
+
+
+def _with_reward(one: Written, reward: float, advantage: float) -> Written:
+    return dataclasses.replace(one, reward=reward, advantage=advantage)
+
+
+def _too_few_samples(found: int) -> RecipeError:
+    return RecipeError(
+        "The baseline leave_one_out compares samples of one prompt, so samples_per_prompt must be "
+        f"at least 2, got {found}; raise it, or use baseline: moving_average"
+    )

@@ -1,0 +1,187 @@
+"""Kept sequences with their age, and rewards with a baseline that leaves the gradient's mean."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from seqdistill.core.errors import DataError, RecipeError
+from seqdistill.core.schedules import Schedule
+from seqdistill.sources.mixture import MixtureWriter
+from seqdistill.sources.replay import ReplayWriter
+from seqdistill.sources.rewarded import Baseline, RewardedWriter
+from seqdistill.sources.shares import ScheduledShare
+from seqdistill.sources.student_writer import StudentWriter
+from seqdistill.sources.writers import SequenceWriter, StoredWriter, Written
+
+from .writing import PROMPTS, DiceSampler
+
+NEVER = Schedule.constant(0.0)
+ALWAYS = Schedule.constant(1.0)
+
+
+def student(samples_per_prompt: int = 1) -> StudentWriter:
+    return StudentWriter(DiceSampler(), seed=5, samples_per_prompt=samples_per_prompt)
+
+
+def replay(
+    fresh_share: Schedule, *, capacity: int = 1000, max_age: int = 1000, rank: int = 0
+) -> ReplayWriter:
+    return ReplayWriter(
+        student(), capacity=capacity, max_age=max_age, fresh_share=fresh_share, seed=5, rank=rank
+    )
+
+
+def updates_of(writer: SequenceWriter, numbers: range, size: int = 4) -> list[list[Written]]:
+    told = []
+    for update in numbers:
+        writer.begin_update(update, 100)
+        told.append(writer.write(PROMPTS[:size]))
+        writer.end_update()
+    return told
+
+
+def test_until_enough_is_kept_all_is_fresh_and_then_it_is_drawn_without_repetition() -> None:
+    first, *later = updates_of(replay(NEVER), range(1, 30))
+    assert all(one.born == 1 for one in first)
+    for written in later:
+        assert sorted(map(repr, written)) == sorted(map(repr, first)), "the same four, each once"
+    assert len({tuple(map(repr, written)) for written in later}) > 5, "in any order"
+
+
+def test_kept_sequences_are_drawn_uniformly() -> None:
+    writer = replay(NEVER)
+    writer.begin_update(1, 100)
+    kept = writer.write(PROMPTS)  # 24 of them
+    drawn = collections.Counter(
+        one.example.id for written in updates_of(writer, range(2, 1002), 6) for one in written
+    )
+    counts = [drawn[one.example.id] for one in kept]
+    assert sum(counts) == 6000
+    assert all(abs(count - 250) < 4.5 * math.sqrt(250) for count in counts)
+
+
+def test_capacity_keeps_the_newest_and_age_drops_the_oldest() -> None:
+    writer = replay(ALWAYS, capacity=10)
+    updates_of(writer, range(1, 6))
+    kept = writer.state_dict()["kept"]
+    assert [one["born"] for one in kept] == [3, 3, 4, 4, 4, 4, 5, 5, 5, 5]
+    old = replay(NEVER, max_age=3)
+    born = [{one.born for one in written} for written in updates_of(old, range(1, 11))]
+    assert born == [{1}] * 4 + [{5}] * 4 + [{9}] * 2
+
+
+def test_staleness_and_fresh_share_are_told_as_they_are() -> None:
+    writer = replay(NEVER)
+    for update, (staleness, fresh) in enumerate([(0.0, 1.0), (1.0, 0.0), (2.0, 0.0)], start=1):
+        writer.begin_update(update, 100)
+        writer.write(PROMPTS[:4])
+        facts = writer.end_update()
+        assert facts["staleness"].mean == staleness
+        assert facts["fresh_share"].mean == fresh
+        assert facts["replay_size"].mean == 4
+
+
+def test_fresh_share_one_is_the_student_alone() -> None:
+    assert updates_of(replay(ALWAYS), range(1, 9)) == updates_of(student(), range(1, 9))
+
+
+def test_processes_agree_when_to_generate_and_draw_from_their_own_memories() -> None:
+    half = Schedule.constant(0.5)
+    ranks = [replay(half, rank=rank) for rank in range(2)]
+    first, second = (updates_of(writer, range(1, 40), 3) for writer in ranks)
+    fresh = [
+        [all(one.born == update for one in written) for update, written in enumerate(told, 1)]
+        for told in (first, second)
+    ]
+    assert fresh[0] == fresh[1]
+    assert set(fresh[0]) == {True, False}
+    assert first != second
+
+
+def length(written: Sequence[Written]) -> list[float]:
+    return [float(len(one.example.target_ids)) for one in written]
+
+
+def rewarded(baseline: Baseline, samples: int = 4) -> RewardedWriter:
+    return RewardedWriter(student(samples), length, baseline=baseline)
+
+
+def test_leave_one_out_compares_with_the_other_samples_of_the_prompt() -> None:
+    (written,) = updates_of(rewarded("leave_one_out"), range(1, 2))
+    for one in written:
+        others = [o.reward for o in written if o.example.id == one.example.id and o is not one]
+        assert len(others) == 3 and one.reward is not None
+        expected = one.reward - sum(reward or 0.0 for reward in others) / 3
+        assert one.advantage == pytest.approx(expected)
+    total = sum(one.advantage or 0.0 for one in written)
+    assert total == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_moving_average_is_of_earlier_updates_alone() -> None:
+    writer, average = rewarded("moving_average"), None
+    for update in range(1, 6):
+        writer.begin_update(update, 9)
+        micro_batches = [writer.write(PROMPTS[:3]), writer.write(PROMPTS[3:5])]
+        rewards = [length(written) for written in micro_batches]
+        for written, own in zip(micro_batches, rewards, strict=True):
+            baseline = sum(own) / len(own) if average is None else average
+            for one, reward in zip(written, own, strict=True):
+                assert one.reward == reward
+                assert one.advantage == pytest.approx(reward - baseline)
+        every = [reward for own in rewards for reward in own]
+        mean = sum(every) / len(every)
+        facts = writer.end_update()
+        assert facts["reward"].mean == pytest.approx(mean)
+        average = mean if average is None else 0.9 * average + 0.1 * mean
+
+
+def test_without_a_baseline_the_advantage_is_the_reward() -> None:
+    (written,) = updates_of(rewarded("none", 1), range(1, 2))
+    assert all(one.advantage == one.reward == len(one.example.target_ids) for one in written)
+
+
+def test_facts_tell_the_spread_within_prompts() -> None:
+    writer = RewardedWriter(student(2), lambda w: [0.0, 2.0] * (len(w) // 2), baseline="none")
+    writer.begin_update(1, 9)
+    writer.write(PROMPTS[:5])
+    facts = writer.end_update()
+    assert facts["reward"].mean == 1.0
+    assert facts["reward_std_within_prompt"].mean == 1.0
+    assert facts["absolute_advantage"].mean == 1.0
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_names_the_example(wrong: float) -> None:
+    writer = RewardedWriter(student(), lambda w: [0.0, wrong, 0.0], baseline="none")
+    writer.begin_update(1, 9)
+    with pytest.raises(DataError, match=r"Rewards must be finite.*'e1' is (nan|inf)"):
+        writer.write(PROMPTS[:3])
+
+
+def test_rewards_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(RecipeError, match="samples_per_prompt must be at least 2, got 1"):
+        RewardedWriter(student(), length, baseline="leave_one_out")
+    writer = RewardedWriter(student(), lambda w: [0.0], baseline="none")
+    writer.begin_update(1, 9)
+    with pytest.raises(RecipeError, match="it gave 1 for 3"):
+        writer.write(PROMPTS[:3])
+
+
+def test_what_the_student_did_not_write_has_nothing_to_gain() -> None:
+    asked: list[Written] = []
+
+    def reward(written: Sequence[Written]) -> list[float]:
+        asked.extend(written)
+        return length(written)
+
+    half = ScheduledShare(Schedule.constant(0.5))
+    mixture = MixtureWriter(student(), StoredWriter("reference"), half, coin="example", seed=2)
+    (written,) = updates_of(RewardedWriter(mixture, reward, baseline="none"), range(1, 2), 24)
+    by_data = [one for one in written if one.written_by == "reference"]
+    assert 0 < len(by_data) < 24
+    assert all(one.advantage == 0.0 and one.reward is None for one in by_data)
+    assert {one.written_by for one in asked} == {"student"}
