@@ -50,7 +50,7 @@ def test_expressions_have_the_value_that_pythons_own_parser_gives_them() -> None
     undefined = 0
     for _ in range(1000):
         text = random_expression(draw, draw.randint(1, 4))
-        if len(text) > 120:
+        if len(text) > 200:
             continue
         expected = by_pythons_parser(text)
         undefined += expected is None
@@ -85,11 +85,13 @@ def test_what_is_no_bounded_expression_has_no_value(text: str) -> None:
     assert evaluate(text) is None
 
 
-def test_deep_brackets_stay_within_the_limit_of_length() -> None:
-    assert evaluate("(" * 59 + "1" + ")" * 59) == 1
-    assert evaluate("-" * 118 + "1") == 1
+def test_deep_brackets_have_no_value_and_cannot_exhaust_the_stack() -> None:
+    assert evaluate("(" * 19 + "1" + ")" * 19) == 1
+    assert evaluate("(" * 20 + "1" + ")" * 20) is None
+    assert evaluate("-" * 18 + "1") == 1
+    assert evaluate("(1)+" * 40 + "1") == 41, "depth is not length"
     for signs in ("(", "-", "(-"):
-        assert evaluate(signs * (120 // len(signs))) is None
+        assert evaluate(signs * (200 // len(signs))) is None
         assert evaluate(signs * 5000) is None
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-MAX_EXPRESSION_LENGTH = 120
-"""Longer texts are no expressions; so brackets cannot exhaust the stack."""
+MAX_EXPRESSION_LENGTH = 200
+"""Longer texts are no expressions."""
+MAX_DEPTH = 20
+"""Brackets and signs within each other; deeper ones could exhaust the stack."""
 MAX_NUMBER_LENGTH = 40
 """Longer numbers, in characters, are no numbers."""
 MAX_DECIMALS = 6
@@ -110,6 +112,7 @@ class _Parser:
     def __init__(self, tokens: list[str]) -> None:
         self._tokens = tokens
         self._place = 0
+        self._depth = 0
 
     def is_at_end(self) -> bool:
         return self._place == len(self._tokens)
@@ -129,6 +132,14 @@ class _Parser:
         return value
 
     def _factor(self) -> Fraction:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _NoExpressionError
+        value = self._number_or_group()
+        self._depth -= 1
+        return value
+
+    def _number_or_group(self) -> Fraction:
         sign = self._taken("+-")
         if sign is not None:
             value = self._factor()
