@@ -10,7 +10,7 @@ from tests.build.test_distill import save_pairs, save_teacher
 from tests.build.test_stages import chain_in, settings_in, student_of, texts, trained
 from tests.tiny import character_tokenizer, tiny_model
 
-from seqdistill.build import training
+from seqdistill.build import preparing
 from seqdistill.build.models import build_teacher
 from seqdistill.build.planning import plan
 from seqdistill.build.stage_runs import stage_digest
@@ -61,7 +61,7 @@ def teacher_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             pair.model.get_decoder().register_forward_pre_hook(lambda *_: calls.append("decoder"))
         return pair
 
-    monkeypatch.setattr(training, "build_teacher", counted)
+    monkeypatch.setattr(preparing, "build_teacher", counted)
     return calls
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seqdistill.core.errors import DataError
+from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.conversion import loader_for
 from seqdistill.generation.model_facts import check_output_length, facts_of
@@ -48,6 +48,28 @@ def check_decoding_fits(
     check_output_length(max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
 
 
+def check_rollouts_fit(
+    pair: LoadedModel, recipe: Recipe, prompts: Sequence[EncodedExample], role: str
+) -> None:
+    """Raises UserError where what the student writes would not fit the model's positions.
+
+    `role`, teacher or student, names the model in the message.
+    """
+    section, rollouts = "sequences.rollouts", recipe.sequences.rollouts
+    if role == "student" and rollouts.engine == "ctranslate2":
+        loader_for(pair.model)
+    facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
+    check_output_length(rollouts.max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
+    limit = facts.max_positions
+    longest = max((len(prompt.source_ids) for prompt in prompts), default=0)
+    if pair.kind == "causal" and limit is not None and longest + rollouts.max_new_tokens > limit:
+        raise RecipeError(
+            f"{section}.max_new_tokens must leave room for the longest prompt in the {role}'s "
+            f"{limit} positions, got {rollouts.max_new_tokens} beside {longest} tokens; lower it, "
+            "or data.max_source_tokens"
+        )
+
+
 def check_models_fit(
     recipe: Recipe,
     *,
@@ -65,6 +87,10 @@ def check_models_fit(
             max_new_tokens=recipe.evaluation.max_new_tokens,
             section="evaluation",
         )
+    if recipe.sequences.by_student:
+        check_rollouts_fit(student, recipe, train, "student")
+        if asks_teacher and teacher is not None:
+            check_rollouts_fit(teacher, recipe, train, "teacher")
     if teacher is None:
         return
     if asks_teacher:

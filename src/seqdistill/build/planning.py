@@ -13,9 +13,12 @@ import torch
 
 from seqdistill.build.data import collator_for
 from seqdistill.build.objective import build_objective
+from seqdistill.build.preparing import Prepared, asks_teacher, prepare
+from seqdistill.build.scoring import live_teacher
+from seqdistill.build.sequences import build_source
 from seqdistill.build.stage_runs import finished_stages, unfinished_recipes
 from seqdistill.build.teacher_states import states_bytes
-from seqdistill.build.training import Prepared, live_teacher, open_run, prepare
+from seqdistill.build.training import open_run
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import Collator, EpochBatches
 from seqdistill.data.encoding import with_stand_in_targets
@@ -92,8 +95,11 @@ def plan(recipe: Recipe) -> Plan:
     if recipe.stages:
         return _plan_of_chain(recipe)
     members = [compare_member(recipe, preset) for preset in recipe.compare] or [recipe]
-    # The most expensive member speaks for all: one that asks the teacher at every step, if any.
-    chosen = next((m for m in members if build_objective(m).needs_teacher), members[0])
+    # The most expensive member speaks for all: one whose student writes, or that asks the teacher.
+    chosen = next(
+        (m for m in members if m.sequences.by_student),
+        next((m for m in members if asks_teacher(m)), members[0]),
+    )
     planned = _plan_of_one(chosen)
     return dataclasses.replace(
         planned,
@@ -226,16 +232,18 @@ def _seconds(prepared: Prepared) -> float:
 
 
 def _seconds_a_batch(prepared: Prepared) -> tuple[float, float]:
-    """Seconds of the teacher's scores, and of the student's forward and backward pass: of each the
+    """Seconds of the teacher's scores, and of the student's passes with what it writes: of each the
     fastest of three batches."""
     use_fast_attention(prepared.student.model, torch.device("cpu"))
-    batches, collator = _batches(prepared)
+    source = build_source(prepared, prepared.train)
     objective = build_objective(prepared.recipe)
-    teacher = live_teacher(prepared, objective, torch.device("cpu"))
-    bf16 = prepared.recipe.training.precision == "bf16"
+    teacher = live_teacher(prepared, torch.device("cpu"))
+    updates, bf16 = prepared.recipe.training.updates, prepared.recipe.training.precision == "bf16"
     fastest = (math.inf, math.inf)
-    for _ in range(3):
-        batch = collator([prepared.train[i] for i in batches.next()])
+    for update in range(1, 4):
+        began = time.perf_counter()
+        source.begin_update(update, updates)
+        batch = source.next_batch()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             started = time.perf_counter()
             scores = teacher.score(batch)
@@ -243,6 +251,7 @@ def _seconds_a_batch(prepared: Prepared) -> tuple[float, float]:
             loss, _ = objective(prepared.adapted.states(batch), scores, batch)
         torch.autograd.backward(loss.total)
         ended = time.perf_counter()
-        fastest = (min(fastest[0], scored - started), min(fastest[1], ended - scored))
+        student = ended - scored + (started - began if prepared.recipe.sequences.by_student else 0)
+        fastest = (min(fastest[0], scored - started), min(fastest[1], student))
         prepared.adapted.zero_grad(set_to_none=True)
     return fastest

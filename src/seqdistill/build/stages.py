@@ -22,9 +22,10 @@ import torch
 from accelerate import PartialState
 
 from seqdistill.build.named_progress import NamedProgress
+from seqdistill.build.preparing import prepare
 from seqdistill.build.stage_runs import StageRun, newest_student, stage_run, unfinished_recipes
 from seqdistill.build.timings import add_timings, timings_of
-from seqdistill.build.training import open_run, prepare, train_student
+from seqdistill.build.training import open_run, train_student
 from seqdistill.core.progress import Progress
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.writing import write_recipe

@@ -13,119 +13,36 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 
-from seqdistill.build.corpus import interpolated_outputs, teacher_outputs
 from seqdistill.build.data import (
     collator_for,
-    encode_for_evaluation,
-    encode_for_training,
-    read_split,
 )
 from seqdistill.build.decoding import generator_factory
-from seqdistill.build.feasibility import check_models_fit
-from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
-from seqdistill.build.pruning import build_mask, pruning_facts, warn_of_zeros
-from seqdistill.build.teacher_states import stored_teacher
+from seqdistill.build.preparing import Prepared, prepare
+from seqdistill.build.pruning import pruning_facts, warn_of_zeros
+from seqdistill.build.rollout_log import RolloutLog
+from seqdistill.build.scoring import build_scoring
+from seqdistill.build.sequences import build_source, training_sequences
 from seqdistill.build.timings import add_timings, timed, timing
 from seqdistill.build.trackers import MetricsFanOut
-from seqdistill.compression.pruning_mask import PruningMask
-from seqdistill.core.errors import RecipeError, UserError
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
-from seqdistill.data.encoding import EncodedExample, leave_out_long
-from seqdistill.data.examples import Example
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.dev import DevScorer
 from seqdistill.evaluation.likelihood import mean_reference_nats
-from seqdistill.models.adapters import SequenceModel, adapt
-from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import use_fast_attention
 from seqdistill.models.saving import save_pair
-from seqdistill.models.vocabulary import shared_vocab_size
-from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.sources.stored import StoredSequences, with_teacher_targets
-from seqdistill.teachers.in_process import InProcessTeacher, SilentTeacher, Teacher
+from seqdistill.teachers.in_process import Teacher
 from seqdistill.training.contracts import DevScorer as DevScoring
 from seqdistill.training.contracts import LoopSettings, TrainingResult
 from seqdistill.training.loop import TrainingLoop
 from seqdistill.training.optimization import RateSchedule
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """All that a training needs, read and checked; nothing is written yet."""
-
-    recipe: Recipe
-    teacher: LoadedModel | None
-    student: LoadedModel
-    adapted: SequenceModel
-    mask: PruningMask
-    """Which of the student's weights are zero, and are to stay so."""
-    train_examples: tuple[Example, ...]
-    train: tuple[EncodedExample, ...]
-    num_too_long: int
-    dev: tuple[EncodedExample, ...]
-    dev_references: tuple[str, ...]
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """Reads data and models, checks that they fit, and prunes the student where the recipe says so.
-
-    Raises UserError for whatever does not fit.
-    """
-    needs_teacher = build_objective(recipe).needs_teacher
-    need_target = recipe.sequences.written_by != "teacher"
-    train_examples = read_split(recipe, "train", need_target=need_target)
-    dev_examples = read_split(recipe, "dev") if recipe.data.dev is not None else []
-    if recipe.data.test is not None:
-        read_split(recipe, "test")  # used after training: a mistake in it is told before
-    teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
-    student = build_student(recipe, teacher, train_examples)
-    if needs_teacher:
-        _check_vocabularies(student, teacher)
-    encoded = encode_for_training(train_examples, student.tokenizer, student.kind, recipe.data)
-    dev = encode_for_evaluation(dev_examples, student.tokenizer, student.kind, recipe.data)
-    check_models_fit(
-        recipe,
-        teacher=teacher,
-        student=student,
-        train=encoded.examples,
-        asks_teacher=needs_teacher,
-    )
-    return Prepared(
-        recipe,
-        teacher,
-        student,
-        adapt(student.model),
-        build_mask(recipe, student.model),
-        tuple(train_examples),
-        encoded.examples,
-        encoded.num_too_long,
-        dev.examples,
-        tuple(example.target or "" for example in dev_examples),
-    )
-
-
-def _check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int:
-    if teacher is None:
-        raise RecipeError(
-            "teacher.model must name a model folder for an objective that compares with a teacher."
-        )
-    if teacher.kind != student.kind:
-        raise UserError(
-            f"Teacher and student must be of one kind to be compared token by token, but the "
-            f"teacher is {teacher.kind} and the student {student.kind}; use method seq_kd."
-        )
-    return shared_vocab_size(
-        student.tokenizer,
-        teacher.tokenizer,
-        student_rows=student.model.get_output_embeddings().weight.shape[0],
-        teacher_rows=teacher.model.get_output_embeddings().weight.shape[0],
-    )
 
 
 def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
@@ -171,13 +88,13 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
     with accelerator.main_process_first():
-        examples, facts = _sequences(prepared, progress)
+        examples, facts = training_sequences(prepared, progress)
     kept = time.perf_counter()
     with accelerator.main_process_first():
         teacher = build_scoring(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
         _begin(run, prepared, facts, started=started)
-        if recipe.sequences.written_by != "reference":
+        if recipe.sequences.decoded_by_teacher:
             add_timings(run, [timing("labelling", kept - labelled)])
         if recipe.teacher.keep_states != "none":
             add_timings(run, [timing("teacher's states", time.perf_counter() - kept)])
@@ -224,65 +141,6 @@ def _device(recipe: Recipe) -> str:
     if recipe.training.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return recipe.training.device
-
-
-def _sequences(
-    prepared: Prepared, progress: Progress
-) -> tuple[Sequence[EncodedExample], dict[str, object]]:
-    """The training sequences, references or what the teacher wrote; and facts about the choice."""
-    written_by = prepared.recipe.sequences.written_by
-    if written_by == "reference":
-        return prepared.train, {}
-    if prepared.teacher is None:
-        raise RecipeError(
-            f"sequences.written_by {written_by} needs teacher.model, but it is not set."
-        )
-    facts: dict[str, object] = {}
-    who = (prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress)
-    if written_by == "interpolation":
-        outputs, summary = interpolated_outputs(*who)
-        facts["interpolation"] = dataclasses.asdict(summary)
-    else:
-        outputs = teacher_outputs(*who)
-    written = with_teacher_targets(prepared.train, outputs)
-    data = prepared.recipe.data
-    kept = leave_out_long(
-        written,
-        max_source_tokens=data.max_source_tokens,
-        max_target_tokens=data.max_target_tokens,
-    )
-    return kept.examples, facts
-
-
-def live_teacher(prepared: Prepared, objective: WeightedObjective, device: torch.device) -> Teacher:
-    """The recipe's teacher on `device`, run for every batch; or nobody, where nobody asks it."""
-    if not objective.needs_teacher or prepared.teacher is None:
-        return SilentTeacher()
-    size = _check_vocabularies(prepared.student, prepared.teacher)
-    return InProcessTeacher(adapt(prepared.teacher.model.to(device)), vocab_size=size)
-
-
-def build_scoring(
-    prepared: Prepared,
-    examples: Sequence[EncodedExample],
-    device: torch.device,
-    progress: Progress,
-) -> Teacher:
-    """What scores the batches of these sequences: kept states, made now if need be, or a model."""
-    recipe, objective = prepared.recipe, build_objective(prepared.recipe)
-    keep = recipe.teacher.keep_states
-    if keep == "none" or not objective.needs_teacher or prepared.teacher is None:
-        return live_teacher(prepared, objective, device)
-    return stored_teacher(
-        recipe,
-        prepared.teacher,
-        prepared.student,
-        examples,
-        precision=keep,
-        vocab_size=_check_vocabularies(prepared.student, prepared.teacher),
-        device=device,
-        progress=progress,
-    )
 
 
 def _dev_scorer(prepared: Prepared) -> DevScoring | None:
@@ -351,17 +209,17 @@ def _train(
 ) -> TrainingResult:
     recipe = prepared.recipe
     use_fast_attention(prepared.student.model, accelerator.device)
-    source = StoredSequences(
+    model = prepared.adapted.to(accelerator.device)
+    source = build_source(
+        prepared,
         examples,
-        collator_for(prepared.student),
-        batch_tokens=recipe.training.batch_tokens,
-        seed=recipe.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        on_written=RolloutLog(prepared, run) if accelerator.is_main_process else None,
     )
     with MetricsFanOut(run, recipe.training.trackers) as metrics:
         loop = TrainingLoop(
-            model=prepared.adapted.to(accelerator.device),
+            model=model,
             source=source,
             teacher=teacher,
             objective=build_objective(recipe),

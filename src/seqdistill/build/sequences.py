@@ -1,0 +1,192 @@
+"""From a recipe's sequences section to the source that training reads.
+
+    what exists before training:  references, or the teacher's outputs
+    what is written meanwhile:    student -> replay -> mixture with what exists -> reward
+
+Trains and decodes nothing while it builds, but for the teacher's corpus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from seqdistill.build.corpus import interpolated_outputs, teacher_outputs
+from seqdistill.build.data import collator_for
+from seqdistill.build.decoding import verification_pairs
+from seqdistill.build.objective import build_schedule
+from seqdistill.build.preparing import Prepared, check_vocabularies
+from seqdistill.build.rewards import build_reward
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.progress import Progress
+from seqdistill.data.encoding import EncodedExample, leave_out_long, with_stand_in_targets
+from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
+from seqdistill.generation.decoding import Decoding
+from seqdistill.generation.sampling import Sampler, TransformersSampler
+from seqdistill.generation.teacher_mixed import TeacherMixedSampler
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sequences_schema import RolloutsSection, StudentShare
+from seqdistill.sources.mixture import MixtureWriter
+from seqdistill.sources.replay import ReplayWriter
+from seqdistill.sources.rewarded import RewardedWriter
+from seqdistill.sources.shares import AdaptiveShare, ScheduledShare, Share
+from seqdistill.sources.source import SequenceSource
+from seqdistill.sources.stored import StoredSequences, with_teacher_targets
+from seqdistill.sources.student_writer import StudentWriter
+from seqdistill.sources.writers import SequenceWriter, StoredWriter
+from seqdistill.sources.written_batches import OnWritten, WrittenBatches
+
+
+def training_sequences(
+    prepared: Prepared, progress: Progress
+) -> tuple[Sequence[EncodedExample], dict[str, object]]:
+    """The sequences that exist before training, and facts about their choice.
+
+    They are references or what the teacher wrote; where the student writes all, prompts.
+    """
+    if not prepared.recipe.sequences.decoded_by_teacher:
+        return prepared.train, {}
+    if prepared.teacher is None:
+        raise RecipeError("The teacher's outputs need teacher.model, but it is not set.")
+    facts: dict[str, object] = {}
+    who = (prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress)
+    if prepared.recipe.sequences.written_by == "interpolation":
+        outputs, summary = interpolated_outputs(*who)
+        facts["interpolation"] = dataclasses.asdict(summary)
+    else:
+        outputs = teacher_outputs(*who)
+    written = with_teacher_targets(prepared.train, outputs)
+    data = prepared.recipe.data
+    kept = leave_out_long(
+        written,
+        max_source_tokens=data.max_source_tokens,
+        max_target_tokens=data.max_target_tokens,
+    )
+    return kept.examples, facts
+
+
+def build_source(
+    prepared: Prepared,
+    examples: Sequence[EncodedExample],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    on_written: OnWritten | None = None,
+) -> SequenceSource:
+    """The source of the recipe's training batches over `examples`, of `training_sequences`.
+
+    `on_written` hears of what is written while the student trains. The student's model, and the
+    teacher's where both sample together, must be where they are to run.
+    """
+    recipe, collator = prepared.recipe, collator_for(prepared.student)
+    if not recipe.sequences.by_student:
+        return StoredSequences(
+            examples,
+            collator,
+            batch_tokens=recipe.training.batch_tokens,
+            seed=recipe.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    return WrittenBatches(
+        examples,
+        _writer(prepared, examples, rank, world_size),
+        collator,
+        batch_tokens=recipe.training.batch_tokens,
+        expected_new_tokens=recipe.sequences.rollouts.max_new_tokens,
+        seed=recipe.seed,
+        rank=rank,
+        world_size=world_size,
+        on_written=on_written,
+    )
+
+
+def _writer(
+    prepared: Prepared, examples: Sequence[EncodedExample], rank: int, world_size: int
+) -> SequenceWriter:
+    recipe = prepared.recipe
+    sequences, seed = recipe.sequences, recipe.seed
+    writer: SequenceWriter = StudentWriter(
+        _sampler(prepared, examples),
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        samples_per_prompt=sequences.rollouts.samples_per_prompt,
+        written_by="teacher_mixed" if sequences.rollouts.teacher_share > 0.0 else "student",
+    )
+    if sequences.written_by == "replay":
+        writer = ReplayWriter(
+            writer,
+            capacity=sequences.replay.capacity,
+            max_age=sequences.replay.max_age,
+            fresh_share=build_schedule(sequences.replay.fresh_share),
+            seed=seed,
+            rank=rank,
+        )
+    if sequences.mixture.student_share is not None:
+        writer = MixtureWriter(
+            writer,
+            StoredWriter(sequences.mixture.others),
+            _share(sequences.mixture.student_share),
+            coin=sequences.mixture.coin,
+            seed=seed,
+        )
+    if any(term.divergence == "reward" for term in recipe.objective.terms):
+        section = recipe.objective.reward
+        reward = build_reward(section, prepared.student, prepared.train_examples)
+        writer = RewardedWriter(writer, reward, baseline=section.baseline)
+    return writer
+
+
+def _share(share: StudentShare) -> Share:
+    if share.shape == "adaptive":
+        return AdaptiveShare(
+            start=share.start, step=share.step, threshold=share.threshold, most=share.end
+        )
+    return ScheduledShare(build_schedule(share))
+
+
+def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
+    recipe, student = prepared.recipe, prepared.student
+    section, precision = recipe.sequences.rollouts, recipe.training.precision
+    decoding = _decoding(section, recipe)
+    if section.teacher_share > 0.0 and prepared.teacher is not None:
+        return TeacherMixedSampler(
+            student.model,
+            prepared.teacher.model,
+            student.tokenizer,
+            kind=student.kind,
+            decoding=decoding,
+            vocab_size=check_vocabularies(student, prepared.teacher),
+            teacher_share=section.teacher_share,
+            precision=precision,
+        )
+    if section.engine == "ctranslate2":
+        return CTranslate2Sampler(
+            student.model,
+            student.tokenizer,
+            kind=student.kind,
+            decoding=decoding,
+            verify_on=verification_pairs(with_stand_in_targets(examples)),
+            threads=recipe.training.threads,
+        )
+    return TransformersSampler(
+        student.model,
+        student.tokenizer,
+        kind=student.kind,
+        decoding=decoding,
+        precision=precision,
+    )
+
+
+def _decoding(section: RolloutsSection, recipe: Recipe) -> Decoding:
+    """Rollouts of a batch are decoded together: what fits for learning fits for writing."""
+    return Decoding(
+        mode="sample" if section.mode == "sample" else "beam",
+        beam_size=1,
+        sampling_temperature=section.sampling_temperature,
+        top_k=section.top_k,
+        top_p=section.top_p,
+        max_new_tokens=section.max_new_tokens,
+        batch_tokens=recipe.training.batch_tokens,
+    )
