@@ -52,6 +52,17 @@ def test_soft_terms_get_t_squared_only_beside_hard_ones() -> None:
     assert mean(alone, here) == pytest.approx(soft, rel=1e-6)
 
 
+def test_the_teachers_mode_is_a_hard_target_beside_which_soft_terms_get_t_squared() -> None:
+    """It knows no temperature itself, and is not multiplied by T squared."""
+    here, mode = world(), Term("teacher_mode_likelihood")
+    hard, soft = naive(mode, here, "token", 1.0), naive(FKL, here, "token", 3.0)
+    mixed = WeightedObjective([mode, FKL], reduction="token", loss_temperature=3.0)
+    assert mean(mixed, here) == pytest.approx(hard + 9.0 * soft, rel=1e-6)
+    rewarded = here.told(advantages=torch.zeros(4))
+    beside = WeightedObjective([Term("reward"), FKL], reduction="sum", loss_temperature=3.0)
+    assert mean(beside, rewarded) == pytest.approx(naive(FKL, here, "sum", 3.0), rel=1e-6)
+
+
 def test_word_level_kd_is_the_weighted_sum_of_its_terms() -> None:
     here = world()
     terms = [Term("negative_log_likelihood", 0.5), Term("cross_entropy", 0.5)]
