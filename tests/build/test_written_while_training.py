@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(place: Path, method: str) -> 
     recipe = recipe_in(place, method, "training.checkpoint_every=2", name="part")
     part = trained(recipe)
     # As a kill after update 3 leaves it: the state of update 2, and metrics beyond it.
-    for folder in part.checkpoints_path.glob("checkpoint-4"):
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+    shutil.rmtree(part.checkpoints_path / "checkpoint-4")
     again = trained(recipe, resume=True)
     first, second = student_of(whole), student_of(again)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -179,3 +177,45 @@ def test_rollouts_that_cannot_fit_are_refused_before_anything_is_written(tmp_pat
     with pytest.raises(UserError, match=r"must leave room for the longest prompt"):
         trained(recipe_in(place, "on_policy_kd", "sequences.rollouts.max_new_tokens=39"))
     assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", ["mbart", "llama"])
+def test_a_lora_student_is_stored_whole_and_as_adapters(tmp_path: Path, kind: str) -> None:
+    place = place_for(tmp_path, kind)
+    recipe = recipe_in(place, "on_policy_kd", "student.lora.rank=2", "training.learning_rate=0.05")
+    run = trained(recipe)
+    before, after = tiny_model(kind, seed=8).state_dict(), student_of(run)
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed and all(name.endswith("weight") for name in changed)
+    assert not any("embed" in name or "norm" in name for name in changed)
+    assert (run.adapter_path / "adapter_model.safetensors").is_file()
+
+
+def test_a_lora_student_resumes_as_it_was(place: Path) -> None:
+    given = ("student.lora.rank=2", "training.checkpoint_every=2")
+    whole = trained(recipe_in(place, "on_policy_kd", *given, name="whole"))
+    recipe = recipe_in(place, "on_policy_kd", *given, name="part")
+    part = trained(recipe)
+    shutil.rmtree(part.checkpoints_path / "checkpoint-4")
+    first, second = student_of(whole), student_of(trained(recipe, resume=True))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_chats_without_an_answer_are_prompts(tmp_path: Path) -> None:
+    place = place_for(tmp_path, "llama")
+    template = (
+        "{% for m in messages %}{{ m['role'][0] }} {{ m['content'] }} {% endfor %}"
+        "{% if add_generation_prompt %}a {% endif %}"
+    )
+    for folder in ("student", "teacher"):
+        tokenizer = character_tokenizer(closes=False)
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(place / folder)
+    turns = [[{"role": "user", "content": word}] for word in ("rot", "blau", "zwei", "drei")]
+    rows = [json.dumps({"messages": messages}) for messages in turns]
+    (place / "chats.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    given = f"data.train={place / 'chats.jsonl'}"
+    run = trained(recipe_in(place, "on_policy_kd", given, "sequences.rollouts.samples_every=1"))
+    kept: list[dict[str, Any]] = run.read_rollouts()
+    assert {row["prompt"] for row in kept} <= {"rot", "blau", "zwei", "drei"}
+    assert all(row["reference"] is None for row in kept)

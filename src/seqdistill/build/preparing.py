@@ -15,6 +15,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
+from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.vocabulary import shared_vocab_size
 from seqdistill.recipe.objective_checks import writers
 from seqdistill.recipe.schema import Recipe
@@ -28,6 +29,8 @@ class Prepared:
     teacher: LoadedModel | None
     student: LoadedModel
     adapted: SequenceModel
+    lora: LoraAdapter | None
+    """The student's adapters, where only they are trained."""
     mask: PruningMask
     """Which of the student's weights are zero, and are to stay so."""
     train_examples: tuple[Example, ...]
@@ -62,17 +65,33 @@ def prepare(recipe: Recipe) -> Prepared:
         train=encoded.examples,
         asks_teacher=needs_teacher,
     )
+    lora = _lora(recipe, student)
     return Prepared(
         recipe,
         teacher,
         student,
         adapt(student.model),
+        lora,
         build_mask(recipe, student.model),
         tuple(train_examples),
         encoded.examples,
         encoded.num_too_long,
         dev.examples,
         tuple(example.target or "" for example in dev_examples),
+    )
+
+
+def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
+    section = recipe.student.lora
+    if section.rank is None:
+        return None
+    return LoraAdapter(
+        student.model,
+        rank=section.rank,
+        alpha=section.alpha,
+        dropout=section.dropout,
+        targets=section.targets,
+        seed=recipe.seed,
     )
 
 

@@ -102,10 +102,19 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     with _step(run, "training", accelerator):
         result = _train(prepared, examples, teacher, run, accelerator, progress, resume=started)
     if accelerator.is_main_process:
-        save_pair(prepared.student, run.student_path, store=recipe.student.store)
+        _save(prepared, run)
         run.update_manifest({"training": dataclasses.asdict(result), "finished": True})
     run.close()
     return run
+
+
+def _save(prepared: Prepared, run: RunDirectory) -> None:
+    """The student as a plain model; of adapters also themselves."""
+    student = prepared.student
+    if prepared.lora is not None:
+        prepared.lora.save(run.adapter_path)
+        student = dataclasses.replace(student, model=prepared.lora.merge())
+    save_pair(student, run.student_path, store=prepared.recipe.student.store)
 
 
 def _begin(
@@ -146,7 +155,7 @@ def _device(recipe: Recipe) -> str:
 def _dev_scorer(prepared: Prepared) -> DevScoring | None:
     if not prepared.dev:
         return None
-    evaluation = prepared.recipe.evaluation
+    evaluation, lora = prepared.recipe.evaluation, prepared.lora
     collator = collator_for(prepared.student)
     longest = prepared.recipe.data.max_target_tokens
     fitting = [example for example in prepared.dev if len(example.target_ids) <= longest]
@@ -161,7 +170,7 @@ def _dev_scorer(prepared: Prepared) -> DevScoring | None:
         examples=prepared.dev,
         references=prepared.dev_references,
         tokenizer=prepared.student.tokenizer,
-        generator=make,
+        generator=make if lora is None else lambda _model: make(lora.merged_copy()),
         metrics=tuple(dict.fromkeys((*evaluation.metrics, prepared.recipe.training.eval_metric))),
         loss_nats=lambda: mean_reference_nats(prepared.adapted, fitting, collator),
         max_new_tokens=evaluation.max_new_tokens,

@@ -6,7 +6,7 @@ by `checks` alone.
 
 from __future__ import annotations
 
-from seqdistill.recipe.findings import Findings
+from seqdistill.recipe.findings import Findings, changed, shown
 from seqdistill.recipe.objective_checks import is_soft
 from seqdistill.recipe.schema import Recipe
 
@@ -98,6 +98,37 @@ def student_findings(recipe: Recipe) -> Findings:
                     f"{student.init}; remove it, or set student.init=teacher_layers",
                 )
     yield from _scratch(recipe)
+    yield from _lora(recipe)
+
+
+def _lora(recipe: Recipe) -> Findings:
+    lora = recipe.student.lora
+    if lora.rank is None:
+        for name in changed(lora):
+            yield (
+                f"student.lora.{name}",
+                f"must be left out unless student.lora.rank is given, got "
+                f"{shown(getattr(lora, name))}; remove it, or add for example "
+                "student.lora.rank=16",
+            )
+        return
+    if recipe.student.init == "scratch":
+        yield (
+            "student.lora.rank",
+            f"must be left out with student.init: scratch, whose weights must all be trained, got "
+            f"{lora.rank}; remove it",
+        )
+    if recipe.pruning.share is not None:
+        yield (
+            "student.lora.rank",
+            f"must be left out with pruning.share, since adapters fill the zeros, got {lora.rank}; "
+            "remove one of the two",
+        )
+    if recipe.sequences.rollouts.engine == "ctranslate2":
+        yield (
+            "sequences.rollouts.engine",
+            "must be transformers with student.lora, got ctranslate2; remove it",
+        )
 
 
 def _scratch(recipe: Recipe) -> Findings:

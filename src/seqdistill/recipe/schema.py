@@ -76,6 +76,20 @@ class TeacherSection(Section):
     """Run Python code that comes with the model folder. Off: such code can do anything."""
 
 
+class LoraSection(Section):
+    """Low-rank adapters: only they are trained, and in the end they are merged into the student."""
+
+    rank: PositiveInt | None = None
+    """Rank of the adapters; none are used when not given. DistiLLM-2 uses 16."""
+    alpha: PositiveFloat = 32.0
+    """Adapters are multiplied by alpha / rank."""
+    dropout: Share = 0.0
+    """Of what goes into the adapters."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Ends of the names of the layers that get adapters, [q_proj, v_proj]; `all-linear`: every
+    linear layer but the output's."""
+
+
 class StudentSection(Section):
     """The small model and where its first weights come from."""
 
@@ -94,6 +108,8 @@ class StudentSection(Section):
     vocab_size: PositiveInt | None = None
     """With `scratch` and no teacher: train a joint byte-level BPE vocabulary of this size
     on the training data. With a teacher its tokenizer is used."""
+    lora: LoraSection = LoraSection()
+    """Adapters instead of all weights."""
     store: Literal["fp32", "fp16"] = "fp32"
     """Precision of the stored weights. fp16 halves the folder; the model still loads as fp32."""
     trust_remote_code: bool = False

@@ -26,6 +26,7 @@ OUTPUTS = "outputs.jsonl"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 STUDENT = "student"
+ADAPTER = "adapter"
 TENSORBOARD = "tensorboard"
 
 
@@ -126,6 +127,11 @@ class RunDirectory:
     def student_path(self) -> Path:
         """The folder that `from_pretrained` loads."""
         return self.path / STUDENT
+
+    @property
+    def adapter_path(self) -> Path:
+        """The folder of a student's adapters alone, for peft."""
+        return self.path / ADAPTER
 
     @property
     def tensorboard_path(self) -> Path:
