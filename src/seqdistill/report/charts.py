@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from seqdistill.report import findings, numbers, plots
-from seqdistill.report.contents import Curve, Metric, System
+from seqdistill.report.contents import Metric, System, TrainingLog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +104,12 @@ def _spoken(systems: Sequence[System], cost: str) -> str:
     )
 
 
-def learning(curves: Sequence[Curve], metric: Metric, looks: dict[str, plots.Look]) -> list[Chart]:
+def learning(
+    logs: Sequence[TrainingLog], metric: Metric, looks: dict[str, plots.Look]
+) -> list[Chart]:
     """Dev scores and training loss over updates, for the runs that logged them."""
     charts = []
-    dev = [plots.Line(looks[c.name], c.dev) for c in curves if c.dev]
+    dev = [plots.Line(looks[c.name], c.dev) for c in logs if c.dev]
     if dev:
         charts.append(
             Chart(
@@ -124,12 +126,12 @@ def learning(curves: Sequence[Curve], metric: Metric, looks: dict[str, plots.Loo
                 ),
                 f"Dev {metric.title} over updates. "
                 + "; ".join(
-                    f"{c.name}: {numbers.fixed(c.dev[-1][1])} at the end" for c in curves if c.dev
+                    f"{c.name}: {numbers.fixed(c.dev[-1][1])} at the end" for c in logs if c.dev
                 ),
                 "Measured by generation while training.",
             )
         )
-    loss = [plots.Line(looks[c.name], c.loss_nats) for c in curves if c.loss_nats]
+    loss = [plots.Line(looks[c.name], c.loss_nats) for c in logs if c.loss_nats]
     if loss:
         window = max(1, max(len(line.points) for line in loss) // 25)
         charts.append(
@@ -143,7 +145,7 @@ def learning(curves: Sequence[Curve], metric: Metric, looks: dict[str, plots.Loo
                 "Training loss over updates. "
                 + "; ".join(
                     f"{c.name}: {numbers.fixed(c.loss_nats[-1][1], 2)} nats at the end"
-                    for c in curves
+                    for c in logs
                     if c.loss_nats
                 ),
                 _loss_note(len(loss), window),

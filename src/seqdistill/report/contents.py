@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from seqdistill.records.atomic import JsonValue
 
@@ -34,6 +35,12 @@ TITLES = {
     "rouge_l": "ROUGE-L",
     "answer_accuracy": "answer accuracy",
 }
+FALLING = frozenset({"token_error_rate", "sequence_error_rate"})
+"""Those of TITLES of which less is better: for logs, which do not say so themselves. Stated twice,
+because the room of the metrics takes seconds to load; a test compares."""
+
+Points = tuple[tuple[float, float], ...]
+"""(update, value) pairs in order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +50,21 @@ class Measured:
     value: float
     low: float | None
     high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """What a system's samples at one temperature are like."""
+
+    temperature: float
+    scores: Mapping[str, Measured]
+    """Of all samples, by the metric's name."""
+    self_bleu: Measured | None
+    """How alike the samples of one source are, 0 to 100."""
+    repetition: float | None
+    """Share of an output's runs of four words that it has had before."""
+    finished_share: float | None
+    """Share of the samples that end by themselves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +102,8 @@ class System:
     signature: str | None
     folder: str | None = None
     """Where in the run directory it lies, of a copy."""
+    sampled: tuple[Sampled, ...] = ()
+    """By rising temperature."""
 
     @property
     def is_teacher(self) -> bool:
@@ -103,13 +127,34 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
-    """What one training run logged: (update, value) pairs in order."""
+class Rollout:
+    """One sequence that was written for an update, and kept to be looked at."""
+
+    step: int
+    id: str
+    prompt: str
+    written_by: str
+    written: str
+    tokens: int
+    finished: bool
+    """Whether it has an end; else it was cut at the limit."""
+    reference: str | None
+    reward: float | None
+    born: int
+    """The update it was first written for: before `step` in replay."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingLog:
+    """What one training run logged."""
 
     name: str
-    loss_nats: tuple[tuple[float, float], ...]
-    dev: tuple[tuple[float, float], ...]
+    loss_nats: Points
+    dev: Points
     """Dev scores in the run's `dev_metric`."""
+    measures: Mapping[str, Points]
+    """Of the sequences written while it trained, by name in the log. None that was not logged."""
+    rollouts: tuple[Rollout, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +200,7 @@ class RunContents:
     comparisons: tuple[Comparison, ...]
     baseline: str | None
     notes: tuple[str, ...]
-    curves: tuple[Curve, ...]
+    logs: tuple[TrainingLog, ...]
     dev_metric: Metric
     entropy: tuple[EntropyCurve, ...]
     samples: tuple[Sample, ...]

@@ -70,4 +70,4 @@ def needed_number(row: Mapping[str, JsonValue], key: str, where: str) -> float:
 
 def wrong(where: str, key: str, wanted: str, found: JsonValue) -> UserError:
     """The error of a field that is not as wanted: file, key and what was found."""
-    return UserError(f"{where}: {key!r} must be {wanted}, got {found!r}; evaluate the run again")
+    return UserError(f"{where}: {key!r} must be {wanted}, got {found!r}; make it again")

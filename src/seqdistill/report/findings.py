@@ -31,19 +31,6 @@ class Phrase:
     strong: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A key figure: a large number, what it is, and the numbers behind it.
-
-    `share` in [0, 1] is drawn as a bar, the whole being the teacher; None draws nothing.
-    """
-
-    title: str
-    value: str
-    detail: str
-    share: float | None = None
-
-
 def quality(system: System) -> float | None:
     """The main metric of beam search, or of greedy decoding where beam search was not run."""
     return system.greedy if system.beam is None else system.beam
@@ -159,109 +146,6 @@ def explanation(systems: Sequence[System]) -> str:
             "teacher’s beam search."
         )
     return " ".join(sentences)
-
-
-def figures(
-    systems: Sequence[System],
-    comparisons: Sequence[Comparison],
-    baseline: str | None,
-    copies: Sequence[System] = (),
-) -> tuple[Figure, ...]:
-    """The cards under the headline: quality, speed, size, copies, gain over the baseline."""
-    student, teacher = recommended(systems), teacher_of(systems)
-    if student is None or teacher is None:
-        return _alone(student or teacher)
-    faster = ratio(student.words_per_second_beam, teacher.words_per_second_beam)
-    slower = ratio(teacher.words_per_second_beam, student.words_per_second_beam)
-    smaller = ratio(student.size_bytes, teacher.size_bytes)
-    found = [
-        _quality_figure(student, teacher),
-        Figure(
-            "Speed, beam search",
-            numbers.times(faster),
-            f"{numbers.rate(student.words_per_second_beam)} against "
-            f"{numbers.rate(teacher.words_per_second_beam)} words/s: "
-            f"{numbers.percent(slower)} of the time",
-            slower,
-        ),
-        Figure(
-            "Size on disk",
-            numbers.times(smaller),
-            f"{numbers.size(student.size_bytes)} of {numbers.size(teacher.size_bytes)}, "
-            f"{numbers.count(student.parameters)} parameters",
-            smaller,
-        ),
-    ]
-    found += [_of_copy(copy, teacher) for copy in copies]
-    test = main_comparison(student, comparisons)
-    if test is not None:
-        found.append(
-            Figure(
-                "Gained by distillation" if test.versus == baseline else f"Against {test.versus}",
-                f"{numbers.signed(test.delta)} {student.metric.title}"
-                if student.metric.higher_is_better
-                else numbers.signed(test.delta),
-                verdict(test, baseline),
-            )
-        )
-    return tuple(figure for figure in found if figure.value != numbers.MISSING)
-
-
-def _of_copy(copy: System, teacher: System) -> Figure:
-    slower = ratio(teacher.words_per_second_beam, copy.words_per_second_beam)
-    return Figure(
-        f"Speed of {copy.name}",
-        numbers.times(ratio(copy.words_per_second_beam, teacher.words_per_second_beam)),
-        f"{_kept(copy, teacher)} in {numbers.percent(slower)} of the time, "
-        f"{numbers.size(copy.size_bytes)}; beam search",
-        slower,
-    )
-
-
-def _kept(copy: System, teacher: System) -> str:
-    if copy.metric.higher_is_better:
-        kept = numbers.percent(ratio(quality(copy), quality(teacher)))
-        return f"{kept} of the {copy.metric.title}"
-    return f"{copy.metric.title} {numbers.fixed(quality(copy))}"
-
-
-def _quality_figure(student: System, teacher: System) -> Figure:
-    own, other = numbers.fixed(quality(student)), numbers.fixed(quality(teacher))
-    title = student.metric.title
-    if not student.metric.higher_is_better:  # a share of errors kept says nothing
-        return Figure(_capital(title), own, f"the teacher’s is {other}")
-    kept = ratio(quality(student), quality(teacher))
-    return Figure("Quality kept", numbers.percent(kept), f"{title} {own} of {other}", kept)
-
-
-def _capital(title: str) -> str:
-    return title[:1].upper() + title[1:]
-
-
-def _alone(system: System | None) -> tuple[Figure, ...]:
-    if system is None:
-        return ()
-    span = numbers.interval(system.beam_low, system.beam_high)
-    found = [
-        Figure(
-            _capital(system.metric.title),
-            numbers.fixed(quality(system)),
-            span or "no interval was measured",
-        ),
-        Figure(
-            "Words per second",
-            numbers.rate(system.words_per_second_beam),
-            f"beam search; {numbers.rate(system.words_per_second_greedy)} greedily",
-        ),
-        Figure(
-            "Size on disk",
-            numbers.size(system.size_bytes),
-            f"{numbers.count(system.parameters)} parameters",
-        ),
-        Figure("Perplexity", numbers.fixed(system.perplexity, 2), "of the references"),
-        Figure("Mode share", numbers.percent(system.mode_share), "p(t = ŷ), by beam search"),
-    ]
-    return tuple(figure for figure in found if figure.value != numbers.MISSING)
 
 
 def main_comparison(system: System, comparisons: Sequence[Comparison]) -> Comparison | None:

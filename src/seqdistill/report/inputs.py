@@ -1,4 +1,4 @@
-"""What a run directory says, in typed form: the only module of this room that reads files.
+"""What a run directory says, in typed form: the only module of this room that opens its files.
 
 Every part but one is optional: a folder with results, or metrics, or samples, can be shown. Does
 not compute, choose or format. A part that is there but damaged is an error: see `fields`.
@@ -6,37 +6,16 @@ not compute, choose or format. A part that is there but damaged is an error: see
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seqdistill.core.errors import UserError
 from seqdistill.records.atomic import JsonValue
 from seqdistill.records.run_directory import METRICS, RunDirectory
-from seqdistill.report.contents import (
-    TITLES,
-    Comparison,
-    Curve,
-    EntropyCurve,
-    Measured,
-    Metric,
-    RunContents,
-    Sample,
-    System,
-    Timing,
-)
-from seqdistill.report.fields import (
-    needed_number,
-    needed_text,
-    number_at,
-    numbers_at,
-    rows_at,
-    text_at,
-    wrong,
-)
-
-# What results were in before they said so.
-_FORMERLY = (Metric("bleu", higher_is_better=True), Metric("chrf", higher_is_better=True))
+from seqdistill.report import log_rows, results_rows
+from seqdistill.report.contents import RunContents, Sample, System, Timing
+from seqdistill.report.fields import needed_number, needed_text, number_at, rows_at, text_at, wrong
+from seqdistill.report.log_rows import Rows
 
 
 def read_contents(run_directory: Path) -> RunContents:
@@ -53,11 +32,21 @@ def read_contents(run_directory: Path) -> RunContents:
     run = RunDirectory(run_directory)
     results = run.read_results() if run.results_path.exists() else {}
     where = str(run.results_path)
-    metrics = _metrics(results, where)
-    systems = tuple(_system(row, metrics, where) for row in rows_at(results, "systems", where))
-    dev_metric = _dev_metric(run, metrics)
-    curves = _read_curves(run, systems, dev_metric)
-    if not results and not curves:
+    metrics = results_rows.metrics(results, where)
+    systems = _systems(results, "systems", where)
+    logged = {folder: RunDirectory(folder).read_metrics() for folder in _folders(run)}
+    dev_metric = log_rows.dev_metric(list(logged.values()), metrics)
+    logs = tuple(
+        log_rows.training_log(
+            name,
+            logged[folder],
+            RunDirectory(folder).read_rollouts(),
+            dev=dev_metric,
+            where=(str(RunDirectory(folder).metrics_path), str(RunDirectory(folder).rollouts_path)),
+        )
+        for folder, name in _names(run, systems, logged).items()
+    )
+    if not results and not logs:
         raise UserError(
             f"a report needs results.json or {METRICS}, got {str(run_directory)!r}, which has "
             "neither; train or evaluate into this folder first"
@@ -69,15 +58,16 @@ def read_contents(run_directory: Path) -> RunContents:
         created=str(created) if created else None,
         metrics=metrics,
         systems=systems,
-        copies=tuple(_system(row, metrics, where) for row in rows_at(results, "exports", where)),
+        copies=_systems(results, "exports", where),
         comparisons=tuple(
-            _comparison(row, metrics, where) for row in rows_at(results, "paired_tests", where)
+            results_rows.comparison(row, metrics, where)
+            for row in rows_at(results, "paired_tests", where)
         ),
         baseline=text_at(results, "baseline"),
         notes=_notes(results.get("metric_notes")),
-        curves=curves,
+        logs=logs,
         dev_metric=dev_metric,
-        entropy=_entropy(results, where),
+        entropy=results_rows.entropy(results, where),
         samples=tuple(_sample(row, str(run.samples_path)) for row in run.read_samples()),
         timings=tuple(
             _timing(row, str(run.manifest_path))
@@ -88,27 +78,9 @@ def read_contents(run_directory: Path) -> RunContents:
     )
 
 
-def _metrics(results: Mapping[str, JsonValue], where: str) -> tuple[Metric, ...]:
-    rows = rows_at(results, "metrics", where)
-    found = []
-    for row in rows:
-        upward = row.get("higher_is_better")
-        if not isinstance(upward, bool):
-            raise wrong(where, "higher_is_better", "true or false", upward)
-        found.append(Metric(needed_text(row, "name", where), higher_is_better=upward))
-    return tuple(found) or _FORMERLY
-
-
-def _dev_metric(run: RunDirectory, metrics: Sequence[Metric]) -> Metric:
-    """The first of the metrics that dev was scored by while training; else the first known one."""
-    logged = {
-        key
-        for folder in _folders(run)
-        for row in RunDirectory(folder).read_metrics()
-        for key in row
-    }
-    known = [*metrics, *_FORMERLY, *(Metric(name, higher_is_better=False) for name in TITLES)]
-    return next((metric for metric in known if f"dev_{metric.name}" in logged), metrics[0])
+def _systems(results: Mapping[str, JsonValue], key: str, where: str) -> tuple[System, ...]:
+    metrics = results_rows.metrics(results, where)
+    return tuple(results_rows.system(row, metrics, where) for row in rows_at(results, key, where))
 
 
 def _folders(run: RunDirectory) -> list[Path]:
@@ -116,16 +88,13 @@ def _folders(run: RunDirectory) -> list[Path]:
     return [run.path, *sorted(child for child in run.path.iterdir() if child.is_dir())]
 
 
-def _read_curves(
-    run: RunDirectory, systems: Sequence[System], dev_metric: Metric
-) -> tuple[Curve, ...]:
-    """The curves of the run itself and of the runs in its sub-folders, in the rows' order."""
+def _names(
+    run: RunDirectory, systems: Sequence[System], logged: Mapping[Path, Rows]
+) -> dict[Path, str]:
+    """What the runs that logged something are called, in the order of the systems' rows."""
     students = [s for s in systems if not s.is_teacher] or list(systems)
-    found = []
-    for folder in _folders(run):
-        rows = RunDirectory(folder).read_metrics()
-        if not rows:
-            continue
+    found: dict[Path, str] = {}
+    for folder in (folder for folder, rows in logged.items() if rows):
         name = folder.resolve().name
         of_method = [s.name for s in systems if s.method == name]
         if all(s.name != name for s in systems):
@@ -133,97 +102,9 @@ def _read_curves(
                 name = of_method[0]
             elif folder == run.path and students:  # a single run, whatever its folder is called
                 name = students[0].name
-        dev = _series(rows, f"dev_{dev_metric.name}")
-        found.append(Curve(name, _series(rows, "loss_nats"), dev))
+        found[folder] = name
     order = {s.name: position for position, s in enumerate(systems)}
-    return tuple(sorted(found, key=lambda curve: order.get(curve.name, len(order))))
-
-
-def _series(rows: Sequence[Mapping[str, JsonValue]], key: str) -> tuple[tuple[float, float], ...]:
-    points = []
-    for row in rows:
-        update, value = row.get("updates", row.get("step")), row.get(key)
-        if (
-            isinstance(update, (int, float))
-            and isinstance(value, (int, float))
-            and math.isfinite(value)
-        ):
-            points.append((float(update), float(value)))
-    return tuple(points)
-
-
-def _system(row: Mapping[str, JsonValue], metrics: Sequence[Metric], where: str) -> System:
-    name = needed_text(row, "name", where)
-    main = metrics[0]
-
-    def number(key: str) -> float | None:
-        return number_at(row, key, f"{where}, system {name!r}")
-
-    def measured(key: str) -> Measured | None:
-        value, low, high = (number(f"{key}{end}") for end in ("", "_low", "_high"))
-        return None if value is None else Measured(value, low, high)
-
-    second = number(f"{metrics[1].name}_beam") if len(metrics) > 1 else None
-
-    return System(
-        name=name,
-        method=text_at(row, "method") or name,
-        init=text_at(row, "init"),
-        parameters=number("parameters"),
-        size_bytes=number("bytes"),
-        metric=main,
-        greedy=number(f"{main.name}_greedy"),
-        beam=number(f"{main.name}_beam"),
-        beam_low=number(f"{main.name}_beam_low"),
-        beam_high=number(f"{main.name}_beam_high"),
-        # Formerly chrF had a column of beam search alone.
-        second=number(metrics[1].name) if second is None and len(metrics) > 1 else second,
-        gap=measured("greedy_beam_gap"),
-        perplexity=number("perplexity"),
-        mode_share=number("mode_share"),
-        mode_share_low=number("mode_share_low"),
-        mode_share_high=number("mode_share_high"),
-        entropy_nats=number("entropy_nats"),
-        length_ratio_greedy=number("length_ratio_greedy"),
-        length_ratio_beam=number("length_ratio_beam"),
-        agreement=number("agreement_top1"),
-        to_teacher=measured(f"{main.name}_to_teacher"),
-        words_per_second_greedy=number("words_per_second_greedy"),
-        words_per_second_beam=number("words_per_second_beam"),
-        signature=text_at(row, "signature"),
-        folder=text_at(row, "folder"),
-    )
-
-
-def _entropy(results: Mapping[str, JsonValue], where: str) -> tuple[EntropyCurve, ...]:
-    analyses = results.get("analyses")
-    by_name = analyses.get("entropy_by_position") if isinstance(analyses, dict) else None
-    if by_name is None:
-        return ()
-    if not isinstance(by_name, dict):
-        raise wrong(where, "entropy_by_position", "an object of curves by system name", by_name)
-    return tuple(
-        EntropyCurve(
-            name, numbers_at(curve, "entropy_nats", where), numbers_at(curve, "counts", where)
-        )
-        for name, curve in by_name.items()
-    )
-
-
-def _comparison(row: Mapping[str, JsonValue], metrics: Sequence[Metric], where: str) -> Comparison:
-    name = text_at(row, "metric") or "bleu"
-    falling = [metric for metric in metrics if not metric.higher_is_better]
-    return Comparison(
-        system=needed_text(row, "system", where),
-        versus=needed_text(row, "versus", where),
-        metric=name,
-        higher_is_better=not any(name.startswith(metric.name) for metric in falling),
-        delta=needed_number(row, "delta", where),
-        p_value=needed_number(row, "p_value", where),
-        low=number_at(row, "low", where),
-        high=number_at(row, "high", where),
-        test=text_at(row, "test") or "paired test",
-    )
+    return dict(sorted(found.items(), key=lambda item: order.get(item[1], len(order))))
 
 
 def _sample(row: Mapping[str, JsonValue], where: str) -> Sample:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.report import charts, differences, explaining, findings, numbers, plots
+from seqdistill.report import cards, charts, differences, explaining, findings, numbers, plots
 from seqdistill.report.contents import RunContents, System
 from seqdistill.report.inputs import read_contents
 
@@ -45,13 +45,14 @@ def build_report(run_directory: Path) -> str:
         looks=looks,
         numbers=numbers,
         findings=findings,
+        cards=cards,
         pieces=differences.pieces,
         second=contents.metrics[1] if len(contents.metrics) > 1 else None,
         best=findings.recommended(contents.systems),
         measured=measured,
         quality_range=_quality_range(measured),
         trade_offs=charts.trade_offs(measured, looks),
-        learning=charts.learning(contents.curves, contents.dev_metric, looks),
+        learning=charts.learning(contents.logs, contents.dev_metric, looks),
         explaining=explaining.charts_of(contents, looks),
     )
 
@@ -71,7 +72,7 @@ def _looks(contents: RunContents) -> dict[str, plots.Look]:
     """The colour and marker of every system, by name, the same in all charts and tables."""
     teachers = {system.name for system in contents.systems if system.is_teacher} or {"teacher"}
     names = [system.name for system in contents.systems]
-    names += [curve.name for curve in contents.curves]
+    names += [log.name for log in contents.logs]
     names += [copy.name for copy in contents.copies]
     names += [name for sample in contents.samples for name in sample.outputs]
     markers = [marker for marker in plots.MARKERS if marker != TEACHER.marker]
