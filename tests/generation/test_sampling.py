@@ -287,12 +287,12 @@ def test_weights_of_another_shape_are_refused_by_name(name: str) -> None:
 
 def test_a_refresh_that_disagrees_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against weights that were not synchronised (TRL #5312)."""
-    from seqdistill.generation import ctranslate2_engine
+    from seqdistill.generation import ctranslate2_loading
 
     tiny = build_tiny("llama")
     sampler = with_ctranslate2(tiny, SAMPLED)
     monkeypatch.setattr(
-        ctranslate2_engine, "with_weights_of", lambda *_, converted, **__: converted
+        ctranslate2_loading, "with_weights_of", lambda *_, converted, **__: converted
     )
     sampler.refresh()  # nothing has changed yet
     with torch.no_grad():

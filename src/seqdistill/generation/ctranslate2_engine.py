@@ -1,14 +1,12 @@
 """Decoding with CTranslate2: several times faster than transformers on a CPU.
 
-Converts a live model in memory, compares it with the live one on real sentences and refuses it
-when they differ. Encoder-decoder and decoder-only models. Does not tokenize text and does not
-choose what to decode.
+Encoder-decoder and decoder-only models, converted from a live model and compared with it by
+`ctranslate2_loading`. Does not tokenize text and does not choose what to decode.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,17 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.core.errors import ModelError
 from seqdistill.core.generators import derived_seed
 from seqdistill.generation.batches import equal_length_batches, padded_batches
-from seqdistill.generation.conversion import ConvertedModel, convert, with_weights_of
+from seqdistill.generation.ctranslate2_loading import ModelLoader
 from seqdistill.generation.decoding import Decoding, Hypothesis
-from seqdistill.generation.disposable_copies import disposable_copy, tensor_shapes
-from seqdistill.generation.model_facts import ModelFacts, check_lengths, facts_of
-from seqdistill.generation.scoring import IdPair, token_log_probs
-from seqdistill.generation.verification import (
-    TOLERANCES,
-    Agreement,
-    require_agreement,
-    scored_pairs,
-)
+from seqdistill.generation.model_facts import check_lengths
+from seqdistill.generation.scoring import IdPair
+from seqdistill.generation.verification import TOLERANCES, Agreement
 from seqdistill.models.adapters import Kind
 from seqdistill.records import atomic
 
@@ -51,18 +43,6 @@ def _torch_threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    """A converted and verified model with its workers."""
-
-    facts: ModelFacts
-    shapes: dict[str, tuple[int, ...]]
-    converted: ConvertedModel
-    workers: Any
-    agreement: Agreement
-    refreshes: int = 0
 
 
 class CTranslate2Generator:
@@ -97,8 +77,9 @@ class CTranslate2Generator:
         self._kind: Kind = kind
         self._compute_type = compute_type
         self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
-        self._verify_on = list(verify_on)
-        self._loaded = self._load(model)
+        self._loader = ModelLoader(tokenizer, kind, compute_type, self._threads, list(verify_on))
+        with _torch_threads_kept():
+            self._loaded = self._loader.load(model)
 
     @property
     def agreement(self) -> Agreement:
@@ -115,7 +96,7 @@ class CTranslate2Generator:
         Raises ModelError for a model of other shapes, and when the two disagree.
         """
         with _torch_threads_kept():
-            self._loaded = self._refreshed(model, self._loaded)
+            self._loaded = self._loader.refreshed(model, self._loaded)
 
     def save(self, folder: str | Path) -> None:
         """Writes the converted model and the tokenizer to a new `folder`.
@@ -185,75 +166,6 @@ class CTranslate2Generator:
             _log.warning("%d sources without content were answered with nothing", num_empty)
         return hypotheses
 
-    def _load(self, model: PreTrainedModel) -> _Loaded:
-        with _torch_threads_kept():
-            return self._converted_and_verified(model)
-
-    def _converted_and_verified(self, model: PreTrainedModel) -> _Loaded:
-        facts = facts_of(model, self._tokenizer, kind=self._kind)
-        disposable = disposable_copy(model)
-        pairs = scored_pairs(self._verify_on, facts)
-        live = token_log_probs(disposable, pairs, facts=facts)
-        exact, converted = convert(
-            disposable, self._tokenizer, facts, compute_type=self._compute_type
-        )
-        del disposable
-        if exact is not converted:
-            checked = self._workers(exact, 1, "float32")
-            require_agreement(live, _scores(checked, exact, pairs, facts), compute_type="float32")
-        workers = self._workers(converted, self._threads, self._compute_type)
-        agreement = require_agreement(
-            live, _scores(workers, converted, pairs, facts), compute_type=self._compute_type
-        )
-        _log.info(
-            "CTranslate2 %s model verified on %d tokens: at most %.2g nats from the live one",
-            self._compute_type,
-            agreement.num_tokens,
-            agreement.max_nats,
-        )
-        return _Loaded(facts, tensor_shapes(model), converted, workers, agreement)
-
-    def _refreshed(self, model: PreTrainedModel, earlier: _Loaded) -> _Loaded:
-        _require_shapes(tensor_shapes(model), earlier.shapes)
-        facts = facts_of(model, self._tokenizer, kind=self._kind)
-        if facts != earlier.facts:
-            return self._converted_and_verified(model)
-        disposable = disposable_copy(model)
-        pairs = scored_pairs(self._verify_on, facts)
-        pair = pairs[earlier.refreshes % len(pairs)]
-        live = token_log_probs(disposable, [pair], facts=facts)
-        converted = with_weights_of(
-            disposable,
-            self._tokenizer,
-            facts,
-            compute_type=self._compute_type,
-            converted=earlier.converted,
-        )
-        workers = self._workers(converted, self._threads, self._compute_type)
-        agreement = require_agreement(
-            live, _scores(workers, converted, [pair], facts), compute_type=self._compute_type
-        )
-        _log.debug("refreshed weights are at most %.2g nats from the live", agreement.max_nats)
-        return dataclasses.replace(
-            earlier,
-            converted=converted,
-            workers=workers,
-            agreement=agreement,
-            refreshes=earlier.refreshes + 1,
-        )
-
-    def _workers(self, converted: ConvertedModel, count: int, compute_type: str) -> Any:
-        engine = ctranslate2.Translator if self._kind == "seq2seq" else ctranslate2.Generator
-        return engine(
-            "in memory",
-            device="cpu",
-            compute_type=compute_type,
-            inter_threads=count,
-            intra_threads=1,
-            max_queued_batches=-1,
-            files=converted.files,
-        )
-
     def _seeded_pools(self, count: int, seed: int) -> list[Any]:
         """Fresh pools of one worker each, with random streams that `seed` fixes.
 
@@ -264,7 +176,7 @@ class CTranslate2Generator:
         pools = []
         converted = self._loaded.converted
         for number in range(count):
-            pool = self._workers(converted, 1, self._compute_type)
+            pool = self._loader.workers(converted, 1, self._compute_type)
             # CTranslate2 takes 32 bits; all ones means "unseeded" there.
             ctranslate2.set_random_seed(derived_seed(seed, f"ctranslate2 {number}") & 0x7FFFFFFF)
             first = Decoding(mode="sample", max_new_tokens=1)
@@ -329,46 +241,3 @@ class CTranslate2Generator:
                 )
             )
         return hypotheses
-
-
-def _require_shapes(
-    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
-) -> None:
-    if found == expected:
-        return
-    changed = sorted(
-        name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
-    )
-    raise ModelError(
-        "Weights can be refreshed from a model of the same shapes only, but "
-        f"{changed[0]!r} was {expected.get(changed[0])} and is {found.get(changed[0])} "
-        f"({len(changed)} differ); load the model anew"
-    )
-
-
-def _scores(
-    workers: Any, converted: ConvertedModel, pairs: Sequence[IdPair], facts: ModelFacts
-) -> list[list[float]]:
-    """log p of every target token as CTranslate2 scores it, one list a pair."""
-    if facts.kind == "seq2seq":
-        results = workers.score_batch(
-            [converted.strings([*source]) for source, _ in pairs],
-            # CTranslate2 adds the end token to targets by itself.
-            [converted.strings([*target[:-1]]) for _, target in pairs],
-            max_input_length=0,
-        )
-    else:
-        results = workers.score_batch(
-            [converted.strings([*source, *target]) for source, target in pairs],
-            max_input_length=0,
-        )
-    scores = []
-    for (_, target), result in zip(pairs, results, strict=True):
-        # The strings must come back as the ids they were made from.
-        if converted.ids(result.tokens[-len(target) :]) != tuple(target):
-            raise ModelError(
-                "The converted model must read the tokens it is given, but it read others: "
-                "the vocabulary does not fit; use engine: transformers"
-            )
-        scores.append([float(value) for value in result.log_probs[-len(target) :]])
-    return scores

@@ -136,10 +136,18 @@ class TransformersSampler:
 
 @contextlib.contextmanager
 def writing(device: torch.device, precision: Precision) -> Iterator[None]:
-    """No gradient, and the arithmetic asked for, whatever surrounds the call."""
+    """No gradient, and the arithmetic asked for, whatever surrounds the call.
+
+    Not inference mode: models keep tensors for later (tables of positions that grow), and autograd
+    refuses those that were made in it.
+    """
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-    with torch.inference_mode(), autocast:
-        yield
+    try:
+        with torch.no_grad(), autocast:
+            yield
+    finally:
+        # Weights rounded without a gradient must not serve a training step around this call.
+        torch.clear_autocast_cache()
 
 
 def log_probs_of(
