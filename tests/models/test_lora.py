@@ -26,7 +26,7 @@ def adapted(name: str, *, seed: int = 1) -> tuple[torch.nn.Module, LoraAdapter]:
 def hidden(model: torch.nn.Module, kind: str) -> torch.Tensor:
     batch = collator("seq2seq" if kind == "seq2seq" else "causal")(EXAMPLES)
     with torch.no_grad():
-        states = adapt(model.eval()).states(batch)  # type: ignore[arg-type]
+        states = adapt(model.eval()).states(batch)
         return states.head.logits(states.hidden)[batch.target_mask]
 
 

@@ -50,6 +50,7 @@ def evaluation_settings(recipe: Recipe) -> EvaluationSettings:
         seed=recipe.seed,
         sampling_temperatures=section.sampling_temperatures,
         samples_per_source=section.samples_per_source,
+        calculator=section.calculator,
     )
 
 

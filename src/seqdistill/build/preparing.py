@@ -54,6 +54,11 @@ def prepare(recipe: Recipe) -> Prepared:
         read_split(recipe, "test")  # used after training: a mistake in it is told before
     teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
     student = build_student(recipe, teacher, train_examples)
+    if recipe.evaluation.calculator and student.kind != "causal":
+        raise RecipeError(
+            "evaluation.calculator must be left out unless the student is decoder-only, got an "
+            "encoder-decoder; remove it"
+        )
     if needs_teacher or sequences.rollouts.teacher_share > 0.0:
         check_vocabularies(student, teacher)
     encoded = encode_for_training(train_examples, student.tokenizer, student.kind, recipe.data)

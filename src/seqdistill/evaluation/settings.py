@@ -28,6 +28,7 @@ class EvaluationSettings:
     seed: int
     sampling_temperatures: Sequence[float] = ()
     samples_per_source: int = 4
+    calculator: bool = False
 
     @property
     def main_metric(self) -> CorpusMetric:

@@ -18,6 +18,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.data.batching import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
+from seqdistill.evaluation.calculated import calculated_columns
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
 from seqdistill.evaluation.sampled import SampledOutputs, sampled_columns, sampled_outputs
 from seqdistill.evaluation.settings import EvaluationSettings
@@ -112,6 +113,14 @@ def evaluate_translations(
         "bytes": system.bytes,
         **analyses.quality_columns(greedy.statistics, beam.statistics, settings),
         **sampled_columns(sampled, references, settings),
+        **calculated_columns(
+            system.generator,
+            system.examples,
+            system.tokenizer,
+            references,
+            settings,
+            kind=system.model.kind,
+        ),
         **analyses.mode_share_columns(beam.best, settings),
         **analyses.greedy_beam_gap_columns(
             greedy.statistics[main], beam.statistics[main], settings

@@ -207,6 +207,9 @@ class EvaluationSection(Section):
     over all samples, and how alike the samples of a source are (self-BLEU)."""
     samples_per_source: Annotated[int, Field(ge=2)] = 4
     """Samples of each source at each temperature."""
+    calculator: bool = False
+    """Greedy outputs once more, the results of steps such as <<3*4=12>> put right by a calculator
+    while they are written: the `*_calculator` columns. For decoder-only models."""
     bootstrap_resamples: PositiveInt = 1000
     """Resamples of the test set for intervals and the paired test."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
