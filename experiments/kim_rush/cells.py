@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.harness.rates import MOST_MORE, chosen_rate, rates_to_try
 from experiments.kim_rush.tasks import Budget, Settings, Size, Task
 
 Experiment = Literal[
@@ -27,7 +28,7 @@ MAIN = ("baseline", "word_kd", "seq_kd", "seq_kd+seq_inter")
 PRUNED_SHARES = (0.5, 0.8, 0.85, 0.9)
 CURVE_METHODS = ("baseline", "seq_kd")
 _NUM_CURVE_SEEDS = 3
-_MORE_RATES = 2
+_MORE_RATES = MOST_MORE
 _PRESETS = {"seq_kd+word_kd": "seq_kd_word_kd"}
 _ASKS_TEACHER = ("word_kd", "seq_kd_word_kd")
 _CORPORA = {
@@ -196,30 +197,22 @@ class _Plan:
         }
 
     def _tried(self, size: Size | None, method: str, rates: Sequence[float]) -> list[float]:
-        """The rates to try: those given, and while the best of them is the last or first, beyond.
-
-        At most two more: halved or doubled.
-        """
-        scores = self._dev_scores(size, method)
-        tried = sorted(rates)
-        while set(tried) <= scores.keys() and len(tried) < len(rates) + _MORE_RATES:
-            best = self._best(scores, tried)
-            if best == tried[-1]:
-                tried.append(2 * best)
-            elif best == tried[0]:
-                tried.insert(0, best / 2)
-            else:
-                break
-        return tried
-
-    def _best(self, scores: Mapping[float, float], rates: Sequence[float]) -> float:
-        choose = min if self._task.lower_is_better else max
-        return choose(rates, key=lambda rate: scores[rate])
+        """The rates to try: those given, and beyond while the best of them is the last or first."""
+        return rates_to_try(
+            self._dev_scores(size, method),
+            rates,
+            lower_is_better=self._task.lower_is_better,
+            most_more=_MORE_RATES,
+        )
 
     def _rate(self, size: Size | None, method: str, rates: Sequence[float]) -> float | None:
         """The rate with the best dev score, or None while one that is to be tried has none."""
-        scores, tried = self._dev_scores(size, method), self._tried(size, method, rates)
-        return self._best(scores, tried) if set(tried) <= scores.keys() else None
+        return chosen_rate(
+            self._dev_scores(size, method),
+            rates,
+            lower_is_better=self._task.lower_is_better,
+            most_more=_MORE_RATES,
+        )
 
     def _chosen_scratch(self, size: Size, method: str) -> StageOfCell | None:
         budget = self._budget(size)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from experiments.kim_rush.prepare import make_g2p_data
-from experiments.kim_rush.recipes import recipe_of
+from experiments.harness.g2p_data import make_g2p_data
+from experiments.harness.recipes import recipe_of
 from experiments.kim_rush.tasks import G2P, Size
 from seqdistill.build.running import train
 from seqdistill.core.allocator import keep_freed_memory
@@ -42,8 +42,8 @@ _RECORDED = ("recipe.yaml", "metrics.jsonl", "manifest.json")
 def main() -> None:
     """Trains, going on where it stopped, and publishes."""
     keep_freed_memory()
-    make_g2p_data()
     data = G2P.folder / "data"
+    make_g2p_data(data)
     shape = data / "teacher-shape"
     tokenizer = load_tokenizer(str(data / "tokenizer"))
     configuration({**_SIZE.architecture, **_SHAPE}, tokenizer).save_pretrained(shape)

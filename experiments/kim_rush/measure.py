@@ -6,14 +6,13 @@ Runs in a process of its own, with one thread, beside others.
 from __future__ import annotations
 
 import datetime
-import functools
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
+from experiments.harness.contents import content_of
+from experiments.harness.recipes import recipe_of
 from experiments.kim_rush.cells import Cell, run_folder
-from experiments.kim_rush.recipes import recipe_of
 from experiments.kim_rush.tasks import Task
 from seqdistill.build.data import read_split
 from seqdistill.build.evaluation import evaluate_run, evaluation_settings
@@ -26,7 +25,7 @@ from seqdistill.core.progress import NoProgress
 from seqdistill.evaluation.systems import SystemResult, evaluate_system
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.schema import Recipe
-from seqdistill.records.fingerprint import of_file, of_folder, of_settings
+from seqdistill.records.fingerprint import of_settings
 from seqdistill.records.run_directory import RunDirectory
 
 _PLACES = ("output_dir", "training.threads", "teacher.model", "method")
@@ -40,20 +39,12 @@ def digest(cell: Cell) -> str:
     """Twelve hex digits of what decides a cell's numbers: settings, data and teacher."""
     settings = {key: value for key, value in cell.settings.items() if key not in _PLACES}
     data = {
-        key: _content(str(value))
+        key: content_of(str(value))
         for key, value in cell.task.settings.items()
         if key in ("data.train", "data.dev", "data.test")
     }
-    facts = [settings, data, _content(model_folder(cell.task.teacher)), cell.measured]
+    facts = [settings, data, content_of(model_folder(cell.task.teacher)), cell.measured]
     return of_settings(facts)[:12]
-
-
-@functools.cache
-def _content(name: str) -> str:
-    """The fingerprint of a file or folder; a bundled corpus, which never changes, is its name."""
-    if name.startswith("bundled:"):
-        return name
-    return of_folder(name) if Path(name).is_dir() else of_file(name)
 
 
 def rows_of(cell: Cell) -> list[dict[str, object]]:

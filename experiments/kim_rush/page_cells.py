@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.kim_rush.page_estimates import Quantity, estimate, gain
+from experiments.harness.estimates import Quantity, estimate, gain
+from experiments.harness.reading import TEACHER, Row, Runs
+from experiments.harness.statistics import Estimate
 from experiments.kim_rush.page_rows import (
-    TEACHER,
     Results,
-    Row,
-    Runs,
     Task,
     methods_among,
     plain,
     runs_of,
     student_sizes,
 )
-from experiments.kim_rush.statistics import Estimate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments.harness.estimates import Quantity, average, estimate, gain
+from experiments.harness.reading import Row, Runs, grouped, number
+from experiments.harness.text import NOT_MEASURED, change, rate_name, score, table
+from experiments.harness.verdicts import Part, verdict_of
 from experiments.kim_rush.page_cells import students_of
 from experiments.kim_rush.page_claims import CLAIMS
-from experiments.kim_rush.page_estimates import Quantity, average, estimate, gain
-from experiments.kim_rush.page_rows import TASKS, Results, Row, Runs, Task, grouped, number, plain
-from experiments.kim_rush.page_text import (
-    NOT_MEASURED,
-    change,
-    method_name,
-    rate_name,
-    score,
-    size_name,
-    table,
-)
-from experiments.kim_rush.page_verdicts import Part, verdict_of
+from experiments.kim_rush.page_rows import TASKS, Results, Task, plain
+from experiments.kim_rush.page_text import method_name, size_name
 from seqdistill.report.numbers import MISSING, fixed, percent
 
 

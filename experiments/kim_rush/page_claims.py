@@ -12,19 +12,14 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from experiments.harness.estimates import Quantity, average, gain, gain_over_teacher, gap, ratio
+from experiments.harness.reading import TEACHER, grouped
+from experiments.harness.statistics import Estimate
+from experiments.harness.text import change, factor, share_name
+from experiments.harness.verdicts import Part, Verdict, above, part, within
 from experiments.kim_rush.page_cells import Students
-from experiments.kim_rush.page_estimates import (
-    Quantity,
-    average,
-    gain,
-    gain_over_teacher,
-    gap,
-    ratio,
-)
-from experiments.kim_rush.page_rows import TEACHER, grouped, runs_of
-from experiments.kim_rush.page_text import change, factor, method_name, share_name
-from experiments.kim_rush.page_verdicts import Part, Verdict, above, part, within
-from experiments.kim_rush.statistics import Estimate
+from experiments.kim_rush.page_rows import runs_of
+from experiments.kim_rush.page_text import method_name
 from seqdistill.report.numbers import MISSING, fixed, percent, times
 
 LITTLE_LOSS = 1.0

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from experiments.kim_rush.page_estimates import (
-    Quantity,
-    average,
-    estimate,
-    gain,
-    gain_over_teacher,
-)
+from experiments.harness.estimates import Quantity, average, estimate, gain, gain_over_teacher
+from experiments.harness.reading import TEACHER, Row, Runs, distinct, number
+from experiments.harness.text import change, score, share_name, table
 from experiments.kim_rush.page_rows import (
     FLOAT32,
     INT8,
-    TEACHER,
     Results,
-    Row,
-    Runs,
     Task,
-    distinct,
     methods_among,
-    number,
     plain,
     runs_of,
     student_sizes,
 )
-from experiments.kim_rush.page_text import change, method_name, score, share_name, size_name, table
+from experiments.kim_rush.page_text import method_name, size_name
 from seqdistill.report.numbers import count, fixed, rate, size, times
 
 # The stored forms of a pruned student: (heading, key).

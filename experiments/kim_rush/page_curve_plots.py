@@ -5,34 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiments.kim_rush.page_axes import plain_log_axis, quality_axis
+from experiments.harness.axes import plain_log_axis, quality_axis
+from experiments.harness.drawing import INK, Label, label_ends, panels, styled, svg
+from experiments.harness.estimates import Quantity, average, estimate
+from experiments.harness.reading import TEACHER, Measure, Row, Runs, distinct, grouped, number
+from experiments.harness.statistics import Estimate
+from experiments.harness.text import share_name
 from experiments.kim_rush.page_cost_tables import pruned_systems
-from experiments.kim_rush.page_drawing import (
-    INK,
-    Label,
-    label_ends,
-    look_of,
-    panels,
-    styled,
-    svg,
-)
-from experiments.kim_rush.page_estimates import Quantity, average, estimate
-from experiments.kim_rush.page_rows import (
-    TEACHER,
-    Measure,
-    Results,
-    Row,
-    Runs,
-    Task,
-    distinct,
-    grouped,
-    methods_among,
-    number,
-    plain,
-    runs_of,
-)
-from experiments.kim_rush.page_text import method_name, share_name, size_name
-from experiments.kim_rush.statistics import Estimate
+from experiments.kim_rush.page_looks import look_of
+from experiments.kim_rush.page_rows import Results, Task, methods_among, plain, runs_of
+from experiments.kim_rush.page_text import method_name, size_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

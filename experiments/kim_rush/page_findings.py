@@ -6,20 +6,15 @@ largest student of each task. Lays out nothing.
 
 from __future__ import annotations
 
+from experiments.harness.estimates import Quantity, average, gain_over_teacher, gap
+from experiments.harness.reading import TEACHER, Runs
+from experiments.harness.statistics import Estimate, negated
+from experiments.harness.text import NOT_MEASURED, change, enumeration, score
+from experiments.harness.verdicts import Verdict, above, verdict_of
 from experiments.kim_rush.page_cells import Students, students_of
 from experiments.kim_rush.page_claims import CLAIMS
-from experiments.kim_rush.page_estimates import Quantity, average, gain_over_teacher, gap
-from experiments.kim_rush.page_rows import FLOAT32, INT8, TASKS, TEACHER, Results, Runs
-from experiments.kim_rush.page_text import (
-    NOT_MEASURED,
-    change,
-    enumeration,
-    method_name,
-    score,
-    size_name,
-)
-from experiments.kim_rush.page_verdicts import Verdict, above, verdict_of
-from experiments.kim_rush.statistics import Estimate, negated
+from experiments.kim_rush.page_rows import FLOAT32, INT8, TASKS, Results
+from experiments.kim_rush.page_text import method_name, size_name
 from seqdistill.report.numbers import times
 
 

@@ -8,29 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiments.kim_rush.page_axes import plain_log_axis, quality_axis
-from experiments.kim_rush.page_cells import Students, students_of
-from experiments.kim_rush.page_drawing import (
+from experiments.harness.axes import plain_log_axis, quality_axis
+from experiments.harness.drawing import (
     GROUND,
     INK,
     MUTED,
     Label,
-    look_of,
     panels,
     put_labels,
     settle,
     styled,
     svg,
 )
-from experiments.kim_rush.page_estimates import Quantity, average, estimate
-from experiments.kim_rush.page_rows import (
-    TEACHER,
-    Measure,
-    Results,
-    Runs,
-    Task,
-    methods_among,
-)
+from experiments.harness.estimates import Quantity, average, estimate
+from experiments.harness.reading import TEACHER, Measure, Runs
+from experiments.kim_rush.page_cells import Students, students_of
+from experiments.kim_rush.page_looks import look_of
+from experiments.kim_rush.page_rows import Results, Task, methods_among
 from experiments.kim_rush.page_text import method_name, size_name
 
 if TYPE_CHECKING:

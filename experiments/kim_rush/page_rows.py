@@ -6,23 +6,24 @@ Reads kim_rush.json and selects. Averages nothing and writes nothing.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqdistill.core.errors import DataError
-
-Row = Mapping[str, Any]
-Runs = tuple[Row, ...]
-"""Rows that differ in the seed alone: one system, trained several times."""
+from experiments.harness.reading import (
+    TEACHER,
+    Measure,
+    Row,
+    Runs,
+    facts_of,
+    in_order,
+    number,
+    read_document,
+)
 
 FLOAT32 = "ctranslate2 float32"
 INT8 = "ctranslate2 int8"
-TEACHER = "teacher"
 
 METHODS = (
     "teacher",
@@ -37,25 +38,6 @@ METHODS = (
     "seq_kd+word_kd+seq_inter",
 )
 """The rows of the paper's table 1, in its order."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """The quality measure of a task; `sign` is +1 where more is better and -1 where less is."""
-
-    key: str
-    name: str
-    sign: int
-
-    @property
-    def greedy(self) -> str:
-        """The key of the score under greedy decoding."""
-        return f"{self.key}_greedy"
-
-    @property
-    def beam(self) -> str:
-        """The key of the score under beam search."""
-        return f"{self.key}_beam"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,33 +116,18 @@ class Results:
 
 def read(path: Path) -> Results:
     """The results in the file. Raises DataError when it is none, or tells one cell twice."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} must hold the experiment's rows as JSON, but {error}; run the experiment first"
-        ) from error
-    if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
-        raise DataError(f"{path} must hold an object with a list 'rows'; run the experiment again")
-    return results_of(document)
+    return results_of(read_document(path))
 
 
 def results_of(document: Mapping[str, Any]) -> Results:
     """The results in a document that was read, whose rows may come in any order."""
-    rows = sorted(document["rows"], key=_identity)
-    for row, following in itertools.pairwise(rows):
-        if _identity(row) == _identity(following):
-            raise DataError(
-                f"every cell must stand once in the rows, but this one stands twice: "
-                f"{_identity(row)}; remove the stale row"
-            )
-    facts = document.get("environment", document)
+    facts = facts_of(document)
     return Results(
-        rows=tuple(rows),
-        created=str(document.get("created", "")),
-        tasks=document.get("tasks") or {},
-        machine=facts.get("machine") or {},
-        versions=facts.get("versions") or {},
+        rows=in_order(document["rows"], _identity),
+        created=facts.created,
+        tasks=facts.tasks,
+        machine=facts.machine,
+        versions=facts.versions,
     )
 
 
@@ -170,28 +137,6 @@ def _identity(row: Row) -> str:
         *("pruned_share", "learning_rate", "updates", "seed"),
     )
     return ", ".join(f"{key} {row[key]}" for key in keys if row.get(key) is not None)
-
-
-def number(row: Row, key: str) -> float | None:
-    """The finite number under `key`; None when there is none."""
-    value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def distinct(rows: Iterable[Row], key: str) -> list[float]:
-    """The different numbers under `key`, in increasing order."""
-    found = {value for row in rows if (value := number(row, key)) is not None}
-    return sorted(found)
-
-
-def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], Runs]:
-    """The rows by their values of `keys`, in the order in which the values first appear."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
-    return {key: tuple(group) for key, group in groups.items()}
 
 
 def plain(rows: Iterable[Row]) -> tuple[Row, ...]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from experiments.harness.estimates import average
+from experiments.harness.reading import Row, distinct
+from experiments.harness.text import NOT_MEASURED, grouped_thousands, picture, table
 from experiments.kim_rush.page_cells import Students, students_of
 from experiments.kim_rush.page_cost_tables import pruning_table, speed_table
-from experiments.kim_rush.page_estimates import average
-from experiments.kim_rush.page_rows import TASKS, Results, Row, Task, distinct
+from experiments.kim_rush.page_rows import TASKS, Results, Task
 from experiments.kim_rush.page_tables import (
     behaviour_table,
     curve_table,
@@ -18,13 +20,7 @@ from experiments.kim_rush.page_tables import (
     main_table,
     rates_table,
 )
-from experiments.kim_rush.page_text import (
-    NOT_MEASURED,
-    grouped_thousands,
-    picture,
-    size_name,
-    table,
-)
+from experiments.kim_rush.page_text import size_name
 from seqdistill.report.numbers import MISSING, count, duration, times
 
 Pictures = Mapping[tuple[str, str], str]

@@ -4,37 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments.harness.estimates import Quantity, average, estimate, gain, gap
+from experiments.harness.reading import TEACHER, Measure, Row, Runs, distinct, grouped, number
+from experiments.harness.text import basis, change, rate_name, score, table
 from experiments.kim_rush.page_cells import Students
-from experiments.kim_rush.page_estimates import (
-    Quantity,
-    average,
-    estimate,
-    gain,
-    gap,
-)
-from experiments.kim_rush.page_rows import (
-    TEACHER,
-    Measure,
-    Results,
-    Row,
-    Runs,
-    Task,
-    distinct,
-    grouped,
-    methods_among,
-    number,
-    plain,
-    runs_of,
-)
-from experiments.kim_rush.page_text import (
-    basis,
-    change,
-    method_name,
-    rate_name,
-    score,
-    size_name,
-    table,
-)
+from experiments.kim_rush.page_rows import Results, Task, methods_among, plain, runs_of
+from experiments.kim_rush.page_text import method_name, size_name
 from seqdistill.report.numbers import MISSING, count, duration, fixed, percent
 
 

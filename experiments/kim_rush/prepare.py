@@ -10,9 +10,9 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from corpora.g2p import build as g2p_corpus
 
-from experiments.kim_rush.recipes import recipe_of
+from experiments.harness.g2p_data import make_g2p_data
+from experiments.harness.recipes import recipe_of
 from experiments.kim_rush.tasks import G2P, Task
 from seqdistill.build.data import Split, read_split
 from seqdistill.build.labelling import label_data
@@ -30,7 +30,7 @@ _NUM_DEV = 500
 def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
     """How many examples each split has. Makes what is missing of data and corpora."""
     if task is G2P:
-        make_g2p_data()
+        make_g2p_data(task.folder / "data")
     examples = read_split(_plain(task), "train")
     _write_subset(task, examples)
     _write_dev(task)
@@ -86,11 +86,3 @@ def _write_examples(name: str, task: Task, examples: Sequence[Example]) -> None:
     rows = [{"id": e.id, "source": e.source, "target": e.target} for e in examples]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     atomic.write_text(folder / name, "".join(lines))
-
-
-def make_g2p_data() -> None:
-    """Builds the grapheme-to-phoneme corpus where it is not there."""
-    data = G2P.folder / "data"
-    if not (data / "corpus.json").is_file():
-        entries, version = g2p_corpus.load_entries()
-        g2p_corpus.write(g2p_corpus.divide(entries), data, version=version)

@@ -11,105 +11,52 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
-import torch
-
+from experiments.harness.rows import add_rows, add_sizes, read_rows
+from experiments.harness.runner import run_cells, timed, unmeasured, use_one_thread
 from experiments.kim_rush.cells import Cell, plan
 from experiments.kim_rush.measure import digest, rows_of
 from experiments.kim_rush.page import write_page
 from experiments.kim_rush.paired import rows_with_intervals
 from experiments.kim_rush.prepare import prepare
-from experiments.kim_rush.rows import FILE, add_rows, add_sizes, read_rows
 from experiments.kim_rush.speed import speed_rows
 from experiments.kim_rush.tasks import TASKS, Task
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress
 
-_LOG = logging.getLogger("kim_rush")
+FILE = Path("docs/results/kim_rush.json")
+_TOLD = ("dev_bleu", "dev_token_error_rate", "bleu_beam", "sequence_error_rate_beam", "seconds")
 
 
 def pending(tasks: list[Task], rows: list[dict[str, Any]]) -> list[Cell]:
     """The cells that can be stated now and have no row of their settings, in order of running."""
-    known = {(row["task"], row["name"]): row["digest"] for row in rows}
-    return [
-        cell
-        for task in tasks
-        for cell in plan(task, rows)
-        if known.get((task.name, cell.name)) != digest(cell)
-    ]
-
-
-def next_cell(waiting: list[Cell], running: list[Cell]) -> Cell | None:
-    """The first cell that trains nothing which a running one trains, too.
-
-    Two cells that begin with the same stage would wait for each other.
-    """
-    busy = {(cell.task.name, name) for cell in running for name in cell.trained}
-    for cell in waiting:
-        if not busy & {(cell.task.name, name) for name in cell.trained}:
-            return cell
-    return None
+    return unmeasured([cell for task in tasks for cell in plan(task, rows)], rows, digest)
 
 
 def run(tasks: list[Task], *, workers: int, until: float) -> int:
     """The number of failures. Runs cells until none is left or `until` (monotonic) has passed."""
-    failed: set[tuple[str, str]] = set()
-    running: dict[Future[list[dict[str, object]]], Cell] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_ready) as pool:
-        while True:
-            waiting = [
-                cell
-                for cell in pending(tasks, read_rows())
-                if (cell.task.name, cell.name) not in failed
-                and cell.name not in {other.name for other in running.values()}
-            ]
-            while len(running) < workers and time.monotonic() < until:
-                cell = next_cell(waiting, list(running.values()))
-                if cell is None:
-                    break
-                waiting.remove(cell)
-                _LOG.info("%s %s: begins, %d wait", cell.task.name, cell.name, len(waiting))
-                running[pool.submit(_timed_rows, cell)] = cell
-            if not running:
-                return len(failed)
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                cell = running.pop(future)
-                try:
-                    rows = future.result()
-                except Exception:
-                    failed.add((cell.task.name, cell.name))
-                    _LOG.exception("%s %s: failed", cell.task.name, cell.name)
-                else:
-                    add_rows(rows)
-                    _LOG.info("%s %s: %s", cell.task.name, cell.name, _told(rows[0]))
-
-
-def _told(row: Mapping[str, object]) -> str:
-    keys = ("dev_bleu", "dev_token_error_rate", "bleu_beam", "sequence_error_rate_beam", "seconds")
-    return ", ".join(f"{key} {row[key]:.4g}" for key in keys if isinstance(row.get(key), float))
+    return run_cells(
+        lambda rows: pending(tasks, rows),
+        _timed_rows,
+        FILE,
+        initializer=_ready,
+        workers=workers,
+        until=until,
+        told=_TOLD,
+    )
 
 
 def _timed_rows(cell: Cell) -> list[dict[str, object]]:
-    started = time.monotonic()
-    rows = rows_of(cell)
-    rows[0]["seconds"] = round(time.monotonic() - started, 1)
-    return rows
+    return timed(lambda: rows_of(cell))
 
 
 def _ready() -> None:
-    """One thread for each worker, and quiet libraries."""
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.WARNING)
+    use_one_thread()
 
 
 def main() -> None:
@@ -124,17 +71,17 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     until = time.monotonic() + 60 * options.minutes
     if options.list:
-        for cell in pending(tasks, read_rows()):
+        for cell in pending(tasks, read_rows(FILE)):
             print(cell.task.name, cell.name)
         return
     keep_freed_memory()
     for task in tasks:
-        add_sizes(task.name, prepare(task, progress=NoProgress()))
+        add_sizes(FILE, task.name, prepare(task, progress=NoProgress()))
     failures = run(tasks, workers=options.workers, until=until)
     for task in tasks:
-        if not pending([task], read_rows()):
-            add_rows(speed_rows(task, read_rows()))
-        add_rows(rows_with_intervals(task, read_rows()))
+        if not pending([task], read_rows(FILE)):
+            add_rows(FILE, speed_rows(task, read_rows(FILE)))
+        add_rows(FILE, rows_with_intervals(task, read_rows(FILE)))
     write_page(FILE)
     if failures:
         sys.exit(

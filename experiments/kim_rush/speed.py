@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.harness.recipes import recipe_of
 from experiments.kim_rush.cells import Cell, plan
 from experiments.kim_rush.measure import described, run_directory
-from experiments.kim_rush.recipes import recipe_of
 from experiments.kim_rush.tasks import Task
 from seqdistill.build.data import read_split
 from seqdistill.build.evaluation import evaluation_settings, measure_speed

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from corpora.g2p.build import Entry, divide, write
+from experiments.harness.rows import add_rows, read_rows
+from experiments.harness.runner import next_cell
 from experiments.kim_rush import cells as cells_module
-from experiments.kim_rush import rows as row_store
 from experiments.kim_rush import run as runner
 from experiments.kim_rush import tasks
 from experiments.kim_rush.cells import Cell, plan
@@ -157,9 +158,9 @@ def test_a_rate_at_the_end_of_the_grid_is_not_taken_before_the_next_was_tried(
 def test_a_cell_that_shares_a_stage_with_a_running_one_waits(task: Task) -> None:
     cells = plan(task, [])
     other = dataclasses.replace(cells[0], method="another name")
-    assert runner.next_cell([other, cells[1]], [cells[0]]) == cells[1]
-    assert runner.next_cell([other], [cells[0]]) is None
-    assert runner.next_cell([other], []) == other
+    assert next_cell([other, cells[1]], [cells[0]]) == cells[1]
+    assert next_cell([other], [cells[0]]) is None
+    assert next_cell([other], []) == other
 
 
 def test_the_whole_table_is_measured_once_and_then_found(
@@ -214,9 +215,9 @@ def test_the_whole_table_is_measured_once_and_then_found(
                 assert low - 15 <= difference <= high + 15  # 20 resamples of ten words
                 assert low <= high
     store = tmp_path / "rows.json"
-    row_store.add_rows(rows, store)
-    row_store.add_rows(rows[:1], store)
-    found = row_store.read_rows(store)
+    add_rows(store, rows)
+    add_rows(store, rows[:1])
+    found = read_rows(store)
     assert len(found) == len(rows)
     assert runner.pending([task], found) == []
     longer = dataclasses.replace(

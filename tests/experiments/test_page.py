@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experiments.harness.drawing import spread
 from experiments.kim_rush.page import PLOTS, rendered, write_page
 from experiments.kim_rush.page_cells import students_of
-from experiments.kim_rush.page_drawing import spread
 from experiments.kim_rush.page_rows import TASKS, results_of
 from experiments.kim_rush.page_tables import main_table, rates_table
 from tests.experiments.page_rows import (

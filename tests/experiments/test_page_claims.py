@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from experiments.harness.statistics import Estimate
+from experiments.harness.verdicts import Part, Verdict, above, verdict_of, within
 from experiments.kim_rush.page_cells import Students, students_of
 from experiments.kim_rush.page_claims import CLAIMS
 from experiments.kim_rush.page_findings import findings
 from experiments.kim_rush.page_rows import TASKS, results_of
-from experiments.kim_rush.page_verdicts import Part, Verdict, above, verdict_of, within
-from experiments.kim_rush.statistics import Estimate
 from tests.experiments.page_rows import document, main_rows, pruning_rows, speed_rows
 
 Rows = list[dict[str, Any]]

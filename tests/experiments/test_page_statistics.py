@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from experiments.kim_rush.statistics import (
+from experiments.harness.statistics import (
     Estimate,
     difference_of_singles,
     exponential,

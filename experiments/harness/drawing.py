@@ -22,16 +22,6 @@ INK, MUTED, GRID, GROUND = "#222222", "#6b6b6b", "#e3e3e3", "#fcfcfa"
 
 Side = Literal["left", "center", "right"]
 
-# By the method before Seq-Inter and pruning; what follows it changes the marker.
-_COLOURS = {
-    "teacher": "#000000",
-    "baseline": "#7a7a7a",
-    "word_kd": "#b87700",
-    "seq_kd": "#0072b2",
-    "seq_kd+word_kd": "#a8427a",
-}
-_OTHER = "#00795a"
-
 
 @dataclasses.dataclass(frozen=True)
 class Look:
@@ -49,13 +39,6 @@ class Label:
     y: float
     text: str
     colour: str
-
-
-def look_of(method: str) -> Look:
-    """The look of a method: diamonds after Seq-Inter, triangles when only pruned, else circles."""
-    trained = method.replace("+prune", "").replace("+seq_inter", "")
-    plain = "v" if "prune" in method else "o"
-    return Look(_COLOURS.get(trained, _OTHER), "D" if "seq_inter" in method else plain)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The rows of the experiment: one JSON file, committed, which a run goes on from."""
+"""The rows of an experiment: one JSON file, committed, which a run goes on from."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from seqdistill.build.data import Split
 from seqdistill.records import atomic
 from seqdistill.records.environment import environment_facts
 
-FILE = Path("docs/results/kim_rush.json")
 
-
-def read_rows(path: Path = FILE) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows measured so far; none without the file."""
     return cast("list[dict[str, Any]]", _content(path).get("rows", []))
 
 
-def add_sizes(task: str, sizes: Mapping[Split, int], path: Path = FILE) -> None:
+def add_sizes(path: Path, task: str, sizes: Mapping[Split, int]) -> None:
     """Writes how many examples each split of a task has."""
     content = _content(path)
     tasks = {**content.get("tasks", {}), task: dict(sizes)}
@@ -33,7 +31,7 @@ def _content(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(path.read_text("utf-8")))
 
 
-def add_rows(new: Sequence[Mapping[str, object]], path: Path = FILE) -> None:
+def add_rows(path: Path, new: Sequence[Mapping[str, object]]) -> None:
     """Writes the rows, each in place of the one of its task and name; all else stays."""
     sizes = _content(path).get("tasks", {})
     kept = {(row["task"], row["name"]): row for row in read_rows(path)}

@@ -6,8 +6,8 @@ import dataclasses
 import enum
 from collections.abc import Callable, Sequence
 
-from experiments.kim_rush.page_text import basis
-from experiments.kim_rush.statistics import Estimate
+from experiments.harness.statistics import Estimate
+from experiments.harness.text import basis
 
 
 class Verdict(enum.Enum):

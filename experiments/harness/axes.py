@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiments.kim_rush.page_rows import Measure
+from experiments.harness.reading import Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

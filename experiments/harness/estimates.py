@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from experiments.kim_rush.page_rows import TEACHER, Measure, Row, Runs, number
-from experiments.kim_rush.statistics import (
+from experiments.harness.reading import TEACHER, Measure, Row, Runs, number
+from experiments.harness.statistics import (
     Estimate,
     difference_of_singles,
     exponential,

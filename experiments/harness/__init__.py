@@ -1,0 +1,1 @@
+"""What experiments share: planning, running, rows, estimates, verdicts, plots. Knows no task."""
