@@ -43,8 +43,8 @@ class RolloutsSection(Section):
     """How the student writes while it trains: by default from its own distribution, dropout off."""
 
     engine: Literal["transformers", "ctranslate2"] = "transformers"
-    """transformers knows every architecture and device; ctranslate2 takes the new weights before
-    every update and is faster on CPUs for all but the smallest students."""
+    """transformers knows every architecture and device; ctranslate2 takes the new weights in memory
+    before every update, compares them, and is several times faster on CPUs."""
     mode: Literal["sample", "greedy"] = "sample"
     """Ancestral sampling, or the likeliest symbol at every step."""
     sampling_temperature: PositiveFloat = 1.0
