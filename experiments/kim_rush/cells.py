@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.harness.rates import MOST_MORE, chosen_rate, rates_to_try
-from experiments.kim_rush.tasks import Budget, Settings, Size, Task
+from experiments.harness.shapes import Settings, Size
+from experiments.kim_rush.tasks import Budget, Task
 
 Experiment = Literal[
     "main", "learning_rates", "size_curve", "length_curve", "pruning", "speed", "follow_up"

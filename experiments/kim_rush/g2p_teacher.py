@@ -6,18 +6,18 @@ were measured with another teacher are then measured again by the experiment.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from experiments.harness.g2p_data import make_g2p_data
+from experiments.harness.publishing import publish_model
 from experiments.harness.recipes import recipe_of
-from experiments.kim_rush.tasks import G2P, Size
+from experiments.harness.shapes import Size
+from experiments.kim_rush.tasks import G2P
 from seqdistill.build.running import train
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress
 from seqdistill.models.loading import load_tokenizer
 from seqdistill.models.scratch import configuration
-from seqdistill.records import atomic
 
 _SIZE = Size(128, 3, 3)
 _SHAPE = {"init_std": 0.02, "max_position_embeddings": 64}
@@ -36,7 +36,6 @@ _SETTINGS = {
     "training.threads": 2,
     "evaluation.max_new_tokens": 48,
 }
-_RECORDED = ("recipe.yaml", "metrics.jsonl", "manifest.json")
 
 
 def main() -> None:
@@ -56,12 +55,7 @@ def main() -> None:
         "output_dir": str(G2P.folder / "teacher"),
     }
     run = train(recipe_of(settings), progress=NoProgress(), resume=True)
-    with atomic.replaced_folder(Path(G2P.teacher)) as aside:
-        shutil.copytree(run.student_path, aside, dirs_exist_ok=True)
-    # Not beside the weights: what is there is the teacher's fingerprint.
-    with atomic.replaced_folder(Path(f"{G2P.teacher}_record")) as aside:
-        for name in _RECORDED:
-            shutil.copyfile(run.path / name, aside / name)
+    publish_model(run, Path(G2P.teacher))
 
 
 if __name__ == "__main__":

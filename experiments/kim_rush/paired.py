@@ -11,19 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
-
+from experiments.harness.paired import NUM_RESAMPLES, difference_interval
 from experiments.kim_rush.cells import run_folder
 from experiments.kim_rush.tasks import Task
-from seqdistill.core.generators import derived_seed
-from seqdistill.metrics.bootstrap import paired_bootstrap
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.records.run_directory import RunDirectory
 
 MODES = ("greedy", "beam")
-_CONFIDENCE = 0.95
-_NUM_RESAMPLES = 1000
 _BESIDE_TEACHER = "main/teacher/teacher-seq_inter/seed1"
 """The cell whose outputs hold the teacher's own."""
 _EXPERIMENTS = ("main", "follow_up")
@@ -34,7 +29,7 @@ Scored = Mapping[str, SummedStatistics]
 
 
 def rows_with_intervals(
-    task: Task, rows: Sequence[Row], *, num_resamples: int = _NUM_RESAMPLES
+    task: Task, rows: Sequence[Row], *, num_resamples: int = NUM_RESAMPLES
 ) -> list[dict[str, Any]]:
     """The rows of the task that were trained with one seed, each with its `versus`."""
     of_task = [r for r in rows if r["task"] == task.name and r["experiment"] in _EXPERIMENTS]
@@ -56,7 +51,7 @@ def _versus(
     own = scored[row["name"]]
     return {
         other["name"]: {
-            f"{key} - {other_key}": _interval(mine, theirs, num_resamples)
+            f"{key} - {other_key}": difference_interval(mine, theirs, num_resamples=num_resamples)
             for key, mine in own.items()
             for other_key, theirs in scored[other["name"]].items()
         }
@@ -65,17 +60,6 @@ def _versus(
         and other["name"] != row["name"]
         and other["size"] in (row["size"], "teacher")
     }
-
-
-def _interval(own: SummedStatistics, other: SummedStatistics, num_resamples: int) -> list[float]:
-    found = paired_bootstrap(
-        own,
-        other,
-        num_resamples=num_resamples,
-        confidence=_CONFIDENCE,
-        generator=np.random.default_rng(derived_seed(1, "paired rows")),
-    )
-    return [found.low, found.high]
 
 
 def _scored(task: Task, row: Row) -> Scored | None:

@@ -9,47 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from experiments.harness.shapes import Settings, Size
+
 ROOT = Path("runs/kim_rush")
 """Where data, teachers and students of the experiment lie; never committed."""
-
-Settings = Mapping[str, object]
-"""Keys of a recipe, dotted, and their values."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """A student's shape. All have two kinds of layers of one width, four times wider inside."""
-
-    width: int
-    encoder_layers: int
-    decoder_layers: int
-
-    @property
-    def name(self) -> str:
-        """Such as 64x2+2: width, encoder layers, decoder layers."""
-        return f"{self.width}x{self.encoder_layers}+{self.decoder_layers}"
-
-    @property
-    def architecture(self) -> dict[str, str | int | float | bool]:
-        """The transformers configuration: the teachers' own architecture, made small."""
-        return {
-            "model_type": "mbart",
-            "d_model": self.width,
-            "encoder_layers": self.encoder_layers,
-            "decoder_layers": self.decoder_layers,
-            "encoder_attention_heads": max(2, self.width // 32),
-            "decoder_attention_heads": max(2, self.width // 32),
-            "encoder_ffn_dim": 4 * self.width,
-            "decoder_ffn_dim": 4 * self.width,
-            "dropout": 0.1,
-            "attention_dropout": 0.0,
-            "activation_dropout": 0.0,
-            "max_position_embeddings": 256,
-            # Narrow models hardly learn at first from the usual 0.02, which suits wide ones.
-            "init_std": round(self.width**-0.5, 4),
-            "scale_embedding": True,
-            "tie_word_embeddings": True,
-        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 from corpora.g2p.build import Entry, divide, write
 from experiments.harness.rows import add_rows, read_rows
 from experiments.harness.runner import next_cell
+from experiments.harness.shapes import Size
 from experiments.kim_rush import cells as cells_module
 from experiments.kim_rush import run as runner
 from experiments.kim_rush import tasks
@@ -17,7 +18,7 @@ from experiments.kim_rush.cells import Cell, plan
 from experiments.kim_rush.measure import rows_of
 from experiments.kim_rush.paired import rows_with_intervals
 from experiments.kim_rush.prepare import prepare
-from experiments.kim_rush.tasks import G2P, Budget, Size, Task
+from experiments.kim_rush.tasks import G2P, Budget, Task
 
 from seqdistill.core.progress import NoProgress
 from seqdistill.models.loading import load_tokenizer
