@@ -89,6 +89,7 @@ def test_entropy_is_drawn_as_far_as_a_tenth_of_the_references_reach(tmp_path: Pa
     assert entropy_chart(tmp_path, 9.0) == entropy_chart(tmp_path, 1.0)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_results_from_before_the_analyses_have_a_page_without_them(tmp_path: Path) -> None:
     page = page_of(tmp_path, {"systems": SYSTEMS})
     assert "What beam search adds" not in page.text
@@ -96,6 +97,7 @@ def test_results_from_before_the_analyses_have_a_page_without_them(tmp_path: Pat
     assert "Certainty against likelihood" in page.text, "this was always measured"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_analysis_that_is_missing_takes_no_other_with_it(tmp_path: Path) -> None:
     results = full_results()
     del results["analyses"]
@@ -104,6 +106,7 @@ def test_one_analysis_that_is_missing_takes_no_other_with_it(tmp_path: Path) -> 
     assert "Output length" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_single_system_is_compared_with_nobody(tmp_path: Path) -> None:
     page = page_of(tmp_path, {"systems": [SYSTEMS[3]]})
     assert "What explains it" not in page.text
@@ -138,6 +141,7 @@ def errors() -> Row:
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_an_error_rate_the_lowest_is_recommended_and_less_is_better(
     tmp_path: Path, errors: Row
 ) -> None:

@@ -198,6 +198,7 @@ def test_the_headline_and_the_cards_say_what_the_best_student_keeps(html: str) -
     assert "+2.6 BLEU" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_copy_stands_beside_the_systems_and_is_never_recommended(comparison: Path) -> None:
     results = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
     results["exports"][0]["bleu_beam"] = 33.9
@@ -254,6 +255,7 @@ def test_equal_folders_give_equal_bytes(comparison: Path, html: str) -> None:
     assert build_report(comparison) == html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_is_written_beside_the_results(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"systems": [{"name": "a"}]}', encoding="utf-8")
     path = write_report(tmp_path)
@@ -261,6 +263,7 @@ def test_the_report_is_written_beside_the_results(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == build_report(tmp_path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_single_run_in_any_script_and_without_dev_scores_has_a_page(tmp_path: Path) -> None:
     name = "my $x_1$ 学生"
     rows = [row(name, "seq_kd", 31.62, 510.0)]
@@ -276,6 +279,7 @@ def test_a_single_run_in_any_script_and_without_dev_scores_has_a_page(tmp_path: 
     assert len(page.labels) == 1, "one system has no trade-off, only its loss"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_was_not_evaluated_shows_how_its_training_went(tmp_path: Path) -> None:
     write_lines(tmp_path / "metrics.jsonl", metrics())
     page = Page(build_report(tmp_path))
@@ -283,6 +287,7 @@ def test_a_run_that_was_not_evaluated_shows_how_its_training_went(tmp_path: Path
     assert len(page.labels) == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_results_with_nothing_but_names_have_a_page(tmp_path: Path) -> None:
     rows = [{"name": "teacher", "method": "teacher"}, {"name": "student"}]
     (tmp_path / "results.json").write_text(json.dumps({"systems": rows}), encoding="utf-8")
@@ -291,6 +296,7 @@ def test_results_with_nothing_but_names_have_a_page(tmp_path: Path) -> None:
     assert "No training log is in this folder." in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_undistilled_student_that_is_best_is_called_best(comparison: Path) -> None:
     results = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
     results["systems"][1]["bleu_beam"] = 33.0

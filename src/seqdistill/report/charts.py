@@ -133,7 +133,7 @@ def learning(
         )
     loss = [plots.Line(looks[c.name], c.loss_nats) for c in logs if c.loss_nats]
     if loss:
-        window = max(1, max(len(line.points) for line in loss) // 25)
+        window = plots.smoothing(loss)
         charts.append(
             Chart(
                 "Training loss",

@@ -143,6 +143,11 @@ class Rollout:
     born: int
     """The update it was first written for: before `step` in replay."""
 
+    @property
+    def is_written(self) -> bool:
+        """Whether a model wrote it, rather than people: then it is the reference."""
+        return self.written_by != "reference"
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingLog:

@@ -6,6 +6,7 @@ A missing number is an en dash everywhere. Does not know what the numbers mean.
 from __future__ import annotations
 
 import json
+import math
 
 from seqdistill.records.atomic import JsonValue
 
@@ -18,6 +19,23 @@ HARD = "\u00a0"  # no-break space
 def fixed(value: float | None, places: int = 1) -> str:
     """With so many decimals and a real minus sign: `31.7`."""
     return MISSING if value is None else f"{value:,.{places}f}".replace("-", MINUS)
+
+
+def significant(value: float | None, figures: int = 3) -> str:
+    """With so many figures, of what may be of any size: `0.0123`, `4.57`, `1,235`."""
+    if value is None:
+        return MISSING
+    if value == 0.0 or not math.isfinite(value):
+        return fixed(value, 0)
+    # Of the rounded value: 9.996 has one figure more before its point.
+    rounded = float(f"{value:.{figures - 1}e}")
+    places = figures - 1 - math.floor(math.log10(abs(rounded)))
+    return fixed(rounded, min(max(places, 0), 6))
+
+
+def plain(value: float) -> str:
+    """As short as it is exact, of a setting such as a temperature: `0.5`, `1`."""
+    return f"{value:g}"
 
 
 def signed(value: float | None, places: int = 1) -> str:
@@ -57,7 +75,7 @@ def times(ratio: float | None) -> str:
     return f"{ratio:.1f}×" if ratio >= 0.995 else f"{ratio:.2f}×"
 
 
-def count(value: float | None) -> str:
+def count(value: float | int | None) -> str:
     """A whole number, shortened from a million on: `11.9 M`."""
     if value is None:
         return MISSING

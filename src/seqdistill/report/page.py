@@ -15,8 +15,23 @@ from markupsafe import Markup
 
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.report import cards, charts, differences, explaining, findings, numbers, plots
-from seqdistill.report.contents import RunContents, System
+from seqdistill.report import (
+    cards,
+    charts,
+    differences,
+    explaining,
+    findings,
+    numbers,
+    plots,
+    reward_charts,
+    reward_signals,
+    sampling,
+    speeds,
+    writing,
+    written_samples,
+)
+from seqdistill.report.contents import Metric, RunContents, System, TrainingLog
+from seqdistill.report.glossary import glossary
 from seqdistill.report.inputs import read_contents
 
 NUM_COLOURS = 6
@@ -54,7 +69,43 @@ def build_report(run_directory: Path) -> str:
         trade_offs=charts.trade_offs(measured, looks),
         learning=charts.learning(contents.logs, contents.dev_metric, looks),
         explaining=explaining.charts_of(contents, looks),
+        glossary=glossary(contents),
+        **_of_sampling(measured, contents.metrics, looks),
+        **_of_writing(contents.logs, contents.dev_metric, looks),
     )
+
+
+def _of_sampling(
+    systems: Sequence[System], metrics: Sequence[Metric], looks: dict[str, plots.Look]
+) -> dict[str, object]:
+    """What `sampling.html.jinja` shows."""
+    sampled = sampling.sampled(systems)
+    return {
+        "sampled": sampled,
+        "sampled_metrics": sampling.metrics_of(sampled, metrics),
+        "sampled_chart": sampling.chart_of(sampled, metrics[0], looks),
+    }
+
+
+def _of_writing(
+    logs: Sequence[TrainingLog], metric: Metric, looks: dict[str, plots.Look]
+) -> dict[str, object]:
+    """What `writing.html.jinja` shows."""
+    writers = writing.writers(logs)
+    verdicts = [reward_signals.verdict(log, metric) for log in writers]
+    speed = speeds.chart_of(writers, looks)
+    written = [*writing.charts_of(logs, looks), *([speed] if speed is not None else [])]
+    return {
+        "written": written,
+        "written_by": writing.shown(logs),
+        "verdicts_of_rewards": [v for v in verdicts if v.is_rewarded],
+        "verdicts_without_reward": [v for v in verdicts if not v.is_rewarded],
+        "reward_charts": reward_charts.charts_of(logs, metric, looks),
+        "signals": reward_signals,
+        "suspects": {v.system for v in verdicts if v.signs},
+        "written_tables": written_samples.tables(writers),
+        "WRITERS": written_samples.WRITERS,
+    }
 
 
 def write_report(run_directory: Path) -> Path:

@@ -1,22 +1,20 @@
-"""Charts as SVG text that takes its colours from the page, so that it is readable by day and night.
+"""Charts as SVG text: dots on a plane, columns, curves.
 
-matplotlib draws with stand-in colours, each of which becomes a CSS variable. No text of the user's
-is drawn: names stand in the page's own legend, where any script and direction works. Equal
-inputs give equal bytes. Does not know systems: points and lines come ready.
+No text of the user's is drawn: names stand in the page's own legend, where any script and
+direction works. Does not know systems: points and lines come ready.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from seqdistill.report import svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.axis import Axis
 
 MARKERS = {
     "circle": "o",
@@ -27,10 +25,7 @@ MARKERS = {
     "hexagon": "h",
 }
 
-_FIRST_COLOUR = 0x10  # not 0: matplotlib leaves black out of the SVG, as the default
-# Stand-in colours; the page defines the variables for both schemes.
-_INK, _MUTED, _GRID, _SURFACE = "#0000f0", "#0000f1", "#0000f2", "#0000f3"
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _SURFACE: "--surface"}
+_MARKS_A_LINE = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +38,15 @@ class Look:
     @property
     def stand_in(self) -> str:
         """The colour that matplotlib draws with."""
-        return f"#0000{_FIRST_COLOUR + self.colour:02x}"
+        return svg.stand_in(self.colour)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dot:
-    """One measurement; `filled` is beam search, hollow is greedy. Bounds draw an error bar."""
+    """One measurement, hollow where it is the plainer of two: greedy, or the lowest temperature.
+
+    Bounds draw an error bar.
+    """
 
     look: Look
     x: float
@@ -64,72 +62,107 @@ class Line:
 
     look: Look
     points: Sequence[tuple[float, float]]
+    style: Literal["solid", "dashed"] = "solid"
 
 
 def scatter(
     name: str, dots: Sequence[Dot], *, x_label: str, y_label: str, level: float | None
 ) -> str:
     """SVG of a quality over a cost on a logarithmic axis; `level` is drawn as a dashed line."""
-    with _styled(name):
-        figure, axes = _axes()
+    with svg.styled(name):
+        figure, axes = svg.empty(svg.FULL)
         axes.set_xscale("log")
         _draw_level(axes, level)
         _draw_dots(axes, dots)
-        _plain_log_ticks(axes, [dot.x for dot in dots])
+        low, high = min(dot.x for dot in dots), max(dot.x for dot in dots)
+        axes.set_xlim(low / 1.35, high * 1.35)
+        _plain_log_ticks(axes.xaxis, [low, high])
         axes.margins(y=0.12)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        return _svg(figure, name)
+        return svg.text_of(figure, name)
 
 
 def plane(name: str, dots: Sequence[Dot], *, x_label: str, y_label: str) -> str:
     """SVG of one quantity over another, both on plain axes."""
-    with _styled(name):
-        figure, axes = _axes()
+    with svg.styled(name):
+        figure, axes = svg.empty(svg.FULL)
         _draw_dots(axes, dots)
         axes.margins(x=0.12, y=0.12)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        return _svg(figure, name)
+        return svg.text_of(figure, name)
 
 
 def columns(name: str, dots: Sequence[Dot], *, y_label: str, level: float) -> str:
     """SVG of one quantity, a column a system at x = 0, 1, 2, ..., in the order of the legend."""
-    with _styled(name):
-        figure, axes = _axes()
+    with svg.styled(name):
+        figure, axes = svg.empty(svg.FULL)
         _draw_level(axes, level)
         _draw_dots(axes, dots)
         axes.set_xticks([])
         axes.margins(x=0.12, y=0.12)
         axes.set_ylabel(y_label)
-        return _svg(figure, name)
+        return svg.text_of(figure, name)
 
 
 def curves(
     name: str, lines: Sequence[Line], *, x_label: str, y_label: str, marked: bool, window: int
 ) -> str:
     """SVG of values over steps; with a `window` above 1 their running mean is drawn over them."""
-    with _styled(name):
-        figure, axes = _axes()
+    with svg.styled(name):
+        figure, axes = svg.empty(svg.FULL)
         for line in lines:
-            x = [update for update, _ in line.points]
-            y = [value for _, value in line.points]
-            colour = line.look.stand_in
-            if window > 1:
-                axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.25)
-                y = running_mean(y, window)
-            axes.plot(
-                x,
-                y,
-                color=colour,
-                linewidth=1.8,
-                marker=MARKERS[line.look.marker] if marked else None,
-                markersize=4.5,
-            )
+            _draw_line(axes, line, marks_every=1 if marked else None, window=window)
         axes.margins(x=0.02, y=0.08)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        return _svg(figure, name)
+        return svg.text_of(figure, name)
+
+
+def over_updates(
+    name: str,
+    lines: Sequence[Line],
+    *,
+    y_label: str,
+    window: int,
+    size: tuple[float, float],
+    level: float | None = None,
+    scale: Literal["linear", "log"] = "linear",
+) -> str:
+    """SVG of values over updates, of the size `svg.FULL` or `svg.SMALL`.
+
+    Each line has a few markers, so that as many lines as there are markers times colours can be
+    told apart. `level` is drawn as a dashed line. On a log scale all values must be positive.
+    """
+    from matplotlib.ticker import FixedLocator, MaxNLocator, StrMethodFormatter
+
+    with svg.styled(name):
+        figure, axes = svg.empty(size)
+        axes.set_yscale(scale)
+        _draw_level(axes, level)
+        for line in lines:
+            marks_every = -(-len(line.points) // _MARKS_A_LINE)
+            _draw_line(axes, line, marks_every=marks_every, window=window)
+        axes.margins(x=0.03, y=0.1)
+        updates = {x for line in lines for x, _ in line.points}
+        few = sorted(updates) if len(updates) == 1 else None
+        axes.xaxis.set_major_locator(
+            FixedLocator(few) if few else MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10])
+        )
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        if min(y for line in lines for _, y in line.points) >= 0.0 > axes.get_ylim()[0]:
+            axes.set_ylim(bottom=-0.05 * axes.get_ylim()[1])  # no room for what cannot be
+        if scale == "log":
+            _plain_log_ticks(axes.yaxis, [y for line in lines for _, y in line.points])
+        axes.set_xlabel("updates")
+        axes.set_ylabel(y_label)
+        return svg.text_of(figure, name)
+
+
+def smoothing(lines: Sequence[Line]) -> int:
+    """How many points the running mean of such lines is over: a twenty-fifth of the longest."""
+    return max(1, max((len(line.points) for line in lines), default=0) // 25)
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
@@ -141,9 +174,28 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
+def _draw_line(axes: Axes, line: Line, *, marks_every: int | None, window: int) -> None:
+    x = [update for update, _ in line.points]
+    y = [value for _, value in line.points]
+    colour = line.look.stand_in
+    if window > 1:
+        axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.25)
+        y = running_mean(y, window)
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linewidth=1.8 if line.style == "solid" else 1.2,
+        linestyle="-" if line.style == "solid" else (0, (4, 2)),
+        marker=MARKERS[line.look.marker] if marks_every else None,
+        markevery=marks_every,
+        markersize=4.5,
+    )
+
+
 def _draw_level(axes: Axes, level: float | None) -> None:
     if level is not None:
-        axes.axhline(level, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        axes.axhline(level, color=svg.MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
 
 
 def _draw_dots(axes: Axes, dots: Sequence[Dot]) -> None:
@@ -165,84 +217,21 @@ def _draw_dot(axes: Axes, dot: Dot) -> None:
         color=colour,
         marker=MARKERS[dot.look.marker],
         markersize=7.5,
-        markerfacecolor=colour if dot.filled else _SURFACE,
+        markerfacecolor=colour if dot.filled else svg.SURFACE,
         markeredgecolor=colour,
         markeredgewidth=1.4,
         zorder=4,
     )
 
 
-def _plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:
+def _plain_log_ticks(axis: Axis, values: Sequence[float]) -> None:
     """Ticks at 1, 2 and 5 times powers of ten, written out: 200, 500, 1,000."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    low, high = min(values), max(values)
-    axes.set_xlim(low / 1.35, high * 1.35)
-    steps = (1.0, 2.0, 5.0) if high / low > 2.5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-    axes.xaxis.set_major_locator(LogLocator(base=10.0, subs=steps))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-@contextlib.contextmanager
-def _styled(name: str) -> Iterator[None]:
-    # Imported here: the room must load in milliseconds, also for those who draw nothing.
-    import matplotlib
-
-    settings = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.size": 8.5,
-        "text.color": _INK,
-        "text.parse_math": False,
-        "axes.edgecolor": _MUTED,
-        "axes.labelcolor": _MUTED,
-        "axes.linewidth": 0.7,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": _GRID,
-        "grid.linewidth": 0.7,
-        "xtick.color": _MUTED,
-        "ytick.color": _MUTED,
-        "xtick.major.size": 0.0,
-        "ytick.major.size": 0.0,
-        "xtick.major.pad": 5.0,
-        "ytick.major.pad": 5.0,
-        "legend.frameon": False,
-        "lines.solid_capstyle": "round",
-        "lines.solid_joinstyle": "round",
-    }
-    with matplotlib.rc_context(settings):
-        yield
-
-
-def _axes() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 3.3), layout="constrained")
-    axes = figure.subplots()
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", visible=False)
-    return figure, axes
-
-
-def _svg(figure: Figure, name: str) -> str:
-    buffer = io.StringIO()
-    # Without metadata: dates would make equal inputs differ, and addresses are not ours to state.
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    # Several charts share a page: every id gets the chart's name in front.
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"#0000f[0-3]", lambda found: f"var({_VARIABLES[found[0]]})", text)
-    text = re.sub(
-        r"#0000([1-9a-e][0-9a-f])",
-        lambda found: f"var(--series-{int(found[1], 16) - _FIRST_COLOUR})",
-        text,
-    )
-    return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1).strip()
+    ratio = max(values) / min(values)
+    few = (1.0, 2.0, 5.0) if ratio < 100.0 else (1.0,)
+    steps = few if ratio > 2.5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(base=10.0, subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,129 @@
+"""The words of the page, each where it is used, for people of other fields.
+
+Explains; measures nothing.
+"""
+
+from __future__ import annotations
+
+from seqdistill.report import reward_signals, sampling, writing
+from seqdistill.report.contents import RunContents
+from seqdistill.report.findings import SIGNIFICANT_BELOW
+
+_BY_METRIC = {
+    "bleu": (
+        "BLEU",
+        "Overlap with the human reference in runs of one to four words, 0 to 100. Compare only "
+        "values with the same signature.",
+    ),
+    "chrf": (
+        "chrF",
+        "Overlap with the human reference in runs of one to six characters, 0 to 100; kinder to "
+        "word endings than BLEU.",
+    ),
+    "token_error_rate": (
+        "Token error rate",
+        "Insertions, deletions and substitutions that turn the reference into the output, for "
+        "every 100 tokens of the reference. PER where tokens are phonemes.",
+    ),
+    "sequence_error_rate": (
+        "Sequence error rate",
+        "Outputs, of every 100, that are not exactly the reference. WER where an output is a word.",
+    ),
+    "rouge_1": (
+        "ROUGE-1",
+        "Words that output and reference share: the F1 of precision and recall, 0 to 100.",
+    ),
+    "rouge_2": (
+        "ROUGE-2",
+        "Pairs of neighbouring words that output and reference share: the F1, 0 to 100.",
+    ),
+    "rouge_l": (
+        "ROUGE-L",
+        "The longest series of words that output and reference have in the same order, gaps "
+        "allowed: the F1, 0 to 100.",
+    ),
+    "answer_accuracy": (
+        "Answer accuracy",
+        "Outputs, of every 100, whose final answer is the reference’s.",
+    ),
+}
+_ALWAYS = (
+    (
+        "Greedy, beam search",
+        "Greedy decoding takes the likeliest next word; beam search follows several sentences at "
+        "once and keeps the likeliest.",
+    ),
+    (
+        "Perplexity",
+        "How many equally likely tokens the model hesitates between, on average, at each token of "
+        "the reference.",
+    ),
+    (
+        "Mode share",
+        "p(t = ŷ): the probability a model gives its own best output, averaged over sentences.",
+    ),
+    (
+        "Entropy",
+        "How undecided a model is about the next token, in nats: 0 when it is certain.",
+    ),
+    (
+        "Interval",
+        "Where the score would mostly fall on other test sets of this kind, from resampling the "
+        "sentences.",
+    ),
+    (
+        "Paired test",
+        "Whether two systems differ by more than the choice of test sentences explains; a "
+        f"difference is called significant where p is below {SIGNIFICANT_BELOW}.",
+    ),
+)
+_WRITING = (
+    (
+        "Rollout",
+        "A sequence sampled by the student during training. On-policy: from the weights of this "
+        "very update; replay: from earlier ones.",
+    ),
+    (
+        "KL(student ‖ teacher)",
+        "The reverse divergence: large where the student writes what the teacher finds unlikely.",
+    ),
+)
+_REWARD = (
+    (
+        "Reward hacking",
+        "Writing what a reward counts and not what it stands for: a higher reward, worse texts.",
+    ),
+)
+_SAMPLING = (
+    (
+        "Self-BLEU",
+        "BLEU of a sample against the other samples of its source, 0 to 100: 100 where all are "
+        "equal. It grows with the number of samples.",
+    ),
+    (
+        "Temperature",
+        "What the model’s scores are divided by before sampling: below 1 likely words become "
+        "likelier; 1 is the model itself.",
+    ),
+)
+_REPETITION = (
+    (
+        "Repetition",
+        "Of an output’s runs of four words, how many the same output has had before.",
+    ),
+)
+
+
+def glossary(contents: RunContents) -> tuple[tuple[str, str], ...]:
+    """Words and their meanings, in the order of the page."""
+    shown = dict.fromkeys(metric.name for metric in (*contents.metrics, contents.dev_metric))
+    rewarded = reward_signals.rewarded(contents.logs)
+    sampled = sampling.sampled((*contents.systems, *contents.copies))
+    return (
+        *(_BY_METRIC[name] for name in shown if name in _BY_METRIC),
+        *_ALWAYS,
+        *(_SAMPLING if sampled else ()),
+        *(_WRITING if writing.writers(contents.logs) else ()),
+        *(_REWARD if rewarded else ()),
+        *(_REPETITION if sampled or rewarded else ()),
+    )
