@@ -20,6 +20,10 @@ METHOD_TITLES = {
     "baseline": "student without distillation",
     "word_kd": "word-level distillation",
     "seq_kd": "sequence-level distillation",
+    "supervised_kd": "word-level, on given sequences",
+    "on_policy_kd": "on the student’s own sequences",
+    "gkd": "on given and own sequences",
+    "gkd_rl": "on its own sequences, with a reward",
 }
 
 

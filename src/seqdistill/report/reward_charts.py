@@ -45,12 +45,7 @@ def _dev(logs: Sequence[TrainingLog], metric: Metric, looks: Looks) -> Chart | N
     svg = plots.over_updates(
         "hacking-dev", lines, y_label=f"dev {metric.title}", window=1, size=FULL
     )
-    bests = {log.name: max(log.dev, key=lambda p: metric.worth(p[1])) for log in scored}
-    told = "; ".join(
-        f"{log.name}: best {numbers.fixed(bests[log.name][1])} at update "
-        f"{numbers.count(bests[log.name][0])}, {numbers.fixed(log.dev[-1][1])} at the end"
-        for log in scored
-    )
+    told = "; ".join(_best_and_last(log, metric) for log in scored)
     title = f"{metric.title[:1].upper()}{metric.title[1:]} on dev"
     up = "up" if metric.higher_is_better else "down"
     return Chart(
@@ -58,6 +53,17 @@ def _dev(logs: Sequence[TrainingLog], metric: Metric, looks: Looks) -> Chart | N
         Markup(svg),
         f"{title} over updates. {told}",
         f"What the reward stands for: {up} is better. {told}.",
+    )
+
+
+def _best_and_last(log: TrainingLog, metric: Metric) -> str:
+    update, best = max(log.dev, key=lambda point: metric.worth(point[1]))
+    at_the_end = log.dev[-1][1]
+    if best == at_the_end:
+        return f"{log.name}: best at the end, {numbers.fixed(best)}"
+    return (
+        f"{log.name}: best {numbers.fixed(best)} at update {numbers.count(update)}, "
+        f"{numbers.fixed(at_the_end)} at the end"
     )
 
 
