@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check teacher corpus bench kim-rush clean help
+.PHONY: demo test check teacher corpus bench kim-rush gkd clean help
 
 help:  ## the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ bench: $(STAMP)  ## measure the fused losses against the materialized ones
 
 kim-rush: $(STAMP)  ## run Kim and Rush's tables, or go on with them: many hours
 	$(BIN)/python -m experiments.kim_rush.run $(ARGS)
+
+gkd: $(STAMP)  ## run the on-policy distillation experiment, or go on with it: many hours
+	$(BIN)/python -m experiments.gkd.run $(ARGS)
 
 clean:  ## remove the environment and caches, keep runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,268 @@
+"""One cell from nothing to its row: trains its student, measures it on the test sets.
+
+Runs in a process of its own, with one thread, beside others.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from experiments.gkd.cells import INITIAL, Cell, run_folder
+from experiments.gkd.tasks import Task
+from experiments.harness.contents import content_of
+from experiments.harness.recipes import recipe_of
+from seqdistill.build.data import read_split
+from seqdistill.build.evaluation import evaluation_settings
+from seqdistill.build.models import model_folder
+from seqdistill.build.running import train
+from seqdistill.build.systems import system_under_test
+from seqdistill.core.progress import NoProgress
+from seqdistill.data.examples import Example
+from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
+from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
+from seqdistill.generation.calculator import greedy_with_calculator
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.recipe.schema import Recipe
+from seqdistill.records.environment import machine
+from seqdistill.records.fingerprint import of_settings
+from seqdistill.records.run_directory import RunDirectory
+
+_PLACES = ("training.threads", "teacher.model", "method", "sequences.corpus")
+"""Settings that decide no number."""
+_OF_EVALUATION = "evaluation."
+_NUM_DIGITS = 12
+# Of a system's row: names that the cell has already, in its own words.
+_OWN_NAMES = ("name", "method", "init")
+_TEACHERS: dict[str, SystemResult] = {}
+
+
+def training_digest(cell: Cell) -> str:
+    """Twelve hex digits of what decides a cell's student: settings, data, teacher, first weights.
+
+    How it is evaluated is not among them, but for what chooses checkpoints.
+    """
+    settings = {
+        key: value
+        for key, value in cell.settings.items()
+        if key not in _PLACES and not key.startswith(_OF_EVALUATION)
+    }
+    facts = [settings, _contents(cell.task, ("train", "dev")), _teacher(cell), cell.start]
+    return of_settings(facts)[:_NUM_DIGITS]
+
+
+def digest(cell: Cell) -> str:
+    """Twelve hex digits of what decides a cell's numbers: its student, and how it is measured."""
+    evaluation = {k: v for k, v in cell.settings.items() if k.startswith(_OF_EVALUATION)}
+    tests = [_contents(cell.task, ("test",)), dict(cell.task.further_tests), cell.task.calculator]
+    facts = [training_digest(cell), cell.measured, evaluation, tests if cell.measured else []]
+    return of_settings(facts)[:_NUM_DIGITS]
+
+
+def _contents(task: Task, splits: Sequence[str]) -> dict[str, str]:
+    return {split: content_of(str(task.settings[f"data.{split}"])) for split in splits}
+
+
+def _teacher(cell: Cell) -> str | None:
+    """What the student learns from; supervised students learn from nobody."""
+    if cell.method.preset == "baseline":
+        return None
+    return content_of(model_folder(cell.task.teacher))
+
+
+def run_directory(cell: Cell) -> RunDirectory:
+    """Where the cell's student is, or will be."""
+    return RunDirectory(run_folder(cell.task, cell.method.name, cell.seed, training_digest(cell)))
+
+
+def rows_of(cell: Cell) -> list[dict[str, object]]:
+    """Trains and measures a cell: one row."""
+    if cell.experiment == "teacher":
+        recipe = recipe_of(_with_places(cell, student=cell.task.teacher))
+        result = _teacher_result(cell.task, recipe)
+        _write_outputs(run_directory(cell), recipe, result)
+        system = _system(recipe, model_folder(cell.task.teacher), read_split(recipe, "test"))
+        return [described(cell) | _measured(cell, recipe, system, result)]
+    recipe = recipe_of(_with_places(cell), preset=cell.method.preset)
+    run = run_directory(cell)
+    if not _is_finished(run):
+        train(recipe, progress=NoProgress(), resume=True)
+    row = described(cell) | _of_training(cell, run)
+    if not cell.measured:
+        return [row]
+    system = _system(recipe, str(run.student_path), read_split(recipe, "test"))
+    result = evaluate_system(
+        system,
+        _references(read_split(recipe, "test")),
+        evaluation_settings(recipe),
+        teacher=_teacher_result(cell.task, recipe),
+    )
+    _write_outputs(run, recipe, result)
+    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+    return [row | _measured(cell, recipe, system, result)]
+
+
+def _with_places(cell: Cell, *, student: str | None = None) -> dict[str, object]:
+    """The cell's settings, and where its student is written and starts from."""
+    if cell.start is not None:
+        begun = RunDirectory(run_folder(cell.task, INITIAL.name, cell.seed, cell.start))
+        student = str(begun.student_path)
+    begins = {} if student is None else {"student.model": student}
+    return {**cell.settings, **begins, "output_dir": str(run_directory(cell).path)}
+
+
+def outputs_of(row: Mapping[str, Any], task: Task) -> tuple[list[str], list[str]] | None:
+    """What a row's student wrote greedily, and the references; None where it is not kept."""
+    folder = run_folder(task, row["method"], row["seed"], row["training"])
+    outputs = RunDirectory(folder).read_outputs()
+    if not outputs:
+        return None
+    return [str(o["greedy"]) for o in outputs], [str(o["reference"]) for o in outputs]
+
+
+def start_is_gone(row: Mapping[str, Any], task: Task) -> bool:
+    """Whether the row is of a supervised student whose weights are no longer there."""
+    if row["experiment"] != "initial" or row["task"] != task.name:
+        return False
+    folder = run_folder(task, row["method"], row["seed"], row["training"])
+    return not RunDirectory(folder).student_path.is_dir()
+
+
+def _is_finished(run: RunDirectory) -> bool:
+    if not (run.manifest_path.is_file() and run.student_path.is_dir()):
+        return False
+    return run.read_manifest().get("finished") is True
+
+
+def described(cell: Cell) -> dict[str, object]:
+    """The keys of a row that tell which cell it is of."""
+    method = cell.method
+    return {
+        "task": cell.task.name,
+        "experiment": cell.experiment,
+        "preset": method.preset,
+        "method": method.name,
+        "divergence": method.divergence,
+        "lambda": method.student_share,
+        "alpha": cell.teacher_weight,
+        "data_share": cell.data_share,
+        "seed": cell.seed,
+        "updates": cell.updates,
+        "learning_rate": cell.learning_rate,
+        "start": cell.start,
+        "training": training_digest(cell),
+        "name": cell.name,
+        "digest": digest(cell),
+        "machine": str(machine()["cpu_model"]),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _of_training(cell: Cell, run: RunDirectory) -> dict[str, object]:
+    """Dev scores of the student that was kept, seconds of training, what it last wrote."""
+    trained = cast("dict[str, Any]", run.read_manifest()["training"])
+    kept, key = trained["best"][0][1], f"dev_{cell.task.dev_score}"
+    metrics = run.read_metrics()
+    scores = next(row for row in metrics if row["step"] == kept and key in row)
+    facts: dict[str, object] = {k: v for k, v in scores.items() if k.startswith("dev_")}
+    facts["kept_update"] = kept
+    facts["wall_s"] = round(trained["seconds"], 1)
+    facts["seconds_per_update"] = trained["seconds"] / trained["updates"]
+    facts["tokens_training"] = trained["tokens"]
+    for name in ("completion_length", "student_entropy", "teacher_reverse_kl", "reward"):
+        logged = [row[name] for row in metrics if isinstance(row.get(name), float)]
+        if logged:
+            facts[f"last_{name}"] = logged[-1]
+    return facts
+
+
+def _teacher_result(task: Task, recipe: Recipe) -> SystemResult:
+    """The teacher on the test set, decoded once by each process for all of its cells."""
+    if task.name not in _TEACHERS:
+        examples = read_split(recipe, "test")
+        _TEACHERS[task.name] = evaluate_system(
+            _system(recipe, model_folder(task.teacher), examples),
+            _references(examples),
+            evaluation_settings(recipe),
+            teacher=None,
+        )
+    return _TEACHERS[task.name]
+
+
+def _system(recipe: Recipe, folder: str, examples: Sequence[Example]) -> SystemUnderTest:
+    return system_under_test(recipe.method, folder, "pretrained", recipe, examples)
+
+
+def _references(examples: Sequence[Example]) -> list[str]:
+    return [example.target or "" for example in examples]
+
+
+def _measured(
+    cell: Cell, recipe: Recipe, system: SystemUnderTest, result: SystemResult
+) -> dict[str, object]:
+    """Every column of the test sets; `value` is the task's metric by greedy decoding."""
+    settings = evaluation_settings(recipe)
+    row = {key: value for key, value in result.row.items() if key not in _OWN_NAMES}
+    if cell.task.calculator:
+        references = _references(read_split(recipe, "test"))
+        row |= _calculated("calculator", system, references, settings)
+    for name, place in cell.task.further_tests.items():
+        row |= _on_further_test(name, place, cell, system, settings)
+    greedy = f"{cell.task.metric}_greedy"
+    ends = {end: row[f"{greedy}_{end}"] for end in ("low", "high")}
+    return {**row, "metric": greedy, "value": row[greedy], **ends}
+
+
+def _on_further_test(
+    name: str, place: str, cell: Cell, system: SystemUnderTest, settings: EvaluationSettings
+) -> dict[str, object]:
+    """The task's metric by greedy decoding of another test set, with a calculator where it may."""
+    recipe = recipe_of({**_with_places(cell, student=cell.task.teacher), "data.test": place})
+    examples = read_split(recipe, "test")
+    other = _system(recipe, _folder_of(cell), examples)
+    references = _references(examples)
+    found = other.generator.generate([e.source_ids for e in other.examples], settings.greedy)
+    ids = [group[0].token_ids if group else () for group in found]
+    texts = other.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    metric = cell.task.metric
+    statistics = CORPUS_METRICS[metric].statistics([text.strip() for text in texts], references)
+    columns = interval_columns(f"{metric}_{name}", statistics, settings)
+    if cell.task.calculator:
+        columns |= _calculated(f"{name}_calculator", other, references, settings)
+    return columns
+
+
+def _folder_of(cell: Cell) -> str:
+    if cell.experiment == "teacher":
+        return model_folder(cell.task.teacher)
+    return str(run_directory(cell).student_path)
+
+
+def _calculated(
+    name: str, system: SystemUnderTest, references: Sequence[str], settings: EvaluationSettings
+) -> dict[str, object]:
+    """The main metric of outputs in which the calculator put every marked step right."""
+    outputs = greedy_with_calculator(
+        system.generator,
+        [example.source_ids for example in system.examples],
+        settings.greedy,
+        tokenizer=system.tokenizer,
+    )
+    metric = settings.main_metric.name
+    texts = [output.text.strip() for output in outputs]
+    statistics = CORPUS_METRICS[metric].statistics(texts, references)
+    return interval_columns(f"{metric}_{name}", statistics, settings)
+
+
+def _write_outputs(run: RunDirectory, recipe: Recipe, result: SystemResult) -> None:
+    """Keeps what was written for every test input, for intervals of differences."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    examples = read_split(recipe, "test")
+    run.write_outputs(
+        [
+            {"id": example.id, "reference": example.target, "greedy": result.greedy.texts[place]}
+            for place, example in enumerate(examples)
+        ]
+    )

@@ -1,0 +1,77 @@
+"""What a task needs before its first cell: data, its teacher, the teacher's outputs.
+
+Each part is made once and kept; a part that was begun goes on. Teachers are not trained here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from experiments.gkd.tasks import G2P, Task
+from experiments.harness.g2p_data import make_g2p_data
+from experiments.harness.recipes import recipe_of
+from seqdistill.build.data import Split, read_split
+from seqdistill.build.labelling import label_data
+from seqdistill.core.errors import UserError
+from seqdistill.core.generators import named_generator
+from seqdistill.core.progress import Progress
+from seqdistill.data.readers import read_examples
+from seqdistill.records import atomic
+
+_LOG = logging.getLogger(__name__)
+_NUM_DEV = 500
+"""Examples of dev that checkpoints are scored on, where a task has more."""
+
+
+def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
+    """How many examples each split has. Makes what is missing of data and corpus.
+
+    Raises UserError for a teacher that is not there, and for another number of training examples
+    than the task says.
+    """
+    if not task.teacher.startswith("bundled:") and not Path(task.teacher).is_dir():
+        raise UserError(
+            f"the teacher of {task.name} must be in {task.teacher}, but there is none; train it "
+            f"by: python -m experiments.gkd.teachers {task.name}"
+        )
+    if task is G2P:
+        make_g2p_data(task.folder / "data")
+    write_dev(task)
+    corpus = {"sequences.corpus": str(task.teacher_corpus)}
+    settings = {
+        **task.settings,
+        "teacher.model": task.teacher,
+        "student.model": task.teacher,  # nobody is trained by it
+        "output_dir": str(task.folder / "prepared"),
+    }
+    recipe = recipe_of({**settings, **corpus}, preset="seq_kd")
+    if not (task.teacher_corpus / "manifest.json").is_file():
+        _LOG.info("%s: the teacher writes", task.name)
+        label_data(recipe, progress=progress)
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    sizes = {split: len(read_split(recipe, split)) for split in splits}
+    if sizes["train"] != task.num_train:
+        raise UserError(
+            f"the training examples of {task.name} must be {task.num_train}, found "
+            f"{sizes['train']}; correct num_train, by which parts of the data are taken"
+        )
+    return sizes
+
+
+def write_dev(task: Task) -> None:
+    """Writes the subset of dev that the task's recipes name, where they name one."""
+    path = task.folder / "data" / "dev.jsonl"
+    if path.is_file() or task.settings["data.dev"] != str(path):
+        return
+    examples = read_examples(str(task.settings["data.train"]), split="dev")
+    generator = named_generator(1, f"{task.name} dev")
+    order: list[int] = torch.randperm(len(examples), generator=generator).tolist()
+    chosen = [examples[i] for i in sorted(order[:_NUM_DEV])]
+    rows = [{"id": e.id, "source": e.source, "target": e.target} for e in chosen]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    atomic.write_text(path, "".join(lines))

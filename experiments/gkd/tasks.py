@@ -1,0 +1,248 @@
+"""The four tasks of the experiment: data, teacher, student, budget, and which cells each has.
+
+Everything that a row depends on besides its method and seed stands here. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments.gkd.methods import FULL_GRID, KEY_GRID, GridPoint
+from experiments.harness.shapes import Settings, Size
+from experiments.kim_rush.tasks import EN_DE as TRANSLATION
+from experiments.kim_rush.tasks import G2P as PHONEMES
+
+ROOT = Path("runs/gkd")
+"""Where data, corpora and students of the experiment lie; never committed."""
+TEACHERS = Path("experiments/gkd/teachers")
+"""Where the teachers that this experiment trained are published."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How long students are trained, and the rates that each method may choose from."""
+
+    initial_updates: int
+    """Of the supervised student that every other student starts from."""
+    initial_rate: float
+    """Its peak rate."""
+    updates: int
+    """Of every student after it, whatever its method: of the runs that choose rates, too."""
+    rates: tuple[float, ...]
+    """Peak rates tried for each method on dev."""
+    rate_factor: float
+    """By how much further rates lie beyond the ends of those."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Data, teacher and student of one task."""
+
+    name: str
+    teacher: str
+    """Folder or `bundled:` name."""
+    teacher_corpus: Path
+    """The teacher's beam outputs for the training sources."""
+    num_train: int
+    """Training inputs, of which `data_shares` are parts."""
+    settings: Settings
+    """What all recipes of the task share."""
+    student: Mapping[str, str | int | float | bool]
+    """The transformers configuration of every student."""
+    rollouts: Settings
+    """What recipes say more where the student writes."""
+    budget: Budget
+    grid: tuple[GridPoint, ...]
+    """The divergences and shares of the student that are tried."""
+    seeds: tuple[int, ...]
+    """Of the main rows."""
+    further_seeds: tuple[int, ...]
+    """Of the rows for data efficiency, equal time and rewards."""
+    data_shares: tuple[float, ...]
+    """Parts of the training inputs that on-policy and supervised students make do with."""
+    teacher_weights: tuple[float, ...]
+    """Alpha of the students that are rewarded, too; none where nothing is."""
+    metric: str
+    """The main one of `evaluation.metrics`, greedily decoded: what a row's `value` is."""
+    dev_score: str
+    """What chooses rates and checkpoints, by greedy decoding of dev."""
+    lower_is_better: bool
+    """Whether lower values of `metric` and `dev_score` are better."""
+    further_tests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """More test sets, by the name that their columns get."""
+    calculator: bool = False
+    """Whether outputs are measured with a calculator at hand, too."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its data, corpora and students lie."""
+        return ROOT / self.name
+
+
+_SAMPLED: Settings = {
+    "evaluation.sampling_temperatures": [0.3, 1.0],
+    "evaluation.samples_per_source": 4,
+}
+_G2P_DATA = ROOT / "g2p" / "data"
+G2P = Task(
+    name="g2p",
+    teacher=PHONEMES.teacher,
+    teacher_corpus=PHONEMES.corpus("beam-5"),
+    num_train=113_893,
+    settings={
+        **PHONEMES.settings,
+        **{f"data.{split}": str(_G2P_DATA / f"{split}.tsv") for split in ("train", "dev", "test")},
+        **_SAMPLED,
+    },
+    student=PHONEMES.large.architecture,
+    rollouts={"sequences.rollouts.max_new_tokens": 48},
+    budget=Budget(
+        initial_updates=1500,
+        initial_rate=1.6e-2,
+        updates=300,
+        rates=(1e-3, 4e-3),
+        rate_factor=2.0,
+    ),
+    grid=FULL_GRID,
+    seeds=(1, 2, 3, 4, 5),
+    further_seeds=(1, 2, 3),
+    data_shares=(0.05, 0.25),
+    teacher_weights=(),
+    metric="sequence_error_rate",
+    dev_score="token_error_rate",
+    lower_is_better=True,
+)
+
+ARITHMETIC = Task(
+    name="arithmetic",
+    teacher=str(TEACHERS / "arithmetic"),
+    teacher_corpus=ROOT / "arithmetic" / "corpora" / "beam-5",
+    num_train=24_000,
+    settings={
+        "data.train": "bundled:arithmetic",
+        "data.dev": "bundled:arithmetic",
+        "data.test": "bundled:arithmetic",
+        "data.max_source_tokens": 128,
+        "data.max_target_tokens": 120,
+        "sequences.decoding.max_new_tokens": 128,
+        "training.batch_tokens": 3000,
+        "training.precision": "fp32",
+        "training.warmup_updates": 100,
+        "training.eval_every": 500,
+        "training.eval_metric": "answer_accuracy",
+        "training.trackers": [],
+        "evaluation.metrics": ["answer_accuracy"],
+        "evaluation.max_new_tokens": 128,
+        **_SAMPLED,
+    },
+    student={
+        "model_type": "llama",
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 384,
+        "max_position_embeddings": 384,
+        "initializer_range": 0.05,
+        "tie_word_embeddings": True,
+    },
+    rollouts={"sequences.rollouts.max_new_tokens": 128},
+    budget=Budget(
+        initial_updates=3000,
+        initial_rate=4e-3,
+        updates=200,
+        rates=(5e-4, 2e-3),
+        rate_factor=2.0,
+    ),
+    grid=FULL_GRID,
+    seeds=(1, 2, 3),
+    further_seeds=(1, 2, 3),
+    data_shares=(0.05, 0.25),
+    teacher_weights=(),
+    metric="answer_accuracy",
+    dev_score="answer_accuracy",
+    lower_is_better=False,
+    further_tests={"new_templates": "bundled:arithmetic/new-templates"},
+    calculator=True,
+)
+
+EN_DE = Task(
+    name="en-de",
+    teacher=TRANSLATION.teacher,
+    teacher_corpus=TRANSLATION.corpus("beam-5"),
+    num_train=79_050,
+    settings={
+        **TRANSLATION.settings,
+        "data.dev": str(ROOT / "en-de" / "data" / "dev.jsonl"),
+        **_SAMPLED,
+        "evaluation.samples_per_source": 2,
+    },
+    student=TRANSLATION.large.architecture,
+    rollouts={
+        "sequences.rollouts.max_new_tokens": 96,
+        "sequences.rollouts.engine": "ctranslate2",
+    },
+    budget=Budget(
+        initial_updates=2400,
+        initial_rate=2e-3,
+        updates=300,
+        rates=(5e-4, 2e-3),
+        rate_factor=2.0,
+    ),
+    grid=KEY_GRID,
+    seeds=(1, 2, 3),
+    further_seeds=(1, 2, 3),
+    data_shares=(),
+    teacher_weights=(),
+    metric="bleu",
+    dev_score="chrf",
+    lower_is_better=False,
+)
+
+SUMMARIES = Task(
+    name="summaries",
+    teacher=str(TEACHERS / "summaries"),
+    teacher_corpus=ROOT / "summaries" / "corpora" / "beam-5",
+    num_train=27_983,
+    settings={
+        "data.train": "bundled:debian-summaries",
+        "data.dev": str(ROOT / "summaries" / "data" / "dev.jsonl"),
+        "data.test": "bundled:debian-summaries",
+        "data.max_source_tokens": 192,
+        "data.max_target_tokens": 40,
+        "sequences.decoding.max_new_tokens": 40,
+        "training.batch_tokens": 4000,
+        "training.precision": "bf16",
+        "training.warmup_updates": 200,
+        "training.eval_every": 500,
+        "training.eval_metric": "rouge_2",
+        "training.trackers": [],
+        "evaluation.metrics": ["rouge_2", "rouge_1", "rouge_l"],
+        "evaluation.max_new_tokens": 40,
+        **_SAMPLED,
+    },
+    student=Size(96, 2, 2).architecture,
+    rollouts={
+        "sequences.rollouts.max_new_tokens": 40,
+        "sequences.rollouts.engine": "ctranslate2",
+    },
+    budget=Budget(
+        initial_updates=2000,
+        initial_rate=4e-3,
+        updates=300,
+        rates=(5e-4, 2e-3),
+        rate_factor=2.0,
+    ),
+    grid=KEY_GRID,
+    seeds=(1, 2, 3),
+    further_seeds=(1, 2, 3),
+    data_shares=(),
+    teacher_weights=(0.0, 0.25, 0.5, 0.75, 1.0),
+    metric="rouge_2",
+    dev_score="rouge_2",
+    lower_is_better=False,
+)
+
+TASKS = {task.name: task for task in (G2P, ARITHMETIC, EN_DE, SUMMARIES)}

@@ -1,0 +1,132 @@
+"""Trains the teachers that no other experiment has: `python -m experiments.gkd.teachers TASK`.
+
+Replaces the model in `teachers/TASK` and its record; rows that were measured with another teacher
+are then measured again by the experiment. Goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from experiments.gkd.prepare import write_dev
+from experiments.gkd.tasks import ARITHMETIC, SUMMARIES, Task
+from experiments.harness.publishing import publish_model
+from experiments.harness.recipes import recipe_of
+from experiments.harness.shapes import Settings, Size
+from seqdistill.build.running import train
+from seqdistill.core.allocator import keep_freed_memory
+from seqdistill.core.progress import NoProgress
+from seqdistill.data.examples import Example
+from seqdistill.data.readers import read_examples
+from seqdistill.models.scratch import configuration, train_vocabulary
+
+_LLAMA = {
+    **ARITHMETIC.student,
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "intermediate_size": 768,
+    "initializer_range": 0.02,
+}
+_SHARED: Settings = {
+    "method": "teacher",
+    "student.init": "scratch",
+    "student.store": "fp16",
+    "training.eval_every": 500,
+    "training.keep_best": 3,
+    "training.average_best": True,
+    "training.checkpoint_every": 250,
+    "training.precision": "bf16",
+}
+TEACHERS: Mapping[str, tuple[Task, Mapping[str, str | int | float | bool], int, Settings]] = {
+    # Short of the last percent on purpose: a teacher that is always right cannot tell methods
+    # apart, since its outputs are then the references.
+    "arithmetic": (
+        ARITHMETIC,
+        _LLAMA,
+        1024,
+        {
+            "training.updates": 8000,
+            "training.batch_tokens": 8000,
+            "training.learning_rate": 1.5e-3,
+            "training.warmup_updates": 400,
+        },
+    ),
+    "summaries": (
+        SUMMARIES,
+        {**Size(256, 3, 3).architecture, "init_std": 0.02},
+        8000,
+        {
+            "training.updates": 4000,
+            "training.batch_tokens": 8000,
+            "training.learning_rate": 1e-3,
+            "training.warmup_updates": 400,
+            "training.dropout": 0.2,
+        },
+    ),
+}
+"""Task, transformers configuration, size of the vocabulary and length of training."""
+
+
+def vocabulary(examples: Iterable[Example], *, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer of the examples' texts in which every digit is a token.
+
+    Digits that merge give the same number many spellings. They are kept apart by hiding them while
+    merges are learned.
+    """
+    texts = (text for e in examples for text in (e.source, e.target or ""))
+    return train_vocabulary((re.sub(r"\d", " ", text) for text in texts), vocab_size=vocab_size)
+
+
+def teacher_settings(name: str) -> dict[str, object]:
+    """The recipe's keys; makes its tokenizer and configuration where they are not there."""
+    task, architecture, vocab_size, settings = TEACHERS[name]
+    write_dev(task)
+    shape = task.folder / "data" / "teacher-shape"
+    if not (shape / "config.json").is_file():
+        examples = read_examples(str(task.settings["data.train"]), split="train")
+        tokenizer = vocabulary(examples, vocab_size=vocab_size)
+        tokenizer.save_pretrained(shape)
+        configuration(architecture, tokenizer).save_pretrained(shape)
+    shared = {
+        key: value
+        for key, value in task.settings.items()
+        if not key.startswith(("sequences.", "evaluation.sampl"))
+    }
+    return {
+        **shared,
+        **_SHARED,
+        **settings,
+        "student.model": str(shape),
+        "output_dir": str(task.folder / "teacher"),
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("task", choices=list(TEACHERS))
+    parser.add_argument("--updates", type=int, help="another length, to try it: not published")
+    options = parser.parse_args()
+    keep_freed_memory()
+    settings = teacher_settings(options.task)
+    if options.updates is not None:
+        settings |= {
+            "training.updates": options.updates,
+            "training.warmup_updates": max(1, options.updates // 10),
+            "training.eval_every": max(1, options.updates // 3),
+            "output_dir": f"{settings['output_dir']}-{options.updates}",
+        }
+    run = train(recipe_of(settings), progress=NoProgress(), resume=True)
+    if options.updates is None:
+        publish_model(run, Path(TEACHERS[options.task][0].teacher))
+
+
+if __name__ == "__main__":
+    main()
