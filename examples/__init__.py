@@ -1,0 +1,1 @@
+"""Whole jobs on models that people know, each with its measured result."""
