@@ -200,6 +200,7 @@ class _Plan:
             task.budget.rates,
             lower_is_better=task.lower_is_better,
             factor=task.budget.rate_factor,
+            most_more=task.budget.more_rates,
         )
 
     def _rate(self, method: str) -> float | None:
@@ -209,6 +210,7 @@ class _Plan:
             task.budget.rates,
             lower_is_better=task.lower_is_better,
             factor=task.budget.rate_factor,
+            most_more=task.budget.more_rates,
         )
 
     # Students.

@@ -5,6 +5,7 @@ Runs in a process of its own, with one thread, beside others.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,12 @@ from experiments.gkd.cells import INITIAL, Cell, run_folder
 from experiments.gkd.tasks import Task
 from experiments.harness.contents import content_of
 from experiments.harness.recipes import recipe_of
-from seqdistill.build.data import read_split
+from seqdistill.build.data import encode_for_evaluation, read_split
 from seqdistill.build.evaluation import evaluation_settings
 from seqdistill.build.models import model_folder
 from seqdistill.build.running import train
 from seqdistill.build.systems import system_under_test
 from seqdistill.core.progress import NoProgress
-from seqdistill.data.examples import Example
 from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
 from seqdistill.generation.calculator import greedy_with_calculator
@@ -79,37 +79,36 @@ def run_directory(cell: Cell) -> RunDirectory:
 
 def rows_of(cell: Cell) -> list[dict[str, object]]:
     """Trains and measures a cell: one row."""
+    run, row = run_directory(cell), described(cell)
     if cell.experiment == "teacher":
-        recipe = recipe_of(_with_places(cell, student=cell.task.teacher))
-        result = _teacher_result(cell.task, recipe)
-        _write_outputs(run_directory(cell), recipe, result)
-        system = _system(recipe, model_folder(cell.task.teacher), read_split(recipe, "test"))
-        return [described(cell) | _measured(cell, recipe, system, result)]
-    recipe = recipe_of(_with_places(cell), preset=cell.method.preset)
-    run = run_directory(cell)
+        result = _teacher_result(cell.task)
+        system = _system(cell.task, model_folder(cell.task.teacher))
+        _write_outputs(run, cell.task, result)
+        return [row | _measured(cell.task, system, result)]
     if not _is_finished(run):
+        recipe = recipe_of(_with_places(cell), preset=cell.method.preset)
         train(recipe, progress=NoProgress(), resume=True)
-    row = described(cell) | _of_training(cell, run)
+    row |= _of_training(cell, run)
     if not cell.measured:
         return [row]
-    system = _system(recipe, str(run.student_path), read_split(recipe, "test"))
+    system = _system(cell.task, str(run.student_path))
     result = evaluate_system(
         system,
-        _references(read_split(recipe, "test")),
-        evaluation_settings(recipe),
-        teacher=_teacher_result(cell.task, recipe),
+        _references(cell.task),
+        evaluation_settings(_evaluation_recipe(cell.task)),
+        teacher=_teacher_result(cell.task),
     )
-    _write_outputs(run, recipe, result)
+    _write_outputs(run, cell.task, result)
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
-    return [row | _measured(cell, recipe, system, result)]
+    return [row | _measured(cell.task, system, result)]
 
 
-def _with_places(cell: Cell, *, student: str | None = None) -> dict[str, object]:
+def _with_places(cell: Cell) -> dict[str, object]:
     """The cell's settings, and where its student is written and starts from."""
+    begins = {}
     if cell.start is not None:
         begun = RunDirectory(run_folder(cell.task, INITIAL.name, cell.seed, cell.start))
-        student = str(begun.student_path)
-    begins = {} if student is None else {"student.model": student}
+        begins["student.model"] = str(begun.student_path)
     return {**cell.settings, **begins, "output_dir": str(run_directory(cell).path)}
 
 
@@ -178,66 +177,67 @@ def _of_training(cell: Cell, run: RunDirectory) -> dict[str, object]:
     return facts
 
 
-def _teacher_result(task: Task, recipe: Recipe) -> SystemResult:
+def _evaluation_recipe(task: Task, *, test: str | None = None) -> Recipe:
+    """How every system of the task is measured: with one seed, so on the same resamples."""
+    settings = {k: v for k, v in task.settings.items() if k.startswith(("data.", _OF_EVALUATION))}
+    if test is not None:
+        settings["data.test"] = test
+    folders = {"teacher.model": task.teacher, "student.model": task.teacher}
+    return recipe_of({**settings, **folders, "training.threads": 1, "seed": task.seeds[0]})
+
+
+def _teacher_result(task: Task) -> SystemResult:
     """The teacher on the test set, decoded once by each process for all of its cells."""
     if task.name not in _TEACHERS:
-        examples = read_split(recipe, "test")
         _TEACHERS[task.name] = evaluate_system(
-            _system(recipe, model_folder(task.teacher), examples),
-            _references(examples),
-            evaluation_settings(recipe),
+            _system(task, model_folder(task.teacher)),
+            _references(task),
+            evaluation_settings(_evaluation_recipe(task)),
             teacher=None,
         )
     return _TEACHERS[task.name]
 
 
-def _system(recipe: Recipe, folder: str, examples: Sequence[Example]) -> SystemUnderTest:
-    return system_under_test(recipe.method, folder, "pretrained", recipe, examples)
+def _system(task: Task, folder: str, *, test: str | None = None) -> SystemUnderTest:
+    recipe = _evaluation_recipe(task, test=test)
+    return system_under_test("student", folder, "pretrained", recipe, read_split(recipe, "test"))
 
 
-def _references(examples: Sequence[Example]) -> list[str]:
+def _references(task: Task, *, test: str | None = None) -> list[str]:
+    examples = read_split(_evaluation_recipe(task, test=test), "test")
     return [example.target or "" for example in examples]
 
 
-def _measured(
-    cell: Cell, recipe: Recipe, system: SystemUnderTest, result: SystemResult
-) -> dict[str, object]:
+def _measured(task: Task, system: SystemUnderTest, result: SystemResult) -> dict[str, object]:
     """Every column of the test sets; `value` is the task's metric by greedy decoding."""
-    settings = evaluation_settings(recipe)
     row = {key: value for key, value in result.row.items() if key not in _OWN_NAMES}
-    if cell.task.calculator:
-        references = _references(read_split(recipe, "test"))
-        row |= _calculated("calculator", system, references, settings)
-    for name, place in cell.task.further_tests.items():
-        row |= _on_further_test(name, place, cell, system, settings)
-    greedy = f"{cell.task.metric}_greedy"
+    settings = evaluation_settings(_evaluation_recipe(task))
+    if task.calculator:
+        row |= _calculated("calculator", system, _references(task), settings)
+    for name, test in task.further_tests.items():
+        row |= _on_further_test(name, test, task, system, settings)
+    greedy = f"{task.metric}_greedy"
     ends = {end: row[f"{greedy}_{end}"] for end in ("low", "high")}
     return {**row, "metric": greedy, "value": row[greedy], **ends}
 
 
 def _on_further_test(
-    name: str, place: str, cell: Cell, system: SystemUnderTest, settings: EvaluationSettings
+    name: str, test: str, task: Task, system: SystemUnderTest, settings: EvaluationSettings
 ) -> dict[str, object]:
     """The task's metric by greedy decoding of another test set, with a calculator where it may."""
-    recipe = recipe_of({**_with_places(cell, student=cell.task.teacher), "data.test": place})
-    examples = read_split(recipe, "test")
-    other = _system(recipe, _folder_of(cell), examples)
-    references = _references(examples)
+    recipe = _evaluation_recipe(task, test=test)
+    tokenizer, kind = system.tokenizer, system.collator.kind
+    encoded = encode_for_evaluation(read_split(recipe, "test"), tokenizer, kind, recipe.data)
+    other = dataclasses.replace(system, examples=encoded.examples)
+    references = _references(task, test=test)
     found = other.generator.generate([e.source_ids for e in other.examples], settings.greedy)
     ids = [group[0].token_ids if group else () for group in found]
-    texts = other.tokenizer.batch_decode(ids, skip_special_tokens=True)
-    metric = cell.task.metric
-    statistics = CORPUS_METRICS[metric].statistics([text.strip() for text in texts], references)
-    columns = interval_columns(f"{metric}_{name}", statistics, settings)
-    if cell.task.calculator:
+    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    statistics = CORPUS_METRICS[task.metric].statistics(texts, references)
+    columns = interval_columns(f"{task.metric}_{name}", statistics, settings)
+    if task.calculator:
         columns |= _calculated(f"{name}_calculator", other, references, settings)
     return columns
-
-
-def _folder_of(cell: Cell) -> str:
-    if cell.experiment == "teacher":
-        return model_folder(cell.task.teacher)
-    return str(run_directory(cell).student_path)
 
 
 def _calculated(
@@ -256,13 +256,8 @@ def _calculated(
     return interval_columns(f"{metric}_{name}", statistics, settings)
 
 
-def _write_outputs(run: RunDirectory, recipe: Recipe, result: SystemResult) -> None:
+def _write_outputs(run: RunDirectory, task: Task, result: SystemResult) -> None:
     """Keeps what was written for every test input, for intervals of differences."""
     run.path.mkdir(parents=True, exist_ok=True)
-    examples = read_split(recipe, "test")
-    run.write_outputs(
-        [
-            {"id": example.id, "reference": example.target, "greedy": result.greedy.texts[place]}
-            for place, example in enumerate(examples)
-        ]
-    )
+    pairs = zip(result.greedy.texts, _references(task), strict=True)
+    run.write_outputs([{"reference": reference, "greedy": text} for text, reference in pairs])

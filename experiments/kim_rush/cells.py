@@ -143,6 +143,8 @@ class _Plan:
                 yield from self._teacher()
                 yield from self._more_of_the_same(seed)
                 yield from self._pruned(seed)
+        for size in self._task.curve_sizes:
+            yield from self._grid(size, CURVE_METHODS)
         for seed in self._task.seeds[:_NUM_CURVE_SEEDS]:
             yield from self._curves(seed)
 
@@ -285,8 +287,8 @@ class _Plan:
 
     def _curves(self, seed: int) -> Iterator[Cell]:
         for method in CURVE_METHODS:
-            for size, like in self._task.curve_sizes.items():
-                first = self._chosen_as(method, like)
+            for size in self._task.curve_sizes:
+                first = self._chosen_scratch(size, method)
                 if first is not None:
                     yield self._cell("size_curve", size, method, seed, (first,))
             small = self._task.small
@@ -296,10 +298,6 @@ class _Plan:
             for updates in self._task.curve_updates:
                 stages = (self._scratch(method, rate, updates),)
                 yield self._cell("length_curve", small, method, seed, stages, updates=updates)
-
-    def _chosen_as(self, method: str, size_name: str) -> StageOfCell | None:
-        like = next(s for s in (self._task.large, self._task.small) if s.name == size_name)
-        return self._chosen_scratch(like, method)
 
     def _pruned(self, seed: int) -> Iterator[Cell]:
         """Prune, retrain, fine-tune; at 0 % the same without zeros."""

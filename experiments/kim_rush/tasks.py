@@ -58,8 +58,8 @@ class Task:
     """Of the rows of the small student."""
     all_rows_everywhere: bool
     """Whether the small size and the further seeds have every row, not just the main ones."""
-    curve_sizes: Mapping[Size, str]
-    """More student sizes, for a curve; each with the size whose rates it takes."""
+    curve_sizes: tuple[Size, ...]
+    """More student sizes, for a curve; each method chooses its rate for each of them."""
     curve_updates: tuple[int, ...]
     """More lengths of training of the small student, for a curve."""
     dev_score: str
@@ -114,16 +114,12 @@ G2P = Task(
     },
     large=Size(64, 2, 2),
     small=Size(32, 1, 1),
-    budgets={"64x2+2": _G2P_BUDGET, "32x1+1": _G2P_BUDGET},
+    budgets=dict.fromkeys(("64x2+2", "32x1+1", "16x1+1", "48x1+1", "96x2+2"), _G2P_BUDGET),
     interpolation_examples=40_000,
     seeds=(1, 2, 3, 4, 5),
     small_seeds=(1, 2, 3, 4, 5),
     all_rows_everywhere=True,
-    curve_sizes={
-        Size(16, 1, 1): "32x1+1",
-        Size(48, 1, 1): "32x1+1",
-        Size(96, 2, 2): "64x2+2",
-    },
+    curve_sizes=(Size(16, 1, 1), Size(48, 1, 1), Size(96, 2, 2)),
     curve_updates=(375, 750, 3000, 6000),
     dev_score="token_error_rate",
     lower_is_better=True,
@@ -171,7 +167,7 @@ EN_DE = Task(
     seeds=(1, 2, 3),
     small_seeds=(1,),
     all_rows_everywhere=False,
-    curve_sizes={},
+    curve_sizes=(),
     curve_updates=(),
     dev_score="chrf",
     lower_is_better=False,

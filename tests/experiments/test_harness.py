@@ -26,6 +26,7 @@ from seqdistill.models.scratch import configuration, random_model
 
 TINY = Size(16, 1, 1)
 SMALLER = Size(8, 1, 1)
+CURVED = Size(12, 1, 1)
 
 
 def words(count: int) -> list[Entry]:
@@ -77,11 +78,11 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         settings=settings,
         large=TINY,
         small=SMALLER,
-        budgets={TINY.name: budget, SMALLER.name: budget},
+        budgets={TINY.name: budget, SMALLER.name: budget, CURVED.name: budget},
         interpolation_examples=20,
         seeds=(1, 2),
         all_rows_everywhere=False,
-        curve_sizes={Size(12, 1, 1): SMALLER.name},
+        curve_sizes=(CURVED,),
         curve_updates=(2,),
     )
 

@@ -1,0 +1,162 @@
+"""The page of the on-policy experiment: whole from any rows, equal bytes from equal rows."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiments.gkd.page import rendered, write_page
+from experiments.gkd.page_plots import PLOTS
+from experiments.gkd.page_rows import METHODS, method_name, results_of
+from experiments.gkd.page_tables import (
+    data_table,
+    grid_table,
+    main_table,
+    rates_table,
+    reward_table,
+    time_table,
+)
+from tests.experiments.gkd_rows import (
+    GAINS,
+    data_rows,
+    document,
+    everything,
+    longer_rows,
+    main_rows,
+    rate_rows,
+    reward_rows,
+    shown,
+    students,
+    whole_grid,
+)
+
+from seqdistill.core.errors import DataError
+
+
+def written(folder: Path, content: dict[str, Any]) -> dict[str, bytes]:
+    """Every file that the page makes of the content, by its path in the folder."""
+    folder.mkdir(exist_ok=True)
+    source = folder / "gkd.json"
+    source.write_text(json.dumps(content), encoding="utf-8")
+    write_page(source)
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != source
+    }
+
+
+def cells(table: str, system: str) -> list[str]:
+    """The cells of one line of a Markdown table, after the first."""
+    (line,) = [line for line in table.splitlines() if f"| {system} |" in line.replace("**", "")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_equal_rows_give_equal_bytes_in_any_order(tmp_path: Path) -> None:
+    content = everything()
+    shuffled = dict(content, rows=random.Random(1).sample(content["rows"], len(content["rows"])))
+    first, second = written(tmp_path / "a", content), written(tmp_path / "b", shuffled)
+    assert first == second
+    plots = {f"gkd/{task}_{plot}.svg" for task in ("g2p",) for plot in PLOTS} - {
+        "gkd/g2p_reward.svg"
+    }
+    assert plots | {"gkd/summaries_reward.svg", "gkd.md"} <= set(first)
+    for name, image in first.items():
+        if name.endswith(".svg"):
+            assert b"<dc:date>" not in image and b"<svg" in image
+    shown_plots = re.findall(r"!\[[^]]+\]\(([^)]+)\)", first["gkd.md"].decode())
+    assert set(shown_plots) == set(first) - {"gkd.md"}
+
+
+def test_a_page_without_rows_says_of_everything_that_it_is_not_measured(tmp_path: Path) -> None:
+    files = written(tmp_path, {"rows": []})
+    page = files.pop("gkd.md").decode()
+    assert not files
+    sections = page.split("\n## ")[1:]
+    assert len(sections) == 9 and all("Not measured yet." in section for section in sections)
+
+
+@pytest.mark.parametrize("task", ["g2p", "summaries"])
+def test_a_page_of_half_the_rows_can_be_written(task: str) -> None:
+    rows = main_rows(task, {"seq_kd": 2.0}, seeds=(1,))
+    assert "SeqKD" in rendered(results_of(document(rows)), {})
+    assert "SeqKD" in rendered(results_of(document(rows[2:])), {})  # neither teacher nor start
+
+
+@pytest.mark.parametrize("task", ["g2p", "arithmetic"])
+def test_a_gain_is_over_the_start_of_the_same_seed_and_positive_is_better(task: str) -> None:
+    table = main_table(students(main_rows(task), task))
+    line = cells(table, "On-policy KD")
+    assert line[1].startswith("+8.0\u00a0±\u00a00.0")
+    assert line[2] == "2.0×"  # ImitKD, the best baseline, gained 4
+    assert cells(table, "Initial student")[1] == "–"
+    assert "**GKD reverse KL, λ 1**" in table
+
+
+def test_one_seed_shows_the_interval_of_the_test_set_and_the_paired_one_of_a_gain() -> None:
+    rows = main_rows("g2p", seeds=(1,))
+    for row in rows:
+        if row["method"] == "seq_kd":
+            key = row["metric"]
+            row["versus"] = {"initial/initial/seed1": {f"{key} - {key}": [-4.0, -1.5]}}
+    line = cells(main_table(students(rows, "g2p")), "SeqKD")
+    assert "[" in line[0] and line[-1] == "1 seed, test set"
+    assert line[1].endswith("[1.5,\u00a04.0]")  # an error rate: a fall is a gain
+
+
+def test_the_grid_has_a_line_for_each_divergence_and_a_column_for_each_share() -> None:
+    table = grid_table(students(whole_grid("g2p"), "g2p"))
+    assert [cell.split("\u00a0")[0] for cell in cells(table, "JSD(0.1)")] == [
+        "+2.0",
+        "+5.0",
+        "+8.0",
+    ]
+    assert len(table.splitlines()) == 2 + 5
+
+
+def test_parts_of_the_inputs_end_with_the_whole() -> None:
+    table = data_table(students(main_rows("g2p") + data_rows("g2p"), "g2p"))
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        "5\u202f%",
+        "25\u202f%",
+        "100\u202f%",
+    ]
+
+
+def test_equal_time_compares_with_the_longer_training() -> None:
+    table = time_table(students(main_rows("g2p") + longer_rows("g2p"), "g2p"))
+    assert cells(table, "SeqKD, longer")[0] == "450"
+    assert cells(table, "SeqKD, longer")[-1].startswith("+4.0")
+    assert cells(table, "SeqKD")[-1].startswith("+5.0")
+
+
+def test_rewarded_students_are_shown_by_alpha_after_their_start() -> None:
+    rows = main_rows("summaries") + reward_rows(
+        rouge_l=(40, 38, 36, 34, 32), agreement=(0.5, 0.6, 0.65, 0.7, 0.72)
+    )
+    table = reward_table(students(rows, "summaries"))
+    starts = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert starts == ["initial student", "α 0", "α 0.25", "α 0.5", "α 0.75", "α 1"]
+    assert cells(table, "α 0")[0].startswith("40.0") and cells(table, "α 1")[2].startswith("72.0")
+
+
+def test_the_rate_in_use_is_bold() -> None:
+    rows = main_rows("g2p") + rate_rows("g2p")
+    table = rates_table(results_of(document(rows)), shown("g2p"))
+    assert cells(table, "SeqKD") == ["**35.00**", "37.00"]
+
+
+def test_a_cell_told_twice_is_refused() -> None:
+    rows = main_rows("g2p")
+    with pytest.raises(DataError, match="stands twice: task g2p"):
+        results_of(document([*rows, rows[-1]]))
+
+
+def test_every_method_has_a_name_of_its_own() -> None:
+    names = [method_name(method) for method in METHODS]
+    assert len(set(names)) == len(METHODS) == 18 and set(GAINS) <= set(METHODS)
+    assert method_name("gkd-jsd_0.1-0.5") == "GKD JSD(0.1), λ 0.5"
