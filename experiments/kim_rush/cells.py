@@ -29,6 +29,10 @@ MAIN = ("baseline", "word_kd", "seq_kd", "seq_kd+seq_inter")
 PRUNED_SHARES = (0.5, 0.8, 0.85, 0.9)
 CURVE_METHODS = ("baseline", "seq_kd")
 _NUM_CURVE_SEEDS = 3
+_LONGER = 4
+"""How many times as long follow-ups train."""
+_LOOKED_INTO = 0.8
+"""The pruned share that follow-ups look into: where the paper's students lose little."""
 _MORE_RATES = MOST_MORE
 _PRESETS = {"seq_kd+word_kd": "seq_kd_word_kd"}
 _ASKS_TEACHER = ("word_kd", "seq_kd_word_kd")
@@ -143,6 +147,7 @@ class _Plan:
                 yield from self._teacher()
                 yield from self._more_of_the_same(seed)
                 yield from self._pruned(seed)
+        yield from self._longer(self._task.seeds[0])
         for size in self._task.curve_sizes:
             yield from self._grid(size, CURVE_METHODS)
         for seed in self._task.seeds[:_NUM_CURVE_SEEDS]:
@@ -310,11 +315,47 @@ class _Plan:
             "training.updates": budget.retraining_updates,
             "training.warmup_updates": min(50, budget.retraining_updates),
         }
+        method = "seq_kd+prune+seq_inter"
         for share in (0.0, *PRUNED_SHARES):
             retrained = self._stage("prune", {**settings, "pruning.share": share})
             stages = (before[0], retrained, before[1])
-            method = "seq_kd+prune+seq_inter"
             yield self._cell("pruning", size, method, seed, stages, pruned_share=share)
+        longer = {**settings, "training.updates": _LONGER * budget.retraining_updates}
+        gentle, firm = budget.retraining_rate, _LONGER * budget.retraining_rate
+        for given, rate, length in (
+            (settings, gentle, "plain"),
+            (longer, gentle, f"{_LONGER}x_updates"),
+            (longer, firm, f"{_LONGER}x_updates_{_LONGER}x_rate"),
+        ):
+            given = {**given, "training.learning_rate": rate, "pruning.share": _LOOKED_INTO}
+            yield self._cell(
+                "follow_up",
+                size,
+                method,
+                seed,
+                (before[0], self._stage("prune", given), before[1]),
+                question=f"Is it the retraining that costs a student pruned by {_LOOKED_INTO:.0%}?",
+                variant=length,
+                compared_with="seq_kd+seq_inter",
+            )
+
+    def _longer(self, seed: int) -> Iterator[Cell]:
+        """Is it the length of training that keeps students from their teacher?"""
+        size = self._task.large
+        budget = self._budget(size)
+        for method in CURVE_METHODS:
+            rate = self._rate(size, method, budget.rates)
+            if rate is not None:
+                yield self._cell(
+                    "follow_up",
+                    size,
+                    method,
+                    seed,
+                    (self._scratch(method, rate, _LONGER * budget.updates),),
+                    question="Is it the length of training that keeps students from the teacher?",
+                    variant=f"{_LONGER}x_updates",
+                    compared_with=method,
+                )
 
     def _more_of_the_same(self, seed: int) -> Iterator[Cell]:
         """Is it what Seq-Inter teaches, or only that it trains for longer?"""

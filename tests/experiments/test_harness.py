@@ -196,8 +196,20 @@ def test_the_whole_table_is_measured_once_and_then_found(
     assert isinstance(density, float) and 0.2 <= density < 0.4
     curves = {(r["size"], r["updates"]) for r in rows if str(r["experiment"]).endswith("_curve")}
     assert curves == {("12x1+1", 4), (SMALLER.name, 2)}
-    further = {r["method"]: r["updates"] for r in rows if r["experiment"] == "follow_up"}
-    assert further == {"baseline+baseline": 6, "seq_kd+seq_kd": 6}
+    further = {
+        (r["method"], r.get("variant")): r["updates"]
+        for r in rows
+        if r["experiment"] == "follow_up"
+    }
+    assert further == {
+        ("baseline+baseline", None): 6,
+        ("seq_kd+seq_kd", None): 6,
+        ("baseline", "4x_updates"): 16,
+        ("seq_kd", "4x_updates"): 16,
+        ("seq_kd+prune+seq_inter", "plain"): 8,
+        ("seq_kd+prune+seq_inter", "4x_updates"): 14,
+        ("seq_kd+prune+seq_inter", "4x_updates_4x_rate"): 14,
+    }
     for row in rows:
         assert isinstance(row["digest"], str)
         if row["experiment"] == "main":
