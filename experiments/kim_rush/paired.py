@@ -33,8 +33,8 @@ def rows_with_intervals(
 ) -> list[dict[str, Any]]:
     """The rows of the task that were trained with one seed, each with its `versus`."""
     of_task = [r for r in rows if r["task"] == task.name and r["experiment"] in _EXPERIMENTS]
-    seeds = Counter((row["size"], row["method"]) for row in of_task)
-    alone = [row for row in of_task if seeds[row["size"], row["method"]] == 1]
+    seeds = Counter(_system(row) for row in of_task)
+    alone = [row for row in of_task if seeds[_system(row)] == 1]
     first = task.seeds[0]
     scored = {row["name"]: _scored(task, row) for row in of_task if row["seed"] == first}
     known = {name: found for name, found in scored.items() if found is not None}
@@ -43,6 +43,11 @@ def rows_with_intervals(
         for row in alone
         if row["name"] in known
     ]
+
+
+def _system(row: Row) -> tuple[object, ...]:
+    """What rows of several seeds have in common."""
+    return row["experiment"], row["size"], row["method"], row.get("variant")
 
 
 def _versus(
