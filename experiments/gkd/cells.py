@@ -8,6 +8,7 @@ method, then what the tables show. Trains nothing.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,8 @@ TIMED = "on_policy_kd"
 _MIDDLE_WEIGHT = 0.5
 """Alpha of the students that choose the rate of all rewarded ones."""
 _ROUNDED_UPDATES = 50
+_DEV_SCORES = 3
+"""How often a student is scored on dev; the best of these checkpoints is kept."""
 _NO_METHOD = Method("teacher", "teacher", "none", 0.0)
 INITIAL = dataclasses.replace(PLAIN["supervised_ft"], name="initial")
 """How the students are trained that all others start from."""
@@ -105,7 +108,7 @@ class Cell:
             return {}
         return {
             "training.warmup_updates": max(1, updates // 10),
-            "training.eval_every": max(1, updates // 3),
+            "training.eval_every": math.ceil(updates / _DEV_SCORES),
         }
 
     @property
@@ -249,6 +252,7 @@ class _Plan:
         timed, own = rows.get(TIMED), rows.get(method)
         if timed is None or own is None or timed["machine"] != own["machine"]:
             return None
-        bought = float(timed["wall_s"]) / float(own["seconds_per_update"])
+        seconds = [float(row["typical_seconds_per_update"]) for row in (timed, own)]
+        bought = self._task.budget.updates * seconds[0] / seconds[1]
         rounded = _ROUNDED_UPDATES * round(bought / _ROUNDED_UPDATES)
         return max(self._task.budget.updates, rounded)

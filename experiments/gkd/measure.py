@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import shutil
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any, cast
 
 from experiments.gkd.cells import INITIAL, Cell, run_folder
@@ -21,6 +23,7 @@ from seqdistill.build.models import model_folder
 from seqdistill.build.running import train
 from seqdistill.build.systems import system_under_test
 from seqdistill.core.progress import NoProgress
+from seqdistill.evaluation.analyses import token_agreement_columns
 from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
 from seqdistill.generation.calculator import greedy_with_calculator
@@ -92,12 +95,12 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
     if not cell.measured:
         return [row]
     system = _system(cell.task, str(run.student_path))
-    result = evaluate_system(
-        system,
-        _references(cell.task),
-        evaluation_settings(_evaluation_recipe(cell.task)),
-        teacher=_teacher_result(cell.task),
-    )
+    settings = evaluation_settings(_evaluation_recipe(cell.task))
+    result = evaluate_system(system, _references(cell.task), settings, teacher=None)
+    # Token by token only: a teacher's output may hold nothing that could be a reference.
+    predicted = [found.predictions for found in (result, _teacher_result(cell.task))]
+    if predicted[0] is not None and predicted[1] is not None:
+        row |= token_agreement_columns(predicted[0], predicted[1], settings)
     _write_outputs(run, cell.task, result)
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     return [row | _measured(cell.task, system, result)]
@@ -169,12 +172,20 @@ def _of_training(cell: Cell, run: RunDirectory) -> dict[str, object]:
     facts["kept_update"] = kept
     facts["wall_s"] = round(trained["seconds"], 1)
     facts["seconds_per_update"] = trained["seconds"] / trained["updates"]
+    facts["typical_seconds_per_update"] = _typical_seconds(metrics)
     facts["tokens_training"] = trained["tokens"]
     for name in ("completion_length", "student_entropy", "teacher_reverse_kl", "reward"):
         logged = [row[name] for row in metrics if isinstance(row.get(name), float)]
         if logged:
             facts[f"last_{name}"] = logged[-1]
     return facts
+
+
+def _typical_seconds(metrics: Sequence[Mapping[str, Any]]) -> float:
+    """The median of the seconds of an update: what else the machine did meanwhile hardly counts."""
+    logged = [(int(row["step"]), float(row["seconds"])) for row in metrics if "seconds" in row]
+    pairs = itertools.pairwise([(0, 0.0), *logged])
+    return median((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
 
 
 def _evaluation_recipe(task: Task, *, test: str | None = None) -> Recipe:

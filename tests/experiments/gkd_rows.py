@@ -69,6 +69,7 @@ def row(
         "agreement_top1": 0.7,
         "wall_s": 60.0,
         "seconds_per_update": 0.2,
+        "typical_seconds_per_update": 0.2,
         "seconds": 75.0,
         shown(task).dev.key: score,
         f"{measure.key}_sample_t0.3": score,

@@ -58,6 +58,7 @@ def cells(table: str, system: str) -> list[str]:
 
 def test_equal_rows_give_equal_bytes_in_any_order(tmp_path: Path) -> None:
     content = everything()
+    content["rows"] = [row for row in content["rows"] if row["task"] in ("g2p", "summaries")]
     shuffled = dict(content, rows=random.Random(1).sample(content["rows"], len(content["rows"])))
     first, second = written(tmp_path / "a", content), written(tmp_path / "b", shuffled)
     assert first == second
