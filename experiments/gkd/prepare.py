@@ -27,11 +27,10 @@ _NUM_DEV = 500
 """Examples of dev that checkpoints are scored on, where a task has more."""
 
 
-def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
-    """How many examples each split has. Makes what is missing of data and corpus.
+def make_data(task: Task) -> None:
+    """Makes the files that the task's recipes name: what its plan needs.
 
-    Raises UserError for a teacher that is not there, and for another number of training examples
-    than the task says.
+    Raises UserError for a teacher that is not there.
     """
     if not task.teacher.startswith("bundled:") and not Path(task.teacher).is_dir():
         raise UserError(
@@ -41,6 +40,15 @@ def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
     if task is G2P:
         make_g2p_data(task.folder / "data")
     write_dev(task)
+
+
+def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
+    """How many examples each split has. Makes what is missing of data and corpus.
+
+    Raises UserError for a teacher that is not there, and for another number of training examples
+    than the task says.
+    """
+    make_data(task)
     corpus = {"sequences.corpus": str(task.teacher_corpus)}
     settings = {
         **task.settings,

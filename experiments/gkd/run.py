@@ -21,11 +21,12 @@ from experiments.gkd.cells import Cell, plan
 from experiments.gkd.compared import compared_rows
 from experiments.gkd.measure import digest, rows_of, start_is_gone
 from experiments.gkd.page import write_page
-from experiments.gkd.prepare import prepare
+from experiments.gkd.prepare import make_data, prepare
 from experiments.gkd.tasks import TASKS, Task
 from experiments.harness.rows import add_rows, add_sizes, read_rows
 from experiments.harness.runner import run_cells, timed, unmeasured, use_one_thread
 from seqdistill.core.allocator import keep_freed_memory
+from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
 
 FILE = Path("docs/results/gkd.json")
@@ -52,6 +53,13 @@ def _timed_rows(cell: Cell) -> list[dict[str, object]]:
 
 def main() -> None:
     """The command line."""
+    try:
+        _run()
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def _run() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], metavar="TASK")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)), metavar="N")
@@ -62,6 +70,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     until = time.monotonic() + 60 * options.minutes
     if options.list:
+        for task in tasks:
+            make_data(task)
         for cell in pending(tasks, read_rows(FILE)):
             print(cell.task.name, cell.name)
         return
