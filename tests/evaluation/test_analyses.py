@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -168,6 +169,16 @@ def test_a_teacher_that_says_nothing_cannot_be_agreed_with() -> None:
         "token_error_rate_to_teacher": None,
         "exact_match_to_teacher": None,
     }
+
+
+def test_a_teachers_output_without_an_answer_is_left_out_of_the_agreement() -> None:
+    settings = dataclasses.replace(ERRORS, metrics=("answer_accuracy",))
+    texts = ["so #### 3", "so #### 4", "so #### 5"]
+    found = analyses.output_agreement_columns(texts, ["#### 3", "no idea", "#### 6"], settings)
+    assert found["answer_accuracy_to_teacher"] == 50.0
+    assert found["exact_match_to_teacher"] == 0.0
+    none = analyses.output_agreement_columns(texts, ["who knows"] * 3, settings)
+    assert none["answer_accuracy_to_teacher"] is None
 
 
 def test_curves_stand_by_system_and_start_with_every_reference() -> None:

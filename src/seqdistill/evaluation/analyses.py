@@ -114,14 +114,25 @@ def output_agreement_columns(
     """How like the teacher's beam outputs a system's are: the main metric against them.
 
     `<metric>_to_teacher` with its interval, and `exact_match_to_teacher`, the share of sentences
-    on which both wrote the same. None where the teacher wrote nothing at all.
+    on which both wrote the same. None where the teacher wrote nothing at all. Sentences whose
+    teacher's output the metric cannot compare with, one without an answer, are left out of the
+    first; it is None where that is all of them.
     """
     metric = settings.main_metric
     key = f"{metric.name}_to_teacher"
     if not any(text.strip() for text in teacher_texts):
         return {key: None, "exact_match_to_teacher": None}
+    pairs = [
+        (text, theirs)
+        for text, theirs in zip(texts, teacher_texts, strict=True)
+        if metric.compares_with(theirs)
+    ]
+    compared: Row = {key: None}
+    if pairs:
+        statistics = metric.statistics([text for text, _ in pairs], [theirs for _, theirs in pairs])
+        compared = interval_columns(key, statistics, settings)
     return {
-        **interval_columns(key, metric.statistics(texts, teacher_texts), settings),
+        **compared,
         "exact_match_to_teacher": exact_match_share(texts, teacher_texts),
     }
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from seqdistill.metrics.answers import answer_accuracy
+from seqdistill.metrics.answers import answer_accuracy, final_answer
 from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.summaries import (
@@ -29,6 +29,8 @@ class CorpusMetric:
     statistics: Callable[[Sequence[str], Sequence[str]], SummedStatistics]
     """Outputs and references to rows whose sum gives the score."""
     higher_is_better: bool
+    compares_with: Callable[[str], bool] = lambda _reference: True
+    """Whether a text can be a reference: not every text holds an answer."""
 
     def worth(self, value: float) -> float:
         """The value so that more is better: itself, or its negative for an error rate."""
@@ -46,7 +48,12 @@ CORPUS_METRICS: Mapping[str, CorpusMetric] = MappingProxyType(
             CorpusMetric("rouge_1", rouge_1_statistics, higher_is_better=True),
             CorpusMetric("rouge_2", rouge_2_statistics, higher_is_better=True),
             CorpusMetric("rouge_l", rouge_l_statistics, higher_is_better=True),
-            CorpusMetric("answer_accuracy", answer_accuracy, higher_is_better=True),
+            CorpusMetric(
+                "answer_accuracy",
+                answer_accuracy,
+                higher_is_better=True,
+                compares_with=lambda reference: final_answer(reference) is not None,
+            ),
         )
     }
 )
