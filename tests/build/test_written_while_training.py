@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.build.test_distill import QUICK, save_pairs, save_teacher
+from tests.build.test_distill import QUICK, save_pairs
 from tests.build.test_stages import student_of, texts
+from tests.build.test_teacher_states import folder_for
 from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.build.planning import plan
@@ -38,13 +39,8 @@ FAMILY = (
 
 
 def place_for(folder: Path, name: str) -> Path:
-    save_pairs(folder / "train.tsv", 24, seed=0)
     save_pairs(folder / "dev.tsv", 4, seed=2)
-    save_pairs(folder / "test.tsv", 6, seed=1)
-    save_teacher(folder / "teacher", name)
-    tiny_model(name, seed=8).save_pretrained(folder / "student")
-    character_tokenizer(closes=name == "mbart").save_pretrained(folder / "student")
-    return folder
+    return folder_for(folder, name)
 
 
 @pytest.fixture
