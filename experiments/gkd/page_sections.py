@@ -5,7 +5,7 @@ Says how numbers were made and never what they are: that is for tables, findings
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from experiments.gkd.page_claims import CLAIMS, Claim
 from experiments.gkd.page_rows import Results, Students, method_name
@@ -20,11 +20,10 @@ from experiments.gkd.page_tables import (
     sampled_table,
     time_table,
 )
+from experiments.harness.pages import Pictures
 from experiments.harness.text import NOT_MEASURED, change, picture, score, table
 from experiments.harness.verdicts import Part, Verdict, verdict_of
 
-Pictures = Mapping[tuple[str, str], str]
-"""Paths of the plots that could be drawn, by task and plot."""
 ELSEWHERE = "not part of this task"
 
 

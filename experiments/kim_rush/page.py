@@ -6,17 +6,16 @@ nothing; the order of the page is here, its parts are in the modules named page_
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.harness.pages import Pictures, exits, numbered_page, write_pictured
 from experiments.kim_rush.page_claim_sections import claims, follow_ups
 from experiments.kim_rush.page_curve_plots import curves_plot, pruning_plot
 from experiments.kim_rush.page_findings import findings
 from experiments.kim_rush.page_plots import likelihood_plot, main_plot
 from experiments.kim_rush.page_rows import TASKS, Results, Task, read
 from experiments.kim_rush.page_sections import (
-    Pictures,
     curves,
     learning_rates,
     likelihood,
@@ -25,8 +24,6 @@ from experiments.kim_rush.page_sections import (
     speed,
     what_was_run,
 )
-from seqdistill.core.errors import UserError
-from seqdistill.records import atomic
 
 RESULTS = Path("docs/results/kim_rush.json")
 PLOTS: dict[str, Callable[[Results, Task], bytes | None]] = {
@@ -60,44 +57,27 @@ def rendered(results: Results, pictures: Pictures) -> str:
         ("The paper's claims, one by one", claims(results)),
         ("Follow-up experiments", follow_ups(results)),
     )
-    lines = [
-        "# Sequence-level distillation after Kim and Rush (2016), on two real tasks",
-        "",
-        "<!-- written by python -m experiments.kim_rush.page from kim_rush.json -->",
-        "",
-        *(f"{number}. {text}" for number, text in enumerate(findings(results), start=1)),
-    ]
-    for heading, text in sections:
-        lines += ["", f"## {heading}", "", text]
-    return "\n".join(lines) + "\n"
+    return numbered_page(
+        "Sequence-level distillation after Kim and Rush (2016), on two real tasks",
+        "written by python -m experiments.kim_rush.page from kim_rush.json",
+        findings(results),
+        sections,
+    )
 
 
 def write_page(path: Path = RESULTS) -> None:
-    """Writes `NAME.md` and the folder `NAME` of plots beside the results `NAME.json`.
+    """Writes the page and its plots beside the results; see `harness.pages.write_pictured`.
 
-    The folder is replaced as a whole, so that no plot outlives its rows. Raises UserError for a
-    file that holds no results.
+    Raises UserError for a file that holds no results.
     """
     results = read(path)
-    images = drawn(results)
-    stems = {task.name: task.file_stem for task in TASKS}
-    names = {key: f"{stems[key[0]]}_{key[1]}.svg" for key in images}
-    folder = path.with_suffix("")
-    with atomic.replaced_folder(folder) as plots:
-        for key, image in images.items():
-            atomic.write_bytes(plots / names[key], image)
-    pictures = {key: f"{folder.name}/{name}" for key, name in names.items()}
-    atomic.write_text(path.with_suffix(".md"), rendered(results, pictures))
-
-
-def main() -> None:
-    """The command line: no arguments."""
-    try:
-        write_page()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    write_pictured(
+        path,
+        drawn(results),
+        stems={task.name: task.file_stem for task in TASKS},
+        rendered=lambda pictures: rendered(results, pictures),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    exits(write_page)

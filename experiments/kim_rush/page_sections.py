@@ -5,9 +5,10 @@ Says how numbers were made and never what they are: that is for tables, findings
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from experiments.harness.estimates import average
+from experiments.harness.pages import Pictures
 from experiments.harness.reading import Row, distinct
 from experiments.harness.text import NOT_MEASURED, grouped_thousands, picture, table
 from experiments.kim_rush.page_cells import Students, students_of
@@ -22,9 +23,6 @@ from experiments.kim_rush.page_tables import (
 )
 from experiments.kim_rush.page_text import size_name
 from seqdistill.report.numbers import MISSING, count, duration, times
-
-Pictures = Mapping[tuple[str, str], str]
-"""Paths of the plots that could be drawn, by task and plot."""
 
 
 def what_was_run(results: Results) -> str:
