@@ -10,7 +10,6 @@ corpus.parquet and corpus.json; LICENSES.md is kept by hand.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -20,12 +19,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from corpora.arithmetic.chains import chain_problem, shapes
 from corpora.arithmetic.problems import STEP, Problem, count_pieces, reason_to_drop
 from corpora.arithmetic.word_problems import PACKAGE, VERSION, load_generators, word_problem
+from corpora.parquet import TOOLS, parquet_bytes, write_corpus
 
 PARTS = ("test", "dev", "train")
 NEW_TEMPLATES = "new-templates"
@@ -136,7 +133,7 @@ def makers_of_chains() -> dict[str, Maker]:
     return {f"chain/{shape}": partial(chain_problem, shape) for shape in shapes()}
 
 
-def parquet_bytes(parts: Mapping[str, Sequence[Problem]]) -> bytes:
+def corpus_bytes(parts: Mapping[str, Sequence[Problem]]) -> bytes:
     """The corpus as Parquet; inside a part, problems stand in the order of the hashes of prompts.
 
     So word problems and chains are mixed.
@@ -147,13 +144,7 @@ def parquet_bytes(parts: Mapping[str, Sequence[Problem]]) -> bytes:
             numbers[problem.template] += 1
             name = f"{problem.template}/{numbers[problem.template]:04d}"
             rows.append((name, problem.prompt, problem.completion, problem.template, part))
-    columns = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
-    table = pa.Table.from_arrays(columns, names=list(COLUMNS))
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, compression="zstd", compression_level=19, row_group_size=ROW_GROUP_SIZE
-    )
-    return bytes(sink.getvalue().to_pybytes())
+    return parquet_bytes(COLUMNS, rows, row_group_size=ROW_GROUP_SIZE)
 
 
 def count(problems: Sequence[Problem]) -> dict[str, float]:
@@ -175,9 +166,7 @@ def main() -> None:
     words, about_words = divide(makers_of_words())
     chains, about_chains = divide(makers_of_chains())
     parts = {part: words[part] + chains[part] for part in SIZES}
-    content = parquet_bytes(parts)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "corpus.parquet").write_bytes(content)
+    content = corpus_bytes(parts)
     facts = {
         "file": "corpus.parquet",
         "sha256": sha256(content).hexdigest(),
@@ -193,10 +182,9 @@ def main() -> None:
         "words": about_words,
         "chain": about_chains,
         "packages": {PACKAGE: VERSION},
-        "tools": {"pyarrow": pa.__version__},
+        "tools": TOOLS,
     }
-    (output / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    print(json.dumps(facts, indent=1))
+    write_corpus(output, content, facts)
 
 
 if __name__ == "__main__":

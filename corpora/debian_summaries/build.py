@@ -9,20 +9,17 @@ bytes. It writes corpus.parquet and corpus.json; LICENSES.md is kept by hand.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from corpora.debian_summaries.descriptions import Description, clean, read_descriptions
 from corpora.debian_summaries.split import Split, divide
 from corpora.en_de.build import LOCK
 from corpora.en_de.ddtp import source_packages
 from corpora.en_de.fetch import checksum, fetch_lists, read_lock
+from corpora.parquet import TOOLS, parquet_bytes, write_corpus
 
 LISTS = ("Packages", "Translation-en")
 NUM_DEV, NUM_TEST, MAX_TRAIN = 1000, 2000, 30_000
@@ -44,20 +41,14 @@ def fetch(cache: Path) -> dict[str, str]:
     return {name: fetched[name][0] for name in LISTS}
 
 
-def parquet_bytes(split: Split) -> bytes:
+def corpus_bytes(split: Split) -> bytes:
     """The corpus as Parquet, rows in the order train, dev, test and by id inside."""
     rows = [
         (found.identifier, found.document, found.summary, found.source_package, part)
         for part in ("train", "dev", "test")
         for found in sorted(split.parts[part], key=lambda found: found.identifier)
     ]
-    columns = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
-    table = pa.Table.from_arrays(columns, names=list(COLUMNS))
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, compression="zstd", compression_level=19, row_group_size=ROW_GROUP_SIZE
-    )
-    return bytes(sink.getvalue().to_pybytes())
+    return parquet_bytes(COLUMNS, rows, row_group_size=ROW_GROUP_SIZE)
 
 
 def count_words(found: list[Description]) -> dict[str, int]:
@@ -84,7 +75,7 @@ def manifest(content: bytes, split: Split, removed: Counter[str]) -> dict[str, A
         "lists": {
             name: {"list": locked[name].version, "sha256": locked[name].sha256} for name in LISTS
         },
-        "tools": {"pyarrow": pa.__version__},
+        "tools": TOOLS,
     }
 
 
@@ -98,12 +89,8 @@ def main() -> None:
     sources = source_packages(texts["Packages"])
     found, removed = clean(read_descriptions(texts["Translation-en"], sources))
     split = divide(found, num_dev=NUM_DEV, num_test=NUM_TEST, max_train=MAX_TRAIN)
-    content = parquet_bytes(split)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "corpus.parquet").write_bytes(content)
-    summary = manifest(content, split, removed)
-    (arguments.output / "corpus.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
-    print(json.dumps(summary, indent=1))
+    content = corpus_bytes(split)
+    write_corpus(arguments.output, content, manifest(content, split, removed))
 
 
 if __name__ == "__main__":

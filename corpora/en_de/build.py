@@ -7,16 +7,12 @@ kept by hand, since licences have to be read.
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from corpora.en_de import ddtp, gnomehelp, lohelp
 from corpora.en_de.clean import reason_to_drop, strip_debris
@@ -36,6 +32,7 @@ from corpora.en_de.fetch import (
 )
 from corpora.en_de.sentences import Pair
 from corpora.en_de.split import Split, divide
+from corpora.parquet import TOOLS, parquet_bytes, write_corpus
 
 LOCK = Path(__file__).with_name("packages.lock.json")
 NUM_HELD_OUT = 2000
@@ -88,20 +85,14 @@ def clean(pairs: Iterator[Pair]) -> tuple[list[Pair], Counter[str]]:
     return kept, removed
 
 
-def parquet_bytes(split: Split) -> bytes:
+def corpus_bytes(split: Split) -> bytes:
     """The corpus as Parquet, rows in the order train, dev, test and by id inside."""
     rows = [
         (pair.identifier, pair.source, pair.target, pair.origin, pair.document, part)
         for part in ("train", "dev", "test")
         for pair in sorted(split.parts[part], key=lambda pair: pair.identifier)
     ]
-    columns = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
-    table = pa.Table.from_arrays(columns, names=list(COLUMNS))
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, compression="zstd", compression_level=19, row_group_size=ROW_GROUP_SIZE
-    )
-    return bytes(sink.getvalue().to_pybytes())
+    return parquet_bytes(COLUMNS, rows, row_group_size=ROW_GROUP_SIZE)
 
 
 def count_words(pairs: list[Pair]) -> dict[str, int]:
@@ -133,7 +124,7 @@ def manifest(content: bytes, split: Split, removed: Counter[str]) -> dict[str, A
         },
         "removed_pairs": dict(sorted((removed + split.removed).items())),
         "packages": {name: entry.version for name, entry in sorted(read_lock(LOCK).items())},
-        "tools": {"pyarrow": pa.__version__},
+        "tools": TOOLS,
     }
 
 
@@ -151,12 +142,8 @@ def main() -> int:
         return 1
     pairs, removed = clean(extract(texts, folders))
     split = divide(pairs, NUM_HELD_OUT)
-    content = parquet_bytes(split)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "corpus.parquet").write_bytes(content)
-    summary = manifest(content, split, removed)
-    (arguments.output / "corpus.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
-    print(json.dumps(summary, indent=1))
+    content = corpus_bytes(split)
+    write_corpus(arguments.output, content, manifest(content, split, removed))
     return 0
 
 
