@@ -17,7 +17,6 @@ from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.vocabulary import shared_vocab_size
-from seqdistill.recipe.objective_checks import writers
 from seqdistill.recipe.schema import Recipe
 
 
@@ -47,7 +46,7 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     needs_teacher = asks_teacher(recipe)
     sequences = recipe.sequences
-    need_target = "reference" in writers(recipe) or sequences.written_by == "interpolation"
+    need_target = "reference" in sequences.writers or sequences.written_by == "interpolation"
     train_examples = read_split(recipe, "train", need_target=need_target)
     dev_examples = read_split(recipe, "dev") if recipe.data.dev is not None else []
     if recipe.data.test is not None:

@@ -20,8 +20,7 @@ class RolloutLog:
         self._run = run
         self._tokenizer = prepared.student.tokenizer
         self._every = prepared.recipe.sequences.rollouts.samples_every
-        self._prompts = {example.id: prompt_text(example) for example in prepared.train_examples}
-        self._references = {example.id: example.target for example in prepared.train_examples}
+        self._examples = {example.id: example for example in prepared.train_examples}
         self._last_update = 0
 
     def __call__(self, update: int, written: Sequence[Written]) -> None:
@@ -32,15 +31,15 @@ class RolloutLog:
         self._run.log_rollouts(update, [self._row(one) for one in written[:_NUM_KEPT]])
 
     def _row(self, one: Written) -> dict[str, object]:
-        ids = one.example.target_ids
+        ids, example = one.example.target_ids, self._examples[one.example.id]
         return {
-            "id": one.example.id,
-            "prompt": self._prompts[one.example.id],
+            "id": example.id,
+            "prompt": prompt_text(example),
             "written_by": one.written_by,
             "written": self._tokenizer.decode(ids, skip_special_tokens=True).strip(),
             "tokens": len(ids),
             "finished": one.finished,
-            "reference": self._references[one.example.id],
+            "reference": example.target,
             "reward": one.reward,
             "born": one.born,
         }

@@ -97,17 +97,8 @@ def _skew(key: str, term: Term) -> Findings:
         )
 
 
-def writers(recipe: Recipe) -> tuple[str, ...]:
-    """Who may have written a sequence of this recipe, as a term's `written_by` says it."""
-    sequences = recipe.sequences
-    if not sequences.by_student:
-        return ("reference",) if sequences.written_by == "reference" else ("teacher",)
-    student = "teacher_mixed" if sequences.rollouts.teacher_share > 0.0 else "student"
-    return (student, sequences.mixture.others) if sequences.mixed else (student,)
-
-
 def _writers(key: str, term: Term, recipe: Recipe) -> Findings:
-    sequences, possible = recipe.sequences, writers(recipe)
+    sequences, possible = recipe.sequences, recipe.sequences.writers
     chosen = possible if term.written_by is None else term.written_by
     for name in (name for name in chosen if name not in possible):
         yield (

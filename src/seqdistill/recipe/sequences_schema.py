@@ -149,3 +149,11 @@ class SequencesSection(Section):
         return self.written_by == "mixture" or (
             self.written_by == "replay" and self.mixture.student_share is not None
         )
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Who may have written a sequence, as a term's `written_by` says it."""
+        if not self.by_student:
+            return ("reference",) if self.written_by == "reference" else ("teacher",)
+        student = "teacher_mixed" if self.rollouts.teacher_share > 0.0 else "student"
+        return (student, self.mixture.others) if self.mixed else (student,)

@@ -1,0 +1,57 @@
+"""What a recipe may say of a term is what the objectives know, and no more."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from seqdistill.core.errors import RecipeError
+from seqdistill.objectives import term as objectives
+from seqdistill.recipe.objective_checks import objective_findings
+from seqdistill.recipe.objective_schema import Divergence, ObjectiveSection, Term
+from seqdistill.recipe.schema import Recipe
+
+NAMES = get_args(Divergence)
+SET: dict[str, Any] = {
+    "head_mass": 0.7,
+    "start_share": 0.3,
+    "importance_weighted": True,
+    "clip": 0.2,
+}
+"""Parameters of one divergence each, with a value that is not the default."""
+
+
+def test_a_recipe_names_every_term_there_is() -> None:
+    assert set(NAMES) == set(objectives.TERM_NAMES)
+
+
+@pytest.mark.parametrize("parameter", SET)
+def test_recipe_and_objectives_agree_on_whose_a_parameter_is(parameter: str) -> None:
+    assert _refused_by_recipes(parameter) == _refused_by_objectives(parameter)
+    assert len(_refused_by_recipes(parameter)) == len(NAMES) - 1
+
+
+def _refused_by_recipes(parameter: str) -> set[str]:
+    refused = set()
+    for name in NAMES:
+        term = Term(divergence=name, **{parameter: SET[parameter]})
+        recipe = Recipe(objective=ObjectiveSection(terms=(term,)))
+        keys = [key for key, _ in objective_findings(recipe)]
+        refused |= {name} if f"objective.terms.0.{parameter}" in keys else set()
+    return refused
+
+
+def _refused_by_objectives(parameter: str) -> set[str]:
+    refused = set()
+    for name in NAMES:
+        shares: dict[str, Any] = {
+            "beta": 0.5 if name == "jensen_shannon" else None,
+            "alpha": 0.1 if name.startswith("skew_") else None,
+        }
+        objectives.check_term(objectives.Term(name, **shares))
+        try:
+            objectives.check_term(objectives.Term(name, **shares, **{parameter: SET[parameter]}))
+        except RecipeError:
+            refused.add(name)
+    return refused
