@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sacrebleu.metrics import BLEU
 
-from seqdistill.metrics.diversity import distinct_n, repetition_rate, self_bleu
+from seqdistill.metrics.diversity import repetition_rate, self_bleu
 
 SAME = ["the cat sat on the mat"] * 3
 APART = ["one two three four five", "six seven eight nine ten", "red green blue black white"]
@@ -30,19 +30,6 @@ def test_self_bleu_is_each_sample_against_the_others_by_sacrebleu() -> None:
     assert self_bleu([group[::-1]]).value == pytest.approx(found.value), "blind to their order"
     assert "samples:3" in found.signature
     assert "version:" in found.signature
-
-
-def test_distinct_n_counts_ngrams_of_a_prompts_samples_together() -> None:
-    assert distinct_n([["a b a b", "a b"]], n=1).value == pytest.approx(2 / 6)
-    assert distinct_n([["a b a b", "a b"]], n=2).value == pytest.approx(2 / 4)
-    assert distinct_n([["a a"], ["a b"]], n=1).value == pytest.approx((0.5 + 1.0) / 2)
-    assert distinct_n([APART], n=2).value == 1.0
-
-
-def test_prompts_without_an_ngram_are_left_out_unless_all_are() -> None:
-    assert distinct_n([["a"], ["a b", "a b"]], n=2).value == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="2 words or more"):
-        distinct_n([["a"], [""]], n=2)
 
 
 def test_repetition_is_within_one_output_only() -> None:

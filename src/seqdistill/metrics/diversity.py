@@ -26,7 +26,7 @@ def self_bleu(samples: Sequence[Sequence[str]], *, tokenize: str = "13a") -> Sco
 
     Source: Zhu et al. 2018 (Texygen), who take the samples of a model as one such group.
     """
-    _check_groups(samples, at_least=2)
+    _check_groups(samples)
     metric = BLEU(tokenize=tokenize, effective_order=True)
     values = [
         sum(
@@ -39,28 +39,6 @@ def self_bleu(samples: Sequence[Sequence[str]], *, tokenize: str = "13a") -> Sco
     sizes = sorted({len(group) for group in samples})
     signature = f"samples:{','.join(map(str, sizes))}|{metric.get_signature()}"
     return Score("self_bleu", sum(values) / len(values), signature)
-
-
-def distinct_n(samples: Sequence[Sequence[str]], *, n: int) -> Score:
-    """Distinct n-grams / all n-grams of a prompt's samples, in [0, 1], averaged over prompts.
-
-    Words stand between white space. Prompts whose samples hold no n-gram are left out. Falls with
-    the number and length of the samples.
-
-    Raises ValueError if there is no prompt, or no n-gram anywhere.
-
-    Source: Li et al. 2016, distinct-1 and distinct-2 (there over all outputs of a system at once).
-    """
-    _check_groups(samples, at_least=1)
-    shares = []
-    for group in samples:
-        grams = [gram for text in group for gram in _ngrams(text, n)]
-        if grams:
-            shares.append(len(set(grams)) / len(grams))
-    if not shares:
-        raise ValueError(f"distinct-{n} needs an output of {n} words or more, got none")
-    signature = f"n:{n}|tok:whitespace|mean:prompts|version:{__version__}"
-    return Score(f"distinct_{n}", sum(shares) / len(shares), signature)
 
 
 def repetition_rate(texts: Sequence[str], *, n: int = 4) -> Score:
@@ -90,10 +68,10 @@ def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     return [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]
 
 
-def _check_groups(samples: Sequence[Sequence[str]], *, at_least: int) -> None:
-    if not samples or min(len(group) for group in samples) < at_least:
+def _check_groups(samples: Sequence[Sequence[str]]) -> None:
+    if not samples or min(len(group) for group in samples) < 2:
         fewest = min((len(group) for group in samples), default=0)
         raise ValueError(
-            f"diversity needs a prompt, and {at_least} samples or more of each, got "
+            "diversity needs a prompt, and 2 samples or more of each, got "
             f"{len(samples)} prompts with {fewest} samples at the fewest"
         )
