@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from pathlib import Path
@@ -33,27 +32,13 @@ from tests.experiments.gkd_rows import (
     students,
     whole_grid,
 )
+from tests.experiments.pages import cells, files_written
 
 from seqdistill.core.errors import DataError
 
 
 def written(folder: Path, content: dict[str, Any]) -> dict[str, bytes]:
-    """Every file that the page makes of the content, by its path in the folder."""
-    folder.mkdir(exist_ok=True)
-    source = folder / "gkd.json"
-    source.write_text(json.dumps(content), encoding="utf-8")
-    write_page(source)
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != source
-    }
-
-
-def cells(table: str, system: str) -> list[str]:
-    """The cells of one line of a Markdown table, after the first."""
-    (line,) = [line for line in table.splitlines() if f"| {system} |" in line.replace("**", "")]
-    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+    return files_written(folder, "gkd", content, write_page)
 
 
 def test_equal_rows_give_equal_bytes_in_any_order(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import re
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.experiments.page_rows import (
     main_rows,
     rate_rows,
 )
+from tests.experiments.pages import cells, files_written
 
 from seqdistill.core.errors import DataError
 
@@ -29,22 +29,7 @@ FOUR = ("teacher", "baseline", "word_kd", "seq_kd")
 
 
 def written(folder: Path, content: dict[str, Any]) -> dict[str, bytes]:
-    """Every file that the page makes of the content, by its path in the folder."""
-    folder.mkdir(exist_ok=True)
-    source = folder / "kim_rush.json"
-    source.write_text(json.dumps(content), encoding="utf-8")
-    write_page(source)
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != source
-    }
-
-
-def cells(table: str, system: str) -> list[str]:
-    """The cells of one system's line of a Markdown table, after the first."""
-    (line,) = [line for line in table.splitlines() if f"| {system} |" in line.replace("**", "")]
-    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+    return files_written(folder, "kim_rush", content, write_page)
 
 
 def main_table_of(rows: list[dict[str, Any]], task: str = "en-de") -> str:
