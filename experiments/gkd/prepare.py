@@ -16,7 +16,8 @@ from experiments.harness.g2p_data import make_g2p_data
 from experiments.harness.recipes import recipe_of
 from seqdistill.build.data import Split, read_split
 from seqdistill.build.labelling import label_data
-from seqdistill.core.errors import UserError
+from seqdistill.build.models import model_folder
+from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.progress import Progress
 from seqdistill.data.readers import read_examples
@@ -32,10 +33,14 @@ def make_data(task: Task) -> None:
 
     Raises UserError for a teacher that is not there.
     """
-    if not task.teacher.startswith("bundled:") and not Path(task.teacher).is_dir():
+    try:
+        there = Path(model_folder(task.teacher)).is_dir()
+    except ModelError:
+        there = False
+    if not there:
         raise UserError(
-            f"the teacher of {task.name} must be in {task.teacher}, but there is none; train it "
-            f"by: python -m experiments.gkd.teachers {task.name}"
+            f"the teacher of {task.name} must be {task.teacher}, but there is none; train it by: "
+            f"python -m experiments.gkd.teachers {task.name}"
         )
     if task is G2P:
         make_g2p_data(task.folder / "data")

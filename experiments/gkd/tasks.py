@@ -16,8 +16,6 @@ from experiments.kim_rush.tasks import G2P as PHONEMES
 
 ROOT = Path("runs/gkd")
 """Where data, corpora and students of the experiment lie; never committed."""
-TEACHERS = Path("experiments/gkd/teachers")
-"""Where the teachers that this experiment trained are published."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +123,7 @@ G2P = Task(
 
 ARITHMETIC = Task(
     name="arithmetic",
-    teacher=str(TEACHERS / "arithmetic"),
+    teacher="bundled:arithmetic",
     teacher_corpus=ROOT / "arithmetic" / "corpora" / "beam-5",
     num_train=24_000,
     settings={
@@ -221,7 +219,7 @@ EN_DE = Task(
 
 SUMMARIES = Task(
     name="summaries",
-    teacher=str(TEACHERS / "summaries"),
+    teacher="bundled:debian-summaries",
     teacher_corpus=ROOT / "summaries" / "corpora" / "beam-5",
     num_train=27_983,
     settings={

@@ -1,7 +1,8 @@
 """Trains the teachers that no other experiment has: `python -m experiments.gkd.teachers TASK`.
 
-Replaces the model in `teachers/TASK` and its record; rows that were measured with another teacher
-are then measured again by the experiment. Goes on where it stopped.
+Replaces the bundled model of the task and, in docs/results, the record of its training; rows that
+were measured with another teacher are then measured again by the experiment. Goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
 from seqdistill.models.scratch import configuration, train_vocabulary
 
+BUNDLED = Path("src/seqdistill/bundled")
+RECORDS = Path("docs/results")
+
 _LLAMA = {
     **ARITHMETIC.student,
-    "hidden_size": 256,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "intermediate_size": 768,
+    "hidden_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "intermediate_size": 576,
     "initializer_range": 0.02,
 }
 _SHARED: Settings = {
@@ -52,9 +56,9 @@ TEACHERS: Mapping[str, tuple[Task, Mapping[str, str | int | float | bool], int, 
         _LLAMA,
         1024,
         {
-            "training.updates": 8000,
-            "training.batch_tokens": 8000,
-            "training.learning_rate": 1.5e-3,
+            "training.updates": 6000,
+            "training.batch_tokens": 6000,
+            "training.learning_rate": 2e-3,
             "training.warmup_updates": 400,
         },
     ),
@@ -63,10 +67,11 @@ TEACHERS: Mapping[str, tuple[Task, Mapping[str, str | int | float | bool], int, 
         {**Size(256, 3, 3).architecture, "init_std": 0.02},
         8000,
         {
-            "training.updates": 4000,
-            "training.batch_tokens": 8000,
+            "training.updates": 3000,
+            # Of short targets: a hundred descriptions with 12,000 tokens.
+            "training.batch_tokens": 1200,
             "training.learning_rate": 1e-3,
-            "training.warmup_updates": 400,
+            "training.warmup_updates": 300,
             "training.dropout": 0.2,
         },
     ),
@@ -125,7 +130,8 @@ def main() -> None:
         }
     run = train(recipe_of(settings), progress=NoProgress(), resume=True)
     if options.updates is None:
-        publish_model(run, Path(TEACHERS[options.task][0].teacher))
+        name = TEACHERS[options.task][0].teacher.removeprefix("bundled:")
+        publish_model(run, BUNDLED / name / "teacher", record=RECORDS / f"teacher-{name}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def main() -> None:
         "output_dir": str(G2P.folder / "teacher"),
     }
     run = train(recipe_of(settings), progress=NoProgress(), resume=True)
-    publish_model(run, Path(G2P.teacher))
+    folder = Path(G2P.teacher)
+    publish_model(run, folder, record=folder.with_name(f"{folder.name}_record"))
 
 
 if __name__ == "__main__":
