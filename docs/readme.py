@@ -1,10 +1,10 @@
-"""Writes the generated parts of README.md: the demo's table and the file map.
+"""Writes the generated parts of README.md: tables of the demo and of Kim and Rush, the file map.
 
     python -m docs.readme            rewrites README.md
     python -m docs.readme --check    exits 1 when README.md is not what it would write
 
-The table comes from docs/results/demo.json, the map from the modules' own first lines. The prose
-around them is written by hand.
+The tables come from docs/results, the map from the modules' own first lines. The prose around them
+is written by hand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,14 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from experiments.harness.estimates import Quantity, estimate
+from experiments.harness.reading import TEACHER
+from experiments.harness.text import MISSING, change, score, table
+from experiments.kim_rush.page import RESULTS as KIM_RUSH
+from experiments.kim_rush.page_cells import Students, students_of
+from experiments.kim_rush.page_rows import METHODS, TASKS, read
+from experiments.kim_rush.page_text import method_name, size_name
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -100,6 +108,34 @@ def _kept(row: dict[str, Any], teacher: dict[str, Any]) -> str:
     )
 
 
+def kim_rush_table() -> str:
+    """Every method of Kim and Rush on the largest student of each task, decoded greedily."""
+    results = read(ROOT / KIM_RUSH)
+    tasks = [found[0] for task in TASKS if (found := students_of(results, task))]
+    headings = ["system"]
+    for of_task in tasks:
+        measure = f"{of_task.task.name} {size_name(of_task.size)}: {of_task.task.measure.name}"
+        headings += [measure, "gain"]
+    trained = [method for method in METHODS if any(method in each.methods for each in tasks)]
+    rows = [["Teacher", *(cell for each in tasks for cell in (_teacher_score(each), MISSING))]]
+    rows += [
+        [method_name(method), *(cell for each in tasks for cell in _student_cells(each, method))]
+        for method in trained
+    ]
+    return table(headings, rows, text_columns=1)
+
+
+def _teacher_score(students: Students) -> str:
+    found = estimate(Quantity(students.teacher(TEACHER), students.task.measure.greedy))
+    return MISSING if found is None else f"{found.value:.1f}"
+
+
+def _student_cells(students: Students, method: str) -> tuple[str, str]:
+    key = students.task.measure.greedy
+    gained = None if method == "baseline" else students.gain(method, "baseline", key)
+    return score(students.score(method, key)), change(gained)
+
+
 def file_map() -> str:
     """One line a file: its path and the first sentence of its docstring, room by room."""
     lines = []
@@ -129,8 +165,15 @@ def with_block(text: str, name: str, content: str) -> str:
 
 def rendered() -> str:
     """README.md as it should be."""
-    text = with_block(README.read_text("utf-8"), "file map", file_map())
-    return with_block(text, "demo table", demo_table()) if RESULTS.exists() else text
+    blocks = {
+        "demo table": demo_table,
+        "kim and rush table": kim_rush_table,
+        "file map": file_map,
+    }
+    text = README.read_text("utf-8")
+    for name, content in blocks.items():
+        text = with_block(text, name, content())
+    return text
 
 
 def main() -> None:
