@@ -17,11 +17,13 @@ from typing import Any
 
 from experiments.harness.estimates import Quantity, estimate
 from experiments.harness.reading import TEACHER
-from experiments.harness.text import MISSING, change, score, table
+from experiments.harness.text import change, score, table
 from experiments.kim_rush.page import RESULTS as KIM_RUSH
 from experiments.kim_rush.page_cells import Students, students_of
 from experiments.kim_rush.page_rows import METHODS, TASKS, read
 from experiments.kim_rush.page_text import method_name, size_name
+
+from seqdistill.report.numbers import MISSING
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
