@@ -15,14 +15,13 @@ from typing import Any, cast
 
 from experiments.gkd.cells import INITIAL, Cell, run_folder
 from experiments.gkd.tasks import Task
+from experiments.harness.apart import train_apart
 from experiments.harness.contents import content_of
 from experiments.harness.recipes import recipe_of
 from seqdistill.build.data import encode_for_evaluation, read_split
 from seqdistill.build.evaluation import evaluation_settings
 from seqdistill.build.models import model_folder
-from seqdistill.build.running import train
 from seqdistill.build.systems import system_under_test
-from seqdistill.core.progress import NoProgress
 from seqdistill.evaluation.analyses import token_agreement_columns
 from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
@@ -90,7 +89,7 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
         return [row | _measured(cell.task, system, result)]
     if not _is_finished(run):
         recipe = recipe_of(_with_places(cell), preset=cell.method.preset)
-        train(recipe, progress=NoProgress(), resume=True)
+        train_apart(recipe)
     row |= _of_training(cell, run)
     if not cell.measured:
         return [row]

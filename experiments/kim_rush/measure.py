@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, cast
 
+from experiments.harness.apart import train_apart
 from experiments.harness.contents import content_of
 from experiments.harness.recipes import recipe_of
 from experiments.kim_rush.cells import Cell, run_folder
@@ -18,7 +19,6 @@ from seqdistill.build.data import read_split
 from seqdistill.build.evaluation import evaluate_run, evaluation_settings
 from seqdistill.build.exporting import INT8_FOLDER
 from seqdistill.build.models import model_folder
-from seqdistill.build.running import train
 from seqdistill.build.systems import system_under_test
 from seqdistill.compression.stored_sizes import stored_sizes
 from seqdistill.core.progress import NoProgress
@@ -50,7 +50,7 @@ def digest(cell: Cell) -> str:
 def rows_of(cell: Cell) -> list[dict[str, object]]:
     """Trains and measures a cell. Its row comes first; the teacher's own row may follow."""
     recipe = recipe_of(cell.settings)
-    run = train(recipe, progress=NoProgress(), resume=True)
+    run = train_apart(recipe)
     row = described(cell) | _of_training(cell, run)
     if not cell.measured:
         return [row]
