@@ -147,6 +147,7 @@ class _Plan:
                 yield from self._teacher()
                 yield from self._more_of_the_same(seed)
                 yield from self._pruned(seed)
+        yield from self._other_rates(self._task.seeds[0])
         yield from self._longer(self._task.seeds[0])
         for size in self._task.curve_sizes:
             yield from self._grid(size, CURVE_METHODS)
@@ -356,6 +357,25 @@ class _Plan:
                     variant=f"{_LONGER}x_updates",
                     compared_with=method,
                 )
+
+    def _other_rates(self, seed: int) -> Iterator[Cell]:
+        """Do short runs choose too high or too low a rate for the student that all are held to?"""
+        size, method = self._task.large, "baseline"
+        budget = self._budget(size)
+        chosen = self._rate(size, method, budget.rates)
+        if budget.grid_updates == budget.updates or chosen is None:
+            return
+        for rate in (chosen / 2, 2 * chosen):
+            yield self._cell(
+                "follow_up",
+                size,
+                method,
+                seed,
+                (self._scratch(method, rate, budget.updates),),
+                question="Does the undistilled student do better at a rate that short runs refuse?",
+                variant=f"{rate:g}_rate",
+                compared_with=method,
+            )
 
     def _more_of_the_same(self, seed: int) -> Iterator[Cell]:
         """Is it what Seq-Inter teaches, or only that it trains for longer?"""

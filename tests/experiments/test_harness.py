@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 from corpora.g2p.build import Entry, divide, write
+from experiments.harness.apart import train_apart
+from experiments.harness.recipes import recipe_of
 from experiments.harness.rows import add_rows, read_rows
 from experiments.harness.runner import next_cell
 from experiments.harness.shapes import Size
@@ -20,6 +23,7 @@ from experiments.kim_rush.paired import rows_with_intervals
 from experiments.kim_rush.prepare import prepare
 from experiments.kim_rush.tasks import G2P, Budget, Task
 
+from seqdistill.build.running import train
 from seqdistill.core.progress import NoProgress
 from seqdistill.models.loading import load_tokenizer
 from seqdistill.models.scratch import configuration, random_model
@@ -155,6 +159,38 @@ def test_a_rate_at_the_end_of_the_grid_is_not_taken_before_the_next_was_tried(
     tried = {c.learning_rate for c in cells if c.experiment == "learning_rates"}
     assert tried - set(scores) == ({next_rate} if next_rate else set())
     assert any(cell.measured for cell in cells) == (next_rate is None)
+
+
+def test_a_training_apart_gives_the_student_that_one_here_gives(task: Task, tmp_path: Path) -> None:
+    settings = plan(task, [])[0].settings
+    students = [
+        trained(recipe_of({**settings, "output_dir": str(tmp_path / name)}))
+        for name, trained in (
+            ("apart", train_apart),
+            ("here", functools.partial(train, progress=NoProgress())),
+        )
+    ]
+    weights = [(run.student_path / "model.safetensors").read_bytes() for run in students]
+    assert weights[0] == weights[1]
+
+
+def test_only_rates_chosen_by_short_runs_are_asked_about_again(task: Task) -> None:
+    best = {1e-3: 40.0, 1e-2: 30.0, 2e-2: 35.0}
+    rows = [row | {"method": "baseline"} for row in scored(best)]
+
+    def asked(task: Task) -> set[float]:
+        cells = [c for c in plan(task, rows) if str(c.facts.get("variant", "")).endswith("_rate")]
+        assert {(c.method, c.stages[0].settings["training.updates"]) for c in cells} <= {
+            ("baseline", task.budgets[TINY.name].updates)
+        }
+        return {cell.learning_rate for cell in cells}
+
+    assert asked(task) == set()
+    short = dataclasses.replace(task.budgets[TINY.name], grid_updates=1)
+    assert asked(dataclasses.replace(task, budgets={**task.budgets, TINY.name: short})) == {
+        5e-3,
+        2e-2,
+    }
 
 
 def test_a_cell_that_shares_a_stage_with_a_running_one_waits(task: Task) -> None:
