@@ -128,8 +128,7 @@ def kim_rush_table() -> str:
 
 
 def _teacher_score(students: Students) -> str:
-    found = estimate(Quantity(students.teacher(TEACHER), students.task.measure.greedy))
-    return MISSING if found is None else f"{found.value:.1f}"
+    return score(estimate(Quantity(students.teacher(TEACHER), students.task.measure.greedy)))
 
 
 def _student_cells(students: Students, method: str) -> tuple[str, str]:

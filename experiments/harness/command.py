@@ -44,7 +44,8 @@ def run_experiment(
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell later")
     parser.add_argument("--list", action="store_true", help="show what waits, and stop")
     options = parser.parse_args()
-    chosen = [tasks[name] for name in options.tasks or tasks]
+    names = options.tasks or list(tasks)
+    chosen = [tasks[name] for name in names]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     until = time.monotonic() + 60 * options.minutes
     if options.list:
@@ -54,7 +55,7 @@ def run_experiment(
             print(cell.task.name, cell.name)
         return
     keep_freed_memory()
-    for name in options.tasks or tasks:
+    for name in names:
         add_sizes(store, name, prepare(tasks[name]))
     failures = run_cells(
         lambda rows: pending(chosen, rows),
