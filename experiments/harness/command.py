@@ -51,8 +51,8 @@ def run_experiment(
     if options.list:
         for task in chosen:
             needed_to_list(task)
-        for cell in pending(chosen, read_rows(store)):
-            print(cell.task.name, cell.name)
+        waiting = pending(chosen, read_rows(store))
+        print("".join(f"{cell.task.name} {cell.name}\n" for cell in waiting), end="")
         return
     keep_freed_memory()
     for name in names:

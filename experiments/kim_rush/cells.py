@@ -323,12 +323,11 @@ class _Plan:
             yield self._cell("pruning", size, method, seed, stages, pruned_share=share)
         longer = {**settings, "training.updates": _LONGER * budget.retraining_updates}
         gentle, firm = budget.retraining_rate, _LONGER * budget.retraining_rate
-        for given, rate, length in (
-            (settings, gentle, "plain"),
-            (longer, gentle, f"{_LONGER}x_updates"),
-            (longer, firm, f"{_LONGER}x_updates_{_LONGER}x_rate"),
+        for rate, variant in (
+            (gentle, f"{_LONGER}x_updates"),
+            (firm, f"{_LONGER}x_updates_{_LONGER}x_rate"),
         ):
-            given = {**given, "training.learning_rate": rate, "pruning.share": _LOOKED_INTO}
+            given = {**longer, "training.learning_rate": rate, "pruning.share": _LOOKED_INTO}
             yield self._cell(
                 "follow_up",
                 size,
@@ -336,8 +335,9 @@ class _Plan:
                 seed,
                 (before[0], self._stage("prune", given), before[1]),
                 question=f"Is it the retraining that costs a student pruned by {_LOOKED_INTO:.0%}?",
-                variant=length,
-                compared_with="seq_kd+seq_inter",
+                variant=variant,
+                compared_with=method,
+                pruned_share=_LOOKED_INTO,
             )
 
     def _longer(self, seed: int) -> Iterator[Cell]:

@@ -66,12 +66,13 @@ def follow_ups(results: Results) -> str:
 
 
 def _compared(results: Results, task: Task, asked: Runs) -> Runs:
-    """The rows of the main table that rows of a question name as `compared_with`."""
-    wanted = {(row.get("size"), row.get("compared_with"), row.get("seed")) for row in asked}
+    """The rows of the main and the pruning table that rows of a question are compared with."""
+    keys = ("size", "seed", "pruned_share")
+    wanted = {(row.get("compared_with"), *map(row.get, keys)) for row in asked}
     return tuple(
         row
-        for row in plain(results.of(task, "main"))
-        if (row.get("size"), row.get("method"), row.get("seed")) in wanted
+        for row in plain((*results.of(task, "main"), *results.of(task, "pruning")))
+        if (row.get("method"), *map(row.get, keys)) in wanted
     )
 
 

@@ -74,7 +74,7 @@ TASKS = (
         "en-de: software documentation, English to German",
         Measure("bleu", "BLEU", 1),
         (("chrF beam", "chrf"),),
-        (Measure("dev_bleu", "BLEU", 1),),
+        (Measure("dev_chrf", "chrF", 1),),
     ),
 )
 

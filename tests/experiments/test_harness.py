@@ -242,7 +242,6 @@ def test_the_whole_table_is_measured_once_and_then_found(
         ("seq_kd+seq_kd", None): 6,
         ("baseline", "4x_updates"): 16,
         ("seq_kd", "4x_updates"): 16,
-        ("seq_kd+prune+seq_inter", "plain"): 8,
         ("seq_kd+prune+seq_inter", "4x_updates"): 14,
         ("seq_kd+prune+seq_inter", "4x_updates_4x_rate"): 14,
     }

@@ -19,6 +19,7 @@ from tests.experiments.page_rows import (
     everything,
     main_row,
     main_rows,
+    pruning_rows,
     rate_rows,
 )
 from tests.experiments.pages import cells, files_written
@@ -80,6 +81,20 @@ def test_the_page_tells_follow_ups_by_their_question() -> None:
     assert "### en-de: More data?" in section
     line = next(line for line in section.splitlines() if "| Seq-KD | half |" in line)
     assert "+4.2" in line and line.rstrip(" |").endswith("2")
+
+
+def test_a_follow_up_of_pruning_stands_beside_the_student_pruned_as_much() -> None:
+    pruned = pruning_rows("en-de", "128x2+2", seeds=(1,))
+    asked = next(row for row in pruned if row["pruned_share"] == 0.8)
+    longer = {
+        "experiment": "follow_up",
+        "question": "Too short?",
+        "variant": "longer",
+        "compared_with": asked["method"],
+    }
+    page = rendered(results_of(document([*pruned, asked | longer])), {})
+    lines = page.split("### en-de: Too short?")[1].strip().splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:]] == ["longer", "–"]
 
 
 def test_a_missing_number_is_an_en_dash() -> None:
