@@ -248,9 +248,12 @@ def random_rows() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return student, teacher, sampled, mask
 
 
+@pytest.mark.parametrize("discount", [1.0, 0.95])
 @pytest.mark.parametrize("length_normalized", [False, True])
 @pytest.mark.parametrize("estimator", ["paper", "released"])
-def test_weights_equal_a_naive_loop(estimator: str, length_normalized: bool) -> None:
+def test_weights_equal_a_naive_loop(
+    estimator: str, length_normalized: bool, discount: float
+) -> None:
     student, teacher, sampled, mask = random_rows()
     importance = (student - sampled).exp()
     got = sequence_reverse_kl_weights(
@@ -259,13 +262,16 @@ def test_weights_equal_a_naive_loop(estimator: str, length_normalized: bool) -> 
         mask,
         importance,
         estimator=estimator,  # type: ignore[arg-type]
+        discount=discount,
         length_normalized=length_normalized,
     )
     expected = torch.zeros_like(got)
     for row, time in mask.nonzero().tolist():
         first = time if estimator == "released" else time + 1
         later = [t for t in range(first, 6) if mask[row, t]]
-        total = sum(float(teacher[row, t] - student[row, t]) for t in later)
+        total = sum(
+            discount ** (t - first) * float(teacher[row, t] - student[row, t]) for t in later
+        )
         if length_normalized and later:
             total /= len(later)
         expected[row, time] = importance[row, time] * total

@@ -137,6 +137,8 @@ def test_importance_weights_multiply_every_position_of_reverse_kl(reduction: Red
         (Term("forward_kl", importance_weighted=True), "must belong to a reverse_kl term"),
         (Term("reward", clip=0.2), "clip must belong to a sequence_reverse_kl term"),
         (Term("reverse_kl", estimator="released"), "estimator must belong to"),
+        (Term("sequence_reverse_kl", discount=0.0), "discount of .* above 0 and not above 1"),
+        (Term("reverse_kl", discount=0.9), "discount must belong to"),
         (Term("sequence_reverse_kl", clip=1.0), "clip of sequence_reverse_kl must lie strictly"),
         (Term("interpolated_forward_kl", start_share=1.1), "start_share of .* between 0 and 1"),
         (Term("interpolated_forward_kl", momentum=1.0), "momentum of .* below 1"),

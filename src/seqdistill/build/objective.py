@@ -33,6 +33,7 @@ def build_term(term: objective_schema.Term) -> Term:
         scale=term.scale,
         written_by=term.written_by,
         importance_weighted=term.importance_weighted,
+        discount=term.discount,
         clip=term.clip,
     )
     return dataclasses.replace(

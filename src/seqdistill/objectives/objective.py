@@ -195,6 +195,7 @@ class WeightedObjective:
             mask,
             importance_weights(student, seen.batch.sampled_log_probs),
             estimator=term.estimator,
+            discount=term.discount,
             length_normalized=term.length_normalized,
             clip=term.clip,
         )

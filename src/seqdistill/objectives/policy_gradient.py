@@ -61,6 +61,7 @@ def sequence_reverse_kl_weights(
     importance: Float[Tensor, "batch time"],
     *,
     estimator: Estimator = "paper",
+    discount: float = 1.0,
     length_normalized: bool = False,
     clip: float | None = None,
 ) -> Float[Tensor, "batch time"]:
@@ -71,16 +72,18 @@ def sequence_reverse_kl_weights(
     q(y_t)]: the first part, exact over the vocabulary, is the term `reverse_kl`, with
     `importance_weighted` where p~ is not Q. At the last position R is an empty sum, 0.
 
-    With `length_normalized` R_{t+1} is divided by the number of positions after t (0 stays 0 at
-    the last). With `clip` = c a weight is 0 where PPO's clipped objective is flat: where w_t > 1 +
-    c and R > 0, or w_t < 1 - c and R < 0.
+    With `discount` = g the log-ratio of t' counts g^(t' - first) times, `first` being the position
+    where the return starts, wherever that lies in the batch. With `length_normalized` R_{t+1} is
+    divided by the number of positions after t (0 stays 0 at the last). With `clip` = c a weight is
+    0 where PPO's clipped objective is flat: where w_t > 1 + c and R > 0, or w_t < 1 - c and R < 0.
 
     `estimator="released"` starts the return at t, divided by the positions from t on: what the
     single-step term says is then said a second time, as a sample of it (the expectation of its
     gradient is grad KL(Q_t || P_t) once more). The released code also drops w_t from the
     single-step term, which here is `reverse_kl` without `importance_weighted`, and keeps it in the
-    clipped ratio, as here. Its whitening and discounting of returns, its scaling of rewards and its
-    mean over tokens are left out.
+    clipped ratio, as here. Its discount is 0.95. Its whitening of returns, which ties each
+    sequence's gradient to its neighbours in a batch, its scaling of rewards and its mean over
+    tokens are left out.
 
     A token that the teacher cannot say makes the returns before it -inf.
 
@@ -88,7 +91,8 @@ def sequence_reverse_kl_weights(
     264 and 265 of microsoft/LMOps.
     """
     log_ratios = torch.where(target_mask, teacher_log_probs - student_log_probs, 0.0)
-    returns, lengths = _sum_from_here_on(log_ratios), _sum_from_here_on(target_mask.long())
+    returns = _sum_from_here_on(log_ratios, discount)
+    lengths = _sum_from_here_on(target_mask.to(returns.dtype))
     if estimator == "paper":
         returns, lengths = _of_the_next(returns), _of_the_next(lengths)
     if length_normalized:
@@ -115,8 +119,11 @@ def reward_weights(
     return torch.where(target_mask, advantages.detach().unsqueeze(1), 0.0)
 
 
-def _sum_from_here_on(values: Tensor) -> Tensor:
-    return values.flip(1).cumsum(dim=1).flip(1)
+def _sum_from_here_on(values: Tensor, discount: float = 1.0) -> Tensor:
+    sums = [torch.zeros_like(values[:, 0])]
+    for value in reversed(values.unbind(dim=1)):
+        sums.append(value + discount * sums[-1])
+    return torch.stack(sums[:0:-1], dim=1)
 
 
 def _of_the_next(values: Tensor) -> Tensor:

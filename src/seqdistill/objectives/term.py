@@ -44,6 +44,9 @@ class Term:
     over the one it was drawn with: MiniLLM's single-step term (their code leaves it out)."""
     estimator: Estimator = "paper"
     """sequence_reverse_kl: where returns start, as `sequence_reverse_kl_weights` explains."""
+    discount: float = 1.0
+    """sequence_reverse_kl: how much less every later position of a return counts than the one
+    before it. MiniLLM's paper has none; its code uses 0.95."""
     length_normalized: bool = False
     """sequence_reverse_kl: divide every return by the number of positions that it sums."""
     clip: float | None = None
@@ -137,6 +140,7 @@ _OWNERS = {
     "head_mass": "adaptive_kl",
     "importance_weighted": "reverse_kl",
     "estimator": "sequence_reverse_kl",
+    "discount": "sequence_reverse_kl",
     "length_normalized": "sequence_reverse_kl",
     "clip": "sequence_reverse_kl",
     "start_share": "interpolated_forward_kl",
@@ -167,6 +171,8 @@ def _check_ranges(term: Term) -> None:
         refuse("head_mass", "strictly between 0 and 1")
     if term.clip is not None and not 0.0 < term.clip < 1.0:
         refuse("clip", "strictly between 0 and 1")
+    if not 0.0 < term.discount <= 1.0:
+        refuse("discount", "above 0 and not above 1")
     for parameter, value in (("start_share", term.start_share), ("step", term.step)):
         if not 0.0 <= value <= 1.0:
             refuse(parameter, "between 0 and 1")

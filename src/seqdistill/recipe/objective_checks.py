@@ -22,6 +22,7 @@ _BELONGS_TO: dict[str, tuple[str, ...]] = {
     "importance_weighted": ("reverse_kl",),
     "length_normalized": ("sequence_reverse_kl",),
     "estimator": ("sequence_reverse_kl",),
+    "discount": ("sequence_reverse_kl",),
     "clip": ("sequence_reverse_kl",),
 }
 

@@ -55,6 +55,9 @@ class Term(Section):
     estimator: Literal["paper", "released"] = "paper"
     """sequence_reverse_kl only: `paper` sums the log-ratios of the later tokens; `released`, as
     MiniLLM's code does, counts the token's own ratio, which reverse_kl has counted already."""
+    discount: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """sequence_reverse_kl only: how much less each later token of a return counts than the one
+    before it; 1, not at all, as in MiniLLM's paper (its code uses 0.95)."""
     clip: PositiveFloat | None = None
     """sequence_reverse_kl only: importance weights are clipped to 1 - clip ... 1 + clip, as in PPO;
     not when not given."""
