@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from experiments.harness.estimates import Quantity, average, estimate, gain
 from experiments.harness.reading import Row, Runs, grouped, number
 from experiments.harness.text import NOT_MEASURED, change, rate_name, score, table
-from experiments.harness.verdicts import Part, verdict_of
-from experiments.kim_rush.page_cells import students_of
-from experiments.kim_rush.page_claims import CLAIMS
+from experiments.harness.verdicts import Part, Verdict, verdict_of
+from experiments.kim_rush.page_cells import Students, students_of, varied_students_of
+from experiments.kim_rush.page_claims import CLAIMS, Claim
 from experiments.kim_rush.page_rows import TASKS, Results, Task, plain
-from experiments.kim_rush.page_text import method_name, size_name
+from experiments.kim_rush.page_text import method_name, size_name, variant_name
 from seqdistill.report.numbers import MISSING, fixed, percent
 
 
@@ -29,7 +30,8 @@ def claims(results: Results) -> str:
     )
     if not cells:
         return f"{explanation}\n\n{NOT_MEASURED}"
-    places = [f"{c.task.name} {size_name(c.size)}" for c in cells]
+    varied = [students for task in TASKS for students in varied_students_of(results, task)]
+    places = [_place(students) for students in cells]
     decided = [[claim.parts(students) for students in cells] for claim in CLAIMS]
     lines = [
         [str(index), claim.title, *(verdict_of(parts).value for parts in found)]
@@ -39,7 +41,27 @@ def claims(results: Results) -> str:
     for index, (claim, found) in enumerate(zip(CLAIMS, decided, strict=True), start=1):
         blocks.append(f"### {index}. {claim.title}\n\nPaper: {claim.paper}. {claim.rule}")
         blocks.append(_figures(found, places))
+        told = {
+            _place(students): claim.parts(students)
+            for students in varied
+            if _says_more(claim, students)
+        }
+        if told:
+            blocks.append("Looked into with students trained otherwise:")
+            blocks.append(_figures(list(told.values()), list(told)))
     return "\n\n".join(blocks)
+
+
+def _says_more(claim: Claim, students: Students) -> bool:
+    """Whether a figure of theirs was measured and is not the main table's."""
+    known = claim.parts(dataclasses.replace(students, variant=None))
+    parts = claim.parts(students)
+    return any(part.verdict is not Verdict.MISSING and part not in known for part in parts)
+
+
+def _place(students: Students) -> str:
+    variant = "" if students.variant is None else f", {variant_name(students.variant)}"
+    return f"{students.task.name} {size_name(students.size)}{variant}"
 
 
 def _figures(found: Sequence[tuple[Part, ...]], places: Sequence[str]) -> str:
@@ -89,7 +111,7 @@ def _follow_up_table(task: Task, rows: tuple[Row, ...]) -> str:
             [
                 size_name(str(size)),
                 method_name(str(method)),
-                MISSING if variant is None else str(variant),
+                MISSING if variant is None else variant_name(str(variant)),
                 MISSING if updates is None else f"{updates:,}",
                 MISSING if rate is None else rate_name(rate),
                 score(estimate(Quantity(runs, measure.greedy))),

@@ -142,12 +142,10 @@ def _speed_part(students: Students, method: str) -> Part:
 
 def _pruned_thirteenfold(students: Students) -> tuple[Part, ...]:
     measure = students.task.measure
-    rows = students.results.of(students.task, "pruning")
-    of_size = [row for row in rows if row.get("size") == students.size and row.get("pruned_share")]
     whole = average(students.teacher(), "parameters")
     teacher = Quantity(students.teacher(), measure.beam)
     candidates: list[tuple[float, str, Estimate]] = []
-    for (method, share), runs in grouped(of_size, "method", "pruned_share").items():
+    for (method, share), runs in grouped(students.pruned, "method", "pruned_share").items():
         left = average(runs, "nonzero")
         found = gain_over_teacher(Quantity(runs, measure.beam), teacher, measure=measure)
         if whole and left and whole / left >= FEWER and found is not None:

@@ -1,6 +1,8 @@
-"""Names of methods and sizes as the page writes them. Lays out nothing."""
+"""Names of methods, sizes and variants as the page writes them. Lays out nothing."""
 
 from __future__ import annotations
+
+import re
 
 from experiments.harness.reading import TEACHER
 
@@ -22,3 +24,8 @@ def method_name(method: str) -> str:
 def size_name(size: str) -> str:
     """`64x2+2` as `64×2+2`; the teacher stays the teacher."""
     return size if size == TEACHER else size.replace("x", "×")
+
+
+def variant_name(variant: str) -> str:
+    """`4x_updates_4x_rate` as `4× updates 4× rate`."""
+    return re.sub(r"(\d)x", r"\1×", variant).replace("_", " ")

@@ -83,6 +83,24 @@ def test_the_page_tells_follow_ups_by_their_question() -> None:
     assert "+4.2" in line and line.rstrip(" |").endswith("2")
 
 
+def test_a_claim_is_looked_into_with_students_trained_otherwise() -> None:
+    methods = ("teacher", "teacher+seq_inter", "baseline", "seq_kd")
+    rows = main_rows(methods=methods, seeds=(1,))
+    longer = [
+        {**row, "experiment": "follow_up", "question": "Too short?", "variant": "4x_updates"}
+        for row in rows
+        if row["method"] in ("baseline", "seq_kd")
+    ]
+    longer[-1]["mode_share"] *= 0.5
+    page = rendered(results_of(document(rows + longer)), {})
+    fourth = page.split("### 4. ")[1].split("### 5. ")[0]
+    head, _, figures, *_ = fourth.split("otherwise:")[1].strip().splitlines()
+    assert "en-de 128×2+2, 4× updates" in head
+    assert figures.count("×") == 1
+    sixth = page.split("### 6. ")[1].split("### 7. ")[0]
+    assert "otherwise" not in sixth, "nothing of the teacher was varied"
+
+
 def test_a_follow_up_of_pruning_stands_beside_the_student_pruned_as_much() -> None:
     pruned = pruning_rows("en-de", "128x2+2", seeds=(1,))
     asked = next(row for row in pruned if row["pruned_share"] == 0.8)
