@@ -21,7 +21,7 @@ from seqdistill.records.run_directory import RunDirectory
 MODES = ("greedy", "beam")
 _BESIDE_TEACHER = "main/teacher/teacher-seq_inter/seed1"
 """The cell whose outputs hold the teacher's own."""
-_EXPERIMENTS = ("main", "follow_up")
+_EXPERIMENTS = ("main", "pruning", "follow_up")
 
 Row = Mapping[str, Any]
 Scored = Mapping[str, SummedStatistics]
@@ -47,7 +47,8 @@ def rows_with_intervals(
 
 def _system(row: Row) -> tuple[object, ...]:
     """What rows of several seeds have in common."""
-    return row["experiment"], row["size"], row["method"], row.get("variant")
+    keys = ("experiment", "size", "method", "variant", "pruned_share", "engine")
+    return tuple(row.get(key) for key in keys)
 
 
 def _versus(
