@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora.g2p.build import divide, write
 from experiments.gkd import run as runner
 from experiments.gkd import tasks
 from experiments.gkd.cells import Cell, plan
@@ -18,12 +17,10 @@ from experiments.gkd.methods import GridPoint, grid_method
 from experiments.gkd.prepare import prepare
 from experiments.gkd.tasks import G2P, Budget, Task
 from experiments.harness.shapes import Size
-from tests.experiments.test_harness import words
+from tests.experiments.tiny import save_tiny_teacher, tiny_settings, write_tiny_data
 
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
-from seqdistill.models.loading import load_tokenizer
-from seqdistill.models.scratch import configuration, random_model
 
 TINY = Size(8, 1, 1)
 ENDS = (GridPoint("forward_kl", 0.0), GridPoint("forward_kl", 1.0))
@@ -34,24 +31,11 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
     """A task of a few words and updates, its folders under tmp_path."""
     monkeypatch.setattr(tasks, "ROOT", tmp_path)
     data = tmp_path / "tiny" / "data"
-    corpus = divide(words(60), num_dev=4, num_test=6)
-    write(corpus, data, version="test")
-    tokenizer = load_tokenizer(str(data / "tokenizer"))
+    write_tiny_data(data, num_dev=4, num_test=6)
     teacher = tmp_path / "tiny" / "teacher"
-    shape = {**TINY.architecture, "init_std": 0.02}
-    random_model(configuration(shape, tokenizer), seed=1).save_pretrained(teacher)
-    tokenizer.save_pretrained(teacher)
+    save_tiny_teacher(teacher, TINY, tokenizer=data / "tokenizer")
     settings = {
-        **G2P.settings,
-        **{f"data.{split}": str(data / f"{split}.tsv") for split in ("train", "dev", "test")},
-        "training.warmup_updates": 1,
-        "training.batch_tokens": 100,
-        "training.eval_every": 2,
-        "training.log_every": 1,
-        "data.max_target_tokens": 10,
-        "sequences.decoding.max_new_tokens": 10,
-        "evaluation.max_new_tokens": 10,
-        "evaluation.bootstrap_resamples": 20,
+        **tiny_settings(G2P.settings, data),
         "evaluation.sampling_temperatures": [1.0],
         "evaluation.samples_per_source": 2,
     }

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora.g2p.build import Entry, divide, write
 from experiments.harness.apart import train_apart
 from experiments.harness.recipes import recipe_of
 from experiments.harness.rows import add_rows, read_rows
@@ -22,25 +21,14 @@ from experiments.kim_rush.measure import rows_of
 from experiments.kim_rush.paired import rows_with_intervals
 from experiments.kim_rush.prepare import prepare
 from experiments.kim_rush.tasks import G2P, Budget, Task
+from tests.experiments.tiny import save_tiny_teacher, tiny_settings, write_tiny_data
 
 from seqdistill.build.running import train
 from seqdistill.core.progress import NoProgress
-from seqdistill.models.loading import load_tokenizer
-from seqdistill.models.scratch import configuration, random_model
 
 TINY = Size(16, 1, 1)
 SMALLER = Size(8, 1, 1)
 CURVED = Size(12, 1, 1)
-
-
-def words(count: int) -> list[Entry]:
-    """Words over eight letters, each letter said by one phone."""
-    found = []
-    for number in range(count):
-        letters = [(number // 8**place) % 8 for place in range(3)]
-        word = "".join("abcdefgh"[letter] for letter in letters)
-        found.append(Entry(word, tuple(f"P{letter}" for letter in letters)))
-    return found
 
 
 @pytest.fixture
@@ -48,12 +36,9 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
     """A task of a few words and updates, its folders and rows under tmp_path."""
     monkeypatch.setattr(tasks, "ROOT", tmp_path)
     data = tmp_path / "tiny" / "data"
-    write(divide(words(60), num_dev=6, num_test=10), data, version="test")
-    tokenizer = load_tokenizer(str(data / "tokenizer"))
+    write_tiny_data(data, num_dev=6, num_test=10)
     teacher = tmp_path / "tiny" / "teacher"
-    nearly_uniform = configuration({**TINY.architecture, "init_std": 0.02}, tokenizer)
-    random_model(nearly_uniform, seed=1).save_pretrained(teacher)
-    tokenizer.save_pretrained(teacher)
+    save_tiny_teacher(teacher, TINY, tokenizer=data / "tokenizer")
     budget = Budget(
         updates=4,
         grid_updates=4,
@@ -63,23 +48,11 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         retraining_updates=2,
         retraining_rate=1e-3,
     )
-    settings = {
-        **G2P.settings,
-        **{f"data.{split}": str(data / f"{split}.tsv") for split in ("train", "dev", "test")},
-        "training.warmup_updates": 1,
-        "training.batch_tokens": 100,
-        "training.eval_every": 2,
-        "training.log_every": 1,
-        "data.max_target_tokens": 10,
-        "sequences.decoding.max_new_tokens": 10,
-        "evaluation.max_new_tokens": 10,
-        "evaluation.bootstrap_resamples": 20,
-    }
     return dataclasses.replace(
         G2P,
         name="tiny",
         teacher=str(teacher),
-        settings=settings,
+        settings=tiny_settings(G2P.settings, data),
         large=TINY,
         small=SMALLER,
         budgets={TINY.name: budget, SMALLER.name: budget, CURVED.name: budget},
