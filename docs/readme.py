@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md: tables of the demo and of Kim and Rush, the file map.
+"""Writes the generated parts of README.md: tables of the demo and the experiments, the file map.
 
     python -m docs.readme            rewrites README.md
     python -m docs.readme --check    exits 1 when README.md is not what it would write
@@ -15,6 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.gkd import page_rows as gkd_rows
+from experiments.gkd.page import RESULTS as GKD
+from experiments.gkd.page_tables import summary_table
 from experiments.harness.estimates import Quantity, estimate
 from experiments.harness.reading import TEACHER
 from experiments.harness.text import change, score, table
@@ -137,6 +140,11 @@ def _student_cells(students: Students, method: str) -> tuple[str, str]:
     return score(students.score(method, key)), change(gained)
 
 
+def gkd_table() -> str:
+    """The main methods of on-policy distillation on every task, decoded greedily."""
+    return summary_table(gkd_rows.students_of(gkd_rows.read(ROOT / GKD)))
+
+
 def file_map() -> str:
     """One line a file: its path and the first sentence of its docstring, room by room."""
     lines = []
@@ -171,6 +179,8 @@ def rendered() -> str:
         "kim and rush table": kim_rush_table,
         "file map": file_map,
     }
+    if (ROOT / GKD).exists():
+        blocks["gkd table"] = gkd_table
     text = README.read_text("utf-8")
     for name, content in blocks.items():
         text = with_block(text, name, content())

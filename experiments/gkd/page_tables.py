@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.gkd.cells import LENGTHENED, THRIFTY, TIMED
-from experiments.gkd.methods import BASELINES, SHARES
+from experiments.gkd.methods import BASELINES, DIVERGENCES, SHARES
 from experiments.gkd.page_rows import (
     INITIAL,
     ON_POLICY,
@@ -60,6 +60,30 @@ def main_table(students: Students) -> str:
         *(heading for heading, _ in shown.further),
         *("agrees with teacher", "ms/update", "interval"),
     ]
+    return table(headings, lines, text_columns=1)
+
+
+SUMMARIZED = (
+    *BASELINES,
+    "gkd-forward_kl-0.5",
+    *(ON_POLICY if d == "forward_kl" else f"gkd-{d}-1" for d in DIVERGENCES),
+)
+"""The baselines, then what the student writes half of, then what it writes alone."""
+
+
+def summary_table(found: Sequence[Students]) -> str:
+    """Scores and gains of the methods that most tasks have: two columns for each task."""
+    headings = ["system"]
+    for students in found:
+        headings += [f"{students.shown.name}: {students.shown.measure.name}", "gain"]
+    lines = []
+    for method in (TEACHER, INITIAL, *SUMMARIZED):
+        cells = []
+        for students in found:
+            runs = students.student(method)
+            gained = None if method in (TEACHER, INITIAL) else students.gained(runs)
+            cells += [score(students.score(runs)), change(gained)]
+        lines.append([method_name(method), *cells])
     return table(headings, lines, text_columns=1)
 
 

@@ -12,11 +12,13 @@ from experiments.gkd.page import rendered, write_page
 from experiments.gkd.page_plots import PLOTS
 from experiments.gkd.page_rows import METHODS, method_name, results_of
 from experiments.gkd.page_tables import (
+    SUMMARIZED,
     data_table,
     grid_table,
     main_table,
     rates_table,
     reward_table,
+    summary_table,
     time_table,
 )
 from tests.experiments.gkd_rows import (
@@ -92,6 +94,16 @@ def test_one_seed_shows_the_interval_of_the_test_set_and_the_paired_one_of_a_gai
     line = cells(main_table(students(rows, "g2p")), "SeqKD")
     assert "[" in line[0] and line[-1] == "1 seed, test set"
     assert line[1].endswith("[1.5,\u00a04.0]")  # an error rate: a fall is a gain
+
+
+def test_the_summary_has_two_columns_for_each_task_and_a_line_for_each_method() -> None:
+    found = [students(whole_grid("g2p"), "g2p"), students(main_rows("summaries"), "summaries")]
+    head, _, *lines = summary_table(found).splitlines()
+    assert "g2p: WER" in head and "summaries: ROUGE-2" in head and head.count("gain") == 2
+    assert len(lines) == 2 + len(SUMMARIZED)
+    line = cells(summary_table(found), "On-policy KD")
+    assert line[1].startswith("+8.0") and line[3].startswith("+8.0")
+    assert cells(summary_table(found), method_name("gkd-jsd_0.9-1"))[2:] == ["–", "–"]
 
 
 def test_the_grid_has_a_line_for_each_divergence_and_a_column_for_each_share() -> None:
