@@ -32,7 +32,8 @@ _NUM_CURVE_SEEDS = 3
 _LONGER = 4
 """How many times as long follow-ups train."""
 _LOOKED_INTO = 0.8
-"""The pruned share that follow-ups look into: where the paper's students lose little."""
+"""The pruned share that retraining's rate is chosen at and follow-ups look into: where the paper's
+students lose little."""
 _MORE_RATES = MOST_MORE
 _PRESETS = {"seq_kd+word_kd": "seq_kd_word_kd"}
 _ASKS_TEACHER = ("word_kd", "seq_kd_word_kd")
@@ -311,34 +312,39 @@ class _Plan:
         before = self._stages_of(size, "seq_kd+seq_inter")
         if before is None:
             return
-        settings: dict[str, object] = {
-            "training.learning_rate": budget.retraining_rate,
-            "training.updates": budget.retraining_updates,
-            "training.warmup_updates": min(50, budget.retraining_updates),
-        }
+        retrained = "seq_kd+prune"
+        for rate in self._tried(size, retrained, budget.retraining_rates):
+            stages = (before[0], self._retraining(size, rate, _LOOKED_INTO))
+            yield self._choosing(size, retrained, stages, rate)
+        chosen = self._rate(size, retrained, budget.retraining_rates)
+        if chosen is None:
+            return
         method = "seq_kd+prune+seq_inter"
         for share in (0.0, *PRUNED_SHARES):
-            retrained = self._stage("prune", {**settings, "pruning.share": share})
-            stages = (before[0], retrained, before[1])
+            stages = (before[0], self._retraining(size, chosen, share), before[1])
             yield self._cell("pruning", size, method, seed, stages, pruned_share=share)
-        longer = {**settings, "training.updates": _LONGER * budget.retraining_updates}
-        gentle, firm = budget.retraining_rate, _LONGER * budget.retraining_rate
-        for rate, variant in (
-            (gentle, f"{_LONGER}x_updates"),
-            (firm, f"{_LONGER}x_updates_{_LONGER}x_rate"),
-        ):
-            given = {**longer, "training.learning_rate": rate, "pruning.share": _LOOKED_INTO}
-            yield self._cell(
-                "follow_up",
-                size,
-                method,
-                seed,
-                (before[0], self._stage("prune", given), before[1]),
-                question=f"Is it the retraining that costs a student pruned by {_LOOKED_INTO:.0%}?",
-                variant=variant,
-                compared_with=method,
-                pruned_share=_LOOKED_INTO,
-            )
+        longer = self._retraining(size, chosen, _LOOKED_INTO, times=_LONGER)
+        yield self._cell(
+            "follow_up",
+            size,
+            method,
+            seed,
+            (before[0], longer, before[1]),
+            question=f"Is it the retraining that costs a student pruned by {_LOOKED_INTO:.0%}?",
+            variant=f"{_LONGER}x_updates",
+            compared_with=method,
+            pruned_share=_LOOKED_INTO,
+        )
+
+    def _retraining(self, size: Size, rate: float, share: float, *, times: int = 1) -> StageOfCell:
+        updates = self._budget(size).retraining_updates
+        settings = {
+            "training.learning_rate": rate,
+            "training.updates": times * updates,
+            "training.warmup_updates": min(50, updates),
+            "pruning.share": share,
+        }
+        return self._stage("prune", settings)
 
     def _longer(self, seed: int) -> Iterator[Cell]:
         """Is it the length of training that keeps students from their teacher?"""

@@ -105,8 +105,10 @@ def rates_table(results: Results, task: Task) -> str:
 
 
 def used_rates(results: Results, task: Task, model: str, method: str) -> list[float]:
-    """The learning rates of a system's rows in the main table."""
-    return distinct(runs_of(results.of(task, "main"), model, method), "learning_rate")
+    """The learning rates of a system's rows in the main table, or in the one of pruning."""
+    main = distinct(runs_of(results.of(task, "main"), model, method), "learning_rate")
+    pruned = runs_of(results.of(task, "pruning"), model, f"{method}+seq_inter")
+    return main or sorted({float(row["learning_rates"][-2]) for row in pruned})
 
 
 def dev_measure(rows: Sequence[Row], task: Task) -> Measure:

@@ -31,8 +31,8 @@ class Budget:
     """Peak rates tried for each Seq-Inter stage."""
     retraining_updates: int
     """Of a student after pruning."""
-    retraining_rate: float
-    """Peak rate after pruning."""
+    retraining_rates: tuple[float, ...]
+    """Peak rates tried after pruning."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ _G2P_BUDGET = Budget(
     fine_tuning_updates=300,
     fine_tuning_rates=(3e-4, 1e-3),
     retraining_updates=750,
-    retraining_rate=2e-3,
+    retraining_rates=(2e-3, 4e-3, 8e-3),
 )
 _G2P_DATA = ROOT / "g2p" / "data"
 G2P = Task(
@@ -151,7 +151,7 @@ EN_DE = Task(
             fine_tuning_updates=300,
             fine_tuning_rates=(1e-4, 3e-4),
             retraining_updates=800,
-            retraining_rate=1e-3,
+            retraining_rates=(2e-3, 4e-3, 8e-3),
         ),
         "64x2+2": Budget(
             updates=2400,
@@ -160,7 +160,7 @@ EN_DE = Task(
             fine_tuning_updates=300,
             fine_tuning_rates=(1e-4, 3e-4),
             retraining_updates=800,
-            retraining_rate=1e-3,
+            retraining_rates=(2e-3, 4e-3, 8e-3),
         ),
     },
     interpolation_examples=20_000,

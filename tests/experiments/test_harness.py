@@ -46,7 +46,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         fine_tuning_updates=2,
         fine_tuning_rates=(1e-3,),
         retraining_updates=2,
-        retraining_rate=1e-3,
+        retraining_rates=(1e-3,),
     )
     return dataclasses.replace(
         G2P,
@@ -197,6 +197,7 @@ def test_the_whole_table_is_measured_once_and_then_found(
     assert {method for size, method, _ in main if size == SMALLER.name} == {
         *("baseline", "word_kd", "seq_kd", "seq_kd+seq_inter"),
     }
+    assert {row["size"] for row in rows if row["method"] == "seq_kd+prune"} == {TINY.name}
     pruned = {row["pruned_share"]: row for row in rows if row["experiment"] == "pruning"}
     assert set(pruned) == {0.0, 0.8}
     dense = pruned[0.0]["density"]  # a row of the embeddings is of padding, and biases are few
@@ -216,7 +217,6 @@ def test_the_whole_table_is_measured_once_and_then_found(
         ("baseline", "4x_updates"): 16,
         ("seq_kd", "4x_updates"): 16,
         ("seq_kd+prune+seq_inter", "4x_updates"): 14,
-        ("seq_kd+prune+seq_inter", "4x_updates_4x_rate"): 14,
     }
     for row in rows:
         assert isinstance(row["digest"], str)
