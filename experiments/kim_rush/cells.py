@@ -70,6 +70,8 @@ class Cell:
     """Whether the test set is decoded; cells that choose a rate are scored on dev alone."""
     facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """More keys of its row."""
+    found: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    """Which of its trainings measured cells have done."""
 
     @property
     def name(self) -> str:
@@ -110,12 +112,12 @@ class Cell:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """One name for each prefix of its stages: what other cells may be training, too."""
+        """One name for each prefix of its stages not `found`: what others may be training, too."""
         size = "teacher" if self.size is None else self.size.name
         names = [f"{size} {self.seed}"]
         for stage in self.stages:
             names.append(f"{names[-1]} {stage.preset} {sorted(stage.settings.items())}")
-        return tuple(names[1:])
+        return tuple(name for name in names[1:] if name not in self.found)
 
 
 def run_folder(task: Task, name: str) -> Path:

@@ -9,6 +9,7 @@ measured with the same settings, data and teacher is not measured again.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,15 @@ _TOLD = ("dev_bleu", "dev_token_error_rate", "bleu_beam", "sequence_error_rate_b
 
 def pending(tasks: list[Task], rows: list[dict[str, Any]]) -> list[Cell]:
     """The cells that can be stated now and have no row of their settings, in order of running."""
-    return unmeasured([cell for task in tasks for cell in plan(task, rows)], rows, digest)
+    waiting = []
+    for task in tasks:
+        cells = plan(task, rows)
+        left = unmeasured(cells, rows, digest)
+        names = {cell.name for cell in left}
+        measured = (cell for cell in cells if cell.name not in names)
+        found = frozenset(name for cell in measured for name in cell.trained)
+        waiting += [dataclasses.replace(cell, found=found) for cell in left]
+    return waiting
 
 
 def _timed_rows(cell: Cell) -> list[dict[str, object]]:

@@ -17,7 +17,7 @@ from experiments.kim_rush import cells as cells_module
 from experiments.kim_rush import run as runner
 from experiments.kim_rush import tasks
 from experiments.kim_rush.cells import Cell, plan
-from experiments.kim_rush.measure import rows_of
+from experiments.kim_rush.measure import digest, rows_of
 from experiments.kim_rush.paired import rows_with_intervals
 from experiments.kim_rush.prepare import prepare
 from experiments.kim_rush.tasks import G2P, Budget, Task
@@ -172,6 +172,25 @@ def test_a_cell_that_shares_a_stage_with_a_running_one_waits(task: Task) -> None
     assert next_cell([other, cells[1]], [cells[0]]) == cells[1]
     assert next_cell([other], [cells[0]]) is None
     assert next_cell([other], []) == other
+
+
+def test_cells_run_side_by_side_once_their_common_stage_is_trained(task: Task) -> None:
+    scores = {1e-3: 40.0, 1e-2: 30.0, 2e-2: 35.0}
+    rows = scored(scores)
+    for row, before in zip(rows, (0, 0, 2), strict=True):
+        grid = (c for c in plan(task, rows[:before]) if (c.size, c.method) == (TINY, "seq_kd"))
+        cell = next(cell for cell in grid if cell.learning_rate == row["learning_rate"])
+        row |= {"name": cell.name, "digest": digest(cell)}
+
+    def of_chosen_rate(cells: list[Cell]) -> list[Cell]:
+        found = [c for c in cells if (c.size, c.seed) == (TINY, 1)]
+        return [c for c in found if c.method in ("seq_kd", "seq_kd+seq_inter")]
+
+    main, fine_tuned, *_ = of_chosen_rate(runner.pending([task], rows))
+    assert {main.method, fine_tuned.method} == {"seq_kd", "seq_kd+seq_inter"}
+    assert next_cell([fine_tuned], [main]) == fine_tuned
+    one, other = (c for c in of_chosen_rate(plan(task, rows)) if c in (main, fine_tuned))
+    assert next_cell([one], [other]) is None, "the plan alone does not know what was trained"
 
 
 def test_the_whole_table_is_measured_once_and_then_found(
