@@ -239,6 +239,14 @@ def test_a_lock_held_in_the_same_process_counts_too(tmp_path: Path) -> None:
     label_with(FakeGenerator(), tmp_path)
 
 
+def test_a_finished_corpus_is_read_whoever_holds_the_lock(tmp_path: Path) -> None:
+    made = label_with(FakeGenerator(), tmp_path)
+    second = FakeGenerator()
+    with locked(tmp_path):
+        assert list(label_with(second, tmp_path)) == list(made)
+    assert second.num_generated == 0
+
+
 def test_a_lock_file_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("999999\n")
     assert label_with(FakeGenerator(), tmp_path).manifest.num_examples == 23

@@ -123,7 +123,8 @@ def label(
     Only finished hypotheses are kept; examples without one are counted and logged. A process may
     be killed at any moment: the next call keeps every whole shard and gives the same files as an
     undisturbed one. In mode `sample` each shard draws from its own stream of `seed`. `on_progress`
-    receives numbers of examples that became ready, stored ones included.
+    receives numbers of examples that became ready, stored ones included. A finished corpus is only
+    read: by any number of processes, from a folder that nobody may write.
 
     Raises StaleCorpusError when the folder was begun with other settings, and DataError when
     another process is labelling into it, when it holds other things, for ids that come twice and
@@ -139,19 +140,24 @@ def label(
         engine=engine,
         sources_fingerprint=fingerprint_sources(examples),
     )
+    wanted = StoredSettings(settings, shard_size)
     check_usable(folder)
-    with locked(folder):
-        _remove_torn_files(folder)
-        begin_or_check(folder, wanted=StoredSettings(settings, shard_size))
-        if not _is_complete(folder):
+    if _is_complete(folder):
+        begin_or_check(folder, wanted=wanted)
+        if on_progress is not None:
+            on_progress(len(examples))
+    else:
+        with locked(folder):
+            _remove_torn_files(folder)
+            begin_or_check(folder, wanted=wanted)
+            if not _is_complete(folder):  # or it was finished since we looked
+                _forget_manifest(folder)
             parts = [examples[i : i + shard_size] for i in range(0, len(examples), shard_size)]
             writer = _ShardWriter(folder, generator, settings, decode, on_progress)
             for index, part in enumerate(parts):
                 writer.ensure(index, part)
             _finish(folder, settings, num_shards=len(parts), num_examples=len(examples))
-        elif on_progress is not None:
-            on_progress(len(examples))
-        return TeacherCorpus.open(folder, expected=settings)
+    return TeacherCorpus.open(folder, expected=settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,20 +213,23 @@ def _remove_torn_files(folder: Path) -> None:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether every shard of the manifest is there. A manifest with missing shards is removed.
+    """Whether there is a manifest and a file for every shard of it, whole or not."""
+    if not is_finished(folder):
+        return False
+    return all((folder / shard.name).is_file() for shard in read_manifest(folder).shards)
+
+
+def _forget_manifest(folder: Path) -> None:
+    """Removes the manifest, if there is one, of a corpus whose shards are not all there.
 
     Raises DataError for a damaged shard: what the manifest vouched for is not silently replaced.
     """
     if not is_finished(folder):
-        return False
-    shards = read_manifest(folder).shards
-    present = [shard for shard in shards if (folder / shard.name).is_file()]
-    for shard in present:
-        check_shard(folder / shard.name, shard)
-    if len(present) == len(shards):
-        return True
+        return
+    for shard in read_manifest(folder).shards:
+        if (folder / shard.name).is_file():
+            check_shard(folder / shard.name, shard)
     (folder / MANIFEST).unlink()
-    return False
 
 
 def _finish(folder: Path, settings: CorpusSettings, *, num_shards: int, num_examples: int) -> None:
