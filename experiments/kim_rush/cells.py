@@ -32,8 +32,8 @@ _NUM_CURVE_SEEDS = 3
 _LONGER = 4
 """How many times as long follow-ups train."""
 _LOOKED_INTO = 0.8
-"""The pruned share that retraining's rate is chosen at and follow-ups look into: where the paper's
-students lose little."""
+"""The pruned share that follow-ups look into: where the paper's students lose little. It chooses
+the rate of all pruned students; the one at 0 % has its own."""
 _MORE_RATES = MOST_MORE
 _PRESETS = {"seq_kd+word_kd": "seq_kd_word_kd"}
 _ASKS_TEACHER = ("word_kd", "seq_kd_word_kd")
@@ -194,33 +194,53 @@ class _Plan:
                 yield self._choosing(size, method, stages, rate)
 
     def _choosing(
-        self, size: Size | None, method: str, stages: tuple[StageOfCell, ...], rate: float
+        self,
+        size: Size | None,
+        method: str,
+        stages: tuple[StageOfCell, ...],
+        rate: float,
+        **facts: object,
     ) -> Cell:
-        seed = self._task.seeds[0]
-        return Cell(self._task, "learning_rates", size, method, seed, stages, rate, measured=False)
+        what = (size, method, self._task.seeds[0], stages, rate)
+        return Cell(self._task, "learning_rates", *what, measured=False, facts=facts)
 
-    def _dev_scores(self, size: Size | None, method: str) -> dict[float, float]:
+    def _dev_scores(
+        self, size: Size | None, method: str, pruned_share: float | None
+    ) -> dict[float, float]:
         """The dev score of each rate that was tried."""
         name = "teacher" if size is None else size.name
         return {
             row["learning_rate"]: row[f"dev_{self._task.dev_score}"]
             for row in self._rows
             if (row["experiment"], row["size"], row["method"]) == ("learning_rates", name, method)
+            and row.get("pruned_share") == pruned_share
         }
 
-    def _tried(self, size: Size | None, method: str, rates: Sequence[float]) -> list[float]:
+    def _tried(
+        self,
+        size: Size | None,
+        method: str,
+        rates: Sequence[float],
+        pruned_share: float | None = None,
+    ) -> list[float]:
         """The rates to try: those given, and beyond while the best of them is the last or first."""
         return rates_to_try(
-            self._dev_scores(size, method),
+            self._dev_scores(size, method, pruned_share),
             rates,
             lower_is_better=self._task.lower_is_better,
             most_more=_MORE_RATES,
         )
 
-    def _rate(self, size: Size | None, method: str, rates: Sequence[float]) -> float | None:
+    def _rate(
+        self,
+        size: Size | None,
+        method: str,
+        rates: Sequence[float],
+        pruned_share: float | None = None,
+    ) -> float | None:
         """The rate with the best dev score, or None while one that is to be tried has none."""
         return chosen_rate(
-            self._dev_scores(size, method),
+            self._dev_scores(size, method, pruned_share),
             rates,
             lower_is_better=self._task.lower_is_better,
             most_more=_MORE_RATES,
@@ -314,17 +334,21 @@ class _Plan:
         before = self._stages_of(size, "seq_kd+seq_inter")
         if before is None:
             return
-        retrained = "seq_kd+prune"
-        for rate in self._tried(size, retrained, budget.retraining_rates):
-            stages = (before[0], self._retraining(size, rate, _LOOKED_INTO))
-            yield self._choosing(size, retrained, stages, rate)
-        chosen = self._rate(size, retrained, budget.retraining_rates)
-        if chosen is None:
-            return
+        retrained, rates = "seq_kd+prune", budget.retraining_rates
+        for share in (0.0, _LOOKED_INTO):
+            for rate in self._tried(size, retrained, rates, pruned_share=share):
+                stages = (before[0], self._retraining(size, rate, share))
+                yield self._choosing(size, retrained, stages, rate, pruned_share=share)
         method = "seq_kd+prune+seq_inter"
         for share in (0.0, *PRUNED_SHARES):
-            stages = (before[0], self._retraining(size, chosen, share), before[1])
-            yield self._cell("pruning", size, method, seed, stages, pruned_share=share)
+            like = _LOOKED_INTO if share else share
+            chosen = self._rate(size, retrained, rates, pruned_share=like)
+            if chosen is not None:
+                stages = (before[0], self._retraining(size, chosen, share), before[1])
+                yield self._cell("pruning", size, method, seed, stages, pruned_share=share)
+        chosen = self._rate(size, retrained, rates, pruned_share=_LOOKED_INTO)
+        if chosen is None:
+            return
         longer = self._retraining(size, chosen, _LOOKED_INTO, times=_LONGER)
         yield self._cell(
             "follow_up",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiments.harness.estimates import Quantity, average, estimate, gain, gap
 from experiments.harness.reading import TEACHER, Measure, Row, Runs, distinct, grouped, number
-from experiments.harness.text import basis, change, rate_name, score, table
+from experiments.harness.text import basis, change, rate_name, score, share_name, table
 from experiments.kim_rush.page_cells import Students
 from experiments.kim_rush.page_rows import Results, Task, methods_among, plain, runs_of
 from experiments.kim_rush.page_text import method_name, size_name
@@ -91,24 +91,29 @@ def rates_table(results: Results, task: Task) -> str:
     rates = distinct(rows, "learning_rate")
     dev = dev_measure(rows, task)
     lines = []
-    for (model, method), runs in grouped(rows, "size", "method").items():
-        used = used_rates(results, task, model, method)
+    groups = grouped(rows, "size", "method", "pruned_share")
+    for (model, method, share), runs in groups.items():
+        used = used_rates(results, task, model, method, share)
         cells = []
         for value in rates:
             at = tuple(row for row in runs if number(row, "learning_rate") == value)
             text = fixed(average(at, dev.key), 2)
             cells.append(f"**{text}**" if value in used and at else text)
         remark = _remark(runs, dev, used)
-        lines.append([size_name(str(model)), method_name(str(method)), *cells, remark])
+        name = method_name(str(method)) + (f", {share_name(share)}" if share is not None else "")
+        lines.append([size_name(str(model)), name, *cells, remark])
     headings = ["model", "method", *(rate_name(value) for value in rates), "remark"]
     return table(headings, lines, text_columns=2)
 
 
-def used_rates(results: Results, task: Task, model: str, method: str) -> list[float]:
-    """The learning rates of a system's rows in the main table, or in the one of pruning."""
-    main = distinct(runs_of(results.of(task, "main"), model, method), "learning_rate")
+def used_rates(
+    results: Results, task: Task, model: str, method: str, share: float | None = None
+) -> list[float]:
+    """The learning rates of a system's rows in the main table; of a pruned one's in that."""
+    if share is None:
+        return distinct(runs_of(results.of(task, "main"), model, method), "learning_rate")
     pruned = runs_of(results.of(task, "pruning"), model, f"{method}+seq_inter")
-    return main or sorted({float(row["learning_rates"][-2]) for row in pruned})
+    return sorted({float(r["learning_rates"][-2]) for r in pruned if r["pruned_share"] == share})
 
 
 def dev_measure(rows: Sequence[Row], task: Task) -> Measure:

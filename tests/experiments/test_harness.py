@@ -216,7 +216,11 @@ def test_the_whole_table_is_measured_once_and_then_found(
     assert {method for size, method, _ in main if size == SMALLER.name} == {
         *("baseline", "word_kd", "seq_kd", "seq_kd+seq_inter"),
     }
-    assert {row["size"] for row in rows if row["method"] == "seq_kd+prune"} == {TINY.name}
+    retrained = [row for row in rows if row["method"] == "seq_kd+prune"]
+    assert {(row["size"], row["pruned_share"]) for row in retrained} == {
+        (TINY.name, 0.0),
+        (TINY.name, 0.8),
+    }
     pruned = {row["pruned_share"]: row for row in rows if row["experiment"] == "pruning"}
     assert set(pruned) == {0.0, 0.8}
     dense = pruned[0.0]["density"]  # a row of the embeddings is of padding, and biases are few
