@@ -344,8 +344,8 @@ class _Plan:
             like = _LOOKED_INTO if share else share
             chosen = self._rate(size, retrained, rates, pruned_share=like)
             if chosen is not None:
-                stages = (before[0], self._retraining(size, chosen, share), before[1])
-                yield self._cell("pruning", size, method, seed, stages, pruned_share=share)
+                whole = (before[0], self._retraining(size, chosen, share), before[1])
+                yield self._cell("pruning", size, method, seed, whole, pruned_share=share)
         chosen = self._rate(size, retrained, rates, pruned_share=_LOOKED_INTO)
         if chosen is None:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from experiments.harness.apart import train_apart
@@ -24,6 +25,7 @@ from seqdistill.compression.stored_sizes import stored_sizes
 from seqdistill.core.progress import NoProgress
 from seqdistill.evaluation.systems import SystemResult, evaluate_system
 from seqdistill.models.loading import load_pair
+from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_settings
 from seqdistill.records.run_directory import RunDirectory
@@ -50,6 +52,7 @@ def digest(cell: Cell) -> str:
 def rows_of(cell: Cell) -> list[dict[str, object]]:
     """Trains and measures a cell. Its row comes first; the teacher's own row may follow."""
     recipe = recipe_of(cell.settings)
+    _remove_other_run(recipe)
     run = train_apart(recipe)
     row = described(cell) | _of_training(cell, run)
     if not cell.measured:
@@ -73,6 +76,13 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
         rows.append(_teacher_row(cell, teacher))
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     return rows
+
+
+def _remove_other_run(recipe: Recipe) -> None:
+    """Removes the run that a cell of that name made by other settings; its stages stay."""
+    run = RunDirectory(Path(recipe.output_dir))
+    if run.recipe_path.is_file() and load_recipe(str(run.recipe_path), []) != recipe:
+        shutil.rmtree(run.path)
 
 
 def run_directory(cell: Cell) -> RunDirectory:

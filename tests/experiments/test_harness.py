@@ -277,3 +277,6 @@ def test_the_whole_table_is_measured_once_and_then_found(
     again = runner.pending([longer], found)
     assert {cell.method for cell in again} == {"seq_kd+seq_inter"}
     assert {cell.size for cell in again} == {SMALLER}
+    assert again[0].name in {row["name"] for row in rows}, "its folder is there, of other settings"
+    (row, *_) = rows_of(again[0])
+    assert row["digest"] == digest(again[0])
