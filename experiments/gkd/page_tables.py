@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.gkd.cells import LENGTHENED, THRIFTY, TIMED
-from experiments.gkd.methods import BASELINES, DIVERGENCES, SHARES
+from experiments.gkd.methods import BASELINES, DIVERGENCES, SHARES, GridPoint, grid_name
 from experiments.gkd.page_rows import (
     INITIAL,
     ON_POLICY,
@@ -65,8 +65,8 @@ def main_table(students: Students) -> str:
 
 SUMMARIZED = (
     *BASELINES,
-    "gkd-forward_kl-0.5",
-    *(ON_POLICY if d == "forward_kl" else f"gkd-{d}-1" for d in DIVERGENCES),
+    grid_name(GridPoint("forward_kl", 0.5)),
+    *(grid_name(GridPoint(divergence, 1.0)) for divergence in DIVERGENCES),
 )
 """The baselines, then what the student writes half of, then what it writes alone."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ def quality_axis(axes: Axes, measure: Measure, which: str) -> None:
 
 def plain_log_axis(axes: Axes, which: str, values: Sequence[float | None]) -> None:
     """A logarithmic axis with plain numbers, as many as fit."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
     known = [value for value in values if value]
     if not known:
@@ -36,8 +35,12 @@ def plain_log_axis(axes: Axes, which: str, values: Sequence[float | None]) -> No
     )
     scale("log")
     limits(low / room, high * room)
-    ticks = _ticks(low / room, high * room)
-    axis.set_major_locator(FixedLocator(ticks))
+    span = high / low
+    locator: Locator = MaxNLocator(_MOST_TICKS)
+    if span > 1.6:
+        steps = (1, 2, 5) if span > 10 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+        locator = LogLocator(subs=steps, numticks=30)
+    axis.set_major_locator(locator)
     axis.set_major_formatter(FuncFormatter(lambda value, _: _plain_number(value)))
     axis.set_minor_locator(NullLocator())
 
@@ -46,25 +49,5 @@ def _plain_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100.0 else f"{value:.4g}"
 
 
-_MOST_TICKS = 8
-_STEPS = (
-    (1.0,),
-    (1.0, 3.0),
-    (1.0, 2.0, 5.0),
-    (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
-    *(tuple(1.0 + step / parts for step in range(9 * parts)) for parts in (2, 5, 10, 20, 100)),
-)
-"""Multiples of powers of ten that may have a tick, from coarse to fine."""
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """The finest ticks between the ends that are not more than fit."""
-    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
-    found: list[float] = []
-    for steps in _STEPS:
-        every = [float(f"{step}e{power}") for power in powers for step in steps]
-        inside = [value for value in every if low <= value <= high]
-        if found and len(inside) > _MOST_TICKS:
-            break
-        found = inside
-    return found
+_MOST_TICKS = 7
+"""Of an axis that is too short for powers of ten and their simple multiples."""

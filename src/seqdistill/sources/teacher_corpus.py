@@ -142,21 +142,21 @@ def label(
     )
     wanted = StoredSettings(settings, shard_size)
     check_usable(folder)
-    if _is_complete(folder):
-        begin_or_check(folder, wanted=wanted)
-        if on_progress is not None:
-            on_progress(len(examples))
-    else:
+    if not _is_complete(folder):
         with locked(folder):
             _remove_torn_files(folder)
             begin_or_check(folder, wanted=wanted)
-            if not _is_complete(folder):  # or it was finished since we looked
+            if not _is_complete(folder):  # nobody has finished it since we looked
                 _forget_manifest(folder)
-            parts = [examples[i : i + shard_size] for i in range(0, len(examples), shard_size)]
-            writer = _ShardWriter(folder, generator, settings, decode, on_progress)
-            for index, part in enumerate(parts):
-                writer.ensure(index, part)
-            _finish(folder, settings, num_shards=len(parts), num_examples=len(examples))
+                parts = [examples[i : i + shard_size] for i in range(0, len(examples), shard_size)]
+                writer = _ShardWriter(folder, generator, settings, decode, on_progress)
+                for index, part in enumerate(parts):
+                    writer.ensure(index, part)
+                _finish(folder, settings, num_shards=len(parts), num_examples=len(examples))
+                return TeacherCorpus.open(folder, expected=settings)
+    begin_or_check(folder, wanted=wanted)
+    if on_progress is not None:
+        on_progress(len(examples))
     return TeacherCorpus.open(folder, expected=settings)
 
 
