@@ -374,7 +374,7 @@ class _Plan:
 
     def _longer(self, seed: int) -> Iterator[Cell]:
         """Is it the length of training that keeps students from their teacher?"""
-        size = self._task.large
+        size = self._task.trained_longer
         budget = self._budget(size)
         for method in CURVE_METHODS:
             rate = self._rate(size, method, budget.rates)

@@ -134,7 +134,6 @@ def curves(results: Results, pictures: Pictures) -> str:
     """Scores over the size of the student and over the length of training."""
     blocks = []
     for task in TASKS:
-        blocks.append(f"### {task.title}")
         parts = [
             f"{task.measure.name}, greedy, {what}:\n\n"
             + curve_table(results, task, experiment, task.measure.greedy)
@@ -145,10 +144,9 @@ def curves(results: Results, pictures: Pictures) -> str:
             if results.of(task, experiment)
         ]
         if parts:
-            what = "Scores over size and training length"
-            parts.insert(0, _shown(pictures, task, "curves", what))
-        blocks += [part for part in parts if part] or [NOT_MEASURED]
-    return "\n\n".join(blocks)
+            shown = _shown(pictures, task, "curves", "Scores over size and training length")
+            blocks += [f"### {task.title}", shown, *parts]
+    return "\n\n".join(block for block in blocks if block) or NOT_MEASURED
 
 
 def learning_rates(results: Results) -> str:

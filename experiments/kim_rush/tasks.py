@@ -62,6 +62,8 @@ class Task:
     """More student sizes, for a curve; each method chooses its rate for each of them."""
     curve_updates: tuple[int, ...]
     """More lengths of training of the small student, for a curve."""
+    trained_longer: Size
+    """The student that is also trained several times as long, undistilled and by Seq-KD."""
     dev_score: str
     """What chooses rates and checkpoints, by greedy decoding of dev."""
     lower_is_better: bool
@@ -121,6 +123,7 @@ G2P = Task(
     all_rows_everywhere=True,
     curve_sizes=(Size(16, 1, 1), Size(48, 1, 1), Size(96, 2, 2)),
     curve_updates=(375, 750, 3000, 6000),
+    trained_longer=Size(64, 2, 2),
     dev_score="token_error_rate",
     lower_is_better=True,
 )
@@ -169,6 +172,8 @@ EN_DE = Task(
     all_rows_everywhere=False,
     curve_sizes=(),
     curve_updates=(),
+    # The large one would take twice as many hours.
+    trained_longer=Size(64, 2, 2),
     dev_score="chrf",
     lower_is_better=False,
 )

@@ -61,6 +61,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         all_rows_everywhere=False,
         curve_sizes=(CURVED,),
         curve_updates=(2,),
+        trained_longer=SMALLER,
     )
 
 
@@ -230,16 +231,16 @@ def test_the_whole_table_is_measured_once_and_then_found(
     curves = {(r["size"], r["updates"]) for r in rows if str(r["experiment"]).endswith("_curve")}
     assert curves == {("12x1+1", 4), (SMALLER.name, 2)}
     further = {
-        (r["method"], r.get("variant")): r["updates"]
+        (r["size"], r["method"], r.get("variant")): r["updates"]
         for r in rows
         if r["experiment"] == "follow_up"
     }
     assert further == {
-        ("baseline+baseline", None): 6,
-        ("seq_kd+seq_kd", None): 6,
-        ("baseline", "4x_updates"): 16,
-        ("seq_kd", "4x_updates"): 16,
-        ("seq_kd+prune+seq_inter", "4x_updates"): 14,
+        (TINY.name, "baseline+baseline", None): 6,
+        (TINY.name, "seq_kd+seq_kd", None): 6,
+        (SMALLER.name, "baseline", "4x_updates"): 16,
+        (SMALLER.name, "seq_kd", "4x_updates"): 16,
+        (TINY.name, "seq_kd+prune+seq_inter", "4x_updates"): 14,
     }
     for row in rows:
         assert isinstance(row["digest"], str)
