@@ -26,6 +26,9 @@ class Part:
     label: str
     figure: str
     verdict: Verdict
+    estimate: Estimate | None = None
+    wanted: tuple[float, float] | None = None
+    """Between which ends the estimate should lie, where its claim names them."""
 
 
 def part(
@@ -35,11 +38,12 @@ def part(
     *,
     shown: Callable[[Estimate | None], str],
     remark: str = "",
+    wanted: tuple[float, float] | None = None,
 ) -> Part:
     """The figure as `number (where its interval comes from; remark)`, with its verdict."""
     told = [text for text in ("" if estimate is None else basis(estimate), remark) if text]
     origin = f" ({'; '.join(told)})" if told else ""
-    return Part(label, shown(estimate) + origin, verdict)
+    return Part(label, shown(estimate) + origin, verdict, estimate, wanted)
 
 
 def verdict_of(parts: Sequence[Part]) -> Verdict:

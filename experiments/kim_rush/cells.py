@@ -357,7 +357,7 @@ class _Plan:
             seed,
             (before[0], longer, before[1]),
             question=f"Is it the retraining that costs a student pruned by {_LOOKED_INTO:.0%}?",
-            variant=f"{_LONGER}x_updates",
+            variant=f"{_LONGER}x_retraining_updates",
             compared_with=method,
             pruned_share=_LOOKED_INTO,
         )

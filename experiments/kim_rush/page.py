@@ -14,6 +14,7 @@ from experiments.kim_rush.page_claim_sections import claims, follow_ups
 from experiments.kim_rush.page_curve_plots import curves_plot, pruning_plot
 from experiments.kim_rush.page_findings import findings
 from experiments.kim_rush.page_plots import likelihood_plot, main_plot
+from experiments.kim_rush.page_reasons import reasons
 from experiments.kim_rush.page_rows import TASKS, Results, Task, read
 from experiments.kim_rush.page_sections import (
     curves,
@@ -55,6 +56,7 @@ def rendered(results: Results, pictures: Pictures) -> str:
         ("Learning rates", learning_rates(results)),
         ("Perplexity, mode share and quality", likelihood(results, pictures)),
         ("The paper's claims, one by one", claims(results)),
+        ("What keeps claims from holding", reasons(results)),
         ("Follow-up experiments", follow_ups(results)),
     )
     return numbered_page(

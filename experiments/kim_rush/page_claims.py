@@ -42,7 +42,32 @@ def _better(students: Students, method: str, base: str, *, by_beam: bool) -> Par
     measure = students.task.measure
     found = students.gain(method, base, measure.beam if by_beam else measure.greedy)
     label = f"{method_name(method)} over {method_name(base)}, {'beam' if by_beam else 'greedy'}"
-    return part(label, found, above(found, 0.0), shown=change)
+    return _above(label, found, 0.0, shown=change)
+
+
+def _above(
+    label: str,
+    found: Estimate | None,
+    limit: float,
+    *,
+    shown: Callable[[Estimate | None], str],
+    remark: str = "",
+) -> Part:
+    wanted, verdict = (limit, math.inf), above(found, limit)
+    return part(label, found, verdict, shown=shown, remark=remark, wanted=wanted)
+
+
+def _between(
+    label: str,
+    found: Estimate | None,
+    low: float,
+    high: float,
+    *,
+    shown: Callable[[Estimate | None], str],
+    remark: str = "",
+) -> Part:
+    verdict = within(found, low, high)
+    return part(label, found, verdict, shown=shown, remark=remark, wanted=(low, high))
 
 
 def _seq_kd_beats_word_kd(students: Students) -> tuple[Part, ...]:
@@ -55,9 +80,9 @@ def _seq_kd_beats_word_kd(students: Students) -> tuple[Part, ...]:
 def _greedy_is_enough(students: Students) -> tuple[Part, ...]:
     measure = students.task.measure
     before, after = (gap(students.student(method), measure) for method in ("baseline", "seq_kd"))
-    verdict = within(after, -0.3, 0.3)
     remark = f"Baseline {change(before)}"
-    return (part("beam over greedy, Seq-KD", after, verdict, shown=change, remark=remark),)
+    label = "beam over greedy, Seq-KD"
+    return (_between(label, after, -0.3, 0.3, shown=change, remark=remark),)
 
 
 def _rise(students: Students, key: str) -> tuple[list[float | None], Estimate | None]:
@@ -70,7 +95,7 @@ def _perplexity_worse(students: Students) -> tuple[Part, ...]:
     (before, after), rise = _rise(students, "perplexity")
     remark = f"from {fixed(before, 2)} to {fixed(after, 2)}"
     return (
-        part("perplexity", rise, above(rise, 1.0), shown=factor, remark=remark),
+        _above("perplexity", rise, 1.0, shown=factor, remark=remark),
         _better(students, "seq_kd", "baseline", by_beam=False),
     )
 
@@ -80,8 +105,7 @@ def _mode_share_tenfold(students: Students) -> tuple[Part, ...]:
     remark = f"from {percent(before)} to {percent(after)}"
     if before is not None and before > 0.1:
         remark += f", and {times(1.0 / before)} is all that a share can rise from there"
-    verdict = within(rise, 10.0, math.inf)
-    return (part("mode share", rise, verdict, shown=factor, remark=remark),)
+    return (_between("mode share", rise, 10.0, math.inf, shown=factor, remark=remark),)
 
 
 def _techniques_add_up(students: Students) -> tuple[Part, ...]:
@@ -102,7 +126,7 @@ def _seq_inter_helps_teacher(students: Students) -> tuple[Part, ...]:
     beam = gain(after, before, measure.beam, sign=measure.sign)
     label = "Teacher + Seq-Inter over Teacher, greedy"
     remark = f"beam {change(beam)}"
-    return (part(label, greedy, above(greedy, 0.0), shown=change, remark=remark),)
+    return (_above(label, greedy, 0.0, shown=change, remark=remark),)
 
 
 def _ten_times_faster(students: Students) -> tuple[Part, ...]:
@@ -115,10 +139,11 @@ def _ten_times_faster(students: Students) -> tuple[Part, ...]:
     )
     return (
         _speed_part(students, method),
-        part(
+        _between(
             "quality, greedy over the teacher's beam",
             cost,
-            within(cost, -LITTLE_LOSS, math.inf),
+            -LITTLE_LOSS,
+            math.inf,
             shown=change,
             remark=method_name(method),
         ),
@@ -136,8 +161,10 @@ def _speed_part(students: Students, method: str) -> Part:
     label = "words/s, greedy over the teacher's beam"
     text = factor(found) if found is None else f"{factor(found)} ({method_name(chosen)})"
     if found is None or found.low is not None:
-        return Part(label, text, within(found, 10.0, math.inf))
-    return Part(label, text, Verdict.HOLDS if found.value >= 10.0 else Verdict.FAILS)
+        verdict = within(found, 10.0, math.inf)
+    else:
+        verdict = Verdict.HOLDS if found.value >= 10.0 else Verdict.FAILS
+    return Part(label, text, verdict, found, (10.0, math.inf))
 
 
 def _pruned_thirteenfold(students: Students) -> tuple[Part, ...]:
@@ -155,8 +182,7 @@ def _pruned_thirteenfold(students: Students) -> tuple[Part, ...]:
     if not candidates:
         return (Part(label, MISSING, Verdict.MISSING),)
     _, remark, best = max(candidates, key=lambda candidate: candidate[:2])
-    verdict = within(best, -PRUNING_LOSS, math.inf)
-    return (part(label, best, verdict, shown=change, remark=remark),)
+    return (_between(label, best, -PRUNING_LOSS, math.inf, shown=change, remark=remark),)
 
 
 CLAIMS = (

@@ -68,7 +68,7 @@ def test_a_page_without_rows_says_of_everything_that_it_is_not_measured(tmp_path
     page = files.pop("kim_rush.md").decode()
     assert not files
     sections = page.split("\n## ")[2:-1]
-    assert len(sections) == 7 and all("Not measured yet." in section for section in sections)
+    assert len(sections) == 8 and all("Not measured yet." in section for section in sections)
 
 
 def test_the_page_tells_follow_ups_by_their_question() -> None:

@@ -10,6 +10,7 @@ from experiments.harness.verdicts import Part, Verdict, above, verdict_of, withi
 from experiments.kim_rush.page_cells import Students, students_of
 from experiments.kim_rush.page_claims import CLAIMS
 from experiments.kim_rush.page_findings import findings
+from experiments.kim_rush.page_reasons import reasons
 from experiments.kim_rush.page_rows import TASKS, results_of
 from tests.experiments.page_rows import document, main_rows, pruning_rows, speed_rows
 
@@ -199,3 +200,41 @@ def test_the_findings_call_a_gain_within_chance_by_its_name() -> None:
     rows = main_rows(methods=("baseline", "word_kd"), seeds=(1,))
     best, _, _ = findings(results_of(document(moved(rows, "word_kd", -0.6, wider=1.0))))
     assert "which may be chance" in best and "not told apart from it: Baseline" in best
+
+
+def reason_lines(rows: Rows, number: int) -> list[list[str]]:
+    page = reasons(results_of(document(rows)))
+    cells = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return [found for found in cells if found[0] == str(number)]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.050, "nearer"), (0.0351, "not told apart"), (0.020, "farther"), (0.120, "enough")],
+)
+def test_what_fails_is_compared_with_a_student_trained_longer(share: float, expected: str) -> None:
+    rows = main_rows(methods=("teacher", "baseline", "seq_kd"), seeds=(1,))
+    longer = [
+        {**row, "experiment": "follow_up", "question": "Too short?", "variant": "4x_updates"}
+        for row in rows
+        if row["method"] != "teacher"
+    ]
+    for row, of_own_output in ((rows[-1], 0.035), (longer[-1], share)):
+        ends = {"": 1.0, "_low": 0.95, "_high": 1.05}
+        row |= {f"mode_share{end}": of_own_output * factor for end, factor in ends.items()}
+    ((*_, student, _, changed, _, moved_to),) = reason_lines(rows + longer, 4)
+    assert (student, changed, moved_to) == ("en-de 128×2+2", "4× updates", expected)
+
+
+def test_what_fails_is_compared_with_a_larger_student_and_no_smaller_one() -> None:
+    rows = main_rows(sizes=("128x2+2", "64x2+2"), methods=("baseline", "seq_kd"))
+    for row in rows:
+        if row["method"] == "seq_kd":
+            row["mode_share"] *= {"128x2+2": 0.5, "64x2+2": 0.25}[row["size"]]
+    ((_, _, student, _, larger, _, moved_to),) = reason_lines(rows, 4)
+    assert (student, larger, moved_to) == ("en-de 64×2+2", "128×2+2", "nearer")
+
+
+def test_nothing_is_looked_into_where_all_claims_hold() -> None:
+    rows = whole_table("en-de")
+    assert not any(reason_lines(rows, number) for number in range(1, len(CLAIMS) + 1))
