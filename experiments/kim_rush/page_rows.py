@@ -73,7 +73,7 @@ TASKS = (
         "en-de",
         "en-de: software documentation, English to German",
         Measure("bleu", "BLEU", 1),
-        (("chrF beam", "chrf"),),
+        (("chrF greedy", "chrf_greedy"), ("chrF beam", "chrf_beam")),
         (Measure("dev_chrf", "chrF", 1),),
     ),
 )

@@ -31,7 +31,7 @@ def main_table(students: Students) -> str:
                 f"**{name}**" if method in best else name,
                 *(score(value) for value in scores),
                 *(change(value) for value in gains),
-                *(fixed(average(runs, key)) for _, key in further),
+                *(score(estimate(Quantity(runs, key))) for _, key in further),
                 fixed(average(runs, "perplexity"), 2),
                 percent(average(runs, "mode_share")),
                 MISSING if found is None else basis(found),

@@ -61,7 +61,9 @@ def main_row(
         if task == "g2p":
             row[f"token_error_rate_{how}"] = score / 4.0
     if task == "en-de":
-        row["chrf"] = beam + 30.0
+        for how, value in (("greedy", greedy + 30.0), ("beam", beam + 30.0)):
+            row[f"chrf_{how}"] = value
+            row |= {f"chrf_{how}_low": value - 0.2, f"chrf_{how}_high": value + 0.2}
     return row
 
 

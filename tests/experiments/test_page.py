@@ -121,7 +121,12 @@ def test_a_missing_number_is_an_en_dash() -> None:
         for key in ("task", "experiment", "size", "method", "seed", "bleu_beam")
     }
     line = cells(main_table_of([bare]), "Baseline")
-    assert line == ["–", "17.6", "–", "–", "–", "–", "–", "1 seed, no interval"]
+    assert line == ["–", "17.6", *("–",) * 6, "1 seed, no interval"]
+
+
+def test_every_score_of_the_main_table_has_its_interval() -> None:
+    line = cells(main_table_of(main_rows(seeds=(3,))), "Word-KD")
+    assert line[4:6] == ["45.4\u00a0[45.2,\u00a045.6]", "47.7\u00a0[47.5,\u00a047.9]"]
 
 
 def test_one_seed_shows_the_test_sets_interval_and_several_their_own() -> None:
