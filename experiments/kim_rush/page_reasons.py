@@ -28,8 +28,8 @@ def reasons(results: Results) -> str:
     if not lines:
         return NOT_MEASURED
     explanation = (
-        "Every figure that fails its claim, beside the same figure of a larger student and of one "
-        "that was trained longer or at another rate. It is `nearer` to what the claim wants, or "
+        "Every figure that fails its claim, beside the same figure of a student of another size "
+        "and of one that was trained longer. It is `nearer` to what the claim wants, or "
         "`farther` from it, where the two 95 % intervals lie apart."
     )
     headings = ["claim", "figure", "student", "is", "with", "is then", "which is"]
@@ -48,11 +48,13 @@ def _compared(claim: Claim, students: Students) -> Iterator[list[str]]:
 
 
 def _others(students: Students) -> Iterator[tuple[str, Students]]:
-    """Larger students, and those that were trained otherwise, with what it is that differs."""
-    for larger in students_of(students.results, students.task):
-        if larger.size == students.size:
-            break
-        yield size_name(larger.size), larger
+    """Students that differ in one thing, with what it is: larger ones (of the largest the next),
+    and those that were trained otherwise.
+    """
+    by_size = students_of(students.results, students.task)
+    place = [other.size for other in by_size].index(students.size)
+    for other in by_size[:place] or by_size[1:2]:
+        yield size_name(other.size), other
     for other in varied_students_of(students.results, students.task):
         if other.size == students.size and other.variant is not None:
             yield variant_name(other.variant), other

@@ -226,13 +226,19 @@ def test_what_fails_is_compared_with_a_student_trained_longer(share: float, expe
     assert (student, changed, moved_to) == ("en-de 128×2+2", "4× updates", expected)
 
 
-def test_what_fails_is_compared_with_a_larger_student_and_no_smaller_one() -> None:
-    rows = main_rows(sizes=("128x2+2", "64x2+2"), methods=("baseline", "seq_kd"))
+def test_what_fails_is_compared_with_larger_students_and_of_the_largest_with_the_next() -> None:
+    sizes = {"128x2+2": 0.5, "64x2+2": 0.25, "32x1+1": 0.1}
+    rows = main_rows(sizes=sizes, methods=("baseline", "seq_kd"))
     for row in rows:
         if row["method"] == "seq_kd":
-            row["mode_share"] *= {"128x2+2": 0.5, "64x2+2": 0.25}[row["size"]]
-    ((_, _, student, _, larger, _, moved_to),) = reason_lines(rows, 4)
-    assert (student, larger, moved_to) == ("en-de 64×2+2", "128×2+2", "nearer")
+            row["mode_share"] *= sizes[row["size"]]
+    compared = [(cells[2], cells[4], cells[6]) for cells in reason_lines(rows, 4)]
+    assert compared == [
+        ("en-de 128×2+2", "64×2+2", "farther"),
+        ("en-de 64×2+2", "128×2+2", "nearer"),
+        ("en-de 32×1+1", "128×2+2", "nearer"),
+        ("en-de 32×1+1", "64×2+2", "nearer"),
+    ]
 
 
 def test_nothing_is_looked_into_where_all_claims_hold() -> None:
