@@ -23,6 +23,7 @@ from experiments.harness.reading import TEACHER
 from experiments.harness.text import change, score, table
 from experiments.kim_rush.page import RESULTS as KIM_RUSH
 from experiments.kim_rush.page_cells import Students, students_of
+from experiments.kim_rush.page_findings import longer_training
 from experiments.kim_rush.page_rows import METHODS, TASKS, read
 from experiments.kim_rush.page_text import method_name, size_name
 
@@ -127,7 +128,8 @@ def kim_rush_table() -> str:
         [method_name(method), *(cell for each in tasks for cell in _student_cells(each, method))]
         for method in trained
     ]
-    return table(headings, rows, text_columns=1)
+    longer = longer_training(results)
+    return table(headings, rows, text_columns=1) + (f"\n\n{longer}." if longer else "")
 
 
 def _teacher_score(students: Students) -> str:

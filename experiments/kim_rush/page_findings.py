@@ -1,7 +1,9 @@
-"""Three sentences for a reader in a hurry: which method, how fast, what became of the claims.
+"""Sentences for a reader in a hurry: which method, how fast, what longer training leaves of it, and
+what became of the claims.
 
-Every word that says more, less or as much is chosen by the numbers. Each sentence speaks of the
-largest student of each task. Lays out nothing.
+Every word that says more, less or as much is chosen by the numbers. Sentences speak of the largest
+student of each task; that of longer training, of the students that were trained longer. Lays out
+nothing.
 """
 
 from __future__ import annotations
@@ -11,24 +13,44 @@ from experiments.harness.reading import TEACHER, Runs
 from experiments.harness.statistics import Estimate, negated
 from experiments.harness.text import NOT_MEASURED, change, enumeration, score
 from experiments.harness.verdicts import Verdict, above, verdict_of
-from experiments.kim_rush.page_cells import Students, students_of
+from experiments.kim_rush.page_cells import Students, students_of, varied_students_of
 from experiments.kim_rush.page_claims import CLAIMS
 from experiments.kim_rush.page_rows import FLOAT32, INT8, TASKS, Results
-from experiments.kim_rush.page_text import method_name, size_name
+from experiments.kim_rush.page_text import method_name, size_name, variant_name
 from seqdistill.report.numbers import times
 
 
 def findings(results: Results) -> tuple[str, ...]:
-    """Three sentences: the method to take, what it costs and saves, the paper's claims."""
+    """The method to take, what it costs and saves, what longer training leaves, the claims."""
     largest = [found[0] for task in TASKS if (found := students_of(results, task))]
     if not largest:
         return (NOT_MEASURED,)
     sentences = (
         "; ".join(_method_to_take(students) for students in largest),
         "; ".join(_cost_and_speed(students) for students in largest),
+        longer_training(results),
         "; ".join(_claims(students) for students in largest),
     )
-    return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+    return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences if sentence)
+
+
+def longer_training(results: Results) -> str:
+    """What Seq-KD gains over undistilled students trained as long, at each length; may be empty."""
+    told = []
+    for task in TASKS:
+        for longer in varied_students_of(results, task):
+            shorter = Students(results, task, longer.size)
+            gains = [
+                students.gain("seq_kd", "baseline", task.measure.greedy)
+                for students in (shorter, longer)
+            ]
+            if longer.variant is not None and None not in gains:
+                told.append(
+                    f"on {task.name} ({size_name(longer.size)}) {change(gains[0])} greedy, and "
+                    f"with {variant_name(longer.variant)} {change(gains[1])}"
+                )
+    start = "Seq-KD gains over an undistilled student that was trained as long: "
+    return start + "; ".join(told) if told else ""
 
 
 def _method_to_take(students: Students) -> str:

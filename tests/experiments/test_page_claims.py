@@ -244,3 +244,16 @@ def test_what_fails_is_compared_with_larger_students_and_of_the_largest_with_the
 def test_nothing_is_looked_into_where_all_claims_hold() -> None:
     rows = whole_table("en-de")
     assert not any(reason_lines(rows, number) for number in range(1, len(CLAIMS) + 1))
+
+
+def test_the_findings_tell_what_longer_training_leaves_of_a_gain() -> None:
+    rows = main_rows(methods=("baseline", "seq_kd"))
+    longer = [
+        {**row, "experiment": "follow_up", "question": "Too short?", "variant": "4x_updates"}
+        for row in moved(rows, "seq_kd", -4.0)
+    ]
+    told = findings(results_of(document(rows + longer)))[2]
+    assert told.endswith(
+        "trained as long: on en-de (128×2+2) +4.2\u00a0±\u00a00.0 greedy, and with 4× updates "
+        "+0.2\u00a0±\u00a00.0."
+    )
