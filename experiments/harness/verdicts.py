@@ -16,7 +16,7 @@ class Verdict(enum.Enum):
     HOLDS = "holds"
     FAILS = "does not hold"
     OPEN = "undecided"
-    MISSING = "not measured yet"
+    MISSING = "not measured"
 
 
 @dataclasses.dataclass(frozen=True)
