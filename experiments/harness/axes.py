@@ -38,7 +38,7 @@ def plain_log_axis(axes: Axes, which: str, values: Sequence[float | None]) -> No
     span = high / low
     locator: Locator = MaxNLocator(_MOST_TICKS)
     if span > 1.6:
-        steps = (1, 2, 5) if span > 10 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+        steps = (1, 2, 5) if span > 4 else (1, 1.5, 2, 3, 4, 5, 6, 8)
         locator = LogLocator(subs=steps, numticks=30)
     axis.set_major_locator(locator)
     axis.set_major_formatter(FuncFormatter(lambda value, _: _plain_number(value)))
