@@ -26,7 +26,8 @@ def reasons(results: Results) -> str:
         for cells in _compared(claim, students)
     ]
     if not lines:
-        return NOT_MEASURED
+        measured = any(students_of(results, task) for task in TASKS)
+        return "No claim fails." if measured else NOT_MEASURED
     explanation = (
         "Every figure that fails its claim, beside the same figure of a student of another size "
         "and of one that was trained longer. It is `nearer` to what the claim wants, or "
