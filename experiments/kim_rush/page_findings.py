@@ -150,5 +150,5 @@ _TOLD = {
     Verdict.HOLDS: ("holds", "hold"),
     Verdict.FAILS: ("does not hold", "do not hold"),
     Verdict.OPEN: ("is undecided", "are undecided"),
-    Verdict.MISSING: ("is not measured", "are not measured yet"),
+    Verdict.MISSING: ("is not measured", "are not measured"),
 }
