@@ -122,7 +122,8 @@ class TrainingSection(Section):
     updates: PositiveInt = 1000
     """Optimizer steps."""
     batch_tokens: PositiveInt = 4096
-    """Target tokens (padding included) of one micro-batch."""
+    """Tokens of one micro-batch, padding included: of the longer side of encoder-decoder pairs, of
+    prompt and completion of decoder-only ones."""
     accumulation: PositiveInt = 1
     """Micro-batches summed into one update."""
     learning_rate: PositiveFloat = 5e-4
