@@ -22,7 +22,9 @@ from experiments.gkd.methods import (
 from experiments.gkd.tasks import Task
 from experiments.harness.rates import chosen_rate, rates_to_try
 
-Experiment = Literal["teacher", "initial", "learning_rates", "main", "data", "wall_clock", "reward"]
+Experiment = Literal[
+    "teacher", "initial", "learning_rates", "main", "data", "wall_clock", "reward", "follow_up"
+]
 Row = Mapping[str, Any]
 
 THRIFTY = ("supervised_kd", "imitkd", "on_policy_kd")
@@ -30,6 +32,10 @@ THRIFTY = ("supervised_kd", "imitkd", "on_policy_kd")
 LENGTHENED = ("supervised_kd", "seq_kd")
 """Methods that get as many updates as the seconds of on-policy KD buy."""
 TIMED = "on_policy_kd"
+FOLLOWED = ("supervised_ft", "seq_kd", "supervised_kd", "imitkd", "on_policy_kd")
+"""Methods that are trained for longer, too: whether gains last, or are made sooner only."""
+FOLLOW_UP_FACTOR = 4
+"""How many times the updates they then get, at the same rate."""
 _MIDDLE_WEIGHT = 0.5
 """Alpha of the students that choose the rate of all rewarded ones."""
 _ROUNDED_UPDATES = 50
@@ -152,6 +158,10 @@ class _Plan:
                 yield from self._student("main", method, seed)
             if seed in task.further_seeds:
                 yield from self._further(seed)
+        for seed in task.follow_up_seeds:
+            for name in FOLLOWED:
+                updates = FOLLOW_UP_FACTOR * budget.updates
+                yield from self._student("follow_up", self._methods[name], seed, updates=updates)
 
     def _further(self, seed: int) -> Iterator[Cell]:
         for share in self._task.data_shares:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from experiments.gkd import page_sections as sections
 from experiments.gkd.page_plots import PLOTS
+from experiments.gkd.page_reasons import reasons
 from experiments.gkd.page_rows import SHOWN, Results, read, students_of
 from experiments.harness.pages import Pictures, exits, numbered_page, write_pictured
 
@@ -36,9 +37,11 @@ def rendered(results: Results, pictures: Pictures) -> str:
         ("Quality and diversity of samples", sections.diversity(found, pictures)),
         ("Fewer inputs", sections.data_efficiency(found, pictures)),
         ("Equal time", sections.equal_time(found, pictures)),
+        ("Longer training", sections.longer_training(found, pictures)),
         ("Rewards", sections.rewards(found, pictures)),
         ("Learning rates", sections.learning_rates(results, found)),
         ("The paper's claims, one by one", sections.claims(found)),
+        ("What keeps claims from holding", reasons(found)),
     )
     return numbered_page(
         "On-policy distillation after Agarwal et al. (2024), on four tasks",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 
 from experiments.gkd.cells import LENGTHENED, THRIFTY
@@ -49,9 +50,14 @@ class Claim:
     """The tasks on which it is tested."""
 
 
+def _more(label: str, found: Estimate | None, *, remark: str = "") -> Part:
+    """A difference, which should lie above 0."""
+    wanted = (0.0, math.inf)
+    return part(label, found, above(found, 0.0), shown=change, remark=remark, wanted=wanted)
+
+
 def _is_better(students: Students, name: str, runs: Runs, other: str, base: Runs) -> Part:
-    found = students.better_by(runs, base)
-    return part(f"{name} over {other}", found, above(found, 0.0), shown=change)
+    return _more(f"{name} over {other}", students.better_by(runs, base))
 
 
 def _beats_baselines(students: Students) -> tuple[Part, ...]:
@@ -75,7 +81,7 @@ def _twice_the_gain(students: Students) -> tuple[Part, ...]:
     gains = [students.gained(runs) for runs in (own, other)]
     remark = f"{method_name(method)} {change(gains[0])}, {method_name(base)} {change(gains[1])}"
     label = f"gain, less {ABOUT_TWICE} × the best baseline's"
-    return (part(label, found, above(found, 0.0), shown=change, remark=remark),)
+    return (_more(label, found, remark=remark),)
 
 
 def _rises_with_share(students: Students) -> tuple[Part, ...]:
@@ -88,7 +94,7 @@ def _rises_with_share(students: Students) -> tuple[Part, ...]:
         found = contrast(students, systems, students.key) if complete else None
         label = f"λ from {before:g} to {after:g}"
         remark = f"mean of {len(complete)} divergences" if len(complete) > 1 else "forward KL"
-        parts.append(part(label, found, above(found, 0.0), shown=change, remark=remark))
+        parts.append(_more(label, found, remark=remark))
     return tuple(parts)
 
 
@@ -150,13 +156,8 @@ def _mode_seeking_trades_diversity(students: Students) -> tuple[Part, ...]:
     quality = students.better_by(seeking, covering, students.shown.sampled(HOT))
     alike = difference(Quantity(seeking, self_bleu(HOT)), Quantity(covering, self_bleu(HOT)))
     return (
-        part(
-            f"reverse KL over forward KL, samples at T {HOT}",
-            quality,
-            above(quality, 0.0),
-            shown=change,
-        ),
-        part("rise of self-BLEU", alike, above(alike, 0.0), shown=change),
+        _more(f"reverse KL over forward KL, samples at T {HOT}", quality),
+        _more("rise of self-BLEU", alike),
     )
 
 
@@ -206,7 +207,9 @@ def _change_with(places: int) -> Callable[[Estimate | None], str]:
 def _wins_in_equal_time(students: Students) -> tuple[Part, ...]:
     own = students.student(ON_POLICY)
     return tuple(
-        _is_better(students, "On-policy KD", own, f"{method_name(m)}, longer", students.longer(m))
+        _is_better(
+            students, "On-policy KD", own, f"{method_name(m)}, longer", students.in_equal_time(m)
+        )
         for m in LENGTHENED
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments.gkd.methods import (
     BASELINES,
@@ -138,6 +138,10 @@ class Students:
 
     results: Results
     shown: Shown
+    experiment: Literal["main", "follow_up"] = "main"
+    """Whose rows are the students: those of the main table, or those trained for longer."""
+    temperature: str | None = None
+    """Of the samples that are scored; None for greedy outputs."""
 
     def _where(self, experiments: Sequence[str], **values: object) -> Runs:
         return tuple(
@@ -156,11 +160,16 @@ class Students:
         """The supervised students that all others start from."""
         return self._where(["initial"])
 
+    @property
+    def trained(self) -> Runs:
+        """The runs of all methods, trained equally long."""
+        return self._where([self.experiment])
+
     def student(self, method: str) -> Runs:
-        """The runs of a method of the main table; of the teacher or the start by their names."""
+        """The runs of a method, trained as long as all of these; of teacher or start by name."""
         if method in (TEACHER, INITIAL):
             return self.teacher if method == TEACHER else self.initial
-        return self._where(["main"], method=method)
+        return self._where([self.experiment], method=method)
 
     def point(self, divergence: Divergence, share: float) -> Runs:
         """The runs of one point of the grid."""
@@ -168,20 +177,25 @@ class Students:
 
     def trained_on(self, method: str, data_share: float) -> Runs:
         """The runs of a method on a part of the inputs, or on all of them."""
-        return self._where(["data", "main"], method=method, data_share=data_share)
+        parts = [self.experiment, *self._beside_main("data")]
+        return self._where(parts, method=method, data_share=data_share)
 
-    def longer(self, method: str) -> Runs:
+    def in_equal_time(self, method: str) -> Runs:
         """The runs of a method that took as long as on-policy KD."""
-        return self._where(["wall_clock"], method=method)
+        return self._where(self._beside_main("wall_clock"), method=method)
 
     def rewarded(self, teacher_weight: float) -> Runs:
         """The runs with a reward, at one alpha."""
-        return self._where(["reward"], alpha=teacher_weight)
+        return self._where(self._beside_main("reward"), alpha=teacher_weight)
+
+    def _beside_main(self, experiment: str) -> list[str]:
+        """The experiment, where its students were trained as long as these."""
+        return [experiment] if self.experiment == "main" else []
 
     @property
     def methods(self) -> list[str]:
         """The methods of the main table that were measured, in its order."""
-        found = {row.get("method") for row in self.results.of(self.shown, "main")}
+        found = {row.get("method") for row in self.results.of(self.shown, self.experiment)}
         return [method for method in METHODS if method in found]
 
     @property
@@ -192,19 +206,21 @@ class Students:
     @property
     def data_shares(self) -> list[float]:
         """The parts of the inputs that students were trained on, with the whole; or none."""
-        rows = self.results.of(self.shown, "data")
+        rows = self.results.of(self.shown, *self._beside_main("data"))
         return [*distinct(rows, "data_share"), 1.0] if rows else []
 
     @property
     def teacher_weights(self) -> list[float]:
         """The values of alpha that were measured."""
-        return distinct(self.results.of(self.shown, "reward"), "alpha")
+        return distinct(self.results.of(self.shown, *self._beside_main("reward")), "alpha")
 
     # Numbers.
 
     @property
     def key(self) -> str:
-        """The key of the main score: greedy decoding of the test set."""
+        """The key of the main score of the test set, decoded as these are."""
+        if self.temperature is not None:
+            return self.shown.sampled(self.temperature)
         return self.shown.measure.greedy
 
     def better_by(self, runs: Runs, base: Runs, key: str | None = None) -> Estimate | None:
@@ -245,6 +261,11 @@ def students_of(results: Results) -> list[Students]:
     """Every task that has a measured student, in their order."""
     found = [Students(results, shown) for shown in SHOWN]
     return [students for students in found if students.methods]
+
+
+def longer_students(students: Students) -> Students:
+    """The same methods, trained for longer."""
+    return dataclasses.replace(students, experiment="follow_up")
 
 
 _DIVERGENCE_NAMES: Mapping[str, str] = {

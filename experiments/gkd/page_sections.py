@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from experiments.gkd.page_claims import CLAIMS, Claim
-from experiments.gkd.page_rows import Results, Students, method_name
+from experiments.gkd.page_rows import Results, Students, longer_students, method_name
 from experiments.gkd.page_tables import (
     data_table,
     grid_table,
+    length_table,
     main_table,
     overview_table,
     rates_table,
@@ -113,6 +114,16 @@ def equal_time(found: Sequence[Students], pictures: Pictures) -> str:
         "for SeqKD, are not counted."
     )
     return _of_each_task(intro, found, time_table, pictures, None)
+
+
+def longer_training(found: Sequence[Students], pictures: Pictures) -> str:
+    """What more updates leave of the gains."""
+    intro = (
+        "The same students with more updates, at the rates that were chosen for the shorter "
+        "training: whether a gain lasts, or is made sooner only."
+    )
+    known = [students for students in found if longer_students(students).methods]
+    return _of_each_task(intro, known, length_table, pictures, None)
 
 
 def rewards(found: Sequence[Students], pictures: Pictures) -> str:

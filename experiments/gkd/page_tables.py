@@ -13,6 +13,7 @@ from experiments.gkd.page_rows import (
     Shown,
     Students,
     divergence_name,
+    longer_students,
     method_name,
 )
 from experiments.harness.estimates import average
@@ -155,7 +156,10 @@ def time_table(students: Students) -> str:
     systems = [(method_name(TIMED), timed)]
     for method in LENGTHENED:
         name = method_name(method)
-        systems += [(name, students.student(method)), (f"{name}, longer", students.longer(method))]
+        systems += [
+            (name, students.student(method)),
+            (f"{name}, longer", students.in_equal_time(method)),
+        ]
     for name, runs in systems:
         behind = None if runs is timed else students.better_by(timed, runs)
         lines.append(
@@ -169,6 +173,25 @@ def time_table(students: Students) -> str:
         )
     headings = ["system", "updates", "training", students.shown.measure.name]
     return table([*headings, "On-policy KD is better by"], lines, text_columns=1)
+
+
+def length_table(students: Students) -> str:
+    """Scores and gains after the main table's updates, and after the follow-up's."""
+    longer = longer_students(students)
+    lengths = [(found, _updates(found.trained)) for found in (students, longer)]
+    lines = []
+    for method in longer.methods:
+        cells = []
+        for found, _ in lengths:
+            runs = found.student(method)
+            cells += [score(found.score(runs)), change(found.gained(runs))]
+        lines.append([method_name(method), *cells])
+    headings = [
+        heading
+        for _, updates in lengths
+        for heading in (f"{students.shown.measure.name} after {updates} updates", "gain")
+    ]
+    return table(["system", *headings], lines, text_columns=1)
 
 
 REWARD_COLUMNS: tuple[tuple[str, str, int], ...] = (

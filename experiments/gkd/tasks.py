@@ -60,6 +60,8 @@ class Task:
     """Of the main rows."""
     further_seeds: tuple[int, ...]
     """Of the rows for data efficiency, equal time and rewards."""
+    follow_up_seeds: tuple[int, ...]
+    """Of the students that are trained for longer."""
     data_shares: tuple[float, ...]
     """Parts of the training inputs that on-policy and supervised students make do with."""
     teacher_weights: tuple[float, ...]
@@ -114,6 +116,7 @@ G2P = Task(
     grid=FULL_GRID,
     seeds=(1, 2, 3, 4, 5),
     further_seeds=(1, 2, 3),
+    follow_up_seeds=(1, 2, 3),
     data_shares=(0.05, 0.25),
     teacher_weights=(),
     metric="sequence_error_rate",
@@ -174,6 +177,7 @@ ARITHMETIC = Task(
     grid=FULL_GRID,
     seeds=(1, 2, 3),
     further_seeds=(1, 2, 3),
+    follow_up_seeds=(1,),
     data_shares=(0.05, 0.25),
     teacher_weights=(),
     metric="answer_accuracy",
@@ -211,6 +215,7 @@ EN_DE = Task(
     grid=KEY_GRID,
     seeds=(1, 2, 3),
     further_seeds=(1, 2, 3),
+    follow_up_seeds=(1,),
     data_shares=(),
     teacher_weights=(),
     metric="bleu",
@@ -257,6 +262,7 @@ SUMMARIES = Task(
     grid=KEY_GRID,
     seeds=(1, 2, 3),
     further_seeds=(1, 2, 3),
+    follow_up_seeds=(1,),
     data_shares=(),
     teacher_weights=(0.0, 0.25, 0.5, 0.75, 1.0),
     metric="rouge_2",

@@ -131,6 +131,15 @@ def longer_rows(task: str, *, gain: float = 4.0) -> Rows:
     ]
 
 
+def follow_up_rows(task: str, gains: Mapping[str, float]) -> Rows:
+    """Students with four times the updates."""
+    return [
+        row(task, "follow_up", method, seed, points(gained, task), updates=1200)
+        for method, gained in gains.items()
+        for seed in SEEDS
+    ]
+
+
 def reward_rows(*, rouge_l: Iterable[float], agreement: Iterable[float]) -> Rows:
     """Rewarded students, one pair of numbers for each alpha."""
     weights = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -191,6 +200,7 @@ def everything() -> dict[str, Any]:
     rows: Rows = []
     for one in SHOWN:
         rows += whole_grid(one.name) + longer_rows(one.name) + rate_rows(one.name)
+        rows += follow_up_rows(one.name, {"supervised_ft": 1.0, "on_policy_kd": 8.5})
     rows += data_rows("g2p") + data_rows("arithmetic")
     rows += reward_rows(rouge_l=(40, 38, 36, 34, 32), agreement=(0.5, 0.6, 0.65, 0.7, 0.72))
     return document(rows)

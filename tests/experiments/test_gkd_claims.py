@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from experiments.gkd.page_claims import CLAIMS, Claim
 from experiments.gkd.page_contrasts import contrast
+from experiments.gkd.page_reasons import reasons
+from experiments.gkd.page_rows import longer_students
 from experiments.gkd.page_sections import ELSEWHERE, claims
 from experiments.harness.verdicts import Verdict, verdict_of
 from tests.experiments.gkd_rows import (
@@ -12,6 +14,7 @@ from tests.experiments.gkd_rows import (
     Rows,
     data_rows,
     everything,
+    follow_up_rows,
     longer_rows,
     main_rows,
     reward_rows,
@@ -175,3 +178,39 @@ def test_each_claim_is_told_of_the_tasks_that_test_it() -> None:
         line = next(line for line in text.splitlines() if line.startswith(f"| {number} | "))
         untested = sum(task not in each.tasks for task in ("g2p", "summaries"))
         assert line.count(ELSEWHERE) == untested
+
+
+def reason_lines(rows: Rows, number: int) -> list[list[str]]:
+    page = reasons([students(rows, "g2p")])
+    cells = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return [found for found in cells if found[0] == str(number)]
+
+
+@pytest.mark.parametrize(
+    ("longer", "expected"), [(6.0, "nearer"), (2.0, "farther"), (9.5, "enough")]
+)
+def test_what_fails_is_looked_at_again_after_longer_training_and_in_samples(
+    longer: float, expected: str
+) -> None:
+    rows = main_rows("g2p", {**GAINS, "seq_kd": 12.0})  # on-policy KD gains 8
+    for row in rows:  # in samples it is far ahead
+        if row["method"] == "on_policy_kd":
+            row["sequence_error_rate_sample_t1"] -= 20.0
+    rows += follow_up_rows("g2p", {"seq_kd": 9.0, "on_policy_kd": longer})
+    lines = {cells[4]: cells for cells in reason_lines(rows, 1)}
+    assert set(lines) == {"longer training", "samples at T 1"}
+    assert {cells[2] for cells in lines.values()} == {"On-policy KD over SeqKD"}
+    assert lines["longer training"][-1] == expected
+    assert lines["samples at T 1"][-1] == "enough"
+
+
+def test_students_trained_longer_are_held_against_nothing_that_was_trained_shorter() -> None:
+    rows = data_rows("g2p") + longer_rows("g2p") + main_rows("g2p")
+    rows += follow_up_rows("g2p", GAINS)
+    longer = longer_students(students(rows, "g2p"))
+    assert longer.data_shares == [] and longer.in_equal_time("seq_kd") == ()
+    assert {row["updates"] for row in longer.trained_on("imitkd", 1.0)} == {1200}
+
+
+def test_nothing_is_looked_into_where_no_figure_fails() -> None:
+    assert "No figure fails" in reasons([students(main_rows("g2p"), "g2p")])

@@ -15,6 +15,7 @@ from experiments.gkd.page_tables import (
     SUMMARIZED,
     data_table,
     grid_table,
+    length_table,
     main_table,
     rates_table,
     reward_table,
@@ -26,6 +27,7 @@ from tests.experiments.gkd_rows import (
     data_rows,
     document,
     everything,
+    follow_up_rows,
     longer_rows,
     main_rows,
     rate_rows,
@@ -65,7 +67,7 @@ def test_a_page_without_rows_says_of_everything_that_it_is_not_measured(tmp_path
     page = files.pop("gkd.md").decode()
     assert not files
     sections = page.split("\n## ")[1:]
-    assert len(sections) == 9 and all("Not measured yet." in section for section in sections)
+    assert len(sections) == 11 and all("Not measured yet." in section for section in sections)
 
 
 @pytest.mark.parametrize("task", ["g2p", "summaries"])
@@ -130,6 +132,14 @@ def test_equal_time_compares_with_the_longer_training() -> None:
     assert cells(table, "SeqKD, longer")[0] == "450"
     assert cells(table, "SeqKD, longer")[-1].startswith("+4.0")
     assert cells(table, "SeqKD")[-1].startswith("+5.0")
+
+
+def test_longer_training_stands_beside_the_main_tables() -> None:
+    rows = main_rows("g2p") + follow_up_rows("g2p", {"imitkd": 4.5, "on_policy_kd": 5.0})
+    head, _, *lines = length_table(students(rows, "g2p")).splitlines()
+    assert "after 300 updates" in head and "after 1,200 updates" in head and len(lines) == 2
+    line = cells(length_table(students(rows, "g2p")), "On-policy KD")
+    assert line[1].startswith("+8.0") and line[3].startswith("+5.0")
 
 
 def test_rewarded_students_are_shown_by_alpha_after_their_start() -> None:

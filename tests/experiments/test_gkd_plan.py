@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments.gkd.cells import LENGTHENED, THRIFTY, Cell, plan
+from experiments.gkd.cells import FOLLOW_UP_FACTOR, FOLLOWED, LENGTHENED, THRIFTY, Cell, plan
 from experiments.gkd.methods import (
     DIVERGENCES,
     SHARES,
@@ -93,7 +93,9 @@ def test_all_cells_but_the_start_begin_from_their_seeds_start_with_equal_updates
             assert cell.start is None
             continue
         assert cell.start == f"t{cell.seed}"
-        if cell.experiment != "wall_clock":
+        if cell.experiment == "follow_up":
+            assert cell.updates == FOLLOW_UP_FACTOR * task.budget.updates
+        elif cell.experiment != "wall_clock":
             assert cell.updates == task.budget.updates
 
 
@@ -112,6 +114,8 @@ def test_the_whole_plan_has_every_cell_of_the_task_once(task: Task) -> None:
     }
     longer = {(c.method.name, c.seed) for c in cells if c.experiment == "wall_clock"}
     assert longer == {(name, seed) for name in LENGTHENED for seed in task.further_seeds}
+    followed = {(c.method.name, c.seed) for c in cells if c.experiment == "follow_up"}
+    assert followed == {(name, seed) for name in FOLLOWED for seed in task.follow_up_seeds}
     weights = {(c.teacher_weight, c.seed) for c in cells if c.experiment == "reward"}
     assert weights == {(a, seed) for a in task.teacher_weights for seed in task.further_seeds}
 
