@@ -20,6 +20,8 @@ from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.metrics.score import SummedStatistics
 
 Row = Mapping[str, Any]
+COMPARED = ("teacher", "initial", "main")
+"""The experiments whose systems every row may be held against; and those of its own."""
 HELD_AGAINST = ("teacher", "initial", *BASELINES, "on_policy_kd")
 
 
@@ -36,7 +38,7 @@ def compared_rows(
     bases = [
         row
         for row in measured
-        if row["method"] in HELD_AGAINST and row["experiment"] in ("teacher", "initial", "main")
+        if row["method"] in HELD_AGAINST and row["experiment"] in (*COMPARED, "follow_up")
     ]
     scored = {
         row["name"]: statistics
@@ -85,6 +87,7 @@ def _versus(
         for base in bases
         if base["name"] in scored
         and base["name"] != row["name"]
+        and base["experiment"] in (*COMPARED, row["experiment"])
         and (base["seed"] == row["seed"] or base["experiment"] == "teacher")
     }
 

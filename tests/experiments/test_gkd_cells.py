@@ -52,6 +52,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         grid=ENDS,
         seeds=(1,),
         further_seeds=(1,),
+        follow_up_seeds=(1,),
         data_shares=(0.5,),
         further_tests={"again": str(data / "dev.tsv")},
     )
@@ -99,6 +100,9 @@ def test_the_whole_experiment_is_measured_once_and_then_found(task: Task) -> Non
                 "sequence_error_rate_greedy - sequence_error_rate_greedy"
             ]
             assert low <= row["value"] - start["value"] <= high
+        if row["experiment"] in ("main", "follow_up") and row["method"] == "imitkd":
+            others = {base for base in row["versus"] if base.endswith("seq_kd/seed1")}
+            assert others == {f"{e}/seq_kd/seed1" for e in {"main", row["experiment"]}}
 
     assert runner.pending([task], rows) == []
     more = dataclasses.replace(task, budget=dataclasses.replace(task.budget, updates=3))
