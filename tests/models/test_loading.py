@@ -100,6 +100,11 @@ def test_broken_folders_are_refused_in_one_sentence(pair: LoadedModel, tmp_path:
         load_config(str(tmp_path))
 
 
+def test_a_teacher_behind_a_server_is_refused_and_not_looked_for_on_the_hub() -> None:
+    with pytest.raises(ModelError, match="is an address: models run in this process"):
+        load_pair("http://localhost:8000/v1")
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     tiny_model("mbart").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"The tokenizer must load.*it holds none"):

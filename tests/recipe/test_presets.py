@@ -193,3 +193,12 @@ def test_the_list_shows_each_preset_with_one_sentence() -> None:
 def test_an_unknown_preset_is_refused_with_the_closest_name() -> None:
     with pytest.raises(RecipeError, match=r"got 'word-kd'\. Did you mean 'word_kd'\?"):
         show_preset("word-kd")
+
+
+@pytest.mark.parametrize("name", ["tip", "paced", "near_policy", "speculative"])
+def test_a_method_that_is_not_offered_is_refused_and_not_ignored(name: str) -> None:
+    with pytest.raises(RecipeError, match=rf"preset must be one of .*got '{name}'"):
+        show_preset(name)
+    for section in ("objective", "sequences"):
+        with pytest.raises(RecipeError, match=rf"{section}\.{name} is no setting of a recipe"):
+            load_recipe("gkd", [f"{section}.{name}=true"])

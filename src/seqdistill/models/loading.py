@@ -46,6 +46,11 @@ def _explained(name: str, what: str, error: Exception) -> ModelError:
             f"The {what} must load from a model folder, but there is no folder {name!r}; check the "
             "path, which counts from the current folder."
         )
+    if "://" in name:
+        return ModelError(
+            f"The {what} must load from a model folder or a hub name, but {name!r} is an address: "
+            "models run in this process and not behind a server."
+        )
     found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     where = "folder" if Path(name).exists() else "folder (none of that name exists) or hub name"
     return ModelError(

@@ -44,7 +44,7 @@ AMBIGUOUS = {
     "trust_remote_code": "teacher.trust_remote_code or student.trust_remote_code",
     "num_beams": "sequences.decoding.beam_size (the teacher's) or evaluation.beam_size",
     "num_train_epochs": "training.updates (optimizer steps; there are no epochs)",
-    "per_device_train_batch_size": "training.batch_tokens (batches are counted in target tokens)",
+    "per_device_train_batch_size": "training.batch_tokens (batches are counted in tokens)",
     "max_new_tokens": "sequences.decoding.max_new_tokens (the teacher's), "
     "sequences.rollouts.max_new_tokens (the student's) or evaluation.max_new_tokens",
 }
