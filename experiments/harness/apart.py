@@ -18,8 +18,13 @@ from seqdistill.records.run_directory import RunDirectory
 
 
 def train_apart(recipe: Recipe) -> RunDirectory:
-    """Trains the recipe in a fresh process with one thread, or goes on. Raises what that raises."""
+    """Trains the recipe in a fresh process with one thread, or goes on. Raises what that raises.
+
+    The process is forked from a server that has imported all and done nothing, which spares the
+    seven seconds that imports take.
+    """
     training = functools.partial(train, recipe, progress=NoProgress(), resume=True)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, mp_context=context, initializer=use_one_thread) as process:
         return process.submit(training).result()
