@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy.special import entr, rel_entr
-from tests.objectives.worlds import VOCAB, world
+from tests.objectives.worlds import VOCAB, World, world
 
+from seqdistill.core.batch import StudentStates
 from seqdistill.core.scores import DenseScores, NoScores
 from seqdistill.objectives.monitors import Monitor
 from seqdistill.objectives.objective import WeightedObjective
@@ -93,3 +94,36 @@ def test_a_batch_without_targets_is_measured_as_nothing() -> None:
     for name in BOTH:
         assert parts[name].total == 0.0
         assert parts[name].count == 0.0
+
+
+def as_writer_of(here: World) -> StudentStates:
+    """Other states of the same student, as with its dropout off."""
+    return StudentStates(here.states.hidden.detach() * 0.5 + 0.2, here.states.head)
+
+
+def test_monitors_tell_of_the_student_as_it_writes() -> None:
+    here = world()
+    quiet = as_writer_of(here)
+    objective = logged([NLL])
+    assert objective.reads_the_writer
+    loss, parts = objective(here.states, here.scores, here.batch, quiet)
+    _, expected = logged([NLL])(quiet, here.scores, here.batch)
+    for name in BOTH:
+        assert parts[name].mean == expected[name].mean
+    assert loss.total == logged([NLL])(here.states, here.scores, here.batch)[0].total
+    objective.begin_update(11, 100, logged=False)
+    assert not objective.reads_the_writer, "nobody looks at this update"
+
+
+def test_monitors_count_only_what_the_student_wrote() -> None:
+    here = world()
+    mixed = here.told(written_by=("reference", "student", "teacher", "student"))
+    own = here.rows(slice(1, 2)), here.rows(slice(3, 4))
+    _, parts = logged([NLL])(mixed.states, mixed.scores, mixed.batch)
+    alone = [logged([NLL])(part.states, part.scores, part.batch)[1] for part in own]
+    for name in BOTH:
+        assert parts[name].count == sum(part.batch.num_targets for part in own)
+        assert parts[name].total == pytest.approx(sum(float(p[name].total) for p in alone))
+    nobody = here.told(written_by=("reference",) * 4)
+    _, parts = logged([NLL])(nobody.states, nobody.scores, nobody.batch)
+    assert [float(parts[name].count) for name in BOTH] == [0.0, 0.0]

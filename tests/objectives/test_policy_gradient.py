@@ -355,3 +355,39 @@ def test_advantages_reach_the_student_only_through_its_likelihoods() -> None:
     )
     assert after[0] > before[0]
     assert after[1] < before[1]
+
+
+@pytest.mark.parametrize("term", [WEIGHTED, LONG])
+def test_weights_are_of_the_student_that_wrote_and_not_of_what_dropout_left(term: Term) -> None:
+    """With w = q(y) / p~(y) of the quiet student, on-policy weights are exactly 1."""
+    here = world()
+    quiet = StudentStates(here.states.hidden.detach() * 0.5 + 0.2, here.states.head)
+    log_q = here.states.head.logits(quiet.hidden).log_softmax(-1).detach()
+    sampled = log_q.gather(-1, here.batch.target_ids[..., None]).squeeze(-1)
+    here = here.told(sampled_log_probs=sampled)
+    objective = WeightedObjective([term], reduction="sum")
+    assert objective.reads_the_writer
+    loss, _ = objective(here.states, here.scores, here.batch, quiet)
+    mask = here.batch.target_mask
+    if term is WEIGHTED:
+        ones = dataclasses.replace(here.batch, sampled_log_probs=None)
+        unweighted = WeightedObjective([SINGLE], reduction="sum")
+        expected = unweighted(here.states, here.scores, ones)[0].total
+    else:
+        teacher = here.scores.head.logits(here.scores.hidden).log_softmax(-1)
+        weights = sequence_reverse_kl_weights(
+            sampled,
+            teacher.gather(-1, here.batch.target_ids[..., None]).squeeze(-1),
+            mask,
+            torch.ones_like(sampled),
+        )
+        own = here.states.head.logits(here.states.hidden).log_softmax(-1)
+        own = own.gather(-1, here.batch.target_ids[..., None]).squeeze(-1)
+        expected = -(weights * own)[mask].sum()
+    torch.testing.assert_close(loss.total, expected, rtol=1e-9, atol=1e-12)
+    noisy, _ = objective(here.states, here.scores, here.batch)
+    assert abs(float((noisy.total - loss.total).detach())) > 1e-3, "the states must differ"
+
+
+def test_a_divergence_alone_does_not_ask_the_student_that_wrote() -> None:
+    assert not WeightedObjective([SINGLE], reduction="sum").reads_the_writer

@@ -49,11 +49,17 @@ SETTINGS = LoopSettings(
 class PlainObjective:
     """Cross entropy of whole logits, by torch: slow, short and independent of the fused forms."""
 
+    reads_the_writer = False
+
     def __init__(self, reduction: str = "token") -> None:
         self._reduction = reduction
 
     def __call__(
-        self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+        self,
+        states: StudentStates,
+        scores: TeacherScores,
+        batch: SequenceBatch,
+        as_writer: StudentStates | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         logits = states.head.logits(states.hidden)
         values = cross_entropy(logits.flatten(0, 1), batch.target_ids.flatten(), reduction="none")

@@ -121,7 +121,11 @@ class Poisoned(PlainObjective):
         self._gradient = gradient
 
     def __call__(
-        self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+        self,
+        states: StudentStates,
+        scores: TeacherScores,
+        batch: SequenceBatch,
+        as_writer: StudentStates | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         loss, parts = super().__call__(states, scores, batch)
         self._left -= 1
@@ -180,7 +184,11 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:
 
     class Watching(PlainObjective):
         def __call__(
-            self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+            self,
+            states: StudentStates,
+            scores: TeacherScores,
+            batch: SequenceBatch,
+            as_writer: StudentStates | None = None,
         ) -> tuple[TokenSum, dict[str, TokenSum]]:
             seen.add((states.hidden @ states.head.weight.T).dtype)
             return super().__call__(states, scores, batch)
@@ -189,6 +197,84 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:
     make_loop(tmp_path, model, objective=Watching(), updates=1, precision="bf16").run(resume=False)
     assert seen == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+class AsWriter(PlainObjective):
+    """The plain objective, which notes whether it was given the student's states as it writes.
+
+    And whether it was in training mode when the loss was taken.
+    """
+
+    def __init__(self, model: SequenceModel, *, reads_the_writer: bool) -> None:
+        super().__init__()
+        self.reads_the_writer = reads_the_writer
+        self._model = model
+        self.seen: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
+
+    def __call__(
+        self,
+        states: StudentStates,
+        scores: TeacherScores,
+        batch: SequenceBatch,
+        as_writer: StudentStates | None = None,
+    ) -> tuple[TokenSum, dict[str, TokenSum]]:
+        assert self._model.training, "the loss is taken in training mode, whoever was asked before"
+        with torch.random.fork_rng(), torch.no_grad():
+            self._model.eval()
+            written = self._model.states(batch).hidden
+            self._model.train()
+        own = None if as_writer is None else as_writer.hidden
+        self.seen.append((states.hidden.detach(), own, written))
+        return super().__call__(states, scores, batch)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_objective_that_reads_the_writer_gets_its_states_with_dropout_off(
+    tmp_path: Path, precision: str
+) -> None:
+    model = student(dropout=0.3)
+    objective = AsWriter(model, reads_the_writer=True)
+    make_loop(tmp_path, model, objective=objective, updates=2, precision=precision).run(
+        resume=False
+    )
+    assert len(objective.seen) == 2
+    for trained, as_writer, written in objective.seen:
+        assert as_writer is not None
+        assert not as_writer.requires_grad
+        assert torch.equal(as_writer, written)
+        assert not torch.allclose(trained, written, atol=1e-3), "dropout must matter here"
+
+
+@pytest.mark.parametrize(("dropout", "reads_the_writer"), [(0.0, True), (0.3, False)])
+def test_the_student_is_not_asked_twice_for_nothing(
+    tmp_path: Path, dropout: float, reads_the_writer: bool
+) -> None:
+    model = student(dropout=dropout)
+    objective = AsWriter(model, reads_the_writer=reads_the_writer)
+    make_loop(tmp_path, model, objective=objective, updates=1).run(resume=False)
+    ((_, as_writer, _),) = objective.seen
+    assert as_writer is None
+
+
+def test_the_mean_of_nothing_is_no_number_in_the_log(tmp_path: Path) -> None:
+    class OfNobody(PlainObjective):
+        def __call__(
+            self,
+            states: StudentStates,
+            scores: TeacherScores,
+            batch: SequenceBatch,
+            as_writer: StudentStates | None = None,
+        ) -> tuple[TokenSum, dict[str, TokenSum]]:
+            loss, parts = super().__call__(states, scores, batch)
+            return loss, parts | {"of_nobody": TokenSum.zero()}
+
+    metrics = Recorder()
+    make_loop(tmp_path, student(), objective=OfNobody(), metrics=metrics, updates=1).run(
+        resume=False
+    )
+    (row,) = metrics.rows
+    assert row["of_nobody"] is None
+    assert row["nll"] == row["loss_nats"]
 
 
 def test_training_learns_a_batch_by_heart_and_ends_in_evaluation_mode(tmp_path: Path) -> None:

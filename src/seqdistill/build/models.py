@@ -12,6 +12,7 @@ from seqdistill.compression.layers import keep_layers
 from seqdistill.compression.sparse_files import load_stored_pair
 from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
 from seqdistill.data.examples import Example
+from seqdistill.models.dropout import set_dropout
 from seqdistill.models.loading import LoadedModel, load_config, load_tokenizer
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import Recipe
@@ -102,17 +103,7 @@ def _from_scratch(
 
 
 def _with_dropout(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:
-    """The model with every dropout module and rate at the recipe's value, if it gives one."""
-    rate = recipe.training.dropout
-    if rate is None:
-        return model
-    for module in model.modules():
-        for name in ("dropout", "dropout_rate"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, rate)
-        if type(module).__name__ == "Dropout":
-            module.p = rate
-    for name in ("dropout", "dropout_rate", "resid_pdrop", "embd_pdrop"):
-        if getattr(model.config, name, None) is not None:
-            setattr(model.config, name, rate)
+    """The model with every dropout rate at the recipe's value, if it gives one."""
+    if recipe.training.dropout is not None:
+        set_dropout(model, recipe.training.dropout)
     return model

@@ -83,6 +83,18 @@ class WeightedObjective:
         """Whether some term needs the teacher's whole distribution."""
         return any(term.needs_teacher for term in self._terms.values())
 
+    @property
+    def reads_the_writer(self) -> bool:
+        """Whether this update reads what the student says as it writes, with its dropout off.
+
+        Importance weights and returns compare it with what was drawn from, monitors tell of it.
+        """
+        weighed = (
+            term.importance_weighted or term.divergence == "sequence_reverse_kl"
+            for term in self._terms.values()
+        )
+        return any(weighed) or bool(self._measured_now)
+
     def begin_update(self, update: int, updates: int, *, logged: bool) -> None:
         """Sets what changes with the update's number, and whether monitors are measured.
 
@@ -112,7 +124,11 @@ class WeightedObjective:
             )
 
     def __call__(
-        self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+        self,
+        states: StudentStates,
+        scores: TeacherScores,
+        batch: SequenceBatch,
+        as_writer: StudentStates | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         """The weighted total, differentiable, and every term's own total, unweighted, for logs.
 
@@ -124,10 +140,13 @@ class WeightedObjective:
         part of a policy gradient is the loss whose gradient it is, no distance. A moving target
         adds its share as `interpolation_share`, monitors add parts of their names.
 
+        `as_writer` are the student's states with its dropout off, None where `states` are those:
+        monitors, importance weights and returns are of the student that wrote.
+
         Raises RecipeError when a term meets scores that are not dense, or a batch that lacks what
         the term reads: who wrote it, its advantages.
         """
-        seen = Observation(states, scores, batch)
+        seen = Observation(states, scores, batch, as_writer or states)
         passes: dict[_Pass, list[tuple[str, Part]]] = {}
         for name, term in self._terms.items():
             part = self._part(name, term, seen)
@@ -212,14 +231,18 @@ class WeightedObjective:
             found[logged_as] = TokenSum(
                 torch.tensor(share.share, dtype=torch.float64), torch.ones(())
             )
-        wanted = self._monitors if self._logged else ()
+        own, wanted = seen.students_own, self._measured_now
         if "student_entropy" in wanted:
-            found["student_entropy"] = student_entropy(seen.states, seen.batch.target_mask)
+            found["student_entropy"] = student_entropy(seen.as_writer, own)
         if "teacher_reverse_kl" in wanted and not isinstance(seen.scores, NoScores):
             found["teacher_reverse_kl"] = teacher_reverse_kl(
-                seen.states, dense(seen.scores, "teacher_reverse_kl"), seen.batch.target_mask
+                seen.as_writer, dense(seen.scores, "teacher_reverse_kl"), own
             )
         return found
+
+    @property
+    def _measured_now(self) -> tuple[Monitor, ...]:
+        return self._monitors if self._logged else ()
 
 
 def _check_policy_gradient(term: Term, reduction: Reduction, loss_temperature: float) -> None:

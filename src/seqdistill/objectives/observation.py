@@ -20,10 +20,18 @@ from seqdistill.objectives.term import Term
 class Observation:
     """A batch with what the student and the teacher say about it."""
 
-    def __init__(self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch) -> None:
+    def __init__(
+        self,
+        states: StudentStates,
+        scores: TeacherScores,
+        batch: SequenceBatch,
+        as_writer: StudentStates,
+    ) -> None:
+        """`as_writer` are the student's states as it writes, with its dropout off."""
         self.states = states
         self.scores = scores
         self.batch = batch
+        self.as_writer = as_writer
         self._student_log_probs: Tensor | None = None
         self._teacher_log_probs: Tensor | None = None
 
@@ -45,6 +53,18 @@ class Observation:
         return mask & torch.tensor(rows, device=mask.device).unsqueeze(1)
 
     @property
+    def students_own(self) -> Bool[Tensor, "batch time"]:
+        """The positions that count of the sequences that the student wrote.
+
+        All where nobody says who wrote them.
+        """
+        mask, writers = self.batch.target_mask, self.batch.written_by
+        if writers is None:
+            return mask
+        rows = [writer == "student" for writer in writers]
+        return mask & torch.tensor(rows, device=mask.device).unsqueeze(1)
+
+    @property
     def advantages(self) -> Float[Tensor, " batch"]:
         """Each sequence's advantage. Raises RecipeError when the batch has none."""
         if self.batch.advantages is None:
@@ -55,11 +75,14 @@ class Observation:
         return self.batch.advantages
 
     def student_log_probs(self, asked_by: str) -> Float[Tensor, "batch time"]:
-        """log q of the targets among the symbols that the teacher scores; 0 where none counts."""
+        """log q of the targets among the symbols that the teacher scores; 0 where none counts.
+
+        Of the student as it writes.
+        """
         if self._student_log_probs is None:
             vocab_size = dense(self.scores, asked_by).head.vocab_size
-            head = self.states.head.cut(vocab_size)
-            self._student_log_probs = self._of_targets(self.states.hidden, head, asked_by)
+            head = self.as_writer.head.cut(vocab_size)
+            self._student_log_probs = self._of_targets(self.as_writer.hidden, head, asked_by)
         return self._student_log_probs
 
     def teacher_log_probs(self, asked_by: str) -> Float[Tensor, "batch time"]:

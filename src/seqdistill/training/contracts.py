@@ -25,14 +25,26 @@ class Objective(Protocol):
     `end_update`.
     """
 
+    @property
+    def reads_the_writer(self) -> bool:
+        """Whether this update reads what the student says as it writes, with its dropout off."""
+
     def begin_update(self, update: int, updates: int, *, logged: bool) -> None:
         """Update number `update` of `updates`, counted from 1, begins; `logged` when its parts are
         written down, so that what is measured only to be looked at is worth its price."""
 
     def __call__(
-        self, states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+        self,
+        states: StudentStates,
+        scores: TeacherScores,
+        batch: SequenceBatch,
+        as_writer: StudentStates | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
-        """The loss of a micro-batch and its parts by name."""
+        """The loss of a micro-batch and its parts by name.
+
+        `as_writer` are the student's states with its dropout off, without a gradient; None where
+        `states` are those, or nobody reads them.
+        """
 
     def end_update(self, parts: Mapping[str, TokenSum]) -> None:
         """The parts of the whole update, over micro-batches and processes."""

@@ -31,7 +31,9 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.generation.scoring import evaluation_mode
 from seqdistill.models.adapters import SequenceModel, hidden_states
+from seqdistill.models.dropout import has_dropout
 from seqdistill.sources.source import SequenceSource
 from seqdistill.teachers.in_process import Teacher
 from seqdistill.training.checkpoint import (
@@ -97,6 +99,7 @@ class TrainingLoop:
         )
         self._state = LoopState()
         self._wrapped = joined(model, accelerator)
+        self._drops_out = has_dropout(model)
         self._optimizer = make_optimizer(
             model,
             beta1=settings.adam_beta1,
@@ -195,7 +198,8 @@ class TrainingLoop:
                     scores = self._teacher.score(batch)
                     hidden = hidden_states(self._wrapped, batch)
                     states = StudentStates(hidden, self._student.head)
-                    loss, named = self._objective(states, scores, batch)
+                    as_writer = self._as_writer(batch)
+                    loss, named = self._objective(states, scores, batch, as_writer)
                 self._refuse_non_finite(loss, named, batch)
                 self._accelerator.backward(loss.total)
             total = total + loss.detached()
@@ -203,6 +207,14 @@ class TrainingLoop:
             for name, part in named.items():
                 parts[name] = parts.get(name, TokenSum.zero()) + part.detached()
         return Work(total, parts, self._source.end_update(), num_targets)
+
+    @torch.no_grad()
+    def _as_writer(self, batch: SequenceBatch) -> StudentStates | None:
+        """What the student says with its dropout off; None where that is asked or told already."""
+        if not (self._objective.reads_the_writer and self._drops_out):
+            return None
+        with evaluation_mode(self._student):
+            return self._student.states(batch)
 
     def _refuse_non_finite(
         self, loss: TokenSum, parts: Mapping[str, TokenSum], batch: SequenceBatch
@@ -244,7 +256,7 @@ class TrainingLoop:
     def _log(self, work: Work, rate: float, norm: float) -> None:
         values: dict[str, object] = {
             "loss_nats": work.loss.mean,
-            **{name: part.mean for name, part in (work.parts | work.written).items()},
+            **{name: _mean(part) for name, part in (work.parts | work.written).items()},
             "learning_rate": rate,
             "gradient_norm": norm,
             "tokens": self._state.tokens,
@@ -303,3 +315,8 @@ class TrainingLoop:
             )
             self._best.clean(self._state)
         self._accelerator.wait_for_everyone()
+
+
+def _mean(part: TokenSum) -> float | None:
+    """The mean of a part; None of nothing, which is no number that a log can hold."""
+    return part.mean if float(part.count) else None
