@@ -81,8 +81,48 @@ def test_staleness_and_fresh_share_are_told_as_they_are() -> None:
         writer.write(PROMPTS[:4])
         facts = writer.end_update()
         assert facts["staleness"].mean == staleness
-        assert facts["fresh_share"].mean == fresh
+        assert facts["realized_fresh_share"].mean == fresh
+        assert facts["fresh_share"].mean == 0.0, "what the schedule wants"
         assert facts["replay_size"].mean == 4
+
+
+def test_a_memory_too_small_for_a_batch_is_refused_and_not_passed_over() -> None:
+    writer = replay(NEVER, capacity=3)
+    writer.begin_update(1, 9)
+    assert len(writer.write(PROMPTS[:3])) == 3
+    with pytest.raises(RecipeError, match=r"capacity must be .* got 3 and a micro-batch of 4"):
+        writer.write(PROMPTS[:4])
+    several = ReplayWriter(student(3), capacity=5, max_age=9, fresh_share=ALWAYS, seed=1)
+    several.begin_update(1, 9)
+    with pytest.raises(RecipeError, match="got 5 and a micro-batch of 6"):
+        several.write(PROMPTS[:2])
+    for name, limits in (("capacity", (0, 5)), ("max_age", (5, 0))):
+        with pytest.raises(RecipeError, match=rf"replay\.{name} must be at least 1, got 0"):
+            replay(NEVER, capacity=limits[0], max_age=limits[1])
+
+
+@pytest.mark.parametrize("max_age", [1, 2, 5])
+def test_nothing_older_than_the_limit_is_ever_given_and_ages_are_told(max_age: int) -> None:
+    writer, seen = replay(Schedule.constant(0.3), max_age=max_age), collections.Counter[int]()
+    for update in range(1, 200):
+        writer.begin_update(update, 200)
+        ages = [update - one.born for one in writer.write(PROMPTS[:3]) + writer.write(PROMPTS[3:5])]
+        facts = writer.end_update()
+        assert facts["staleness"].mean == pytest.approx(sum(ages) / len(ages))
+        assert facts["realized_fresh_share"].mean == pytest.approx(ages.count(0) / len(ages))
+        seen.update(ages)
+    assert set(seen) == set(range(max_age + 1)), "and as old as allowed some are"
+
+
+def test_a_memory_whose_limit_of_age_leaves_nothing_lets_the_student_write_and_says_so() -> None:
+    """A share of 1 in 4 for the student: what it kept is too old whenever its turn comes again."""
+    writer = replay(NEVER, max_age=1)
+    for update in (1, 5, 9):
+        writer.begin_update(update, 9)
+        assert {one.born for one in writer.write(PROMPTS[:4])} == {update}
+        facts = writer.end_update()
+        assert (facts["fresh_share"].mean, facts["realized_fresh_share"].mean) == (0.0, 1.0)
+        assert facts["staleness"].mean == 0.0
 
 
 def test_fresh_share_one_is_the_student_alone() -> None:
@@ -128,8 +168,9 @@ def test_the_moving_average_is_of_earlier_updates_alone() -> None:
         micro_batches = [writer.write(PROMPTS[:3]), writer.write(PROMPTS[3:5])]
         rewards = [length(written) for written in micro_batches]
         for written, own in zip(micro_batches, rewards, strict=True):
-            baseline = sum(own) / len(own) if average is None else average
-            for one, reward in zip(written, own, strict=True):
+            for place, (one, reward) in enumerate(zip(written, own, strict=True)):
+                others = own[:place] + own[place + 1 :]
+                baseline = sum(others) / len(others) if average is None else average
                 assert one.reward == reward
                 assert one.advantage == pytest.approx(reward - baseline)
         every = [reward for own in rewards for reward in own]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -109,8 +111,10 @@ def test_the_student_writes_its_share(coin: Coin, share: float) -> None:
         writer.begin_update(update, 400)
         prompts = PROMPTS[:1] if coin == "batch" else PROMPTS[:4]
         written = writer.write(prompts)
-        told = writer.end_update()["student_share"]
+        facts = writer.end_update()
+        told = facts["realized_student_share"]
         assert float(told.total) == sum(one.written_by == "student" for one in written)
+        assert facts["student_share"].mean == share
         by_student += int(told.total)
         thrown += int(told.count)
     assert binomtest(by_student, thrown, share).pvalue > 1e-3
@@ -137,7 +141,38 @@ def test_both_answer_every_prompt_once() -> None:
     for by in ("student", "teacher"):
         ids = [one.example.id for one in written if one.written_by == by]
         assert ids == [e.id for e in PROMPTS[:5]]
-    assert writer.end_update()["student_share"].mean == 0.5
+    facts = writer.end_update()
+    assert facts["realized_student_share"].mean == 0.5
+    assert facts["student_share"].mean == 0.0, "what was asked for, whatever came of it"
+
+
+@pytest.mark.parametrize("coin", ["batch", "example"])
+@pytest.mark.parametrize(
+    "schedule", [Schedule(0.1, 0.9), Schedule(0.0, 0.995, "complement_exponential")]
+)
+def test_the_share_told_is_the_schedules_and_the_realized_one_stands_beside_it(
+    schedule: Schedule, coin: Coin
+) -> None:
+    writer, differ = mixture(ScheduledShare(schedule), coin), 0
+    for update in range(1, 21):
+        writer.begin_update(update, 20)
+        written = writer.write(PROMPTS[:7]) + writer.write(PROMPTS[7:9])
+        facts = writer.end_update()
+        assert facts["student_share"].mean == pytest.approx(schedule.value(update, 20))
+        by_student = sum(one.written_by == "student" for one in written)
+        assert facts["realized_student_share"].mean == pytest.approx(by_student / 9)
+        differ += facts["realized_student_share"].mean != pytest.approx(schedule.value(update, 20))
+    assert differ > 15
+
+
+def test_an_adaptive_share_is_told_as_it_stands() -> None:
+    writer, told = mixture(AdaptiveShare(start=0.2, step=0.3, threshold=0.0)), []
+    for update in range(1, 4):
+        writer.begin_update(update, 3)
+        writer.write(PROMPTS[:2])
+        told.append(writer.end_update()["student_share"].mean)
+        writer.dev_scored({"loss_nats": float(update)})
+    assert told == pytest.approx([0.2, 0.2, 0.5])
 
 
 def test_facts_of_the_other_writer_do_not_hide_the_students() -> None:
@@ -155,13 +190,54 @@ def test_facts_of_the_other_writer_do_not_hide_the_students() -> None:
     assert facts["rollouts"].mean == facts["other_rollouts"].mean == 4
 
 
-def test_an_adaptive_share_rises_by_a_step_whenever_dev_gets_worse() -> None:
-    share = AdaptiveShare(start=0.0, step=0.4, threshold=0.1)
+def shares_after(share: AdaptiveShare, losses: Sequence[float]) -> list[float]:
     seen = []
-    for loss in (2.0, 1.5, 1.55, 1.66, 1.9, 1.0, 1.2, 1.4):
+    for loss in losses:
         share.dev_scored({"loss_nats": loss, "bleu": 1.0})
         seen.append(share.value(1, 9))
-    assert seen == pytest.approx([0, 0, 0, 0.4, 0.8, 0.8, 1.0, 1.0])
+    return seen
+
+
+def as_the_authors_do(losses: Sequence[float], *, step: float, threshold: float) -> list[float]:
+    """The rule of DistiLLM's training script, whose `before` moves at a raise alone."""
+    share, before, seen = 0.0, losses[0], []
+    for loss in losses:
+        if loss >= before + threshold:
+            share, before = min(1.0, share + step), loss
+        seen.append(share)
+    return seen
+
+
+def test_an_adaptive_share_rises_by_a_step_whenever_dev_is_worse_than_at_the_last_raise() -> None:
+    # Slow growth adds up: 1.5 -> 1.55 -> 1.6; what fell stays compared with the old loss.
+    losses = (1.5, 1.55, 1.61, 1.65, 1.0, 1.3, 1.7, 1.72, 1.82)
+    seen = shares_after(AdaptiveShare(start=0.0, step=0.25, threshold=0.1), losses)
+    assert seen == pytest.approx([0, 0, 0.25, 0.25, 0.25, 0.25, 0.25, 0.5, 0.75])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_adaptive_share_follows_the_authors_rule(seed: int) -> None:
+    draw = random.Random(seed)
+    losses = [2.0 + 0.05 * number + draw.gauss(0.0, 0.2) for number in range(40)]
+    share = AdaptiveShare(start=0.0, step=0.1, threshold=0.1)
+    found = shares_after(share, losses)
+    assert found == pytest.approx(as_the_authors_do(losses, step=0.1, threshold=0.1))
+    assert 0.3 < found[-1] <= 1.0 and len(set(found)) > 3
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_resumed_adaptive_share_compares_with_the_last_raise(stop: int) -> None:
+    losses = (1.5, 1.55, 1.65, 1.7, 1.2, 1.3, 1.74, 1.76)
+    whole = shares_after(AdaptiveShare(step=0.25), losses)
+    first, second = AdaptiveShare(step=0.25), AdaptiveShare(step=0.25)
+    before = shares_after(first, losses[:stop])
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert before + shares_after(second, losses[stop:]) == whole
+    assert whole[-1] == 0.5
+
+
+def test_an_adaptive_share_stays_at_its_most_and_needs_a_loss() -> None:
+    share = AdaptiveShare()
     capped = AdaptiveShare(start=0.2, step=0.4, threshold=0.0, most=0.5)
     for _ in range(2):
         capped.dev_scored({"loss_nats": 1.0})

@@ -16,7 +16,6 @@ from seqdistill.build.data import collator_for
 from seqdistill.build.decoding import verification_pairs
 from seqdistill.build.objective import build_schedule
 from seqdistill.build.preparing import Prepared, check_vocabularies
-from seqdistill.build.rewards import build_reward
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, leave_out_long, with_stand_in_targets
@@ -124,17 +123,21 @@ def _writer(
             rank=rank,
         )
     if sequences.mixture.student_share is not None:
+        by_teacher = sequences.mixture.others == "teacher"
         writer = MixtureWriter(
             writer,
-            StoredWriter(sequences.mixture.others),
+            StoredWriter(
+                sequences.mixture.others,
+                # A sample of the teacher's may have been cut off.
+                end_id=prepared.student.tokenizer.eos_token_id if by_teacher else None,
+            ),
             _share(sequences.mixture.student_share),
             coin=sequences.mixture.coin,
             seed=seed,
         )
-    if any(term.divergence == "reward" for term in recipe.objective.terms):
-        section = recipe.objective.reward
-        reward = build_reward(section, prepared.student, prepared.train_examples)
-        writer = RewardedWriter(writer, reward, baseline=section.baseline)
+    if prepared.reward is not None:
+        baseline = recipe.objective.reward.baseline
+        writer = RewardedWriter(writer, prepared.reward, baseline=baseline)
     return writer
 
 

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 def write_jsonl(corpus: TeacherCorpus, sources: Mapping[str, str], path: Path) -> int:
     """How many lines were written: `id`, `source`, `target` and `log_prob` of each best output.
 
+    Samples that were cut off are left out and counted in the log: a text cannot say that it is not
+    finished, and whoever reads it would close it with an end token.
+
     `sources` gives the text of each example's source; a KeyError means that one is missing.
     """
     lines = [
@@ -38,6 +41,8 @@ def write_jsonl(corpus: TeacherCorpus, sources: Mapping[str, str], path: Path) -
 def write_tsv(corpus: TeacherCorpus, sources: Mapping[str, str], path: Path) -> int:
     """How many examples were written: a header, then source, tab, best output on a line.
 
+    Samples that were cut off are left out, as from `write_jsonl`.
+
     Raises DataError, and writes nothing, for a text with a tab or a line end, which TSV cannot
     hold. A KeyError means that a source is missing.
     """
@@ -54,15 +59,21 @@ def write_tsv(corpus: TeacherCorpus, sources: Mapping[str, str], path: Path) -> 
 
 
 def _best(corpus: TeacherCorpus) -> Iterator[TeacherOutput]:
-    """The best outputs that hold text: readers refuse empty sides."""
-    num_empty = 0
+    """The best outputs that are finished and hold text: readers refuse empty sides."""
+    num_empty, num_cut = 0, 0
     for output in corpus:
-        if output.rank == 0 and output.text.strip():
+        if output.rank > 0:
+            continue
+        if not output.finished:
+            num_cut += 1
+        elif output.text.strip():
             yield output
-        elif output.rank == 0:
+        else:
             num_empty += 1
     if num_empty:
         logger.warning("%d empty outputs are left out of the text file", num_empty)
+    if num_cut:
+        logger.warning("%d outputs that were cut off are left out of the text file", num_cut)
 
 
 def _write(path: Path, lines: list[str]) -> int:

@@ -16,15 +16,19 @@ from seqdistill.sources.corpus_settings import CorpusSettings
 from seqdistill.sources.corpus_shards import ShardSummary
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_OLD_FORMAT_VERSION = 1
+"""As 2, but without cut samples: they were dropped. Corpora that dropped none are still right."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CorpusManifest:
     """What the corpus was made from, what is in it, and what it cost.
 
-    An example is finished when at least one of its hypotheses is. `num_dropped` counts unfinished
-    hypotheses; `seconds` is the time spent generating, over all processes that took part.
+    An example is unfinished when nothing of it was kept. `num_hypotheses` counts what was kept,
+    `num_cut` those of them that the length limit cut off (samples only), `num_dropped` what was
+    not kept, `num_tokens` the tokens kept, end tokens included; `seconds` is the time spent
+    generating, over all processes that took part.
     """
 
     format_version: int
@@ -38,10 +42,11 @@ class CorpusManifest:
     seconds: float
     versions: dict[str, str]
     shards: tuple[ShardSummary, ...]
+    num_cut: int = 0
 
     @property
     def unfinished_ids(self) -> tuple[str, ...]:
-        """The ids of the examples that have no finished output, in their order."""
+        """The ids of the examples of which nothing was kept, in their order."""
         return tuple(name for shard in self.shards for name in shard.unfinished_ids)
 
     def write(self, folder: Path) -> None:
@@ -71,6 +76,7 @@ def manifest_of(
         seconds=seconds,
         versions=versions,
         shards=shards,
+        num_cut=sum(shard.num_cut for shard in shards),
     )
 
 
@@ -78,7 +84,8 @@ def read_manifest(folder: Path) -> CorpusManifest:
     """The manifest in `folder`.
 
     Raises DataError when there is none (the labelling has not ended) or it cannot be read, and
-    StaleCorpusError when it was written in another format.
+    StaleCorpusError when it was written in another format, or when samples that the length limit
+    cut off were dropped from it.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -93,9 +100,16 @@ def read_manifest(folder: Path) -> CorpusManifest:
             f"{path} must be the manifest of a teacher's corpus, found: {error}; delete this file "
             "and label again: the shards are kept"
         ) from error
-    if manifest.format_version != FORMAT_VERSION:
+    if manifest.format_version not in (_OLD_FORMAT_VERSION, FORMAT_VERSION):
         raise StaleCorpusError(
-            f"{path} must have format_version {FORMAT_VERSION}, found {manifest.format_version}; "
-            "label again into another folder"
+            f"{path} must have format_version {_OLD_FORMAT_VERSION} or {FORMAT_VERSION}, found "
+            f"{manifest.format_version}; label again into another folder"
+        )
+    is_sampled = manifest.settings.decoding.mode == "sample"
+    if manifest.format_version == _OLD_FORMAT_VERSION and is_sampled and manifest.num_dropped:
+        raise StaleCorpusError(
+            f"{folder} must keep the samples that max_new_tokens cut off, but has format_version "
+            f"{_OLD_FORMAT_VERSION}, which dropped {manifest.num_dropped} of them: what is left "
+            "leans to short outputs; delete this folder to label again, or give another one"
         )
     return manifest

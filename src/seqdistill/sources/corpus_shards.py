@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,26 +28,35 @@ SCHEMA = pa.schema(
         pa.field("finished", pa.bool_(), nullable=False),
     ]
 )
-"""A row is a finished hypothesis; `rank` 0 is the best kept. An example without any has one row
-that is not finished and has no tokens and no log_prob."""
+"""A row is an output that was kept; `rank` 0 is the best of them. A sample that the length limit
+cut off is not finished: its tokens have no end token. An example of which nothing was kept has one
+row that is not finished and has no tokens and no log_prob."""
 SOURCES = b"seqdistill.sources"
 DROPPED = b"seqdistill.num_dropped"
+KEEPS_CUT = b"seqdistill.keeps_cut"
+"""In shards of samples only. Those without it are of a time when cut samples were dropped."""
+
+Mode = Literal["beam", "sample"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TeacherOutput:
-    """A finished output for an example: `token_ids` with the end token, `log_prob` in nats."""
+    """An output for an example, its `log_prob` in nats.
+
+    `token_ids` end with the end token where it is finished; a cut sample has none.
+    """
 
     id: str
     rank: int
     token_ids: tuple[int, ...]
     text: str
     log_prob: float
+    finished: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardSummary:
-    """What a manifest says of a shard. `num_tokens` counts end tokens too."""
+    """What a manifest says of a shard; its fields are those of `CorpusManifest`."""
 
     name: str
     sha256: str
@@ -55,6 +65,7 @@ class ShardSummary:
     num_dropped: int
     num_tokens: int
     unfinished_ids: tuple[str, ...]
+    num_cut: int = 0
 
 
 def shard_name(index: int) -> str:
@@ -69,25 +80,36 @@ def write_shard(
     *,
     sources_fingerprint: str,
     decode: Callable[[Sequence[int]], str],
+    mode: Mode,
 ) -> None:
-    """Writes the finished ones among the hypotheses of each id, best first, in one step."""
+    """Writes the hypotheses of each id that are kept, best first, in one step.
+
+    `beam` keeps finished ones: an unfinished one is the beginning of some output, and not the
+    likeliest. `sample` keeps whatever has tokens: without its long samples the teacher's
+    distribution would lean to short ones. They stay cut; nobody makes an end token up.
+    """
     rows: list[dict[str, object]] = []
     num_dropped = 0
     for example_id, found in zip(ids, hypotheses, strict=True):
-        finished = [hypothesis for hypothesis in found if hypothesis.finished]
-        num_dropped += len(found) - len(finished)
-        rows += [_row(example_id, rank, kept, decode) for rank, kept in enumerate(finished)]
-        if not finished:
+        kept = [h for h in found if h.finished or (mode == "sample" and h.token_ids)]
+        num_dropped += len(found) - len(kept)
+        rows += [_row(example_id, rank, one, decode) for rank, one in enumerate(kept)]
+        if not kept:
             rows.append(_row_without_output(example_id))
     metadata = {SOURCES: sources_fingerprint.encode(), DROPPED: str(num_dropped).encode()}
+    if mode == "sample":
+        metadata[KEEPS_CUT] = b"true"
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     write_bytes(path, sink.getvalue().to_pybytes())
 
 
-def is_whole(path: Path, *, sources_fingerprint: str) -> bool:
-    """Whether the file is there, can be read to its last page and belongs to these sources."""
+def is_whole(path: Path, *, sources_fingerprint: str, mode: Mode) -> bool:
+    """Whether the file is there, can be read to its last page and belongs to these sources.
+
+    A shard of samples that was written when cut ones were dropped is not whole.
+    """
     if not path.is_file():
         return False
     try:
@@ -95,7 +117,8 @@ def is_whole(path: Path, *, sources_fingerprint: str) -> bool:
     except DataError:
         return False
     metadata = table.schema.metadata or {}
-    return bool(metadata.get(SOURCES) == sources_fingerprint.encode())
+    is_of_these = bool(metadata.get(SOURCES) == sources_fingerprint.encode())
+    return is_of_these and (KEEPS_CUT in metadata) == (mode == "sample")
 
 
 def summarize(path: Path) -> ShardSummary:
@@ -104,14 +127,16 @@ def summarize(path: Path) -> ShardSummary:
     finished: list[bool] = table.column("finished").to_pylist()
     ids: list[str] = table.column("id").to_pylist()
     lengths = [len(token_ids) for token_ids in table.column("token_ids").to_pylist()]
+    num_hypotheses = sum(length > 0 for length in lengths)
     return ShardSummary(
         name=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         num_rows=table.num_rows,
-        num_hypotheses=sum(finished),
+        num_hypotheses=num_hypotheses,
         num_dropped=int(table.schema.metadata[DROPPED]),
         num_tokens=sum(lengths),
-        unfinished_ids=tuple(i for i, ends in zip(ids, finished, strict=True) if not ends),
+        unfinished_ids=tuple(i for i, length in zip(ids, lengths, strict=True) if not length),
+        num_cut=num_hypotheses - sum(finished),
     )
 
 
@@ -128,12 +153,12 @@ def check_shard(path: Path, summary: ShardSummary) -> None:
 
 
 def read_outputs(path: Path) -> Iterator[TeacherOutput]:
-    """The finished outputs of a shard, in order of examples, best first."""
+    """The outputs that a shard keeps, in order of examples, best first."""
     table = _read(path)
     columns = (table.column(name).to_pylist() for name in SCHEMA.names)
     for example_id, rank, token_ids, text, log_prob, finished in zip(*columns, strict=True):
-        if finished:
-            yield TeacherOutput(example_id, rank, tuple(token_ids), text, log_prob)
+        if token_ids:
+            yield TeacherOutput(example_id, rank, tuple(token_ids), text, log_prob, finished)
 
 
 def _read(path: Path) -> pa.Table:
@@ -157,7 +182,7 @@ def _row(
         "token_ids": list(hypothesis.token_ids),
         "text": decode(hypothesis.token_ids),
         "log_prob": hypothesis.log_prob,
-        "finished": True,
+        "finished": hypothesis.finished,
     }
 
 

@@ -90,10 +90,11 @@ def interpolate(
     Several outputs with one text are such a tie. `decode` makes of token ids, end token included,
     the text that is compared; the labelling's own makes the texts that the corpus stores.
 
-    `outputs` is a TeacherCorpus, or any finished outputs in which those of an example stand
-    together. A reference without output is left out, counted and logged; an example without
-    reference is left out and counted, so that a part of the data can be asked for. `on_progress`
-    receives numbers of references that are done; they add up to all of them.
+    `outputs` is a TeacherCorpus, or any outputs in which those of an example stand together. Those
+    that are not finished (cut samples) take no part. A reference without output is left out,
+    counted and logged; an example without reference is left out and counted, so that a part of the
+    data can be asked for. `on_progress` receives numbers of references that are done; they add up
+    to all of them.
 
     Raises DataError when nothing can be chosen, ValueError when an example's outputs lie apart.
 
@@ -132,7 +133,8 @@ def interpolate(
 
 def _by_example(outputs: Iterable[TeacherOutput]) -> Iterator[list[TeacherOutput]]:
     seen: set[str] = set()
-    for example_id, together in itertools.groupby(outputs, key=lambda output: output.id):
+    finished = (output for output in outputs if output.finished)
+    for example_id, together in itertools.groupby(finished, key=lambda output: output.id):
         if example_id in seen:
             raise ValueError(
                 f"the outputs of an example must stand together, but those of {example_id!r} lie "

@@ -76,12 +76,14 @@ class MixtureWriter:
         return coin(self._seed, f"mixture/update-{self._update}{whose}") < self._share
 
     def end_update(self) -> dict[str, TokenSum]:
-        """The facts of both, and `student_share`: of the sequences written, the student's."""
+        """The facts of both, `student_share` as the recipe has it at this update, and
+        `realized_student_share`: what the coins made of it, of the sequences written."""
         others = {f"other_{name}": told for name, told in self._other.end_update().items()}
         return {
             **self._student.end_update(),
             **others,
-            "student_share": fact(self._by_student, self._all),
+            "student_share": fact(self._share, 1),
+            "realized_student_share": fact(self._by_student, self._all),
         }
 
     def dev_scored(self, scores: Mapping[str, float]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.token_sum import TokenSum
@@ -25,8 +26,10 @@ class ReplayWriter:
 
     One coin an update, the same on every process, so that none waits for another's rollouts. Fresh
     rollouts are kept; of more than `capacity` the oldest go, and so does what is older than
-    `max_age` updates. As many are drawn as the prompts would have got, uniformly and without
-    replacement within a micro-batch; while fewer are kept, all are fresh. Every process has a
+    `max_age` updates. As many are drawn as the prompts would have got, of those kept by earlier
+    updates, uniformly and without replacement within a micro-batch; while they are too few, all are
+    fresh, and the facts say so.
+    A memory that no batch fits in could never be drawn from, so it is refused. Every process has a
     memory of its own, so n processes draw other sequences than n micro-batches of one do.
 
     Source: Ko et al. 2024 (DistiLLM), sec. 3.2; there fresh_share falls linearly from 1 to 0, with
@@ -43,6 +46,13 @@ class ReplayWriter:
         seed: int,
         rank: int = 0,
     ) -> None:
+        """Raises RecipeError for a capacity or an age below 1."""
+        for name, value in (("capacity", capacity), ("max_age", max_age)):
+            if value < 1:
+                raise RecipeError(
+                    f"sequences.replay.{name} must be at least 1, got {value}; raise it, or use "
+                    "sequences.written_by=student"
+                )
         self._student = student
         self._capacity = capacity
         self._max_age = max_age
@@ -50,7 +60,8 @@ class ReplayWriter:
         self._seed = seed
         self._rank = rank
         self._kept: list[Written] = []  # oldest first
-        self._update, self._calls, self._is_fresh = 0, 0, True
+        self._update, self._calls = 0, 0
+        self._share, self._is_fresh = 1.0, True
         self._num_fresh, self._num_all, self._ages = 0, 0, 0
 
     @property
@@ -63,37 +74,49 @@ class ReplayWriter:
         self._update, self._calls = update, 0
         self._num_fresh, self._num_all, self._ages = 0, 0, 0
         self._kept = [one for one in self._kept if update - one.born <= self._max_age]
-        share = self._fresh_share.value(update, updates)
-        self._is_fresh = coin(self._seed, f"replay/update-{update}") < share
+        self._share = self._fresh_share.value(update, updates)
+        self._is_fresh = coin(self._seed, f"replay/update-{update}") < self._share
         self._student.begin_update(update, updates)
 
     def write(self, prompts: Sequence[EncodedExample]) -> list[Written]:
-        """Rollouts of these prompts, or kept ones of others."""
+        """Rollouts of these prompts, or kept ones of others, none older than the limit.
+
+        Raises RecipeError for a batch of more sequences than can be kept.
+        """
         wanted = len(prompts) * self._student.sequences_per_prompt
+        if wanted > self._capacity:
+            raise RecipeError(
+                "sequences.replay.capacity must be at least the sequences of a micro-batch, since "
+                f"one is drawn whole, got {self._capacity} and a micro-batch of {wanted}; raise "
+                "it, or lower training.batch_tokens"
+            )
         self._calls += 1
-        if self._is_fresh or len(self._kept) < wanted:
+        older = [one for one in self._kept if one.born < self._update]
+        if self._is_fresh or len(older) < wanted:
             written = self._student.write(prompts)
             self._kept = (self._kept + written)[-self._capacity :]
             self._num_fresh += len(written)
         else:
             self._student.write([])  # stays in step with the micro-batches
-            written = self._drawn(wanted)
+            written = self._drawn(older, wanted)
         self._num_all += len(written)
         self._ages += sum(self._update - one.born for one in written)
         return written
 
-    def _drawn(self, wanted: int) -> list[Written]:
+    def _drawn(self, older: Sequence[Written], wanted: int) -> list[Written]:
         name = f"replay/rank-{self._rank}/update-{self._update}/batch-{self._calls}"
-        order = torch.randperm(len(self._kept), generator=named_generator(self._seed, name))
-        return [self._kept[i] for i in order[:wanted].tolist()]
+        order = torch.randperm(len(older), generator=named_generator(self._seed, name))
+        return [older[i] for i in order[:wanted].tolist()]
 
     def end_update(self) -> dict[str, TokenSum]:
-        """The student's facts, `staleness` in updates (fresh ones count as 0), `fresh_share` of
-        the sequences, and `replay_size`, a process's mean number of kept sequences."""
+        """The student's facts, `staleness` in updates (fresh ones count as 0), `fresh_share` as the
+        schedule has it and `realized_fresh_share` of the sequences that there were, and
+        `replay_size`, a process's mean number of kept sequences."""
         return {
             **self._student.end_update(),
             "staleness": fact(self._ages, self._num_all),
-            "fresh_share": fact(self._num_fresh, self._num_all),
+            "fresh_share": fact(self._share, 1),
+            "realized_fresh_share": fact(self._num_fresh, self._num_all),
             "replay_size": fact(len(self._kept), 1),
         }
 

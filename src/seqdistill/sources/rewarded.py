@@ -21,7 +21,8 @@ from seqdistill.sources.writers import SequenceWriter, Written, fact
 Baseline = Literal["leave_one_out", "moving_average", "none"]
 Reward = Callable[[Sequence[Written]], Sequence[float]]
 
-# Of the average before, in the moving average of each update's mean reward.
+# Of the average before, in the moving average of each update's mean reward: it remembers about ten
+# updates, and half of it is gone after seven.
 _MOMENTUM = 0.9
 _REWARDED = ("student", "teacher_mixed")
 
@@ -29,10 +30,14 @@ _REWARDED = ("student", "teacher_mixed")
 class RewardedWriter:
     """A `SequenceWriter` whose rollouts have a reward and an advantage: reward less baseline.
 
-    `leave_one_out`: the mean reward of the other samples of the same prompt (Kool et al. 2019).
-    `moving_average`: an average over earlier updates, 0.9 of what it was and 0.1 of the update's
-    mean, the same for all micro-batches of an update; in the first one the mean of the micro-batch.
-    Each process has its own. `none`: 0.
+    `leave_one_out`: the mean reward of the other samples of the same prompt in the micro-batch
+    (Kool et al. 2019). `moving_average`: an average over earlier updates, 0.9 of what it was and
+    0.1 of the update's mean, which at first it is; the same for all micro-batches of an update. In
+    the first update, and until there was a reward, the mean of the other sequences of the
+    micro-batch, 0 for a single one. Each process has its own. `none`: 0.
+
+    No baseline of a sequence knows that sequence's own reward, and samples are independent, so the
+    mean of the gradient is that of the expected reward.
 
     Only what the student had a part in writing is rewarded. Other sequences get the advantage 0:
     they are not its actions, so their reward has nothing to teach it. So a mixture is wrapped as a
@@ -102,8 +107,10 @@ class RewardedWriter:
         if self._baseline == "none":
             return [0.0] * len(rewards)
         if self._baseline == "moving_average":
-            average = statistics.fmean(rewards) if rewards else 0.0
-            return [average if self._average is None else self._average] * len(rewards)
+            if self._average is not None:
+                return [self._average] * len(rewards)
+            others = max(1, len(rewards) - 1)
+            return [(sum(rewards) - reward) / others for reward in rewards]
         totals: dict[str, float] = collections.defaultdict(float)
         counts = collections.Counter(one.example.id for one in written)
         for one, reward in zip(written, rewards, strict=True):

@@ -48,13 +48,15 @@ class ScheduledShare:
 
 
 class AdaptiveShare:
-    """A share that is raised by `step` whenever dev's loss got worse by at least `threshold` nats.
+    """A share that is raised by `step` whenever dev's loss is worse by at least `threshold` nats.
 
-    Worse than at the dev score before; the first one is only remembered. It never falls, and stays
-    at `most`.
+    Worse than it was at the last raise, and until there is one, than the first dev loss, which is
+    only remembered. So losses that creep up add up, and one that fell first has that far to go. The
+    share never falls, and stays at `most`.
 
-    Source: Ko et al. 2024 (DistiLLM), sec. 3.2, adaptive off-policy; step and threshold are those
-    of its code, where the loss remembered is that of the last raise.
+    Source: more of the student's sequences when dev gets worse is the paper's idea (Ko et al. 2024,
+    DistiLLM, sec. 3.2, adaptive off-policy). Step, threshold and what the loss is compared with are
+    its code's; there the first loss is measured before training, here at the first dev score.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class AdaptiveShare:
                 "that follows a schedule"
             )
         loss = float(scores["loss_nats"])
-        if self._previous is not None and loss >= self._previous + self._threshold:
+        if self._previous is None:
+            self._previous = loss
+        elif loss >= self._previous + self._threshold:
             self._share = min(self._most, self._share + self._step)
-        self._previous = loss
+            self._previous = loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The share and the dev loss that the next one is compared with."""
+        """The share and the dev loss that others are compared with: the last raise's."""
         return {"share": self._share, "previous": self._previous}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -71,8 +71,9 @@ def with_teacher_targets(
 ) -> list[EncodedExample]:
     """The examples with the teacher's outputs as targets: sequence-level distillation's data.
 
-    An example with several outputs appears once for each; one without any finished output is left
-    out. Raises DataError when none has an output.
+    An example with several outputs appears once for each; one without any is left out. An output
+    is taken as it is: a sample that was cut off has no end token and gets none, like a rollout of
+    the student. Raises DataError when none has an output.
 
     Source: Kim and Rush 2016, sec. 3.2.
     """
@@ -84,7 +85,7 @@ def with_teacher_targets(
     if not written:
         raise DataError(
             "The teacher's corpus must hold outputs for the training data, but for none of its "
-            f"{len(examples)} examples a finished output was found; raise "
+            f"{len(examples)} examples an output was found; raise "
             "sequences.decoding.max_new_tokens or check that the teacher fits the data."
         )
     num_left_out = len({example.id for example in examples} - {example.id for example in written})

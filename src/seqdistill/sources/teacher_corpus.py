@@ -86,7 +86,7 @@ class TeacherCorpus:
     def n_best(self, example_id: str) -> tuple[TeacherOutput, ...]:
         """The kept outputs of one example, best first; reads shards until it is found.
 
-        Empty for an example without finished outputs. Raises KeyError for an unknown id.
+        Empty for an example of which nothing was kept. Raises KeyError for an unknown id.
         """
         if example_id in self.manifest.unfinished_ids:
             return ()
@@ -120,11 +120,13 @@ def label(
 ) -> TeacherCorpus:
     """The teacher's corpus over `examples`, generated where `folder` does not hold it already.
 
-    Only finished hypotheses are kept; examples without one are counted and logged. A process may
-    be killed at any moment: the next call keeps every whole shard and gives the same files as an
-    undisturbed one. In mode `sample` each shard draws from its own stream of `seed`. `on_progress`
-    receives numbers of examples that became ready, stored ones included. A finished corpus is only
-    read: by any number of processes, from a folder that nobody may write.
+    Of a beam only finished hypotheses are kept; samples that `max_new_tokens` cut off are kept as
+    far as they go, without an end token, and counted. Examples of which nothing is kept are counted
+    and logged. A process may be killed at any moment: the next call keeps every whole shard and
+    gives the same files as an undisturbed one. In mode `sample` each shard draws from its own
+    stream of `seed`. `on_progress` receives numbers of examples that became ready, stored ones
+    included. A finished corpus is only read: by any number of processes, from a folder that nobody
+    may write.
 
     Raises StaleCorpusError when the folder was begun with other settings, and DataError when
     another process is labelling into it, when it holds other things, for ids that come twice and
@@ -172,12 +174,13 @@ class _ShardWriter:
         """Generates and writes the shard, unless it is there, whole, and of these very sources."""
         path = self.folder / shard_name(index)
         fingerprint = fingerprint_sources(part)
-        if is_whole(path, sources_fingerprint=fingerprint):
+        mode = self.settings.decoding.mode
+        if is_whole(path, sources_fingerprint=fingerprint, mode=mode):
             if self.on_progress is not None:
                 self.on_progress(len(part))
             return
         if path.is_file():
-            logger.warning("%s is damaged and is made anew", path)
+            logger.warning("%s is damaged or of an older form and is made anew", path)
         began = time.monotonic()
         hypotheses = self.generator.generate(
             [source_ids for _, source_ids in part],
@@ -187,7 +190,9 @@ class _ShardWriter:
         )
         seconds = time.monotonic() - began
         ids = [example_id for example_id, _ in part]
-        write_shard(path, ids, hypotheses, sources_fingerprint=fingerprint, decode=self.decode)
+        write_shard(
+            path, ids, hypotheses, sources_fingerprint=fingerprint, decode=self.decode, mode=mode
+        )
         with JsonLinesWriter(self.folder / TIMES) as times:
             times.write({"shard": path.name, "seconds": seconds})
 
@@ -241,13 +246,25 @@ def _finish(folder: Path, settings: CorpusSettings, *, num_shards: int, num_exam
         seconds=sum(seconds for seconds in times if isinstance(seconds, (int, float))),
         versions=versions(),
     )
+    _tell_of_lengths(manifest)
+    manifest.write(folder)
+
+
+def _tell_of_lengths(manifest: CorpusManifest) -> None:
+    longest = manifest.settings.decoding.max_new_tokens
     if manifest.num_unfinished:
         logger.warning(
-            "the teacher did not finish any output for %d of %d examples within %d tokens; they "
-            "are left out of its corpus, the first is %r",
+            "the teacher's corpus has no output for %d of %d examples, the first is %r: of a beam "
+            "only what ends within max_new_tokens (%d) is kept, of samples what has a token",
             manifest.num_unfinished,
-            num_examples,
-            settings.decoding.max_new_tokens,
+            manifest.num_examples,
             manifest.unfinished_ids[0],
+            longest,
         )
-    manifest.write(folder)
+    if manifest.num_cut:
+        logger.info(
+            "%d of the teacher's %d samples were cut off at %d tokens and are kept so",
+            manifest.num_cut,
+            manifest.num_hypotheses,
+            longest,
+        )

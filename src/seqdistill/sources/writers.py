@@ -75,8 +75,10 @@ def fact(total: float | int, count: float | int) -> TokenSum:
 class StoredWriter:
     """A writer of the targets that the prompts already have: the references, or a teacher's."""
 
-    def __init__(self, written_by: Writer) -> None:
+    def __init__(self, written_by: Writer, *, end_id: int | None = None) -> None:
+        """`end_id`: sequences without this token count as cut off; None says that none is."""
         self._written_by: Writer = written_by
+        self._end_id = end_id
 
     @property
     def sequences_per_prompt(self) -> int:
@@ -95,7 +97,14 @@ class StoredWriter:
                     f"{prompt.id!r} has a prompt alone; add its target, or let the student write "
                     "all sequences."
                 )
-        return [Written(prompt, self._written_by) for prompt in prompts]
+        return [
+            Written(
+                prompt,
+                self._written_by,
+                finished=self._end_id is None or self._end_id in prompt.target_ids,
+            )
+            for prompt in prompts
+        ]
 
     def end_update(self) -> dict[str, TokenSum]:
         """Nothing to tell: these sequences were there before."""

@@ -1,0 +1,220 @@
+"""REINFORCE with every baseline against the gradient of the expected reward, by enumeration.
+
+Every sequence over three symbols, every micro-batch of them with its exact probability, in fp64.
+The objective is the one that trains; only the sampler is replaced by enumeration.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.head import Head
+from seqdistill.core.scores import NoScores
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.reduction import Reduction
+from seqdistill.objectives.term import Term
+from seqdistill.sources.rewarded import Baseline, RewardedWriter
+from seqdistill.sources.writers import Written
+
+END, WORDS = 0, (1, 2)
+CUT = tuple(itertools.product(WORDS, (END, *WORDS)))
+SEQUENCES: tuple[tuple[int, ...], ...] = ((END,), *CUT)
+"""All that can be written in two symbols: ended at once, or cut or ended in the second place."""
+CONTEXTS: tuple[tuple[int, ...], ...] = ((), (1,), (2,))
+REWARDS = dict(zip(SEQUENCES, (3.0, -1.0, 0.5, 2.0, 0.0, 7.0, 4.0), strict=True))
+
+
+def hidden_states() -> Tensor:
+    """One for every prefix."""
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+HEAD = Head(torch.randn(3, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
+
+
+def log_prob(hidden: Tensor, sequence: tuple[int, ...]) -> Tensor:
+    table = HEAD.logits(hidden).log_softmax(-1)
+    steps = [table[CONTEXTS.index(sequence[:t]), symbol] for t, symbol in enumerate(sequence)]
+    return torch.stack(steps).sum()
+
+
+def gradient_of_expected_reward(hidden: Tensor) -> Tensor:
+    """By its definition: of the sum over all sequences of q(y) r(y)."""
+    total = torch.stack([REWARDS[y] * log_prob(hidden, y).exp() for y in SEQUENCES]).sum()
+    (gradient,) = torch.autograd.grad(total, hidden)
+    return gradient
+
+
+class Dictated:
+    """A writer of the sequences that it is told to write."""
+
+    def __init__(self, samples_per_prompt: int) -> None:
+        self.sequences_per_prompt = samples_per_prompt
+        self.next: Sequence[tuple[int, ...]] = ()
+
+    def begin_update(self, update: int, updates: int) -> None:
+        """Nothing changes from update to update."""
+
+    def write(self, prompts: Sequence[EncodedExample]) -> list[Written]:
+        """What was dictated, side by side for each prompt."""
+        asked = [prompt for prompt in prompts for _ in range(self.sequences_per_prompt)]
+        return [
+            Written(EncodedExample(prompt.id, prompt.source_ids, sequence), "student")
+            for prompt, sequence in zip(asked, self.next, strict=True)
+        ]
+
+    def end_update(self) -> dict[str, TokenSum]:
+        """Nothing to tell."""
+        return {}
+
+    def dev_scored(self, scores: Mapping[str, float]) -> None:
+        """Nothing here depends on dev scores."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take up."""
+
+
+def reward(written: Sequence[Written]) -> list[float]:
+    return [REWARDS[one.example.target_ids] for one in written]
+
+
+def loss_gradient(hidden: Tensor, written: Sequence[Written], reduction: Reduction) -> Tensor:
+    """The gradient of the training objective's mean over these sequences."""
+    width = max(len(one.example.target_ids) for one in written)
+    ids = torch.zeros(len(written), width, dtype=torch.long)
+    mask = torch.zeros(len(written), width, dtype=torch.bool)
+    places = torch.zeros(len(written), width, dtype=torch.long)
+    for row, one in enumerate(written):
+        for time, symbol in enumerate(one.example.target_ids):
+            ids[row, time], mask[row, time] = symbol, True
+            places[row, time] = CONTEXTS.index(one.example.target_ids[:time])
+    batch = SequenceBatch(
+        tuple(one.example.id for one in written),
+        ids,
+        mask,
+        ids,
+        mask,
+        written_by=tuple(one.written_by for one in written),
+        advantages=torch.tensor([one.advantage for one in written], dtype=torch.float64),
+    )
+    objective = WeightedObjective([Term("reward")], reduction=reduction)
+    loss, _ = objective(StudentStates(hidden[places], HEAD), NoScores(), batch)
+    (gradient,) = torch.autograd.grad(loss.total / loss.count, hidden)
+    return gradient
+
+
+def micro_batches(hidden: Tensor, size: int) -> Iterator[tuple[tuple[tuple[int, ...], ...], float]]:
+    """Every micro-batch of independent samples with its probability."""
+    probabilities = {y: float(log_prob(hidden.detach(), y).exp()) for y in SEQUENCES}
+    assert sum(probabilities.values()) == pytest.approx(1.0, abs=1e-12)
+    for sequences in itertools.product(SEQUENCES, repeat=size):
+        yield sequences, math.prod(probabilities[y] for y in sequences)
+
+
+def expected_gradient(
+    hidden: Tensor,
+    baseline: Baseline,
+    *,
+    prompts: int,
+    samples: int,
+    before: Sequence[Sequence[tuple[int, ...]]] = (),
+    reduction: Reduction = "sum",
+) -> Tensor:
+    """The mean over all micro-batches, after updates that wrote what `before` says."""
+    asked = [EncodedExample(f"p{number}", (9,), ()) for number in range(prompts)]
+    total = torch.zeros_like(hidden)
+    for sequences, probability in micro_batches(hidden, prompts * samples):
+        dictated = Dictated(samples)
+        writer = RewardedWriter(dictated, reward, baseline=baseline)
+        for update, earlier in enumerate(before, start=1):
+            writer.begin_update(update, 9)
+            dictated.next = earlier
+            writer.write(asked)
+            writer.end_update()
+        writer.begin_update(len(before) + 1, 9)
+        dictated.next = sequences
+        total += probability * loss_gradient(hidden, writer.write(asked), reduction)
+    return -total
+
+
+BEFORE = [[(1, 2), (END,)], [(2, 1), (2, 1)]]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "prompts", "samples", "before", "reduction"),
+    [
+        ("none", 2, 1, [], "sum"),
+        ("leave_one_out", 1, 2, [], "sum"),
+        ("leave_one_out", 1, 2, [], "sequence"),
+        ("leave_one_out", 1, 3, [], "sum"),
+        ("moving_average", 2, 1, [], "sum"),
+        ("moving_average", 1, 1, [], "sum"),
+        ("moving_average", 2, 1, BEFORE, "sum"),
+        ("moving_average", 1, 2, BEFORE, "sequence"),
+    ],
+)
+def test_the_mean_gradient_is_that_of_the_expected_reward_whatever_the_baseline(
+    baseline: Baseline,
+    prompts: int,
+    samples: int,
+    before: list[list[tuple[int, ...]]],
+    reduction: Reduction,
+) -> None:
+    hidden = hidden_states()
+    found = expected_gradient(
+        hidden, baseline, prompts=prompts, samples=samples, before=before, reduction=reduction
+    )
+    expected = gradient_of_expected_reward(hidden)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_baseline_that_knows_its_own_reward_would_be_seen() -> None:
+    """The mean of a micro-batch of n, its own reward in it, shrinks the gradient to (n - 1) / n."""
+    hidden = hidden_states()
+    total = torch.zeros_like(hidden)
+    for sequences, probability in micro_batches(hidden, 2):
+        mean = sum(REWARDS[y] for y in sequences) / 2
+        written = [
+            Written(EncodedExample("p", (9,), y), "student", advantage=REWARDS[y] - mean)
+            for y in sequences
+        ]
+        total -= probability * loss_gradient(hidden, written, "sum")
+    torch.testing.assert_close(total, 0.5 * gradient_of_expected_reward(hidden))
+
+
+def test_a_baseline_lessens_the_noise_that_it_is_there_to_lessen() -> None:
+    """Rewards that are all high: the variance without a baseline is many times that with one."""
+    hidden, raised = hidden_states(), {y: 50.0 + r for y, r in REWARDS.items()}
+
+    def variance(baseline: Baseline) -> float:
+        writer = RewardedWriter(
+            dictated := Dictated(2),
+            lambda written: [raised[one.example.target_ids] for one in written],
+            baseline=baseline,
+        )
+        squares, mean = torch.zeros_like(hidden), torch.zeros_like(hidden)
+        for sequences, probability in micro_batches(hidden, 2):
+            writer.begin_update(1, 9)
+            dictated.next = sequences
+            gradient = loss_gradient(hidden, writer.write([EncodedExample("p", (9,), ())]), "sum")
+            squares += probability * gradient**2
+            mean += probability * gradient
+        return float((squares - mean**2).sum())
+
+    assert variance("leave_one_out") < 0.1 * variance("none")

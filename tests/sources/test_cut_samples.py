@@ -1,0 +1,315 @@
+"""Samples that the length limit cut off: kept, counted, and learned from as far as they go.
+
+Without them a teacher's samples would be those of another distribution, one that stops early.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from scipy.stats import chisquare
+from tests.build.test_distill import QUICK
+from tests.build.test_stages import texts
+from tests.build.test_teacher_states import folder_for
+from tests.tiny import EOS, character_tokenizer, collator, tiny_model
+
+from seqdistill.build.preparing import prepare
+from seqdistill.build.sequences import training_sequences
+from seqdistill.core.errors import DataError, StaleCorpusError
+from seqdistill.core.progress import NoProgress
+from seqdistill.data.batching import Collator
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.metrics.similarity import smoothed_bleu
+from seqdistill.models.adapters import adapt
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.sources.corpus_export import write_jsonl
+from seqdistill.sources.interpolation import interpolate
+from seqdistill.sources.stored import StoredSequences, with_teacher_targets
+from seqdistill.sources.teacher_corpus import TeacherCorpus
+from seqdistill.sources.writers import StoredWriter, Written
+from seqdistill.sources.written_batches import collated
+
+from .test_teacher_corpus import (
+    END,
+    EXAMPLES,
+    SAMPLE,
+    FakeGenerator,
+    PowerCut,
+    label_with,
+    shard_bytes,
+    spell,
+)
+
+
+def rarely_finished(source: Sequence[int], rank: int) -> bool:
+    """Source 10 finishes nothing, every third source its second output alone."""
+    return source[0] != 10 and (source[1] != 20 or rank == 1)
+
+
+def rare(calls_left: int = 1000) -> FakeGenerator:
+    return FakeGenerator(calls_left, is_finished=rarely_finished)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [
+        row
+        for path in sorted(folder.glob("shard-*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def test_cut_samples_are_kept_without_an_end_token_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        corpus = label_with(rare(), tmp_path, decoding=SAMPLE)
+    num_cut = 2 + len(range(3, 23, 3))
+    manifest = corpus.manifest
+    assert (manifest.num_hypotheses, manifest.num_cut, manifest.num_dropped) == (46, num_cut, 0)
+    assert manifest.num_unfinished == 0, "no prompt is lost"
+    assert f"{num_cut} of the teacher's 46 samples were cut off at 128 tokens" in caplog.text
+    assert [len(corpus.n_best(example_id)) for example_id, _ in EXAMPLES] == [2] * 23
+    for output in corpus:
+        assert output.finished == (output.token_ids[-1] == END)
+    cut = [output for output in corpus if not output.finished]
+    assert {output.log_prob for output in cut} == {-9.5}
+    assert [o.token_ids for o in corpus.n_best("doc/0")] == [o.token_ids for o in cut[:2]]
+    rows = rows_of(tmp_path)
+    assert sum(not row["finished"] for row in rows) == num_cut
+    assert manifest.num_tokens == sum(len(row["token_ids"]) for row in rows)
+
+
+def test_unfinished_hypotheses_of_a_beam_are_still_dropped(tmp_path: Path) -> None:
+    manifest = label_with(rare(), tmp_path).manifest
+    assert (manifest.num_cut, manifest.num_dropped) == (0, 2 + len(range(3, 23, 3)))
+    assert manifest.unfinished_ids == ("doc/0",)
+
+
+def test_an_answer_without_a_token_is_no_sample(tmp_path: Path) -> None:
+    class Mute(FakeGenerator):
+        def hypothesis(self, source: Sequence[int], rank: int, shift: int) -> Hypothesis:
+            return Hypothesis((), 0.0, False)
+
+    corpus = label_with(Mute(), tmp_path, decoding=SAMPLE)
+    assert list(corpus) == []
+    assert (corpus.manifest.num_unfinished, corpus.manifest.num_cut) == (23, 0)
+    assert corpus.manifest.num_dropped == 46
+
+
+@pytest.mark.parametrize("num_calls", range(5))
+def test_a_corpus_with_cut_samples_resumes_to_what_a_whole_one_is(
+    tmp_path: Path, num_calls: int
+) -> None:
+    whole = label_with(rare(), tmp_path / "whole", decoding=SAMPLE)
+    with pytest.raises(PowerCut):
+        label_with(rare(num_calls), tmp_path / "cut", decoding=SAMPLE)
+    again = label_with(rare(), tmp_path / "cut", decoding=SAMPLE)
+    assert shard_bytes(tmp_path / "cut") == shard_bytes(tmp_path / "whole")
+    assert list(again) == list(whole)
+    assert again.manifest.num_cut == whole.manifest.num_cut > 0
+
+
+MakeGenerator = Callable[[str], SequenceGenerator]
+LIMIT = 2
+
+
+def with_transformers(name: str) -> SequenceGenerator:
+    model = tiny_model(name)
+    return TransformersGenerator(model, character_tokenizer(closes=False), kind=adapt(model).kind)
+
+
+def with_ctranslate2(name: str) -> SequenceGenerator:
+    model = tiny_model(name)
+    return CTranslate2Generator(
+        model,
+        character_tokenizer(closes=False),
+        kind=adapt(model).kind,
+        verify_on=[((5, 6, 7, EOS), (4, 7, EOS))],
+        threads=1,
+    )
+
+
+def probabilities_of_starts(name: str, source: tuple[int, ...]) -> torch.Tensor:
+    """log p of the first symbol, then of the second after each first: (1 + vocab, vocab)."""
+    student = adapt(tiny_model(name))
+    firsts = [EncodedExample("", source, (first, EOS)) for first in range(40)]
+    batch = collator(student.kind)(firsts)
+    with torch.no_grad():
+        states = student.states(batch)
+        log_probs = states.head.logits(states.hidden).double().log_softmax(-1)
+    first, second = log_probs[batch.target_mask].view(40, 2, 40).unbind(1)
+    return torch.cat([first[:1], second])
+
+
+@pytest.mark.parametrize("name", ["mbart", "llama"])
+@pytest.mark.parametrize("make", [with_transformers, with_ctranslate2])
+def test_targets_from_samples_follow_the_teachers_distribution_cut_ones_included(
+    tmp_path: Path, make: MakeGenerator, name: str
+) -> None:
+    """Against the exact distribution of what two tokens can say. A corpus without its cut samples
+    has only what ends at once or in the second place."""
+    source = (5, 6, 7, 8, EOS)
+    ids = [f"e{number}" for number in range(1500)]
+    decoding = Decoding(mode="sample", sampling_temperature=2.0, max_new_tokens=LIMIT)
+    corpus = label_with(
+        make(name), tmp_path, examples=[(i, source) for i in ids], decoding=decoding, shard_size=500
+    )
+    prompts = [EncodedExample(i, source, ()) for i in ids]
+    targets = [e.target_ids for e in with_teacher_targets(prompts, corpus.best())]
+    assert len(targets) == len(ids), "every prompt has its target"
+    tables = (probabilities_of_starts(name, source) / 2.0).log_softmax(-1).exp()
+    expected = {(EOS,): float(tables[0, EOS])} | {
+        (first, second): float(tables[0, first] * tables[1 + first, second])
+        for first in range(40)
+        if first != EOS
+        for second in range(40)
+    }
+    assert sum(expected.values()) == pytest.approx(1.0)
+    counts = collections.Counter(targets)
+    assert set(counts) <= set(expected)
+    often = [key for key, share in expected.items() if share * len(ids) >= 5.0]
+    observed = [counts[key] for key in often] + [len(ids) - sum(counts[key] for key in often)]
+    wanted = [expected[key] * len(ids) for key in often]
+    wanted.append(len(ids) - sum(wanted))
+    assert len(often) > 20 and sum(key[-1] != EOS for key in often) > 10
+    assert chisquare(observed, wanted).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+def test_a_cut_target_is_batched_as_a_cut_rollout_of_the_student(kind: str) -> None:
+    """No end token is made up, neither as a target nor in what the decoder reads."""
+    prompts = [EncodedExample("a", (5, 6, EOS), ()), EncodedExample("b", (7, EOS), (9, EOS))]
+    outputs: dict[str, list[tuple[int, ...]]] = {"a": [(8, 9, 10)], "b": [(11, EOS)]}
+    examples = with_teacher_targets(prompts, outputs)
+    make: Collator = collator("causal" if kind == "causal" else "seq2seq")
+    # Both fit one batch, whatever the order.
+    batch = StoredSequences(examples, make, batch_tokens=100, seed=1).next_batch()
+    rows = {name: row for row, name in enumerate(batch.example_ids)}
+    cut = batch.target_ids[rows["a"]][batch.target_mask[rows["a"]]]
+    assert cut.tolist() == [8, 9, 10]
+    assert int(batch.target_mask.sum()) == 5
+    rollouts = [
+        Written(EncodedExample(e.id, e.source_ids, e.target_ids), "student", finished=e.id == "b")
+        for e in sorted(examples, key=lambda e: rows[e.id])
+    ]
+    same = collated(rollouts, make)
+    for field in ("decoder_input_ids", "decoder_mask", "target_ids", "target_mask"):
+        assert torch.equal(getattr(batch, field), getattr(same, field)), field
+
+
+def test_a_writer_of_the_teachers_samples_tells_which_were_cut() -> None:
+    prompts = [EncodedExample("a", (5, EOS), (8, 9, 10)), EncodedExample("b", (7, EOS), (11, EOS))]
+    written = StoredWriter("teacher", end_id=EOS).write(prompts)
+    assert [one.finished for one in written] == [False, True]
+    assert [one.example for one in written] == prompts
+
+
+def as_first_format(folder: Path) -> None:
+    """Makes the manifest one of the format without cut samples."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for holder in (manifest, *manifest["shards"]):
+        del holder["num_cut"]
+    path.write_text(json.dumps(manifest | {"format_version": 1}))
+
+
+def test_a_beam_corpus_of_the_first_format_is_still_whole(tmp_path: Path) -> None:
+    made = list(label_with(rare(), tmp_path))
+    as_first_format(tmp_path)
+    again = label_with(FakeGenerator(calls_left=0), tmp_path)
+    assert list(again) == made
+    assert (again.manifest.format_version, again.manifest.num_cut) == (1, 0)
+    assert all(b"keeps_cut" not in content for content in shard_bytes(tmp_path).values())
+
+
+def without_cut_samples(folder: Path) -> None:
+    """Makes the shards what they were when cut samples were dropped."""
+    for path in folder.glob("shard-*.parquet"):
+        table = pq.read_table(path)
+        metadata = {k: v for k, v in table.schema.metadata.items() if k != b"seqdistill.keeps_cut"}
+        pq.write_table(
+            table.filter(table.column("finished")).replace_schema_metadata(metadata), path
+        )
+
+
+def test_samples_of_the_first_format_are_refused_where_some_were_dropped(tmp_path: Path) -> None:
+    label_with(FakeGenerator(), tmp_path, decoding=SAMPLE)
+    as_first_format(tmp_path)
+    label_with(FakeGenerator(calls_left=0), tmp_path, decoding=SAMPLE)  # all were finished
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"num_dropped": 7}))
+    sentence = "dropped 7 of them: what is left leans to short outputs; delete this folder"
+    with pytest.raises(StaleCorpusError, match=sentence):
+        TeacherCorpus.open(tmp_path, expected=None)
+    with pytest.raises(StaleCorpusError, match=sentence):
+        label_with(FakeGenerator(), tmp_path, decoding=SAMPLE)
+
+
+def test_shards_from_before_cut_samples_were_kept_are_made_anew(tmp_path: Path) -> None:
+    whole = label_with(rare(), tmp_path / "whole", decoding=SAMPLE)
+    with pytest.raises(PowerCut):
+        label_with(rare(2), tmp_path / "old", decoding=SAMPLE)
+    without_cut_samples(tmp_path / "old")
+    second = rare()
+    again = label_with(second, tmp_path / "old", decoding=SAMPLE)
+    assert second.num_generated == len(EXAMPLES)
+    assert list(again) == list(whole)
+
+
+def test_a_text_file_has_no_cut_samples_since_readers_would_close_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = label_with(rare(), tmp_path / "corpus", decoding=SAMPLE)
+    sources = {example_id: example_id for example_id, _ in EXAMPLES}
+    num_cut = 1 + len(range(3, 23, 3))
+    assert write_jsonl(corpus, sources, tmp_path / "x.jsonl") == 23 - num_cut
+    assert f"{num_cut} outputs that were cut off are left out" in caplog.text
+    written = [json.loads(line)["id"] for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert "doc/0" not in written
+
+
+def test_interpolation_chooses_among_finished_outputs(tmp_path: Path) -> None:
+    corpus = label_with(rare(), tmp_path, decoding=SAMPLE)
+    references = {example_id: spell(source) for example_id, source in EXAMPLES}
+    found = interpolate(corpus, references, similarity=smoothed_bleu(), decode=spell)
+    assert "doc/0" not in found.outputs
+    assert len(found.outputs) == 22
+    assert all(output.finished for output in found.outputs.values())
+    with pytest.raises(DataError, match="must hold finished outputs"):
+        cut = [dataclasses.replace(output, finished=False) for output in corpus]
+        interpolate(cut, references, similarity=smoothed_bleu(), decode=spell)
+
+
+@pytest.mark.parametrize("name", ["mbart", "llama"])
+@pytest.mark.parametrize("method", ["f_distill", "distillm_2"])
+def test_a_recipe_whose_teacher_samples_learns_from_every_prompt(
+    tmp_path: Path, method: str, name: str
+) -> None:
+    place = folder_for(tmp_path, name)
+    given = {
+        **QUICK,
+        "data.train": str(place / "train.tsv"),
+        "teacher.model": str(place / "teacher"),
+        "student.model": str(place / "student"),
+        "sequences.decoding.engine": "transformers",
+        "sequences.decoding.max_new_tokens": 3,
+        "sequences.rollouts.max_new_tokens": 8,
+        "output_dir": str(place / "runs" / "run"),
+    }
+    prepared = prepare(load_recipe(method, texts(given)))
+    examples, _ = training_sequences(prepared, NoProgress())
+    assert [e.id for e in examples] == [e.id for e in prepared.train]
+    cut = [e for e in examples if EOS not in e.target_ids]
+    assert cut and all(len(e.target_ids) == 3 for e in cut)
