@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqdistill.core.errors import DataError
+from seqdistill.data import columns
 from seqdistill.data.examples import Example, fingerprint_examples
 from seqdistill.data.readers import read_examples
 
@@ -230,8 +231,16 @@ def test_sources_alone_are_enough_without_targets(
 ) -> None:
     spec = write_rows([{column: "a house"}])
     assert read_examples(spec, need_target=False) == [Example("1", "a house", None)]
-    with pytest.raises(DataError, match=f"known convention.*'{column}'"):
+    target = dict(columns.PAIRS)[column]
+    with pytest.raises(DataError, match=f"'{column}' must have targets beside it .* '{target}'"):
         read_examples(spec)
+
+
+def test_a_source_whose_target_has_another_name_is_told_how_to_name_it(tmp_path: Path) -> None:
+    spec = write_jsonl(tmp_path / "x.jsonl", [{"prompt": "1 + 1", "answer": "2"}])
+    with pytest.raises(DataError, match=r"found 'prompt', 'answer'.*with data\.target_column"):
+        read_examples(spec)
+    assert read_examples(spec, target_column="answer") == [Example("1", "1 + 1", "2")]
 
 
 def test_text_files_of_sources_alone_are_enough_without_targets(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ REFERENCES = ["one and two is #### 3", "three and four is #### 7", "five and six
 OUTPUTS = ["one and two is #### 3", "that makes #### 8", ""]
 
 OWN = """
+import json
+
+import numpy as np
+
 def brief(prompts, completions, references):
     assert isinstance(completions, list)
     return [1 / (1 + len(text)) for text in completions]
@@ -30,18 +35,64 @@ def infinite(prompts, completions, references):
 def nothing(prompts, completions, references):
     return None
 
+def texts(prompts, completions, references):
+    return ["1.0" for _ in completions]
+
+def digits(prompts, completions, references):
+    return "1" * len(completions)
+
+def by_output(prompts, completions, references):
+    return dict.fromkeys(range(len(completions)), 1.0)
+
+def nested(prompts, completions, references):
+    return [[1.0] for _ in completions]
+
+def huge(prompts, completions, references):
+    return [10**400 for _ in completions]
+
+def arrays(prompts, completions, references):
+    return np.arange(len(completions))
+
+def truths(prompts, completions, references):
+    return (bool(text) for text in completions)
+
+def score(text):
+    return {"a": 1.0}[text]  # the line of score
+
+def looks_up(prompts, completions, references):
+    return [score(text) for text in completions]
+
+def parses(prompts, completions, references):
+    return [json.loads(text) for text in completions]  # the line of parses
+
+def lazily(prompts, completions, references):
+    for text in completions:
+        yield 1 / len(text)  # the line of lazily
+
+def mute(prompts, completions, references):
+    raise TimeoutError  # the line of mute
+
+def completions_alone(completions):  # the line of completions_alone
+    return [0.0 for _ in completions]
+
 limit = 3
 """
+UNUSABLE = {
+    "broken_rewards": "import no_such_package_anywhere\n",
+    "raising_rewards": "\nseconds = 1 / 0\n",
+    "misspelt_rewards": "\n\ndef f(:\n",
+}
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An importable module of a user, by its name."""
     (tmp_path / "own_rewards.py").write_text(OWN)
-    (tmp_path / "broken_rewards.py").write_text("import no_such_package_anywhere\n")
+    for name, text in UNUSABLE.items():
+        (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "own_rewards"
-    for name in ("own_rewards", "broken_rewards"):
+    for name in ("own_rewards", *UNUSABLE):
         sys.modules.pop(name, None)
 
 
@@ -99,6 +150,9 @@ def test_the_module_is_imported_only_when_the_reward_is_asked_for(own: str) -> N
         ("own_rewards:limit", "found int of that name"),
         ("own_rewards:", "found nothing"),
         (":brief", "importable module"),
+        ("raising_rewards:f", r"ZeroDivisionError: division by zero at \S+raising_rewards.py:2"),
+        ("misspelt_rewards:f", r"no Python: .* at \S+misspelt_rewards.py:3"),
+        ("folder/own_rewards.py:brief", "found a file; write own_rewards:brief and .* PYTHONPATH"),
     ],
 )
 def test_what_cannot_be_imported_or_called_is_told(own: str, path: str, message: str) -> None:
@@ -112,8 +166,41 @@ def test_what_cannot_be_imported_or_called_is_told(own: str, path: str, message:
         ("too_few", "one number for each of the 3 completions, found 1"),
         ("infinite", "must be finite, found nan for the completion 'one and two"),
         ("nothing", "must return a list of numbers.*found NoneType"),
+        ("texts", "must return a list of numbers.*found str '1.0' in it"),
+        ("digits", "must return a list of numbers.*found str;"),
+        ("by_output", "must return a list of numbers.*found dict;"),
+        ("nested", r"must return a list of numbers.*found list '\[1.0\]' in it"),
+        ("huge", "must return a list of numbers.*found int .* too large"),
     ],
 )
 def test_a_function_that_breaks_its_promise_is_named(own: str, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         reward_function(f"{own}:{name}")(PROMPTS, OUTPUTS, REFERENCES)
+
+
+@pytest.mark.parametrize("name", ["arrays", "truths"])
+def test_whatever_lists_numbers_is_taken(own: str, name: str) -> None:
+    assert reward_function(f"{own}:{name}")(PROMPTS, ["", "a"], [None] * 2) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "told", "cause"),
+    [
+        ("looks_up", "score", "KeyError: 'b'", KeyError),
+        ("parses", "parses", "JSONDecodeError: Expecting value", json.JSONDecodeError),
+        ("lazily", "lazily", "ZeroDivisionError: division by zero", ZeroDivisionError),
+        ("mute", "mute", "TimeoutError at", TimeoutError),
+        ("completions_alone", "completions_alone", "3 were given", TypeError),
+    ],
+)
+def test_what_a_function_raises_is_told_with_its_name_and_the_line_of_the_users_own_code(
+    own: str, name: str, place: str, told: str, cause: type[Exception]
+) -> None:
+    line = 1 + OWN[: OWN.index(f"# the line of {place}")].count("\n")
+    with pytest.raises(UserError) as caught:
+        reward_function(f"{own}:{name}")(PROMPTS, ["a", "b", ""], [None] * 3)
+    message = str(caught.value)
+    assert f"reward {own}:{name} must return a list of numbers" in message
+    assert told in message
+    assert f"{own}.py:{line}; mend the function" in message
+    assert type(caught.value.__cause__) is cause

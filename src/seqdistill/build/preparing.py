@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Literal
 
-from seqdistill.build.data import encode_for_evaluation, encode_for_training, read_split
+from seqdistill.build.data import Split, encode_for_evaluation, encode_for_training, read_split
 from seqdistill.build.feasibility import check_models_fit
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
 from seqdistill.build.pruning import build_mask
+from seqdistill.build.rewards import RewardOfWritten, build_reward, try_reward
 from seqdistill.compression.pruning_mask import PruningMask
-from seqdistill.core.errors import RecipeError, UserError
-from seqdistill.data.encoding import EncodedExample
+from seqdistill.core.errors import DataError, RecipeError, UserError
+from seqdistill.data.batching import EpochBatches
+from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.data.examples import Example
 from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
@@ -37,6 +41,8 @@ class Prepared:
     num_too_long: int
     dev: tuple[EncodedExample, ...]
     dev_references: tuple[str, ...]
+    reward: RewardOfWritten | None = None
+    """Of what the student writes, where the objective has one; it was tried."""
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -46,11 +52,10 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     needs_teacher = asks_teacher(recipe)
     sequences = recipe.sequences
-    need_target = "reference" in sequences.writers or sequences.written_by == "interpolation"
-    train_examples = read_split(recipe, "train", need_target=need_target)
-    dev_examples = read_split(recipe, "dev") if recipe.data.dev is not None else []
+    train_examples = _read_train(recipe)
+    dev_examples = _read_held_out(recipe, "dev") if recipe.data.dev is not None else []
     if recipe.data.test is not None:
-        read_split(recipe, "test")  # used after training: a mistake in it is told before
+        _read_held_out(recipe, "test")  # used after training: a mistake in it is told before
     teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
     student = build_student(recipe, teacher, train_examples)
     if recipe.evaluation.calculator and student.kind != "causal":
@@ -69,6 +74,8 @@ def prepare(recipe: Recipe) -> Prepared:
         train=encoded.examples,
         asks_teacher=needs_teacher,
     )
+    _check_memory(recipe, encoded.examples, student.kind)
+    reward = _tried_reward(recipe, student, train_examples, encoded.examples)
     lora = _lora(recipe, student)
     return Prepared(
         recipe,
@@ -82,7 +89,83 @@ def prepare(recipe: Recipe) -> Prepared:
         encoded.num_too_long,
         dev.examples,
         tuple(example.target or "" for example in dev_examples),
+        reward,
     )
+
+
+def _read_train(recipe: Recipe) -> list[Example]:
+    setting = recipe.sequences.needs_references
+    if setting is None:
+        return read_split(recipe, "train", need_target=False)
+    return _read_with_targets(
+        recipe,
+        "train",
+        f"method {recipe.method} learns from targets (completions) in the data "
+        f"({setting}), so data.train must have them. On-policy methods learn from prompts alone: "
+        "on_policy_kd, or gkd with sequences.mixture.student_share=1",
+    )
+
+
+def _read_held_out(recipe: Recipe, split: Literal["dev", "test"]) -> list[Example]:
+    return _read_with_targets(
+        recipe,
+        split,
+        f"outputs are scored against the targets (completions) of data.{split}, whatever the "
+        f"method; add them, or leave data.{split} out",
+    )
+
+
+def _read_with_targets(recipe: Recipe, split: Split, why: str) -> list[Example]:
+    """The split; where its prompts could be read alone, an error says who asks for more."""
+    try:
+        return read_split(recipe, split)
+    except DataError as error:
+        try:
+            read_split(recipe, split, need_target=False)
+        except DataError:
+            raise error from None
+        raise DataError(f"{error}\n{why}") from error
+
+
+def _check_memory(recipe: Recipe, train: Sequence[EncodedExample], kind: Kind) -> None:
+    """Raises RecipeError where a batch wants more sequences than replay can keep.
+
+    Such a batch would be written anew at every update, which is no replay.
+    """
+    sequences = recipe.sequences
+    if sequences.written_by != "replay" or not sequences.by_student:
+        return
+    samples, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
+    together = samples + (sequences.mixes and sequences.mixture.coin == "both")
+    longest = sequences.rollouts.max_new_tokens
+    batches = EpochBatches(
+        [e if e.target_ids else dataclasses.replace(e, target_ids=(0,) * longest) for e in train],
+        kind,
+        batch_tokens=max(1, recipe.training.batch_tokens // together),
+        seed=recipe.seed,
+    )
+    most = 0
+    while batches.epoch == 0:
+        most = max(most, samples * len(batches.next()))
+    if most > capacity:
+        raise RecipeError(
+            f"sequences.replay.capacity must be at least the {most} sequences that a batch of "
+            f"training.batch_tokens={recipe.training.batch_tokens} draws from this data, got "
+            f"{capacity}; raise it, or lower training.batch_tokens"
+        )
+
+
+def _tried_reward(
+    recipe: Recipe,
+    student: LoadedModel,
+    examples: Sequence[Example],
+    encoded: Sequence[EncodedExample],
+) -> RewardOfWritten | None:
+    if all(term.divergence != "reward" for term in recipe.objective.terms):
+        return None
+    reward = build_reward(recipe.objective.reward, student, examples)
+    try_reward(reward, encoded)
+    return reward
 
 
 def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
@@ -101,7 +184,8 @@ def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
 
 def asks_teacher(recipe: Recipe) -> bool:
     """Whether training asks the teacher what it would say: for a term, or to be looked at."""
-    return recipe.teacher.scores != "none" or build_objective(recipe).needs_teacher
+    needs_teacher = build_objective(recipe).needs_teacher  # refuses what it cannot be built from
+    return recipe.teacher.scores != "none" or needs_teacher
 
 
 def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import RecipeError, UserError
+from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.generation.entailment import EntailmentReward
 from seqdistill.metrics.rewards import Reward, reward_function
@@ -12,6 +14,8 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.objective_schema import RewardSection
 from seqdistill.sources.writers import Written
 
+NUM_TRIED = 4
+"""Examples that a reward is tried on before training."""
 RewardOfWritten = Callable[[Sequence[Written]], Sequence[float]]
 
 
@@ -36,6 +40,20 @@ def build_reward(
         )
 
     return reward
+
+
+def try_reward(reward: RewardOfWritten, examples: Sequence[EncodedExample]) -> None:
+    """Calls the reward once, on the targets of a few examples, or their sources, as if written.
+
+    Raises UserError for a reward that cannot be computed, before anything depends on it.
+    """
+    written = [Written(one, "student") for one in with_stand_in_targets(examples[:NUM_TRIED])]
+    rewards = [float(value) for value in reward(written)]
+    if len(rewards) != len(written) or not all(map(math.isfinite, rewards)):
+        raise UserError(
+            f"The reward must give one finite number for each of {len(written)} outputs, but gave "
+            f"{rewards}; mend objective.reward.function"
+        )
 
 
 def prompt_text(example: Example) -> str:

@@ -118,6 +118,13 @@ def find_layout(
     for source in lone:
         if source in names:
             return Layout(source, None, has_id)
+    for source, target in PAIRS:
+        if choice.need_target and source in names:
+            raise DataError(
+                f"{file}: the column {source!r} must have targets beside it in a column "
+                f"{target!r}, found {_listed(names)}; add them, or say which column holds them "
+                "with data.target_column"
+            )
     known = ", ".join(f"{source}/{target}" for source, target in PAIRS)
     raise DataError(
         f"{file}: columns must be named by a known convention ({known}, {TRANSLATION}, {MESSAGES}),"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
@@ -88,8 +90,8 @@ def reward_function(name_or_path: str) -> Reward:
     The module is imported here and now; it must lie where Python finds it (installed, or in a
     folder of PYTHONPATH). What the function returns is checked at every call.
 
-    Raises RecipeError for an unknown name, and for a module or function that is not there or
-    cannot be called.
+    Raises RecipeError for an unknown name, for a module that cannot be imported, and for a function
+    that is not there or cannot be called.
     """
     if ":" not in name_or_path:
         if name_or_path not in REWARDS:
@@ -115,15 +117,24 @@ class CheckedReward:
         references: Sequence[str | None],
         /,
     ) -> list[float]:
-        """The function's numbers. Raises UserError when they are not what a reward must be."""
-        found = self.function(list(prompts), list(completions), list(references))
+        """The function's numbers.
+
+        Raises UserError when they are not what a reward must be, and for whatever the function
+        raises, saying where it did.
+        """
         try:
-            values = [float(value) for value in found]  # type: ignore[attr-defined]
-        except (TypeError, ValueError) as error:
+            found = self.function(list(prompts), list(completions), list(references))
+            given = None  # the letters of a text and the keys of a mapping are no rewards
+            if isinstance(found, Iterable) and not isinstance(found, _NO_LISTS):
+                given = list(found)  # a generator's code runs only here
+        except Exception as error:
             raise UserError(
-                f"reward {self.name} must return a list of numbers, one for each completion, "
-                f"found {type(found).__name__} ({error}); mend the function"
+                f"reward {self.name} must return a list of numbers, one for each completion, but "
+                f"raised {_told(error)} {_place(error, self.function)}; mend the function"
             ) from error
+        if given is None:
+            raise self._no_numbers(f"found {type(found).__name__}")
+        values = [self._number(value) for value in given]
         if len(values) != len(completions):
             raise UserError(
                 f"reward {self.name} must return one number for each of the {len(completions)} "
@@ -137,15 +148,73 @@ class CheckedReward:
                 )
         return values
 
+    def _number(self, value: object) -> float:
+        found = f"found {type(value).__name__} {str(value)[:80]!r} in it"
+        if isinstance(value, (str, bytes)):  # float() would read them
+            raise self._no_numbers(found)
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except Exception as error:  # of an array, a tensor, a class of the user's: theirs to raise
+            raise self._no_numbers(f"{found} ({error})") from error
+
+    def _no_numbers(self, found: str) -> UserError:
+        return UserError(
+            f"reward {self.name} must return a list of numbers, one for each completion, {found}; "
+            "mend the function"
+        )
+
+
+_NO_LISTS = (str, bytes, Mapping, Set)
+
+
+def _told(error: BaseException) -> str:
+    """The exception's name and text."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _place(error: BaseException, function: Callable[..., object] | None = None) -> str:
+    """`at FILE:LINE`, where the user's code raised.
+
+    That is the innermost frame in the file of `function`, or in any file where that has none. An
+    error in the very call, such as a wrong number of arguments, is placed at the definition.
+    """
+    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is ours
+    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    if own or frames:
+        frame = (own or frames)[-1]
+        return f"at {frame.filename}:{frame.lineno}"
+    return f"at {code.co_filename}:{code.co_firstlineno}" if code is not None else "when called"
+
+
+def _stem(file: str) -> str:
+    return file.replace("\\", "/").rpartition("/")[2].removesuffix(".py")
+
 
 def _imported(path: str) -> Callable[..., object]:
     module_name, _, function_name = path.partition(":")
+    if module_name.endswith(".py"):
+        raise RecipeError(
+            f"reward {path!r} must name an importable module, found a file; write "
+            f"{_stem(module_name)}:{function_name} and put its folder in PYTHONPATH"
+        )
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:  # ValueError: an empty name
         raise RecipeError(
             f"reward {path!r} must name an importable module, found: {error}; install it or put "
             "its folder in PYTHONPATH"
+        ) from error
+    except SyntaxError as error:
+        raise RecipeError(
+            f"reward {path!r} must name an importable module, but it is no Python: {error.msg} at "
+            f"{error.filename}:{error.lineno}; mend it"
+        ) from error
+    except Exception as error:
+        raise RecipeError(
+            f"reward {path!r} must name an importable module, but that raised {_told(error)} "
+            f"{_place(error)}; mend it"
         ) from error
     names = vars(module)
     if not callable(names.get(function_name)):
