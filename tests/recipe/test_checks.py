@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
+from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import load_recipe, preset_names, read_recipe
 from seqdistill.recipe.checks import contradictions
-from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.schema import Recipe, TrainingSection
 from seqdistill.recipe.systems import all_contradictions
+from seqdistill.training.optimization import RateSchedule, Schedule
 
 OWN = ["data.train=a.tsv", "student.model=small"]
 WITH_TEACHER = [*OWN, "teacher.model=large", "teacher.scores=dense"]
@@ -403,15 +407,9 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "written_by=student",
     ),
     (
-        "objective.reduction",
-        [*ON_POLICY, term("divergence: sequence_reverse_kl")],
-        "sequence or sum with sequence_reverse_kl",
-        "objective.reduction=sequence",
-    ),
-    (
         "objective.terms.0.divergence",
         [*WITH_TEACHER, "objective={terms: [{divergence: sequence_reverse_kl}], reduction: sum}"],
-        "the student writes nothing",
+        "where the student writes nothing that it counts, got sequences of reference",
         "sequences.written_by=student",
     ),
     ("objective.reward.function", REWARDED, "got none", "exact_answer"),
@@ -434,10 +432,35 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "moving_average",
     ),
     (
-        "sequences.written_by",
-        [*REWARDED, "objective.reward.function=bleu", "sequences.written_by=replay"],
-        "got replay",
-        "sequences.written_by=student",
+        "objective.terms.0.written_by",
+        [*OWN, term("divergence: negative_log_likelihood, written_by: [reference]")],
+        "where reference is the only writer",
+        "remove it",
+    ),
+    (
+        "sequences.mixture.student_share",
+        [*MIXED, "sequences.mixture={student_share: 1, coin: both}"],
+        "answered by both, got 1",
+        "coin=batch",
+    ),
+    (
+        "sequences.replay.capacity",
+        [
+            *ON_POLICY,
+            "sequences={written_by: replay, replay: {capacity: 3}}",
+            "sequences.rollouts.samples_per_prompt=4",
+        ],
+        "at least the 4 sequences that a single prompt gets",
+        "raise it",
+    ),
+    *(
+        (
+            "training.updates",
+            [*OWN, f"training={{updates: 1, warmup_updates: 0, schedule: {schedule}}}"],
+            "nothing would be learned",
+            "training.schedule=constant",
+        )
+        for schedule in ("linear", "cosine")
     ),
     (
         "objective.monitors",
@@ -506,6 +529,9 @@ def test_a_contradiction_is_found_alone_with_finding_and_remedy(
         [*MIXED, "sequences.mixture={others: teacher}", "sequences.corpus=c"],
         [*ON_POLICY, "sequences={written_by: replay, replay: {capacity: 9}}"],
         [*REWARDED, "objective.reward.function=bleu"],
+        [*OWN, "training={updates: 1, warmup_updates: 1}"],
+        [*OWN, "training={updates: 1, warmup_updates: 0, final_rate_share: 0.1}"],
+        [*OWN, "training={updates: 2, warmup_updates: 0}"],
     ],
 )
 def test_what_goes_together_passes(empty_file: str, overrides: list[str]) -> None:
@@ -514,6 +540,30 @@ def test_what_goes_together_passes(empty_file: str, overrides: list[str]) -> Non
 
 def test_an_empty_recipe_lacks_data_and_student_only() -> None:
     assert [found.key for found in contradictions(Recipe())] == ["data.train", "student.model"]
+
+
+@pytest.mark.parametrize("final_share", [0.0, 0.5])
+@pytest.mark.parametrize("schedule", get_args(Schedule))
+def test_exactly_the_schedules_whose_every_rate_is_zero_are_refused(
+    schedule: Schedule, final_share: float
+) -> None:
+    share = 0.0 if schedule in ("inverse_sqrt", "constant") else final_share
+    for updates in (1, 2, 3):
+        for warmup in range(updates + 1):
+            rates = RateSchedule(1.0, updates, warmup, schedule, share)
+            learns = any(rates.rate(update) > 0.0 for update in range(1, updates + 1))
+            training = TrainingSection(
+                updates=updates, warmup_updates=warmup, schedule=schedule, final_rate_share=share
+            )
+            found = [c.key for c in contradictions(Recipe(training=training))]
+            assert ("training.updates" not in found) == learns, (updates, warmup)
+
+
+@pytest.mark.parametrize("setting", ["capacity", "max_age"])
+def test_a_memory_of_nothing_is_out_of_range(empty_file: str, setting: str) -> None:
+    given = [*ON_POLICY, f"sequences={{written_by: replay, replay: {{{setting}: 0}}}}"]
+    with pytest.raises(RecipeError, match=rf"sequences.replay.{setting} must be at least 1, got 0"):
+        read_recipe(empty_file, given)
 
 
 @pytest.mark.parametrize("name", preset_names())

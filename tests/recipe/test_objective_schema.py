@@ -11,6 +11,7 @@ from seqdistill.objectives import term as objectives
 from seqdistill.recipe.objective_checks import objective_findings
 from seqdistill.recipe.objective_schema import Divergence, ObjectiveSection, Term
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sequences_schema import SequencesSection
 
 NAMES = get_args(Divergence)
 SET: dict[str, Any] = {
@@ -36,7 +37,8 @@ def _refused_by_recipes(parameter: str) -> set[str]:
     refused = set()
     for name in NAMES:
         term = Term(divergence=name, **{parameter: SET[parameter]})
-        recipe = Recipe(objective=ObjectiveSection(terms=(term,)))
+        sequences = SequencesSection(written_by="student")
+        recipe = Recipe(objective=ObjectiveSection(terms=(term,)), sequences=sequences)
         keys = [key for key, _ in objective_findings(recipe)]
         refused |= {name} if f"objective.terms.0.{parameter}" in keys else set()
     return refused

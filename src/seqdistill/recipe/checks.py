@@ -183,6 +183,14 @@ def _training(recipe: Recipe) -> Findings:
             f"must be at most training.updates, got {training.warmup_updates} of "
             f"{training.updates}; lower the warm-up or train longer",
         )
+    falls = training.schedule in ("linear", "cosine") and training.final_rate_share == 0.0
+    if falls and training.updates == 1 and training.warmup_updates == 0:
+        yield (
+            "training.updates",
+            f"must be at least 2 with training.schedule: {training.schedule}, whose last update "
+            "has training.final_rate_share of the peak rate, which is 0, got 1: nothing would be "
+            "learned; train longer, or set training.schedule=constant",
+        )
     if training.schedule in ("inverse_sqrt", "constant") and training.final_rate_share != 0.0:
         yield (
             "training.final_rate_share",

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 
-from seqdistill.recipe.findings import Findings, number_findings, shown
+from seqdistill.recipe.findings import Findings, changed, number_findings, shown
 from seqdistill.recipe.objective_schema import Term
 from seqdistill.recipe.schema import Recipe
 
 SKEWED = ("skew_forward_kl", "skew_reverse_kl")
 POLICY_GRADIENTS = ("sequence_reverse_kl", "reward")
+OF_THE_STUDENT = ("student", "teacher_mixed")
 _BELONGS_TO: dict[str, tuple[str, ...]] = {
     "beta": ("jensen_shannon",),
     "scale": ("jensen_shannon",),
@@ -39,6 +40,8 @@ def objective_findings(recipe: Recipe) -> Findings:
         key = f"objective.terms.{position}"
         yield from _parameters(key, term)
         yield from _writers(key, term, recipe)
+        if term.divergence in POLICY_GRADIENTS:
+            yield from _policy_gradient(key, term, recipe)
     if objective.loss_temperature != 1.0 and not any(map(is_soft, objective.terms)):
         yield (
             "objective.loss_temperature",
@@ -47,10 +50,11 @@ def objective_findings(recipe: Recipe) -> Findings:
         )
     gradients = [t.divergence for t in objective.terms if t.divergence in POLICY_GRADIENTS]
     if gradients and objective.reduction == "token":
+        remedy = "sum" if "sequence_reverse_kl" in gradients else "sequence or sum"
         yield (
             "objective.reduction",
-            f"must be sequence or sum with {gradients[0]}, which is a sum over each whole "
-            "sequence, got token; set objective.reduction=sequence",
+            f"must be {remedy} with {gradients[0]}, which is a sum over each whole "
+            f"sequence, got token; set objective.reduction={remedy.split()[0]}",
         )
     yield from _reward(recipe)
 
@@ -98,16 +102,27 @@ def _skew(key: str, term: Term) -> Findings:
         )
 
 
+def _chosen(term: Term, recipe: Recipe) -> tuple[str, ...]:
+    """The writers whose sequences the term counts."""
+    return recipe.sequences.writers if term.written_by is None else term.written_by
+
+
 def _writers(key: str, term: Term, recipe: Recipe) -> Findings:
     sequences, possible = recipe.sequences, recipe.sequences.writers
-    chosen = possible if term.written_by is None else term.written_by
+    chosen = _chosen(term, recipe)
     for name in (name for name in chosen if name not in possible):
         yield (
             f"{key}.written_by",
             f"must be among those who write here ({', '.join(possible)}), got {name}; take one of "
             "them, or change sequences.written_by",
         )
-    by_student = [name for name in chosen if name in ("student", "teacher_mixed")]
+    if term.written_by is not None and not sequences.by_student:
+        yield (
+            f"{key}.written_by",
+            f"must be left out where {possible[0]} is the only writer, as nobody tells sequences "
+            f"apart then, got {shown(term.written_by)}; remove it",
+        )
+    by_student = [name for name in chosen if name in OF_THE_STUDENT]
     if term.divergence == "negative_log_likelihood" and by_student:
         remedy = (
             f"add written_by: [{sequences.mixture.others}] to the term"
@@ -119,18 +134,129 @@ def _writers(key: str, term: Term, recipe: Recipe) -> Findings:
             "must leave the student out with negative_log_likelihood, which would teach the "
             f"student its own samples, got {', '.join(by_student)}; {remedy}",
         )
-    if term.divergence in POLICY_GRADIENTS and not by_student:
+    if term.importance_weighted and term.divergence == "reverse_kl":
+        yield from _importance(key, term, recipe)
+
+
+def _importance(key: str, term: Term, recipe: Recipe) -> Findings:
+    """Importance weights are of tokens whose chance of being drawn is known."""
+    sequences, rollouts = recipe.sequences, recipe.sequences.rollouts
+    drawn = [name for name in sequences.writers if name in OF_THE_STUDENT]
+    others = [name for name in _chosen(term, recipe) if name not in drawn]
+    if others:
+        remedy = f"add written_by: [{drawn[0]}] to the term" if drawn else "remove it"
+        yield (
+            f"{key}.importance_weighted",
+            "must be false for sequences that were not sampled while the student trains, got true "
+            f"for those of {', '.join(others)}; {remedy}",
+        )
+    elif rollouts.mode != "sample" or rollouts.engine != "transformers":
+        found = "mode: greedy" if rollouts.mode != "sample" else f"engine: {rollouts.engine}"
+        yield (
+            f"{key}.importance_weighted",
+            "must be false unless sequences.rollouts tells how likely each token was to be drawn, "
+            f"got true with {found}; remove it, or set sequences.rollouts={{mode: sample, engine: "
+            "transformers}",
+        )
+
+
+def _policy_gradient(key: str, term: Term, recipe: Recipe) -> Findings:
+    """What would make the estimator's mean another gradient than the one that the term is.
+
+    Both are means over whole sequences that the student of this very update drew from its own
+    distribution. Only sequence_reverse_kl has weights for another sampler, MiniLLM's mixture with
+    the teacher, and they are token by token: they cannot stand in for tokens that are never drawn.
+    """
+    sequences, rollouts, name = recipe.sequences, recipe.sequences.rollouts, term.divergence
+    chosen = _chosen(term, recipe)
+    if not any(writer in OF_THE_STUDENT for writer in chosen):
         yield (
             f"{key}.divergence",
-            f"must be another than {term.divergence} where the student writes nothing, got "
-            f"sequences.written_by {sequences.written_by}; set sequences.written_by=student",
+            f"must be another than {name} where the student writes nothing that it counts, got "
+            f"sequences of {', '.join(chosen)}; set sequences.written_by=student",
         )
-    elif term.divergence in POLICY_GRADIENTS and sequences.rollouts.mode != "sample":
+        return
+    if sequences.written_by == "replay":
+        yield (
+            "sequences.written_by",
+            f"must be student or mixture with the term {name}, whose gradient is that of the "
+            "student who wrote the sequences, got replay; set sequences.written_by=student",
+        )
+    if rollouts.mode != "sample":
         yield (
             "sequences.rollouts.mode",
-            f"must be sample with {term.divergence}, which is the mean over samples, got "
-            f"{sequences.rollouts.mode}; remove it",
+            f"must be sample with {name}, which is the mean over samples, got {rollouts.mode}; "
+            "remove it",
         )
+    for setting in ("sampling_temperature", "top_k", "top_p"):
+        if setting in changed(rollouts) and rollouts.mode == "sample":
+            yield (
+                f"sequences.rollouts.{setting}",
+                f"must be left out with {name}, which is the mean over samples of the student's "
+                f"whole distribution, got {shown(getattr(rollouts, setting))}; remove it",
+            )
+    if name == "reward" and rollouts.teacher_share > 0.0:
+        yield (
+            "sequences.rollouts.teacher_share",
+            "must be 0 with the term reward, which has no importance weights for what the teacher "
+            f"had a part in, got {rollouts.teacher_share:g}; remove it",
+        )
+    if name == "sequence_reverse_kl":
+        yield from _sequence_reverse_kl(key, term, recipe)
+
+
+def _sequence_reverse_kl(key: str, term: Term, recipe: Recipe) -> Findings:
+    objective, rollouts, chosen = recipe.objective, recipe.sequences.rollouts, _chosen(term, recipe)
+    drawn = [name for name in recipe.sequences.writers if name in OF_THE_STUDENT]
+    if set(chosen) - set(drawn):
+        yield (
+            f"{key}.written_by",
+            "must name the student's sequences alone with sequence_reverse_kl, which is the mean "
+            f"over its samples, got {', '.join(chosen)}; set written_by: [{drawn[0]}]",
+        )
+    if rollouts.teacher_share == 1.0:
+        yield (
+            "sequences.rollouts.teacher_share",
+            "must be below 1 with sequence_reverse_kl, which is the mean over samples that the "
+            "student has a part in, got 1; MiniLLM uses 0.2",
+        )
+    if objective.loss_temperature != 1.0:
+        yield (
+            "objective.loss_temperature",
+            "must be 1 with sequence_reverse_kl, which compares what the models themselves say of "
+            f"whole sequences, got {objective.loss_temperature:g}; remove it",
+        )
+    if objective.reduction == "sequence":
+        yield (
+            "objective.reduction",
+            "must be sum with sequence_reverse_kl, which is a sum over each whole sequence beside "
+            "which a mean over tokens would count for less, got sequence; set "
+            "objective.reduction=sum",
+        )
+    if term.estimator != "paper":
+        return
+    exact = [t for t in objective.terms if _is_reverse_kl(t)]
+    beside = [t for t in exact if set(drawn) & set(chosen) <= set(_chosen(t, recipe))]
+    if not beside:
+        yield (
+            f"{key}.estimator",
+            "must be released unless a term reverse_kl counts the same sequences, since paper is "
+            "what remains of the gradient beside that term, got paper without it; add the term "
+            "{divergence: reverse_kl}",
+        )
+    elif rollouts.teacher_share > 0.0 and not any(t.importance_weighted for t in beside):
+        yield (
+            f"objective.terms.{objective.terms.index(beside[0])}.importance_weighted",
+            "must be true beside sequence_reverse_kl with the estimator paper and "
+            "sequences.rollouts.teacher_share, since the samples are not the student's alone, got "
+            "false; set it to true",
+        )
+
+
+def _is_reverse_kl(term: Term) -> bool:
+    return term.divergence == "reverse_kl" or (
+        term.divergence == "jensen_shannon" and term.beta == 1.0
+    )
 
 
 def _reward(recipe: Recipe) -> Findings:
@@ -160,10 +286,4 @@ def _reward(recipe: Recipe) -> Findings:
             "sequences.rollouts.samples_per_prompt",
             f"must be at least 2 for the baseline leave_one_out, got {samples}; set it to 4, or "
             "objective.reward.baseline=moving_average",
-        )
-    if wanted and recipe.sequences.written_by == "replay":
-        yield (
-            "sequences.written_by",
-            "must be student or mixture with the term reward, whose gradient is that of the "
-            "student who wrote the sequences, got replay; set sequences.written_by=student",
         )

@@ -8,20 +8,20 @@ from __future__ import annotations
 from seqdistill.recipe.findings import Findings, changed, number_findings, shown
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Section
-from seqdistill.recipe.sequences_schema import StudentShare
+from seqdistill.recipe.sequences_schema import SequencesSection, StudentShare
 
 
 def rollout_findings(recipe: Recipe) -> Findings:
     """Settings that nobody would read, shares out of range, samplers that cannot do it."""
     sequences = recipe.sequences
     written_by = sequences.written_by
-    if not sequences.by_student:
+    if not sequences.may_be_by_student:
         yield from _unread(sequences.rollouts, "rollouts", "student, mixture or replay", written_by)
     if written_by not in ("mixture", "replay"):
         yield from _unread(sequences.mixture, "mixture", "mixture or replay", written_by)
     if written_by != "replay":
         yield from _unread(sequences.replay, "replay", "replay", written_by)
-    if not sequences.by_student:
+    if not sequences.may_be_by_student:
         return
     if written_by == "mixture" and sequences.mixture.student_share is None:
         yield (
@@ -33,6 +33,7 @@ def rollout_findings(recipe: Recipe) -> Findings:
     yield from number_findings(
         "sequences.replay.fresh_share", sequences.replay.fresh_share, least=0.0, most=1.0
     )
+    yield from _replay(sequences)
     yield from _sampler(recipe)
 
 
@@ -49,6 +50,12 @@ def _unread(section: Section, name: str, readers: str, written_by: str) -> Findi
 def _share(share: StudentShare, recipe: Recipe) -> Findings:
     key = "sequences.mixture.student_share"
     yield from number_findings(key, share, least=0.0, most=1.0)
+    if recipe.sequences.mixture.coin == "both" and share.ends != (0.5,):
+        yield (
+            key,
+            f"must be 0.5 with sequences.mixture.coin: both, where every prompt is answered by "
+            f"both, got {share}; set it to 0.5, or sequences.mixture.coin=batch",
+        )
     if share.shape == "adaptive":
         if recipe.training.eval_every is None:
             yield (
@@ -62,6 +69,18 @@ def _share(share: StudentShare, recipe: Recipe) -> Findings:
             f"{key}.{name}",
             f"must be left out unless the shape is adaptive, got {shown(getattr(share, name))} "
             f"with {share.shape}; remove it",
+        )
+
+
+def _replay(sequences: SequencesSection) -> Findings:
+    """A memory too small for one prompt; what whole batches need only the data can say."""
+    needed, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
+    if sequences.written_by == "replay" and capacity < needed:
+        yield (
+            "sequences.replay.capacity",
+            f"must be at least the {needed} sequences that a single prompt gets "
+            f"(sequences.rollouts.samples_per_prompt), since a batch is drawn whole, got "
+            f"{capacity}; raise it",
         )
 
 

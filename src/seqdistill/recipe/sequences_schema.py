@@ -82,8 +82,9 @@ class MixtureSection(Section):
     """What share of the sequences the student writes, and who writes the others."""
 
     student_share: StudentShare | None = None
-    """GKD's lambda: 0 means the others write all, 1 that the student does. Must be given with
-    `written_by: mixture`; with `replay` all are the student's when not given."""
+    """GKD's lambda: 0 means the others write all and nothing is sampled, 1 that the student does
+    and prompts alone are enough. Must be given with `written_by: mixture`; with `replay` all are
+    the student's when not given. The coin `both` has 0.5."""
     coin: Literal["batch", "example", "both"] = "batch"
     """`batch`: one coin for a whole batch, the same on every process (GKD). `example`: one for each
     prompt (ImitKD). `both`: every prompt is answered by both (DistiLLM-2, f-distill)."""
@@ -132,28 +133,65 @@ class SequencesSection(Section):
     """What is used again."""
 
     @property
-    def by_student(self) -> bool:
-        """Whether the student writes any of them."""
+    def may_be_by_student(self) -> bool:
+        """Whether the student is one of those who may write, whatever its share."""
         return self.written_by in ("student", "mixture", "replay")
+
+    @property
+    def by_student(self) -> bool:
+        """Whether the student writes any of them: not where its share is 0 at every update."""
+        return self.may_be_by_student and self._constant_share != 0.0
 
     @property
     def decoded_by_teacher(self) -> bool:
         """Whether outputs of the teacher are decoded before training begins."""
-        if self.written_by in ("mixture", "replay"):
-            return self.mixture.others == "teacher" and self.mixed
-        return self.written_by in ("teacher", "interpolation")
+        return "teacher" in self.writers
 
     @property
-    def mixed(self) -> bool:
-        """Whether somebody besides the student writes while it trains."""
+    def mixes(self) -> bool:
+        """Whether `mixture` is read: somebody besides the student may write while it trains."""
         return self.written_by == "mixture" or (
             self.written_by == "replay" and self.mixture.student_share is not None
         )
 
     @property
+    def mixed(self) -> bool:
+        """Whether the student and somebody else write: neither has every update to itself."""
+        return self.mixes and self._constant_share not in (0.0, 1.0)
+
+    @property
     def writers(self) -> tuple[str, ...]:
         """Who may have written a sequence, as a term's `written_by` says it."""
-        if not self.by_student:
-            return ("reference",) if self.written_by == "reference" else ("teacher",)
         student = "teacher_mixed" if self.rollouts.teacher_share > 0.0 else "student"
-        return (student, self.mixture.others) if self.mixed else (student,)
+        if self.mixed:
+            return (student, self.mixture.others)
+        if self.by_student:
+            return (student,)
+        if self.mixes:
+            return (self.mixture.others,)
+        return ("reference",) if self.written_by == "reference" else ("teacher",)
+
+    @property
+    def needs_references(self) -> str | None:
+        """The setting that learns from targets in the data, as users write it; None where prompts
+        alone are enough."""
+        if self.written_by == "interpolation":
+            return "sequences.written_by: interpolation"
+        if "reference" not in self.writers:
+            return None
+        if not self.mixes:
+            return f"sequences.written_by: {self.written_by}"
+        coin = self.mixture.coin
+        share = "coin: both" if coin == "both" else f"student_share: {self.mixture.student_share}"
+        return f"sequences.mixture.others: reference with {share}"
+
+    @property
+    def _constant_share(self) -> float | None:
+        """The student's share of a mixture where it is the same at every update, else None.
+
+        With the coin `both` no share is read: every prompt is answered by both.
+        """
+        share = self.mixture.student_share
+        if not self.mixes or share is None or self.mixture.coin == "both":
+            return None
+        return share.start if len(set(share.ends)) == 1 else None

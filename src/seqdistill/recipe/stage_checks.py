@@ -99,9 +99,9 @@ def _reads_sequences(stage: Recipe, name: str) -> bool:
     if name in ("corpus", "decoding", "similarity"):
         return sequences.decoded_by_teacher
     if name == "rollouts":
-        return sequences.by_student
+        return sequences.may_be_by_student
     if name == "mixture":
-        return sequences.mixed
+        return sequences.mixes
     return sequences.written_by == "replay" if name == "replay" else True
 
 
