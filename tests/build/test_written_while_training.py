@@ -20,6 +20,7 @@ from seqdistill.build.training import train_student
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.run_directory import RunDirectory
 
@@ -63,7 +64,7 @@ def recipe_in(folder: Path, method: str, *overrides: str, name: str = "run") -> 
         "training.log_every": 1,
         "output_dir": str(folder / "runs" / name),
     }
-    if method in ("supervised_kd", "akl", "taid"):
+    if not read_recipe(method).sequences.may_be_by_student:
         given = {key: value for key, value in given.items() if "rollouts" not in key}
     if method == "distillm":
         given["training.eval_every"] = 2

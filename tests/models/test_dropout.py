@@ -153,7 +153,7 @@ def test_each_rate_alone_is_seen_where_it_is_drawn_with(name: str) -> None:
 
 
 def test_a_configuration_inside_another_is_set_and_saved_too(tmp_path: Path) -> None:
-    """An encoder-decoder made of two models keeps the rates of each in a configuration of its own."""
+    """An encoder-decoder made of two models keeps the rates of each in its own configuration."""
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     part = {**sizes, **rates, "intermediate_size": 16, "vocab_size": 40}

@@ -1,0 +1,251 @@
+"""Bugs that public tools have shipped in how a student's sequences are written and read.
+
+Each test begins with a recipe as users write it. Whole gradients of every preset are compared in
+`test_golden_updates`; what is said there is not repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.build import naive
+from tests.build.recipe_bench import (
+    bench,
+    likeliest_outputs,
+    model_of,
+    plain_logits,
+    plain_model,
+    scored,
+)
+from tests.build.test_written_while_training import place_for, recipe_in, trained
+from tests.tiny import EOS, character_tokenizer, tiny_model
+from transformers import GenerationConfig
+
+from seqdistill.recipe.presets import preset_names
+from seqdistill.recipe.resolving import read_recipe
+from seqdistill.sources.writers import Written
+
+every_kind = pytest.mark.parametrize("kind", ["mbart", "t5", "llama", "gpt2"])
+one_of_each_kind = pytest.mark.parametrize("kind", ["mbart", "llama"])
+ON_POLICY = "sequences.mixture.student_share=1"
+NO_DEV = "data.dev=null"
+HOT = "sequences.rollouts.sampling_temperature=3.0"
+"""So that tiny models end some of their sequences early."""
+
+
+def assert_logged_loss_is_naive(
+    folder: Path, kind: str, *overrides: str, beta: float = 0.5, loss_temperature: float = 1.0
+) -> list[Written]:
+    """A GKD run logs the mean over sequences of their mean JSD over tokens: what was written."""
+    given = (ON_POLICY, NO_DEV, f"objective.terms.0.beta={beta}", "training.accumulation=2")
+    recipe = recipe_in(folder, "gkd", *given, *overrides, "training.updates=1")
+    found = bench(recipe)
+    found.batch()
+    found.source.next_batch()
+    assert len({len(one.example.target_ids) for one in found.written}) > 1, "nothing is padded"
+    logged: dict[str, Any] = trained(recipe).read_metrics()[0]
+    expected = naive.loss(
+        scored(folder, kind, found.written),
+        [{"divergence": "jensen_shannon", "beta": beta}],
+        reduction="sequence",
+        loss_temperature=loss_temperature,
+    )
+    assert logged["loss_nats"] == pytest.approx(float(expected), rel=1e-4)
+    assert 0.0 < logged["gradient_norm"] < float("inf")
+    return found.written
+
+
+@every_kind
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_rollouts_of_any_lengths_are_scored_whole_and_nothing_else_is(
+    tmp_path: Path, kind: str, beta: float
+) -> None:
+    """TRL PR 2058 scored padding, its slice at the longest prompt lost tokens, distillm's labels
+    were not shifted; TRL #5594 and ms-swift #8436 got NaN from -inf in the holes, in reverse KL
+    first."""
+    place = place_for(tmp_path, kind)
+    for who, seed in (("student", 8), ("teacher", 3)):
+        model_of(kind, seed).save_pretrained(place / who)
+    assert_logged_loss_is_naive(place, kind, HOT, beta=beta)
+
+
+@every_kind
+def test_an_end_token_that_also_pads_is_learned(tmp_path: Path, kind: str) -> None:
+    """TRL #6357, distillm's and TAID's code: rows were stripped and masked by the id that pads."""
+    place = place_for(tmp_path, kind)
+    for who, seed in (("student", 8), ("teacher", 3)):
+        tokenizer = character_tokenizer(closes=kind == "mbart", pad="</s>")
+        tokenizer.save_pretrained(place / who)
+        model = model_of(kind, seed)
+        model.config.pad_token_id = EOS
+        model.save_pretrained(place / who)
+    written = assert_logged_loss_is_naive(place, kind, HOT)
+    ended = [one.example.target_ids[-1] == EOS for one in written]
+    assert any(ended) and not all(ended)
+    assert [one.finished for one in written] == ended
+
+
+@one_of_each_kind
+def test_rows_beyond_the_shared_vocabulary_are_cut_before_the_softmax(
+    tmp_path: Path, kind: str
+) -> None:
+    """TRL #2215, torchtune #2119: one family, two padded sizes."""
+    place = place_for(tmp_path, kind)
+    tiny_model(kind, seed=3, vocab_size=48).save_pretrained(place / "teacher")
+    assert_logged_loss_is_naive(place, kind)
+
+
+@one_of_each_kind
+def test_the_sampling_temperature_of_a_recipe_is_not_its_losss(tmp_path: Path, kind: str) -> None:
+    """TRL's GKD: one setting of 0.9 for the sampler, and for the loss of one of its paths."""
+    place = place_for(tmp_path, kind)
+    cool = "sequences.rollouts.sampling_temperature=0.9"
+    written = assert_logged_loss_is_naive(place, kind, cool)
+    student = plain_model(place / "student", kind)
+    for one in written:
+        logits = plain_logits(student, one.example) / 0.9
+        assert one.sampled_log_probs == pytest.approx(
+            naive.log_probs(logits, one.example.target_ids), abs=1e-4
+        )
+    again = assert_logged_loss_is_naive(
+        place,
+        kind,
+        cool,
+        "objective.loss_temperature=2",
+        f"output_dir={place / 'runs' / 'softer'}",
+        loss_temperature=2.0,
+    )
+    assert again == written, "the loss's temperature has moved the sampler's"
+
+
+@one_of_each_kind
+@pytest.mark.parametrize(
+    ("engine", "lora"), [("transformers", False), ("transformers", True), ("ctranslate2", False)]
+)
+def test_rollouts_are_of_the_weights_that_this_update_began_with(
+    tmp_path: Path, engine: str, lora: bool, kind: str
+) -> None:
+    """TRL #5312: the engine went on with weights that were not the student's."""
+    place = place_for(tmp_path, kind)
+    given = [f"sequences.rollouts.engine={engine}", "sequences.rollouts.mode=greedy"]
+    if lora:
+        given += ["student.lora.rank=4", "student.lora.alpha=64"]
+    found = bench(recipe_in(place, "on_policy_kd", *given))
+    student, generator = found.prepared.student, torch.Generator().manual_seed(0)
+    trained_weights = [p for p in found.prepared.adapted.parameters() if p.requires_grad]
+    seen = []
+    for update in (1, 2, 3):
+        with torch.no_grad():
+            for parameter in trained_weights:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        found.batch(update)
+        prompts = [dataclasses.replace(one.example, target_ids=()) for one in found.written]
+        written = [one.example.target_ids for one in found.written]
+        assert written == likeliest_outputs(student, prompts, beam=1, longest=8), f"update {update}"
+        found.prepared.adapted.train()
+        seen.append({one.example.id: one.example.target_ids for one in found.written})
+    assert seen[0] != seen[1] != seen[2], "the test must see moving weights"
+
+
+PRESETS_WITH_ROLLOUTS = [
+    name
+    for name in preset_names()
+    if not read_recipe(name).stages and read_recipe(name).sequences.by_student
+]
+
+
+@pytest.mark.parametrize("method", PRESETS_WITH_ROLLOUTS)
+def test_only_the_method_that_says_replay_learns_from_an_earlier_student(
+    tmp_path: Path, method: str
+) -> None:
+    """distillm's GKD baseline drew from a replay buffer; DistiLLM itself does and says so."""
+    given = [ON_POLICY] if method in ("gkd", "imitkd", "distillm") else []
+    found = bench(recipe_in(place_for(tmp_path, "mbart"), method, *given))
+    ages, told = set(), []
+    for update in range(1, 10):
+        found.batch(update)
+        by_student = [
+            one for one in found.written if one.written_by.startswith(("stu", "teacher_"))
+        ]
+        ages |= {update - one.born for one in by_student}
+        facts = found.source.end_update()
+        told.append(facts["staleness"].mean if "staleness" in facts else None)
+    if method == "distillm":
+        assert max(ages) > 0
+        assert max(age or 0.0 for age in told) > 0.0
+        assert (
+            "not on-policy"
+            in (resources.files("seqdistill.recipe") / "presets" / "distillm.yaml").read_text()
+        )
+    else:
+        assert ages == {0}
+        assert set(told) == {None}
+
+
+def test_processes_of_a_run_throw_one_coin(tmp_path: Path) -> None:
+    """A coin of a process's own lets some generate while others wait, or hang."""
+    recipe = recipe_in(place_for(tmp_path, "mbart"), "gkd", "training.batch_tokens=40")
+    ranks = [bench(recipe, rank=rank, world_size=3) for rank in range(3)]
+    decisions = set()
+    for update in range(1, 13):
+        by = set()
+        for rank in ranks:
+            rank.batch(update)
+            rank.source.next_batch()
+            by |= {one.written_by for one in rank.written}
+        assert len(by) == 1
+        decisions |= by
+    assert decisions == {"student", "reference"}
+
+
+@one_of_each_kind
+def test_a_generation_config_of_the_models_folder_is_not_inherited(
+    tmp_path: Path, kind: str
+) -> None:
+    """TRL #6337, #4695, #4647: top_k and top_p of the folder cut the distribution sampled from."""
+    written, outputs = [], []
+    for name in ("plain", "with_defaults"):
+        folder = tmp_path / name
+        folder.mkdir()
+        place = place_for(folder, kind)
+        if name == "with_defaults":
+            for who in ("student", "teacher"):
+                start = EOS if kind == "mbart" else None
+                config = GenerationConfig(
+                    do_sample=True,
+                    top_k=2,
+                    top_p=0.3,
+                    temperature=0.2,
+                    repetition_penalty=3.0,
+                    min_new_tokens=4,
+                    decoder_start_token_id=start,
+                )
+                config.save_pretrained(place / who)
+        found = bench(recipe_in(place, "f_distill", "sequences.decoding.max_new_tokens=6"))
+        assert found.prepared.teacher is not None
+        inherited = found.prepared.student.model.generation_config
+        assert inherited is not None and (inherited.top_k == 2) == (name == "with_defaults")
+        found.batch()
+        written.append([one.example.target_ids for one in found.written])
+        outputs.append([example.target_ids for example in found.examples])
+    assert written[0] == written[1]
+    assert outputs[0] == outputs[1]
+
+
+@one_of_each_kind
+def test_rollouts_of_a_student_in_training_know_no_dropout(tmp_path: Path, kind: str) -> None:
+    """With dropout they are another model's."""
+    found = bench(recipe_in(place_for(tmp_path, kind), "on_policy_kd", "training.dropout=0.5"))
+    found.prepared.adapted.train()
+    found.batch()
+    student = plain_model(tmp_path / "student", kind)
+    for one in found.written:
+        assert one.sampled_log_probs == pytest.approx(
+            naive.log_probs(plain_logits(student, one.example), one.example.target_ids), abs=1e-4
+        )
+    assert all(module.training for module in found.prepared.adapted.modules())
