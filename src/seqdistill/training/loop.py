@@ -30,8 +30,8 @@ from seqdistill.core.errors import NonFiniteLossError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.generation.scoring import evaluation_mode
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.models.adapters import SequenceModel, hidden_states
 from seqdistill.models.dropout import has_dropout
 from seqdistill.sources.source import SequenceSource
