@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.core.errors import ModelError
+from seqdistill.models import loading
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
-from seqdistill.models.loading import LoadedModel, load_config, load_pair, load_tokenizer
+from seqdistill.models.loading import (
+    LoadedModel,
+    load_config,
+    load_model,
+    load_pair,
+    load_tokenizer,
+)
 from seqdistill.models.saving import save_pair
 
 
@@ -103,6 +115,47 @@ def test_broken_folders_are_refused_in_one_sentence(pair: LoadedModel, tmp_path:
 def test_a_teacher_behind_a_server_is_refused_and_not_looked_for_on_the_hub() -> None:
     with pytest.raises(ModelError, match="is an address: models run in this process"):
         load_pair("http://localhost:8000/v1")
+
+
+class NoHub:
+    """A network on which nothing answers; counts who tries."""
+
+    def __init__(self) -> None:
+        self.tried: list[tuple[str, int]] = []
+
+    def __call__(self, address: tuple[str, int], timeout: float) -> None:
+        self.tried.append(address)
+        raise OSError("no route")
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[NoHub]:
+    network = NoHub()
+    monkeypatch.setattr(socket, "create_connection", network)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    loading.hub_answers.cache_clear()
+    yield network
+    loading.hub_answers.cache_clear()
+
+
+@pytest.mark.parametrize("load", [load_config, load_tokenizer, load_model])
+def test_without_a_network_a_name_that_is_nowhere_is_refused_at_once(
+    no_hub: NoHub, load: Callable[[str], object]
+) -> None:
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"no folder 'no/such', nothing.* and no connection"):
+            load("no/such")
+    assert no_hub.tried == [("huggingface.co", 443)], "asked once, and not again for each file"
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_folder_is_loaded_without_asking_the_network(no_hub: NoHub, tmp_path: Path) -> None:
+    tiny_model("mbart").save_pretrained(tmp_path)
+    character_tokenizer().save_pretrained(tmp_path)
+    load_pair(str(tmp_path))
+    assert no_hub.tried == []
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from seqdistill.core.errors import ModelError, did_you_mean
 from seqdistill.generation.batches import padded_batches
 from seqdistill.generation.scoring import evaluation_mode
-from seqdistill.models.loading import load_config, load_tokenizer
+from seqdistill.models.loading import load_config, load_tokenizer, only_local
 
 _LOG = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ def _load_classifier(name: str) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            local_files_only=only_local(name, trust_remote_code=False),
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         found_out = str(error).strip().splitlines()[0] if str(error).strip() else type(error)

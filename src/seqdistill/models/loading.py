@@ -6,9 +6,14 @@ Knows transformers' Auto classes and nothing of training.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import socket
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -23,6 +28,7 @@ from transformers import (
 from seqdistill.core.errors import ModelError
 from seqdistill.models.adapters import Kind, kind_of
 
+_HUB_SECONDS = 5.0
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm")
 
 
@@ -51,6 +57,12 @@ def _explained(name: str, what: str, error: Exception) -> ModelError:
             f"The {what} must load from a model folder or a hub name, but {name!r} is an address: "
             "models run in this process and not behind a server."
         )
+    if not Path(name).exists() and not hub_answers():
+        return ModelError(
+            f"The {what} must load from a model folder, a hub name that was loaded before, or the "
+            f"hub, but there is no folder {name!r}, nothing of that name in the hub's cache, and "
+            f"no connection to {constants.ENDPOINT}; check the name, or go online."
+        )
     found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     where = "folder" if Path(name).exists() else "folder (none of that name exists) or hub name"
     return ModelError(
@@ -59,10 +71,42 @@ def _explained(name: str, what: str, error: Exception) -> ModelError:
     )
 
 
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the hub's server takes connections; asked once a process.
+
+    Where there is none, the hub's own client would try for half a minute for every file. Behind a
+    proxy it is left to try: only the proxy knows.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = urllib.parse.urlsplit(constants.ENDPOINT)
+    if address.scheme in urllib.request.getproxies():
+        return True
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        with socket.create_connection((address.hostname or "", port), timeout=_HUB_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def only_local(name: str, *, trust_remote_code: bool) -> bool:
+    """Whether files can be this machine's alone: a folder's, or those in the hub's cache.
+
+    Code that a trusted folder names may lie on the hub.
+    """
+    return (Path(name).exists() and not trust_remote_code) or not hub_answers()
+
+
 def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration in a model folder. Raises ModelError when there is none."""
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(
+            name,
+            trust_remote_code=trust_remote_code,
+            local_files_only=only_local(name, trust_remote_code=trust_remote_code),
+        )
     except (OSError, ValueError, KeyError) as error:
         raise _explained(name, "configuration", error) from error
 
@@ -79,7 +123,11 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
             "with save_pretrained."
         )
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            name,
+            trust_remote_code=trust_remote_code,
+            local_files_only=only_local(name, trust_remote_code=trust_remote_code),
+        )
     except (OSError, ValueError, KeyError) as error:
         raise _explained(name, "tokenizer", error) from error
 
@@ -100,6 +148,7 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            local_files_only=only_local(name, trust_remote_code=trust_remote_code),
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _explained(name, "weights", error) from error
