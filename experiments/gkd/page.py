@@ -44,7 +44,7 @@ def rendered(results: Results, pictures: Pictures) -> str:
         ("What keeps claims from holding", reasons(found)),
     )
     return numbered_page(
-        "On-policy distillation after Agarwal et al. (2024), on four tasks",
+        "On-policy distillation after Agarwal et al. (2024)",
         "written by python -m experiments.gkd.page from gkd.json",
         tuple(sections.findings(found)),
         parts,

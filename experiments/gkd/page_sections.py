@@ -22,7 +22,7 @@ from experiments.gkd.page_tables import (
     time_table,
 )
 from experiments.harness.pages import Pictures
-from experiments.harness.text import NOT_MEASURED, change, picture, score, table
+from experiments.harness.text import NOT_MEASURED, change, enumeration, picture, score, table
 from experiments.harness.verdicts import Part, Verdict, verdict_of
 
 ELSEWHERE = "not part of this task"
@@ -38,7 +38,7 @@ def findings(found: Sequence[Students]) -> list[str]:
         runs = students.student(best)
         verdicts = [verdict_of(c.parts(students)) for c in CLAIMS if students.shown.name in c.tasks]
         counts = [(verdict, verdicts.count(verdict)) for verdict in Verdict]
-        told = ", ".join(f"{count} {verdict.value}" for verdict, count in counts if count)
+        told = enumeration([verdict.told(count) for verdict, count in counts if count])
         sentences.append(
             f"On {students.shown.name} **{method_name(best)}** is best with "
             f"{students.shown.measure.name} {score(students.score(runs))}, "

@@ -49,7 +49,11 @@ def main_table(students: Students) -> str:
                 f"**{name}**" if method == best else name,
                 score(found),
                 change(gained),
-                MISSING if ratio is None else times(ratio) if ratio > 0.0 else f"{ratio:.2f}×",
+                MISSING
+                if ratio is None
+                else times(ratio)
+                if ratio > 0.0
+                else f"{ratio:.2f}×".replace("-", "−"),
                 *(fixed(average(runs, key)) for _, key in shown.further),
                 percent(average(runs, "agreement_top1")),
                 _milliseconds(average(runs, "seconds_per_update")),

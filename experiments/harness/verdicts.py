@@ -18,6 +18,19 @@ class Verdict(enum.Enum):
     OPEN = "undecided"
     MISSING = "not measured"
 
+    def told(self, count: int) -> str:
+        """What so many claims do: `1 holds`, `2 do not hold`."""
+        one, more = _TOLD[self]
+        return f"{count} {one if count == 1 else more}"
+
+
+_TOLD = {
+    Verdict.HOLDS: ("holds", "hold"),
+    Verdict.FAILS: ("does not hold", "do not hold"),
+    Verdict.OPEN: ("is undecided", "are undecided"),
+    Verdict.MISSING: ("is not measured", "are not measured"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:

@@ -139,16 +139,8 @@ def _claims(students: Students) -> str:
     if len(found[Verdict.HOLDS]) == len(CLAIMS):
         return f"on {students.task.name} all {len(CLAIMS)} of the paper's claims hold"
     parts = [
-        f"{len(numbers)} {_TOLD[verdict][len(numbers) > 1]} ({', '.join(numbers)})"
+        f"{verdict.told(len(numbers))} ({', '.join(numbers)})"
         for verdict, numbers in found.items()
         if numbers
     ]
     return f"on {students.task.name} of the paper's {len(CLAIMS)} claims {enumeration(parts)}"
-
-
-_TOLD = {
-    Verdict.HOLDS: ("holds", "hold"),
-    Verdict.FAILS: ("does not hold", "do not hold"),
-    Verdict.OPEN: ("is undecided", "are undecided"),
-    Verdict.MISSING: ("is not measured", "are not measured"),
-}
