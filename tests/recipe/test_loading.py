@@ -212,7 +212,9 @@ def test_all_mistakes_of_a_file_are_reported_with_their_lines(written: Written) 
     for line, key in ((1, "seed"), (3, "data.trian"), (5, "training.updates")):
         assert f"my.yaml, line {line}: {key} " in found
     assert "my.yaml, line 6: a key must stand once, got training.updates" in found
-    assert "my.yaml, line 7: training.precision must be 'fp32' or 'bf16', got 'fp8'" in found
+    assert (
+        "my.yaml, line 7: training.precision must be 'auto', 'fp32' or 'bf16', got 'fp8'" in found
+    )
     assert "override learning_rate=0: training.learning_rate must be greater than 0" in found
 
 

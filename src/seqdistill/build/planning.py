@@ -209,7 +209,7 @@ def _memory_bytes(prepared: Prepared) -> int:
         * int(config.hidden_size)
         * layers
         * _ACTIVATIONS_PER_TOKEN_LAYER
-        * (2 if prepared.recipe.training.precision == "bf16" else 4)
+        * (2 if prepared.precision == "bf16" else 4)
     )
     teacher = parameter_count(prepared.teacher.model) if prepared.teacher else 0
     return int(
@@ -238,7 +238,7 @@ def _seconds_a_batch(prepared: Prepared) -> tuple[float, float]:
     source = build_source(prepared, prepared.train)
     objective = build_objective(prepared.recipe)
     teacher = live_teacher(prepared, torch.device("cpu"))
-    updates, bf16 = prepared.recipe.training.updates, prepared.recipe.training.precision == "bf16"
+    updates, bf16 = prepared.recipe.training.updates, prepared.precision == "bf16"
     fastest = (math.inf, math.inf)
     for update in range(1, 4):
         began = time.perf_counter()

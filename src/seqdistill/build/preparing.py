@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,8 +21,11 @@ from seqdistill.data.examples import Example
 from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
+from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
 from seqdistill.models.vocabulary import shared_vocab_size
 from seqdistill.recipe.schema import Recipe
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +45,10 @@ class Prepared:
     num_too_long: int
     dev: tuple[EncodedExample, ...]
     dev_references: tuple[str, ...]
-    reward: RewardOfWritten | None = None
+    reward: RewardOfWritten | None
     """Of what the student writes, where the objective has one; it was tried."""
+    precision: Precision
+    """What `training.precision` means on this device."""
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -90,7 +96,20 @@ def prepare(recipe: Recipe) -> Prepared:
         dev.examples,
         tuple(example.target or "" for example in dev_examples),
         reward,
+        _precision(recipe),
     )
+
+
+def _precision(recipe: Recipe) -> Precision:
+    device = device_of(recipe.training.device)
+    precision = precision_of(recipe.training.precision, device)
+    if precision == "bf16" and not multiplies_bf16(device):
+        _LOG.warning(
+            "training.precision=bf16 takes many times as long as fp32 on this %s, which has no "
+            "instructions for it; leave training.precision out to take what is fast.",
+            device.type.replace("cuda", "GPU").replace("cpu", "CPU"),
+        )
+    return precision
 
 
 def _read_train(recipe: Recipe) -> list[Example]:

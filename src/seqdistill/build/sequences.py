@@ -151,7 +151,7 @@ def _share(share: StudentShare) -> Share:
 
 def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     recipe, student = prepared.recipe, prepared.student
-    section, precision = recipe.sequences.rollouts, recipe.training.precision
+    section, precision = recipe.sequences.rollouts, prepared.precision
     decoding = _decoding(section, recipe)
     if section.teacher_share > 0.0 and prepared.teacher is not None:
         return TeacherMixedSampler(

@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from accelerate import PartialState
 
 from seqdistill.build.named_progress import NamedProgress
@@ -27,6 +26,7 @@ from seqdistill.build.stage_runs import StageRun, newest_student, stage_run, unf
 from seqdistill.build.timings import add_timings, timings_of
 from seqdistill.build.training import open_run, train_student
 from seqdistill.core.progress import Progress
+from seqdistill.models.placement import device_of
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records import atomic
@@ -59,7 +59,7 @@ def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) ->
         run.check_free()
     for ahead in unfinished_recipes(recipe):
         prepare(ahead)
-    processes = PartialState(cpu=_on_cpu(recipe))
+    processes = PartialState(cpu=device_of(recipe.training.device).type == "cpu")
     processes.wait_for_everyone()  # all have looked before the first one writes
     trained: list[_Trained] = []
     for index, given in enumerate(recipe.stages):
@@ -72,11 +72,6 @@ def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) ->
         _write_run(run, recipe, trained)
     processes.wait_for_everyone()
     return run
-
-
-def _on_cpu(recipe: Recipe) -> bool:
-    device = recipe.training.device
-    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
 
 
 def _train_stage(stage: StageRun, processes: PartialState, progress: Progress) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +31,7 @@ from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.dev import DevScorer
 from seqdistill.evaluation.likelihood import mean_reference_nats
-from seqdistill.models.placement import use_fast_attention
+from seqdistill.models.placement import Precision, device_of, use_fast_attention
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
@@ -77,13 +78,16 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
 
     Under `torchrun` or `accelerate launch` every process trains, and the first one writes.
     """
-    accelerator = Accelerator(cpu=_device(recipe) == "cpu", mixed_precision="no")
+    on_cpu = device_of(recipe.training.device).type == "cpu"
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
     run = open_run(recipe, resume=resume)
     started = resume and run.recipe_path.exists()
     if not started and accelerator.is_main_process:
         run.check_free()
     _apply_threads(recipe)
     prepared = prepare(recipe)
+    if started:
+        prepared = _as_begun(prepared, run)
     warn_of_zeros(prepared.student.model, prepared.mask)
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
@@ -117,6 +121,14 @@ def _save(prepared: Prepared, run: RunDirectory) -> None:
     save_pair(student, run.student_path, store=prepared.recipe.student.store)
 
 
+def _as_begun(prepared: Prepared, run: RunDirectory) -> Prepared:
+    """With the precision that the run was begun with, wherever that was."""
+    if prepared.recipe.training.precision != "auto" or not run.manifest_path.is_file():
+        return prepared
+    begun = run.read_manifest().get("precision", prepared.precision)
+    return dataclasses.replace(prepared, precision=cast("Precision", begun))
+
+
 def _begin(
     run: RunDirectory, prepared: Prepared, facts: dict[str, object], *, started: bool
 ) -> None:
@@ -129,6 +141,7 @@ def _begin(
             "environment": environment_facts(),
             "train_examples": len(prepared.train),
             "train_examples_too_long": prepared.num_too_long,
+            "precision": prepared.precision,
             **pruning_facts(prepared.mask),
             **facts,
         }
@@ -144,12 +157,6 @@ def _step(
 def _apply_threads(recipe: Recipe) -> None:
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
-
-
-def _device(recipe: Recipe) -> str:
-    if recipe.training.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return recipe.training.device
 
 
 def _dev_scorer(prepared: Prepared) -> DevScoring | None:
@@ -177,8 +184,8 @@ def _dev_scorer(prepared: Prepared) -> DevScoring | None:
     )
 
 
-def _settings(recipe: Recipe) -> LoopSettings:
-    training = recipe.training
+def _settings(prepared: Prepared) -> LoopSettings:
+    recipe, training = prepared.recipe, prepared.recipe.training
     schedule = RateSchedule(
         peak=training.learning_rate,
         updates=training.updates,
@@ -191,7 +198,7 @@ def _settings(recipe: Recipe) -> LoopSettings:
         accumulation=training.accumulation,
         schedule=schedule,
         max_grad_norm=training.max_grad_norm,
-        precision=training.precision,
+        precision=prepared.precision,
         adam_beta1=training.adam_beta1,
         adam_beta2=training.adam_beta2,
         weight_decay=training.weight_decay,
@@ -233,7 +240,7 @@ def _train(
             teacher=teacher,
             objective=build_objective(recipe),
             mask=prepared.mask,
-            settings=_settings(recipe),
+            settings=_settings(prepared),
             accelerator=accelerator,
             folder=run.checkpoints_path,
             metrics=metrics,

@@ -1,9 +1,44 @@
-"""Which kernels a model uses where it runs."""
+"""Where a model runs, in which arithmetic, and with which kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import torch
 from transformers import PreTrainedModel
+
+Precision = Literal["fp32", "bf16"]
+"""The arithmetic of matrix products while training."""
+_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""Names in torch.cpu.get_capabilities, of x86 and ARM."""
+
+
+def device_of(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device of that name; `auto` is a GPU where there is one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def precision_of(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+    """The arithmetic of that name; `auto` is bf16 where the device has instructions for it."""
+    if wanted == "auto":
+        return "bf16" if multiplies_bf16(device) else "fp32"
+    return wanted
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bf16 numbers.
+
+    Without them such products are put together from others, and take many times as long as those
+    of fp32.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Not all releases of torch that are supported can tell; what is not known is not there.
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(bool(found.get(name)) for name in _BF16_INSTRUCTIONS)
 
 
 def use_fast_attention(model: PreTrainedModel, device: torch.device) -> None:

@@ -146,8 +146,10 @@ class TrainingSection(Section):
     """Gradients are clipped to this global norm."""
     dropout: Share | None = None
     """Replaces the student's own dropout where given."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16 autocasts matrix products; weights, softmax and optimizer stay in fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocasts matrix products; weights, softmax and optimizer stay in fp32. `auto` is bf16
+    where the device has instructions for it, and fp32 elsewhere, where bf16 takes many times as
+    long; the manifest says which."""
     threads: PositiveInt | None = None
     """CPU threads; torch's default when not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
