@@ -91,13 +91,14 @@ class Cell:
             settings = {k: v for k, v in settings.items() if not k.startswith(decoding)}
         else:
             settings["sequences.corpus"] = str(task.teacher_corpus)
+            settings["data.train"] = task.labelled_inputs
         if self.method.writes:
             settings |= task.rollouts
         settings |= self._length(updates)
         if self.data_share < 1.0:
             settings["data.max_train_examples"] = round(self.data_share * task.num_train)
         if self.experiment == "initial":
-            settings |= {"student.init": "scratch", "student.architecture": dict(task.student)}
+            settings |= task.student
         return {
             **settings,
             "method": self.method.name,

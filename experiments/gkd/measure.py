@@ -68,8 +68,9 @@ def _contents(task: Task, splits: Sequence[str]) -> dict[str, str]:
 
 
 def _teacher(cell: Cell) -> str | None:
-    """What the student learns from; supervised students learn from nobody."""
-    if cell.method.preset == "baseline":
+    """What the student learns from or is made of; supervised students learn from nobody."""
+    made_of_it = cell.settings.get("student.init") == "teacher_layers"
+    if cell.method.preset == "baseline" and not made_of_it:
         return None
     return content_of(model_folder(cell.task.teacher))
 
@@ -163,12 +164,14 @@ def described(cell: Cell) -> dict[str, object]:
 
 def _of_training(cell: Cell, run: RunDirectory) -> dict[str, object]:
     """Dev scores of the student that was kept, seconds of training, what it last wrote."""
-    trained = cast("dict[str, Any]", run.read_manifest()["training"])
+    manifest = run.read_manifest()
+    trained = cast("dict[str, Any]", manifest["training"])
     kept, key = trained["best"][0][1], f"dev_{cell.task.dev_score}"
     metrics = run.read_metrics()
     scores = next(row for row in metrics if row["step"] == kept and key in row)
     facts: dict[str, object] = {k: v for k, v in scores.items() if k.startswith("dev_")}
     facts["kept_update"] = kept
+    facts["precision"] = manifest["precision"]
     facts["wall_s"] = round(trained["seconds"], 1)
     facts["seconds_per_update"] = trained["seconds"] / trained["updates"]
     facts["typical_seconds_per_update"] = _typical_seconds(metrics)

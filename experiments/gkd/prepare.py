@@ -45,6 +45,7 @@ def make_data(task: Task) -> None:
     if task is G2P:
         make_g2p_data(task.folder / "data")
     write_dev(task)
+    _write_labelled(task)
 
 
 def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
@@ -64,7 +65,8 @@ def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
     recipe = recipe_of({**settings, **corpus}, preset="seq_kd")
     if not (task.teacher_corpus / "manifest.json").is_file():
         _LOG.info("%s: the teacher writes", task.name)
-        label_data(recipe, progress=progress)
+        inputs = {"data.train": task.labelled_inputs}
+        label_data(recipe_of({**settings, **corpus, **inputs}, preset="seq_kd"), progress=progress)
     splits: tuple[Split, ...] = ("train", "dev", "test")
     sizes = {split: len(read_split(recipe, split)) for split in splits}
     if sizes["train"] != task.num_train:
@@ -80,10 +82,22 @@ def write_dev(task: Task) -> None:
     path = task.folder / "data" / "dev.jsonl"
     if path.is_file() or task.settings["data.dev"] != str(path):
         return
-    examples = read_examples(str(task.settings["data.train"]), split="dev")
-    generator = named_generator(1, f"{task.name} dev")
+    _write_subset(task, "dev", _NUM_DEV, path)
+
+
+def _write_labelled(task: Task) -> None:
+    """Writes the training inputs that the teacher writes outputs for, where they are a part."""
+    path = Path(task.labelled_inputs)
+    if task.num_labelled is not None and not path.is_file():
+        _write_subset(task, "train", task.num_labelled, path)
+
+
+def _write_subset(task: Task, split: Split, size: int, path: Path) -> None:
+    """Writes examples of a split, drawn once for all seeds, as JSONL in their own order."""
+    examples = read_examples(str(task.settings["data.train"]), split=split)
+    generator = named_generator(1, f"{task.name} {split}")
     order: list[int] = torch.randperm(len(examples), generator=generator).tolist()
-    chosen = [examples[i] for i in sorted(order[:_NUM_DEV])]
+    chosen = [examples[i] for i in sorted(order[:size])]
     rows = [{"id": e.id, "source": e.source, "target": e.target} for e in chosen]
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

@@ -29,14 +29,16 @@ from seqdistill.models.scratch import configuration, train_vocabulary
 BUNDLED = Path("src/seqdistill/bundled")
 RECORDS = Path("docs/results")
 
-_LLAMA = {
-    **ARITHMETIC.student,
+_LLAMA: Mapping[str, str | int | float | bool] = {
+    "model_type": "llama",
     "hidden_size": 192,
     "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "num_key_value_heads": 6,
     "intermediate_size": 576,
+    "max_position_embeddings": 384,
     "initializer_range": 0.02,
+    "tie_word_embeddings": True,
 }
 _SHARED: Settings = {
     "method": "teacher",
