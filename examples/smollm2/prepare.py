@@ -26,8 +26,8 @@ from seqdistill.records import atomic
 
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 REQUEST = "Say in one short phrase what this software is:\n\n{document}"
-SPLITS = {"train": 6000, "dev": 200, "test": 500}
-MAX_WORDS = 80
+SPLITS = {"train": 800, "dev": 100, "test": 200}
+MAX_WORDS = 60
 """Longer documents are left out: their prompts would cost more than they teach."""
 
 

@@ -226,7 +226,7 @@ def _measured(task: Task, system: SystemUnderTest, result: SystemResult) -> dict
     row = {key: value for key, value in result.row.items() if key not in _OWN_NAMES}
     settings = evaluation_settings(_evaluation_recipe(task))
     if task.calculator:
-        row |= _calculated("calculator", system, _references(task), settings)
+        row |= _calculated(system, _references(task), settings)
     for name, test in task.further_tests.items():
         row |= _on_further_test(name, test, task, system, settings)
     greedy = f"{task.metric}_greedy"
@@ -237,7 +237,7 @@ def _measured(task: Task, system: SystemUnderTest, result: SystemResult) -> dict
 def _on_further_test(
     name: str, test: str, task: Task, system: SystemUnderTest, settings: EvaluationSettings
 ) -> dict[str, object]:
-    """The task's metric by greedy decoding of another test set, with a calculator where it may."""
+    """The task's metric by greedy decoding of another test set."""
     recipe = _evaluation_recipe(task, test=test)
     tokenizer, kind = system.tokenizer, system.collator.kind
     encoded = encode_for_evaluation(read_split(recipe, "test"), tokenizer, kind, recipe.data)
@@ -247,14 +247,11 @@ def _on_further_test(
     ids = [group[0].token_ids if group else () for group in found]
     texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     statistics = CORPUS_METRICS[task.metric].statistics(texts, references)
-    columns = interval_columns(f"{task.metric}_{name}", statistics, settings)
-    if task.calculator:
-        columns |= _calculated(f"{name}_calculator", other, references, settings)
-    return columns
+    return interval_columns(f"{task.metric}_{name}", statistics, settings)
 
 
 def _calculated(
-    name: str, system: SystemUnderTest, references: Sequence[str], settings: EvaluationSettings
+    system: SystemUnderTest, references: Sequence[str], settings: EvaluationSettings
 ) -> dict[str, object]:
     """The main metric of outputs in which the calculator put every marked step right."""
     outputs = greedy_with_calculator(
@@ -266,7 +263,7 @@ def _calculated(
     metric = settings.main_metric.name
     texts = [output.text.strip() for output in outputs]
     statistics = CORPUS_METRICS[metric].statistics(texts, references)
-    return interval_columns(f"{metric}_{name}", statistics, settings)
+    return interval_columns(f"{metric}_calculator", statistics, settings)
 
 
 def _write_outputs(run: RunDirectory, task: Task, result: SystemResult) -> None:

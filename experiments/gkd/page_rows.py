@@ -82,7 +82,6 @@ SHOWN = (
         (
             ("with calculator", "answer_accuracy_calculator"),
             ("new templates", "answer_accuracy_new_templates"),
-            ("new, calculator", "answer_accuracy_new_templates_calculator"),
         ),
     ),
     Shown(
