@@ -103,11 +103,10 @@ SHOWN = (
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """gkd.json: its rows, and what it says of the tasks, the machine and the versions."""
+    """gkd.json: its rows, and what it says of the tasks and the versions."""
 
     rows: tuple[Row, ...]
     tasks: Mapping[str, Mapping[str, Any]]
-    machine: Mapping[str, Any]
     versions: Mapping[str, Any]
 
     def of(self, shown: Shown, *experiments: str) -> tuple[Row, ...]:
@@ -128,7 +127,7 @@ def results_of(document: Mapping[str, Any]) -> Results:
     """The results in a document that was read, whose rows may come in any order."""
     facts = facts_of(document)
     rows = in_order(document["rows"], lambda row: f"task {row.get('task')}, {row.get('name')}")
-    return Results(rows, facts.tasks, facts.machine, facts.versions)
+    return Results(rows, facts.tasks, facts.versions)
 
 
 @dataclasses.dataclass(frozen=True)

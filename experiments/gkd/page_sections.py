@@ -53,19 +53,28 @@ def what_was_run(results: Results, found: Sequence[Students]) -> str:
     intro = (
         "All students of a seed start from the same supervised student, get equally many updates "
         "of equally large batches with the same schedule, and each method has the learning rate "
-        "that was best for it on dev, from one grid that grows while the best lies at its end. "
+        "that was best for it on dev, from one grid (told below, with every rate that was tried). "
         "On-policy sequences are sampled at temperature 1 from the weights of the very update. "
         "JSD is the paper's own value, not normalized. Positive gains are better on every task."
     )
-    machine, versions = results.machine, results.versions
+    versions = results.versions
     named = [
         f"{name} {versions[name]}"
         for name in ("seqdistill", "torch", "transformers", "ctranslate2", "sacrebleu")
         if name in versions
     ]
-    made_of = f"{machine.get('cpu_model', 'CPU unknown')}, {machine.get('cpu_cores', '?')} cores"
-    told = f"Machine: {made_of}. Versions: {', '.join(named) or 'unknown'}."
+    told = f"{_machines(results, found)} Versions: {', '.join(named) or 'unknown'}."
     return f"{intro}\n\n{overview_table(results, found) if found else NOT_MEASURED}\n\n{told}"
+
+
+def _machines(results: Results, found: Sequence[Students]) -> str:
+    """The CPUs that each task's students were trained on: times compare within one of them."""
+    tasks: dict[str, list[str]] = {}
+    for students in found:
+        rows = [row for row in results.rows if row.get("task") == students.shown.name]
+        names = sorted({str(row.get("machine", "CPU unknown")) for row in rows})
+        tasks.setdefault(enumeration(names), []).append(students.shown.name)
+    return " ".join(f"{enumeration(names)}: {machine}." for machine, names in tasks.items())
 
 
 def main_results(found: Sequence[Students], pictures: Pictures) -> str:

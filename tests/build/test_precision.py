@@ -10,7 +10,6 @@ import pytest
 import torch
 from tests.build.test_distill import QUICK, save_pairs, save_teacher
 
-from seqdistill.build import training
 from seqdistill.build.training import train_student
 from seqdistill.core.progress import NoProgress
 from seqdistill.recipe.loading import load_recipe
@@ -33,7 +32,7 @@ def trained_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         begun.append(self._settings.precision)
         raise Stopped
 
-    monkeypatch.setattr(training.TrainingLoop, "run", stop)
+    monkeypatch.setattr(TrainingLoop, "run", stop)
     return begun
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from experiments.gkd import run as runner
 from experiments.gkd import tasks
-from experiments.gkd.cells import Cell, plan
+from experiments.gkd.cells import INITIAL, Cell, plan
 from experiments.gkd.compared import compared_rows
 from experiments.gkd.measure import digest, rows_of, run_directory, training_digest
-from experiments.gkd.methods import GridPoint, grid_method
+from experiments.gkd.methods import GridPoint, grid_method, methods_of
 from experiments.gkd.prepare import prepare
 from experiments.gkd.tasks import G2P, Budget, Task
 from experiments.harness.shapes import Size
@@ -21,6 +21,8 @@ from tests.experiments.tiny import save_tiny_teacher, tiny_settings, write_tiny_
 
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
+from seqdistill.data.readers import read_examples
+from seqdistill.sources.teacher_corpus import TeacherCorpus
 
 TINY = Size(8, 1, 1)
 ENDS = (GridPoint("forward_kl", 0.0), GridPoint("forward_kl", 1.0))
@@ -46,7 +48,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         teacher_corpus=tmp_path / "tiny" / "corpus",
         num_train=len((data / "train.tsv").read_text("utf-8").splitlines()) - 1,
         settings=settings,
-        student=TINY.architecture,
+        student={"student.init": "scratch", "student.architecture": dict(TINY.architecture)},
         rollouts={"sequences.rollouts.max_new_tokens": 6},
         budget=Budget(3, 1e-2, 2, (1e-3,), 2.0, 0),
         grid=ENDS,
@@ -142,3 +144,30 @@ def test_a_new_teacher_changes_who_learns_from_it_alone(task: Task) -> None:
 def test_the_number_of_training_examples_is_checked(task: Task) -> None:
     with pytest.raises(UserError, match=r"num_train"):
         prepare(dataclasses.replace(task, num_train=7), progress=NoProgress())
+
+
+def test_seq_kd_reads_the_inputs_that_the_teacher_wrote_outputs_for(task: Task) -> None:
+    some = dataclasses.replace(task, num_labelled=5)
+    prepare(some, progress=NoProgress())
+    labelled = [example.id for example in read_examples(some.labelled_inputs, split="train")]
+    assert len(labelled) == 5
+    corpus = TeacherCorpus.open(some.teacher_corpus, expected=None)
+    assert [*corpus.best()] == labelled
+    read = {
+        method: Cell(some, "main", methods_of(ENDS)[method], 1, 2, 1e-3).settings["data.train"]
+        for method in ("seq_kd", "supervised_kd")
+    }
+    assert read == {"seq_kd": some.labelled_inputs, "supervised_kd": task.settings["data.train"]}
+
+
+def test_a_start_that_is_made_of_the_teacher_is_another_with_another_teacher(task: Task) -> None:
+    def started(student: dict[str, object], teacher: str) -> str:
+        made = dataclasses.replace(task, student=student, teacher=teacher)
+        return training_digest(Cell(made, "initial", INITIAL, 1, 2, 1e-3))
+
+    another = Path(task.teacher).with_name("another")
+    shutil.copytree(task.teacher, another)
+    (another / "config.json").write_text("{}", encoding="utf-8")
+    layers: dict[str, object] = {"student.init": "teacher_layers"}
+    assert started(layers, task.teacher) != started(layers, str(another))
+    assert started(dict(task.student), task.teacher) == started(dict(task.student), str(another))
