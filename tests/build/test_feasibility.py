@@ -110,7 +110,11 @@ def test_sources_alone_are_enough_where_the_teacher_writes(folder: Path) -> None
     model.final_logits_bias[0, 2] += 8.0  # so that random outputs come to an end
     model.save_pretrained(folder / "bart")
     given = ["data.train=train.jsonl", "teacher.model=bart", "student.model=bart", *QUICK]
-    assert plan(load_recipe("seq_kd", given)).target_tokens > 0
+    longest = "sequences.decoding.max_new_tokens=5"
+    planned = plan(load_recipe("seq_kd", [*given, longest]))
+    assert (planned.guessed_targets, planned.target_tokens) == (8, 8 * 5)
+    told = dict(planned.lines())["target tokens"]
+    assert told == "40 (a guess for 8 that nobody has written yet)"
     run = start("data.train=train.jsonl", "teacher.model=bart", method="seq_kd")
     assert (run.student_path / "model.safetensors").is_file()
 

@@ -21,7 +21,7 @@ from seqdistill.build.teacher_states import states_bytes
 from seqdistill.build.training import open_run
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import Collator, EpochBatches
-from seqdistill.data.encoding import with_stand_in_targets
+from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
 from seqdistill.models.placement import use_fast_attention
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import compare_member, output_folder
@@ -56,11 +56,19 @@ class Plan:
     """How many weights the student keeps, in words."""
     stages: tuple[str, ...] = ()
     """What each stage of a chain will be, in words."""
+    guessed_targets: int = 0
+    """How many examples have no target yet, so that its length is guessed."""
 
     @property
     def epochs(self) -> float:
         """How often each example is seen."""
         return self.updates * self.tokens_per_update / self.target_tokens
+
+    @property
+    def _guess(self) -> str:
+        if not self.guessed_targets:
+            return ""
+        return f" (a guess for {self.guessed_targets:,} that nobody has written yet)"
 
     def lines(self) -> list[tuple[str, str]]:
         """(label, text) pairs for display."""
@@ -72,7 +80,7 @@ class Plan:
             *((f"stage {number}", words) for number, words in enumerate(self.stages, start=1)),
             ("train examples", f"{self.train_examples:,} ({self.left_out:,} left out as too long)"),
             ("source tokens", f"{self.source_tokens:,}"),
-            ("target tokens", f"{self.target_tokens:,}"),
+            ("target tokens", f"{self.target_tokens:,}{self._guess}"),
             ("updates", f"{self.updates:,} of about {self.tokens_per_update:,.0f} target tokens"),
             ("epochs", f"{self.epochs:.2f}"),
             ("student parameters", f"{self.student_parameters:,}"),
@@ -109,9 +117,11 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def _plan_of_one(recipe: Recipe) -> Plan:
-    """The plan of one training of one student; outputs not yet written count as their sources."""
+    """The plan of one training of one student; outputs not yet written are as long as their
+    sources, or as they may get."""
     prepared = prepare(recipe)
-    prepared = dataclasses.replace(prepared, train=tuple(with_stand_in_targets(prepared.train)))
+    num_guessed = sum(not example.target_ids for example in prepared.train)
+    prepared = dataclasses.replace(prepared, train=_with_guessed_targets(prepared))
     training = recipe.training
     student, teacher = prepared.student.model, prepared.teacher
     return Plan(
@@ -129,6 +139,20 @@ def _plan_of_one(recipe: Recipe) -> Plan:
         seconds_per_method=_seconds(prepared),
         teacher_states=_teacher_states(prepared),
         pruning=_pruned(prepared),
+        guessed_targets=num_guessed,
+    )
+
+
+def _with_guessed_targets(prepared: Prepared) -> tuple[EncodedExample, ...]:
+    sequences = prepared.recipe.sequences
+    writing = sequences.rollouts if sequences.by_student else sequences.decoding
+    return tuple(
+        guessed
+        if given.target_ids
+        else dataclasses.replace(guessed, target_ids=guessed.target_ids[: writing.max_new_tokens])
+        for given, guessed in zip(
+            prepared.train, with_stand_in_targets(prepared.train), strict=True
+        )
     )
 
 
