@@ -112,6 +112,9 @@ def _with_places(cell: Cell) -> dict[str, object]:
     if cell.start is not None:
         begun = RunDirectory(run_folder(cell.task, INITIAL.name, cell.seed, cell.start))
         begins["student.model"] = str(begun.student_path)
+    if cell.settings.get("training.precision") == "bf16":
+        # Where the machine has no bf16 it would take days; the row says which it was.
+        begins["training.precision"] = "auto"
     return {**cell.settings, **begins, "output_dir": str(run_directory(cell).path)}
 
 

@@ -1,0 +1,101 @@
+"""Publishes the measured run of examples/smollm2: its record, and the table of its README.
+
+python -m docs.publish_smollm2 runs/smollm2/half
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from docs.readme import ROOT, with_block
+from experiments.harness.text import table
+
+from seqdistill.report.numbers import MISSING
+
+RECORD = ROOT / "docs" / "results" / "smollm2"
+README = ROOT / "examples" / "smollm2" / "README.md"
+RECORDED = ("recipe.yaml", "metrics.jsonl", "results.json", "manifest.json")
+_BLOCK = "result"
+
+
+def test_table(systems: Sequence[Mapping[str, Any]]) -> str:
+    """Teacher and student on the test prompts, with 95 % intervals of resampling them."""
+    headings = (
+        *("", "parameters", "ROUGE-L to Debian", "ROUGE-L to the teacher's answer"),
+        *("same next token as the teacher", "tokens an answer", "words/s"),
+    )
+    rows = [
+        (
+            str(row["name"]),
+            f"{row['parameters'] / 1e6:.0f} M",
+            _interval(row, "rouge_l_greedy"),
+            _interval(row, "rouge_l_to_teacher"),
+            _interval(row, "agreement_top1", factor=100.0, unit=" %"),
+            f"{row['length_greedy']:.1f}",
+            f"{row['words_per_second_greedy']:,.0f}",
+        )
+        for row in systems
+    ]
+    return table(headings, rows, text_columns=1)
+
+
+def dev_table(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The student on the dev prompts as it trained, update by update over both stages."""
+    headings = ("update", "stage", "ROUGE-L to Debian", "nats a token of Debian's answers")
+    stages = ("supervised KD", "on-policy KD")
+    rows = [
+        (
+            str(row["step"]),
+            stages[row["stage"]],
+            f"{row['dev_rouge_l']:.1f}",
+            f"{row['dev_loss_nats']:.2f}",
+        )
+        for row in metrics
+        if "dev_rouge_l" in row
+    ]
+    return table(headings, rows, text_columns=2)
+
+
+def _interval(row: Mapping[str, Any], key: str, *, factor: float = 1.0, unit: str = "") -> str:
+    if key not in row:
+        return MISSING
+    value, low, high = (factor * row[f"{key}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.1f}{unit} [{low:.1f}, {high:.1f}]"
+
+
+def rendered() -> str:
+    """README.md of the example as it should be."""
+    results = json.loads((RECORD / "results.json").read_text("utf-8"))
+    manifest = json.loads((RECORD / "manifest.json").read_text("utf-8"))
+    lines = (RECORD / "metrics.jsonl").read_text("utf-8").splitlines()
+    machine = manifest["environment"]["machine"]
+    minutes = sum(row["seconds"] for row in manifest["timings"]) / 60
+    told = (
+        f"All of it took {minutes:.0f} minutes on {machine['cpu_cores']} cores "
+        f"({machine['cpu_model']})."
+    )
+    content = "\n\n".join(
+        (test_table(results["systems"]), dev_table([json.loads(line) for line in lines]), told)
+    )
+    return with_block(README.read_text("utf-8"), _BLOCK, content)
+
+
+def main() -> None:
+    """Copy the record of the run directory named on the command line, then rewrite its README."""
+    run = Path(sys.argv[1])
+    missing = [name for name in RECORDED if not (run / name).is_file()]
+    if missing:
+        sys.exit(f"{run} must be trained and evaluated, but it has no {', '.join(missing)}")
+    RECORD.mkdir(parents=True, exist_ok=True)
+    for name in RECORDED:
+        shutil.copyfile(run / name, RECORD / name)
+    README.write_text(rendered(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
