@@ -12,6 +12,7 @@ import pytest
 from seqdistill.core.errors import DataError, RecipeError, UserError
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.metrics.rewards import REWARDS, Reward, reward_function
+from seqdistill.recipe.objective_schema import NAMED_REWARDS
 
 PROMPTS = ["add 1 and 2", "add 3 and 4", "add 5 and 6"]
 REFERENCES = ["one and two is #### 3", "three and four is #### 7", "five and six is #### 11"]
@@ -204,3 +205,7 @@ def test_what_a_function_raises_is_told_with_its_name_and_the_line_of_the_users_
     assert told in message
     assert f"{own}.py:{line}; mend the function" in message
     assert type(caught.value.__cause__) is cause
+
+
+def test_a_recipe_may_name_each_reward_and_entailment() -> None:
+    assert set(NAMED_REWARDS) == {*REWARDS, "entailment"}

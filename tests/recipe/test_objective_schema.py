@@ -8,8 +8,9 @@ import pytest
 
 from seqdistill.core.errors import RecipeError
 from seqdistill.objectives import term as objectives
+from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.objective_checks import objective_findings
-from seqdistill.recipe.objective_schema import Divergence, ObjectiveSection, Term
+from seqdistill.recipe.objective_schema import Divergence, ObjectiveSection, RewardSection, Term
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import SequencesSection
 
@@ -57,3 +58,20 @@ def _refused_by_objectives(parameter: str) -> set[str]:
         except RecipeError:
             refused.add(name)
     return refused
+
+
+def test_a_reward_that_is_no_name_and_no_function_is_refused_by_the_recipe() -> None:
+    terms = (Term(divergence="reward"),)
+    reward = RewardSection(function="exact_anser")
+    objective = ObjectiveSection(terms=terms, reward=reward, reduction="sequence")
+    found = dict(objective_findings(Recipe(objective=objective)))
+    assert "got 'exact_anser'. Did you mean 'exact_answer'?" in found["objective.reward.function"]
+
+
+def test_a_parameter_that_a_preset_gives_can_be_set_to_null() -> None:
+    yours = ["data.train=train.tsv", "student.model=small", "teacher.model=large"]
+    change = "objective.terms.0.divergence=reverse_kl"
+    with pytest.raises(RecipeError, match=r"terms\.0\.beta .* remove it, or set it to null"):
+        load_recipe("gkd", [*yours, change])
+    (term,) = load_recipe("gkd", [*yours, change, "objective.terms.0.beta=null"]).objective.terms
+    assert term == Term(divergence="reverse_kl")

@@ -202,3 +202,23 @@ def test_a_method_that_is_not_offered_is_refused_and_not_ignored(name: str) -> N
     for section in ("objective", "sequences"):
         with pytest.raises(RecipeError, match=rf"{section}\.{name} is no setting of a recipe"):
             load_recipe("gkd", [f"{section}.{name}=true"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("minillm", 5e-6), ("distillm", 5e-4), ("distillm_2", 5e-5), ("taid", 1e-4)]
+)
+def test_a_rate_that_the_authors_give_is_taken(name: str, rate: float) -> None:
+    assert read_recipe(name).training.learning_rate == rate
+
+
+def test_the_gradient_of_minillms_released_code_is_three_settings_away() -> None:
+    told = " ".join(show_preset("minillm").replace("#", " ").split())
+    settings = [
+        "objective.terms.0.importance_weighted=false",
+        "objective.terms.1.estimator=released",
+        "objective.terms.1.discount=0.95",
+    ]
+    assert " ".join(settings) in told
+    exact, long_range, _ = load_recipe("minillm", [*YOURS, *settings]).objective.terms
+    assert not exact.importance_weighted
+    assert (long_range.estimator, long_range.discount) == ("released", 0.95)

@@ -23,10 +23,19 @@ def test_a_member_differs_from_the_comparison_by_its_method_alone(name: str) -> 
     assert member.teacher.scores == preset.teacher.scores
     assert member.sequences.written_by == preset.sequences.written_by
     assert member.teacher.model == demo.teacher.model
-    assert member.sequences.decoding == demo.sequences.decoding
+    if preset.sequences.decoding.mode != "sample":
+        assert member.sequences.decoding == demo.sequences.decoding
     for field in set(Recipe.model_fields) - CHANGED:
         assert getattr(member, field) == getattr(demo, field)
     check_recipe(member)
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("f_distill", 1.0), ("distillm_2", 0.8)])
+def test_a_member_that_samples_the_teacher_still_does(name: str, temperature: float) -> None:
+    given = ["sequences.decoding.beam_size=3", "sequences.decoding.max_new_tokens=33"]
+    decoding = compare_member(load_recipe("demo", given), name).sequences.decoding
+    assert (decoding.mode, decoding.sampling_temperature) == ("sample", temperature)
+    assert decoding.max_new_tokens == 33
 
 
 def test_members_are_written_below_the_comparison_each_by_itself() -> None:

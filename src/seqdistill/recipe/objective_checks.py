@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
+from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.findings import Findings, changed, number_findings, shown
-from seqdistill.recipe.objective_schema import Term
+from seqdistill.recipe.objective_schema import NAMED_REWARDS, Term
 from seqdistill.recipe.schema import Recipe
 
 SKEWED = ("skew_forward_kl", "skew_reverse_kl")
@@ -68,7 +69,7 @@ def _parameters(key: str, term: Term) -> Findings:
             yield (
                 f"{key}.{name}",
                 f"must be left out unless the divergence is {one_of}{', '.join(owners)}, got "
-                f"{shown(value)} with {term.divergence}; remove it{hint}",
+                f"{shown(value)} with {term.divergence}; remove it, or set it to null{hint}",
             )
     if term.divergence == "jensen_shannon" and term.beta is None:
         yield (
@@ -267,6 +268,13 @@ def _reward(recipe: Recipe) -> Findings:
             "objective.reward.function",
             "must be given with the term reward, got none; name one, such as exact_answer, or "
             "your own as module:function",
+        )
+    named = reward.function
+    if named is not None and ":" not in named and named not in NAMED_REWARDS:
+        yield (
+            "objective.reward.function",
+            f"must be one of {', '.join(NAMED_REWARDS)}, or module:function of your own, got "
+            f"{named!r}.{did_you_mean(named, NAMED_REWARDS)}",
         )
     if not wanted and reward.function is not None:
         yield (

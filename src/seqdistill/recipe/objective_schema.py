@@ -67,12 +67,17 @@ class Term(Section):
     """Only sequences of these writers count; the sum is divided by all. All when not given."""
 
 
+NAMED_REWARDS = ("exact_answer", "rouge_l", "rouge_2", "bleu", "entailment")
+"""The rewards that a recipe may name; all others are functions of the user's."""
+
+
 class RewardSection(Section):
     """What the student's own sequences are worth, for the term `reward`."""
 
     function: str | None = None
-    """exact_answer, rouge_l, bleu, entailment, or a Python function of yours as `module:name`:
-    called with lists of prompts, completions and references, it returns a number for each."""
+    """exact_answer, rouge_l, rouge_2, bleu, entailment, or a Python function of yours as
+    `module:name`: called with lists of prompts, completions and references, it returns a number for
+    each."""
     classifier: str | None = None
     """With `entailment`: the folder of a sequence classifier with a label of that name."""
     baseline: Literal["leave_one_out", "moving_average", "none"] = "leave_one_out"

@@ -14,7 +14,7 @@ from seqdistill.recipe.checks import Contradiction, contradictions
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sequences_schema import SequencesSection
+from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
 from seqdistill.recipe.stage_checks import chain_contradictions, states_findings
 from seqdistill.recipe.stages import stage_presets
 
@@ -51,7 +51,8 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
 
 
 def _sequences_of(recipe: Recipe, preset: Recipe) -> SequencesSection:
-    """Who writes is the preset's to say; engines, lengths and folders are the recipe's."""
+    """Who writes, and what is sampled how, is the preset's to say; engines, lengths and folders are
+    the recipe's."""
     own, theirs = recipe.sequences, preset.sequences
     if not theirs.by_student:
         return own.model_copy(update={"written_by": theirs.written_by})
@@ -60,11 +61,21 @@ def _sequences_of(recipe: Recipe, preset: Recipe) -> SequencesSection:
     return own.model_copy(
         update={
             "written_by": theirs.written_by,
+            "decoding": _decoding_of(recipe, preset),
             "rollouts": theirs.rollouts.model_copy(update=rollouts),
             "mixture": theirs.mixture,
             "replay": theirs.replay,
         }
     )
+
+
+def _decoding_of(recipe: Recipe, preset: Recipe) -> DecodingSection:
+    """The recipe's; where the preset samples the teacher's distribution no search will do."""
+    own, theirs = recipe.sequences.decoding, preset.sequences.decoding
+    if theirs.mode != "sample":
+        return own
+    shared = ("engine", "compute_type", "max_new_tokens", "batch_tokens", "threads")
+    return theirs.model_copy(update={name: getattr(own, name) for name in shared})
 
 
 @functools.cache
