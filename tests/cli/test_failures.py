@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +66,46 @@ def test_refused_access_names_the_file(
     answer = program("train", recipe_file)
     assert answer.exit_code == 2
     assert answer.stderr.startswith("error: the command needs access to 'secret.tsv'")
+
+
+def test_a_full_disk_is_told_with_its_file(
+    program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
+    let_training_fail(monkeypatch, full)
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 2
+    assert "the disk of 'runs/x/metrics.jsonl' is full (No space left" in answer.stderr
+    assert answer.stderr.endswith("free some, and continue with --resume\n")
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names its own."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore words"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=["GPU", "CPU", "Python"],
+)
+def test_memory_that_ran_out_names_the_settings_that_need_it(
+    error: Exception, program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_training_fail(monkeypatch, error)
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 2
+    assert "training.batch_tokens" in answer.stderr and "more words" not in answer.stderr
+
+
+def test_other_errors_of_torch_keep_their_traceback(
+    program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_training_fail(monkeypatch, RuntimeError("shapes do not match"))
+    assert isinstance(program("train", recipe_file).exception, RuntimeError)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ program runs inside `ExplainingGroup`; none catches these errors itself.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from seqdistill.core.errors import UserError
 USER_ERROR = 2
 INTERRUPTED = 130
 _RESUMABLE = ("demo", "train")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ExplainingGroup(TyperGroup):
@@ -47,10 +49,43 @@ class ExplainingGroup(TyperGroup):
                 f"({error.strerror}); change its permissions or name another place"
             )
             raise typer.Exit(USER_ERROR) from error
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            hint = ", and continue with --resume" if ctx.invoked_subcommand in _RESUMABLE else ""
+            _complain(
+                f"there must be room for what the command writes, but {_place(error)} is full "
+                f"({error.strerror}); free some{hint}"
+            )
+            raise typer.Exit(USER_ERROR) from error
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            _complain(
+                f"there must be memory for a batch, but it ran out ({_first_line(error)}); lower "
+                "training.batch_tokens (training.accumulation makes up for it), "
+                "sequences.rollouts.samples_per_prompt or sequences.decoding.batch_tokens, in a "
+                "new output_dir"
+            )
+            raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             hint = "; continue with --resume" if ctx.invoked_subcommand in _RESUMABLE else ""
             typer.echo(f"interrupted{hint}", err=True)
             raise typer.Exit(INTERRUPTED) from error
+
+
+def _place(error: OSError) -> str:
+    return "the disk" if error.filename is None else f"the disk of {error.filename!r}"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether it says so: by its type, on GPUs and in Python, or in torch's words, on CPUs."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _complain(message: str) -> None:
