@@ -94,9 +94,16 @@ def scored(folder: Path, kind: str, written: Sequence[Written]) -> list[naive.Sc
 
 
 def likeliest_outputs(
-    pair: LoadedModel, examples: Sequence[EncodedExample], *, beam: int, longest: int
+    pair: LoadedModel,
+    examples: Sequence[EncodedExample],
+    *,
+    beam: int,
+    longest: int,
+    vocab_size: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """What the model writes for each source, which is decoded alone."""
-    generator = TransformersGenerator(pair.model, pair.tokenizer, kind=pair.kind)
+    """What the model writes for each source, which is decoded alone: ids below `vocab_size`."""
+    generator = TransformersGenerator(
+        pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size
+    )
     decoding = Decoding(beam_size=beam, max_new_tokens=longest)
     return [generator.generate([e.source_ids], decoding)[0][0].token_ids for e in examples]

@@ -8,15 +8,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from tests.build.test_distill import save_pairs
 from tests.build.test_teacher_states import folder_for
 from tests.build.test_written_while_training import recipe_in, trained
+from tests.tiny import character_tokenizer
+from transformers import BertConfig, BertForSequenceClassification
 
 from seqdistill.build import rewards
 from seqdistill.build.planning import plan
 from seqdistill.build.preparing import prepare
 from seqdistill.build.rewards import try_reward
 from seqdistill.core.errors import UserError
+from seqdistill.generation.entailment import EntailmentReward
+from seqdistill.models.placement import device_of
 from seqdistill.recipe.schema import Recipe
 
 OWN = """
@@ -107,3 +112,38 @@ def test_rewards_of_any_kind_must_be_as_many_finite_numbers_as_there_are_outputs
     with pytest.raises(UserError, match="one finite number for each of 4 outputs"):
         try_reward(lambda written: given, train)
     try_reward(lambda written: [1.0] * len(written), [dataclasses.replace(train[0], target_ids=())])
+
+
+def test_a_classifier_judges_on_the_device_of_the_training(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        id2label={0: "neutral", 1: "entailment"},
+    )
+    BertForSequenceClassification(config).save_pretrained(place / "classifier")
+    character_tokenizer().save_pretrained(place / "classifier")
+    moved: list[torch.device | str] = []
+
+    def to(self: EntailmentReward, device: torch.device | str) -> EntailmentReward:
+        moved.append(device)
+        return self
+
+    monkeypatch.setattr(EntailmentReward, "to", to)
+    judged = f"objective.reward.classifier={place / 'classifier'}"
+    for wanted in ("cpu", "auto"):
+        prepare(rewarded_by(place, "entailment", judged, f"training.device={wanted}"))
+    assert moved == [torch.device("cpu"), device_of("auto")]
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_a_folder_is_made(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"training\.device=cuda needs a GPU"):
+        trained(recipe_in(place, "on_policy_kd", "training.device=cuda"))
+    assert not (place / "runs").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from seqdistill.core.errors import UserError
 from seqdistill.models.placement import device_of, multiplies_bf16, precision_of
 
 CPU = torch.device("cpu")
@@ -47,3 +48,13 @@ def test_an_automatic_device_is_a_gpu_where_there_is_one(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert device_of("auto").type == device
     assert device_of("cpu").type == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_not_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"device=cuda needs a GPU .* found none; use auto or cpu"):
+        device_of("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("cuda").type == "cuda"

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from seqdistill.build.data import encode_for_evaluation, without_references
 from seqdistill.build.decoding import build_decoding, build_generator
+from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, encode, with_stand_in_targets
 from seqdistill.data.examples import Example, fingerprint_examples
 from seqdistill.metrics.similarity import SIMILARITIES
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
+from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
@@ -48,6 +50,9 @@ def label_with_teacher(
         compute_type=section.compute_type,
         threads=section.threads,
         verify_on=with_stand_in_targets(encoded.examples),
+        # Whatever student the corpus is for: it knows these ids if it has this tokenizer, and what
+        # is written with others is no text.
+        vocab_size=num_known_ids(teacher.tokenizer),
     )
     corpus = label(
         [(example.id, example.source_ids) for example in encoded.examples],
@@ -81,7 +86,7 @@ def teacher_outputs(
     corpus = label_with_teacher(recipe, teacher, examples, progress)
     num_outputs = recipe.sequences.decoding.n_best
     if _same_tokenizer(teacher, student):
-        return corpus.best(num_outputs)
+        return _known_to(student, corpus.best(num_outputs), corpus.folder)
     return _encoded([output for output in corpus if output.rank < num_outputs], student)
 
 
@@ -104,12 +109,31 @@ def interpolated_outputs(
     )
     progress.finish()
     if _same_tokenizer(teacher, student):
-        return found.targets, found.summary
+        return _known_to(student, found.targets, corpus.folder), found.summary
     return _encoded(list(found.outputs.values()), student), found.summary
 
 
 def _same_tokenizer(teacher: LoadedModel, student: LoadedModel) -> bool:
     return tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer)
+
+
+def _known_to(
+    student: LoadedModel, outputs: dict[str, tuple[tuple[int, ...], ...]], folder: Path
+) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """The outputs, whose every id the student has a row for.
+
+    Raises StaleCorpusError for a corpus of before padded rows were cut off.
+    """
+    rows: int = student.model.get_output_embeddings().weight.shape[0]
+    for example_id, written in outputs.items():
+        highest = max((token_id for ids in written for token_id in ids), default=0)
+        if highest >= rows:
+            raise StaleCorpusError(
+                f"{folder} must hold outputs of ids below the student's {rows}, but one of example "
+                f"{example_id!r} has {highest}, from the teacher's padded rows; delete the folder "
+                "to label again"
+            )
+    return outputs
 
 
 def _encoded(

@@ -47,10 +47,13 @@ def build_generator(
     compute_type: str,
     threads: int | None,
     verify_on: Sequence[EncodedExample],
+    vocab_size: int | None = None,
 ) -> SequenceGenerator:
-    """An engine with the model's present weights."""
+    """An engine with the model's present weights, for ids below `vocab_size`; None means all."""
     if engine == "transformers":
-        return TransformersGenerator(pair.model, pair.tokenizer, kind=pair.kind)
+        return TransformersGenerator(
+            pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size
+        )
     return CTranslate2Generator(
         pair.model,
         pair.tokenizer,
@@ -58,6 +61,7 @@ def build_generator(
         compute_type=compute_type,
         threads=threads,
         verify_on=verification_pairs(verify_on),
+        vocab_size=vocab_size,
     )
 
 

@@ -6,6 +6,7 @@ a run is refused before it is begun and not after hours of training.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from seqdistill.core.errors import DataError, RecipeError
@@ -14,6 +15,11 @@ from seqdistill.generation.conversion import loader_for
 from seqdistill.generation.model_facts import check_output_length, facts_of
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
+
+
+def learns_from_references(recipe: Recipe) -> bool:
+    """Whether a model reads the targets in the data: not where they are compared with alone."""
+    return "reference" in recipe.sequences.writers
 
 
 def check_lengths_fit(pair: LoadedModel, examples: Sequence[EncodedExample], role: str) -> None:
@@ -79,7 +85,10 @@ def check_models_fit(
     asks_teacher: bool,
 ) -> None:
     """Everything that training, labelling and the scores on dev and test need of the models."""
-    check_lengths_fit(student, train, "student")
+    read = train
+    if not learns_from_references(recipe):
+        read = [dataclasses.replace(example, target_ids=()) for example in train]
+    check_lengths_fit(student, read, "student")
     if recipe.data.dev is not None or recipe.data.test is not None:
         check_decoding_fits(
             student,
@@ -94,7 +103,7 @@ def check_models_fit(
     if teacher is None:
         return
     if asks_teacher:
-        check_lengths_fit(teacher, train, "teacher")
+        check_lengths_fit(teacher, read, "teacher")
     if recipe.sequences.decoded_by_teacher:
         check_decoding_fits(
             teacher,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from seqdistill.build.data import Split, encode_for_evaluation, encode_for_training, read_split
-from seqdistill.build.feasibility import check_models_fit
+from seqdistill.build.feasibility import check_models_fit, learns_from_references
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
 from seqdistill.build.pruning import build_mask
@@ -16,13 +16,21 @@ from seqdistill.build.rewards import RewardOfWritten, build_reward, try_reward
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import DataError, RecipeError, UserError
 from seqdistill.data.batching import EpochBatches
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import (
+    Encoded,
+    EncodedExample,
+    Kind,
+    cut_unread_targets,
+    encode,
+    leave_out_long,
+)
 from seqdistill.data.examples import Example
+from seqdistill.generation.model_facts import facts_of
 from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
-from seqdistill.models.vocabulary import shared_vocab_size
+from seqdistill.models.vocabulary import check_one_end, shared_vocab_size
 from seqdistill.recipe.schema import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -71,7 +79,7 @@ def prepare(recipe: Recipe) -> Prepared:
         )
     if needs_teacher or sequences.rollouts.teacher_share > 0.0:
         check_vocabularies(student, teacher)
-    encoded = encode_for_training(train_examples, student.tokenizer, student.kind, recipe.data)
+    encoded = _encode_train(recipe, student, train_examples)
     dev = encode_for_evaluation(dev_examples, student.tokenizer, student.kind, recipe.data)
     check_models_fit(
         recipe,
@@ -122,6 +130,23 @@ def _read_train(recipe: Recipe) -> list[Example]:
         f"method {recipe.method} learns from targets (completions) in the data "
         f"({setting}), so data.train must have them. On-policy methods learn from prompts alone: "
         "on_policy_kd, or gkd with sequences.mixture.student_share=1",
+    )
+
+
+def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Example]) -> Encoded:
+    """Token ids of the examples within the recipe's limits.
+
+    A reference that nobody learns from leaves no example out, however long: on-policy methods and
+    the teacher answer its prompt, and what compares with it (a reward, Seq-Inter) reads its text.
+    """
+    data = recipe.data
+    if learns_from_references(recipe):
+        return encode_for_training(examples, student.tokenizer, student.kind, data)
+    encoded = encode(examples, student.tokenizer, student.kind)
+    return leave_out_long(
+        cut_unread_targets(encoded, max_target_tokens=data.max_target_tokens),
+        max_source_tokens=data.max_source_tokens,
+        max_target_tokens=data.max_target_tokens,
     )
 
 
@@ -182,7 +207,8 @@ def _tried_reward(
 ) -> RewardOfWritten | None:
     if all(term.divergence != "reward" for term in recipe.objective.terms):
         return None
-    reward = build_reward(recipe.objective.reward, student, examples)
+    device = device_of(recipe.training.device)
+    reward = build_reward(recipe.objective.reward, student, examples, device=device)
     try_reward(reward, encoded)
     return reward
 
@@ -218,9 +244,16 @@ def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int
             f"Teacher and student must be of one kind to be compared token by token, but the "
             f"teacher is {teacher.kind} and the student {student.kind}; use method seq_kd."
         )
-    return shared_vocab_size(
+    size = shared_vocab_size(
         student.tokenizer,
         teacher.tokenizer,
         student_rows=student.model.get_output_embeddings().weight.shape[0],
         teacher_rows=teacher.model.get_output_embeddings().weight.shape[0],
     )
+    check_one_end(
+        student.tokenizer,
+        teacher.tokenizer,
+        student_end_id=facts_of(student.model, student.tokenizer, kind=student.kind).end_id,
+        teacher_end_id=facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind).end_id,
+    )
+    return size

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
+
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
 from seqdistill.data.examples import Example
@@ -20,13 +22,17 @@ RewardOfWritten = Callable[[Sequence[Written]], Sequence[float]]
 
 
 def build_reward(
-    section: RewardSection, student: LoadedModel, examples: Sequence[Example]
+    section: RewardSection,
+    student: LoadedModel,
+    examples: Sequence[Example],
+    *,
+    device: torch.device,
 ) -> RewardOfWritten:
-    """The reward of written sequences, which it turns into texts.
+    """The reward of written sequences, which it turns into texts; a classifier's is on `device`.
 
     A chat's prompt is its last turn. Raises RecipeError for a reward that is not there.
     """
-    function, by_id = _function(section), {example.id: example for example in examples}
+    function, by_id = _function(section, device), {example.id: example for example in examples}
 
     def reward(written: Sequence[Written]) -> Sequence[float]:
         asked = [by_id[one.example.id] for one in written]
@@ -61,12 +67,12 @@ def prompt_text(example: Example) -> str:
     return example.messages[-1][1] if example.messages else example.source
 
 
-def _function(section: RewardSection) -> Reward:
+def _function(section: RewardSection, device: torch.device) -> Reward:
     if section.function is None:
         raise RecipeError(
             "objective.reward.function must name the reward, but it is not set; name one, such as "
             "exact_answer, or your own as module:function"
         )
     if section.function == "entailment" and section.classifier is not None:
-        return EntailmentReward(section.classifier)
+        return EntailmentReward(section.classifier).to(device)
     return reward_function(section.function)

@@ -15,7 +15,7 @@ from seqdistill.build.corpus import interpolated_outputs, teacher_outputs
 from seqdistill.build.data import collator_for
 from seqdistill.build.decoding import verification_pairs
 from seqdistill.build.objective import build_schedule
-from seqdistill.build.preparing import Prepared, check_vocabularies
+from seqdistill.build.preparing import Prepared, asks_teacher, check_vocabularies
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, leave_out_long, with_stand_in_targets
@@ -23,6 +23,7 @@ from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.teacher_mixed import TeacherMixedSampler
+from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import RolloutsSection, StudentShare
 from seqdistill.sources.mixture import MixtureWriter
@@ -152,7 +153,7 @@ def _share(share: StudentShare) -> Share:
 def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     recipe, student = prepared.recipe, prepared.student
     section, precision = recipe.sequences.rollouts, prepared.precision
-    decoding = _decoding(section, recipe)
+    decoding, vocab_size = _decoding(section, recipe), _written_vocab_size(prepared)
     if section.teacher_share > 0.0 and prepared.teacher is not None:
         return TeacherMixedSampler(
             student.model,
@@ -160,7 +161,7 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
             student.tokenizer,
             kind=student.kind,
             decoding=decoding,
-            vocab_size=check_vocabularies(student, prepared.teacher),
+            vocab_size=vocab_size,
             teacher_share=section.teacher_share,
             precision=precision,
         )
@@ -170,7 +171,8 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
             student.tokenizer,
             kind=student.kind,
             decoding=decoding,
-            verify_on=verification_pairs(with_stand_in_targets(examples)),
+            verify_on=_verified_on(examples, section.max_new_tokens),
+            vocab_size=vocab_size,
             threads=recipe.training.threads,
         )
     return TransformersSampler(
@@ -178,8 +180,28 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
         student.tokenizer,
         kind=student.kind,
         decoding=decoding,
+        vocab_size=vocab_size,
         precision=precision,
     )
+
+
+def _verified_on(
+    examples: Sequence[EncodedExample], max_new_tokens: int
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Prompts with targets no longer than a rollout, which fit the model where others may not."""
+    pairs = verification_pairs(with_stand_in_targets(examples))
+    return [(source, target[: max(1, max_new_tokens - 1)]) for source, target in pairs]
+
+
+def _written_vocab_size(prepared: Prepared) -> int:
+    """Ids of what the student writes lie below it: it is what the objective cuts both heads to.
+
+    Where no teacher reads what is written, these are the ids that the student's tokenizer knows.
+    """
+    recipe = prepared.recipe
+    if asks_teacher(recipe) or recipe.sequences.rollouts.teacher_share > 0.0:
+        return check_vocabularies(prepared.student, prepared.teacher)
+    return num_known_ids(prepared.student.tokenizer)
 
 
 def _decoding(section: RolloutsSection, recipe: Recipe) -> Decoding:

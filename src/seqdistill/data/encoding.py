@@ -26,7 +26,10 @@ Kind = Literal["seq2seq", "causal"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """Token ids of one example; `target_ids` ends with the end token, or is empty for prompts."""
+    """Token ids of one example; `target_ids` ends with the end token, or is empty for prompts.
+
+    A sequence that was cut off has no end token.
+    """
 
     id: str
     source_ids: tuple[int, ...]
@@ -219,6 +222,21 @@ def leave_out_long(
     if len(kept) < len(examples):
         _LOG.warning("left out %d examples longer than the limits", len(examples) - len(kept))
     return Encoded(kept, len(examples) - len(kept))
+
+
+def cut_unread_targets(
+    examples: Sequence[EncodedExample], *, max_target_tokens: int
+) -> list[EncodedExample]:
+    """Every example, its target cut to the limit: for trainings that learn from no such target.
+
+    There a target says how long an output may be, for planning batches, and leaves nothing out.
+    """
+    return [
+        dataclasses.replace(example, target_ids=example.target_ids[:max_target_tokens])
+        if len(example.target_ids) > max_target_tokens
+        else example
+        for example in examples
+    ]
 
 
 def cut_long_sources(

@@ -22,7 +22,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.generation.batches import equal_length_batches, padded_batches
 from seqdistill.generation.ctranslate2_loading import ModelLoader
 from seqdistill.generation.decoding import Decoding, Hypothesis
-from seqdistill.generation.model_facts import check_lengths
+from seqdistill.generation.model_facts import check_lengths, writing_below
 from seqdistill.generation.scoring import IdPair
 from seqdistill.generation.verification import TOLERANCES, Agreement
 from seqdistill.models.adapters import Kind
@@ -55,6 +55,7 @@ class CTranslate2Generator:
         *,
         kind: Kind,
         verify_on: Sequence[IdPair],
+        vocab_size: int | None = None,
         compute_type: str = "float32",
         threads: int | None = None,
     ) -> None:
@@ -62,7 +63,8 @@ class CTranslate2Generator:
 
         `verify_on` holds (source ids, target ids) of a few real sentences; for decoder-only models
         (prompt ids, continuation ids). In other arithmetics than float32 the conversion is checked
-        in float32 first. `threads` None takes every CPU the process may use.
+        in float32 first. Only ids below `vocab_size` are written, from the softmax over them; None
+        means every id of the model. `threads` None takes every CPU the process may use.
 
         Raises ModelError when the model cannot be converted, when this machine has no such
         arithmetic, or when the converted model disagrees with the live one.
@@ -75,11 +77,13 @@ class CTranslate2Generator:
             )
         self._tokenizer = tokenizer
         self._kind: Kind = kind
+        self._vocab_size = vocab_size
         self._compute_type = compute_type
         self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self._loader = ModelLoader(tokenizer, kind, compute_type, self._threads, list(verify_on))
         with _torch_threads_kept():
             self._loaded = self._loader.load(model)
+        writing_below(self._loaded.facts, vocab_size)
 
     @property
     def agreement(self) -> Agreement:
@@ -194,6 +198,10 @@ class CTranslate2Generator:
             "return_scores": True,
             "return_end_token": True,
         }
+        if self._vocab_size is not None and self._vocab_size < self._loaded.facts.vocab_size:
+            # CTranslate2 takes single tokens out before its softmax: scores are those of the rest.
+            beyond = self._loaded.converted.token_strings[self._vocab_size :]
+            options["suppress_sequences"] = [[string] for string in beyond]
         if decoding.mode == "beam":
             options |= {
                 "beam_size": decoding.beam_size,

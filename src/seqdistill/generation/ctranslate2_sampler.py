@@ -34,6 +34,7 @@ class CTranslate2Sampler:
         kind: Kind,
         decoding: Decoding,
         verify_on: Sequence[IdPair],
+        vocab_size: int | None = None,
         compute_type: str = "float32",
         threads: int | None = None,
     ) -> None:
@@ -47,6 +48,7 @@ class CTranslate2Sampler:
             tokenizer,
             kind=kind,
             verify_on=verify_on,
+            vocab_size=vocab_size,
             compute_type=compute_type,
             threads=threads,
         )

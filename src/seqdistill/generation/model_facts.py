@@ -58,6 +58,19 @@ def facts_of(
     )
 
 
+def writing_below(facts: ModelFacts, vocab_size: int | None) -> ModelFacts:
+    """The facts of the same model where only ids below `vocab_size` are outputs; None means all.
+
+    Rows beyond are padding that others may not have: nobody could read what was written there.
+    Raises ModelError when the end token would be no output.
+    """
+    if vocab_size is None or vocab_size >= facts.vocab_size:
+        return facts
+    _require_token("the end token of what is written", facts.end_id, vocab_size)
+    beyond = {*facts.suppressed_ids, *range(vocab_size, facts.vocab_size)}
+    return dataclasses.replace(facts, suppressed_ids=tuple(sorted(beyond)))
+
+
 def _require_token(name: str, token_id: object, vocab_size: int) -> None:
     if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
         raise ModelError(

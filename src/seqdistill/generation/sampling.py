@@ -32,7 +32,12 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.generation.batches import padded_batches
 from seqdistill.generation.decoding import Decoding
-from seqdistill.generation.model_facts import ModelFacts, check_lengths, facts_of
+from seqdistill.generation.model_facts import (
+    ModelFacts,
+    check_lengths,
+    facts_of,
+    writing_below,
+)
 from seqdistill.generation.next_tokens import CachedModel, NextLogProbs
 from seqdistill.generation.scoring import evaluation_mode
 from seqdistill.models.adapters import Kind, adapt
@@ -93,6 +98,9 @@ class TransformersSampler:
     `mode: beam` with beam_size 1 is greedy. Several times faster on small models than
     transformers' `generate`, whose draws and bookkeeping cost more than the model does.
 
+    With `vocab_size` it samples from the softmax over the ids below it, and log-probabilities are
+    that softmax's: the rows beyond, which others may not have, are cut off before it.
+
     `precision` is the arithmetic of the forward passes; log-probabilities are in fp32.
     """
 
@@ -103,16 +111,21 @@ class TransformersSampler:
         *,
         kind: Kind,
         decoding: Decoding,
+        vocab_size: int | None = None,
         precision: Precision = "fp32",
     ) -> None:
-        """Raises ModelError for a model without a start or end token, with a head of an unknown
-        form, or of another kind, and RecipeError for a beam of more than one."""
+        """`vocab_size` None means every id of the model.
+
+        Raises ModelError for a model without a start or end token, with a head of an unknown
+        form, or of another kind, and RecipeError for a beam of more than one.
+        """
         check_rollout_decoding(decoding)
         prove_head(model)
         self._model = model
         self._tokenizer = tokenizer
         self._kind: Kind = kind
         self._decoding = decoding
+        self._vocab_size = vocab_size
         self._precision: Precision = precision
         self._facts()
 
@@ -131,7 +144,8 @@ class TransformersSampler:
             )
 
     def _facts(self) -> ModelFacts:
-        return facts_of(self._model, self._tokenizer, kind=self._kind)
+        facts = facts_of(self._model, self._tokenizer, kind=self._kind)
+        return writing_below(facts, self._vocab_size)
 
 
 @contextlib.contextmanager

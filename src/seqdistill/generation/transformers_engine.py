@@ -17,7 +17,12 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from seqdistill.core.generators import derived_seed
 from seqdistill.generation.batches import padded_batches
 from seqdistill.generation.decoding import Decoding, Hypothesis
-from seqdistill.generation.model_facts import ModelFacts, check_lengths, facts_of
+from seqdistill.generation.model_facts import (
+    ModelFacts,
+    check_lengths,
+    facts_of,
+    writing_below,
+)
 from seqdistill.generation.scoring import evaluation_mode, padded, token_log_probs
 from seqdistill.models.adapters import Kind
 
@@ -26,13 +31,26 @@ class TransformersGenerator:
     """A `SequenceGenerator` over a live model; sees its weights as they are at each call."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kind: Kind
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        kind: Kind,
+        vocab_size: int | None = None,
     ) -> None:
-        """Raises ModelError when the model's start or end token is unknown."""
+        """Only ids below `vocab_size` are written, from the softmax over them; None means every id.
+
+        Raises ModelError when the model's start or end token is unknown.
+        """
         self._model = model
         self._tokenizer = tokenizer
         self._kind: Kind = kind
-        facts_of(model, tokenizer, kind=kind)
+        self._vocab_size = vocab_size
+        self._facts()
+
+    def _facts(self) -> ModelFacts:
+        facts = facts_of(self._model, self._tokenizer, kind=self._kind)
+        return writing_below(facts, self._vocab_size)
 
     def generate(
         self,
@@ -47,7 +65,7 @@ class TransformersGenerator:
         Samples depend on `seed` and `batch_tokens`. Torch's global random state, the model's
         training mode and its generation config are afterwards what they were.
         """
-        facts = facts_of(self._model, self._tokenizer, kind=self._kind)
+        facts = self._facts()
         check_lengths(sources, max_new_tokens=decoding.max_new_tokens, facts=facts)
         batches = padded_batches(
             [len(source) for source in sources], batch_tokens=decoding.batch_tokens
@@ -142,6 +160,8 @@ def _generation_config(decoding: Decoding, facts: ModelFacts) -> GenerationConfi
         pad_token_id=facts.end_id,
         decoder_start_token_id=facts.start_id,
         suppress_tokens=list(facts.suppressed_ids) or None,
+        # A beam search takes symbols out after its softmax, which then has to be taken again.
+        renormalize_logits=bool(facts.suppressed_ids),
         use_cache=True,
     )
     if searched and decoding.beam_size > 1:

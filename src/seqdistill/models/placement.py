@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
+from seqdistill.core.errors import UserError
+
 Precision = Literal["fp32", "bf16"]
 """The arithmetic of matrix products while training."""
 _BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
@@ -15,9 +17,16 @@ _BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 def device_of(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device of that name; `auto` is a GPU where there is one."""
+    """The device of that name; `auto` is a GPU where there is one.
+
+    Raises UserError for a GPU that is not there.
+    """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "training.device=cuda needs a GPU that torch can use, found none; use auto or cpu"
+        )
     return torch.device(wanted)
 
 

@@ -14,6 +14,37 @@ def _tokens_by_id(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return {token_id: token for token, token_id in tokenizer.get_vocab().items()}
 
 
+def num_known_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Every id that the tokenizer gives a meaning to lies below this: rows beyond are padding."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
+def check_one_end(
+    student: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase,
+    *,
+    student_end_id: int,
+    teacher_end_id: int,
+) -> None:
+    """Nothing for models that end their sequences alike; ModelError naming both end tokens else.
+
+    The tokenizers map ids to the same strings (`shared_vocab_size`). A base model and an instruct
+    model of one family differ in this alone: its teacher would never say the student's end.
+    """
+    if student_end_id == teacher_end_id:
+        return
+    said = [
+        f"{tokenizer.convert_ids_to_tokens(end_id)!r} (id {end_id})"
+        for tokenizer, end_id in ((student, student_end_id), (teacher, teacher_end_id))
+    ]
+    raise ModelError(
+        "Teacher and student must end sequences with one token where they are compared token by "
+        f"token, but the student ends with {said[0]} and the teacher with {said[1]}. Set "
+        "eos_token in the student's tokenizer_config.json to the teacher's (and eos_token_id in "
+        "its generation_config.json), or use method seq_kd, which compares texts."
+    )
+
+
 def shared_vocab_size(
     student: PreTrainedTokenizerBase,
     teacher: PreTrainedTokenizerBase,
@@ -39,7 +70,7 @@ def shared_vocab_size(
             f"{teacher_tokens.get(first)!r} for the teacher. Give the student the teacher's "
             "tokenizer, or use sequence-level distillation (method seq_kd), which compares texts."
         )
-    num_tokens = max(student_tokens) + 1
+    num_tokens = num_known_ids(student)
     for whose, rows in (("student", student_rows), ("teacher", teacher_rows)):
         if rows < num_tokens:
             raise ModelError(

@@ -1,0 +1,182 @@
+"""Rows of a head beyond what is shared are padding: whoever writes, writes as if they were cut off.
+
+Models have nine rows of which five count; every sequence of the five is enumerated.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from seqdistill.core.errors import ModelError
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
+from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.model_facts import facts_of, writing_below
+from seqdistill.generation.sampling import Sampler, TransformersSampler
+from seqdistill.generation.transformers_engine import TransformersGenerator
+
+from .conftest import END, Tiny, build_tiny
+from .enumeration import every_sequence, require_same_distribution
+from .test_sampling import plain_log_probs, tokens
+
+ROWS, SHARED = 9, 5
+one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
+both_engines = pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
+
+
+def padded(name: str) -> Tiny:
+    """A model with nine rows and a tokenizer of five symbols, and sentences of these."""
+    tiny = build_tiny(name, vocab_size=ROWS, num_names=SHARED)
+    end = [END] if tiny.kind == "seq2seq" else []
+    return Tiny(
+        tiny.model,
+        tiny.tokenizer,
+        tiny.kind,
+        [[4, 3, 3, *end], [3, *end]],
+        [([4, 3, END], [4, 3, END])],
+    )
+
+
+def sampler(engine: str, tiny: Tiny, decoding: Decoding, vocab_size: int | None) -> Sampler:
+    if engine == "transformers":
+        return TransformersSampler(
+            tiny.model, tiny.tokenizer, kind=tiny.kind, decoding=decoding, vocab_size=vocab_size
+        )
+    return CTranslate2Sampler(
+        tiny.model,
+        tiny.tokenizer,
+        kind=tiny.kind,
+        decoding=decoding,
+        vocab_size=vocab_size,
+        verify_on=tiny.verify_on,
+        threads=1,
+    )
+
+
+def generator(engine: str, tiny: Tiny, vocab_size: int | None) -> SequenceGenerator:
+    if engine == "transformers":
+        return TransformersGenerator(
+            tiny.model, tiny.tokenizer, kind=tiny.kind, vocab_size=vocab_size
+        )
+    return CTranslate2Generator(
+        tiny.model,
+        tiny.tokenizer,
+        kind=tiny.kind,
+        vocab_size=vocab_size,
+        verify_on=tiny.verify_on,
+        threads=1,
+    )
+
+
+def probabilities(
+    tiny: Tiny, source: list[int], *, temperature: float = 1.0, longest: int = 3
+) -> dict[tuple[int, ...], float]:
+    """Of every sequence of up to so many ids under the softmax over the shared rows."""
+
+    def next_log_probs(written: list[int]) -> torch.Tensor:
+        return (plain_log_probs(tiny, source, written)[:SHARED] / temperature).log_softmax(-1)
+
+    return every_sequence(next_log_probs, end=END, longest=longest)
+
+
+@pytest.mark.parametrize("temperature", [1.7, 3.0])
+@one_of_each_kind
+@both_engines
+def test_rollouts_are_samples_of_the_softmax_over_the_shared_ids(
+    engine: str, name: str, temperature: float
+) -> None:
+    tiny = padded(name)
+    decoding = Decoding(mode="sample", sampling_temperature=temperature, max_new_tokens=3)
+    long, short = tiny.sources
+    samples = sampler(engine, tiny, decoding, SHARED).sample([long, short] * 2500, seed=3)
+    for source, found in ((long, samples[::2]), (short, samples[1::2])):
+        probs = probabilities(tiny, source, temperature=temperature)
+        require_same_distribution(tokens(found), probs)
+        for sample in found[:50] if engine == "transformers" else []:
+            assert sample.log_probs is not None
+            assert math.exp(sum(sample.log_probs)) == pytest.approx(
+                probs[sample.token_ids], rel=1e-3
+            )
+
+
+@one_of_each_kind
+@both_engines
+def test_generated_samples_and_their_scores_are_of_the_softmax_over_the_shared_ids(
+    engine: str, name: str
+) -> None:
+    tiny = padded(name)
+    decoding = Decoding(mode="sample", sampling_temperature=1.5, max_new_tokens=3)
+    source = tiny.sources[0]
+    answers = generator(engine, tiny, SHARED).generate([source] * 4000, decoding, seed=5)
+    require_same_distribution(
+        [sample.token_ids for (sample,) in answers], probabilities(tiny, source, temperature=1.5)
+    )
+    plain = probabilities(tiny, source)
+    for (sample,) in answers[:50]:
+        assert math.exp(sample.log_prob) == pytest.approx(plain[sample.token_ids], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mbart", "t5", "llama", "gpt2"])
+@both_engines
+def test_a_beam_as_wide_as_the_space_finds_the_likeliest_sequences_of_shared_ids(
+    engine: str, name: str
+) -> None:
+    """Two steps of a beam of five see every sequence of five ids."""
+    tiny = padded(name)
+    decoding = Decoding(beam_size=SHARED, n_best=3, length_penalty=0.0, max_new_tokens=2)
+    for source in tiny.sources:
+        probs = probabilities(tiny, source, longest=2)
+        ((*found,),) = generator(engine, tiny, SHARED).generate([source], decoding)
+        assert found[0].token_ids == max(probs, key=lambda written: probs[written])
+        for one in found:
+            assert math.exp(one.log_prob) == pytest.approx(probs[one.token_ids], rel=1e-3)
+
+
+@one_of_each_kind
+@both_engines
+def test_greedy_rollouts_are_the_likeliest_shared_ids(engine: str, name: str) -> None:
+    tiny = padded(name)
+    decoding = Decoding(mode="beam", beam_size=1, max_new_tokens=6)
+    for source, sample in zip(
+        tiny.sources,
+        sampler(engine, tiny, decoding, SHARED).sample(tiny.sources, seed=0),
+        strict=True,
+    ):
+        written: list[int] = []
+        while len(written) < 6 and written[-1:] != [END]:
+            written.append(int(plain_log_probs(tiny, source, written)[:SHARED].argmax()))
+        assert sample.token_ids == tuple(written)
+
+
+@one_of_each_kind
+@both_engines
+def test_without_padding_the_size_changes_nothing(engine: str, name: str) -> None:
+    tiny = build_tiny(name)
+    drawn = Decoding(mode="sample", max_new_tokens=7)
+    whole, same = (
+        sampler(engine, tiny, drawn, size).sample(tiny.sources * 9, seed=1) for size in (None, 24)
+    )
+    assert whole == same
+    beam = Decoding(beam_size=4, n_best=2, max_new_tokens=7)
+    searched, again = (
+        generator(engine, tiny, size).generate(tiny.sources, beam) for size in (None, 30)
+    )
+    assert searched == again
+
+
+@one_of_each_kind
+def test_without_padding_no_symbol_is_suppressed(name: str) -> None:
+    tiny = build_tiny(name)
+    facts = facts_of(tiny.model, tiny.tokenizer, kind=tiny.kind)
+    assert writing_below(facts, None) is facts and writing_below(facts, 24) is facts
+    assert writing_below(facts, 22).suppressed_ids == (22, 23)
+
+
+@both_engines
+def test_an_end_token_that_would_be_no_output_is_refused(engine: str) -> None:
+    tiny = padded("llama")
+    with pytest.raises(ModelError, match="end token of what is written must be one id below"):
+        generator(engine, tiny, END)
