@@ -7,6 +7,7 @@ Each test begins with a recipe as users write it. Whole gradients of every prese
 from __future__ import annotations
 
 import dataclasses
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ from tests.build.recipe_bench import (
     scored,
 )
 from tests.build.test_written_while_training import place_for, recipe_in, trained
-from tests.tiny import EOS, character_tokenizer, tiny_model
+from tests.tiny import EOS, PAD, character_tokenizer, tiny_model
 from transformers import GenerationConfig
 
+from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.recipe.presets import preset_names
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.sources.writers import Written
+from seqdistill.teachers.in_process import InProcessTeacher
 
 every_kind = pytest.mark.parametrize("kind", ["mbart", "t5", "llama", "gpt2"])
 one_of_each_kind = pytest.mark.parametrize("kind", ["mbart", "llama"])
@@ -72,6 +76,158 @@ def test_rollouts_of_any_lengths_are_scored_whole_and_nothing_else_is(
     for who, seed in (("student", 8), ("teacher", 3)):
         model_of(kind, seed).save_pretrained(place / who)
     assert_logged_loss_is_naive(place, kind, HOT, beta=beta)
+
+
+def place_of_many_lengths(folder: Path, kind: str) -> Path:
+    """Data and models whose hot samples end early or late."""
+    place = place_for(folder, kind)
+    for who, seed in (("student", 8), ("teacher", 3)):
+        model_of(kind, seed).save_pretrained(place / who)
+    return place
+
+
+def one_update(place: Path, method: str, *overrides: str) -> tuple[dict[str, Any], list[Written]]:
+    """What a run of one update logs, and what it learned from, which is one micro-batch."""
+    given = (NO_DEV, "training.updates=1", "training.batch_tokens=400", *overrides)
+    recipe = recipe_in(place, method, *given)
+    found = bench(recipe)
+    found.batch()
+    lengths = {len(one.example.target_ids) for one in found.written}
+    assert len(lengths) > 1, "nothing is padded"
+    return trained(recipe).read_metrics()[0], found.written
+
+
+GKD = (ON_POLICY, HOT, "objective.terms.0.beta=1.0")
+"""Reverse KL on rollouts: it differs most from token to token."""
+
+
+def gkd(sequences: list[naive.Scored], *, beta: float = 1.0, reduction: str = "sequence") -> float:
+    terms = [{"divergence": "jensen_shannon", "beta": beta}]
+    return float(naive.loss(sequences, terms, reduction=reduction))
+
+
+def without_the_first(one: naive.Scored, tokens: int) -> naive.Scored:
+    return naive.Scored(one.targets[tokens:], one.student[tokens:], one.teacher[tokens:])
+
+
+def followed_by_padding(written: list[Written], tokens: list[int]) -> list[Written]:
+    """The sequences with so many padding symbols behind each."""
+    return [
+        dataclasses.replace(
+            one,
+            example=dataclasses.replace(
+                one.example, target_ids=(*one.example.target_ids, *[PAD] * more)
+            ),
+        )
+        for one, more in zip(written, tokens, strict=True)
+    ]
+
+
+def assert_learned(loss: float, *, rightly: float, wrongly: float) -> None:
+    assert loss == pytest.approx(rightly, rel=1e-5)
+    assert wrongly != pytest.approx(rightly, rel=1e-4), "the bug would not show here"
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_no_token_is_lost_to_the_longest_prompt_of_the_batch(tmp_path: Path, kind: str) -> None:
+    """TRL #6006: all rows were cut where the longest prompt ended, so that the first tokens behind
+    shorter ones had no loss."""
+    place = place_of_many_lengths(tmp_path, kind)
+    logged, written = one_update(place, "gkd", *GKD)
+    prompts = [len(one.example.source_ids) for one in written]
+    whole = scored(place, kind, written)
+    cut = [
+        without_the_first(one, max(prompts) - prompt)
+        for one, prompt in zip(whole, prompts, strict=True)
+    ]
+    assert_learned(
+        logged["loss_nats"], rightly=gkd(whole), wrongly=gkd([one for one in cut if one.targets])
+    )
+    assert logged["tokens"] == sum(len(one.targets) for one in whole)
+
+
+@every_kind
+def test_padding_behind_a_rollout_is_not_scored(tmp_path: Path, kind: str) -> None:
+    """TRL PR 2058: what generation fills up to the longest rollout was in the loss."""
+    place = place_of_many_lengths(tmp_path, kind)
+    logged, written = one_update(place, "gkd", *GKD)
+    lengths = [len(one.example.target_ids) for one in written]
+    filled = followed_by_padding(written, [max(lengths) - length for length in lengths])
+    assert_learned(
+        logged["loss_nats"],
+        rightly=gkd(scored(place, kind, written)),
+        wrongly=gkd(scored(place, kind, filled)),
+    )
+    assert logged["tokens"] == sum(lengths)
+
+
+@every_kind
+def test_rollouts_are_scored_where_each_token_is_predicted(tmp_path: Path, kind: str) -> None:
+    """distillm: labels of rollouts unshifted, those of data shifted. The mask lay one position too
+    late: on what follows the end, and not on what comes before the first token."""
+    place = place_of_many_lengths(tmp_path, kind)
+    logged, written = one_update(place, "gkd", *GKD)
+    longer = scored(place, kind, followed_by_padding(written, [1] * len(written)))
+    assert_learned(
+        logged["loss_nats"],
+        rightly=gkd(scored(place, kind, written)),
+        wrongly=gkd([without_the_first(one, 1) for one in longer]),
+    )
+
+
+@one_of_each_kind
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_minus_infinity_behind_the_last_position_is_never_read(
+    tmp_path: Path, kind: str, beta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ms-swift #8436, TRL #5594: a teacher's -inf behind the end and between lengths, times a mask
+    of 0, was NaN."""
+    score, holes = InProcessTeacher.score, []
+
+    def with_holes(self: InProcessTeacher, batch: SequenceBatch) -> TeacherScores:
+        found = score(self, batch)
+        assert isinstance(found, DenseScores)
+        found.hidden[~batch.target_mask] = -torch.inf
+        holes.append(int((~batch.target_mask).sum()))
+        return found
+
+    monkeypatch.setattr(InProcessTeacher, "score", with_holes)
+    place = place_of_many_lengths(tmp_path, kind)
+    logged, written = one_update(place, "gkd", *GKD, f"objective.terms.0.beta={beta}")
+    assert min(holes) > 0
+    expected = gkd(scored(place, kind, written), beta=beta)
+    assert logged["loss_nats"] == pytest.approx(expected, rel=1e-4)
+    assert 0.0 < logged["gradient_norm"] < float("inf")
+    assert all(map(math.isfinite, (logged["student_entropy"], logged["teacher_reverse_kl"])))
+
+
+@one_of_each_kind
+def test_gkd_means_over_sequences_and_not_over_all_tokens(tmp_path: Path, kind: str) -> None:
+    """TRL GKD: one mean over the tokens of the batch, where long rollouts weigh more."""
+    place = place_of_many_lengths(tmp_path, kind)
+    logged, written = one_update(place, "gkd", *GKD)
+    sequences = scored(place, kind, written)
+    assert_learned(
+        logged["loss_nats"], rightly=gkd(sequences), wrongly=gkd(sequences, reduction="token")
+    )
+
+
+@one_of_each_kind
+def test_minillms_single_step_term_has_its_importance_weights(tmp_path: Path, kind: str) -> None:
+    """MiniLLM's code (LMOps #255, #264) has them in the clipped ratio of the other term alone."""
+    place = place_of_many_lengths(tmp_path, kind)
+    logged, written = one_update(place, "minillm")
+    samples = []
+    for one in scored(place, kind, [w for w in written if w.written_by == "teacher_mixed"]):
+        drawn_from = (0.2 * one.teacher.softmax(-1) + 0.8 * one.student.softmax(-1)).log()
+        sampled = naive.log_probs(drawn_from, one.targets)
+        samples.append(dataclasses.replace(one, sampled=sampled))
+    term = {"divergence": "reverse_kl"}
+    weighted, plain = (
+        float(naive.loss(samples, [{**term, "importance_weighted": w}], reduction="sum"))
+        for w in (True, False)
+    )
+    assert_learned(logged["reverse_kl"], rightly=weighted, wrongly=plain)
 
 
 @every_kind

@@ -85,6 +85,34 @@ def test_a_share_of_nothing_is_the_student_and_of_all_the_teacher(name: str, sha
         assert left.log_probs == pytest.approx(right.log_probs, abs=1e-5)
 
 
+@pytest.mark.parametrize("teacher_mixed", [False, True])
+@one_of_each_kind
+def test_no_gradient_flows_through_sampling(name: str, teacher_mixed: bool) -> None:
+    """Many trainers: a graph of every step, or dropout, while a student in training writes."""
+    student, teacher = small(name), teacher_of(name)
+    seen: set[tuple[bool, bool]] = set()
+
+    def look(module: torch.nn.Module, *_: object) -> None:
+        seen.add((torch.is_grad_enabled(), module.training))
+
+    written_by = [student, teacher] if teacher_mixed else [student]
+    sampler: Sampler = (
+        mixed(student, teacher)
+        if teacher_mixed
+        else TransformersSampler(
+            student.model, student.tokenizer, kind=student.kind, decoding=SAMPLED
+        )
+    )
+    for writer in written_by:
+        writer.model.train()
+        for module in writer.model.modules():
+            module.register_forward_hook(look)
+    with torch.enable_grad():
+        sampler.sample(student.sources, seed=1)
+    assert seen == {(False, False)}, "(a graph was built, dropout was on)"
+    assert all(module.training for w in written_by for module in w.model.modules())
+
+
 def test_the_present_weights_of_both_are_read_and_modes_kept() -> None:
     student, teacher = small("llama"), teacher_of("llama")
     sampler = mixed(student, teacher)

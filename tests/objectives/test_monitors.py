@@ -115,9 +115,11 @@ def test_monitors_tell_of_the_student_as_it_writes() -> None:
     assert not objective.reads_the_writer, "nobody looks at this update"
 
 
-def test_monitors_count_only_what_the_student_wrote() -> None:
+@pytest.mark.parametrize("mine", ["student", "teacher_mixed"])
+def test_monitors_count_only_what_the_student_had_a_hand_in(mine: str) -> None:
+    """Beside a teacher too: all that MiniLLM's student writes is teacher-mixed."""
     here = world()
-    mixed = here.told(written_by=("reference", "student", "teacher", "student"))
+    mixed = here.told(written_by=("reference", "student", "teacher", mine))
     own = here.rows(slice(1, 2)), here.rows(slice(3, 4))
     _, parts = logged([NLL])(mixed.states, mixed.scores, mixed.batch)
     alone = [logged([NLL])(part.states, part.scores, part.batch)[1] for part in own]

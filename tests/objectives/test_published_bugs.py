@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -54,18 +55,34 @@ def distributions(here: World) -> tuple[Tensor, Tensor]:
     return student, here.scores.head.logits(here.scores.hidden)[mask].softmax(-1)
 
 
-def of_two_symbols(student: tuple[float, float], teacher: tuple[float, float]) -> World:
+def of_symbols(student: Sequence[float], teacher: Sequence[float]) -> World:
     """One position whose distributions are given."""
     here = world((1,))
     states, scores = (
         (
             torch.ones(1, 1, 1, dtype=torch.float64),
-            Head(torch.zeros(2, 1, dtype=torch.float64), torch.tensor(probs).double().log()),
+            Head(
+                torch.zeros(len(probs), 1, dtype=torch.float64),
+                torch.tensor(probs, dtype=torch.float64).log(),
+            ),
         )
         for probs in (student, teacher)
     )
     batch = dataclasses.replace(here.batch, target_ids=torch.zeros(1, 1, dtype=torch.long))
     return World(batch, StudentStates(*states), DenseScores(*scores))
+
+
+def trained_with(
+    name: str, student: Sequence[float], teacher: Sequence[float]
+) -> tuple[float, list[float]]:
+    """What a recipe's objective says of two distributions: its value, its gradient for logits."""
+    here = of_symbols(student, teacher)
+    logits = here.states.head.bias
+    assert logits is not None
+    logits.requires_grad_()
+    total, _ = objective(name)(here.states, here.scores, here.batch)
+    (found,) = torch.autograd.grad(total.total, logits)
+    return float(total.total.detach()), found.tolist()
 
 
 @pytest.mark.parametrize(("near", "end"), [(1e-8, 0.0), (1 - 1e-8, 1.0)])
@@ -104,7 +121,7 @@ def test_the_weights_of_the_mixture_are_not_swapped(beta: float) -> None:
 def test_the_mixture_is_not_taken_in_log_space() -> None:
     """TRL #2202: beta log P + (1 - beta) log Q is no distribution, and has no mass where P and Q
     exclude each other; there the true value is the entropy of (beta, 1 - beta)."""
-    value = mean(objective("jensen_shannon"), of_two_symbols((1.0, 0.0), (0.0, 1.0)))
+    value = mean(objective("jensen_shannon"), of_symbols((1.0, 0.0), (0.0, 1.0)))
     assert value == pytest.approx(-0.3 * math.log(0.3) - 0.7 * math.log(0.7))
 
 
@@ -120,8 +137,8 @@ def test_forward_and_reverse_are_not_swapped() -> None:
         student, teacher = (undecided, sure) if name == "forward_kl" else (sure, undecided)
         for same in (Term(name), end):
             chosen = WeightedObjective([same], reduction="token")
-            assert mean(chosen, of_two_symbols(student, teacher)) == pytest.approx(math.log(2.0))
-            assert mean(chosen, of_two_symbols(teacher, student)) == math.inf
+            assert mean(chosen, of_symbols(student, teacher)) == pytest.approx(math.log(2.0))
+            assert mean(chosen, of_symbols(teacher, student)) == math.inf
 
 
 @pytest.mark.parametrize("name", PULLS)
@@ -215,17 +232,18 @@ def test_no_divergence_is_negative_in_bf16(name: str) -> None:
     assert (jensen_shannon(q.log_softmax(-1), q.bfloat16().log_softmax(-1), 0.5) >= 0.0).all()
 
 
-@pytest.mark.parametrize("reduction", ["sequence", "sum"])
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
 def test_the_loss_does_not_depend_on_the_split_into_micro_batches(reduction: Reduction) -> None:
-    """TRL #4719, ms-swift #10165, axolotl #3271: means of means. All terms at once, policy
-    gradients, writers and importance weights too."""
+    """TRL #4719, ms-swift #10165: means of means. All terms at once, writers and importance weights
+    too, and policy gradients where they may be."""
     generator = torch.Generator().manual_seed(9)
     here = world().told(
         written_by=("student", "teacher", "student", "reference"),
         advantages=torch.randn(4, generator=generator),
         sampled_log_probs=-torch.rand(4, 7, generator=generator, dtype=torch.float64),
     )
-    terms = [term(name) for name in TERM_NAMES]
+    names = DIVERGENCES if reduction == "token" else TERM_NAMES
+    terms = [term(name) for name in names]
     terms += [Term("reverse_kl", importance_weighted=True)]
     terms += [Term("forward_kl", written_by=("student",))]
     chosen = WeightedObjective(terms, reduction=reduction)
@@ -270,20 +288,39 @@ def test_the_top_of_a_distribution_is_not_taken_for_the_whole(name: str) -> None
             objective(name)(here.states, scores, here.batch)
 
 
-def adaptive(student: list[float], teacher: list[float], head_mass: float = 0.5) -> float:
+def weighted_kls(
+    student: Sequence[float], teacher: Sequence[float], share: float
+) -> tuple[float, list[float]]:
+    """share KL(P || Q) + (1 - share) KL(Q || P) by hand; its gradient for the student's logits."""
+    q, p = np.array(student), np.array(teacher)
+    forward, reverse = rel_entr(p, q).sum(), rel_entr(q, p).sum()
+    gradient = share * (q - p) + (1 - share) * q * (np.log(q / p) - reverse)
+    return float(share * forward + (1 - share) * reverse), gradient.tolist()
+
+
+def assert_adaptive_kl_weighs(
+    student: list[float], teacher: list[float], *, rightly: float, wrongly: float
+) -> None:
+    """That the forward KL has the one share and not the other, in the plain form as well as in what
+    recipes train with, and in its gradient."""
     q, p = (torch.tensor(x, dtype=torch.float64).log() for x in (student, teacher))
-    return float(DIVERGENCES["adaptive_kl"].function(q, p, head_mass))
+    value, gradient = weighted_kls(student, teacher, rightly)
+    assert float(DIVERGENCES["adaptive_kl"].function(q, p, 0.5)) == pytest.approx(value)
+    trained_value, trained_gradient = trained_with("adaptive_kl", student, teacher)
+    assert trained_value == pytest.approx(value)
+    assert trained_gradient == pytest.approx(gradient)
+    buggy_value, buggy_gradient = weighted_kls(student, teacher, wrongly)
+    assert buggy_value != pytest.approx(value, rel=0.01), "the bug must show"
+    assert buggy_gradient != pytest.approx(gradient, rel=0.01), "and in the gradient"
 
 
 def test_the_symbol_that_crosses_the_mass_belongs_to_the_head() -> None:
     """AKL's author code leaves it out, so that a head of one likely symbol is empty.
 
-    Here P - Q is (0.3, -0.2, -0.1) and the head the first symbol: g_h = g_t, so both weigh half.
+    Here P - Q is (0.3, -0.2, -0.1) and the head the first symbol: g_h = g_t, so both weigh half. An
+    empty head leaves reverse KL.
     """
-    q, p = [0.4, 0.35, 0.25], [0.7, 0.15, 0.15]
-    forward, reverse = (float(rel_entr(a, b).sum()) for a, b in ((p, q), (q, p)))
-    assert adaptive(q, p) == pytest.approx(0.5 * forward + 0.5 * reverse)
-    assert adaptive(q, p) != pytest.approx(reverse, rel=0.01), "an empty head leaves reverse KL"
+    assert_adaptive_kl_weighs([0.4, 0.35, 0.25], [0.7, 0.15, 0.15], rightly=0.5, wrongly=0.0)
 
 
 def test_adaptive_kl_of_equal_distributions_is_zero_and_not_nan() -> None:
@@ -299,14 +336,9 @@ def test_adaptive_kl_of_equal_distributions_is_zero_and_not_nan() -> None:
 def test_the_head_is_marked_in_the_order_of_the_vocabulary() -> None:
     """TAID's repository left the mask in sorted order, where the likeliest symbols come first."""
     q, p = [0.1, 0.3, 0.35, 0.25], [0.1, 0.12, 0.08, 0.7]
-    forward, reverse = (float(rel_entr(a, b).sum()) for a, b in ((p, q), (q, p)))
     gaps = np.abs(np.subtract(p, q))
-    share = gaps[3] / gaps.sum()
-    assert adaptive(q, p) == pytest.approx(share * forward + (1 - share) * reverse)
-    unscattered = gaps[0] / gaps.sum()
-    assert adaptive(q, p) != pytest.approx(
-        unscattered * forward + (1 - unscattered) * reverse, rel=0.01
-    )
+    in_order, unscattered = gaps[3] / gaps.sum(), gaps[0] / gaps.sum()
+    assert_adaptive_kl_weighs(q, p, rightly=float(in_order), wrongly=float(unscattered))
 
 
 def test_the_mixture_of_the_skew_reverse_kl_is_not_detached() -> None:
@@ -326,3 +358,26 @@ def test_the_mixture_of_the_skew_reverse_kl_is_not_detached() -> None:
     (got,) = torch.autograd.grad(value, logits)
     torch.testing.assert_close(got, found["live"])
     assert (got - found["detached"]).norm() > 0.01 * got.norm()
+    trained_value, trained_gradient = trained_with("skew_reverse_kl", q.tolist(), p.tolist())
+    assert trained_value == pytest.approx(float(value.detach()))
+    assert trained_gradient == pytest.approx(found["live"].tolist())
+
+
+def test_a_sampled_reverse_kl_has_the_gradient_that_the_exact_one_has() -> None:
+    """verl's k1: log q(y) - log p(y) as a loss has no teacher in its gradient, whose expectation
+    over y ~ Q is zero. The sampled term is a policy gradient: its expectation is the exact one."""
+    here = world((1,))
+    students, _ = distributions(here)
+    exact = gradient(objective("reverse_kl"), here)
+    sampled, k1 = torch.zeros_like(exact), torch.zeros_like(exact)
+    chosen = WeightedObjective([Term("sequence_reverse_kl", estimator="released")], reduction="sum")
+    for symbol, probability in enumerate(students[0]):
+        drawn = here.told(target_ids=torch.tensor([[symbol]]))
+        sampled += probability * gradient(chosen, drawn)
+        k1 -= probability * gradient(objective("negative_log_likelihood"), drawn)
+    torch.testing.assert_close(sampled, exact)
+    assert k1.abs().max() < 1e-12 < 0.01 < exact.norm()
+    same = dataclasses.replace(
+        here, scores=DenseScores(here.states.hidden.detach(), here.states.head)
+    )
+    assert gradient(chosen, same).abs().max() < 1e-12, "not even a sample pulls at P = Q"

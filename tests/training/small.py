@@ -44,6 +44,8 @@ SETTINGS = LoopSettings(
     checkpoint_every=None,
     average_best=False,
 )
+TIMINGS = ("seconds", "tokens_per_second")
+"""What no two trainings log alike."""
 
 
 class PlainObjective:
@@ -103,8 +105,8 @@ class Recorder:
 
     @property
     def without_timings(self) -> list[dict[str, Any]]:
-        """The rows but for their seconds."""
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in self.rows]
+        """The rows but for what hangs on a clock."""
+        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in self.rows]
 
 
 class ListedBatches:

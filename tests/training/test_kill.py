@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tests.training.small import TIMINGS
 
 import seqdistill
 from seqdistill.build.training import train_student
@@ -96,7 +97,7 @@ def recipe_for(folder: Path, name: str) -> Recipe:
 def trained(run: RunDirectory) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
     """Final weights, metrics without timings, and the files of the last states."""
     weights = load_file(run.student_path / "model.safetensors")
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.read_metrics()]
+    rows = [{k: v for k, v in row.items() if k not in TIMINGS} for row in run.read_metrics()]
     return weights, rows, sorted(path.name for path in run.checkpoints_path.iterdir())
 
 

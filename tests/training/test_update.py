@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import types
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from seqdistill.core.errors import NonFiniteLossError
 from seqdistill.core.scores import TeacherScores
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.report.contents import TrainingLog
+from seqdistill.report.speeds import training_rates
 from seqdistill.training.optimization import RateSchedule
 
 EIGHT = random_examples(8, seed=3)
@@ -275,6 +278,52 @@ def test_the_mean_of_nothing_is_no_number_in_the_log(tmp_path: Path) -> None:
     (row,) = metrics.rows
     assert row["of_nobody"] is None
     assert row["nll"] == row["loss_nats"]
+
+
+@pytest.fixture
+def quarters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop's clock moves on by a quarter of a second whenever it is read."""
+    ticks = itertools.count()
+    clock = types.SimpleNamespace(perf_counter=lambda: next(ticks) / 4)
+    monkeypatch.setattr("seqdistill.training.loop.time", clock)
+
+
+@pytest.mark.usefixtures("quarters")
+def test_speed_is_of_the_training_since_the_row_before_and_the_reports(tmp_path: Path) -> None:
+    metrics = Recorder()
+    make_loop(tmp_path, student(), metrics=metrics, updates=7, log_every=3).run(resume=False)
+    before = 0
+    for row, updates in zip(metrics.rows, (3, 3, 1), strict=True):
+        assert row["tokens_per_second"] == (row["tokens"] - before) / (updates / 4)
+        before = row["tokens"]
+    measures = {
+        name: tuple((float(row["step"]), float(row[name])) for row in metrics.rows)
+        for name in ("tokens", "seconds", "tokens_per_second")
+    }
+    log = TrainingLog("run", loss_nats=(), dev=(), measures=measures, rollouts=())
+    assert training_rates(log) == measures["tokens_per_second"], "one quantity, two rooms"
+
+
+@pytest.mark.usefixtures("quarters")
+def test_the_first_speed_after_a_resumption_is_of_what_was_trained_since(tmp_path: Path) -> None:
+    every = Recorder()
+    make_loop(tmp_path / "whole", student(), metrics=every).run(resume=False)
+    metrics = Recorder(stop_at=6)
+
+    def train(*, resume: bool) -> None:
+        make_loop(
+            tmp_path / "part", student(), metrics=metrics, log_every=3, checkpoint_every=4
+        ).run(resume=resume)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(resume=False)
+    metrics.stop_at = None
+    train(resume=True)
+    tokens = [row["tokens"] for row in every.rows]
+    assert [(row["step"], row["tokens_per_second"]) for row in metrics.rows] == [
+        (3, tokens[2] / 0.75),
+        (6, (tokens[5] - tokens[3]) / 0.5),
+    ]
 
 
 def test_training_learns_a_batch_by_heart_and_ends_in_evaluation_mode(tmp_path: Path) -> None:

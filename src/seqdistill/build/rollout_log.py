@@ -10,25 +10,42 @@ from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.writers import Written
 
 _NUM_KEPT = 4
-"""Sequences of each update that is looked at."""
+"""Sequences of each batch that is looked at."""
+
+_BY_STUDENT = ("student", "teacher_mixed")
 
 
 class RolloutLog:
-    """Writes the first few sequences of every `samples_every`-th update to the run directory."""
+    """Writes a few sequences of every `samples_every` updates to the run directory.
+
+    Of the first batch in these updates in which the student had a hand: where a coin gave the
+    prompts to somebody else, it waits for a later one. Each of another prompt, while there are any.
+    """
 
     def __init__(self, prepared: Prepared, run: RunDirectory) -> None:
         self._run = run
         self._tokenizer = prepared.student.tokenizer
         self._every = prepared.recipe.sequences.rollouts.samples_every
         self._examples = {example.id: example for example in prepared.train_examples}
-        self._last_update = 0
+        self._next_update: int | None = None
 
     def __call__(self, update: int, written: Sequence[Written]) -> None:
-        """Keeps some of what was written, once an update."""
-        if update == self._last_update or (update - 1) % self._every:
+        """Keeps some of what was written, if it is time and the student wrote any of it."""
+        if self._next_update is None:
+            # Not earlier: a run that is resumed first forgets what it will write again.
+            self._next_update = max((self._after(step) for step in self._kept_steps()), default=1)
+        kept = _of_many_prompts([one for one in written if one.written_by in _BY_STUDENT])
+        if update < self._next_update or not kept:
             return
-        self._last_update = update
-        self._run.log_rollouts(update, [self._row(one) for one in written[:_NUM_KEPT]])
+        self._next_update = self._after(update)
+        self._run.log_rollouts(update, [self._row(one) for one in kept])
+
+    def _after(self, update: int) -> int:
+        """When the next `samples_every` updates begin."""
+        return update + self._every - (update - 1) % self._every
+
+    def _kept_steps(self) -> list[int]:
+        return [int(str(row["step"])) for row in self._run.read_rollouts()]
 
     def _row(self, one: Written) -> dict[str, object]:
         ids, example = one.example.target_ids, self._examples[one.example.id]
@@ -43,3 +60,14 @@ class RolloutLog:
             "reward": one.reward,
             "born": one.born,
         }
+
+
+def _of_many_prompts(written: Sequence[Written]) -> list[Written]:
+    """The first of each prompt, then the others, as many as are kept."""
+    seen: set[str] = set()
+    first: list[Written] = []
+    others: list[Written] = []
+    for one in written:
+        (others if one.example.id in seen else first).append(one)
+        seen.add(one.example.id)
+    return [*first, *others][:_NUM_KEPT]

@@ -54,14 +54,15 @@ class Observation:
 
     @property
     def students_own(self) -> Bool[Tensor, "batch time"]:
-        """The positions that count of the sequences that the student wrote.
+        """The positions that count of the sequences that the student had a hand in.
 
-        All where nobody says who wrote them.
+        Those of `teacher_mixed` too: it drew most of their tokens. All where nobody says who wrote
+        them.
         """
         mask, writers = self.batch.target_mask, self.batch.written_by
         if writers is None:
             return mask
-        rows = [writer == "student" for writer in writers]
+        rows = [writer in ("student", "teacher_mixed") for writer in writers]
         return mask & torch.tensor(rows, device=mask.device).unsqueeze(1)
 
     @property

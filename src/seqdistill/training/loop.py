@@ -98,6 +98,7 @@ class TrainingLoop:
             worth=CORPUS_METRICS[settings.eval_metric].worth,
         )
         self._state = LoopState()
+        self._timed_to = (0, 0.0)  # tokens and seconds that a logged speed has told of
         self._wrapped = joined(model, accelerator)
         self._drops_out = has_dropout(model)
         self._optimizer = make_optimizer(
@@ -114,6 +115,7 @@ class TrainingLoop:
         )
         if resume:
             self._resume()
+        self._timed_to = (self._state.tokens, self._state.seconds)
         self._progress.start("training", self._settings.updates)
         self._progress.advance(self._state.update)
         stopped = self._stops_early()
@@ -261,9 +263,20 @@ class TrainingLoop:
             "gradient_norm": norm,
             "tokens": self._state.tokens,
             "seconds": round(self._state.seconds, 3),
+            "tokens_per_second": self._tokens_per_second(),
         }
         if self._accelerator.is_main_process:
             self._metrics.log_metrics(self._state.update, values)
+
+    def _tokens_per_second(self) -> float:
+        """Targets a second of training, of all processes, since it was last asked for.
+
+        After a resumption first since the state that was taken up. Reports make the same of the
+        logged `tokens` and `seconds`, which older runs have too.
+        """
+        (tokens_before, seconds_before), state = self._timed_to, self._state
+        self._timed_to = (state.tokens, state.seconds)
+        return (state.tokens - tokens_before) / (state.seconds - seconds_before)
 
     def _look_up_from_work(self) -> bool:
         """Score dev and save a state where they are due; True when training should stop early."""
