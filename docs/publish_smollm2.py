@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from docs.readme import ROOT, with_block
 from experiments.harness.text import table
 
+from docs.readme import ROOT, with_block
 from seqdistill.report.numbers import MISSING
 
 RECORD = ROOT / "docs" / "results" / "smollm2"
@@ -23,7 +23,7 @@ RECORDED = ("recipe.yaml", "metrics.jsonl", "results.json", "manifest.json")
 _BLOCK = "result"
 
 
-def test_table(systems: Sequence[Mapping[str, Any]]) -> str:
+def result_table(systems: Sequence[Mapping[str, Any]]) -> str:
     """Teacher and student on the test prompts, with 95 % intervals of resampling them."""
     headings = (
         *("", "parameters", "ROUGE-L to Debian", "ROUGE-L to the teacher's answer"),
@@ -80,7 +80,7 @@ def rendered() -> str:
         f"({machine['cpu_model']})."
     )
     content = "\n\n".join(
-        (test_table(results["systems"]), dev_table([json.loads(line) for line in lines]), told)
+        (result_table(results["systems"]), dev_table([json.loads(line) for line in lines]), told)
     )
     return with_block(README.read_text("utf-8"), _BLOCK, content)
 
