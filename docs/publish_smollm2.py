@@ -47,7 +47,7 @@ def result_table(systems: Sequence[Mapping[str, Any]]) -> str:
 def dev_table(metrics: Sequence[Mapping[str, Any]]) -> str:
     """The student on the dev prompts as it trained, update by update over both stages."""
     headings = ("update", "stage", "ROUGE-L to Debian", "nats a token of Debian's answers")
-    stages = ("supervised KD", "on-policy KD")
+    stages = ("supervised KD", "GKD")
     rows = [
         (
             str(row["step"]),
@@ -74,11 +74,7 @@ def rendered() -> str:
     manifest = json.loads((RECORD / "manifest.json").read_text("utf-8"))
     lines = (RECORD / "metrics.jsonl").read_text("utf-8").splitlines()
     machine = manifest["environment"]["machine"]
-    minutes = sum(row["seconds"] for row in manifest["timings"]) / 60
-    told = (
-        f"All of it took {minutes:.0f} minutes on {machine['cpu_cores']} cores "
-        f"({machine['cpu_model']})."
-    )
+    told = f"Measured on {machine['cpu_cores']} cores ({machine['cpu_model']}), one seed."
     content = "\n\n".join(
         (result_table(results["systems"]), dev_table([json.loads(line) for line in lines]), told)
     )

@@ -26,7 +26,7 @@ from seqdistill.records import atomic
 
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 REQUEST = "Say in one short phrase what this software is:\n\n{document}"
-SPLITS = {"train": 800, "dev": 100, "test": 200}
+SPLITS = {"train": 800, "dev": 100, "test": 100}
 MAX_WORDS = 60
 """Longer documents are left out: their prompts would cost more than they teach."""
 
