@@ -24,7 +24,7 @@ from experiments.gkd.page_rows import (
     students_of,
 )
 from experiments.gkd.page_tables import self_bleu
-from experiments.harness.estimates import Quantity, average, difference
+from experiments.harness.estimates import Quantity, difference
 from experiments.harness.reading import Runs
 from experiments.harness.statistics import Estimate, negated
 from experiments.harness.text import change, share_name
@@ -107,12 +107,17 @@ class _Setting:
 
     @property
     def best(self) -> Divergence | None:
-        scores = {
-            divergence: self.students.shown.measure.sign * found
+        # By gains, so that divergences that more seeds were run with than others compare.
+        gains = {
+            divergence: found.value
             for divergence in self.students.divergences
-            if (found := average(self.students.point(divergence, 1.0), self.key)) is not None
+            if (found := self._gain(divergence)) is not None
         }
-        return max(scores, key=lambda divergence: scores[divergence], default=None)
+        return max(gains, key=lambda divergence: gains[divergence], default=None)
+
+    def _gain(self, divergence: Divergence) -> Estimate | None:
+        runs, start = self.students.point(divergence, 1.0), self.students.initial
+        return self.students.better_by(runs, start, self.key)
 
     def better_by(self, first: Divergence, second: Divergence) -> Estimate | None:
         runs = [self.students.point(divergence, 1.0) for divergence in (first, second)]

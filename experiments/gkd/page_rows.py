@@ -18,7 +18,7 @@ from experiments.gkd.methods import (
     GridPoint,
     grid_name,
 )
-from experiments.harness.estimates import Quantity, average, estimate, gain
+from experiments.harness.estimates import Quantity, estimate, gain
 from experiments.harness.reading import (
     TEACHER,
     Measure,
@@ -230,14 +230,19 @@ class Students:
         return self.better_by(runs, self.initial)
 
     def best(self, methods: Iterable[str], *, on_dev: bool = False) -> str | None:
-        """The method with the best mean, the earlier on equal means; None where none has one."""
-        scores: dict[str, float] = {}
+        """The method that gains most, the earlier of equal ones; None where none was measured.
+
+        Gains are over the start of the same seed, so methods that more seeds have been run with
+        than others compare.
+        """
+        gains: dict[str, float] = {}
         measure = self.shown.dev if on_dev else self.shown.measure
         for method in methods:
-            found = average(self.student(method), measure.key if on_dev else self.key)
+            runs, key = self.student(method), measure.key if on_dev else self.key
+            found = gain(runs, self.initial, key, sign=measure.sign)
             if found is not None:
-                scores[method] = measure.sign * found
-        return max(scores, key=lambda method: scores[method], default=None)
+                gains[method] = found.value
+        return max(gains, key=lambda method: gains[method], default=None)
 
     @property
     def best_baseline(self) -> str | None:

@@ -32,13 +32,15 @@ _TOLD = (*(f"dev_{score}" for score in _SCORES), "value", "wall_s", "seconds")
 def pending(tasks: list[Task], rows: list[dict[str, Any]]) -> list[Cell]:
     """The cells that can be stated now and have no row of their settings, in order of running.
 
-    While any is left, students that others start from are trained again where they are gone.
+    Students that some of them start from are trained again where they are gone.
     """
     found = []
     for task in tasks:
-        if unmeasured(plan(task, rows), rows, digest):
-            there = [row for row in rows if not start_is_gone(row, task)]
-            found += unmeasured(plan(task, there), there, digest)
+        cells = unmeasured(plan(task, rows), rows, digest)
+        gone = {row["training"] for row in rows if start_is_gone(row, task)}
+        needed = gone & {cell.start for cell in cells}
+        there = [row for row in rows if row.get("training") not in needed]
+        found += unmeasured(plan(task, there), there, digest)
     return found
 
 

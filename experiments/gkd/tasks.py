@@ -276,7 +276,7 @@ SUMMARIES = Task(
     ),
     grid=KEY_GRID,
     seeds=(1, 2, 3),
-    further_seeds=(1,),
+    further_seeds=(2,),
     follow_up_seeds=(),
     data_shares=(),
     teacher_weights=(0.0, 0.25, 0.5, 0.75, 1.0),

@@ -42,23 +42,32 @@ def run_experiment(
     parser.add_argument("tasks", nargs="*", choices=[*tasks, []], metavar="TASK")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)), metavar="N")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell later")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="no other cells")
     parser.add_argument("--list", action="store_true", help="show what waits, and stop")
     options = parser.parse_args()
     names = options.tasks or list(tasks)
     chosen = [tasks[name] for name in names]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     until = time.monotonic() + 60 * options.minutes
+
+    def waiting(rows: Rows) -> list[C]:
+        return [
+            cell
+            for cell in pending(chosen, rows)
+            if options.seeds is None or cell.seed in options.seeds
+        ]
+
     if options.list:
         for task in chosen:
             needed_to_list(task)
-        waiting = pending(chosen, read_rows(store))
-        print("".join(f"{cell.task.name} {cell.name}\n" for cell in waiting), end="")
+        cells = waiting(read_rows(store))
+        print("".join(f"{cell.task.name} {cell.name}\n" for cell in cells), end="")
         return
     keep_freed_memory()
     for name in names:
         add_sizes(store, name, prepare(tasks[name]))
     failures = run_cells(
-        lambda rows: pending(chosen, rows),
+        waiting,
         measure,
         store,
         initializer=use_one_thread,

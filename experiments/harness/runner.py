@@ -41,6 +41,11 @@ class Cell(Protocol):
         ...
 
     @property
+    def seed(self) -> int:
+        """What its student is drawn and trained with."""
+        ...
+
+    @property
     def trained(self) -> tuple[str, ...]:
         """One name for each training that other cells of the task may need, too."""
         ...
