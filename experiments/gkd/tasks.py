@@ -198,7 +198,7 @@ EN_DE = Task(
     teacher=TRANSLATION.teacher,
     teacher_corpus=ROOT / "en-de" / "corpora" / "beam-5",
     num_train=79_050,
-    num_labelled=6_000,
+    num_labelled=8_000,
     settings={
         **TRANSLATION.settings,
         "data.dev": str(ROOT / "en-de" / "data" / "dev.jsonl"),
