@@ -21,9 +21,9 @@ from experiments.gkd.page_rows import (
     Students,
     divergence_name,
     method_name,
+    self_bleu,
     students_of,
 )
-from experiments.gkd.page_tables import self_bleu
 from experiments.harness.estimates import Quantity, difference
 from experiments.harness.reading import Runs
 from experiments.harness.statistics import Estimate, negated

@@ -15,8 +15,9 @@ from experiments.gkd.page_rows import (
     Students,
     divergence_name,
     method_name,
+    self_bleu,
 )
-from experiments.gkd.page_tables import TEMPERATURES, in_units, sampled_methods, self_bleu
+from experiments.gkd.page_tables import in_units, sampled_methods
 from experiments.harness.axes import plain_log_axis, quality_axis
 from experiments.harness.drawing import (
     INK,
@@ -83,12 +84,13 @@ def share_plot(students: Students) -> bytes | None:
 def diversity_plot(students: Students) -> bytes | None:
     """Quality of samples over how alike they are, at each temperature."""
     methods = [method for method in sampled_methods(students) if method != TEACHER]
-    if not methods:
+    shown = students.temperatures
+    if not methods or not shown:
         return None
     with styled(f"{students.shown.name} diversity"):
-        figure, both = panels(len(TEMPERATURES), width=10.0, height=4.4)
+        figure, both = panels(len(shown), width=5.0 * len(shown), height=4.4)
         labels: list[list[Label]] = []
-        for axes, temperature in zip(both, TEMPERATURES, strict=True):
+        for axes, temperature in zip(both, shown, strict=True):
             near = []
             for method in methods:
                 runs = students.student(method)
@@ -167,7 +169,7 @@ def reward_plot(students: Students) -> bytes | None:
                 if x is not None and y is not None:
                     near.append(Label(x, scale * y, f"α {weight:g}", INK))
             axes.plot([n.x for n in near], [n.y for n in near], color=MUTED, marker="o")
-            start = students.initial
+            start = students.start_of_rewarded
             x = average(start, "rouge_l_greedy")
             y = average(in_units(start, key, scale), key)
             if x is not None and y is not None:

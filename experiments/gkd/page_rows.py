@@ -18,7 +18,7 @@ from experiments.gkd.methods import (
     GridPoint,
     grid_name,
 )
-from experiments.harness.estimates import Quantity, estimate, gain
+from experiments.harness.estimates import Quantity, average, estimate, gain
 from experiments.harness.reading import (
     TEACHER,
     Measure,
@@ -32,6 +32,8 @@ from experiments.harness.reading import (
 from experiments.harness.statistics import Estimate
 
 INITIAL = "initial"
+TEMPERATURES = ("0.3", "1")
+"""At which outputs are sampled, as rows spell them."""
 ON_POLICY = "on_policy_kd"
 # Baselines, then the grid by lambda.
 METHODS = tuple(
@@ -130,6 +132,11 @@ def results_of(document: Mapping[str, Any]) -> Results:
     return Results(rows, facts.tasks, facts.versions)
 
 
+def self_bleu(temperature: str) -> str:
+    """The key of how alike the samples at a temperature are."""
+    return f"self_bleu_sample_t{temperature}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Students:
     """All systems of one task: what the tables, plots and claims ask for."""
@@ -155,8 +162,14 @@ class Students:
 
     @property
     def initial(self) -> Runs:
-        """The supervised students that all others start from."""
-        return self._where(["initial"])
+        """The supervised students that the trained ones start from; all where none is trained."""
+        return self.starts_of(self.trained)
+
+    def starts_of(self, runs: Runs) -> Runs:
+        """The supervised students of the seeds that the runs have; all without runs."""
+        seeds = {row.get("seed") for row in runs}
+        starts = self._where(["initial"])
+        return tuple(row for row in starts if not seeds or row.get("seed") in seeds)
 
     @property
     def trained(self) -> Runs:
@@ -185,6 +198,17 @@ class Students:
     def rewarded(self, teacher_weight: float) -> Runs:
         """The runs with a reward, at one alpha."""
         return self._where(self._beside_main("reward"), alpha=teacher_weight)
+
+    @property
+    def start_of_rewarded(self) -> Runs:
+        """The supervised students that those with a reward start from."""
+        return self.starts_of(self._where(self._beside_main("reward")))
+
+    @property
+    def temperatures(self) -> list[str]:
+        """Those of `TEMPERATURES` that samples were measured at."""
+        start = self.initial
+        return [t for t in TEMPERATURES if average(start, self_bleu(t)) is not None]
 
     def _beside_main(self, experiment: str) -> list[str]:
         """The experiment, where its students were trained as long as these."""

@@ -9,20 +9,19 @@ from experiments.gkd.methods import BASELINES, DIVERGENCES, SHARES, GridPoint, g
 from experiments.gkd.page_rows import (
     INITIAL,
     ON_POLICY,
+    TEMPERATURES,
     Results,
     Shown,
     Students,
     divergence_name,
     longer_students,
     method_name,
+    self_bleu,
 )
 from experiments.harness.estimates import average
 from experiments.harness.reading import TEACHER, Runs, distinct, grouped, number
 from experiments.harness.text import basis, change, rate_name, score, share_name, table
 from seqdistill.report.numbers import MISSING, duration, fixed, percent, times
-
-TEMPERATURES = ("0.3", "1")
-"""Of the samples, as their keys have it."""
 
 
 def main_table(students: Students) -> str:
@@ -113,24 +112,19 @@ def sampled_table(students: Students) -> str:
         runs = students.student(method)
         cells = [
             score(students.score(runs, key))
-            for temperature in TEMPERATURES
+            for temperature in students.temperatures
             for key in (students.shown.sampled(temperature), self_bleu(temperature))
         ]
         lines.append([method_name(method), *cells])
     headings = [
         heading
-        for temperature in TEMPERATURES
+        for temperature in students.temperatures
         for heading in (
             f"{students.shown.measure.name}, T {temperature}",
             f"self-BLEU, T {temperature}",
         )
     ]
     return table(["system", *headings], lines, text_columns=1)
-
-
-def self_bleu(temperature: str) -> str:
-    """The key of how alike the samples at a temperature are."""
-    return f"self_bleu_sample_t{temperature}"
 
 
 def sampled_methods(students: Students) -> list[str]:
@@ -213,7 +207,7 @@ REWARD_COLUMNS: tuple[tuple[str, str, int], ...] = (
 def reward_table(students: Students) -> str:
     """Rewarded students: a line for each alpha, the start before them."""
     lines = []
-    systems = [("initial student", students.initial)]
+    systems = [("initial student", students.start_of_rewarded)]
     systems += [(f"α {weight:g}", students.rewarded(weight)) for weight in students.teacher_weights]
     for name, runs in systems:
         cells = []
