@@ -113,6 +113,9 @@ def test_the_whole_experiment_is_measured_once_and_then_found(task: Task) -> Non
     shutil.rmtree(task.folder / "cells" / f"initial-seed1-{start['training']}")
     assert runner.pending([task], rows) == []
     assert {cell.experiment for cell in runner.pending([more], rows)} == {"initial"}
+    # A start that nothing waits for is not trained again.
+    further = dataclasses.replace(task, seeds=(1, 2))
+    assert [cell.seed for cell in runner.pending([further], rows)] == [2]
 
 
 def test_measuring_differently_trains_nothing_anew(task: Task) -> None:

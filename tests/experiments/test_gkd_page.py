@@ -19,6 +19,7 @@ from experiments.gkd.page_tables import (
     main_table,
     rates_table,
     reward_table,
+    sampled_table,
     summary_table,
     time_table,
 )
@@ -168,3 +169,36 @@ def test_every_method_has_a_name_of_its_own() -> None:
     names = [method_name(method) for method in METHODS]
     assert len(set(names)) == len(METHODS) == 18 and set(GAINS) <= set(METHODS)
     assert method_name("gkd-jsd_0.1-0.5") == "GKD JSD(0.1), λ 0.5"
+
+
+def test_starts_are_those_of_the_seeds_that_were_trained() -> None:
+    """A mean over other seeds' starts would not be where the students began."""
+    rows = main_rows("summaries", seeds=(1,))
+    (elsewhere,) = [r for r in main_rows("summaries", seeds=(2,)) if r["experiment"] == "initial"]
+    rows.append({**elsewhere, "rouge_2_greedy": 99.0})
+    rewarded = reward_rows(rouge_l=[24.0] * 5, agreement=[0.4] * 5)
+    rows += [r for r in rewarded if r["seed"] == 2]
+    found = students(rows, "summaries")
+    assert [r["seed"] for r in found.initial] == [1]
+    assert [r["seed"] for r in found.start_of_rewarded] == [2]
+    assert len(cells(main_table(found), "Initial student")) > 1
+    assert "99.0" not in main_table(found)
+
+
+def test_the_best_method_is_the_one_that_gains_most_whatever_its_seeds() -> None:
+    rows = main_rows("g2p", {"seq_kd": 2.0, "imitkd": 3.0})
+    for one in rows:
+        # The second seed starts far worse; only SeqKD was run without it.
+        if one["seed"] == 2:
+            one["sequence_error_rate_greedy"] += 30.0
+    some = [r for r in rows if not (r["method"] == "seq_kd" and r["seed"] == 2)]
+    assert students(some, "g2p").best(["seq_kd", "imitkd"]) == "imitkd"
+
+
+def test_temperatures_that_were_not_sampled_have_no_columns() -> None:
+    rows = [
+        {key: value for key, value in one.items() if "t0.3" not in key} for one in main_rows("g2p")
+    ]
+    assert "T 0.3" in sampled_table(students(main_rows("g2p"), "g2p"))
+    assert "T 0.3" not in sampled_table(students(rows, "g2p"))
+    assert "T 1" in sampled_table(students(rows, "g2p"))

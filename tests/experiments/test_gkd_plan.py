@@ -10,6 +10,7 @@ import pytest
 from experiments.gkd.cells import FOLLOW_UP_FACTOR, FOLLOWED, LENGTHENED, THRIFTY, Cell, plan
 from experiments.gkd.methods import (
     DIVERGENCES,
+    KEY_GRID,
     SHARES,
     GridPoint,
     grid_method,
@@ -194,6 +195,16 @@ def test_equal_time_counts_updates_by_the_seconds_of_the_first_seed_on_one_machi
         row | ({"machine": "another"} if row["method"] == "on_policy_kd" else {}) for row in rows
     ]
     assert not [cell for cell in plan(G2P, elsewhere) if cell.experiment == "wall_clock"]
+
+
+def test_what_claims_rest_on_comes_before_the_rest_of_the_grid() -> None:
+    rows, _ = rows_until_nothing_is_left(ARITHMETIC)
+    main = [cell for cell in plan(ARITHMETIC, rows) if cell.experiment == "main"]
+    key = set(methods_of(KEY_GRID))
+    first = len(methods_of(ARITHMETIC.grid))
+    assert {cell.seed for cell in main[:first]} == {ARITHMETIC.seeds[0]}
+    later = [cell.method.name in key for cell in main[first:]]
+    assert later == sorted(later, reverse=True) and any(later) and not all(later)
 
 
 def test_a_new_start_sends_everything_after_it_back() -> None:
