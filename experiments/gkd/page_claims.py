@@ -111,13 +111,10 @@ class _Setting:
         gains = {
             divergence: found.value
             for divergence in self.students.divergences
-            if (found := self._gain(divergence)) is not None
+            if (found := self.students.gained(self.students.point(divergence, 1.0), self.key))
+            is not None
         }
         return max(gains, key=lambda divergence: gains[divergence], default=None)
-
-    def _gain(self, divergence: Divergence) -> Estimate | None:
-        runs, start = self.students.point(divergence, 1.0), self.students.initial
-        return self.students.better_by(runs, start, self.key)
 
     def better_by(self, first: Divergence, second: Divergence) -> Estimate | None:
         runs = [self.students.point(divergence, 1.0) for divergence in (first, second)]

@@ -249,9 +249,9 @@ class Students:
         """By how much one system is better than another; positive is better."""
         return gain(runs, base, key or self.key, sign=self.shown.measure.sign)
 
-    def gained(self, runs: Runs) -> Estimate | None:
+    def gained(self, runs: Runs, key: str | None = None) -> Estimate | None:
         """By how much a student is better than the one that it started from."""
-        return self.better_by(runs, self.initial)
+        return self.better_by(runs, self.initial, key)
 
     def best(self, methods: Iterable[str], *, on_dev: bool = False) -> str | None:
         """The method that gains most, the earlier of equal ones; None where none was measured.

@@ -120,7 +120,9 @@ def equal_time(found: Sequence[Students], pictures: Pictures) -> str:
     intro = (
         "'Longer' has as many updates as the seconds of on-policy KD buy, by the first seed's "
         "seconds on the same machine, in training itself: dev scores, and the teacher's outputs "
-        "for SeqKD, are not counted."
+        "for SeqKD, are not counted. Seconds are of machines that did other work, too: where that "
+        "slowed on-policy KD more, the others got more updates than its time would have bought on "
+        "a quiet machine. The rows' `typical_seconds_per_update` at each rate show how much."
     )
     return _of_each_task(intro, found, time_table, pictures, None)
 
