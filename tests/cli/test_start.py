@@ -40,13 +40,17 @@ except SystemExit as end:
     ids=" ".join,
 )
 def test_light_commands_load_no_heavy_library_and_answer_at_once(words: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *words], capture_output=True, text=True, check=True
-    )
-    code, heavy, cpu_seconds = json.loads(done.stdout.splitlines()[-1])
-    assert code == (2 if words[-1].startswith("no-such") else 0)
-    assert heavy == []
-    assert cpu_seconds < 1.0, "a command that computes nothing took a second of CPU"
+    seconds: list[float] = []
+    # Whatever else the machine does only adds to them: the least of three tries counts.
+    while len(seconds) < 3 and min(seconds, default=1.0) >= 1.0:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, *words], capture_output=True, text=True, check=True
+        )
+        code, heavy, cpu_seconds = json.loads(done.stdout.splitlines()[-1])
+        assert code == (2 if words[-1].startswith("no-such") else 0)
+        assert heavy == []
+        seconds.append(cpu_seconds)
+    assert min(seconds) < 1.0, "a command that computes nothing took a second of CPU"
 
 
 @pytest.mark.parametrize("words", [(), ("-h",), ("--help",)])

@@ -6,6 +6,8 @@ of its key. Whether the values go together is asked in `checks`.
 
 from __future__ import annotations
 
+import copy
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -80,7 +82,7 @@ def _inherited(name_or_path: str, preset: object, problems: list[str]) -> Settin
             problems.append(_preset_complaint(base, documents[-1], seen))
             break
         seen.append(base)
-        documents.append(parse_document(show_preset(base), f"preset {base}", problems))
+        documents.append(_preset_document(base))
     settings = Settings()
     for layer in reversed(documents):
         _lay_over(settings, layer, problems)
@@ -96,9 +98,24 @@ def _preset_complaint(found: object, document: Settings, seen: Sequence[str]) ->
     return f"{where}preset must be one of {', '.join(preset_names())}, got {found!r}.{hint}"
 
 
+def _preset_document(name: str) -> Settings:
+    """The settings of a preset by itself, a copy of one's own."""
+    return copy.deepcopy(_parsed_preset(name))
+
+
+@functools.cache
+def _parsed_preset(name: str) -> Settings:
+    """Read once: a check of one recipe asks for most presets, many times each."""
+    problems: list[str] = []
+    settings = parse_document(show_preset(name), f"preset {name}", problems)
+    if problems:
+        raise recipe_error(problems)
+    return settings
+
+
 def _document(name_or_path: str, problems: list[str]) -> Settings:
     if name_or_path in preset_names():
-        return parse_document(show_preset(name_or_path), f"preset {name_or_path}", problems)
+        return _preset_document(name_or_path)
     path = pathlib.Path(name_or_path)
     try:
         return parse_document(path.read_text(encoding="utf-8"), name_or_path, problems)

@@ -84,8 +84,8 @@ def comparable_presets() -> tuple[str, ...]:
     return tuple(
         name
         for name in stage_presets()
-        if read_recipe(name).sequences.written_by != "interpolation"
-        and read_recipe(name).pruning.share is None
+        if (preset := read_recipe(name)).sequences.written_by != "interpolation"
+        and preset.pruning.share is None
     )
 
 
