@@ -72,3 +72,24 @@ def test_rates_are_words_over_the_median_of_interleaved_rounds(
     assert (rates["teacher"].slowest, rates["teacher"].fastest) == pytest.approx((6 / 50, 6 / 2))
     assert (rates["student"].slowest, rates["student"].fastest) == pytest.approx((4 / 20, 4 / 0.25))
     assert log == ["teacher", "student"] * 4
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "sentences"),
+    # 8 sentences took both systems this long together; 60 seconds buy the rest.
+    [(0.0, 40), (2 * 6.0, 40), (2 * 10.0, 24), (2 * 15.0, 16), (2 * 500.0, 16)],
+)
+def test_systems_that_are_slow_decode_fewer_of_the_sentences(
+    monkeypatch: pytest.MonkeyPatch, warm_up: float, sentences: int
+) -> None:
+    monkeypatch.setattr(speed, "time", CLOCK)
+    decoders = {
+        name: Decoder(
+            Watched(name, "one two", [], iter([warm_up / 2, 1.0, 1.0])), SOURCES * 20, TOKENIZER
+        )
+        for name in ("teacher", "student")
+    }
+    rates = words_per_second(decoders, Decoding(beam_size=1), rounds=2, round_seconds=60.0)
+    for rate in rates.values():
+        assert rate.num_sentences == sentences
+        assert rate.median == pytest.approx(2 * sentences)

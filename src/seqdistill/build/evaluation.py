@@ -33,7 +33,7 @@ from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
 
-# Enough for a stable median; every system decodes the same sentences in each round.
+# Enough for a stable median; slow systems decode fewer.
 _SPEED_SENTENCES = 128
 
 
@@ -166,6 +166,7 @@ def measure_speed(
                     f"words_per_second_{key}": rate.median,
                     f"words_per_second_{key}_low": rate.slowest,
                     f"words_per_second_{key}_high": rate.fastest,
+                    f"words_per_second_{key}_sentences": rate.num_sentences,
                 }
             )
 

@@ -1,19 +1,26 @@
 """Words per second of several systems, measured in turn so that a busy machine slows all alike.
 
 Every system decodes the same sentences with the same engine; rounds alternate between systems and
-the median round counts. Times decoding alone: no loading, no tokenization.
+the median round counts. Times decoding alone: no loading, no tokenization. Systems so slow that
+a round would take minutes decode fewer sentences, all the same ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
+
+_WARM_UP = 8
+"""Sentences that every system decodes first, untimed but for how many more it can be asked."""
+_FEWEST = 16
+"""Sentences of a round, however slow the systems are; all, where there are fewer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +39,35 @@ class Rate:
     median: float
     slowest: float
     fastest: float
+    num_sentences: int
+    """How many sentences each round decoded."""
 
 
 def words_per_second(
-    decoders: Mapping[str, Decoder], decoding: Decoding, *, rounds: int = 3
+    decoders: Mapping[str, Decoder],
+    decoding: Decoding,
+    *,
+    rounds: int = 3,
+    round_seconds: float = 60.0,
 ) -> dict[str, Rate]:
-    """The rate of every system over interleaved rounds."""
+    """The rate of every system over interleaved rounds.
+
+    A round decodes all sources, or so many of the first that, at the pace of the warm-up, all
+    systems together are done with them in about `round_seconds`; never fewer than 16.
+    """
+    warm_up_seconds = 0.0
     for decoder in decoders.values():
-        decoder.generator.generate(decoder.sources[:8], decoding)  # warm-up
+        started = time.perf_counter()
+        decoder.generator.generate(decoder.sources[:_WARM_UP], decoding)
+        warm_up_seconds += time.perf_counter() - started
+    most = _FEWEST
+    if warm_up_seconds * most < round_seconds * _WARM_UP:
+        most = int(round_seconds * _WARM_UP / warm_up_seconds) if warm_up_seconds else sys.maxsize
     rates: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(rounds):
         for name, decoder in decoders.items():
             started = time.perf_counter()
-            found = decoder.generator.generate(decoder.sources, decoding)
+            found = decoder.generator.generate(decoder.sources[:most], decoding)
             seconds = time.perf_counter() - started
             texts = decoder.tokenizer.batch_decode(
                 [hypotheses[0].token_ids for hypotheses in found if hypotheses],
@@ -52,6 +75,8 @@ def words_per_second(
             )
             rates[name].append(sum(len(text.split()) for text in texts) / seconds)
     return {
-        name: Rate(statistics.median(values), min(values), max(values))
+        name: Rate(
+            statistics.median(values), min(values), max(values), len(decoders[name].sources[:most])
+        )
         for name, values in rates.items()
     }
