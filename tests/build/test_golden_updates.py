@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 from seqdistill.build import training
 from seqdistill.build.preparing import Prepared
 from seqdistill.build.sequences import build_source
-from seqdistill.core.batch import SequenceBatch, Writer
+from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.writers import Writer
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.recipe.stages import stage_presets
 from seqdistill.sources.source import SequenceSource

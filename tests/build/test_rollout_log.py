@@ -12,7 +12,7 @@ from tests.build.test_written_while_training import place_for, recipe_in, traine
 
 from seqdistill.build.preparing import Prepared, prepare
 from seqdistill.build.rollout_log import RolloutLog
-from seqdistill.core.batch import Writer
+from seqdistill.core.writers import Writer
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.writers import Written
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.objectives.worlds import mean, naive, world
 
-from seqdistill.core.batch import Writer
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.core.writers import Writer
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.reduction import Reduction, reduce
 from seqdistill.objectives.registry import DIVERGENCES

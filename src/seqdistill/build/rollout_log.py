@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 from seqdistill.build.preparing import Prepared
 from seqdistill.build.rewards import prompt_text
+from seqdistill.core.writers import BY_STUDENT
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.writers import Written
 
 _NUM_KEPT = 4
 """Sequences of each batch that is looked at."""
-
-_BY_STUDENT = ("student", "teacher_mixed")
 
 
 class RolloutLog:
@@ -34,7 +33,7 @@ class RolloutLog:
         if self._next_update is None:
             # Not earlier: a run that is resumed first forgets what it will write again.
             self._next_update = max((self._after(step) for step in self._kept_steps()), default=1)
-        kept = _of_many_prompts([one for one in written if one.written_by in _BY_STUDENT])
+        kept = _of_many_prompts([one for one in written if one.written_by in BY_STUDENT])
         if update < self._next_update or not kept:
             return
         self._next_update = self._after(update)

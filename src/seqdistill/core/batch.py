@@ -8,17 +8,13 @@ padding is known by mask alone, never by a token id.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seqdistill.core.head import Head
-
-Writer = Literal["reference", "teacher", "student", "teacher_mixed"]
-"""Who wrote a sequence. `teacher_mixed`: sampled token by token from a mixture of teacher and
-student (MiniLLM)."""
+from seqdistill.core.writers import Writer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from seqdistill.core.batch import SequenceBatch, StudentStates, Writer
+from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.scores import NoScores, TeacherScores
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.core.writers import Writer
 from seqdistill.objectives.chunk_walk import Part
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.interpolation import InterpolationShare

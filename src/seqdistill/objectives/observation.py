@@ -13,6 +13,7 @@ from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.head import Head
 from seqdistill.core.scores import DenseScores, TeacherScores
+from seqdistill.core.writers import BY_STUDENT
 from seqdistill.objectives.policy_gradient import target_log_probs
 from seqdistill.objectives.term import Term
 
@@ -62,7 +63,7 @@ class Observation:
         mask, writers = self.batch.target_mask, self.batch.written_by
         if writers is None:
             return mask
-        rows = [writer in ("student", "teacher_mixed") for writer in writers]
+        rows = [writer in BY_STUDENT for writer in writers]
         return mask & torch.tensor(rows, device=mask.device).unsqueeze(1)
 
     @property

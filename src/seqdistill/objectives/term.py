@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from seqdistill.core.batch import Writer
 from seqdistill.core.errors import RecipeError, did_you_mean
 from seqdistill.core.schedules import Schedule
+from seqdistill.core.writers import Writer
 from seqdistill.objectives.divergences import Scale
 from seqdistill.objectives.policy_gradient import POLICY_GRADIENTS, Estimator
 from seqdistill.objectives.registry import DIVERGENCES

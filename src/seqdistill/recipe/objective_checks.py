@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 
 from seqdistill.core.errors import did_you_mean
+from seqdistill.core.writers import BY_STUDENT
 from seqdistill.recipe.findings import Findings, changed, number_findings, shown
 from seqdistill.recipe.objective_schema import NAMED_REWARDS, Term
 from seqdistill.recipe.schema import Recipe
 
 SKEWED = ("skew_forward_kl", "skew_reverse_kl")
 POLICY_GRADIENTS = ("sequence_reverse_kl", "reward")
-OF_THE_STUDENT = ("student", "teacher_mixed")
 _BELONGS_TO: dict[str, tuple[str, ...]] = {
     "beta": ("jensen_shannon",),
     "scale": ("jensen_shannon",),
@@ -123,7 +123,7 @@ def _writers(key: str, term: Term, recipe: Recipe) -> Findings:
             f"must be left out where {possible[0]} is the only writer, as nobody tells sequences "
             f"apart then, got {shown(term.written_by)}; remove it",
         )
-    by_student = [name for name in chosen if name in OF_THE_STUDENT]
+    by_student = [name for name in chosen if name in BY_STUDENT]
     if term.divergence == "negative_log_likelihood" and by_student:
         remedy = (
             f"add written_by: [{sequences.mixture.others}] to the term"
@@ -142,7 +142,7 @@ def _writers(key: str, term: Term, recipe: Recipe) -> Findings:
 def _importance(key: str, term: Term, recipe: Recipe) -> Findings:
     """Importance weights are of tokens whose chance of being drawn is known."""
     sequences, rollouts = recipe.sequences, recipe.sequences.rollouts
-    drawn = [name for name in sequences.writers if name in OF_THE_STUDENT]
+    drawn = [name for name in sequences.writers if name in BY_STUDENT]
     others = [name for name in _chosen(term, recipe) if name not in drawn]
     if others:
         remedy = f"add written_by: [{drawn[0]}] to the term" if drawn else "remove it"
@@ -170,7 +170,7 @@ def _policy_gradient(key: str, term: Term, recipe: Recipe) -> Findings:
     """
     sequences, rollouts, name = recipe.sequences, recipe.sequences.rollouts, term.divergence
     chosen = _chosen(term, recipe)
-    if not any(writer in OF_THE_STUDENT for writer in chosen):
+    if not any(writer in BY_STUDENT for writer in chosen):
         yield (
             f"{key}.divergence",
             f"must be another than {name} where the student writes nothing that it counts, got "
@@ -208,7 +208,7 @@ def _policy_gradient(key: str, term: Term, recipe: Recipe) -> Findings:
 
 def _sequence_reverse_kl(key: str, term: Term, recipe: Recipe) -> Findings:
     objective, rollouts, chosen = recipe.objective, recipe.sequences.rollouts, _chosen(term, recipe)
-    drawn = [name for name in recipe.sequences.writers if name in OF_THE_STUDENT]
+    drawn = [name for name in recipe.sequences.writers if name in BY_STUDENT]
     if set(chosen) - set(drawn):
         yield (
             f"{key}.written_by",

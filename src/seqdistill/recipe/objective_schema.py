@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from seqdistill.core.writers import Writer
 from seqdistill.recipe.sections import Number, PositiveFloat, Section, Share
 
 Divergence = Literal[
@@ -61,9 +62,7 @@ class Term(Section):
     clip: PositiveFloat | None = None
     """sequence_reverse_kl only: importance weights are clipped to 1 - clip ... 1 + clip, as in PPO;
     not when not given."""
-    written_by: tuple[Literal["reference", "teacher", "student", "teacher_mixed"], ...] | None = (
-        None
-    )
+    written_by: tuple[Writer, ...] | None = None
     """Only sequences of these writers count; the sum is divided by all. All when not given."""
 
 

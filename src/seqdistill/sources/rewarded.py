@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.core.writers import BY_STUDENT
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.writers import SequenceWriter, Written, fact
 
@@ -24,7 +25,6 @@ Reward = Callable[[Sequence[Written]], Sequence[float]]
 # Of the average before, in the moving average of each update's mean reward: it remembers about ten
 # updates, and half of it is gone after seven.
 _MOMENTUM = 0.9
-_REWARDED = ("student", "teacher_mixed")
 
 
 class RewardedWriter:
@@ -73,14 +73,14 @@ class RewardedWriter:
         does not give one reward a sequence.
         """
         written = self._writer.write(prompts)
-        acted = [one for one in written if one.written_by in _REWARDED]
+        acted = [one for one in written if one.written_by in BY_STUDENT]
         rewards = self._rewards_of(acted)
         advantages = [r - b for r, b in zip(rewards, self._baselines(acted, rewards), strict=True)]
         self._count(acted, rewards, advantages)
         pairs = iter(zip(rewards, advantages, strict=True))
         return [
             _with_reward(one, *next(pairs))
-            if one.written_by in _REWARDED
+            if one.written_by in BY_STUDENT
             else dataclasses.replace(one, advantage=0.0)
             for one in written
         ]

@@ -10,10 +10,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seqdistill.core.batch import Writer
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.core.writers import Writer
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.sampling import Sample, Sampler
 from seqdistill.sources.writers import Written, fact

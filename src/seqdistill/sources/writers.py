@@ -13,9 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from seqdistill.core.batch import Writer
 from seqdistill.core.errors import DataError
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.core.writers import Writer
 from seqdistill.data.encoding import EncodedExample
 
 
