@@ -6,11 +6,17 @@ import json
 
 import pytest
 
-from docs import readme
+from docs import publish_smollm2, readme
 
 
 def test_generated_parts_of_the_readme_are_up_to_date() -> None:
     assert readme.README.read_text("utf-8") == readme.rendered(), "run python -m docs.readme"
+
+
+def test_the_result_of_the_llm_example_is_the_one_on_record() -> None:
+    told = publish_smollm2.README.read_text("utf-8")
+    assert told == publish_smollm2.rendered(), "run python -m docs.publish_smollm2 RUN"
+    assert "| teacher | 135 M |" in told and "| smollm2-half | 81 M |" in told
 
 
 def test_demo_rows_have_the_promised_keys_and_plausible_values() -> None:
