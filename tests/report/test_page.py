@@ -297,6 +297,21 @@ def test_results_with_nothing_but_names_have_a_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_student_that_stands_alone_beside_its_teacher_is_not_said_to_have_gained(
+    comparison: Path,
+) -> None:
+    assert "Gained by distillation +2.6 BLEU" in Page(build_report(comparison)).text
+    results = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
+    results["systems"] = [results["systems"][0], results["systems"][3]]
+    results["paired_tests"] = [{**TESTS[0], "versus": "teacher", "delta": -2.4}]
+    results["baseline"] = "teacher"
+    (comparison / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    text = Page(build_report(comparison)).text
+    assert "Against teacher −2.4 BLEU worse than teacher (p = 0.010)" in text
+    assert "Gained" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_an_undistilled_student_that_is_best_is_called_best(comparison: Path) -> None:
     results = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
     results["systems"][1]["bleu_beam"] = 33.0

@@ -61,7 +61,9 @@ def figures(
     if test is not None:
         found.append(
             Figure(
-                "Gained by distillation" if test.versus == baseline else f"Against {test.versus}",
+                "Gained by distillation"
+                if test.versus == baseline == "baseline"
+                else f"Against {test.versus}",
                 f"{numbers.signed(test.delta)} {student.metric.title}"
                 if student.metric.higher_is_better
                 else numbers.signed(test.delta),
