@@ -48,8 +48,8 @@ def make_data(task: Task) -> None:
     _write_labelled(task)
 
 
-def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
-    """How many examples each split has. Makes what is missing of data and corpus.
+def prepare(task: Task, *, labelled: bool = True, progress: Progress) -> dict[Split, int]:
+    """How many examples each split has. Makes what is missing of data and, if `labelled`, corpus.
 
     Raises UserError for a teacher that is not there, and for another number of training examples
     than the task says.
@@ -63,7 +63,7 @@ def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
         "output_dir": str(task.folder / "prepared"),
     }
     recipe = recipe_of({**settings, **corpus}, preset="seq_kd")
-    if not (task.teacher_corpus / "manifest.json").is_file():
+    if labelled and not (task.teacher_corpus / "manifest.json").is_file():
         _LOG.info("%s: the teacher writes", task.name)
         inputs = {"data.train": task.labelled_inputs}
         label_data(recipe_of({**settings, **corpus, **inputs}, preset="seq_kd"), progress=progress)

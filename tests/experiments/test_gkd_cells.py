@@ -107,6 +107,11 @@ def test_the_whole_experiment_is_measured_once_and_then_found(task: Task) -> Non
             assert others == {f"{e}/seq_kd/seed1" for e in {"main", row["experiment"]}}
 
     assert runner.pending([task], rows) == []
+    assert runner.corpus_is_read(task, []) and not runner.corpus_is_read(task, rows)
+    missing = [row for row in rows if row["method"] != "imitkd"]
+    assert not runner.corpus_is_read(task, missing)
+    missing = [row for row in rows if row["method"] != "seq_kd"]
+    assert runner.corpus_is_read(task, missing)
     more = dataclasses.replace(task, budget=dataclasses.replace(task.budget, updates=3))
     again = {cell.experiment for cell in runner.pending([more], rows)}
     assert again and "initial" not in again and "teacher" not in again
@@ -147,6 +152,13 @@ def test_a_new_teacher_changes_who_learns_from_it_alone(task: Task) -> None:
 def test_the_number_of_training_examples_is_checked(task: Task) -> None:
     with pytest.raises(UserError, match=r"num_train"):
         prepare(dataclasses.replace(task, num_train=7), progress=NoProgress())
+
+
+def test_the_teacher_writes_nothing_that_nobody_reads(task: Task) -> None:
+    sizes = prepare(task, labelled=False, progress=NoProgress())
+    assert sizes["train"] == task.num_train and not task.teacher_corpus.exists()
+    assert prepare(task, progress=NoProgress()) == sizes
+    assert (task.teacher_corpus / "manifest.json").is_file()
 
 
 def test_seq_kd_reads_the_inputs_that_the_teacher_wrote_outputs_for(task: Task) -> None:
