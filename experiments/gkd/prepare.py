@@ -88,7 +88,10 @@ def write_dev(task: Task) -> None:
 def _write_labelled(task: Task) -> None:
     """Writes the training inputs that the teacher writes outputs for, where they are a part."""
     path = Path(task.labelled_inputs)
-    if task.num_labelled is not None and not path.is_file():
+    if task.num_labelled is None:
+        return
+    there = path.read_text("utf-8").count("\n") if path.is_file() else 0
+    if there != task.num_labelled:
         _write_subset(task, "train", task.num_labelled, path)
 
 

@@ -14,7 +14,7 @@ from experiments.gkd.cells import INITIAL, Cell, plan
 from experiments.gkd.compared import compared_rows
 from experiments.gkd.measure import digest, rows_of, run_directory, training_digest
 from experiments.gkd.methods import GridPoint, grid_method, methods_of
-from experiments.gkd.prepare import prepare
+from experiments.gkd.prepare import make_data, prepare
 from experiments.gkd.tasks import G2P, Budget, Task
 from experiments.harness.shapes import Size
 from tests.experiments.tiny import save_tiny_teacher, tiny_settings, write_tiny_data
@@ -173,6 +173,9 @@ def test_seq_kd_reads_the_inputs_that_the_teacher_wrote_outputs_for(task: Task) 
         for method in ("seq_kd", "supervised_kd")
     }
     assert read == {"seq_kd": some.labelled_inputs, "supervised_kd": task.settings["data.train"]}
+    make_data(dataclasses.replace(task, num_labelled=7))
+    more = [example.id for example in read_examples(some.labelled_inputs, split="train")]
+    assert len(more) == 7 and {*labelled} < {*more}
 
 
 def test_a_start_that_is_made_of_the_teacher_is_another_with_another_teacher(task: Task) -> None:
