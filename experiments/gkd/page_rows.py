@@ -167,9 +167,7 @@ class Students:
 
     def starts_of(self, runs: Runs) -> Runs:
         """The supervised students of the seeds that the runs have; all without runs."""
-        seeds = {row.get("seed") for row in runs}
-        starts = self._where(["initial"])
-        return tuple(row for row in starts if not seeds or row.get("seed") in seeds)
+        return of_the_same_seeds(self._where(["initial"]), runs)
 
     @property
     def trained(self) -> Runs:
@@ -187,9 +185,10 @@ class Students:
         return self.student(grid_name(GridPoint(divergence, share)))
 
     def trained_on(self, method: str, data_share: float) -> Runs:
-        """The runs of a method on a part of the inputs, or on all of them."""
-        parts = [self.experiment, *self._beside_main("data")]
-        return self._where(parts, method=method, data_share=data_share)
+        """The runs of a method on a part of the inputs, or on all of them: of the same seeds."""
+        parts = self._beside_main("data")
+        runs = self._where([self.experiment, *parts], method=method, data_share=data_share)
+        return of_the_same_seeds(runs, self._where(parts))
 
     def in_equal_time(self, method: str) -> Runs:
         """The runs of a method that took as long as on-policy KD."""
@@ -282,6 +281,12 @@ class Students:
     def score(self, runs: Runs, key: str | None = None) -> Estimate | None:
         """The mean with its interval."""
         return estimate(Quantity(runs, key or self.key))
+
+
+def of_the_same_seeds(runs: Runs, others: Runs) -> Runs:
+    """The runs of seeds that others have, too, so that both can stand in a table; all without."""
+    seeds = {row.get("seed") for row in others}
+    return tuple(row for row in runs if not seeds or row.get("seed") in seeds)
 
 
 def students_of(results: Results) -> list[Students]:

@@ -16,6 +16,7 @@ from experiments.gkd.page_rows import (
     divergence_name,
     longer_students,
     method_name,
+    of_the_same_seeds,
     self_bleu,
 )
 from experiments.harness.estimates import average
@@ -148,14 +149,15 @@ def data_table(students: Students) -> str:
 
 
 def time_table(students: Students) -> str:
-    """On-policy KD beside methods with as many updates, and with as much time."""
-    timed = students.student(TIMED)
+    """On-policy KD beside methods with as many updates, and with as much time; of equal seeds."""
+    longer = tuple(row for method in LENGTHENED for row in students.in_equal_time(method))
+    timed = of_the_same_seeds(students.student(TIMED), longer)
     lines = []
     systems = [(method_name(TIMED), timed)]
     for method in LENGTHENED:
         name = method_name(method)
         systems += [
-            (name, students.student(method)),
+            (name, of_the_same_seeds(students.student(method), longer)),
             (f"{name}, longer", students.in_equal_time(method)),
         ]
     for name, runs in systems:
@@ -174,14 +176,14 @@ def time_table(students: Students) -> str:
 
 
 def length_table(students: Students) -> str:
-    """Scores and gains after the main table's updates, and after the follow-up's."""
+    """Scores and gains after the main table's updates and the follow-up's, of equal seeds."""
     longer = longer_students(students)
     lengths = [(found, _updates(found.trained)) for found in (students, longer)]
     lines = []
     for method in longer.methods:
         cells = []
         for found, _ in lengths:
-            runs = found.student(method)
+            runs = of_the_same_seeds(found.student(method), longer.trained)
             cells += [score(found.score(runs)), change(found.gained(runs))]
         lines.append([method_name(method), *cells])
     headings = [

@@ -143,6 +143,16 @@ def test_longer_training_stands_beside_the_main_tables() -> None:
     assert line[1].startswith("+8.0") and line[3].startswith("+5.0")
 
 
+def test_students_stand_only_beside_others_of_the_same_seeds() -> None:
+    later = follow_up_rows("g2p", {"imitkd": 4.5, "on_policy_kd": 5.0})
+    further = [row for row in data_rows("g2p") + longer_rows("g2p") + later if row["seed"] == 2]
+    rows = students(main_rows("g2p") + further, "g2p")
+    only = students(main_rows("g2p", seeds=[2]) + further, "g2p")
+    for made in (data_table, time_table, length_table):
+        assert made(rows) == made(only)
+    assert main_table(rows) != main_table(only)
+
+
 def test_rewarded_students_are_shown_by_alpha_after_their_start() -> None:
     rows = main_rows("summaries") + reward_rows(
         rouge_l=(40, 38, 36, 34, 32), agreement=(0.5, 0.6, 0.65, 0.7, 0.72)
