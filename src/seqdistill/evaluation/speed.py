@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -60,9 +59,7 @@ def words_per_second(
         started = time.perf_counter()
         decoder.generator.generate(decoder.sources[:_WARM_UP], decoding)
         warm_up_seconds += time.perf_counter() - started
-    most = _FEWEST
-    if warm_up_seconds * most < round_seconds * _WARM_UP:
-        most = int(round_seconds * _WARM_UP / warm_up_seconds) if warm_up_seconds else sys.maxsize
+    most = max(_FEWEST, int(_WARM_UP * round_seconds / max(warm_up_seconds, 1e-3)))
     rates: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(rounds):
         for name, decoder in decoders.items():

@@ -32,7 +32,8 @@ KEYS = tuple(all_keys())
 
 
 @functools.cache
-def _preset(name: str) -> Recipe:
+def preset_recipe(name: str) -> Recipe:
+    """The recipe of a preset, read once; not to be changed."""
     return read_recipe(name)
 
 
@@ -42,7 +43,7 @@ def stage_presets() -> tuple[str, ...]:
     return tuple(
         name
         for name in preset_names()
-        if not (_preset(name).compare or _preset(name).stages or name == "teacher")
+        if not (preset_recipe(name).compare or preset_recipe(name).stages or name == "teacher")
     )
 
 
@@ -134,7 +135,7 @@ def _forget_states(settings: Settings, stage: Stage) -> None:
 
 def _said_by(preset: str) -> dict[str, object]:
     """What a preset's file says, without the defaults of what it does not."""
-    said: dict[str, object] = _preset(preset).model_dump(
+    said: dict[str, object] = preset_recipe(preset).model_dump(
         mode="json", exclude_unset=True, exclude={"output_dir"}
     )
     return said

@@ -12,11 +12,10 @@ import pathlib
 from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.checks import Contradiction, contradictions
 from seqdistill.recipe.objective_schema import ObjectiveSection
-from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
 from seqdistill.recipe.stage_checks import chain_contradictions, states_findings
-from seqdistill.recipe.stages import stage_presets
+from seqdistill.recipe.stages import preset_recipe, stage_presets
 
 
 def output_folder(recipe: Recipe) -> pathlib.Path:
@@ -33,7 +32,7 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
     output_dir is the sub-folder of that name, and it compares nothing itself. States of the teacher
     are kept where the preset reads them.
     """
-    preset = read_recipe(preset_name)
+    preset = preset_recipe(preset_name)
     teacher: dict[str, object] = {"scores": preset.teacher.scores}
     if preset.teacher.scores == "none":
         teacher |= {"keep_states": "none", "states": None}
@@ -84,8 +83,8 @@ def comparable_presets() -> tuple[str, ...]:
     return tuple(
         name
         for name in stage_presets()
-        if (preset := read_recipe(name)).sequences.written_by != "interpolation"
-        and preset.pruning.share is None
+        if preset_recipe(name).sequences.written_by != "interpolation"
+        and preset_recipe(name).pruning.share is None
     )
 
 
