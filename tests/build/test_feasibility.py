@@ -17,6 +17,7 @@ from seqdistill.build.running import train
 from seqdistill.core.errors import DataError, ModelError, RecipeError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.readers import EXTENSIONS
+from seqdistill.generation.verification import TOLERANCES, Tolerance
 from seqdistill.metrics.similarity import SIMILARITIES
 from seqdistill.recipe.checks import FILE_SUFFIXES
 from seqdistill.recipe.loading import load_recipe
@@ -55,6 +56,16 @@ def test_outputs_beyond_the_positions_are_refused_before_training(folder: Path) 
     with pytest.raises(RecipeError, match=r"sequences.decoding.max_new_tokens .* got 128"):
         start("teacher.model=bart", "sequences.decoding.max_new_tokens=128", method="seq_kd")
     assert not (folder / "runs").exists()
+
+
+def test_an_engine_that_computes_another_model_is_refused_before_training(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOLERANCES, "float32", Tolerance(mean_nats=-1.0, max_nats=-1.0))
+    with pytest.raises(ModelError, match=r"off by up to .*\(evaluation.engine=transformers\)"):
+        start("data.dev=dev.tsv")
+    assert not (folder / "runs").exists()
+    start("data.dev=dev.tsv", "evaluation.engine=transformers")
 
 
 def test_an_engine_that_does_not_know_the_model_is_refused_before_training(folder: Path) -> None:

@@ -157,6 +157,17 @@ def test_a_student_that_was_never_pruned_is_not_warned_of(
     assert "exactly zero" not in caplog.text
 
 
+def test_of_adapters_only_the_zeros_that_they_fill_are_told(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(plain_in(place, "adapted", "student.lora.rank=2"))
+    assert "exactly zero" not in caplog.text
+    pruned = stage_directories(RunDirectory.open(place / "runs" / "first"))[1].student_path
+    trained(plain_in(place, "filled", f"student.model={pruned}", "student.lora.rank=2"))
+    told = [message for message in caplog.messages if "exactly zero" in message]
+    assert len(told) == 1 and "pruning.share=0 and leave student.lora out" in told[0]
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from seqdistill.compression.pruning import prune
 from seqdistill.compression.pruning_mask import PruningMask, prunable_weights
+from seqdistill.models.lora import LoraAdapter
 from seqdistill.recipe.schema import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -39,20 +40,22 @@ def pruning_facts(mask: PruningMask) -> dict[str, object]:
     return {"pruning": {**facts, "densities": mask.densities()}}
 
 
-def warn_of_zeros(model: PreTrainedModel, mask: PruningMask) -> None:
+def warn_of_zeros(model: PreTrainedModel, mask: PruningMask, lora: LoraAdapter | None) -> None:
     """Warns once when training is about to fill the zeros of a student that was pruned before.
 
-    Only matrices are looked at: biases that start from zero are many, and were never pruned.
+    Only matrices are looked at: biases that start from zero are many, and were never pruned. Nor
+    were adapters, which also start from zero, but they fill the matrices that they are merged into.
     """
     if mask.num_weights > 0:
         return
-    weights = prunable_weights(model).values()
+    weights = (prunable_weights(model) if lora is None else lora.joined_weights()).values()
     num_weights = sum(weight.numel() for weight in weights)
     num_zeros = num_weights - sum(int(weight.count_nonzero()) for weight in weights)
     if num_zeros > _PRUNED_SHARE * num_weights:
         _LOG.warning(
             "%d of the student's %d weights in matrices are exactly zero, as after pruning, and "
-            "training will fill them; set pruning.share=0 to keep them zero",
+            "training will fill them; set pruning.share=0%s to keep them zero",
             num_zeros,
             num_weights,
+            "" if lora is None else " and leave student.lora out",
         )

@@ -26,10 +26,10 @@ from seqdistill.build.scoring import build_scoring
 from seqdistill.build.sequences import build_source, training_sequences
 from seqdistill.build.timings import add_timings, timed, timing
 from seqdistill.build.trackers import MetricsFanOut
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.evaluation.dev import DevScorer
+from seqdistill.evaluation.dev import DevScorer, GeneratorFactory
 from seqdistill.evaluation.likelihood import mean_reference_nats
 from seqdistill.models.placement import Precision, device_of, use_fast_attention
 from seqdistill.models.saving import save_pair
@@ -88,7 +88,9 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     prepared = prepare(recipe)
     if started:
         prepared = _as_begun(prepared, run)
-    warn_of_zeros(prepared.student.model, prepared.mask)
+    warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
+    if not started and accelerator.is_main_process:
+        _try_dev_engine(prepared)
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
     with accelerator.main_process_first():
@@ -159,13 +161,9 @@ def _apply_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.training.threads)
 
 
-def _dev_scorer(prepared: Prepared) -> DevScoring | None:
-    if not prepared.dev:
-        return None
+def _dev_generator(prepared: Prepared) -> GeneratorFactory:
+    """What decodes dev with the student's present weights, adapters included."""
     evaluation, lora = prepared.recipe.evaluation, prepared.lora
-    collator = collator_for(prepared.student)
-    longest = prepared.recipe.data.max_target_tokens
-    fitting = [example for example in prepared.dev if len(example.target_ids) <= longest]
     make = generator_factory(
         prepared.student,
         engine=evaluation.engine,
@@ -173,11 +171,31 @@ def _dev_scorer(prepared: Prepared) -> DevScoring | None:
         threads=prepared.recipe.training.threads,
         verify_on=prepared.dev,
     )
+    return make if lora is None else lambda _model: make(lora.merged_copy())
+
+
+def _try_dev_engine(prepared: Prepared) -> None:
+    """Raises ModelError now, before any training, where the engine would not decode the student."""
+    if not prepared.dev:
+        return
+    try:
+        _dev_generator(prepared)(prepared.student.model)
+    except ModelError as error:
+        raise ModelError(f"{error} (evaluation.engine=transformers)") from error
+
+
+def _dev_scorer(prepared: Prepared) -> DevScoring | None:
+    if not prepared.dev:
+        return None
+    evaluation = prepared.recipe.evaluation
+    collator = collator_for(prepared.student)
+    longest = prepared.recipe.data.max_target_tokens
+    fitting = [example for example in prepared.dev if len(example.target_ids) <= longest]
     return DevScorer(
         examples=prepared.dev,
         references=prepared.dev_references,
         tokenizer=prepared.student.tokenizer,
-        generator=make if lora is None else lambda _model: make(lora.merged_copy()),
+        generator=_dev_generator(prepared),
         metrics=tuple(dict.fromkeys((*evaluation.metrics, prepared.recipe.training.eval_metric))),
         loss_nats=lambda: mean_reference_nats(prepared.adapted, fitting, collator),
         max_new_tokens=evaluation.max_new_tokens,

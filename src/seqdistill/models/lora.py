@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from seqdistill.core.errors import ModelError, UserError
@@ -70,6 +71,14 @@ class LoraAdapter:
                 ) from error
         trained, all_weights = self._wrapped.get_nb_trainable_parameters()
         _LOG.info("LoRA: %d of %d weights are trained", trained, all_weights)
+
+    def joined_weights(self) -> dict[str, nn.Parameter]:
+        """The frozen matrices W that adapters are added to, by name."""
+        return {
+            name: parameter
+            for name, parameter in self._wrapped.named_parameters()
+            if name.endswith(".base_layer.weight")
+        }
 
     def merged_copy(self) -> PreTrainedModel:
         """A plain model with the adapters' present weights merged in; the live one is untouched."""
