@@ -182,7 +182,7 @@ ARITHMETIC = Task(
     ),
     grid=FULL_GRID,
     seeds=(1, 2, 3),
-    further_seeds=(1,),
+    further_seeds=(1, 2, 3),
     follow_up_seeds=(1, 2, 3),
     data_shares=(0.05, 0.25),
     teacher_weights=(),
