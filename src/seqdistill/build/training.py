@@ -175,8 +175,8 @@ def _dev_generator(prepared: Prepared) -> GeneratorFactory:
 
 
 def _try_dev_engine(prepared: Prepared) -> None:
-    """Raises ModelError now, before any training, where the engine would not decode the student."""
-    if not prepared.dev:
+    """Raises ModelError now, before any training, where CTranslate2 cannot decode the student."""
+    if not prepared.dev or prepared.recipe.evaluation.engine != "ctranslate2":
         return
     try:
         _dev_generator(prepared)(prepared.student.model)
