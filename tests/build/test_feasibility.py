@@ -14,7 +14,7 @@ from seqdistill.build.evaluation import evaluate_run
 from seqdistill.build.labelling import label_data
 from seqdistill.build.planning import plan
 from seqdistill.build.running import train
-from seqdistill.core.errors import DataError, ModelError, RecipeError, UserError
+from seqdistill.core.errors import DataError, EngineError, RecipeError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.readers import EXTENSIONS
 from seqdistill.generation.verification import TOLERANCES, Tolerance
@@ -58,21 +58,45 @@ def test_outputs_beyond_the_positions_are_refused_before_training(folder: Path) 
     assert not (folder / "runs").exists()
 
 
+# (method, overrides, the setting that chose the engine)
+ENGINES = [
+    ("baseline", ["data.dev=dev.tsv"], "evaluation.engine"),
+    ("seq_kd", ["teacher.model=bart"], "sequences.decoding.engine"),
+    (
+        "on_policy_kd",
+        ["teacher.model=bart", "sequences.rollouts={engine: ctranslate2, max_new_tokens: 12}"],
+        "sequences.rollouts.engine",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "overrides", "key"), ENGINES)
 def test_an_engine_that_computes_another_model_is_refused_before_training(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, overrides: list[str], key: str
 ) -> None:
     monkeypatch.setitem(TOLERANCES, "float32", Tolerance(mean_nats=-1.0, max_nats=-1.0))
-    with pytest.raises(ModelError, match=r"off by up to .*\(evaluation.engine=transformers\)"):
-        start("data.dev=dev.tsv")
-    assert not (folder / "runs").exists()
-    start("data.dev=dev.tsv", "evaluation.engine=transformers")
+    with pytest.raises(EngineError, match=rf"off by up to .*; use {key}=transformers$"):
+        start(*overrides, method=method)
+    assert not (folder / "runs" / "x").exists()
+    if method != "seq_kd":  # a random teacher writes nothing
+        start(*overrides, f"{key}=transformers", method=method)
+
+
+def test_an_engine_that_computes_another_model_is_refused_where_students_are_evaluated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start("data.test=test.tsv")
+    monkeypatch.setitem(TOLERANCES, "float32", Tolerance(mean_nats=-1.0, max_nats=-1.0))
+    with pytest.raises(EngineError, match=r"off by up to .*; use evaluation.engine=transformers$"):
+        evaluate_run(run, progress=NoProgress())
 
 
 def test_an_engine_that_does_not_know_the_model_is_refused_before_training(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ctranslate2.converters.transformers._MODEL_LOADERS", {})
-        with pytest.raises(ModelError, match="engine: transformers"):
-            start("data.test=test.tsv")
+        for method, overrides, key in ENGINES:
+            with pytest.raises(EngineError, match=rf"got BartConfig; use {key}=transformers$"):
+                start(*overrides, method=method)
     assert not (folder / "runs").exists()
 
 

@@ -111,7 +111,7 @@ def test_ctranslate2s_own_loader_of_a_trained_marian_is_refused(
         mute.model.get_input_embeddings().weight[-1].normal_(std=0.4)
     assert converted(mute).agreement.max_nats < 1e-4
     monkeypatch.setattr(conversion, "loader_for", lambda model: loaders.MarianMTLoader())
-    with pytest.raises(ModelError, match=r"off by up to .* use engine: transformers"):
+    with pytest.raises(ModelError, match=r"off by up to .* use the transformers engine"):
         converted(mute, compute_type)
 
 
@@ -146,7 +146,7 @@ def test_an_architecture_that_ctranslate2_does_not_know_names_the_other_engine()
         pad_token_id=1,
     )
     model = CohereForCausalLM(config)
-    with pytest.raises(ModelError, match="got CohereConfig; use engine: transformers"):
+    with pytest.raises(ModelError, match="got CohereConfig; use the transformers engine"):
         CTranslate2Generator(model, tiny.tokenizer, kind="causal", verify_on=tiny.verify_on)
 
 

@@ -47,6 +47,7 @@ def label_with_teacher(
     generator = build_generator(
         teacher,
         engine=section.engine,
+        engine_key="sequences.decoding.engine",
         compute_type=section.compute_type,
         threads=section.threads,
         verify_on=with_stand_in_targets(encoded.examples),

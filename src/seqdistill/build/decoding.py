@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel
 
+from seqdistill.core.errors import engine_remedy
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
@@ -44,31 +45,38 @@ def build_generator(
     pair: LoadedModel,
     *,
     engine: str,
+    engine_key: str,
     compute_type: str,
     threads: int | None,
     verify_on: Sequence[EncodedExample],
     vocab_size: int | None = None,
 ) -> SequenceGenerator:
-    """An engine with the model's present weights, for ids below `vocab_size`; None means all."""
+    """An engine with the model's present weights, for ids below `vocab_size`; None means all.
+
+    `engine_key` is the setting that chose the engine. Raises EngineError, which names it, for a
+    model that CTranslate2 cannot run.
+    """
     if engine == "transformers":
         return TransformersGenerator(
             pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size
         )
-    return CTranslate2Generator(
-        pair.model,
-        pair.tokenizer,
-        kind=pair.kind,
-        compute_type=compute_type,
-        threads=threads,
-        verify_on=verification_pairs(verify_on),
-        vocab_size=vocab_size,
-    )
+    with engine_remedy(f"use {engine_key}=transformers"):
+        return CTranslate2Generator(
+            pair.model,
+            pair.tokenizer,
+            kind=pair.kind,
+            compute_type=compute_type,
+            threads=threads,
+            verify_on=verification_pairs(verify_on),
+            vocab_size=vocab_size,
+        )
 
 
 def generator_factory(
     pair: LoadedModel,
     *,
     engine: str,
+    engine_key: str,
     compute_type: str,
     threads: int | None,
     verify_on: Sequence[EncodedExample],
@@ -78,7 +86,12 @@ def generator_factory(
     def make(model: PreTrainedModel) -> SequenceGenerator:
         live = LoadedModel(model, pair.tokenizer, pair.name)
         return build_generator(
-            live, engine=engine, compute_type=compute_type, threads=threads, verify_on=verify_on
+            live,
+            engine=engine,
+            engine_key=engine_key,
+            compute_type=compute_type,
+            threads=threads,
+            verify_on=verify_on,
         )
 
     return make

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from seqdistill.core.errors import DataError, RecipeError
+from seqdistill.core.errors import DataError, RecipeError, engine_remedy
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.conversion import loader_for
 from seqdistill.generation.model_facts import check_output_length, facts_of
@@ -49,7 +49,8 @@ def check_decoding_fits(
     `section` is the part of the recipe that both settings stand in.
     """
     if engine == "ctranslate2":
-        loader_for(pair.model)
+        with engine_remedy(f"use {section}.engine=transformers"):
+            loader_for(pair.model)
     facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
     check_output_length(max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
 
@@ -63,7 +64,8 @@ def check_rollouts_fit(
     """
     section, rollouts = "sequences.rollouts", recipe.sequences.rollouts
     if role == "student" and rollouts.engine == "ctranslate2":
-        loader_for(pair.model)
+        with engine_remedy(f"use {section}.engine=transformers"):
+            loader_for(pair.model)
     facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
     check_output_length(rollouts.max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
     limit = facts.max_positions

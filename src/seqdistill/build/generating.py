@@ -39,7 +39,12 @@ def generate_texts(
         EncodedExample(probe.id, probe.source_ids[:64], probe.target_ids[:64]) for probe in probes
     ]
     generator = build_generator(
-        pair, engine=engine, compute_type=compute_type, threads=threads, verify_on=verify_on
+        pair,
+        engine=engine,
+        engine_key="--engine",
+        compute_type=compute_type,
+        threads=threads,
+        verify_on=verify_on,
     )
     progress.start("generating", len(wanted))
     found = generator.generate(

@@ -16,7 +16,7 @@ from seqdistill.build.data import collator_for
 from seqdistill.build.decoding import verification_pairs
 from seqdistill.build.objective import build_schedule
 from seqdistill.build.preparing import Prepared, asks_teacher, check_vocabularies
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import RecipeError, engine_remedy
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, leave_out_long, with_stand_in_targets
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
@@ -101,6 +101,13 @@ def build_source(
     )
 
 
+def try_rollout_engine(prepared: Prepared) -> None:
+    """Raises EngineError where the student is to write through CTranslate2, which cannot run it."""
+    sequences = prepared.recipe.sequences
+    if sequences.by_student and sequences.rollouts.engine == "ctranslate2":
+        _sampler(prepared, prepared.train)
+
+
 def _writer(
     prepared: Prepared, examples: Sequence[EncodedExample], rank: int, world_size: int
 ) -> SequenceWriter:
@@ -166,15 +173,16 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
             precision=precision,
         )
     if section.engine == "ctranslate2":
-        return CTranslate2Sampler(
-            student.model,
-            student.tokenizer,
-            kind=student.kind,
-            decoding=decoding,
-            verify_on=_verified_on(examples, section.max_new_tokens),
-            vocab_size=vocab_size,
-            threads=recipe.training.threads,
-        )
+        with engine_remedy("use sequences.rollouts.engine=transformers"):
+            return CTranslate2Sampler(
+                student.model,
+                student.tokenizer,
+                kind=student.kind,
+                decoding=decoding,
+                verify_on=_verified_on(examples, section.max_new_tokens),
+                vocab_size=vocab_size,
+                threads=recipe.training.threads,
+            )
     return TransformersSampler(
         student.model,
         student.tokenizer,

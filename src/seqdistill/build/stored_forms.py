@@ -21,7 +21,7 @@ from seqdistill.build.decoding import verification_pairs
 from seqdistill.build.models import model_folder
 from seqdistill.compression.int8_folders import MODEL, PACKED_MODEL, pack_folder, unpack_folder
 from seqdistill.compression.sparse_files import load_stored_pair, save_sparse_pair
-from seqdistill.core.errors import ModelError, UserError
+from seqdistill.core.errors import ModelError, UserError, engine_remedy
 from seqdistill.data.encoding import cut_long_sources, encode, with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
@@ -136,14 +136,15 @@ def _int8_generator(
         dataclasses.replace(example, target_ids=example.target_ids[:_MAX_VERIFIED_TOKENS])
         for example in with_stand_in_targets(cut)
     ]
-    return CTranslate2Generator(
-        pair.model,
-        pair.tokenizer,
-        kind=pair.kind,
-        compute_type="int8",
-        threads=threads,
-        verify_on=verification_pairs(short),
-    )
+    with engine_remedy("such a model has no int8 copy"):
+        return CTranslate2Generator(
+            pair.model,
+            pair.tokenizer,
+            kind=pair.kind,
+            compute_type="int8",
+            threads=threads,
+            verify_on=verification_pairs(short),
+        )
 
 
 def _verification(verify_on: str | None, run: RunDirectory | None) -> list[Example]:

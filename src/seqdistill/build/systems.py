@@ -81,6 +81,7 @@ def system_under_test(
     generator = build_generator(
         pair,
         engine=recipe.evaluation.engine,
+        engine_key="evaluation.engine",
         compute_type=recipe.evaluation.compute_type,
         threads=recipe.training.threads,
         verify_on=encoded,

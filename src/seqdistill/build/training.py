@@ -23,10 +23,10 @@ from seqdistill.build.preparing import Prepared, prepare
 from seqdistill.build.pruning import pruning_facts, warn_of_zeros
 from seqdistill.build.rollout_log import RolloutLog
 from seqdistill.build.scoring import build_scoring
-from seqdistill.build.sequences import build_source, training_sequences
+from seqdistill.build.sequences import build_source, training_sequences, try_rollout_engine
 from seqdistill.build.timings import add_timings, timed, timing
 from seqdistill.build.trackers import MetricsFanOut
-from seqdistill.core.errors import ModelError, RecipeError
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.dev import DevScorer, GeneratorFactory
@@ -90,7 +90,7 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
         prepared = _as_begun(prepared, run)
     warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
     if not started and accelerator.is_main_process:
-        _try_dev_engine(prepared)
+        _try_engines(prepared)
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
     with accelerator.main_process_first():
@@ -167,6 +167,7 @@ def _dev_generator(prepared: Prepared) -> GeneratorFactory:
     make = generator_factory(
         prepared.student,
         engine=evaluation.engine,
+        engine_key="evaluation.engine",
         compute_type=evaluation.compute_type,
         threads=prepared.recipe.training.threads,
         verify_on=prepared.dev,
@@ -174,14 +175,11 @@ def _dev_generator(prepared: Prepared) -> GeneratorFactory:
     return make if lora is None else lambda _model: make(lora.merged_copy())
 
 
-def _try_dev_engine(prepared: Prepared) -> None:
-    """Raises ModelError now, before any training, where CTranslate2 cannot decode the student."""
-    if not prepared.dev or prepared.recipe.evaluation.engine != "ctranslate2":
-        return
-    try:
+def _try_engines(prepared: Prepared) -> None:
+    """Raises EngineError now, before any training, where CTranslate2 cannot run the student."""
+    if prepared.dev and prepared.recipe.evaluation.engine == "ctranslate2":
         _dev_generator(prepared)(prepared.student.model)
-    except ModelError as error:
-        raise ModelError(f"{error} (evaluation.engine=transformers)") from error
+    try_rollout_engine(prepared)
 
 
 def _dev_scorer(prepared: Prepared) -> DevScoring | None:

@@ -6,8 +6,9 @@ the message alone and exits with code 2; anything else is a defect of ours and k
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -24,6 +25,31 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """A model folder, vocabulary or conversion that does not fit."""
+
+
+class EngineError(ModelError):
+    """A model that an engine cannot run, or would run as another one.
+
+    `problem` is what must hold and what was found, `remedy` what to do: who knows the setting that
+    chose the engine raises the error again with that name.
+    """
+
+    def __init__(self, problem: str, remedy: str = "use the transformers engine") -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}"
+
+
+@contextlib.contextmanager
+def engine_remedy(remedy: str) -> Iterator[None]:
+    """An EngineError raised inside says `remedy`, such as 'use evaluation.engine=transformers'."""
+    try:
+        yield
+    except EngineError as error:
+        raise EngineError(error.problem, remedy) from error
 
 
 class StaleCorpusError(UserError):

@@ -20,7 +20,7 @@ from ctranslate2.converters import transformers as loaders
 from ctranslate2.specs.model_spec import LayerSpec, ModelSpec, index_spec
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import EngineError
 from seqdistill.generation.model_facts import ModelFacts, has_mute_last_row
 
 _WEIGHTS = "model.bin"
@@ -66,7 +66,7 @@ def convert(
     The first is in float32, where a wrong conversion cannot hide in rounding; the second is in
     `compute_type`, and is the first when that is float32.
 
-    Raises ModelError when CTranslate2 has no loader for the architecture or the loader fails.
+    Raises EngineError when CTranslate2 has no loader for the architecture or the loader fails.
     """
     spec = _spec_of(disposable, facts, tokenizer)
     size = _vocabulary_size(spec)
@@ -99,7 +99,7 @@ def with_weights_of(
     """`converted`, made earlier of a model of the same shape, with the weights of `disposable`.
 
     Vocabulary and configuration are the earlier ones, so this is several times faster than
-    `convert`. Raises ModelError as `convert` does.
+    `convert`. Raises EngineError as `convert` does.
     """
     spec = _spec_of(disposable, facts, tokenizer)
     with torch.no_grad(), tempfile.TemporaryDirectory(prefix="seqdistill-") as folder:
@@ -124,9 +124,9 @@ def _spec_of(
             loader.set_config(spec.config, disposable, tokenizer)
     except Exception as error:
         name = type(disposable.config).__name__
-        raise ModelError(
+        raise EngineError(
             f"CTranslate2 must be able to convert the model; its loader for {name} failed: "
-            f"{error!r}; use engine: transformers"
+            f"{error!r}"
         ) from error
     return spec
 
@@ -177,9 +177,9 @@ def loader_for(model: PreTrainedModel) -> loaders.ModelLoader:
     loader = loaders._MODEL_LOADERS.get(name)
     if loader is None:
         known = ", ".join(sorted(key.removesuffix("Config") for key in loaders._MODEL_LOADERS))
-        raise ModelError(
+        raise EngineError(
             f"engine: ctranslate2 needs an architecture that CTranslate2 converts ({known}), "
-            f"got {name}; use engine: transformers"
+            f"got {name}"
         )
     return loader
 
@@ -207,9 +207,9 @@ def _vocabulary_size(spec: ModelSpec) -> int:
         source, target = spec.get_source_vocabulary_size(), spec.get_target_vocabulary_size()
         (source_size,) = source if isinstance(source, list) else (source,)
         if source_size != target:
-            raise ModelError(
+            raise EngineError(
                 "engine: ctranslate2 needs one vocabulary for source and target, got "
-                f"{source_size} and {target} symbols; use engine: transformers"
+                f"{source_size} and {target} symbols"
             )
         return int(target)
     return int(spec.get_vocabulary_size())

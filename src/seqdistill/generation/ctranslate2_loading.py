@@ -13,7 +13,7 @@ from typing import Any
 import ctranslate2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.generation.conversion import ConvertedModel, convert, with_weights_of
 from seqdistill.generation.disposable_copies import disposable_copy, tensor_shapes
 from seqdistill.generation.model_facts import ModelFacts, facts_of
@@ -157,9 +157,9 @@ def _scores(
     for (_, target), result in zip(pairs, results, strict=True):
         # The strings must come back as the ids they were made from.
         if converted.ids(result.tokens[-len(target) :]) != tuple(target):
-            raise ModelError(
+            raise EngineError(
                 "The converted model must read the tokens it is given, but it read others: "
-                "the vocabulary does not fit; use engine: transformers"
+                "the vocabulary does not fit"
             )
         scores.append([float(value) for value in result.log_probs[-len(target) :]])
     return scores

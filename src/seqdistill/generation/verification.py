@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.generation.scoring import IdPair
 
@@ -77,7 +77,7 @@ def require_agreement(
 ) -> Agreement:
     """How far the converted model lies from the live one.
 
-    Raises ModelError beyond `TOLERANCES[compute_type]`, naming the difference and the remedy.
+    Raises EngineError beyond `TOLERANCES[compute_type]`, naming the difference.
     """
     differences = [
         abs(a - b)
@@ -92,10 +92,10 @@ def require_agreement(
     limit = TOLERANCES[compute_type]
     # Written so that a NaN on either side is refused.
     if not (found.mean_nats <= limit.mean_nats and found.max_nats <= limit.max_nats):
-        raise ModelError(
+        raise EngineError(
             f"The converted model must give every token the live model's log-probability within "
             f"{limit.max_nats} nats ({limit.mean_nats} on average) at compute_type {compute_type}; "
             f"over {found.num_tokens} tokens it is off by up to {found.max_nats:.3g} "
-            f"({found.mean_nats:.3g} on average); use engine: transformers"
+            f"({found.mean_nats:.3g} on average)"
         )
     return found
