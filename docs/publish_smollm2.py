@@ -61,6 +61,22 @@ def dev_table(metrics: Sequence[Mapping[str, Any]]) -> str:
     return table(headings, rows, text_columns=2)
 
 
+def kept_and_spent(systems: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> str:
+    """What the student keeps of the teacher, and how long each step of making it took, where."""
+    teacher, student = systems
+    kept = 100.0 * student["rouge_l_greedy"] / teacher["rouge_l_greedy"]
+    steps = [(str(timing["step"]), timing["seconds"] / 60.0) for timing in manifest["timings"]]
+    labelling = sum(minutes for step, minutes in steps if step.endswith("labelling"))
+    stages = [f"{minutes:.0f}" for step, minutes in steps if step.endswith("training")]
+    machine = manifest["environment"]["machine"]
+    return (
+        f"The student keeps {kept:.0f} % of the teacher's ROUGE-L, and its next token is the "
+        f"teacher's in {100.0 * student['agreement_top1']:.0f} % of the places. One seed on "
+        f"{machine['cpu_cores']} cores ({machine['cpu_model']}): labelling took "
+        f"{labelling:.0f} minutes, the stages {' and '.join(stages)}."
+    )
+
+
 def _interval(row: Mapping[str, Any], key: str, *, factor: float = 1.0, unit: str = "") -> str:
     if key not in row:
         return MISSING
@@ -73,10 +89,13 @@ def rendered() -> str:
     results = json.loads((RECORD / "results.json").read_text("utf-8"))
     manifest = json.loads((RECORD / "manifest.json").read_text("utf-8"))
     lines = (RECORD / "metrics.jsonl").read_text("utf-8").splitlines()
-    machine = manifest["environment"]["machine"]
-    told = f"Measured on {machine['cpu_cores']} cores ({machine['cpu_model']}), one seed."
+    systems = results["systems"]
     content = "\n\n".join(
-        (result_table(results["systems"]), dev_table([json.loads(line) for line in lines]), told)
+        (
+            result_table(systems),
+            dev_table([json.loads(line) for line in lines]),
+            kept_and_spent(systems, manifest),
+        )
     )
     return with_block(README.read_text("utf-8"), _BLOCK, content)
 
