@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.gkd.cells import STARTS
 from experiments.gkd.measure import outputs_of
 from experiments.gkd.methods import BASELINES
 from experiments.gkd.tasks import Task
@@ -61,7 +62,7 @@ def _values(task: Task, row: Row, rows: Sequence[Row]) -> dict[str, float]:
     for other in rows:
         if other["experiment"] == "teacher":
             found["teacher_value"] = other["value"]
-        if other["experiment"] == "initial" and other["training"] == row["start"]:
+        if other["experiment"] in STARTS and other["training"] == row["start"]:
             sign = -1 if task.lower_is_better else 1
             found["initial_value"] = other["value"]
             found["gain"] = sign * (row["value"] - other["value"])

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, cast
 
-from experiments.gkd.cells import INITIAL, Cell, run_folder
+from experiments.gkd.cells import INITIAL, STARTS, Cell, run_folder
 from experiments.gkd.tasks import Task
 from experiments.harness.apart import train_apart
 from experiments.harness.contents import content_of
@@ -129,7 +129,7 @@ def outputs_of(row: Mapping[str, Any], task: Task) -> tuple[list[str], list[str]
 
 def start_is_gone(row: Mapping[str, Any], task: Task) -> bool:
     """Whether the row is of a supervised student whose weights are no longer there."""
-    if row["experiment"] != "initial" or row["task"] != task.name:
+    if row["experiment"] not in STARTS or row["task"] != task.name:
         return False
     folder = run_folder(task, row["method"], row["seed"], row["training"])
     return not RunDirectory(folder).student_path.is_dir()

@@ -38,8 +38,9 @@ def rendered(results: Results, pictures: Pictures) -> str:
         ("Fewer inputs", sections.data_efficiency(found, pictures)),
         ("Equal time", sections.equal_time(found, pictures)),
         ("Longer training", sections.longer_training(found, pictures)),
+        ("A later start", sections.later_start(found, pictures)),
         ("Rewards", sections.rewards(found, pictures)),
-        ("Learning rates", sections.learning_rates(results, found)),
+        ("Learning rates", sections.learning_rates(found)),
         ("The paper's claims, one by one", sections.claims(found)),
         ("What keeps claims from holding", reasons(found)),
     )

@@ -13,7 +13,6 @@ import itertools
 import math
 from collections.abc import Callable
 
-from experiments.gkd.cells import LENGTHENED, THRIFTY
 from experiments.gkd.methods import BASELINES, SHARES, Divergence
 from experiments.gkd.page_contrasts import contrast
 from experiments.gkd.page_rows import (
@@ -24,6 +23,7 @@ from experiments.gkd.page_rows import (
     self_bleu,
     students_of,
 )
+from experiments.gkd.plan import LENGTHENED, THRIFTY
 from experiments.harness.estimates import Quantity, difference
 from experiments.harness.reading import Runs
 from experiments.harness.statistics import Estimate, negated
@@ -48,6 +48,8 @@ class Claim:
     parts: Callable[[Students], tuple[Part, ...]]
     tasks: tuple[str, ...] = EVERYWHERE
     """The tasks on which it is tested."""
+    later: bool = False
+    """Whether students of a later start decide it, too: not every divergence begins there."""
 
 
 def _more(label: str, found: Estimate | None, *, remark: str = "") -> Part:
@@ -222,6 +224,7 @@ CLAIMS = (
         "on XSum, WMT and GSM8K",
         "Holds when On-policy KD less each of the three lies above 0.",
         _beats_baselines,
+        later=True,
     ),
     Claim(
         "Its gain over the initial student is about twice that of the best baseline",
@@ -230,6 +233,7 @@ CLAIMS = (
         "of 'about twice'). The on-policy student is of the divergence that was best on dev, the "
         "baseline (SeqKD, supervised KD or ImitKD) the best on test.",
         _twice_the_gain,
+        later=True,
     ),
     Claim(
         "Performance rises with λ",

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments.gkd.cells import THRIFTY
 from experiments.gkd.methods import SHARES
 from experiments.gkd.page_rows import (
     INITIAL,
@@ -18,6 +17,7 @@ from experiments.gkd.page_rows import (
     self_bleu,
 )
 from experiments.gkd.page_tables import in_units, sampled_methods
+from experiments.gkd.plan import THRIFTY
 from experiments.harness.axes import plain_log_axis, quality_axis
 from experiments.harness.drawing import (
     INK,

@@ -1,7 +1,7 @@
-"""What keeps claims from holding: figures that fail, for students trained longer, and for samples.
+"""What keeps claims from holding: figures that fail, beside those of other students and samples.
 
-Source of the question: gains within a short budget may be gains of the speed of learning alone,
-and greedy outputs may hide what distributions have gained.
+Source of the question: gains within a short budget may be gains of the speed of learning alone, so
+may be those over a start that still learns, and greedy outputs may hide what distributions gained.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from experiments.gkd.page_claims import CLAIMS, HOT, Claim
-from experiments.gkd.page_rows import Students, longer_students
+from experiments.gkd.page_rows import Students, later_students, longer_students
 from experiments.harness.reasons import compared
 from experiments.harness.text import NOT_MEASURED, table
 from experiments.harness.verdicts import Part
@@ -29,7 +29,8 @@ def reasons(found: Sequence[Students]) -> str:
         return "No figure fails that others could be held against." if found else NOT_MEASURED
     explanation = (
         "Every figure that fails its claim, beside the same figure of students that were trained "
-        f"for longer, and of samples at temperature {HOT} instead of greedy outputs. It is "
+        "for longer, of students that began at a later start and were trained as long, and of "
+        f"samples at temperature {HOT} instead of greedy outputs. It is "
         "`nearer` to what the claim wants, or `farther` from it, where the two 95 % intervals lie "
         "apart."
     )
@@ -39,4 +40,6 @@ def reasons(found: Sequence[Students]) -> str:
 
 def _others(claim: Claim, students: Students) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "longer training", claim.parts(longer_students(students))
+    if claim.later:
+        yield "a later start", claim.parts(later_students(students))
     yield f"samples at T {HOT}", claim.parts(dataclasses.replace(students, temperature=HOT))

@@ -143,8 +143,9 @@ class Students:
 
     results: Results
     shown: Shown
-    experiment: Literal["main", "follow_up"] = "main"
-    """Whose rows are the students: those of the main table, or those trained for longer."""
+    experiment: Literal["main", "follow_up", "later"] = "main"
+    """Whose rows are the students: those of the main table, those trained for longer, or those that
+    start from one that was supervised for longer."""
     temperature: str | None = None
     """Of the samples that are scored; None for greedy outputs."""
 
@@ -167,7 +168,8 @@ class Students:
 
     def starts_of(self, runs: Runs) -> Runs:
         """The supervised students of the seeds that the runs have; all without runs."""
-        return of_the_same_seeds(self._where(["initial"]), runs)
+        start = "later_initial" if self.experiment == "later" else "initial"
+        return of_the_same_seeds(self._where([start]), runs)
 
     @property
     def trained(self) -> Runs:
@@ -298,6 +300,11 @@ def students_of(results: Results) -> list[Students]:
 def longer_students(students: Students) -> Students:
     """The same methods, trained for longer."""
     return dataclasses.replace(students, experiment="follow_up")
+
+
+def later_students(students: Students) -> Students:
+    """The same methods, from a start that was supervised for longer."""
+    return dataclasses.replace(students, experiment="later")
 
 
 _DIVERGENCE_NAMES: Mapping[str, str] = {

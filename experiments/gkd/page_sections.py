@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from experiments.gkd.page_claims import CLAIMS, Claim
-from experiments.gkd.page_rows import Results, Students, longer_students, method_name
+from experiments.gkd.page_rows import (
+    Results,
+    Students,
+    later_students,
+    longer_students,
+    method_name,
+)
 from experiments.gkd.page_tables import (
     data_table,
     grid_table,
@@ -19,8 +25,10 @@ from experiments.gkd.page_tables import (
     reward_table,
     sampled_methods,
     sampled_table,
+    start_table,
     time_table,
 )
+from experiments.gkd.plan import LATER_FACTOR
 from experiments.harness.pages import Pictures
 from experiments.harness.text import NOT_MEASURED, change, enumeration, picture, score, table
 from experiments.harness.verdicts import Part, Verdict, verdict_of
@@ -29,23 +37,33 @@ ELSEWHERE = "not part of this task"
 
 
 def findings(found: Sequence[Students]) -> list[str]:
-    """A sentence for each task: the best method, its gain, and how the claims fared."""
-    sentences = []
-    for students in found:
-        best = students.best(students.methods)
-        if best is None:
-            continue
-        runs = students.student(best)
-        verdicts = [verdict_of(c.parts(students)) for c in CLAIMS if students.shown.name in c.tasks]
-        counts = [(verdict, verdicts.count(verdict)) for verdict in Verdict]
-        told = enumeration([verdict.told(count) for verdict, count in counts if count])
-        sentences.append(
-            f"On {students.shown.name} **{method_name(best)}** is best with "
-            f"{students.shown.measure.name} {score(students.score(runs))}, "
-            f"{change(students.gained(runs))} over the initial student. "
-            f"Of the {len(verdicts)} claims tested there: {told}."
-        )
+    """A sentence for each task and start: the best method, its gain, and how the claims fared."""
+    sentences = [
+        sentence
+        for students in found
+        for there in (students, later_students(students))
+        if (sentence := _finding(there)) is not None
+    ]
     return sentences or [NOT_MEASURED]
+
+
+def _finding(students: Students) -> str | None:
+    best = students.best(students.methods)
+    if best is None:
+        return None
+    runs = students.student(best)
+    is_later = students.experiment == "later"
+    asked = [c for c in CLAIMS if students.shown.name in c.tasks and (c.later or not is_later)]
+    verdicts = [verdict_of(claim.parts(students)) for claim in asked]
+    counts = [(verdict, verdicts.count(verdict)) for verdict in Verdict]
+    told = enumeration([verdict.told(count) for verdict, count in counts if count])
+    place = f"{students.shown.name}, from a later start," if is_later else students.shown.name
+    return (
+        f"On {place} **{method_name(best)}** is best with "
+        f"{students.shown.measure.name} {score(students.score(runs))}, "
+        f"{change(students.gained(runs))} over the initial student. "
+        f"Of the {len(verdicts)} claims tested there: {told}."
+    )
 
 
 def what_was_run(results: Results, found: Sequence[Students]) -> str:
@@ -137,6 +155,33 @@ def longer_training(found: Sequence[Students], pictures: Pictures) -> str:
     return _of_each_task(intro, known, length_table, pictures, None)
 
 
+def later_start(found: Sequence[Students], pictures: Pictures) -> str:
+    """What students gain that begin where less is left to learn from the data."""
+    intro = (
+        f"Students whose start was supervised {LATER_FACTOR} times as long, at rates that were "
+        "chosen anew, beside the longer trained ones of above; both got equally many updates. "
+        "Where a start still learns fast, whatever is trained next gains by that alone."
+    )
+    known = [students for students in found if later_students(students).methods]
+
+    def told(students: Students) -> str:
+        return f"{start_table(students)}\n\n{_verdicts_there(students)}"
+
+    return _of_each_task(intro, known, told, pictures, None)
+
+
+def _verdicts_there(students: Students) -> str:
+    """Verdicts on the claims that students of the later start decide, too, beside the first's."""
+    places = [("main table", students), ("later start", later_students(students))]
+    lines = [
+        [str(index), claim.title, *(_verdict(claim, there) for _, there in places)]
+        for index, claim in enumerate(CLAIMS, start=1)
+        if claim.later and students.shown.name in claim.tasks
+    ]
+    headings = ["", "claim", *(name for name, _ in places)]
+    return table(headings, lines, text_columns=len(headings))
+
+
 def rewards(found: Sequence[Students], pictures: Pictures) -> str:
     """RL + GKD over alpha."""
     intro = (
@@ -148,10 +193,17 @@ def rewards(found: Sequence[Students], pictures: Pictures) -> str:
     return _of_each_task(intro, known, reward_table, pictures, "reward")
 
 
-def learning_rates(results: Results, found: Sequence[Students]) -> str:
+def learning_rates(found: Sequence[Students]) -> str:
     """The grids of rates."""
     intro = "The first seed's score on dev for each rate. In bold: the rate that was taken."
-    return _of_each_task(intro, found, lambda s: rates_table(results, s.shown), {}, None)
+
+    def told(students: Students) -> str:
+        later = later_students(students)
+        if not later.methods:
+            return rates_table(students)
+        return f"{rates_table(students)}\n\nFrom the later start:\n\n{rates_table(later)}"
+
+    return _of_each_task(intro, found, told, {}, None)
 
 
 def claims(found: Sequence[Students]) -> str:

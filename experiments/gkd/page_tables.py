@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.gkd.cells import LENGTHENED, THRIFTY, TIMED
 from experiments.gkd.methods import BASELINES, DIVERGENCES, SHARES, GridPoint, grid_name
 from experiments.gkd.page_rows import (
     INITIAL,
     ON_POLICY,
     TEMPERATURES,
     Results,
-    Shown,
     Students,
     divergence_name,
+    later_students,
     longer_students,
     method_name,
     of_the_same_seeds,
     self_bleu,
 )
+from experiments.gkd.plan import LENGTHENED, THRIFTY, TIMED
 from experiments.harness.estimates import average
 from experiments.harness.reading import TEACHER, Runs, distinct, grouped, number
 from experiments.harness.text import basis, change, rate_name, score, share_name, table
@@ -194,6 +194,31 @@ def length_table(students: Students) -> str:
     return table(["system", *headings], lines, text_columns=1)
 
 
+def start_table(students: Students) -> str:
+    """Scores and gains from the start of all other tables and from the later one, of equal seeds.
+
+    All were trained equally long: what begins at the first start is the follow-up's.
+    """
+    first, later = longer_students(students), later_students(students)
+    lines = []
+    for method in (INITIAL, *later.methods):
+        cells = []
+        for found in (first, later):
+            runs = of_the_same_seeds(found.student(method), later.trained)
+            gained = None if method == INITIAL else found.gained(runs)
+            cells += [score(found.score(runs)), change(gained)]
+        lines.append([method_name(method), *cells])
+    headings = [
+        heading
+        for found in (first, later)
+        for heading in (
+            f"{students.shown.measure.name}, start of {_updates(found.initial)} updates",
+            "gain",
+        )
+    ]
+    return table(["system", *headings], lines, text_columns=1)
+
+
 REWARD_COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("ROUGE-L (rewarded)", "rouge_l_greedy", 1),
     ("ROUGE-2 (not rewarded)", "rouge_2_greedy", 1),
@@ -231,13 +256,17 @@ def in_units(runs: Runs, key: str, scale: float) -> Runs:
     return tuple(found)
 
 
-def rates_table(results: Results, shown: Shown) -> str:
+def rates_table(students: Students) -> str:
     """Dev scores of the grid of learning rates; bold is the rate that was taken."""
-    rows = results.of(shown, "learning_rates")
+    results, shown = students.results, students.shown
+    is_later = students.experiment == "later"
+    rows = results.of(shown, "later_rates" if is_later else "learning_rates")
+    taken = results.of(shown, *(("later",) if is_later else ("main", "reward")))
     rates = distinct(rows, "learning_rate")
     lines = []
     for (method,), runs in grouped(rows, "method").items():
-        used = distinct(_that_use(results, shown, str(method)), "learning_rate")
+        own = tuple(row for row in taken if row.get("method") == method)
+        used = distinct(own, "learning_rate")
         cells = []
         for rate in rates:
             at = tuple(row for row in runs if number(row, "learning_rate") == rate)
@@ -246,11 +275,6 @@ def rates_table(results: Results, shown: Shown) -> str:
         lines.append([method_name(str(method)), *cells])
     headings = [f"{shown.dev.name} on dev", *map(rate_name, rates)]
     return table(headings, sorted(lines), text_columns=1)
-
-
-def _that_use(results: Results, shown: Shown, method: str) -> Runs:
-    rows = results.of(shown, "main", "reward")
-    return tuple(row for row in rows if row.get("method") == method)
 
 
 def overview_table(results: Results, found: Sequence[Students]) -> str:

@@ -12,10 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.gkd.cells import Cell, plan
+from experiments.gkd.cells import STARTS, Cell
 from experiments.gkd.compared import compared_rows
 from experiments.gkd.measure import digest, rows_of, start_is_gone
 from experiments.gkd.page import write_page
+from experiments.gkd.plan import plan
 from experiments.gkd.prepare import make_data, prepare
 from experiments.gkd.tasks import TASKS, Task
 from experiments.harness.command import run_experiment
@@ -51,7 +52,7 @@ def corpus_is_read(task: Task, rows: list[dict[str, Any]]) -> bool:
     A cell that is stated later still has them made, alone.
     """
     return any(
-        cell.experiment == "initial" or cell.method.reads_teacher_corpus
+        cell.experiment in STARTS or cell.method.reads_teacher_corpus
         for cell in pending([task], rows)
     )
 

@@ -62,6 +62,9 @@ class Task:
     """Of the rows for data efficiency, equal time and rewards."""
     follow_up_seeds: tuple[int, ...]
     """Of the students that are trained for longer."""
+    later_seeds: tuple[int, ...]
+    """Of the students that start from one that was supervised for longer; its first is the first of
+    `seeds`."""
     data_shares: tuple[float, ...]
     """Parts of the training inputs that on-policy and supervised students make do with."""
     teacher_weights: tuple[float, ...]
@@ -131,6 +134,7 @@ G2P = Task(
     seeds=(1, 2, 3, 4, 5),
     further_seeds=(1, 2, 3),
     follow_up_seeds=(1, 2, 3),
+    later_seeds=(1, 2, 3),
     data_shares=(0.05, 0.25),
     teacher_weights=(),
     metric="sequence_error_rate",
@@ -184,6 +188,7 @@ ARITHMETIC = Task(
     seeds=(1, 2, 3),
     further_seeds=(1, 2, 3),
     follow_up_seeds=(1, 2, 3),
+    later_seeds=(),
     data_shares=(0.05, 0.25),
     teacher_weights=(),
     metric="answer_accuracy",
@@ -233,6 +238,7 @@ EN_DE = Task(
     seeds=(1, 2, 3),
     further_seeds=(1, 2, 3),
     follow_up_seeds=(),
+    later_seeds=(),
     data_shares=(),
     teacher_weights=(),
     metric="bleu",
@@ -280,6 +286,7 @@ SUMMARIES = Task(
     seeds=(1, 2, 3, 4),
     further_seeds=(2, 3, 4),
     follow_up_seeds=(),
+    later_seeds=(),
     data_shares=(),
     teacher_weights=(0.0, 0.25, 0.5, 0.75, 1.0),
     metric="rouge_2",

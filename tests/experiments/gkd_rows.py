@@ -140,6 +140,20 @@ def follow_up_rows(task: str, gains: Mapping[str, float]) -> Rows:
     ]
 
 
+def later_rows(task: str, gains: Mapping[str, float]) -> Rows:
+    """Students from a start that was supervised for longer and scores 20 more, and that start."""
+    ahead = 20.0
+    rows = []
+    for seed in SEEDS:
+        score = points(ahead, task)
+        rows.append(row(task, "later_initial", "initial", seed, score, start=None, updates=12_000))
+        rows += [
+            row(task, "later", method, seed, points(ahead + gained, task), updates=1200)
+            for method, gained in gains.items()
+        ]
+    return rows
+
+
 def reward_rows(*, rouge_l: Iterable[float], agreement: Iterable[float]) -> Rows:
     """Rewarded students, one pair of numbers for each alpha."""
     weights = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -164,17 +178,17 @@ def reward_rows(*, rouge_l: Iterable[float], agreement: Iterable[float]) -> Rows
     ]
 
 
-def rate_rows(task: str) -> Rows:
+def rate_rows(task: str, experiment: str = "learning_rates") -> Rows:
     """Dev scores of two methods at two rates."""
     key, better = shown(task).dev.key, shown(task).measure.sign
     return [
         {
             "task": task,
-            "experiment": "learning_rates",
+            "experiment": experiment,
             "method": method,
             "seed": 1,
             "learning_rate": rate,
-            "name": f"learning_rates/{method}/seed1/rate{rate:g}",
+            "name": f"{experiment}/{method}/seed1/rate{rate:g}",
             key: 40.0 + better * score,
         }
         for method in ("seq_kd", "on_policy_kd")
@@ -201,6 +215,8 @@ def everything() -> dict[str, Any]:
     for one in SHOWN:
         rows += whole_grid(one.name) + longer_rows(one.name) + rate_rows(one.name)
         rows += follow_up_rows(one.name, {"supervised_ft": 1.0, "on_policy_kd": 8.5})
+        rows += later_rows(one.name, {"supervised_ft": 0.5, "on_policy_kd": 2.5})
+        rows += rate_rows(one.name, "later_rates")
     rows += data_rows("g2p") + data_rows("arithmetic")
     rows += reward_rows(rouge_l=(40, 38, 36, 34, 32), agreement=(0.5, 0.6, 0.65, 0.7, 0.72))
     return document(rows)

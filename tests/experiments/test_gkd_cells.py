@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from experiments.gkd import run as runner
 from experiments.gkd import tasks
-from experiments.gkd.cells import INITIAL, Cell, plan
+from experiments.gkd.cells import INITIAL, Cell
 from experiments.gkd.compared import compared_rows
 from experiments.gkd.measure import digest, rows_of, run_directory, training_digest
 from experiments.gkd.methods import GridPoint, grid_method, methods_of
+from experiments.gkd.plan import plan
 from experiments.gkd.prepare import make_data, prepare
 from experiments.gkd.tasks import G2P, Budget, Task
 from experiments.harness.shapes import Size
@@ -55,6 +56,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         seeds=(1,),
         further_seeds=(1,),
         follow_up_seeds=(1,),
+        later_seeds=(),
         data_shares=(0.5,),
         further_tests={"again": str(data / "dev.tsv")},
     )

@@ -15,6 +15,7 @@ from tests.experiments.gkd_rows import (
     data_rows,
     everything,
     follow_up_rows,
+    later_rows,
     longer_rows,
     main_rows,
     reward_rows,
@@ -197,8 +198,10 @@ def test_what_fails_is_looked_at_again_after_longer_training_and_in_samples(
         if row["method"] == "on_policy_kd":
             row["sequence_error_rate_sample_t1"] -= 20.0
     rows += follow_up_rows("g2p", {"seq_kd": 9.0, "on_policy_kd": longer})
+    rows += later_rows("g2p", {"seq_kd": 9.0, "on_policy_kd": longer})
     lines = {cells[4]: cells for cells in reason_lines(rows, 1)}
-    assert set(lines) == {"longer training", "samples at T 1"}
+    assert set(lines) == {"longer training", "a later start", "samples at T 1"}
+    assert lines["a later start"][-1] == expected
     assert {cells[2] for cells in lines.values()} == {"On-policy KD over SeqKD"}
     assert lines["longer training"][-1] == expected
     assert lines["samples at T 1"][-1] == "enough"

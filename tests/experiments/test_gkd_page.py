@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from experiments.gkd.page import rendered, write_page
 from experiments.gkd.page_plots import PLOTS
-from experiments.gkd.page_rows import METHODS, method_name, results_of
+from experiments.gkd.page_rows import METHODS, later_students, method_name, results_of
+from experiments.gkd.page_sections import later_start
 from experiments.gkd.page_tables import (
     SUMMARIZED,
     data_table,
@@ -20,6 +21,7 @@ from experiments.gkd.page_tables import (
     rates_table,
     reward_table,
     sampled_table,
+    start_table,
     summary_table,
     time_table,
 )
@@ -29,11 +31,11 @@ from tests.experiments.gkd_rows import (
     document,
     everything,
     follow_up_rows,
+    later_rows,
     longer_rows,
     main_rows,
     rate_rows,
     reward_rows,
-    shown,
     students,
     whole_grid,
 )
@@ -68,7 +70,7 @@ def test_a_page_without_rows_says_of_everything_that_it_is_not_measured(tmp_path
     page = files.pop("gkd.md").decode()
     assert not files
     sections = page.split("\n## ")[1:]
-    assert len(sections) == 11 and all("Not measured yet." in section for section in sections)
+    assert len(sections) == 12 and all("Not measured yet." in section for section in sections)
 
 
 @pytest.mark.parametrize("task", ["g2p", "summaries"])
@@ -143,6 +145,23 @@ def test_longer_training_stands_beside_the_main_tables() -> None:
     assert line[1].startswith("+8.0") and line[3].startswith("+5.0")
 
 
+def test_a_later_start_stands_beside_the_first_with_gains_over_itself() -> None:
+    gains = {"imitkd": 4.5, "on_policy_kd": 5.0}
+    rows = main_rows("arithmetic") + follow_up_rows("arithmetic", gains)
+    rows += later_rows("arithmetic", {"on_policy_kd": 1.5, "gkd-jsd_0.1-1": 2.5})
+    table = start_table(students(rows, "arithmetic"))
+    head, _, *lines = table.splitlines()
+    assert "start of 300 updates" in head and "start of 12,000 updates" in head and len(lines) == 3
+    first, _, later, _ = cells(table, "Initial student")
+    assert float(later.split()[0]) - float(first.split()[0]) == pytest.approx(20.0)
+    assert cells(table, "On-policy KD")[1].startswith("+5.0")
+    assert cells(table, "On-policy KD")[3].startswith("+1.5")
+    assert cells(table, "GKD JSD(0.1), λ 1")[:2] == ["–", "–"]
+    # What is not measured from there is not judged there.
+    section = later_start([students(rows, "arithmetic")], {})
+    assert "On-policy distillation beats" in section and "equal time" not in section
+
+
 def test_students_stand_only_beside_others_of_the_same_seeds() -> None:
     later = follow_up_rows("g2p", {"imitkd": 4.5, "on_policy_kd": 5.0})
     further = [row for row in data_rows("g2p") + longer_rows("g2p") + later if row["seed"] == 2]
@@ -165,8 +184,12 @@ def test_rewarded_students_are_shown_by_alpha_after_their_start() -> None:
 
 def test_the_rate_in_use_is_bold() -> None:
     rows = main_rows("g2p") + rate_rows("g2p")
-    table = rates_table(results_of(document(rows)), shown("g2p"))
+    table = rates_table(students(rows, "g2p"))
     assert cells(table, "SeqKD") == ["**35.00**", "37.00"]
+    rows += rate_rows("g2p", "later_rates") + later_rows("g2p", {"seq_kd": 1.0})
+    later = rates_table(later_students(students(rows, "g2p")))
+    assert cells(later, "SeqKD") == ["**35.00**", "37.00"]
+    assert cells(later, "On-policy KD") == ["35.00", "37.00"]  # chosen, but not measured yet
 
 
 def test_a_cell_told_twice_is_refused() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments.gkd.cells import FOLLOW_UP_FACTOR, FOLLOWED, LENGTHENED, THRIFTY, Cell, plan
+from experiments.gkd.cells import Cell
 from experiments.gkd.methods import (
     DIVERGENCES,
     KEY_GRID,
@@ -16,6 +17,15 @@ from experiments.gkd.methods import (
     grid_method,
     methods_of,
     rewarded_method,
+)
+from experiments.gkd.plan import (
+    FOLLOW_UP_FACTOR,
+    FOLLOWED,
+    LATER,
+    LATER_FACTOR,
+    LENGTHENED,
+    THRIFTY,
+    plan,
 )
 from experiments.gkd.prepare import prepare
 from experiments.gkd.tasks import ARITHMETIC, EN_DE, G2P, SUMMARIES, TASKS, Task
@@ -42,7 +52,7 @@ def row_of(cell: Cell, *, score: float = 50.0, seconds_per_update: float = 0.2) 
         "start": cell.start,
         "name": cell.name,
         "digest": "d",
-        "training": f"t{cell.seed}",
+        "training": f"later{cell.seed}" if cell.experiment == "later_initial" else f"t{cell.seed}",
         "machine": "a CPU",
         f"dev_{task.dev_score}": score,
     }
@@ -57,24 +67,30 @@ def second_rate_is_best(cell: Cell) -> float:
     return distance if cell.task.lower_is_better else -distance
 
 
-def rows_until_nothing_is_left(task: Task) -> tuple[list[dict[str, Any]], list[Cell]]:
+def rows_until_nothing_is_left(
+    task: Task, score: Callable[[Cell], float] = second_rate_is_best
+) -> tuple[list[dict[str, Any]], list[Cell]]:
     rows: list[dict[str, Any]] = []
     cells: list[Cell] = []
     while waiting := unmeasured(plan(task, rows), rows, lambda _: "d"):
-        rows += [row_of(cell, score=second_rate_is_best(cell)) for cell in waiting]
+        rows += [row_of(cell, score=score(cell)) for cell in waiting]
         cells += waiting
     return rows, cells
 
 
 def test_teacher_and_starts_come_before_anything_else() -> None:
     cells = plan(G2P, [])
-    assert [cell.experiment for cell in cells] == ["teacher", *["initial"] * len(G2P.seeds)]
+    first, later = len(G2P.seeds), len(G2P.later_seeds)
+    expected = ["teacher", *["initial"] * first, *["later_initial"] * later]
+    assert [cell.experiment for cell in cells] == expected
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
 def test_every_method_chooses_its_rate_before_it_is_measured(task: Task) -> None:
-    rows = [row_of(cell) for cell in plan(task, [])]
-    cells = [cell for cell in plan(task, rows) if cell.experiment not in ("teacher", "initial")]
+    starts = [cell for cell in plan(task, []) if cell.experiment != "later_initial"]
+    rows = [row_of(cell) for cell in starts]
+    cells = unmeasured(plan(task, rows), rows, lambda _: "d")
+    cells = [cell for cell in cells if cell.experiment != "later_initial"]
     assert {cell.experiment for cell in cells} == {"learning_rates"}
     assert not any(cell.measured for cell in cells)
     wanted = set(methods_of(task.grid)) | ({"gkd_rl"} if task.teacher_weights else set())
@@ -90,11 +106,12 @@ def test_all_cells_but_the_start_begin_from_their_seeds_start_with_equal_updates
 ) -> None:
     _, cells = rows_until_nothing_is_left(task)
     for cell in cells:
-        if cell.experiment in ("teacher", "initial"):
+        if cell.experiment in ("teacher", "initial", "later_initial"):
             assert cell.start is None
             continue
-        assert cell.start == f"t{cell.seed}"
-        if cell.experiment == "follow_up":
+        is_later = cell.experiment in ("later_rates", "later")
+        assert cell.start == (f"later{cell.seed}" if is_later else f"t{cell.seed}")
+        if is_later or cell.experiment == "follow_up":
             assert cell.updates == FOLLOW_UP_FACTOR * task.budget.updates
         elif cell.experiment != "wall_clock":
             assert cell.updates == task.budget.updates
@@ -117,8 +134,34 @@ def test_the_whole_plan_has_every_cell_of_the_task_once(task: Task) -> None:
     assert longer == {(name, seed) for name in LENGTHENED for seed in task.further_seeds}
     followed = {(c.method.name, c.seed) for c in cells if c.experiment == "follow_up"}
     assert followed == {(name, seed) for name in FOLLOWED for seed in task.follow_up_seeds}
+    later = {(c.method.name, c.seed) for c in cells if c.experiment == "later"}
+    assert later == {(name, seed) for name in LATER for seed in task.later_seeds}
     weights = {(c.teacher_weight, c.seed) for c in cells if c.experiment == "reward"}
     assert weights == {(a, seed) for a in task.teacher_weights for seed in task.further_seeds}
+
+
+def test_students_of_a_later_start_choose_their_rates_there() -> None:
+    def first_rate_is_best_later(cell: Cell) -> float:
+        rate = cell.task.budget.rates[0 if cell.experiment == "later_rates" else 1]
+        return abs(cell.learning_rate - rate)
+
+    rows, cells = rows_until_nothing_is_left(G2P, score=first_rate_is_best_later)
+    rates = {cell.experiment: cell.learning_rate for cell in cells}
+    assert rates["follow_up"] == G2P.budget.rates[1] and rates["later"] == G2P.budget.rates[0]
+    starts = [cell for cell in cells if cell.experiment == "later_initial"]
+    assert [cell.seed for cell in starts] == list(G2P.later_seeds)
+    for cell in starts:
+        assert cell.updates == LATER_FACTOR * G2P.budget.initial_updates
+        (first,) = (c for c in cells if (c.experiment, c.seed) == ("initial", cell.seed))
+        assert cell.settings == {**first.settings, "training.updates": cell.updates}
+    # A start that was trained anew has its students choose anew, and only they.
+    moved = [
+        {**row, "training": "anew"} if row["experiment"] == "later_initial" else row for row in rows
+    ]
+    anew = [cell for cell in plan(G2P, moved) if cell.start == "anew"]
+    assert {cell.experiment for cell in anew} == {"later_rates"}
+    assert {cell.method.name for cell in anew} == set(LATER)
+    assert not any(cell.experiment == "later" for cell in plan(G2P, moved))
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
