@@ -124,7 +124,8 @@ G2P = Task(
     budget=Budget(
         initial_updates=1500,
         initial_rate=1.6e-2,
-        # 0.20 CPU-seconds an update with lambda 0, 0.26 with 1: three core-hours for the task.
+        # 0.15 to 0.2 CPU-seconds an update: three to four core-hours for the task, and as many
+        # from later starts.
         updates=250,
         rates=(2e-3, 5e-3),
         rate_factor=2.5,
@@ -226,8 +227,7 @@ EN_DE = Task(
     budget=Budget(
         initial_updates=600,
         initial_rate=1e-3,
-        # 1.5 CPU-seconds an update with lambda 0, 2.6 with 1: the first seed takes two core-hours
-        # with the choice of rates, each further one an hour.
+        # 1.5 CPU-seconds an update with lambda 0, 2.6 with 1: four to five core-hours for the task.
         updates=120,
         # An eighth and half of the rate before: what the other tasks were found to prefer.
         rates=(1.25e-4, 5e-4),
@@ -276,7 +276,7 @@ SUMMARIES = Task(
     budget=Budget(
         initial_updates=2000,
         initial_rate=4e-3,
-        # 0.6 CPU-seconds an update with lambda 0, 1.0 with rewards: three to four core-hours.
+        # 1.0 CPU-second an update with lambda 0, 1.2 with 1: nine to ten core-hours for the task.
         updates=250,
         rates=(5e-4, 2e-3),
         rate_factor=4.0,
