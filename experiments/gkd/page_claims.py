@@ -83,7 +83,11 @@ def _twice_the_gain(students: Students) -> tuple[Part, ...]:
     gains = [students.gained(runs) for runs in (own, other)]
     remark = f"{method_name(method)} {change(gains[0])}, {method_name(base)} {change(gains[1])}"
     label = f"gain, less {ABOUT_TWICE} × the best baseline's"
-    return (_more(label, found, remark=remark),)
+    # Where baselines lose, a lesser loss would pass for a multiple of their gain.
+    return (
+        _more("gain over the initial student", gains[0], remark=method_name(method)),
+        _more(label, found, remark=remark),
+    )
 
 
 def _rises_with_share(students: Students) -> tuple[Part, ...]:
@@ -229,9 +233,9 @@ CLAIMS = (
     Claim(
         "Its gain over the initial student is about twice that of the best baseline",
         "2.1× on XSum, 1.7× on WMT, 1.9× on GSM8K, means over sizes",
-        f"Holds when the gain, less {ABOUT_TWICE} times the baseline's, lies above 0 (our reading "
-        "of 'about twice'). The on-policy student is of the divergence that was best on dev, the "
-        "baseline (SeqKD, supervised KD or ImitKD) the best on test.",
+        f"Holds when the gain lies above 0, and so does the gain less {ABOUT_TWICE} times the "
+        "baseline's (our reading of 'about twice'). The on-policy student is of the divergence "
+        "that was best on dev, the baseline (SeqKD, supervised KD or ImitKD) the best on test.",
         _twice_the_gain,
         later=True,
     ),
