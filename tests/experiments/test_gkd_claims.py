@@ -70,6 +70,14 @@ def test_about_twice_means_one_and_a_half_times_the_best_baseline(
     assert decided("about twice", rows) is verdict  # reverse KL gains 9
 
 
+def test_less_of_a_loss_than_every_baselines_is_never_called_enough() -> None:
+    rows = main_rows("g2p", {**GAINS, "imitkd": 8.0})  # reverse KL gains 9
+    losses = {"seq_kd": -3.0, "supervised_kd": -3.0, "imitkd": -2.0, "on_policy_kd": -1.0}
+    rows += later_rows("g2p", losses)
+    (line,) = reason_lines(rows, 2)
+    assert line[4] == "samples at T 1"
+
+
 def test_a_baseline_that_loses_is_beaten_by_any_gain_and_not_by_a_loss() -> None:
     worse = {"seq_kd": -3.0, "supervised_kd": -3.0, "imitkd": -2.0}
     assert decided("about twice", main_rows("g2p", {**GAINS, **worse})) is Verdict.HOLDS
