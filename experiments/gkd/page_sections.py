@@ -160,7 +160,7 @@ def later_start(found: Sequence[Students], pictures: Pictures) -> str:
     intro = (
         f"Students whose start was supervised {LATER_FACTOR} times as long, at rates that were "
         "chosen anew, beside the longer trained ones of above; both got equally many updates. "
-        "Where a start still learns fast, whatever is trained next gains by that alone."
+        "Where a start still learns fast, what is trained next may gain by that alone."
     )
     known = [students for students in found if later_students(students).methods]
 

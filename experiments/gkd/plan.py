@@ -20,7 +20,7 @@ from experiments.gkd.methods import (
     rewarded_method,
 )
 from experiments.gkd.tasks import Task
-from experiments.harness.rates import chosen_rate, rates_to_try
+from experiments.harness.rates import RateGrid
 
 Row = Mapping[str, Any]
 Weighted = tuple[Method, float | None]
@@ -65,6 +65,10 @@ class _Beginnings:
             row["seed"]: str(row["training"]) for row in rows if row["experiment"] == start
         }
         self._tries = [row for row in rows if row["experiment"] == rates]
+        budget = task.budget
+        self._grid = RateGrid(
+            budget.rates, task.lower_is_better, budget.rate_factor, budget.more_rates
+        )
 
     def starts(self, seeds: Sequence[int], updates: int) -> Iterator[Cell]:
         """The supervised students."""
@@ -78,7 +82,7 @@ class _Beginnings:
         start = self._starts.get(seed)
         if start is None:
             return
-        tried = {method.name: self._tried(method.name) for method, _ in methods}
+        tried = {m.name: self._grid.to_try(self._dev_scores(m.name)) for m, _ in methods}
         # Rate by rate, so that every method has its first results early.
         for rate in sorted({rate for rates in tried.values() for rate in rates}):
             for method, weight in methods:
@@ -100,7 +104,7 @@ class _Beginnings:
         teacher_weight: float | None = None,
     ) -> Iterator[Cell]:
         """The student, once its start and its rate are known."""
-        rate, start = self._rate(method.name), self._starts.get(seed)
+        rate, start = self._grid.chosen(self._dev_scores(method.name)), self._starts.get(seed)
         if rate is not None and start is not None:
             length = self._updates if updates is None else updates
             yield Cell(
@@ -117,26 +121,6 @@ class _Beginnings:
             for row in self._tries
             if (row["method"], row["start"]) == (method, start)
         }
-
-    def _tried(self, method: str) -> list[float]:
-        task = self._task
-        return rates_to_try(
-            self._dev_scores(method),
-            task.budget.rates,
-            lower_is_better=task.lower_is_better,
-            factor=task.budget.rate_factor,
-            most_more=task.budget.more_rates,
-        )
-
-    def _rate(self, method: str) -> float | None:
-        task = self._task
-        return chosen_rate(
-            self._dev_scores(method),
-            task.budget.rates,
-            lower_is_better=task.lower_is_better,
-            factor=task.budget.rate_factor,
-            most_more=task.budget.more_rates,
-        )
 
 
 class _Plan:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.harness.rates import MOST_MORE, chosen_rate, rates_to_try
+from experiments.harness.rates import MOST_MORE, RateGrid
 from experiments.harness.shapes import Settings, Size
 from experiments.kim_rush.tasks import Budget, Task
 
@@ -224,12 +224,7 @@ class _Plan:
         pruned_share: float | None = None,
     ) -> list[float]:
         """The rates to try: those given, and beyond while the best of them is the last or first."""
-        return rates_to_try(
-            self._dev_scores(size, method, pruned_share),
-            rates,
-            lower_is_better=self._task.lower_is_better,
-            most_more=_MORE_RATES,
-        )
+        return self._rate_grid(rates).to_try(self._dev_scores(size, method, pruned_share))
 
     def _rate(
         self,
@@ -239,12 +234,10 @@ class _Plan:
         pruned_share: float | None = None,
     ) -> float | None:
         """The rate with the best dev score, or None while one that is to be tried has none."""
-        return chosen_rate(
-            self._dev_scores(size, method, pruned_share),
-            rates,
-            lower_is_better=self._task.lower_is_better,
-            most_more=_MORE_RATES,
-        )
+        return self._rate_grid(rates).chosen(self._dev_scores(size, method, pruned_share))
+
+    def _rate_grid(self, rates: Sequence[float]) -> RateGrid:
+        return RateGrid(rates, self._task.lower_is_better, most_more=_MORE_RATES)
 
     def _chosen_scratch(self, size: Size, method: str) -> StageOfCell | None:
         budget = self._budget(size)

@@ -30,7 +30,7 @@ from experiments.gkd.plan import (
 from experiments.gkd.prepare import prepare
 from experiments.gkd.tasks import ARITHMETIC, EN_DE, G2P, SUMMARIES, TASKS, Task
 from experiments.gkd.teachers import TEACHERS, vocabulary
-from experiments.harness.rates import chosen_rate, rates_to_try
+from experiments.harness.rates import RateGrid
 from experiments.harness.recipes import recipe_of
 from experiments.harness.runner import unmeasured
 
@@ -273,8 +273,9 @@ def test_a_new_start_sends_everything_after_it_back() -> None:
 def test_a_grid_grows_where_the_best_rate_lies_at_its_end(
     scores: dict[float, float], tried: list[float], chosen: float | None
 ) -> None:
-    assert sorted(rates_to_try(scores, (1.0, 4.0), lower_is_better=False)) == sorted(tried)
-    assert chosen_rate(scores, (1.0, 4.0), lower_is_better=False) == chosen
+    grid = RateGrid((1.0, 4.0), lower_is_better=False)
+    assert sorted(grid.to_try(scores)) == sorted(tried)
+    assert grid.chosen(scores) == chosen
 
 
 def test_a_task_without_its_teacher_says_how_to_train_it(tmp_path: Path) -> None:
