@@ -18,6 +18,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError
+from seqdistill.data.endings import end_token_id
 from seqdistill.data.examples import Example
 
 _LOG = logging.getLogger(__name__)
@@ -34,6 +35,10 @@ class EncodedExample:
     id: str
     source_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    counted_spans: tuple[tuple[int, int], ...] = ()
+    """Stretches [start, stop) of `source_ids` that are learned like `target_ids`: the assistant's
+    earlier turns of a conversation. Of decoder-only models, and only where the data's own sequence
+    is learned: whoever writes another target drops them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +47,6 @@ class Encoded:
 
     examples: tuple[EncodedExample, ...]
     num_too_long: int
-
-
-def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The end-of-sequence id. Raises ModelError when the tokenizer has none."""
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            "The tokenizer must name an end-of-sequence token, but its eos_token is None; set it "
-            "in tokenizer_config.json."
-        )
-    return int(tokenizer.eos_token_id)
 
 
 def _with_end(ids: list[int], end: int) -> tuple[int, ...]:
