@@ -87,7 +87,7 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     (
         "teacher.keep_states",
         [*OWN, "teacher={model: t, keep_states: fp32}", "compare=[baseline, seq_kd]"],
-        "nobody would read",
+        "would not be read",
         "remove it",
     ),
     (

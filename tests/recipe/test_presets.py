@@ -169,8 +169,8 @@ def test_the_teacher_and_the_demonstration_need_nothing_else() -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_explains_its_paper_and_every_value(name: str) -> None:
     text = show_preset(name)
-    for heading in ("Paper:", "Equals:", "Differs:", "You add:"):
-        assert heading in text, f"{name} does not say: {heading}"
+    for heading in ("Paper:", "Loss:|Method:", "Differences from the paper:", "You must set:"):
+        assert re.search(f"^# ({heading})", text, re.MULTILINE), f"{name} does not say: {heading}"
     assert max(map(len, text.splitlines())) < 100
     bare = [
         line
@@ -200,7 +200,7 @@ def test_a_method_that_is_not_offered_is_refused_and_not_ignored(name: str) -> N
     with pytest.raises(RecipeError, match=rf"preset must be one of .*got '{name}'"):
         show_preset(name)
     for section in ("objective", "sequences"):
-        with pytest.raises(RecipeError, match=rf"{section}\.{name} is no setting of a recipe"):
+        with pytest.raises(RecipeError, match=rf"{section}\.{name} is not a recipe setting"):
             load_recipe("gkd", [f"{section}.{name}=true"])
 
 

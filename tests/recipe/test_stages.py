@@ -71,7 +71,7 @@ def test_the_teachers_states_are_kept_where_a_stage_reads_them() -> None:
         ("fp32", "here"),
         ("none", None),
     ]
-    assert "nobody would read the states" in refusal(kept[0])
+    assert "the states would not be read" in refusal(kept[0])
     told = refusal("stages.1.settings.teacher.keep_states=fp16")
     assert "stages.1.settings.teacher.keep_states must be none unless teacher.scores" in told
     both = "stages=[{preset: word_kd}, {preset: seq_kd_word_kd}]"
@@ -186,7 +186,7 @@ def test_a_line_of_a_file_is_named_with_the_key_that_mends_it(tmp_path: pathlib.
     with pytest.raises(RecipeError) as caught:
         load_recipe(str(path))
     assert str(caught.value) == (
-        f"{path}, line 8: stages.1.settings.training.updats is no setting of a recipe; "
+        f"{path}, line 8: stages.1.settings.training.updats is not a recipe setting; "
         "did you mean 'training.updates'?"
     )
 

@@ -87,7 +87,7 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
     kind, found = details["type"], _shown(details["input"])
     context = details.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"is no setting of a recipe; {unknown_key_advice(path)}"
+        return f"is not a recipe setting; {unknown_key_advice(path)}"
     if kind == "missing":
         return f"must be given, got {found} without it; add it"
     if kind == "literal_error":
@@ -111,7 +111,7 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
         if family == "model" and known_keys(path):
             advice = f"write keys below it: {', '.join(known_keys(path))}"
         return f"must be {_KINDS[family]}, got {found}; {advice}"
-    return f"is not as it must be ({details['msg']}), got {found}; change it"
+    return f"is not valid ({details['msg']}), got {found}; change it"
 
 
 def _shown(value: object) -> str:

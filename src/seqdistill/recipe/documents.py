@@ -189,7 +189,7 @@ def _composed(text: str, origin: str) -> yaml.Node | None:
         where = origin if mark is None else f"{origin}, line {mark.line + 1}"
         raise RecipeError(
             f"{where}: a recipe must be valid YAML, got: {error.problem}; "
-            "mend the indentation, quotes, colons or brackets there"
+            "fix the indentation, quotes, colons or brackets there"
         ) from error
     except yaml.YAMLError as error:
         raise RecipeError(

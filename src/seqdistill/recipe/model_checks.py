@@ -55,14 +55,14 @@ def teacher_findings(recipe: Recipe) -> Findings:
     if recipe.sequences.by_student and teacher.keep_states != "none":
         yield (
             "teacher.keep_states",
-            "must be none where the student writes sequences, which nobody can keep states of "
+            "must be none where the student writes sequences, whose states cannot be kept "
             f"beforehand, got {teacher.keep_states} with sequences.written_by "
             f"{recipe.sequences.written_by}; remove it",
         )
     elif teacher.scores == "none" and teacher.keep_states != "none":
         yield (
             "teacher.keep_states",
-            "must be none unless teacher.scores is dense, since nobody would read the states, got "
+            "must be none unless teacher.scores is dense, since the states would not be read, got "
             f"{teacher.keep_states}; remove it, or set teacher.scores=dense",
         )
     if teacher.keep_states == "none" and teacher.states is not None:

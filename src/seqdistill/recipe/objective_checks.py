@@ -120,7 +120,7 @@ def _writers(key: str, term: Term, recipe: Recipe) -> Findings:
     if term.written_by is not None and not sequences.by_student:
         yield (
             f"{key}.written_by",
-            f"must be left out where {possible[0]} is the only writer, as nobody tells sequences "
+            f"must be left out where {possible[0]} is the only writer, as sequences are not told "
             f"apart then, got {shown(term.written_by)}; remove it",
         )
     by_student = [name for name in chosen if name in BY_STUDENT]

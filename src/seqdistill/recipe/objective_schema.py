@@ -86,7 +86,7 @@ class RewardSection(Section):
 
 
 class ObjectiveSection(Section):
-    """How the student is pulled."""
+    """The loss (objective): how the student is pulled to teacher and targets."""
 
     terms: Annotated[tuple[Term, ...], Field(min_length=1)] = (
         Term(divergence="negative_log_likelihood"),
@@ -102,4 +102,4 @@ class ObjectiveSection(Section):
     """What the term `reward` rewards."""
     monitors: tuple[Literal["student_entropy", "teacher_reverse_kl"], ...] = ()
     """Measured whenever metrics are written, and part of no gradient: the student's entropy and
-    KL(student || teacher), both in nats a token."""
+    KL(student || teacher), both in nats per token."""

@@ -74,7 +74,7 @@ class StudentShare(Number):
     step: PositiveFloat = 0.1
     """With `adaptive`, DistiLLM's: how much it is raised at once, from `start` to at most `end`."""
     threshold: float = 0.1
-    """With `adaptive`: raised when the dev loss (nats a token) is at least so much above the one
+    """With `adaptive`: raised when the dev loss (nats per token) is at least so much above the one
     before."""
 
 
@@ -101,7 +101,7 @@ class ReplaySection(Section):
     max_age: PositiveInt = 1000
     """Updates after which a sequence is dropped: the student that wrote it is gone."""
     fresh_share: Number = Number(start=1.0, end=0.0)
-    """Share of the batches that are written anew (and kept); the others are drawn from the kept
+    """Share of the batches that are sampled again (and kept); the others are drawn from the kept
     ones. Falls linearly to 0 in DistiLLM."""
 
 
@@ -114,7 +114,7 @@ class SequencesSection(Section):
     """`reference`: the targets in the data. `teacher`: its decoded outputs (Seq-KD), made once,
     stored, verified and reused. `interpolation`: of its n best outputs the one most similar to the
     target in the data (Seq-Inter), for fine-tuning a student that is trained already. `student`:
-    on-policy, sampled from the student's weights of the very update. `mixture`: a share by the
+    on-policy, sampled from the student's weights of the current update. `mixture`: a share by the
     student, the others as `mixture` says (GKD). `replay`: as `mixture`, but the student's
     sequences are kept and used again, so some are those of an earlier student: not on-policy."""
     similarity: Literal[

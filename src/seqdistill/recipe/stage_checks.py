@@ -136,7 +136,7 @@ def states_findings(recipe: Recipe, systems: Sequence[Recipe]) -> Iterator[Contr
         yield Contradiction(
             "teacher.keep_states",
             "must be none where teacher.scores is none in every stage or compared preset, since "
-            f"nobody would read the states, got {recipe.teacher.keep_states}; remove it",
+            f"the states would not be read, got {recipe.teacher.keep_states}; remove it",
         )
     folders: dict[str, Recipe] = {}
     for reader in readers:
