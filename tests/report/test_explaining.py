@@ -63,10 +63,10 @@ def test_every_analysis_has_a_chart_and_a_sentence_that_says_what_one_sees(tmp_p
     page = page_of(tmp_path, full_results())
     assert len(page.labels) == 2 + 5, "two trade-offs and five explanations"
     for sentence in (
-        "Beam search gains most for baseline, +2.7, and least for seq_kd, +0.3, which may be "
+        "Beam search helps baseline most, +2.7, and least seq_kd, +0.3, which may be "
         "nothing: its interval holds zero.",
         "seq_kd puts 16 % of its probability on its own output at a perplexity of 9.9",
-        "seq_kd hesitates least, 0.94 nats on average, and teacher most, 1.58.",
+        "seq_kd has the lowest entropy, 0.94 nats on average, and teacher the highest, 1.58.",
         "word_kd writes most like the teacher: BLEU 45.0 against the teacher’s own outputs, and "
         "the same likeliest token at 75 %",
         "By beam search baseline writes least, 0.91 of the references’ tokens, and teacher most, "
@@ -109,7 +109,7 @@ def test_one_analysis_that_is_missing_takes_no_other_with_it(tmp_path: Path) -> 
 @pytest.mark.usefixtures("undrawn")
 def test_a_single_system_is_compared_with_nobody(tmp_path: Path) -> None:
     page = page_of(tmp_path, {"systems": [SYSTEMS[3]]})
-    assert "What explains it" not in page.text
+    assert "Analysis" not in page.text
 
 
 def error_row(name: str, method: str, rate: float) -> Row:
@@ -155,7 +155,7 @@ def test_of_an_error_rate_the_lowest_is_recommended_and_less_is_better(
     assert "down is better" in page.text
     assert "28.0" in page.text, "the second metric has its column"
     assert "Token error rate on dev" in page.text
-    assert "BLEU" not in page.text.split("Words used here")[0]
+    assert "BLEU" not in page.text.split("Glossary")[0]
 
 
 def test_a_metric_without_its_direction_is_refused(tmp_path: Path, errors: Row) -> None:

@@ -117,7 +117,7 @@ def _alone(system: System | None) -> tuple[Figure, ...]:
         Figure(
             "Words per second",
             numbers.rate(system.words_per_second_beam),
-            f"beam search; {numbers.rate(system.words_per_second_greedy)} greedily",
+            f"beam search; {numbers.rate(system.words_per_second_greedy)} greedy",
         ),
         Figure(
             "Size on disk",

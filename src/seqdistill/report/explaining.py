@@ -60,7 +60,7 @@ def _gap(systems: Sequence[System], looks: Looks) -> Chart | None:
         chosen(found, key=lambda pair: pair[1].value) for chosen in (min, max)
     )
     sentence = (
-        f"Beam search gains most for {most.name}, {numbers.signed(large.value)}, and least for "
+        f"Beam search helps {most.name} most, {numbers.signed(large.value)}, and least "
         f"{least.name}, {numbers.signed(small.value)}"
     )
     if small.low is not None and small.high is not None and small.low <= 0.0 <= small.high:
@@ -132,9 +132,9 @@ def _entropy(curves: Sequence[EntropyCurve], looks: Looks) -> Chart | None:
         Markup(svg),
         "Mean entropy in nats by position. "
         + "; ".join(f"{name}: {numbers.fixed(mean, 2)} on average" for name, mean in means.items()),
-        f"{sure} hesitates least, {numbers.fixed(means[sure], 2)} nats on average, and {unsure} "
-        f"most, {numbers.fixed(means[unsure], 2)}. Drawn as far as a tenth of the references "
-        "reach.",
+        f"{sure} has the lowest entropy, {numbers.fixed(means[sure], 2)} nats on average, and "
+        f"{unsure} the highest, {numbers.fixed(means[unsure], 2)}. Shown up to the length that "
+        f"{numbers.percent(REACHED_BY)} of the references reach.",
     )
 
 

@@ -73,7 +73,7 @@ def headline(systems: Sequence[System]) -> tuple[Phrase, ...]:
     if system.words_per_second_beam is not None:
         parts += [
             Phrase(" at "),
-            Phrase(f"{numbers.rate(system.words_per_second_beam)} words a second", strong=True),
+            Phrase(f"{numbers.rate(system.words_per_second_beam)} words per second", strong=True),
         ]
     if system.parameters is not None:
         parts += [

@@ -1,4 +1,4 @@
-"""Signs of reward hacking: the reward rises while dev falls, or length or repetition run away.
+"""Signs of reward hacking: the reward rises while dev falls, or length or repetition drifts.
 
 Decided by one rule that the page states. A sign is a reason to read what was written, no proof.
 Draws nothing: see `reward_charts`.
@@ -25,7 +25,7 @@ LEAST_VALUES = 4
 
 _CHANGED = "The rule: a mean has changed when it differs by more than two standard errors."
 _RUNAWAY = (
-    "Length runs away where the mean over the last quarter of what was logged is "
+    "Length drifts where the mean over the last quarter of what was logged is "
     f"{numbers.fixed(LENGTH_FACTOR)} times that over the first, or the first’s that of the last; "
     f"repetition where it has risen by {numbers.fixed(100 * REPETITION_RISE, 0)} points. A sign is "
     "a reason to read what was written, not a proof."

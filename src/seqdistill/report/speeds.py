@@ -42,16 +42,16 @@ def chart_of(logs: Sequence[TrainingLog], looks: Looks) -> Chart | None:
     svg = plots.over_updates(
         "written-speed",
         lines,
-        y_label="tokens a second",
+        y_label="tokens per second",
         window=window,
         size=SMALL,
         scale="log",
     )
     spoken = "; ".join(f"{name}: {numbers.percent(share)}" for name, share in shares.items())
     return Chart(
-        "Speed of writing and of training",
+        "Rollout and training throughput",
         Markup(svg),
-        f"Tokens a second, written and trained on. Share of the time that was writing: {spoken}",
+        f"Tokens per second, written and trained on. Share of the time that was writing: {spoken}",
         "Solid: tokens written in a second of writing. Dashed: tokens trained on in a second of "
         f"whole updates, writing included. {_time_sentence(shares)}{writing.smoothed(window)}",
     )

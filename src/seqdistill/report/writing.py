@@ -38,9 +38,9 @@ class Measure:
 LENGTH = Measure(
     "completion_length",
     "Length",
-    "tokens a sequence",
+    "tokens per sequence",
     numbers.fixed,
-    "Tokens of a sequence that was written, its end among them.",
+    "Tokens of a generated sequence, its end of sequence included.",
     unit=" tokens",
 )
 MEASURES = (
@@ -56,7 +56,7 @@ MEASURES = (
     Measure(
         "student_entropy",
         "Entropy of the student",
-        "nats a token",
+        "nats per token",
         numbers.significant,
         "How undecided the student is about the next token, where it is trained.",
         unit=" nats",
@@ -64,7 +64,7 @@ MEASURES = (
     Measure(
         "teacher_reverse_kl",
         "KL(student ‖ teacher)",
-        "nats a token",
+        "nats per token",
         numbers.significant,
         "How much unlikelier the teacher finds what the student would write next: 0 where they "
         "agree.",
