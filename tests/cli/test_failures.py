@@ -33,10 +33,10 @@ def test_user_error_is_one_sentence_on_stderr(
     program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = "/a/very/long/path" * 20 + "/file.tsv"
-    let_training_fail(monkeypatch, UserError(f"data.train must exist, got {path}; mend it"))
+    let_training_fail(monkeypatch, UserError(f"data.train must exist, got {path}; fix it"))
     answer = program("train", recipe_file)
     assert answer.exit_code == 2
-    assert answer.stderr == f"error: data.train must exist, got {path}; mend it\n"
+    assert answer.stderr == f"error: data.train must exist, got {path}; fix it\n"
     assert "Traceback" not in answer.stdout
 
 
@@ -75,7 +75,7 @@ def test_a_full_disk_is_told_with_its_file(
     let_training_fail(monkeypatch, full)
     answer = program("train", recipe_file)
     assert answer.exit_code == 2
-    assert "the disk of 'runs/x/metrics.jsonl' is full (No space left" in answer.stderr
+    assert "Disk full: the disk of 'runs/x/metrics.jsonl' is full (No space left" in answer.stderr
     assert answer.stderr.endswith("free some, and continue with --resume\n")
 
 
@@ -98,6 +98,7 @@ def test_memory_that_ran_out_names_the_settings_that_need_it(
     let_training_fail(monkeypatch, error)
     answer = program("train", recipe_file)
     assert answer.exit_code == 2
+    assert answer.stderr.startswith("error: Out of memory: ")
     assert "training.batch_tokens" in answer.stderr and "more words" not in answer.stderr
 
 

@@ -37,7 +37,7 @@ def export(
         str,
         typer.Argument(
             metavar="RUN_OR_MODEL",
-            help="A run directory, whose student is meant, or a model folder in any form.",
+            help="A run directory (its student is exported) or a model folder.",
             show_default=False,
         ),
     ],
@@ -60,7 +60,7 @@ def export(
         typer.Option(
             "--store",
             metavar="TYPE",
-            help="fp32 or fp16, of weights stored sparse or dense; as the model is when not given.",
+            help="fp32 or fp16, of weights stored sparse or dense. Default: as the model is.",
             show_default=False,
         ),
     ] = None,
@@ -69,16 +69,16 @@ def export(
         typer.Option(
             "--verify-on",
             metavar="DATA",
-            help="Examples that an int8 copy is compared on; a run's own when not given.",
+            help="Examples that an int8 copy is compared on. Default: the run's own.",
         ),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", metavar="N", min=1, help="CPU threads; all when not given."),
+        typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: all cores."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Store a model smaller: without the zeros of pruning, in int8, or both; and back again.
+    """Convert a model to a smaller format (sparse, int8) or back.
 
     Sparse forms are exact: `--format dense` gives the model, or the int8 folder, back bit for bit.
     """

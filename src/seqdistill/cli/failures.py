@@ -1,6 +1,6 @@
 """How a command ends when it cannot go on: a sentence and a code, or a traceback for our defects.
 
-0 done, 1 a defect of ours, 2 something the user can mend, 130 interrupted. Every command of the
+0 done, 1 a defect of ours, 2 something the user can fix, 130 interrupted. Every command of the
 program runs inside `ExplainingGroup`; none catches these errors itself.
 """
 
@@ -54,15 +54,14 @@ class ExplainingGroup(TyperGroup):
                 raise
             hint = ", and continue with --resume" if ctx.invoked_subcommand in _RESUMABLE else ""
             _complain(
-                f"there must be room for what the command writes, but {_place(error)} is full "
-                f"({error.strerror}); free some{hint}"
+                f"Disk full: {_place(error)} is full ({error.strerror}); free some{hint}"
             )
             raise typer.Exit(USER_ERROR) from error
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
             _complain(
-                f"there must be memory for a batch, but it ran out ({_first_line(error)}); lower "
+                f"Out of memory: a batch does not fit ({_first_line(error)}); lower "
                 "training.batch_tokens (training.accumulation makes up for it), "
                 "sequences.rollouts.samples_per_prompt or sequences.decoding.batch_tokens, in a "
                 "new output_dir"

@@ -44,12 +44,12 @@ def generate(
     ],
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT", help="Texts to translate.", show_default=False),
+        typer.Argument(metavar="TEXT", help="Input texts.", show_default=False),
     ] = None,
     *,
     input_file: Annotated[
         str | None,
-        typer.Option("--input", "-i", metavar="FILE", help="One text a line; - is standard input."),
+        typer.Option("--input", "-i", metavar="FILE", help="One text per line; - is standard input."),
     ] = None,
     output_file: Annotated[
         Path | None,
@@ -62,7 +62,7 @@ def generate(
     max_new_tokens: Annotated[
         int,
         typer.Option(
-            "--max_new_tokens", metavar="N", min=1, help="Longest output, its end included."
+            "--max_new_tokens", metavar="N", min=1, help="Maximum output tokens, including EOS."
         ),
     ] = 128,
     engine: Annotated[
@@ -74,11 +74,11 @@ def generate(
     ] = ComputeType.float32,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", metavar="N", min=1, help="CPU threads; all when not given."),
+        typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: all cores."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Translate texts with a model: arguments, the lines of a file, or standard input.
+    """Generate outputs for texts with a model: arguments, the lines of a file, or standard input.
 
     Each input line gives exactly one output line; an empty one gives an empty one.
     """
@@ -124,7 +124,7 @@ def _input_lines(texts: Sequence[str], input_file: str | None) -> list[str]:
         return [line for text in texts for line in text.split("\n")]
     if input_file is None and sys.stdin.isatty():
         raise UserError(
-            "there must be something to translate, but no text was given; "
+            "No input text was given; "
             "give texts, --input FILE, or a pipe"
         )
     return read_lines(input_file or STANDARD_STREAM)

@@ -111,6 +111,6 @@ def _resumes(value: str) -> bool:
     if value.lower() in ("false", "0", "no", "none"):
         return False
     raise UserError(
-        f"resume_from_checkpoint must be true or false, got {value!r}: a run goes on from the "
+        f"resume_from_checkpoint must be true or false, got {value!r}: a run resumes from the "
         "newest checkpoint of its output_dir; give --output_dir of that run and --resume"
     )

@@ -42,7 +42,7 @@ def check(
         bool, typer.Option("--resolved", help="Print every setting, defaults included.")
     ] = False,
 ) -> None:
-    """Whether a recipe is right; if not, every error with file, line and key."""
+    """Validate a recipe: every error with file, line and key."""
     from seqdistill.recipe.loading import load_recipe
     from seqdistill.recipe.systems import output_folder
     from seqdistill.recipe.writing import write_recipe
@@ -59,7 +59,7 @@ def check(
         say(write_recipe(checked).rstrip("\n"))
         return
     trains = ", ".join(checked.compare) or checked.method
-    say(f"{name} is right: it trains {trains} into {output_folder(checked)}")
+    say(f"{name} is valid; it trains {trains} into {output_folder(checked)}")
 
 
 @recipes.command()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from seqdistill.records.run_directory import RunDirectory
 
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in output_dir, from its newest state.")
+    bool, typer.Option("--resume", help="Resume the run in output_dir from its latest checkpoint.")
 ]
 DryRun = Annotated[
     bool,
@@ -76,7 +76,7 @@ def train(
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train the student of a recipe, or every student of one that compares.
+    """Train the recipe's student, or all students of a comparison.
 
     A setting reads key=value, --key value or --key=value; the usual names of
     Hugging Face scripts are understood.
@@ -104,9 +104,9 @@ def label(
     seed: Seed = None,
     verbose: Verbose = False,
 ) -> None:
-    """Let the teacher of a recipe write the training sequences, once, to be reused by `train`.
+    """Generate and cache the teacher's outputs for the training data, to be reused by `train`.
 
-    Stopped at any moment, the same command goes on where it was.
+    Stopped at any moment, the same command continues where it was.
     """
     given, name = _with_recipe(recipe, settings)
     chosen = _recipe(name, [*given.overrides, *named_settings(output_dir, seed)])
@@ -183,7 +183,7 @@ def _show_trained(run: RunDirectory) -> None:
                 (f"student {m.path.name}" if many else "student", str(m.student_path))
                 for m in members
             ),
-            ("measure it", f"{program()} evaluate {quoted(run.path)}"),
+            ("next:", f"{program()} evaluate {quoted(run.path)}"),
         ]
     )
 
