@@ -149,7 +149,7 @@ def test_sources_alone_are_enough_where_the_teacher_writes(folder: Path) -> None
     planned = plan(load_recipe("seq_kd", [*given, longest]))
     assert (planned.guessed_targets, planned.target_tokens) == (8, 8 * 5)
     told = dict(planned.lines())["target tokens"]
-    assert told == "40 (a guess for 8 that nobody has written yet)"
+    assert told == "40 (estimated for 8 without a target yet)"
     run = start("data.train=train.jsonl", "teacher.model=bart", method="seq_kd")
     assert (run.student_path / "model.safetensors").is_file()
 

@@ -228,7 +228,7 @@ def test_a_plan_says_what_is_there_and_writes_nothing(place: Path) -> None:
     changed = chain_in(place, "other", "stages.1.settings.training.updates=7")
     planned = plan(changed)
     lines = dict(planned.lines())
-    assert lines["stage 1"].startswith("seq_kd: 4 updates, there already: ")
+    assert lines["stage 1"].startswith("seq_kd: 4 updates, cached: ")
     assert lines["stage 2"] == "seq_inter: 7 updates, to be trained"
     assert planned.updates == 7 and planned.seconds_per_method > 0
     anew = plan(chain_in(place, "anew", "seed=7"))
@@ -277,7 +277,7 @@ def test_a_stage_that_another_process_trains_is_waited_for(
         waiting = threading.Thread(target=trained, args=(recipe,))
         waiting.start()
         deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and "waiting for its end" not in caplog.text:
+        while time.monotonic() < deadline and "waiting until it has finished" not in caplog.text:
             time.sleep(0.01)
         assert waiting.is_alive() and not output_folder(recipe).exists()
     waiting.join(timeout=30)

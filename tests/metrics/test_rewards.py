@@ -145,15 +145,15 @@ def test_the_module_is_imported_only_when_the_reward_is_asked_for(own: str) -> N
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no_such_module_anywhere:f", "importable module.*no_such_module_anywhere"),
-        ("broken_rewards:f", "importable module.*no_such_package_anywhere"),
+        ("no_such_module_anywhere:f", "Cannot import.*no_such_module_anywhere"),
+        ("broken_rewards:f", "Cannot import.*no_such_package_anywhere"),
         ("own_rewards:brie", "found nothing of that name. Did you mean 'brief'"),
         ("own_rewards:limit", "found int of that name"),
         ("own_rewards:", "found nothing"),
-        (":brief", "importable module"),
+        (":brief", "Cannot import"),
         ("raising_rewards:f", r"ZeroDivisionError: division by zero at \S+raising_rewards.py:2"),
-        ("misspelt_rewards:f", r"no Python: .* at \S+misspelt_rewards.py:3"),
-        ("folder/own_rewards.py:brief", "found a file; write own_rewards:brief and .* PYTHONPATH"),
+        ("misspelt_rewards:f", r"not Python: .* at \S+misspelt_rewards.py:3"),
+        ("folder/own_rewards.py:brief", "it is a file; write own_rewards:brief and .* PYTHONPATH"),
     ],
 )
 def test_what_cannot_be_imported_or_called_is_told(own: str, path: str, message: str) -> None:
@@ -203,7 +203,7 @@ def test_what_a_function_raises_is_told_with_its_name_and_the_line_of_the_users_
     message = str(caught.value)
     assert f"reward {own}:{name} must return a list of numbers" in message
     assert told in message
-    assert f"{own}.py:{line}; mend the function" in message
+    assert f"{own}.py:{line}; fix the function" in message
     assert type(caught.value.__cause__) is cause
 
 

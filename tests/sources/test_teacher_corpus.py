@@ -397,7 +397,7 @@ def test_a_torn_shard_of_an_unfinished_corpus_is_made_anew(
     generator = FakeGenerator()
     label_with(generator, folder)
     assert generator.num_generated == 23 - 10
-    assert "shard-00001.parquet is damaged or of an older form and is made anew" in caplog.text
+    assert "shard-00001.parquet is damaged or of an older form and is made again" in caplog.text
     assert shard_bytes(folder) == shard_bytes(tmp_path / "whole")
 
 

@@ -241,7 +241,7 @@ def test_a_second_process_waits_and_finds_them_finished(
         second = threading.Thread(target=make, args=(made,))
         second.start()
         for _ in range(500):
-            if "waiting for its end" in caplog.text:
+            if "waiting until it has finished" in caplog.text:
                 break
             time.sleep(0.01)
         assert second.is_alive() and "keeps a teacher's states in" in caplog.text

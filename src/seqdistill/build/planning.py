@@ -68,7 +68,7 @@ class Plan:
     def _guess(self) -> str:
         if not self.guessed_targets:
             return ""
-        return f" (a guess for {self.guessed_targets:,} that nobody has written yet)"
+        return f" (estimated for {self.guessed_targets:,} without a target yet)"
 
     def lines(self) -> list[tuple[str, str]]:
         """(label, text) pairs for display."""
@@ -192,7 +192,7 @@ def _plan_of_chain(recipe: Recipe) -> Plan:
         seconds_per_method=sum((planned.seconds_per_method for planned in plans), start=0.0),
         pruning="none",  # said of each stage
         stages=(
-            *(f"{_sized(stage.recipe)}, there already: {stage.run.path}" for stage in done),
+            *(f"{_sized(stage.recipe)}, cached: {stage.run.path}" for stage in done),
             *(f"{_sized(stage)}, to be trained" for stage in ahead),
         ),
     )

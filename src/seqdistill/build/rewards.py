@@ -58,7 +58,7 @@ def try_reward(reward: RewardOfWritten, examples: Sequence[EncodedExample]) -> N
     if len(rewards) != len(written) or not all(map(math.isfinite, rewards)):
         raise UserError(
             f"The reward must give one finite number for each of {len(written)} outputs, but gave "
-            f"{rewards}; mend objective.reward.function"
+            f"{rewards}; fix objective.reward.function"
         )
 
 

@@ -84,7 +84,7 @@ def _train_stage(stage: StageRun, processes: PartialState, progress: Progress) -
         reused = stage.is_finished
         if reused:
             _LOG.info("using the stage in %s", stage.run.path)
-            progress.start("there already", stage.recipe.training.updates)
+            progress.start("cached", stage.recipe.training.updates)
             progress.advance(_num_updates(stage))
             progress.finish()
         else:

@@ -93,7 +93,7 @@ def export_model(
 def _check_free(output: Path) -> None:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(
-            f"OUTPUT must be a new or empty folder, but {str(output)!r} is there already; remove "
+            f"OUTPUT must be a new or empty folder, but {str(output)!r} already exists; remove "
             "it or name another."
         )
 

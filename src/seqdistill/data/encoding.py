@@ -129,7 +129,7 @@ def _render(
     except TemplateError as error:
         raise DataError(
             f"The messages of example {example_id!r} must suit the model's chat template, which "
-            f"refuses them: {error}; mend its roles."
+            f"refuses them: {error}; fix its roles."
         ) from error
     return text
 

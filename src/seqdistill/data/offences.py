@@ -43,7 +43,7 @@ class Offences:
             return
         lines = [
             f"{self._file}: {self._num_offences:,} of {num_checked:,} {self._unit}s "
-            "cannot be used; mend or remove them:",
+            "cannot be used; fix or remove them:",
             *(f"  {shown}" for shown in self._shown),
         ]
         if self._num_offences > len(self._shown):

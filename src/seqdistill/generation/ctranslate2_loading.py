@@ -133,7 +133,7 @@ def _require_shapes(
     raise ModelError(
         "Weights can be refreshed from a model of the same shapes only, but "
         f"{changed[0]!r} was {expected.get(changed[0])} and is {found.get(changed[0])} "
-        f"({len(changed)} differ); load the model anew"
+        f"({len(changed)} differ); load the model again"
     )
 
 

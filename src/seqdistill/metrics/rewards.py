@@ -130,7 +130,7 @@ class CheckedReward:
         except Exception as error:
             raise UserError(
                 f"reward {self.name} must return a list of numbers, one for each completion, but "
-                f"raised {_told(error)} {_place(error, self.function)}; mend the function"
+                f"raised {_told(error)} {_place(error, self.function)}; fix the function"
             ) from error
         if given is None:
             raise self._no_numbers(f"found {type(found).__name__}")
@@ -138,13 +138,13 @@ class CheckedReward:
         if len(values) != len(completions):
             raise UserError(
                 f"reward {self.name} must return one number for each of the {len(completions)} "
-                f"completions, found {len(values)}; mend the function"
+                f"completions, found {len(values)}; fix the function"
             )
         for completion, value in zip(completions, values, strict=True):
             if not math.isfinite(value):
                 raise UserError(
                     f"reward {self.name} must be finite, found {value} for the completion "
-                    f"{completion[:80]!r}; mend the function"
+                    f"{completion[:80]!r}; fix the function"
                 )
         return values
 
@@ -160,7 +160,7 @@ class CheckedReward:
     def _no_numbers(self, found: str) -> UserError:
         return UserError(
             f"reward {self.name} must return a list of numbers, one for each completion, {found}; "
-            "mend the function"
+            "fix the function"
         )
 
 
@@ -196,25 +196,25 @@ def _imported(path: str) -> Callable[..., object]:
     module_name, _, function_name = path.partition(":")
     if module_name.endswith(".py"):
         raise RecipeError(
-            f"reward {path!r} must name an importable module, found a file; write "
+            f"Cannot import {module_name!r} (reward {path!r}): it is a file; write "
             f"{_stem(module_name)}:{function_name} and put its folder in PYTHONPATH"
         )
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:  # ValueError: an empty name
         raise RecipeError(
-            f"reward {path!r} must name an importable module, found: {error}; install it or put "
+            f"Cannot import {module_name!r} (reward {path!r}): {error}; install it or put "
             "its folder in PYTHONPATH"
         ) from error
     except SyntaxError as error:
         raise RecipeError(
-            f"reward {path!r} must name an importable module, but it is no Python: {error.msg} at "
-            f"{error.filename}:{error.lineno}; mend it"
+            f"Cannot import {module_name!r} (reward {path!r}): it is not Python: {error.msg} at "
+            f"{error.filename}:{error.lineno}; fix it"
         ) from error
     except Exception as error:
         raise RecipeError(
-            f"reward {path!r} must name an importable module, but that raised {_told(error)} "
-            f"{_place(error)}; mend it"
+            f"Cannot import {module_name!r} (reward {path!r}): it raised {_told(error)} "
+            f"{_place(error)}; fix it"
         ) from error
     names = vars(module)
     if not callable(names.get(function_name)):

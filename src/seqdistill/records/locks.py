@@ -27,6 +27,6 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _LOG.warning("another process %s %s; waiting for its end", doing, folder)
+            _LOG.warning("another process %s %s; waiting until it has finished", doing, folder)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -75,7 +75,7 @@ class RunDirectory:
             kind = "a folder that is not empty" if self.path.is_dir() else "a file"
             raise UserError(
                 f"output_dir must be a new or empty folder, got {str(self.path)!r}, which is "
-                f"{kind}; go on with that run by --resume, or give another output_dir=..."
+                f"{kind}; resume that run with --resume, or give another output_dir=..."
             )
 
     @property

@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             raise DataError(
                 f"{folder} must be written by one process at a time, but process {holder} is "
-                "labelling into it; wait for its end, or give another folder"
+                "labelling into it; wait until it has finished, or give another folder"
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)

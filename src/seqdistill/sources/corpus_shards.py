@@ -143,12 +143,12 @@ def summarize(path: Path) -> ShardSummary:
 def check_shard(path: Path, summary: ShardSummary) -> None:
     """Raises DataError unless the file has the bytes that the manifest describes."""
     if not path.is_file():
-        raise DataError(f"{path} must be there, but is missing; label again to have it made anew")
+        raise DataError(f"{path} must be there, but is missing; label again to have it made again")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != summary.sha256:
         raise DataError(
             f"{path} must have the sha256 {summary.sha256} of the manifest, found {found}: it was "
-            "damaged or replaced; delete this file and label again to have it alone made anew"
+            "damaged or replaced; delete this file and label again to have it alone made again"
         )
 
 

@@ -92,13 +92,13 @@ class RewardedWriter:
         if len(rewards) != len(written):
             raise RecipeError(
                 "A reward function must give one number a sequence, but it gave "
-                f"{len(rewards)} for {len(written)}; mend it"
+                f"{len(rewards)} for {len(written)}; fix it"
             )
         for one, reward in zip(written, rewards, strict=True):
             if not math.isfinite(reward):
                 raise DataError(
                     f"Rewards must be finite, but that of the student's answer to "
-                    f"{one.example.id!r} is {reward}; mend the reward function, or take the "
+                    f"{one.example.id!r} is {reward}; fix the reward function, or take the "
                     "example out of the data."
                 )
         return rewards

@@ -180,7 +180,7 @@ class _ShardWriter:
                 self.on_progress(len(part))
             return
         if path.is_file():
-            logger.warning("%s is damaged or of an older form and is made anew", path)
+            logger.warning("%s is damaged or of an older form and is made again", path)
         began = time.monotonic()
         hypotheses = self.generator.generate(
             [source_ids for _, source_ids in part],
@@ -206,7 +206,7 @@ def _check_ids(examples: Sources) -> None:
         if first != number:
             raise DataError(
                 f"ids of examples must be unique, found {example_id!r} as examples {first} and "
-                f"{number}; mend the column id"
+                f"{number}; fix the column id"
             )
 
 

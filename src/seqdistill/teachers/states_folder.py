@@ -109,7 +109,7 @@ def read_manifest(folder: Path) -> StatesManifest:
     except (OSError, ValidationError) as error:
         raise DataError(
             f"{path} must be the manifest of a teacher's states, found: {error}; delete the folder "
-            "to have them made anew"
+            "to have them made again"
         ) from error
     return manifest
 
@@ -128,7 +128,7 @@ def check_settings(folder: Path, manifest: StatesManifest, wanted: StatesSetting
             raise StaleCorpusError(
                 f"{folder} must hold the states of this teacher for these very sequences, but its "
                 f"{field.name} is {_short(found)} and this run's is {_short(needed)}; give another "
-                "folder as teacher.states, or delete this one to have it made anew"
+                "folder as teacher.states, or delete this one to have it made again"
             )
 
 
@@ -148,7 +148,7 @@ def check_whole(folder: Path, manifest: StatesManifest) -> None:
 def _damaged(path: Path, wanted: str, found: str) -> DataError:
     return DataError(
         f"{path} must have {wanted} as its manifest says, found {found}: it was damaged or "
-        "replaced; delete the folder to have the teacher's states made anew"
+        "replaced; delete the folder to have the teacher's states made again"
     )
 
 

@@ -55,7 +55,7 @@ class StoredStates:
         if not np.array_equal(index["checksums"], checksums):
             raise DataError(
                 f"{folder / INDEX} must list the targets of these {len(examples)} examples, found "
-                "others; delete the folder to have the teacher's states made anew"
+                "others; delete the folder to have the teacher's states made again"
             )
         # An id alone is not enough: of the n best outputs each is an example of the same id.
         ids = (example.id for example in examples)
