@@ -439,11 +439,63 @@ def test_skew_divergences_tend_to_the_kls() -> None:
 def test_clamped_values_keep_their_gradient() -> None:
     """bf16 rounding makes the sum negative here; the clamp must not stop the student's pull."""
     teacher = torch.tensor([0.5, 0.5]).log()
-    student = (torch.tensor([0.6, 0.6]).log()).requires_grad_()  # mass 1.2: not normalized
+    student = torch.tensor([0.55, 0.55], dtype=torch.bfloat16).log().requires_grad_()  # mass 1.1
     value = forward_kl(student, teacher)
     (gradient,) = torch.autograd.grad(value, student)
     assert value == 0.0
-    torch.testing.assert_close(gradient, torch.tensor([-0.5, -0.5]))
+    torch.testing.assert_close(gradient, torch.tensor([-0.5, -0.5], dtype=torch.bfloat16))
+
+
+@every_divergence
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_logits_are_refused_whose_ever_they_are(case: Case, dtype: torch.dtype) -> None:
+    """KL of logits is a number that looks like a loss, and is none."""
+    logits = torch.randn(3, 4, VOCAB, generator=seeded(31), dtype=dtype)
+    right = log_probs(seeded(32), 3, 4).to(dtype)
+    other = case.other(seeded(33), 3, 4)
+    other = other if case.is_hard else other.to(dtype)
+    assert case(right, other).shape == (3, 4)
+    with pytest.raises(ValueError, match=r"student_log_probs must be .* but 12 of 12 rows"):
+        case(logits, other)
+    if not case.is_hard:
+        with pytest.raises(ValueError, match=r"teacher_log_probs .* give log_softmax"):
+            case(right, logits)
+
+
+@every_divergence
+def test_one_row_that_is_no_distribution_is_refused_and_one_that_is_not_a_number_shows(
+    case: Case,
+) -> None:
+    other = case.other(seeded(34), 3)
+    for wrong in (0.0, -math.inf):  # padding, by zeros or as if it had no mass anywhere
+        student = log_probs(seeded(35), 3)
+        student[1] = wrong
+        with pytest.raises(ValueError, match="1 of 3 rows"):
+            case(student, other)
+    student = log_probs(seeded(35), 3)
+    student[1] = math.nan
+    assert case(student, other).isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("vocab", [2, 300_000])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
+def test_log_probabilities_rounded_to_any_precision_are_none_the_less(
+    dtype: torch.dtype, vocab: int, spread: float
+) -> None:
+    logits = spread * torch.randn(2, vocab, generator=seeded(36))
+    rounded = logits.log_softmax(dim=-1).to(dtype)
+    for student in (rounded, rounded.float(), logits.bfloat16().log_softmax(dim=-1)):
+        assert (forward_kl(student, rounded) < 0.2).all()
+
+
+def test_nothing_that_depends_on_numbers_is_asked_where_a_graph_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would break the graph. (Under the type checks of these tests none can be compiled.)"""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    logits = torch.randn(3, VOCAB, generator=seeded(37))
+    assert forward_kl(logits, logits).shape == (3,)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, -0.1, 1.5, math.nan])

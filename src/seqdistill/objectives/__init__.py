@@ -3,6 +3,8 @@
 Tensors in, numbers out. No model, no file, no recipe is known here.
 """
 
+from seqdistill.core.head import Head
+from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.adaptive_divergences import (
     adaptive_kl,
     interpolated_forward_kl,
@@ -40,8 +42,10 @@ __all__ = [
     "Divergence",
     "FusedLoss",
     "FusedSum",
+    "Head",
     "Monitor",
     "Term",
+    "TokenSum",
     "WeightedObjective",
     "adaptive_kl",
     "cross_entropy",

@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqdistill.objectives.divergences import (
-    at_least_fp32,
-    forward_kl,
+    checked,
+    checked_pair,
+    kl,
     negative_log_likelihood,
-    reverse_kl,
+    within,
 )
 
 
@@ -42,14 +43,14 @@ def adaptive_kl(
     P = Q.
     """
     check_head_mass(head_mass)
-    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
+    student, teacher = checked_pair(student_log_probs, teacher_log_probs)
     with torch.no_grad():
         gap = (teacher.exp() - student.exp()).abs()
         in_head = _head(teacher, head_mass)
         of_head = torch.where(in_head, gap, 0.0).sum(dim=-1)
         of_tail = torch.where(in_head, 0.0, gap).sum(dim=-1)
         whole = (of_head + of_tail).clamp(min=torch.finfo(gap.dtype).tiny)
-    forward, reverse = forward_kl(student, teacher), reverse_kl(student, teacher)
+    forward, reverse = within(kl(teacher, student)), within(kl(student, teacher))
     return _times(of_head / whole, forward) + _times(of_tail / whole, reverse)
 
 
@@ -70,12 +71,12 @@ def interpolated_forward_kl(
     Source: Shing et al. 2025 (TAID), sec. 3; how t moves is `interpolation`'s.
     """
     check_share(share)
-    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
+    student, teacher = checked_pair(student_log_probs, teacher_log_probs)
     with torch.no_grad():
         target = _interpolated(student, teacher, share)
         nowhere = target.isneginf().all(dim=-1)
         target = target.masked_fill(nowhere.unsqueeze(-1), 0.0).log_softmax(dim=-1)
-    return forward_kl(student, target).masked_fill(nowhere, math.inf)
+    return within(kl(target, student)).masked_fill(nowhere, math.inf)
 
 
 def teacher_mode_likelihood(
@@ -89,7 +90,8 @@ def teacher_mode_likelihood(
 
     Source: Lin et al. 2020 (ImitKD), the hard form of the loss: the student's rollouts, relabelled.
     """
-    return negative_log_likelihood(student_log_probs, teacher_log_probs.argmax(dim=-1))
+    mode = checked(teacher_log_probs, "teacher_log_probs").argmax(dim=-1)
+    return negative_log_likelihood(student_log_probs, mode)
 
 
 def check_head_mass(head_mass: float) -> None:

@@ -4,6 +4,10 @@ Student first, teacher second; one value in nats for every position. P is the te
 student. No masks, no means, no temperatures, no state: `reduction` and `fused` have those. Inside,
 everything is fp32 (fp64 for fp64), whatever comes in.
 
+Logits are refused: rows must be log-probabilities (`log_softmax`), which one pass over them checks;
+`python -O` and torch.compile leave the check out, and the fused forms, which normalize by
+themselves, have none.
+
 Shared by all: 0 log 0 = 0, so that symbols of probability zero, -inf as a logarithm included, give
 neither NaN nor a NaN gradient; +inf comes out only where theory says so. Rounding cannot push a
 value past its theoretical bounds, and the gradient passes through that correction unchanged.
@@ -23,6 +27,10 @@ Scale = Literal["raw", "gradient"]
 NEGLIGIBLE_LOG_PROB = -1e4
 """exp() of this is exactly zero even in fp64, and sums and differences with it stay finite."""
 
+SUM_TOLERANCE, SUM_TOLERANCE_BF16 = 0.05, 0.2
+"""How far the sum of a row's probabilities may be from 1: more than the rounding to half precision
+does to log-probabilities over any vocabulary (bf16: normalized in it, too), less than logits do."""
+
 
 def forward_kl(
     student_log_probs: Float[Tensor, "*batch vocab"],
@@ -36,8 +44,8 @@ def forward_kl(
     Source: Hinton et al. 2015, sec. 2 (T = 1); word-level KD of Kim and Rush 2016, sec. 3.1, less
     the teacher's entropy, which has no gradient.
     """
-    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
-    return _within(_kl(teacher, student))
+    student, teacher = checked_pair(student_log_probs, teacher_log_probs)
+    return within(kl(teacher, student))
 
 
 def reverse_kl(
@@ -51,8 +59,8 @@ def reverse_kl(
 
     Source: Gu et al. 2024 (MiniLLM), sec. 2.1, for one token.
     """
-    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
-    return _within(_kl(student, teacher))
+    student, teacher = checked_pair(student_log_probs, teacher_log_probs)
+    return within(kl(student, teacher))
 
 
 def jensen_shannon(
@@ -77,11 +85,11 @@ def jensen_shannon(
     Source: Agarwal et al. 2024 (GKD), eq. 1; the scaled form is ours.
     """
     check_beta(beta)
-    student, teacher = _not_infinite(student_log_probs), _not_infinite(teacher_log_probs)
+    student, teacher = map(_not_infinite, checked_pair(student_log_probs, teacher_log_probs))
     mixture = _log_mixture(teacher, student, beta)
-    raw = beta * _kl(teacher, mixture) + (1.0 - beta) * _kl(student, mixture)
+    raw = beta * kl(teacher, mixture) + (1.0 - beta) * kl(student, mixture)
     entropy = -beta * math.log(beta) - (1.0 - beta) * math.log1p(-beta)
-    return _within(raw, entropy) * jensen_shannon_factor(beta, scale)
+    return within(raw, entropy) * jensen_shannon_factor(beta, scale)
 
 
 def skew_forward_kl(
@@ -98,8 +106,8 @@ def skew_forward_kl(
     Source: Ko et al. 2024 (DistiLLM), sec. 3.1, SKL; they use alpha = 0.1.
     """
     check_alpha(alpha, "forward_kl")
-    student, teacher = _not_infinite(student_log_probs), _not_infinite(teacher_log_probs)
-    return _within(_kl(teacher, _log_mixture(teacher, student, alpha)), -math.log(alpha))
+    student, teacher = map(_not_infinite, checked_pair(student_log_probs, teacher_log_probs))
+    return within(kl(teacher, _log_mixture(teacher, student, alpha)), -math.log(alpha))
 
 
 def skew_reverse_kl(
@@ -117,8 +125,8 @@ def skew_reverse_kl(
     Source: Ko et al. 2024 (DistiLLM), sec. 3.1, SRKL; they use alpha = 0.1.
     """
     check_alpha(alpha, "reverse_kl")
-    student, teacher = _not_infinite(student_log_probs), _not_infinite(teacher_log_probs)
-    return _within(_kl(student, _log_mixture(student, teacher, alpha)), -math.log(alpha))
+    student, teacher = map(_not_infinite, checked_pair(student_log_probs, teacher_log_probs))
+    return within(kl(student, _log_mixture(student, teacher, alpha)), -math.log(alpha))
 
 
 def total_variation(
@@ -132,8 +140,8 @@ def total_variation(
 
     Source: Wen et al. 2023 (f-distill), sec. 3.
     """
-    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
-    return _within(0.5 * (teacher.exp() - student.exp()).abs().sum(dim=-1), 1.0)
+    student, teacher = checked_pair(student_log_probs, teacher_log_probs)
+    return within(0.5 * (teacher.exp() - student.exp()).abs().sum(dim=-1), 1.0)
 
 
 def cross_entropy(
@@ -147,9 +155,9 @@ def cross_entropy(
 
     Source: Kim and Rush 2016, sec. 3.1 (word-level KD).
     """
-    student, teacher = at_least_fp32(student_log_probs), at_least_fp32(teacher_log_probs)
+    student, teacher = checked_pair(student_log_probs, teacher_log_probs)
     probs = teacher.exp()
-    return _within(-(probs * torch.where(probs == 0.0, 0.0, student)).sum(dim=-1))
+    return within(-(probs * torch.where(probs == 0.0, 0.0, student)).sum(dim=-1))
 
 
 def negative_log_likelihood(
@@ -159,8 +167,8 @@ def negative_log_likelihood(
 
     +inf where the student has no mass on the target.
     """
-    student = at_least_fp32(student_log_probs)
-    return _within(-student.gather(-1, target_ids.long().unsqueeze(-1)).squeeze(-1))
+    student = checked(student_log_probs, "student_log_probs")
+    return within(-student.gather(-1, target_ids.long().unsqueeze(-1)).squeeze(-1))
 
 
 def check_beta(beta: float) -> None:
@@ -191,6 +199,34 @@ def jensen_shannon_factor(beta: float, scale: Scale) -> float:
     return 1.0 / (beta * (1.0 - beta)) if scale == "gradient" else 1.0
 
 
+def checked_pair(student_log_probs: Tensor, teacher_log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as `checked` gives them: every function of two distributions begins with it."""
+    return (
+        checked(student_log_probs, "student_log_probs"),
+        checked(teacher_log_probs, "teacher_log_probs"),
+    )
+
+
+def checked(log_probs: Tensor, name: str) -> Tensor:
+    """Log-probabilities in the precision that divergences work in.
+
+    Raises ValueError when rows do not sum to 1. A row with NaN passes: its divergence is NaN.
+    """
+    exact = at_least_fp32(log_probs)
+    if not __debug__ or torch.compiler.is_compiling():
+        return exact
+    tolerance = SUM_TOLERANCE_BF16 if log_probs.dtype == torch.bfloat16 else SUM_TOLERANCE
+    sums = exact.detach().exp().sum(dim=-1)
+    wrong = sums[(sums - 1.0).abs() > tolerance]
+    if wrong.numel():
+        raise ValueError(
+            f"{name} must be log-probabilities, whose exponentials sum to 1 in every row (within "
+            f"{tolerance:g}), but {wrong.numel()} of {sums.numel()} rows do not, the first sums to "
+            f"{float(wrong[0]):.4g}; give log_softmax(dim=-1) of logits, and leave padding out"
+        )
+    return exact
+
+
 def at_least_fp32(log_probs: Tensor) -> Tensor:
     """The same numbers in fp32, or as they are in fp64: the precision that divergences work in."""
     return log_probs if log_probs.dtype == torch.float64 else log_probs.float()
@@ -201,10 +237,10 @@ def _not_infinite(log_probs: Tensor) -> Tensor:
 
     The clamp changes no probability and no gradient: both are exactly zero down there.
     """
-    return at_least_fp32(log_probs).clamp(min=NEGLIGIBLE_LOG_PROB)
+    return log_probs.clamp(min=NEGLIGIBLE_LOG_PROB)
 
 
-def _kl(first: Tensor, second: Tensor) -> Tensor:
+def kl(first: Tensor, second: Tensor) -> Tensor:
     """KL(first || second). Symbols without mass in `first` are cut out before the product, not
     after it: 0 * inf would still reach the gradient."""
     probs = first.exp()
@@ -218,7 +254,7 @@ def _log_mixture(first: Tensor, second: Tensor, share: float) -> Tensor:
     return torch.logaddexp(first + math.log(share), second + math.log1p(-share))
 
 
-def _within(values: Tensor, largest: float = math.inf) -> Tensor:
+def within(values: Tensor, largest: float = math.inf) -> Tensor:
     """`values` between 0 and `largest`; the gradient is as if nothing had been clamped."""
     with torch.no_grad():
         correction = values.clamp(0.0, largest) - values
