@@ -284,7 +284,7 @@ def test_cut_sequences_and_rewards_are_marked_in_the_table(tmp_path: Path) -> No
     write_lines(tmp_path / "metrics.jsonl", metrics_of(Course()))
     write_lines(tmp_path / "rollouts.jsonl", rows)
     text = cells(build_report(tmp_path))
-    assert re.search(r"Reward Tokens 1 Summarize .* a cat & a dog 0\.25\d 17 cut Reproducibility", text)
+    assert re.search(r"Reward Tokens 1 Summarize .* a cat & a dog 0\.25\d 17 cut Repro", text)
     rows[0]["reference"] = None
     write_lines(tmp_path / "rollouts.jsonl", rows)
     assert "Written Reward Tokens" in cells(build_report(tmp_path)), "prompts alone"

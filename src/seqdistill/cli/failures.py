@@ -53,9 +53,7 @@ class ExplainingGroup(TyperGroup):
             if error.errno not in _FULL:
                 raise
             hint = ", and continue with --resume" if ctx.invoked_subcommand in _RESUMABLE else ""
-            _complain(
-                f"Disk full: {_place(error)} is full ({error.strerror}); free some{hint}"
-            )
+            _complain(f"Disk full: {_place(error)} is full ({error.strerror}); free some{hint}")
             raise typer.Exit(USER_ERROR) from error
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):

@@ -49,7 +49,9 @@ def generate(
     *,
     input_file: Annotated[
         str | None,
-        typer.Option("--input", "-i", metavar="FILE", help="One text per line; - is standard input."),
+        typer.Option(
+            "--input", "-i", metavar="FILE", help="One text per line; - is standard input."
+        ),
     ] = None,
     output_file: Annotated[
         Path | None,
@@ -123,8 +125,5 @@ def _input_lines(texts: Sequence[str], input_file: str | None) -> list[str]:
     if texts:
         return [line for text in texts for line in text.split("\n")]
     if input_file is None and sys.stdin.isatty():
-        raise UserError(
-            "No input text was given; "
-            "give texts, --input FILE, or a pipe"
-        )
+        raise UserError("No input text was given; give texts, --input FILE, or a pipe")
     return read_lines(input_file or STANDARD_STREAM)

@@ -29,8 +29,8 @@ def evaluate(
     """Measure teacher and students of a run on its test set: quality, likelihood, size and speed.
 
     Writes results.json, samples.jsonl and outputs.jsonl (all outputs) into the run directory, and
-    the int8 copy again where there is one. Settings of the sections data and evaluation may be given
-    again, such as data.test=other.tsv or evaluation.metrics=[chrf].
+    the int8 copy again where there is one. Settings of data and evaluation may be given again, such
+    as data.test=other.tsv or evaluation.metrics=[chrf].
     """
     given = read_words(settings or [])
     if given.positional:
@@ -65,7 +65,10 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where to write the page. Default: RUN_DIR/report.html."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to write the page. Default: RUN_DIR/report.html.",
         ),
     ] = None,
 ) -> None:

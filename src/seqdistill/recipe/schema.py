@@ -225,8 +225,8 @@ class Stage(Section):
     """One training of a chain: a preset, and what this stage alone sets over it."""
 
     preset: str
-    """Says who writes, what the teacher says and the loss (how the student is pulled), and brings settings of
-    its own where it has some (`seq_inter` a low rate and few updates)."""
+    """Says who writes, what the teacher says and what the loss is, and brings settings of its own
+    where it has some (`seq_inter` a low rate and few updates)."""
     settings: dict[str, object] = Field(default={})
     """Keys of the recipe and their values, {training.updates: 300, seed: 2}: they hold in this
     stage only, over its preset's, which are over the recipe's."""
