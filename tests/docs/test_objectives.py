@@ -1,0 +1,44 @@
+"""docs/objectives.md: its code runs from top to bottom, and no divergence is missing from it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+import torch
+
+from seqdistill import objectives
+from seqdistill.objectives import DIVERGENCES
+
+from .code_blocks import ROOT, blocks
+
+PAGE = "docs/objectives.md"
+
+
+def test_the_code_runs_from_top_to_bottom() -> None:
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    code = blocks(PAGE, "python")
+    assert len(code) >= 6
+    for block in code:
+        exec(compile(block, PAGE, "exec"), names)  # noqa: S102
+    for name in DIVERGENCES:
+        assert any(f"{name}(" in block for block in code), f"{name} is never called"
+
+
+def test_the_table_has_every_divergence_with_its_arguments() -> None:
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.MULTILINE))
+    for name, divergence in DIVERGENCES.items():
+        for parameter in (*divergence.required_parameters, *divergence.optional_parameters):
+            assert f"`{parameter}`" in rows[name], f"{name}: {parameter}"
+
+
+def test_what_the_page_uses_is_public() -> None:
+    trees = [ast.parse(block) for block in blocks(PAGE, "python")]
+    imports = [node for tree in trees for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert {node.module for node in imports} == {"seqdistill.objectives"}
+    used = {alias.name for node in imports for alias in node.names}
+    assert used >= {"Head", "TokenSum", "forward_kl"}
+    assert used <= set(objectives.__all__)
