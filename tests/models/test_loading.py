@@ -44,6 +44,16 @@ def test_a_saved_pair_comes_back_the_same(name: str, tmp_path: Path) -> None:
     assert tokenizer_fingerprint(loaded.tokenizer) == tokenizer_fingerprint(saved.tokenizer)
 
 
+@pytest.mark.parametrize("name", ["marian", "mbart", "llama", "gpt2", "t5"])
+def test_what_has_no_gradient_asks_for_none_after_loading_either(name: str, tmp_path: Path) -> None:
+    """Marian's positions are a table: several processes would wait for its gradient for ever."""
+    model = tiny_model(name)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path))
+    trained = {key for key, weight in model.named_parameters() if weight.requires_grad}
+    assert {key for key, weight in loaded.named_parameters() if weight.requires_grad} == trained
+
+
 def test_fp16_halves_the_file_and_loads_as_fp32(pair: LoadedModel, tmp_path: Path) -> None:
     save_pair(pair, tmp_path / "fp32", store="fp32")
     save_pair(pair, tmp_path / "fp16", store="fp16")

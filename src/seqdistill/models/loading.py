@@ -159,6 +159,11 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel
             "save_pretrained."
         )
     whole: PreTrainedModel = model.eval()
+    for module in whole.modules():
+        # Marian's tables of positions get no gradient, but loading makes them look trainable:
+        # several processes would wait for it.
+        if "Sinusoidal" in type(module).__name__:
+            module.requires_grad_(requires_grad=False)
     return whole
 
 
