@@ -23,7 +23,7 @@ demo: $(STAMP)  ## distil the bundled translator: eight to twenty minutes on two
 test: $(STAMP)  ## all unit tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-check: $(STAMP)  ## format, lint, types, floors
+check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -1,7 +1,7 @@
-"""Writes the generated parts of README.md: tables of the demo and the experiments, the file map.
+"""Writes the generated parts of README.md and docs/codebase.md: tables of results, the file map.
 
-    python -m docs.readme            rewrites README.md
-    python -m docs.readme --check    exits 1 when README.md is not what it would write
+    python -m docs.readme            rewrites both
+    python -m docs.readme --check    exits 1 when one of them is not what it would write
 
 The tables come from docs/results, the map from the modules' own first lines. The prose around them
 is written by hand.
@@ -31,11 +31,12 @@ from seqdistill.report.numbers import MISSING
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+CODEBASE = ROOT / "docs" / "codebase.md"
 RESULTS = ROOT / "docs" / "results" / "demo.json"
 MANIFEST = ROOT / "docs" / "results" / "demo.manifest.json"
 PACKAGE = ROOT / "src" / "seqdistill"
-# The floors, from the ground up: the order in which a newcomer can read.
-ROOMS = (
+# The layers, from the lowest up: the order in which a newcomer can read.
+LAYERS = (
     "core",
     "recipe",
     "records",
@@ -148,11 +149,11 @@ def gkd_table() -> str:
 
 
 def file_map() -> str:
-    """One line a file: its path and the first sentence of its docstring, room by room."""
+    """One line a file: its path and the first sentence of its docstring, package by package."""
     lines = []
-    for room in ROOMS:
-        folder = PACKAGE / room
-        lines.append(f"- **`{room}/`** {_first_sentence(folder / '__init__.py')}")
+    for name in LAYERS:
+        folder = PACKAGE / name
+        lines.append(f"- **`{name}/`** {_first_sentence(folder / '__init__.py')}")
         for path in sorted(folder.glob("*.py")):
             if path.name != "__init__.py":
                 lines.append(f"  - `{path.name}`: {_first_sentence(path)}")
@@ -170,33 +171,31 @@ def with_block(text: str, name: str, content: str) -> str:
     head, found, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"README.md must hold the markers {begin} and {end}")
+        raise ValueError(f"the page must hold the markers {begin} and {end}")
     return f"{head}{begin}\n{content}\n{end}{tail}"
 
 
-def rendered() -> str:
-    """README.md as it should be."""
-    blocks = {
-        "demo table": demo_table,
-        "kim and rush table": kim_rush_table,
-        "file map": file_map,
-    }
+def rendered(page: Path = README) -> str:
+    """The page as it should be: README.md or docs/codebase.md."""
+    blocks = {"demo table": demo_table, "kim and rush table": kim_rush_table}
     if (ROOT / GKD).exists():
         blocks["gkd table"] = gkd_table
-    text = README.read_text("utf-8")
+    if page == CODEBASE:
+        blocks = {"file map": file_map}
+    text = page.read_text("utf-8")
     for name, content in blocks.items():
         text = with_block(text, name, content())
     return text
 
 
 def main() -> None:
-    """Rewrite README.md, or with --check compare it."""
-    wanted = rendered()
-    if sys.argv[1:] == ["--check"]:
-        if README.read_text("utf-8") != wanted:
-            sys.exit("README.md is not up to date: run python -m docs.readme")
-        return
-    README.write_text(wanted, encoding="utf-8")
+    """Rewrite the pages, or with --check compare them."""
+    for page in (README, CODEBASE):
+        wanted = rendered(page)
+        if sys.argv[1:] != ["--check"]:
+            page.write_text(wanted, encoding="utf-8")
+        elif page.read_text("utf-8") != wanted:
+            sys.exit(f"{page.relative_to(ROOT)} is not up to date: run python -m docs.readme")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class StandInPlan:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Stand-ins for the build room, which would import torch and take minutes."""
+    """Stand-ins for the build package, which would import torch and take minutes."""
     made = Calls()
 
     def train(recipe: Recipe, *, progress: Progress, resume: bool) -> RunDirectory:

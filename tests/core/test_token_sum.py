@@ -1,4 +1,4 @@
-"""The only average of the house: totals and counts add, and are divided once."""
+"""The only average of the codebase: totals and counts add, and are divided once."""
 
 from __future__ import annotations
 

@@ -1,16 +1,28 @@
-"""README says what the committed results say, and lists the files that exist."""
+"""README and the map of the code say what the committed results say, and name files that exist."""
 
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from docs import publish_smollm2, readme
 
 
-def test_generated_parts_of_the_readme_are_up_to_date() -> None:
-    assert readme.README.read_text("utf-8") == readme.rendered(), "run python -m docs.readme"
+@pytest.mark.parametrize("page", [readme.README, readme.CODEBASE], ids=lambda page: page.name)
+def test_generated_parts_of_a_page_are_up_to_date(page: Path) -> None:
+    assert page.read_text("utf-8") == readme.rendered(page), "run python -m docs.readme"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/codebase.md", "docs/objectives.md"]
+)
+def test_every_link_leads_to_a_file(page: str) -> None:
+    path = readme.ROOT / page
+    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_the_result_of_the_llm_example_is_the_one_on_record() -> None:

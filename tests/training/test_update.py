@@ -301,7 +301,7 @@ def test_speed_is_of_the_training_since_the_row_before_and_the_reports(tmp_path:
         for name in ("tokens", "seconds", "tokens_per_second")
     }
     log = TrainingLog("run", loss_nats=(), dev=(), measures=measures, rollouts=())
-    assert training_rates(log) == measures["tokens_per_second"], "one quantity, two rooms"
+    assert training_rates(log) == measures["tokens_per_second"], "one quantity, two packages"
 
 
 @pytest.mark.usefixtures("quarters")

@@ -1,1 +1,1 @@
-"""The build room: the only one that knows recipes and classes. Recipes go in, runs come out."""
+"""The build package: the only one that knows recipes and classes. Recipes go in, runs come out."""

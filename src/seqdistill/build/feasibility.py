@@ -72,7 +72,7 @@ def check_rollouts_fit(
     longest = max((len(prompt.source_ids) for prompt in prompts), default=0)
     if pair.kind == "causal" and limit is not None and longest + rollouts.max_new_tokens > limit:
         raise RecipeError(
-            f"{section}.max_new_tokens must leave space for the longest prompt in the {role}'s "
+            f"{section}.max_new_tokens must leave room for the longest prompt in the {role}'s "
             f"{limit} positions, got {rollouts.max_new_tokens} beside {longest} tokens; lower it, "
             "or data.max_source_tokens"
         )

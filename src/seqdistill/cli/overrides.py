@@ -1,7 +1,7 @@
 """Settings given on the command line: `key=value`, `--key value` and `--key=value`.
 
 The last two are what users of Hugging Face scripts type. Every one becomes a `key=value` text; the
-recipe room knows which keys exist and what their values mean.
+recipe package knows which keys exist and what their values mean.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The compression room: models into smaller models. Trains nothing."""
+"""The compression package: models into smaller models. Trains nothing."""

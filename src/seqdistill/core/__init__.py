@@ -1,4 +1,4 @@
-"""The nouns of the house: batches, teacher scores, the head, token sums, errors, generators.
+"""The types that all share: batches, teacher scores, the head, token sums, errors, generators.
 
-This package imports nothing by itself, so that rooms without torch can use `core.errors`.
+This package imports nothing by itself, so that packages without torch can use `core.errors`.
 """

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend. Imports no torch.
+"""Errors that a user can cause and fix. Imports no torch.
 
 A message has three parts: what must hold, what was found, what to do. The command line prints
 the message alone and exits with code 2; anything else is a defect of ours and keeps its traceback.

@@ -1,1 +1,1 @@
-"""The data room: files -> examples -> aligned token batches. The only room that shifts targets."""
+"""The data package: files -> examples -> aligned token batches. The only package that shifts targets."""

@@ -1,4 +1,4 @@
-"""Texts -> token ids. The one room that knows where a sequence starts and ends.
+"""Texts -> token ids. The one module that knows where a sequence starts and ends.
 
 For encoder-decoder models the source and the target are what the tokenizer makes of the two texts,
 end token included. For decoder-only models the source is the prompt and the target the completion

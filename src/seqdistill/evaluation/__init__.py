@@ -1,1 +1,1 @@
-"""The evaluation room: models and test data in, rows of numbers out. Trains nothing."""
+"""The evaluation package: models and test data in, rows of numbers out. Trains nothing."""

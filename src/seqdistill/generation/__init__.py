@@ -1,1 +1,1 @@
-"""The generation room: token ids in, hypotheses out, one file an engine. Tokenizes no text."""
+"""The generation package: token ids in, hypotheses out, one file an engine. Tokenizes no text."""

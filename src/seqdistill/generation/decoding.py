@@ -1,4 +1,4 @@
-"""How sequences are asked for, and what comes back: the nouns of generation.
+"""How sequences are asked for, and what comes back: the common types of generation.
 
 Knows no inference engine. Two engines keep this contract, `ctranslate2_engine` and
 `transformers_engine`; tests hold them against each other.

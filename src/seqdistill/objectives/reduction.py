@@ -1,6 +1,6 @@
 """How values per position become one number: three named reductions.
 
-This is the only file of the house that multiplies by a mask or counts tokens. It does not know
+This is the only file of the codebase that multiplies by a mask or counts tokens. It does not know
 what the values are, and it divides only inside a sequence: the last division is TokenSum's, once,
 over micro-batches, accumulation steps and ranks.
 """

@@ -1,4 +1,4 @@
-"""What a run shall do, as data: settings, presets, checks. Knows no class of any other room.
+"""What a run shall do, as data: settings, presets, checks. Knows no class of any other package.
 
 Starts without torch: a command's help and `recipe check` answer at once.
 """

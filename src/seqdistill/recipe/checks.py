@@ -1,7 +1,7 @@
 """Contradictions inside a recipe: settings that are each right by themselves but not together.
 
 Every one is reported, as a key and a sentence: what must hold, what was found, what to do. Files
-and models are not looked at; what they lack is found by the rooms that read them.
+and models are not looked at; what they lack is found by the packages that read them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The door of the room: a checked recipe from a preset or file and overrides.
+"""The door of the package: a checked recipe from a preset or file and overrides.
 
 `load_recipe` is what commands call; `check_recipe` is for recipes built in Python.
 """

@@ -1,7 +1,7 @@
 """What a recipe may say: every key, its meaning, its range and why the default is what it is.
 
 A method is who writes the sequences (`sequences`) x what the teacher says about them (`teacher`)
-x how the student is pulled (`objective`). Imports no torch; knows no classes of other rooms.
+x what the loss is (`objective`). Imports no torch; knows no classes of other packages.
 """
 
 from __future__ import annotations

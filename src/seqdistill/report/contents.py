@@ -37,7 +37,7 @@ TITLES = {
 }
 FALLING = frozenset({"token_error_rate", "sequence_error_rate"})
 """Those of TITLES of which less is better: for logs, which do not say so themselves. Stated twice,
-because the room of the metrics takes seconds to load; a test compares."""
+because the package of the metrics takes seconds to load; a test compares."""
 
 Points = tuple[tuple[float, float], ...]
 """(update, value) pairs in order."""

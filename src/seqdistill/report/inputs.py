@@ -1,4 +1,4 @@
-"""What a run directory says, in typed form: the only module of this room that opens its files.
+"""What a run directory says, in typed form: the only module of this package that opens its files.
 
 Every part but one is optional: a folder with results, or metrics, or samples, can be shown. Does
 not compute, choose or format. A part that is there but damaged is an error: see `fields`.

@@ -33,7 +33,7 @@ def stand_in(series: int) -> str:
 @contextlib.contextmanager
 def styled(name: str) -> Iterator[None]:
     """Within, matplotlib draws as the page wants it; `name` makes the ids of equal charts equal."""
-    # Imported here: the room must load in milliseconds, also for those who draw nothing.
+    # Imported here: the package must load in milliseconds, also for those who draw nothing.
     import matplotlib
 
     settings = {

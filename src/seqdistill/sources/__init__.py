@@ -1,1 +1,1 @@
-"""The sources room: who writes the sequences that the student learns from. Knows no loss."""
+"""The sources package: who writes the sequences that the student learns from. Knows no loss."""

@@ -1,1 +1,1 @@
-"""The teachers room: what a teacher says about a batch. Knows no loss and no optimizer."""
+"""The teachers package: what a teacher says about a batch. Knows no loss and no optimizer."""

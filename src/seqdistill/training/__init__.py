@@ -1,1 +1,1 @@
-"""The training room: batches in, updated weights out. Knows no method and no recipe."""
+"""The training package: batches in, updated weights out. Knows no method and no recipe."""

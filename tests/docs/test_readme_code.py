@@ -1,0 +1,119 @@
+"""What README shows can be typed: its commands are known, its recipes valid, its Python runs."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import character_tokenizer, tiny_model
+from typer.testing import CliRunner
+
+from seqdistill.build.api import distill
+from seqdistill.cli.main import app
+from seqdistill.cli.overrides import read_words
+from seqdistill.recipe.loading import load_recipe
+
+from .code_blocks import ROOT, blocks
+
+SENTENCE = "Click the button to open the file."
+LINES = "source\ttarget\n" + "".join(f"ab{letter}\tcd{letter}\n" for letter in "efgh")
+
+
+def commands() -> list[list[str]]:
+    """Every `seqdistill` command of a shell block, as words; `torchrun -m` is one, too."""
+    text = "\n".join(blocks("README.md", "sh")).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    return [words[words.index("seqdistill") + 1 :] for words in lines if "seqdistill" in words]
+
+
+def python(beginning: str) -> str:
+    """The one block that imports so."""
+    (found,) = [block for block in blocks("README.md", "python") if block.startswith(beginning)]
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_is_known_and_every_recipe_valid(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    if words[0] in ("train", "label"):
+        given = read_words([word for word in words[1:] if word not in ("--dry-run", "--resume")])
+        (name,) = given.positional
+        assert load_recipe(name, given.overrides)
+    name = words[:2] if words[0] == "recipe" else words[:1]
+    answer = CliRunner().invoke(app, [*name, "--help"], env={"COLUMNS": "200"})
+    assert answer.exit_code == 0
+    for option in (word for word in words if word.startswith("--")):
+        assert option in answer.output, option
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the students that README names, in runs/mine, and labels beside them."""
+    folder = tmp_path_factory.mktemp("readme")
+    student = folder / "runs" / "mine" / "student"
+    model = tiny_model("marian")
+    model.generation_config.forced_eos_token_id = None  # a random model ends nowhere by itself
+    model.save_pretrained(student)
+    character_tokenizer().save_pretrained(student)
+    (folder / "train.tsv").write_text(LINES, encoding="utf-8")
+    with contextlib.chdir(folder):
+        words = ["runs/mine/student", "runs/mine/student-int8", "--format", "int8"]
+        made = CliRunner().invoke(app, ["export", *words, "--verify-on", "train.tsv"])
+        assert made.exit_code == 0, made.output
+        words = ["seq_kd", "teacher.model=runs/mine/student", "student.model=runs/mine/student"]
+        words += ["data.train=train.tsv", "output_dir=runs/mine", "sequences.decoding.beam_size=1"]
+        words += ["sequences.decoding.max_new_tokens=20", "sequences.decoding.length_penalty=0"]
+        made = CliRunner().invoke(app, ["label", *words])
+        assert made.exit_code == 0, made.output
+    return folder
+
+
+def printed(code: str, folder: Path) -> str:
+    """What the code prints, run in the folder; its limit fits tiny models."""
+    lines = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(lines), torch.inference_mode():
+        exec(compile(code.replace("=128", "=5"), "README.md", "exec"), {})
+    return lines.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("block", "model", "options"),
+    [
+        ("import transformers", "student", ["--engine", "transformers"]),
+        ("import ctranslate2", "student-int8", ["--compute-type", "int8"]),
+    ],
+)
+def test_a_student_writes_elsewhere_what_generate_writes(
+    block: str, model: str, options: list[str], mine: Path
+) -> None:
+    code = python(block)
+    assert f"runs/mine/{model}" in code
+    words = ["generate", "runs/mine/student", SENTENCE, "--max_new_tokens", "5", *options]
+    with contextlib.chdir(mine):
+        answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, answer.output
+    assert printed(code, mine).strip() == answer.stdout.strip() != ""
+
+
+def test_labels_are_parquet_with_the_columns_of_the_table(mine: Path) -> None:
+    import pyarrow.parquet as pq
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("| column | type |") : text.index("import glob")]
+    (shard,) = mine.glob("runs/teacher-corpora/*/shard-*.parquet")
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == pq.read_schema(shard).names
+    assert printed(python("import glob"), mine).count("\n") == 4
+
+
+def test_the_call_from_python_has_these_arguments() -> None:
+    code = python("import seqdistill")
+    for name in re.findall(r"(\w+)=", code.partition("distill(")[2].partition("data=")[0]):
+        assert name in inspect.signature(distill).parameters, name
