@@ -47,8 +47,8 @@ def test_every_command_is_known_and_every_recipe_valid(
         given = read_words([word for word in words[1:] if word not in ("--dry-run", "--resume")])
         (name,) = given.positional
         assert load_recipe(name, given.overrides)
-    name = words[:2] if words[0] == "recipe" else words[:1]
-    answer = CliRunner().invoke(app, [*name, "--help"], env={"COLUMNS": "200"})
+    command = words[:2] if words[0] == "recipe" else words[:1]
+    answer = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
     assert answer.exit_code == 0
     for option in (word for word in words if word.startswith("--")):
         assert option in answer.output, option

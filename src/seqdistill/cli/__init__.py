@@ -1,1 +1,1 @@
-"""The command line: the only package that prints. Nothing below it is imported until it is needed."""
+"""The command line: the only package that prints. The layers below are imported when needed."""

@@ -1,7 +1,7 @@
 """The results of a run as a table and sentences that fit into 100 columns.
 
 Numbers become text in `report.numbers`; the sentences of tests are those of the report. Reads no
-file and chooses no system. Import it inside a command: the report's package takes a moment to start.
+file and chooses no system. Import it inside a command: the report takes a moment to start.
 """
 
 from __future__ import annotations

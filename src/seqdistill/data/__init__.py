@@ -1,1 +1,1 @@
-"""The data package: files -> examples -> aligned token batches. The only package that shifts targets."""
+"""The data package: files -> examples -> aligned batches. Only here are targets shifted."""

@@ -1,1 +1,1 @@
-"""The models package: transformers checkpoints as (batch -> hidden states + head). Knows no loss."""
+"""The models package: transformers checkpoints as (batch -> states + head). Knows no loss."""
