@@ -458,8 +458,9 @@ def test_logits_are_refused_whose_ever_they_are(case: Case, dtype: torch.dtype) 
     with pytest.raises(ValueError, match=r"student_log_probs must be .* but 12 of 12 rows"):
         case(logits, other)
     if not case.is_hard:
-        with pytest.raises(ValueError, match=r"teacher_log_probs .* give log_softmax"):
-            case(right, logits)
+        for wrong in (logits, right.exp()):  # ProDA #20 and #43: probabilities, not logarithms
+            with pytest.raises(ValueError, match=r"teacher_log_probs .* give log_softmax"):
+                case(right, wrong)
 
 
 @every_divergence
