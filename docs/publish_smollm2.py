@@ -46,7 +46,7 @@ def result_table(systems: Sequence[Mapping[str, Any]]) -> str:
 
 def dev_table(metrics: Sequence[Mapping[str, Any]]) -> str:
     """The student on the dev prompts as it trained, update by update over both stages."""
-    headings = ("update", "stage", "ROUGE-L to Debian", "nats a token of Debian's answers")
+    headings = ("update", "stage", "ROUGE-L to Debian", "nats per token of Debian's answers")
     stages = ("supervised KD", "GKD")
     rows = [
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -72,6 +73,16 @@ def test_every_command_has_help(program: Program, command: str, option: str) -> 
     answer = program(*command.split(), option)
     assert answer.exit_code == 0
     assert f"seqdistill {command}" in answer.stdout
+
+
+def test_examples_in_help_are_whole_and_can_be_given(program: Program) -> None:
+    """rich takes [chrf] for markup, and evaluate takes no setting of training."""
+    for command in ("train", "label", "evaluate", "recipe check"):
+        text = " ".join(program(*command.split(), "--help").stdout.split())
+        examples = re.findall(r"\b(\w+)\.\w+=(\S*)", text)
+        assert examples and all(value.strip(".,") for _, value in examples), command
+        if command == "evaluate":
+            assert {section for section, _ in examples} <= {"data", "evaluation"}
 
 
 def test_version_is_the_package_s(program: Program) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.overrides import Arguments, read_words
+from seqdistill.cli.overrides import read_words
 from seqdistill.cli.paths import check_new_file, check_writable
 from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
 from seqdistill.core.errors import UserError
@@ -18,19 +18,27 @@ from seqdistill.records.run_directory import RunDirectory
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="The output_dir of a run.", show_default=False)
 ]
+EvaluationSettings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings of data and evaluation that replace the run's, such as data.test=other.tsv "
+        "or evaluation.beam_size=4.",
+        show_default=False,
+    ),
+]
 
 
 def evaluate(
     run_dir: RunFolder,
-    settings: Arguments = None,
+    settings: EvaluationSettings = None,
     *,
     verbose: Verbose = False,
 ) -> None:
     """Measure teacher and students of a run on its test set: quality, likelihood, size and speed.
 
     Writes results.json, samples.jsonl and outputs.jsonl (all outputs) into the run directory, and
-    the int8 copy again where there is one. Settings of data and evaluation may be given again, such
-    as data.test=other.tsv or evaluation.metrics=[chrf].
+    the int8 copy again where there is one.
     """
     given = read_words(settings or [])
     if given.positional:

@@ -58,7 +58,7 @@ def read_words(words: Sequence[str]) -> Given:
     """The words of a command line, sorted.
 
     An option takes the next word as its value unless that is an option or `key=value` itself; with
-    no value it means true. Raises UserError for a checkpoint that is named: a run goes on from its
+    no value it means true. Raises UserError for a checkpoint that is named: a run resumes from its
     newest one.
     """
     positional, overrides, resume = [], [], False

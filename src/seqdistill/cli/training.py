@@ -106,7 +106,8 @@ def label(
 ) -> None:
     """Generate and cache the teacher's outputs for the training data, to be reused by `train`.
 
-    Stopped at any moment, the same command continues where it was.
+    Writes Parquet files and a manifest into sequences.corpus, by default a folder in
+    teacher-corpora/ beside output_dir. Stopped at any moment, the same command continues.
     """
     given, name = _with_recipe(recipe, settings)
     chosen = _recipe(name, [*given.overrides, *named_settings(output_dir, seed)])

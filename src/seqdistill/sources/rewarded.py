@@ -91,7 +91,7 @@ class RewardedWriter:
         rewards = [float(reward) for reward in self._reward(written)]
         if len(rewards) != len(written):
             raise RecipeError(
-                "A reward function must give one number a sequence, but it gave "
+                "A reward function must give one number per sequence, but it gave "
                 f"{len(rewards)} for {len(written)}; fix it"
             )
         for one, reward in zip(written, rewards, strict=True):
