@@ -1,4 +1,4 @@
-"""From a recipe to who says what the teacher thinks: nobody, the live model, or its kept states."""
+"""From a recipe to its teacher while training: none, the live model, or its kept states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line. It leaves the meaning of the keys to `rows` and `columns`."""
+"""JSON lines: one object per line. It leaves the meaning of the keys to `rows` and `columns`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The generation package: token ids in, hypotheses out, one file an engine. Tokenizes no text."""
+"""The generation package: token ids in, hypotheses out, one file per engine. Tokenizes no text."""

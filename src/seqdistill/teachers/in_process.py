@@ -1,4 +1,4 @@
-"""Teachers that live in this process: a model beside the student, or nobody."""
+"""Teachers that live in this process: a model beside the student, or none."""
 
 from __future__ import annotations
 
