@@ -106,8 +106,12 @@ def damaged(folder: Path, what: str, how: str) -> Path:
 
 @pytest.mark.parametrize(
     ("what", "how"),
-    [*((what, "flipped") for what in FILES), ("model", "truncated"), ("checksums", "missing")]
-    + [("best", "missing")],
+    [
+        *((what, "flipped") for what in FILES),
+        ("model", "truncated"),
+        ("checksums", "missing"),
+        ("best", "missing"),
+    ],
 )
 def test_a_damaged_state_is_told_of_and_the_one_before_taken(
     what: str,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from seqdistill.core.errors import DataError
+from seqdistill.core.errors import DataError, UserError
 from seqdistill.records.locks import held_inside
 
 
@@ -14,7 +14,7 @@ from seqdistill.records.locks import held_inside
 def locked(folder: Path) -> Iterator[None]:
     """Holds the folder, made when missing, until the block ends.
 
-    Raises UserError when another process holds it, and DataError when it cannot be written.
+    Raises DataError when another process holds it and when it cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -24,4 +24,6 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} must be a folder that can be written, found: {error}; give another "
                 "folder"
             ) from error
+        except UserError as error:
+            raise DataError(str(error)) from error
         yield
