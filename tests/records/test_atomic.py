@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,21 +148,44 @@ def test_a_damaged_inner_line_is_refused_with_its_number(tmp_path: Path, bad: st
 
 def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
     assert atomic.read_json_lines(tmp_path / "none.jsonl") == []
-    assert atomic.keep_rows_up_to(tmp_path / "none.jsonl", 3) == 0
     assert not list(tmp_path.iterdir())
 
 
-def test_rows_later_than_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    with atomic.JsonLinesWriter(path) as writer:
-        for step in (1, 2, 3, 4):
-            writer.write({"step": step})
-        writer.write({"note": "no step"})
-    with open(path, "ab") as stream:
-        stream.write(b'{"step": 5')
-    assert atomic.keep_rows_up_to(path, 2) == 2
-    assert atomic.read_json_lines(path) == [{"step": 1}, {"step": 2}, {"note": "no step"}]
-    assert path.read_bytes().endswith(b"\n")
+def test_a_new_file_is_whole_or_absent_and_may_be_read_like_any(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with atomic.new_file(tmp_path / "a.bin") as aside:
+        aside.touch(mode=0o600)
+        assert not (tmp_path / "a.bin").exists()
+    assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    with pytest.raises(RuntimeError), atomic.new_file(tmp_path / "b.bin") as aside:
+        aside.touch()
+        raise RuntimeError("halfway")
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["a.bin", "plain"]
+
+
+def test_left_overs_of_dead_processes_go_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    alive = os.getppid()
+    (tmp_path / f"student.new.partial-{dead.pid}").mkdir()
+    kept = [f"b.json.partial-{alive}", "notes.partial-draft", "x.new", "y.old", "z.partial-"]
+    for name in (f"a.json.partial-{dead.pid}", f"c.json.partial-{os.getpid()}", *kept):
+        (tmp_path / name).touch()
+    atomic.remove_left_overs(tmp_path)
+    assert sorted(child.name for child in tmp_path.iterdir()) == sorted(kept)
+    (tmp_path / f"other.partial-{dead.pid}").touch()
+    atomic.remove_left_overs(tmp_path, "run")
+    assert (tmp_path / f"other.partial-{dead.pid}").exists()
+
+
+@pytest.mark.parametrize("made", [atomic.new_folder, atomic.replaced_folder])
+def test_links_to_folders_are_followed(tmp_path: Path, made: Any) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with made(tmp_path / "link") as aside:
+        (aside / "a.txt").write_text("a")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "a.txt").read_text() == "a"
 
 
 def test_files_of_a_new_folder_can_be_read_by_whoever_can_read_a_new_file(tmp_path: Path) -> None:

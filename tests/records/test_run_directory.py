@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,38 +69,136 @@ def test_missing_or_damaged_results_are_a_users_error(tmp_path: Path) -> None:
             run.read_results()
 
 
-def test_metrics_of_a_resumed_run_equal_those_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = RunDirectory.create(tmp_path / "whole")
-    for step in range(1, 7):
-        whole.log_metrics(step, {"loss": 1.0 / step})
+def logged(run: RunDirectory, steps: range) -> RunDirectory:
+    for step in steps:
+        run.log_metrics(step, {"loss": 1.0 / step})
+        run.log_rollouts(step, [{"id": "a", "written": f"x{step}"}])
+    return run
+
+
+def test_logs_of_a_resumed_run_equal_those_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = logged(RunDirectory.create(tmp_path / "whole"), range(1, 7))
     whole.close()
-    killed = RunDirectory.create(tmp_path / "killed")
-    for step in range(1, 6):
-        killed.log_metrics(step, {"loss": 1.0 / step})
+    killed = logged(RunDirectory.create(tmp_path / "killed"), range(1, 4))
+    so_far = killed.logs_so_far()
+    killed.log_metrics(3, {"dev_bleu": 1.0})  # of the same step, but later
+    logged(killed, range(4, 6)).close()
+    with killed.metrics_path.open("a") as stream:
+        stream.write('{"step": 6, "lo')
     resumed = RunDirectory(killed.path)
-    assert resumed.forget_metrics_after(3) == 2
-    for step in range(4, 7):
-        resumed.log_metrics(step, {"loss": 1.0 / step})
-    resumed.close()
-    killed.close()
+    resumed.go_back_to(json.loads(json.dumps(so_far)))
+    logged(resumed, range(4, 7)).close()
     assert resumed.metrics_path.read_bytes() == whole.metrics_path.read_bytes()
+    assert resumed.rollouts_path.read_bytes() == whole.rollouts_path.read_bytes()
     assert resumed.read_metrics()[0] == {"step": 1, "loss": 1.0}
 
 
-def test_rollouts_are_kept_by_step_and_forgotten_with_the_metrics(tmp_path: Path) -> None:
+def test_without_a_checkpoint_all_rows_are_forgotten(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
-    assert run.read_rollouts() == []
-    for step in (1, 2):
-        run.log_metrics(step, {"loss": 1.0})
-        run.log_rollouts(step, [{"id": "a", "written": "x"}, {"id": "b", "written": "y"}])
-    assert run.forget_metrics_after(1) == 1
-    run.log_rollouts(2, [{"id": "c", "written": "z"}])
+    run.go_back_to({})
+    logged(run, range(1, 3))
+    run.go_back_to({})
+    assert run.read_metrics() == run.read_rollouts() == []
+
+
+@pytest.mark.parametrize("log", ["metrics.jsonl", "rollouts.jsonl"])
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing"])
+def test_rows_from_before_a_checkpoint_must_be_what_they_were(
+    tmp_path: Path, log: str, how: str
+) -> None:
+    run = logged(RunDirectory.create(tmp_path / "run"), range(1, 4))
+    so_far = run.logs_so_far()
+    logged(run, range(4, 6)).close()
+    path = run.path / log
+    content = path.read_bytes()
+    spoilt = {"flipped": content.replace(b"1", b"3", 1), "truncated": content[:20]}
+    path.unlink()
+    if how in spoilt:
+        path.write_bytes(spoilt[how])
+    before = {file: file.read_bytes() for file in run.path.iterdir()}
+    with pytest.raises(UserError, match=f"{log} must begin with the rows.*put an empty file"):
+        run.go_back_to(so_far)
+    assert {file: file.read_bytes() for file in run.path.iterdir()} == before
+    path.write_bytes(b"")
+    run.go_back_to(so_far)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("log", ["metrics.jsonl", "rollouts.jsonl"])
+def test_logs_of_a_finished_run_are_read_as_they_were_written(tmp_path: Path, log: str) -> None:
+    run = logged(RunDirectory.create(tmp_path / "run"), range(1, 4))
+    run.student_path.mkdir()
+    run.write_manifest({"finished": True, "logs": run.logs_so_far()})
+    assert [len(run.read_metrics()), len(run.read_rollouts())] == [3, 3]
+    path = run.path / log
+    path.write_bytes(path.read_bytes().replace(b"3", b"4"))
+    with pytest.raises(UserError, match=f"{log} must be what was logged.*remove it"):
+        (run.read_metrics(), run.read_rollouts())
+    path.unlink()
+    assert sorted([len(run.read_metrics()), len(run.read_rollouts())]) == [0, 3]
+
+
+def test_a_manifest_has_a_checksum(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_manifest({"b": (1, 2.5), "a": {"10": "x", "9": None}})
+    assert run.read_manifest() == {"b": [1, 2.5], "a": {"10": "x", "9": None}}
+    run.manifest_path.write_text(run.manifest_path.read_text().replace("2.5", "2.6"))
+    with pytest.raises(UserError, match=r"manifest\.json must say.*damaged or changed"):
+        run.read_manifest()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": ' * 100_000, "1" * 10_000, "{", "\x00", "[]"]
+)
+def test_damaged_json_is_a_users_error(tmp_path: Path, text: str) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    for path in (run.manifest_path, run.results_path, run.metrics_path, run.samples_path):
+        path.write_text(text + "\n")
+    for read in (run.read_manifest, run.read_results, run.read_metrics, run.read_samples):
+        with pytest.raises(UserError):
+            read()
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    run = logged(RunDirectory.create(tmp_path / "run"), range(1, 3))
+    shutil.rmtree(run.path)
+    row = {"a": 1}
+    for write in (
+        lambda: run.log_metrics(3, row),
+        lambda: run.log_rollouts(3, [row]),
+        lambda: run.update_manifest(row),
+        lambda: run.write_results(row),
+        lambda: run.write_samples([row]),
+        lambda: run.write_outputs([row]),
+        lambda: run.write_recipe(""),
+    ):
+        with pytest.raises(FileNotFoundError):
+            write()
     run.close()
-    assert [(row["step"], row["id"]) for row in run.read_rollouts()] == [
-        (1, "a"),
-        (1, "b"),
-        (2, "c"),
-    ]
+    assert not run.path.exists()
+
+
+def test_a_log_that_was_moved_is_not_written_to_unseen(tmp_path: Path) -> None:
+    run = logged(RunDirectory.create(tmp_path / "run"), range(1, 3))
+    run.path.rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError):
+        run.log_metrics(3, {"loss": 1.0})
+    run.close()
+
+
+@pytest.mark.parametrize("torn", [["recipe.yaml.partial-17"], []])
+def test_what_a_process_left_that_was_killed_as_it_began_is_no_run(
+    tmp_path: Path, torn: list[str]
+) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    for name in torn:
+        (path / name).touch()
+    assert not RunDirectory(path).is_begun
+    run = RunDirectory.create(path)
+    assert not list(path.iterdir())
+    run.write_recipe("seed: 1\n")
+    assert run.is_begun
 
 
 def test_a_metric_may_not_be_called_step(tmp_path: Path) -> None:

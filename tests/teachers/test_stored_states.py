@@ -219,7 +219,7 @@ def test_an_interrupted_making_leaves_nothing_and_the_next_begins_again(
     monkeypatch.setattr(states_making, "_rows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make(place)
-    assert not [path for path in place.folder.parent.iterdir() if path.is_dir()]
+    assert not [path for path in place.folder.parent.glob("*") if path.is_dir()]
     monkeypatch.setattr(states_making, "_rows", rows)
     if end == "killed":
         shutil.rmtree(place.folder.parent)

@@ -98,10 +98,11 @@ class Recorder:
             raise KeyboardInterrupt
         self.rows.append({"step": step, **values})
 
-    def forget_metrics_after(self, step: int) -> int:
-        before = len(self.rows)
-        self.rows = [row for row in self.rows if row["step"] <= step]
-        return before - len(self.rows)
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": len(self.rows)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        del self.rows[state.get("rows", 0) :]
 
     @property
     def without_timings(self) -> list[dict[str, Any]]:

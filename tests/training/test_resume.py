@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
-from seqdistill.training.checkpoint import LoopState, load_state, newest_state
+from seqdistill.records.checksums import CHECKSUMS, write_checksums
+from seqdistill.training.checkpoint import LoopState, load_state, newest_whole_state, saved_states
 from seqdistill.training.optimization import make_optimizer
 
 SCORES = [3.0, 9.0, 4.0]
@@ -23,7 +23,7 @@ SCORES = [3.0, 9.0, 4.0]
 def train(folder: Path, metrics: Recorder, *, resume: bool = False, left: int = 3) -> Any:
     """Six updates with dropout, a state every second and a dev score every second."""
     # A student that is put back from a state may have started from anything.
-    model = student(dropout=0.3, seed=1 if newest_state(folder) else 0)
+    model = student(dropout=0.3, seed=1 if saved_states(folder) else 0)
     loop = make_loop(
         folder,
         model,
@@ -57,10 +57,8 @@ def test_resumed_equals_uninterrupted(
     metrics = Recorder(stop_at=killed_at)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, metrics)
-    newest = newest_state(tmp_path)
-    assert (newest.name if newest else None) == (
-        f"checkpoint-{resumed_from}" if resumed_from else None
-    )
+    names = [path.name for path in saved_states(tmp_path)]
+    assert names[-1:] == ([f"checkpoint-{resumed_from}"] if resumed_from else [])
     torch.rand(100)  # whatever the next process does before it resumes
     metrics.stop_at = None
     model = train(tmp_path, metrics, resume=True, left=left)
@@ -83,20 +81,83 @@ def test_the_dropout_state_is_what_makes_it_equal(
     metrics = stopped_at_five(tmp_path)
     other = torch.Generator().manual_seed(1).get_state()
     save_file({"cpu": other}, tmp_path / "checkpoint-4" / "random.safetensors")
+    write_checksums(tmp_path / "checkpoint-4")
     model = train(tmp_path, metrics, resume=True, left=1)
     assert not same(weights(model), uninterrupted[0])
 
 
-def test_states_from_before_several_processes_still_resume(
-    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
+FILES = ["model", "optimizer", "random", "state", "checksums", "best"]
+
+
+def damaged(folder: Path, what: str, how: str) -> Path:
+    """A file of checkpoint-4, or the best student only it refers to, spoilt."""
+    if what == "best":
+        path = folder / "best-4.safetensors"
+    else:
+        (path,) = (folder / "checkpoint-4").glob(f"{what}.*")
+    content = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+        return path
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content[: len(content) // 2] if how == "truncated" else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [
+        *((what, "flipped") for what in FILES),
+        ("model", "truncated"),
+        ("checksums", "missing"),
+        ("best", "missing"),
+    ],
+)
+def test_a_damaged_state_is_told_of_and_the_one_before_taken(
+    what: str,
+    how: str,
+    uninterrupted: tuple[dict[str, Tensor], Recorder],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     metrics = stopped_at_five(tmp_path)
-    path = tmp_path / "checkpoint-4" / "state.json"
-    fields = json.loads(path.read_text())
-    del fields["num_processes"]
-    path.write_text(json.dumps(fields))
-    model = train(tmp_path, metrics, resume=True, left=1)
+    path = damaged(tmp_path, what, how)
+    model = train(tmp_path, metrics, resume=True, left=2)
+    named = "" if what == "checksums" else path.name  # a digit of them is another file's
+    assert f"checkpoint-4 is damaged ({named}" in caplog.text
+    assert "resuming from checkpoint-2" in caplog.text
     assert same(weights(model), uninterrupted[0])
+    assert metrics.without_timings == uninterrupted[1].without_timings
+
+
+def test_without_a_whole_state_nothing_is_trained_or_removed(tmp_path: Path) -> None:
+    metrics = stopped_at_five(tmp_path)
+    damaged(tmp_path, "model", "flipped")
+    (tmp_path / "checkpoint-2" / CHECKSUMS).unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"of checkpoint-4 model\.saf.*of checkpoint-2 checksums"):
+        train(tmp_path, metrics, resume=True, left=2)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_best_student_damaged_while_training_goes_on_is_not_taken(tmp_path: Path) -> None:
+    model = student()
+
+    def damage_the_first(_module: object) -> None:
+        if (path := tmp_path / "best-2.safetensors").exists():
+            path.write_bytes(path.read_bytes()[:-1])
+
+    score_dev = scripted([9.0, 1.0, 1.0], damage_the_first)
+    loop = make_loop(tmp_path, model, score_dev=score_dev, eval_every=2)
+    with pytest.raises(UserError, match=r"best-2\.safetensors does not match its checksum"):
+        loop.run(resume=False)
+
+
+def test_best_students_may_be_read_by_whom_new_files_may_be(tmp_path: Path) -> None:
+    stopped_at_five(tmp_path)
+    (tmp_path / "new").touch()
+    mode = (tmp_path / "new").stat().st_mode
+    assert {path.stat().st_mode for path in tmp_path.rglob("*.*")} == {mode}
 
 
 def test_half_written_states_are_ignored_and_removed(
@@ -136,18 +197,18 @@ def test_a_failure_while_writing_leaves_no_half_state(
     monkeypatch.setattr("seqdistill.training.checkpoint.atomic.write_json", no_space)
     with pytest.raises(OSError, match="No space left"):
         train(tmp_path, Recorder())
-    assert newest_state(tmp_path) is None
+    assert saved_states(tmp_path) == []
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_no_folder_has_no_state(tmp_path: Path) -> None:
-    assert newest_state(tmp_path / "nowhere") is None
+    assert newest_whole_state(tmp_path / "nowhere") is None
 
 
 def test_states_are_numbered_and_the_newest_is_the_highest(tmp_path: Path) -> None:
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11.partial-7", "checkpoint-x"):
         (tmp_path / name).mkdir()
-    assert newest_state(tmp_path) == tmp_path / "checkpoint-10"
+    assert [path.name for path in saved_states(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
 
 
 def test_a_state_is_refused_by_another_student_and_other_processes(tmp_path: Path) -> None:

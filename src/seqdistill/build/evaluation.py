@@ -31,6 +31,7 @@ from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import environment_facts
+from seqdistill.records.locks import held
 from seqdistill.records.run_directory import RunDirectory
 
 # Enough for a stable median; slow systems decode fewer.
@@ -76,7 +77,8 @@ def evaluate_run(
     """The results of a run directory, also written to it.
 
     `overrides` are settings of the sections data and evaluation that take the place of the run's
-    own; they are noted in the results. Raises RecipeError for settings of other sections.
+    own; they are noted in the results. Raises RecipeError for settings of other sections, and
+    UserError while another process writes into the run directory.
 
     The teacher comes first where the recipe names one, then every student; the first student is
     the baseline of the paired tests when there are several, else the teacher is. With `export`
@@ -87,6 +89,20 @@ def evaluate_run(
     settings, where that is known: only its speed is measured again, beside the students'.
     """
     _check_overrides(overrides)
+    with held(run.path, "evaluating"):
+        return _evaluate(
+            run, overrides, progress=progress, export=export, measured_teacher=measured_teacher
+        )
+
+
+def _evaluate(
+    run: RunDirectory,
+    overrides: Sequence[str],
+    *,
+    progress: Progress,
+    export: bool,
+    measured_teacher: SystemResult | None,
+) -> dict[str, object]:
     recipe = load_recipe(str(run.recipe_path), overrides)
     settings = evaluation_settings(recipe)
     examples = read_split(recipe, "test")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 
+from accelerate import PartialState
+
 from seqdistill.build.named_progress import NamedProgress
 from seqdistill.build.stages import train_stages
 from seqdistill.build.timings import add_timings, timings_of
-from seqdistill.build.training import open_run, train_student
+from seqdistill.build.training import only_writer, open_run, train_student
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import Progress
+from seqdistill.models.placement import device_of
 from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.systems import compare_member
+from seqdistill.recipe.systems import compare_member, output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
@@ -30,32 +33,46 @@ def train(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDir
         return train_stages(recipe, progress=progress, resume=resume)
     if not recipe.compare:
         return train_student(recipe, progress=progress, resume=resume)
+    processes = PartialState(cpu=device_of(recipe.training.device).type == "cpu")
+    with only_writer(output_folder(recipe), processes, "training in"):
+        return _train_compared(recipe, processes, progress, resume=resume)
+
+
+def _train_compared(
+    recipe: Recipe, processes: PartialState, progress: Progress, *, resume: bool
+) -> RunDirectory:
     run = open_run(recipe, resume=resume)
-    if not (resume and run.recipe_path.exists()):
+    is_new = not (resume and run.is_begun)
+    processes.wait_for_everyone()  # all have looked before the first one writes
+    if is_new and processes.is_main_process:
         RunDirectory.create(run.path)
         run.write_recipe(write_recipe(recipe))
     for preset in recipe.compare:
-        _train_member(compare_member(recipe, preset), run, progress, resume=resume)
-    run.update_manifest({"environment": environment_facts()})
+        _train_member(compare_member(recipe, preset), run, processes, progress, resume=resume)
+    if processes.is_main_process:
+        run.update_manifest({"environment": environment_facts()})
     return run
 
 
-def _train_member(member: Recipe, run: RunDirectory, progress: Progress, *, resume: bool) -> None:
+def _train_member(
+    member: Recipe,
+    run: RunDirectory,
+    processes: PartialState,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> None:
     path = run.member(member.method).path
-    if resume and run.member(member.method).student_path.is_dir():
-        return
     try:
         train_student(member, progress=NamedProgress(progress, member.method), resume=resume)
     except UserError:
-        if not path.exists() and not run.members():  # refused before it began: leave nothing
+        if (
+            processes.is_main_process and not path.exists() and not run.members()
+        ):  # refused before it began: leave nothing
             run.recipe_path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 run.path.rmdir()
         raise
-    add_timings(
-        run,
-        [
-            {**row, "step": f"{member.method}: {row['step']}"}
-            for row in timings_of(run.member(member.method))
-        ],
-    )
+    if processes.is_main_process:
+        rows = timings_of(run.member(member.method))
+        add_timings(run, [{**row, "step": f"{member.method}: {row['step']}"} for row in rows])

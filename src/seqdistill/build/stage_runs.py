@@ -8,9 +8,9 @@ Reads only: a plan and a training find the same.
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from pathlib import Path
 
+from seqdistill.build.inputs import data_files
 from seqdistill.build.models import model_folder
 from seqdistill.core.errors import UserError
 from seqdistill.recipe.resolving import read_recipe
@@ -21,7 +21,6 @@ from seqdistill.records.fingerprint import of_file, of_folder, of_settings
 from seqdistill.records.run_directory import RunDirectory
 
 STAGES = "stages"
-_BUNDLED = "bundled:"
 _ANY_FILE = ("",)
 _NUM_DIGITS = 12
 # What decides nothing about a student's weights: names, places, speed, logs, the final numbers.
@@ -55,10 +54,7 @@ class StageRun:
     @property
     def is_finished(self) -> bool:
         """Whether its student is there to be used."""
-        run = self.run
-        if not (run.manifest_path.is_file() and run.student_path.is_dir()):
-            return False
-        return run.read_manifest().get("finished") is True
+        return self.run.is_finished
 
 
 def stage_run(recipe: Recipe, index: int, *, start_from: Path | None) -> StageRun:
@@ -158,15 +154,9 @@ def _data_content(spec: str | None) -> object:
     """Fingerprints of the files that data are read from; the name itself where there are none."""
     if spec is None:
         return None
-    if spec.startswith(_BUNDLED):
-        package = Path(str(importlib.resources.files("seqdistill")))
-        file = package / "bundled" / spec.removeprefix(_BUNDLED) / "corpus.parquet"
-        return of_file(file) if file.is_file() else spec
     if Path(spec).is_dir():
         return of_folder(spec, _ANY_FILE)
-    # A name with a comma is a pair of files, unless there is a file of that very name.
-    names = [spec] if Path(spec).exists() else spec.split(",")
-    return [of_file(name) if Path(name).is_file() else name for name in names]
+    return [of_file(path) for path in data_files(spec).values()] or [spec]
 
 
 def _model_content(name: str | None) -> str | None:

@@ -24,12 +24,14 @@ from seqdistill.build.named_progress import NamedProgress
 from seqdistill.build.preparing import prepare
 from seqdistill.build.stage_runs import StageRun, newest_student, stage_run, unfinished_recipes
 from seqdistill.build.timings import add_timings, timings_of
-from seqdistill.build.training import open_run, train_student
+from seqdistill.build.training import only_writer, open_run, train_as_only_writer
 from seqdistill.core.progress import Progress
 from seqdistill.models.placement import device_of
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.systems import output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records import atomic
+from seqdistill.records.atomic import remove_left_overs
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.locks import alone
 from seqdistill.records.run_directory import RunDirectory
@@ -54,12 +56,17 @@ def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) ->
     `resume` it may exist and is brought up to date. Raises UserError, before anything is written,
     for whatever cannot work in any of the stages.
     """
+    processes = PartialState(cpu=device_of(recipe.training.device).type == "cpu")
+    with only_writer(output_folder(recipe), processes, "training in"):
+        return _train_stages(recipe, processes, progress=progress, resume=resume)
+
+
+def _train_stages(
+    recipe: Recipe, processes: PartialState, *, progress: Progress, resume: bool
+) -> RunDirectory:
     run = open_run(recipe, resume=resume)
-    if not (resume and run.recipe_path.exists()):
-        run.check_free()
     for ahead in unfinished_recipes(recipe):
         prepare(ahead)
-    processes = PartialState(cpu=device_of(recipe.training.device).type == "cpu")
     processes.wait_for_everyone()  # all have looked before the first one writes
     trained: list[_Trained] = []
     for index, given in enumerate(recipe.stages):
@@ -77,7 +84,7 @@ def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) ->
 def _train_stage(stage: StageRun, processes: PartialState, progress: Progress) -> bool:
     """Sees to it that the stage's student is there. True when it was there already."""
     is_main = processes.is_main_process
-    with alone(stage.run.path, "trains") if is_main else contextlib.nullcontext():
+    with alone(stage.run.path, "training in") if is_main else contextlib.nullcontext():
         if is_main and not stage.is_finished:
             _make_resumable(stage)
         processes.wait_for_everyone()
@@ -88,22 +95,18 @@ def _train_stage(stage: StageRun, processes: PartialState, progress: Progress) -
             progress.advance(_num_updates(stage))
             progress.finish()
         else:
-            train_student(stage.recipe, progress=progress, resume=True)
+            train_as_only_writer(stage.recipe, progress=progress, resume=True)
         processes.wait_for_everyone()
     return reused
 
 
 def _make_resumable(stage: StageRun) -> None:
     """Readies the folder of a stage that another process may have begun."""
-    run = stage.run
-    if run.recipe_path.exists():
+    remove_left_overs(stage.run.path)
+    remove_left_overs(stage.run.checkpoints_path)
+    if stage.run.recipe_path.exists():
         # The settings and contents are equal, but data or models may lie elsewhere now.
-        run.write_recipe(write_recipe(stage.recipe))
-    elif run.path.is_dir():  # the process was killed while it made the folder
-        for torn in run.path.glob(f"{run.recipe_path.name}.partial-*"):
-            torn.unlink()
-        with contextlib.suppress(OSError):  # it holds other things, and train_student will say so
-            run.path.rmdir()
+        stage.run.write_recipe(write_recipe(stage.recipe))
 
 
 def _num_updates(stage: StageRun) -> int:

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
+import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from seqdistill.build.data import (
     collator_for,
 )
 from seqdistill.build.decoding import generator_factory
+from seqdistill.build.inputs import INPUTS, check_inputs, inputs_of, sequences_of
 from seqdistill.build.objective import build_objective
 from seqdistill.build.preparing import Prepared, prepare
 from seqdistill.build.pruning import pruning_facts, warn_of_zeros
@@ -37,19 +42,26 @@ from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.recipe.writing import write_recipe
+from seqdistill.records.atomic import remove_left_overs
+from seqdistill.records.checksums import damage
 from seqdistill.records.environment import environment_facts
-from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.locks import held
+from seqdistill.records.run_directory import CHECKPOINTS, RunDirectory
+from seqdistill.records.writable import check_writable
 from seqdistill.teachers.in_process import Teacher
 from seqdistill.training.contracts import DevScorer as DevScoring
 from seqdistill.training.contracts import LoopSettings, TrainingResult
 from seqdistill.training.loop import TrainingLoop
 from seqdistill.training.optimization import RateSchedule
 
+_LOG = logging.getLogger(__name__)
+
 
 def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
     """The run directory to write to; with `resume` the existing one of this very recipe."""
     path = output_folder(recipe)
-    if not resume or not path.exists():
+    if not resume or not RunDirectory(path).is_begun:
+        RunDirectory(path).check_free()
         return RunDirectory(path)
     run = RunDirectory.open(path)
     stored = load_recipe(str(run.recipe_path), [])
@@ -76,14 +88,44 @@ def _first_difference(stored: dict[str, object], given: dict[str, object], at: s
 def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
     """Trains the recipe's student and saves it. Returns its run directory.
 
-    Under `torchrun` or `accelerate launch` every process trains, and the first one writes.
+    Under `torchrun` or `accelerate launch` every process trains, and the first one writes. Raises
+    UserError while another one trains in the run directory.
     """
-    on_cpu = device_of(recipe.training.device).type == "cpu"
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
+    with only_writer(output_folder(recipe), PartialState(cpu=_on_cpu(recipe)), "training in"):
+        return train_as_only_writer(recipe, progress=progress, resume=resume)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path, processes: PartialState, doing: str) -> Iterator[None]:
+    """Keeps other commands away from a run directory, and removes what killed ones left there."""
+    if not processes.is_main_process:
+        yield
+        return
+    check_writable(folder, "output_dir")
+    with held(folder, doing):
+        real = Path(os.path.realpath(folder))
+        remove_left_overs(real.parent, glob.escape(real.name))
+        for place in (real, real / CHECKPOINTS):
+            remove_left_overs(place)
+        yield
+
+
+def train_as_only_writer(
+    recipe: Recipe, *, progress: Progress, resume: bool = False
+) -> RunDirectory:
+    """As `train_student`, for callers that keep others away from the run directory.
+
+    A run that is finished is left as it is, unless its student was damaged since: it is made again
+    from the checkpoints.
+    """
+    accelerator = Accelerator(cpu=_on_cpu(recipe), mixed_precision="no")
     run = open_run(recipe, resume=resume)
-    started = resume and run.recipe_path.exists()
-    if not started and accelerator.is_main_process:
-        run.check_free()
+    started = resume and run.is_begun
+    if started and _is_whole(run):
+        return run
+    inputs = inputs_of(recipe) if accelerator.is_main_process else {}
+    if started:
+        check_inputs(run, inputs)
     _apply_threads(recipe)
     prepared = prepare(recipe)
     if started:
@@ -99,7 +141,10 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     with accelerator.main_process_first():
         teacher = build_scoring(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
-        _begin(run, prepared, facts, started=started)
+        inputs |= sequences_of(train=examples, dev=prepared.dev)
+        if started:
+            check_inputs(run, inputs)
+        _begin(run, prepared, {**facts, INPUTS: inputs}, started=started)
         if recipe.sequences.decoded_by_teacher:
             add_timings(run, [timing("labelling", kept - labelled)])
         if recipe.teacher.keep_states != "none":
@@ -109,9 +154,25 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
         result = _train(prepared, examples, teacher, run, accelerator, progress, resume=started)
     if accelerator.is_main_process:
         _save(prepared, run)
-        run.update_manifest({"training": dataclasses.asdict(result), "finished": True})
+        run.update_manifest(
+            {"training": dataclasses.asdict(result), "logs": run.logs_so_far(), "finished": True}
+        )
     run.close()
     return run
+
+
+def _on_cpu(recipe: Recipe) -> bool:
+    return device_of(recipe.training.device).type == "cpu"
+
+
+def _is_whole(run: RunDirectory) -> bool:
+    """Whether the run is finished and its student as it was saved."""
+    if not run.is_finished:
+        return False
+    found = damage(run.student_path)
+    if found is not None:
+        _LOG.warning("%s is damaged (%s) and is made again", run.student_path, found)
+    return found is None
 
 
 def _save(prepared: Prepared, run: RunDirectory) -> None:

@@ -5,34 +5,14 @@ Knows no run directory and no data format.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
+from seqdistill.records.writable import check_writable as check_writable
 
 STANDARD_STREAM = "-"
-
-
-def check_writable(path: Path, name: str) -> None:
-    """Raises UserError when nothing can be made at `path`; writes nothing.
-
-    Looks at `path` itself, or at the closest folder above that exists.
-    """
-    existing = path
-    while not existing.exists():
-        existing = existing.parent
-    if existing != path and not existing.is_dir():
-        raise UserError(
-            f"{name} must lie in a folder, got {str(path)!r}, but {str(existing)!r} is a file; "
-            "name another place"
-        )
-    if not os.access(existing, os.W_OK):
-        raise UserError(
-            f"{name} must be writable, got {str(path)!r}, but {str(existing)!r} cannot be written "
-            "to; change its permissions or name another place"
-        )
 
 
 def check_new_file(path: Path, name: str) -> None:

@@ -32,6 +32,7 @@ from seqdistill.core.errors import ModelError
 from seqdistill.models.loading import LoadedModel, load_config, load_pair, load_tokenizer
 from seqdistill.models.saving import save_pair
 from seqdistill.records import atomic
+from seqdistill.records.checksums import check_model_folder, write_checksums
 
 SPARSE_WEIGHTS = "model.sparse.safetensors"
 
@@ -60,6 +61,7 @@ def save_sparse_pair(
         write_sparse_file(aside / SPARSE_WEIGHTS, tensors)
         for path in dense:
             path.unlink()
+        write_checksums(aside)
 
 
 def load_sparse_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
@@ -69,6 +71,7 @@ def load_sparse_pair(name: str, *, trust_remote_code: bool = False) -> LoadedMod
     ModelError for a folder without one of its files, for a damaged file, and for weights that are
     not those of the configuration beside them.
     """
+    check_model_folder(name)
     return LoadedModel(
         _load_model(Path(name), trust_remote_code=trust_remote_code),
         load_tokenizer(name, trust_remote_code=trust_remote_code),

@@ -27,6 +27,7 @@ from transformers import (
 
 from seqdistill.core.errors import ModelError
 from seqdistill.models.adapters import Kind, kind_of
+from seqdistill.records.checksums import check_model_folder
 
 _HUB_SECONDS = 5.0
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm")
@@ -168,7 +169,8 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel
 
 
 def load_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
-    """Model and tokenizer of one folder."""
+    """Model and tokenizer of one folder, whose files are as they were saved where that is known."""
+    check_model_folder(name)
     return LoadedModel(
         load_model(name, trust_remote_code=trust_remote_code),
         load_tokenizer(name, trust_remote_code=trust_remote_code),

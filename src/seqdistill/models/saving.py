@@ -13,6 +13,7 @@ from torch import Tensor
 from seqdistill.core.errors import ModelError
 from seqdistill.models.loading import LoadedModel
 from seqdistill.records import atomic
+from seqdistill.records.checksums import write_checksums
 
 
 def save_pair(pair: LoadedModel, folder: Path, *, store: Literal["fp32", "fp16"] = "fp32") -> None:
@@ -27,6 +28,7 @@ def save_pair(pair: LoadedModel, folder: Path, *, store: Literal["fp32", "fp16"]
         if store == "fp16":
             for file in aside.glob("*.safetensors"):
                 save_file(_halved(file), file, metadata={"format": "pt"})
+        write_checksums(aside)
 
 
 def _halved(file: Path) -> dict[str, Tensor]:

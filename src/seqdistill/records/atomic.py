@@ -9,6 +9,7 @@ the files mean.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -44,6 +45,26 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A name to write a file under, which replaces `path` in one step when the block ends.
+
+    For libraries that write files themselves. The file may be read by whom a new file may be read
+    by, whatever the library thinks; on an error it is removed.
+    """
+    path = Path(path)
+    aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        yield aside
+        aside.chmod(_mode_of_new_files(path.parent))
+        _sync(aside)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def write_text(path: str | Path, content: str) -> None:
     """Replaces the UTF-8 file at `path` in one step; line ends are written as they are."""
     write_bytes(path, content.encode("utf-8"))
@@ -63,10 +84,11 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """A folder to fill, which takes the name `path` when the block ends without an error.
 
     It is built beside, as `path` + ".partial-<pid>", and removed on an error; after a kill the
-    partial folder is what stays, never a half-filled `path`. An existing empty folder is replaced.
-    Raises FileExistsError, before anything is built, when `path` is a file or a non-empty folder.
+    partial folder is what stays, never a half-filled `path`. An existing empty folder is replaced,
+    and a link followed. Raises FileExistsError, before anything is built, when `path` is a file or
+    a non-empty folder.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} must not exist yet or be empty; remove it or take another")
     aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
@@ -89,28 +111,64 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of whatever folder `path` is when the block ends.
 
     What was there goes only when all is written; what killed processes left beside it goes, too.
+    A link is followed.
     """
-    path = Path(path)
-    beside = path.with_name(f"{path.name}.new")
-    for left_over in [beside, *path.parent.glob(f"{beside.name}.partial-*")]:
+    path = Path(os.path.realpath(path))
+    beside, before = (path.with_name(f"{path.name}.{word}") for word in ("new", "old"))
+    for left_over in [beside, before, *path.parent.glob(f"{beside.name}.partial-*")]:
         shutil.rmtree(left_over, ignore_errors=True)
     with new_folder(beside) as aside:
         yield aside
     if path.exists():
-        shutil.rmtree(path)
+        path.rename(before)
     beside.rename(path)
     sync_folder(path.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def remove_left_overs(folder: Path, name: str = "*") -> None:
+    """Removes what dead processes were writing aside in the folder, of names like the pattern.
+
+    To be called by who holds the lock of what is written there: the number of a process that lives
+    is no proof that it writes.
+    """
+    for left in folder.glob(f"{name}.partial-*"):
+        number = left.name.rpartition("-")[2]
+        if not number.isdecimal() or _is_another_alive(int(number)):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _is_another_alive(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _share_like_new_files(folder: Path) -> None:
     """Lets others read what they could read of a new file: safetensors makes files for one user."""
-    probe = folder / ".probe"
-    probe.touch()
-    mode = probe.stat().st_mode
-    probe.unlink()
+    mode = _mode_of_new_files(folder)
     for file in folder.rglob("*"):
         if file.is_file():
             file.chmod(mode)
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """What the umask makes of a file, learned from one: asking it would change it for a moment."""
+    probe = folder / f".probe.partial-{os.getpid()}"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    return mode
 
 
 def sync_folder(path: str | Path) -> None:
@@ -139,7 +197,7 @@ class JsonLinesWriter:
 
     A line torn by a kill is cut off when the file is opened again. Numbers that are NaN or
     infinite are written as the words NaN and Infinity, which Python reads: a log must be able to
-    say that a loss was not finite.
+    say that a loss was not finite. A file that was removed or replaced is not written to unseen.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -149,7 +207,13 @@ class JsonLinesWriter:
         self._stream: io.TextIOWrapper = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
 
     def write(self, row: Mapping[str, object]) -> None:
-        """Appends one line. Raises TypeError, and writes nothing, when `row` is no JSON."""
+        """Appends one line.
+
+        Raises TypeError, and writes nothing, when `row` is no JSON, and FileNotFoundError when the
+        file is not there any more.
+        """
+        if not os.path.samestat(os.fstat(self._stream.fileno()), self.path.stat()):
+            raise FileNotFoundError(errno.ENOENT, "replaced while it was written to", self.path)
         self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._stream.flush()
 
@@ -187,7 +251,7 @@ def read_json_lines(path: str | Path) -> list[dict[str, JsonValue]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {number}: every line must be a JSON object, got "
                 f"{line[:60]!r} ({error}); the file was damaged or edited, restore it or remove it"
@@ -209,21 +273,3 @@ def cut_torn_line(path: Path) -> None:
     whole = content.rfind(b"\n") + 1
     if whole != len(content):
         os.truncate(path, whole)
-
-
-def keep_rows_up_to(path: str | Path, step: int, *, step_key: str = "step") -> int:
-    """How many rows were removed: those whose step is later than `step`, and a torn last line.
-
-    For resuming: rows written after the checkpoint will be written again. Rows without a step stay.
-    """
-    path = Path(path)
-    rows = read_json_lines(path)
-    kept = [row for row in rows if not _is_later(row.get(step_key), step)]
-    if path.exists():
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in kept]
-        write_text(path, "".join(lines))
-    return len(rows) - len(kept)
-
-
-def _is_later(found: JsonValue, step: int) -> bool:
-    return isinstance(found, (int, float)) and found > step

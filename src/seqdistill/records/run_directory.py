@@ -2,12 +2,14 @@
 
 A run is one student; a comparison is a run directory whose sub-folders, one a method, are run
 directories too. This module does not know what a recipe, a metric or a result means, and it
-never removes anything.
+removes nothing but rows that will be logged again.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -15,6 +17,8 @@ from typing import cast
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.atomic import JsonValue
+from seqdistill.records.fingerprint import of_bytes, of_settings
+from seqdistill.records.writable import check_writable
 
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
@@ -28,6 +32,7 @@ CHECKPOINTS = "checkpoints"
 STUDENT = "student"
 ADAPTER = "adapter"
 TENSORBOARD = "tensorboard"
+_CHECKSUM = "sha256"
 
 
 class RunDirectory:
@@ -46,6 +51,8 @@ class RunDirectory:
         run = cls(path)
         run.check_free()
         run.path.mkdir(parents=True, exist_ok=True)
+        for torn in run.path.iterdir():
+            torn.unlink()
         return run
 
     @classmethod
@@ -67,11 +74,17 @@ class RunDirectory:
             )
         return run
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything is here but what a process left that was killed as it began."""
+        if not self.path.is_dir():
+            return os.path.lexists(self.path)
+        return any(not entry.match(f"{RECIPE}.partial-*") for entry in self.path.iterdir())
+
     def check_free(self) -> None:
         """Raises UserError when a new run cannot begin here; writes nothing."""
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            return
-        if self.path.exists():
+        check_writable(self.path, "output_dir")
+        if self.is_begun:
             kind = "a folder that is not empty" if self.path.is_dir() else "a file"
             raise UserError(
                 f"output_dir must be a new or empty folder, got {str(self.path)!r}, which is "
@@ -149,28 +162,43 @@ class RunDirectory:
 
     def write_recipe(self, text: str) -> None:
         """Stores the resolved recipe's YAML text."""
-        atomic.write_text(self.recipe_path, text)
+        atomic.write_text(self._there(self.recipe_path), text)
 
     def read_recipe(self) -> str:
         """The resolved recipe's YAML text. Raises UserError when there is none."""
         return _read_text(self.recipe_path)
 
     def write_manifest(self, manifest: Mapping[str, object]) -> None:
-        """Stores the manifest."""
-        atomic.write_json(self.manifest_path, manifest)
+        """Stores the manifest, and beside its facts their checksum."""
+        content = {**manifest, _CHECKSUM: _checksum_of(manifest)}
+        atomic.write_json(self._there(self.manifest_path), content)
 
     def read_manifest(self) -> dict[str, JsonValue]:
         """The manifest. Raises UserError when it is missing or damaged."""
-        return _read_json_object(self.manifest_path)
+        manifest = _read_json_object(self.manifest_path)
+        wanted = manifest.pop(_CHECKSUM, None)
+        if wanted is not None and wanted != _checksum_of(manifest):
+            raise UserError(
+                f"{self.manifest_path} must say what the run wrote into it, but does not match its "
+                "checksum: it was damaged or changed; restore it, or run again"
+            )
+        return manifest
 
     def update_manifest(self, facts: Mapping[str, object]) -> None:
         """Adds `facts` to the manifest at its top level, over what has the same name."""
         known = self.read_manifest() if self.manifest_path.exists() else {}
         self.write_manifest({**known, **facts})
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether its student was trained to the end and is there."""
+        if not (self.manifest_path.is_file() and self.student_path.is_dir()):
+            return False
+        return self.read_manifest().get("finished") is True
+
     def write_results(self, results: Mapping[str, object]) -> None:
         """Stores the final numbers."""
-        atomic.write_json(self.results_path, results)
+        atomic.write_json(self._there(self.results_path), results)
 
     def read_results(self) -> dict[str, JsonValue]:
         """The final numbers. Raises UserError when they are missing or damaged."""
@@ -178,7 +206,7 @@ class RunDirectory:
 
     def write_samples(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Stores the sentences shown side by side."""
-        _write_lines(self.samples_path, rows)
+        _write_lines(self._there(self.samples_path), rows)
 
     def read_samples(self) -> list[dict[str, JsonValue]]:
         """The sentences shown side by side; none when the file is missing."""
@@ -186,7 +214,7 @@ class RunDirectory:
 
     def write_outputs(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Stores what every system wrote for the test set."""
-        _write_lines(self.outputs_path, rows)
+        _write_lines(self._there(self.outputs_path), rows)
 
     def read_outputs(self) -> list[dict[str, JsonValue]]:
         """What every system wrote for the test set; none when the file is missing."""
@@ -202,7 +230,11 @@ class RunDirectory:
         self._log(self.metrics_path, {"step": step, **values})
 
     def read_metrics(self) -> list[dict[str, JsonValue]]:
-        """What was measured, in the order of writing, each row with its `step`."""
+        """What was measured, in the order of writing, each row with its `step`.
+
+        Raises UserError when the file is damaged: of a finished run, when a single bit is.
+        """
+        self._check_finished_log(self.metrics_path)
         return atomic.read_json_lines(self.metrics_path)
 
     def log_rollouts(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
@@ -212,16 +244,33 @@ class RunDirectory:
 
     def read_rollouts(self) -> list[dict[str, JsonValue]]:
         """The sequences that were kept, each with its `step`; none when the file is missing."""
+        self._check_finished_log(self.rollouts_path)
         return atomic.read_json_lines(self.rollouts_path)
 
-    def forget_metrics_after(self, step: int) -> int:
-        """How many rows of metrics were removed: those later than `step`, rollouts as well.
+    def logs_so_far(self) -> dict[str, dict[str, JsonValue]]:
+        """How many bytes of each log there are, and their SHA-256; what was logged is durable."""
+        self.close()
+        return {path.name: _extent(path) for path in (self.metrics_path, self.rollouts_path)}
 
-        For resuming at a checkpoint.
+    def go_back_to(self, logs: Mapping[str, Mapping[str, JsonValue]]) -> None:
+        """Cuts off what was logged later than `logs_so_far` found; it will be logged again.
+
+        An empty file in the place of a log stays empty: so a user goes on without its rows. Raises
+        UserError, and cuts nothing, when the rows from before are not what they were.
         """
         self.close()
-        atomic.keep_rows_up_to(self.rollouts_path, step)
-        return atomic.keep_rows_up_to(self.metrics_path, step)
+        for path in (self.metrics_path, self.rollouts_path):
+            size = path.stat().st_size if path.exists() else None
+            num_bytes = _bytes_in(logs, path)
+            if size != 0 and num_bytes and logs[path.name] != _extent(path, num_bytes):
+                raise UserError(
+                    f"{path} must begin with the rows that were logged before the checkpoint, but "
+                    f"{'they have changed' if size else 'it is missing'}; restore it, or, to go on "
+                    "without them, put an empty file in its place"
+                )
+        for path in (self.metrics_path, self.rollouts_path):
+            if path.exists():
+                os.truncate(path, min(path.stat().st_size, _bytes_in(logs, path)))
 
     def close(self) -> None:
         """Makes what was logged durable; logging may go on afterwards."""
@@ -231,8 +280,39 @@ class RunDirectory:
 
     def _log(self, path: Path, row: Mapping[str, object]) -> None:
         if path not in self._writers:
-            self._writers[path] = atomic.JsonLinesWriter(path)
+            self._writers[path] = atomic.JsonLinesWriter(self._there(path))
         self._writers[path].write(row)
+
+    def _there(self, path: Path) -> Path:
+        """The path in this folder, which must not be made again when somebody removed it."""
+        if not self.path.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return path
+
+    def _check_finished_log(self, path: Path) -> None:
+        if not (path.exists() and self.is_finished):
+            return
+        logs = self.read_manifest().get("logs")
+        if isinstance(logs, dict) and logs.get(path.name) != _extent(path):
+            raise UserError(
+                f"{path} must be what was logged until the run was finished, but has changed "
+                "since; restore it, or remove it to go on without it"
+            )
+
+
+def _bytes_in(logs: Mapping[str, Mapping[str, JsonValue]], path: Path) -> int:
+    return int(str(logs.get(path.name, {}).get("bytes", 0)))
+
+
+def _extent(path: Path, num_bytes: int | None = None) -> dict[str, JsonValue]:
+    """The size and the SHA-256 of a file, or of its first bytes; a missing one is empty."""
+    content = path.read_bytes()[:num_bytes] if path.exists() else b""
+    return {"bytes": len(content), "sha256": of_bytes(content)}
+
+
+def _checksum_of(manifest: Mapping[str, object]) -> str:
+    # As JSON gives it back, which knows no tuples.
+    return of_settings(json.loads(json.dumps(manifest, allow_nan=False)))
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -254,7 +334,7 @@ def _read_json_object(path: Path) -> dict[str, JsonValue]:
     text = _read_text(path)
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} must be JSON, got {text[:60]!r} ({error}); restore the file or run again"
         ) from error

@@ -7,6 +7,7 @@ corpus asks for the same. What is compared, and how, is `interpolation`'s.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,13 @@ _FORMAT_VERSION = 1
 class _Kept:
     summary: InterpolationSummary
     outputs: tuple[TeacherOutput, ...]
+    sha256: str = ""
+    """Of the other two."""
+
+    def checksum(self) -> str:
+        """What `sha256` must be."""
+        content = dataclasses.asdict(dataclasses.replace(self, sha256=""))
+        return of_settings(json.loads(json.dumps(content)))
 
 
 def kept_interpolation(
@@ -58,7 +66,7 @@ def kept_interpolation(
         corpus, references, similarity=similarity, decode=decode, on_progress=on_progress
     )
     kept = _Kept(found.summary, tuple(found.outputs.values()))
-    write_json(path, dataclasses.asdict(kept))
+    write_json(path, dataclasses.asdict(dataclasses.replace(kept, sha256=kept.checksum())))
     return found
 
 
@@ -78,4 +86,9 @@ def _read(path: Path) -> Interpolation:
             f"{path} must hold the outputs that were chosen from the corpus beside it, found: "
             f"{error}; delete this file to choose again"
         ) from error
+    if kept.checksum() != kept.sha256:
+        raise DataError(
+            f"{path} must hold the outputs that were chosen from the corpus beside it, but they do "
+            "not match their checksum: it was damaged or changed; delete this file to choose again"
+        )
     return Interpolation({output.id: output for output in kept.outputs}, kept.summary)

@@ -68,7 +68,7 @@ def make_states(
     if is_finished(folder):
         return
     try:
-        with alone(folder, "keeps a teacher's states in"):
+        with alone(folder, "keeping a teacher's states in"):
             if is_finished(folder):
                 return
             _remove_left_overs(folder)

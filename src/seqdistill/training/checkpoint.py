@@ -1,15 +1,15 @@
 """Resumable states and best students on disk: safetensors and JSON, written aside and renamed.
 
 A state is everything that a bit-for-bit continuation needs: weights, which of them are pruned,
-optimizer, random states, the place in the data, the loop's own counters. No pickle is ever read or
-written.
+optimizer, random states, the place in the data, the loop's own counters. Every file has a checksum,
+and a state is taken up only when it is whole. No pickle is ever read or written.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +23,12 @@ from torch import Tensor, nn
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
+from seqdistill.records.checksums import damage, damage_of, write_checksums
+from seqdistill.records.fingerprint import of_file
 
+_LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)")
+_STATE = "state.json"
 _MASK = "pruning.safetensors"
 """Absent from the states of students that are not pruned."""
 
@@ -37,11 +41,17 @@ class LoopState:
     tokens: int = 0
     best: list[tuple[float, int]] = dataclasses.field(default_factory=list)
     """(dev score, update) of the kept best students, best first."""
+    best_sha256: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The checksums of their files by name."""
+    scored_at: int = 0
+    """The update that dev was last scored after."""
     evaluations_without_best: int = 0
     dev_scores: dict[str, float] = dataclasses.field(default_factory=dict)
     sources: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """Where each process's source was."""
     objective: dict[str, float] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """How much of the metrics was logged."""
     seconds: float = 0.0
     num_processes: int = 1
     """How many processes read the data in turns."""
@@ -103,7 +113,7 @@ def save_state(
     goes, too. Raises FileExistsError when there is a state of that update already.
     """
     path = folder / f"checkpoint-{state.update}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     with atomic.new_folder(path) as aside:
         save_file(_contiguous(unique_parameters(model)), aside / "model.safetensors")
         if bits := mask.state_dict():
@@ -111,8 +121,9 @@ def save_state(
         save_file(_contiguous(_optimizer_tensors(optimizer)), aside / "optimizer.safetensors")
         for rank, states in enumerate(random_by_rank):
             save_file(dict(states), aside / _random_name(rank))
-        atomic.write_json(aside / "state.json", dataclasses.asdict(state))
-    for old in [*_states(folder)[:-keep], *folder.glob("checkpoint-*.partial-*")]:
+        atomic.write_json(aside / _STATE, dataclasses.asdict(state))
+        write_checksums(aside)
+    for old in [*saved_states(folder)[:-keep], *folder.glob("checkpoint-*.partial-*")]:
         shutil.rmtree(old)
     return path
 
@@ -121,15 +132,46 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _states(folder: Path) -> list[Path]:
+def saved_states(folder: Path) -> list[Path]:
+    """The states in the folder, whole or damaged, the newest last."""
     found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def newest_state(folder: Path) -> Path | None:
-    """The newest whole state in the folder, or None."""
-    states = _states(folder) if folder.exists() else []
-    return states[-1] if states else None
+def newest_whole_state(folder: Path) -> Path | None:
+    """The newest state whose files, and those of its best students, are as they were written.
+
+    None when no state was saved. Newer ones that are damaged are told of and removed: training will
+    save them again. Raises UserError, and removes nothing, when every state is damaged.
+    """
+    damaged: dict[Path, str] = {}
+    for path in reversed(saved_states(folder)):
+        found = _damage(path)
+        if found is None:
+            for bad, what in damaged.items():
+                _LOG.warning("%s is damaged (%s); resuming from %s", bad.name, what, path.name)
+                shutil.rmtree(bad)
+            return path
+        damaged[path] = found
+    if damaged:
+        told = ", ".join(f"of {path.name} {what}" for path, what in damaged.items())
+        raise UserError(
+            f"A run must be resumed from a whole checkpoint, but {folder} holds none: {told}; "
+            "restore a file, or start again in a new output_dir."
+        )
+    return None
+
+
+def _damage(path: Path) -> str | None:
+    return damage(path) or damage_of(path.parent, _best_of(path))
+
+
+def _best_of(path: Path) -> dict[str, str]:
+    """The names of the best students that a state refers to, and their checksums."""
+    try:
+        return dict(json.loads((path / _STATE).read_bytes())["best_sha256"])
+    except (OSError, ValueError, KeyError):
+        return {}  # a damaged state, which nobody will take up
 
 
 def load_state(
@@ -148,7 +190,7 @@ def load_state(
     that was pruned elsewhere or not at all, or by another number of processes, which share out the
     data otherwise.
     """
-    fields = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    fields = json.loads((path / _STATE).read_bytes())
     fields["best"] = [(score, update) for score, update in fields["best"]]
     state = LoopState(**fields)
     if state.num_processes != num_processes:
@@ -182,15 +224,6 @@ def load_parameters(model: nn.Module, tensors: dict[str, Tensor], *, where: str)
             tensor.copy_(tensors[name])
 
 
-def _write_weights(path: Path, model: nn.Module) -> None:
-    aside = path.with_name(f"{path.name}.partial")
-    save_file(_contiguous(unique_parameters(model)), aside)
-    with aside.open("rb") as stream:
-        os.fsync(stream.fileno())
-    aside.replace(path)
-    atomic.sync_folder(path.parent)
-
-
 class BestStudents:
     """Keeps the weights of the k best updates under `folder/best-<update>.safetensors`.
 
@@ -215,20 +248,35 @@ class BestStudents:
         )
         kept = ranked[: self._keep]
         if (score, state.update) in kept:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _write_weights(self.path(state.update), model)
+            self._folder.mkdir(exist_ok=True)
+            path = self.path(state.update)
+            with atomic.new_file(path) as aside:
+                save_file(_contiguous(unique_parameters(model)), aside)
+            state.best_sha256 = {**state.best_sha256, path.name: of_file(path)}
         state.best = kept
+        names = {self.path(update).name for _, update in kept}
+        state.best_sha256 = {n: found for n, found in state.best_sha256.items() if n in names}
         return is_best
 
     def clean(self, state: LoopState) -> None:
-        """Removes the weights that the state just saved does not refer to, and torn files."""
-        kept = {self.path(update) for _, update in state.best}
+        """Removes torn files and weights that neither `state` nor a saved state refers to."""
+        kept = {self.path(update).name for _, update in state.best}
+        for saved in saved_states(self._folder):
+            kept |= _best_of(saved).keys()
         for path in self._folder.glob("best-*.safetensors*"):
-            if path not in kept:
+            if path.name not in kept:
                 path.unlink()
 
     def restore(self, model: nn.Module, state: LoopState, *, average: bool) -> None:
-        """Puts the best weights into the model, or the mean of all that are kept."""
+        """Puts the best weights into the model, or the mean of all that are kept.
+
+        Raises UserError when a file of them is not as it was written.
+        """
+        if (found := damage_of(self._folder, state.best_sha256)) is not None:
+            raise UserError(
+                f"{self._folder} must hold the best students as they were saved, but {found}; "
+                "restore the file, or train on from a checkpoint before it by --resume."
+            )
         updates = [update for _, update in (state.best if average else state.best[:1])]
         sums: dict[str, Tensor] = {}
         for update in updates:

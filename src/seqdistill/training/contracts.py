@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from transformers import PreTrainedModel
 
@@ -63,8 +63,12 @@ class MetricsLog(Protocol):
     def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
         """Record the values measured at a step."""
 
-    def forget_metrics_after(self, step: int) -> int:
-        """Remove what was recorded later than `step`; it will be measured again."""
+    def state_dict(self) -> dict[str, Any]:
+        """How much was recorded so far, as JSON knows it, for a checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was taken, or to the beginning when it is empty: what was
+        recorded later is removed, it will be measured again."""
 
 
 @dataclasses.dataclass(frozen=True)

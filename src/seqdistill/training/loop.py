@@ -14,10 +14,11 @@ dev is scored.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ from seqdistill.training.checkpoint import (
     BestStudents,
     LoopState,
     load_state,
-    newest_state,
+    newest_whole_state,
     random_states,
     save_state,
 )
@@ -61,6 +62,14 @@ from seqdistill.training.processes import (
 )
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Snapshot:
+    """The loop at some moment: counters, and the random states of every process."""
+
+    state: LoopState
+    random_by_rank: Sequence[Mapping[str, Tensor]]
 
 
 class TrainingLoop:
@@ -98,6 +107,7 @@ class TrainingLoop:
             worth=CORPUS_METRICS[settings.eval_metric].worth,
         )
         self._state = LoopState()
+        self._saved_at = 0
         self._timed_to = (0, 0.0)  # tokens and seconds that a logged speed has told of
         self._wrapped = joined(model, accelerator)
         self._drops_out = has_dropout(model)
@@ -118,7 +128,8 @@ class TrainingLoop:
         self._timed_to = (self._state.tokens, self._state.seconds)
         self._progress.start("training", self._settings.updates)
         self._progress.advance(self._state.update)
-        stopped = self._stops_early()
+        # A run that was interrupted while it scored dev has that before it.
+        stopped = self._look_up_from_work() if self._dev_is_due() else self._stops_early()
         while self._state.update < self._settings.updates and not stopped:
             self._step()
             stopped = self._look_up_from_work()
@@ -135,7 +146,10 @@ class TrainingLoop:
         )
 
     def _resume(self) -> None:
-        path = newest_state(self._folder)
+        is_main = self._accelerator.is_main_process
+        path = of_main_process(
+            newest_whole_state(self._folder) if is_main else None, self._accelerator
+        )
         if path is not None:
             self._state = load_state(
                 path,
@@ -148,9 +162,10 @@ class TrainingLoop:
             )
             self._source.load_state_dict(self._state.sources[self._accelerator.process_index])
             self._objective.load_state_dict(self._state.objective)
+            self._saved_at = self._state.update
         # Without a state training starts anew, and so do its metrics.
-        if self._accelerator.is_main_process:
-            self._metrics.forget_metrics_after(self._state.update)
+        if is_main:
+            self._metrics.load_state_dict(self._state.metrics)
         _LOG.info("resumed at update %d", self._state.update)
 
     @property
@@ -278,20 +293,27 @@ class TrainingLoop:
         self._timed_to = (state.tokens, state.seconds)
         return (state.tokens - tokens_before) / (state.seconds - seconds_before)
 
+    def _dev_is_due(self) -> bool:
+        """Whether dev should be scored after this update, and was not yet."""
+        update, every = self._state.update, self._settings.eval_every
+        if self._score_dev is None or update in (0, self._state.scored_at):
+            return False
+        return update == self._settings.updates or bool(every and update % every == 0)
+
     def _look_up_from_work(self) -> bool:
         """Score dev and save a state where they are due; True when training should stop early."""
-        update, last = self._state.update, self._state.update == self._settings.updates
-        every = self._settings.eval_every
-        if self._score_dev is not None and (last or (every and update % every == 0)):
+        update, every = self._state.update, self._settings.checkpoint_every
+        if self._score_dev is not None and self._dev_is_due():
+            unscored = self._snapshot()
             try:
                 self._evaluate(self._score_dev)
             except BaseException:
-                self._save()  # hours of training outlive a dev score that cannot be had
+                self._save(unscored)  # hours of training outlive a dev score that cannot be had
                 raise
         stop = self._stops_early()
-        every = self._settings.checkpoint_every
-        if last or stop or (every and update % every == 0):
-            self._save()
+        if update == self._settings.updates or stop or (every and update % every == 0):
+            self._save(self._snapshot())
+            self._accelerator.wait_for_everyone()
         return stop
 
     def _evaluate(self, score_dev: DevScorer) -> None:
@@ -305,6 +327,7 @@ class TrainingLoop:
             score = state.dev_scores[self._settings.eval_metric]
             is_best = self._best.offer(self._student, score, state)
             state.evaluations_without_best = 0 if is_best else state.evaluations_without_best + 1
+            state.scored_at = state.update
         self._state = of_main_process(state, self._accelerator)
         self._source.dev_scored(self._state.dev_scores)
 
@@ -312,22 +335,35 @@ class TrainingLoop:
         patience = self._settings.patience
         return patience is not None and self._state.evaluations_without_best >= patience
 
-    def _save(self) -> None:
-        self._state.sources = of_every_process(self._source.state_dict())
-        self._state.objective = self._objective.state_dict()
-        self._state.num_processes = self._accelerator.num_processes
-        random_by_rank = of_every_process(random_states(self._accelerator.device))
-        if self._accelerator.is_main_process:
-            save_state(
-                self._folder,
-                model=self._student,
-                mask=self._mask,
-                optimizer=self._optimizer,
-                state=self._state,
-                random_by_rank=random_by_rank,
-            )
-            self._best.clean(self._state)
-        self._accelerator.wait_for_everyone()
+    def _snapshot(self) -> _Snapshot:
+        """All that is to be saved but for the weights. Every process has to take part."""
+        is_main = self._accelerator.is_main_process
+        state = dataclasses.replace(
+            self._state,
+            sources=of_every_process(self._source.state_dict()),
+            objective=self._objective.state_dict(),
+            metrics=self._metrics.state_dict() if is_main else {},
+            num_processes=self._accelerator.num_processes,
+        )
+        return _Snapshot(state, of_every_process(random_states(self._accelerator.device)))
+
+    def _save(self, snapshot: _Snapshot) -> None:
+        """Saves the state, if this process writes and there is none of this update already.
+
+        There is one where a run was interrupted as it scored dev: it stays as it is.
+        """
+        if not self._accelerator.is_main_process or self._saved_at == snapshot.state.update:
+            return
+        save_state(
+            self._folder,
+            model=self._student,
+            mask=self._mask,
+            optimizer=self._optimizer,
+            state=snapshot.state,
+            random_by_rank=snapshot.random_by_rank,
+        )
+        self._saved_at = snapshot.state.update
+        self._best.clean(snapshot.state)
 
 
 def _mean(part: TokenSum) -> float | None:

@@ -1,0 +1,99 @@
+"""One writer a folder: the second is refused by name or waits; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from seqdistill.core.errors import UserError
+from seqdistill.records import locks
+
+_HOLD = """
+import pathlib, sys, time
+from seqdistill.records.locks import held
+with held(pathlib.Path(sys.argv[1]), "training in"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_told_which_one_holds_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(folder)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(UserError, match=f"but process {process.pid} is training in it; wait"),
+            locks.held(folder, "evaluating"),
+        ):
+            pytest.fail("the block must not begin")
+        process.send_signal(signal.SIGKILL)
+    with locks.held(folder, "training in"):  # what a killed process held is free
+        assert "training in" in (tmp_path / "runs" / "one.lock").read_text()
+
+
+def test_no_file_or_folder_of_a_lock_stays(tmp_path: Path) -> None:
+    with locks.held(tmp_path / "runs" / "deep" / "one", "training in"):
+        assert (tmp_path / "runs" / "deep" / "one.lock").is_file()
+    assert not list(tmp_path.iterdir())
+    with locks.held(tmp_path / "runs" / "one", "training in"):
+        (tmp_path / "runs" / "one").mkdir()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["one"]
+
+
+def test_two_names_of_one_folder_are_one(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with (
+        locks.held(tmp_path / "real", "training in"),
+        pytest.raises(UserError, match=f"process {os.getpid()} is training in it"),
+        locks.held(tmp_path / "link", "training in"),
+    ):
+        pytest.fail("the block must not begin")
+
+
+def test_many_that_wait_come_one_after_another(tmp_path: Path) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work() -> None:
+        for _ in range(20):
+            with locks.alone(tmp_path / "one", "training in"):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 80 and set(most) == {1}
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_no_file_can_be_made_the_folder_itself_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = tmp_path / "one", os.open
+    folder.mkdir()
+
+    def read_only(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, flags, mode)
+
+    monkeypatch.setattr("seqdistill.records.locks.os.open", read_only)
+    with (
+        locks.held(folder, "training in"),
+        pytest.raises(UserError, match="another process is writing it"),
+        locks.held(folder, "training in"),
+    ):
+        pytest.fail("the block must not begin")
