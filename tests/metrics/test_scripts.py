@@ -45,10 +45,20 @@ LANGUAGES = {
         "ko-mecab" if HAS_KOREAN else "char",
         False,
     ),
-    "russian": ("Сегодня я иду в школу с другом.", "Сегодня я иду на рынок с другом.", "13a", False),
+    "russian": (
+        "Сегодня я иду в школу с другом.",
+        "Сегодня я иду на рынок с другом.",
+        "13a",
+        False,
+    ),
     "arabic": ("أذهب اليوم إلى المدرسة مع صديقي", "أذهب اليوم إلى السوق مع صديقي", "13a", False),
     "hindi": ("मैं आज स्कूल जा रहा हूँ।", "मैं आज बाज़ार जा रहा हूँ।", "13a", False),
-    "german": ("Heute gehe ich zur großen Schule.", "Heute gehe ich zum großen Markt.", "13a", False),
+    "german": (
+        "Heute gehe ich zur großen Schule.",
+        "Heute gehe ich zum großen Markt.",
+        "13a",
+        False,
+    ),
     "english": ("Today I am going to the school.", "Today I am going to the market.", "13a", False),
 }
 every_language = pytest.mark.parametrize("name", LANGUAGES)

