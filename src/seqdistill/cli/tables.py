@@ -100,7 +100,7 @@ def show_results(contents: RunContents, console: Console) -> None:
     for system in findings.broken((*contents.systems, *contents.copies)):
         line = _spaced(f"{system.name} is broken: {'; '.join(system.faults)}")
         wrapped = textwrap.fill(line, console.width, subsequent_indent="  ")
-        console.print(wrapped, style="bold red", soft_wrap=True)
+        console.print(Text(wrapped, style="bold red"), soft_wrap=True)
     lines = test_lines(contents.comparisons, contents.metrics[0], contents.baseline)
     if lines:
         console.print("\nPaired tests:")
