@@ -159,6 +159,7 @@ def evaluate_run(
         report["overrides"] = list(overrides)
     report |= {
         "student": best,
+        "units": dataclasses.asdict(settings.units),
         "recommended": recommended_student(rows, settings.metrics[0]),
         "exports": [result.row for _, result in copies],
     }

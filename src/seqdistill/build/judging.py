@@ -52,7 +52,7 @@ class Judging:
 
     def facts(self) -> dict[str, object]:
         """For the manifest."""
-        return {"judging": dataclasses.asdict(self)}
+        return {"judging": {**dataclasses.asdict(self), "in_words": str(self)}}
 
     def __str__(self) -> str:
         """`loss chooses checkpoints; outputs by rouge_l, exact_match (automatic)`."""

@@ -62,7 +62,7 @@ def _start(
     student = recipe.student
     if not recipe.evaluation.include_start or student.init == "scratch":
         return None
-    if student.init == "pretrained" and student.model == recipe.teacher.model:
+    if student.init == "pretrained" and _is_one_folder(student.model, recipe.teacher.model):
         return None
     try:
         loaded = None
@@ -74,6 +74,12 @@ def _start(
     except UserError as error:
         _LOG.warning("the student before its first update is left out: %s", error)
         return None
+
+
+def _is_one_folder(name: str | None, other: str | None) -> bool:
+    if name is None or other is None:
+        return False
+    return Path(model_folder(name)).resolve() == Path(model_folder(other)).resolve()
 
 
 def exported_system(run: RunDirectory, overrides: Sequence[str]) -> str | None:
