@@ -89,7 +89,7 @@ def rendered() -> str:
     results = json.loads((RECORD / "results.json").read_text("utf-8"))
     manifest = json.loads((RECORD / "manifest.json").read_text("utf-8"))
     lines = (RECORD / "metrics.jsonl").read_text("utf-8").splitlines()
-    systems = results["systems"]
+    systems = [row for row in results["systems"] if row["method"] != "start"]
     content = "\n\n".join(
         (
             result_table(systems),

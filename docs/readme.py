@@ -75,7 +75,7 @@ def demo_table() -> str:
             f"| {row['name']} | {row['parameters'] / 1e6:.1f} M | {row['bytes'] / 1e6:.1f} | "
             f"{row['bleu_greedy']:.1f} | {row['bleu_beam']:.1f} {interval} | {row['chrf']:.1f} | "
             f"{perplexity} | {100 * row['mode_share']:.1f} % | "
-            f"{row['words_per_second_greedy']:,.0f} | {row['words_per_second_beam']:,.0f} |"
+            f"{_rate(row, 'greedy')} | {_rate(row, 'beam')} |"
         )
     lines.append("")
     lines.append(
@@ -94,6 +94,12 @@ def demo_table() -> str:
         f"`{results['systems'][0]['signature']}`."
     )
     return "\n".join(lines)
+
+
+def _rate(row: dict[str, Any], mode: str) -> str:
+    """Words a second; the student before its first update is not timed."""
+    rate = row.get(f"words_per_second_{mode}")
+    return "–" if rate is None else f"{rate:,.0f}"
 
 
 def _share_of_teacher(systems: list[dict[str, Any]], copy: dict[str, Any]) -> str:

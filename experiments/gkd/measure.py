@@ -95,7 +95,7 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
     if not cell.measured:
         return [row]
     system = _system(cell.task, str(run.student_path))
-    settings = evaluation_settings(_evaluation_recipe(cell.task))
+    settings = _settings(cell.task, system)
     result = evaluate_system(system, _references(cell.task), settings, teacher=None)
     # Token by token only: a teacher's output may hold nothing that could be a reference.
     predicted = [found.predictions for found in (result, _teacher_result(cell.task))]
@@ -205,18 +205,20 @@ def _evaluation_recipe(task: Task, *, test: str | None = None) -> Recipe:
 def _teacher_result(task: Task) -> SystemResult:
     """The teacher on the test set, decoded once by each process for all of its cells."""
     if task.name not in _TEACHERS:
-        _TEACHERS[task.name] = evaluate_system(
-            _system(task, model_folder(task.teacher)),
-            _references(task),
-            evaluation_settings(_evaluation_recipe(task)),
-            teacher=None,
-        )
+        system = _system(task, model_folder(task.teacher))
+        settings = _settings(task, system)
+        _TEACHERS[task.name] = evaluate_system(system, _references(task), settings, teacher=None)
     return _TEACHERS[task.name]
 
 
 def _system(task: Task, folder: str, *, test: str | None = None) -> SystemUnderTest:
     recipe = _evaluation_recipe(task, test=test)
     return system_under_test("student", folder, "pretrained", recipe, read_split(recipe, "test"))
+
+
+def _settings(task: Task, system: SystemUnderTest) -> EvaluationSettings:
+    recipe = _evaluation_recipe(task)
+    return evaluation_settings(recipe, read_split(recipe, "test"), system.model.kind)
 
 
 def _references(task: Task, *, test: str | None = None) -> list[str]:
@@ -227,7 +229,7 @@ def _references(task: Task, *, test: str | None = None) -> list[str]:
 def _measured(task: Task, system: SystemUnderTest, result: SystemResult) -> dict[str, object]:
     """Every column of the test sets; `value` is the task's metric by greedy decoding."""
     row = {key: value for key, value in result.row.items() if key not in _OWN_NAMES}
-    settings = evaluation_settings(_evaluation_recipe(task))
+    settings = _settings(task, system)
     if task.calculator:
         row |= _calculated(system, _references(task), settings)
     for name, test in task.further_tests.items():

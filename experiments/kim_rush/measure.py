@@ -60,7 +60,11 @@ def rows_of(cell: Cell) -> list[dict[str, object]]:
     exports = cell.experiment == "pruning"
     teacher_result = _teacher_result(cell.task, recipe)
     results = evaluate_run(
-        run, progress=NoProgress(), export=exports, measured_teacher=teacher_result
+        run,
+        ["evaluation.include_start=false"],
+        progress=NoProgress(),
+        export=exports,
+        measured_teacher=teacher_result,
     )
     systems = cast("list[dict[str, Any]]", results["systems"])
     teacher = next(system for system in systems if system["method"] == "teacher")
@@ -96,10 +100,11 @@ def _teacher_result(task: Task, recipe: Recipe) -> SystemResult:
     if key not in _TEACHERS:
         examples = read_split(recipe, "test")
         folder = model_folder(task.teacher)
+        system = system_under_test("teacher", folder, "trained", recipe, examples)
         _TEACHERS[key] = evaluate_system(
-            system_under_test("teacher", folder, "trained", recipe, examples),
+            system,
             [example.target or "" for example in examples],
-            evaluation_settings(recipe),
+            evaluation_settings(recipe, examples, system.model.kind),
             teacher=None,
         )
     return _TEACHERS[key]

@@ -47,7 +47,7 @@ def speed_rows(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
             system = system_under_test(cell.method, folder, "scratch", recipe, examples)
             found.append((_described(cell, cell.method, compute_type), system))
     references = [example.target or "" for example in examples]
-    settings = evaluation_settings(recipe)
+    settings = evaluation_settings(recipe, examples, found[0][1].model.kind)
     measured = []
     for row, system in found:
         named = dataclasses.replace(system, name=str(row["name"]))

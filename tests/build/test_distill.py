@@ -80,9 +80,9 @@ def test_distill_returns_a_measured_student_with_an_int8_copy(
     results = json.loads((made.run_directory / "results.json").read_text("utf-8"))
     assert results == made.results
     systems, (copy,) = results["systems"], results["exports"]
-    assert [row["method"] for row in systems] == ["teacher", "word_kd"]
-    of_the_model_itself = ("perplexity", "entropy_nats", "agreement_top1")
-    assert {key for key in systems[1] if not key.startswith(of_the_model_itself)} <= set(copy)
+    assert [row["method"] for row in systems] == ["teacher", "start", "word_kd"]
+    of_the_model_itself = ("loss_nats", "perplexity", "entropy_nats", "agreement_top1")
+    assert {key for key in systems[2] if not key.startswith(of_the_model_itself)} <= set(copy)
     assert copy["bleu_beam_low"] <= copy["bleu_beam"] <= copy["bleu_beam_high"]
     assert (made.run_directory / copy["folder"] / "model.bin").stat().st_size == copy["bytes"]
     assert results["student"] == copy["system"] == "word_kd"
@@ -109,7 +109,7 @@ def test_a_comparison_trains_all_students_alike_and_copies_the_best(
     run = run_recipe(load_recipe("demo", overrides), progress=NoProgress())
     results = json.loads(run.results_path.read_text("utf-8"))
     rows = results["systems"]
-    assert [row["method"] for row in rows] == ["teacher", "baseline", "word_kd", "seq_kd"]
+    assert [row["method"] for row in rows] == ["teacher", "start", "baseline", "word_kd", "seq_kd"]
     assert len({(row["init"], row["parameters"]) for row in rows[1:]}) == 1
     assert {test["versus"] for test in results["paired_tests"]} == {"baseline"}
     best = run.member(results["student"]).student_path / "model.safetensors"

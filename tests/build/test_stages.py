@@ -218,9 +218,9 @@ def test_a_chain_is_evaluated_like_any_run(place: Path) -> None:
     report = evaluate_run(run, progress=NoProgress())
     systems = report["systems"]
     assert isinstance(systems, list)
-    assert [row["method"] for row in systems] == ["teacher", "seq_kd+seq_inter"]
+    assert [row["method"] for row in systems] == ["teacher", "start", "seq_kd+seq_inter"]
     student = load_recipe(str(run.recipe_path)).student.model
-    assert systems[1]["init"] == f"pretrained {student}"
+    assert [row["init"] for row in systems[1:]] == [f"pretrained {student}"] * 2
 
 
 def test_a_plan_says_what_is_there_and_writes_nothing(place: Path) -> None:

@@ -23,8 +23,10 @@ def system(name: str, method: str, bleu: float) -> dict[str, object]:
         "chrf": 58.4,
         "perplexity": 12.345,
         "mode_share": 0.123,
+        "sentences_per_second_greedy": 1234.5,
+        "sentences_per_second_beam": 123.4,
         "words_per_second_greedy": 12345.6,
-        "words_per_second_beam": 1234.5,
+        "words_per_second_beam": 2345.6,
         "signature": SIGNATURE,
     }
 

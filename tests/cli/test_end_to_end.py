@@ -102,12 +102,13 @@ def test_own_data_and_models_go_through_unchanged(
     assert trained.exit_code == 0, trained.stderr
     assert "training: done, 6 of 6" in trained.stdout
     assert "runs/own/student" in trained.stdout
+    assert "judged by" in trained.stdout and "judged by" in planned.stdout
 
     evaluated = program("evaluate", "runs/own")
     assert evaluated.exit_code == 0, evaluated.stderr
     run = RunDirectory.open(tmp_path / "runs" / "own")
     rows = json.loads(run.results_path.read_text(encoding="utf-8"))["systems"]
-    assert [row["method"] for row in rows] == ["teacher", "word_kd"]
+    assert [row["method"] for row in rows] == ["teacher", "start", "word_kd"]
     for row in rows:
         assert any(line.strip().startswith(row["name"]) for line in evaluated.stdout.splitlines())
 

@@ -1,4 +1,4 @@
-"""Words per second: what is counted, and that systems take turns."""
+"""Words and sentences per second: what is counted, and that systems take turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.evaluation.fixed import says
 from tests.tiny import character_tokenizer
 
 from seqdistill.evaluation import speed
-from seqdistill.evaluation.speed import Decoder, words_per_second
+from seqdistill.evaluation.speed import Decoder, speeds_of
 from seqdistill.generation.decoding import Decoding, Hypothesis
 
 TOKENIZER = character_tokenizer()
@@ -64,7 +64,8 @@ def test_rates_are_words_over_the_median_of_interleaved_rounds(
             Watched("student", "one two", log, iter([99.0, 0.5, 0.25, 20.0])), SOURCES, TOKENIZER
         ),
     }
-    rates = words_per_second(decoders, Decoding(beam_size=1), rounds=3)
+    speeds = speeds_of(decoders, Decoding(beam_size=1), rounds=3)
+    rates = {name: found.words for name, found in speeds.items()}
     # 2 x 3 words in 2, 50 and 3 seconds; 2 x 2 words in 0.5, 0.25 and 20 seconds.
     assert {name: rate.median for name, rate in rates.items()} == pytest.approx(
         {"teacher": 6 / 3.0, "student": 4 / 0.5}
@@ -72,6 +73,10 @@ def test_rates_are_words_over_the_median_of_interleaved_rounds(
     assert (rates["teacher"].slowest, rates["teacher"].fastest) == pytest.approx((6 / 50, 6 / 2))
     assert (rates["student"].slowest, rates["student"].fastest) == pytest.approx((4 / 20, 4 / 0.25))
     assert log == ["teacher", "student"] * 4
+    # 2 sentences each in the same times: fewer words make no system slower.
+    assert {name: found.sentences.median for name, found in speeds.items()} == pytest.approx(
+        {"teacher": 2 / 3.0, "student": 2 / 0.5}
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,7 @@ def test_systems_that_are_slow_decode_fewer_of_the_sentences(
         )
         for name in ("teacher", "student")
     }
-    rates = words_per_second(decoders, Decoding(beam_size=1), rounds=2, round_seconds=60.0)
-    for rate in rates.values():
-        assert rate.num_sentences == sentences
-        assert rate.median == pytest.approx(2 * sentences)
+    speeds = speeds_of(decoders, Decoding(beam_size=1), rounds=2, round_seconds=60.0)
+    for found in speeds.values():
+        assert found.num_sentences == sentences
+        assert found.words.median == pytest.approx(2 * sentences)

@@ -243,6 +243,42 @@ def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
     assert generator.asked[0][1] == Decoding(beam_size=1, max_new_tokens=9)
 
 
+@pytest.mark.parametrize(
+    ("written", "chooses", "advice"),
+    [
+        # Single characters share no run of four words: BLEU is 0, chrF is not.
+        (["the cat"] * 4, "bleu", "training.eval_metric=chrf"),
+        (["zzz"] * 4, "bleu", "training.eval_metric=loss"),
+        (GOOD, "bleu", None),
+        (["the cat"] * 4, "chrf", None),
+        (["zzz"] * 4, "loss_nats", None),
+        (REFERENCES, "token_error_rate", None),  # no errors are no fault
+    ],
+)
+def test_a_choice_by_zeros_is_warned_of_once_and_what_would_tell_is_named(
+    written: list[str], chooses: str, advice: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = fixed(written)
+    score = DevScorer(
+        examples=EXAMPLES,
+        references=REFERENCES,
+        tokenizer=TOKENIZER,
+        generator=lambda _model: generator,
+        metrics=("bleu", "chrf", "token_error_rate"),
+        loss_nats=lambda: 2.5,
+        max_new_tokens=9,
+        chooses=chooses,
+    )
+    model = tiny_model("mbart")
+    score(model)
+    assert caplog.text == ""
+    for _ in range(3):
+        score(model)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [advice in warning for warning in warnings if advice] == ([True] if advice else [])
+    assert len(warnings) == (advice is not None)
+
+
 def test_best_texts_keep_the_order_and_drop_special_tokens() -> None:
     first, second = EncodedExample("1", (5, EOS), ()), EncodedExample("2", (6, EOS), ())
     ids = tuple(TOKENIZER("a cat").input_ids)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from seqdistill.build.data import encode_for_evaluation, without_references
 from seqdistill.build.decoding import build_decoding, build_generator
+from seqdistill.build.judging import text_units
 from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, encode, with_stand_in_targets
 from seqdistill.data.examples import Example, fingerprint_examples
-from seqdistill.metrics.similarity import SIMILARITIES
+from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.vocabulary import num_known_ids
@@ -104,7 +105,7 @@ def interpolated_outputs(
     found = kept_interpolation(
         corpus,
         {example.id: example.target or "" for example in examples},
-        similarity=SIMILARITIES[recipe.sequences.similarity](),
+        similarity=similarity_of(recipe.sequences.similarity, text_units(recipe, examples)),
         decode=lambda ids: teacher.tokenizer.decode(ids, skip_special_tokens=True).strip(),
         on_progress=progress.advance,
     )

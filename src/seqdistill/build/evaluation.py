@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 from seqdistill.build.data import read_split
 from seqdistill.build.exporting import INT8_FOLDER, export_int8
-from seqdistill.build.systems import exported_system, systems_of
+from seqdistill.build.judging import check_judging, judging_of
+from seqdistill.build.systems import START, exported_system, systems_of
 from seqdistill.build.timings import timed
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
+from seqdistill.data.encoding import Kind
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.settings import EvaluationSettings
-from seqdistill.evaluation.speed import Decoder, words_per_second
+from seqdistill.evaluation.speed import Decoder, speeds_of
 from seqdistill.evaluation.systems import (
     SystemResult,
     SystemUnderTest,
@@ -28,21 +31,30 @@ from seqdistill.evaluation.systems import (
     evaluate_translations,
 )
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.soundness import faults_of
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.locks import held
 from seqdistill.records.run_directory import RunDirectory
 
+_LOG = logging.getLogger(__name__)
 # Enough for a stable median; slow systems decode fewer.
 _SPEED_SENTENCES = 128
 
 
-def evaluation_settings(recipe: Recipe) -> EvaluationSettings:
-    """How the recipe says that test numbers are measured."""
-    section = recipe.evaluation
+def evaluation_settings(
+    recipe: Recipe, examples: Sequence[Example], kind: Kind
+) -> EvaluationSettings:
+    """How test numbers of systems of that kind are measured: as the recipe and the targets say.
+
+    Raises DataError for targets that a metric cannot compare with.
+    """
+    section, judging = recipe.evaluation, judging_of(recipe, examples, kind)
+    check_judging(judging, examples, "test")
     return EvaluationSettings(
-        metrics=section.metrics,
+        metrics=judging.metrics,
+        units=judging.units,
         beam_size=section.beam_size,
         length_penalty=section.length_penalty,
         max_new_tokens=section.max_new_tokens,
@@ -58,12 +70,27 @@ def evaluation_settings(recipe: Recipe) -> EvaluationSettings:
 def best_student(rows: Sequence[Mapping[str, object]], metric: str) -> str:
     """The name of the student that is best by the metric with beam search, distilled or not.
 
-    A teacher that was trained alone counts as its own student.
+    One whose row names faults is best only where all do. A teacher that was trained alone counts as
+    its own student.
     """
-    students = [row for row in rows if row["method"] != "teacher"] or rows
+    students = _students(rows) or [row for row in rows if row["method"] != START]
+    sound = [row for row in students if not row.get("faults")] or students
     worth = CORPUS_METRICS[metric].worth
-    best = max(students, key=lambda row: worth(cast("float", row[f"{metric}_beam"])))
+    best = max(sound, key=lambda row: worth(cast("float", row[f"{metric}_beam"])))
     return str(best["name"])
+
+
+def recommended_student(rows: Sequence[Mapping[str, object]], metric: str) -> str | None:
+    """The best student where there is a choice and it is sound; else None."""
+    if len(_students(rows)) < 2:
+        return None
+    best = best_student(rows, metric)
+    faults = next(row.get("faults") for row in rows if row["name"] == best)
+    return None if faults else best
+
+
+def _students(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    return [row for row in rows if row["method"] not in ("teacher", START)]
 
 
 def evaluate_run(
@@ -80,8 +107,9 @@ def evaluate_run(
     own; they are noted in the results. Raises RecipeError for settings of other sections, and
     UserError while another process writes into the run directory.
 
-    The teacher comes first where the recipe names one, then every student; the first student is
-    the baseline of the paired tests when there are several, else the teacher is. With `export`
+    The teacher comes first where the recipe names one, then the student before its first update,
+    then every student; the first student is the baseline of the paired tests when there are
+    several, else the teacher is. Rows name the `faults` of their systems. With `export`
     the best student's int8 copy is written and measured like the rest, its speed in the same turns;
     its row stands under `exports`. A copy that is there already is written anew and measured.
 
@@ -104,10 +132,10 @@ def _evaluate(
     measured_teacher: SystemResult | None,
 ) -> dict[str, object]:
     recipe = load_recipe(str(run.recipe_path), overrides)
-    settings = evaluation_settings(recipe)
     examples = read_split(recipe, "test")
     references = [example.target or "" for example in examples]
     systems = systems_of(run, recipe, examples, overrides)
+    settings = evaluation_settings(recipe, examples, systems[-1].model.kind)
     exported = exported_system(run, overrides)
     progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
     results: list[SystemResult] = []
@@ -120,26 +148,37 @@ def _evaluate(
             else:
                 results.append(evaluate_system(system, references, settings, teacher=teacher))
         progress.advance(1, system.name)
-    best = best_student([result.row for result in results], settings.metrics[0])
+    teacher = _teacher(recipe, results)
+    for result in results:
+        _note_faults(result, teacher, settings)
+    rows = [result.row for result in results]
+    best = best_student(rows, settings.metrics[0])
     original = best if export else exported
     copies: list[tuple[SystemUnderTest, SystemResult]] = []
     if original is not None:
         system = next(system for system in systems if system.name == original)
         with timed(run, "export and evaluate int8"):
             copy = export_int8(system, run.path / INT8_FOLDER, threads=recipe.training.threads)
-            teacher = _teacher(recipe, results)
             result = evaluate_translations(copy, references, settings, teacher=teacher)
+            _note_faults(result, teacher, settings)
             result.row.update(system=original, format="ctranslate2 int8", folder=INT8_FOLDER)
         copies.append((copy, result))
         progress.advance(1, copy.name)
     with timed(run, "measure speed"):
-        measure_speed([*zip(systems, results, strict=True), *copies], settings)
+        measured = [*zip(systems, results, strict=True), *copies]
+        # The start is slow where it does not know yet when to stop, and nobody will use it.
+        measure_speed([pair for pair in measured if pair[0].method != START], settings)
     progress.advance(1, "speed")
     progress.finish()
     report = _report(results, settings)
     if overrides:
         report["overrides"] = list(overrides)
-    report |= {"student": best, "exports": [result.row for _, result in copies]}
+    report |= {
+        "student": best,
+        "units": dataclasses.asdict(settings.units),
+        "recommended": recommended_student(rows, settings.metrics[0]),
+        "exports": [result.row for _, result in copies],
+    }
     run.write_results(report)
     run.write_samples(_samples(recipe, examples, results))
     run.write_outputs(_outputs(examples, [*results, *(result for _, result in copies)]))
@@ -150,6 +189,24 @@ def _evaluate(
 def _teacher(recipe: Recipe, results: Sequence[SystemResult]) -> SystemResult | None:
     """The result that the others are held against: the first, where the recipe names a teacher."""
     return results[0] if results and recipe.teacher.model is not None else None
+
+
+def _note_faults(
+    result: SystemResult, teacher: SystemResult | None, settings: EvaluationSettings
+) -> None:
+    """Adds to a row what is wrong with its system: none of the start, which has learned nothing."""
+    if result.row["method"] == START:
+        return
+    metric = settings.main_metric
+    found = faults_of(
+        result.row,
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
+        teacher=None if teacher is None or teacher is result else teacher.row,
+    )
+    result.row["faults"] = found
+    if found:
+        _LOG.warning("%s is broken: %s", result.row["name"], "; ".join(found))
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:
@@ -164,7 +221,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 def measure_speed(
     measured: Sequence[tuple[SystemUnderTest, SystemResult]], settings: EvaluationSettings
 ) -> None:
-    """Adds words per second, greedy and by beam, to the results' rows, all measured in turns."""
+    """Adds words and sentences per second, greedy and by beam, to the rows, measured in turns."""
     decoders = {
         system.name: Decoder(
             system.generator,
@@ -174,25 +231,28 @@ def measure_speed(
         for system, _ in measured
     }
     for key, decoding in (("greedy", settings.greedy), ("beam", settings.beam)):
-        rates = words_per_second(decoders, decoding)
+        speeds = speeds_of(decoders, decoding)
         for system, result in measured:
-            rate = rates[system.name]
-            result.row.update(
-                {
-                    f"words_per_second_{key}": rate.median,
-                    f"words_per_second_{key}_low": rate.slowest,
-                    f"words_per_second_{key}_high": rate.fastest,
-                    f"words_per_second_{key}_sentences": rate.num_sentences,
-                }
-            )
+            speed = speeds[system.name]
+            for unit, rate in (("words", speed.words), ("sentences", speed.sentences)):
+                column = f"{unit}_per_second_{key}"
+                result.row.update(
+                    {
+                        column: rate.median,
+                        f"{column}_low": rate.slowest,
+                        f"{column}_high": rate.fastest,
+                    }
+                )
+            result.row[f"words_per_second_{key}_sentences"] = speed.num_sentences
 
 
 def _report(results: Sequence[SystemResult], settings: EvaluationSettings) -> dict[str, object]:
-    students = [result for result in results if result.row["method"] != "teacher"]
-    baseline = students[0] if len(students) > 1 else results[0]
+    tested = [result for result in results if result.row["method"] != START]
+    students = [result for result in tested if result.row["method"] != "teacher"]
+    baseline = students[0] if len(students) > 1 else tested[0]
     tests = [
         row
-        for result in results
+        for result in tested
         if result is not baseline
         for row in compare_systems(result, baseline, settings)
     ]

@@ -56,6 +56,8 @@ class Plan:
     """How many weights the student keeps, in words."""
     stages: tuple[str, ...] = ()
     """What each stage of a chain will be, in words."""
+    judging: str = ""
+    """What chooses checkpoints and what is measured, in words."""
     guessed_targets: int = 0
     """How many examples have no target yet, so that its length is guessed."""
 
@@ -83,6 +85,7 @@ class Plan:
             ("target tokens", f"{self.target_tokens:,}{self._guess}"),
             ("updates", f"{self.updates:,} of about {self.tokens_per_update:,.0f} target tokens"),
             ("epochs", f"{self.epochs:.2f}"),
+            ("judged by", self.judging),
             ("student parameters", f"{self.student_parameters:,}"),
             *([] if self.pruning == "none" else [("pruning", self.pruning)]),
             ("teacher parameters", teacher),
@@ -139,6 +142,7 @@ def _plan_of_one(recipe: Recipe) -> Plan:
         seconds_per_method=_seconds(prepared),
         teacher_states=_teacher_states(prepared),
         pruning=_pruned(prepared),
+        judging=str(prepared.judging),
         guessed_targets=num_guessed,
     )
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from seqdistill.build.data import Split, encode_for_evaluation, encode_for_training, read_split
 from seqdistill.build.feasibility import check_models_fit, learns_from_references
+from seqdistill.build.judging import Judging, check_judging, judging_of, text_units
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
 from seqdistill.build.pruning import build_mask
@@ -26,6 +27,7 @@ from seqdistill.data.encoding import (
 )
 from seqdistill.data.examples import Example
 from seqdistill.generation.model_facts import facts_of
+from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
@@ -53,6 +55,8 @@ class Prepared:
     num_too_long: int
     dev: tuple[EncodedExample, ...]
     dev_references: tuple[str, ...]
+    judging: Judging
+    """How outputs for dev and test are judged."""
     reward: RewardOfWritten | None
     """Of what the student writes, where the objective has one; it was tried."""
     precision: Precision
@@ -68,8 +72,8 @@ def prepare(recipe: Recipe) -> Prepared:
     sequences = recipe.sequences
     train_examples = _read_train(recipe)
     dev_examples = _read_held_out(recipe, "dev") if recipe.data.dev is not None else []
-    if recipe.data.test is not None:
-        _read_held_out(recipe, "test")  # used after training: a mistake in it is told before
+    # Used after training: a mistake in it is told before.
+    test_examples = _read_held_out(recipe, "test") if recipe.data.test is not None else []
     teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
     student = build_student(recipe, teacher, train_examples)
     if recipe.evaluation.calculator and student.kind != "causal":
@@ -79,6 +83,9 @@ def prepare(recipe: Recipe) -> Prepared:
         )
     if needs_teacher or sequences.rollouts.teacher_share > 0.0:
         check_vocabularies(student, teacher)
+    if sequences.written_by == "interpolation":
+        similarity_of(sequences.similarity, text_units(recipe, train_examples))
+    judging = _judging(recipe, train_examples, dev_examples, test_examples, student.kind)
     encoded = _encode_train(recipe, student, train_examples)
     dev = encode_for_evaluation(dev_examples, student.tokenizer, student.kind, recipe.data)
     check_models_fit(
@@ -89,6 +96,7 @@ def prepare(recipe: Recipe) -> Prepared:
         asks_teacher=needs_teacher,
     )
     _check_memory(recipe, encoded.examples, student.kind)
+    _check_dev(recipe, judging, dev.examples)
     reward = _tried_reward(recipe, student, train_examples, encoded.examples)
     lora = _lora(recipe, student)
     return Prepared(
@@ -103,9 +111,47 @@ def prepare(recipe: Recipe) -> Prepared:
         encoded.num_too_long,
         dev.examples,
         tuple(example.target or "" for example in dev_examples),
+        judging,
         reward,
         _precision(recipe),
     )
+
+
+def _judging(
+    recipe: Recipe,
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    test: Sequence[Example],
+    kind: Kind,
+) -> Judging:
+    """How dev is judged; what the test set is judged by is checked, too."""
+    judging = judging_of(recipe, dev or test or train, kind)
+    check_judging(judging, dev, "dev")
+    if test:
+        check_judging(judging_of(recipe, test, kind), test, "test")
+    _LOG.info("%s", judging)
+    return judging
+
+
+def _check_dev(recipe: Recipe, judging: Judging, dev: Sequence[EncodedExample]) -> None:
+    """Warns of targets that no output can equal; refuses a loss that no target gives."""
+    most = recipe.evaluation.max_new_tokens
+    num_longer = sum(len(example.target_ids) > most for example in dev)
+    if num_longer:
+        _LOG.warning(
+            "%d of %d targets of data.dev are longer than evaluation.max_new_tokens=%d, where "
+            "outputs are cut; raise it to judge them whole",
+            num_longer,
+            len(dev),
+            most,
+        )
+    longest = recipe.data.max_target_tokens
+    too_long = dev and all(len(example.target_ids) > longest for example in dev)
+    if too_long and judging.eval_metric == "loss":
+        raise DataError(
+            "training.eval_metric=loss must find a target in data.dev of at most "
+            f"data.max_target_tokens={longest} tokens, got none; raise it"
+        )
 
 
 def _precision(recipe: Recipe) -> Precision:
@@ -207,8 +253,8 @@ def _tried_reward(
 ) -> RewardOfWritten | None:
     if all(term.divergence != "reward" for term in recipe.objective.terms):
         return None
-    device = device_of(recipe.training.device)
-    reward = build_reward(recipe.objective.reward, student, examples, device=device)
+    device, units = device_of(recipe.training.device), text_units(recipe, examples)
+    reward = build_reward(recipe.objective.reward, student, examples, device=device, units=units)
     try_reward(reward, encoded)
     return reward
 

@@ -12,6 +12,7 @@ from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.generation.entailment import EntailmentReward
 from seqdistill.metrics.rewards import Reward, reward_function
+from seqdistill.metrics.scripts import SPACED, Units
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.objective_schema import RewardSection
 from seqdistill.sources.writers import Written
@@ -27,12 +28,18 @@ def build_reward(
     examples: Sequence[Example],
     *,
     device: torch.device,
+    units: Units = SPACED,
 ) -> RewardOfWritten:
     """The reward of written sequences, which it turns into texts; a classifier's is on `device`.
 
+    `units` are those of the references.
+
     A chat's prompt is its last turn. Raises RecipeError for a reward that is not there.
     """
-    function, by_id = _function(section, device), {example.id: example for example in examples}
+    function, by_id = (
+        _function(section, device, units),
+        {example.id: example for example in examples},
+    )
 
     def reward(written: Sequence[Written]) -> Sequence[float]:
         asked = [by_id[one.example.id] for one in written]
@@ -67,7 +74,7 @@ def prompt_text(example: Example) -> str:
     return example.messages[-1][1] if example.messages else example.source
 
 
-def _function(section: RewardSection, device: torch.device) -> Reward:
+def _function(section: RewardSection, device: torch.device, units: Units) -> Reward:
     if section.function is None:
         raise RecipeError(
             "objective.reward.function must name the reward, but it is not set; name one, such as "
@@ -75,4 +82,4 @@ def _function(section: RewardSection, device: torch.device) -> Reward:
         )
     if section.function == "entailment" and section.classifier is not None:
         return EntailmentReward(section.classifier).to(device)
-    return reward_function(section.function)
+    return reward_function(section.function, units=units)

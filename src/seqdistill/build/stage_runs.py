@@ -35,6 +35,7 @@ _INDIFFERENT = frozenset(
         *("training.log_every", "training.trackers"),
         *("evaluation.beam_size", "evaluation.length_penalty", "evaluation.bootstrap_resamples"),
         *("evaluation.confidence", "evaluation.num_samples", "evaluation.metrics"),
+        "evaluation.include_start",
     }
 )
 

@@ -157,7 +157,9 @@ def _assemble(run: RunDirectory, trained: Sequence[_Trained]) -> None:
         }
         for found in trained
     ]
-    run.update_manifest({"environment": environment_facts(), "stages": stages, "finished": True})
+    facts = {"environment": environment_facts(), "stages": stages, "finished": True}
+    judging = trained[-1].stage.run.read_manifest().get("judging")
+    run.update_manifest(facts if judging is None else {**facts, "judging": judging})
 
 
 def _write_metrics(run: RunDirectory, stages: Sequence[StageRun]) -> None:

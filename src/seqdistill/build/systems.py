@@ -1,4 +1,4 @@
-"""The systems of a run directory, loaded and with its test set: teacher, students, exported copy.
+"""The systems of a run directory, loaded and with its test set: teacher, start, students, copy.
 
 Measures nothing.
 """
@@ -12,24 +12,27 @@ from pathlib import Path
 from seqdistill.build.data import collator_for, encode_for_evaluation
 from seqdistill.build.decoding import build_generator
 from seqdistill.build.exporting import INT8_FOLDER
-from seqdistill.build.models import model_folder
+from seqdistill.build.models import build_student, model_folder
+from seqdistill.compression.layers import parameter_count
 from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.models.adapters import adapt
-from seqdistill.models.loading import load_pair
+from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_folder
 from seqdistill.records.run_directory import RunDirectory
 
 _LOG = logging.getLogger(__name__)
+START = "start"
+"""Name and method of the student before its first update."""
 
 
 def systems_of(
     run: RunDirectory, recipe: Recipe, examples: Sequence[Example], overrides: Sequence[str]
 ) -> list[SystemUnderTest]:
-    """The teacher where the recipe names one, then every student of the run directory.
+    """The teacher where the recipe names one, the start of its students, then every student.
 
     Raises UserError when no student is there.
     """
@@ -37,12 +40,46 @@ def systems_of(
     if recipe.teacher.model is not None:
         folder = model_folder(recipe.teacher.model)
         systems.append(system_under_test("teacher", folder, "trained", recipe, examples))
+    start = _start(recipe, examples, systems[0] if systems else None)
+    if start is not None:
+        systems.append(start)
     for member, trained in _trained_runs(run, overrides):
         folder = str(trained.student_path)
         systems.append(
             system_under_test(member.method, folder, _init_name(member), member, examples)
         )
     return systems
+
+
+def _start(
+    recipe: Recipe, examples: Sequence[Example], teacher: SystemUnderTest | None
+) -> SystemUnderTest | None:
+    """The student before its first update, which all members of a comparison share.
+
+    None where the recipe leaves it out, for random weights, and for the teacher itself. Where it
+    cannot be made again, None, and a warning says why.
+    """
+    student = recipe.student
+    if not recipe.evaluation.include_start or student.init == "scratch":
+        return None
+    if student.init == "pretrained" and _is_one_folder(student.model, recipe.teacher.model):
+        return None
+    try:
+        loaded = None
+        if teacher is not None:
+            loaded = LoadedModel(teacher.model.module, teacher.tokenizer, "teacher")
+        pair = build_student(recipe, loaded, ())
+        size = parameter_count(pair.model) * (2 if student.store == "fp16" else 4)
+        return _with_generator(START, pair, _init_name(recipe), recipe, examples, num_bytes=size)
+    except UserError as error:
+        _LOG.warning("the student before its first update is left out: %s", error)
+        return None
+
+
+def _is_one_folder(name: str | None, other: str | None) -> bool:
+    if name is None or other is None:
+        return False
+    return Path(model_folder(name)).resolve() == Path(model_folder(other)).resolve()
 
 
 def exported_system(run: RunDirectory, overrides: Sequence[str]) -> str | None:
@@ -77,6 +114,18 @@ def system_under_test(
     """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
     trusted = recipe.teacher.trust_remote_code if name == "teacher" else False
     pair = load_pair(folder, trust_remote_code=trusted)
+    return _with_generator(name, pair, init, recipe, examples, num_bytes=weight_bytes(folder))
+
+
+def _with_generator(
+    name: str,
+    pair: LoadedModel,
+    init: str,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    *,
+    num_bytes: int,
+) -> SystemUnderTest:
     encoded = encode_for_evaluation(examples, pair.tokenizer, pair.kind, recipe.data).examples
     generator = build_generator(
         pair,
@@ -90,7 +139,7 @@ def system_under_test(
         name=name,
         method=name,
         init=init,
-        bytes=weight_bytes(folder),
+        bytes=num_bytes,
         model=adapt(pair.model),
         tokenizer=pair.tokenizer,
         generator=generator,

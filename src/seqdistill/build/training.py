@@ -205,6 +205,7 @@ def _begin(
             "train_examples": len(prepared.train),
             "train_examples_too_long": prepared.num_too_long,
             "precision": prepared.precision,
+            **prepared.judging.facts(),
             **pruning_facts(prepared.mask),
             **facts,
         }
@@ -255,7 +256,9 @@ def _dev_scorer(prepared: Prepared) -> DevScoring | None:
         references=prepared.dev_references,
         tokenizer=prepared.student.tokenizer,
         generator=_dev_generator(prepared),
-        metrics=tuple(dict.fromkeys((*evaluation.metrics, prepared.recipe.training.eval_metric))),
+        metrics=prepared.judging.dev_metrics,
+        units=prepared.judging.units,
+        chooses=prepared.judging.dev_score,
         loss_nats=lambda: mean_reference_nats(prepared.adapted, fitting, collator),
         max_new_tokens=evaluation.max_new_tokens,
     )
@@ -282,7 +285,7 @@ def _settings(prepared: Prepared) -> LoopSettings:
         seed=recipe.seed,
         log_every=training.log_every,
         eval_every=training.eval_every,
-        eval_metric=training.eval_metric,
+        eval_metric=prepared.judging.dev_score,
         keep_best=training.keep_best,
         patience=training.patience,
         checkpoint_every=training.checkpoint_every,

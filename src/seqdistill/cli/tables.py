@@ -23,6 +23,7 @@ _HEADS = {
     "chrf": "chrF",
     "token_error_rate": "token err.",
     "sequence_error_rate": "seq. err.",
+    "exact_match": "exact",
     "answer_accuracy": "accuracy",
 }
 _MODES = {"beam": "beam search", "greedy": "greedy"}
@@ -41,8 +42,8 @@ def _columns(metrics: Sequence[Metric]) -> list[tuple[str, Callable[[System], st
         (f"{main} beam\n[low, high]", _with_interval),
         *second,
         ("perplex-\nity", lambda s: numbers.fixed(s.perplexity, 2)),
-        ("\np(t=ŷ)", lambda s: numbers.percent(s.mode_share)),
-        ("words/s\ngreedy", lambda s: numbers.rate(s.words_per_second_greedy)),
+        ("sent./s\ngreedy", lambda s: numbers.rate(s.sentences_per_second_greedy)),
+        ("sent./s\nbeam", lambda s: numbers.rate(s.sentences_per_second_beam)),
         ("words/s\nbeam", lambda s: numbers.rate(s.words_per_second_beam)),
     ]
 
@@ -70,7 +71,7 @@ def results_table(contents: RunContents, console: Console) -> Table:
         if not wide:
             cells = [cell.replace(" [", "\n[") for cell in cells]
             cells[0] = cells[0].replace(" ", "\n")
-        style = "bold" if system is best else ""
+        style = "bold red" if system.faults else "bold" if system is best else ""
         table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
 
@@ -94,8 +95,12 @@ def _mode(test: Comparison, metric: Metric) -> str:
 
 
 def show_results(contents: RunContents, console: Console) -> None:
-    """Prints the table, the tests under it, and how both were measured."""
+    """Prints the table, what is broken, the tests, and how all was measured."""
     console.print(results_table(contents, console))
+    for system in findings.broken((*contents.systems, *contents.copies)):
+        line = _spaced(f"{system.name} is broken: {'; '.join(system.faults)}")
+        wrapped = textwrap.fill(line, console.width, subsequent_indent="  ")
+        console.print(Text(wrapped, style="bold red"), soft_wrap=True)
     lines = test_lines(contents.comparisons, contents.metrics[0], contents.baseline)
     if lines:
         console.print("\nPaired tests:")
@@ -103,8 +108,8 @@ def show_results(contents: RunContents, console: Console) -> None:
         wrapped = textwrap.fill(line, console.width, initial_indent="  ", subsequent_indent="    ")
         console.print(wrapped, soft_wrap=True)
     notes = list(dict.fromkeys(test.test for test in contents.comparisons))
-    signatures = dict.fromkeys(s.signature for s in contents.systems if s.signature)
-    notes += [f"{contents.metrics[0].title}: {signature}" for signature in signatures]
+    signatures = findings.signatures(contents.systems, contents.metrics)
+    notes += [f"{title}: {signature}" for title, signature in signatures]
     if notes:
         console.print()
     for note in notes:

@@ -184,9 +184,16 @@ def _show_trained(run: RunDirectory) -> None:
                 (f"student {m.path.name}" if many else "student", str(m.student_path))
                 for m in members
             ),
+            *_judging(members[0]),
             ("next:", f"{program()} evaluate {quoted(run.path)}"),
         ]
     )
+
+
+def _judging(run: RunDirectory) -> list[tuple[str, str]]:
+    """What chose the checkpoints and will measure, as the run noted it; nothing of older runs."""
+    judging = run.read_manifest().get("judging")
+    return [("judged by", str(judging["in_words"]))] if isinstance(judging, dict) else []
 
 
 def _show_demo(run: RunDirectory) -> None:

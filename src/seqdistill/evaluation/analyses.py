@@ -16,6 +16,7 @@ from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.generation.decoding import Hypothesis
 from seqdistill.metrics.agreement import exact_match_share, length_ratio
 from seqdistill.metrics.bootstrap import paired_bootstrap
+from seqdistill.metrics.diversity import repetition_rate
 from seqdistill.metrics.likelihood import (
     mean_by_position,
     mode_share_statistics,
@@ -83,13 +84,16 @@ def length_columns(
 
 
 def prediction_columns(predictions: ReferencePredictions, settings: EvaluationSettings) -> Row:
-    """`perplexity` and `entropy_nats` of the references, over all their positions.
+    """`loss_nats`, `perplexity` and `entropy_nats` of the references, over all their positions.
 
-    Perplexity is per target token, end token included, and compares only between systems of one
-    vocabulary. The entropy is that of the model's next-token distribution.
+    The loss is nats per target token, end token included, and perplexity its exponential: both
+    compare only between systems of one vocabulary. The entropy is that of the model's next-token
+    distribution.
     """
     counts = [len(nats) for nats in predictions.nats]
-    perplexity = perplexity_statistics([float(nats.sum()) for nats in predictions.nats], counts)
+    totals = [float(nats.sum()) for nats in predictions.nats]
+    loss = mean_statistics("loss_nats", "nats/token|eos:scored", totals, counts)
+    perplexity = perplexity_statistics(totals, counts)
     entropy = mean_statistics(
         "entropy",
         "nats/token|eos:scored",
@@ -97,6 +101,7 @@ def prediction_columns(predictions: ReferencePredictions, settings: EvaluationSe
         counts,
     )
     return {
+        **interval_columns("loss_nats", loss, settings),
         **interval_columns("perplexity", perplexity, settings),
         **interval_columns("entropy_nats", entropy, settings),
     }
@@ -155,6 +160,23 @@ def token_agreement_columns(
         "agreement", "top-1|reference prefixes", same, [len(ids) for ids in own.top_ids]
     )
     return interval_columns("agreement_top1", statistics, settings)
+
+
+def soundness_columns(
+    beam: Sequence[Hypothesis | None], texts: Sequence[str], references: Sequence[str]
+) -> Row:
+    """Signs of a system that is broken, whatever its score: see `metrics.soundness`.
+
+    `outputs`, how many there are; `empty`, how many of them hold no text; `repetition`, the mean
+    share of an output's runs of four words that it has had before, and `repetition_references`, the
+    same of the references. Of beam search; `unfinished` is `mode_share_columns`'.
+    """
+    return {
+        "outputs": len(beam),
+        "empty": sum(not text.strip() for text in texts),
+        "repetition": repetition_rate(texts).value,
+        "repetition_references": repetition_rate(references).value,
+    }
 
 
 def quality_columns(

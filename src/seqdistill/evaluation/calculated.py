@@ -14,7 +14,6 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.generation.calculator import greedy_with_calculator
 from seqdistill.generation.decoding import SequenceGenerator
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.models.adapters import Kind
 
 
@@ -48,6 +47,6 @@ def calculated_columns(
         "corrections_per_output": sum(o.num_corrections for o in outputs) / max(1, len(outputs))
     }
     for name in settings.metrics:
-        statistics = CORPUS_METRICS[name].statistics(texts, references)
+        statistics = settings.metric(name).statistics(texts, references)
         columns |= interval_columns(f"{name}_calculator", statistics, settings)
     return columns

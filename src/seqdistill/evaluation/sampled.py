@@ -16,7 +16,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.corpus_metrics import CorpusMetric
 from seqdistill.metrics.diversity import repetition_rate, self_bleu
 from seqdistill.metrics.score import SummedStatistics, mean_statistics
 
@@ -77,9 +77,11 @@ def sampled_columns(
     for sampled in outputs:
         suffix = f"sample_t{sampled.temperature:g}"
         for name in settings.metrics:
-            statistics = _pooled(name, sampled.texts, references)
+            statistics = _pooled(settings.metric(name), sampled.texts, references)
             columns |= interval_columns(f"{name}_{suffix}", statistics, settings)
-        columns |= interval_columns(f"self_bleu_{suffix}", _self_bleu(sampled.texts), settings)
+        columns |= interval_columns(
+            f"self_bleu_{suffix}", _self_bleu(sampled.texts, settings), settings
+        )
         texts = [text for group in sampled.texts for text in group]
         columns[f"repetition_{suffix}"] = repetition_rate(texts).value
         columns[f"finished_share_{suffix}"] = sampled.finished_share
@@ -87,19 +89,20 @@ def sampled_columns(
 
 
 def _pooled(
-    metric: str, texts: Sequence[Sequence[str]], references: Sequence[str]
+    metric: CorpusMetric, texts: Sequence[Sequence[str]], references: Sequence[str]
 ) -> SummedStatistics:
     """Statistics of all samples against the reference, those of a source added up."""
     by_place = [
-        CORPUS_METRICS[metric].statistics([group[place] for group in texts], references)
+        metric.statistics([group[place] for group in texts], references)
         for place in range(len(texts[0]))
     ]
     rows = np.sum([statistics.rows for statistics in by_place], axis=0)
     return dataclasses.replace(by_place[0], rows=rows)
 
 
-def _self_bleu(texts: Sequence[Sequence[str]]) -> SummedStatistics:
+def _self_bleu(texts: Sequence[Sequence[str]], settings: EvaluationSettings) -> SummedStatistics:
     """The self-BLEU of each source's samples, all weighing alike."""
-    scores = [self_bleu([group]) for group in texts]
+    tokenize = settings.units.bleu_tokenizer
+    scores = [self_bleu([group], tokenize=tokenize) for group in texts]
     signature = scores[0].signature
     return mean_statistics("self_bleu", signature, [s.value for s in scores], [1] * len(scores))

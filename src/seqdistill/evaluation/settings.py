@@ -11,8 +11,9 @@ import numpy as np
 from seqdistill.core.generators import derived_seed
 from seqdistill.generation.decoding import Decoding
 from seqdistill.metrics.bootstrap import with_interval
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS, CorpusMetric
+from seqdistill.metrics.corpus_metrics import CorpusMetric, corpus_metrics
 from seqdistill.metrics.score import SummedStatistics
+from seqdistill.metrics.scripts import SPACED, Units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +30,17 @@ class EvaluationSettings:
     sampling_temperatures: Sequence[float] = ()
     samples_per_source: int = 4
     calculator: bool = False
+    units: Units = SPACED
+    """What the metrics count in, the same for all systems."""
+
+    def metric(self, name: str) -> CorpusMetric:
+        """The metric of that name in these units."""
+        return corpus_metrics(self.units)[name]
 
     @property
     def main_metric(self) -> CorpusMetric:
         """What chooses and is tested."""
-        return CORPUS_METRICS[self.metrics[0]]
+        return self.metric(self.metrics[0])
 
     @property
     def greedy(self) -> Decoding:

@@ -24,7 +24,6 @@ from seqdistill.evaluation.sampled import SampledOutputs, sampled_columns, sampl
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.metrics.bootstrap import paired_approximate_randomization, paired_bootstrap
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.models.adapters import SequenceModel
 
@@ -80,7 +79,7 @@ def _outputs(
     decoded = system.tokenizer.batch_decode(ids, skip_special_tokens=True)
     texts = tuple(text.strip() for text in decoded)
     statistics = {
-        name: CORPUS_METRICS[name].statistics(texts, references) for name in settings.metrics
+        name: settings.metric(name).statistics(texts, references) for name in settings.metrics
     }
     return Outputs(texts, best, statistics)
 
@@ -122,6 +121,7 @@ def evaluate_translations(
             kind=system.model.kind,
         ),
         **analyses.mode_share_columns(beam.best, settings),
+        **analyses.soundness_columns(beam.best, beam.texts, references),
         **analyses.greedy_beam_gap_columns(
             greedy.statistics[main], beam.statistics[main], settings
         ),

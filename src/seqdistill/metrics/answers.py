@@ -1,11 +1,13 @@
-"""The final answer of a worked solution, and how often it is the right one.
+"""Answers that are right or wrong: the final one of a worked solution, or the whole output.
 
-Looks at what is marked as the answer alone: right steps count nothing, wrong ones cost nothing.
+Of a solution only what is marked as the answer counts: right steps count nothing, wrong ones cost
+nothing.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -54,6 +56,40 @@ def same_answer(output: str, reference: str) -> bool:
     return final_answer(output) == expected
 
 
+_OUTER = "\"'`“”„‟‘’‚‛«»‹›「」『』"
+_FINAL = ".!?…。！？．｡।॥؟۔։።"
+
+
+def normalized_answer(text: str) -> str:
+    """A short answer as `exact_match` compares it.
+
+    Compatible characters are one (NFKC: full-width digits are digits), case is folded, white space
+    is one space, and quotation marks around the answer and sentence marks at its end are left out.
+    Nothing inside is touched: 3.5 is not 35 and -5 is not 5. A text of such marks alone is itself.
+    """
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return folded.strip(_OUTER + " ").rstrip(_FINAL + _OUTER + " ") or folded
+
+
+def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
+    """Rows of (1 where the whole output is the reference, 1): 100 * right / segments.
+
+    Both are compared by `normalized_answer`; articles count. Raises ValueError if the sides differ
+    in length or are empty.
+
+    Source: Rajpurkar et al. 2016 (SQuAD), who also drop English articles and all punctuation.
+    """
+    check_corpus(hypotheses, references)
+    return _shares(
+        "exact_match",
+        f"match:exact|norm:nfkc+casefold+outer-marks|version:{__version__}",
+        [
+            normalized_answer(output) == normalized_answer(reference)
+            for output, reference in zip(hypotheses, references, strict=True)
+        ],
+    )
+
+
 def answer_accuracy(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
     """Rows of (1 where the final answer is the reference's, 1): 100 * right / segments.
 
@@ -63,16 +99,20 @@ def answer_accuracy(hypotheses: Sequence[str], references: Sequence[str]) -> Sum
     Source: Cobbe et al. 2021 (GSM8K), whose answers stand after `####`.
     """
     check_corpus(hypotheses, references)
-    rows = np.asarray(
+    return _shares(
+        "answer_accuracy",
+        f"answer:after-last-{MARK}-or-last-number|numbers:exact|version:{__version__}",
         [
-            (float(same_answer(output, reference)), 1.0)
+            same_answer(output, reference)
             for output, reference in zip(hypotheses, references, strict=True)
         ],
-        dtype=np.float64,
     )
+
+
+def _shares(name: str, signature: str, right: Sequence[bool]) -> SummedStatistics:
+    rows = np.asarray([(float(one), 1.0) for one in right], dtype=np.float64)
 
     def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
         return 100.0 * float(sums[0] / sums[1])
 
-    signature = f"answer:after-last-{MARK}-or-last-number|numbers:exact|version:{__version__}"
-    return SummedStatistics("answer_accuracy", signature, rows, score_of_sums)
+    return SummedStatistics(name, signature, rows, score_of_sums)

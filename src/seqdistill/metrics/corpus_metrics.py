@@ -6,12 +6,14 @@ The one place that knows whether more is better; everything that chooses or comp
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from seqdistill.metrics.answers import answer_accuracy, final_answer
+from seqdistill.metrics.answers import answer_accuracy, exact_match, final_answer
 from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
 from seqdistill.metrics.score import SummedStatistics
+from seqdistill.metrics.scripts import SPACED, Units
 from seqdistill.metrics.summaries import (
     rouge_1_statistics,
     rouge_2_statistics,
@@ -37,23 +39,43 @@ class CorpusMetric:
         return value if self.higher_is_better else -value
 
 
-CORPUS_METRICS: Mapping[str, CorpusMetric] = MappingProxyType(
-    {
-        metric.name: metric
-        for metric in (
-            CorpusMetric("bleu", bleu_statistics, higher_is_better=True),
-            CorpusMetric("chrf", chrf_statistics, higher_is_better=True),
-            CorpusMetric("token_error_rate", token_error_rate, higher_is_better=False),
-            CorpusMetric("sequence_error_rate", sequence_error_rate, higher_is_better=False),
-            CorpusMetric("rouge_1", rouge_1_statistics, higher_is_better=True),
-            CorpusMetric("rouge_2", rouge_2_statistics, higher_is_better=True),
-            CorpusMetric("rouge_l", rouge_l_statistics, higher_is_better=True),
-            CorpusMetric(
-                "answer_accuracy",
-                answer_accuracy,
-                higher_is_better=True,
-                compares_with=lambda reference: final_answer(reference) is not None,
-            ),
-        )
-    }
-)
+def corpus_metrics(units: Units) -> Mapping[str, CorpusMetric]:
+    """Every metric by its name, counting in these units."""
+    bleu = functools.partial(bleu_statistics, tokenize=units.bleu_tokenizer)
+    errors = functools.partial(token_error_rate, characters=units.unspaced)
+    return MappingProxyType(
+        {
+            metric.name: metric
+            for metric in (
+                CorpusMetric("bleu", bleu, higher_is_better=True),
+                CorpusMetric("chrf", chrf_statistics, higher_is_better=True),
+                CorpusMetric("token_error_rate", errors, higher_is_better=False),
+                CorpusMetric("sequence_error_rate", sequence_error_rate, higher_is_better=False),
+                CorpusMetric("rouge_1", rouge_1_statistics, higher_is_better=True),
+                CorpusMetric("rouge_2", rouge_2_statistics, higher_is_better=True),
+                CorpusMetric("rouge_l", rouge_l_statistics, higher_is_better=True),
+                CorpusMetric("exact_match", exact_match, higher_is_better=True),
+                CorpusMetric(
+                    "answer_accuracy",
+                    answer_accuracy,
+                    higher_is_better=True,
+                    compares_with=lambda reference: final_answer(reference) is not None,
+                ),
+            )
+        }
+    )
+
+
+CORPUS_METRICS = corpus_metrics(SPACED)
+"""The same for languages with spaces, where nothing else is said: names, and which way is up."""
+
+LOSS = "loss_nats"
+"""What dev scores call the mean nats a token of the references: it can choose, but is no score of
+outputs."""
+
+
+def worth_of(name: str) -> Callable[[float], float]:
+    """How the values of a metric, or of LOSS, are turned so that more is better."""
+    if name == LOSS:
+        return lambda nats: -nats
+    return CORPUS_METRICS[name].worth

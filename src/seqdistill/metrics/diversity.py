@@ -11,6 +11,7 @@ from sacrebleu.metrics import BLEU
 
 from seqdistill.core.version import __version__
 from seqdistill.metrics.score import Score
+from seqdistill.metrics.scripts import pieces
 
 
 def self_bleu(samples: Sequence[Sequence[str]], *, tokenize: str = "13a") -> Score:
@@ -45,7 +46,7 @@ def repetition_rate(texts: Sequence[str], *, n: int = 4) -> Score:
     """The mean share of an output's n-grams that the same output has had before, in [0, 1].
 
     1 - distinct / all; an output too short for an n-gram repeats nothing. Words stand between white
-    space.
+    space, and are characters in scripts without any.
 
     Raises ValueError if there is no output.
 
@@ -57,14 +58,14 @@ def repetition_rate(texts: Sequence[str], *, n: int = 4) -> Score:
     for text in texts:
         grams = _ngrams(text, n)
         rates.append(1.0 - len(set(grams)) / len(grams) if grams else 0.0)
-    signature = f"n:{n}|tok:whitespace|mean:outputs|version:{__version__}"
+    signature = f"n:{n}|tok:whitespace+unspaced-characters|mean:outputs|version:{__version__}"
     return Score(f"repetition_{n}", sum(rates) / len(rates), signature)
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    words = text.split()
+    words = pieces(text)
     return [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]
 
 

@@ -1,7 +1,8 @@
 """Error rates of a corpus against one reference per segment: token edits, and segments not exact.
 
 A token is what stands between white space: a phoneme where outputs are pronunciations, a word in
-speech. Lower is better. Does not split, fold case or decode: what comes in is compared as it is.
+speech; or a character, for scripts without spaces. Lower is better. Does not fold case or decode:
+what comes in is compared as it is.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from seqdistill.core.version import __version__
 from seqdistill.metrics.score import SummedStatistics, check_corpus
 
 
-def token_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
+def token_error_rate(
+    hypotheses: Sequence[str], references: Sequence[str], *, characters: bool = False
+) -> SummedStatistics:
     """Rows of (token edits, reference tokens): 100 * edits / tokens, which can exceed 100.
 
     Edits are the fewest insertions, deletions and substitutions of one token that turn the
-    reference into the output. Known as PER where tokens are phonemes, as WER where they are words.
+    reference into the output. Known as PER where tokens are phonemes, as WER where they are words,
+    as CER with `characters`: every character but white space is then a token.
     Sums over the corpus, so long segments weigh more; a resample without any reference token is
     divided by 1.
 
@@ -28,7 +32,8 @@ def token_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> Su
     Source: Levenshtein 1966; NIST's scoring of speech recognition.
     """
     check_corpus(hypotheses, references)
-    pairs = [(h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)]
+    split = _characters if characters else str.split
+    pairs = [(split(h), split(r)) for h, r in zip(hypotheses, references, strict=True)]
     rows = np.asarray(
         [(edit_distance(output, reference), len(reference)) for output, reference in pairs],
         dtype=np.float64,
@@ -39,7 +44,8 @@ def token_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> Su
     def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
         return 100.0 * float(sums[0]) / max(float(sums[1]), 1.0)
 
-    signature = f"edits:sub+ins+del|tok:whitespace|norm:reference|version:{__version__}"
+    tokens = "char" if characters else "whitespace"
+    signature = f"edits:sub+ins+del|tok:{tokens}|norm:reference|version:{__version__}"
     return SummedStatistics("token_error_rate", signature, rows, score_of_sums)
 
 
@@ -67,6 +73,10 @@ def sequence_error_rate(hypotheses: Sequence[str], references: Sequence[str]) ->
 
     signature = f"match:exact|tok:whitespace|version:{__version__}"
     return SummedStatistics("sequence_error_rate", signature, rows, score_of_sums)
+
+
+def _characters(text: str) -> list[str]:
+    return list("".join(text.split()))
 
 
 def edit_distance(output: Sequence[str], reference: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ Rewards that need a model live elsewhere (see `generation.entailment`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import math
@@ -17,6 +18,7 @@ from typing import Protocol, runtime_checkable
 
 from seqdistill.core.errors import DataError, RecipeError, UserError, did_you_mean
 from seqdistill.metrics.answers import same_answer
+from seqdistill.metrics.scripts import SPACED, Units
 from seqdistill.metrics.similarity import sentence_bleu
 from seqdistill.metrics.summaries import rouge_f1
 
@@ -67,13 +69,17 @@ def rouge_2(
 
 
 def bleu(
-    prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    references: Sequence[str | None],
+    *,
+    tokenize: str = SPACED.bleu_tokenizer,
 ) -> list[float]:
     """sacrebleu's sentence BLEU / 100 against the reference, 0 to 1.
 
-    Raises DataError for a missing reference.
+    `tokenize` is one of sacrebleu's tokenizers. Raises DataError for a missing reference.
     """
-    similarity = sentence_bleu()
+    similarity = sentence_bleu(tokenize=tokenize)
     pairs = _pairs(completions, references, "bleu")
     return [similarity([output], reference)[0] / 100.0 for output, reference in pairs]
 
@@ -84,8 +90,10 @@ REWARDS: Mapping[str, Reward] = MappingProxyType(
 """Every named reward."""
 
 
-def reward_function(name_or_path: str) -> Reward:
+def reward_function(name_or_path: str, *, units: Units = SPACED) -> Reward:
     """The named reward, or the function of the user's that `module:function` names.
+
+    `units` are those of the references; of the named rewards BLEU alone needs them.
 
     The module is imported here and now; it must lie where Python finds it (installed, or in a
     folder of PYTHONPATH). What the function returns is checked at every call.
@@ -99,6 +107,8 @@ def reward_function(name_or_path: str) -> Reward:
                 f"reward must be one of {', '.join(REWARDS)}, or module:function of your own, got "
                 f"{name_or_path!r}.{did_you_mean(name_or_path, REWARDS)}"
             )
+        if name_or_path == "bleu":
+            return functools.partial(bleu, tokenize=units.bleu_tokenizer)
         return REWARDS[name_or_path]
     return CheckedReward(name_or_path, _imported(name_or_path))
 

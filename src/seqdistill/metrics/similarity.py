@@ -16,7 +16,9 @@ import sacrebleu
 from jaxtyping import Int
 from sacrebleu.metrics import BLEU, CHRF
 
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.version import __version__
+from seqdistill.metrics.scripts import Units
 
 BLEU_ORDER = 4
 
@@ -83,7 +85,8 @@ def smoothed_bleu(*, tokenize: str = "13a") -> SentenceSimilarity:
     without any match it is above 0, where `sentence_bleu` is 0.
 
     `tokenize` is one of sacrebleu's tokenizers: `13a` splits punctuation from words, `none` splits
-    at white space only. Start and end symbols are no words.
+    at white space only, `zh` and `char` serve scripts without spaces, of which `13a` would take a
+    whole sentence for a word. Start and end symbols are no words.
 
     Source: Kim and Rush 2016, sec. 3.3 and their published seq2seq-attn, bleu.lua; Chen and Cherry
     2014, sec. 3. Theirs counts the words of a tokenized corpus, which `13a` makes of running text.
@@ -151,6 +154,24 @@ SIMILARITIES: dict[str, Callable[[], SentenceSimilarity]] = {
     "sentence_chrf": sentence_chrf,
 }
 """Every similarity by its name, to be called for the similarity with its default settings."""
+_OF_WORDS = {"smoothed_bleu": smoothed_bleu, "sentence_bleu": sentence_bleu}
+
+
+def similarity_of(name: str, units: Units) -> SentenceSimilarity:
+    """The similarity of that name, counting in the units of the references.
+
+    Raises RecipeError for `smoothed_bleu_of_tokens` of a language without spaces: a sentence would
+    be one token, like nothing but itself.
+    """
+    if name in _OF_WORDS:
+        return _OF_WORDS[name](tokenize=units.bleu_tokenizer)
+    if name == "smoothed_bleu_of_tokens" and units.unspaced:
+        raise RecipeError(
+            "sequences.similarity must be smoothed_bleu, sentence_bleu or sentence_chrf for "
+            "targets that are written without spaces between tokens, got smoothed_bleu_of_tokens; "
+            "take one of them"
+        )
+    return SIMILARITIES[name]()
 
 
 def clipped_matches(

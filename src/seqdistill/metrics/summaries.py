@@ -1,7 +1,8 @@
 """ROUGE of summaries against one reference each, computed by rouge-score.
 
-English only: what is not a to z or a digit separates words. Does not split sentences (there is no
-ROUGE-Lsum) and does not judge whether a summary is true.
+In any script: words are runs of letters and digits, and single characters where a script has no
+spaces (see `scripts`). English is read as rouge-score reads it. Does not split sentences (there is
+no ROUGE-Lsum) and does not judge whether a summary is true.
 """
 
 from __future__ import annotations
@@ -14,24 +15,47 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 from seqdistill.metrics.score import SummedStatistics, check_corpus
+from seqdistill.metrics.scripts import words
 
 RougeType = Literal["rouge1", "rouge2", "rougeL"]
 """As rouge-score calls them."""
 
 
+class WordTokenizer(Tokenizer):
+    """rouge-score's own tokens of a text of ASCII; of others the words in lower case.
+
+    Words of a to z are stemmed as rouge-score does wherever they stand; others are not.
+    """
+
+    def __init__(self) -> None:
+        self._ascii = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of the text, in their order."""
+        if text.isascii():
+            found: list[str] = self._ascii.tokenize(text)
+            return found
+        return [
+            token
+            for word in words(text.lower())
+            for token in (self._ascii.tokenize(word) if word.isascii() else (word,))
+        ]
+
+
 @functools.cache
 def _scorer(rouge_type: RougeType) -> RougeScorer:
-    return RougeScorer([rouge_type], use_stemmer=True)
+    return RougeScorer([rouge_type], tokenizer=WordTokenizer())
 
 
 def rouge_f1(rouge_type: RougeType, hypothesis: str, reference: str) -> float:
     """The F1 of one summary, 0 to 1: of shared words, shared word pairs, or the longest common
     subsequence.
 
-    Words are in lower case and, when longer than three letters, stemmed by Porter's stemmer. Zero
-    where either side holds no word.
+    Words are in lower case and, when of more than three letters of a to z, stemmed by Porter's
+    stemmer. Zero where either side holds no word.
     """
     return float(_scorer(rouge_type).score(reference, hypothesis)[rouge_type].fmeasure)
 
@@ -75,5 +99,8 @@ def _statistics(
         return 100.0 * float(sums[0] / sums[1])
 
     version = importlib.metadata.version("rouge-score")
-    signature = f"{rouge_type}|f1|mean|stem:porter|case:lower|rouge-score:{version}"
+    signature = (
+        f"{rouge_type}|f1|mean|tok:words+unspaced-characters|stem:porter-a-to-z|case:lower"
+        f"|rouge-score:{version}"
+    )
     return SummedStatistics(name, signature, rows, score_of_sums)

@@ -7,15 +7,23 @@ comes in is the text that people would see, in the order of the references.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from sacrebleu.metrics import BLEU, CHRF
 
+from seqdistill.core.errors import RecipeError
 from seqdistill.metrics.score import Score, SummedStatistics, check_corpus
 
-__all__ = ["Score", "bleu_statistics", "chrf_statistics", "corpus_bleu", "corpus_chrf"]
+__all__ = [
+    "Score",
+    "bleu_statistics",
+    "bleu_tokens",
+    "chrf_statistics",
+    "corpus_bleu",
+    "corpus_chrf",
+]
 
 
 def bleu_statistics(
@@ -53,6 +61,23 @@ def corpus_bleu(
 def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """chrF2 of the corpus, 0 to 100, with sacrebleu's signature. See `chrf_statistics`."""
     return chrf_statistics(hypotheses, references).score()
+
+
+def bleu_tokens(tokenize: str) -> Callable[[str], Sequence[str]]:
+    """How one of sacrebleu's tokenizers cuts a text into what BLEU counts.
+
+    Raises RecipeError where the tokenizer cannot be loaded: some need further packages, and those
+    of sentence pieces a file that sacrebleu downloads.
+    """
+    try:
+        tokenizer = BLEU(tokenize=tokenize).tokenizer
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(
+            f"evaluation.bleu_tokenizer must be one that sacrebleu can load here, got {tokenize} "
+            f"({reason}); install what it asks for, or use char"
+        ) from error
+    return lambda text: tokenizer(text).split()
 
 
 def _statistics(

@@ -51,6 +51,12 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
 
 
 def _names(recipe: Recipe) -> Findings:
+    if recipe.method == "start":
+        yield (
+            "method",
+            "must not be start, which names the student before its first update, got 'start'; "
+            "rename it",
+        )
     if not re.fullmatch(r"[\w.+-]+", recipe.method):
         yield (
             "method",
@@ -243,6 +249,12 @@ def _evaluation(recipe: Recipe) -> Findings:
             "evaluation.metrics",
             f"must name each metric once, got {repeated[0]} {len(repeated)} times; "
             "leave the repeats out",
+        )
+    elif "auto" in evaluation.metrics and len(evaluation.metrics) > 1:
+        yield (
+            "evaluation.metrics",
+            f"must be auto alone or names of metrics, got {', '.join(evaluation.metrics)}; "
+            "leave auto out, or the others",
         )
     if evaluation.engine != "ctranslate2" and evaluation.compute_type != "float32":
         yield (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.sections import PositiveFloat, PositiveInt, Section, Share
@@ -22,8 +22,28 @@ CorpusMetricName = Literal[
     "rouge_1",
     "rouge_2",
     "rouge_l",
+    "exact_match",
     "answer_accuracy",
 ]
+BleuTokenizer = Literal[
+    "auto",
+    "13a",
+    "intl",
+    "zh",
+    "ja-mecab",
+    "ko-mecab",
+    "char",
+    "none",
+    "spm",
+    "flores101",
+    "flores200",
+    "spBLEU-1K",
+]
+
+
+def _list(given: object) -> object:
+    """One name as a list of it."""
+    return [given] if isinstance(given, str) else given
 
 
 class DataSection(Section):
@@ -156,8 +176,11 @@ class TrainingSection(Section):
     """`auto` takes a GPU when there is one."""
     eval_every: PositiveInt | None = None
     """Score dev by generation every n updates; only at the end when not given."""
-    eval_metric: CorpusMetricName = "bleu"
-    """What chooses the best checkpoints: the highest BLEU or chrF, the lowest error rate on dev."""
+    eval_metric: CorpusMetricName | Literal["loss", "auto"] = "auto"
+    """What chooses the best checkpoints: the highest BLEU or chrF on dev, the lowest error rate, or
+    the lowest `loss` (nats a token of dev's targets). `auto`: answer_accuracy where every target
+    marks its answer by ####; else `loss` for chats and decoder-only models; else, for
+    encoder-decoders, the first of the automatic evaluation.metrics."""
     keep_best: PositiveInt = 1
     """How many best checkpoints are kept."""
     patience: PositiveInt | None = None
@@ -191,10 +214,24 @@ class PruningSection(Section):
 class EvaluationSection(Section):
     """How the final numbers are measured."""
 
-    metrics: Annotated[tuple[CorpusMetricName, ...], Field(min_length=1)] = ("bleu", "chrf")
+    metrics: Annotated[
+        tuple[CorpusMetricName | Literal["auto"], ...], Field(min_length=1), BeforeValidator(_list)
+    ] = ("auto",)
     """Columns of quality. The first is the main one: it chooses the best student, is tested and
-    leads the report. Error rates compare tokens between white space (PER where they are phonemes)
-    and whole outputs (WER of words that are spelled out)."""
+    leads the report. Error rates compare tokens between white space (PER where they are phonemes;
+    characters where there is none) and whole outputs (WER of words that are spelled out). `auto`
+    looks at the targets: answer_accuracy where all mark an answer by ####; rouge_l and exact_match
+    for chats and decoder-only models; for encoder-decoders, and where data.target_language is
+    given, bleu and chrf, or chrf first for scripts without spaces and targets too short for
+    BLEU."""
+    bleu_tokenizer: BleuTokenizer = "auto"
+    """How BLEU splits text: sacrebleu's names. `auto` goes by data.target_language where its code
+    is one that decides, else by the script of the targets: `zh`; MeCab for Japanese and Korean
+    where sacrebleu's extra is installed, else `char`; `char` for other scripts without spaces; else
+    `13a`. Also of rewards and of sequences.similarity."""
+    include_start: bool = True
+    """Also measure the student before its first update, a row `start`; not where it starts from
+    random weights or from the teacher itself. Its speed is not measured."""
     engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
     """The engine that decodes every system, so that speeds compare."""
     compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"

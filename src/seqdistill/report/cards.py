@@ -31,20 +31,26 @@ def figures(
     baseline: str | None,
     copies: Sequence[System] = (),
 ) -> tuple[Figure, ...]:
-    """The cards under the headline: quality, speed, size, copies, gain over the baseline."""
-    student, teacher = findings.recommended(systems), findings.teacher_of(systems)
+    """The cards under the headline: quality, speed, size, copies, gains over start and baseline.
+
+    Of the best student; of one that is broken, quality alone.
+    """
+    student, teacher = findings.best(systems), findings.teacher_of(systems)
+    start = findings.start_of(systems)
     if student is None or teacher is None:
-        return _alone(student or teacher)
-    faster = findings.ratio(student.words_per_second_beam, teacher.words_per_second_beam)
-    slower = findings.ratio(teacher.words_per_second_beam, student.words_per_second_beam)
+        return _shown([*_alone(student or teacher), *_since_start(student, start)])
+    if student.faults:
+        return _shown([_quality_figure(student, teacher), *_since_start(student, start)])
+    faster = findings.speed_ratio(student, teacher)
+    slower = findings.speed_ratio(teacher, student)
     smaller = findings.ratio(student.size_bytes, teacher.size_bytes)
     found = [
         _quality_figure(student, teacher),
         Figure(
             "Speed, beam search",
             numbers.times(faster),
-            f"{numbers.rate(student.words_per_second_beam)} against "
-            f"{numbers.rate(teacher.words_per_second_beam)} words/s: "
+            f"{numbers.rate(student.sentences_per_second_beam)} against "
+            f"{numbers.rate(teacher.sentences_per_second_beam)} sentences/s: "
             f"{numbers.percent(slower)} of the time",
             slower,
         ),
@@ -56,7 +62,8 @@ def figures(
             smaller,
         ),
     ]
-    found += [_of_copy(copy, teacher) for copy in copies]
+    found += [_of_copy(copy, teacher) for copy in copies if not copy.faults]
+    found += _since_start(student, start)
     test = findings.main_comparison(student, comparisons)
     if test is not None:
         found.append(
@@ -70,14 +77,30 @@ def figures(
                 findings.verdict(test, baseline),
             )
         )
-    return tuple(figure for figure in found if figure.value != numbers.MISSING)
+    return _shown(found)
+
+
+def _shown(figures: Sequence[Figure]) -> tuple[Figure, ...]:
+    return tuple(figure for figure in figures if figure.value != numbers.MISSING)
+
+
+def _since_start(student: System | None, start: System | None) -> list[Figure]:
+    """What the student learned: its score less that of its first weights."""
+    if student is None or start is None:
+        return []
+    own, first = findings.quality(student), findings.quality(start)
+    if own is None or first is None:
+        return []
+    unit = f" {student.metric.title}" if student.metric.higher_is_better else ""
+    detail = f"{numbers.fixed(own)}, before its first update {numbers.fixed(first)}"
+    return [Figure("Since its start", f"{numbers.signed(own - first)}{unit}", detail)]
 
 
 def _of_copy(copy: System, teacher: System) -> Figure:
-    slower = findings.ratio(teacher.words_per_second_beam, copy.words_per_second_beam)
+    slower = findings.speed_ratio(teacher, copy)
     return Figure(
         f"Speed of {copy.name}",
-        numbers.times(findings.ratio(copy.words_per_second_beam, teacher.words_per_second_beam)),
+        numbers.times(findings.speed_ratio(copy, teacher)),
         f"{_kept(copy, teacher)} in {numbers.percent(slower)} of the time, "
         f"{numbers.size(copy.size_bytes)}; beam search",
         slower,
@@ -115,9 +138,9 @@ def _alone(system: System | None) -> tuple[Figure, ...]:
             span or "no interval was measured",
         ),
         Figure(
-            "Words per second",
-            numbers.rate(system.words_per_second_beam),
-            f"beam search; {numbers.rate(system.words_per_second_greedy)} greedy",
+            "Sentences per second",
+            numbers.rate(system.sentences_per_second_beam),
+            f"beam search; {numbers.rate(system.sentences_per_second_greedy)} greedy",
         ),
         Figure(
             "Size on disk",
@@ -127,4 +150,4 @@ def _alone(system: System | None) -> tuple[Figure, ...]:
         Figure("Perplexity", numbers.fixed(system.perplexity, 2), "of the references"),
         Figure("Mode share", numbers.percent(system.mode_share), "p(t = ŷ), by beam search"),
     ]
-    return tuple(figure for figure in found if figure.value != numbers.MISSING)
+    return _shown(found)

@@ -41,10 +41,10 @@ def trade_offs(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[
                 "Quality against speed",
                 Markup(
                     plots.scatter(
-                        "speed", speed, x_label="words per second", y_label=title, level=level
+                        "speed", speed, x_label="sentences per second", y_label=title, level=level
                     )
                 ),
-                f"{title} over words per second. " + _spoken(systems, "words per second"),
+                f"{title} over sentences per second. " + _spoken(systems, "sentences per second"),
                 f"Right is faster, {up} is better. A thin line joins one system’s greedy (hollow) "
                 "and beam-search (filled) decoding.",
             )
@@ -69,10 +69,11 @@ def trade_offs(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[
 def _speed_dots(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[plots.Dot]:
     dots = []
     for s in systems:
-        if s.greedy is not None and s.words_per_second_greedy:
-            dots.append(plots.Dot(looks[s.name], s.words_per_second_greedy, s.greedy, filled=False))
-        if s.beam is not None and s.words_per_second_beam:
-            dots.append(_beam_dot(s, looks, s.words_per_second_beam, s.beam))
+        if s.greedy is not None and s.sentences_per_second_greedy:
+            speed = s.sentences_per_second_greedy
+            dots.append(plots.Dot(looks[s.name], speed, s.greedy, filled=False))
+        if s.beam is not None and s.sentences_per_second_beam:
+            dots.append(_beam_dot(s, looks, s.sentences_per_second_beam, s.beam))
     return dots
 
 
@@ -97,7 +98,7 @@ def _spoken(systems: Sequence[System], cost: str) -> str:
     def value(s: System) -> str:
         if cost == "MB":
             return numbers.size(s.size_bytes)
-        return f"{numbers.rate(s.words_per_second_beam)} {cost}"
+        return f"{numbers.rate(s.sentences_per_second_beam)} {cost}"
 
     return "; ".join(
         f"{s.name}: {s.metric.title} {numbers.fixed(s.beam)}, {value(s)}" for s in systems
@@ -107,7 +108,7 @@ def _spoken(systems: Sequence[System], cost: str) -> str:
 def learning(
     logs: Sequence[TrainingLog], metric: Metric, looks: dict[str, plots.Look]
 ) -> list[Chart]:
-    """Dev scores and training loss over updates, for the runs that logged them."""
+    """Dev scores, loss on dev and training loss over updates, of the runs that logged them."""
     charts = []
     dev = [plots.Line(looks[c.name], c.dev) for c in logs if c.dev]
     if dev:
@@ -129,6 +130,24 @@ def learning(
                     f"{c.name}: {numbers.fixed(c.dev[-1][1])} at the end" for c in logs if c.dev
                 ),
                 "Measured by generation while training.",
+            )
+        )
+    dev_loss = [plots.Line(looks[c.name], c.dev_loss_nats) for c in logs if c.dev_loss_nats]
+    if dev_loss:
+        svg = plots.curves(
+            "dev-loss", dev_loss, x_label="updates", y_label="nats", marked=True, window=1
+        )
+        charts.append(
+            Chart(
+                "Loss on dev",
+                Markup(svg),
+                "Loss on dev over updates. "
+                + "; ".join(
+                    f"{c.name}: {numbers.fixed(c.dev_loss_nats[-1][1], 2)} nats at the end"
+                    for c in logs
+                    if c.dev_loss_nats
+                ),
+                "Nats a token of the human targets; less is better.",
             )
         )
     loss = [plots.Line(looks[c.name], c.loss_nats) for c in logs if c.loss_nats]

@@ -33,6 +33,7 @@ TITLES = {
     "rouge_1": "ROUGE-1",
     "rouge_2": "ROUGE-2",
     "rouge_l": "ROUGE-L",
+    "exact_match": "exact match",
     "answer_accuracy": "answer accuracy",
 }
 FALLING = frozenset({"token_error_rate", "sequence_error_rate"})
@@ -99,7 +100,13 @@ class System:
     """The main metric against the teacher's outputs."""
     words_per_second_greedy: float | None
     words_per_second_beam: float | None
-    signature: str | None
+    sentences_per_second_greedy: float | None
+    sentences_per_second_beam: float | None
+    """What speeds are compared by: words per second grow for a system that does not stop."""
+    signatures: Mapping[str, str]
+    """By the metric's name."""
+    faults: tuple[str, ...]
+    """What is wrong with it, each a few words; none of a sound system."""
     folder: str | None = None
     """Where in the run directory it lies, of a copy."""
     sampled: tuple[Sampled, ...] = ()
@@ -109,6 +116,11 @@ class System:
     def is_teacher(self) -> bool:
         """Whether the others learned from this one."""
         return self.method == "teacher"
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it is the student before its first update."""
+        return self.method == "start"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +169,8 @@ class TrainingLog:
     loss_nats: Points
     dev: Points
     """Dev scores in the run's `dev_metric`."""
+    dev_loss_nats: Points
+    """Nats a token of dev's targets."""
     measures: Mapping[str, Points]
     """Of the sequences written while it trained, by name in the log. None that was not logged."""
     rollouts: tuple[Rollout, ...]

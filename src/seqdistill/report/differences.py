@@ -11,9 +11,9 @@ import difflib
 import re
 from typing import Literal
 
-# Han, kana, Thai, Lao, Khmer and Burmese are written without spaces: each character is a word.
-_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+from seqdistill.metrics.scripts import UNSPACED
+
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 
 Kind = Literal["same", "other", "missing"]
 

@@ -23,13 +23,14 @@ fewer is noise."""
 
 def charts_of(contents: RunContents, looks: Looks) -> list[Chart]:
     """What was measured of a comparison; nothing of a single system, which has nobody beside it."""
-    systems = contents.systems
+    # What has learned nothing yet would stretch every scale.
+    systems = [system for system in contents.systems if not system.is_start]
     if len(systems) < 2:
         return []
     found = [
         _gap(systems, looks),
         _certainty(systems, looks),
-        _entropy(contents.entropy, looks),
+        _entropy([c for c in contents.entropy if c.name in {s.name for s in systems}], looks),
         _agreement(systems, looks),
         _length(systems, looks),
     ]

@@ -42,6 +42,16 @@ def text_at(row: Mapping[str, JsonValue], key: str) -> str | None:
     return None if value is None else str(value)
 
 
+def texts_at(row: Mapping[str, JsonValue], key: str, where: str) -> list[str]:
+    """The texts listed under the key; none when it is absent."""
+    values = row.get(key)
+    if values is None:
+        return []
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise wrong(where, key, "a list of texts", values)
+    return [str(value) for value in values]
+
+
 def needed_text(row: Mapping[str, JsonValue], key: str, where: str) -> str:
     """The value as text, which must be there."""
     value = text_at(row, key)

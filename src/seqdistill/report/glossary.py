@@ -23,7 +23,8 @@ _BY_METRIC = {
     "token_error_rate": (
         "Token error rate",
         "Insertions, deletions and substitutions that turn the reference into the output, for "
-        "every 100 tokens of the reference. PER where tokens are phonemes.",
+        "every 100 tokens of the reference. PER where tokens are phonemes, CER where they are "
+        "characters, as in scripts without spaces.",
     ),
     "sequence_error_rate": (
         "Sequence error rate",
@@ -42,12 +43,22 @@ _BY_METRIC = {
         "The longest series of words that output and reference have in the same order, gaps "
         "allowed: the F1, 0 to 100.",
     ),
+    "exact_match": (
+        "Exact match",
+        "Outputs, of every 100, that are the reference but for case, white space, quotation marks "
+        "around it and sentence marks at its end.",
+    ),
     "answer_accuracy": (
         "Answer accuracy",
         "Outputs, of every 100, whose final answer is the reference’s.",
     ),
 }
 _ALWAYS = (
+    (
+        "Sentences per second",
+        "What speeds are compared by, over outputs of one test set. Words per second also grow "
+        "where a system does not stop writing.",
+    ),
     (
         "Greedy, beam search",
         "Greedy decoding takes the likeliest next word; beam search follows several sentences at "
@@ -75,6 +86,13 @@ _ALWAYS = (
         "Paired test",
         "Whether two systems differ by more than the choice of test sentences explains; a "
         f"difference is called significant where p is below {SIGNIFICANT_BELOW}.",
+    ),
+)
+_START = (
+    (
+        "Start",
+        "The student before its first update, with the weights that training began from: what it "
+        "scores more was learned.",
     ),
 )
 _WRITING = (
@@ -122,6 +140,7 @@ def glossary(contents: RunContents) -> tuple[tuple[str, str], ...]:
     return (
         *(_BY_METRIC[name] for name in shown if name in _BY_METRIC),
         *_ALWAYS,
+        *(_START if any(system.is_start for system in contents.systems) else ()),
         *(_SAMPLING if sampled else ()),
         *(_WRITING if writing.writers(contents.logs) else ()),
         *(_REWARD if rewarded else ()),

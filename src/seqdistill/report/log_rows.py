@@ -47,6 +47,7 @@ def training_log(
         name,
         loss_nats=_points(rows, "loss_nats", of_metrics),
         dev=_points(rows, f"dev_{dev.name}", of_metrics),
+        dev_loss_nats=_points(rows, "dev_loss_nats", of_metrics),
         measures={key: points for key, points in measures.items() if points},
         rollouts=tuple(_rollout(row, of_rollouts) for row in kept),
     )

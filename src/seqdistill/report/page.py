@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from seqdistill.metrics.soundness import RULE
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.report import (
@@ -47,6 +48,7 @@ def build_report(run_directory: Path) -> str:
     contents = read_contents(run_directory)
     looks = _looks(contents)
     measured = (*contents.systems, *contents.copies)
+    trained = [system for system in measured if not system.is_start]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_package_text),
         autoescape=True,
@@ -65,8 +67,12 @@ def build_report(run_directory: Path) -> str:
         second=contents.metrics[1] if len(contents.metrics) > 1 else None,
         best=findings.recommended(contents.systems),
         measured=measured,
-        quality_range=_quality_range(measured),
-        trade_offs=charts.trade_offs(measured, looks),
+        trained=trained,
+        alarms=findings.broken(measured),
+        signatures=findings.signatures(measured, contents.metrics),
+        rule=RULE,
+        quality_range=_quality_range(trained),
+        trade_offs=charts.trade_offs(trained, looks),
         learning=charts.learning(contents.logs, contents.dev_metric, looks),
         explaining=explaining.charts_of(contents, looks),
         glossary=glossary(contents),
@@ -127,7 +133,9 @@ def _looks(contents: RunContents) -> dict[str, plots.Look]:
     names += [copy.name for copy in contents.copies]
     names += [name for sample in contents.samples for name in sample.outputs]
     markers = [marker for marker in plots.MARKERS if marker != TEACHER.marker]
-    students = [name for name in dict.fromkeys(names) if name not in teachers]
+    starts = [system.name for system in contents.systems if system.is_start]
+    students = [name for name in dict.fromkeys(names) if name not in {*teachers, *starts}]
+    students += starts  # last, so that students look the same with and without
     looks = dict.fromkeys(names, TEACHER)
     for position, name in enumerate(students):
         looks[name] = plots.Look(1 + position % NUM_COLOURS, markers[position % len(markers)])

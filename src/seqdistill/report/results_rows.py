@@ -24,6 +24,7 @@ from seqdistill.report.fields import (
     numbers_at,
     rows_at,
     text_at,
+    texts_at,
     wrong,
 )
 
@@ -87,10 +88,20 @@ def system(row: Mapping[str, JsonValue], metrics: Sequence[Metric], where: str) 
         to_teacher=measured(f"{main.name}_to_teacher"),
         words_per_second_greedy=number("words_per_second_greedy"),
         words_per_second_beam=number("words_per_second_beam"),
-        signature=text_at(row, "signature"),
+        sentences_per_second_greedy=number("sentences_per_second_greedy"),
+        sentences_per_second_beam=number("sentences_per_second_beam"),
+        signatures=_signatures(row, metrics),
+        faults=tuple(texts_at(row, "faults", f"{where}, system {name!r}")),
         folder=text_at(row, "folder"),
         sampled=_sampled(row, metrics, number, measured),
     )
+
+
+def _signatures(row: Mapping[str, JsonValue], metrics: Sequence[Metric]) -> dict[str, str]:
+    """Of each metric that the row has one of; the main metric's has the plain name."""
+    keys = {metrics[0].name: "signature"} | {m.name: f"{m.name}_signature" for m in metrics[1:]}
+    found = {name: text_at(row, key) for name, key in keys.items()}
+    return {name: signature for name, signature in found.items() if signature is not None}
 
 
 def _sampled(

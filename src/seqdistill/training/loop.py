@@ -32,7 +32,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.generation.scoring import evaluation_mode
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.corpus_metrics import worth_of
 from seqdistill.models.adapters import SequenceModel, hidden_states
 from seqdistill.models.dropout import has_dropout
 from seqdistill.sources.source import SequenceSource
@@ -104,7 +104,7 @@ class TrainingLoop:
         self._best = BestStudents(
             folder,
             keep=settings.keep_best,
-            worth=CORPUS_METRICS[settings.eval_metric].worth,
+            worth=worth_of(settings.eval_metric),
         )
         self._state = LoopState()
         self._saved_at = 0

@@ -1,0 +1,154 @@
+"""From a recipe and the targets that outputs are held against to the metrics that judge them.
+
+What the recipe leaves open (`auto`) is decided here, once and by rules that `recipe.schema` states.
+Scores nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+from seqdistill.core.errors import DataError
+from seqdistill.data.encoding import Kind
+from seqdistill.data.examples import Example
+from seqdistill.metrics.answers import MARK
+from seqdistill.metrics.corpus_metrics import LOSS, corpus_metrics
+from seqdistill.metrics.scripts import Units, units_of
+from seqdistill.metrics.translation import bleu_tokens
+from seqdistill.recipe.schema import Recipe
+
+_LOG = logging.getLogger(__name__)
+_BLEU_ORDER = 4
+_NUM_READ = 2000
+"""Of many targets the first so many tell how short they are."""
+_TAKES_A_SENTENCE_FOR_A_WORD = ("13a", "intl", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+    """How a run's outputs are judged."""
+
+    eval_metric: str
+    """What chooses checkpoints: a metric's name, or `loss`."""
+    metrics: tuple[str, ...]
+    """What is measured; the first is the main one."""
+    units: Units
+    """What they count in."""
+    automatic: bool
+    """Whether the data decided what the metrics are, and not the recipe."""
+
+    @property
+    def dev_score(self) -> str:
+        """The key of the dev score that chooses checkpoints."""
+        return LOSS if self.eval_metric == "loss" else self.eval_metric
+
+    @property
+    def dev_metrics(self) -> tuple[str, ...]:
+        """The metrics that dev is scored by."""
+        chosen = () if self.eval_metric == "loss" else (self.eval_metric,)
+        return tuple(dict.fromkeys((*self.metrics, *chosen)))
+
+    def facts(self) -> dict[str, object]:
+        """For the manifest."""
+        return {"judging": {**dataclasses.asdict(self), "in_words": str(self)}}
+
+    def __str__(self) -> str:
+        """`loss chooses checkpoints; outputs by rouge_l, exact_match (automatic)`."""
+        names = [
+            f"bleu (tok:{self.units.bleu_tokenizer})" if name == "bleu" else name
+            for name in self.metrics
+        ]
+        origin = "chosen by the data" if self.automatic else "named by the recipe"
+        return f"{self.eval_metric} chooses checkpoints; outputs by {', '.join(names)}, {origin}"
+
+
+def text_units(recipe: Recipe, examples: Sequence[Example]) -> Units:
+    """What metrics of these examples' targets count in."""
+    return units_of(
+        [example.target for example in examples if example.target],
+        tokenizer=recipe.evaluation.bleu_tokenizer,
+        language=recipe.data.target_language,
+    )
+
+
+def judging_of(recipe: Recipe, examples: Sequence[Example], kind: Kind) -> Judging:
+    """How outputs for these examples are judged, by a model of that kind.
+
+    Raises RecipeError for a tokenizer of BLEU that cannot be loaded.
+    """
+    units, section = text_units(recipe, examples), recipe.evaluation
+    automatic = "auto" in section.metrics
+    metrics = _automatic_metrics(recipe, examples, kind, units) if automatic else section.metrics
+    chosen: str = recipe.training.eval_metric
+    if chosen == "auto":
+        if _mark_answers(examples):
+            chosen = "answer_accuracy"
+        else:
+            chosen = "loss" if _is_free_text(examples, kind) else metrics[0]
+    judging = Judging(chosen, tuple(metrics), units, automatic)
+    if "bleu" in judging.dev_metrics:
+        bleu_tokens(units.bleu_tokenizer)  # it may have to be installed or downloaded
+    return judging
+
+
+def _automatic_metrics(
+    recipe: Recipe, examples: Sequence[Example], kind: Kind, units: Units
+) -> tuple[str, ...]:
+    if _mark_answers(examples):
+        return ("answer_accuracy",)
+    if _is_free_text(examples, kind) and recipe.data.target_language is None:
+        return ("rouge_l", "exact_match")
+    if units.unspaced or _are_too_short(examples, units):
+        return ("chrf", "bleu")
+    return ("bleu", "chrf")
+
+
+def _mark_answers(examples: Sequence[Example]) -> bool:
+    return bool(examples) and all(MARK in (example.target or "") for example in examples)
+
+
+def _is_free_text(examples: Sequence[Example], kind: Kind) -> bool:
+    """Chats, and whatever decoder-only models answer."""
+    return kind == "causal" or any(example.messages for example in examples)
+
+
+def _are_too_short(examples: Sequence[Example], units: Units) -> bool:
+    """Whether most targets hold no run of four words, without which their BLEU is 0."""
+    tokens, read = bleu_tokens(units.bleu_tokenizer), examples[:_NUM_READ]
+    short = sum(len(tokens(example.target or "")) < _BLEU_ORDER for example in read)
+    return 2 * short > len(read)
+
+
+def check_judging(judging: Judging, examples: Sequence[Example], split: str) -> None:
+    """Raises DataError for targets that a metric cannot compare with; warns of unfit settings."""
+    metrics = corpus_metrics(judging.units)
+    for name in judging.dev_metrics if split == "dev" else judging.metrics:
+        lacking = next(
+            (e for e in examples if not metrics[name].compares_with(e.target or "")), None
+        )
+        if lacking is not None:
+            raise DataError(
+                f"{name} must find what it compares in every target of data.{split}, but example "
+                f"{lacking.id!r} has no answer in {(lacking.target or '')[:80]!r}; name another "
+                "metric in evaluation.metrics and training.eval_metric"
+            )
+    if (
+        judging.units.unspaced
+        and "bleu" in judging.dev_metrics
+        and judging.units.bleu_tokenizer in _TAKES_A_SENTENCE_FOR_A_WORD
+    ):
+        _LOG.warning(
+            "evaluation.bleu_tokenizer=%s takes whole sentences for words in the targets of "
+            "data.%s, which are written without spaces, so BLEU will be near 0; leave it out, or "
+            "use char",
+            judging.units.bleu_tokenizer,
+            split,
+        )
+    if judging.dev_metrics[0] == "bleu" and any(example.messages for example in examples):
+        _LOG.warning(
+            "evaluation.metrics names bleu first for the chats of data.%s, where it says little; "
+            "leave it out for rouge_l and exact_match",
+            split,
+        )
