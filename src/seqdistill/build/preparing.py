@@ -30,7 +30,7 @@ from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
-from seqdistill.models.vocabulary import check_one_end, shared_vocab_size
+from seqdistill.models.vocabulary import check_ends, check_starts, shared_vocab_size
 from seqdistill.recipe.schema import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -250,10 +250,18 @@ def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int
         student_rows=student.model.get_output_embeddings().weight.shape[0],
         teacher_rows=teacher.model.get_output_embeddings().weight.shape[0],
     )
-    check_one_end(
+    of_student = facts_of(student.model, student.tokenizer, kind=student.kind)
+    of_teacher = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    check_ends(
         student.tokenizer,
         teacher.tokenizer,
-        student_end_id=facts_of(student.model, student.tokenizer, kind=student.kind).end_id,
-        teacher_end_id=facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind).end_id,
+        student_end_ids=[i for i in of_student.end_ids if i < size],
+        teacher_end_ids=[i for i in of_teacher.end_ids if i < size],
+    )
+    check_starts(
+        student.tokenizer,
+        teacher.tokenizer,
+        student_start=(of_student.start_id, *of_student.prefix_ids),
+        teacher_start=(of_teacher.start_id, *of_teacher.prefix_ids),
     )
     return size
