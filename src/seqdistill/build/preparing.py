@@ -7,7 +7,13 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
-from seqdistill.build.data import Split, encode_for_evaluation, encode_for_training, read_split
+from seqdistill.build.data import (
+    Split,
+    encode_for,
+    encode_for_evaluation,
+    encode_for_training,
+    read_split,
+)
 from seqdistill.build.feasibility import check_models_fit, learns_from_references
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
@@ -21,7 +27,6 @@ from seqdistill.data.encoding import (
     EncodedExample,
     Kind,
     cut_unread_targets,
-    encode,
     leave_out_long,
 )
 from seqdistill.data.examples import Example
@@ -80,7 +85,7 @@ def prepare(recipe: Recipe) -> Prepared:
     if needs_teacher or sequences.rollouts.teacher_share > 0.0:
         check_vocabularies(student, teacher)
     encoded = _encode_train(recipe, student, train_examples)
-    dev = encode_for_evaluation(dev_examples, student.tokenizer, student.kind, recipe.data)
+    dev = encode_for_evaluation(dev_examples, student, recipe.data)
     check_models_fit(
         recipe,
         teacher=teacher,
@@ -141,8 +146,8 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
     """
     data = recipe.data
     if learns_from_references(recipe):
-        return encode_for_training(examples, student.tokenizer, student.kind, data)
-    encoded = encode(examples, student.tokenizer, student.kind)
+        return encode_for_training(examples, student, data)
+    encoded = encode_for(student, examples)
     return leave_out_long(
         cut_unread_targets(encoded, max_target_tokens=data.max_target_tokens),
         max_source_tokens=data.max_source_tokens,

@@ -92,6 +92,13 @@ def declared_ends(model: PreTrainedModel) -> int | list[int] | None:
     return declared
 
 
+def declare_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kind: Kind) -> None:
+    """Puts every end token into the model's generation config, where plain transformers reads it."""
+    ends = facts_of(model, tokenizer, kind=kind).end_ids
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
+
+
 def writing_below(facts: ModelFacts, vocab_size: int | None) -> ModelFacts:
     """The facts of the same model where only ids below `vocab_size` are outputs; None means all.
 

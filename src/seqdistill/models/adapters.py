@@ -59,6 +59,15 @@ def decoder_prefix_ids(model: PreTrainedModel) -> tuple[int, ...]:
     return () if forced is None else (int(forced),)
 
 
+def begin_like(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    """Has the decoder of `model` begin as that of `other` does, whose vocabulary it shares."""
+    start, forced = decoder_start_id(other), next(iter(decoder_prefix_ids(other)), None)
+    if start is not None:
+        model.config.decoder_start_token_id = start
+        model.generation_config.decoder_start_token_id = start
+    model.generation_config.forced_bos_token_id = forced
+
+
 def positions_from_mask(mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
     """Position of each token among the real ones of its row, so that left padding moves nothing."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
