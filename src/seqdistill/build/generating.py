@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from seqdistill.build.data import encode_for
 from seqdistill.build.decoding import build_generator
 from seqdistill.build.models import model_folder
 from seqdistill.compression.sparse_files import load_stored_pair
 from seqdistill.core.progress import Progress
-from seqdistill.data.encoding import EncodedExample, encode, with_stand_in_targets
+from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.generation.decoding import Decoding
+from seqdistill.models.languages import with_languages
 
 
 def generate_texts(
@@ -22,18 +24,26 @@ def generate_texts(
     beam_size: int = 5,
     max_new_tokens: int = 128,
     threads: int | None = None,
+    source_language: str | None = None,
+    target_language: str | None = None,
     progress: Progress,
 ) -> list[str]:
     """The model's best output for each text, in order; an empty text gives an empty one.
 
-    `model` is a transformers folder, stored sparse or not, a hub name, or `bundled:en-de`.
+    `model` is a transformers folder, stored sparse or not, a hub name, or `bundled:en-de`. The
+    languages are for multilingual models whose folder does not say them.
     """
-    pair = load_stored_pair(model_folder(model))
+    pair = with_languages(
+        load_stored_pair(model_folder(model)),
+        source_language,
+        target_language,
+        keys=("--source-language", "--target-language"),
+    )
     wanted = [Example(str(i), line, None) for i, line in enumerate(lines) if line.strip()]
     outputs = [""] * len(lines)
     if not wanted:
         return outputs
-    encoded = encode(wanted, pair.tokenizer, pair.kind)
+    encoded = encode_for(pair, wanted)
     probes = with_stand_in_targets(encoded[:8])
     verify_on = [
         EncodedExample(probe.id, probe.source_ids[:64], probe.target_ids[:64]) for probe in probes

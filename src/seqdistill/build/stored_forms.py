@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from seqdistill.build.data import read_split
+from seqdistill.build.data import encode_for, read_split
 from seqdistill.build.decoding import verification_pairs
 from seqdistill.build.models import model_folder
 from seqdistill.compression.int8_folders import MODEL, PACKED_MODEL, pack_folder, unpack_folder
 from seqdistill.compression.sparse_files import load_stored_pair, save_sparse_pair
 from seqdistill.core.errors import ModelError, UserError, engine_remedy
-from seqdistill.data.encoding import cut_long_sources, encode, with_stand_in_targets
+from seqdistill.data.encoding import cut_long_sources, with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
@@ -130,7 +130,7 @@ def _save_int8(
 def _int8_generator(
     pair: LoadedModel, examples: Sequence[Example], *, threads: int | None
 ) -> CTranslate2Generator:
-    encoded = encode(examples[:_NUM_VERIFIED], pair.tokenizer, pair.kind)
+    encoded = encode_for(pair, examples[:_NUM_VERIFIED])
     cut = cut_long_sources(encoded, max_source_tokens=_MAX_VERIFIED_TOKENS, kind=pair.kind).examples
     short = [
         dataclasses.replace(example, target_ids=example.target_ids[:_MAX_VERIFIED_TOKENS])

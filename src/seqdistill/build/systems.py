@@ -18,6 +18,7 @@ from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.models.adapters import adapt
+from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
@@ -113,7 +114,9 @@ def system_under_test(
 ) -> SystemUnderTest:
     """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
     trusted = recipe.teacher.trust_remote_code if name == "teacher" else False
-    pair = load_pair(folder, trust_remote_code=trusted)
+    pair = with_languages(
+        load_pair(folder, trust_remote_code=trusted), *recipe.data.model_languages
+    )
     return _with_generator(name, pair, init, recipe, examples, num_bytes=weight_bytes(folder))
 
 
@@ -126,7 +129,7 @@ def _with_generator(
     *,
     num_bytes: int,
 ) -> SystemUnderTest:
-    encoded = encode_for_evaluation(examples, pair.tokenizer, pair.kind, recipe.data).examples
+    encoded = encode_for_evaluation(examples, pair, recipe.data).examples
     generator = build_generator(
         pair,
         engine=recipe.evaluation.engine,

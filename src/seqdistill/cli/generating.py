@@ -78,6 +78,16 @@ def generate(
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: all cores."),
     ] = None,
+    source_language: Annotated[
+        str | None,
+        typer.Option(
+            "--source-language", metavar="CODE", help="Of a multilingual model, such as eng_Latn."
+        ),
+    ] = None,
+    target_language: Annotated[
+        str | None,
+        typer.Option("--target-language", metavar="CODE", help="What it writes, as deu_Latn."),
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Generate outputs for texts with a model: arguments, the lines of a file, or standard input.
@@ -99,6 +109,8 @@ def generate(
             beam_size=beam_size,
             max_new_tokens=max_new_tokens,
             threads=threads,
+            source_language=source_language,
+            target_language=target_language,
             progress=progress,
         )
     whole_lines = [" ".join(output.splitlines()) for output in outputs]

@@ -144,8 +144,8 @@ def _scores(
     if facts.kind == "seq2seq":
         results = workers.score_batch(
             [converted.strings([*source]) for source, _ in pairs],
-            # CTranslate2 adds the end token to targets by itself.
-            [converted.strings([*target[:-1]]) for _, target in pairs],
+            # CTranslate2 adds the first end token to targets by itself.
+            [converted.strings([*facts.prefix_ids, *target[:-1]]) for _, target in pairs],
             max_input_length=0,
         )
     else:

@@ -47,18 +47,19 @@ class Agreement:
 
 
 def scored_pairs(pairs: Sequence[IdPair], facts: ModelFacts) -> list[tuple[list[int], list[int]]]:
-    """The pairs as both sides score them: each target ends with the end token, none is too long.
+    """The pairs as both sides score them: each target ends with an end token, none is too long.
+
+    An encoder-decoder's with the first of them, which CTranslate2 adds to what it scores.
 
     Raises ModelError when nothing is left to compare.
     """
     limit = facts.max_positions
     fitted: list[tuple[list[int], list[int]]] = []
     for source, target in pairs:
-        body = [*target[:-1]] if target and target[-1] == facts.end_id else [*target]
-        whole = ([*source], [*body, facts.end_id])
-        taken = (
-            max(len(whole[0]), len(whole[1])) if facts.kind == "seq2seq" else sum(map(len, whole))
-        )
+        finished, causal = facts.is_finished(target), facts.kind == "causal"
+        end = target[-1] if finished and causal else facts.end_id
+        whole = ([*source], [*(target[:-1] if finished else target), end])
+        taken = sum(map(len, whole)) if causal else max(len(whole[0]), facts.length(whole[1]))
         if source and (limit is None or taken <= limit):
             fitted.append(whole)
     if not fitted:
