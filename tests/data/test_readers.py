@@ -200,7 +200,7 @@ def test_earlier_assistant_turns_belong_to_the_prompt(
 ) -> None:
     spec = write_rows([{"messages": [USER, ASSISTANT, USER, ASSISTANT]}])
     (example,) = read_examples(spec)
-    assert [role for role, _ in example.messages or ()] == ["user", "assistant", "user"]
+    assert [turn.role for turn in example.messages or ()] == ["user", "assistant", "user"]
     assert example.target == "Yes."
 
 
