@@ -101,8 +101,8 @@ FAMILIES = {
 {%- if m.role == 'assistant' and loop.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}
 {%- endif %}{{ content }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}
-{%- endif %}""",
+{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}
+{%- endif %}{%- endif %}""",
     ),
     "gemma": Family(
         False,
@@ -142,8 +142,8 @@ FAMILIES = {
         "</s>",
         "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + "
         "m['content'] | trim + ' [/INST]' }}{% elif m['role'] == 'system' %}{{ '<<SYS>>\n' + "
-        "m['content'] + '\n<</SYS>>\n\n' }}{% else %}{{ ' ' + m['content'] | trim + ' ' + eos_token "
-        "}}{% endif %}{% endfor %}",
+        "m['content'] + '\n<</SYS>>\n\n' }}{% else %}{{ ' ' + m['content'] | trim + ' ' "
+        "+ eos_token }}{% endif %}{% endfor %}",
         legacy_metaspace=True,
     ),
     "mistral": Family(
@@ -176,7 +176,8 @@ FAMILIES = {
         _CHATML
         + "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
         + _CALLS
-        + "<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
+        + "<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}"
+        + "\n{% endfor %}"
         + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     ),
 }

@@ -68,9 +68,9 @@ def test_system_tools_and_reasoning_make_a_row_a_conversation(tmp_path: Path) ->
 
 def test_turns_are_kept_whole_in_every_format(tmp_path: Path) -> None:
     from_jsonl = one(tmp_path, {"messages": CHAT})
-    assert [turn.as_dict() for turn in (*(from_jsonl.messages or ()), from_jsonl.answer) if turn] == [
-        {key: value for key, value in turn.items() if value is not None} for turn in CHAT
-    ]
+    assert [
+        turn.as_dict() for turn in (*(from_jsonl.messages or ()), from_jsonl.answer) if turn
+    ] == [{key: value for key, value in turn.items() if value is not None} for turn in CHAT]
     pq.write_table(pa.Table.from_pylist([{"messages": CHAT}]), tmp_path / "rows.parquet")
     (from_table,) = read_examples(str(tmp_path / "rows.parquet"))
     assert from_table.messages is not None and from_jsonl.messages is not None
@@ -121,9 +121,13 @@ def test_what_the_template_leaves_out_is_refused_until_confirmed(tmp_path: Path)
     with pytest.raises(DataError, match="'reasoning_content'"):
         encode([thought], qwen, "causal")
     encode([thought], family_tokenizer("qwen-thinking"), "causal")
-    confirmed = one(tmp_path, {"messages": [CHAT[0], CHAT[3]]}, ignore_columns=["reasoning_content"])
+    confirmed = one(
+        tmp_path, {"messages": [CHAT[0], CHAT[3]]}, ignore_columns=["reasoning_content"]
+    )
     encode([confirmed], qwen, "causal")
-    with_tools = one(tmp_path, {"messages": [CHAT[0], {**CHAT[0], "role": "assistant"}], "tools": TOOLS})
+    with_tools = one(
+        tmp_path, {"messages": [CHAT[0], {**CHAT[0], "role": "assistant"}], "tools": TOOLS}
+    )
     encode([with_tools], qwen, "causal")
     with pytest.raises(DataError, match="the column 'tools'"):
         encode([with_tools], gemma, "causal")

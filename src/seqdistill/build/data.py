@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.batching import Collator
+from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.encoding import (
     Encoded,
     Kind,
@@ -42,8 +43,27 @@ def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> lis
         source_language=data.source_language,
         target_language=data.target_language,
         need_target=need_target,
+        ignore_columns=data.ignore_columns,
     )
+    if need_target and split != "train":
+        _check_comparable(examples, split)
     return _subset(examples, _limit(data, split), seed=recipe.seed, name=f"{split} subset")
+
+
+def _check_comparable(examples: Sequence[Example], split: Split) -> None:
+    """Raises DataError for a last turn without content: there is nothing to compare with."""
+    for example in examples:
+        if example.target is not None and not example.target.strip():
+            raise DataError(
+                f"The last turn of every conversation in data.{split} must have content to compare "
+                f"outputs with, but example {example.id!r} ends with a call or a thought alone; "
+                "take it out"
+            )
+
+
+def chat_settings(data: DataSection) -> ChatSettings:
+    """How the recipe has conversations rendered and learned."""
+    return ChatSettings(data.template_options, data.assistant_turns)
 
 
 def _limit(data: DataSection, split: Split) -> int | None:
@@ -66,7 +86,7 @@ def encode_for_training(
 ) -> Encoded:
     """Token ids of the examples within the recipe's limits."""
     return leave_out_long(
-        encode(examples, tokenizer, kind),
+        encode(examples, tokenizer, kind, chat_settings(data)),
         max_source_tokens=data.max_source_tokens,
         max_target_tokens=data.max_target_tokens,
     )
@@ -75,15 +95,16 @@ def encode_for_training(
 def encode_for_evaluation(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kind: Kind, data: DataSection
 ) -> Encoded:
-    """Token ids of every example; long sources are cut and counted."""
+    """Token ids of every example; long sources are cut and counted, and last turns alone count."""
+    chat = dataclasses.replace(chat_settings(data), assistant_turns="last")
     return cut_long_sources(
-        encode(examples, tokenizer, kind), max_source_tokens=data.max_source_tokens, kind=kind
+        encode(examples, tokenizer, kind, chat), max_source_tokens=data.max_source_tokens, kind=kind
     )
 
 
 def without_references(examples: Sequence[Example]) -> list[Example]:
     """The same sources with nothing to compare to."""
-    return [dataclasses.replace(example, target=None) for example in examples]
+    return [dataclasses.replace(example, target=None, answer_more="") for example in examples]
 
 
 def collator_for(pair: LoadedModel) -> Collator:

@@ -7,7 +7,13 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
-from seqdistill.build.data import Split, encode_for_evaluation, encode_for_training, read_split
+from seqdistill.build.data import (
+    Split,
+    chat_settings,
+    encode_for_evaluation,
+    encode_for_training,
+    read_split,
+)
 from seqdistill.build.feasibility import check_models_fit, learns_from_references
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
@@ -142,7 +148,7 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
     data = recipe.data
     if learns_from_references(recipe):
         return encode_for_training(examples, student.tokenizer, student.kind, data)
-    encoded = encode(examples, student.tokenizer, student.kind)
+    encoded = encode(examples, student.tokenizer, student.kind, chat_settings(data))
     return leave_out_long(
         cut_unread_targets(encoded, max_target_tokens=data.max_target_tokens),
         max_source_tokens=data.max_source_tokens,
@@ -208,7 +214,13 @@ def _tried_reward(
     if all(term.divergence != "reward" for term in recipe.objective.terms):
         return None
     device = device_of(recipe.training.device)
-    reward = build_reward(recipe.objective.reward, student, examples, device=device)
+    reward = build_reward(
+        recipe.objective.reward,
+        student,
+        examples,
+        chat=chat_settings(recipe.data),
+        device=device,
+    )
     try_reward(reward, encoded)
     return reward
 

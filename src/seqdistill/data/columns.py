@@ -26,7 +26,7 @@ ID = "id"
 SYSTEM, TOOLS, REASONING = "system", "tools", "reasoning_content"
 INSTRUCTION = "instruction"
 _WITH_INSTRUCTION = (("input", "output"), ("context", "response"))
-"""What stands beside an instruction: the text it is about, and the answer. Source: Alpaca, Dolly."""
+"""Beside an instruction: the text it is about, and the answer. Source: Alpaca and Dolly."""
 _CHANGE_MEANING = (
     "chosen",
     "rejected",
@@ -172,9 +172,7 @@ def _with_more(layout: Layout, names: Collection[str], choice: ColumnChoice) -> 
     if layout.source == INSTRUCTION:
         about = next((text for text, _ in _WITH_INSTRUCTION if text in kept), None)
     of_chat = tuple(name for name in (SYSTEM, TOOLS, REASONING) if name in kept)
-    return dataclasses.replace(
-        layout, about=about, of_chat=of_chat, ignored=choice.ignore_columns
-    )
+    return dataclasses.replace(layout, about=about, of_chat=of_chat, ignored=choice.ignore_columns)
 
 
 def _sides(

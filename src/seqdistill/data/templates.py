@@ -86,8 +86,8 @@ def render(
     # Broad because the template is a program: it may divide by zero, recurse, fill the memory.
     except Exception as error:
         raise TemplateFailure(
-            f"fails on them with {type(error).__name__}: {error}; mend the messages, or use a model "
-            "with another chat template"
+            f"fails on them with {type(error).__name__}: {error}; mend the messages, or use a "
+            "model with another chat template"
         ) from error
     if len(text) > MAX_CHARACTERS:
         raise ModelError(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 
 _WARM_UP = 8
@@ -60,16 +61,14 @@ def words_per_second(
         decoder.generator.generate(decoder.sources[:_WARM_UP], decoding)
         warm_up_seconds += time.perf_counter() - started
     most = max(_FEWEST, int(_WARM_UP * round_seconds / max(warm_up_seconds, 1e-3)))
+    texts_of = {name: TextDecoder(decoder.tokenizer) for name, decoder in decoders.items()}
     rates: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(rounds):
         for name, decoder in decoders.items():
             started = time.perf_counter()
             found = decoder.generator.generate(decoder.sources[:most], decoding)
             seconds = time.perf_counter() - started
-            texts = decoder.tokenizer.batch_decode(
-                [hypotheses[0].token_ids for hypotheses in found if hypotheses],
-                skip_special_tokens=True,
-            )
+            texts = texts_of[name].texts(h[0].token_ids for h in found if h)
             rates[name].append(sum(len(text.split()) for text in texts) / seconds)
     return {
         name: Rate(
