@@ -80,9 +80,7 @@ def test_log_probabilities_are_those_of_labels(
     predicted = adapted.head.logits(hidden).log_softmax(-1)
     chosen = predicted.gather(-1, batch.target_ids[..., None])[..., 0]
     for row, (example, own) in enumerate(zip(encoded, scored, strict=True)):
-        read = tokenizer(
-            SOURCES[row], text_target=TARGETS[row], return_tensors="pt", padding=False
-        )
+        read = tokenizer(SOURCES[row], text_target=TARGETS[row], return_tensors="pt", padding=False)
         with torch.no_grad():
             logits = model(**read).logits
         counted = chosen[row][batch.target_mask[row]]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from seqdistill.build import generating
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import Progress
+from seqdistill.data.examples import Example, Turn
 
 from .conftest import Program, files_in
 
@@ -21,14 +24,17 @@ class Echo:
     """Stands for a model: answers in capitals and notes what it was asked."""
 
     settings: dict[str, object] = dataclasses.field(default_factory=dict)
-    lines: list[str] = dataclasses.field(default_factory=list)
+    lines: list[str | Example] = dataclasses.field(default_factory=list)
+    template: dict[str, object] = dataclasses.field(default_factory=dict)
     fails: bool = False
 
     def generate_texts(
         self,
         model: str,
-        lines: Sequence[str],
+        lines: Sequence[str] | Sequence[Example],
         *,
+        raw: bool,
+        template_options: Mapping[str, object],
         engine: str,
         compute_type: str,
         beam_size: int,
@@ -40,6 +46,7 @@ class Echo:
         if self.fails:
             raise UserError("MODEL must load")
         self.lines = list(lines)
+        self.template = {"raw": raw, **template_options}
         self.settings = {
             "model": model,
             "engine": engine,
@@ -50,13 +57,15 @@ class Echo:
         }
         progress.start("generating", len(lines))
         progress.finish()
-        return [line.upper() for line in lines]
+        return [line.upper() if isinstance(line, str) else "row\nout" for line in lines]
 
 
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
     model = Echo()
     module = ModuleType("seqdistill.build.generating")
+    for name in ("is_rows", "read_rows"):
+        setattr(module, name, getattr(generating, name))
     setattr(module, "generate_texts", model.generate_texts)  # noqa: B010
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return model
@@ -123,3 +132,33 @@ def test_impossible_settings_are_usage_errors(program: Program, echo: Echo, opti
     answer = program("generate", "small", "text", *options.split())
     assert answer.exit_code == 2
     assert echo.lines == []
+
+
+def test_a_prompt_may_span_lines(program: Program, echo: Echo) -> None:
+    answer = program("generate", "small", "one\ntext", "another")
+    assert echo.lines == ["one\ntext", "another"]
+    assert answer.stdout == "ONE TEXT\nANOTHER\n"
+
+
+def test_rows_are_read_as_training_reads_them(program: Program, echo: Echo) -> None:
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    rows = [{"id": "a", "messages": chat}, {"id": "b", "messages": chat[:1]}]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    answer = program("generate", "small", "-i", "in.jsonl", "-o", "out.jsonl")
+    assert answer.exit_code == 0, answer.stderr
+    assert echo.lines == [Example(name, "", None, (Turn("user", "Hi"),)) for name in "ab"]
+    written = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert written == [{"id": name, "prompt": chat[:1], "output": "row\nout"} for name in "ab"]
+    assert program("generate", "small", "-i", "in.jsonl").stdout == "row out\nrow out\n"
+
+
+def test_options_of_the_template_are_handed_on(program: Program, echo: Echo) -> None:
+    words = ["--template-option", "enable_thinking=false", "--template-option", "date=today"]
+    assert program("generate", "small", "text", *words).exit_code == 0
+    assert echo.template == {"raw": False, "enable_thinking": False, "date": "today"}
+    assert program("generate", "small", "text", "--raw").exit_code == 0
+    assert echo.template == {"raw": True}
+    refused = program("generate", "small", "text", "--raw", *words)
+    assert refused.exit_code == 2 and "which --raw skips" in refused.stderr
+    refused = program("generate", "small", "text", "--template-option", "thinking")
+    assert refused.exit_code == 2 and "must be KEY=VALUE" in refused.stderr

@@ -18,7 +18,7 @@ from seqdistill.data.encoding import (
     end_token_id,
     leave_out_long,
 )
-from seqdistill.data.examples import Example
+from seqdistill.data.examples import Example, Turn
 
 PAIRS = [Example("1", "a cat", "eine katze"), Example("2", "dog", "hund"), Example("3", "x", None)]
 PLAIN_CHAT = (
@@ -78,7 +78,7 @@ def test_a_prompt_stays_open_and_a_completion_ends_once(closes: bool) -> None:
 
 def test_encoding_together_equals_encoding_one_by_one() -> None:
     tokenizer = chat_tokenizer(PLAIN_CHAT)
-    mixed = [PAIRS[0], Example("c", "", "hi", (("user", "hello"),)), *PAIRS[1:]]
+    mixed = [PAIRS[0], Example("c", "", "hi", (Turn("user", "hello"),)), *PAIRS[1:]]
     assert encode(mixed, tokenizer, "causal") == [
         encode([example], tokenizer, "causal")[0] for example in mixed
     ]
@@ -92,7 +92,7 @@ def test_no_examples_are_no_ids(kind: Kind) -> None:
 @pytest.mark.parametrize("template", [PLAIN_CHAT, CLOSING_CHAT])
 def test_a_chats_answer_starts_where_its_prompt_stops(template: str) -> None:
     tokenizer = chat_tokenizer(template)
-    chat = Example("c", "", "meow", (("system", "be a cat"), ("user", "hello")))
+    chat = Example("c", "", "meow", (Turn("system", "be a cat"), Turn("user", "hello")))
     (found,) = encode([chat], tokenizer, "causal")
     end = "</s>" if template is CLOSING_CHAT else ""
     prompt = f"system: be a cat{end}\nuser: hello{end}\nassistant: "
@@ -102,23 +102,24 @@ def test_a_chats_answer_starts_where_its_prompt_stops(template: str) -> None:
 
 def test_a_chat_may_be_a_prompt_alone() -> None:
     tokenizer = chat_tokenizer(PLAIN_CHAT)
-    (found,) = encode([Example("c", "", None, (("user", "hello"),))], tokenizer, "causal")
+    (found,) = encode([Example("c", "", None, (Turn("user", "hello"),))], tokenizer, "causal")
     assert list(found.source_ids) == letters(tokenizer, "user: hello\nassistant: ")
     assert found.target_ids == ()
 
 
-def test_a_template_that_rewrites_answers_gets_the_answer_as_it_stands() -> None:
+def test_an_answer_is_learned_as_rendered_and_generated_as_the_template_opens_it() -> None:
     tokenizer = chat_tokenizer(
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: thought: {% endif %}"
     )
-    (found,) = encode([Example("c", "", "meow", (("user", "hello"),))], tokenizer, "causal")
-    assert list(found.source_ids) == letters(tokenizer, "user: hello\nassistant: thought: ")
+    (found,) = encode([Example("c", "", "meow", (Turn("user", "hello"),))], tokenizer, "causal")
+    assert list(found.source_ids) == letters(tokenizer, "user: hello\nassistant: ")
+    assert list(found.prompt_ids) == letters(tokenizer, "user: hello\nassistant: thought: ")
     assert found.target_ids == (*letters(tokenizer, "meow"), EOS)
 
 
 def test_chats_that_cannot_be_encoded_are_refused() -> None:
-    chat = Example("row 7", "", "meow", (("user", "hello"),))
+    chat = Example("row 7", "", "meow", (Turn("user", "hello"),))
     with pytest.raises(ModelError, match="chat template"):
         encode([chat], character_tokenizer(), "causal")
     with pytest.raises(DataError, match="for decoder-only models"):

@@ -14,7 +14,7 @@ import pytest
 
 from seqdistill.core.errors import DataError
 from seqdistill.data import columns
-from seqdistill.data.examples import Example, fingerprint_examples
+from seqdistill.data.examples import Example, Turn, fingerprint_examples
 from seqdistill.data.readers import read_examples
 
 PAIRS = [
@@ -183,7 +183,7 @@ def test_an_unknown_language_names_the_known_ones(write_rows: Callable[[list[Any
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "Hello?"}
 ASSISTANT = {"role": "assistant", "content": "Yes."}
-PROMPT = (("system", "Be brief."), ("user", "Hello?"))
+PROMPT = (Turn("system", "Be brief."), Turn("user", "Hello?"))
 
 
 def test_the_last_assistant_turn_is_the_target_of_messages(
@@ -200,7 +200,7 @@ def test_earlier_assistant_turns_belong_to_the_prompt(
 ) -> None:
     spec = write_rows([{"messages": [USER, ASSISTANT, USER, ASSISTANT]}])
     (example,) = read_examples(spec)
-    assert [role for role, _ in example.messages or ()] == ["user", "assistant", "user"]
+    assert [turn.role for turn in example.messages or ()] == ["user", "assistant", "user"]
     assert example.target == "Yes."
 
 
@@ -313,7 +313,7 @@ def test_a_fingerprint_depends_on_the_set_of_examples_alone() -> None:
         Example("9", EXAMPLES[0].source, EXAMPLES[0].target),
         Example("1", "another", EXAMPLES[0].target),
         Example("1", EXAMPLES[0].source, None),
-        Example("1", EXAMPLES[0].source, EXAMPLES[0].target, (("user", "x"),)),
+        Example("1", EXAMPLES[0].source, EXAMPLES[0].target, (Turn("user", "x"),)),
     ]
     others = {fingerprint_examples([example, *EXAMPLES[1:]]) for example in changed}
     assert len(others | {fingerprint, fingerprint_examples(EXAMPLES[1:])}) == 6

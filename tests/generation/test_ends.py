@@ -101,7 +101,9 @@ def directly(model: PreTrainedModel, source: list[int], ends: list[int] | None) 
     return rest
 
 
-def tokenizer_with(names: dict[int, str], eos: str, template: str | None) -> PreTrainedTokenizerFast:
+def tokenizer_with(
+    names: dict[int, str], eos: str, template: str | None
+) -> PreTrainedTokenizerFast:
     words = [names.get(i, f"w{i}") for i in range(VOCAB)]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(

@@ -279,7 +279,9 @@ def test_a_single_run_in_any_script_and_without_dev_scores_has_a_page(tmp_path: 
         [{"id": "1", "source": "open", "reference": "ファイルを開く", "outputs": {name: "開く"}}],
     )
     page = Page(build_report(tmp_path))
-    assert f"{name} reaches 31.6 BLEU at 51 sentences per second with 5.3 M parameters." in page.text
+    assert (
+        f"{name} reaches 31.6 BLEU at 51 sentences per second with 5.3 M parameters." in page.text
+    )
     assert "Dev was not scored while training" in page.text
     assert len(page.labels) == 1, "one system has no trade-off, only its loss"
 

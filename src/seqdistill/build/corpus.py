@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqdistill.build.data import encode_for, encode_for_evaluation, without_references
+from seqdistill.build.data import (
+    chat_settings,
+    encode_for,
+    encode_for_evaluation,
+    without_references,
+)
 from seqdistill.build.decoding import build_decoding, build_generator
 from seqdistill.build.judging import text_units
 from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
+from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import with_stand_in_targets
 from seqdistill.data.examples import Example, fingerprint_examples
 from seqdistill.generation.model_facts import facts_of
@@ -44,11 +51,15 @@ def label_with_teacher(
     # Neither the batches nor the workers change an output.
     settings = section.model_dump(exclude={"batch_tokens", "threads"})
     named = [teacher_name, data_name, tokenizer_name, settings, seed]
+    if recipe.data.template_options:  # they change what the teacher reads
+        named.append(recipe.data.template_options)
     folder = Path(
         recipe.sequences.corpus
         or output_folder(recipe).parent / "teacher-corpora" / of_settings(named)[:16]
     )
-    encoded = encode_for_evaluation(examples, teacher, recipe.data)
+    # Prompts alone: what the teacher reads must not depend on the references.
+    encoded = encode_for_evaluation(without_references(examples), teacher, recipe.data)
+    decoder = TextDecoder(teacher.tokenizer)
     progress.start("labelling with the teacher", len(examples))
     generator = build_generator(
         teacher,
@@ -69,7 +80,7 @@ def label_with_teacher(
         teacher_fingerprint=teacher_name,
         data_fingerprint=data_name,
         tokenizer_fingerprint=tokenizer_name,
-        decode=lambda ids: teacher.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+        decode=lambda ids: decoder.text(ids).strip(),
         engine=engine,
         ends=named_tokens(teacher.tokenizer, facts.end_ids),
         seed=seed,
@@ -95,7 +106,8 @@ def teacher_outputs(
     num_outputs = recipe.sequences.decoding.n_best
     if _same_tokenizer(teacher, student):
         return _known_to(student, teacher, corpus.best(num_outputs), corpus.folder)
-    return _encoded([output for output in corpus if output.rank < num_outputs], student)
+    kept = [output for output in corpus if output.rank < num_outputs]
+    return _encoded(kept, recipe, student, examples)
 
 
 def interpolated_outputs(
@@ -107,18 +119,19 @@ def interpolated_outputs(
 ) -> tuple[dict[str, tuple[tuple[int, ...], ...]], InterpolationSummary]:
     """As `teacher_outputs`, but of each example the one output most like its target."""
     corpus = label_with_teacher(recipe, teacher, examples, progress)
+    decoder = TextDecoder(teacher.tokenizer)
     progress.start("choosing by similarity to the targets", len(examples))
     found = kept_interpolation(
         corpus,
         {example.id: example.target or "" for example in examples},
         similarity=similarity_of(recipe.sequences.similarity, text_units(recipe, examples)),
-        decode=lambda ids: teacher.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+        decode=lambda ids: decoder.text(ids).strip(),
         on_progress=progress.advance,
     )
     progress.finish()
     if _same_tokenizer(teacher, student):
         return _known_to(student, teacher, found.targets, corpus.folder), found.summary
-    return _encoded(list(found.outputs.values()), student), found.summary
+    return _encoded(list(found.outputs.values()), recipe, student, examples), found.summary
 
 
 def _same_tokenizer(teacher: LoadedModel, student: LoadedModel) -> bool:
@@ -156,9 +169,16 @@ def _known_to(
 
 
 def _encoded(
-    kept: Sequence[TeacherOutput], student: LoadedModel
+    kept: Sequence[TeacherOutput],
+    recipe: Recipe,
+    student: LoadedModel,
+    examples: Sequence[Example],
 ) -> dict[str, tuple[tuple[int, ...], ...]]:
-    encoded = encode_for(student, [Example(output.id, "", output.text) for output in kept])
+    """The outputs in the student's ids: each as the answer to its prompt, with which it is one
+    text."""
+    asked = {example.id: example for example in without_references(examples)}
+    answered = [dataclasses.replace(asked[output.id], target=output.text) for output in kept]
+    encoded = encode_for(student, answered, chat_settings(recipe.data))
     outputs: dict[str, tuple[tuple[int, ...], ...]] = {}
     for example in encoded:
         outputs[example.id] = (*outputs.get(example.id, ()), example.target_ids)

@@ -8,9 +8,10 @@ from typing import Literal
 
 import torch
 
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.batching import Collator
+from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.encoding import (
     Encoded,
     EncodedExample,
@@ -41,8 +42,27 @@ def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> lis
         source_language=data.row_languages[0],
         target_language=data.row_languages[1],
         need_target=need_target,
+        ignore_columns=data.ignore_columns,
     )
+    if need_target and split != "train":
+        _check_comparable(examples, split)
     return _subset(examples, _limit(data, split), seed=recipe.seed, name=f"{split} subset")
+
+
+def _check_comparable(examples: Sequence[Example], split: Split) -> None:
+    """Raises DataError for a last turn without content: there is nothing to compare with."""
+    for example in examples:
+        if example.target is not None and not example.target.strip():
+            raise DataError(
+                f"The last turn of every conversation in data.{split} must have content to compare "
+                f"outputs with, but example {example.id!r} ends with a call or a thought alone; "
+                "take it out"
+            )
+
+
+def chat_settings(data: DataSection) -> ChatSettings:
+    """How the recipe has conversations rendered and learned."""
+    return ChatSettings(data.template_options, data.assistant_turns)
 
 
 def _limit(data: DataSection, split: Split) -> int | None:
@@ -60,10 +80,12 @@ def _subset(examples: list[Example], limit: int | None, *, seed: int, name: str)
     return [examples[i] for i in sorted(order[:limit].tolist())]
 
 
-def encode_for(pair: LoadedModel, examples: Sequence[Example]) -> list[EncodedExample]:
+def encode_for(
+    pair: LoadedModel, examples: Sequence[Example], chat: ChatSettings
+) -> list[EncodedExample]:
     """Token ids of the examples as the model reads and writes them."""
     prefix_ids = decoder_prefix_ids(pair.model)
-    return encode(examples, pair.tokenizer, pair.kind, prefix_ids=prefix_ids)
+    return encode(examples, pair.tokenizer, pair.kind, chat, prefix_ids=prefix_ids)
 
 
 def encode_for_training(
@@ -71,7 +93,7 @@ def encode_for_training(
 ) -> Encoded:
     """Token ids of the examples within the recipe's limits."""
     return leave_out_long(
-        encode_for(pair, examples),
+        encode_for(pair, examples, chat_settings(data)),
         max_source_tokens=data.max_source_tokens,
         max_target_tokens=data.max_target_tokens,
     )
@@ -80,15 +102,18 @@ def encode_for_training(
 def encode_for_evaluation(
     examples: Sequence[Example], pair: LoadedModel, data: DataSection
 ) -> Encoded:
-    """Token ids of every example; long sources are cut and counted."""
+    """Token ids of every example; long sources are cut and counted, and last turns alone count."""
+    chat = dataclasses.replace(chat_settings(data), assistant_turns="last")
     return cut_long_sources(
-        encode_for(pair, examples), max_source_tokens=data.max_source_tokens, kind=pair.kind
+        encode_for(pair, examples, chat),
+        max_source_tokens=data.max_source_tokens,
+        kind=pair.kind,
     )
 
 
 def without_references(examples: Sequence[Example]) -> list[Example]:
     """The same sources with nothing to compare to."""
-    return [dataclasses.replace(example, target=None) for example in examples]
+    return [dataclasses.replace(example, target=None, answer_more="") for example in examples]
 
 
 def collator_for(pair: LoadedModel) -> Collator:

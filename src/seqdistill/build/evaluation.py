@@ -11,13 +11,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from seqdistill.build.data import read_split
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.build.data import chat_settings, read_split
 from seqdistill.build.exporting import INT8_FOLDER, export_int8
 from seqdistill.build.judging import check_judging, judging_of
 from seqdistill.build.systems import START, exported_system, systems_of
 from seqdistill.build.timings import timed
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
+from seqdistill.data.conversations import prompt_text
 from seqdistill.data.encoding import Kind
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.settings import EvaluationSettings
@@ -180,7 +183,7 @@ def _evaluate(
         "exports": [result.row for _, result in copies],
     }
     run.write_results(report)
-    run.write_samples(_samples(recipe, examples, results))
+    run.write_samples(_samples(recipe, examples, results, systems[-1].tokenizer))
     run.write_outputs(_outputs(examples, [*results, *(result for _, result in copies)]))
     run.update_manifest({"environment_of_evaluation": environment_facts()})
     return report
@@ -225,7 +228,7 @@ def measure_speed(
     decoders = {
         system.name: Decoder(
             system.generator,
-            [example.source_ids for example in system.examples[:_SPEED_SENTENCES]],
+            [example.prompt_ids for example in system.examples[:_SPEED_SENTENCES]],
             system.tokenizer,
         )
         for system, _ in measured
@@ -270,15 +273,22 @@ def _report(results: Sequence[SystemResult], settings: EvaluationSettings) -> di
 
 
 def _samples(
-    recipe: Recipe, examples: Sequence[Example], results: Sequence[SystemResult]
+    recipe: Recipe,
+    examples: Sequence[Example],
+    results: Sequence[SystemResult],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[dict[str, object]]:
-    """Evenly spaced test sentences, with every system's beam output."""
+    """Evenly spaced test sentences, with every system's beam output.
+
+    The source of a conversation is all of it up to the answer, as `tokenizer` renders it.
+    """
+    chat = chat_settings(recipe.data)
     wanted = min(recipe.evaluation.num_samples, len(examples))
     chosen = [i * len(examples) // wanted for i in range(wanted)]
     return [
         {
             "id": examples[i].id,
-            "source": examples[i].source,
+            "source": prompt_text(examples[i], tokenizer, chat),
             "reference": examples[i].target,
             "outputs": {str(r.row["name"]): r.beam.texts[i] for r in results},
         }

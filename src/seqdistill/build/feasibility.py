@@ -33,7 +33,11 @@ def check_lengths_fit(pair: LoadedModel, examples: Sequence[EncodedExample], rol
         return
     for example in examples:
         source, target = len(example.source_ids), len(example.target_ids)
-        length = source + target if pair.kind == "causal" else max(source, facts.length(example.target_ids))
+        length = (
+            source + target
+            if pair.kind == "causal"
+            else max(source, facts.length(example.target_ids))
+        )
         if length > limit:
             raise DataError(
                 f"Every example must fit the {role}'s {limit} positions, but example "
@@ -70,7 +74,7 @@ def check_rollouts_fit(
     facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
     check_output_length(rollouts.max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
     limit = facts.max_positions
-    longest = max((len(prompt.source_ids) for prompt in prompts), default=0)
+    longest = max((len(prompt.prompt_ids) for prompt in prompts), default=0)
     if pair.kind == "causal" and limit is not None and longest + rollouts.max_new_tokens > limit:
         raise RecipeError(
             f"{section}.max_new_tokens must leave room for the longest prompt in the {role}'s "

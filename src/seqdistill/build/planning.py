@@ -133,7 +133,7 @@ def _plan_of_one(recipe: Recipe) -> Plan:
         train_examples=len(prepared.train),
         left_out=prepared.num_too_long,
         source_tokens=sum(len(example.source_ids) for example in prepared.train),
-        target_tokens=sum(len(example.target_ids) for example in prepared.train),
+        target_tokens=sum(example.num_counted for example in prepared.train),
         updates=training.updates,
         tokens_per_update=_tokens_per_update(prepared),
         student_parameters=parameter_count(student),
@@ -221,7 +221,7 @@ def _batches(prepared: Prepared) -> tuple[EpochBatches, Collator]:
 
 def _tokens_per_update(prepared: Prepared) -> float:
     batches, _ = _batches(prepared)
-    sizes = [sum(len(prepared.train[i].target_ids) for i in batches.next()) for _ in range(50)]
+    sizes = [sum(prepared.train[i].num_counted for i in batches.next()) for _ in range(50)]
     return prepared.recipe.training.accumulation * sum(sizes) / len(sizes)
 
 
@@ -254,7 +254,7 @@ def _seconds(prepared: Prepared) -> float:
     num_batches = training.updates * training.accumulation
     if prepared.recipe.teacher.keep_states == "none":
         return num_batches * (teacher + student)
-    num_tokens = sum(len(example.target_ids) for example in prepared.train)
+    num_tokens = sum(example.num_counted for example in prepared.train)
     batches_an_epoch = training.accumulation * num_tokens / _tokens_per_update(prepared)
     return num_batches * student + batches_an_epoch * teacher
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from seqdistill.build.data import (
     Split,
+    chat_settings,
     encode_for,
     encode_for_evaluation,
     encode_for_training,
@@ -193,7 +194,7 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
     data = recipe.data
     if learns_from_references(recipe):
         return encode_for_training(examples, student, data)
-    encoded = encode_for(student, examples)
+    encoded = encode_for(student, examples, chat_settings(data))
     return leave_out_long(
         cut_unread_targets(encoded, max_target_tokens=data.max_target_tokens),
         max_source_tokens=data.max_source_tokens,
@@ -259,7 +260,14 @@ def _tried_reward(
     if all(term.divergence != "reward" for term in recipe.objective.terms):
         return None
     device, units = device_of(recipe.training.device), text_units(recipe, examples)
-    reward = build_reward(recipe.objective.reward, student, examples, device=device, units=units)
+    reward = build_reward(
+        recipe.objective.reward,
+        student,
+        examples,
+        chat=chat_settings(recipe.data),
+        device=device,
+        units=units,
+    )
     try_reward(reward, encoded)
     return reward
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from seqdistill.core.errors import RecipeError, UserError
+from seqdistill.data.conversations import ChatSettings, prompt_text
+from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.generation.entailment import EntailmentReward
@@ -27,6 +29,7 @@ def build_reward(
     student: LoadedModel,
     examples: Sequence[Example],
     *,
+    chat: ChatSettings,
     device: torch.device,
     units: Units = SPACED,
 ) -> RewardOfWritten:
@@ -34,20 +37,18 @@ def build_reward(
 
     `units` are those of the references.
 
-    A chat's prompt is its last turn. Raises RecipeError for a reward that is not there.
+    A conversation's prompt is all of it up to the answer, as the chat template renders it. Raises
+    RecipeError for a reward that is not there.
     """
-    function, by_id = (
-        _function(section, device, units),
-        {example.id: example for example in examples},
-    )
+    function = _function(section, device, units)
+    by_id = {example.id: example for example in examples}
+    decoder = TextDecoder(student.tokenizer)
 
     def reward(written: Sequence[Written]) -> Sequence[float]:
         asked = [by_id[one.example.id] for one in written]
-        texts = student.tokenizer.batch_decode(
-            [one.example.target_ids for one in written], skip_special_tokens=True
-        )
+        texts = decoder.texts(one.example.target_ids for one in written)
         return function(
-            [prompt_text(example) for example in asked],
+            [prompt_text(example, student.tokenizer, chat) for example in asked],
             [text.strip() for text in texts],
             [example.target for example in asked],
         )
@@ -67,11 +68,6 @@ def try_reward(reward: RewardOfWritten, examples: Sequence[EncodedExample]) -> N
             f"The reward must give one finite number for each of {len(written)} outputs, but gave "
             f"{rewards}; fix objective.reward.function"
         )
-
-
-def prompt_text(example: Example) -> str:
-    """What the student was asked: the source, or the last turn of a chat."""
-    return example.messages[-1][1] if example.messages else example.source
 
 
 def _function(section: RewardSection, device: torch.device, units: Units) -> Reward:

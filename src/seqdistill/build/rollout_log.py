@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from seqdistill.build.data import chat_settings
 from seqdistill.build.preparing import Prepared
-from seqdistill.build.rewards import prompt_text
 from seqdistill.core.writers import BY_STUDENT
+from seqdistill.data.conversations import prompt_text
+from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.writers import Written
 
@@ -24,6 +26,8 @@ class RolloutLog:
     def __init__(self, prepared: Prepared, run: RunDirectory) -> None:
         self._run = run
         self._tokenizer = prepared.student.tokenizer
+        self._decoder = TextDecoder(self._tokenizer)
+        self._chat = chat_settings(prepared.recipe.data)
         self._every = prepared.recipe.sequences.rollouts.samples_every
         self._examples = {example.id: example for example in prepared.train_examples}
         self._next_update: int | None = None
@@ -50,9 +54,9 @@ class RolloutLog:
         ids, example = one.example.target_ids, self._examples[one.example.id]
         return {
             "id": example.id,
-            "prompt": prompt_text(example),
+            "prompt": prompt_text(example, self._tokenizer, self._chat),
             "written_by": one.written_by,
-            "written": self._tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            "written": self._decoder.text(ids).strip(),
             "tokens": len(ids),
             "finished": one.finished,
             "reference": example.target,

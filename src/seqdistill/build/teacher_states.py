@@ -76,7 +76,7 @@ def states_bytes(
 ) -> int:
     """What the states for these sequences take on disk."""
     width = teacher.model.get_output_embeddings().weight.shape[1]
-    num_positions = sum(len(example.target_ids) for example in examples)
+    num_positions = sum(example.num_counted for example in examples)
     return num_positions * int(width) * DTYPES[precision].itemsize
 
 

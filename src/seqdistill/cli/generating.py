@@ -1,4 +1,4 @@
-"""The command `generate`: texts in, one line out for each, whole or not at all.
+"""The command `generate`: texts or rows in, one line out for each, whole or not at all.
 
 Knows where texts come from and go to; the model's side is `build.generating`.
 """
@@ -6,8 +6,9 @@ Knows where texts come from and go to; the model's side is `build.generating`.
 from __future__ import annotations
 
 import enum
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from seqdistill.cli.jobs import Verbose, job
 from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, read_lines, write_lines
 from seqdistill.cli.screen import console_on, say
 from seqdistill.core.errors import UserError
+from seqdistill.data.examples import Example
 
 
 class Engine(enum.StrEnum):
@@ -44,18 +46,51 @@ def generate(
     ],
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT", help="Input texts.", show_default=False),
+        typer.Argument(metavar="TEXT", help="Prompts; each may span lines.", show_default=False),
     ] = None,
     *,
     input_file: Annotated[
         str | None,
         typer.Option(
-            "--input", "-i", metavar="FILE", help="One text per line; - is standard input."
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="One prompt a line; - is standard input. Of .jsonl and .parquet files the rows, "
+            "as training reads them (prompt, messages or source columns).",
         ),
     ] = None,
     output_file: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Replaced when it is complete."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Replaced when it is complete. A .jsonl file gets rows of id, prompt and output.",
+        ),
+    ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="Prompts as they stand, without the model's chat template: for a model trained on "
+            "prompt and completion columns.",
+        ),
+    ] = False,
+    template_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template-option",
+            metavar="KEY=VALUE",
+            help="For the chat template, such as enable_thinking=false; may be repeated.",
+        ),
+    ] = None,
+    ignore_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ignore-column",
+            metavar="NAME",
+            help="A column of rows to leave out knowingly; may be repeated.",
+        ),
     ] = None,
     beam_size: Annotated[
         int,
@@ -90,20 +125,29 @@ def generate(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Generate outputs for texts with a model: arguments, the lines of a file, or standard input.
+    """Generate texts with a model from prompts: arguments, lines or rows of a file, standard input.
 
-    Each input line gives exactly one output line; an empty one gives an empty one.
+    A prompt is said by the user in the model's chat template, where it has one. Each prompt gives
+    exactly one output line, in which line breaks are blanks; .jsonl outputs keep them.
     """
     _check_model_folder(model)
     if output_file is not None:
         check_new_file(output_file, "--output")
-    lines = _input_lines(texts or [], input_file)
+    options = _template_options(template_option or [])
+    _check_raw(raw, options)
     with job(console_on(stderr=True), verbose=verbose, transient=True) as progress:
-        from seqdistill.build.generating import generate_texts
+        from seqdistill.build.generating import generate_texts, is_rows, read_rows
 
+        prompts: list[str] | list[Example]
+        if input_file is not None and is_rows(input_file) and not texts:
+            prompts = read_rows(input_file, ignore_columns=ignore_column or ())
+        else:
+            prompts = _texts(texts or [], input_file)
         outputs = generate_texts(
             model,
-            lines,
+            prompts,
+            raw=raw,
+            template_options=options,
             engine=engine.value,
             compute_type=compute_type.value,
             beam_size=beam_size,
@@ -113,12 +157,61 @@ def generate(
             target_language=target_language,
             progress=progress,
         )
-    whole_lines = [" ".join(output.splitlines()) for output in outputs]
+    _say_empty(prompts, outputs)
+    lines = [" ".join(output.splitlines()) for output in outputs]
+    if output_file is not None and output_file.name.endswith(".jsonl"):
+        lines = [json.dumps(row, ensure_ascii=False) for row in _rows(prompts, outputs)]
     if output_file is not None:
-        write_lines(output_file, whole_lines)
+        write_lines(output_file, lines)
         return
-    for line in whole_lines:
+    for line in lines:
         say(line)
+
+
+def _rows(
+    prompts: Sequence[str] | Sequence[Example], outputs: Sequence[str]
+) -> Iterator[dict[str, object]]:
+    """What a .jsonl output holds; a prompt is a text, or the turns of a conversation."""
+    for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True), start=1):
+        if isinstance(prompt, str):
+            yield {"id": str(number), "prompt": prompt, "output": output}
+            continue
+        turns = prompt.messages and [turn.as_dict() for turn in prompt.messages]
+        yield {"id": prompt.id, "prompt": turns or prompt.source, "output": output}
+
+
+def _say_empty(prompts: Sequence[str] | Sequence[Example], outputs: Sequence[str]) -> None:
+    """Says on stderr how many prompts were answered with nothing."""
+    asked = [
+        o for p, o in zip(prompts, outputs, strict=True) if not isinstance(p, str) or p.strip()
+    ]
+    num_empty = sum(not output for output in asked)
+    if num_empty:
+        typer.echo(f"{num_empty} of {len(asked)} outputs are empty", err=True)
+
+
+def _check_raw(raw: bool, options: dict[str, object]) -> None:
+    if raw and options:
+        raise UserError(
+            "--template-option is for the chat template, which --raw skips; leave one of them out"
+        )
+
+
+def _template_options(given: Sequence[str]) -> dict[str, object]:
+    """The options by name; values are read as JSON where they are such, else as text."""
+    options: dict[str, object] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not name or not sign:
+            raise UserError(
+                f"--template-option must be KEY=VALUE, got {text!r}; write for example "
+                "enable_thinking=false"
+            )
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def _check_model_folder(model: str) -> None:
@@ -131,11 +224,11 @@ def _check_model_folder(model: str) -> None:
         )
 
 
-def _input_lines(texts: Sequence[str], input_file: str | None) -> list[str]:
+def _texts(texts: Sequence[str], input_file: str | None) -> list[str]:
     if texts and input_file is not None:
         raise UserError("the input must be given once, got texts and --input; leave one out")
     if texts:
-        return [line for text in texts for line in text.split("\n")]
+        return list(texts)
     if input_file is None and sys.stdin.isatty():
-        raise UserError("No input text was given; give texts, --input FILE, or a pipe")
+        raise UserError("No prompt was given; give texts, --input FILE, or a pipe")
     return read_lines(input_file or STANDARD_STREAM)

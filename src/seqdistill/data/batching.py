@@ -94,6 +94,9 @@ class Collator:
         # Position t predicts token t + 1, so the first target is predicted at the prompt's end.
         first = torch.tensor([len(e.source_ids) - 1 for e in examples])
         counted = mask & (torch.arange(mask.shape[1])[None, :] >= first[:, None])
+        for row, example in enumerate(examples):
+            for start, stop in example.counted_spans:
+                counted[row, start - 1 : stop - 1] = True
         return SequenceBatch(
             tuple(e.id for e in examples),
             decoder_input_ids=inputs,

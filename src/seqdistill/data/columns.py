@@ -6,6 +6,7 @@ It sees names, and one value of a `translation` column; it does not read rows.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Collection, Sequence
 
 from seqdistill.core.errors import DataError, did_you_mean
@@ -22,6 +23,29 @@ scripts, and of common translation and summarization sets."""
 TRANSLATION = "translation"
 MESSAGES = "messages"
 ID = "id"
+SYSTEM, TOOLS, REASONING = "system", "tools", "reasoning_content"
+INSTRUCTION = "instruction"
+_WITH_INSTRUCTION = (("input", "output"), ("context", "response"))
+"""Beside an instruction: the text it is about, and the answer. Source: Alpaca and Dolly."""
+_CHANGE_MEANING = (
+    "chosen",
+    "rejected",
+    "image",
+    "images",
+    "video",
+    "videos",
+    "audio",
+    "audios",
+    "tool_calls",
+    "function_call",
+    "functions",
+    "documents",
+    "chat_template_kwargs",
+)
+"""Columns without which a row says something else: never dropped unless the user says so."""
+_BOOKKEEPING = frozenset({ID, "idx", "index", "__index_level_0__"})
+_NUM_LISTED = 20
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +57,12 @@ class ColumnChoice:
     source_language: str | None = None
     target_language: str | None = None
     need_target: bool = True
+    ignore_columns: tuple[str, ...] = ()
+    """Columns, and keys of turns, that are left out knowingly."""
+
+    def kept(self, names: Collection[str]) -> list[str]:
+        """The columns that are not left out."""
+        return [name for name in names if name not in self.ignore_columns]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +70,25 @@ class Layout:
     """Where an example's parts are in a row.
 
     With `languages` the column `source` holds dictionaries from language to text. Without a
-    `target` column the source may be a list of messages that ends with the target.
+    `target` column the source may be a list of messages that ends with the target. `about` is the
+    text that an instruction is about: it follows the instruction after an empty line. `of_chat`
+    are the columns that make a row a conversation: `system` becomes its first turn, `tools` go to
+    the chat template, `reasoning_content` belongs to the answer.
     """
 
     source: str
     target: str | None
     has_id: bool
     languages: tuple[str, str | None] | None = None
+    about: str | None = None
+    of_chat: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    """Keys of turns that are left out."""
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        named = (self.source, self.target, ID if self.has_id else None)
+        named = (self.source, self.about, self.target, ID if self.has_id else None, *self.of_chat)
         return [name for name in dict.fromkeys(named) if name is not None]
 
 
@@ -72,6 +109,8 @@ def named_pair(
     if choice.source_column is not None or choice.target_column is not None:
         return _other_side(names, choice)
     pairs: list[tuple[str, str]] = list(PAIRS)
+    if INSTRUCTION in names:  # what it asks for must not be lost: input alone is no source
+        pairs[-1:] = [(INSTRUCTION, output) for _, output in _WITH_INSTRUCTION]
     if choice.source_language is not None and choice.target_language is not None:
         pairs.append((choice.source_language, choice.target_language))
     for source, target in pairs:
@@ -85,7 +124,7 @@ def _other_side(
 ) -> tuple[str, str] | tuple[str, None] | None:
     """The pair when the user named one side: the other side has a conventional name."""
     if choice.source_column is not None:
-        for _, target in PAIRS:
+        for _, target in (*PAIRS, *_WITH_INSTRUCTION):
             if target in names and target != choice.source_column:
                 return choice.source_column, target
         return choice.source_column, None
@@ -99,11 +138,46 @@ def _other_side(
 def find_layout(
     names: Collection[str], choice: ColumnChoice, *, file: str, first_translation: object
 ) -> Layout:
-    """The layout of rows with the columns `names`.
+    """The layout of rows with the columns `names`; what it leaves out is logged in one line.
 
     `first_translation` is the `translation` value of the first row (None without that column); it
-    tells the languages. Raises DataError, naming the file and its columns, when nothing fits.
+    tells the languages. Raises DataError, naming the file and its columns, when nothing fits, and
+    for columns whose loss would change what a row means.
     """
+    layout = _with_more(_sides(choice.kept(names), choice, file, first_translation), names, choice)
+    unread = [name for name in names if name not in (*layout.columns, *choice.ignore_columns)]
+    lost = [name for name in _CHANGE_MEANING if name in unread]
+    if lost:
+        raise DataError(
+            f"{file}: every column that changes what a row means must be read, but nothing reads "
+            f"{_listed(lost)}; rows are read as {_listed(layout.columns)}. Take them out, or set "
+            f"data.ignore_columns=[{','.join(lost)}] to learn without them"
+        )
+    named = [name for name in unread if name not in _BOOKKEEPING]
+    if named:
+        _LOG.warning(
+            "%s: read as %s; columns not read: %s; others are chosen with data.source_column and "
+            "data.target_column",
+            file,
+            _listed(layout.columns),
+            _listed(named),
+        )
+    return layout
+
+
+def _with_more(layout: Layout, names: Collection[str], choice: ColumnChoice) -> Layout:
+    """The layout with the columns that belong to a conversation or an instruction."""
+    kept = [n for n in choice.kept(names) if n not in (layout.source, layout.target)]
+    about = None
+    if layout.source == INSTRUCTION:
+        about = next((text for text, _ in _WITH_INSTRUCTION if text in kept), None)
+    of_chat = tuple(name for name in (SYSTEM, TOOLS, REASONING) if name in kept)
+    return dataclasses.replace(layout, about=about, of_chat=of_chat, ignored=choice.ignore_columns)
+
+
+def _sides(
+    names: Collection[str], choice: ColumnChoice, file: str, first_translation: object
+) -> Layout:
     has_id = ID in names
     try:
         pair = named_pair(names, choice)
@@ -114,8 +188,8 @@ def find_layout(
             return Layout(TRANSLATION, None, has_id, languages)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
-    lone = [MESSAGES] if choice.need_target else [MESSAGES, *(source for source, _ in PAIRS)]
-    for source in lone:
+    sources = [source for source, _ in PAIRS[:-1]] + [INSTRUCTION, PAIRS[-1][0]]
+    for source in [MESSAGES] if choice.need_target else [MESSAGES, *sources]:
         if source in names:
             return Layout(source, None, has_id)
     for source, target in PAIRS:
@@ -127,9 +201,9 @@ def find_layout(
             )
     known = ", ".join(f"{source}/{target}" for source, target in PAIRS)
     raise DataError(
-        f"{file}: columns must be named by a known convention ({known}, {TRANSLATION}, {MESSAGES}),"
-        f" found {_listed(names)}; say which they are with data.source_column and "
-        "data.target_column"
+        f"{file}: columns must be named by a known convention ({known}, instruction/input/output, "
+        f"{TRANSLATION}, {MESSAGES}), found {_listed(names)}; say which they are with "
+        "data.source_column and data.target_column"
     )
 
 
@@ -159,5 +233,6 @@ def _languages(first: object, choice: ColumnChoice) -> tuple[str, str | None]:
 
 
 def _listed(names: Collection[str]) -> str:
-    listed: Sequence[str] = [repr(name) for name in names]
-    return ", ".join(listed) if listed else "no columns"
+    listed: Sequence[str] = [repr(name) for name in list(names)[:_NUM_LISTED]]
+    more = f" and {len(names) - _NUM_LISTED:,} more" if len(names) > _NUM_LISTED else ""
+    return ", ".join(listed) + more if listed else "no columns"

@@ -10,7 +10,7 @@ import datasets
 from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.data.columns import TRANSLATION, ColumnChoice, find_layout
 from seqdistill.data.examples import Example
-from seqdistill.data.rows import Row, examples_from_rows
+from seqdistill.data.rows import Row, examples_from_rows, unreadable
 
 SPLIT_SPELLINGS = {
     "train": ("train",),
@@ -77,7 +77,10 @@ def _chosen_split(loaded: Any, split: str | None, file: str) -> Any:
 
 def _examples(table: Any, choice: ColumnChoice, *, file: str) -> list[Example]:
     names = [str(name) for name in table.column_names]
-    first = table[0][TRANSLATION] if TRANSLATION in names and len(table) else None
-    layout = find_layout(names, choice, file=file, first_translation=first)
-    rows = cast("list[Row]", table.select_columns(layout.columns).to_list())
+    try:
+        first = table[0][TRANSLATION] if TRANSLATION in names and len(table) else None
+        layout = find_layout(names, choice, file=file, first_translation=first)
+        rows = cast("list[Row]", table.select_columns(layout.columns).to_list())
+    except (ValueError, OverflowError) as error:  # a date beyond the year 9999
+        raise DataError(f"{file}: {unreadable(error)}") from error
     return examples_from_rows(rows, layout, file=file, unit="row", need_target=choice.need_target)

@@ -1,8 +1,8 @@
 """Texts -> token ids. The one module that knows where a sequence starts and ends.
 
 For encoder-decoder models the source and the target are what the tokenizer makes of the two texts,
-end token included. For decoder-only models the source is the prompt and the target the completion
-with an end token. Nothing is padded here.
+end token included. For decoder-only models prompt and answer are one text: its ids are split at the
+answer, and end with an end token. Nothing is padded here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError
-from seqdistill.data.endings import end_token_id
+from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, check_read, converse
+from seqdistill.data.endings import end_ids, end_token_id
 from seqdistill.data.examples import Example
+from seqdistill.data.tokenizing import TextTokenizer, Tokens
 
 _LOG = logging.getLogger(__name__)
 Kind = Literal["seq2seq", "causal"]
@@ -39,6 +40,30 @@ class EncodedExample:
     """Stretches [start, stop) of `source_ids` that are learned like `target_ids`: the assistant's
     earlier turns of a conversation. Of decoder-only models, and only where the data's own sequence
     is learned: whoever writes another target drops them."""
+    own_prompt_ids: tuple[int, ...] | None = None
+    """The tokens of the prompt alone, where they are not `source_ids`: a token of the whole text
+    lies across the border, or the template opens an answer otherwise than it shows a finished one.
+    """
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """What is read where a target is to be written."""
+        return self.source_ids if self.own_prompt_ids is None else self.own_prompt_ids
+
+    @property
+    def counted_ids(self) -> tuple[int, ...]:
+        """Every token that is learned, in order: of the counted spans, then of the target."""
+        earlier = (i for start, stop in self.counted_spans for i in self.source_ids[start:stop])
+        return (*earlier, *self.target_ids)
+
+    @property
+    def num_counted(self) -> int:
+        """How many tokens are learned."""
+        return sum(stop - start for start, stop in self.counted_spans) + len(self.target_ids)
+
+    def answered(self, target_ids: tuple[int, ...]) -> EncodedExample:
+        """The prompt with a target that was written for it."""
+        return EncodedExample(self.id, self.prompt_ids, target_ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +72,6 @@ class Encoded:
 
     examples: tuple[EncodedExample, ...]
     num_too_long: int
-
-
-def _with_end(ids: list[int], end: int) -> tuple[int, ...]:
-    return tuple(ids) if ids and ids[-1] == end else (*ids, end)
 
 
 def _closed(ids: list[int], end: int, special: frozenset[int]) -> tuple[int, ...]:
@@ -93,13 +114,13 @@ def _encode_seq2seq(
             "A multilingual tokenizer must know the language of the targets, but its tgt_lang is "
             "None, which would be taken for the source's; set it."
         )
+    texts = TextTokenizer(tokenizer)
     with _no_garbage_collection():
-        sources = tokenizer([example.source for example in examples]).input_ids
+        sources = texts.ids([example.source for example in examples])
         targets = sources
         if has_targets:
-            targets = tokenizer(
-                text_target=[example.target or "" for example in examples]
-            ).input_ids
+            targets = texts.ids([example.target or "" for example in examples], as_targets=True)
+    texts.log_marks()
     return [
         EncodedExample(
             example.id,
@@ -112,96 +133,154 @@ def _encode_seq2seq(
     ]
 
 
-def _encode_chat(example: Example, tokenizer: PreTrainedTokenizerBase) -> EncodedExample:
-    if tokenizer.chat_template is None:
-        raise ModelError(
-            "Rows with messages need a tokenizer with a chat template, but this one has none; add "
-            "chat_template.jinja to the model folder or give prompt and completion columns."
+class _CausalEncoder:
+    """Encodes for one decoder-only model, and counts what it has to say of many examples."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: ChatSettings) -> None:
+        self._tokenizer, self._chat = tokenizer, chat
+        self._texts = TextTokenizer(tokenizer)
+        self._end, self._ends = end_token_id(tokenizer), frozenset(end_ids(tokenizer))
+        self._num_across = self._num_composed = self._num_unseen = 0
+
+    def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        chats = [example for example in examples if example.messages is not None]
+        if self._tokenizer.chat_template is not None:
+            check_read(chats, self._tokenizer, self._chat)
+        with _no_garbage_collection():
+            plain = iter(self._plain([e for e in examples if e.messages is None]))
+            encoded = [
+                next(plain) if example.messages is None else self._conversation(example)
+                for example in examples
+            ]
+        self._log()
+        return encoded
+
+    def _plain(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        prompts = self._texts.ids([example.source for example in examples])
+        for prompt in prompts:
+            while len(prompt) > 1 and prompt[-1] == self._end:
+                prompt.pop()  # some tokenizers close every text; a prompt is still open
+        answered = [example for example in examples if example.target is not None]
+        self._texts.note(example.target or "" for example in answered)
+        wholes = iter(self._texts.plain([e.source + (e.target or "") for e in answered]))
+        return [
+            EncodedExample(example.id, tuple(prompt), ())
+            if example.target is None
+            else self._completion(example, next(wholes), tuple(prompt))
+            for example, prompt in zip(examples, prompts, strict=True)
+        ]
+
+    def _completion(
+        self, example: Example, whole: Tokens, prompt_ids: tuple[int, ...]
+    ) -> EncodedExample:
+        first = whole.first_from(len(example.source))
+        ids = list(whole.ids[first:])
+        while ids and ids[-1] == self._end:
+            ids.pop()
+        return self._split(example.id, whole, first, (*ids, self._end), prompt_ids)
+
+    def _conversation(self, example: Example) -> EncodedExample:
+        found = converse(example, self._tokenizer, self._texts, self._chat)
+        prompt = self._of(found.prompt, found.is_spelled)
+        if example.answer is None:
+            return EncodedExample(example.id, prompt.ids, ())
+        whole = self._of(found.whole, found.is_spelled)
+        self._num_composed += found.is_composed
+        self._num_unseen += found.num_unseen
+        start, stop = found.answer
+        first = whole.first_from(start)
+        closing = next(
+            (
+                i
+                for i in range(whole.first_from(stop), len(whole.ids))
+                if whole.ids[i] in self._ends
+            ),
+            None,
         )
-    turns = [{"role": role, "content": content} for role, content in example.messages or ()]
-    prompt = _render(turns, tokenizer, example.id, opens_answer=True)
-    prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
-    if example.target is None:
-        return EncodedExample(example.id, tuple(prompt_ids), ())
-    answered = [*turns, {"role": "assistant", "content": example.target}]
-    whole = _render(answered, tokenizer, example.id, opens_answer=False)
-    # Templates that write something else into finished turns (a dropped thought, say) cannot be
-    # split at the prompt: there the answer stands as it is.
-    completion = whole[len(prompt) :] if whole.startswith(prompt) else example.target
-    ids = tokenizer(completion.rstrip("\n"), add_special_tokens=False).input_ids
-    return EncodedExample(example.id, tuple(prompt_ids), _with_end(ids, end_token_id(tokenizer)))
+        if closing is None:  # the template closes turns with text, or not at all
+            over = len(found.whole.rstrip("\n"))
+            target = (*whole.ids[first : whole.first_from(over)], self._end)
+        else:
+            target = whole.ids[first : closing + 1]
+        spans = tuple(self._span(found.whole, whole, span) for span in found.earlier)
+        encoded = self._split(example.id, whole, first, target, prompt.ids)
+        kept = tuple((a, b) for a, b in spans if a < b <= first)
+        return dataclasses.replace(encoded, counted_spans=kept)
 
+    def _of(self, text: str, is_spelled: bool) -> Tokens:
+        return self._texts.rendered(text, is_spelled=is_spelled)
 
-def _render(
-    turns: list[dict[str, str]],
-    tokenizer: PreTrainedTokenizerBase,
-    example_id: str,
-    *,
-    opens_answer: bool,
-) -> str:
-    try:
-        text: str = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=opens_answer, tokenize=False
-        )
-    except TemplateError as error:
-        raise DataError(
-            f"The messages of example {example_id!r} must suit the model's chat template, which "
-            f"refuses them: {error}; fix its roles."
-        ) from error
-    return text
+    def _span(self, text: str, whole: Tokens, span: tuple[int, int]) -> tuple[int, int]:
+        """The tokens of an earlier turn with the mark that ends it, where one follows."""
+        start, stop = (whole.first_from(place) for place in span)
+        blanks = len(text) - len(text[span[1] :].lstrip())
+        closing = whole.first_from(blanks)
+        if closing < len(whole.ids) and whole.ids[closing] in self._ends:
+            stop = closing + 1
+        return max(1, start), stop  # nothing foretells the first token of all
 
+    def _split(
+        self,
+        example_id: str,
+        whole: Tokens,
+        first: int,
+        target: tuple[int, ...],
+        prompt_ids: tuple[int, ...],
+    ) -> EncodedExample:
+        source = whole.ids[:first]
+        if source == prompt_ids:
+            return EncodedExample(example_id, source, target)
+        self._num_across += 1
+        return EncodedExample(example_id, source, target, (), prompt_ids)
 
-def _encode_causal(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
-) -> list[EncodedExample]:
-    end = end_token_id(tokenizer)
-    plain = [example for example in examples if example.messages is None]
-    encoded = iter(_encode_completions(plain, tokenizer, end) if plain else [])
-    return [
-        next(encoded) if example.messages is None else _encode_chat(example, tokenizer)
-        for example in examples
-    ]
-
-
-def _encode_completions(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, end: int
-) -> list[EncodedExample]:
-    with _no_garbage_collection():
-        prompts = tokenizer([example.source for example in examples]).input_ids
-        targets = tokenizer(
-            [example.target or "" for example in examples], add_special_tokens=False
-        ).input_ids
-    for prompt in prompts:
-        while len(prompt) > 1 and prompt[-1] == end:
-            prompt.pop()  # some tokenizers close every text; a prompt is still open
-    return [
-        EncodedExample(
-            example.id,
-            tuple(prompt),
-            () if example.target is None else _with_end(target, end),
-        )
-        for example, prompt, target in zip(examples, prompts, targets, strict=True)
-    ]
+    def _log(self) -> None:
+        self._texts.log_marks()
+        if self._num_across:
+            _LOG.warning(
+                "%d prompts end otherwise alone than before their answers, as a token lies across "
+                "the border (a blank at a prompt's end, perhaps) or the chat template opens an "
+                "answer otherwise than it shows one: learned as in the whole text, generated from "
+                "the prompt alone",
+                self._num_across,
+            )
+        if self._num_composed:
+            _LOG.warning(
+                "the chat template drops a part of %d answers (a thought, perhaps): they are "
+                "learned as they stand after the prompt",
+                self._num_composed,
+            )
+        if self._num_unseen:
+            _LOG.warning(
+                "%d earlier turns of the assistant are not found in the rendered conversations: "
+                "they do not count",
+                self._num_unseen,
+            )
 
 
 def encode(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
     kind: Kind,
+    chat: ChatSettings = PLAIN_CHAT,
     *,
     prefix_ids: Sequence[int] = (),
 ) -> list[EncodedExample]:
-    """Token ids of every example, in order.
+    """Token ids of every example, in order; `chat` says how conversations are rendered.
 
     `prefix_ids` are those that the model's decoder is given after its start token: targets that
     the tokenizer begins with them (a language code, <s>) lose them.
+
+    Of decoder-only models source and target together are the ids of the whole text, prompt and
+    answer as they stand (a blank between them is the user's), up to the answer's end. A token that
+    lies across the border belongs to the answer; then `prompt_ids` are those of the prompt alone.
     """
     if kind == "causal":
-        return _encode_causal(examples, tokenizer)
+        return _CausalEncoder(tokenizer, chat).encode(examples)
     if any(example.messages is not None for example in examples):
         raise DataError(
-            "Rows with messages are for decoder-only models, but the model is an encoder-decoder; "
-            "give source and target columns."
+            "Rows with messages (or with columns system, tools or reasoning_content) are for "
+            "decoder-only models, but the model is an encoder-decoder; give source and target "
+            "columns, or name what can be left out in data.ignore_columns."
         )
     return _encode_seq2seq(examples, tokenizer, prefix_ids) if examples else []
 
@@ -264,7 +343,8 @@ def cut_long_sources(
 ) -> Encoded:
     """Every example, for evaluation: long sources keep their first tokens and their end token.
 
-    Prompts of decoder-only models keep their last tokens instead, which lead into the completion.
+    Prompts of decoder-only models keep their last tokens instead, which lead into the completion;
+    earlier turns do not count in what is cut.
     """
     cut = []
     for example in examples:
@@ -273,7 +353,8 @@ def cut_long_sources(
             kept = ids[-max_source_tokens:]
             if kind == "seq2seq":
                 kept = (*ids[: max_source_tokens - 1], ids[-1])
-            example = dataclasses.replace(example, source_ids=kept)
+            own = example.own_prompt_ids and example.own_prompt_ids[-max_source_tokens:]
+            example = EncodedExample(example.id, kept, example.target_ids, own_prompt_ids=own)
         cut.append(example)
     num_cut = sum(len(example.source_ids) > max_source_tokens for example in examples)
     if num_cut:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import ModelError
+from seqdistill.data.templates import TemplateFailure, render
 
 _LOG = logging.getLogger(__name__)
 _QUESTION, _ANSWER = "question", "xanswerx"
@@ -40,11 +40,11 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
     turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False)
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        _LOG.info("the chat template renders no probe of two turns: %s", error)
+        text = render(tokenizer, turns, opens_answer=False).text
+    except TemplateFailure as error:
+        _LOG.info("the chat template renders no probe of two turns: it %s", error)
         return None
-    closing = str(text).rpartition(_ANSWER)[2]
+    closing = text.rpartition(_ANSWER)[2]
     special = special_ids(tokenizer)
     for token_id in tokenizer(closing, add_special_tokens=False).input_ids:
         if token_id in special:

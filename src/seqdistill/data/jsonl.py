@@ -35,6 +35,10 @@ def _objects(path: Path) -> list[Row]:
             found = f"{error.msg} at column {error.colno}" if line.strip() else "an empty line"
             offences.add(number, f"must be a JSON object, found {found}")
             continue
+        except (ValueError, RecursionError) as error:  # endless digits, endless brackets
+            found = "too many nested brackets" if isinstance(error, RecursionError) else str(error)
+            offences.add(number, f"must be a JSON object that Python can read, found: {found}")
+            continue
         if not isinstance(row, dict):
             offences.add(number, f"must be a JSON object, found {type(row).__name__}")
             continue

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from seqdistill.core.errors import DataError
 from seqdistill.data.columns import TRANSLATION, ColumnChoice, find_layout
 from seqdistill.data.examples import Example
-from seqdistill.data.rows import Row, examples_from_rows
+from seqdistill.data.rows import Row, examples_from_rows, unreadable
 
 
 def read_parquet(path: Path, choice: ColumnChoice) -> list[Example]:
@@ -31,6 +31,8 @@ def read_parquet(path: Path, choice: ColumnChoice) -> list[Example]:
         raise DataError(
             f"{path} must be a whole Parquet file with UTF-8 text, found: {error}; write it again"
         ) from error
+    except (ValueError, OverflowError) as error:  # a date beyond the year 9999
+        raise DataError(f"{path}: {unreadable(error)}") from error
     return examples_from_rows(
         rows, layout, file=str(path), unit="row", need_target=choice.need_target
     )

@@ -7,6 +7,7 @@ does not tokenize, filter or shuffle: ids and order are those of the file.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from seqdistill.core.errors import DataError, did_you_mean
@@ -34,6 +35,7 @@ def read_examples(
     source_language: str | None = None,
     target_language: str | None = None,
     need_target: bool = True,
+    ignore_columns: Sequence[str] = (),
 ) -> list[Example]:
     """The examples that `spec` names, in the order of the file.
 
@@ -42,7 +44,8 @@ def read_examples(
     `:configuration` where it has several. `split` ("train", "dev" or "test") chooses among the
     parts of a bundled corpus or of a data set; a single file is its own split. Columns are found
     by name (see `columns.PAIRS`; `translation`; `messages`) unless given. With `need_target`
-    False sources alone are enough, a .txt file among them, and a missing target is None.
+    False sources alone are enough, a .txt file among them, and a missing target is None. Columns
+    and keys of turns in `ignore_columns` are as if they were not there.
 
     An id is the value of the column `id`, else the number of the row counted from 1. Raises
     DataError, naming file and line, for anything that cannot be used.
@@ -52,7 +55,12 @@ def read_examples(
             f"split must be one of {', '.join(SPLITS)}, got {split!r}.{did_you_mean(split, SPLITS)}"
         )
     choice = ColumnChoice(
-        source_column, target_column, source_language, target_language, need_target
+        source_column,
+        target_column,
+        source_language,
+        target_language,
+        need_target,
+        tuple(ignore_columns),
     )
     path = Path(spec)
     if spec.startswith(SCHEME):

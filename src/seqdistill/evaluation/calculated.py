@@ -40,7 +40,7 @@ def calculated_columns(
             "encoder-decoder; remove it"
         )
     outputs = greedy_with_calculator(
-        generator, [e.source_ids for e in examples], settings.greedy, tokenizer=tokenizer
+        generator, [e.prompt_ids for e in examples], settings.greedy, tokenizer=tokenizer
     )
     texts = [output.text for output in outputs]
     columns: dict[str, object] = {

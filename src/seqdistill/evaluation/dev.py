@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.metrics.corpus_metrics import LOSS, corpus_metrics
@@ -26,10 +27,10 @@ def best_texts(
     tokenizer: PreTrainedTokenizerBase,
     decoding: Decoding,
 ) -> list[str]:
-    """The text of each example's best hypothesis, special tokens removed, in order."""
-    found = generator.generate([example.source_ids for example in examples], decoding)
+    """The text of each example's best hypothesis, marks removed, in order."""
+    found = generator.generate([example.prompt_ids for example in examples], decoding)
     best = [hypotheses[0].token_ids if hypotheses else () for hypotheses in found]
-    return [text.strip() for text in tokenizer.batch_decode(best, skip_special_tokens=True)]
+    return [text.strip() for text in TextDecoder(tokenizer).texts(best)]
 
 
 class DevScorer:

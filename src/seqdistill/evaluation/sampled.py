@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.generators import derived_seed
+from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
@@ -48,7 +49,7 @@ def sampled_outputs(
             max_new_tokens=settings.max_new_tokens,
         )
         seed = derived_seed(settings.seed, f"evaluation/temperature-{temperature:g}")
-        hypotheses = generator.generate([e.source_ids for e in examples], decoding, seed=seed)
+        hypotheses = generator.generate([e.prompt_ids for e in examples], decoding, seed=seed)
         found.append(_read(temperature, hypotheses, tokenizer))
     return found
 
@@ -59,7 +60,7 @@ def _read(
     tokenizer: PreTrainedTokenizerBase,
 ) -> SampledOutputs:
     flat = [hypothesis for group in hypotheses for hypothesis in group]
-    decoded = tokenizer.batch_decode([h.token_ids for h in flat], skip_special_tokens=True)
+    decoded = TextDecoder(tokenizer).texts(h.token_ids for h in flat)
     texts = iter(text.strip() for text in decoded)
     groups = tuple(tuple(next(texts) for _ in group) for group in hypotheses)
     return SampledOutputs(temperature, groups, sum(h.finished for h in flat) / max(1, len(flat)))

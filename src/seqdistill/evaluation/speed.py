@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.metrics.scripts import pieces
 
@@ -73,6 +74,7 @@ def speeds_of(
         decoder.generator.generate(decoder.sources[:_WARM_UP], decoding)
         warm_up_seconds += time.perf_counter() - started
     most = max(_FEWEST, int(_WARM_UP * round_seconds / max(warm_up_seconds, 1e-3)))
+    texts_of = {name: TextDecoder(decoder.tokenizer) for name, decoder in decoders.items()}
     words: dict[str, list[float]] = {name: [] for name in decoders}
     sentences: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(rounds):
@@ -80,10 +82,7 @@ def speeds_of(
             started = time.perf_counter()
             found = decoder.generator.generate(decoder.sources[:most], decoding)
             seconds = time.perf_counter() - started
-            texts = decoder.tokenizer.batch_decode(
-                [hypotheses[0].token_ids for hypotheses in found if hypotheses],
-                skip_special_tokens=True,
-            )
+            texts = texts_of[name].texts(h[0].token_ids for h in found if h)
             words[name].append(sum(len(pieces(text)) for text in texts) / seconds)
             sentences[name].append(len(decoder.sources[:most]) / seconds)
     return {

@@ -16,6 +16,7 @@ from seqdistill.compression.layers import parameter_count
 from seqdistill.compression.pruning_mask import nonzero_count
 from seqdistill.core.generators import derived_seed
 from seqdistill.data.batching import Collator
+from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
 from seqdistill.evaluation.calculated import calculated_columns
@@ -73,10 +74,10 @@ def _outputs(
     references: Sequence[str],
     settings: EvaluationSettings,
 ) -> Outputs:
-    found = system.generator.generate([e.source_ids for e in system.examples], decoding)
+    found = system.generator.generate([e.prompt_ids for e in system.examples], decoding)
     best = tuple(hypotheses[0] if hypotheses else None for hypotheses in found)
     ids = [() if hypothesis is None else hypothesis.token_ids for hypothesis in best]
-    decoded = system.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    decoded = TextDecoder(system.tokenizer).texts(ids)
     texts = tuple(text.strip() for text in decoded)
     statistics = {
         name: settings.metric(name).statistics(texts, references) for name in settings.metrics

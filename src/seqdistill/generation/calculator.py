@@ -16,6 +16,7 @@ from fractions import Fraction
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import RecipeError
+from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.metrics.arithmetic import decimal_text, evaluate, numbers_in, rounded_text
 
@@ -105,15 +106,16 @@ def greedy_with_calculator(
         raise RecipeError(
             f"the calculator needs greedy decoding, got {found}; set mode beam with beam_size 1"
         )
+    decoder = TextDecoder(tokenizer)
     drafts = [_Draft(tuple(prompt)) for prompt in prompts]
     _continue(generator, drafts, decoding)
     waiting = drafts
     for _ in range(MAX_ROUNDS):
-        waiting = [draft for draft in waiting if _put_right(draft, tokenizer, decoding)]
+        waiting = [draft for draft in waiting if _put_right(draft, tokenizer, decoder, decoding)]
         if not waiting:
             break
         _continue(generator, waiting, decoding)
-    outputs = [_output(draft, tokenizer) for draft in drafts]
+    outputs = [_output(draft, decoder) for draft in drafts]
     num_wrong = sum(first_correction(output.text) is not None for output in outputs)
     if num_wrong:
         _LOG.warning("%d of %d outputs keep a wrong step", num_wrong, len(outputs))
@@ -155,12 +157,14 @@ def _continue(generator: SequenceGenerator, drafts: Sequence[_Draft], decoding: 
             draft.written, draft.finished = best.token_ids, best.finished
 
 
-def _put_right(draft: _Draft, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> bool:
+def _put_right(
+    draft: _Draft, tokenizer: PreTrainedTokenizerBase, decoder: TextDecoder, decoding: Decoding
+) -> bool:
     """Whether a result was replaced, so that the model has to go on."""
-    correction = first_correction(_text(tokenizer, draft.token_ids))
+    correction = first_correction(decoder.text(draft.token_ids))
     if correction is None:
         return False
-    ids = _spelled(draft.token_ids, correction, tokenizer)
+    ids = _spelled(draft.token_ids, correction, tokenizer, decoder)
     if ids is None:
         _LOG.warning("the tokenizer cannot spell %r; a wrong step stays", correction.text[-40:])
         return False
@@ -171,27 +175,25 @@ def _put_right(draft: _Draft, tokenizer: PreTrainedTokenizerBase, decoding: Deco
 
 
 def _spelled(
-    ids: Sequence[int], correction: Correction, tokenizer: PreTrainedTokenizerBase
+    ids: Sequence[int],
+    correction: Correction,
+    tokenizer: PreTrainedTokenizerBase,
+    decoder: TextDecoder,
 ) -> tuple[int, ...] | None:
     """The corrected text as ids, the model's own as far as they go; None where it has none."""
     own = correction.text[: correction.kept]
     for length in range(len(ids), -1, -1):
-        text = _text(tokenizer, ids[:length])
+        text = decoder.text(ids[:length])
         if own.startswith(text):
             rest = correction.text[len(text) :]
             spelled = (*ids[:length], *tokenizer(rest, add_special_tokens=False).input_ids)
-            if _text(tokenizer, spelled) == correction.text:
+            if decoder.text(spelled) == correction.text:
                 return spelled
             break
     whole = tuple(tokenizer(correction.text, add_special_tokens=False).input_ids)
-    return whole if _text(tokenizer, whole) == correction.text else None
+    return whole if decoder.text(whole) == correction.text else None
 
 
-def _output(draft: _Draft, tokenizer: PreTrainedTokenizerBase) -> CalculatedOutput:
-    text = _text(tokenizer, draft.token_ids)
+def _output(draft: _Draft, decoder: TextDecoder) -> CalculatedOutput:
+    text = decoder.text(draft.token_ids)
     return CalculatedOutput(draft.token_ids, text, draft.finished, draft.num_corrections)
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=True)
-    return text

@@ -76,7 +76,8 @@ class RewardSection(Section):
     function: str | None = None
     """exact_answer, rouge_l, rouge_2, bleu, entailment, or a Python function of yours as
     `module:name`: called with lists of prompts, completions and references, it returns a number for
-    each."""
+    each. The prompt of a conversation is all of it up to the answer, as the chat template renders
+    it."""
     classifier: str | None = None
     """With `entailment`: the folder of a sequence classifier with a label of that name."""
     baseline: Literal["leave_one_out", "moving_average", "none"] = "leave_one_out"

@@ -69,6 +69,15 @@ class DataSection(Section):
     """The same for the targets: what a multilingual model begins its outputs with. When not given,
     what the model's generation_config.json forces is written; a model that forces none is
     refused."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns of rows, and keys of conversations' turns, to leave out knowingly: [images]. What
+    would change the meaning of a row is refused when nothing reads it, until it is named here."""
+    template_options: dict[str, str | int | float | bool] = Field(default={})
+    """Further arguments of the chat template, {enable_thinking: false}: in training, labelling,
+    rollouts and evaluation alike."""
+    assistant_turns: Literal["all", "last"] = "all"
+    """Of conversations in the data: every turn of the assistant is learned, or the last one. Tool
+    results and the turns of others never are. What a model writes is always the last turn."""
     max_source_tokens: PositiveInt = 128
     """Longer sources are left out of training and counted; in evaluation they are cut, counted."""
     max_target_tokens: PositiveInt = 128

@@ -78,9 +78,7 @@ def with_teacher_targets(
     Source: Kim and Rush 2016, sec. 3.2.
     """
     written = [
-        EncodedExample(example.id, example.source_ids, target)
-        for example in examples
-        for target in outputs.get(example.id, ())
+        example.answered(target) for example in examples for target in outputs.get(example.id, ())
     ]
     if not written:
         raise DataError(

@@ -83,7 +83,7 @@ class StudentWriter:
         asked = [prompt for prompt in prompts for _ in range(self._samples_per_prompt)]
         started = time.perf_counter()
         samples = self._sampler.sample(
-            [prompt.source_ids for prompt in asked],
+            [prompt.prompt_ids for prompt in asked],
             seed=derived_seed(self._seed, f"rollouts/update-{self._update}/batch-{batch}"),
         )
         self._counts.seconds += time.perf_counter() - started
@@ -108,7 +108,7 @@ class StudentWriter:
         self._counts.tokens += len(sample.token_ids)
         self._counts.finished += sample.finished
         return Written(
-            dataclasses.replace(prompt, target_ids=sample.token_ids),
+            prompt.answered(sample.token_ids),
             self._written_by,
             sampled_log_probs=sample.log_probs,
             born=self._update,

@@ -125,7 +125,7 @@ def _sampled_log_probs(
         [
             value
             for one in written
-            for value in one.sampled_log_probs or (float("nan"),) * len(one.example.target_ids)
+            for value in one.sampled_log_probs or (float("nan"),) * one.example.num_counted
         ]
     )
     return aligned

@@ -78,23 +78,25 @@ class StatesManifest:
 
 
 def fingerprint_encoded(examples: Sequence[EncodedExample]) -> str:
-    """A sha256 in hex over ids, source ids and target ids, in their order."""
+    """A sha256 in hex over ids, source ids, target ids and what counts, in their order."""
     digest = hashlib.sha256()
     for example in examples:
-        line = json.dumps([example.id, example.source_ids, example.target_ids])
+        line = json.dumps(
+            [example.id, example.source_ids, example.target_ids, *example.counted_spans]
+        )
         digest.update(line.encode("ascii"))  # json.dumps escapes everything else
         digest.update(b"\n")
     return digest.hexdigest()
 
 
 def target_lengths(examples: Sequence[EncodedExample]) -> Integers:
-    """The number of target tokens of each example."""
-    return np.array([len(example.target_ids) for example in examples], dtype=np.int64)
+    """The number of each example's tokens that count."""
+    return np.array([example.num_counted for example in examples], dtype=np.int64)
 
 
 def target_checksums(examples: Sequence[EncodedExample]) -> Integers:
-    """The checksum of each example's targets."""
-    ids = np.fromiter(chain.from_iterable(e.target_ids for e in examples), dtype=np.int64)
+    """The checksum of each example's tokens that count."""
+    ids = np.fromiter(chain.from_iterable(e.counted_ids for e in examples), dtype=np.int64)
     return sequence_checksums(ids, target_lengths(examples))
 
 

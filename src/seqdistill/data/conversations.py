@@ -1,0 +1,347 @@
+"""A conversation as the one text that a model reads, and where in it the assistant speaks.
+
+The text is the chat template's rendering of the whole conversation. Where a turn of the assistant
+begins and ends in it is found by rendering the conversation once more with something else in that
+turn's place: what differs is the turn. So templates may strip, insert and drop what they like.
+Knows no tokens.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.core.errors import DataError, ModelError
+from seqdistill.data.examples import Example, Turn
+from seqdistill.data.templates import Rendered, TemplateFailure, render
+from seqdistill.data.tokenizing import TextTokenizer
+
+_LOG = logging.getLogger(__name__)
+_STAND_IN = "\U0010f8f3"
+"""Takes an answer's place; no text begins or ends with it."""
+_NUM_TRIED = 20
+"""Examples with a key that are rendered without it, to see whether the template reads it."""
+_SILENT = frozenset({"name", "tool_call_id", "id", "weight", "timestamp"})
+"""Keys of turns whose loss does not change what was said."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatSettings:
+    """How conversations are rendered and learned."""
+
+    template_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Further arguments of the chat template, such as `enable_thinking`."""
+    assistant_turns: Literal["all", "last"] = "all"
+    """Whose tokens count: every turn of the assistant, or the last one."""
+
+
+PLAIN_CHAT = ChatSettings()
+Span = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """A rendered conversation, whose assistant's stretches are given in characters."""
+
+    prompt: str
+    """What generation is given."""
+    whole: str
+    """The text with the answer; the prompt where there is none."""
+    answer: Span
+    """From where the answer is learned to where it is over, its closing mark not included."""
+    earlier: tuple[Span, ...]
+    """The assistant's earlier turns that count."""
+    num_unseen: int = 0
+    """Earlier turns of the assistant that could not be found in the text."""
+    is_spelled: bool = False
+    """Whether the text has spellings of marks (see `TextTokenizer.spelled`)."""
+    is_composed: bool = False
+    """Whether the template drops a part of the answer, which follows the prompt as it stands."""
+
+
+def prompt_text(
+    example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings = PLAIN_CHAT
+) -> str:
+    """What the model is asked: the source, or the whole conversation up to its answer, rendered."""
+    if example.messages is None:
+        return example.source
+    return _View(example, tokenizer, None, settings).prompt().text
+
+
+def converse(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: TextTokenizer,
+    settings: ChatSettings,
+) -> Conversation:
+    """The example's conversation. Raises DataError, with its id, when the template refuses it."""
+    marked = texts.note(_strings(example))
+    view = _View(example, tokenizer, texts if marked else None, settings)
+    prompt = view.prompt().text
+    if example.answer is None:
+        return Conversation(prompt, prompt, (len(prompt),) * 2, (), is_spelled=marked)
+    whole = view.whole()
+    last = len(view.turns) - 1
+    start, stop = view.place_of(last, whole, prompt)
+    said = view.said(last)
+    if said and _squashed(said) not in _squashed(whole.text[start:stop]):
+        return _composed(prompt, whole.text, (start, stop), said, marked)
+    generated = whole.generated
+    if generated is not None:
+        start = min((max(start, a) for a, b in generated if b > start), default=start)
+    earlier, num_unseen = (
+        view.earlier(whole, start) if settings.assistant_turns == "all" else ((), 0)
+    )
+    return Conversation(prompt, whole.text, (start, stop), earlier, num_unseen, marked)
+
+
+def check_read(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
+) -> None:
+    """Raises DataError for keys of turns, or tools, that the chat template does not render.
+
+    Said without them, a conversation means something else. A key counts as read when leaving it
+    out changes the text of one of the first examples that have it.
+    """
+    with_key: dict[str, list[Example]] = {}
+    for example in examples:
+        for key in _keys(example):
+            found = with_key.setdefault(key, [])
+            if len(found) < _NUM_TRIED:
+                found.append(example)
+    for key, having in with_key.items():
+        if any(
+            _whole_text(one, tokenizer, settings)
+            != _whole_text(_without(one, key), tokenizer, settings)
+            for one in having
+        ):
+            continue
+        if key in _SILENT:
+            _LOG.info("the chat template does not render the key %r of turns", key)
+            continue
+        what = "the column" if key == "tools" else "turns with the key"
+        raise DataError(
+            f"The model's chat template must render {what} {key!r}, but leaves it out (example "
+            f"{having[0].id!r}); use a model whose template knows it, or set data.ignore_columns="
+            f"[{key}] to learn without it."
+        )
+
+
+class _View:
+    """One example's turns, rendered whole, in part and with other things in their place."""
+
+    def __init__(
+        self,
+        example: Example,
+        tokenizer: PreTrainedTokenizerBase,
+        guard: TextTokenizer | None,
+        settings: ChatSettings,
+    ) -> None:
+        if tokenizer.chat_template is None:
+            raise ModelError(
+                "Rows with messages need a tokenizer with a chat template, but this one has none; "
+                "add chat_template.jinja to the model folder or give prompt and completion columns."
+            )
+        self._example, self._tokenizer, self._guard = example, tokenizer, guard
+        self._options = settings.template_options
+        answer = () if example.answer is None else (example.answer,)
+        self._prompt_turns = [self._shown(turn) for turn in example.messages or ()]
+        self.turns = [*self._prompt_turns, *(self._shown(turn) for turn in answer)]
+        tools = json.loads(example.tools) if example.tools else None
+        self._tools = cast("list[dict[str, object]] | None", self._guarded(tools))
+
+    def prompt(self) -> Rendered:
+        return self._render(self._prompt_turns, opens_answer=True)
+
+    def whole(self) -> Rendered:
+        return self._render(self.turns, opens_answer=False)
+
+    def said(self, index: int) -> str:
+        """The content of a turn as it should stand in the rendered text."""
+        content = self.turns[index].get("content")
+        text = content if isinstance(content, str) else ""
+        return text if self._guard is None else self._guard.spelled(text)
+
+    def place_of(self, index: int, whole: Rendered, prompt: str | None) -> Span:
+        """Where the turn stands in the whole text: from where generation would have begun it."""
+        text = whole.text
+        region = self._differing(index, text)
+        if region is None:  # the template wants this turn as it is
+            begun = 0 if prompt is None else _common_prefix(prompt, text)
+            said = self.said(index).strip()
+            found = text.find(said, begun) if said else -1
+            return (begun, len(text.rstrip()) if found < 0 else found + len(said))
+        start, stop = region
+        if prompt is not None and text.startswith(prompt) and len(prompt) <= start:
+            start = len(prompt)
+        return start, stop
+
+    def earlier(self, whole: Rendered, before: int) -> tuple[tuple[Span, ...], int]:
+        """The assistant's turns before the answer, and how many of them could not be found."""
+        if whole.generated is not None:
+            return tuple(span for span in whole.generated if span[1] <= before), 0
+        spans: list[Span] = []
+        num_unseen, floor = 0, 0
+        for index, turn in enumerate(self._prompt_turns):
+            if turn["role"] != "assistant":
+                continue
+            region = self._differing(index, whole.text)
+            if region is None or not floor <= region[0] <= region[1] <= before:
+                num_unseen += 1
+                continue
+            start = max(floor, self._opened(index, whole.text, region[0]))
+            spans.append((start, region[1]))
+            floor = region[1]
+        return tuple(spans), num_unseen
+
+    def _opened(self, index: int, text: str, start: int) -> int:
+        """Where generation would have begun the turn: after what opens an answer, or at `start`."""
+        try:
+            opened = self._render(self.turns[:index], opens_answer=True).text
+            closed = self._render(self.turns[:index], opens_answer=False).text
+        except DataError:
+            return start
+        if text.startswith(opened):
+            return min(start, len(opened))
+        header = opened[len(closed) :] if opened.startswith(closed) else ""
+        before = self._differing(index - 1, text)
+        if before is None or not header.strip():
+            return start
+        # The turn begins after its own header, and what lies between is what it opens with.
+        found = text.rfind(header, before[1], start)
+        return start if found < 0 else found + len(header)
+
+    def _differing(self, index: int, text: str) -> Span | None:
+        """The stretch of `text` that changes with the turn; None where the template wants it so."""
+        turn = self.turns[index]
+        role = {"role": turn["role"]}
+        for stand_in in ({**role, "content": _STAND_IN}, {**turn, "content": _STAND_IN}):
+            turns = [*self.turns[:index], stand_in, *self.turns[index + 1 :]]
+            try:
+                other = self._render(turns, opens_answer=False).text
+            except DataError:
+                continue
+            if _STAND_IN not in other:
+                continue
+            start = _common_prefix(text, other)
+            shared = _common_prefix(text[start:][::-1], other[start:][::-1])
+            return start, len(text) - shared
+        return None
+
+    def _render(self, turns: Sequence[Mapping[str, object]], *, opens_answer: bool) -> Rendered:
+        try:
+            rendered = render(
+                self._tokenizer,
+                turns,
+                opens_answer=opens_answer,
+                options=self._options,
+                tools=self._tools,
+            )
+        except TemplateFailure as error:
+            raise DataError(
+                f"The messages of example {self._example.id!r} must suit the model's chat "
+                f"template, which {error}."
+            ) from error
+        if self._guard is None:
+            return rendered
+        text, spelled = rendered.text, self._guard.spelled
+        generated = rendered.generated and tuple(
+            (len(spelled(text[:start])), len(spelled(text[:stop])))
+            for start, stop in rendered.generated
+        )
+        return Rendered(spelled(text), generated)
+
+    def _shown(self, turn: Turn) -> dict[str, object]:
+        return cast("dict[str, object]", self._guarded(turn.as_dict()))
+
+    def _guarded(self, value: object) -> object:
+        if self._guard is None:
+            return value
+        if isinstance(value, str):
+            return self._guard.guarded(value)
+        if isinstance(value, list):
+            return [self._guarded(one) for one in value]
+        if isinstance(value, dict):
+            return {key: self._guarded(one) for key, one in value.items()}
+        return value
+
+
+def _composed(prompt: str, whole: str, place: Span, said: str, marked: bool) -> Conversation:
+    """The answer as it stands after the prompt, for a template that drops a part of it.
+
+    What the prompt has already opened (`<think>`) is not said twice; the template closes the turn.
+    """
+    opened = max(
+        (
+            size
+            for size in range(len(prompt) - place[0] + 1)
+            if size and said.startswith(prompt[-size:])
+        ),
+        default=0,
+    )
+    body = prompt + said[opened:]
+    return Conversation(
+        prompt,
+        body + whole[place[1] :],
+        (len(prompt), len(body)),
+        (),
+        is_spelled=marked,
+        is_composed=True,
+    )
+
+
+def _whole_text(
+    example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
+) -> str:
+    view = _View(example, tokenizer, None, settings)
+    return (view.prompt() if example.answer is None else view.whole()).text
+
+
+def _keys(example: Example) -> set[str]:
+    keys = {"tools"} if example.tools else set()
+    for turn in _turns(example):
+        keys |= json.loads(turn.more).keys() if turn.more else set()
+    return keys
+
+
+def _turns(example: Example) -> tuple[Turn, ...]:
+    answer = () if example.answer is None else (example.answer,)
+    return (*(example.messages or ()), *answer)
+
+
+def _without(example: Example, key: str) -> Example:
+    if key == "tools":
+        return dataclasses.replace(example, tools="")
+    messages = tuple(
+        turn._replace(more=_dropped(turn.more, key)) for turn in example.messages or ()
+    )
+    return dataclasses.replace(
+        example, messages=messages, answer_more=_dropped(example.answer_more, key)
+    )
+
+
+def _dropped(more: str, key: str) -> str:
+    left = {name: value for name, value in json.loads(more or "{}").items() if name != key}
+    return json.dumps(left) if left else ""
+
+
+def _strings(example: Example) -> list[str]:
+    turns = [text for turn in _turns(example) for text in (turn.content or "", turn.more)]
+    return [*turns, example.tools]
+
+
+def _squashed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _common_prefix(first: str, second: str) -> int:
+    """How many characters both begin with."""
+    size = min(len(first), len(second))
+    # The first length at which they differ, by bisection over comparisons of slices.
+    return bisect.bisect_left(range(1, size + 1), True, key=lambda n: first[:n] != second[:n])

@@ -1,0 +1,186 @@
+"""Texts -> token ids and the characters behind each, with a model's marks in the data read as text.
+
+`</s>` in a sentence about markup is four characters and no end. Only what the tokenizer and the
+chat template write themselves becomes a mark. Knows no examples and no conversations.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tokenizers import Encoding, Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.core.errors import DataError
+from seqdistill.data.marks import marks
+
+_LOG = logging.getLogger(__name__)
+_GUARD = "\U0010f8f0"
+"""Stands inside a mark of the data while a template is rendered, so that it is none."""
+_SPELLED = "\U0010f8f1{}\U0010f8f2"
+"""How a mark is spelled for a tokenizer that takes its usual spelling for text."""
+
+
+class Tokens:
+    """The ids of one text; `first_from(c)` is the first token that covers a character from c on.
+
+    A token that lies across c is from c on: it belongs to what begins there.
+    """
+
+    def __init__(self, ids: Sequence[int], first_from: Callable[[int], int]) -> None:
+        self.ids = tuple(ids)
+        self.first_from = first_from
+
+
+class TextTokenizer:
+    """Tokenizes for one model; counts the texts that hold marks."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._marks = marks(tokenizer)
+        longest_first = sorted(self._marks, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._renamed: Tokenizer | None = None
+        self._num_marked, self._example = 0, ""
+
+    def log_marks(self) -> None:
+        """Says in one line how many texts held marks, if any did."""
+        if self._num_marked:
+            _LOG.warning(
+                "%d texts hold marks of the model such as %r: they are read as text",
+                self._num_marked,
+                self._example,
+            )
+
+    def has_marks(self, text: str) -> bool:
+        """Whether a mark is spelled in the text."""
+        return self._pattern.search(text) is not None
+
+    def note(self, texts: Iterable[str]) -> bool:
+        """Counts the texts that hold marks, for `log_marks`; whether any does."""
+        marked = [found.group() for found in map(self._pattern.search, texts) if found is not None]
+        self._num_marked += len(marked)
+        self._example = self._example or next(iter(marked), "")
+        return bool(marked)
+
+    def guarded(self, text: str) -> str:
+        """The text with its marks made unrecognizable; `spelled` undoes it."""
+        return self._pattern.sub(lambda found: found[0][0] + _GUARD + found[0][1:], text)
+
+    def spelled(self, text: str) -> str:
+        """A rendered text of guarded ones, for `tokens` with `is_spelled`: the marks that are left
+        are the template's and get a spelling of their own, and the guards are gone."""
+        marked = self._pattern.sub(lambda found: _SPELLED.format(self._marks[found[0]]), text)
+        return marked.replace(_GUARD, "")
+
+    def ids(self, texts: Sequence[str], *, as_targets: bool = False) -> list[list[int]]:
+        """The ids of each text with what the tokenizer puts around it.
+
+        With `as_targets`, around a target (`text_target`) of an encoder-decoder.
+        """
+        encode = self._tokenizer
+        if not texts:
+            return []
+        given = list(texts)
+        result = encode(text_target=given) if as_targets else encode(given)
+        found: list[list[int]] = result.input_ids
+        if self.note(given):
+            for place, text in enumerate(given):
+                if self.has_marks(text):
+                    found[place] = self._with_marks_as_text(text, as_target=as_targets)
+        return found
+
+    def rendered(self, text: str, *, is_spelled: bool) -> Tokens:
+        """The tokens of a rendered text, which brings all its marks; from `spelled` perhaps."""
+        if not self._tokenizer.is_fast:
+            return self._tokens_without_offsets(text, False, is_spelled)
+        if is_spelled:
+            return _with_offsets(self._backend().encode(text, add_special_tokens=False))
+        return _with_offsets(self._tokenizer(text, add_special_tokens=False).encodings[0])
+
+    def plain(self, texts: Sequence[str]) -> list[Tokens]:
+        """The tokens of texts, marks in them read as text, with what the tokenizer puts around."""
+        if not self._tokenizer.is_fast:
+            return [self._tokens_without_offsets(t, True, self.has_marks(t)) for t in texts]
+        encodings = self._tokenizer(list(texts)).encodings if texts else []
+        return [
+            _with_offsets(self._backend().encode(text) if self.has_marks(text) else encoding)
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def _tokens_without_offsets(self, text: str, adds_marks: bool, is_spelled: bool) -> Tokens:
+        """By comparing with the tokens of the text's beginnings: exact, and slower."""
+        if is_spelled and not adds_marks:
+            raise DataError(
+                "Conversations whose texts hold marks of the model must be tokenized by a fast "
+                f"tokenizer, but {type(self._tokenizer).__name__} is none; convert it, or take "
+                f"texts with {self._example!r} out of the data"
+            )
+
+        def ids_of(beginning: str) -> list[int]:
+            ids: list[int] = self._tokenizer(
+                beginning, add_special_tokens=adds_marks, split_special_tokens=is_spelled
+            ).input_ids
+            return ids
+
+        whole = ids_of(text)
+
+        def first_from(character: int) -> int:
+            pairs = zip(whole, ids_of(text[:character]), strict=False)
+            return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+        return Tokens(whole, first_from)
+
+    def _with_marks_as_text(self, text: str, *, as_target: bool) -> list[int]:
+        if not self._tokenizer.is_fast:
+            key = "text_target" if as_target else "text"
+            slow: list[int] = self._tokenizer(**{key: text}, split_special_tokens=True).input_ids
+            return slow
+        if not as_target:
+            return list(self._backend().encode(text).ids)
+        self._tokenizer._switch_to_target_mode()
+        try:  # which marks stand around a target is a state of the tokenizer
+            target = _renamed(self._tokenizer.backend_tokenizer, self._marks)
+        finally:
+            self._tokenizer._switch_to_input_mode()
+        return list(target.encode(text).ids)
+
+    def _backend(self) -> Tokenizer:
+        if self._renamed is None:
+            self._renamed = _renamed(self._tokenizer.backend_tokenizer, self._marks)
+        return self._renamed
+
+
+def _with_offsets(encoding: Encoding) -> Tokens:
+    # Marks around the text have no characters, (0, 0), the last ones too.
+    stops = list(itertools.accumulate((stop for _, stop in encoding.offsets), max))
+    return Tokens(encoding.ids, lambda character: bisect.bisect_right(stops, character))
+
+
+def _renamed(backend: Tokenizer, known: Mapping[str, int]) -> Tokenizer:
+    """The tokenizer with other spellings for its marks: the usual ones are characters to it.
+
+    Not `split_special_tokens`, which cannot tell a user's own tokens from marks, and under which
+    a Unigram model still takes `</s>` for the piece that its vocabulary lists.
+    """
+    settings = json.loads(backend.to_str())
+    names = {text: _SPELLED.format(token_id) for text, token_id in known.items()}
+    for token in settings["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = settings["model"]
+    if isinstance(model.get("vocab"), dict):
+        model["vocab"] = {names.get(text, text): i for text, i in model["vocab"].items()}
+    elif isinstance(model.get("vocab"), list):
+        model["vocab"] = [[names.get(text, text), score] for text, score in model["vocab"]]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    renamed: Tokenizer = Tokenizer.from_str(json.dumps(settings))
+    renamed.no_truncation()
+    renamed.no_padding()
+    assert all(renamed.token_to_id(names[text]) == i for text, i in known.items())
+    return renamed

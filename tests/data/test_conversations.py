@@ -1,0 +1,242 @@
+"""Prompt and answer are one text, for families of chat models, against transformers directly."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import pytest
+from tests.chat_families import FAMILIES, family_tokenizer
+from tests.tiny import character_tokenizer, tiny_model
+from transformers import PreTrainedTokenizerFast
+
+from seqdistill.data.batching import Collator
+from seqdistill.data.conversations import ChatSettings
+from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.examples import Example, Turn
+
+TURNS = (
+    Turn("user", "Name a fruit, number 0."),
+    Turn("assistant", "apple"),
+    Turn("user", "And another?"),
+)
+ANSWERS = ["pear", "I think it is so.", "It is 18 C,\nsunny 🦄"]
+
+
+def chat(answer: str | None = "pear", **more: Any) -> Example:
+    return Example("c", "", answer, **{"messages": TURNS, **more})
+
+
+def dicts(example: Example) -> list[dict[str, object]]:
+    turns = [turn.as_dict() for turn in example.messages or ()]
+    return [*turns, *([example.answer.as_dict()] if example.answer else [])]
+
+
+def whole_ids(tokenizer: PreTrainedTokenizerFast, example: Example, **options: Any) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(dicts(example), return_dict=False, **options)
+    return ids
+
+
+def encoded(
+    tokenizer: PreTrainedTokenizerFast, example: Example, settings: ChatSettings | None = None
+) -> EncodedExample:
+    (found,) = encode([example], tokenizer, "causal", settings or ChatSettings())
+    return found
+
+
+def counted_texts(tokenizer: PreTrainedTokenizerFast, found: EncodedExample) -> list[str]:
+    spans = [found.source_ids[a:b] for a, b in found.counted_spans]
+    return [tokenizer.decode(list(ids)).strip() for ids in (*spans, found.target_ids)]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_learned_ids_are_those_of_the_whole_text(name: str, answer: str) -> None:
+    tokenizer = family_tokenizer(name)
+    found = encoded(tokenizer, chat(answer))
+    end = tokenizer.convert_tokens_to_ids(FAMILIES[name].turn_end)
+    expected = whole_ids(tokenizer, chat(answer))
+    expected = expected[: len(expected) - expected[::-1].index(end)]
+    assert [*found.source_ids, *found.target_ids] == expected
+    assert found.target_ids[-1] == end
+    said = tokenizer.decode(list(found.target_ids[:-1])).strip()
+    assert said.removeprefix("<think>\n\n</think>\n\n") == answer
+    prompt = whole_ids(tokenizer, chat(None), add_generation_prompt=True)
+    assert list(found.prompt_ids) == prompt
+    assert list(encoded(tokenizer, chat(None)).source_ids) == prompt
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_turn_of_the_assistant_counts_with_its_end(name: str) -> None:
+    tokenizer = family_tokenizer(name)
+    end = FAMILIES[name].turn_end
+    earlier, last = counted_texts(tokenizer, encoded(tokenizer, chat()))
+    assert earlier.replace(" ", "") == f"apple{end}"
+    assert last.replace(" ", "").removeprefix("<think>\n\n</think>\n\n") == f"pear{end}"
+    only_last = encoded(tokenizer, chat(), ChatSettings(assistant_turns="last"))
+    assert only_last.counted_spans == ()
+
+
+@pytest.mark.parametrize("name", ["llama-3", "gemma", "phi-3", "llama-2", "generation-mask"])
+def test_counted_positions_are_those_that_predict_the_assistants_tokens(name: str) -> None:
+    found = encoded(family_tokenizer(name), chat())
+    batch = Collator("causal", pad_id=0)([found])
+    counted = batch.target_ids[batch.target_mask].tolist()
+    assert counted == list(found.counted_ids)
+    assert found.num_counted == len(counted)
+
+
+def test_the_templates_own_mask_says_which_tokens_count() -> None:
+    tokenizer = family_tokenizer("generation-mask")
+    found = encoded(tokenizer, chat())
+    own = tokenizer.apply_chat_template(
+        dicts(chat()), return_dict=True, return_assistant_tokens_mask=True
+    )
+    expected = [
+        i for i, counts in zip(own["input_ids"], own["assistant_masks"], strict=True) if counts
+    ]
+    assert list(found.counted_ids) == expected
+
+
+def test_tool_calls_count_and_tool_results_never() -> None:
+    calls = '{"tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Paris"}}}]}'
+    messages = (
+        Turn("user", "Weather in Paris?"),
+        Turn("assistant", "", calls),
+        Turn("tool", "18 C, sunny", '{"name": "weather"}'),
+    )
+    for name in ("qwen", "generation-mask"):
+        tokenizer = family_tokenizer(name)
+        example = Example("t", "", "It is 18 degrees and sunny.", messages)
+        called, answered = counted_texts(tokenizer, encoded(tokenizer, example))
+        assert called.startswith("<tool_call>") and '"weather"' in called
+        assert called.endswith("</tool_call><|im_end|>")
+        assert answered == "It is 18 degrees and sunny.<|im_end|>"
+
+
+def test_a_template_option_is_used_in_training_and_in_prompts() -> None:
+    tokenizer = family_tokenizer("qwen-thinking")
+    settings = ChatSettings({"enable_thinking": False})
+    found = encoded(tokenizer, chat(), settings)
+    thoughtless = whole_ids(
+        tokenizer, chat(None), add_generation_prompt=True, enable_thinking=False
+    )
+    assert list(found.source_ids) == thoughtless
+    assert tokenizer.decode(list(found.target_ids)) == "pear<|im_end|>"
+    assert list(encoded(tokenizer, chat(None), settings).source_ids) == thoughtless
+
+
+def test_a_thought_is_neither_doubled_nor_lost() -> None:
+    thinking = family_tokenizer("qwen-thinking")
+    said = "<think>\nI think it is so.\n</think>\n\npear"
+    for example in (
+        chat(said),
+        chat("pear", answer_more='{"reasoning_content": "I think it is so."}'),
+    ):
+        found = encoded(thinking, example)
+        assert thinking.decode(list(found.target_ids)) == f"{said}<|im_end|>"
+    opening = family_tokenizer("r1")  # drops the thought of its last turn, too
+    found = encoded(opening, chat("<think>\nI think so.</think>pear"))
+    prompt = whole_ids(opening, chat(None), add_generation_prompt=True)
+    assert list(found.source_ids) == prompt
+    assert opening.decode(list(found.target_ids)) == "I think so.</think>pear<|eos|>"
+
+
+def test_an_earlier_thought_that_the_template_drops_does_not_count() -> None:
+    tokenizer = family_tokenizer("qwen-thinking")
+    earlier = Turn("assistant", "<think>\nthe cat\n</think>\n\napple")
+    example = chat(messages=(TURNS[0], earlier, TURNS[2]))
+    first, _ = counted_texts(tokenizer, encoded(tokenizer, example))
+    assert first == "apple<|im_end|>"
+    assert [*encoded(tokenizer, example).source_ids] == whole_ids(tokenizer, example)[
+        : len(encoded(tokenizer, example).source_ids)
+    ]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_marks_in_messages_are_text(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer, family = family_tokenizer(name), FAMILIES[name]
+    mark = family.turn_end
+    example = chat(f"a{mark} cat", messages=(Turn("user", f"the {mark} {family.eos} cat"),))
+    with caplog.at_level(logging.WARNING):
+        found = encoded(tokenizer, example)
+    assert "texts hold marks" in caplog.text
+    end = tokenizer.convert_tokens_to_ids(mark)
+    plain = encoded(tokenizer, chat("a cat", messages=(Turn("user", "the cat"),)))
+    assert found.source_ids.count(end) == plain.source_ids.count(end)
+    assert found.target_ids.count(end) == 1
+    shown = tokenizer.decode([*found.source_ids, *found.target_ids])
+    rendered = tokenizer.apply_chat_template(dicts(example), tokenize=False)
+    assert rendered.replace(" ", "").startswith(shown.replace(" ", ""))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_plain_prompts_and_completions_are_one_text(name: str) -> None:
+    tokenizer = family_tokenizer(name)
+    end = tokenizer.eos_token_id
+    rows = [
+        ("the cat", " sat on a mat"),
+        ("the cat\n", "sat"),
+        ("the cat ", "sat"),
+        ("the ca", "t"),
+    ]
+    for prompt, completion in rows:
+        (found,) = encode([Example("1", prompt, completion)], tokenizer, "causal")
+        assert [*found.source_ids, *found.target_ids] == [
+            *tokenizer(prompt + completion).input_ids,
+            end,
+        ]
+        assert list(found.prompt_ids) == tokenizer(prompt).input_ids
+        assert list(found.answered((1,)).source_ids) == tokenizer(prompt).input_ids
+    (found,) = encode([Example("1", "the </s> cat", " a<pad>")], tokenizer, "causal")
+    assert found.target_ids.count(end) == 1
+
+
+def test_a_token_across_the_border_belongs_to_the_answer(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = family_tokenizer("llama-3")
+    with caplog.at_level(logging.WARNING):
+        (found,) = encode([Example("1", "on a ", "mat")], tokenizer, "causal")
+    assert tokenizer.decode(list(found.target_ids[:-1])) == " mat"
+    assert "1 prompts end otherwise alone" in caplog.text
+
+
+def test_a_tokenizer_without_offsets_splits_at_the_same_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in FAMILIES:
+        tokenizer = family_tokenizer(name)
+        expected = encoded(tokenizer, chat())
+        with monkeypatch.context() as patch:
+            patch.setattr(PreTrainedTokenizerFast, "is_fast", False)
+            assert encoded(tokenizer, chat()) == expected
+
+
+def test_a_models_log_probs_of_an_answer_are_those_under_the_whole_text() -> None:
+    torch = pytest.importorskip("torch")
+    tokenizer = family_tokenizer("gemma")
+    model = tiny_model("llama", vocab_size=len(tokenizer))
+    example = Example("c", "", "apple", (Turn("user", "a fruit"),))
+    found = encoded(tokenizer, example)
+    batch = Collator("causal", pad_id=0)([found])
+    with torch.no_grad():
+        ours = model(input_ids=batch.decoder_input_ids).logits.log_softmax(-1)
+        ours = ours.gather(-1, batch.target_ids[..., None])[..., 0][batch.target_mask].sum()
+        ids = torch.tensor([whole_ids(tokenizer, example)])
+        all_probs = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+        each = all_probs.gather(-1, ids[:, 1:, None])[0, :, 0]
+    prompt = len(
+        whole_ids(tokenizer, dataclasses.replace(example, target=None), add_generation_prompt=True)
+    )
+    newline = 1  # after the end of the turn the template writes one more token
+    torch.testing.assert_close(ours, each[prompt - 1 : -newline].sum())
+
+
+def test_a_users_own_special_tokens_are_tokens() -> None:
+    tokenizer = character_tokenizer(closes=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<sep>"]})
+    (found,) = encode([Example("1", "a<sep>b", "c<sep>d</s>")], tokenizer, "causal")
+    sep = tokenizer.convert_tokens_to_ids("<sep>")
+    assert found.source_ids.count(sep) == 1
+    assert found.target_ids.count(sep) == 1
+    assert found.target_ids.count(tokenizer.eos_token_id) == 1
