@@ -5,7 +5,6 @@ Runs in a process of its own, with one thread, beside others.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import itertools
 import shutil
@@ -23,6 +22,7 @@ from seqdistill.build.evaluation import evaluation_settings
 from seqdistill.build.models import model_folder
 from seqdistill.build.systems import system_under_test
 from seqdistill.evaluation.analyses import token_agreement_columns
+from seqdistill.evaluation.dev import best_texts
 from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
 from seqdistill.generation.calculator import greedy_with_calculator
@@ -247,11 +247,8 @@ def _on_further_test(
     recipe = _evaluation_recipe(task, test=test)
     pair = LoadedModel(system.model.module, system.tokenizer, system.name)
     encoded = encode_for_evaluation(read_split(recipe, "test"), pair, recipe.data)
-    other = dataclasses.replace(system, examples=encoded.examples)
+    texts = best_texts(system.generator, encoded.examples, system.tokenizer, settings.greedy)
     references = _references(task, test=test)
-    found = other.generator.generate([e.source_ids for e in other.examples], settings.greedy)
-    ids = [group[0].token_ids if group else () for group in found]
-    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     statistics = CORPUS_METRICS[task.metric].statistics(texts, references)
     return interval_columns(f"{task.metric}_{name}", statistics, settings)
 
@@ -262,7 +259,7 @@ def _calculated(
     """The main metric of outputs in which the calculator put every marked step right."""
     outputs = greedy_with_calculator(
         system.generator,
-        [example.source_ids for example in system.examples],
+        [example.prompt_ids for example in system.examples],
         settings.greedy,
         tokenizer=system.tokenizer,
     )

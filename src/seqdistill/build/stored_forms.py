@@ -22,6 +22,7 @@ from seqdistill.build.models import model_folder
 from seqdistill.compression.int8_folders import MODEL, PACKED_MODEL, pack_folder, unpack_folder
 from seqdistill.compression.sparse_files import load_stored_pair, save_sparse_pair
 from seqdistill.core.errors import ModelError, UserError, engine_remedy
+from seqdistill.data.conversations import PLAIN_CHAT
 from seqdistill.data.encoding import cut_long_sources, with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
@@ -130,7 +131,7 @@ def _save_int8(
 def _int8_generator(
     pair: LoadedModel, examples: Sequence[Example], *, threads: int | None
 ) -> CTranslate2Generator:
-    encoded = encode_for(pair, examples[:_NUM_VERIFIED])
+    encoded = encode_for(pair, examples[:_NUM_VERIFIED], PLAIN_CHAT)
     cut = cut_long_sources(encoded, max_source_tokens=_MAX_VERIFIED_TOKENS, kind=pair.kind).examples
     short = [
         dataclasses.replace(example, target_ids=example.target_ids[:_MAX_VERIFIED_TOKENS])
