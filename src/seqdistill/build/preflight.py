@@ -1,0 +1,175 @@
+"""A look at a few real rows before the first step: what the model reads, learns and stops at.
+
+Between text and tokens errors are silent: a template that doubles an answer, a tokenizer that lacks
+a script, an end that is never said. Each costs a second here, and a run later. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import unicodedata
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.build.preparing import Prepared
+from seqdistill.core.errors import DataError
+from seqdistill.data.detokenizing import TextDecoder
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.generation.model_facts import ModelFacts, facts_of
+from seqdistill.generation.scoring import token_log_probs
+from seqdistill.models.loading import LoadedModel
+from seqdistill.models.vocabulary import named_tokens
+
+_LOG = logging.getLogger(__name__)
+_NUM_ROWS = 8
+_NUM_SHOWN = 24
+"""Tokens shown at each end of what is read and of what is learned."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preflight:
+    """What was found on a few rows: for the screen and for the manifest."""
+
+    lines: tuple[tuple[str, str], ...]
+    """(label, text): one row as the student sees it."""
+    facts: dict[str, object]
+
+
+def preflight(prepared: Prepared, examples: Sequence[EncodedExample]) -> Preflight:
+    """One row as the student sees it, after the checks of the first few.
+
+    Raises DataError for a target that goes on behind an end token, and for targets of which no text
+    comes back. Warns of targets whose text changes between encoding and decoding, of unknown tokens
+    and of a teacher to which the references are less likely than chance: it was trained for other
+    texts, another template or another language.
+    """
+    student = prepared.student
+    facts = facts_of(student.model, student.tokenizer, kind=student.kind)
+    rows = [example for example in examples if example.target_ids][:_NUM_ROWS]
+    found: dict[str, object] = {
+        "rows": len(rows),
+        "end_tokens": named_tokens(student.tokenizer, facts.end_ids),
+        "decoder_prefix": named_tokens(student.tokenizer, facts.prefix_ids),
+    }
+    if rows:
+        for row in rows:
+            _check_end(row, facts, student.tokenizer)
+        found |= _check_texts(rows, prepared)
+    if prepared.teacher is not None and (nats := _teacher_nats(prepared, prepared.teacher)):
+        found["teacher_nats_per_token"] = nats
+    lines = _row_lines(rows[0] if rows else examples[0], facts, student.tokenizer)
+    return Preflight(tuple(lines), found)
+
+
+def _check_end(row: EncodedExample, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> None:
+    """An encoder-decoder's target may have a mark behind its end, such as mBART's language."""
+    inner = [i for i in row.target_ids[:-1] if i in facts.end_ids]
+    if inner and facts.kind == "causal":
+        raise DataError(
+            f"A target must stop where every output stops, but that of {row.id!r} goes on behind "
+            f"{named_tokens(tokenizer, inner[:1])}; take it out of the data"
+        )
+
+
+def _check_texts(rows: Sequence[EncodedExample], prepared: Prepared) -> dict[str, object]:
+    """Whether the texts of targets come back from their token ids."""
+    tokenizer = prepared.student.tokenizer
+    decoded = TextDecoder(tokenizer).texts(row.target_ids for row in rows)
+    if not any(text.strip() for text in decoded):
+        raise DataError(
+            "Targets must come back as text from their token ids, but those of the first "
+            f"{len(rows)} examples come back empty; give the student the tokenizer that it was "
+            "trained with"
+        )
+    unknown = tokenizer.unk_token_id
+    num_unknown = sum(row.target_ids.count(unknown) for row in rows) if unknown is not None else 0
+    if num_unknown:
+        _LOG.warning(
+            "%d of %d tokens in the first %d targets are unknown to the student's tokenizer: it "
+            "can neither read nor write what they stand for",
+            num_unknown,
+            sum(len(row.target_ids) for row in rows),
+            len(rows),
+        )
+    given = {row.id: row.target_ids for row in prepared.train}
+    texts = {example.id: example.target or "" for example in prepared.train_examples}
+    changed = [
+        (row.id, texts[row.id], text)
+        for row, text in zip(rows, decoded, strict=True)
+        # What a teacher wrote has no other text than this one.
+        if row.target_ids == given.get(row.id) and _plain(text) != _plain(texts[row.id])
+    ]
+    if changed and not num_unknown:
+        _LOG.warning(
+            "%d of the first %d targets become other texts when their tokens are decoded, such as "
+            "that of %r: %r comes back as %r",
+            len(changed),
+            len(rows),
+            *(changed[0][0], changed[0][1][:80], changed[0][2][:80]),
+        )
+    return {"unknown_tokens": num_unknown, "texts_changed": len(changed)}
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _teacher_nats(prepared: Prepared, teacher: LoadedModel) -> float | None:
+    """The mean nats that the teacher gives a token of the first references in its own ids.
+
+    None where there are no references, or where the teacher reads other ids than the student.
+    """
+    if teacher.tokenizer.get_vocab() != prepared.student.tokenizer.get_vocab():
+        return None
+    facts = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    rows = [row for row in prepared.train if row.target_ids][:_NUM_ROWS]
+    if not rows or teacher.kind != prepared.student.kind:
+        return None
+    scored = token_log_probs(
+        teacher.model, [(row.source_ids, row.target_ids) for row in rows], facts=facts
+    )
+    values = [value for row in scored for value in row]
+    nats = -sum(values) / len(values)
+    if nats > math.log(facts.vocab_size):
+        _LOG.warning(
+            "the teacher gives the first references %.1f nats per token, less than chance (%.1f): "
+            "was it trained for these texts, in this chat template and these languages?",
+            nats,
+            math.log(facts.vocab_size),
+        )
+    return nats
+
+
+def _row_lines(
+    row: EncodedExample, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[str, str]]:
+    words = f"{len(row.source_ids):,} tokens read, {row.num_counted:,} learned"
+    if row.counted_spans:
+        words += f", those of {len(row.counted_spans)} earlier turns ⟦in brackets⟧ among them"
+    prefix = [("begins with", named_tokens(tokenizer, facts.prefix_ids))]
+    return [
+        (f"row {row.id}", words),
+        ("reads", _shown(row.source_ids, tokenizer, row.counted_spans)),
+        *(prefix if facts.prefix_ids else []),
+        ("learns", _shown(row.target_ids, tokenizer) if row.target_ids else "what it samples"),
+        ("stops at", named_tokens(tokenizer, facts.end_ids)),
+    ]
+
+
+def _shown(
+    ids: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    spans: Sequence[tuple[int, int]] = (),
+) -> str:
+    """The tokens as the vocabulary spells them, the middle of many left out."""
+    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
+    for start, stop in spans:
+        tokens[start] = f"⟦{tokens[start]}"
+        tokens[stop - 1] += "⟧"
+    if len(tokens) > 2 * _NUM_SHOWN:
+        hidden = len(tokens) - 2 * _NUM_SHOWN
+        tokens = [*tokens[:_NUM_SHOWN], f"... ({hidden} more) ...", *tokens[-_NUM_SHOWN:]]
+    return " ".join(tokens)

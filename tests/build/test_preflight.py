@@ -1,0 +1,133 @@
+"""What a few real rows say before the first step, and what is refused or warned of then."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tests.chat_families import FAMILIES, family_tokenizer
+from tests.tiny import character_tokenizer, tiny_model
+from tokenizers import normalizers
+
+from seqdistill.build.preflight import preflight
+from seqdistill.build.preparing import Prepared, prepare
+from seqdistill.core.errors import DataError
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.recipe.loading import load_recipe
+
+CHAT = [
+    {"role": "user", "content": "Name a fruit"},
+    {"role": "assistant", "content": "apple"},
+    {"role": "user", "content": "And another?"},
+    {"role": "assistant", "content": "pear"},
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def prepared_on(rows: list[dict[str, object]], *overrides: str, method: str) -> Prepared:
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    Path("train.jsonl").write_text(lines, encoding="utf-8")
+    return prepare(load_recipe(method, ["data.train=train.jsonl", "output_dir=run", *overrides]))
+
+
+@pytest.mark.parametrize("family", ["llama-3", "qwen", "gemma", "phi-3", "mistral"])
+def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
+    tokenizer = family_tokenizer(family)
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained("student")
+    tokenizer.save_pretrained("student")
+    prepared = prepared_on([{"messages": CHAT}], "student.model=student", method="baseline")
+    found = preflight(prepared, prepared.train)
+    lines = dict(found.lines)
+    (row,) = prepared.train
+    end = FAMILIES[family].turn_end
+    assert lines["learns"].split() == tokenizer.convert_ids_to_tokens(list(row.target_ids))
+    assert lines["learns"].endswith(end)
+    assert f"{end!r} (id {tokenizer.convert_tokens_to_ids(end)})" in lines["stops at"]
+    (first, _), *_ = found.lines
+    assert "1 earlier turns" in lines[first]
+    shown, learned = lines["reads"], lines["reads"].partition("⟦")[2]
+    assert shown.count("⟧") >= 1
+    assert end in learned.partition("⟧")[0], "the earlier turn counts up to its end"
+    assert found.facts["texts_changed"] == found.facts["unknown_tokens"] == 0
+
+
+def plain_student(*, lowercases: bool = False) -> None:
+    tokenizer = character_tokenizer(closes=False)
+    if lowercases:
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tiny_model("llama").save_pretrained("student")
+    tokenizer.save_pretrained("student")
+
+
+def test_a_tokenizer_without_the_datas_script_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plain_student()
+    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau и"}] * 2
+    prepared = prepared_on(rows, "student.model=student", method="baseline")
+    assert preflight(prepared, prepared.train).facts["unknown_tokens"] == 4  # bytes
+    assert "are unknown to the student's tokenizer" in caplog.text
+
+
+def test_targets_that_come_back_as_other_texts_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plain_student(lowercases=True)
+    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " Blau"}]
+    prepared = prepared_on(rows, "student.model=student", method="baseline")
+    assert preflight(prepared, prepared.train).facts["texts_changed"] == 1
+    assert "' Blau' comes back as ' blau'" in caplog.text
+
+
+def test_a_teacher_of_other_texts_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    plain_student()
+    teacher = tiny_model("llama", seed=1)
+    with torch.no_grad():
+        teacher.lm_head.weight.mul_(20)  # sure of itself, and of nothing in these data
+    teacher.save_pretrained("teacher")
+    character_tokenizer(closes=False).save_pretrained("teacher")
+    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}] * 3
+    models = ("student.model=student", "teacher.model=teacher")
+    prepared = prepared_on(rows, *models, method="word_kd")
+    nats = preflight(prepared, prepared.train).facts["teacher_nats_per_token"]
+    assert isinstance(nats, float)
+    assert nats > 4.0
+    assert "less than chance" in caplog.text
+
+
+def test_an_ordinary_row_is_looked_at_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    plain_student()
+    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}]
+    prepared = prepared_on(rows, "student.model=student", method="baseline")
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        preflight(prepared, prepared.train)
+    assert not caplog.records
+
+
+def test_a_target_that_goes_on_behind_its_end_is_refused() -> None:
+    plain_student()
+    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}]
+    prepared = prepared_on(rows, "student.model=student", method="baseline")
+    (row,) = prepared.train
+    twice = dataclasses.replace(row, target_ids=row.target_ids * 2)
+    with pytest.raises(DataError, match="goes on behind '</s>'"):
+        preflight(prepared, [twice])
+
+
+def test_targets_of_which_no_text_comes_back_are_refused() -> None:
+    plain_student()
+    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}]
+    prepared = prepared_on(rows, "student.model=student", method="baseline")
+    end = prepared.student.tokenizer.eos_token_id
+    with pytest.raises(DataError, match="come back empty"):
+        preflight(prepared, [EncodedExample("1", (5,), (int(end),))])
