@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from safetensors import SafetensorError
 
 from seqdistill.core.errors import UserError
 
@@ -79,6 +81,68 @@ def test_a_full_disk_is_told_with_its_file(
     assert answer.stderr.endswith("free some, and continue with --resume\n")
 
 
+def wrapped(error: Exception) -> Exception:
+    """As a library raises its own error over the system's."""
+    outer = RuntimeError("could not write the file")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+        OSError(
+            "[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"
+        ),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        Exception("Disk quota exceeded (os error 122)"),
+        wrapped(OSError(errno.ENOSPC, "No space left on device")),
+    ],
+    ids=["safetensors", "pyarrow", "quota", "tokenizers", "wrapped"],
+)
+def test_a_full_disk_is_told_whoever_noticed_it(
+    error: Exception, program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_training_fail(monkeypatch, error)
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("error: Disk full: ")
+    assert answer.stderr.endswith("free some, and continue with --resume\n")
+    assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["ENAMETOOLONG", "ELOOP", "ENOTDIR", "EISDIR", "EROFS", "EFBIG", "EMFILE", "EIO", "ESTALE"],
+)
+def test_what_the_system_refuses_is_a_sentence(
+    number: str, program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = getattr(errno, number)
+    let_training_fail(monkeypatch, OSError(code, os.strerror(code), "runs/x/metrics.jsonl"))
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 2
+    assert "'runs/x/metrics.jsonl', but found: " + os.strerror(code) in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_folder_that_was_removed_is_told_and_a_file_that_we_forgot_is_a_defect(
+    program: Program, recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(name: Path) -> None:
+        missing = FileNotFoundError(errno.ENOENT, "No such file or directory", str(name))
+        let_training_fail(monkeypatch, missing)
+
+    failing(tmp_path / "gone" / "file")
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 2 and "its folder was removed" in answer.stderr
+    failing(tmp_path / "file")
+    assert isinstance(program("train", recipe_file).exception, FileNotFoundError)
+
+
 class OutOfMemoryError(RuntimeError):
     """As torch names its own."""
 
@@ -118,6 +182,11 @@ def test_other_errors_of_torch_keep_their_traceback(
         (("train", "--seed", "3", "a=b"), "RECIPE must be a YAML file or a preset"),
         (("train", "recipe.yaml", "output_dir=recipe.yaml/run"), "'recipe.yaml' is a file"),
         (("train", "recipe.yaml", "--output_dir", "full"), "got 'full'"),
+        (("train", "recipe.yaml", "--output_dir", "dangling"), "is a link to 'gone'"),
+        (("train", "recipe.yaml", "--output_dir", "dangling", "--resume"), "is a link to 'gone'"),
+        (("train", "recipe.yaml", "--output_dir", "x" * 256), "got one of 256"),
+        (("train", "recipe.yaml", 'output_dir="a\\0b"'), "NUL character"),
+        (("label", "recipe.yaml", "--output_dir", "x" * 256), "got one of 256"),
         (("train", "recipe.yaml", "--output_dir", "full", "--dry-run"), "got 'full'"),
         (("demo", "stray"), "got 'stray'"),
         (("label", "recipe.yml"), "got 'recipe.yml'"),
@@ -140,6 +209,7 @@ def test_mistakes_end_with_two_and_write_nothing(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
+    (tmp_path / "dangling").symlink_to("gone")
     (tmp_path / "run" / "student").mkdir(parents=True)
     (tmp_path / "bad.txt").write_bytes(b"good\nb\xffd\n")
     before = files_in(tmp_path)

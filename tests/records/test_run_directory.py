@@ -171,8 +171,9 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
         lambda: run.write_samples([row]),
         lambda: run.write_outputs([row]),
         lambda: run.write_recipe(""),
+        run.logs_so_far,
     ):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(UserError, match="must stay where it is"):
             write()
     run.close()
     assert not run.path.exists()
@@ -181,7 +182,7 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
 def test_a_log_that_was_moved_is_not_written_to_unseen(tmp_path: Path) -> None:
     run = logged(RunDirectory.create(tmp_path / "run"), range(1, 3))
     run.path.rename(tmp_path / "moved")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="must stay where it is"):
         run.log_metrics(3, {"loss": 1.0})
     run.close()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.training import loop as loop_module
-from seqdistill.training.checkpoint import BestStudents, saved_states
+from seqdistill.training.checkpoint import BestStudents, save_state, saved_states
 from seqdistill.training.contracts import TrainingResult
 
 
@@ -54,7 +54,7 @@ def score_dev(model: Any) -> Mapping[str, float]:
     return {"bleu": float(round(abs(total) * 1000 + 5 * drawn) % 11), "chrf": drawn}
 
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "often": {"eval_every": 1, "checkpoint_every": 1},
     "rarely saved": {"eval_every": 2, "checkpoint_every": 3, "keep_best": 2},
     "never saved": {"eval_every": 3, "average_best": True, "keep_best": 2},
@@ -137,7 +137,7 @@ def test_a_run_stopped_at_any_moment_ends_the_same(
     owner, name = WINDOWS[window]
     with monkeypatch.context() as patch:
         if kind is Killed:  # a process that is gone saves nothing on its way out
-            real = loop_module.save_state
+            real = save_state
             patch.setattr(
                 loop_module,
                 "save_state",

@@ -11,7 +11,6 @@ How the forms are written is `compression`'s and `generation`'s; nothing is trai
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -31,6 +30,7 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.models.saving import save_pair, stored_precision
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.temporary import temporary_folder
 
 Form = Literal["sparse", "int8", "sparse-int8", "dense"]
 Store = Literal["fp32", "fp16"]
@@ -123,9 +123,9 @@ def _save_int8(
     if not packed:
         generator.save(output)
         return
-    with tempfile.TemporaryDirectory(prefix="seqdistill-") as name:
-        generator.save(Path(name) / "int8")
-        pack_folder(Path(name) / "int8", output)
+    with temporary_folder() as folder:
+        generator.save(folder / "int8")
+        pack_folder(folder / "int8", output)
 
 
 def _int8_generator(

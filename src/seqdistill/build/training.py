@@ -153,9 +153,10 @@ def train_as_only_writer(
     with _step(run, "training", accelerator):
         result = _train(prepared, examples, teacher, run, accelerator, progress, resume=started)
     if accelerator.is_main_process:
+        logs = run.logs_so_far()
         _save(prepared, run)
         run.update_manifest(
-            {"training": dataclasses.asdict(result), "logs": run.logs_so_far(), "finished": True}
+            {"training": dataclasses.asdict(result), "logs": logs, "finished": True}
         )
     run.close()
     return run

@@ -7,6 +7,7 @@ program runs inside `ExplainingGroup`; none catches these errors itself.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,27 @@ USER_ERROR = 2
 INTERRUPTED = 130
 _RESUMABLE = ("demo", "train")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    f"os error {errno.ENOSPC})",
+    f"os error {errno.EDQUOT})",
+)
+_ANOTHER_PLACE = "name another place"
+_REMEDIES = {
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ELOOP: "remove the link that leads to itself",
+    errno.ENOTDIR: _ANOTHER_PLACE,
+    errno.EISDIR: _ANOTHER_PLACE,
+    errno.EROFS: _ANOTHER_PLACE,
+    errno.EFBIG: "name a place where files may be larger (`ulimit -f` shows a limit)",
+    errno.EMFILE: "raise the number of files that may be open (`ulimit -n`)",
+    errno.ENFILE: "close other programs, too many files are open",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the connection to the disk",
+    errno.ENODEV: "check the connection to the disk",
+    errno.ENXIO: _ANOTHER_PLACE,
+}
 
 
 class ExplainingGroup(TyperGroup):
@@ -41,29 +63,11 @@ class ExplainingGroup(TyperGroup):
         except UserError as error:
             _complain(str(error))
             raise typer.Exit(USER_ERROR) from error
-        except PermissionError as error:
-            if error.filename is None:
+        except Exception as error:
+            sentence = _sentence(error, resumable=ctx.invoked_subcommand in _RESUMABLE)
+            if sentence is None:
                 raise
-            _complain(
-                f"the command needs access to {error.filename!r}, but the system refuses it "
-                f"({error.strerror}); change its permissions or name another place"
-            )
-            raise typer.Exit(USER_ERROR) from error
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            hint = ", and continue with --resume" if ctx.invoked_subcommand in _RESUMABLE else ""
-            _complain(f"Disk full: {_place(error)} is full ({error.strerror}); free some{hint}")
-            raise typer.Exit(USER_ERROR) from error
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            _complain(
-                f"Out of memory: a batch does not fit ({_first_line(error)}); lower "
-                "training.batch_tokens (training.accumulation makes up for it), "
-                "sequences.rollouts.samples_per_prompt or sequences.decoding.batch_tokens, in a "
-                "new output_dir"
-            )
+            _complain(sentence)
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             hint = "; continue with --resume" if ctx.invoked_subcommand in _RESUMABLE else ""
@@ -71,8 +75,54 @@ class ExplainingGroup(TyperGroup):
             raise typer.Exit(INTERRUPTED) from error
 
 
-def _place(error: OSError) -> str:
-    return "the disk" if error.filename is None else f"the disk of {error.filename!r}"
+def _sentence(error: Exception, *, resumable: bool) -> str | None:
+    """What the user can fix about the machine; None for a defect of ours."""
+    again = ", and continue with --resume" if resumable else ""
+    if (full := _full(error)) is not None:
+        return f"Disk full: {_place(full)} is full ({_reason(full)}); free some{again}"
+    if _out_of_memory(error):
+        return (
+            f"Out of memory: a batch does not fit ({_first_line(error)}); lower "
+            "training.batch_tokens (training.accumulation makes up for it), "
+            "sequences.rollouts.samples_per_prompt or sequences.decoding.batch_tokens, in a "
+            "new output_dir"
+        )
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return "a path must have no NUL character, but one of the recipe's has; name another place"
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    if isinstance(error, PermissionError):
+        return (
+            f"the command needs access to {error.filename!r}, but the system refuses it "
+            f"({error.strerror}); change its permissions or name another place"
+        )
+    remedy = _REMEDIES.get(error.errno or 0)
+    if isinstance(error, FileNotFoundError) and not os.path.isdir(os.path.dirname(error.filename)):
+        remedy = "its folder was removed while the command ran: bring it back, or start again"
+    if remedy is None:
+        return None
+    return f"the command must use {error.filename!r}, but found: {error.strerror}; {remedy}{again}"
+
+
+def _full(error: BaseException) -> BaseException | None:
+    """What says that a disk is full, in whatever library's words; None when nothing does."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _FULL:
+            return seen
+        if any(words in str(seen) for words in _FULL_WORDS):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _place(error: BaseException) -> str:
+    name = getattr(error, "filename", None)
+    return "the disk" if name is None else f"the disk of {name!r}"
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or _first_line(error)
 
 
 def _out_of_memory(error: BaseException) -> bool:

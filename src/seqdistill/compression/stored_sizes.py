@@ -5,13 +5,13 @@ Measures by writing the forms; converts nothing to int8 itself.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from seqdistill.compression.int8_folders import MODEL, packed_content
 from seqdistill.compression.sparse_files import SPARSE_WEIGHTS, save_sparse_pair
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.saving import save_pair
+from seqdistill.records.temporary import temporary_folder
 
 
 def stored_sizes(pair: LoadedModel, *, int8_folder: Path) -> dict[str, int]:
@@ -20,8 +20,8 @@ def stored_sizes(pair: LoadedModel, *, int8_folder: Path) -> dict[str, int]:
     `int8_folder` is the model's CTranslate2 copy. Tokenizer and configuration, which are the same
     in all forms, are left out. Raises ModelError for weights beyond what fp16 can hold.
     """
-    with tempfile.TemporaryDirectory(prefix="seqdistill-") as name:
-        dense, sparse = Path(name) / "dense", Path(name) / "sparse"
+    with temporary_folder() as folder:
+        dense, sparse = folder / "dense", folder / "sparse"
         save_pair(pair, dense, store="fp16")
         save_sparse_pair(pair, sparse, store="fp16")
         fp16 = sum(path.stat().st_size for path in dense.glob("*.safetensors"))

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import pathlib
-import tempfile
 from collections.abc import Iterator
 
 import torch
@@ -22,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.errors import EngineError
 from seqdistill.generation.model_facts import ModelFacts, has_mute_last_row
+from seqdistill.records.temporary import temporary_folder
 
 _WEIGHTS = "model.bin"
 
@@ -102,12 +101,12 @@ def with_weights_of(
     `convert`. Raises EngineError as `convert` does.
     """
     spec = _spec_of(disposable, facts, tokenizer)
-    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="seqdistill-") as folder:
+    with torch.no_grad(), temporary_folder() as folder:
         LayerSpec.validate(spec)  # the vocabulary was validated then
         _store(spec, "float32")
         if compute_type != "float32":
             spec._quantize(compute_type)
-        path = pathlib.Path(folder) / _WEIGHTS
+        path = folder / _WEIGHTS
         spec._serialize(str(path))
         files = {**converted.files, _WEIGHTS: path.read_bytes()}
     return dataclasses.replace(converted, files=files)
@@ -271,6 +270,6 @@ def _set_tokens(
 
 def _serialized(spec: ModelSpec) -> dict[str, bytes]:
     """The files of the model. CTranslate2 writes to folders only; this one is gone on return."""
-    with tempfile.TemporaryDirectory(prefix="seqdistill-") as folder:
-        spec.save(folder)
-        return {path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())}
+    with temporary_folder() as folder:
+        spec.save(str(folder))
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

@@ -9,7 +9,6 @@ the files mean.
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -209,13 +208,22 @@ class JsonLinesWriter:
     def write(self, row: Mapping[str, object]) -> None:
         """Appends one line.
 
-        Raises TypeError, and writes nothing, when `row` is no JSON, and FileNotFoundError when the
-        file is not there any more.
+        Raises TypeError, and writes nothing, when `row` is no JSON, and UserError when the file is
+        not there any more.
         """
-        if not os.path.samestat(os.fstat(self._stream.fileno()), self.path.stat()):
-            raise FileNotFoundError(errno.ENOENT, "replaced while it was written to", self.path)
+        if not self._is_there():
+            raise UserError(
+                f"{self.path} must stay where it is while it is written to, but was removed or "
+                "replaced; move its folder back and continue with --resume, or start again"
+            )
         self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._stream.flush()
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._stream.fileno()), self.path.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def close(self) -> None:
         """Makes the lines durable and closes the file; a second call does nothing."""

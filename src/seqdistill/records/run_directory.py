@@ -7,7 +7,6 @@ removes nothing but rows that will be logged again.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -250,7 +249,8 @@ class RunDirectory:
     def logs_so_far(self) -> dict[str, dict[str, JsonValue]]:
         """How many bytes of each log there are, and their SHA-256; what was logged is durable."""
         self.close()
-        return {path.name: _extent(path) for path in (self.metrics_path, self.rollouts_path)}
+        logs = (self._there(self.metrics_path), self.rollouts_path)
+        return {path.name: _extent(path) for path in logs}
 
     def go_back_to(self, logs: Mapping[str, Mapping[str, JsonValue]]) -> None:
         """Cuts off what was logged later than `logs_so_far` found; it will be logged again.
@@ -286,7 +286,11 @@ class RunDirectory:
     def _there(self, path: Path) -> Path:
         """The path in this folder, which must not be made again when somebody removed it."""
         if not self.path.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            raise UserError(
+                f"{self.path} must stay where it is while its run goes on, but was removed or "
+                "moved, and with it its checkpoints; move it back and continue with --resume, or "
+                "start again"
+            )
         return path
 
     def _check_finished_log(self, path: Path) -> None:
