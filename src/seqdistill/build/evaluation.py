@@ -13,7 +13,7 @@ from typing import cast
 
 from seqdistill.build.data import read_split
 from seqdistill.build.exporting import INT8_FOLDER, export_int8
-from seqdistill.build.judging import check_judging, judging_of
+from seqdistill.build.judging import check_judging, judging_of, warn_of_cut_outputs
 from seqdistill.build.systems import START, exported_system, systems_of
 from seqdistill.build.timings import timed
 from seqdistill.core.errors import RecipeError
@@ -120,6 +120,7 @@ def evaluate_run(
     references = [example.target or "" for example in examples]
     systems = systems_of(run, recipe, examples, overrides)
     settings = evaluation_settings(recipe, examples, systems[-1].model.kind)
+    warn_of_cut_outputs(systems[-1].examples, settings.max_new_tokens, "test")
     exported = exported_system(run, overrides)
     progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
     results: list[SystemResult] = []
