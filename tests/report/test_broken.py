@@ -134,6 +134,9 @@ def test_the_start_has_a_row_and_what_was_gained_since_is_a_card(tmp_path: Path)
     # 31.62 - 3.0
     assert "Since its start +28.6 BLEU 31.6, before its first update 3.0" in text
     assert "start" in [line.split(" ")[0] for line in screen(folder).splitlines() if line]
+    # Of the two trade-offs only size, since the start is not timed.
+    labels = [label for label in Page(build_report(folder)).labels if "start:" in label]
+    assert len(labels) == 1 and "start: BLEU 3.0" in labels[0]
     contents = read_contents(folder)
     found = best(contents.systems)
     assert found is not None and found.name == "seq_kd"

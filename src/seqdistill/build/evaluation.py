@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from seqdistill.build.data import chat_settings, read_split
 from seqdistill.build.exporting import INT8_FOLDER, export_int8
-from seqdistill.build.judging import check_judging, judging_of
+from seqdistill.build.judging import check_judging, judging_of, warn_of_cut_outputs
 from seqdistill.build.systems import START, exported_system, systems_of
 from seqdistill.build.timings import timed
 from seqdistill.core.errors import RecipeError
@@ -139,6 +139,7 @@ def _evaluate(
     references = [example.target or "" for example in examples]
     systems = systems_of(run, recipe, examples, overrides)
     settings = evaluation_settings(recipe, examples, systems[-1].model.kind)
+    warn_of_cut_outputs(systems[-1].examples, settings.max_new_tokens, "test")
     exported = exported_system(run, overrides)
     progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
     results: list[SystemResult] = []

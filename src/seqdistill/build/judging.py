@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.encoding import Kind
+from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.data.examples import Example
 from seqdistill.metrics.answers import MARK
 from seqdistill.metrics.corpus_metrics import LOSS, corpus_metrics
@@ -38,6 +38,8 @@ class Judging:
     """What they count in."""
     automatic: bool
     """Whether the data decided what the metrics are, and not the recipe."""
+    has_dev: bool
+    """Whether there is a dev set to choose on."""
 
     @property
     def dev_score(self) -> str:
@@ -61,7 +63,10 @@ class Judging:
             for name in self.metrics
         ]
         origin = "chosen by the data" if self.automatic else "named by the recipe"
-        return f"{self.eval_metric} chooses checkpoints; outputs by {', '.join(names)}, {origin}"
+        chooses = (
+            f"{self.eval_metric} chooses checkpoints" if self.has_dev else "no dev to choose on"
+        )
+        return f"{chooses}; outputs by {', '.join(names)}, {origin}"
 
 
 def text_units(recipe: Recipe, examples: Sequence[Example]) -> Units:
@@ -87,7 +92,8 @@ def judging_of(recipe: Recipe, examples: Sequence[Example], kind: Kind) -> Judgi
             chosen = "answer_accuracy"
         else:
             chosen = "loss" if _is_free_text(examples, kind) else metrics[0]
-    judging = Judging(chosen, tuple(metrics), units, automatic)
+    has_dev = recipe.data.dev is not None
+    judging = Judging(chosen, tuple(metrics), units, automatic, has_dev)
     if "bleu" in judging.dev_metrics:
         bleu_tokens(units.bleu_tokenizer)  # it may have to be installed or downloaded
     return judging
@@ -151,4 +157,18 @@ def check_judging(judging: Judging, examples: Sequence[Example], split: str) -> 
             "evaluation.metrics names bleu first for the chats of data.%s, where it says little; "
             "leave it out for rouge_l and exact_match",
             split,
+        )
+
+
+def warn_of_cut_outputs(examples: Sequence[EncodedExample], most: int, split: str) -> None:
+    """Says how many targets no output can equal, since outputs are cut before."""
+    num_longer = sum(len(example.target_ids) > most for example in examples)
+    if num_longer:
+        _LOG.warning(
+            "%d of %d targets of data.%s are longer than evaluation.max_new_tokens=%d, where "
+            "outputs are cut; raise it to judge them whole",
+            num_longer,
+            len(examples),
+            split,
+            most,
         )

@@ -16,7 +16,13 @@ from seqdistill.build.data import (
     read_split,
 )
 from seqdistill.build.feasibility import check_models_fit, learns_from_references
-from seqdistill.build.judging import Judging, check_judging, judging_of, text_units
+from seqdistill.build.judging import (
+    Judging,
+    check_judging,
+    judging_of,
+    text_units,
+    warn_of_cut_outputs,
+)
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
 from seqdistill.build.pruning import build_mask
@@ -141,16 +147,7 @@ def _judging(
 
 def _check_dev(recipe: Recipe, judging: Judging, dev: Sequence[EncodedExample]) -> None:
     """Warns of targets that no output can equal; refuses a loss that no target gives."""
-    most = recipe.evaluation.max_new_tokens
-    num_longer = sum(len(example.target_ids) > most for example in dev)
-    if num_longer:
-        _LOG.warning(
-            "%d of %d targets of data.dev are longer than evaluation.max_new_tokens=%d, where "
-            "outputs are cut; raise it to judge them whole",
-            num_longer,
-            len(dev),
-            most,
-        )
+    warn_of_cut_outputs(dev, recipe.evaluation.max_new_tokens, "dev")
     longest = recipe.data.max_target_tokens
     too_long = dev and all(len(example.target_ids) > longest for example in dev)
     if too_long and judging.eval_metric == "loss":

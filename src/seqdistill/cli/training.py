@@ -203,12 +203,15 @@ def _show_demo(run: RunDirectory) -> None:
     say()
     contents = read_contents(run.path)
     show_results(contents, console_on())
-    student = run.student_path
+    student, results = run.student_path, run.read_results()
     sentence = "Click the button to open the file."
     say()
     say_aligned(
         [
-            ("best student", f"{run.read_results().get('student', 'student')}, in {student}"),
+            (
+                "student" if results.get("recommended") is None else "best student",
+                f"{results.get('student', 'student')}, in {student}",
+            ),
             ("translate", f'{program()} generate {quoted(student)} "{sentence}"'),
             ("in Python", f'AutoModelForSeq2SeqLM.from_pretrained("{student}")  # transformers'),
             *(

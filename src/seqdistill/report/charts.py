@@ -26,15 +26,19 @@ class Chart:
 
 
 def trade_offs(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[Chart]:
-    """Quality against speed and against size: what a choice between the systems rests on."""
-    if len(systems) < 2:  # one dot is no trade-off
+    """Quality against speed and against size: what a choice between the systems rests on.
+
+    Beside the students' sizes also stands the start, so that one sees what was learned.
+    """
+    trained = [system for system in systems if not system.is_start]
+    if len(trained) < 2:  # one dot is no trade-off
         return []
     teacher = findings.teacher_of(systems)
     level = teacher.beam if teacher is not None else None
     metric = systems[0].metric
     title, up = metric.title, "up" if metric.higher_is_better else "down"
     charts = []
-    speed = _speed_dots(systems, looks)
+    speed = _speed_dots(trained, looks)
     if speed:
         charts.append(
             Chart(
@@ -44,7 +48,7 @@ def trade_offs(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[
                         "speed", speed, x_label="sentences per second", y_label=title, level=level
                     )
                 ),
-                f"{title} over sentences per second. " + _spoken(systems, "sentences per second"),
+                f"{title} over sentences per second. " + _spoken(trained, "sentences per second"),
                 f"Right is faster, {up} is better. A thin line joins one system’s greedy (hollow) "
                 "and beam-search (filled) decoding.",
             )
