@@ -201,9 +201,7 @@ _MBART = ("MBartConfig", "MBartForConditionalGeneration")
 FAMILIES = {
     "nllb": Family(_nllb, *_M2M, _BART, ("eng_Latn", "deu_Latn"), None, _forced("deu_Latn")),
     "m2m100": Family(_m2m100, *_M2M, _BART, ("en", "de"), None, _forced("__de__")),
-    "mbart50": Family(
-        _mbart50, *_MBART, _BART, ("en_XX", "de_DE"), ("en", "de"), _forced("de_DE")
-    ),
+    "mbart50": Family(_mbart50, *_MBART, _BART, ("en_XX", "de_DE"), ("en", "de"), _forced("de_DE")),
     "mbart": Family(
         _mbart,
         *_MBART,

@@ -249,7 +249,7 @@ def _on_further_test(
     references = _references(task, test=test)
     found = other.generator.generate([e.source_ids for e in other.examples], settings.greedy)
     ids = [group[0].token_ids if group else () for group in found]
-    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    texts = [text.strip() for text in system.tokenizer.batch_decode(ids, skip_special_tokens=True)]
     statistics = CORPUS_METRICS[task.metric].statistics(texts, references)
     return interval_columns(f"{task.metric}_{name}", statistics, settings)
 
