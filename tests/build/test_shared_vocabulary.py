@@ -18,9 +18,11 @@ from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.build.labelling import label_data
 from seqdistill.build.preparing import check_vocabularies, prepare
+from seqdistill.build.sequences import training_sequences
 from seqdistill.core.errors import ModelError, StaleCorpusError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.models.loading import load_pair
+from seqdistill.models.saving import save_pair
 
 KNOWN, PADDED = 40, 60
 LARGER = pytest.mark.parametrize("larger", ["student", "teacher"])
@@ -140,7 +142,11 @@ def test_another_end_token_over_one_vocabulary_is_refused_naming_both(
         with pytest.raises(ModelError) as refused:
             prepare(recipe_in(place, method))
         message = str(refused.value)
-        ends = {"student": "'</s>' (id 2)", "teacher": "'</s>' (id 2)", who: "'4' (id 39)"}
+        ends = {
+            "student": "'</s>' (id 2)",
+            "teacher": "'</s>' (id 2)",
+            who: "'4' (id 39), '</s>' (id 2)",
+        }
         assert f"student ends with {ends['student']} and the teacher with {ends['teacher']}" in (
             message
         )
@@ -154,11 +160,24 @@ def test_texts_are_compared_whatever_they_end_with(tmp_path: Path) -> None:
 
 
 def test_ends_that_are_really_used_are_compared(tmp_path: Path) -> None:
-    """A tokenizer without an end token leaves it to the configuration."""
+    """A tokenizer without an end token leaves it to the generation config, as transformers does."""
     place = place_of(tmp_path, "llama", "teacher")
     student, teacher = load_pair(str(place / "student")), load_pair(str(place / "teacher"))
     teacher.tokenizer.eos_token = None
     assert check_vocabularies(student, teacher) == KNOWN
-    teacher.model.config.eos_token_id = 39
+    teacher.model.generation_config.eos_token_id = 39
     with pytest.raises(UserError, match=r"the teacher with '4' \(id 39\)"):
         check_vocabularies(student, teacher)
+
+
+def test_labels_of_one_tokenizer_end_as_the_student_ends(tmp_path: Path) -> None:
+    """A teacher that closes turns as its generation config says, a student that knows one end."""
+    place = place_of(tmp_path, "mbart", "teacher")
+    pair = load_pair(str(place / "teacher"))
+    turn_end = 20
+    pair.model.generation_config.eos_token_id = [2, turn_end]
+    pair.model.final_logits_bias[0, turn_end] += 20.0
+    save_pair(pair, place / "teacher")
+    prepared = prepare(recipe_in(place, "seq_kd"))
+    examples, _ = training_sequences(prepared, NoProgress())
+    assert examples and all(example.target_ids == (2,) for example in examples)

@@ -182,10 +182,10 @@ def test_a_saved_student_writes_the_same_in_plain_transformers(name: str, tmp_pa
 @multilingual
 def test_languages_that_nobody_says_are_refused(name: str) -> None:
     pair = FAMILIES[name].pair()
-    with pytest.raises(RecipeError, match="data.source_language must be given for tiny"):
+    with pytest.raises(RecipeError, match=r"data.source_language must be given for tiny"):
         with_languages(pair, None, None)
     source, _ = FAMILIES[name].languages or ("", "")
-    with pytest.raises(RecipeError, match="data.target_language must be given for tiny"):
+    with pytest.raises(RecipeError, match=r"data.target_language must be given for tiny"):
         with_languages(pair, source, None)
 
 

@@ -47,6 +47,18 @@ def test_an_encoder_decoder_batch_by_hand() -> None:
     assert batch.target_mask.tolist() == [[True] * 3, [True, True, False]]
 
 
+def test_a_decoders_prefix_is_read_and_never_counts() -> None:
+    plain = Collator("seq2seq", pad_id=PAD, start_id=5)([ONE, TWO])
+    batch = Collator("seq2seq", pad_id=PAD, start_id=5, prefix_ids=(7, 8))([ONE, TWO])
+    for row, example in enumerate((ONE, TWO)):
+        length = 2 + len(example.target_ids)
+        read = [5, 7, 8, *example.target_ids[:-1]]
+        assert batch.decoder_input_ids[row, :length].tolist() == read
+        assert batch.decoder_mask[row].sum() == length
+        assert batch.target_mask[row].tolist() == [False, False, *plain.target_mask[row].tolist()]
+    assert torch.equal(batch.target_ids[batch.target_mask], plain.target_ids[plain.target_mask])
+
+
 def test_without_a_start_the_decoder_reads_the_last_target_first() -> None:
     coded = EncodedExample("mbart", (10, EOS, 30), (20, EOS, 31))
     batch = Collator("seq2seq", pad_id=PAD)([coded])

@@ -130,7 +130,8 @@ def talker(name: str) -> Talker:
     model.generation_config.eos_token_id = [END, turn_end] if family.listed else END
     tokenizer = tokenizer_with(names, family.eos, family.template)
     ends = [END, turn_end]
-    return Talker(model, tokenizer, tiny.kind, tiny.sources, ends, endless, tiny.verify_on)
+    closed = [(source, [4, 7, 8, ends[i % 2]]) for i, source in enumerate(tiny.sources)]
+    return Talker(model, tokenizer, tiny.kind, tiny.sources, ends, endless, closed)
 
 
 @every_family

@@ -146,7 +146,8 @@ def _known_to(
 ) -> dict[str, tuple[tuple[int, ...], ...]]:
     """The outputs, whose every id the student has a row for, ended as the student ends its own.
 
-    What ends the teacher's and not the student's becomes the student's first end token. Raises StaleCorpusError for a corpus of before padded rows were cut off.
+    What ends the teacher's and not the student's becomes the student's first end token. Raises
+    StaleCorpusError for a corpus of before padded rows were cut off.
     """
     rows: int = student.model.get_output_embeddings().weight.shape[0]
     for example_id, written in outputs.items():
@@ -179,7 +180,11 @@ def _encoded(
     asked = {example.id: example for example in without_references(examples)}
     answered = [dataclasses.replace(asked[output.id], target=output.text) for output in kept]
     encoded = encode_for(student, answered, chat_settings(recipe.data))
+    ends = facts_of(student.model, student.tokenizer, kind=student.kind).end_ids
     outputs: dict[str, tuple[tuple[int, ...], ...]] = {}
-    for example in encoded:
-        outputs[example.id] = (*outputs.get(example.id, ()), example.target_ids)
+    for output, example in zip(kept, encoded, strict=True):
+        ids = example.target_ids
+        if not output.finished and len(ids) > 1 and ids[-1] in ends:
+            ids = ids[:-1]  # a cut sample has no end, and none is made up
+        outputs[example.id] = (*outputs.get(example.id, ()), ids)
     return outputs

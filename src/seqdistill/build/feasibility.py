@@ -32,12 +32,8 @@ def check_lengths_fit(pair: LoadedModel, examples: Sequence[EncodedExample], rol
     if limit is None:
         return
     for example in examples:
-        source, target = len(example.source_ids), len(example.target_ids)
-        length = (
-            source + target
-            if pair.kind == "causal"
-            else max(source, facts.length(example.target_ids))
-        )
+        source, target = len(example.source_ids), facts.length(example.target_ids)
+        length = source + target if pair.kind == "causal" else max(source, target)
         if length > limit:
             raise DataError(
                 f"Every example must fit the {role}'s {limit} positions, but example "

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from seqdistill.build.data import encode_for, read_split
+from seqdistill.build.data import encode_for, read_split, without_references
 from seqdistill.build.decoding import verification_pairs
 from seqdistill.build.models import model_folder
 from seqdistill.compression.int8_folders import MODEL, PACKED_MODEL, pack_folder, unpack_folder
@@ -131,7 +131,10 @@ def _save_int8(
 def _int8_generator(
     pair: LoadedModel, examples: Sequence[Example], *, threads: int | None
 ) -> CTranslate2Generator:
-    encoded = encode_for(pair, examples[:_NUM_VERIFIED], PLAIN_CHAT)
+    examples = examples[:_NUM_VERIFIED]
+    if getattr(pair.tokenizer, "tgt_lang", "") is None:  # its copy is for every target language
+        examples = without_references(examples)
+    encoded = encode_for(pair, examples, PLAIN_CHAT)
     cut = cut_long_sources(encoded, max_source_tokens=_MAX_VERIFIED_TOKENS, kind=pair.kind).examples
     short = [
         dataclasses.replace(example, target_ids=example.target_ids[:_MAX_VERIFIED_TOKENS])

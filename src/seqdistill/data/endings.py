@@ -32,24 +32,31 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that the chat template closes an assistant's turn with.
 
-    None without a template, and for one that closes turns with plain text. It is found by
-    rendering a probe: `<|im_end|>` for Qwen, `<|eot_id|>` for Llama 3, `<end_of_turn>` for Gemma,
-    `<|end|>` for Phi 3, the eos token for Llama 2.
+    None without a template, and for one that closes turns with plain text, or with what opens the
+    next one. It is found by rendering a probe: `<|im_end|>` for Qwen, `<|eot_id|>` for Llama 3,
+    `<end_of_turn>` for Gemma, `<|end|>` for Phi 3, the eos token for Llama 2.
     """
     if tokenizer.chat_template is None:
         return None
     turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
     try:
         text = render(tokenizer, turns, opens_answer=False).text
-    except TemplateFailure as error:
+    except TemplateFailure as error:  # whoever needs the template says what is wrong
         _LOG.info("the chat template renders no probe of two turns: it %s", error)
         return None
-    closing = text.rpartition(_ANSWER)[2]
+    opening, answer, closing = text.rpartition(_ANSWER)
+    if not answer:
+        return None
+    marks = _marks(tokenizer, closing)
+    openers = {_marks(tokenizer, before)[-1:] for before in opening.split(_QUESTION)}
+    return None if not marks or marks[:1] in openers else marks[0]
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """The special tokens of a text, in order."""
     special = special_ids(tokenizer)
-    for token_id in tokenizer(closing, add_special_tokens=False).input_ids:
-        if token_id in special:
-            return int(token_id)
-    return None
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return tuple(int(token_id) for token_id in ids if token_id in special)
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

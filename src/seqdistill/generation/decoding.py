@@ -27,8 +27,8 @@ class Decoding:
     n_best: int = 1
     """Hypotheses returned per source: the best of the beam, or so many independent samples."""
     length_penalty: float = 1.0
-    """Beam scores are divided by length ** length_penalty, a decoder's prefix counted in; 0 compares
-    plain log-probabilities."""
+    """Beam scores are divided by length ** length_penalty, a decoder's prefix counted in it; 0
+    compares plain log-probabilities."""
     sampling_temperature: float = 1.0
     """Divides the sampler's logits."""
     top_k: int = 0

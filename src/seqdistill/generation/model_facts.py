@@ -59,6 +59,7 @@ def facts_of(
     when a needed token is unknown or lies outside the vocabulary.
     """
     config = model.config if kind == "seq2seq" else model.config.get_text_config()
+    config = getattr(config, "decoder", config)  # an EncoderDecoderModel has two
     vocab_size: int = model.get_output_embeddings().weight.shape[0]
     ends = end_ids(tokenizer, declared_ends(model))
     start_id = decoder_start_id(model) if kind == "seq2seq" else None
@@ -93,7 +94,7 @@ def declared_ends(model: PreTrainedModel) -> int | list[int] | None:
 
 
 def declare_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kind: Kind) -> None:
-    """Puts every end token into the model's generation config, where plain transformers reads it."""
+    """Puts every end token where plain transformers reads it: into the generation config."""
     ends = facts_of(model, tokenizer, kind=kind).end_ids
     if model.generation_config is not None:
         model.generation_config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]

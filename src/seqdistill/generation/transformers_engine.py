@@ -1,7 +1,8 @@
 """Decoding with transformers' own `generate`: slower, but every architecture and every device.
 
 Nothing but where sequences start and end is inherited from the model's generation config:
-repetition penalties, forced ends and the default top_k of 50 would make samples come from another distribution. Does not tokenize text.
+repetition penalties, forced ends and the default top_k of 50 would make samples come from another
+distribution. Does not tokenize text.
 """
 
 from __future__ import annotations

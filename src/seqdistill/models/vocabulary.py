@@ -42,10 +42,10 @@ def check_ends(
     raise ModelError(
         "Teacher and student must end sequences with the same tokens where they are compared token "
         f"by token, but the student ends with {student_ends} and the teacher with {teacher_ends}. "
-        f"Set eos_token_id in the generation_config.json of both to one list, such as "
-        f"{sorted({*student_end_ids, *teacher_end_ids})} (the eos_token of the tokenizer and the "
-        "turn end of its chat template are always among them), or use method seq_kd, which "
-        "compares texts."
+        "Set eos_token in the student's tokenizer_config.json and eos_token_id in its "
+        "generation_config.json, where a list names several, to what the teacher's are, or use "
+        "method seq_kd, which compares texts. (What a chat template closes turns with is an end, "
+        "too.)"
     )
 
 

@@ -134,9 +134,9 @@ def label(
     may write. `ends` names the tokens that end an output, for messages.
 
     Raises ModelError, as soon as it shows and with no corpus left, when hardly any example has an
-    output that ends; StaleCorpusError when the folder was begun with other settings, and DataError when
-    another process is labelling into it, when it holds other things, for ids that come twice and
-    for no examples.
+    output that ends; StaleCorpusError when the folder was begun with other settings, and DataError
+    when another process is labelling into it, when it holds other things, for ids that come twice
+    and for no examples.
     """
     _check_ids(examples)
     settings = CorpusSettings(
@@ -281,8 +281,9 @@ def _tell_of_lengths(manifest: CorpusManifest) -> None:
     longest = manifest.settings.decoding.max_new_tokens
     if manifest.num_unfinished:
         logger.warning(
-            "the teacher's corpus has no output for %d of %d examples (%.1f%%), the first is %r: of "
-            "a beam only what ends within max_new_tokens (%d) is kept, of samples what has a token",
+            "the teacher's corpus has no output for %d of %d examples (%.1f%%), the first is %r: "
+            "of a beam only what ends within max_new_tokens (%d) is kept, of samples what has a "
+            "token",
             manifest.num_unfinished,
             manifest.num_examples,
             100 * manifest.num_unfinished / manifest.num_examples,
