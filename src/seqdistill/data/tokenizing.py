@@ -143,8 +143,12 @@ class TextTokenizer:
             return slow
         if not as_target:
             return list(self._backend().encode(text).ids)
-        self._tokenizer._switch_to_target_mode()
-        try:  # which marks stand around a target is a state of the tokenizer
+        # What stands around a target is a state of multilingual tokenizers; others have no modes.
+        enter = getattr(self._tokenizer, "_switch_to_target_mode", None)
+        if enter is None:
+            return list(self._backend().encode(text).ids)
+        enter()
+        try:
             target = _renamed(self._tokenizer.backend_tokenizer, self._marks)
         finally:
             self._tokenizer._switch_to_input_mode()
