@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import transformers
 from tests.chat_families import FAMILIES, family_tokenizer
 from tests.tiny import character_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -107,3 +110,40 @@ def test_language_codes_are_marks_and_stay_text_in_sentences() -> None:
     (found,) = encode([Example("1", "a en_XX cat", "b")], tokenizer, "seq2seq")
     assert code not in found.source_ids
     assert TextDecoder(tokenizer).text([code, *found.source_ids]) == "a en_XX cat"
+
+
+def of_class(name: str) -> Any:
+    """A tokenizer of a real class with a vocabulary of letters."""
+    pieces = ["▁", *"abcdehnorstuLX_<>/", "▁the"]
+    head = ["<pad>", "</s>", "<unk>"] if name == "T5Tokenizer" else SPECIAL
+    more: dict[str, Any] = {"src_lang": "en_XX", "tgt_lang": "de_DE"}
+    vocabulary: Any = [(piece, 0.0 if piece in head else -1.0) for piece in [*head, *pieces]]
+    if name == "T5Tokenizer":
+        more = {"extra_ids": 2}
+    if name == "NllbTokenizer":
+        more = {"merges": [], "src_lang": "eng_Latn", "tgt_lang": "deu_Latn"}
+        vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
+    return getattr(transformers, name)(vocab=vocabulary, **more)
+
+
+@pytest.mark.parametrize(
+    "name", ["NllbTokenizer", "MBartTokenizer", "MBart50Tokenizer", "T5Tokenizer"]
+)
+def test_marks_are_text_for_real_classes_and_their_own_marks_stay(name: str) -> None:
+    tokenizer = of_class(name)
+    plain, marked = encode(
+        [Example("1", "a the b", "c"), Example("2", "a </s> the deu_Latn", "</s> en_XX")],
+        tokenizer,
+        "seq2seq",
+    )
+    assert list(plain.source_ids) == tokenizer("a the b").input_ids
+    assert list(plain.target_ids) == tokenizer(text_target="c").input_ids
+    known = set(marks(tokenizer).values())
+    for ours, theirs in (
+        (marked.source_ids, plain.source_ids),
+        (marked.target_ids, plain.target_ids),
+    ):
+        assert [i for i in ours if i in known] == [i for i in theirs if i in known]
+    decoder = TextDecoder(tokenizer)
+    assert decoder.text(marked.source_ids) == "a </s> the deu_Latn"
+    assert decoder.text(plain.target_ids) == "c"

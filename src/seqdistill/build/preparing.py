@@ -148,7 +148,8 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
     data = recipe.data
     if learns_from_references(recipe):
         return encode_for_training(examples, student.tokenizer, student.kind, data)
-    encoded = encode(examples, student.tokenizer, student.kind, chat_settings(data))
+    chat = dataclasses.replace(chat_settings(data), assistant_turns="last")
+    encoded = encode(examples, student.tokenizer, student.kind, chat)
     return leave_out_long(
         cut_unread_targets(encoded, max_target_tokens=data.max_target_tokens),
         max_source_tokens=data.max_source_tokens,
