@@ -28,7 +28,7 @@ def trained(kind: str) -> PreTrainedTokenizerFast:
             pre_tokenizers.Metaspace(),
             decoders.Metaspace(),
         )
-        trainer = trainers.UnigramTrainer(
+        trainer: Any = trainers.UnigramTrainer(
             vocab_size=70, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
         )
     else:
