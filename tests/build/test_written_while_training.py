@@ -214,5 +214,5 @@ def test_chats_without_an_answer_are_prompts(tmp_path: Path) -> None:
     given = f"data.train={place / 'chats.jsonl'}"
     run = trained(recipe_in(place, "on_policy_kd", given, "sequences.rollouts.samples_every=1"))
     kept: list[dict[str, Any]] = run.read_rollouts()
-    assert {row["prompt"] for row in kept} <= {"rot", "blau", "zwei", "drei"}
+    assert {row["prompt"] for row in kept} <= {f"u {w} a " for w in ("rot", "blau", "zwei", "drei")}
     assert all(row["reference"] is None for row in kept)

@@ -31,7 +31,7 @@ class Echo:
     def generate_texts(
         self,
         model: str,
-        lines: Sequence[str] | Sequence[Example],
+        lines: Sequence[str | Example],
         *,
         raw: bool,
         template_options: Mapping[str, object],

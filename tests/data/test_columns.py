@@ -20,7 +20,7 @@ from seqdistill.data.readers import read_examples
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}]
-CHAT = [
+CHAT: list[dict[str, Any]] = [
     {"role": "user", "content": "Weather?"},
     {"role": "assistant", "content": None, "tool_calls": CALL},
     {"role": "tool", "name": "weather", "content": "18 C"},
@@ -111,8 +111,8 @@ def test_columns_that_are_not_read_are_named_in_one_line(
 
 def test_what_the_template_leaves_out_is_refused_until_confirmed(tmp_path: Path) -> None:
     gemma, qwen = family_tokenizer("gemma"), family_tokenizer("qwen")
-    called = {"messages": CHAT[:2] + CHAT[2:3] + [{"role": "assistant", "content": "18 C"}]}
-    filled = [{**CHAT[0]}, {**CHAT[1], "content": ""}, *called["messages"][2:]]
+    last = {"role": "assistant", "content": "18 C"}
+    filled = [CHAT[0], {**CHAT[1], "content": ""}, CHAT[2], last]
     example = one(tmp_path, {"messages": filled})
     with pytest.raises(DataError, match=r"'tool_calls', but leaves it out .*ignore_columns="):
         encode([example], gemma, "causal")

@@ -15,9 +15,9 @@ from seqdistill.data.encoding import (
     Kind,
     cut_long_sources,
     encode,
-    end_token_id,
     leave_out_long,
 )
+from seqdistill.data.endings import end_token_id
 from seqdistill.data.examples import Example, Turn
 
 PAIRS = [Example("1", "a cat", "eine katze"), Example("2", "dog", "hund"), Example("3", "x", None)]

@@ -41,6 +41,11 @@ SECOND_BEST = [
     for example in random_examples(30, seed=4)[:6]
 ]
 EXAMPLES = [*random_examples(30, seed=4), *SECOND_BEST]
+CONVERSATIONS = [
+    dataclasses.replace(example, id=f"chat {example.id}", counted_spans=((1, 2), (3, 5)))
+    for example in EXAMPLES
+    if len(example.source_ids) > 4
+]
 
 
 class Place(NamedTuple):
@@ -298,3 +303,33 @@ def test_checksums_equal_a_plain_loop_over_whole_numbers() -> None:
     found = sequence_checksums(flat, np.array([len(ids) for ids in sequences]))
     assert found.view(np.uint64).tolist() == expected
     assert len(set(expected)) == len(sequences)
+
+
+def test_earlier_turns_that_count_have_their_states_too(tmp_path: Path) -> None:
+    teacher = tiny_adapter("llama")
+    settings = dataclasses.replace(
+        settings_for(teacher), data_fingerprint=fingerprint_encoded(CONVERSATIONS)
+    )
+    make_states(
+        teacher,
+        CONVERSATIONS,
+        collator("causal"),
+        tmp_path / "kept",
+        settings=settings,
+        batch_tokens=60,
+        device=torch.device("cpu"),
+        progress=NoProgress(),
+    )
+    states = StoredStates(tmp_path / "kept", CONVERSATIONS, settings=settings)
+    assert states.manifest.num_positions == sum(e.num_counted for e in CONVERSATIONS)
+    batch = collator("causal")(CONVERSATIONS)
+    live = InProcessTeacher(teacher, vocab_size=VOCAB).score(batch)
+    assert isinstance(live, DenseScores)
+    mask = batch.target_mask
+    torch.testing.assert_close(
+        states.at_targets(batch)[mask], live.hidden[mask], rtol=1e-5, atol=1e-5
+    )
+    without = [dataclasses.replace(e, counted_spans=()) for e in CONVERSATIONS]
+    assert fingerprint_encoded(without) != fingerprint_encoded(CONVERSATIONS)
+    with pytest.raises(DataError, match="other targets"):
+        states.at_targets(collator("causal")(without))

@@ -38,7 +38,7 @@ def is_rows(path: str) -> bool:
 
 def generate_texts(
     model: str,
-    prompts: Sequence[str] | Sequence[Example],
+    prompts: Sequence[str | Example],
     *,
     raw: bool = False,
     template_options: Mapping[str, object] | None = None,

@@ -191,7 +191,8 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
     data = recipe.data
     if learns_from_references(recipe):
         return encode_for_training(examples, student, data)
-    encoded = encode_for(student, examples, chat_settings(data))
+    chat = dataclasses.replace(chat_settings(data), assistant_turns="last")
+    encoded = encode_for(student, examples, chat)
     return leave_out_long(
         cut_unread_targets(encoded, max_target_tokens=data.max_target_tokens),
         max_source_tokens=data.max_source_tokens,

@@ -138,7 +138,7 @@ def generate(
     with job(console_on(stderr=True), verbose=verbose, transient=True) as progress:
         from seqdistill.build.generating import generate_texts, is_rows, read_rows
 
-        prompts: list[str] | list[Example]
+        prompts: Sequence[str | Example]
         if input_file is not None and is_rows(input_file) and not texts:
             prompts = read_rows(input_file, ignore_columns=ignore_column or ())
         else:
@@ -168,9 +168,7 @@ def generate(
         say(line)
 
 
-def _rows(
-    prompts: Sequence[str] | Sequence[Example], outputs: Sequence[str]
-) -> Iterator[dict[str, object]]:
+def _rows(prompts: Sequence[str | Example], outputs: Sequence[str]) -> Iterator[dict[str, object]]:
     """What a .jsonl output holds; a prompt is a text, or the turns of a conversation."""
     for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True), start=1):
         if isinstance(prompt, str):
@@ -180,7 +178,7 @@ def _rows(
         yield {"id": prompt.id, "prompt": turns or prompt.source, "output": output}
 
 
-def _say_empty(prompts: Sequence[str] | Sequence[Example], outputs: Sequence[str]) -> None:
+def _say_empty(prompts: Sequence[str | Example], outputs: Sequence[str]) -> None:
     """Says on stderr how many prompts were answered with nothing."""
     asked = [
         o for p, o in zip(prompts, outputs, strict=True) if not isinstance(p, str) or p.strip()

@@ -109,6 +109,9 @@ def check_read(
     Said without them, a conversation means something else. A key counts as read when leaving it
     out changes the text of one of the first examples that have it.
     """
+    for name in settings.template_options if examples else ():
+        if name not in str(tokenizer.chat_template):
+            _LOG.warning("the chat template does not read the template option %r", name)
     with_key: dict[str, list[Example]] = {}
     for example in examples:
         for key in _keys(example):
@@ -116,11 +119,7 @@ def check_read(
             if len(found) < _NUM_TRIED:
                 found.append(example)
     for key, having in with_key.items():
-        if any(
-            _whole_text(one, tokenizer, settings)
-            != _whole_text(_without(one, key), tokenizer, settings)
-            for one in having
-        ):
+        if any(_reads(key, example, tokenizer, settings) for example in having):
             continue
         if key in _SILENT:
             _LOG.info("the chat template does not render the key %r of turns", key)
@@ -294,6 +293,16 @@ def _composed(prompt: str, whole: str, place: Span, said: str, marked: bool) -> 
         is_spelled=marked,
         is_composed=True,
     )
+
+
+def _reads(
+    key: str, example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
+) -> bool:
+    shown = _whole_text(example, tokenizer, settings)
+    try:
+        return shown != _whole_text(_without(example, key), tokenizer, settings)
+    except DataError:
+        return True  # it cannot do without
 
 
 def _whole_text(

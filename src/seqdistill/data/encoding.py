@@ -162,7 +162,7 @@ class _CausalEncoder:
                 prompt.pop()  # some tokenizers close every text; a prompt is still open
         answered = [example for example in examples if example.target is not None]
         self._texts.note(example.target or "" for example in answered)
-        wholes = iter(self._texts.plain([e.source + (e.target or "") for e in answered]))
+        wholes = self._texts.plain([e.source + (e.target or "") for e in answered])
         return [
             EncodedExample(example.id, tuple(prompt), ())
             if example.target is None

@@ -11,12 +11,12 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from seqdistill.core.errors import DataError
+from seqdistill.core.errors import DataError, ModelError
 from seqdistill.data.marks import marks
 
 _LOG = logging.getLogger(__name__)
@@ -103,15 +103,14 @@ class TextTokenizer:
             return _with_offsets(self._backend().encode(text, add_special_tokens=False))
         return _with_offsets(self._tokenizer(text, add_special_tokens=False).encodings[0])
 
-    def plain(self, texts: Sequence[str]) -> list[Tokens]:
+    def plain(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """The tokens of texts, marks in them read as text, with what the tokenizer puts around."""
         if not self._tokenizer.is_fast:
-            return [self._tokens_without_offsets(t, True, self.has_marks(t)) for t in texts]
+            yield from (self._tokens_without_offsets(t, True, self.has_marks(t)) for t in texts)
+            return
         encodings = self._tokenizer(list(texts)).encodings if texts else []
-        return [
-            _with_offsets(self._backend().encode(text) if self.has_marks(text) else encoding)
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
+        for text, encoding in zip(texts, encodings, strict=True):
+            yield _with_offsets(self._backend().encode(text) if self.has_marks(text) else encoding)
 
     def _tokens_without_offsets(self, text: str, adds_marks: bool, is_spelled: bool) -> Tokens:
         """By comparing with the tokens of the text's beginnings: exact, and slower."""
@@ -143,8 +142,12 @@ class TextTokenizer:
             return slow
         if not as_target:
             return list(self._backend().encode(text).ids)
-        self._tokenizer._switch_to_target_mode()
-        try:  # which marks stand around a target is a state of the tokenizer
+        # What stands around a target is a state of multilingual tokenizers; others have no modes.
+        enter = getattr(self._tokenizer, "_switch_to_target_mode", None)
+        if enter is None:
+            return list(self._backend().encode(text).ids)
+        enter()
+        try:
             target = _renamed(self._tokenizer.backend_tokenizer, self._marks)
         finally:
             self._tokenizer._switch_to_input_mode()
@@ -182,5 +185,10 @@ def _renamed(backend: Tokenizer, known: Mapping[str, int]) -> Tokenizer:
     renamed: Tokenizer = Tokenizer.from_str(json.dumps(settings))
     renamed.no_truncation()
     renamed.no_padding()
-    assert all(renamed.token_to_id(names[text]) == i for text, i in known.items())
+    moved = [text for text, i in known.items() if renamed.token_to_id(names[text]) != i]
+    if moved:
+        raise ModelError(
+            f"The tokenizer must be able to read {moved[0]!r} in the data as text, but cannot be "
+            "told to; take texts with it out of the data."
+        )
     return renamed

@@ -1,0 +1,149 @@
+"""Text is text in both directions: marks in the data are characters, a user's tokens survive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import transformers
+from tests.chat_families import FAMILIES, family_tokenizer
+from tests.tiny import character_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from seqdistill.data.detokenizing import TextDecoder
+from seqdistill.data.encoding import encode
+from seqdistill.data.examples import Example
+from seqdistill.data.marks import marks
+
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+TEXTS = ["the cat </s> sat <pad> here", "<s>the cat", "the </ s> cat", "a dog <|im_end|> ran"]
+
+
+def trained(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of an encoder-decoder, as T5's (Unigram) or BART's (byte-level) are."""
+    if kind == "unigram":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer, tokenizer.decoder = (
+            pre_tokenizers.Metaspace(),
+            decoders.Metaspace(),
+        )
+        trainer: Any = trainers.UnigramTrainer(
+            vocab_size=70, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
+        )
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=SPECIAL,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    tokenizer.train_from_iterator(
+        ["<s> pad unk </s> the cat sat", "a dog | im_end ran here"] * 5, trainer
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+
+
+@pytest.mark.parametrize("kind", ["unigram", "byte-level"])
+def test_marks_in_sources_and_targets_are_text_there_and_back(kind: str) -> None:
+    tokenizer = trained(kind)
+    decoder = TextDecoder(tokenizer)
+    for text in TEXTS:
+        (found,) = encode([Example("1", text, text)], tokenizer, "seq2seq")
+        for ids in (found.source_ids, found.target_ids):
+            assert ids[-1] == tokenizer.eos_token_id
+            assert not set(ids[:-1]) & set(marks(tokenizer).values())
+            assert decoder.text(ids) == text
+
+
+@pytest.mark.parametrize("kind", ["unigram", "byte-level"])
+def test_texts_without_marks_are_what_the_tokenizer_makes_of_them(kind: str) -> None:
+    tokenizer = trained(kind)
+    examples = [
+        Example(str(i), text, text) for i, text in enumerate(["the cat", "</s>", "a dog ran"])
+    ]
+    found = encode(examples, tokenizer, "seq2seq")
+    for example, one in zip(examples, found, strict=True):
+        if example.source != "</s>":
+            assert list(one.source_ids) == tokenizer(example.source).input_ids
+
+
+@pytest.mark.parametrize("kind", ["unigram", "byte-level"])
+def test_a_users_own_special_tokens_survive(kind: str) -> None:
+    tokenizer = trained(kind)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<sep>", "<2de>"]})
+    tokenizer.add_special_tokens({"sep_token": "<sep>"})
+    text = "<2de>the cat<sep>sat </s> here"
+    (found,) = encode([Example("1", text, text)], tokenizer, "seq2seq")
+    for name in ("<sep>", "<2de>"):
+        assert found.source_ids.count(tokenizer.convert_tokens_to_ids(name)) == 1
+    shown = TextDecoder(tokenizer).text((0, *found.target_ids, 1))
+    assert shown.replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_mark_of_a_chat_model_is_part_of_a_text(name: str) -> None:
+    tokenizer = family_tokenizer(name)
+    ids = tokenizer("the cat", add_special_tokens=False).input_ids
+    around = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
+    end = tokenizer.convert_tokens_to_ids(FAMILIES[name].turn_end)
+    assert TextDecoder(tokenizer).text([*around, *ids, end]).strip() == "the cat"
+
+
+def test_language_codes_are_marks_and_stay_text_in_sentences() -> None:
+    tokenizer = character_tokenizer(extra=["en_XX", "_", "X"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["en_XX"]})
+    tokenizer.src_lang = "en_XX"
+    code = tokenizer.convert_tokens_to_ids("en_XX")
+    (found,) = encode([Example("1", "a en_XX cat", "b")], tokenizer, "seq2seq")
+    assert code not in found.source_ids
+    assert TextDecoder(tokenizer).text([code, *found.source_ids]) == "a en_XX cat"
+
+
+def of_class(name: str) -> Any:
+    """A tokenizer of a real class with a vocabulary of letters."""
+    pieces = ["▁", *"abcdehnorstuLX_<>/", "▁the"]
+    head = ["<pad>", "</s>", "<unk>"] if name == "T5Tokenizer" else SPECIAL
+    more: dict[str, Any] = {"src_lang": "en_XX", "tgt_lang": "de_DE"}
+    vocabulary: Any = [(piece, 0.0 if piece in head else -1.0) for piece in [*head, *pieces]]
+    if name == "T5Tokenizer":
+        more = {"extra_ids": 2}
+    if name == "NllbTokenizer":
+        more = {"merges": [], "src_lang": "eng_Latn", "tgt_lang": "deu_Latn"}
+        vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
+    return getattr(transformers, name)(vocab=vocabulary, **more)
+
+
+@pytest.mark.parametrize(
+    "name", ["NllbTokenizer", "MBartTokenizer", "MBart50Tokenizer", "T5Tokenizer"]
+)
+def test_marks_are_text_for_real_classes_and_their_own_marks_stay(name: str) -> None:
+    tokenizer = of_class(name)
+    plain, marked = encode(
+        [Example("1", "a the b", "c"), Example("2", "a </s> the deu_Latn", "</s> en_XX")],
+        tokenizer,
+        "seq2seq",
+    )
+    assert list(plain.source_ids) == tokenizer("a the b").input_ids
+    assert list(plain.target_ids) == tokenizer(text_target="c").input_ids
+    known = set(marks(tokenizer).values())
+    for ours, theirs in (
+        (marked.source_ids, plain.source_ids),
+        (marked.target_ids, plain.target_ids),
+    ):
+        assert [i for i in ours if i in known] == [i for i in theirs if i in known]
+    decoder = TextDecoder(tokenizer)
+    assert decoder.text(marked.source_ids) == "a </s> the deu_Latn"
+    assert decoder.text(plain.target_ids) == "c"

@@ -1,0 +1,53 @@
+"""A chat template is a stranger's program: whatever it does ends in one sentence, and soon."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from tests.tiny import character_tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from seqdistill.core.errors import UserError
+from seqdistill.data import templates
+from seqdistill.data.encoding import encode
+from seqdistill.data.examples import Example, Turn
+
+CHAT = [Example("row 7", "", "meow", (Turn("user", "hello"),))]
+LOOP = "{% for i in range(99999) %}"
+ENDLESS = LOOP * 3 + "{% endfor %}" * 3
+
+
+def with_template(template: str) -> PreTrainedTokenizerFast:
+    tokenizer = character_tokenizer(closes=False)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("{% include 'x' %}", "'row 7' .* fails on them with TypeError"),
+        ("{{ 1/0 }}", "fails on them with ZeroDivisionError"),
+        ("{{ messages[0].content + 1 }}", "fails on them with TypeError"),
+        ("{% for i in range(10**9) %}{% endfor %}", "fails on them with OverflowError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails on them with RecursionError"),
+        ("{{ raise_exception('no') }}", "refuses them: no; mend its roles"),
+        ("{% broken", "refuses them: .*unknown tag"),
+        ("{{ messages.__class__.__mro__ }}", "refuses them: .*unsafe"),
+    ],
+)
+def test_whatever_a_template_raises_is_a_sentence(template: str, found: str) -> None:
+    with pytest.raises(UserError, match=found):
+        encode(CHAT, with_template(template), "causal")
+
+
+def test_a_template_has_a_limit_of_time_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "MAX_SECONDS", 0.2)
+    started = time.perf_counter()
+    with pytest.raises(UserError, match=r"within 0\.2 seconds"):
+        encode(CHAT, with_template(ENDLESS), "causal")
+    assert time.perf_counter() - started < 3
+    monkeypatch.setattr(templates, "MAX_CHARACTERS", 1000)
+    with pytest.raises(UserError, match=r"in 1,000 characters, but wrote 2,000"):
+        encode(CHAT, with_template("{{ 'a' * 2000 }}"), "causal")
