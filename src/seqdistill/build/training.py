@@ -205,7 +205,7 @@ def _settings(prepared: Prepared) -> LoopSettings:
     schedule = RateSchedule(
         peak=training.learning_rate,
         updates=training.updates,
-        warmup_updates=training.warmup_updates,
+        warmup_updates=training.warmup,
         shape=training.schedule,
         final_share=training.final_rate_share,
     )

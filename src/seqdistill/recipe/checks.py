@@ -177,14 +177,14 @@ def _pruning(recipe: Recipe) -> Findings:
 
 def _training(recipe: Recipe) -> Findings:
     training = recipe.training
-    if training.warmup_updates > training.updates:
+    if training.warmup > training.updates:
         yield (
             "training.warmup_updates",
-            f"must be at most training.updates, got {training.warmup_updates} of "
+            f"must be at most training.updates, got {training.warmup} of "
             f"{training.updates}; lower the warm-up or train longer",
         )
     falls = training.schedule in ("linear", "cosine") and training.final_rate_share == 0.0
-    if falls and training.updates == 1 and training.warmup_updates == 0:
+    if falls and training.updates == 1 and training.warmup == 0:
         yield (
             "training.updates",
             f"must be at least 2 with training.schedule: {training.schedule}, whose last update "

@@ -30,11 +30,13 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+MOST_COMPLAINTS = 1000
+"""Advice on a misspelt key takes a millisecond: of more than so many wrong values nobody reads."""
 
 
 def schema_complaints(error: ValidationError, settings: Settings) -> list[str]:
     """One sentence for each wrong value, in the order of the schema."""
-    found = error.errors()
+    found = error.errors()[:MOST_COMPLAINTS]
     inner = [details["loc"] for details in found]
     sentences = [
         _complaint(details, settings)
@@ -115,5 +117,8 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out numbers of thousands of digits
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
