@@ -36,7 +36,7 @@ def drop_foreign(settings: Settings, presets: Settings) -> str | None:
     dropped = ", ".join(f"{dotted(path)}={shown(_take(settings, path))}" for path in paths)
     given = " and ".join(f"data.{name}" for name in own)
     stays = ""
-    if _is_inherited(("teacher", "model"), settings, presets):
+    if "train" in own and _is_inherited(("teacher", "model"), settings, presets):
         section = settings.values["teacher"]
         model = section["model"] if isinstance(section, dict) else section
         stays = f"; teacher.model stays {model}, so name your own where that is not for your data"

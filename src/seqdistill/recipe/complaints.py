@@ -47,23 +47,19 @@ def schema_complaints(error: ValidationError, settings: Settings) -> list[str]:
     return list(dict.fromkeys(sentences))
 
 
-def odd_number_complaints(found: object, used: object, settings: Settings) -> list[str]:
+def odd_numbers(
+    found: object, used: object, *, path: KeyPath = ()
+) -> Iterator[tuple[KeyPath, str]]:
     """One sentence for each true or false read as a number, and each number that is not finite.
 
     `found` are the values as given and `used` the recipe's, as nested mappings and lists.
     """
-    return [
-        located(path, sentence, settings) for path, sentence in _odd_numbers(found, used, path=())
-    ]
-
-
-def _odd_numbers(found: object, used: object, *, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     if isinstance(found, dict) and isinstance(used, dict):
         for key in found:
-            yield from _odd_numbers(found[key], used[key], path=(*path, key))
+            yield from odd_numbers(found[key], used[key], path=(*path, key))
     elif isinstance(found, list) and isinstance(used, (list, tuple)):
         for position, (inner, inner_used) in enumerate(zip(found, used, strict=True)):
-            yield from _odd_numbers(inner, inner_used, path=(*path, position))
+            yield from odd_numbers(inner, inner_used, path=(*path, position))
     elif isinstance(found, bool) and not isinstance(used, bool):
         yield path, f"must be a number, got {str(found).lower()}; write the number"
     elif isinstance(used, float) and not math.isfinite(used):

@@ -7,6 +7,7 @@ of its key. Whether the values go together is asked in `checks`.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 import pathlib
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from seqdistill.core.errors import RecipeError, did_you_mean
 from seqdistill.recipe.belonging import drop_foreign
-from seqdistill.recipe.complaints import odd_number_complaints, schema_complaints
+from seqdistill.recipe.complaints import located, odd_numbers, schema_complaints
 from seqdistill.recipe.documents import (
     MAX_BYTES,
     KeyPath,
@@ -39,15 +40,29 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError with every unknown key, wrong type and value out of range.
     """
-    recipe, _ = resolve(name_or_path, overrides)
-    return recipe
+    resolved = resolve(name_or_path, overrides)
+    if resolved.problems:
+        raise recipe_error(resolved.problems)
+    return resolved.recipe
 
 
-def resolve(name_or_path: str, overrides: Sequence[str]) -> tuple[Recipe, Settings]:
-    """The recipe, and where each of its given values was written.
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A recipe, where each of its values was written, and what is wrong with single ones."""
+
+    recipe: Recipe
+    """With the default wherever a value is wrong."""
+    settings: Settings
+    problems: list[str]
+    wrong: list[KeyPath]
+    """The keys whose values are wrong, () where it is not known which key was meant."""
+
+
+def resolve(name_or_path: str, overrides: Sequence[str]) -> Resolved:
+    """The recipe as far as it can be read.
 
     Order of precedence, last wins: defaults, the preset named by `preset`, the file, each
-    override from left to right. Raises RecipeError as `read_recipe` does.
+    override from left to right. Raises RecipeError for a document that cannot be read at all.
     """
     problems: list[str] = []
     parsed = [_parsed_override(text, problems) for text in overrides]
@@ -57,15 +72,44 @@ def resolve(name_or_path: str, overrides: Sequence[str]) -> tuple[Recipe, Settin
     _open_empty_sections(settings.values)
     if (sentence := drop_foreign(settings, presets)) is not None:
         _LOG.warning("%s", sentence)
+    wrong: list[KeyPath] = [()] if problems else []
     try:
         recipe = Recipe.model_validate(settings.values)
     except ValidationError as error:
         problems.extend(schema_complaints(error, settings))
+        recipe = _right_part(settings, error, wrong)
     else:
-        problems += odd_number_complaints(settings.values, recipe.model_dump(), settings)
-        if not problems:
-            return recipe, settings
-    raise recipe_error(problems)
+        for path, sentence in odd_numbers(settings.values, recipe.model_dump()):
+            problems.append(located(path, sentence, settings))
+            wrong.append(path)
+    return Resolved(recipe, settings, problems, wrong)
+
+
+def _right_part(settings: Settings, error: ValidationError, wrong: list[KeyPath]) -> Recipe:
+    """The recipe without what is wrong, whose paths are added to `wrong`."""
+    values = copy.deepcopy(settings.values)
+    while True:
+        for details in error.errors():
+            path = _removed(values, details["loc"])
+            if details["type"] == "extra_forbidden":
+                wrong.append(())
+            wrong.append(path)
+        try:
+            return Recipe.model_validate(values)
+        except ValidationError as others:
+            error = others
+
+
+def _removed(values: dict[str, object], path: KeyPath) -> KeyPath:
+    """Takes out what stands at `path`, or closest above it (lists whole), and gives its path."""
+    section, depth = values, 0
+    while depth < len(path) - 1:
+        inner = section.get(str(path[depth]))
+        if not (isinstance(inner, dict) and str(path[depth + 1]) in inner):
+            break
+        section, depth = inner, depth + 1
+    section.pop(str(path[depth]), None)
+    return path[: depth + 1]
 
 
 def recipe_error(problems: Sequence[str]) -> RecipeError:
