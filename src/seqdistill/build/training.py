@@ -99,7 +99,11 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     with accelerator.main_process_first():
         teacher = build_scoring(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
+        facts |= {"processes": accelerator.num_processes}
+        facts |= {"warmup_updates": recipe.training.warmup}
         _begin(run, prepared, facts, started=started)
+        if accelerator.num_processes > 1:
+            progress.say(f"{accelerator.num_processes} processes train one student together")
         if recipe.sequences.decoded_by_teacher:
             add_timings(run, [timing("labelling", kept - labelled)])
         if recipe.teacher.keep_states != "none":
