@@ -57,6 +57,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> str:
     """A recipe of the baseline, as a file in the program's folder."""
+    (tmp_path / "t.tsv").touch()
     text = "preset: baseline\ndata: {train: t.tsv}\nstudent: {model: small}\n"
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
     return "recipe.yaml"

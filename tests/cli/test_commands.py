@@ -55,8 +55,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             write_run(folder / name)
         return RunDirectory(folder)
 
-    def run_demo(overrides: Sequence[str], *, progress: Progress, resume: bool) -> RunDirectory:
-        made.overrides.append(tuple(overrides))
+    def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool) -> RunDirectory:
+        made.recipes.append(recipe)
         made.resumed.append(resume)
         return RunDirectory(write_run(Path("runs/demo")))
 
@@ -77,7 +77,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     for module_name, function in (
         ("running", train),
-        ("demo", run_demo),
+        ("demo", run_recipe),
         ("labelling", label_data),
         ("evaluation", evaluate_run),
         ("planning", plan),
@@ -144,9 +144,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
 
 
 def test_label_says_where_the_corpus_is(program: Program, calls: Calls) -> None:
-    answer = program(
-        "label", "seq_kd", "teacher.model=big", "student.model=small", "data.train=t.tsv"
-    )
+    Path("t.tsv").touch()
+    answer = program("label", "seq_kd", "teacher.model=big", "data.train=t.tsv")
     assert answer.exit_code == 0, answer.stderr
     assert "runs/teacher-corpora/0123" in answer.stdout
     assert calls.recipes[0].teacher.model == "big"
@@ -178,7 +177,8 @@ def test_demo_ends_with_how_to_translate_and_where_things_are(
 ) -> None:
     answer = program("demo", "training.updates=33", "--seed", "2", "--resume")
     assert answer.exit_code == 0, answer.stderr
-    assert calls.overrides == [("training.updates=33", "seed=2")]
+    (recipe,) = calls.recipes
+    assert (recipe.training.updates, recipe.seed) == (33, 2)
     assert calls.resumed == [True]
     assert "31.7 [30.6, 32.8]" in answer.stdout
     last = answer.stdout.splitlines()[-5:]

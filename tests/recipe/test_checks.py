@@ -255,7 +255,15 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "forward_kl",
     ),
     ("objective.loss_temperature", [*OWN, "objective.loss_temperature=2"], "got 2", "forward_kl"),
-    ("training.warmup_updates", [*OWN, "training.updates=50"], "got 100 of 50", "lower"),
+    (
+        "training.warmup_updates",
+        [*OWN, "training={updates: 50, warmup_updates: 51}"],
+        "got 51 of 50",
+        "lower",
+    ),
+    ("output_dir", [*OWN, 'output_dir="a\\0b"'], "one with '\\x00' in it", "remove"),
+    ("data.dev", [*OWN, 'data.dev="a\\uD800.tsv"'], "one with '\\ud800' in it", "remove"),
+    ("seed", [*OWN, f"seed={10**18}"], "at most 18 digits", "lower it"),
     (
         "training.final_rate_share",
         [*OWN, "training={schedule: constant, final_rate_share: 0.1}"],

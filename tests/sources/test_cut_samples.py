@@ -233,24 +233,6 @@ def test_a_writer_of_the_teachers_samples_tells_which_were_cut() -> None:
     assert [one.example for one in written] == prompts
 
 
-def as_first_format(folder: Path) -> None:
-    """Makes the manifest one of the format without cut samples."""
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for holder in (manifest, *manifest["shards"]):
-        del holder["num_cut"]
-    path.write_text(json.dumps(manifest | {"format_version": 1}))
-
-
-def test_a_beam_corpus_of_the_first_format_is_still_whole(tmp_path: Path) -> None:
-    made = list(label_with(rare(), tmp_path))
-    as_first_format(tmp_path)
-    again = label_with(FakeGenerator(calls_left=0), tmp_path)
-    assert list(again) == made
-    assert (again.manifest.format_version, again.manifest.num_cut) == (1, 0)
-    assert all(b"keeps_cut" not in content for content in shard_bytes(tmp_path).values())
-
-
 def without_cut_samples(folder: Path) -> None:
     """Makes the shards what they were when cut samples were dropped."""
     for path in folder.glob("shard-*.parquet"):
@@ -259,19 +241,6 @@ def without_cut_samples(folder: Path) -> None:
         pq.write_table(
             table.filter(table.column("finished")).replace_schema_metadata(metadata), path
         )
-
-
-def test_samples_of_the_first_format_are_refused_where_some_were_dropped(tmp_path: Path) -> None:
-    label_with(FakeGenerator(), tmp_path, decoding=SAMPLE)
-    as_first_format(tmp_path)
-    label_with(FakeGenerator(calls_left=0), tmp_path, decoding=SAMPLE)  # all were finished
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"num_dropped": 7}))
-    sentence = "dropped 7 of them: what is left leans to short outputs; delete this folder"
-    with pytest.raises(StaleCorpusError, match=sentence):
-        TeacherCorpus.open(tmp_path, expected=None)
-    with pytest.raises(StaleCorpusError, match=sentence):
-        label_with(FakeGenerator(), tmp_path, decoding=SAMPLE)
 
 
 def test_shards_from_before_cut_samples_were_kept_are_made_anew(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def corpus_of_halves(folder: Path) -> TeacherCorpus:
         data_fingerprint="d",
         tokenizer_fingerprint="k",
         decode=spell,
+        source_texts=REFERENCES,
     )
 
 

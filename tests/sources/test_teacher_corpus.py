@@ -88,6 +88,7 @@ def label_with(generator: SequenceGenerator, folder: Path, **changes: Any) -> Te
     arguments: dict[str, Any] = {"shard_size": 5, "decode": spell, "seed": 3, **FINGERPRINTS}
     examples = changes.pop("examples", EXAMPLES)
     decoding = changes.pop("decoding", BEAM)
+    arguments["source_texts"] = {name: f"source of {name}" for name, _ in examples}
     return label(examples, generator, decoding, folder, **(arguments | changes))
 
 
@@ -413,7 +414,7 @@ def test_a_corpus_of_another_format_is_stale(tmp_path: Path) -> None:
     label_with(FakeGenerator(), tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format_version": 0}))
-    with pytest.raises(StaleCorpusError, match="format_version 1 or 2, found 0"):
+    with pytest.raises(StaleCorpusError, match="format_version 3, found 0"):
         TeacherCorpus.open(tmp_path, expected=None)
 
 
@@ -448,12 +449,14 @@ def test_any_unicode_comes_back_as_it_was(ids: list[str], texts: list[str]) -> N
         write_shard(
             path,
             ids,
+            texts[: len(ids)],
             hypotheses,
             sources_fingerprint="s",
             decode=lambda tokens: texts[tokens[0]],
             mode="beam",
         )
         found = [(output.id, output.text) for output in read_outputs(path)]
+        assert pq.read_table(path).column("source").to_pylist() == texts[: len(ids)]
     assert found == list(zip(ids, texts, strict=False))
 
 

@@ -64,7 +64,9 @@ def distill(
         settings["student.model"] = str(student)
     settings |= {f"data.{split}": str(spec) for split, spec in _splits(data).items()}
     settings |= dict(overrides or {})
-    recipe = load_recipe(method, [_override(key, value) for key, value in settings.items()])
+    recipe = load_recipe(
+        method, [_override(key, value) for key, value in settings.items()], purpose="measure"
+    )
     run: RunDirectory = run_recipe(recipe, progress=progress or NoProgress(), resume=resume)
     pair = load_pair(str(run.student_path))
     return Distilled(pair.model, pair.tokenizer, run.read_results(), run.path)

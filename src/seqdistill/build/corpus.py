@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from seqdistill.build.decoding import build_decoding, build_generator
 from seqdistill.build.judging import text_units
 from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
+from seqdistill.data.conversations import prompt_text
 from seqdistill.data.detokenizing import TextDecoder
-from seqdistill.data.encoding import with_stand_in_targets
+from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
 from seqdistill.data.examples import Example, fingerprint_examples
+from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
@@ -27,63 +30,159 @@ from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
+from seqdistill.sources.corpus_manifest import MANIFEST, read_manifest
+from seqdistill.sources.corpus_settings import (
+    SETTINGS,
+    CorpusSettings,
+    check_same,
+    check_usable,
+    differences,
+    fingerprint_sources,
+    read_settings,
+)
 from seqdistill.sources.corpus_shards import TeacherOutput
 from seqdistill.sources.interpolation import InterpolationSummary
 from seqdistill.sources.kept_choices import kept_interpolation
-from seqdistill.sources.teacher_corpus import TeacherCorpus, label
+from seqdistill.sources.teacher_corpus import TeacherCorpus, is_complete, label
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A teacher's corpus as a recipe wants it: its folder, made or not, and what decides it."""
+
+    folder: Path
+    settings: CorpusSettings
+    sources: tuple[EncodedExample, ...]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether labelling has ended there. Raises StaleCorpusError if it was of other settings."""
+        if (self.folder / SETTINGS).is_file():
+            stored = read_settings(self.folder).settings
+            check_same(self.folder, stored=stored, wanted=self.settings)
+        return is_complete(self.folder)
+
+    @property
+    def origin(self) -> str:
+        """Whether labels are reused or made anew, and why, in a sentence for people."""
+        if self.is_there:
+            made = time.localtime((self.folder / MANIFEST).stat().st_mtime)
+            manifest = read_manifest(self.folder)
+            return (
+                f"reusing {manifest.num_hypotheses:,} labels of {manifest.num_examples:,} examples "
+                f"in {self.folder}, made {time.strftime('%Y-%m-%d %H:%M', made)}"
+            )
+        if (self.folder / SETTINGS).is_file():
+            shards = len(list(self.folder.glob("shard-*.parquet")))
+            return f"going on with the labels in {self.folder}, which has {shards} parts"
+        others = [
+            (self._changed(found.parent), found.parent)
+            for found in sorted(self.folder.parent.glob(f"*/{SETTINGS}"))
+        ]
+        others = [(changed, folder) for changed, folder in others if len(changed) <= _FEW]
+        if not others:
+            return f"labelling into {self.folder}"
+        changed, folder = min(others, key=lambda other: len(other[0]))
+        return (
+            f"labelling anew into {self.folder}, since the labels in {folder} are of another "
+            f"{', '.join(changed)}"
+        )
+
+    def _changed(self, folder: Path) -> list[str]:
+        """What of the corpus in a folder is otherwise, under the names that recipes use."""
+        stored = read_settings(folder).settings
+        return [
+            _NAMES.get(name, f"{_KEYS.get(name, f'sequences.{name}')} ({old}, now {new})")
+            for name, old, new in differences(stored, self.settings)
+        ]
+
+
+_FEW = 3
+"""With more differences than that, it has little to do with what is wanted."""
+_NAMES = {
+    "teacher_fingerprint": "teacher.model",
+    "data_fingerprint": "data.train",
+    "tokenizer_fingerprint": "tokenizer",
+    "sources_fingerprint": "data.max_source_tokens or encoding",
+}
+_KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type"}
+
+
+def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> Wanted:
+    """The corpus of these examples: in `sequences.corpus`, or beside the runs, named by content."""
+    section = recipe.sequences.decoding
+    facts = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    # Prompts alone: what the teacher reads must not depend on the references.
+    encoded = encode_for_evaluation(without_references(examples), teacher, recipe.data)
+    sources = [(example.id, example.source_ids) for example in encoded.examples]
+    settings = CorpusSettings(
+        # Where its outputs start and end need not be in the configuration.
+        teacher_fingerprint=of_settings(
+            [model_fingerprint(teacher.model), facts.start_id, facts.prefix_ids, facts.end_ids]
+        ),
+        data_fingerprint=fingerprint_examples(without_references(examples)),
+        tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
+        decoding=build_decoding(section),
+        seed=recipe.seed if section.mode == "sample" else 0,
+        engine=f"{section.engine} {section.compute_type}",
+        sources_fingerprint=fingerprint_sources(sources),
+    )
+    # Neither the batches nor the workers change an output.
+    named = [
+        settings.teacher_fingerprint,
+        settings.data_fingerprint,
+        settings.tokenizer_fingerprint,
+        section.model_dump(exclude={"batch_tokens", "threads"}),
+        settings.seed,
+        settings.sources_fingerprint,
+    ]
+    beside = output_folder(recipe).parent / "teacher-corpora" / of_settings(named)[:16]
+    return Wanted(Path(recipe.sequences.corpus or beside), settings, encoded.examples)
+
+
+def label_generator(
+    recipe: Recipe, teacher: LoadedModel, examples: Sequence[EncodedExample]
+) -> SequenceGenerator:
+    """What writes the labels, compared with the teacher on the first examples."""
+    section = recipe.sequences.decoding
+    return build_generator(
+        teacher,
+        engine=section.engine,
+        engine_key="sequences.decoding.engine",
+        compute_type=section.compute_type,
+        threads=section.threads,
+        verify_on=with_stand_in_targets(examples),
+        # Whatever student the corpus is for: it knows these ids if it has this tokenizer, and what
+        # is written with others is no text.
+        vocab_size=num_known_ids(teacher.tokenizer),
+    )
 
 
 def label_with_teacher(
     recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], progress: Progress
 ) -> TeacherCorpus:
     """The teacher's outputs for these examples, made now where they do not exist yet."""
-    section = recipe.sequences.decoding
-    decoding = build_decoding(section)
-    engine = f"{section.engine} {section.compute_type}"
+    wanted = wanted_corpus(recipe, teacher, examples)
+    check_usable(wanted.folder)
+    progress.say(wanted.origin)
+    if wanted.is_there:
+        return TeacherCorpus.open(wanted.folder, expected=wanted.settings)
     facts = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
-    # Where its outputs start and end need not be in the configuration.
-    teacher_name = of_settings(
-        [model_fingerprint(teacher.model), facts.start_id, facts.prefix_ids, facts.end_ids]
-    )
-    data_name = fingerprint_examples(without_references(examples))
-    tokenizer_name = tokenizer_fingerprint(teacher.tokenizer)
-    seed = recipe.seed if section.mode == "sample" else 0
-    # Neither the batches nor the workers change an output.
-    settings = section.model_dump(exclude={"batch_tokens", "threads"})
-    named = [teacher_name, data_name, tokenizer_name, settings, seed]
-    if recipe.data.template_options:  # they change what the teacher reads
-        named.append(recipe.data.template_options)
-    folder = Path(
-        recipe.sequences.corpus
-        or output_folder(recipe).parent / "teacher-corpora" / of_settings(named)[:16]
-    )
-    # Prompts alone: what the teacher reads must not depend on the references.
-    encoded = encode_for_evaluation(without_references(examples), teacher, recipe.data)
-    decoder = TextDecoder(teacher.tokenizer)
+    decoder, chat = TextDecoder(teacher.tokenizer), chat_settings(recipe.data)
     progress.start("labelling with the teacher", len(examples))
-    generator = build_generator(
-        teacher,
-        engine=section.engine,
-        engine_key="sequences.decoding.engine",
-        compute_type=section.compute_type,
-        threads=section.threads,
-        verify_on=with_stand_in_targets(encoded.examples),
-        # Whatever student the corpus is for: it knows these ids if it has this tokenizer, and what
-        # is written with others is no text.
-        vocab_size=num_known_ids(teacher.tokenizer),
-    )
     corpus = label(
-        [(example.id, example.source_ids) for example in encoded.examples],
-        generator,
-        decoding,
-        folder,
-        teacher_fingerprint=teacher_name,
-        data_fingerprint=data_name,
-        tokenizer_fingerprint=tokenizer_name,
+        [(example.id, example.source_ids) for example in wanted.sources],
+        label_generator(recipe, teacher, wanted.sources),
+        wanted.settings.decoding,
+        wanted.folder,
+        teacher_fingerprint=wanted.settings.teacher_fingerprint,
+        data_fingerprint=wanted.settings.data_fingerprint,
+        tokenizer_fingerprint=wanted.settings.tokenizer_fingerprint,
         decode=lambda ids: decoder.text(ids).strip(),
-        engine=engine,
+        engine=wanted.settings.engine,
         ends=named_tokens(teacher.tokenizer, facts.end_ids),
-        seed=seed,
+        seed=wanted.settings.seed,
+        source_texts={e.id: prompt_text(e, teacher.tokenizer, chat) for e in examples},
         on_progress=progress.advance,
     )
     progress.finish()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-
 from seqdistill.build.evaluation import evaluate_run
 from seqdistill.build.running import train
 from seqdistill.build.timings import timed
 from seqdistill.core.progress import Progress
-from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
@@ -33,8 +30,3 @@ def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> R
     with timed(run, "report"):
         write_report(run.path)
     return run
-
-
-def run_demo(overrides: Sequence[str], *, progress: Progress, resume: bool = False) -> RunDirectory:
-    """The preset `demo` with overrides, from nothing to the report."""
-    return run_recipe(load_recipe("demo", overrides), progress=progress, resume=resume)

@@ -23,3 +23,7 @@ class NamedProgress:
     def finish(self) -> None:
         """Pass the end on."""
         self._inner.finish()
+
+    def say(self, line: str) -> None:
+        """Pass the line on, after the name."""
+        self._inner.say(f"{self._name}: {line}")

@@ -19,6 +19,7 @@ from seqdistill.recipe.systems import compare_member, output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
+from seqdistill.training.processes import check_launch
 
 
 def train(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
@@ -28,6 +29,7 @@ def train(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDir
     students are kept and an unfinished one goes on from its newest checkpoint; the stages of a
     chain are kept in any case.
     """
+    check_launch()
     check_recipe(recipe)
     if recipe.stages:
         return train_stages(recipe, progress=progress, resume=resume)

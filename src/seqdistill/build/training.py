@@ -144,7 +144,11 @@ def train_as_only_writer(
         inputs |= sequences_of(train=examples, dev=prepared.dev)
         if started:
             check_inputs(run, inputs)
-        _begin(run, prepared, {**facts, INPUTS: inputs}, started=started)
+        facts |= {"processes": accelerator.num_processes}
+        facts |= {"warmup_updates": recipe.training.warmup, INPUTS: inputs}
+        _begin(run, prepared, facts, started=started)
+        if accelerator.num_processes > 1:
+            progress.say(f"{accelerator.num_processes} processes train one student together")
         if recipe.sequences.decoded_by_teacher:
             add_timings(run, [timing("labelling", kept - labelled)])
         if recipe.teacher.keep_states != "none":
@@ -270,7 +274,7 @@ def _settings(prepared: Prepared) -> LoopSettings:
     schedule = RateSchedule(
         peak=training.learning_rate,
         updates=training.updates,
-        warmup_updates=training.warmup_updates,
+        warmup_updates=training.warmup,
         shape=training.schedule,
         final_share=training.final_rate_share,
     )

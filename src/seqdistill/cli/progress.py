@@ -26,6 +26,7 @@ from seqdistill.core.progress import Progress
 # Seconds of history behind the time left: updates can take seconds each, and dev scoring minutes.
 _SPEED_SECONDS = 120.0
 _PARTS = 10
+_SILENCE_SECONDS = 600.0
 # Columns for the words and numbers of one line; the bar takes what is left, within limits.
 _WORDS_WIDTH, _MIN_BAR, _MAX_BAR = 78, 6, 40
 
@@ -71,6 +72,10 @@ class RichProgress:
         """The bar is drawn a last time."""
         self.close()
 
+    def say(self, line: str) -> None:
+        """The line stands above the bar."""
+        self._console.print(line, soft_wrap=True)
+
     def close(self) -> None:
         """Leaves the terminal as it was, also after an error."""
         if self._bars is not None:
@@ -79,7 +84,10 @@ class RichProgress:
 
 
 class PlainProgress:
-    """Lines for a log: at the start, at every tenth of the job and at its end."""
+    """Lines for a log: at the start, at every tenth of the job and at its end.
+
+    In between also after ten minutes without a line.
+    """
 
     def __init__(
         self, write: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
@@ -88,7 +96,7 @@ class PlainProgress:
         self._clock = clock
         self._description, self._note = "", ""
         self._total, self._done = 0, 0
-        self._started = 0.0
+        self._started, self._told = 0.0, 0.0
         # The first advance can be what an earlier process did: it says nothing about the speed.
         self._first: tuple[int, float] | None = None
 
@@ -96,6 +104,7 @@ class PlainProgress:
         """A line with the job's size."""
         self._description, self._note, self._total, self._done = description, "", total, 0
         self._started, self._first = self._clock(), None
+        self._told = self._started
         self._write(f"{description}: 0 of {total:,}")
 
     def advance(self, units: int = 1, note: str = "") -> None:
@@ -106,7 +115,9 @@ class PlainProgress:
         now = self._clock()
         if self._first is None:
             self._first = (self._done, now)
-        if before < self._part() < _PARTS:
+        waited = now - self._told >= _SILENCE_SECONDS and self._part() < _PARTS
+        if before < self._part() < _PARTS or waited:
+            self._told = now
             words = [f"{clock_time(now - self._started)} elapsed", self._left(now), self._note]
             share = 100 * self._done // self._total
             counted = f"{share} % ({self._done:,} of {self._total:,})"
@@ -118,6 +129,10 @@ class PlainProgress:
         counted = f"{self._done:,} of {self._total:,}"
         note = f", {self._note}" if self._note else ""
         self._write(f"{self._description}: done, {counted} in {clock_time(seconds)}{note}")
+
+    def say(self, line: str) -> None:
+        """The line as it is."""
+        self._write(line)
 
     def _part(self) -> int:
         return _PARTS * self._done // self._total if self._total else _PARTS

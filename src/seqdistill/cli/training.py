@@ -18,6 +18,7 @@ from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
 from seqdistill.core.errors import UserError
 
 if TYPE_CHECKING:
+    from seqdistill.recipe.loading import Purpose
     from seqdistill.recipe.schema import Recipe
     from seqdistill.records.run_directory import RunDirectory
 
@@ -53,16 +54,16 @@ def demo(
     _refuse_positional(given.positional)
     resume = resume or given.resume
     overrides = [*given.overrides, *named_settings(output_dir, seed)]
-    recipe = _recipe("demo", overrides)
+    recipe = _recipe("demo", overrides, purpose="measure")
     _check_output(recipe, resume=resume)
     if dry_run:
         _show_plan(recipe, verbose=verbose)
         return
 
     with job(console_on(), verbose=verbose) as progress:
-        from seqdistill.build.demo import run_demo
+        from seqdistill.build.demo import run_recipe
 
-        run = run_demo(overrides, progress=progress, resume=resume)
+        run = run_recipe(recipe, progress=progress, resume=resume)
     _show_demo(run)
 
 
@@ -148,10 +149,10 @@ def _refuse_positional(words: Sequence[str]) -> None:
         )
 
 
-def _recipe(name: str, overrides: Sequence[str]) -> Recipe:
+def _recipe(name: str, overrides: Sequence[str], *, purpose: Purpose = "train") -> Recipe:
     from seqdistill.recipe.loading import load_recipe
 
-    return load_recipe(name, overrides)
+    return load_recipe(name, overrides, purpose=purpose)
 
 
 def _check_output(recipe: Recipe, *, resume: bool) -> None:

@@ -18,6 +18,9 @@ class Progress(Protocol):
     def finish(self) -> None:
         """The job that was started is over."""
 
+    def say(self, line: str) -> None:
+        """A line that stays, such as a score on dev."""
+
 
 class NoProgress:
     """Listens and says nothing."""
@@ -30,3 +33,6 @@ class NoProgress:
 
     def finish(self) -> None:
         """Ignore the end."""
+
+    def say(self, line: str) -> None:
+        """Ignore the line."""

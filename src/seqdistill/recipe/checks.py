@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable, Iterable, Iterator
 
 from seqdistill.recipe.findings import Findings
 from seqdistill.recipe.model_checks import student_findings, teacher_findings
@@ -16,6 +17,8 @@ from seqdistill.recipe.rollout_checks import rollout_findings
 from seqdistill.recipe.schema import PruningSection, Recipe
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
 
+_CONTROL = r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]"
+_TOO_LARGE = 10**18
 FILE_SUFFIXES = (".tsv", ".txt", ".jsonl", ".parquet", ".gz")
 """One file holds one set of examples."""
 
@@ -33,8 +36,8 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
 
     The members of a comparison are systems of their own: see `systems.comparison_contradictions`.
     """
-    found: list[Contradiction] = []
-    for check in (
+    return _found_by(
+        _characters,
         _names,
         _data,
         teacher_findings,
@@ -45,9 +48,43 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
         _pruning,
         _training,
         _evaluation,
-    ):
-        found.extend(Contradiction(key, sentence) for key, sentence in check(recipe))
-    return found
+        recipe=recipe,
+    )
+
+
+def label_contradictions(recipe: Recipe) -> list[Contradiction]:
+    """As `contradictions`, of what a teacher needs that writes: data, itself, how it decodes."""
+    return _found_by(_characters, _names, _train, _decoding, _labelling_teacher, recipe=recipe)
+
+
+def measured_contradictions(recipe: Recipe) -> list[Contradiction]:
+    """What lacks for the numbers at the end of a run that trains and measures in one go."""
+    return _found_by(_test, recipe=recipe)
+
+
+def _found_by(*checks: Callable[[Recipe], Findings], recipe: Recipe) -> list[Contradiction]:
+    return [Contradiction(key, sentence) for check in checks for key, sentence in check(recipe)]
+
+
+def _characters(recipe: Recipe) -> Findings:
+    """Texts that no file's name can hold, and numbers that no counter can."""
+    for key, value in _leaves("", recipe.model_dump()):
+        if isinstance(value, str) and (bad := re.search(_CONTROL, value)) is not None:
+            yield key, f"must be plain text, got one with {bad[0]!a} in it; remove the character"
+        if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+            yield key, "must be a number of at most 18 digits, got a larger one; lower it"
+
+
+def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
+    inner: Iterable[tuple[object, object]] = ()
+    if isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, (list, tuple)):
+        inner = enumerate(value)
+    else:
+        yield key, value
+    for name, item in inner:
+        yield from _leaves(f"{key}.{name}" if key else str(name), item)
 
 
 def _names(recipe: Recipe) -> Findings:
@@ -71,11 +108,35 @@ def _names(recipe: Recipe) -> Findings:
             )
 
 
+def _train(recipe: Recipe) -> Findings:
+    if recipe.data.train is None:
+        yield "data.train", "must name the training examples, got none; add data.train=..."
+
+
+def _test(recipe: Recipe) -> Findings:
+    if recipe.data.test is None:
+        yield (
+            "data.test",
+            "must name the examples that students are measured on, got none; add data.test=..., "
+            "or train alone, by the command train",
+        )
+
+
+def _labelling_teacher(recipe: Recipe) -> Findings:
+    if recipe.teacher.model is None:
+        yield "teacher.model", "must name the model that writes, got none; add teacher.model=..."
+    if recipe.stages:
+        yield (
+            "stages",
+            "must be left out of a recipe to label, since stages label while they train, each "
+            f"its own, got {len(recipe.stages)}; label {recipe.stages[0].preset} instead",
+        )
+
+
 def _data(recipe: Recipe) -> Findings:
     data = recipe.data
-    if data.train is None:
-        yield "data.train", "must name the training examples, got none; add data.train=..."
-    elif "," in data.train or data.train.endswith(FILE_SUFFIXES):
+    yield from _train(recipe)
+    if data.train is not None and ("," in data.train or data.train.endswith(FILE_SUFFIXES)):
         # All else is bundled, a folder or a hub name, which can hold a split of its own.
         for name, held_out in (("dev", data.dev), ("test", data.test)):
             if held_out == data.train:
@@ -105,6 +166,18 @@ def _data(recipe: Recipe) -> Findings:
 
 
 def _sequences(recipe: Recipe) -> Findings:
+    yield from _decoding(recipe)
+    if recipe.sequences.corpus is not None and not recipe.sequences.decoded_by_teacher:
+        yield (
+            "sequences.corpus",
+            "must be left out unless the teacher's outputs are decoded beforehand "
+            "(sequences.written_by teacher or interpolation, or mixture.others teacher), got "
+            f"{recipe.sequences.corpus!r}; remove it, or set sequences.written_by=teacher",
+        )
+    yield from _interpolation(recipe)
+
+
+def _decoding(recipe: Recipe) -> Findings:
     decoding, key = recipe.sequences.decoding, "sequences.decoding"
     if decoding.mode == "beam":
         if decoding.n_best > decoding.beam_size:
@@ -120,14 +193,6 @@ def _sequences(recipe: Recipe) -> Findings:
             yield from _unused(decoding, name, "mode is beam", "mode=beam")
     if decoding.engine != "ctranslate2":
         yield from _unused(decoding, "compute_type", "engine is ctranslate2", "engine=ctranslate2")
-    if recipe.sequences.corpus is not None and not recipe.sequences.decoded_by_teacher:
-        yield (
-            "sequences.corpus",
-            "must be left out unless the teacher's outputs are decoded beforehand "
-            "(sequences.written_by teacher or interpolation, or mixture.others teacher), got "
-            f"{recipe.sequences.corpus!r}; remove it, or set sequences.written_by=teacher",
-        )
-    yield from _interpolation(recipe)
 
 
 def _interpolation(recipe: Recipe) -> Findings:
@@ -183,14 +248,14 @@ def _pruning(recipe: Recipe) -> Findings:
 
 def _training(recipe: Recipe) -> Findings:
     training = recipe.training
-    if training.warmup_updates > training.updates:
+    if training.warmup > training.updates:
         yield (
             "training.warmup_updates",
-            f"must be at most training.updates, got {training.warmup_updates} of "
+            f"must be at most training.updates, got {training.warmup} of "
             f"{training.updates}; lower the warm-up or train longer",
         )
     falls = training.schedule in ("linear", "cosine") and training.final_rate_share == 0.0
-    if falls and training.updates == 1 and training.warmup_updates == 0:
+    if falls and training.updates == 1 and training.warmup == 0:
         yield (
             "training.updates",
             f"must be at least 2 with training.schedule: {training.schedule}, whose last update "

@@ -30,11 +30,13 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+MOST_COMPLAINTS = 1000
+"""Advice on a misspelt key takes a millisecond: of more than so many wrong values nobody reads."""
 
 
 def schema_complaints(error: ValidationError, settings: Settings) -> list[str]:
     """One sentence for each wrong value, in the order of the schema."""
-    found = error.errors()
+    found = error.errors()[:MOST_COMPLAINTS]
     inner = [details["loc"] for details in found]
     sentences = [
         _complaint(details, settings)
@@ -45,23 +47,19 @@ def schema_complaints(error: ValidationError, settings: Settings) -> list[str]:
     return list(dict.fromkeys(sentences))
 
 
-def odd_number_complaints(found: object, used: object, settings: Settings) -> list[str]:
+def odd_numbers(
+    found: object, used: object, *, path: KeyPath = ()
+) -> Iterator[tuple[KeyPath, str]]:
     """One sentence for each true or false read as a number, and each number that is not finite.
 
     `found` are the values as given and `used` the recipe's, as nested mappings and lists.
     """
-    return [
-        located(path, sentence, settings) for path, sentence in _odd_numbers(found, used, path=())
-    ]
-
-
-def _odd_numbers(found: object, used: object, *, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     if isinstance(found, dict) and isinstance(used, dict):
         for key in found:
-            yield from _odd_numbers(found[key], used[key], path=(*path, key))
+            yield from odd_numbers(found[key], used[key], path=(*path, key))
     elif isinstance(found, list) and isinstance(used, (list, tuple)):
         for position, (inner, inner_used) in enumerate(zip(found, used, strict=True)):
-            yield from _odd_numbers(inner, inner_used, path=(*path, position))
+            yield from odd_numbers(inner, inner_used, path=(*path, position))
     elif isinstance(found, bool) and not isinstance(used, bool):
         yield path, f"must be a number, got {str(found).lower()}; write the number"
     elif isinstance(used, float) and not math.isfinite(used):
@@ -115,5 +113,8 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out numbers of thousands of digits
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import yaml
 
@@ -17,6 +17,9 @@ from seqdistill.core.errors import RecipeError
 KeyPath = tuple[str | int, ...]
 """Where a value stands: the keys, and the positions in lists, that lead to it."""
 
+MAX_BYTES = 2**18
+"""Of a recipe file. One with every setting has about 20 kB; more is another file by mistake."""
+_MAX_DEPTH = 32
 _MAPPING_TAG = "tag:yaml.org,2002:map"
 _SEQUENCE_TAG = "tag:yaml.org,2002:seq"
 _SCALARS = (
@@ -36,13 +39,22 @@ class RecipeLoader(yaml.SafeLoader):
     """PyYAML's safe loader with the rules above."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        """The next node; refuses aliases, which can nest without end."""
+        """The next node; refuses aliases, which can nest without end, and what nests deeply."""
+        problem = None
         if self.check_event(yaml.AliasEvent):
+            problem = "aliases (*name) are not read"
+        elif self._depth > _MAX_DEPTH:
+            problem = f"values nest deeper than {_MAX_DEPTH} levels"
+        if problem is not None:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
-        return super().compose_node(parent, index)  # type: ignore[arg-type]  # the stub is too narrow
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)  # type: ignore[arg-type]  # the stub is too narrow
+        self._depth -= 1
+        return node
 
 
 class RecipeDumper(yaml.SafeDumper):
@@ -117,7 +129,8 @@ class Settings:
         value: object,
         place: str,
     ) -> None:
-        self._forget(path)
+        old = parent.get(str(key)) if isinstance(parent, dict) else parent[int(key)]
+        self._forget(path, old)
         parent[key] = value  # type: ignore[index]  # a str for a mapping, an int for a list
         self.places[path] = place
 
@@ -130,20 +143,31 @@ class Settings:
             if isinstance(old, dict) and isinstance(value, dict) and not _other_type(old, value):
                 self._merge_mapping(old, value, inner, other)
             else:
-                self._forget(inner)
+                self._forget(inner, old)
                 base[key] = value
-                self._take_places(other, inner)
+                self._take_places(other, inner, value)
             if inner in other.places:
                 self.places[inner] = other.places[inner]
 
-    def _forget(self, path: KeyPath) -> None:
-        for known in [known for known in self.places if known[: len(path)] == path]:
-            del self.places[known]
+    def _forget(self, path: KeyPath, old: object) -> None:
+        for known in _paths_in(old, path):
+            self.places.pop(known, None)
 
-    def _take_places(self, other: Settings, path: KeyPath) -> None:
-        for known, place in other.places.items():
-            if known[: len(path)] == path:
-                self.places[known] = place
+    def _take_places(self, other: Settings, path: KeyPath, value: object) -> None:
+        for known in _paths_in(value, path):
+            if known in other.places:
+                self.places[known] = other.places[known]
+
+
+def _paths_in(value: object, path: KeyPath) -> Iterator[KeyPath]:
+    """The path of a value, and those of all that it holds."""
+    yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths_in(inner, (*path, key))
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from _paths_in(inner, (*path, position))
 
 
 def parse_value(text: str) -> object:
@@ -181,8 +205,9 @@ def parse_document(text: str, origin: str, problems: list[str]) -> Settings:
 
 
 def _composed(text: str, origin: str) -> yaml.Node | None:
-    loader = RecipeLoader(text)
+    loader = None
     try:
+        loader = RecipeLoader(text)  # reads the first characters already
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -191,12 +216,15 @@ def _composed(text: str, origin: str) -> yaml.Node | None:
             f"{where}: a recipe must be valid YAML, got: {error.problem}; "
             "fix the indentation, quotes, colons or brackets there"
         ) from error
-    except yaml.YAMLError as error:
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
         raise RecipeError(
-            f"{origin}: a recipe must be valid YAML, got: {error}; remove the character"
+            f"{origin}, line {line}: a recipe must be plain text, got the character "
+            f"{chr(int(error.character))!a}; remove it"
         ) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _value_of(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from seqdistill.core.writers import Writer
-from seqdistill.recipe.sections import Number, PositiveFloat, Section, Share
+from seqdistill.recipe.sections import InnerShare, Number, PositiveFloat, Section, Share
 
 Divergence = Literal[
     "negative_log_likelihood",
@@ -41,7 +41,7 @@ class Term(Section):
     scale: Literal["raw", "gradient"] = "raw"
     """jensen_shannon only: `gradient` divides by beta (1 - beta), so that the gradient's size stays
     continuous toward forward and reverse KL; `raw` is the paper's value."""
-    head_mass: Share | None = None
+    head_mass: InnerShare | None = None
     """adaptive_kl only: the teacher's likeliest symbols up to this mass are the head; 0.5 when not
     given (AKL)."""
     start_share: Share | None = None
@@ -59,10 +59,10 @@ class Term(Section):
     discount: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """sequence_reverse_kl only: how much less each later token of a return counts than the one
     before it; 1, not at all, as in MiniLLM's paper (its code uses 0.95)."""
-    clip: PositiveFloat | None = None
+    clip: InnerShare | None = None
     """sequence_reverse_kl only: importance weights are clipped to 1 - clip ... 1 + clip, as in PPO;
     not when not given."""
-    written_by: tuple[Writer, ...] | None = None
+    written_by: Annotated[tuple[Writer, ...], Field(min_length=1)] | None = None
     """Only sequences of these writers count; the sum is divided by all. All when not given."""
 
 

@@ -7,15 +7,19 @@ of its key. Whether the values go together is asked in `checks`.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import logging
 import pathlib
 from collections.abc import Sequence
 
 from pydantic import ValidationError
 
 from seqdistill.core.errors import RecipeError, did_you_mean
-from seqdistill.recipe.complaints import odd_number_complaints, schema_complaints
+from seqdistill.recipe.belonging import drop_foreign
+from seqdistill.recipe.complaints import located, odd_numbers, schema_complaints
 from seqdistill.recipe.documents import (
+    MAX_BYTES,
     KeyPath,
     Settings,
     dotted,
@@ -26,37 +30,86 @@ from seqdistill.recipe.presets import preset_names, show_preset
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, known_keys
 
+_LOG = logging.getLogger(__name__)
+_MOST_SHOWN = 30
+"""Errors in one message."""
+
 
 def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a preset or YAML file after `overrides`; what contradicts is not looked for.
 
     Raises RecipeError with every unknown key, wrong type and value out of range.
     """
-    recipe, _ = resolve(name_or_path, overrides)
-    return recipe
+    resolved = resolve(name_or_path, overrides)
+    if resolved.problems:
+        raise recipe_error(resolved.problems)
+    return resolved.recipe
 
 
-def resolve(name_or_path: str, overrides: Sequence[str]) -> tuple[Recipe, Settings]:
-    """The recipe, and where each of its given values was written.
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A recipe, where each of its values was written, and what is wrong with single ones."""
+
+    recipe: Recipe
+    """With the default wherever a value is wrong."""
+    settings: Settings
+    problems: list[str]
+    wrong: list[KeyPath]
+    """The keys whose values are wrong, () where it is not known which key was meant."""
+
+
+def resolve(name_or_path: str, overrides: Sequence[str]) -> Resolved:
+    """The recipe as far as it can be read.
 
     Order of precedence, last wins: defaults, the preset named by `preset`, the file, each
-    override from left to right. Raises RecipeError as `read_recipe` does.
+    override from left to right. Raises RecipeError for a document that cannot be read at all.
     """
     problems: list[str] = []
     parsed = [_parsed_override(text, problems) for text in overrides]
-    settings = _inherited(name_or_path, _preset_override(parsed), problems)
+    settings, presets = _inherited(name_or_path, _preset_override(parsed), problems)
     for path, value, place in parsed:
         _put(settings, path, value, place, problems)
     _open_empty_sections(settings.values)
+    if (sentence := drop_foreign(settings, presets)) is not None:
+        _LOG.warning("%s", sentence)
+    wrong: list[KeyPath] = [()] if problems else []
     try:
         recipe = Recipe.model_validate(settings.values)
     except ValidationError as error:
         problems.extend(schema_complaints(error, settings))
+        recipe = _right_part(settings, error, wrong)
     else:
-        problems += odd_number_complaints(settings.values, recipe.model_dump(), settings)
-        if not problems:
-            return recipe, settings
-    raise recipe_error(problems)
+        for path, sentence in odd_numbers(settings.values, recipe.model_dump()):
+            problems.append(located(path, sentence, settings))
+            wrong.append(path)
+    return Resolved(recipe, settings, problems, wrong)
+
+
+def _right_part(settings: Settings, error: ValidationError, wrong: list[KeyPath]) -> Recipe:
+    """The recipe without what is wrong, whose paths are added to `wrong`."""
+    values = copy.deepcopy(settings.values)
+    while True:
+        for details in error.errors():
+            path = _removed(values, details["loc"])
+            if details["type"] == "extra_forbidden":
+                wrong.append(())
+            wrong.append(path)
+        try:
+            return Recipe.model_validate(values)
+        except ValidationError as others:
+            error = others
+
+
+def _removed(values: dict[str, object], path: KeyPath) -> KeyPath:
+    """Takes out what stands at `path`, or closest above it (lists whole), and gives its path."""
+    section, depth = values, 0
+    while depth < len(path) - 1:
+        inner = section.get(str(path[depth]))
+        if not (isinstance(inner, dict) and str(path[depth + 1]) in inner):
+            break
+        section, depth = inner, depth + 1
+    section.pop(str(path[depth]), None)
+    return path[: depth + 1]
 
 
 def recipe_error(problems: Sequence[str]) -> RecipeError:
@@ -64,12 +117,17 @@ def recipe_error(problems: Sequence[str]) -> RecipeError:
     distinct = list(dict.fromkeys(problems))
     if len(distinct) == 1:
         return RecipeError(distinct[0])
-    lines = "".join(f"\n  - {problem}" for problem in distinct)
-    return RecipeError(f"the recipe has {len(distinct)} errors:{lines}")
+    lines = "".join(f"\n  - {problem}" for problem in distinct[:_MOST_SHOWN])
+    more = len(distinct) - _MOST_SHOWN
+    rest = f"\n  - and {more:,} more" if more > 0 else ""
+    return RecipeError(f"the recipe has {len(distinct):,} errors:{lines}{rest}")
 
 
-def _inherited(name_or_path: str, preset: object, problems: list[str]) -> Settings:
-    """The settings of the document over those of its preset, and that one's preset, and so on."""
+def _inherited(name_or_path: str, preset: object, problems: list[str]) -> tuple[Settings, Settings]:
+    """The settings of the document over those of its preset, and that one's preset, and so on.
+
+    And those of the presets alone.
+    """
     name = name_or_path
     document = _document(name_or_path, problems)
     if preset is not None:
@@ -83,10 +141,12 @@ def _inherited(name_or_path: str, preset: object, problems: list[str]) -> Settin
             break
         seen.append(base)
         documents.append(_preset_document(base))
-    settings = Settings()
-    for layer in reversed(documents):
+    settings, presets = Settings(), Settings()
+    for name, layer in reversed(list(zip(seen, documents, strict=False))):
         _lay_over(settings, layer, problems)
-    return settings
+        if name in preset_names():
+            presets = copy.deepcopy(settings)
+    return settings, presets
 
 
 def _preset_complaint(found: object, document: Settings, seen: Sequence[str]) -> str:
@@ -116,19 +176,27 @@ def _parsed_preset(name: str) -> Settings:
 def _document(name_or_path: str, problems: list[str]) -> Settings:
     if name_or_path in preset_names():
         return _preset_document(name_or_path)
-    path = pathlib.Path(name_or_path)
     try:
-        return parse_document(path.read_text(encoding="utf-8"), name_or_path, problems)
+        with pathlib.Path(name_or_path).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise RecipeError(
+                f"a recipe must have at most {MAX_BYTES:,} bytes, got more in {name_or_path}; "
+                "name the YAML file of a recipe"
+            )
+        text = content.decode("utf-8-sig")
+        return parse_document(text, name_or_path, problems)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise RecipeError(
             f"{name_or_path}, line {line}: a recipe must be UTF-8 text, got the byte "
             f"0x{error.object[error.start]:02x}; save the file as UTF-8"
         ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # of a name that no file can have: with a NUL in it
+        why = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(
             f"a recipe must be a preset ({', '.join(preset_names())}) or a readable YAML file, got "
-            f"{name_or_path!r} ({error.strerror}).{did_you_mean(name_or_path, preset_names())}"
+            f"{name_or_path!r} ({why}).{did_you_mean(name_or_path, preset_names())}"
         ) from error
 
 

@@ -176,8 +176,8 @@ class TrainingSection(Section):
     """Peak rate."""
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant"] = "linear"
     """Shape after the warm-up; linear and cosine end at `final_rate_share` of the peak."""
-    warmup_updates: Annotated[int, Field(ge=0)] = 100
-    """Updates of linear rise from zero."""
+    warmup_updates: Annotated[int, Field(ge=0)] | None = None
+    """Updates of linear rise from zero; when not given, a tenth of `updates` and at most 100."""
     final_rate_share: Share = 0.0
     """Rate at the last update as a share of the peak (linear, cosine)."""
     optimizer: Literal["adamw"] = "adamw"
@@ -219,6 +219,11 @@ class TrainingSection(Section):
     """Write metrics every n updates."""
     trackers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
     """Where metrics go besides the run directory's metrics.jsonl."""
+
+    @property
+    def warmup(self) -> int:
+        """The updates of linear rise, given or not."""
+        return min(100, self.updates // 10) if self.warmup_updates is None else self.warmup_updates
 
 
 class PruningSection(Section):

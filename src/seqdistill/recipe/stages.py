@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.checks import Contradiction
-from seqdistill.recipe.complaints import odd_number_complaints, schema_complaints
+from seqdistill.recipe.complaints import located, odd_numbers, schema_complaints
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
 from seqdistill.recipe.presets import preset_names
 from seqdistill.recipe.resolving import read_recipe, recipe_error
@@ -108,7 +108,10 @@ def made_stage(
     except ValidationError as error:
         problems += schema_complaints(error, Settings())
     else:
-        problems += odd_number_complaints(settings.values, made.model_dump(), Settings())
+        problems += [
+            located(path, sentence, Settings())
+            for path, sentence in odd_numbers(settings.values, made.model_dump())
+        ]
     for problem in problems:
         key, _, sentence = problem.partition(" ")
         found.append(Contradiction(f"stages.{index}.settings.{key}", sentence))

@@ -16,9 +16,7 @@ from seqdistill.sources.corpus_settings import CorpusSettings
 from seqdistill.sources.corpus_shards import ShardSummary
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 2
-_OLD_FORMAT_VERSION = 1
-"""As 2, but without cut samples: they were dropped. Corpora that dropped none are still right."""
+FORMAT_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +82,7 @@ def read_manifest(folder: Path) -> CorpusManifest:
     """The manifest in `folder`.
 
     Raises DataError when there is none (the labelling has not ended) or it cannot be read, and
-    StaleCorpusError when it was written in another format, or when samples that the length limit
-    cut off were dropped from it.
+    StaleCorpusError when it was written in another format.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -100,16 +97,9 @@ def read_manifest(folder: Path) -> CorpusManifest:
             f"{path} must be the manifest of a teacher's corpus, found: {error}; delete this file "
             "and label again: the shards are kept"
         ) from error
-    if manifest.format_version not in (_OLD_FORMAT_VERSION, FORMAT_VERSION):
+    if manifest.format_version != FORMAT_VERSION:
         raise StaleCorpusError(
-            f"{path} must have format_version {_OLD_FORMAT_VERSION} or {FORMAT_VERSION}, found "
-            f"{manifest.format_version}; label again into another folder"
-        )
-    is_sampled = manifest.settings.decoding.mode == "sample"
-    if manifest.format_version == _OLD_FORMAT_VERSION and is_sampled and manifest.num_dropped:
-        raise StaleCorpusError(
-            f"{folder} must keep the samples that max_new_tokens cut off, but has format_version "
-            f"{_OLD_FORMAT_VERSION}, which dropped {manifest.num_dropped} of them: what is left "
-            "leans to short outputs; delete this folder to label again, or give another one"
+            f"{path} must have format_version {FORMAT_VERSION}, found {manifest.format_version}; "
+            "label again into another folder"
         )
     return manifest

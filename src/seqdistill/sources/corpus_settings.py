@@ -64,7 +64,7 @@ def fingerprint_sources(examples: Sequence[tuple[str, Sequence[int]]]) -> str:
 
 def check_same(folder: Path, *, stored: CorpusSettings, wanted: CorpusSettings) -> None:
     """Raises StaleCorpusError, naming each field that differs, unless the corpus is the wanted."""
-    _refuse(folder, _differences(stored, wanted))
+    _refuse(folder, differences(stored, wanted))
 
 
 def check_usable(folder: Path) -> None:
@@ -94,7 +94,7 @@ def begin_or_check(folder: Path, *, wanted: StoredSettings) -> None:
         write_json(folder / SETTINGS, dataclasses.asdict(wanted))
         return
     stored = read_settings(folder)
-    found = _differences(stored.settings, wanted.settings)
+    found = differences(stored.settings, wanted.settings)
     if stored.shard_size != wanted.shard_size:
         found.append(("shard_size", stored.shard_size, wanted.shard_size))
     _refuse(folder, found)
@@ -115,7 +115,8 @@ def read_settings(folder: Path) -> StoredSettings:
 Difference = tuple[str, object, object]
 
 
-def _differences(stored: CorpusSettings, wanted: CorpusSettings) -> list[Difference]:
+def differences(stored: CorpusSettings, wanted: CorpusSettings) -> list[Difference]:
+    """The fields that decide outputs and differ, each with what is stored and what is wanted."""
     names = ["teacher_fingerprint", "data_fingerprint", "tokenizer_fingerprint", "engine"]
     if wanted.decoding.mode == "sample":
         names.append("seed")

@@ -21,6 +21,7 @@ from seqdistill.records.atomic import write_bytes
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
         pa.field("rank", pa.int16(), nullable=False),
         pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("text", pa.string(), nullable=False),
@@ -28,7 +29,8 @@ SCHEMA = pa.schema(
         pa.field("finished", pa.bool_(), nullable=False),
     ]
 )
-"""A row is an output that was kept; `rank` 0 is the best of them. A sample that the length limit
+"""A row is an output that was kept: the `id` and the text of its `source` (of a chat the prompt as
+the template renders it), its `token_ids` and their `text`, and their `log_prob` in nats; `rank` 0 is the best of them. A sample that the length limit
 cut off is not finished: its tokens have no end token. An example of which nothing was kept has one
 row that is not finished and has no tokens and no log_prob."""
 SOURCES = b"seqdistill.sources"
@@ -76,6 +78,7 @@ def shard_name(index: int) -> str:
 def write_shard(
     path: Path,
     ids: Sequence[str],
+    source_texts: Sequence[str],
     hypotheses: Sequence[Sequence[Hypothesis]],
     *,
     sources_fingerprint: str,
@@ -90,12 +93,13 @@ def write_shard(
     """
     rows: list[dict[str, object]] = []
     num_dropped = 0
-    for example_id, found in zip(ids, hypotheses, strict=True):
+    for example_id, source, found in zip(ids, source_texts, hypotheses, strict=True):
         kept = [h for h in found if h.finished or (mode == "sample" and h.token_ids)]
         num_dropped += len(found) - len(kept)
-        rows += [_row(example_id, rank, one, decode) for rank, one in enumerate(kept)]
+        named = {"id": example_id, "source": source}
+        rows += [named | _row(rank, one, decode) for rank, one in enumerate(kept)]
         if not kept:
-            rows.append(_row_without_output(example_id))
+            rows.append(named | _NO_OUTPUT)
     metadata = {SOURCES: sources_fingerprint.encode(), DROPPED: str(num_dropped).encode()}
     if mode == "sample":
         metadata[KEEPS_CUT] = b"true"
@@ -155,7 +159,8 @@ def check_shard(path: Path, summary: ShardSummary) -> None:
 def read_outputs(path: Path) -> Iterator[TeacherOutput]:
     """The outputs that a shard keeps, in order of examples, best first."""
     table = _read(path)
-    columns = (table.column(name).to_pylist() for name in SCHEMA.names)
+    names = [name for name in SCHEMA.names if name != "source"]
+    columns = (table.column(name).to_pylist() for name in names)
     for example_id, rank, token_ids, text, log_prob, finished in zip(*columns, strict=True):
         if token_ids:
             yield TeacherOutput(example_id, rank, tuple(token_ids), text, log_prob, finished)
@@ -174,10 +179,9 @@ def _read(path: Path) -> pa.Table:
 
 
 def _row(
-    example_id: str, rank: int, hypothesis: Hypothesis, decode: Callable[[Sequence[int]], str]
+    rank: int, hypothesis: Hypothesis, decode: Callable[[Sequence[int]], str]
 ) -> dict[str, object]:
     return {
-        "id": example_id,
         "rank": rank,
         "token_ids": list(hypothesis.token_ids),
         "text": decode(hypothesis.token_ids),
@@ -186,12 +190,10 @@ def _row(
     }
 
 
-def _row_without_output(example_id: str) -> dict[str, object]:
-    return {
-        "id": example_id,
-        "rank": 0,
-        "token_ids": [],
-        "text": "",
-        "log_prob": None,
-        "finished": False,
-    }
+_NO_OUTPUT: dict[str, object] = {
+    "rank": 0,
+    "token_ids": [],
+    "text": "",
+    "log_prob": None,
+    "finished": False,
+}

@@ -1,5 +1,10 @@
 """A teacher's outputs for a training set: made once, stored in shards, verified, reused.
 
+    settings.json        what decides the outputs: fingerprints, decoding, engine, seed
+    shard-00000.parquet  id, source, rank, token_ids, text, log_prob, finished (see `corpus_shards`)
+    times.jsonl          seconds of each shard
+    manifest.json        written last: counts, seconds, versions, a checksum of each shard
+
 `label` makes them with any engine and goes on where a killed process stopped; `TeacherCorpus`
 reads them. Which teacher, which data and which folder are the caller's to say.
 """
@@ -9,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from seqdistill.core.errors import DataError, ModelError
@@ -121,6 +126,7 @@ def label(
     ends: str = "its end token",
     seed: int = 0,
     shard_size: int = 2048,
+    source_texts: Mapping[str, str],
     on_progress: Callable[[int], None] | None = None,
 ) -> TeacherCorpus:
     """The teacher's corpus over `examples`, generated where `folder` does not hold it already.
@@ -129,7 +135,8 @@ def label(
     far as they go, without an end token, and counted. Examples of which nothing is kept are counted
     and logged. A process may be killed at any moment: the next call keeps every whole shard and
     gives the same files as an undisturbed one. In mode `sample` each shard draws from its own
-    stream of `seed`. `on_progress` receives numbers of examples that became ready, stored ones
+    stream of `seed`. `source_texts` give the text of each id, for people who read the files.
+    `on_progress` receives numbers of examples that became ready, stored ones
     included. A finished corpus is only read: by any number of processes, from a folder that nobody
     may write. `ends` names the tokens that end an output, for messages.
 
@@ -150,14 +157,16 @@ def label(
     )
     wanted = StoredSettings(settings, shard_size)
     check_usable(folder)
-    if not _is_complete(folder):
+    if not is_complete(folder):
         with locked(folder):
             _remove_torn_files(folder)
             begin_or_check(folder, wanted=wanted)
-            if not _is_complete(folder):  # nobody has finished it since we looked
+            if not is_complete(folder):  # nobody has finished it since we looked
                 _forget_manifest(folder)
                 parts = [examples[i : i + shard_size] for i in range(0, len(examples), shard_size)]
-                writer = _ShardWriter(folder, generator, settings, decode, on_progress)
+                writer = _ShardWriter(
+                    folder, generator, settings, source_texts, decode, on_progress
+                )
                 num_seen, num_without = 0, 0
                 for index, part in enumerate(parts):
                     writer.ensure(index, part)
@@ -178,6 +187,7 @@ class _ShardWriter:
     folder: Path
     generator: SequenceGenerator
     settings: CorpusSettings
+    source_texts: Mapping[str, str]
     decode: Callable[[Sequence[int]], str]
     on_progress: Callable[[int], None] | None
 
@@ -202,7 +212,13 @@ class _ShardWriter:
         seconds = time.monotonic() - began
         ids = [example_id for example_id, _ in part]
         write_shard(
-            path, ids, hypotheses, sources_fingerprint=fingerprint, decode=self.decode, mode=mode
+            path,
+            ids,
+            [self.source_texts[example_id] for example_id in ids],
+            hypotheses,
+            sources_fingerprint=fingerprint,
+            decode=self.decode,
+            mode=mode,
         )
         with JsonLinesWriter(self.folder / TIMES) as times:
             times.write({"shard": path.name, "seconds": seconds})
@@ -228,7 +244,7 @@ def _remove_torn_files(folder: Path) -> None:
             torn.unlink()
 
 
-def _is_complete(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether there is a manifest and a file for every shard of it, whole or not."""
     if not is_finished(folder):
         return False

@@ -52,6 +52,7 @@ from seqdistill.training.contracts import (
     Objective,
     TrainingResult,
 )
+from seqdistill.training.note import Note, dev_line
 from seqdistill.training.optimization import make_optimizer
 from seqdistill.training.processes import (
     Work,
@@ -108,6 +109,7 @@ class TrainingLoop:
         )
         self._state = LoopState()
         self._saved_at = 0
+        self._note = Note()
         self._timed_to = (0, 0.0)  # tokens and seconds that a logged speed has told of
         self._wrapped = joined(model, accelerator)
         self._drops_out = has_dropout(model)
@@ -202,7 +204,8 @@ class TrainingLoop:
         self._state.seconds += time.perf_counter() - started
         if logged:
             self._log(work, rate, norm)
-        self._progress.advance(1, f"loss {work.loss.mean:.3f}")
+        self._note.add(work)
+        self._progress.advance(1, self._note.text)
 
     def _accumulate(self) -> Work:
         total, parts, num_targets = TokenSum.zero(), dict[str, TokenSum](), 0
@@ -326,6 +329,7 @@ class TrainingLoop:
             )
             score = state.dev_scores[self._settings.eval_metric]
             is_best = self._best.offer(self._student, score, state)
+            self._progress.say(dev_line(state.update, state.dev_scores, is_best=is_best))
             state.evaluations_without_best = 0 if is_best else state.evaluations_without_best + 1
             state.scored_at = state.update
         self._state = of_main_process(state, self._accelerator)

@@ -18,6 +18,8 @@ from seqdistill.core.errors import UserError
 from seqdistill.core.token_sum import TokenSum
 
 Shared = TypeVar("Shared")
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Where torchrun and the programs of MPI say how many processes there are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,22 @@ class Work:
     written: dict[str, TokenSum]
     """What the source tells of the sequences."""
     num_targets: int
+
+
+def check_launch() -> None:
+    """Raises UserError where several processes were asked for and this one was started alone.
+
+    `accelerate launch --num_processes 2` does so without GPUs, with --cpu or not: it sets where the
+    processes would meet, and starts one that is told of no other.
+    """
+    environment = os.environ
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
+    if by_accelerate and not any(name in environment for name in _SIZES):
+        raise UserError(
+            "accelerate launch must start as many processes as --num_processes says, but without "
+            "GPUs it starts one, which would train alone; use torchrun --nproc_per_node 2 "
+            "-m seqdistill train ..., or --num_processes 1"
+        )
 
 
 def joined(model: nn.Module, accelerator: Accelerator) -> nn.Module:

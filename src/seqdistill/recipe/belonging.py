@@ -1,0 +1,62 @@
+"""Data that belong together come together: what a preset says of its own data goes with them.
+
+A preset that brings training data brings dev, test, columns and subsets of the same data. Whoever
+names other data gets none of these, and is told so in one sentence. Files are not looked at.
+"""
+
+from __future__ import annotations
+
+from seqdistill.recipe.documents import KeyPath, Settings, dotted
+from seqdistill.recipe.findings import shown
+
+_SPLITS = ("train", "dev", "test")
+_ON_DEV = ("eval_every", "keep_best", "patience", "average_best")
+"""Settings of `training` that need scores on dev."""
+
+
+def drop_foreign(settings: Settings, presets: Settings) -> str | None:
+    """A sentence that says what was taken out of `settings`; None where all of it may stay.
+
+    `presets` are the settings of the presets alone; what has its place there was inherited.
+    """
+    brought, used = _data(presets), _data(settings)
+    own = [name for name in _SPLITS if name in brought and used.get(name) != brought[name]]
+    if "train" in own:
+        going = [name for name in used if name != "train"]
+    else:
+        going = [f"max_{name}_examples" for name in own]
+    paths: list[KeyPath] = [
+        ("data", name) for name in going if _is_inherited(("data", name), settings, presets)
+    ]
+    if ("data", "dev") in paths:
+        training = (("training", name) for name in _ON_DEV)
+        paths += [path for path in training if _is_inherited(path, settings, presets)]
+    if not paths:
+        return None
+    dropped = ", ".join(f"{dotted(path)}={shown(_take(settings, path))}" for path in paths)
+    given = " and ".join(f"data.{name}" for name in own)
+    stays = ""
+    if "train" in own and _is_inherited(("teacher", "model"), settings, presets):
+        section = settings.values["teacher"]
+        model = section["model"] if isinstance(section, dict) else section
+        stays = f"; teacher.model stays {model}, so name your own where that is not for your data"
+    return (
+        f"{given} {'is' if len(own) == 1 else 'are'} not the preset's, so what it says of its own "
+        f"data is left out: {dropped}; give your own where you want them{stays}"
+    )
+
+
+def _data(settings: Settings) -> dict[str, object]:
+    section = settings.values.get("data")
+    return section if isinstance(section, dict) else {}
+
+
+def _is_inherited(path: KeyPath, settings: Settings, presets: Settings) -> bool:
+    place = settings.places.get(path)
+    return place is not None and place == presets.places.get(path)
+
+
+def _take(settings: Settings, path: KeyPath) -> object:
+    section, name = settings.values[str(path[0])], str(path[1])
+    settings.places.pop(path)
+    return section.pop(name) if isinstance(section, dict) else None

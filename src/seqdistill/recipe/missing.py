@@ -1,0 +1,64 @@
+"""Files and folders that a recipe names and that are surely not there.
+
+Looks at names and at what exists, and opens nothing: what may be the name of a data set or model
+on the hub is left to who loads it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from seqdistill.recipe.findings import Findings
+from seqdistill.recipe.schema import Recipe
+
+_BUNDLED = "bundled:"
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+_FILE_SUFFIX = re.compile(r"\.[A-Za-z]+")
+
+
+def missing_findings(recipe: Recipe, *, labels_only: bool) -> Findings:
+    """One for each name that stands for nothing; of labelling only what it reads."""
+    data = recipe.data
+    splits = {"train": data.train, "dev": data.dev, "test": data.test}
+    for split in ("train",) if labels_only else tuple(splits):
+        for name in _missing_files(splits[split]):
+            yield (
+                f"data.{split}",
+                f"must name what exists, got {name!r}, which does not; paths count from the "
+                "current folder",
+            )
+    models = {"teacher.model": recipe.teacher.model, "student.model": recipe.student.model}
+    for key in ("teacher.model",) if labels_only else tuple(models):
+        model = models[key]
+        if model is not None and _is_missing(model, suffixed_is_file=False):
+            yield (
+                key,
+                f"must name a model folder that exists, or one on the hub, got {model!r}, which "
+                "does not exist; paths count from the current folder",
+            )
+
+
+def _missing_files(spec: str | None) -> list[str]:
+    if spec is None or not _is_missing(spec, suffixed_is_file=True):
+        return []
+    return [name for name in spec.split(",") if not _exists(name)]
+
+
+def _is_missing(name: str, *, suffixed_is_file: bool) -> bool:
+    """Whether nothing bears the name and it cannot be that of something on the hub."""
+    if name.startswith(_BUNDLED) or not name.strip() or _exists(name):
+        return False
+    if _HUB_NAME.fullmatch(name) is None:
+        return True
+    path = Path(name)
+    if suffixed_is_file and _FILE_SUFFIX.fullmatch(path.suffix):
+        return True
+    return "/" in name and _exists(str(path.parent))  # beside others of this machine
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, or of no user
+        return False
