@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from seqdistill.compression.sparse_files import load_stored_pair
 from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
 from seqdistill.data.examples import Example
 from seqdistill.models.dropout import set_dropout
-from seqdistill.models.loading import LoadedModel, load_config, load_tokenizer
+from seqdistill.models.loading import LoadedModel, fitting, load_config, load_tokenizer
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import Recipe
 
@@ -86,9 +87,12 @@ def _from_scratch(
     if recipe.student.model is not None:
         folder = model_folder(recipe.student.model)
         config = load_config(folder, trust_remote_code=recipe.student.trust_remote_code)
-        tokenizer = load_tokenizer(folder)
-        return LoadedModel(
-            _with_dropout(recipe, random_model(config, seed=recipe.seed)), tokenizer, "student"
+        tokenizer = load_tokenizer(
+            folder, trust_remote_code=recipe.student.trust_remote_code
+        )
+        model = _with_dropout(recipe, random_model(config, seed=recipe.seed))
+        return dataclasses.replace(
+            fitting(LoadedModel(model, tokenizer, recipe.student.model)), name="student"
         )
     if recipe.student.architecture is None:
         raise RecipeError("student.init scratch needs student.architecture or student.model.")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from seqdistill.build.data import collator_for, encode_for_evaluation
 from seqdistill.build.decoding import build_generator
@@ -18,6 +17,7 @@ from seqdistill.data.examples import Example
 from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import load_pair
+from seqdistill.models.places import model_folders
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_folder
@@ -67,8 +67,9 @@ def exported_system(run: RunDirectory, overrides: Sequence[str]) -> str | None:
 
 def weight_bytes(folder: str) -> int:
     """Bytes of the weight files in a model folder; 0 for a model that is not a local folder."""
-    path = Path(folder)
-    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
+    return sum(
+        file.stat().st_size for path in model_folders(folder) for file in path.glob("*.safetensors")
+    )
 
 
 def system_under_test(

@@ -32,6 +32,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.dev import DevScorer, GeneratorFactory
 from seqdistill.evaluation.likelihood import mean_reference_nats
 from seqdistill.models.placement import Precision, device_of, use_fast_attention
+from seqdistill.models.proof import probe_logits
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
@@ -115,12 +116,12 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
 
 
 def _save(prepared: Prepared, run: RunDirectory) -> None:
-    """The student as a plain model; of adapters also themselves."""
-    student = prepared.student
+    """The student as a plain model that says what the trained one says; of adapters also themselves."""
+    student, said = prepared.student, probe_logits(prepared.student.model)
     if prepared.lora is not None:
         prepared.lora.save(run.adapter_path)
         student = dataclasses.replace(student, model=prepared.lora.merge())
-    save_pair(student, run.student_path, store=prepared.recipe.student.store)
+    save_pair(student, run.student_path, store=prepared.recipe.student.store, said=said)
 
 
 def _as_begun(prepared: Prepared, run: RunDirectory) -> Prepared:

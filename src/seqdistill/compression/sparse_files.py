@@ -29,7 +29,7 @@ from transformers import (
 
 from seqdistill.compression.sparse_code import SparseTensor, to_dense, to_sparse
 from seqdistill.core.errors import ModelError
-from seqdistill.models.loading import LoadedModel, load_config, load_pair, load_tokenizer
+from seqdistill.models.loading import LoadedModel, fitting, load_config, load_pair, load_tokenizer
 from seqdistill.models.saving import save_pair
 from seqdistill.records import atomic
 
@@ -69,10 +69,12 @@ def load_sparse_pair(name: str, *, trust_remote_code: bool = False) -> LoadedMod
     ModelError for a folder without one of its files, for a damaged file, and for weights that are
     not those of the configuration beside them.
     """
-    return LoadedModel(
-        _load_model(Path(name), trust_remote_code=trust_remote_code),
-        load_tokenizer(name, trust_remote_code=trust_remote_code),
-        name,
+    return fitting(
+        LoadedModel(
+            _load_model(Path(name), trust_remote_code=trust_remote_code),
+            load_tokenizer(name, trust_remote_code=trust_remote_code),
+            name,
+        )
     )
 
 
