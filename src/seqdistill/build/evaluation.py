@@ -72,11 +72,14 @@ def evaluate_run(
     progress: Progress,
     export: bool = False,
     measured_teacher: SystemResult | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, object]:
     """The results of a run directory, also written to it.
 
     `overrides` are settings of the sections data and evaluation that take the place of the run's
-    own; they are noted in the results. Raises RecipeError for settings of other sections.
+    own; they are noted in the results. Raises RecipeError for settings of other sections. Code that
+    comes with the models is run with `trust_remote_code` only, whatever the run's recipe says: the
+    directory may be someone else's.
 
     The teacher comes first where the recipe names one, then every student; the first student is
     the baseline of the paired tests when there are several, else the teacher is. With `export`
@@ -91,7 +94,9 @@ def evaluate_run(
     settings = evaluation_settings(recipe)
     examples = read_split(recipe, "test")
     references = [example.target or "" for example in examples]
-    systems = systems_of(run, recipe, examples, overrides)
+    systems = systems_of(
+        run, recipe, examples, overrides, trust_remote_code=trust_remote_code
+    )
     exported = exported_system(run, overrides)
     progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
     results: list[SystemResult] = []

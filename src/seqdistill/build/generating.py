@@ -22,13 +22,14 @@ def generate_texts(
     beam_size: int = 5,
     max_new_tokens: int = 128,
     threads: int | None = None,
+    trust_remote_code: bool = False,
     progress: Progress,
 ) -> list[str]:
     """The model's best output for each text, in order; an empty text gives an empty one.
 
     `model` is a transformers folder, stored sparse or not, a hub name, or `bundled:en-de`.
     """
-    pair = load_stored_pair(model_folder(model))
+    pair = load_stored_pair(model_folder(model), trust_remote_code=trust_remote_code)
     wanted = [Example(str(i), line, None) for i, line in enumerate(lines) if line.strip()]
     outputs = [""] * len(lines)
     if not wanted:

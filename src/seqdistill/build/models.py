@@ -41,6 +41,21 @@ def model_folder(name: str) -> str:
     return str(folder)
 
 
+def trusts_code(recipe: Recipe) -> bool:
+    """Whether whoever gives the recipe trusts code of its models, which the student's may be of."""
+    return recipe.teacher.trust_remote_code or recipe.student.trust_remote_code
+
+
+def without_trust(recipe: Recipe) -> Recipe:
+    """The recipe with no code trusted."""
+    return recipe.model_copy(
+        update={
+            name: section.model_copy(update={"trust_remote_code": False})
+            for name, section in (("teacher", recipe.teacher), ("student", recipe.student))
+        }
+    )
+
+
 def build_teacher(recipe: Recipe) -> LoadedModel:
     """The recipe's teacher. Raises RecipeError when it names none."""
     if recipe.teacher.model is None:

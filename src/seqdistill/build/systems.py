@@ -27,20 +27,43 @@ _LOG = logging.getLogger(__name__)
 
 
 def systems_of(
-    run: RunDirectory, recipe: Recipe, examples: Sequence[Example], overrides: Sequence[str]
+    run: RunDirectory,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    overrides: Sequence[str],
+    *,
+    trust_remote_code: bool = False,
 ) -> list[SystemUnderTest]:
     """The teacher where the recipe names one, then every student of the run directory.
+
+    What the recipe says of trust does not count.
 
     Raises UserError when no student is there.
     """
     systems = []
     if recipe.teacher.model is not None:
         folder = model_folder(recipe.teacher.model)
-        systems.append(system_under_test("teacher", folder, "trained", recipe, examples))
+        systems.append(
+            system_under_test(
+                "teacher",
+                folder,
+                "trained",
+                recipe,
+                examples,
+                trust_remote_code=trust_remote_code,
+            )
+        )
     for member, trained in _trained_runs(run, overrides):
         folder = str(trained.student_path)
         systems.append(
-            system_under_test(member.method, folder, _init_name(member), member, examples)
+            system_under_test(
+                member.method,
+                folder,
+                _init_name(member),
+                member,
+                examples,
+                trust_remote_code=trust_remote_code,
+            )
         )
     return systems
 
@@ -73,11 +96,16 @@ def weight_bytes(folder: str) -> int:
 
 
 def system_under_test(
-    name: str, folder: str, init: str, recipe: Recipe, examples: Sequence[Example]
+    name: str,
+    folder: str,
+    init: str,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    *,
+    trust_remote_code: bool = False,
 ) -> SystemUnderTest:
     """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
-    trusted = recipe.teacher.trust_remote_code if name == "teacher" else False
-    pair = load_pair(folder, trust_remote_code=trusted)
+    pair = load_pair(folder, trust_remote_code=trust_remote_code)
     encoded = encode_for_evaluation(examples, pair.tokenizer, pair.kind, recipe.data).examples
     generator = build_generator(
         pair,

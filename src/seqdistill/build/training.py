@@ -18,6 +18,7 @@ from seqdistill.build.data import (
     collator_for,
 )
 from seqdistill.build.decoding import generator_factory
+from seqdistill.build.models import without_trust
 from seqdistill.build.objective import build_objective
 from seqdistill.build.preparing import Prepared, prepare
 from seqdistill.build.pruning import pruning_facts, warn_of_zeros
@@ -54,6 +55,8 @@ def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
         return RunDirectory(path)
     run = RunDirectory.open(path)
     stored = load_recipe(str(run.recipe_path), [])
+    # Trust is this command line's to give, and changes nothing of the run.
+    stored, recipe = without_trust(stored), without_trust(recipe)
     if stored != recipe:
         changed = _first_difference(stored.model_dump(), recipe.model_dump())
         raise RecipeError(

@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, read_lines, write_lines
+from seqdistill.cli.overrides import TrustRemoteCode
+from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, expanded, read_lines, write_lines
 from seqdistill.cli.screen import console_on, say
 from seqdistill.core.errors import UserError
 
@@ -39,7 +40,10 @@ def generate(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A transformers folder or hub name.", show_default=False
+            metavar="MODEL",
+            help="A transformers folder or hub name.",
+            show_default=False,
+            callback=expanded,
         ),
     ],
     texts: Annotated[
@@ -53,7 +57,13 @@ def generate(
     ] = None,
     output_file: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Replaced when it is complete."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Replaced when it is complete; a pipe or device is written to.",
+            callback=expanded,
+        ),
     ] = None,
     beam_size: Annotated[
         int,
@@ -76,6 +86,7 @@ def generate(
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="CPU threads; all when not given."),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Translate texts with a model: arguments, the lines of a file, or standard input.
@@ -97,6 +108,7 @@ def generate(
             beam_size=beam_size,
             max_new_tokens=max_new_tokens,
             threads=threads,
+            trust_remote_code=trust_remote_code,
             progress=progress,
         )
     whole_lines = [" ".join(output.splitlines()) for output in outputs]

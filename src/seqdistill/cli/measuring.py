@@ -8,15 +8,21 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.overrides import Arguments, read_words
-from seqdistill.cli.paths import check_new_file, check_writable
+from seqdistill.cli.overrides import Arguments, TrustRemoteCode, read_words
+from seqdistill.cli.paths import check_new_file, check_writable, expanded
 from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
 
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="The output_dir of a run.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN_DIR",
+        help="The output_dir of a run.",
+        show_default=False,
+        callback=expanded,
+    ),
 ]
 
 
@@ -24,6 +30,7 @@ def evaluate(
     run_dir: RunFolder,
     settings: Arguments = None,
     *,
+    trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure teacher and students of a run on its test set: quality, likelihood, size and speed.
@@ -44,7 +51,9 @@ def evaluate(
     with job(console, verbose=verbose) as progress:
         from seqdistill.build.evaluation import evaluate_run
 
-        evaluate_run(run, given.overrides, progress=progress)
+        evaluate_run(
+            run, given.overrides, progress=progress, trust_remote_code=trust_remote_code
+        )
     from seqdistill.cli.tables import show_results
     from seqdistill.report.inputs import read_contents
 
@@ -65,7 +74,11 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Instead of report.html in the run directory."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Instead of report.html in the run directory.",
+            callback=expanded,
         ),
     ] = None,
 ) -> None:

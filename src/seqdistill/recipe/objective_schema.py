@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from seqdistill.core.writers import Writer
-from seqdistill.recipe.sections import Number, PositiveFloat, Section, Share
+from seqdistill.recipe.sections import Number, PositiveFloat, Section, Share, UserPath
 
 Divergence = Literal[
     "negative_log_likelihood",
@@ -77,7 +77,7 @@ class RewardSection(Section):
     """exact_answer, rouge_l, rouge_2, bleu, entailment, or a Python function of yours as
     `module:name`: called with lists of prompts, completions and references, it returns a number for
     each."""
-    classifier: str | None = None
+    classifier: UserPath | None = None
     """With `entailment`: the folder of a sequence classifier with a label of that name."""
     baseline: Literal["leave_one_out", "moving_average", "none"] = "leave_one_out"
     """Subtracted from the reward, which lessens the noise of the gradient and keeps its mean:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -116,7 +117,7 @@ def _parsed_preset(name: str) -> Settings:
 def _document(name_or_path: str, problems: list[str]) -> Settings:
     if name_or_path in preset_names():
         return _preset_document(name_or_path)
-    path = pathlib.Path(name_or_path)
+    path = pathlib.Path(os.path.expanduser(name_or_path))
     try:
         return parse_document(path.read_text(encoding="utf-8"), name_or_path, problems)
     except UnicodeDecodeError as error:

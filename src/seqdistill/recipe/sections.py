@@ -5,10 +5,12 @@ Knows no setting.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,6 +22,14 @@ from pydantic_core import PydanticCustomError
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+def _expanded(names: str) -> str:
+    return ",".join(os.path.expanduser(name) for name in names.split(","))
+
+
+UserPath = Annotated[str, AfterValidator(_expanded)]
+"""A path, two with a comma between them, or a name; `~` at the front is the home folder."""
 
 
 class Section(BaseModel):
