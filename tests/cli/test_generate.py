@@ -40,6 +40,7 @@ class Echo:
         beam_size: int,
         max_new_tokens: int,
         threads: int | None,
+        trust_remote_code: bool,
         progress: Progress,
     ) -> list[str]:
         """Every line in capitals."""
@@ -54,6 +55,7 @@ class Echo:
             "beam_size": beam_size,
             "max_new_tokens": max_new_tokens,
             "threads": threads,
+            "trust_remote_code": trust_remote_code,
         }
         progress.start("generating", len(lines))
         progress.finish()

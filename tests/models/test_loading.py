@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.core.errors import ModelError
-from seqdistill.models import loading
+from seqdistill.models import hub
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import (
     LoadedModel,
@@ -118,7 +118,7 @@ def test_broken_folders_are_refused_in_one_sentence(pair: LoadedModel, tmp_path:
     with pytest.raises(ModelError, match="The weights must load"):
         load_pair(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="The configuration must load"):
+    with pytest.raises(ModelError, match="config.json must be a JSON object"):
         load_config(str(tmp_path))
 
 
@@ -144,9 +144,9 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[NoHub]:
     monkeypatch.setattr(socket, "create_connection", network)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
-    loading.hub_answers.cache_clear()
+    hub.hub_answers.cache_clear()
     yield network
-    loading.hub_answers.cache_clear()
+    hub.hub_answers.cache_clear()
 
 
 @pytest.mark.parametrize("load", [load_config, load_tokenizer, load_model])
@@ -202,3 +202,161 @@ def test_a_fingerprint_changes_with_one_weight_one_setting_and_one_token(
         character_tokenizer(pad="</s>"),
     ]
     assert len({tokenizer_fingerprint(tokenizer) for tokenizer in tokenizers}) == 4
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _holding(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def _configured(**settings: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text()) | settings
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def _sharded(then: Callable[[Path], None]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        tiny_model("llama").bfloat16().save_pretrained(folder, max_shard_size="4KB")
+        then(folder)
+
+    return change
+
+
+def _index_names_outside(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    said = json.loads(index.read_text())
+    said["weight_map"]["lm_head.weight"] = "../outside.safetensors"
+    index.write_text(json.dumps(said))
+
+
+SHARD = "model-00002-of-00004.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_without("tokenizer_config.json"), "it has no tokenizer_config.json"),
+        (_without("tokenizer.json"), "The tokenizer must load"),
+        (_without("config.json"), "holds no config.json"),
+        (_without("model.safetensors"), "The weights must load"),
+        *(
+            (_holding(name, content), f"{name} must be a JSON object")
+            for name in (
+                "config.json",
+                "tokenizer_config.json",
+                "tokenizer.json",
+                "generation_config.json",
+            )
+            for content in (b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 5000)
+        ),
+        (_holding("tokenizer.json", b"{}"), "The tokenizer must load"),
+        (_holding("chat_template.jinja", b"\xff\xfe"), "The tokenizer must load"),
+        (_configured(model_type="nosuch"), "The configuration must load"),
+        (_configured(model_type=3), "The configuration must load"),
+        (_configured(vocab_size=10**30), "its vocab_size is 1000"),
+        (_configured(num_hidden_layers=10**20), "its num_hidden_layers is 1000"),
+        (_configured(vocab_size=-1), "The weights must load"),
+        (_configured(vocab_size="40"), "The configuration must load"),
+        (_configured(hidden_size=0), "The weights must load"),
+        (_holding("model.safetensors", b""), "The weights must load"),
+        (_holding("model.safetensors", b"\xff" * 100), "The weights must load"),
+        (_sharded(_without(SHARD)), f"it has no {SHARD}, one of the 4 files"),
+        (_sharded(_holding(SHARD, b"cut")), "The weights must load"),
+        (_sharded(_index_names_outside), "must name files of its own folder"),
+        (_sharded(_holding("model.safetensors.index.json", b"{}")), "The weights must load"),
+    ],
+)
+def test_whatever_is_wrong_in_a_folder_is_one_sentence(
+    change: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), tmp_path)
+    change(tmp_path)
+    with pytest.raises(ModelError, match=words):
+        load_pair(str(tmp_path))
+
+
+def test_pickled_weights_are_refused_and_how_to_convert_them_is_said(tmp_path: Path) -> None:
+    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model.bin, a pickle.*save_pretrained"):
+        load_pair(str(tmp_path))
+
+
+def test_shards_in_bf16_load_as_fp32_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mit Ü und Leerzeichen"
+    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), folder)
+    _sharded(lambda _folder: None)(folder)
+    wanted = tiny_model("llama").bfloat16().float().state_dict()
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    monkeypatch.chdir(folder)
+    for name in (str(folder), f"{folder}/", str(tmp_path / "link"), ".", f"../{folder.name}"):
+        found = load_pair(name).model.state_dict()
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("name", ["llama", "mbart"])
+def test_a_tokenizer_that_grew_beyond_its_model_is_refused(name: str, tmp_path: Path) -> None:
+    tokenizer = character_tokenizer()
+    room = tiny_model(name).get_input_embeddings().weight.shape[0] - len(tokenizer)
+    tokenizer.add_tokens([f"<new{i}>" for i in range(room)])
+    save_pair(LoadedModel(tiny_model(name), tokenizer, "tiny"), tmp_path / "fits")
+    tokenizer.add_tokens(["<beyond>"])
+    tiny_model(name).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"1 tokens lie beyond, first '<beyond>' \(id 40\)"):
+        load_pair(str(tmp_path))
+
+
+@pytest.mark.parametrize("load", [load_config, load_tokenizer, load_model])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("runs/teacher", "runs/teacher/student"),
+        ("runs/teecher", "runs/teacher/student"),
+        ("./runs/teecher", "runs/teacher/student"),
+        ("runs/both", "runs/both/kd/student"),
+        ("modles/small", None),
+        ("models/smal", "models/small"),
+        ("models/nothing/like/it", None),
+        ("with space", None),
+    ],
+)
+def test_a_mistyped_folder_is_told_at_once(
+    no_hub: NoHub,
+    load: Callable[[str], object],
+    name: str,
+    meant: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/teacher/student", "runs/both/kd/student", "models/small"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text("{}")
+    began = time.monotonic()
+    with pytest.raises(
+        ModelError, match=f"Did you mean '{meant}'" if meant else "there is no folder"
+    ):
+        load(name)
+    assert time.monotonic() - began < 1.0
+    if meant is not None:
+        assert no_hub.tried == []
+
+
+def test_a_hub_that_does_not_even_resolve_holds_nobody_up(
+    no_hub: NoHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "_HUB_SECONDS", 0.1)
+    monkeypatch.setattr(hub, "_connects", lambda: time.sleep(2))
+    began = time.monotonic()
+    assert not hub.hub_answers()
+    assert time.monotonic() - began < 1.0

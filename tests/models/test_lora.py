@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from pathlib import Path
+from typing import Literal
 
+import peft
 import pytest
 import torch
 from peft import PeftModel
-from tests.tiny import collator, random_examples, tiny_model
+from tests.tiny import character_tokenizer, collator, random_examples, tiny_model
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from seqdistill.build.systems import weight_bytes
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.models.adapters import adapt
+from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.models.lora import LoraAdapter
+from seqdistill.models.proof import difference, probe_logits
+from seqdistill.models.saving import save_pair
 
 EXAMPLES = random_examples(6)
 
@@ -100,3 +108,123 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"seqdistill\[lora\]"):
         adapted("llama")
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "words"),
+    [
+        ("llama", ["lm_head"], "leave the output layer out"),
+        ("llama-tied", ["q_proj", "lm_head"], "leave the output layer out"),
+        ("t5", ["lm_head"], "leave the output layer out"),
+        ("llama-tied", ["embed_tokens"], "embed_tokens, which shares it with lm_head"),
+        ("gpt2", ["wte"], "wte, which shares it with lm_head"),
+        ("t5", ["shared"], "shares it with .*encoder.embed_tokens"),
+        ("mbart", ["q_proj", "embed_tokens"], "embed_tokens, which shares it with"),
+    ],
+)
+def test_layers_that_cannot_be_merged_into_exactly_are_refused(
+    name: str, targets: list[str], words: str
+) -> None:
+    with pytest.raises(ModelError, match=rf"student\.lora\.targets must .*{words}"):
+        LoraAdapter(tiny_model(name), rank=2, alpha=4.0, dropout=0.0, targets=targets, seed=1)
+
+
+@pytest.mark.parametrize("store", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("llama", ["q_proj", "embed_tokens"]),
+        ("llama-tied", "all-linear"),
+        ("gpt2", "all-linear"),
+        ("t5", "all-linear"),
+        ("mbart", ["q_proj", "fc1"]),
+        ("marian-untied", ["embed_tokens"]),
+    ],
+)
+def test_a_stored_student_says_what_the_adapted_one_said(
+    name: str, targets: str | list[str], store: Literal["fp32", "fp16"], tmp_path: Path
+) -> None:
+    model = tiny_model(name)
+    lora = LoraAdapter(model, rank=2, alpha=4.0, dropout=0.5, targets=targets, seed=1)
+    moved(model)
+    said = probe_logits(model)
+    merged = LoadedModel(lora.merge(), character_tokenizer(), "tiny")
+    save_pair(merged, tmp_path / "student", store=store, said=said)
+    auto = AutoModelForCausalLM if merged.kind == "causal" else AutoModelForSeq2SeqLM
+    read = auto.from_pretrained(tmp_path / "student", dtype=torch.float32)
+    tolerance = 1e-4 if store == "fp32" else 2e-2
+    assert difference(said, probe_logits(read)) <= tolerance
+
+
+def test_a_student_that_was_merged_wrongly_is_not_stored(tmp_path: Path) -> None:
+    model, lora = adapted("llama")
+    moved(model)
+    said = probe_logits(model)
+    merged = lora.merge()
+    with torch.no_grad():
+        merged.get_input_embeddings().weight += 0.01
+    pair = LoadedModel(merged, character_tokenizer(), "tiny")
+    with pytest.raises(ModelError, match=r"must say what it said .* checkpoints stay"):
+        save_pair(pair, tmp_path / "student", said=said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def adapters_in(folder: Path, name: str, *, base: str, targets: list[str]) -> torch.Tensor:
+    """Writes adapters for peft to `folder`. What the adapted model says."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(tiny_model(name), peft.LoraConfig(r=2, target_modules=targets))
+    moved(model)
+    model.peft_config["default"].base_model_name_or_path = base
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's, of a base that is nowhere and of tied layers
+        model.save_pretrained(folder)
+    return probe_logits(model.get_base_model())
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "mbart"])
+@pytest.mark.parametrize("where", ["alone", "beside their base", "alone, base beside them"])
+def test_adapters_load_merged_and_say_what_transformers_says(
+    name: str, where: str, tmp_path: Path
+) -> None:
+    base, folder = tmp_path / "base", tmp_path / "adapters"
+    save_pair(LoadedModel(tiny_model(name), character_tokenizer(), "tiny"), base)
+    if where == "beside their base":
+        base.rename(folder)
+        said = adapters_in(folder, name, base="no/where", targets=["q_proj"])
+    else:
+        named = "../base" if where == "alone, base beside them" else str(base)
+        said = adapters_in(folder, name, base=named, targets=["q_proj"])
+    pair = load_pair(str(folder))
+    assert pair.model.state_dict().keys() == tiny_model(name).state_dict().keys()
+    assert difference(said, probe_logits(pair.model)) <= 1e-4
+    if where != "alone, base beside them":
+        auto = AutoModelForCausalLM if pair.kind == "causal" else AutoModelForSeq2SeqLM
+        theirs = auto.from_pretrained(folder, dtype=torch.float32)
+        assert difference(probe_logits(theirs), probe_logits(pair.model)) <= 1e-4
+    save_pair(pair, tmp_path / "again")
+    assert weight_bytes(str(folder)) > weight_bytes(str(tmp_path / "again"))
+
+
+def test_adapters_whose_base_is_nowhere_are_refused_naming_it(tmp_path: Path) -> None:
+    adapters_in(tmp_path, "llama", base="no/where", targets=["q_proj"])
+    with pytest.raises(ModelError, match=r"holds adapters alone, of the base model 'no/where'"):
+        load_pair(str(tmp_path))
+
+
+def test_adapters_on_a_tied_matrix_are_refused(tmp_path: Path) -> None:
+    adapters_in(tmp_path, "llama-tied", base=str(tmp_path), targets=["embed_tokens"])
+    pair = LoadedModel(tiny_model("llama-tied"), character_tokenizer(), "tiny")
+    pair.model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="tied to another"):
+        load_pair(str(tmp_path))
+
+
+def test_adapters_without_peft_name_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), tmp_path / "base")
+    adapters_in(tmp_path / "a", "llama", base=str(tmp_path / "base"), targets=["q_proj"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UserError, match=r"seqdistill\[lora\]"):
+        load_pair(str(tmp_path / "a"))

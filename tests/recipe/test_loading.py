@@ -265,3 +265,24 @@ def test_recipes_and_records_start_without_torch_transformers_and_pyarrow() -> N
     heavy, seconds = done.stdout.splitlines()
     assert heavy == "[]"
     assert float(seconds) < 2.0, "CPU seconds of interpreter and imports, measured as 0.3"
+
+
+def test_the_home_folder_is_written_out_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    recipe = load_recipe(
+        "seq_kd",
+        [
+            "data.train=~/a.src,~/a.tgt",
+            "data.dev=~/dev.tsv",
+            "data.test=~/test.tsv",
+            "teacher.model=~/teacher",
+            "student.model=~/student",
+            "output_dir=~/runs",
+            "sequences.corpus=~/corpus",
+        ],
+    )
+    assert recipe.data.train == "/home/me/a.src,/home/me/a.tgt"
+    assert (recipe.data.dev, recipe.data.test) == ("/home/me/dev.tsv", "/home/me/test.tsv")
+    assert (recipe.teacher.model, recipe.student.model) == ("/home/me/teacher", "/home/me/student")
+    assert recipe.output_dir == "/home/me/runs"
+    assert recipe.sequences.corpus == "/home/me/corpus"

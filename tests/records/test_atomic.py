@@ -209,3 +209,50 @@ def test_a_replaced_folder_keeps_the_old_one_until_the_new_one_is_whole(tmp_path
         raise RuntimeError
     assert (path / "file").read_text(encoding="utf-8") == "new"
     assert [child.name for child in tmp_path.iterdir()] == ["student"]
+
+
+def test_pipes_and_devices_are_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        atomic.write_text(pipe, "one\n")
+        assert os.read(reader, 100) == b"one\n"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo() and [child.name for child in tmp_path.iterdir()] == ["pipe"]
+    atomic.write_text("/dev/null", "nothing\n")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_full_device_says_that_it_is_full() -> None:
+    with pytest.raises(OSError, match="No space left"):
+        atomic.write_text("/dev/full", "text")
+
+
+def test_standard_output_that_is_a_file_is_appended_to(tmp_path: Path) -> None:
+    code = (
+        "from seqdistill.records import atomic; print('first', flush=True); "
+        "atomic.write_text('/dev/stdout', 'second\\n')"
+    )
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "first\nsecond\n"
+    assert Path("/dev/stdout").exists() and [c.name for c in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_of_a_link_the_target_is_replaced_and_the_link_stays(tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "real").mkdir()
+    file, folder = tmp_path / "real" / "file", tmp_path / "real" / "folder"
+    if exists:
+        file.write_text("old")
+        folder.mkdir()
+    (tmp_path / "file").symlink_to(file)
+    (tmp_path / "folder").symlink_to(folder)
+    atomic.write_text(tmp_path / "file", "new")
+    with atomic.replaced_folder(tmp_path / "folder") as aside:
+        (aside / "inner").write_text("new")
+    assert (tmp_path / "file").is_symlink() and file.read_text() == "new"
+    assert (tmp_path / "folder").is_symlink() and (folder / "inner").read_text() == "new"
+    assert sorted(child.name for child in (tmp_path / "real").iterdir()) == ["file", "folder"]

@@ -10,6 +10,7 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.build.demo import run_recipe
+from seqdistill.build.models import trusts_code
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress, Progress
@@ -68,7 +69,7 @@ def distill(
         method, [_override(key, value) for key, value in settings.items()], purpose="measure"
     )
     run: RunDirectory = run_recipe(recipe, progress=progress or NoProgress(), resume=resume)
-    pair = load_pair(str(run.student_path))
+    pair = load_pair(str(run.student_path), trust_remote_code=trusts_code(recipe))
     return Distilled(pair.model, pair.tokenizer, run.read_results(), run.path)
 
 

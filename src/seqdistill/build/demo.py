@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+
 from seqdistill.build.evaluation import evaluate_run
+from seqdistill.build.models import trusts_code
 from seqdistill.build.running import train
 from seqdistill.build.timings import timed
 from seqdistill.core.progress import Progress
@@ -22,7 +24,9 @@ def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> R
     """
     run = train(recipe, progress=progress, resume=resume)
     with_copy = recipe.evaluation.engine == "ctranslate2"
-    results = evaluate_run(run, progress=progress, export=with_copy)
+    results = evaluate_run(
+        run, progress=progress, export=with_copy, trust_remote_code=trusts_code(recipe)
+    )
     if recipe.compare:
         with atomic.replaced_folder(run.student_path) as aside:
             best = run.member(str(results["student"])).student_path

@@ -103,12 +103,15 @@ def evaluate_run(
     progress: Progress,
     export: bool = False,
     measured_teacher: SystemResult | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, object]:
     """The results of a run directory, also written to it.
 
     `overrides` are settings of the sections data and evaluation that take the place of the run's
     own; they are noted in the results. Raises RecipeError for settings of other sections, and
-    UserError while another process writes into the run directory.
+    UserError while another process writes into the run directory. Code that comes with the models
+    is run with `trust_remote_code` only, whatever the run's recipe says: the directory may be
+    someone else's.
 
     The teacher comes first where the recipe names one, then the student before its first update,
     then every student; the first student is the baseline of the paired tests when there are
@@ -137,7 +140,7 @@ def _evaluate(
     recipe = load_recipe(str(run.recipe_path), overrides)
     examples = read_split(recipe, "test")
     references = [example.target or "" for example in examples]
-    systems = systems_of(run, recipe, examples, overrides)
+    systems = systems_of(run, recipe, examples, overrides, trust_remote_code=trust_remote_code)
     settings = evaluation_settings(recipe, examples, systems[-1].model.kind)
     warn_of_cut_outputs(systems[-1].examples, settings.max_new_tokens, "test")
     exported = exported_system(run, overrides)

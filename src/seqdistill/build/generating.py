@@ -49,6 +49,7 @@ def generate_texts(
     threads: int | None = None,
     source_language: str | None = None,
     target_language: str | None = None,
+    trust_remote_code: bool = False,
     progress: Progress,
 ) -> list[str]:
     """The model's best output for each prompt, in order; an empty text gives an empty one.
@@ -59,7 +60,7 @@ def generate_texts(
     are as training reads them. Raises UserError for options that no template reads.
     """
     pair = with_languages(
-        load_stored_pair(model_folder(model)),
+        load_stored_pair(model_folder(model), trust_remote_code=trust_remote_code),
         source_language,
         target_language,
         keys=("--source-language", "--target-language"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ from seqdistill.generation.model_facts import declare_ends
 from seqdistill.models.adapters import begin_like, kind_of
 from seqdistill.models.dropout import set_dropout
 from seqdistill.models.languages import with_languages
-from seqdistill.models.loading import LoadedModel, load_config, load_tokenizer
+from seqdistill.models.loading import LoadedModel, fitting, load_config, load_tokenizer
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import Recipe
 
@@ -41,6 +42,21 @@ def model_folder(name: str) -> str:
             f"{did_you_mean(name, known)}"
         )
     return str(folder)
+
+
+def trusts_code(recipe: Recipe) -> bool:
+    """Whether whoever gives the recipe trusts code of its models, which the student's may be of."""
+    return recipe.teacher.trust_remote_code or recipe.student.trust_remote_code
+
+
+def without_trust(recipe: Recipe) -> Recipe:
+    """The recipe with no code trusted."""
+    return recipe.model_copy(
+        update={
+            name: section.model_copy(update={"trust_remote_code": False})
+            for name, section in (("teacher", recipe.teacher), ("student", recipe.student))
+        }
+    )
 
 
 def build_teacher(recipe: Recipe) -> LoadedModel:
@@ -104,9 +120,10 @@ def _from_scratch(
     if recipe.student.model is not None:
         folder = model_folder(recipe.student.model)
         config = load_config(folder, trust_remote_code=recipe.student.trust_remote_code)
-        tokenizer = load_tokenizer(folder)
-        return LoadedModel(
-            _with_dropout(recipe, random_model(config, seed=recipe.seed)), tokenizer, "student"
+        tokenizer = load_tokenizer(folder, trust_remote_code=recipe.student.trust_remote_code)
+        model = _with_dropout(recipe, random_model(config, seed=recipe.seed))
+        return dataclasses.replace(
+            fitting(LoadedModel(model, tokenizer, recipe.student.model)), name="student"
         )
     if recipe.student.architecture is None:
         raise RecipeError("student.init scratch needs student.architecture or student.model.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from seqdistill.build.inputs import data_files
 from seqdistill.build.models import model_folder
 from seqdistill.core.errors import UserError
+from seqdistill.models.places import model_folders
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.stages import settings_by_key, stage_recipe
@@ -161,11 +162,11 @@ def _data_content(spec: str | None) -> object:
 
 
 def _model_content(name: str | None) -> str | None:
-    """The fingerprint of a model folder; a hub name stands for itself."""
+    """The fingerprint of a model folder, its adapters' base included; a hub name stands for itself."""
     if name is None:
         return None
-    folder = model_folder(name)
-    return of_folder(folder) if Path(folder).is_dir() else name
+    folders = model_folders(model_folder(name))
+    return " ".join(of_folder(folder) for folder in folders) or name
 
 
 def _refuse_another(stage: StageRun) -> None:

@@ -57,6 +57,7 @@ def export_model(
     store: Store | None,
     verify_on: str | None,
     threads: int | None,
+    trust_remote_code: bool = False,
 ) -> Exported:
     """What was written to the new folder `output`: the model of `source` in another form.
 
@@ -79,7 +80,7 @@ def export_model(
     if (Path(folder) / MODEL).is_file() or (Path(folder) / PACKED_MODEL).is_file():
         _repack(Path(folder), output, form)
     else:
-        pair = load_stored_pair(folder)
+        pair = load_stored_pair(folder, trust_remote_code=trust_remote_code)
         precision = store or stored_precision(Path(folder))
         if form == "sparse":
             save_sparse_pair(pair, output, store=precision)

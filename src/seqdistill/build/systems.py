@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from seqdistill.build.data import collator_for, encode_for_evaluation
 from seqdistill.build.decoding import build_generator
 from seqdistill.build.exporting import INT8_FOLDER
-from seqdistill.build.models import build_student, model_folder
+from seqdistill.build.models import build_student, model_folder, without_trust
 from seqdistill.compression.layers import parameter_count
 from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
@@ -20,6 +19,7 @@ from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.models.adapters import adapt
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import LoadedModel, load_pair
+from seqdistill.models.places import model_folders
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_folder
@@ -31,23 +31,47 @@ START = "start"
 
 
 def systems_of(
-    run: RunDirectory, recipe: Recipe, examples: Sequence[Example], overrides: Sequence[str]
+    run: RunDirectory,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    overrides: Sequence[str],
+    *,
+    trust_remote_code: bool = False,
 ) -> list[SystemUnderTest]:
     """The teacher where the recipe names one, the start of its students, then every student.
+
+    What the recipe says of trust does not count.
 
     Raises UserError when no student is there.
     """
     systems = []
     if recipe.teacher.model is not None:
         folder = model_folder(recipe.teacher.model)
-        systems.append(system_under_test("teacher", folder, "trained", recipe, examples))
-    start = _start(recipe, examples, systems[0] if systems else None)
+        systems.append(
+            system_under_test(
+                "teacher",
+                folder,
+                "trained",
+                recipe,
+                examples,
+                trust_remote_code=trust_remote_code,
+            )
+        )
+    trusted = recipe if trust_remote_code else without_trust(recipe)
+    start = _start(trusted, examples, systems[0] if systems else None)
     if start is not None:
         systems.append(start)
     for member, trained in _trained_runs(run, overrides):
         folder = str(trained.student_path)
         systems.append(
-            system_under_test(member.method, folder, _init_name(member), member, examples)
+            system_under_test(
+                member.method,
+                folder,
+                _init_name(member),
+                member,
+                examples,
+                trust_remote_code=trust_remote_code,
+            )
         )
     return systems
 
@@ -105,17 +129,23 @@ def exported_system(run: RunDirectory, overrides: Sequence[str]) -> str | None:
 
 def weight_bytes(folder: str) -> int:
     """Bytes of the weight files in a model folder; 0 for a model that is not a local folder."""
-    path = Path(folder)
-    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
+    return sum(
+        file.stat().st_size for path in model_folders(folder) for file in path.glob("*.safetensors")
+    )
 
 
 def system_under_test(
-    name: str, folder: str, init: str, recipe: Recipe, examples: Sequence[Example]
+    name: str,
+    folder: str,
+    init: str,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    *,
+    trust_remote_code: bool = False,
 ) -> SystemUnderTest:
     """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
-    trusted = recipe.teacher.trust_remote_code if name == "teacher" else False
     pair = with_languages(
-        load_pair(folder, trust_remote_code=trusted), *recipe.data.model_languages
+        load_pair(folder, trust_remote_code=trust_remote_code), *recipe.data.model_languages
     )
     return _with_generator(name, pair, init, recipe, examples, num_bytes=weight_bytes(folder))
 

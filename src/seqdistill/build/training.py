@@ -23,6 +23,7 @@ from seqdistill.build.data import (
 )
 from seqdistill.build.decoding import generator_factory
 from seqdistill.build.inputs import INPUTS, check_inputs, inputs_of, sequences_of
+from seqdistill.build.models import without_trust
 from seqdistill.build.objective import build_objective
 from seqdistill.build.preparing import Prepared, prepare
 from seqdistill.build.pruning import pruning_facts, warn_of_zeros
@@ -37,6 +38,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.dev import DevScorer, GeneratorFactory
 from seqdistill.evaluation.likelihood import mean_reference_nats
 from seqdistill.models.placement import Precision, device_of, use_fast_attention
+from seqdistill.models.proof import probe_logits
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
@@ -65,6 +67,8 @@ def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
         return RunDirectory(path)
     run = RunDirectory.open(path)
     stored = load_recipe(str(run.recipe_path), [])
+    # Trust is this command line's to give, and changes nothing of the run.
+    stored, recipe = without_trust(stored), without_trust(recipe)
     if stored != recipe:
         changed = _first_difference(stored.model_dump(), recipe.model_dump())
         raise RecipeError(
@@ -181,12 +185,12 @@ def _is_whole(run: RunDirectory) -> bool:
 
 
 def _save(prepared: Prepared, run: RunDirectory) -> None:
-    """The student as a plain model; of adapters also themselves."""
-    student = prepared.student
+    """The student as a plain model that says what the trained one says; of adapters also themselves."""
+    student, said = prepared.student, probe_logits(prepared.student.model)
     if prepared.lora is not None:
         prepared.lora.save(run.adapter_path)
         student = dataclasses.replace(student, model=prepared.lora.merge())
-    save_pair(student, run.student_path, store=prepared.recipe.student.store)
+    save_pair(student, run.student_path, store=prepared.recipe.student.store, said=said)
 
 
 def _as_begun(prepared: Prepared, run: RunDirectory) -> Prepared:

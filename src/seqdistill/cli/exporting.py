@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.paths import check_writable
+from seqdistill.cli.overrides import TrustRemoteCode
+from seqdistill.cli.paths import check_writable, expanded
 from seqdistill.cli.screen import console_on, program, quoted, say_aligned
 
 
@@ -39,11 +40,14 @@ def export(
             metavar="RUN_OR_MODEL",
             help="A run directory (its student is exported) or a model folder.",
             show_default=False,
+            callback=expanded,
         ),
     ],
     output: Annotated[
         Path,
-        typer.Argument(metavar="OUTPUT", help="A new folder.", show_default=False),
+        typer.Argument(
+            metavar="OUTPUT", help="A new folder.", show_default=False, callback=expanded
+        ),
     ],
     *,
     form: Annotated[
@@ -70,12 +74,14 @@ def export(
             "--verify-on",
             metavar="DATA",
             help="Examples that an int8 copy is compared on. Default: the run's own.",
+            callback=expanded,
         ),
     ] = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: all cores."),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Convert a model to a smaller format (sparse, int8) or back.
@@ -93,6 +99,7 @@ def export(
             store=None if store is None else store.value,
             verify_on=verify_on,
             threads=threads,
+            trust_remote_code=trust_remote_code,
         )
     was = f" ({made.weight_bytes_before:,} before)" if made.weight_bytes_before else ""
     rows = [("written", str(made.folder)), ("weights", f"{made.weight_bytes:,} bytes{was}")]

@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, read_lines, write_lines
+from seqdistill.cli.overrides import TrustRemoteCode
+from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, expanded, read_lines, write_lines
 from seqdistill.cli.screen import console_on, say
 from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
@@ -41,7 +42,10 @@ def generate(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A transformers folder or hub name.", show_default=False
+            metavar="MODEL",
+            help="A transformers folder or hub name.",
+            show_default=False,
+            callback=expanded,
         ),
     ],
     texts: Annotated[
@@ -65,7 +69,9 @@ def generate(
             "--output",
             "-o",
             metavar="FILE",
-            help="Replaced when it is complete. A .jsonl file gets rows of id, prompt and output.",
+            help="Replaced when it is complete; a pipe or device is written to. A .jsonl file gets "
+            "rows of id, prompt and output.",
+            callback=expanded,
         ),
     ] = None,
     raw: Annotated[
@@ -123,6 +129,7 @@ def generate(
         str | None,
         typer.Option("--target-language", metavar="CODE", help="What it writes, as deu_Latn."),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Generate texts with a model from prompts: arguments, lines or rows of a file, standard input.
@@ -155,6 +162,7 @@ def generate(
             threads=threads,
             source_language=source_language,
             target_language=target_language,
+            trust_remote_code=trust_remote_code,
             progress=progress,
         )
     _say_empty(prompts, outputs)

@@ -8,15 +8,21 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.overrides import read_words
-from seqdistill.cli.paths import check_new_file, check_writable
+from seqdistill.cli.overrides import TrustRemoteCode, read_words
+from seqdistill.cli.paths import check_new_file, check_writable, expanded
 from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
 
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="The output_dir of a run.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN_DIR",
+        help="The output_dir of a run.",
+        show_default=False,
+        callback=expanded,
+    ),
 ]
 EvaluationSettings = Annotated[
     list[str] | None,
@@ -33,6 +39,7 @@ def evaluate(
     run_dir: RunFolder,
     settings: EvaluationSettings = None,
     *,
+    trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure teacher and students of a run on its test set: quality, likelihood, size and speed.
@@ -52,7 +59,7 @@ def evaluate(
     with job(console, verbose=verbose) as progress:
         from seqdistill.build.evaluation import evaluate_run
 
-        evaluate_run(run, given.overrides, progress=progress)
+        evaluate_run(run, given.overrides, progress=progress, trust_remote_code=trust_remote_code)
     from seqdistill.cli.tables import show_results
     from seqdistill.report.inputs import read_contents
 
@@ -77,6 +84,7 @@ def report(
             "-o",
             metavar="FILE",
             help="Where to write the page. Default: RUN_DIR/report.html.",
+            callback=expanded,
         ),
     ] = None,
 ) -> None:

@@ -36,6 +36,13 @@ OutputDir = Annotated[
         help="The run directory; {method} and {seed} are filled in.",
     ),
 ]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code that comes with the models: it can do anything.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The seed of the run.")]
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
@@ -72,9 +79,13 @@ def read_words(words: Sequence[str]) -> Given:
     return Given(tuple(positional), tuple(overrides), resume)
 
 
-def named_settings(output_dir: str | None, seed: int | None) -> list[str]:
-    """The overrides of the two options that every trainer has."""
+def named_settings(
+    output_dir: str | None, seed: int | None, trust_remote_code: bool = False
+) -> list[str]:
+    """The overrides of the options that every trainer has."""
     overrides = []
+    if trust_remote_code:
+        overrides += ["teacher.trust_remote_code=true", "student.trust_remote_code=true"]
     if output_dir is not None:
         overrides.append(f"output_dir={json.dumps(output_dir, ensure_ascii=False)}")
     if seed is not None:

@@ -16,10 +16,18 @@ STANDARD_STREAM = "-"
 
 
 def check_new_file(path: Path, name: str) -> None:
-    """Raises UserError when `path` cannot become a file; an existing file may be replaced."""
+    """Raises UserError when `path` cannot become a file; an existing file may be replaced.
+
+    Pipes and devices need only be writable themselves.
+    """
     if path.is_dir():
         raise UserError(f"{name} must be a file, got the folder {str(path)!r}; name a file in it")
-    check_writable(path.parent, name)
+    check_writable(path if atomic.is_stream(path) else path.parent, name)
+
+
+def expanded(path: Path | str | None) -> Path | str | None:
+    """The path with `~` at its front written out, as a shell does for some words only."""
+    return None if path is None else type(path)(os.path.expanduser(path))
 
 
 def read_lines(name: str) -> list[str]:
@@ -30,7 +38,7 @@ def read_lines(name: str) -> list[str]:
     shown = "standard input" if name == STANDARD_STREAM else name
     try:
         stdin = name == STANDARD_STREAM
-        content = sys.stdin.buffer.read() if stdin else Path(name).read_bytes()
+        content = sys.stdin.buffer.read() if stdin else Path(os.path.expanduser(name)).read_bytes()
     except OSError as error:
         raise UserError(
             f"--input must be a readable file, got {name!r}: {error.strerror}"
@@ -42,7 +50,7 @@ def read_lines(name: str) -> list[str]:
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
-    """Replaces the file by these lines, in one step."""
+    """Replaces the file by these lines, in one step; a pipe or device is written to."""
     atomic.write_text(path, "".join(f"{line}\n" for line in lines))
 
 

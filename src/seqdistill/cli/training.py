@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.overrides import Arguments, Given, OutputDir, Seed, named_settings, read_words
+from seqdistill.cli.overrides import (
+    Arguments,
+    Given,
+    OutputDir,
+    Seed,
+    TrustRemoteCode,
+    named_settings,
+    read_words,
+)
 from seqdistill.cli.paths import check_writable
 from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
 from seqdistill.core.errors import UserError
@@ -75,6 +83,7 @@ def train(
     seed: Seed = None,
     resume: Resume = False,
     dry_run: DryRun = False,
+    trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Train the recipe's student, or all students of a comparison.
@@ -84,7 +93,9 @@ def train(
     """
     given, name = _with_recipe(recipe, settings)
     resume = resume or given.resume
-    chosen = _recipe(name, [*given.overrides, *named_settings(output_dir, seed)])
+    overrides = [*given.overrides, *named_settings(output_dir, seed, trust_remote_code)]
+    chosen = _recipe(name, overrides)
+    _refuse_untrusted(name, chosen, overrides, trusted=trust_remote_code)
     _check_output(chosen, resume=resume)
     if dry_run:
         _show_plan(chosen, verbose=verbose)
@@ -103,6 +114,7 @@ def label(
     *,
     output_dir: OutputDir = None,
     seed: Seed = None,
+    trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Generate and cache the teacher's outputs for the training data, to be reused by `train`.
@@ -111,7 +123,9 @@ def label(
     teacher-corpora/ beside output_dir. Stopped at any moment, the same command continues.
     """
     given, name = _with_recipe(recipe, settings)
-    chosen = _recipe(name, [*given.overrides, *named_settings(output_dir, seed)])
+    overrides = [*given.overrides, *named_settings(output_dir, seed, trust_remote_code)]
+    chosen = _recipe(name, overrides)
+    _refuse_untrusted(name, chosen, overrides, trusted=trust_remote_code)
     from seqdistill.recipe.systems import output_folder
 
     if chosen.sequences.corpus is None:
@@ -139,6 +153,32 @@ def _with_recipe(recipe: str, settings: Sequence[str] | None) -> tuple[Given, st
         raise UserError("RECIPE must be a YAML file or a preset, but none was given; see --help")
     _refuse_positional(given.positional[1:])
     return given, given.positional[0]
+
+
+def _refuse_untrusted(
+    name: str, recipe: Recipe, overrides: Sequence[str], *, trusted: bool
+) -> None:
+    """Raises UserError where a run's own recipe, which may be a stranger's, would run code.
+
+    A recipe file that the user wrote, and settings on this command line, are the user's word.
+    """
+    from seqdistill.records.run_directory import MANIFEST, RECIPE
+
+    path = Path(name)
+    if trusted or path.name != RECIPE or not (path.parent / MANIFEST).is_file():
+        return
+    asked = {
+        "teacher.trust_remote_code": recipe.teacher.trust_remote_code,
+        "student.trust_remote_code": recipe.student.trust_remote_code,
+        "objective.reward.function": ":" in (recipe.objective.reward.function or ""),
+    }
+    given = {text.partition("=")[0] for text in overrides}
+    for key in (key for key, is_asked in asked.items() if is_asked and key not in given):
+        raise UserError(
+            f"{key} must be trusted on this command line when the recipe is that of a run, which "
+            f"may be someone else's, but {name} asks to run Python code by it; read that code, and "
+            "give --trust-remote-code where you trust it"
+        )
 
 
 def _refuse_positional(words: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from transformers import (
 
 from seqdistill.compression.sparse_code import SparseTensor, to_dense, to_sparse
 from seqdistill.core.errors import ModelError
-from seqdistill.models.loading import LoadedModel, load_config, load_pair, load_tokenizer
+from seqdistill.models.loading import LoadedModel, fitting, load_config, load_pair, load_tokenizer
 from seqdistill.models.saving import save_pair
 from seqdistill.records import atomic
 from seqdistill.records.checksums import check_model_folder, write_checksums
@@ -72,10 +72,12 @@ def load_sparse_pair(name: str, *, trust_remote_code: bool = False) -> LoadedMod
     not those of the configuration beside them.
     """
     check_model_folder(name)
-    return LoadedModel(
-        _load_model(Path(name), trust_remote_code=trust_remote_code),
-        load_tokenizer(name, trust_remote_code=trust_remote_code),
-        name,
+    return fitting(
+        LoadedModel(
+            _load_model(Path(name), trust_remote_code=trust_remote_code),
+            load_tokenizer(name, trust_remote_code=trust_remote_code),
+            name,
+        )
     )
 
 

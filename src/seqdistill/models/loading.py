@@ -1,20 +1,16 @@
 """Loads model and tokenizer folders: safetensors only, no remote code unless the user asks.
 
-Knows transformers' Auto classes and nothing of training.
+A folder of LoRA adapters, alone or beside its base, loads as the adapted model with the adapters
+merged in. Knows transformers' Auto classes and nothing of training.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import socket
-import urllib.parse
-import urllib.request
+import tempfile
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,10 +23,19 @@ from transformers import (
 
 from seqdistill.core.errors import ModelError
 from seqdistill.models.adapters import Kind, kind_of
+from seqdistill.models.hub import only_local
+from seqdistill.models.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapters
+from seqdistill.models.places import (
+    CONFIG,
+    base_of,
+    check_files,
+    check_place,
+    check_sizes,
+    check_tokenizer_files,
+    check_weight_files,
+)
+from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.records.checksums import check_model_folder
-
-_HUB_SECONDS = 5.0
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,98 +53,82 @@ class LoadedModel:
 
 
 def _explained(name: str, what: str, error: Exception) -> ModelError:
-    if not Path(name).exists() and name.startswith((".", "/", "~")):
-        return ModelError(
-            f"The {what} must load from a model folder, but there is no folder {name!r}; check the "
-            "path, which counts from the current folder."
-        )
-    if "://" in name:
-        return ModelError(
-            f"The {what} must load from a model folder or a hub name, but {name!r} is an address: "
-            "models run in this process and not behind a server."
-        )
-    if not Path(name).exists() and not hub_answers():
-        return ModelError(
-            f"The {what} must load from a model folder, a hub name that was loaded before, or the "
-            f"hub, but there is no folder {name!r}, nothing of that name in the hub's cache, and "
-            f"no connection to {constants.ENDPOINT}; check the name, or go online."
-        )
     found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    where = "folder" if Path(name).exists() else "folder (none of that name exists) or hub name"
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"The {what} of {name!r} must load without Python code of its own, but its config.json "
+            "names code (auto_map), which could do anything on this machine; read it, and where "
+            "you trust it say so on the command line: --trust-remote-code."
+        )
+    where = "folder" if Path(name).exists() else "hub name"
     return ModelError(
         f"The {what} must load from the {where} {name!r}, but: {found} "
         "Give a folder written by save_pretrained: config.json, model.safetensors, tokenizer."
     )
 
 
-@functools.cache
-def hub_answers() -> bool:
-    """Whether the hub's server takes connections; asked once a process.
-
-    Where there is none, the hub's own client would try for half a minute for every file. Behind a
-    proxy it is left to try: only the proxy knows.
-    """
-    if constants.HF_HUB_OFFLINE:
-        return False
-    address = urllib.parse.urlsplit(constants.ENDPOINT)
-    if address.scheme in urllib.request.getproxies():
-        return True
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        with socket.create_connection((address.hostname or "", port), timeout=_HUB_SECONDS):
-            return True
-    except OSError:
-        return False
-
-
-def only_local(name: str, *, trust_remote_code: bool) -> bool:
-    """Whether files can be this machine's alone: a folder's, or those in the hub's cache.
-
-    Code that a trusted folder names may lie on the hub.
-    """
-    return (Path(name).exists() and not trust_remote_code) or not hub_answers()
-
-
 def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration in a model folder. Raises ModelError when there is none."""
+    check_place(name, "configuration")
+    base = base_of(name)
+    check_files(base, (CONFIG,))
     try:
-        return AutoConfig.from_pretrained(
-            name,
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            base,
             trust_remote_code=trust_remote_code,
-            local_files_only=only_local(name, trust_remote_code=trust_remote_code),
+            local_files_only=only_local(base, trust_remote_code=trust_remote_code),
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise _explained(name, "configuration", error) from error
+    except Exception as error:  # whatever a configuration says that it should not
+        raise _explained(base, "configuration", error) from error
+    check_sizes(config, base)
+    return config
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in a model folder. Raises ModelError when there is none.
 
-    Without its files transformers would make up an empty one for the model's type.
+    Without its files transformers would make up an empty one for the model's type, or take the
+    type's own special tokens for it.
     """
-    folder = Path(name)
-    if folder.is_dir() and not any(any(folder.glob(files)) for files in _TOKENIZER_FILES):
-        raise ModelError(
-            f"The tokenizer must load from the folder {name!r}, but it holds none; save it there "
-            "with save_pretrained."
-        )
+    check_place(name, "tokenizer")
+    source = check_tokenizer_files(name)
     try:
-        return AutoTokenizer.from_pretrained(
-            name,
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source,
             trust_remote_code=trust_remote_code,
-            local_files_only=only_local(name, trust_remote_code=trust_remote_code),
+            local_files_only=only_local(source, trust_remote_code=trust_remote_code),
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise _explained(name, "tokenizer", error) from error
+    except Exception as error:  # tokenizers of many libraries, each with errors of its own
+        raise _explained(source, "tokenizer", error) from error
+    return tokenizer
 
 
 def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The fp32 model in a folder, in eval mode.
+    """The fp32 model in a folder, in eval mode, adapters merged into it.
 
     Raises ModelError when it does not load, or when the folder lacks some of its weights: those
     would be random numbers.
     """
+    check_place(name, "weights")
+    if not (Path(name) / ADAPTER_CONFIG).is_file():
+        return _load_whole(name, trust_remote_code=trust_remote_code)
+    base = base_of(name)
+    if base != name:
+        model = _load_whole(base, trust_remote_code=trust_remote_code)
+    else:
+        with tempfile.TemporaryDirectory(prefix="seqdistill-") as bare:
+            # transformers would put the adapters onto what it loads, under other names.
+            for file in Path(name).iterdir():
+                if file.name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+                    (Path(bare) / file.name).symlink_to(file.resolve())
+            model = _load_whole(bare, trust_remote_code=trust_remote_code)
+    return merge_adapters(model, Path(name)).eval()
+
+
+def _load_whole(name: str, *, trust_remote_code: bool) -> PreTrainedModel:
+    check_place(name, "weights")
     config = load_config(name, trust_remote_code=trust_remote_code)
+    check_weight_files(name)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         model, found = auto.from_pretrained(
@@ -151,7 +140,7 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel
             output_loading_info=True,
             local_files_only=only_local(name, trust_remote_code=trust_remote_code),
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever a folder holds that it should not
         raise _explained(name, "weights", error) from error
     if missing := sorted(found["missing_keys"]):
         raise ModelError(
@@ -171,8 +160,32 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel
 def load_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
     """Model and tokenizer of one folder, whose files are as they were saved where that is known."""
     check_model_folder(name)
-    return LoadedModel(
-        load_model(name, trust_remote_code=trust_remote_code),
-        load_tokenizer(name, trust_remote_code=trust_remote_code),
-        name,
+    return fitting(
+        LoadedModel(
+            load_model(name, trust_remote_code=trust_remote_code),
+            load_tokenizer(name, trust_remote_code=trust_remote_code),
+            name,
+        )
     )
+
+
+def fitting(pair: LoadedModel) -> LoadedModel:
+    """The pair, whose embedding has a row for every token of its tokenizer.
+
+    Raises ModelError for a tokenizer that grew and a model that was never resized. Rows beyond the
+    tokenizer's are padding.
+    """
+    rows = int(pair.model.get_input_embeddings().weight.shape[0])
+    if num_known_ids(pair.tokenizer) > rows:
+        beyond = sorted(
+            (number, token)
+            for token, number in pair.tokenizer.get_vocab().items()
+            if number >= rows
+        )
+        raise ModelError(
+            f"The tokenizer of {pair.name!r} must have no token that its model has no row for, but "
+            f"the embedding has {rows} rows and {len(beyond)} tokens lie beyond, first "
+            f"{beyond[0][1]!r} (id {beyond[0][0]}): they were added and the model was never "
+            "resized; call model.resize_token_embeddings(len(tokenizer)) and save both again."
+        )
+    return pair

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import logging
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,13 @@ from transformers import PreTrainedModel
 
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.generators import derived_seed
+from seqdistill.models.proof import EXACT, difference, probe_logits
 from seqdistill.records import atomic
 
 _LOG = logging.getLogger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class LoraAdapter:
@@ -45,13 +52,11 @@ class LoraAdapter:
     ) -> None:
         """`targets`: ends of module names, or `all-linear` for every linear layer but the output's.
 
-        Raises UserError without peft, and ModelError when no layer of the model has such a name.
+        Raises UserError without peft, and ModelError when no layer of the model has such a name,
+        or one that does may not have adapters: the output layer, whose matrix the losses read as
+        it is, and a matrix that several layers share, which cannot be merged into for one alone.
         """
-        if importlib.util.find_spec("peft") is None:
-            raise UserError(
-                "LoRA students need the package peft, which is not installed; install "
-                "seqdistill[lora]"
-            )
+        _require_peft()
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
@@ -60,7 +65,10 @@ class LoraAdapter:
             lora_dropout=dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
         )
-        with torch.random.fork_rng(devices=[]):
+        output = model.get_output_embeddings()
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft warns of tied layers, which are refused, and of Conv1D, which it sets right.
+            warnings.simplefilter("ignore")
             torch.manual_seed(derived_seed(seed, "lora"))
             try:
                 self._wrapped: Any = get_peft_model(model, config)
@@ -69,8 +77,39 @@ class LoraAdapter:
                     f"student.lora.targets must name layers of the student, got {targets!r}: "
                     f"{error}; use all-linear, or the ends of names such as q_proj"
                 ) from error
+        self._refuse_shared(output, targets)
         trained, all_weights = self._wrapped.get_nb_trainable_parameters()
         _LOG.info("LoRA: %d of %d weights are trained", trained, all_weights)
+
+    def _refuse_shared(self, output: nn.Module, targets: str | Sequence[str]) -> None:
+        named = [
+            (name, parameter)
+            for name, parameter in self._wrapped.named_parameters(remove_duplicate=False)
+        ]
+        uses = Counter(id(parameter) for _, parameter in named)
+        for name, module in self._wrapped.named_modules():
+            base = getattr(module, "base_layer", None)
+            if base is None:
+                continue
+            shown = name.removeprefix("base_model.model.")
+            if base is output:
+                raise ModelError(
+                    f"student.lora.targets must leave the output layer out, whose matrix the losses "
+                    f"read as it is, but {targets!r} names {shown}; use all-linear, or the ends of "
+                    "other names, such as q_proj."
+                )
+            if uses[id(base.weight)] > 1:
+                others = [
+                    other.removeprefix("base_model.model.").removesuffix(".weight")
+                    for other, parameter in named
+                    if parameter is base.weight and not other.startswith(f"{name}.")
+                ]
+                raise ModelError(
+                    "student.lora.targets must name layers whose matrix is their own, but "
+                    f"{targets!r} names {shown}, which shares it with {', '.join(others)}: adapters "
+                    "merged into the one would change the others. Use all-linear, or the ends of "
+                    "other names, such as q_proj."
+                )
 
     def joined_weights(self) -> dict[str, nn.Parameter]:
         """The frozen matrices W that adapters are added to, by name."""
@@ -96,3 +135,63 @@ class LoraAdapter:
         """Writes the adapters alone, as `peft.PeftModel.from_pretrained` reads them."""
         with atomic.replaced_folder(folder) as aside:
             self._wrapped.save_pretrained(aside)
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """What a folder of adapters says of them. Raises ModelError where that is no JSON object."""
+    path = folder / ADAPTER_CONFIG
+    try:
+        said = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{path} must be a JSON object, but: {error}; restore the file."
+        ) from error
+    if not isinstance(said, dict):
+        raise ModelError(f"{path} must be a JSON object, got {str(said)[:40]!r}; restore the file.")
+    return said
+
+
+def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model with the adapters in `folder` merged in, a plain one, proved to say the same.
+
+    Raises UserError without peft, and ModelError for adapters that are not this model's or cannot
+    be merged exactly, such as those of a matrix that is tied to another.
+    """
+    _require_peft()
+    from peft import PeftModel
+
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"{folder} must hold its adapters as {ADAPTER_WEIGHTS}, but has no such file; save them "
+            "there with peft's save_pretrained."
+        )
+    read_adapter_config(folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adapted = PeftModel.from_pretrained(model, str(folder))
+            said = probe_logits(adapted.get_base_model())
+            merged: PreTrainedModel = adapted.merge_and_unload()
+    except Exception as error:  # whatever adapters say that does not fit
+        found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"The adapters in {folder} must merge into their base model, but: {found} Give the base "
+            "that they were trained on, or a folder of the merged model."
+        ) from error
+    apart = difference(said, probe_logits(merged))
+    if not apart <= EXACT:
+        raise ModelError(
+            f"The adapters in {folder} must merge into their base model without changing what it "
+            f"says, but the merged model's logits differ by {apart:.2g} of the largest: they sit on "
+            "a matrix that is tied to another. Untie it, or give a folder of the merged model."
+        )
+    for parameter in merged.parameters():
+        parameter.requires_grad_(True)
+    return merged
+
+
+def _require_peft() -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(
+            "LoRA adapters need the package peft, which is not installed; install seqdistill[lora]"
+        )

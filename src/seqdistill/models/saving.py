@@ -6,29 +6,67 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from seqdistill.core.errors import ModelError
-from seqdistill.models.loading import LoadedModel
+from seqdistill.models.loading import LoadedModel, load_pair
+from seqdistill.models.proof import EXACT, HALVED, difference, probe_logits
 from seqdistill.records import atomic
 from seqdistill.records.checksums import write_checksums
 
 
-def save_pair(pair: LoadedModel, folder: Path, *, store: Literal["fp32", "fp16"] = "fp32") -> None:
+def save_pair(
+    pair: LoadedModel,
+    folder: Path,
+    *,
+    store: Literal["fp32", "fp16"] = "fp32",
+    said: Float[Tensor, "1 time vocab"] | None = None,
+) -> None:
     """Writes model and tokenizer to `folder`; what was there goes only when all is written.
 
     With fp16 the stored tensors take half the bytes; config.json still says float32, which is what
-    `from_pretrained` then gives. Raises ModelError for weights beyond what fp16 can hold.
+    `from_pretrained` then gives. Before the folder takes its place it is loaded, and what it says is
+    compared with `said`, the `probe_logits` of the model as it was trained; when None, with what
+    the model says now.
+
+    Raises ModelError for weights beyond what fp16 can hold, for a model that transformers does not
+    save, and for a folder that does not say the same.
     """
+    if said is None:
+        said = probe_logits(pair.model)
     with atomic.replaced_folder(folder) as aside:
-        pair.model.save_pretrained(aside)
-        pair.tokenizer.save_pretrained(aside)
+        try:
+            pair.model.save_pretrained(aside)
+            pair.tokenizer.save_pretrained(aside)
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise ModelError(
+                f"The model must be one that transformers saves, but save_pretrained of a "
+                f"{type(pair.model).__name__} says: {str(error).strip().splitlines()[0]} Mend its "
+                "configuration or generation_config.json."
+            ) from error
         if store == "fp16":
             for file in aside.glob("*.safetensors"):
                 save_file(_halved(file), file, metadata={"format": "pt"})
+        _check_same(pair.model, said, aside, EXACT if store == "fp32" else HALVED)
         write_checksums(aside)
+
+
+def _check_same(model: PreTrainedModel, said: Tensor, folder: Path, most: float) -> None:
+    # Code of its own runs in this process already where the model is of such a class.
+    trusted = type(model).__module__.startswith("transformers_modules")
+    stored = load_pair(str(folder), trust_remote_code=trusted).model
+    apart = difference(said, probe_logits(stored))
+    if not apart <= most:
+        raise ModelError(
+            "A stored model must say what it said before it was stored, but the logits of this "
+            f"{type(model).__name__} differ by {apart:.2g} of the largest, where {most:g} is "
+            "rounding: transformers ties or leaves out weights that differ. Nothing was stored; "
+            "checkpoints stay. Use an architecture that from_pretrained gives back."
+        )
 
 
 def _halved(file: Path) -> dict[str, Tensor]:

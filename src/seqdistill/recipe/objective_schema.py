@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from seqdistill.core.writers import Writer
-from seqdistill.recipe.sections import InnerShare, Number, PositiveFloat, Section, Share
+from seqdistill.recipe.sections import (
+    InnerShare,
+    Number,
+    PositiveFloat,
+    Section,
+    Share,
+    UserPath,
+)
 
 Divergence = Literal[
     "negative_log_likelihood",
@@ -78,7 +85,7 @@ class RewardSection(Section):
     `module:name`: called with lists of prompts, completions and references, it returns a number for
     each. The prompt of a conversation is all of it up to the answer, as the chat template renders
     it."""
-    classifier: str | None = None
+    classifier: UserPath | None = None
     """With `entailment`: the folder of a sequence classifier with a label of that name."""
     baseline: Literal["leave_one_out", "moving_average", "none"] = "leave_one_out"
     """Subtracted from the reward, which lessens the noise of the gradient and keeps its mean:

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import logging
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -177,7 +178,7 @@ def _document(name_or_path: str, problems: list[str]) -> Settings:
     if name_or_path in preset_names():
         return _preset_document(name_or_path)
     try:
-        with pathlib.Path(name_or_path).open("rb") as file:
+        with pathlib.Path(os.path.expanduser(name_or_path)).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise RecipeError(

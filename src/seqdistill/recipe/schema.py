@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from seqdistill.recipe.objective_schema import ObjectiveSection
-from seqdistill.recipe.sections import PositiveFloat, PositiveInt, Section, Share
+from seqdistill.recipe.sections import PositiveFloat, PositiveInt, Section, Share, UserPath
 from seqdistill.recipe.sequences_schema import SequencesSection
 
 CorpusMetricName = Literal[
@@ -49,12 +49,12 @@ def _list(given: object) -> object:
 class DataSection(Section):
     """Where the examples are and how they are cut."""
 
-    train: str | None = None
+    train: UserPath | None = None
     """A file (.tsv .jsonl .parquet), a pair of line-aligned text files `a.src,a.tgt`, a `datasets`
     folder or hub name, or `bundled:en-de`."""
-    dev: str | None = None
+    dev: UserPath | None = None
     """Examples for choosing checkpoints; same forms as `train`. Never used for updates."""
-    test: str | None = None
+    test: UserPath | None = None
     """Examples for the final numbers; same forms as `train`."""
     source_column: str | None = None
     """Name of the source (or prompt) column; found by convention when not given."""
@@ -105,7 +105,7 @@ class DataSection(Section):
 class TeacherSection(Section):
     """The large model, and how much of its distribution the objective sees."""
 
-    model: str | None = None
+    model: UserPath | None = None
     """A transformers model folder or hub name, or `bundled:en-de`."""
     scores: Literal["none", "dense"] = "none"
     """`dense`: the whole next-token distribution at every position (from hidden states, in
@@ -116,7 +116,7 @@ class TeacherSection(Section):
     the teacher's. Costs target tokens x the teacher's width x 4 bytes (`fp32`) or x 2 (`fp16`,
     rounded to 3 digits); `--dry-run` says how many. `none`: the teacher runs at every update, in
     training.precision."""
-    states: str | None = None
+    states: UserPath | None = None
     """Folder of the kept states; beside the runs, named by content, when not given."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
@@ -139,7 +139,7 @@ class LoraSection(Section):
 class StudentSection(Section):
     """The small model and where its first weights come from."""
 
-    model: str | None = None
+    model: UserPath | None = None
     """A transformers model folder or hub name to start from (`init: pretrained`), or one whose
     configuration alone is used (`init: scratch`)."""
     init: Literal["pretrained", "scratch", "teacher_layers"] = "pretrained"
@@ -309,7 +309,7 @@ class Recipe(Section):
     """The name of the method in tables: `baseline`, `word_kd`, `seq_kd`, `teacher`, ..."""
     seed: Annotated[int, Field(ge=0)] = 1
     """Every random stream of the run derives from it."""
-    output_dir: str = "runs/{method}"
+    output_dir: UserPath = "runs/{method}"
     """The run directory; `{method}` and `{seed}` are filled in."""
     data: DataSection = DataSection()
     teacher: TeacherSection = TeacherSection()

@@ -5,10 +5,12 @@ Knows no setting.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +24,14 @@ InnerShare = Annotated[float, Field(gt=0.0, lt=1.0)]
 """Neither end: what is left of a distribution would have no mass, or a range no width."""
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+def _expanded(names: str) -> str:
+    return ",".join(os.path.expanduser(name) for name in names.split(","))
+
+
+UserPath = Annotated[str, AfterValidator(_expanded)]
+"""A path, two with a comma between them, or a name; `~` at the front is the home folder."""
 
 
 class Section(BaseModel):

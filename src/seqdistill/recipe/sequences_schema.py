@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from seqdistill.recipe.sections import Number, PositiveFloat, PositiveInt, Section, Share
+from seqdistill.recipe.sections import Number, PositiveFloat, PositiveInt, Section, Share, UserPath
 
 
 class DecodingSection(Section):
@@ -121,7 +121,7 @@ class SequencesSection(Section):
         "smoothed_bleu", "smoothed_bleu_of_tokens", "sentence_bleu", "sentence_chrf"
     ] = "smoothed_bleu"
     """With `interpolation`: what most similar means; `smoothed_bleu` is Kim and Rush's."""
-    corpus: str | None = None
+    corpus: UserPath | None = None
     """Folder of the teacher's corpus; beside the runs, named by content, when not given."""
     decoding: DecodingSection = DecodingSection()
     """How the teacher decodes."""

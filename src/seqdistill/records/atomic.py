@@ -2,8 +2,9 @@
 
 Everything is written aside in the same folder, fsynced, and renamed into place; then the folder
 is fsynced, so that the new name survives too. Append-only JSON lines are the exception: each line
-is flushed by itself and a torn last line is ignored when reading. This module does not know what
-the files mean.
+is flushed by itself and a torn last line is ignored when reading. So are pipes and devices, which
+are written to and never replaced. Of a link, what it leads to is replaced, and the link stays. This
+module does not know what the files mean.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ JsonValue = None | bool | int | float | str | list[Any] | tuple[Any, ...] | dict
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Replaces the file at `path` in one step; readers see the old content or the new.
 
-    Missing parent folders are made.
+    Missing parent folders are made. A pipe or device is written to as it is.
     """
-    path = Path(path)
+    if is_stream(path):
+        _write_stream(path, content)
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
@@ -62,6 +66,29 @@ def new_file(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether `path` is a pipe, a socket or a device: what a rename would take away from others.
+
+    Names in /dev and /proc are, whatever they lead to: behind /dev/stdout may be a file that the
+    shell has open.
+    """
+    path = Path(path)
+    if not path.exists() or path.is_dir():
+        return False
+    return not path.is_file() or Path(os.path.abspath(path)).parts[1:2] in (("dev",), ("proc",))
+
+
+def _write_stream(path: str | Path, content: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        with open(descriptor, "wb") as stream:
+            stream.write(content)
+    except BrokenPipeError as error:
+        raise UserError(
+            f"{path} must be read to its end, but its reader has closed it; write to a file instead"
+        ) from error
 
 
 def write_text(path: str | Path, content: str) -> None:

@@ -22,6 +22,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.records.atomic import JsonLinesWriter, read_json_lines
 from seqdistill.records.environment import versions
+from seqdistill.records.own_files import own_file
 from seqdistill.sources.corpus_lock import locked
 from seqdistill.sources.corpus_manifest import (
     MANIFEST,
@@ -77,12 +78,12 @@ class TeacherCorpus:
         if expected is not None:
             check_same(folder, stored=manifest.settings, wanted=expected)
         for shard in manifest.shards:
-            check_shard(folder / shard.name, shard)
+            check_shard(own_file(folder, shard.name), shard)
         return cls(folder, manifest)
 
     def __iter__(self) -> Iterator[TeacherOutput]:
         for shard in self.manifest.shards:
-            yield from read_outputs(self.folder / shard.name)
+            yield from read_outputs(own_file(self.folder, shard.name))
 
     def best(self, num_outputs: int = 1) -> dict[str, tuple[tuple[int, ...], ...]]:
         """The token ids of up to `num_outputs` best outputs of each example that has any."""
@@ -100,7 +101,7 @@ class TeacherCorpus:
         if example_id in self.manifest.unfinished_ids:
             return ()
         for shard in self.manifest.shards:
-            outputs = read_outputs(self.folder / shard.name)
+            outputs = read_outputs(own_file(self.folder, shard.name))
             found = tuple(output for output in outputs if output.id == example_id)
             if found:
                 return found
@@ -248,7 +249,7 @@ def is_complete(folder: Path) -> bool:
     """Whether there is a manifest and a file for every shard of it, whole or not."""
     if not is_finished(folder):
         return False
-    return all((folder / shard.name).is_file() for shard in read_manifest(folder).shards)
+    return all(own_file(folder, shard.name).is_file() for shard in read_manifest(folder).shards)
 
 
 def _forget_manifest(folder: Path) -> None:
@@ -259,8 +260,8 @@ def _forget_manifest(folder: Path) -> None:
     if not is_finished(folder):
         return
     for shard in read_manifest(folder).shards:
-        if (folder / shard.name).is_file():
-            check_shard(folder / shard.name, shard)
+        if own_file(folder, shard.name).is_file():
+            check_shard(own_file(folder, shard.name), shard)
     (folder / MANIFEST).unlink()
 
 

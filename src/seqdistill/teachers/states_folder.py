@@ -24,6 +24,7 @@ from seqdistill.core.errors import DataError, StaleCorpusError
 from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.records.atomic import write_json
 from seqdistill.records.fingerprint import of_file
+from seqdistill.records.own_files import own_file
 from seqdistill.teachers.target_checksums import Integers, sequence_checksums
 
 MANIFEST, STATES, INDEX = "manifest.json", "states.bin", "index.safetensors"
@@ -138,7 +139,7 @@ def check_settings(folder: Path, manifest: StatesManifest, wanted: StatesSetting
 
 def check_whole(folder: Path, manifest: StatesManifest) -> None:
     """Raises DataError unless both files have the bytes that the manifest describes."""
-    states, index = folder / STATES, folder / INDEX
+    states, index = own_file(folder, STATES), own_file(folder, INDEX)
     size = states.stat().st_size if states.is_file() else None
     if size != manifest.num_bytes:  # told before gigabytes are read
         found = "no such file" if size is None else f"{size:,} bytes"
