@@ -13,7 +13,7 @@ from tests.chat_families import FAMILIES, family_tokenizer
 from tests.tiny import character_tokenizer, tiny_model
 from tokenizers import normalizers
 
-from seqdistill.build.preflight import preflight
+from seqdistill.build.preflight import preflight, shown_row
 from seqdistill.build.preparing import Prepared, prepare
 from seqdistill.core.errors import DataError
 from seqdistill.data.encoding import EncodedExample
@@ -45,19 +45,19 @@ def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained("student")
     tokenizer.save_pretrained("student")
     prepared = prepared_on([{"messages": CHAT}], "student.model=student", method="baseline")
-    found = preflight(prepared, prepared.train)
-    lines = dict(found.lines)
+    found, shown = preflight(prepared), shown_row(prepared, prepared.train)
+    lines = dict(shown)
     (row,) = prepared.train
     end = FAMILIES[family].turn_end
     assert lines["learns"].split() == tokenizer.convert_ids_to_tokens(list(row.target_ids))
     assert lines["learns"].endswith(end)
     assert f"{end!r} (id {tokenizer.convert_tokens_to_ids(end)})" in lines["stops at"]
-    (first, _), *_ = found.lines
+    (first, _), *_ = shown
     assert "1 earlier turns" in lines[first]
-    shown, learned = lines["reads"], lines["reads"].partition("⟦")[2]
-    assert shown.count("⟧") >= 1
+    learned = lines["reads"].partition("⟦")[2]
+    assert "⟧" in learned
     assert end in learned.partition("⟧")[0], "the earlier turn counts up to its end"
-    assert found.facts["texts_changed"] == found.facts["unknown_tokens"] == 0
+    assert found["texts_changed"] == found["unknown_tokens"] == 0
 
 
 def plain_student(*, lowercases: bool = False) -> None:
@@ -74,7 +74,7 @@ def test_a_tokenizer_without_the_datas_script_is_warned_of(
     plain_student()
     rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau и"}] * 2
     prepared = prepared_on(rows, "student.model=student", method="baseline")
-    assert preflight(prepared, prepared.train).facts["unknown_tokens"] == 4  # bytes
+    assert preflight(prepared)["unknown_tokens"] == 4  # bytes
     assert "are unknown to the student's tokenizer" in caplog.text
 
 
@@ -84,7 +84,7 @@ def test_targets_that_come_back_as_other_texts_are_warned_of(
     plain_student(lowercases=True)
     rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " Blau"}]
     prepared = prepared_on(rows, "student.model=student", method="baseline")
-    assert preflight(prepared, prepared.train).facts["texts_changed"] == 1
+    assert preflight(prepared)["texts_changed"] == 1
     assert "' Blau' comes back as ' blau'" in caplog.text
 
 
@@ -98,7 +98,7 @@ def test_a_teacher_of_other_texts_is_warned_of(caplog: pytest.LogCaptureFixture)
     rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}] * 3
     models = ("student.model=student", "teacher.model=teacher")
     prepared = prepared_on(rows, *models, method="word_kd")
-    nats = preflight(prepared, prepared.train).facts["teacher_nats_per_token"]
+    nats = preflight(prepared)["teacher_nats_per_token"]
     assert isinstance(nats, float)
     assert nats > 4.0
     assert "less than chance" in caplog.text
@@ -110,7 +110,7 @@ def test_an_ordinary_row_is_looked_at_without_a_word(caplog: pytest.LogCaptureFi
     prepared = prepared_on(rows, "student.model=student", method="baseline")
     with caplog.at_level(logging.WARNING):
         caplog.clear()
-        preflight(prepared, prepared.train)
+        preflight(prepared)
     assert not caplog.records
 
 
@@ -121,7 +121,7 @@ def test_a_target_that_goes_on_behind_its_end_is_refused() -> None:
     (row,) = prepared.train
     twice = dataclasses.replace(row, target_ids=row.target_ids * 2)
     with pytest.raises(DataError, match="goes on behind '</s>'"):
-        preflight(prepared, [twice])
+        preflight(dataclasses.replace(prepared, train=(twice,)))
 
 
 def test_targets_of_which_no_text_comes_back_are_refused() -> None:
@@ -129,5 +129,6 @@ def test_targets_of_which_no_text_comes_back_are_refused() -> None:
     rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}]
     prepared = prepared_on(rows, "student.model=student", method="baseline")
     end = prepared.student.tokenizer.eos_token_id
+    ended = EncodedExample("1", (5,), (int(end),))
     with pytest.raises(DataError, match="come back empty"):
-        preflight(prepared, [EncodedExample("1", (5,), (int(end),))])
+        preflight(dataclasses.replace(prepared, train=(ended,)))

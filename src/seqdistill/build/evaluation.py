@@ -125,7 +125,12 @@ def evaluate_run(
     _check_overrides(overrides)
     with held(run.path, "evaluating"):
         return _evaluate(
-            run, overrides, progress=progress, export=export, measured_teacher=measured_teacher
+            run,
+            overrides,
+            progress=progress,
+            export=export,
+            measured_teacher=measured_teacher,
+            trust_remote_code=trust_remote_code,
         )
 
 
@@ -136,6 +141,7 @@ def _evaluate(
     progress: Progress,
     export: bool,
     measured_teacher: SystemResult | None,
+    trust_remote_code: bool,
 ) -> dict[str, object]:
     recipe = load_recipe(str(run.recipe_path), overrides)
     examples = read_split(recipe, "test")

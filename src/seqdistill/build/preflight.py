@@ -6,7 +6,6 @@ a script, an end that is never said. Each costs a second here, and a run later. 
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import unicodedata
@@ -29,39 +28,54 @@ _NUM_SHOWN = 24
 """Tokens shown at each end of what is read and of what is learned."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Preflight:
-    """What was found on a few rows: for the screen and for the manifest."""
-
-    lines: tuple[tuple[str, str], ...]
-    """(label, text): one row as the student sees it."""
-    facts: dict[str, object]
-
-
-def preflight(prepared: Prepared, examples: Sequence[EncodedExample]) -> Preflight:
-    """One row as the student sees it, after the checks of the first few.
+def preflight(prepared: Prepared) -> dict[str, object]:
+    """What the first few training rows say, for the manifest; before a teacher labels, too.
 
     Raises DataError for a target that goes on behind an end token, and for targets of which no text
     comes back. Warns of targets whose text changes between encoding and decoding, of unknown tokens
     and of a teacher to which the references are less likely than chance: it was trained for other
     texts, another template or another language.
     """
-    student = prepared.student
-    facts = facts_of(student.model, student.tokenizer, kind=student.kind)
-    rows = [example for example in examples if example.target_ids][:_NUM_ROWS]
+    tokenizer, facts = prepared.student.tokenizer, _student_facts(prepared)
+    rows = [example for example in prepared.train if example.target_ids][:_NUM_ROWS]
     found: dict[str, object] = {
         "rows": len(rows),
-        "end_tokens": named_tokens(student.tokenizer, facts.end_ids),
-        "decoder_prefix": named_tokens(student.tokenizer, facts.prefix_ids),
+        "end_tokens": named_tokens(tokenizer, facts.end_ids),
+        "decoder_prefix": named_tokens(tokenizer, facts.prefix_ids),
     }
     if rows:
         for row in rows:
-            _check_end(row, facts, student.tokenizer)
+            _check_end(row, facts, tokenizer)
         found |= _check_texts(rows, prepared)
-    if prepared.teacher is not None and (nats := _teacher_nats(prepared, prepared.teacher)):
-        found["teacher_nats_per_token"] = nats
-    lines = _row_lines(rows[0] if rows else examples[0], facts, student.tokenizer)
-    return Preflight(tuple(lines), found)
+        if prepared.teacher is not None:
+            found |= _teacher_facts(rows, prepared, prepared.teacher)
+    return found
+
+
+def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tuple[str, str]]:
+    """(label, text) pairs: the first training sequence as the student sees it.
+
+    How much of it is read and learned, its tokens as the vocabulary spells them, and what stops an
+    output. Earlier turns that count stand in brackets.
+    """
+    tokenizer, facts = prepared.student.tokenizer, _student_facts(prepared)
+    row = next((example for example in examples if example.target_ids), examples[0])
+    words = f"{len(row.source_ids):,} tokens read, {row.num_counted:,} learned"
+    if row.counted_spans:
+        words += f", those of {len(row.counted_spans)} earlier turns ⟦in brackets⟧ among them"
+    prefix = [("begins with", named_tokens(tokenizer, facts.prefix_ids))]
+    return [
+        (f"row {row.id}", words),
+        ("reads", _shown(row.source_ids, tokenizer, row.counted_spans)),
+        *(prefix if facts.prefix_ids else []),
+        ("learns", _shown(row.target_ids, tokenizer) if row.target_ids else "what it samples"),
+        ("stops at", named_tokens(tokenizer, facts.end_ids)),
+    ]
+
+
+def _student_facts(prepared: Prepared) -> ModelFacts:
+    student = prepared.student
+    return facts_of(student.model, student.tokenizer, kind=student.kind)
 
 
 def _check_end(row: EncodedExample, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -94,13 +108,11 @@ def _check_texts(rows: Sequence[EncodedExample], prepared: Prepared) -> dict[str
             sum(len(row.target_ids) for row in rows),
             len(rows),
         )
-    given = {row.id: row.target_ids for row in prepared.train}
     texts = {example.id: example.target or "" for example in prepared.train_examples}
     changed = [
         (row.id, texts[row.id], text)
         for row, text in zip(rows, decoded, strict=True)
-        # What a teacher wrote has no other text than this one.
-        if row.target_ids == given.get(row.id) and _plain(text) != _plain(texts[row.id])
+        if texts[row.id] and _plain(text) != _plain(texts[row.id])
     ]
     if changed and not num_unknown:
         _LOG.warning(
@@ -117,17 +129,20 @@ def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def _teacher_nats(prepared: Prepared, teacher: LoadedModel) -> float | None:
-    """The mean nats that the teacher gives a token of the first references in its own ids.
+def _teacher_facts(
+    rows: Sequence[EncodedExample], prepared: Prepared, teacher: LoadedModel
+) -> dict[str, object]:
+    """The mean nats that the teacher gives a token of the references.
 
-    None where there are no references, or where the teacher reads other ids than the student.
+    Nothing of a teacher that reads other ids than the student, or another kind of model.
     """
-    if teacher.tokenizer.get_vocab() != prepared.student.tokenizer.get_vocab():
-        return None
+    student = prepared.student
+    if (
+        teacher.kind != student.kind
+        or teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab()
+    ):
+        return {}
     facts = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
-    rows = [row for row in prepared.train if row.target_ids][:_NUM_ROWS]
-    if not rows or teacher.kind != prepared.student.kind:
-        return None
     scored = token_log_probs(
         teacher.model, [(row.source_ids, row.target_ids) for row in rows], facts=facts
     )
@@ -140,23 +155,7 @@ def _teacher_nats(prepared: Prepared, teacher: LoadedModel) -> float | None:
             nats,
             math.log(facts.vocab_size),
         )
-    return nats
-
-
-def _row_lines(
-    row: EncodedExample, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[str, str]]:
-    words = f"{len(row.source_ids):,} tokens read, {row.num_counted:,} learned"
-    if row.counted_spans:
-        words += f", those of {len(row.counted_spans)} earlier turns ⟦in brackets⟧ among them"
-    prefix = [("begins with", named_tokens(tokenizer, facts.prefix_ids))]
-    return [
-        (f"row {row.id}", words),
-        ("reads", _shown(row.source_ids, tokenizer, row.counted_spans)),
-        *(prefix if facts.prefix_ids else []),
-        ("learns", _shown(row.target_ids, tokenizer) if row.target_ids else "what it samples"),
-        ("stops at", named_tokens(tokenizer, facts.end_ids)),
-    ]
+    return {"teacher_nats_per_token": nats}
 
 
 def _shown(

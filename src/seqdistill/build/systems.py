@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from seqdistill.build.data import collator_for, encode_for_evaluation
 from seqdistill.build.decoding import build_generator

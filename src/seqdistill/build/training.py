@@ -25,6 +25,7 @@ from seqdistill.build.decoding import generator_factory
 from seqdistill.build.inputs import INPUTS, check_inputs, inputs_of, sequences_of
 from seqdistill.build.models import without_trust
 from seqdistill.build.objective import build_objective
+from seqdistill.build.preflight import preflight, shown_row
 from seqdistill.build.preparing import Prepared, prepare
 from seqdistill.build.pruning import pruning_facts, warn_of_zeros
 from seqdistill.build.rollout_log import RolloutLog
@@ -137,6 +138,7 @@ def train_as_only_writer(
     warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
     if not started and accelerator.is_main_process:
         _try_engines(prepared)
+    looked_at = preflight(prepared) if accelerator.is_main_process else {}
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
     with accelerator.main_process_first():
@@ -150,7 +152,10 @@ def train_as_only_writer(
             check_inputs(run, inputs)
         facts |= {"processes": accelerator.num_processes}
         facts |= {"warmup_updates": recipe.training.warmup, INPUTS: inputs}
+        facts |= {"preflight": looked_at}
         _begin(run, prepared, facts, started=started)
+        for label, text in shown_row(prepared, examples):
+            progress.say(f"{label:<12}{text}")
         if accelerator.num_processes > 1:
             progress.say(f"{accelerator.num_processes} processes train one student together")
         if recipe.sequences.decoded_by_teacher:
@@ -185,7 +190,7 @@ def _is_whole(run: RunDirectory) -> bool:
 
 
 def _save(prepared: Prepared, run: RunDirectory) -> None:
-    """The student as a plain model that says what the trained one says; of adapters also themselves."""
+    """The student as a plain model that says what the trained one does; adapters also alone."""
     student, said = prepared.student, probe_logits(prepared.student.model)
     if prepared.lora is not None:
         prepared.lora.save(run.adapter_path)

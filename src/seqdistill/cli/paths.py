@@ -5,6 +5,7 @@ Knows no run directory and no data format.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
