@@ -54,6 +54,25 @@ class ConvertedModel:
         return tuple(self.ids_of_strings[string] for string in strings)
 
 
+@contextlib.contextmanager
+def as_engine_error(name: str) -> Iterator[None]:
+    """What CTranslate2 raises inside is an EngineError: it cannot run the model `name`.
+
+    Its loaders read attributes that configurations of newer transformers lack, and its C++ speaks
+    in RuntimeError and ValueError.
+    """
+    try:
+        yield
+    except (EngineError, MemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or "nothing"
+        raise EngineError(
+            f"CTranslate2 must be able to run the model, but of {name} it says: {said} "
+            f"({type(error).__name__})"
+        ) from error
+
+
 def convert(
     disposable: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -68,6 +87,17 @@ def convert(
 
     Raises EngineError when CTranslate2 has no loader for the architecture or the loader fails.
     """
+    with as_engine_error(type(disposable.config).__name__):
+        return _converted(disposable, tokenizer, facts, compute_type=compute_type)
+
+
+def _converted(
+    disposable: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: ModelFacts,
+    *,
+    compute_type: str,
+) -> tuple[ConvertedModel, ConvertedModel]:
     spec = _spec_of(disposable, facts, tokenizer)
     size = _vocabulary_size(spec)
     token_strings = unique_token_strings(tokenizer, size)
@@ -118,16 +148,9 @@ def _spec_of(
 ) -> ModelSpec:
     loader = loader_for(disposable)
     _repair_config(disposable, facts)
-    try:
-        with torch.no_grad(), _cheap_collections():
-            spec: ModelSpec = loader.get_model_spec(disposable)
-            loader.set_config(spec.config, disposable, tokenizer)
-    except Exception as error:
-        name = type(disposable.config).__name__
-        raise EngineError(
-            f"CTranslate2 must be able to convert the model; its loader for {name} failed: "
-            f"{error!r}"
-        ) from error
+    with torch.no_grad(), _cheap_collections(), as_engine_error(type(disposable.config).__name__):
+        spec: ModelSpec = loader.get_model_spec(disposable)
+        loader.set_config(spec.config, disposable, tokenizer)
     return spec
 
 
@@ -196,10 +219,15 @@ def _repair_config(disposable: PreTrainedModel, facts: ModelFacts) -> None:
         # T5's loader takes the scale of the outputs for granted where embeddings are tied, which
         # transformers 5 says of every T5.
         config.tie_word_embeddings = scaled
+    if name == "MT5Config":  # ties them where it says so, and never scales
+        config.tie_word_embeddings = False
     rope = getattr(config, "rope_parameters", None)
     if rope and "rope_theta" in rope:
-        # Gemma's loader looks for the base where transformers 4 kept it.
+        # Where transformers 4 kept what the loaders of Gemma and GPT-NeoX look for.
         config.rope_theta = rope["rope_theta"]
+        config.rotary_pct = rope.get("partial_rotary_factor", 1.0)
+    if name == "GPTNeoXConfig":
+        disposable.embed_out = disposable.get_output_embeddings()
 
 
 def _vocabulary_size(spec: ModelSpec) -> int:

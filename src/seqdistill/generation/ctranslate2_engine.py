@@ -25,6 +25,7 @@ from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.generation.model_facts import check_lengths, writing_below
 from seqdistill.generation.scoring import IdPair
 from seqdistill.generation.verification import TOLERANCES, Agreement
+from seqdistill.generation.verified_pairs import NO_LONGER, Reach
 from seqdistill.models.adapters import Kind
 from seqdistill.records import atomic
 
@@ -55,16 +56,19 @@ class CTranslate2Generator:
         *,
         kind: Kind,
         verify_on: Sequence[IdPair],
+        reach: Reach = NO_LONGER,
         vocab_size: int | None = None,
         compute_type: str = "float32",
         threads: int | None = None,
     ) -> None:
         """Converts, loads and verifies `model`, which stays untouched.
 
-        `verify_on` holds (source ids, target ids) of a few real sentences; for decoder-only models
-        (prompt ids, continuation ids). In other arithmetics than float32 the conversion is checked
-        in float32 first. Only ids below `vocab_size` are written, from the softmax over them; None
-        means every id of the model. `threads` None takes every CPU the process may use.
+        `verify_on` holds (source ids, target ids) of real sentences, the first few of which are
+        compared; for decoder-only models (prompt ids, continuation ids). `reach` is how long the
+        sequences to decode get: one of that length is compared, too. In other arithmetics than
+        float32 the conversion is checked in float32 first. Only ids below `vocab_size` are written,
+        from the softmax over them; None means every id of the model. `threads` None takes every CPU
+        the process may use.
 
         Raises ModelError when the model cannot be converted, when this machine has no such
         arithmetic, or when the converted model disagrees with the live one.
@@ -80,7 +84,9 @@ class CTranslate2Generator:
         self._vocab_size = vocab_size
         self._compute_type = compute_type
         self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
-        self._loader = ModelLoader(tokenizer, kind, compute_type, self._threads, list(verify_on))
+        self._loader = ModelLoader(
+            tokenizer, kind, compute_type, self._threads, list(verify_on), reach
+        )
         with _torch_threads_kept():
             self._loaded = self._loader.load(model)
         writing_below(self._loaded.facts, vocab_size)

@@ -158,6 +158,7 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel
             f"no {missing[0]!r} ({len(missing)} are missing); save the whole model with "
             "save_pretrained."
         )
+    check_finite(model)
     whole: PreTrainedModel = model.eval()
     return whole
 
@@ -169,3 +170,13 @@ def load_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
         load_tokenizer(name, trust_remote_code=trust_remote_code),
         name,
     )
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Raises ModelError, naming the tensor, for weights that are NaN or infinite."""
+    for name, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"The model's weights must be finite numbers, but {name!r} holds NaN or infinity; "
+                "its training diverged or its file is damaged: give another checkpoint."
+            )
