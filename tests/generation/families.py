@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import transformers
 
+from seqdistill.models.adapters import Kind
+
 from .conftest import BART_LIKE, BOS, END, PAD, T5_LIKE, Tiny, word_tokenizer
 
 VOCAB = 24
@@ -230,7 +232,7 @@ def family(name: str) -> Tiny:
                 parameter.add_(0.1 * torch.randn(parameter.shape))
             elif config_name in ("Mpt", "Bloom", "Falcon", "GPTNeoX"):
                 parameter.normal_(std=0.3)
-    kind = "seq2seq" if name in SEQ2SEQ else "causal"
+    kind: Kind = "seq2seq" if name in SEQ2SEQ else "causal"
     end = [END] if kind == "seq2seq" else []
     verify_on = [([5, 6, 7, *end], [4, 7, 8, END]), ([4, 8, 9, 10, 11, *end], [12, 7, 8, 5, END])]
     return Tiny(model, word_tokenizer(VOCAB), kind, [row for row, _ in verify_on], verify_on)

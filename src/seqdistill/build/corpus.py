@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqdistill.build.data import encode_for_evaluation, without_references
-from seqdistill.build.decoding import build_decoding, build_generator
+from seqdistill.build.decoding import build_decoding, build_generator, engine_name
 from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, encode, with_stand_in_targets
@@ -30,7 +30,6 @@ def label_with_teacher(
     """The teacher's outputs for these examples, made now where they do not exist yet."""
     section = recipe.sequences.decoding
     decoding = build_decoding(section)
-    engine = f"{section.engine} {section.compute_type}"
     teacher_name = model_fingerprint(teacher.model)
     data_name = fingerprint_examples(without_references(examples))
     tokenizer_name = tokenizer_fingerprint(teacher.tokenizer)
@@ -50,7 +49,8 @@ def label_with_teacher(
         engine_key="sequences.decoding.engine",
         compute_type=section.compute_type,
         threads=section.threads,
-        verify_on=with_stand_in_targets(encoded.examples),
+        examples=with_stand_in_targets(encoded.examples),
+        max_new_tokens=section.max_new_tokens,
         # Whatever student the corpus is for: it knows these ids if it has this tokenizer, and what
         # is written with others is no text.
         vocab_size=num_known_ids(teacher.tokenizer),
@@ -64,7 +64,7 @@ def label_with_teacher(
         data_fingerprint=data_name,
         tokenizer_fingerprint=tokenizer_name,
         decode=lambda ids: teacher.tokenizer.decode(ids, skip_special_tokens=True).strip(),
-        engine=engine,
+        engine=engine_name(generator),
         seed=seed,
         on_progress=progress.advance,
     )

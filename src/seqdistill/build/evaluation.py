@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -14,7 +15,7 @@ from seqdistill.build.data import read_split
 from seqdistill.build.exporting import INT8_FOLDER, export_int8
 from seqdistill.build.systems import exported_system, systems_of
 from seqdistill.build.timings import timed
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import EngineError, RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.settings import EvaluationSettings
@@ -32,6 +33,8 @@ from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
+
+_LOG = logging.getLogger(__name__)
 
 # Enough for a stable median; slow systems decode fewer.
 _SPEED_SENTENCES = 128
@@ -98,7 +101,12 @@ def evaluate_run(
     for system in systems:
         teacher = _teacher(recipe, results)
         with timed(run, f"evaluate {system.name}"):
-            if not results and recipe.teacher.model is not None and measured_teacher is not None:
+            if (
+                not results
+                and recipe.teacher.model is not None
+                and measured_teacher is not None
+                and measured_teacher.row["engine"] == system.engine
+            ):
                 known = dataclasses.replace(measured_teacher, row=dict(measured_teacher.row))
                 results.append(known)
             else:
@@ -110,12 +118,13 @@ def evaluate_run(
     if original is not None:
         system = next(system for system in systems if system.name == original)
         with timed(run, "export and evaluate int8"):
-            copy = export_int8(system, run.path / INT8_FOLDER, threads=recipe.training.threads)
-            teacher = _teacher(recipe, results)
-            result = evaluate_translations(copy, references, settings, teacher=teacher)
-            result.row.update(system=original, format="ctranslate2 int8", folder=INT8_FOLDER)
-        copies.append((copy, result))
-        progress.advance(1, copy.name)
+            copy = _exported(system, run, recipe)
+            if copy is not None:
+                teacher = _teacher(recipe, results)
+                result = evaluate_translations(copy, references, settings, teacher=teacher)
+                result.row.update(system=original, format="ctranslate2 int8", folder=INT8_FOLDER)
+                copies.append((copy, result))
+        progress.advance(1, f"{original} int8")
     with timed(run, "measure speed"):
         measure_speed([*zip(systems, results, strict=True), *copies], settings)
     progress.advance(1, "speed")
@@ -129,6 +138,22 @@ def evaluate_run(
     run.write_outputs(_outputs(examples, [*results, *(result for _, result in copies)]))
     run.update_manifest({"environment_of_evaluation": environment_facts()})
     return report
+
+
+def _exported(system: SystemUnderTest, run: RunDirectory, recipe: Recipe) -> SystemUnderTest | None:
+    """The system's int8 copy; None where `auto` may do without CTranslate2 and it cannot run it."""
+    try:
+        return export_int8(
+            system,
+            run.path / INT8_FOLDER,
+            max_new_tokens=recipe.evaluation.max_new_tokens,
+            threads=recipe.training.threads,
+        )
+    except EngineError as error:
+        if recipe.evaluation.engine == "ctranslate2":
+            raise
+        _LOG.warning("there is no int8 copy of %s. %s", system.name, error.problem)
+        return None
 
 
 def _teacher(recipe: Recipe, results: Sequence[SystemResult]) -> SystemResult | None:

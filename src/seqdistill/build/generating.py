@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from seqdistill.build.decoding import build_generator
 from seqdistill.build.models import model_folder
+from seqdistill.compression.int8_folders import PACKED_MODEL
 from seqdistill.compression.sparse_files import load_stored_pair
+from seqdistill.core.errors import ModelError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, encode, with_stand_in_targets
 from seqdistill.data.examples import Example
-from seqdistill.generation.decoding import Decoding
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.stored_conversion import is_converted
+
+_LOG = logging.getLogger(__name__)
 
 
 def generate_texts(
     model: str,
     lines: Sequence[str],
     *,
-    engine: str = "ctranslate2",
+    engine: str = "auto",
     compute_type: str = "float32",
     beam_size: int = 5,
     max_new_tokens: int = 128,
@@ -26,26 +34,31 @@ def generate_texts(
 ) -> list[str]:
     """The model's best output for each text, in order; an empty text gives an empty one.
 
-    `model` is a transformers folder, stored sparse or not, a hub name, or `bundled:en-de`.
+    `model` is a transformers folder, stored sparse or not, a hub name, `bundled:en-de`, or the
+    CTranslate2 folder that `export --format int8` writes, which decodes as it is.
+
+    Raises ModelError where every output is empty.
     """
-    pair = load_stored_pair(model_folder(model))
+    stored = _stored_generator(model, engine=engine, compute_type=compute_type, threads=threads)
+    pair = load_stored_pair(model_folder(model)) if stored is None else stored
     wanted = [Example(str(i), line, None) for i, line in enumerate(lines) if line.strip()]
     outputs = [""] * len(lines)
     if not wanted:
         return outputs
     encoded = encode(wanted, pair.tokenizer, pair.kind)
-    probes = with_stand_in_targets(encoded[:8])
-    verify_on = [
-        EncodedExample(probe.id, probe.source_ids[:64], probe.target_ids[:64]) for probe in probes
-    ]
-    generator = build_generator(
-        pair,
-        engine=engine,
-        engine_key="--engine",
-        compute_type=compute_type,
-        threads=threads,
-        verify_on=verify_on,
-    )
+    if isinstance(pair, CTranslate2Generator):
+        generator: SequenceGenerator = pair
+        _warn_of_lengths(pair, encoded, max_new_tokens)
+    else:
+        generator = build_generator(
+            pair,
+            engine=engine,
+            engine_key="--engine",
+            compute_type=compute_type,
+            threads=threads,
+            examples=with_stand_in_targets(encoded),
+            max_new_tokens=max_new_tokens,
+        )
     progress.start("generating", len(wanted))
     found = generator.generate(
         [example.source_ids for example in encoded],
@@ -57,4 +70,51 @@ def generate_texts(
     texts = pair.tokenizer.batch_decode(ids, skip_special_tokens=True)
     for example, text in zip(wanted, texts, strict=True):
         outputs[int(example.id)] = text.strip()
+    if not any(outputs):
+        raise ModelError(
+            f"The model must write something, but its outputs for all {len(wanted)} texts are "
+            f"empty; is {model!r} trained, and are these texts such as it was trained on?"
+        )
     return outputs
+
+
+def _stored_generator(
+    model: str, *, engine: str, compute_type: str, threads: int | None
+) -> CTranslate2Generator | None:
+    """The decoder of a CTranslate2 folder; None for all other models."""
+    folder = Path(model)
+    if (folder / PACKED_MODEL).is_file():
+        raise ModelError(
+            f"{model!r} must be unpacked to be run, but its weights are stored without zeros; "
+            f"write `seqdistill export {model} OUTPUT --format dense` and run OUTPUT"
+        )
+    if not is_converted(folder):
+        return None
+    if engine == "transformers":
+        raise ModelError(
+            f"--engine must be ctranslate2 for {model!r}, which is a CTranslate2 folder, got "
+            "transformers; leave it out, or run the model that it was made of"
+        )
+    generator = CTranslate2Generator.open(folder, threads=threads)
+    if compute_type not in ("float32", generator.compute_type):
+        raise ModelError(
+            f"--compute-type must be left out for {model!r}, which is stored in "
+            f"{generator.compute_type}, got {compute_type}"
+        )
+    return generator
+
+
+def _warn_of_lengths(
+    generator: CTranslate2Generator, encoded: Sequence[EncodedExample], max_new_tokens: int
+) -> None:
+    """Says which inputs are longer than any that the copy was compared with its model on."""
+    new = max_new_tokens if generator.kind == "causal" else 0
+    beyond = sum(len(example.source_ids) + new > generator.longest for example in encoded)
+    if beyond:
+        _LOG.warning(
+            "%d of %d texts may take more than the %d positions up to which this copy was compared "
+            "with its model",
+            beyond,
+            len(encoded),
+            generator.longest,
+        )

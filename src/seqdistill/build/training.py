@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from seqdistill.build.data import (
     collator_for,
 )
-from seqdistill.build.decoding import generator_factory
+from seqdistill.build.decoding import engine_name, generator_factory
 from seqdistill.build.objective import build_objective
 from seqdistill.build.preparing import Prepared, prepare
 from seqdistill.build.pruning import pruning_facts, warn_of_zeros
@@ -89,8 +89,9 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     if started:
         prepared = _as_begun(prepared, run)
     warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
+    decode_dev, engines = _dev_generator(prepared), dict[str, object]()
     if not started and accelerator.is_main_process:
-        _try_engines(prepared)
+        engines = _try_engines(prepared, decode_dev)
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
     with accelerator.main_process_first():
@@ -99,14 +100,16 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     with accelerator.main_process_first():
         teacher = build_scoring(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
-        _begin(run, prepared, facts, started=started)
+        _begin(run, prepared, {**facts, **engines}, started=started)
         if recipe.sequences.decoded_by_teacher:
             add_timings(run, [timing("labelling", kept - labelled)])
         if recipe.teacher.keep_states != "none":
             add_timings(run, [timing("teacher's states", time.perf_counter() - kept)])
     accelerator.wait_for_everyone()
     with _step(run, "training", accelerator):
-        result = _train(prepared, examples, teacher, run, accelerator, progress, resume=started)
+        result = _train(
+            prepared, examples, teacher, decode_dev, run, accelerator, progress, resume=started
+        )
     if accelerator.is_main_process:
         _save(prepared, run)
         run.update_manifest({"training": dataclasses.asdict(result), "finished": True})
@@ -170,19 +173,26 @@ def _dev_generator(prepared: Prepared) -> GeneratorFactory:
         engine_key="evaluation.engine",
         compute_type=evaluation.compute_type,
         threads=prepared.recipe.training.threads,
-        verify_on=prepared.dev,
+        examples=prepared.dev,
+        max_new_tokens=evaluation.max_new_tokens,
     )
     return make if lora is None else lambda _model: make(lora.merged_copy())
 
 
-def _try_engines(prepared: Prepared) -> None:
-    """Raises EngineError now, before any training, where CTranslate2 cannot run the student."""
-    if prepared.dev and prepared.recipe.evaluation.engine == "ctranslate2":
-        _dev_generator(prepared)(prepared.student.model)
-    try_rollout_engine(prepared)
+def _try_engines(prepared: Prepared, decode_dev: GeneratorFactory) -> dict[str, object]:
+    """What decodes dev and what writes rollouts, for the manifest.
+
+    Raises EngineError now, before any training, where CTranslate2 must run the student and cannot.
+    """
+    engines = {}
+    if prepared.dev:
+        engines["evaluation"] = engine_name(decode_dev(prepared.student.model))
+    if (rollouts := try_rollout_engine(prepared)) is not None:
+        engines["sequences.rollouts"] = rollouts
+    return {"engines": engines} if engines else {}
 
 
-def _dev_scorer(prepared: Prepared) -> DevScoring | None:
+def _dev_scorer(prepared: Prepared, decode_dev: GeneratorFactory) -> DevScoring | None:
     if not prepared.dev:
         return None
     evaluation = prepared.recipe.evaluation
@@ -193,7 +203,7 @@ def _dev_scorer(prepared: Prepared) -> DevScoring | None:
         examples=prepared.dev,
         references=prepared.dev_references,
         tokenizer=prepared.student.tokenizer,
-        generator=_dev_generator(prepared),
+        generator=decode_dev,
         metrics=tuple(dict.fromkeys((*evaluation.metrics, prepared.recipe.training.eval_metric))),
         loss_nats=lambda: mean_reference_nats(prepared.adapted, fitting, collator),
         max_new_tokens=evaluation.max_new_tokens,
@@ -233,6 +243,7 @@ def _train(
     prepared: Prepared,
     examples: Sequence[EncodedExample],
     teacher: Teacher,
+    decode_dev: GeneratorFactory,
     run: RunDirectory,
     accelerator: Accelerator,
     progress: Progress,
@@ -261,6 +272,6 @@ def _train(
             folder=run.checkpoints_path,
             metrics=metrics,
             progress=progress,
-            score_dev=_dev_scorer(prepared),
+            score_dev=_dev_scorer(prepared, decode_dev),
         )
         return loop.run(resume=resume)

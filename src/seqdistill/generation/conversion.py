@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import json
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.core.errors import EngineError
 from seqdistill.generation.model_facts import ModelFacts, has_mute_last_row
 
-_WEIGHTS = "model.bin"
+WEIGHTS = "model.bin"
 
 # What BartLoader reads and transformers 5 configurations no longer say, because each architecture
 # has it fixed: (normalize_before, normalize_embedding).
@@ -52,6 +53,18 @@ class ConvertedModel:
     def ids(self, strings: list[str]) -> tuple[int, ...]:
         """The ids of strings that CTranslate2 wrote."""
         return tuple(self.ids_of_strings[string] for string in strings)
+
+
+def converted_of(files: dict[str, bytes], token_strings: tuple[str, ...]) -> ConvertedModel:
+    """The model of these files; its config.json says what starts and ends sequences."""
+    config = json.loads(files["config.json"])
+    marks = {config["bos_token"], config["eos_token"]}
+    return ConvertedModel(
+        files=files,
+        token_strings=token_strings,
+        ids_of_strings={string: token_id for token_id, string in enumerate(token_strings)},
+        content_id=next(i for i, string in enumerate(token_strings) if string not in marks),
+    )
 
 
 @contextlib.contextmanager
@@ -102,16 +115,10 @@ def _converted(
     size = _vocabulary_size(spec)
     token_strings = unique_token_strings(tokenizer, size)
     _set_tokens(spec, token_strings, tokenizer, facts)
-    marks = {spec.config.bos_token, spec.config.eos_token}
     with torch.no_grad():
         spec.validate()
         _store(spec, "float32")
-        exact = ConvertedModel(
-            files=_serialized(spec),
-            token_strings=token_strings,
-            ids_of_strings={string: token_id for token_id, string in enumerate(token_strings)},
-            content_id=next(i for i, string in enumerate(token_strings) if string not in marks),
-        )
+        exact = converted_of(_serialized(spec), token_strings)
         if compute_type == "float32":
             return exact, exact
         spec._quantize(compute_type)
@@ -137,9 +144,9 @@ def with_weights_of(
         _store(spec, "float32")
         if compute_type != "float32":
             spec._quantize(compute_type)
-        path = pathlib.Path(folder) / _WEIGHTS
+        path = pathlib.Path(folder) / WEIGHTS
         spec._serialize(str(path))
-        files = {**converted.files, _WEIGHTS: path.read_bytes()}
+        files = {**converted.files, WEIGHTS: path.read_bytes()}
     return dataclasses.replace(converted, files=files)
 
 

@@ -57,6 +57,7 @@ class ModelLoader:
     threads: int
     verify_on: Sequence[IdPair]
     reach: Reach
+    sentences: int
 
     def load(self, model: PreTrainedModel) -> LoadedModel:
         """Converts `model` and compares it on every pair, in float32 first.
@@ -67,7 +68,7 @@ class ModelLoader:
         check_finite(model)
         facts = facts_of(model, self.tokenizer, kind=self.kind)
         disposable = disposable_copy(model)
-        short = short_pairs(self.verify_on, facts)
+        short = short_pairs(self.verify_on, facts, count=self.sentences)
         long = long_pairs(short, facts, disposable.config, self.reach)
         live = token_predictions(disposable, [*short, *long], facts=facts)
         exact, converted = convert(

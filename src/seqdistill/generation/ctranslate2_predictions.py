@@ -17,6 +17,10 @@ from seqdistill.core.errors import EngineError
 from seqdistill.generation.conversion import ConvertedModel, as_engine_error
 from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.generation.scoring import IdPair, Prediction, predictions_of
+from seqdistill.generation.verified_pairs import MAX_SHORT
+
+# Logits of sentences that are compared together: 2 ** 26 fp32 values are 256 MiB.
+_MAX_LOGITS = 2**26
 
 
 def predictions(
@@ -32,21 +36,20 @@ def predictions(
     """
     with as_engine_error("this model"):
         if facts.kind == "seq2seq":
-            rows = _translated(workers, converted, short, facts)
-            rows += _translated(workers, converted, long, facts) if long else []
-        else:
-            rows = [_scored(workers, pair) for pair in short]
-            rows += [_continued(workers, converted, pair) for pair in long]
-    return [
-        predictions_of(logits, target)
-        for logits, (_, target) in zip(rows, [*short, *long], strict=True)
-    ]
+            size = max(1, _MAX_LOGITS // (facts.vocab_size * MAX_SHORT))
+            batches = [short[i : i + size] for i in range(0, len(short), size)]
+            batches += [[pair] for pair in long]
+            return [row for batch in batches for row in _translated(workers, converted, batch)]
+        return [
+            *(predictions_of(_scored(workers, pair), pair[1]) for pair in short),
+            *(predictions_of(_continued(workers, converted, pair), pair[1]) for pair in long),
+        ]
 
 
 def _translated(
-    workers: Any, converted: ConvertedModel, pairs: Sequence[IdPair], facts: ModelFacts
-) -> list[torch.Tensor]:
-    """Logits at each target token of an encoder-decoder."""
+    workers: Any, converted: ConvertedModel, pairs: Sequence[IdPair]
+) -> list[list[Prediction]]:
+    """What an encoder-decoder says at each target token."""
     results = workers.translate_batch(
         [converted.strings([*source]) for source, _ in pairs],
         target_prefix=[converted.strings([*target[:-1]]) for _, target in pairs],
@@ -65,7 +68,7 @@ def _translated(
                 "The converted model must read the tokens it is given, but it read others: "
                 "the vocabulary does not fit"
             )
-        rows.append(_stacked(result.logits[0][: len(target)]))
+        rows.append(predictions_of(_stacked(result.logits[0][: len(target)]), target))
     return rows
 
 

@@ -47,6 +47,15 @@ class Agreement:
     mean_nats: float
     max_nats: float
 
+    @property
+    def sentence(self) -> str:
+        """As it is shown on the screen."""
+        return (
+            f"{self.argmax_share:.1%} of {self.num_tokens:,} positions have the same likeliest "
+            f"token; log-probabilities {self.mean_nats:.2g} nats apart on average, "
+            f"{self.max_nats:.2g} at most"
+        )
+
 
 def require_agreement(
     live: Sequence[Sequence[Prediction]],

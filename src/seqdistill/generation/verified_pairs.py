@@ -53,8 +53,10 @@ def reach_of(sources: Sequence[Sequence[int]], max_new_tokens: int) -> Reach:
     return Reach(max(map(len, sources), default=0), max_new_tokens)
 
 
-def short_pairs(pairs: Sequence[IdPair], facts: ModelFacts) -> list[tuple[Ids, Ids]]:
-    """The first few pairs, cut to a few tokens, each target closed by the end token.
+def short_pairs(
+    pairs: Sequence[IdPair], facts: ModelFacts, *, count: int = NUM_SHORT
+) -> list[tuple[Ids, Ids]]:
+    """The first `count` pairs that fit, cut to a few tokens, each target closed by the end token.
 
     Raises ModelError when nothing is left to compare.
     """
@@ -68,7 +70,7 @@ def short_pairs(pairs: Sequence[IdPair], facts: ModelFacts) -> list[tuple[Ids, I
         whole = (tuple(cut), (*body[: MAX_SHORT - 1], facts.end_id))
         if limit is None or positions_taken(whole, facts) <= limit:
             fitted.append(whole)
-        if len(fitted) == NUM_SHORT:
+        if len(fitted) == count:
             break
     if not fitted:
         raise ModelError(

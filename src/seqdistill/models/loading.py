@@ -29,6 +29,7 @@ from seqdistill.core.errors import ModelError
 from seqdistill.models.adapters import Kind, kind_of
 
 _HUB_SECONDS = 5.0
+_CONVERTED = ("model.bin", "model.bin.safetensors")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm")
 
 
@@ -100,15 +101,20 @@ def only_local(name: str, *, trust_remote_code: bool) -> bool:
 
 
 def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration in a model folder. Raises ModelError when there is none."""
+    """The configuration in a model folder.
+
+    Raises ModelError when there is none, and for folders of CTranslate2 and of quantized weights.
+    """
+    _check_not_converted(name)
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             name,
             trust_remote_code=trust_remote_code,
             local_files_only=only_local(name, trust_remote_code=trust_remote_code),
         )
     except (OSError, ValueError, KeyError) as error:
         raise _explained(name, "configuration", error) from error
+    return _unquantized(config, name)
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -170,6 +176,30 @@ def load_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
         load_tokenizer(name, trust_remote_code=trust_remote_code),
         name,
     )
+
+
+def _check_not_converted(name: str) -> None:
+    """Raises ModelError for a folder that CTranslate2 reads."""
+    folder = Path(name)
+    if any((folder / file).is_file() for file in _CONVERTED):
+        raise ModelError(
+            f"The folder {name!r} must hold a transformers model, but it is a CTranslate2 folder: "
+            "`generate` runs it and `export` packs or unpacks it, nothing else can be made of it; "
+            "give the model that it was made of."
+        )
+
+
+def _unquantized(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """`config`, where it says of no quantized weights; else ModelError."""
+    found = getattr(config, "quantization_config", None)
+    if found:
+        method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+        raise ModelError(
+            f"The model {name!r} must have weights that are not quantized, since they are trained "
+            f"and compared in fp32, but its quantization_config says {str(method)!r}; give the "
+            "model that was quantized."
+        )
+    return config
 
 
 def check_finite(model: PreTrainedModel) -> None:

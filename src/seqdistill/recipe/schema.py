@@ -195,10 +195,12 @@ class EvaluationSection(Section):
     """Columns of quality. The first is the main one: it chooses the best student, is tested and
     leads the report. Error rates compare tokens between white space (PER where they are phonemes)
     and whole outputs (WER of words that are spelled out)."""
-    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
-    """The engine that decodes every system, so that speeds compare."""
+    engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
+    """The engine that decodes every system, so that speeds compare. auto is ctranslate2 where it
+    computes the same as every system's model, else transformers for all, which is said."""
     compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
-    """Arithmetic of the CTranslate2 engine."""
+    """Arithmetic of the CTranslate2 engine; with another than float32 auto never is transformers.
+    """
     beam_size: PositiveInt = 5
     """Beam of the `*_beam` columns; the `*_greedy` columns use 1."""
     length_penalty: float = 1.0
