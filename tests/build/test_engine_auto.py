@@ -114,7 +114,7 @@ def test_another_arithmetic_is_never_given_up_silently(
         patch.setattr("ctranslate2.converters.transformers._MODEL_LOADERS", {})
         with pytest.raises(EngineError, match=remedy):
             start("data.dev=dev.tsv", "evaluation.compute_type=int8")
-    with pytest.raises(RecipeError, match="unless evaluation.engine is ctranslate2 or auto"):
+    with pytest.raises(RecipeError, match=r"unless evaluation.engine is ctranslate2 or auto"):
         load_recipe("baseline", ["evaluation={engine: transformers, compute_type: int8}"])
     with pytest.raises(ModelError, match=r"one that this CPU has \(.*float32.*\), got 'float16'"):
         start("data.dev=dev.tsv", "evaluation.compute_type=float16")

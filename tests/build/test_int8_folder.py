@@ -29,14 +29,14 @@ KINDS = {"mbart": "seq2seq", "llama": "causal"}
 FIVE_LINES = {
     "seq2seq": """
         tokenizer, model = AutoTokenizer.from_pretrained(folder), ctranslate2.Translator(folder)
-        how = json.load(open(f"{folder}/seqdistill.json"))
+        how = json.loads(Path(folder, "seqdistill.json").read_text())
         tokens = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
         found = model.translate_batch([tokens], target_prefix=[how["target_prefix"]], end_token=how["end_token"], beam_size=5, max_input_length=0, min_decoding_length=0, max_decoding_length=12)
         print(tokenizer.decode(tokenizer.convert_tokens_to_ids(found[0].hypotheses[0]), skip_special_tokens=True))
     """,  # noqa: E501
     "causal": """
         tokenizer, model = AutoTokenizer.from_pretrained(folder), ctranslate2.Generator(folder)
-        how = json.load(open(f"{folder}/seqdistill.json"))
+        how = json.loads(Path(folder, "seqdistill.json").read_text())
         tokens = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
         found = model.generate_batch([tokens], end_token=how["end_token"], beam_size=5, max_length=12, include_prompt_in_result=False)
         print(tokenizer.decode(tokenizer.convert_tokens_to_ids(found[0].sequences[0]), skip_special_tokens=True))
@@ -101,7 +101,7 @@ def test_five_lines_of_plain_ctranslate2_write_the_same(place: Path, name: str) 
         screen = io.StringIO()
         with contextlib.redirect_stdout(screen):
             exec(
-                "import ctranslate2, json\nfrom transformers import AutoTokenizer\n"
+                "import ctranslate2, json\nfrom pathlib import Path\nfrom transformers import AutoTokenizer\n"
                 + dedent(FIVE_LINES[KINDS[name]]),
                 {"folder": folder, "text": text},
             )
