@@ -27,6 +27,7 @@ from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
 from seqdistill.generation.calculator import greedy_with_calculator
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import machine
 from seqdistill.records.fingerprint import of_settings
@@ -242,8 +243,8 @@ def _on_further_test(
 ) -> dict[str, object]:
     """The task's metric by greedy decoding of another test set."""
     recipe = _evaluation_recipe(task, test=test)
-    tokenizer, kind = system.tokenizer, system.collator.kind
-    encoded = encode_for_evaluation(read_split(recipe, "test"), tokenizer, kind, recipe.data)
+    pair = LoadedModel(system.model.module, system.tokenizer, system.name)
+    encoded = encode_for_evaluation(read_split(recipe, "test"), pair, recipe.data)
     other = dataclasses.replace(system, examples=encoded.examples)
     references = _references(task, test=test)
     found = other.generator.generate([e.source_ids for e in other.examples], settings.greedy)

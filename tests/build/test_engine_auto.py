@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,6 +25,10 @@ from seqdistill.records.run_directory import RunDirectory
 __all__ = ["folder"]
 
 NOTHING = Tolerance(mean_nats=-1.0, max_nats=-1.0)
+
+
+def evaluated(run: RunDirectory, *, export: bool = False) -> dict[str, Any]:
+    return cast("dict[str, Any]", evaluate_run(run, progress=NoProgress(), export=export))
 
 
 def engines(run: RunDirectory) -> object:
@@ -50,9 +55,9 @@ def test_auto_takes_ctranslate2_where_it_agrees(
         "evaluation": "ctranslate2 float32",
         "sequences.rollouts": "ctranslate2",
     }
-    results = evaluate_run(run, progress=NoProgress(), export=True)
-    assert [row["engine"] for row in results["systems"]] == ["ctranslate2 float32"] * 2  # type: ignore[attr-defined]
-    (copy,) = results["exports"]  # type: ignore[misc]
+    results = evaluated(run, export=True)
+    assert [row["engine"] for row in results["systems"]] == ["ctranslate2 float32"] * 2
+    (copy,) = results["exports"]
     assert copy["engine"] == "ctranslate2 int8"
     agreement = copy["agreement_with_model"]
     assert agreement["num_tokens"] > 30
@@ -82,8 +87,8 @@ def test_auto_takes_transformers_where_ctranslate2_computes_another_model(
         line for line in caplog.messages if "evaluation.engine: auto takes transformers" in line
     ]
     assert len(said) == 1 and "off by up to" in said[0]
-    results = evaluate_run(run, progress=NoProgress(), export=True)
-    assert {row["engine"] for row in results["systems"]} == {"transformers float32"}  # type: ignore[attr-defined]
+    results = evaluated(run, export=True)
+    assert {row["engine"] for row in results["systems"]} == {"transformers float32"}
     assert results["exports"] == [] and not (run.path / INT8_FOLDER).exists()
     assert "there is no int8 copy of" in caplog.text
 
@@ -96,8 +101,8 @@ def test_one_system_that_needs_transformers_brings_all_there(
     for name in ("teacher", "student"):
         character_tokenizer(closes=False).save_pretrained(folder / name)
     run = start("data.test=test.tsv", "teacher.model=teacher", model="student")
-    results = evaluate_run(run, progress=NoProgress())
-    assert [row["engine"] for row in results["systems"]] == ["transformers float32"] * 2  # type: ignore[attr-defined]
+    results = evaluated(run)
+    assert [row["engine"] for row in results["systems"]] == ["transformers float32"] * 2
     assert "all systems decode with transformers, as teacher must" in caplog.text
 
 

@@ -80,9 +80,21 @@ def export(folder: Path, name: str) -> None:
     assert f"of {made.agreement.num_tokens} positions" in made.agreement.sentence
 
 
-def written(folder: Path, texts: list[str] = TEXTS, **more: str) -> list[str]:
+def written(
+    folder: Path,
+    texts: list[str] = TEXTS,
+    *,
+    engine: str = "auto",
+    compute_type: str = "float32",
+) -> list[str]:
     return generate_texts(
-        str(folder), texts, max_new_tokens=12, threads=1, progress=NoProgress(), **more
+        str(folder),
+        texts,
+        engine=engine,
+        compute_type=compute_type,
+        max_new_tokens=12,
+        threads=1,
+        progress=NoProgress(),
     )
 
 
@@ -101,8 +113,8 @@ def test_five_lines_of_plain_ctranslate2_write_the_same(place: Path, name: str) 
         screen = io.StringIO()
         with contextlib.redirect_stdout(screen):
             exec(
-                "import ctranslate2, json\nfrom pathlib import Path\nfrom transformers import AutoTokenizer\n"
-                + dedent(FIVE_LINES[KINDS[name]]),
+                "import ctranslate2, json\nfrom pathlib import Path\n"
+                "from transformers import AutoTokenizer\n" + dedent(FIVE_LINES[KINDS[name]]),
                 {"folder": folder, "text": text},
             )
         assert screen.getvalue().strip() == expected

@@ -140,7 +140,7 @@ def test_another_end_token_over_one_vocabulary_is_refused_naming_both(
         with pytest.raises(ModelError) as refused:
             prepare(recipe_in(place, method))
         message = str(refused.value)
-        ends = {"student": "'</s>' (id 2)", "teacher": "'</s>' (id 2)", who: "'4' (id 39)"}
+        ends = {"student": "'</s>' (id 2)", "teacher": "'</s>' (id 2)", who: "'4' (id 39), '</s>' (id 2)"}
         assert f"student ends with {ends['student']} and the teacher with {ends['teacher']}" in (
             message
         )
@@ -154,11 +154,11 @@ def test_texts_are_compared_whatever_they_end_with(tmp_path: Path) -> None:
 
 
 def test_ends_that_are_really_used_are_compared(tmp_path: Path) -> None:
-    """A tokenizer without an end token leaves it to the configuration."""
+    """A tokenizer without an end token leaves it to the generation config, as transformers does."""
     place = place_of(tmp_path, "llama", "teacher")
     student, teacher = load_pair(str(place / "student")), load_pair(str(place / "teacher"))
     teacher.tokenizer.eos_token = None
     assert check_vocabularies(student, teacher) == KNOWN
-    teacher.model.config.eos_token_id = 39
+    teacher.model.generation_config.eos_token_id = 39
     with pytest.raises(UserError, match=r"the teacher with '4' \(id 39\)"):
         check_vocabularies(student, teacher)

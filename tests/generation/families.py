@@ -200,6 +200,37 @@ CAUSAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "starcoder2": ("Starcoder2", "ForCausalLM", {**_LLAMA, "sliding_window": WINDOW}),
 }
+STATEFUL: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "mamba": ("Mamba", "ForCausalLM", {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}),
+    "jamba": (
+        "Jamba",
+        "ForCausalLM",
+        {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "num_experts": 2,
+            "use_mamba_kernels": False,
+            "mamba_d_state": 4,
+        },
+    ),
+    "lfm2": (
+        "Lfm2",
+        "ForCausalLM",
+        {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "layer_types": ["conv", "full_attention"],
+        },
+    ),
+}
 _T5_GATED = {**T5_LIKE, "feed_forward_proj": "gated-gelu"}
 SEQ2SEQ: dict[str, tuple[str, str, dict[str, Any]]] = {
     "t5": ("T5", "ForConditionalGeneration", T5_LIKE),
@@ -219,7 +250,7 @@ SEQ2SEQ: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def family(name: str) -> Tiny:
     """A fresh model, the same at every call; nothing in it is at its start or zero."""
-    config_name, model_name, settings = {**CAUSAL, **SEQ2SEQ}[name]
+    config_name, model_name, settings = {**CAUSAL, **SEQ2SEQ, **STATEFUL}[name]
     ids = {"vocab_size": VOCAB, "bos_token_id": BOS, "pad_token_id": PAD, "eos_token_id": END}
     torch.manual_seed(7)
     config = getattr(transformers, f"{config_name}Config")(**{**ids, **settings})
@@ -230,7 +261,7 @@ def family(name: str) -> Tiny:
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn(parameter.shape))
-            elif config_name in ("Mpt", "Bloom", "Falcon", "GPTNeoX"):
+            elif name in STATEFUL or config_name in ("Mpt", "Bloom", "Falcon", "GPTNeoX"):
                 parameter.normal_(std=0.3)
     kind: Kind = "seq2seq" if name in SEQ2SEQ else "causal"
     end = [END] if kind == "seq2seq" else []

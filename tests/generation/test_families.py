@@ -12,11 +12,12 @@ from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
+from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.generation.verified_pairs import Reach, boundaries, long_pairs, reach_of
 
 from .conftest import END, Tiny
-from .families import CAUSAL, SEQ2SEQ, VOCAB, WINDOW, family
+from .families import CAUSAL, SEQ2SEQ, STATEFUL, VOCAB, WINDOW, family
 
 # What CTranslate2 4.8 computes otherwise than transformers 5, or not at all.
 REFUSED = {
@@ -116,6 +117,30 @@ def test_one_sequence_is_as_long_as_the_run_and_others_cross_each_boundary() -> 
     ((source, target),) = long_pairs(pairs, facts, tiny.model.config, Reach(70, 30))
     assert (len(source), len(target)) == (70, 30)
     assert source[0] == pairs[0][0][0] and END not in target[:-1]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_model_with_states_is_written_right_or_refused(name: str) -> None:
+    """The oracle is transformers' own greedy search of each prompt alone."""
+    tiny = family(name)
+    sources = [[5, 6, 7], [4, 8, 9, 10, 11, 6, 7, 7], [9], [12, 13, 14]]
+    alone = [
+        tiny.model.generate(
+            torch.tensor([source]), max_new_tokens=8, do_sample=False, eos_token_id=END
+        )[0, len(source) :].tolist()
+        for source in sources
+    ]
+    with pytest.raises(EngineError, match="needs an architecture that CTranslate2 converts"):
+        converted(tiny, Reach())
+    decoding = Decoding(beam_size=1, max_new_tokens=8)
+    plain = TransformersGenerator(tiny.model, tiny.tokenizer, kind="causal")
+    assert [list(best.token_ids) for (best,) in plain.generate(sources, decoding)] == alone
+    sampler = TransformersSampler(tiny.model, tiny.tokenizer, kind="causal", decoding=decoding)
+    if name == "mamba":
+        with pytest.raises(ModelError, match="hand on a cache alone"):
+            sampler.sample(sources, seed=1)
+    else:
+        assert [list(s.token_ids) for s in sampler.sample(sources, seed=1)] == alone
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

@@ -24,7 +24,7 @@ from tests.tiny import EOS, character_tokenizer, collator, tiny_model
 
 from seqdistill.build.preparing import prepare
 from seqdistill.build.sequences import training_sequences
-from seqdistill.core.errors import DataError, StaleCorpusError
+from seqdistill.core.errors import DataError, ModelError, StaleCorpusError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.batching import Collator
 from seqdistill.data.encoding import EncodedExample
@@ -98,14 +98,31 @@ def test_unfinished_hypotheses_of_a_beam_are_still_dropped(tmp_path: Path) -> No
 
 
 def test_an_answer_without_a_token_is_no_sample(tmp_path: Path) -> None:
+    answered = [tuple(source) for _, source in EXAMPLES[:2]]
+
     class Mute(FakeGenerator):
         def hypothesis(self, source: Sequence[int], rank: int, shift: int) -> Hypothesis:
-            return Hypothesis((), 0.0, False)
+            if tuple(source) not in answered:
+                return Hypothesis((), 0.0, False)
+            return super().hypothesis(source, rank, shift)
 
     corpus = label_with(Mute(), tmp_path, decoding=SAMPLE)
-    assert list(corpus) == []
-    assert (corpus.manifest.num_unfinished, corpus.manifest.num_cut) == (23, 0)
-    assert corpus.manifest.num_dropped == 46
+    assert {output.id for output in corpus} == {EXAMPLES[0][0], EXAMPLES[1][0]}
+    assert (corpus.manifest.num_unfinished, corpus.manifest.num_cut) == (21, 0)
+    assert corpus.manifest.num_dropped == 42
+
+
+@pytest.mark.parametrize("decoding", [SAMPLE, Decoding(max_new_tokens=7)])
+def test_a_teacher_that_never_ends_is_refused_and_leaves_no_corpus(
+    tmp_path: Path, decoding: Decoding
+) -> None:
+    class Endless(FakeGenerator):
+        def hypothesis(self, source: Sequence[int], rank: int, shift: int) -> Hypothesis:
+            return Hypothesis((9,) * (7 if decoding.mode == "beam" else 0), -1.0, False)
+
+    with pytest.raises(ModelError, match="for 0 of 23 examples, and no corpus is written"):
+        label_with(Endless(), tmp_path, decoding=decoding)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".json")]
 
 
 @pytest.mark.parametrize("num_calls", range(5))
@@ -211,7 +228,7 @@ def test_a_cut_target_is_batched_as_a_cut_rollout_of_the_student(kind: str) -> N
 
 def test_a_writer_of_the_teachers_samples_tells_which_were_cut() -> None:
     prompts = [EncodedExample("a", (5, EOS), (8, 9, 10)), EncodedExample("b", (7, EOS), (11, EOS))]
-    written = StoredWriter("teacher", end_id=EOS).write(prompts)
+    written = StoredWriter("teacher", end_ids=(EOS,)).write(prompts)
     assert [one.finished for one in written] == [False, True]
     assert [one.example for one in written] == prompts
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqdistill.build.data import encode_for_evaluation, without_references
+from seqdistill.build.data import encode_for, encode_for_evaluation, without_references
 from seqdistill.build.decoding import build_decoding, build_generator, engine_name
 from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
-from seqdistill.data.encoding import EncodedExample, encode, with_stand_in_targets
+from seqdistill.data.encoding import with_stand_in_targets
 from seqdistill.data.examples import Example, fingerprint_examples
+from seqdistill.generation.model_facts import facts_of
 from seqdistill.metrics.similarity import SIMILARITIES
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
-from seqdistill.models.vocabulary import num_known_ids
+from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
@@ -30,7 +31,11 @@ def label_with_teacher(
     """The teacher's outputs for these examples, made now where they do not exist yet."""
     section = recipe.sequences.decoding
     decoding = build_decoding(section)
-    teacher_name = model_fingerprint(teacher.model)
+    facts = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    # Where its outputs start and end need not be in the configuration.
+    teacher_name = of_settings(
+        [model_fingerprint(teacher.model), facts.start_id, facts.prefix_ids, facts.end_ids]
+    )
     data_name = fingerprint_examples(without_references(examples))
     tokenizer_name = tokenizer_fingerprint(teacher.tokenizer)
     seed = recipe.seed if section.mode == "sample" else 0
@@ -41,7 +46,7 @@ def label_with_teacher(
         recipe.sequences.corpus
         or output_folder(recipe).parent / "teacher-corpora" / of_settings(named)[:16]
     )
-    encoded = encode_for_evaluation(examples, teacher.tokenizer, teacher.kind, recipe.data)
+    encoded = encode_for_evaluation(examples, teacher, recipe.data)
     progress.start("labelling with the teacher", len(examples))
     generator = build_generator(
         teacher,
@@ -65,6 +70,7 @@ def label_with_teacher(
         tokenizer_fingerprint=tokenizer_name,
         decode=lambda ids: teacher.tokenizer.decode(ids, skip_special_tokens=True).strip(),
         engine=engine_name(generator),
+        ends=named_tokens(teacher.tokenizer, facts.end_ids),
         seed=seed,
         on_progress=progress.advance,
     )
@@ -87,7 +93,7 @@ def teacher_outputs(
     corpus = label_with_teacher(recipe, teacher, examples, progress)
     num_outputs = recipe.sequences.decoding.n_best
     if _same_tokenizer(teacher, student):
-        return _known_to(student, corpus.best(num_outputs), corpus.folder)
+        return _known_to(student, teacher, corpus.best(num_outputs), corpus.folder)
     return _encoded([output for output in corpus if output.rank < num_outputs], student)
 
 
@@ -110,7 +116,7 @@ def interpolated_outputs(
     )
     progress.finish()
     if _same_tokenizer(teacher, student):
-        return _known_to(student, found.targets, corpus.folder), found.summary
+        return _known_to(student, teacher, found.targets, corpus.folder), found.summary
     return _encoded(list(found.outputs.values()), student), found.summary
 
 
@@ -119,11 +125,14 @@ def _same_tokenizer(teacher: LoadedModel, student: LoadedModel) -> bool:
 
 
 def _known_to(
-    student: LoadedModel, outputs: dict[str, tuple[tuple[int, ...], ...]], folder: Path
+    student: LoadedModel,
+    teacher: LoadedModel,
+    outputs: dict[str, tuple[tuple[int, ...], ...]],
+    folder: Path,
 ) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """The outputs, whose every id the student has a row for.
+    """The outputs, whose every id the student has a row for, ended as the student ends its own.
 
-    Raises StaleCorpusError for a corpus of before padded rows were cut off.
+    What ends the teacher's and not the student's becomes the student's first end token. Raises StaleCorpusError for a corpus of before padded rows were cut off.
     """
     rows: int = student.model.get_output_embeddings().weight.shape[0]
     for example_id, written in outputs.items():
@@ -134,15 +143,21 @@ def _known_to(
                 f"{example_id!r} has {highest}, from the teacher's padded rows; delete the folder "
                 "to label again"
             )
-    return outputs
+    own = facts_of(student.model, student.tokenizer, kind=student.kind)
+    others = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    foreign = set(others.end_ids) - set(own.end_ids)
+    if not foreign:
+        return outputs
+    return {
+        example_id: tuple((*ids[:-1], own.end_id) if ids[-1] in foreign else ids for ids in written)
+        for example_id, written in outputs.items()
+    }
 
 
 def _encoded(
     kept: Sequence[TeacherOutput], student: LoadedModel
 ) -> dict[str, tuple[tuple[int, ...], ...]]:
-    encoded: list[EncodedExample] = encode(
-        [Example(output.id, "", output.text) for output in kept], student.tokenizer, student.kind
-    )
+    encoded = encode_for(student, [Example(output.id, "", output.text) for output in kept])
     outputs: dict[str, tuple[tuple[int, ...], ...]] = {}
     for example in encoded:
         outputs[example.id] = (*outputs.get(example.id, ()), example.target_ids)

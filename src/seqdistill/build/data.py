@@ -7,21 +7,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.batching import Collator
 from seqdistill.data.encoding import (
     Encoded,
-    Kind,
+    EncodedExample,
     cut_long_sources,
     encode,
     leave_out_long,
 )
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
-from seqdistill.models.adapters import decoder_start_id
+from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import DataSection, Recipe
 
@@ -39,8 +38,8 @@ def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> lis
         split=split,
         source_column=data.source_column,
         target_column=data.target_column,
-        source_language=data.source_language,
-        target_language=data.target_language,
+        source_language=data.row_languages[0],
+        target_language=data.row_languages[1],
         need_target=need_target,
     )
     return _subset(examples, _limit(data, split), seed=recipe.seed, name=f"{split} subset")
@@ -61,23 +60,29 @@ def _subset(examples: list[Example], limit: int | None, *, seed: int, name: str)
     return [examples[i] for i in sorted(order[:limit].tolist())]
 
 
+def encode_for(pair: LoadedModel, examples: Sequence[Example]) -> list[EncodedExample]:
+    """Token ids of the examples as the model reads and writes them."""
+    prefix_ids = decoder_prefix_ids(pair.model)
+    return encode(examples, pair.tokenizer, pair.kind, prefix_ids=prefix_ids)
+
+
 def encode_for_training(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kind: Kind, data: DataSection
+    examples: Sequence[Example], pair: LoadedModel, data: DataSection
 ) -> Encoded:
     """Token ids of the examples within the recipe's limits."""
     return leave_out_long(
-        encode(examples, tokenizer, kind),
+        encode_for(pair, examples),
         max_source_tokens=data.max_source_tokens,
         max_target_tokens=data.max_target_tokens,
     )
 
 
 def encode_for_evaluation(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kind: Kind, data: DataSection
+    examples: Sequence[Example], pair: LoadedModel, data: DataSection
 ) -> Encoded:
     """Token ids of every example; long sources are cut and counted."""
     return cut_long_sources(
-        encode(examples, tokenizer, kind), max_source_tokens=data.max_source_tokens, kind=kind
+        encode_for(pair, examples), max_source_tokens=data.max_source_tokens, kind=pair.kind
     )
 
 
@@ -91,4 +96,5 @@ def collator_for(pair: LoadedModel) -> Collator:
     tokenizer = pair.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     start = decoder_start_id(pair.model) if pair.kind == "seq2seq" else None
-    return Collator(pair.kind, pad_id=int(pad or 0), start_id=start)
+    prefix_ids = decoder_prefix_ids(pair.model)
+    return Collator(pair.kind, pad_id=int(pad or 0), start_id=start, prefix_ids=prefix_ids)

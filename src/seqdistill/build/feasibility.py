@@ -28,12 +28,17 @@ def check_lengths_fit(pair: LoadedModel, examples: Sequence[EncodedExample], rol
 
     `role`, teacher or student, names the model in the message.
     """
-    limit = facts_of(pair.model, pair.tokenizer, kind=pair.kind).max_positions
+    facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
+    limit = facts.max_positions
     if limit is None:
         return
     for example in examples:
         source, target = len(example.source_ids), len(example.target_ids)
-        length = source + target if pair.kind == "causal" else max(source, target)
+        length = (
+            source + target
+            if pair.kind == "causal"
+            else max(source, facts.length(example.target_ids))
+        )
         if length > limit:
             raise DataError(
                 f"Every example must fit the {role}'s {limit} positions, but example "

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from seqdistill.build.data import encode_for
 from seqdistill.build.decoding import build_generator
 from seqdistill.build.models import model_folder
 from seqdistill.compression.int8_folders import PACKED_MODEL
@@ -17,6 +18,7 @@ from seqdistill.data.examples import Example
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.stored_conversion import is_converted
+from seqdistill.models.languages import with_languages
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,26 +32,40 @@ def generate_texts(
     beam_size: int = 5,
     max_new_tokens: int = 128,
     threads: int | None = None,
+    source_language: str | None = None,
+    target_language: str | None = None,
     progress: Progress,
 ) -> list[str]:
     """The model's best output for each text, in order; an empty text gives an empty one.
 
     `model` is a transformers folder, stored sparse or not, a hub name, `bundled:en-de`, or the
-    CTranslate2 folder that `export --format int8` writes, which decodes as it is.
+    CTranslate2 folder that `export --format int8` writes, which decodes as it is. The languages are
+    for multilingual models whose folder does not say them.
 
     Raises ModelError where every output is empty.
     """
     stored = _stored_generator(model, engine=engine, compute_type=compute_type, threads=threads)
-    pair = load_stored_pair(model_folder(model)) if stored is None else stored
+    languages = (source_language, target_language)
+    if stored is not None and languages != (None, None):
+        raise ModelError(
+            "--source-language and --target-language must be left out for a CTranslate2 folder, "
+            f"whose languages were set when it was exported, got {languages}"
+        )
+    pair = stored or with_languages(
+        load_stored_pair(model_folder(model)),
+        *languages,
+        keys=("--source-language", "--target-language"),
+    )
     wanted = [Example(str(i), line, None) for i, line in enumerate(lines) if line.strip()]
     outputs = [""] * len(lines)
     if not wanted:
         return outputs
-    encoded = encode(wanted, pair.tokenizer, pair.kind)
     if isinstance(pair, CTranslate2Generator):
+        encoded = encode(wanted, pair.tokenizer, pair.kind)
         generator: SequenceGenerator = pair
         _warn_of_lengths(pair, encoded, max_new_tokens)
     else:
+        encoded = encode_for(pair, wanted)
         generator = build_generator(
             pair,
             engine=engine,

@@ -12,7 +12,10 @@ from seqdistill.compression.layers import keep_layers
 from seqdistill.compression.sparse_files import load_stored_pair
 from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
 from seqdistill.data.examples import Example
+from seqdistill.generation.model_facts import declare_ends
+from seqdistill.models.adapters import begin_like, kind_of
 from seqdistill.models.dropout import set_dropout
+from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import LoadedModel, load_config, load_tokenizer
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import Recipe
@@ -49,13 +52,28 @@ def build_teacher(recipe: Recipe) -> LoadedModel:
     pair = load_stored_pair(
         model_folder(recipe.teacher.model), trust_remote_code=recipe.teacher.trust_remote_code
     )
-    return LoadedModel(pair.model, pair.tokenizer, recipe.teacher.model)
+    named = LoadedModel(pair.model, pair.tokenizer, recipe.teacher.model)
+    return with_languages(named, *recipe.data.model_languages)
 
 
 def build_student(
     recipe: Recipe, teacher: LoadedModel | None, train_examples: Iterable[Example]
 ) -> LoadedModel:
-    """The student before its first update."""
+    """The student before its first update.
+
+    Its generation config says from now on where its sequences start and end, so that what plain
+    transformers writes with the saved student is what it was trained to write.
+    """
+    pair = with_languages(
+        _initial_student(recipe, teacher, train_examples), *recipe.data.model_languages
+    )
+    declare_ends(pair.model, pair.tokenizer, kind=pair.kind)
+    return pair
+
+
+def _initial_student(
+    recipe: Recipe, teacher: LoadedModel | None, train_examples: Iterable[Example]
+) -> LoadedModel:
     if recipe.student.init == "teacher_layers":
         return _from_teacher_layers(recipe, teacher)
     if recipe.student.init == "scratch":
@@ -99,6 +117,8 @@ def _from_scratch(
         tokenizer = train_vocabulary(texts, vocab_size=recipe.student.vocab_size or 8000)
     config = configuration(recipe.student.architecture, tokenizer)
     model = random_model(config, seed=recipe.seed)
+    if teacher is not None and kind_of(model) == teacher.kind == "seq2seq":
+        begin_like(model, teacher.model)
     return LoadedModel(_with_dropout(recipe, model), tokenizer, "student")
 
 

@@ -7,7 +7,13 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
-from seqdistill.build.data import Split, encode_for_evaluation, encode_for_training, read_split
+from seqdistill.build.data import (
+    Split,
+    encode_for,
+    encode_for_evaluation,
+    encode_for_training,
+    read_split,
+)
 from seqdistill.build.feasibility import check_models_fit, learns_from_references
 from seqdistill.build.models import build_student, build_teacher
 from seqdistill.build.objective import build_objective
@@ -21,7 +27,6 @@ from seqdistill.data.encoding import (
     EncodedExample,
     Kind,
     cut_unread_targets,
-    encode,
     leave_out_long,
 )
 from seqdistill.data.examples import Example
@@ -30,7 +35,7 @@ from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
-from seqdistill.models.vocabulary import check_one_end, shared_vocab_size
+from seqdistill.models.vocabulary import check_ends, check_starts, shared_vocab_size
 from seqdistill.recipe.schema import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -80,7 +85,7 @@ def prepare(recipe: Recipe) -> Prepared:
     if needs_teacher or sequences.rollouts.teacher_share > 0.0:
         check_vocabularies(student, teacher)
     encoded = _encode_train(recipe, student, train_examples)
-    dev = encode_for_evaluation(dev_examples, student.tokenizer, student.kind, recipe.data)
+    dev = encode_for_evaluation(dev_examples, student, recipe.data)
     check_models_fit(
         recipe,
         teacher=teacher,
@@ -141,8 +146,8 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
     """
     data = recipe.data
     if learns_from_references(recipe):
-        return encode_for_training(examples, student.tokenizer, student.kind, data)
-    encoded = encode(examples, student.tokenizer, student.kind)
+        return encode_for_training(examples, student, data)
+    encoded = encode_for(student, examples)
     return leave_out_long(
         cut_unread_targets(encoded, max_target_tokens=data.max_target_tokens),
         max_source_tokens=data.max_source_tokens,
@@ -250,10 +255,18 @@ def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int
         student_rows=student.model.get_output_embeddings().weight.shape[0],
         teacher_rows=teacher.model.get_output_embeddings().weight.shape[0],
     )
-    check_one_end(
+    of_student = facts_of(student.model, student.tokenizer, kind=student.kind)
+    of_teacher = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    check_ends(
         student.tokenizer,
         teacher.tokenizer,
-        student_end_id=facts_of(student.model, student.tokenizer, kind=student.kind).end_id,
-        teacher_end_id=facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind).end_id,
+        student_end_ids=[i for i in of_student.end_ids if i < size],
+        teacher_end_ids=[i for i in of_teacher.end_ids if i < size],
+    )
+    check_starts(
+        student.tokenizer,
+        teacher.tokenizer,
+        student_start=(of_student.start_id, *of_student.prefix_ids),
+        teacher_start=(of_teacher.start_id, *of_teacher.prefix_ids),
     )
     return size

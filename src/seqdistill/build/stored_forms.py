@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from seqdistill.build.data import read_split
+from seqdistill.build.data import encode_for, read_split
 from seqdistill.build.decoding import verification_pairs
 from seqdistill.build.exporting import COMPARED_SENTENCES
 from seqdistill.build.models import model_folder
 from seqdistill.compression.int8_folders import MODEL, PACKED_MODEL, pack_folder, unpack_folder
 from seqdistill.compression.sparse_files import load_stored_pair, save_sparse_pair
 from seqdistill.core.errors import ModelError, UserError, engine_remedy
-from seqdistill.data.encoding import encode, with_stand_in_targets
+from seqdistill.data.encoding import with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
@@ -139,7 +139,7 @@ def _save_int8(
 def _int8_generator(
     pair: LoadedModel, examples: Sequence[Example], *, threads: int | None
 ) -> CTranslate2Generator:
-    encoded = with_stand_in_targets(encode(examples, pair.tokenizer, pair.kind))
+    encoded = with_stand_in_targets(encode_for(pair, examples))
     facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
     limit = facts.max_positions
     new = _MAX_NEW_TOKENS if limit is None else min(_MAX_NEW_TOKENS, limit)

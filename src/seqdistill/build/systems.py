@@ -19,6 +19,7 @@ from seqdistill.data.examples import Example
 from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import adapt
+from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
@@ -99,8 +100,10 @@ def system_under_test(
 ) -> SystemUnderTest:
     """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
     trusted = recipe.teacher.trust_remote_code if name == "teacher" else False
-    pair = load_pair(folder, trust_remote_code=trusted)
-    encoded = encode_for_evaluation(examples, pair.tokenizer, pair.kind, recipe.data).examples
+    pair = with_languages(
+        load_pair(folder, trust_remote_code=trusted), *recipe.data.model_languages
+    )
+    encoded = encode_for_evaluation(examples, pair, recipe.data).examples
     generator = build_generator(
         pair,
         engine=recipe.evaluation.engine,

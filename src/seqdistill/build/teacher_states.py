@@ -12,7 +12,7 @@ from seqdistill.build.data import collator_for
 from seqdistill.core.head import Head
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.models.adapters import adapt, decoder_start_id
+from seqdistill.models.adapters import adapt, decoder_prefix_ids, decoder_start_id
 from seqdistill.models.heads import head_of
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
@@ -52,6 +52,7 @@ def stored_teacher(
         kind=teacher.kind,
         start_id=decoder_start_id(student.model) if student.kind == "seq2seq" else None,
         precision=precision,
+        prefix_ids=decoder_prefix_ids(student.model),
     )
     folder = _folder(recipe, settings)
     if not is_finished(folder):

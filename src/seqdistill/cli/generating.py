@@ -84,6 +84,16 @@ def generate(
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="CPU threads; all when not given."),
     ] = None,
+    source_language: Annotated[
+        str | None,
+        typer.Option(
+            "--source-language", metavar="CODE", help="Of a multilingual model, such as eng_Latn."
+        ),
+    ] = None,
+    target_language: Annotated[
+        str | None,
+        typer.Option("--target-language", metavar="CODE", help="What it writes, as deu_Latn."),
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Translate texts with a model: arguments, the lines of a file, or standard input.
@@ -105,6 +115,8 @@ def generate(
             beam_size=beam_size,
             max_new_tokens=max_new_tokens,
             threads=threads,
+            source_language=source_language,
+            target_language=target_language,
             progress=progress,
         )
     whole_lines = [" ".join(output.splitlines()) for output in outputs]

@@ -34,13 +34,22 @@ class Collator:
     """Makes a SequenceBatch of encoded examples.
 
     `start_id` is what an encoder-decoder's decoder reads first; None means the last target token
-    (mBART's convention). `pad_id` only fills holes: masks tell what is real.
+    (mBART's convention). `prefix_ids` is what it reads next: a position each that never counts.
+    `pad_id` only fills holes: masks tell what is real.
     """
 
-    def __init__(self, kind: Kind, *, pad_id: int, start_id: int | None = None) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        *,
+        pad_id: int,
+        start_id: int | None = None,
+        prefix_ids: Sequence[int] = (),
+    ) -> None:
         self.kind = kind
         self._pad_id = pad_id
         self._start_id = start_id
+        self._prefix_ids = tuple(prefix_ids)
 
     def __call__(self, examples: Sequence[EncodedExample]) -> SequenceBatch:
         """The examples as one batch, in the order given.
@@ -61,18 +70,19 @@ class Collator:
 
     def _seq2seq(self, examples: Sequence[EncodedExample]) -> SequenceBatch:
         source_ids, source_mask = _pad([e.source_ids for e in examples], self._pad_id)
-        target_ids, target_mask = _pad([e.target_ids for e in examples], self._pad_id)
+        written = [(*self._prefix_ids, *e.target_ids) for e in examples]
+        target_ids, decoder_mask = _pad(written, self._pad_id)
         start = [e.target_ids[-1] if self._start_id is None else self._start_id for e in examples]
         inputs, _ = _pad(
-            [(first, *e.target_ids[:-1]) for first, e in zip(start, examples, strict=True)],
-            self._pad_id,
+            [(first, *ids[:-1]) for first, ids in zip(start, written, strict=True)], self._pad_id
         )
+        counted = torch.arange(decoder_mask.shape[1]) >= len(self._prefix_ids)
         return SequenceBatch(
             tuple(e.id for e in examples),
             decoder_input_ids=inputs,
-            decoder_mask=target_mask,
+            decoder_mask=decoder_mask,
             target_ids=target_ids,
-            target_mask=target_mask,
+            target_mask=decoder_mask & counted,
             source_ids=source_ids,
             source_mask=source_mask,
         )
@@ -104,8 +114,8 @@ def cut_by_tokens(
 ) -> list[list[int]]:
     """Consecutive indices grouped so that no group's padded rectangle exceeds `batch_tokens`.
 
-    The rectangle's width is the longer side of an encoder-decoder example, the whole of a
-    decoder-only one. An example longer than the budget stands alone.
+    The rectangle's width is the longer side of an encoder-decoder example, its decoder's prefix not
+    counted, the whole of a decoder-only one. An example longer than the budget stands alone.
     """
     batches: list[list[int]] = []
     current: list[int] = []

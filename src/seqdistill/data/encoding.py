@@ -66,6 +66,11 @@ def _closed(ids: list[int], end: int, special: frozenset[int]) -> tuple[int, ...
     return (*ids, end)
 
 
+def _without_prefix(ids: list[int], prefix_ids: Sequence[int]) -> list[int]:
+    """What the tokenizer wrote after the tokens that the decoder is given anyway."""
+    return ids[len(prefix_ids) :] if ids[: len(prefix_ids)] == [*prefix_ids] else ids
+
+
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """Python's search for cycles is put off: among millions of new lists it takes half the time."""
@@ -79,17 +84,29 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _encode_seq2seq(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, prefix_ids: Sequence[int]
 ) -> list[EncodedExample]:
     end, special = end_token_id(tokenizer), frozenset(tokenizer.all_special_ids)
+    has_targets = any(example.target is not None for example in examples)
+    if has_targets and getattr(tokenizer, "tgt_lang", "") is None:
+        raise ModelError(
+            "A multilingual tokenizer must know the language of the targets, but its tgt_lang is "
+            "None, which would be taken for the source's; set it."
+        )
     with _no_garbage_collection():
         sources = tokenizer([example.source for example in examples]).input_ids
-        targets = tokenizer(text_target=[example.target or "" for example in examples]).input_ids
+        targets = sources
+        if has_targets:
+            targets = tokenizer(
+                text_target=[example.target or "" for example in examples]
+            ).input_ids
     return [
         EncodedExample(
             example.id,
             _closed(source, end, special),
-            () if example.target is None else _closed(target, end, special),
+            ()
+            if example.target is None
+            else _closed(_without_prefix(target, prefix_ids), end, special),
         )
         for example, source, target in zip(examples, sources, targets, strict=True)
     ]
@@ -168,9 +185,17 @@ def _encode_completions(
 
 
 def encode(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kind: Kind
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    *,
+    prefix_ids: Sequence[int] = (),
 ) -> list[EncodedExample]:
-    """Token ids of every example, in order."""
+    """Token ids of every example, in order.
+
+    `prefix_ids` are those that the model's decoder is given after its start token: targets that
+    the tokenizer begins with them (a language code, <s>) lose them.
+    """
     if kind == "causal":
         return _encode_causal(examples, tokenizer)
     if any(example.messages is not None for example in examples):
@@ -178,7 +203,7 @@ def encode(
             "Rows with messages are for decoder-only models, but the model is an encoder-decoder; "
             "give source and target columns."
         )
-    return _encode_seq2seq(examples, tokenizer) if examples else []
+    return _encode_seq2seq(examples, tokenizer, prefix_ids) if examples else []
 
 
 def with_stand_in_targets(examples: Sequence[EncodedExample]) -> list[EncodedExample]:

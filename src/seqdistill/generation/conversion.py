@@ -50,6 +50,10 @@ class ConvertedModel:
         """The strings that CTranslate2 reads for these ids."""
         return [self.token_strings[token_id] for token_id in token_ids]
 
+    def known(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the ids that the model has: symbols that CTranslate2 left out are no outputs."""
+        return tuple(token_id for token_id in token_ids if token_id < len(self.token_strings))
+
     def ids(self, strings: list[str]) -> tuple[int, ...]:
         """The ids of strings that CTranslate2 wrote."""
         return tuple(self.ids_of_strings[string] for string in strings)

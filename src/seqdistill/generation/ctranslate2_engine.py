@@ -154,8 +154,8 @@ class CTranslate2Generator:
 
         `ctranslate2.Translator` (or `Generator`) opens it as it is, and so does
         `transformers.AutoTokenizer`, whose token strings are the model's own; `open` needs nothing
-        else. Raises ModelError
-        when `folder` exists and is not empty.
+        else. What the model file has no place for is in `seqdistill.json`: see `stored_conversion`.
+        Raises ModelError when `folder` exists and is not empty.
         """
         try:
             with atomic.new_folder(folder) as aside:
@@ -246,6 +246,7 @@ class CTranslate2Generator:
             "num_hypotheses": decoding.n_best,
             "return_scores": True,
             "return_end_token": True,
+            "end_token": self._end_strings(),
         }
         if self._vocab_size is not None and self._vocab_size < self._loaded.facts.vocab_size:
             # CTranslate2 takes single tokens out before its softmax: scores are those of the rest.
@@ -266,10 +267,12 @@ class CTranslate2Generator:
             }
         if self._kind == "seq2seq":
             # By default CTranslate2 cuts sources at 1,024 tokens and forbids empty outputs.
+            prefix = self._prefix_strings()
             answers: list[Any] = pool.translate_batch(
                 strings,
                 max_input_length=0,
-                max_decoding_length=decoding.max_new_tokens,
+                target_prefix=[prefix] * len(strings) if prefix else None,
+                max_decoding_length=decoding.max_new_tokens + len(prefix),
                 min_decoding_length=0,
                 **options,
             )
@@ -283,18 +286,29 @@ class CTranslate2Generator:
             )
         return answers
 
+    def _end_strings(self) -> list[str]:
+        """What ends a sequence."""
+        converted = self._loaded.converted
+        return converted.strings(converted.known(self._loaded.facts.end_ids))
+
+    def _prefix_strings(self) -> list[str]:
+        return self._loaded.converted.strings(self._loaded.facts.prefix_ids)
+
     def _read(self, result: Any, decoding: Decoding) -> list[Hypothesis]:
         """The hypotheses of one source; scores become plain sums of log-probabilities again."""
         penalty = decoding.length_penalty if decoding.mode == "beam" else 0.0
         sequences = result.hypotheses if self._kind == "seq2seq" else result.sequences
         hypotheses = []
+        prefix = self._loaded.facts.prefix_ids
         for strings, score in zip(sequences, result.scores, strict=True):
-            token_ids = self._loaded.converted.ids(strings)
+            # The prefix counts as length, but no log-probability of it is in the score.
+            written = self._loaded.converted.ids(strings)
+            token_ids = written[len(prefix) :]
             hypotheses.append(
                 Hypothesis(
                     token_ids=token_ids,
-                    log_prob=score * len(token_ids) ** penalty,
-                    finished=bool(token_ids) and token_ids[-1] == self._loaded.facts.end_id,
+                    log_prob=score * len(written) ** penalty,
+                    finished=self._loaded.facts.is_finished(token_ids),
                 )
             )
         return hypotheses

@@ -39,7 +39,11 @@ def predictions(
             size = max(1, _MAX_LOGITS // (facts.vocab_size * MAX_SHORT))
             batches = [short[i : i + size] for i in range(0, len(short), size)]
             batches += [[pair] for pair in long]
-            return [row for batch in batches for row in _translated(workers, converted, batch)]
+            return [
+                row
+                for batch in batches
+                for row in _translated(workers, converted, batch, facts.prefix_ids)
+            ]
         return [
             *(predictions_of(_scored(workers, pair), pair[1]) for pair in short),
             *(predictions_of(_continued(workers, converted, pair), pair[1]) for pair in long),
@@ -47,28 +51,33 @@ def predictions(
 
 
 def _translated(
-    workers: Any, converted: ConvertedModel, pairs: Sequence[IdPair]
+    workers: Any,
+    converted: ConvertedModel,
+    pairs: Sequence[IdPair],
+    prefix_ids: tuple[int, ...],
 ) -> list[list[Prediction]]:
-    """What an encoder-decoder says at each target token."""
+    """What an encoder-decoder says at each target token, its prefix given."""
+    skipped = len(prefix_ids)
     results = workers.translate_batch(
         [converted.strings([*source]) for source, _ in pairs],
-        target_prefix=[converted.strings([*target[:-1]]) for _, target in pairs],
+        target_prefix=[converted.strings([*prefix_ids, *target[:-1]]) for _, target in pairs],
         beam_size=1,
         max_input_length=0,
-        max_decoding_length=max(len(target) for _, target in pairs),
+        max_decoding_length=skipped + max(len(target) for _, target in pairs),
         end_token=[],
         return_logits_vocab=True,
     )
     rows = []
     for (_, target), result in zip(pairs, results, strict=True):
-        read = converted.ids(result.hypotheses[0][: len(target) - 1])
+        read = converted.ids(result.hypotheses[0][skipped : skipped + len(target) - 1])
         # The strings must come back as the ids they were made from.
         if read != tuple(target[:-1]):
             raise EngineError(
                 "The converted model must read the tokens it is given, but it read others: "
                 "the vocabulary does not fit"
             )
-        rows.append(predictions_of(_stacked(result.logits[0][: len(target)]), target))
+        steps = result.logits[0][skipped : skipped + len(target)]
+        rows.append(predictions_of(_stacked(steps), target))
     return rows
 
 

@@ -27,7 +27,8 @@ class Decoding:
     n_best: int = 1
     """Hypotheses returned per source: the best of the beam, or so many independent samples."""
     length_penalty: float = 1.0
-    """Beam scores are divided by length ** length_penalty; 0 compares plain log-probabilities."""
+    """Beam scores are divided by length ** length_penalty, a decoder's prefix counted in; 0 compares
+    plain log-probabilities."""
     sampling_temperature: float = 1.0
     """Divides the sampler's logits."""
     top_k: int = 0
@@ -66,12 +67,13 @@ class Hypothesis:
     """One output of a model for one source."""
 
     token_ids: tuple[int, ...]
-    """What the model wrote: no start token, no prompt; its end token included when finished."""
+    """What the model wrote: no start token, no prefix or prompt; its end token included when
+    finished."""
     log_prob: float
     """Sum over `token_ids` of log p(token | source, earlier tokens) in nats, under the model's own
     distribution: not divided by length, not changed by temperature, top_k or top_p."""
     finished: bool
-    """True when the last token is the end token; False when `max_new_tokens` cut it off."""
+    """True when the last token is one of the end tokens; False when `max_new_tokens` cut it off."""
 
 
 @runtime_checkable

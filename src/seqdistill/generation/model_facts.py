@@ -1,7 +1,7 @@
 """What generation must know of a model: its start and end tokens, its vocabulary, its positions.
 
-Reads configurations, never a generation config: nothing that a model's author chose for decoding
-may change what the model's own distribution is. Does not decode.
+Of a generation config it reads where sequences start and end, and nothing else: no other choice of
+a model's author for decoding may change what the model's own distribution is. Does not decode.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError, RecipeError
-from seqdistill.models.adapters import Kind, decoder_start_id
+from seqdistill.data.endings import end_ids
+from seqdistill.models.adapters import Kind, decoder_prefix_ids, decoder_start_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +23,30 @@ class ModelFacts:
     kind: Kind
     vocab_size: int
     """Rows of the output layer."""
-    end_id: int
-    """The token that ends a sequence."""
+    end_ids: tuple[int, ...]
+    """The tokens that end a sequence; the first is what targets are closed with."""
     start_id: int | None
     """What a decoder reads first; None for decoder-only models, which start from a prompt."""
+    prefix_ids: tuple[int, ...]
+    """What a decoder reads next, one token or none: given, never written or scored, and no part of
+    an output."""
     suppressed_ids: tuple[int, ...]
     """Symbols that are no outputs: their logits count as -inf."""
     max_positions: int | None
     """How many positions the model can tell apart; None when there is no limit."""
+
+    @property
+    def end_id(self) -> int:
+        """The token that targets are closed with."""
+        return self.end_ids[0]
+
+    def length(self, token_ids: Sequence[int]) -> int:
+        """The length that a length penalty sees, in both engines: the prefix counts."""
+        return len(self.prefix_ids) + len(token_ids)
+
+    def is_finished(self, token_ids: Sequence[int]) -> bool:
+        """Whether an output ends with one of the end tokens."""
+        return bool(token_ids) and token_ids[-1] in self.end_ids
 
 
 def facts_of(
@@ -37,25 +54,49 @@ def facts_of(
 ) -> ModelFacts:
     """The facts of `model`.
 
-    The end token is the tokenizer's, since it is what training targets end with; the
-    configuration's when the tokenizer has none. Raises ModelError when a needed token is unknown
-    or lies outside the vocabulary.
+    The first end token is the tokenizer's, since it is what training targets end with; the others
+    are those that `data.endings` finds, as far as the model has a row for them. Raises ModelError
+    when a needed token is unknown or lies outside the vocabulary.
     """
     config = model.config if kind == "seq2seq" else model.config.get_text_config()
     vocab_size: int = model.get_output_embeddings().weight.shape[0]
-    end_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else config.eos_token_id
+    ends = end_ids(tokenizer, declared_ends(model))
     start_id = decoder_start_id(model) if kind == "seq2seq" else None
     if kind == "seq2seq":
         _require_token("decoder_start_token_id of the model's config", start_id, vocab_size)
-    _require_token("the tokenizer's eos_token_id", end_id, vocab_size)
+    _require_token("the tokenizer's eos_token_id", ends[0], vocab_size)
+    prefix_ids = decoder_prefix_ids(model)
+    for token_id in prefix_ids:
+        _require_token("forced_bos_token_id of the model's config", token_id, vocab_size)
     return ModelFacts(
         kind=kind,
         vocab_size=vocab_size,
-        end_id=end_id,
+        end_ids=tuple(token_id for token_id in ends if 0 <= token_id < vocab_size),
         start_id=start_id,
+        prefix_ids=prefix_ids,
         suppressed_ids=(vocab_size - 1,) if has_mute_last_row(model) else (),
         max_positions=getattr(config, "max_position_embeddings", None),
     )
+
+
+def declared_ends(model: PreTrainedModel) -> int | list[int] | None:
+    """What the model's folder says that sequences end with, as transformers' `generate` reads it.
+
+    The generation config decides; the configuration where there is none.
+    """
+    declared: int | list[int] | None = None
+    if model.generation_config is not None:
+        declared = model.generation_config.eos_token_id
+    if declared is None:
+        declared = getattr(model.config.get_text_config(decoder=True), "eos_token_id", None)
+    return declared
+
+
+def declare_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kind: Kind) -> None:
+    """Puts every end token into the model's generation config, where plain transformers reads it."""
+    ends = facts_of(model, tokenizer, kind=kind).end_ids
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
 
 
 def writing_below(facts: ModelFacts, vocab_size: int | None) -> ModelFacts:
@@ -68,7 +109,11 @@ def writing_below(facts: ModelFacts, vocab_size: int | None) -> ModelFacts:
         return facts
     _require_token("the end token of what is written", facts.end_id, vocab_size)
     beyond = {*facts.suppressed_ids, *range(vocab_size, facts.vocab_size)}
-    return dataclasses.replace(facts, suppressed_ids=tuple(sorted(beyond)))
+    return dataclasses.replace(
+        facts,
+        end_ids=tuple(token_id for token_id in facts.end_ids if token_id < vocab_size),
+        suppressed_ids=tuple(sorted(beyond)),
+    )
 
 
 def _require_token(name: str, token_id: object, vocab_size: int) -> None:
@@ -105,10 +150,14 @@ def check_output_length(
     max_new_tokens: int, *, facts: ModelFacts, key: str = "max_new_tokens"
 ) -> None:
     """Raises RecipeError for outputs beyond a decoder's positions; `key` is what the user set."""
-    limit = facts.max_positions
-    if limit is not None and facts.kind == "seq2seq" and max_new_tokens > limit:
+    if facts.max_positions is None or facts.kind != "seq2seq":
+        return
+    limit = facts.max_positions - len(facts.prefix_ids)
+    if max_new_tokens > limit:
+        given = " less those of the decoder's prefix" if facts.prefix_ids else ""
         raise RecipeError(
-            f"{key} must be at most the model's {limit} positions, got {max_new_tokens}; lower it"
+            f"{key} must be at most the model's {limit} positions{given}, got {max_new_tokens}; "
+            "lower it"
         )
 
 

@@ -68,7 +68,8 @@ class CachedModel:
         self._encoded = model.get_encoder()(
             input_ids=ids, attention_mask=self._mask
         ).last_hidden_state
-        return self._read(ids.new_full((len(prompts), 1), facts.start_id or 0))
+        first = ids.new_tensor([[facts.start_id or 0, *facts.prefix_ids]])
+        return self._read(first.expand(len(prompts), -1))
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
         """The logits after each row's next token."""

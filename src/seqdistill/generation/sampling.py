@@ -4,7 +4,7 @@
     for each batch of prompts of similar length:             a prompt's place, not on the batches
         log-probs of the next token of every row
         token = where the row's uniform falls in the cumulative distribution
-        rows that wrote the end token leave the batch
+        rows that wrote an end token leave the batch
 
 Nothing is inherited from a generation config. It does not tokenize, search beams, or know what a
 sample is for.
@@ -50,7 +50,7 @@ class Sample:
     """One written sequence."""
 
     token_ids: tuple[int, ...]
-    """No start token, no prompt; the end token is the last one when `finished`."""
+    """No start token, no prefix or prompt; an end token is the last one when `finished`."""
     log_probs: tuple[float, ...] | None
     """Nats of each token under the distribution that it was drawn from, temperature, top_k and
     top_p included. None for greedy sequences, which are not drawn, and where the engine does not
@@ -140,7 +140,7 @@ class TransformersSampler:
         with evaluation_mode(self._model), writing(device, self._precision):
             own = _OwnDistribution(CachedModel(self._model, facts), decoding)
             return written_samples(
-                own, prompts, decoding, end_id=facts.end_id, seed=seed, device=device
+                own, prompts, decoding, end_ids=facts.end_ids, seed=seed, device=device
             )
 
     def _facts(self) -> ModelFacts:
@@ -201,7 +201,7 @@ def written_samples(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     *,
-    end_id: int,
+    end_ids: Sequence[int],
     seed: int,
     device: torch.device,
 ) -> list[Sample]:
@@ -220,14 +220,14 @@ def written_samples(
             distribution,
             [prompts[i] for i in batch],
             choose,
-            end_id=end_id,
+            end_ids=end_ids,
             max_new_tokens=decoding.max_new_tokens,
         )
         for index, (token_ids, log_probs) in zip(batch, rows, strict=True):
             samples[index] = Sample(
                 tuple(token_ids),
                 tuple(log_probs) if decoding.mode == "sample" else None,
-                finished=token_ids[-1] == end_id,
+                finished=token_ids[-1] in end_ids,
             )
     return [samples[index] for index in range(len(prompts))]
 
@@ -263,20 +263,21 @@ def _write(
     prompts: Sequence[Sequence[int]],
     choose: Choice,
     *,
-    end_id: int,
+    end_ids: Sequence[int],
     max_new_tokens: int,
 ) -> list[tuple[list[int], list[float]]]:
     """Token ids and their log-probabilities, a pair a prompt; finished rows leave the batch."""
     written: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]
     log_probs = distribution.begin(prompts)
     rows = torch.arange(len(prompts), device=log_probs.device)
+    ends = rows.new_tensor(list(end_ids))
     for step in range(max_new_tokens):
         chosen = choose(log_probs, rows, step)
         nats = log_probs.gather(1, chosen[:, None])[:, 0]
         for row, token, value in zip(rows.tolist(), chosen.tolist(), nats.tolist(), strict=True):
             written[row][0].append(token)
             written[row][1].append(value)
-        (open_rows,) = (chosen != end_id).nonzero(as_tuple=True)
+        (open_rows,) = (~torch.isin(chosen, ends)).nonzero(as_tuple=True)
         if not len(open_rows) or step == max_new_tokens - 1:
             break
         if len(open_rows) < len(rows):

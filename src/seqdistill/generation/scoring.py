@@ -77,7 +77,7 @@ def token_predictions(
             targets = [pairs[index][1] for index in batch]
             if facts.kind == "seq2seq":
                 logits = _seq2seq_logits(model, sources, targets, facts)
-                offsets = [0] * len(batch)
+                offsets = [len(facts.prefix_ids)] * len(batch)
             else:
                 logits, first = _causal_logits(model, sources, targets)
                 offsets = [len(source) - 1 - first for source in sources]
@@ -108,7 +108,7 @@ def _seq2seq_logits(
     source_ids, source_mask = padded(sources, model.device)
     # Padding after a row's last token is never looked at by the tokens before it.
     decoder_ids, _ = padded(
-        [[facts.start_id or 0, *target[:-1]] for target in targets], model.device
+        [[facts.start_id or 0, *facts.prefix_ids, *target[:-1]] for target in targets], model.device
     )
     logits: Tensor = model(
         input_ids=source_ids, attention_mask=source_mask, decoder_input_ids=decoder_ids

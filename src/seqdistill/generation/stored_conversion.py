@@ -51,8 +51,8 @@ def write_stored(folder: Path, loaded: LoadedModel, compute_type: str) -> None:
     stored = StoredConversion(
         loaded.facts,
         compute_type,
-        tuple(loaded.converted.strings([loaded.facts.end_id])),
-        (),
+        tuple(loaded.converted.strings(loaded.converted.known(loaded.facts.end_ids))),
+        tuple(loaded.converted.strings(loaded.facts.prefix_ids)),
         loaded.agreement,
         loaded.longest,
     )

@@ -105,7 +105,7 @@ class TeacherMixedSampler:
                 mixture,
                 prompts,
                 self._decoding,
-                end_id=self._student_facts.end_id,
+                end_ids=self._student_facts.end_ids,
                 seed=seed,
                 device=device,
             )

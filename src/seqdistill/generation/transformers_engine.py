@@ -1,7 +1,8 @@
 """Decoding with transformers' own `generate`: slower, but every architecture and every device.
 
-Nothing is inherited from the model's generation config: repetition penalties, forced tokens and
-the default top_k of 50 would make samples come from another distribution. Does not tokenize text.
+Nothing but where sequences start and end is inherited from the model's generation config:
+repetition penalties, forced ends and the default top_k of 50 would make samples come from another
+distribution. Does not tokenize text.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class TransformersGenerator:
     def _decode(
         self, sources: Sequence[Sequence[int]], config: GenerationConfig, facts: ModelFacts
     ) -> list[list[list[int]]]:
-        """Token ids per source and hypothesis, cut after the end token."""
+        """Token ids per source and hypothesis, cut after the first end token."""
         # A decoder-only model goes on from the last column, so padding goes before the prompt.
         ids, mask = padded(
             sources, self._model.device, side="left" if facts.kind == "causal" else "right"
@@ -108,8 +109,8 @@ class TransformersGenerator:
         written: Int[Tensor, "outputs time"] = self._model.generate(
             input_ids=ids, attention_mask=mask, generation_config=config
         )
-        skipped = ids.shape[1] if facts.kind == "causal" else 1
-        rows = [_cut_at_end(row[skipped:], facts.end_id) for row in written.tolist()]
+        skipped = ids.shape[1] if facts.kind == "causal" else 1 + len(facts.prefix_ids)
+        rows = [_cut_at_end(row[skipped:], facts.end_ids) for row in written.tolist()]
         per_source = len(rows) // len(sources)
         return [rows[i * per_source : (i + 1) * per_source] for i in range(len(sources))]
 
@@ -133,32 +134,34 @@ class TransformersGenerator:
         scored = []
         for rows in outputs:
             hypotheses = [
-                Hypothesis(tuple(row), sum(next(scores)), finished=row[-1] == facts.end_id)
+                Hypothesis(tuple(row), sum(next(scores)), finished=facts.is_finished(row))
                 for row in rows
             ]
             scored.append(
-                sorted(hypotheses, key=lambda h: -h.log_prob / len(h.token_ids) ** penalty)
+                sorted(hypotheses, key=lambda h: -h.log_prob / facts.length(h.token_ids) ** penalty)
             )
         return scored
 
 
-def _cut_at_end(row: list[int], end_id: int) -> list[int]:
-    return row[: row.index(end_id) + 1] if end_id in row else row
+def _cut_at_end(row: list[int], end_ids: Sequence[int]) -> list[int]:
+    first = next((place for place, token_id in enumerate(row) if token_id in end_ids), len(row))
+    return row[: first + 1]
 
 
 def _generation_config(decoding: Decoding, facts: ModelFacts) -> GenerationConfig:
     """The whole of what `generate` may know, all said out loud."""
     searched = decoding.mode == "beam"
     config = GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens,
+        max_new_tokens=decoding.max_new_tokens + len(facts.prefix_ids),
         min_length=0,
         num_beams=decoding.beam_size if searched else 1,
         num_return_sequences=decoding.n_best,
         do_sample=not searched,
-        eos_token_id=facts.end_id,
+        eos_token_id=list(facts.end_ids),
         # Finished rows are filled with it; cut off afterwards, so any id will do.
         pad_token_id=facts.end_id,
         decoder_start_token_id=facts.start_id,
+        forced_bos_token_id=next(iter(facts.prefix_ids), None),
         suppress_tokens=list(facts.suppressed_ids) or None,
         # A beam search takes symbols out after its softmax, which then has to be taken again.
         renormalize_logits=bool(facts.suppressed_ids),

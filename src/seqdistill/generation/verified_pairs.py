@@ -65,9 +65,10 @@ def short_pairs(
     for source, target in pairs:
         if not source:
             continue
-        body = target[:-1] if target and target[-1] == facts.end_id else target
+        body = target[:-1] if facts.is_finished(target) else target
+        end = target[-1] if facts.is_finished(target) else facts.end_id
         cut = source if len(source) <= MAX_SHORT else (*source[: MAX_SHORT - 1], source[-1])
-        whole = (tuple(cut), (*body[: MAX_SHORT - 1], facts.end_id))
+        whole = (tuple(cut), (*body[: MAX_SHORT - 1], end))
         if limit is None or positions_taken(whole, facts) <= limit:
             fitted.append(whole)
         if len(fitted) == count:
@@ -93,7 +94,7 @@ def long_pairs(
     if facts.kind == "seq2seq":
         fits = limit or max(reach.source, reach.new)
         source = min(reach.source, fits)
-        target = min(reach.new, fits, _MAX_LOGITS // facts.vocab_size)
+        target = min(reach.new, fits - len(facts.prefix_ids), _MAX_LOGITS // facts.vocab_size)
         longest = (max(len(s) for s, _ in pairs), max(len(t) for _, t in pairs))
         if source <= longest[0] and target <= longest[1]:
             return []
@@ -127,8 +128,10 @@ def _lengths(settings: Mapping[Any, object]) -> Iterator[int]:
 
 def positions_taken(pair: IdPair, facts: ModelFacts) -> int:
     """Positions that a pair takes."""
-    sizes = [len(ids) for ids in pair]
-    return max(sizes) if facts.kind == "seq2seq" else sum(sizes)
+    source, target = pair
+    if facts.kind == "seq2seq":
+        return max(len(source), facts.length(target))
+    return len(source) + len(target)
 
 
 def _repeated(rows: Sequence[Ids], length: int) -> Ids:

@@ -44,6 +44,30 @@ def decoder_start_id(model: PreTrainedModel) -> int | None:
     return None if start is None else int(start)
 
 
+def decoder_prefix_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    """What an encoder-decoder's decoder is given after its start token: read, never predicted.
+
+    The target language of M2M100, NLLB and mBART-50, <s> of many BARTs: `forced_bos_token_id` of
+    the generation config, or of the configuration of older folders. None for decoder-only models,
+    whose prompt says all of it.
+    """
+    if kind_of(model) != "seq2seq":
+        return ()
+    forced = getattr(model.generation_config, "forced_bos_token_id", None)
+    if forced is None:
+        forced = getattr(model.config, "forced_bos_token_id", None)
+    return () if forced is None else (int(forced),)
+
+
+def begin_like(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    """Has the decoder of `model` begin as that of `other` does, whose vocabulary it shares."""
+    start, forced = decoder_start_id(other), next(iter(decoder_prefix_ids(other)), None)
+    if start is not None:
+        model.config.decoder_start_token_id = start
+        model.generation_config.decoder_start_token_id = start
+    model.generation_config.forced_bos_token_id = forced
+
+
 def positions_from_mask(mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
     """Position of each token among the real ones of its row, so that left padding moves nothing."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)

@@ -5,6 +5,8 @@ Works on tokenizers and row counts; changes no model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import ModelError
@@ -19,29 +21,61 @@ def num_known_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
-def check_one_end(
+def check_ends(
     student: PreTrainedTokenizerBase,
     teacher: PreTrainedTokenizerBase,
     *,
-    student_end_id: int,
-    teacher_end_id: int,
+    student_end_ids: Sequence[int],
+    teacher_end_ids: Sequence[int],
 ) -> None:
-    """Nothing for models that end their sequences alike; ModelError naming both end tokens else.
+    """Nothing for models that end their sequences alike; ModelError naming both sets else.
 
     The tokenizers map ids to the same strings (`shared_vocab_size`). A base model and an instruct
-    model of one family differ in this alone: its teacher would never say the student's end.
+    model of one family often differ in this alone: the student goes on after a token that ends
+    the teacher's sequences, or stops, with what closes its targets first of all, where the teacher
+    goes on. The order does not count: each may close its own targets with another of the set.
     """
-    if student_end_id == teacher_end_id:
+    if set(student_end_ids) == set(teacher_end_ids):
+        return
+    student_ends = named_tokens(student, student_end_ids)
+    teacher_ends = named_tokens(teacher, teacher_end_ids)
+    raise ModelError(
+        "Teacher and student must end sequences with the same tokens where they are compared token "
+        f"by token, but the student ends with {student_ends} and the teacher with {teacher_ends}. "
+        "Set eos_token in the student's tokenizer_config.json and eos_token_id in its "
+        "generation_config.json, where a list names several, to what the teacher's are, or use "
+        "method seq_kd, which compares texts. (What a chat template closes turns with is an end, "
+        "too.)"
+    )
+
+
+def named_tokens(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The tokens for a message: `'</s>' (id 2), '<|im_end|>' (id 5)`."""
+    return ", ".join(f"{tokenizer.convert_ids_to_tokens(i)!r} (id {i})" for i in token_ids)
+
+
+def check_starts(
+    student: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase,
+    *,
+    student_start: Sequence[int | None],
+    teacher_start: Sequence[int | None],
+) -> None:
+    """Nothing for decoders that begin with the same tokens; ModelError naming both else.
+
+    A batch begins in one way for both: to the other's start token a model answers anything.
+    """
+    if list(student_start) == list(teacher_start):
         return
     said = [
-        f"{tokenizer.convert_ids_to_tokens(end_id)!r} (id {end_id})"
-        for tokenizer, end_id in ((student, student_end_id), (teacher, teacher_end_id))
+        named_tokens(tokenizer, [i for i in start if i is not None]) or "nothing of its own"
+        for tokenizer, start in ((student, student_start), (teacher, teacher_start))
     ]
     raise ModelError(
-        "Teacher and student must end sequences with one token where they are compared token by "
-        f"token, but the student ends with {said[0]} and the teacher with {said[1]}. Set "
-        "eos_token in the student's tokenizer_config.json to the teacher's (and eos_token_id in "
-        "its generation_config.json), or use method seq_kd, which compares texts."
+        "The decoders of teacher and student must begin alike where they are compared token by "
+        f"token, but the student's begins with {said[0]} and the teacher's with {said[1]}. Set "
+        "decoder_start_token_id and forced_bos_token_id of the student's config.json and "
+        "generation_config.json to the teacher's, or use method seq_kd, which compares texts."
     )
 
 

@@ -41,9 +41,14 @@ class DataSection(Section):
     target_column: str | None = None
     """Name of the target (or completion) column; found by convention when not given."""
     source_language: str | None = None
-    """Key of the source side in `translation` rows, such as `en`."""
+    """The language of the sources: the key of their side in `translation` rows, such as `en`, and
+    what a multilingual tokenizer (M2M100, NLLB, mBART) is told. There it means the code of that
+    name, else the only one that begins with it: `en` is `en_XX` or `__en__`. Where row and
+    tokenizer differ otherwise, both are given as `key:code`: `en:eng_Latn`."""
     target_language: str | None = None
-    """Key of the target side in `translation` rows, such as `de`."""
+    """The same for the targets: what a multilingual model begins its outputs with. When not given,
+    what the model's generation_config.json forces is written; a model that forces none is
+    refused."""
     max_source_tokens: PositiveInt = 128
     """Longer sources are left out of training and counted; in evaluation they are cut, counted."""
     max_target_tokens: PositiveInt = 128
@@ -54,6 +59,18 @@ class DataSection(Section):
     """The same for dev: scoring while training costs time."""
     max_test_examples: PositiveInt | None = None
     """The same for test."""
+
+    @property
+    def row_languages(self) -> tuple[str | None, str | None]:
+        """The keys of the two sides in `translation` rows."""
+        source, target = self.source_language, self.target_language
+        return source and source.partition(":")[0], target and target.partition(":")[0]
+
+    @property
+    def model_languages(self) -> tuple[str | None, str | None]:
+        """What the two languages are to a tokenizer."""
+        source, target = self.source_language, self.target_language
+        return source and source.rpartition(":")[2], target and target.rpartition(":")[2]
 
 
 class TeacherSection(Section):

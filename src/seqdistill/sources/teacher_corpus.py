@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from seqdistill.core.errors import DataError
+from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.generators import derived_seed
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.records.atomic import JsonLinesWriter, read_json_lines
@@ -46,6 +46,10 @@ from seqdistill.sources.corpus_shards import (
 logger = logging.getLogger(__name__)
 
 TIMES = "times.jsonl"
+_ENOUGH_SEEN = 512
+"""Examples that tell whether a teacher ends its outputs at all: hours before the last one."""
+_LEAST_SHARE = 0.05
+"""Of examples with an output. With fewer, the corpus is no sample of what the data asks."""
 Sources = Sequence[tuple[str, Sequence[int]]]
 """Pairs of an example's id and its source's token ids."""
 
@@ -114,6 +118,7 @@ def label(
     tokenizer_fingerprint: str,
     decode: Callable[[Sequence[int]], str],
     engine: str = "",
+    ends: str = "its end token",
     seed: int = 0,
     shard_size: int = 2048,
     on_progress: Callable[[int], None] | None = None,
@@ -126,9 +131,10 @@ def label(
     gives the same files as an undisturbed one. In mode `sample` each shard draws from its own
     stream of `seed`. `on_progress` receives numbers of examples that became ready, stored ones
     included. A finished corpus is only read: by any number of processes, from a folder that nobody
-    may write.
+    may write. `ends` names the tokens that end an output, for messages.
 
-    Raises StaleCorpusError when the folder was begun with other settings, and DataError when
+    Raises ModelError, as soon as it shows and with no corpus left, when hardly any example has an
+    output that ends; StaleCorpusError when the folder was begun with other settings, and DataError when
     another process is labelling into it, when it holds other things, for ids that come twice and
     for no examples.
     """
@@ -152,8 +158,13 @@ def label(
                 _forget_manifest(folder)
                 parts = [examples[i : i + shard_size] for i in range(0, len(examples), shard_size)]
                 writer = _ShardWriter(folder, generator, settings, decode, on_progress)
+                num_seen, num_without = 0, 0
                 for index, part in enumerate(parts):
                     writer.ensure(index, part)
+                    num_seen += len(part)
+                    num_without += len(summarize(folder / shard_name(index)).unfinished_ids)
+                    if num_seen >= _ENOUGH_SEEN or index == len(parts) - 1:
+                        _require_outputs(folder, num_without, num_seen, settings, ends)
                 _finish(folder, settings, num_shards=len(parts), num_examples=len(examples))
                 return TeacherCorpus.open(folder, expected=settings)
     begin_or_check(folder, wanted=wanted)
@@ -237,6 +248,22 @@ def _forget_manifest(folder: Path) -> None:
     (folder / MANIFEST).unlink()
 
 
+def _require_outputs(
+    folder: Path, num_without: int, num_seen: int, settings: CorpusSettings, ends: str
+) -> None:
+    """Raises ModelError where hardly any example has an output, and takes away what was begun."""
+    if num_seen - num_without >= _LEAST_SHARE * num_seen and num_without < num_seen:
+        return
+    for begun in [*folder.glob("shard-*.parquet"), folder / TIMES, folder / SETTINGS]:
+        begun.unlink(missing_ok=True)
+    raise ModelError(
+        f"The teacher must end its outputs with {ends} within max_new_tokens "
+        f"({settings.decoding.max_new_tokens}), but it does so for {num_seen - num_without} of "
+        f"{num_seen} examples, and no corpus is written. Raise max_new_tokens, or name the token "
+        "that the teacher ends with in eos_token_id of its generation_config.json"
+    )
+
+
 def _finish(folder: Path, settings: CorpusSettings, *, num_shards: int, num_examples: int) -> None:
     times = [row.get("seconds") for row in read_json_lines(folder / TIMES)]
     manifest = manifest_of(
@@ -254,17 +281,19 @@ def _tell_of_lengths(manifest: CorpusManifest) -> None:
     longest = manifest.settings.decoding.max_new_tokens
     if manifest.num_unfinished:
         logger.warning(
-            "the teacher's corpus has no output for %d of %d examples, the first is %r: of a beam "
-            "only what ends within max_new_tokens (%d) is kept, of samples what has a token",
+            "the teacher's corpus has no output for %d of %d examples (%.1f%%), the first is %r: of "
+            "a beam only what ends within max_new_tokens (%d) is kept, of samples what has a token",
             manifest.num_unfinished,
             manifest.num_examples,
+            100 * manifest.num_unfinished / manifest.num_examples,
             manifest.unfinished_ids[0],
             longest,
         )
     if manifest.num_cut:
-        logger.info(
-            "%d of the teacher's %d samples were cut off at %d tokens and are kept so",
+        logger.warning(
+            "%d of the teacher's %d samples were cut off at %d tokens (%.1f%%) and are kept so",
             manifest.num_cut,
             manifest.num_hypotheses,
             longest,
+            100 * manifest.num_cut / manifest.num_hypotheses,
         )

@@ -75,10 +75,10 @@ def fact(total: float | int, count: float | int) -> TokenSum:
 class StoredWriter:
     """A writer of the targets that the prompts already have: the references, or a teacher's."""
 
-    def __init__(self, written_by: Writer, *, end_id: int | None = None) -> None:
-        """`end_id`: sequences without this token count as cut off; None says that none is."""
+    def __init__(self, written_by: Writer, *, end_ids: Sequence[int] | None = None) -> None:
+        """Sequences with none of `end_ids` count as cut off; None says that none is."""
         self._written_by: Writer = written_by
-        self._end_id = end_id
+        self._end_ids = end_ids
 
     @property
     def sequences_per_prompt(self) -> int:
@@ -101,7 +101,8 @@ class StoredWriter:
             Written(
                 prompt,
                 self._written_by,
-                finished=self._end_id is None or self._end_id in prompt.target_ids,
+                finished=self._end_ids is None
+                or not set(self._end_ids).isdisjoint(prompt.target_ids),
             )
             for prompt in prompts
         ]

@@ -40,7 +40,8 @@ DTYPES: dict[Precision, np.dtype[np.floating]] = {
 class StatesSettings:
     """What the states are a function of: compared, all of it, before they are used.
 
-    `start_id` is what an encoder-decoder's decoder reads first; None means the last target token.
+    `start_id` is what an encoder-decoder's decoder reads first; None means the last target token;
+    `prefix_ids` what it reads next.
     """
 
     teacher_fingerprint: str
@@ -49,6 +50,7 @@ class StatesSettings:
     kind: Kind
     start_id: int | None
     precision: Precision
+    prefix_ids: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
