@@ -60,8 +60,12 @@ def test_outputs_beyond_the_positions_are_refused_before_training(folder: Path) 
 
 # (method, overrides, the setting that chose the engine)
 ENGINES = [
-    ("baseline", ["data.dev=dev.tsv"], "evaluation.engine"),
-    ("seq_kd", ["teacher.model=bart"], "sequences.decoding.engine"),
+    ("baseline", ["data.dev=dev.tsv", "evaluation.engine=ctranslate2"], "evaluation.engine"),
+    (
+        "seq_kd",
+        ["teacher.model=bart", "sequences.decoding.engine=ctranslate2"],
+        "sequences.decoding.engine",
+    ),
     (
         "on_policy_kd",
         ["teacher.model=bart", "sequences.rollouts={engine: ctranslate2, max_new_tokens: 12}"],
@@ -87,8 +91,9 @@ def test_an_engine_that_computes_another_model_is_refused_where_students_are_eva
 ) -> None:
     run = start("data.test=test.tsv")
     monkeypatch.setitem(TOLERANCES, "float32", Tolerance(mean_nats=-1.0, max_nats=-1.0))
+    given = ["evaluation.engine=ctranslate2"]
     with pytest.raises(EngineError, match=r"off by up to .*; use evaluation.engine=transformers$"):
-        evaluate_run(run, progress=NoProgress())
+        evaluate_run(run, given, progress=NoProgress())
 
 
 def test_an_engine_that_does_not_know_the_model_is_refused_before_training(folder: Path) -> None:

@@ -61,6 +61,7 @@ def system(generator: SequenceGenerator, *, name: str = "word_kd") -> SystemUnde
         method=name,
         init="scratch",
         bytes=1234,
+        engine="transformers float32",
         model=tiny_adapter("mbart"),
         tokenizer=TOKENIZER,
         generator=generator,

@@ -16,7 +16,7 @@ from seqdistill.models.adapters import Kind
 
 BOS, PAD, END, UNK = 0, 1, 2, 3
 
-_BART_LIKE = {
+BART_LIKE: dict[str, Any] = {
     "d_model": 16,
     "encoder_layers": 2,
     "decoder_layers": 2,
@@ -28,7 +28,7 @@ _BART_LIKE = {
     "init_std": 0.4,
     "decoder_start_token_id": END,
 }
-_T5 = {
+T5_LIKE: dict[str, Any] = {
     "d_model": 16,
     "d_kv": 8,
     "d_ff": 32,
@@ -49,17 +49,17 @@ _LLAMA_LIKE = {
     "rope_parameters": {"rope_theta": 5000.0, "rope_type": "default"},
 }
 _SETTINGS: dict[str, tuple[str, str, Kind, dict[str, Any]]] = {
-    "mbart": ("MBartConfig", "MBartForConditionalGeneration", "seq2seq", _BART_LIKE),
-    "bart": ("BartConfig", "BartForConditionalGeneration", "seq2seq", _BART_LIKE),
-    "pegasus": ("PegasusConfig", "PegasusForConditionalGeneration", "seq2seq", _BART_LIKE),
-    "marian": ("MarianConfig", "MarianMTModel", "seq2seq", _BART_LIKE),
-    "marian-mute-pad": ("MarianConfig", "MarianMTModel", "seq2seq", _BART_LIKE),
-    "t5": ("T5Config", "T5ForConditionalGeneration", "seq2seq", _T5),
+    "mbart": ("MBartConfig", "MBartForConditionalGeneration", "seq2seq", BART_LIKE),
+    "bart": ("BartConfig", "BartForConditionalGeneration", "seq2seq", BART_LIKE),
+    "pegasus": ("PegasusConfig", "PegasusForConditionalGeneration", "seq2seq", BART_LIKE),
+    "marian": ("MarianConfig", "MarianMTModel", "seq2seq", BART_LIKE),
+    "marian-mute-pad": ("MarianConfig", "MarianMTModel", "seq2seq", BART_LIKE),
+    "t5": ("T5Config", "T5ForConditionalGeneration", "seq2seq", T5_LIKE),
     "t5-untied-gated": (
         "T5Config",
         "T5ForConditionalGeneration",
         "seq2seq",
-        {**_T5, "tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"},
+        {**T5_LIKE, "tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"},
     ),
     "llama": ("LlamaConfig", "LlamaForCausalLM", "causal", _LLAMA_LIKE),
     "mistral": ("MistralConfig", "MistralForCausalLM", "causal", _LLAMA_LIKE),
@@ -119,11 +119,11 @@ def build_tiny(name: str, *, vocab_size: int = 24, num_names: int | None = None)
     end = [END] if kind == "seq2seq" else []
     sources = [[5, 6, 7, *end], [4, 8, 9, 10, 11, *end], [3, *end], [4, 12, 9, 10, 5, *end]]
     verify_on = [(source, [4, 7, 8, 5, END]) for source in sources]
-    return Tiny(model, _tokenizer(num_names or vocab_size), kind, sources, verify_on)
+    return Tiny(model, word_tokenizer(num_names or vocab_size), kind, sources, verify_on)
 
 
 @functools.cache
-def _tokenizer(num_names: int) -> PreTrainedTokenizerBase:
+def word_tokenizer(num_names: int) -> PreTrainedTokenizerBase:
     names = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(4, num_names))]
     vocabulary = {name: number for number, name in enumerate(names[:num_names])}
     return PreTrainedTokenizerFast(

@@ -12,13 +12,13 @@ import torch
 from ctranslate2.converters import transformers as loaders
 from transformers import AutoTokenizer, PreTrainedModel
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.generation import conversion
 from seqdistill.generation.batches import equal_length_batches, padded_batches
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
-from seqdistill.generation.scoring import token_log_probs
+from seqdistill.generation.scoring import Prediction, token_log_probs
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.generation.verification import require_agreement
 
@@ -151,10 +151,29 @@ def test_an_architecture_that_ctranslate2_does_not_know_names_the_other_engine()
 
 
 def test_disagreement_and_nan_are_refused_with_their_size() -> None:
-    require_agreement([[-1.0, -2.0]], [[-1.0, -2.0005]], compute_type="float32")
+    def said(*log_probs: float, best: float = -0.5) -> list[list[Prediction]]:
+        return [[Prediction(log_prob, 7, best) for log_prob in log_probs]]
+
+    live = said(-1.0, -2.0)
+    require_agreement(live, said(-1.0, -2.0005), compute_type="float32")
     for wrong in (-2.002, float("nan"), float("-inf")):
-        with pytest.raises(ModelError, match="over 2 tokens it is off by up to"):
-            require_agreement([[-1.0, -2.0]], [[-1.0, wrong]], compute_type="float32")
+        with pytest.raises(EngineError, match="over 2 tokens it is off by up to"):
+            require_agreement(live, said(-1.0, wrong), compute_type="float32")
+    with pytest.raises(EngineError, match="over 2 tokens it is off by up to"):
+        require_agreement(live, said(-1.0, -2.0, best=-0.4), compute_type="float32")
+    with pytest.raises(ModelError, match="some of them are NaN") as refused:
+        require_agreement(said(float("nan")), said(-1.0), compute_type="float32")
+    assert not isinstance(refused.value, EngineError), "no other engine would do better"
+
+
+def test_the_share_of_equal_choices_is_told() -> None:
+    live = [[Prediction(-1.0, 7, -0.5), Prediction(-1.0, 8, -0.5)], [Prediction(-1.0, 9, -0.5)]]
+    other = [[Prediction(-1.1, 7, -0.5), Prediction(-1.0, 6, -0.5)], [Prediction(-1.0, 9, -0.65)]]
+    found = require_agreement(live, other, compute_type="int8")
+    assert found.num_tokens == 3
+    assert found.argmax_share == pytest.approx(2 / 3)
+    assert found.mean_nats == pytest.approx(0.25 / 3)
+    assert found.max_nats == pytest.approx(0.15)
 
 
 @one_of_each_kind

@@ -151,7 +151,8 @@ def label_generator(
         engine_key="sequences.decoding.engine",
         compute_type=section.compute_type,
         threads=section.threads,
-        verify_on=with_stand_in_targets(examples),
+        examples=with_stand_in_targets(examples),
+        max_new_tokens=section.max_new_tokens,
         # Whatever student the corpus is for: it knows these ids if it has this tokenizer, and what
         # is written with others is no text.
         vocab_size=num_known_ids(teacher.tokenizer),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel
 
-from seqdistill.core.errors import engine_remedy
+from seqdistill.core.errors import EngineError, engine_remedy
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.generation.verified_pairs import reach_of
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.sequences_schema import DecodingSection
 
-# Enough real sentences to notice a wrong conversion, few enough to cost nothing.
-_NUM_VERIFIED = 8
+_LOG = logging.getLogger(__name__)
+
+TRANSFORMERS = "transformers float32"
+"""What `engine_name` says of the transformers engine."""
 
 
 def build_decoding(section: DecodingSection) -> Decoding:
@@ -36,9 +40,34 @@ def build_decoding(section: DecodingSection) -> Decoding:
 def verification_pairs(
     examples: Sequence[EncodedExample],
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The first few examples with targets, on which a converted model is compared."""
-    pairs = [(e.source_ids, e.target_ids) for e in examples if e.target_ids]
-    return pairs[:_NUM_VERIFIED]
+    """The examples with targets, on the first few of which a converted model is compared."""
+    return [(e.source_ids, e.target_ids) for e in examples if e.target_ids]
+
+
+def engine_name(generator: SequenceGenerator) -> str:
+    """The program that decodes and its arithmetic, such as "ctranslate2 int8"."""
+    if isinstance(generator, CTranslate2Generator):
+        return f"ctranslate2 {generator.compute_type}"
+    return TRANSFORMERS
+
+
+def may_fall_back(engine: str, compute_type: str = "float32") -> bool:
+    """Whether transformers takes over where CTranslate2 cannot run a model.
+
+    Not where another arithmetic was asked for, which transformers would not keep.
+    """
+    return engine == "auto" and compute_type == "float32"
+
+
+def remedy_of(engine_key: str, compute_type: str = "float32") -> str:
+    """What to do about a model that CTranslate2 cannot run; `engine_key` chose it."""
+    without = "" if compute_type == "float32" else f" without compute_type {compute_type}"
+    return f"use {engine_key}=transformers{without}"
+
+
+def warn_of_fallback(engine_key: str, error: EngineError) -> None:
+    """Says once that `auto` takes transformers, and why."""
+    _LOG.warning("%s: auto takes transformers, which is slower. %s", engine_key, error.problem)
 
 
 def build_generator(
@@ -48,28 +77,37 @@ def build_generator(
     engine_key: str,
     compute_type: str,
     threads: int | None,
-    verify_on: Sequence[EncodedExample],
+    examples: Sequence[EncodedExample],
+    max_new_tokens: int,
     vocab_size: int | None = None,
 ) -> SequenceGenerator:
     """An engine with the model's present weights, for ids below `vocab_size`; None means all.
 
+    `examples` are what it is to decode: a conversion is compared with the model on the first of
+    them and at the length of the longest with `max_new_tokens` beside it. `auto` is CTranslate2
+    where that agrees, else transformers, said in one line of the log.
+
     `engine_key` is the setting that chose the engine. Raises EngineError, which names it, for a
     model that CTranslate2 cannot run.
     """
-    if engine == "transformers":
-        return TransformersGenerator(
-            pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size
-        )
-    with engine_remedy(f"use {engine_key}=transformers"):
-        return CTranslate2Generator(
-            pair.model,
-            pair.tokenizer,
-            kind=pair.kind,
-            compute_type=compute_type,
-            threads=threads,
-            verify_on=verification_pairs(verify_on),
-            vocab_size=vocab_size,
-        )
+    if engine != "transformers":
+        try:
+            with engine_remedy(remedy_of(engine_key, compute_type)):
+                return CTranslate2Generator(
+                    pair.model,
+                    pair.tokenizer,
+                    kind=pair.kind,
+                    compute_type=compute_type,
+                    threads=threads,
+                    verify_on=verification_pairs(examples),
+                    reach=reach_of([e.source_ids for e in examples], max_new_tokens),
+                    vocab_size=vocab_size,
+                )
+        except EngineError as error:
+            if not may_fall_back(engine, compute_type):
+                raise
+            warn_of_fallback(engine_key, error)
+    return TransformersGenerator(pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size)
 
 
 def generator_factory(
@@ -79,19 +117,27 @@ def generator_factory(
     engine_key: str,
     compute_type: str,
     threads: int | None,
-    verify_on: Sequence[EncodedExample],
+    examples: Sequence[EncodedExample],
+    max_new_tokens: int,
 ) -> Callable[[PreTrainedModel], SequenceGenerator]:
-    """Makes, again and again while the student trains, a generator with its present weights."""
+    """Makes, again and again while the student trains, a generator with its present weights.
+
+    Where `auto` has once taken transformers it stays.
+    """
+    wanted = engine
 
     def make(model: PreTrainedModel) -> SequenceGenerator:
-        live = LoadedModel(model, pair.tokenizer, pair.name)
-        return build_generator(
-            live,
-            engine=engine,
+        nonlocal wanted
+        generator = build_generator(
+            LoadedModel(model, pair.tokenizer, pair.name),
+            engine=wanted,
             engine_key=engine_key,
             compute_type=compute_type,
             threads=threads,
-            verify_on=verify_on,
+            examples=examples,
+            max_new_tokens=max_new_tokens,
         )
+        wanted = "transformers" if engine_name(generator) == TRANSFORMERS else wanted
+        return generator
 
     return make

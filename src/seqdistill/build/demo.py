@@ -23,7 +23,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> R
     transformers, as it must for models that CTranslate2 does not know.
     """
     run = train(recipe, progress=progress, resume=resume)
-    with_copy = recipe.evaluation.engine == "ctranslate2"
+    with_copy = recipe.evaluation.engine != "transformers"
     results = evaluate_run(
         run, progress=progress, export=with_copy, trust_remote_code=trusts_code(recipe)
     )

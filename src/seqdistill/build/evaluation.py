@@ -18,7 +18,7 @@ from seqdistill.build.exporting import INT8_FOLDER, export_int8
 from seqdistill.build.judging import check_judging, judging_of, warn_of_cut_outputs
 from seqdistill.build.systems import START, exported_system, systems_of
 from seqdistill.build.timings import timed
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import EngineError, RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import prompt_text
 from seqdistill.data.encoding import Kind
@@ -155,7 +155,12 @@ def _evaluate(
     for system in systems:
         teacher = _teacher(recipe, results)
         with timed(run, f"evaluate {system.name}"):
-            if not results and recipe.teacher.model is not None and measured_teacher is not None:
+            if (
+                not results
+                and recipe.teacher.model is not None
+                and measured_teacher is not None
+                and measured_teacher.row["engine"] == system.engine
+            ):
                 known = dataclasses.replace(measured_teacher, row=dict(measured_teacher.row))
                 results.append(known)
             else:
@@ -171,12 +176,13 @@ def _evaluate(
     if original is not None:
         system = next(system for system in systems if system.name == original)
         with timed(run, "export and evaluate int8"):
-            copy = export_int8(system, run.path / INT8_FOLDER, threads=recipe.training.threads)
-            result = evaluate_translations(copy, references, settings, teacher=teacher)
-            _note_faults(result, teacher, settings)
-            result.row.update(system=original, format="ctranslate2 int8", folder=INT8_FOLDER)
-        copies.append((copy, result))
-        progress.advance(1, copy.name)
+            copy = _exported(system, run, recipe)
+            if copy is not None:
+                result = evaluate_translations(copy, references, settings, teacher=teacher)
+                _note_faults(result, teacher, settings)
+                result.row.update(system=original, format="ctranslate2 int8", folder=INT8_FOLDER)
+                copies.append((copy, result))
+        progress.advance(1, f"{original} int8")
     with timed(run, "measure speed"):
         measured = [*zip(systems, results, strict=True), *copies]
         # The start is slow where it does not know yet when to stop, and nobody will use it.
@@ -197,6 +203,22 @@ def _evaluate(
     run.write_outputs(_outputs(examples, [*results, *(result for _, result in copies)]))
     run.update_manifest({"environment_of_evaluation": environment_facts()})
     return report
+
+
+def _exported(system: SystemUnderTest, run: RunDirectory, recipe: Recipe) -> SystemUnderTest | None:
+    """The system's int8 copy; None where `auto` may do without CTranslate2 and it cannot run it."""
+    try:
+        return export_int8(
+            system,
+            run.path / INT8_FOLDER,
+            max_new_tokens=recipe.evaluation.max_new_tokens,
+            threads=recipe.training.threads,
+        )
+    except EngineError as error:
+        if recipe.evaluation.engine == "ctranslate2":
+            raise
+        _LOG.warning("there is no int8 copy of %s. %s", system.name, error.problem)
+        return None
 
 
 def _teacher(recipe: Recipe, results: Sequence[SystemResult]) -> SystemResult | None:

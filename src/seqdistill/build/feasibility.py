@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from seqdistill.build.decoding import may_fall_back, remedy_of
 from seqdistill.core.errors import DataError, RecipeError, engine_remedy
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.conversion import loader_for
@@ -43,14 +44,14 @@ def check_lengths_fit(pair: LoadedModel, examples: Sequence[EncodedExample], rol
 
 
 def check_decoding_fits(
-    pair: LoadedModel, *, engine: str, max_new_tokens: int, section: str
+    pair: LoadedModel, *, engine: str, compute_type: str, max_new_tokens: int, section: str
 ) -> None:
     """Raises UserError for an engine that cannot run the model, or outputs beyond its positions.
 
     `section` is the part of the recipe that both settings stand in.
     """
-    if engine == "ctranslate2":
-        with engine_remedy(f"use {section}.engine=transformers"):
+    if engine != "transformers" and not may_fall_back(engine, compute_type):
+        with engine_remedy(remedy_of(f"{section}.engine", compute_type)):
             loader_for(pair.model)
     facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
     check_output_length(max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
@@ -65,7 +66,7 @@ def check_rollouts_fit(
     """
     section, rollouts = "sequences.rollouts", recipe.sequences.rollouts
     if role == "student" and rollouts.engine == "ctranslate2":
-        with engine_remedy(f"use {section}.engine=transformers"):
+        with engine_remedy(remedy_of(f"{section}.engine")):
             loader_for(pair.model)
     facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
     check_output_length(rollouts.max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
@@ -96,6 +97,7 @@ def check_models_fit(
         check_decoding_fits(
             student,
             engine=recipe.evaluation.engine,
+            compute_type=recipe.evaluation.compute_type,
             max_new_tokens=recipe.evaluation.max_new_tokens,
             section="evaluation",
         )
@@ -111,6 +113,7 @@ def check_models_fit(
         check_decoding_fits(
             teacher,
             engine=recipe.sequences.decoding.engine,
+            compute_type=recipe.sequences.decoding.compute_type,
             max_new_tokens=recipe.sequences.decoding.max_new_tokens,
             section="sequences.decoding",
         )

@@ -13,10 +13,15 @@ from collections.abc import Sequence
 
 from seqdistill.build.corpus import interpolated_outputs, teacher_outputs
 from seqdistill.build.data import collator_for
-from seqdistill.build.decoding import verification_pairs
+from seqdistill.build.decoding import (
+    may_fall_back,
+    remedy_of,
+    verification_pairs,
+    warn_of_fallback,
+)
 from seqdistill.build.objective import build_schedule
 from seqdistill.build.preparing import Prepared, asks_teacher, check_vocabularies
-from seqdistill.core.errors import RecipeError, engine_remedy
+from seqdistill.core.errors import EngineError, RecipeError, engine_remedy
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, leave_out_long, with_stand_in_targets
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
@@ -24,6 +29,7 @@ from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.teacher_mixed import TeacherMixedSampler
+from seqdistill.generation.verified_pairs import reach_of
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
@@ -103,11 +109,18 @@ def build_source(
     )
 
 
-def try_rollout_engine(prepared: Prepared) -> None:
-    """Raises EngineError where the student is to write through CTranslate2, which cannot run it."""
+def try_rollout_engine(prepared: Prepared) -> str | None:
+    """What the student writes with, "ctranslate2" or "transformers"; None where it does not write.
+
+    Raises EngineError where it must write through CTranslate2, which cannot run it.
+    """
     sequences = prepared.recipe.sequences
-    if sequences.by_student and sequences.rollouts.engine == "ctranslate2":
-        _sampler(prepared, prepared.train)
+    if not sequences.by_student:
+        return None
+    if sequences.rollouts.engine == "transformers":
+        return "transformers"
+    sampler = _sampler(prepared, prepared.train)
+    return "ctranslate2" if isinstance(sampler, CTranslate2Sampler) else "transformers"
 
 
 def _writer(
@@ -178,17 +191,24 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
             teacher_share=section.teacher_share,
             precision=precision,
         )
-    if section.engine == "ctranslate2":
-        with engine_remedy("use sequences.rollouts.engine=transformers"):
-            return CTranslate2Sampler(
-                student.model,
-                student.tokenizer,
-                kind=student.kind,
-                decoding=decoding,
-                verify_on=_verified_on(examples, section.max_new_tokens),
-                vocab_size=vocab_size,
-                threads=recipe.training.threads,
-            )
+    if section.engine != "transformers":
+        key = "sequences.rollouts.engine"
+        try:
+            with engine_remedy(remedy_of(key)):
+                return CTranslate2Sampler(
+                    student.model,
+                    student.tokenizer,
+                    kind=student.kind,
+                    decoding=decoding,
+                    verify_on=_verified_on(examples, section.max_new_tokens),
+                    reach=reach_of([e.source_ids for e in examples], section.max_new_tokens),
+                    vocab_size=vocab_size,
+                    threads=recipe.training.threads,
+                )
+        except EngineError as error:
+            if not may_fall_back(section.engine):
+                raise
+            warn_of_fallback(key, error)
     return TransformersSampler(
         student.model,
         student.tokenizer,

@@ -17,15 +17,19 @@ from typing import Literal
 
 from seqdistill.build.data import encode_for, read_split, without_references
 from seqdistill.build.decoding import verification_pairs
+from seqdistill.build.exporting import COMPARED_SENTENCES
 from seqdistill.build.models import model_folder
 from seqdistill.compression.int8_folders import MODEL, PACKED_MODEL, pack_folder, unpack_folder
 from seqdistill.compression.sparse_files import load_stored_pair, save_sparse_pair
 from seqdistill.core.errors import ModelError, UserError, engine_remedy
 from seqdistill.data.conversations import PLAIN_CHAT
-from seqdistill.data.encoding import cut_long_sources, with_stand_in_targets
+from seqdistill.data.encoding import with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation.model_facts import facts_of
+from seqdistill.generation.verification import Agreement
+from seqdistill.generation.verified_pairs import reach_of
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.saving import save_pair, stored_precision
 from seqdistill.recipe.loading import load_recipe
@@ -35,9 +39,8 @@ from seqdistill.records.temporary import temporary_folder
 Form = Literal["sparse", "int8", "sparse-int8", "dense"]
 Store = Literal["fp32", "fp16"]
 
-_NUM_VERIFIED = 8
-# Longer examples prove no more, and might not fit the model's positions.
-_MAX_VERIFIED_TOKENS = 64
+# How long outputs get where no run says it: as long as `generate` writes.
+_MAX_NEW_TOKENS = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Exported:
     folder: Path
     weight_bytes: int
     weight_bytes_before: int
+    agreement: Agreement | None = None
+    """Of an int8 copy with the model; None for forms that are exact."""
 
 
 def export_model(
@@ -77,6 +82,7 @@ def export_model(
             f"A run must have a trained student to be exported, but {source} has none; finish it "
             "with `seqdistill train ... --resume`."
         )
+    agreement = None
     if (Path(folder) / MODEL).is_file() or (Path(folder) / PACKED_MODEL).is_file():
         _repack(Path(folder), output, form)
     else:
@@ -88,8 +94,10 @@ def export_model(
             save_pair(pair, output, store=precision)
         else:
             examples = _verification(verify_on, run if is_run else None)
-            _save_int8(pair, output, examples, packed=form == "sparse-int8", threads=threads)
-    return Exported(output, _weight_bytes(output), _weight_bytes(Path(folder)))
+            agreement = _save_int8(
+                pair, output, examples, packed=form == "sparse-int8", threads=threads
+            )
+    return Exported(output, _weight_bytes(output), _weight_bytes(Path(folder)), agreement)
 
 
 def _check_free(output: Path) -> None:
@@ -119,28 +127,26 @@ def _save_int8(
     *,
     packed: bool,
     threads: int | None,
-) -> None:
+) -> Agreement:
     generator = _int8_generator(pair, examples, threads=threads)
     if not packed:
         generator.save(output)
-        return
+        return generator.agreement
     with temporary_folder() as folder:
         generator.save(folder / "int8")
         pack_folder(folder / "int8", output)
+    return generator.agreement
 
 
 def _int8_generator(
     pair: LoadedModel, examples: Sequence[Example], *, threads: int | None
 ) -> CTranslate2Generator:
-    examples = examples[:_NUM_VERIFIED]
     if getattr(pair.tokenizer, "tgt_lang", "") is None:  # its copy is for every target language
         examples = without_references(examples)
-    encoded = encode_for(pair, examples, PLAIN_CHAT)
-    cut = cut_long_sources(encoded, max_source_tokens=_MAX_VERIFIED_TOKENS, kind=pair.kind).examples
-    short = [
-        dataclasses.replace(example, target_ids=example.target_ids[:_MAX_VERIFIED_TOKENS])
-        for example in with_stand_in_targets(cut)
-    ]
+    encoded = with_stand_in_targets(encode_for(pair, examples, PLAIN_CHAT))
+    facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
+    limit = facts.max_positions
+    new = _MAX_NEW_TOKENS if limit is None else min(_MAX_NEW_TOKENS, limit)
     with engine_remedy("such a model has no int8 copy"):
         return CTranslate2Generator(
             pair.model,
@@ -148,7 +154,9 @@ def _int8_generator(
             kind=pair.kind,
             compute_type="int8",
             threads=threads,
-            verify_on=verification_pairs(short),
+            verify_on=verification_pairs(encoded),
+            reach=reach_of([e.source_ids for e in encoded], new),
+            sentences=COMPARED_SENTENCES,
         )
 
 

@@ -5,18 +5,20 @@ Measures nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from seqdistill.build.data import collator_for, encode_for_evaluation
-from seqdistill.build.decoding import build_generator
+from seqdistill.build.decoding import TRANSFORMERS, build_generator, engine_name
 from seqdistill.build.exporting import INT8_FOLDER
 from seqdistill.build.models import build_student, model_folder, without_trust
 from seqdistill.compression.layers import parameter_count
 from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.systems import SystemUnderTest
+from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import adapt
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import LoadedModel, load_pair
@@ -43,7 +45,8 @@ def systems_of(
 
     What the recipe says of trust does not count.
 
-    Raises UserError when no student is there.
+    All decode with one engine, so that their speeds compare: where `auto` takes transformers for
+    one of them, it does for all. Raises UserError when no student is there.
     """
     systems = []
     if recipe.teacher.model is not None:
@@ -74,7 +77,27 @@ def systems_of(
                 trust_remote_code=trust_remote_code,
             )
         )
-    return systems
+    return _on_one_engine(systems)
+
+
+def _on_one_engine(systems: list[SystemUnderTest]) -> list[SystemUnderTest]:
+    lacking = [system.name for system in systems if system.engine == TRANSFORMERS]
+    if len(lacking) in (0, len(systems)):
+        return systems
+    _LOG.warning(
+        "all systems decode with transformers, as %s must, so that their speeds compare",
+        " and ".join(lacking),
+    )
+    return [
+        dataclasses.replace(
+            system,
+            engine=TRANSFORMERS,
+            generator=TransformersGenerator(
+                system.model.module, system.tokenizer, kind=system.model.kind
+            ),
+        )
+        for system in systems
+    ]
 
 
 def _start(
@@ -167,7 +190,8 @@ def _with_generator(
         engine_key="evaluation.engine",
         compute_type=recipe.evaluation.compute_type,
         threads=recipe.training.threads,
-        verify_on=encoded,
+        examples=encoded,
+        max_new_tokens=recipe.evaluation.max_new_tokens,
     )
     return SystemUnderTest(
         name=name,
@@ -177,6 +201,7 @@ def _with_generator(
         model=adapt(pair.model),
         tokenizer=pair.tokenizer,
         generator=generator,
+        engine=engine_name(generator),
         examples=encoded,
         collator=collator_for(pair),
     )

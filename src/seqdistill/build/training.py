@@ -21,7 +21,7 @@ from accelerate import Accelerator, PartialState
 from seqdistill.build.data import (
     collator_for,
 )
-from seqdistill.build.decoding import generator_factory
+from seqdistill.build.decoding import engine_name, generator_factory
 from seqdistill.build.inputs import INPUTS, check_inputs, inputs_of, sequences_of
 from seqdistill.build.models import without_trust
 from seqdistill.build.objective import build_objective
@@ -136,8 +136,9 @@ def train_as_only_writer(
     if started:
         prepared = _as_begun(prepared, run)
     warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
+    decode_dev, engines = _dev_generator(prepared), dict[str, object]()
     if not started and accelerator.is_main_process:
-        _try_engines(prepared)
+        engines = _try_engines(prepared, decode_dev)
     looked_at = preflight(prepared) if accelerator.is_main_process else {}
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
@@ -152,7 +153,7 @@ def train_as_only_writer(
             check_inputs(run, inputs)
         facts |= {"processes": accelerator.num_processes}
         facts |= {"warmup_updates": recipe.training.warmup, INPUTS: inputs}
-        facts |= {"preflight": looked_at}
+        facts |= {"preflight": looked_at, **engines}
         _begin(run, prepared, facts, started=started)
         for label, text in shown_row(prepared, examples):
             progress.say(f"{label:<12}{text}")
@@ -164,7 +165,9 @@ def train_as_only_writer(
             add_timings(run, [timing("teacher's states", time.perf_counter() - kept)])
     accelerator.wait_for_everyone()
     with _step(run, "training", accelerator):
-        result = _train(prepared, examples, teacher, run, accelerator, progress, resume=started)
+        result = _train(
+            prepared, examples, teacher, decode_dev, run, accelerator, progress, resume=started
+        )
     if accelerator.is_main_process:
         logs = run.logs_so_far()
         _save(prepared, run)
@@ -246,19 +249,26 @@ def _dev_generator(prepared: Prepared) -> GeneratorFactory:
         engine_key="evaluation.engine",
         compute_type=evaluation.compute_type,
         threads=prepared.recipe.training.threads,
-        verify_on=prepared.dev,
+        examples=prepared.dev,
+        max_new_tokens=evaluation.max_new_tokens,
     )
     return make if lora is None else lambda _model: make(lora.merged_copy())
 
 
-def _try_engines(prepared: Prepared) -> None:
-    """Raises EngineError now, before any training, where CTranslate2 cannot run the student."""
-    if prepared.dev and prepared.recipe.evaluation.engine == "ctranslate2":
-        _dev_generator(prepared)(prepared.student.model)
-    try_rollout_engine(prepared)
+def _try_engines(prepared: Prepared, decode_dev: GeneratorFactory) -> dict[str, object]:
+    """What decodes dev and what writes rollouts, for the manifest.
+
+    Raises EngineError now, before any training, where CTranslate2 must run the student and cannot.
+    """
+    engines = {}
+    if prepared.dev:
+        engines["evaluation"] = engine_name(decode_dev(prepared.student.model))
+    if (rollouts := try_rollout_engine(prepared)) is not None:
+        engines["sequences.rollouts"] = rollouts
+    return {"engines": engines} if engines else {}
 
 
-def _dev_scorer(prepared: Prepared) -> DevScoring | None:
+def _dev_scorer(prepared: Prepared, decode_dev: GeneratorFactory) -> DevScoring | None:
     if not prepared.dev:
         return None
     evaluation = prepared.recipe.evaluation
@@ -269,7 +279,7 @@ def _dev_scorer(prepared: Prepared) -> DevScoring | None:
         examples=prepared.dev,
         references=prepared.dev_references,
         tokenizer=prepared.student.tokenizer,
-        generator=_dev_generator(prepared),
+        generator=decode_dev,
         metrics=prepared.judging.dev_metrics,
         units=prepared.judging.units,
         chooses=prepared.judging.dev_score,
@@ -311,6 +321,7 @@ def _train(
     prepared: Prepared,
     examples: Sequence[EncodedExample],
     teacher: Teacher,
+    decode_dev: GeneratorFactory,
     run: RunDirectory,
     accelerator: Accelerator,
     progress: Progress,
@@ -339,6 +350,6 @@ def _train(
             folder=run.checkpoints_path,
             metrics=metrics,
             progress=progress,
-            score_dev=_dev_scorer(prepared),
+            score_dev=_dev_scorer(prepared, decode_dev),
         )
         return loop.run(resume=resume)

@@ -103,6 +103,8 @@ def export(
         )
     was = f" ({made.weight_bytes_before:,} before)" if made.weight_bytes_before else ""
     rows = [("written", str(made.folder)), ("weights", f"{made.weight_bytes:,} bytes{was}")]
+    if made.agreement is not None:
+        rows.append(("agreement", made.agreement.sentence))
     if form is Format.sparse_int8:
         back = f"{program()} export {quoted(made.folder)} OUTPUT --format dense"
         rows.append(("unpack it", f"{back}  (CTranslate2 reads no packed folder)"))

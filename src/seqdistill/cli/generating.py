@@ -25,6 +25,7 @@ from seqdistill.data.examples import Example
 class Engine(enum.StrEnum):
     """What decodes; `recipe.schema` says more."""
 
+    auto = "auto"
     ctranslate2 = "ctranslate2"
     transformers = "transformers"
 
@@ -43,7 +44,7 @@ def generate(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A transformers folder or hub name.",
+            help="A transformers folder, an int8 folder of `export`, or a hub name.",
             show_default=False,
             callback=expanded,
         ),
@@ -109,8 +110,13 @@ def generate(
         ),
     ] = 128,
     engine: Annotated[
-        Engine, typer.Option("--engine", metavar="NAME", help="ctranslate2 or transformers.")
-    ] = Engine.ctranslate2,
+        Engine,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="ctranslate2, transformers, or auto: ctranslate2 where it computes the same.",
+        ),
+    ] = Engine.auto,
     compute_type: Annotated[
         ComputeType,
         typer.Option("--compute-type", metavar="TYPE", help="float32, int8, float16 or bfloat16."),

@@ -40,8 +40,12 @@ class SystemUnderTest:
     model: SequenceModel
     tokenizer: PreTrainedTokenizerBase
     generator: SequenceGenerator
+    engine: str
+    """What decodes and its arithmetic, such as "ctranslate2 float32"."""
     examples: Sequence[EncodedExample]
     collator: Collator
+    agreement: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Of a copy with the model it was made of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,7 @@ def evaluate_translations(
         "name": system.name,
         "method": system.method,
         "init": system.init,
+        "engine": system.engine,
         "parameters": num_parameters,
         "nonzero": num_nonzero,
         "density": num_nonzero / num_parameters,
@@ -129,6 +134,8 @@ def evaluate_translations(
         **analyses.length_columns("greedy", greedy.best, target_ids),
         **analyses.length_columns("beam", beam.best, target_ids),
     }
+    if system.agreement:
+        row["agreement_with_model"] = dict(system.agreement)
     if teacher is not None:
         row |= analyses.output_agreement_columns(beam.texts, teacher.beam.texts, settings)
     return SystemResult(row, greedy, beam, tuple(sampled))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import json
 from collections.abc import Iterator
 
 import torch
@@ -22,7 +23,7 @@ from seqdistill.core.errors import EngineError
 from seqdistill.generation.model_facts import ModelFacts, has_mute_last_row
 from seqdistill.records.temporary import temporary_folder
 
-_WEIGHTS = "model.bin"
+WEIGHTS = "model.bin"
 
 # What BartLoader reads and transformers 5 configurations no longer say, because each architecture
 # has it fixed: (normalize_before, normalize_embedding).
@@ -48,9 +49,44 @@ class ConvertedModel:
         """The strings that CTranslate2 reads for these ids."""
         return [self.token_strings[token_id] for token_id in token_ids]
 
+    def known(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the ids that the model has: symbols that CTranslate2 left out are no outputs."""
+        return tuple(token_id for token_id in token_ids if token_id < len(self.token_strings))
+
     def ids(self, strings: list[str]) -> tuple[int, ...]:
         """The ids of strings that CTranslate2 wrote."""
         return tuple(self.ids_of_strings[string] for string in strings)
+
+
+def converted_of(files: dict[str, bytes], token_strings: tuple[str, ...]) -> ConvertedModel:
+    """The model of these files; its config.json says what starts and ends sequences."""
+    config = json.loads(files["config.json"])
+    marks = {config["bos_token"], config["eos_token"]}
+    return ConvertedModel(
+        files=files,
+        token_strings=token_strings,
+        ids_of_strings={string: token_id for token_id, string in enumerate(token_strings)},
+        content_id=next(i for i, string in enumerate(token_strings) if string not in marks),
+    )
+
+
+@contextlib.contextmanager
+def as_engine_error(name: str) -> Iterator[None]:
+    """What CTranslate2 raises inside is an EngineError: it cannot run the model `name`.
+
+    Its loaders read attributes that configurations of newer transformers lack, and its C++ speaks
+    in RuntimeError and ValueError.
+    """
+    try:
+        yield
+    except (EngineError, MemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or "nothing"
+        raise EngineError(
+            f"CTranslate2 must be able to run the model, but of {name} it says: {said} "
+            f"({type(error).__name__})"
+        ) from error
 
 
 def convert(
@@ -67,20 +103,25 @@ def convert(
 
     Raises EngineError when CTranslate2 has no loader for the architecture or the loader fails.
     """
+    with as_engine_error(type(disposable.config).__name__):
+        return _converted(disposable, tokenizer, facts, compute_type=compute_type)
+
+
+def _converted(
+    disposable: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: ModelFacts,
+    *,
+    compute_type: str,
+) -> tuple[ConvertedModel, ConvertedModel]:
     spec = _spec_of(disposable, facts, tokenizer)
     size = _vocabulary_size(spec)
     token_strings = unique_token_strings(tokenizer, size)
     _set_tokens(spec, token_strings, tokenizer, facts)
-    marks = {spec.config.bos_token, spec.config.eos_token}
     with torch.no_grad():
         spec.validate()
         _store(spec, "float32")
-        exact = ConvertedModel(
-            files=_serialized(spec),
-            token_strings=token_strings,
-            ids_of_strings={string: token_id for token_id, string in enumerate(token_strings)},
-            content_id=next(i for i, string in enumerate(token_strings) if string not in marks),
-        )
+        exact = converted_of(_serialized(spec), token_strings)
         if compute_type == "float32":
             return exact, exact
         spec._quantize(compute_type)
@@ -106,9 +147,9 @@ def with_weights_of(
         _store(spec, "float32")
         if compute_type != "float32":
             spec._quantize(compute_type)
-        path = folder / _WEIGHTS
+        path = folder / WEIGHTS
         spec._serialize(str(path))
-        files = {**converted.files, _WEIGHTS: path.read_bytes()}
+        files = {**converted.files, WEIGHTS: path.read_bytes()}
     return dataclasses.replace(converted, files=files)
 
 
@@ -117,16 +158,9 @@ def _spec_of(
 ) -> ModelSpec:
     loader = loader_for(disposable)
     _repair_config(disposable, facts)
-    try:
-        with torch.no_grad(), _cheap_collections():
-            spec: ModelSpec = loader.get_model_spec(disposable)
-            loader.set_config(spec.config, disposable, tokenizer)
-    except Exception as error:
-        name = type(disposable.config).__name__
-        raise EngineError(
-            f"CTranslate2 must be able to convert the model; its loader for {name} failed: "
-            f"{error!r}"
-        ) from error
+    with torch.no_grad(), _cheap_collections(), as_engine_error(type(disposable.config).__name__):
+        spec: ModelSpec = loader.get_model_spec(disposable)
+        loader.set_config(spec.config, disposable, tokenizer)
     return spec
 
 
@@ -195,10 +229,15 @@ def _repair_config(disposable: PreTrainedModel, facts: ModelFacts) -> None:
         # T5's loader takes the scale of the outputs for granted where embeddings are tied, which
         # transformers 5 says of every T5.
         config.tie_word_embeddings = scaled
+    if name == "MT5Config":  # ties them where it says so, and never scales
+        config.tie_word_embeddings = False
     rope = getattr(config, "rope_parameters", None)
     if rope and "rope_theta" in rope:
-        # Gemma's loader looks for the base where transformers 4 kept it.
+        # Where transformers 4 kept what the loaders of Gemma and GPT-NeoX look for.
         config.rope_theta = rope["rope_theta"]
+        config.rotary_pct = rope.get("partial_rotary_factor", 1.0)
+    if name == "GPTNeoXConfig":
+        disposable.embed_out = disposable.get_output_embeddings()
 
 
 def _vocabulary_size(spec: ModelSpec) -> int:

@@ -24,8 +24,11 @@ from seqdistill.generation.ctranslate2_loading import ModelLoader
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.generation.model_facts import check_lengths, writing_below
 from seqdistill.generation.scoring import IdPair
+from seqdistill.generation.stored_conversion import open_stored, read_stored, write_stored
 from seqdistill.generation.verification import TOLERANCES, Agreement
+from seqdistill.generation.verified_pairs import NO_LONGER, NUM_SHORT, Reach
 from seqdistill.models.adapters import Kind
+from seqdistill.models.loading import load_tokenizer
 from seqdistill.records import atomic
 
 _log = logging.getLogger(__name__)
@@ -55,16 +58,20 @@ class CTranslate2Generator:
         *,
         kind: Kind,
         verify_on: Sequence[IdPair],
+        reach: Reach = NO_LONGER,
+        sentences: int = NUM_SHORT,
         vocab_size: int | None = None,
         compute_type: str = "float32",
         threads: int | None = None,
     ) -> None:
         """Converts, loads and verifies `model`, which stays untouched.
 
-        `verify_on` holds (source ids, target ids) of a few real sentences; for decoder-only models
-        (prompt ids, continuation ids). In other arithmetics than float32 the conversion is checked
-        in float32 first. Only ids below `vocab_size` are written, from the softmax over them; None
-        means every id of the model. `threads` None takes every CPU the process may use.
+        `verify_on` holds (source ids, target ids) of real sentences, the first `sentences` of
+        which are compared; for decoder-only models (prompt ids, continuation ids). `reach` is how
+        long the sequences to decode get: one of that length is compared, too. In other arithmetics
+        than float32 the conversion is checked in float32 first. Only ids below `vocab_size` are
+        written, from the softmax over them; None means every id of the model. `threads` None takes
+        every CPU the process may use.
 
         Raises ModelError when the model cannot be converted, when this machine has no such
         arithmetic, or when the converted model disagrees with the live one.
@@ -80,10 +87,50 @@ class CTranslate2Generator:
         self._vocab_size = vocab_size
         self._compute_type = compute_type
         self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
-        self._loader = ModelLoader(tokenizer, kind, compute_type, self._threads, list(verify_on))
+        self._loader = ModelLoader(
+            tokenizer, kind, compute_type, self._threads, list(verify_on), reach, sentences
+        )
         with _torch_threads_kept():
             self._loaded = self._loader.load(model)
         writing_below(self._loaded.facts, vocab_size)
+
+    @property
+    def compute_type(self) -> str:
+        """The arithmetic of the workers."""
+        return self._compute_type
+
+    @classmethod
+    def open(cls, folder: str | Path, *, threads: int | None = None) -> CTranslate2Generator:
+        """The model that `save` wrote to `folder`; the live one is not needed.
+
+        Raises ModelError for a folder that `save` did not write, or that is damaged.
+        """
+        stored = read_stored(Path(folder))
+        tokenizer = load_tokenizer(str(folder))
+        kind, compute_type = stored.facts.kind, stored.compute_type
+        made = cls.__new__(cls)
+        made._tokenizer, made._kind, made._vocab_size = tokenizer, kind, None
+        made._compute_type = compute_type
+        made._threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        made._loader = ModelLoader(tokenizer, kind, compute_type, made._threads, [], NO_LONGER, 0)
+        with _torch_threads_kept():
+            made._loaded = open_stored(Path(folder), stored, made._loader)
+        return made
+
+    @property
+    def kind(self) -> Kind:
+        """`seq2seq` or `causal`."""
+        return self._kind
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's."""
+        return self._tokenizer
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest sequence on which the converted model was compared."""
+        return self._loaded.longest
 
     @property
     def agreement(self) -> Agreement:
@@ -106,19 +153,16 @@ class CTranslate2Generator:
         """Writes the converted model and the tokenizer to a new `folder`.
 
         `ctranslate2.Translator` (or `Generator`) opens it as it is, and so does
-        `transformers.AutoTokenizer`, whose token strings are the model's own. What the model file
-        has no place for is in `decoding.json`: `end_token`, an argument of `translate_batch` and
-        `generate_batch`, and `target_prefix`, which an encoder-decoder is given for every source
-        (none where it is empty) and repeats in front of its outputs. Raises ModelError when
-        `folder` exists and is not empty.
+        `transformers.AutoTokenizer`, whose token strings are the model's own; `open` needs nothing
+        else. What the model file has no place for is in `seqdistill.json`: see `stored_conversion`.
+        Raises ModelError when `folder` exists and is not empty.
         """
         try:
             with atomic.new_folder(folder) as aside:
                 for name, content in self._loaded.converted.files.items():
                     atomic.write_bytes(aside / name, content)
                 self._tokenizer.save_pretrained(aside)
-                asked = {"end_token": self._end_strings(), "target_prefix": self._prefix_strings()}
-                atomic.write_json(aside / "decoding.json", asked)
+                write_stored(aside, self._loaded, self._compute_type)
         except FileExistsError as error:
             raise ModelError(str(error)) from error
 
@@ -243,11 +287,9 @@ class CTranslate2Generator:
         return answers
 
     def _end_strings(self) -> list[str]:
-        """What ends a sequence. Symbols that CTranslate2 left out are no outputs there."""
-        known = len(self._loaded.converted.token_strings)
-        return self._loaded.converted.strings(
-            [token_id for token_id in self._loaded.facts.end_ids if token_id < known]
-        )
+        """What ends a sequence."""
+        converted = self._loaded.converted
+        return converted.strings(converted.known(self._loaded.facts.end_ids))
 
     def _prefix_strings(self) -> list[str]:
         return self._loaded.converted.strings(self._loaded.facts.prefix_ids)

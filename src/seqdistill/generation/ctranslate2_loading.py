@@ -13,13 +13,21 @@ from typing import Any
 import ctranslate2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqdistill.core.errors import EngineError, ModelError
-from seqdistill.generation.conversion import ConvertedModel, convert, with_weights_of
+from seqdistill.core.errors import ModelError
+from seqdistill.generation.conversion import (
+    ConvertedModel,
+    as_engine_error,
+    convert,
+    with_weights_of,
+)
+from seqdistill.generation.ctranslate2_predictions import predictions
 from seqdistill.generation.disposable_copies import disposable_copy, tensor_shapes
 from seqdistill.generation.model_facts import ModelFacts, facts_of
-from seqdistill.generation.scoring import IdPair, token_log_probs
-from seqdistill.generation.verification import Agreement, require_agreement, scored_pairs
+from seqdistill.generation.scoring import IdPair, token_predictions
+from seqdistill.generation.verification import Agreement, require_agreement
+from seqdistill.generation.verified_pairs import Reach, long_pairs, positions_taken, short_pairs
 from seqdistill.models.adapters import Kind
+from seqdistill.models.loading import check_finite
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +42,8 @@ class LoadedModel:
     workers: Any
     agreement: Agreement
     """How far the converted model lay from the live one when its weights were last taken."""
+    longest: int
+    """Positions that the longest sequence took on which the two were compared."""
     refreshes: int = 0
 
 
@@ -46,34 +56,47 @@ class ModelLoader:
     compute_type: str
     threads: int
     verify_on: Sequence[IdPair]
+    reach: Reach
+    sentences: int
 
     def load(self, model: PreTrainedModel) -> LoadedModel:
-        """Converts `model` and compares it on every sentence, in float32 first.
+        """Converts `model` and compares it on every pair, in float32 first.
 
-        Raises ModelError when it cannot be converted or the two disagree.
+        Raises EngineError when it cannot be converted or the two disagree, and ModelError for
+        weights that are no numbers.
         """
+        check_finite(model)
         facts = facts_of(model, self.tokenizer, kind=self.kind)
         disposable = disposable_copy(model)
-        pairs = scored_pairs(self.verify_on, facts)
-        live = token_log_probs(disposable, pairs, facts=facts)
+        short = short_pairs(self.verify_on, facts, count=self.sentences)
+        long = long_pairs(short, facts, disposable.config, self.reach)
+        live = token_predictions(disposable, [*short, *long], facts=facts)
         exact, converted = convert(
             disposable, self.tokenizer, facts, compute_type=self.compute_type
         )
         del disposable
         if exact is not converted:
             checked = self.workers(exact, 1, "float32")
-            require_agreement(live, _scores(checked, exact, pairs, facts), compute_type="float32")
+            require_agreement(
+                live, predictions(checked, exact, short, long, facts), compute_type="float32"
+            )
         workers = self.workers(converted, self.threads, self.compute_type)
         agreement = require_agreement(
-            live, _scores(workers, converted, pairs, facts), compute_type=self.compute_type
+            live,
+            predictions(workers, converted, short, long, facts),
+            compute_type=self.compute_type,
         )
+        longest = max(positions_taken(pair, facts) for pair in [*short, *long])
         _log.info(
-            "CTranslate2 %s model verified on %d tokens: at most %.2g nats from the live one",
+            "CTranslate2 %s model verified on %d tokens, up to position %d: at most %.2g nats from "
+            "the live one",
             self.compute_type,
             agreement.num_tokens,
+            longest,
             agreement.max_nats,
         )
-        return LoadedModel(facts, tensor_shapes(model), converted, workers, agreement)
+        shapes = tensor_shapes(model)
+        return LoadedModel(facts, shapes, converted, workers, agreement, longest)
 
     def refreshed(self, model: PreTrainedModel, earlier: LoadedModel) -> LoadedModel:
         """`earlier` with the weights that `model` has now, compared on one sentence.
@@ -85,9 +108,9 @@ class ModelLoader:
         if facts != earlier.facts:
             return self.load(model)
         disposable = disposable_copy(model)
-        pairs = scored_pairs(self.verify_on, facts)
+        pairs = short_pairs(self.verify_on, facts)
         pair = pairs[earlier.refreshes % len(pairs)]
-        live = token_log_probs(disposable, [pair], facts=facts)
+        live = token_predictions(disposable, [pair], facts=facts)
         converted = with_weights_of(
             disposable,
             self.tokenizer,
@@ -97,7 +120,9 @@ class ModelLoader:
         )
         workers = self.workers(converted, self.threads, self.compute_type)
         agreement = require_agreement(
-            live, _scores(workers, converted, [pair], facts), compute_type=self.compute_type
+            live,
+            predictions(workers, converted, [pair], [], facts),
+            compute_type=self.compute_type,
         )
         _log.debug("refreshed weights are at most %.2g nats from the live", agreement.max_nats)
         return dataclasses.replace(
@@ -109,17 +134,18 @@ class ModelLoader:
         )
 
     def workers(self, converted: ConvertedModel, count: int, compute_type: str) -> Any:
-        """A pool of `count` workers of one thread each."""
+        """A pool of `count` workers of one thread each. Raises EngineError as CTranslate2 does."""
         engine = ctranslate2.Translator if self.kind == "seq2seq" else ctranslate2.Generator
-        return engine(
-            "in memory",
-            device="cpu",
-            compute_type=compute_type,
-            inter_threads=count,
-            intra_threads=1,
-            max_queued_batches=-1,
-            files=converted.files,
-        )
+        with as_engine_error("this model"):
+            return engine(
+                "in memory",
+                device="cpu",
+                compute_type=compute_type,
+                inter_threads=count,
+                intra_threads=1,
+                max_queued_batches=-1,
+                files=converted.files,
+            )
 
 
 def _require_shapes(
@@ -135,31 +161,3 @@ def _require_shapes(
         f"{changed[0]!r} was {expected.get(changed[0])} and is {found.get(changed[0])} "
         f"({len(changed)} differ); load the model again"
     )
-
-
-def _scores(
-    workers: Any, converted: ConvertedModel, pairs: Sequence[IdPair], facts: ModelFacts
-) -> list[list[float]]:
-    """log p of every target token as CTranslate2 scores it, one list a pair."""
-    if facts.kind == "seq2seq":
-        results = workers.score_batch(
-            [converted.strings([*source]) for source, _ in pairs],
-            # CTranslate2 adds the first end token to targets by itself.
-            [converted.strings([*facts.prefix_ids, *target[:-1]]) for _, target in pairs],
-            max_input_length=0,
-        )
-    else:
-        results = workers.score_batch(
-            [converted.strings([*source, *target]) for source, target in pairs],
-            max_input_length=0,
-        )
-    scores = []
-    for (_, target), result in zip(pairs, results, strict=True):
-        # The strings must come back as the ids they were made from.
-        if converted.ids(result.tokens[-len(target) :]) != tuple(target):
-            raise EngineError(
-                "The converted model must read the tokens it is given, but it read others: "
-                "the vocabulary does not fit"
-            )
-        scores.append([float(value) for value in result.log_probs[-len(target) :]])
-    return scores

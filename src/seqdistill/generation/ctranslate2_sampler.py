@@ -14,6 +14,7 @@ from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import Sample, check_rollout_decoding
 from seqdistill.generation.scoring import IdPair
+from seqdistill.generation.verified_pairs import NO_LONGER, Reach
 from seqdistill.models.adapters import Kind
 
 
@@ -34,6 +35,7 @@ class CTranslate2Sampler:
         kind: Kind,
         decoding: Decoding,
         verify_on: Sequence[IdPair],
+        reach: Reach = NO_LONGER,
         vocab_size: int | None = None,
         compute_type: str = "float32",
         threads: int | None = None,
@@ -48,6 +50,7 @@ class CTranslate2Sampler:
             tokenizer,
             kind=kind,
             verify_on=verify_on,
+            reach=reach,
             vocab_size=vocab_size,
             compute_type=compute_type,
             threads=threads,

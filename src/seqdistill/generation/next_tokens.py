@@ -80,7 +80,8 @@ class CachedModel:
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drops every other row from the cache."""
         assert self._cache is not None, "begin comes first"
-        self._cache.batch_select_indices(rows)
+        # Unlike `batch_select_indices` it also moves the states of layers that keep no keys.
+        self._cache.reorder_cache(rows)
         self._mask = self._mask[rows]
         if self._facts.kind == "seq2seq":
             self._encoded = self._encoded[rows]
@@ -98,13 +99,14 @@ class CachedModel:
                 named["position_ids"] = positions_from_mask(self._mask.bool())[:, -ids.shape[1] :]
             network = self._model.base_model
         output = network(input_ids=ids, past_key_values=self._cache, use_cache=True, **named)
-        if not isinstance(output.past_key_values, Cache):
+        cache = output.get("past_key_values")
+        if not isinstance(cache, Cache):
             raise ModelError(
-                "Sequences can be written step by step by models with a key-value cache alone, but "
-                f"{type(self._model).__name__} has none; use an attention model or "
-                "engine: ctranslate2."
+                "Sequences can be written step by step by models that hand on a cache alone, but "
+                f"{type(self._model).__name__} does not; let the teacher or the data write the "
+                "sequences (sequences.written_by), or take a model with attention layers."
             )
-        self._cache = output.past_key_values
+        self._cache = cache
         logits = self._head.logits(output.last_hidden_state[:, -1]).float()
         if self._facts.suppressed_ids:
             logits[:, list(self._facts.suppressed_ids)] = -torch.inf

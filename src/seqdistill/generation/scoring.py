@@ -7,8 +7,9 @@ nothing.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,17 @@ from seqdistill.generation.model_facts import ModelFacts
 
 IdPair = tuple[Sequence[int], Sequence[int]]
 """(source ids, target ids); for decoder-only models (prompt ids, continuation ids)."""
+
+
+class Prediction(NamedTuple):
+    """What a model says at one position, in nats."""
+
+    log_prob: float
+    """Of the token that is there."""
+    best_id: int
+    """The likeliest token."""
+    best_log_prob: float
+
 
 # Logits held at once: 2 ** 24 fp32 values are 64 MiB.
 _MAX_LOGITS = 2**24
@@ -42,10 +54,21 @@ def token_log_probs(
 ) -> list[list[float]]:
     """log p(token | source, earlier tokens) of every target token in nats, one list a pair.
 
+    See `token_predictions`.
+    """
+    found = token_predictions(model, pairs, facts=facts)
+    return [[prediction.log_prob for prediction in row] for row in found]
+
+
+def token_predictions(
+    model: PreTrainedModel, pairs: Sequence[IdPair], *, facts: ModelFacts
+) -> list[list[Prediction]]:
+    """What the model says at every target token, given the source and the tokens before it.
+
     An empty target gives an empty list. Computed in the model's dtype, the softmax in fp32, with
     dropout off. Symbols in `facts.suppressed_ids` are outside the softmax.
     """
-    scores: list[list[float]] = [[] for _ in pairs]
+    found: list[list[Prediction]] = [[] for _ in pairs]
     lengths = [len(source) + len(target) for source, target in pairs]
     max_positions = max(1, _MAX_LOGITS // facts.vocab_size)
     with evaluation_mode(model), torch.inference_mode():
@@ -56,16 +79,24 @@ def token_log_probs(
                 logits = _seq2seq_logits(model, sources, targets, facts)
                 offsets = [len(facts.prefix_ids)] * len(batch)
             else:
-                logits = _causal_logits(model, sources, targets)
-                offsets = [len(source) - 1 for source in sources]
+                logits, first = _causal_logits(model, sources, targets)
+                offsets = [len(source) - 1 - first for source in sources]
             for row, (index, offset) in enumerate(zip(batch, offsets, strict=True)):
                 target = pairs[index][1]
                 predicted = logits[row, offset : offset + len(target)].float()  # (time, vocab)
                 predicted[:, list(facts.suppressed_ids)] = -torch.inf
-                chosen = torch.tensor([*target], dtype=torch.long, device=predicted.device)
-                log_probs = predicted.log_softmax(dim=-1).gather(1, chosen[:, None])
-                scores[index] = log_probs[:, 0].tolist()
-    return scores
+                found[index] = predictions_of(predicted, target)
+    return found
+
+
+def predictions_of(logits: Float[Tensor, "time vocab"], target: Sequence[int]) -> list[Prediction]:
+    """What these logits, one row a position, say of the target's tokens."""
+    log_probs = logits.log_softmax(dim=-1)
+    chosen = torch.tensor([*target], dtype=torch.long, device=logits.device)
+    given = log_probs.gather(1, chosen[:, None])[:, 0]
+    best, best_ids = log_probs.max(dim=-1)
+    rows = zip(given.tolist(), best_ids.tolist(), best.tolist(), strict=True)
+    return [Prediction(*row) for row in rows]
 
 
 def _seq2seq_logits(
@@ -87,11 +118,19 @@ def _seq2seq_logits(
 
 def _causal_logits(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-) -> Float[Tensor, "batch time vocab"]:
+) -> tuple[Float[Tensor, "batch kept vocab"], int]:
+    """Logits from the last token of the shortest prompt on, and the column where they begin.
+
+    Those of the prompts before, which nobody reads, would be the most of them; models that cannot
+    leave them out give all.
+    """
     rows = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
     ids, mask = padded(rows, model.device)
-    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return logits
+    kept = ids.shape[1] - min(map(len, prompts)) + 1
+    cuts = "logits_to_keep" in inspect.signature(model.forward).parameters
+    named = {"logits_to_keep": kept} if cuts else {}
+    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **named).logits
+    return logits, ids.shape[1] - logits.shape[1]
 
 
 def padded(

@@ -1,17 +1,17 @@
-"""Compares a converted model with the live one on real sentences, and refuses it beyond a limit.
+"""Compares a converted model with the live one, and refuses it beyond a limit.
 
 A wrong conversion still translates plausibly, so only numbers can tell. Knows no engine's classes:
-it receives the log-probabilities that both sides give to the same tokens.
+it receives what both sides say of the same tokens, which are those of `verified_pairs`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from seqdistill.core.errors import EngineError, ModelError
-from seqdistill.generation.model_facts import ModelFacts
-from seqdistill.generation.scoring import IdPair
+from seqdistill.generation.scoring import Prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,54 +41,52 @@ conversion is held to float32's limit first.
 class Agreement:
     """How far the two lay apart, over `num_tokens` tokens."""
 
+    num_tokens: int
+    argmax_share: float
+    """Positions at which both hold the same token for the likeliest, in [0, 1]."""
     mean_nats: float
     max_nats: float
-    num_tokens: int
 
-
-def scored_pairs(pairs: Sequence[IdPair], facts: ModelFacts) -> list[tuple[list[int], list[int]]]:
-    """The pairs as both sides score them: each target ends with an end token, none is too long.
-
-    An encoder-decoder's with the first of them, which CTranslate2 adds to what it scores.
-
-    Raises ModelError when nothing is left to compare.
-    """
-    limit = facts.max_positions
-    fitted: list[tuple[list[int], list[int]]] = []
-    for source, target in pairs:
-        finished, causal = facts.is_finished(target), facts.kind == "causal"
-        end = target[-1] if finished and causal else facts.end_id
-        whole = ([*source], [*(target[:-1] if finished else target), end])
-        taken = sum(map(len, whole)) if causal else max(len(whole[0]), facts.length(whole[1]))
-        if source and (limit is None or taken <= limit):
-            fitted.append(whole)
-    if not fitted:
-        raise ModelError(
-            "A converted model must be compared with the live one on at least one sentence pair "
-            f"that fits its {limit} positions, got none among {len(pairs)}; give some as verify_on"
+    @property
+    def sentence(self) -> str:
+        """As it is shown on the screen."""
+        return (
+            f"{self.argmax_share:.1%} of {self.num_tokens:,} positions have the same likeliest "
+            f"token; log-probabilities {self.mean_nats:.2g} nats apart on average, "
+            f"{self.max_nats:.2g} at most"
         )
-    return fitted
 
 
 def require_agreement(
-    live: Sequence[Sequence[float]],
-    converted: Sequence[Sequence[float]],
+    live: Sequence[Sequence[Prediction]],
+    converted: Sequence[Sequence[Prediction]],
     *,
     compute_type: str,
 ) -> Agreement:
     """How far the converted model lies from the live one.
 
-    Raises EngineError beyond `TOLERANCES[compute_type]`, naming the difference.
+    At each position the larger of two differences counts: of the log-probability of the token that
+    is there, and of the likeliest token's, so that other choices than the live model's are seen.
+
+    Raises EngineError beyond `TOLERANCES[compute_type]`, naming the difference, and ModelError
+    where the live model itself says no numbers.
     """
-    differences = [
-        abs(a - b)
+    both = [
+        positions
         for live_row, converted_row in zip(live, converted, strict=True)
-        for a, b in zip(live_row, converted_row, strict=True)
+        for positions in zip(live_row, converted_row, strict=True)
     ]
+    if any(math.isnan(ours.log_prob) for ours, _ in both):
+        raise ModelError(
+            "The model must give every token a probability, but some of them are NaN; its weights "
+            "are damaged or its training diverged"
+        )
+    differences = [_nats_apart(ours, theirs) for ours, theirs in both]
     found = Agreement(
+        num_tokens=len(differences),
+        argmax_share=sum(ours.best_id == theirs.best_id for ours, theirs in both) / len(both),
         mean_nats=sum(differences) / len(differences),
         max_nats=max(differences),
-        num_tokens=len(differences),
     )
     limit = TOLERANCES[compute_type]
     # Written so that a NaN on either side is refused.
@@ -100,3 +98,10 @@ def require_agreement(
             f"({found.mean_nats:.3g} on average)"
         )
     return found
+
+
+def _nats_apart(ours: Prediction, theirs: Prediction) -> float:
+    """NaN where either side says one, which `max` alone would forget."""
+    of_token = abs(ours.log_prob - theirs.log_prob)
+    of_best = abs(ours.best_log_prob - theirs.best_log_prob)
+    return math.nan if math.isnan(of_token + of_best) else max(of_token, of_best)

@@ -37,6 +37,8 @@ from seqdistill.models.places import (
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.records.checksums import check_model_folder
 
+_CONVERTED = ("model.bin", "model.bin.safetensors")
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
@@ -68,7 +70,11 @@ def _explained(name: str, what: str, error: Exception) -> ModelError:
 
 
 def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration in a model folder. Raises ModelError when there is none."""
+    """The configuration in a model folder.
+
+    Raises ModelError when there is none, and for folders of CTranslate2 and of quantized weights.
+    """
+    _check_not_converted(name)
     check_place(name, "configuration")
     base = base_of(name)
     check_files(base, (CONFIG,))
@@ -81,7 +87,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
     except Exception as error:  # whatever a configuration says that it should not
         raise _explained(base, "configuration", error) from error
     check_sizes(config, base)
-    return config
+    return _unquantized(config, name)
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -148,6 +154,7 @@ def _load_whole(name: str, *, trust_remote_code: bool) -> PreTrainedModel:
             f"no {missing[0]!r} ({len(missing)} are missing); save the whole model with "
             "save_pretrained."
         )
+    check_finite(model)
     whole: PreTrainedModel = model.eval()
     for module in whole.modules():
         # Marian's tables of positions get no gradient, but loading makes them look trainable:
@@ -189,3 +196,37 @@ def fitting(pair: LoadedModel) -> LoadedModel:
             "resized; call model.resize_token_embeddings(len(tokenizer)) and save both again."
         )
     return pair
+
+
+def _check_not_converted(name: str) -> None:
+    """Raises ModelError for a folder that CTranslate2 reads."""
+    folder = Path(name)
+    if any((folder / file).is_file() for file in _CONVERTED):
+        raise ModelError(
+            f"The folder {name!r} must hold a transformers model, but it is a CTranslate2 folder: "
+            "`generate` runs it and `export` packs or unpacks it, nothing else can be made of it; "
+            "give the model that it was made of."
+        )
+
+
+def _unquantized(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """`config`, where it says of no quantized weights; else ModelError."""
+    found = getattr(config, "quantization_config", None)
+    if found:
+        method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+        raise ModelError(
+            f"The model {name!r} must have weights that are not quantized, since they are trained "
+            f"and compared in fp32, but its quantization_config says {str(method)!r}; give the "
+            "model that was quantized."
+        )
+    return config
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Raises ModelError, naming the tensor, for weights that are NaN or infinite."""
+    for name, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"The model's weights must be finite numbers, but {name!r} holds NaN or infinity; "
+                "its training diverged or its file is damaged: give another checkpoint."
+            )

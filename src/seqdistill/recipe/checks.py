@@ -191,8 +191,10 @@ def _decoding(recipe: Recipe) -> Findings:
     else:
         for name in ("beam_size", "length_penalty"):
             yield from _unused(decoding, name, "mode is beam", "mode=beam")
-    if decoding.engine != "ctranslate2":
-        yield from _unused(decoding, "compute_type", "engine is ctranslate2", "engine=ctranslate2")
+    if decoding.engine == "transformers":
+        yield from _unused(
+            decoding, "compute_type", "engine is ctranslate2 or auto", "engine=ctranslate2"
+        )
 
 
 def _interpolation(recipe: Recipe) -> Findings:
@@ -321,9 +323,9 @@ def _evaluation(recipe: Recipe) -> Findings:
             f"must be auto alone or names of metrics, got {', '.join(evaluation.metrics)}; "
             "leave auto out, or the others",
         )
-    if evaluation.engine != "ctranslate2" and evaluation.compute_type != "float32":
+    if evaluation.engine == "transformers" and evaluation.compute_type != "float32":
         yield (
             "evaluation.compute_type",
-            "must be left at float32 unless evaluation.engine is ctranslate2, got "
+            "must be left at float32 unless evaluation.engine is ctranslate2 or auto, got "
             f"{evaluation.compute_type}; remove it, or set evaluation.engine=ctranslate2",
         )

@@ -124,10 +124,11 @@ def _lora(recipe: Recipe) -> Findings:
             f"must be left out with pruning.share, since adapters fill the zeros, got {lora.rank}; "
             "remove one of the two",
         )
-    if recipe.sequences.rollouts.engine == "ctranslate2":
+    if recipe.sequences.rollouts.engine != "transformers":
         yield (
             "sequences.rollouts.engine",
-            "must be transformers with student.lora, got ctranslate2; remove it",
+            "must be transformers with student.lora, got "
+            f"{recipe.sequences.rollouts.engine}; remove it",
         )
 
 

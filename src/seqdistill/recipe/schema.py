@@ -263,10 +263,12 @@ class EvaluationSection(Section):
     include_start: bool = True
     """Also measure the student before its first update, a row `start`; not where it starts from
     random weights or from the teacher itself. Its speed is not measured."""
-    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
-    """The engine that decodes every system, so that speeds compare."""
+    engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
+    """The engine that decodes every system, so that speeds compare. auto is ctranslate2 where it
+    computes the same as every system's model, else transformers for all, which is said."""
     compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
-    """Arithmetic of the CTranslate2 engine."""
+    """Arithmetic of the CTranslate2 engine; with another than float32 auto never is transformers.
+    """
     beam_size: PositiveInt = 5
     """Beam of the `*_beam` columns; the `*_greedy` columns use 1."""
     length_penalty: float = 1.0

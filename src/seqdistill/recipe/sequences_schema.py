@@ -12,10 +12,12 @@ from seqdistill.recipe.sections import Number, PositiveFloat, PositiveInt, Secti
 class DecodingSection(Section):
     """How sequences are generated. `sampling_temperature` is not the loss's temperature."""
 
-    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
-    """ctranslate2 is several times faster on CPU; transformers knows every architecture."""
+    engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
+    """ctranslate2 is several times faster on CPU; transformers knows every architecture. auto is
+    ctranslate2 where it computes the same as the model, else transformers, which is said."""
     compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
-    """Arithmetic of the CTranslate2 engine."""
+    """Arithmetic of the CTranslate2 engine; with another than float32 auto never is transformers.
+    """
     mode: Literal["beam", "sample"] = "beam"
     """Beam search, or ancestral sampling from the full distribution."""
     beam_size: PositiveInt = 5
@@ -42,9 +44,10 @@ class DecodingSection(Section):
 class RolloutsSection(Section):
     """How the student writes while it trains: by default from its own distribution, dropout off."""
 
-    engine: Literal["transformers", "ctranslate2"] = "transformers"
+    engine: Literal["transformers", "ctranslate2", "auto"] = "transformers"
     """transformers knows every architecture and device; ctranslate2 takes the new weights in memory
-    before every update, compares them, and is several times faster on CPUs."""
+    before every update, compares them, and is several times faster on CPUs. auto is ctranslate2
+    where it computes the same as the student, else transformers."""
     mode: Literal["sample", "greedy"] = "sample"
     """Ancestral sampling, or the likeliest symbol at every step."""
     sampling_temperature: PositiveFloat = 1.0
