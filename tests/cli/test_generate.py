@@ -114,7 +114,7 @@ def test_settings_have_their_defaults_and_both_spellings(program: Program, echo:
     program("generate", "small", "text")
     assert echo.settings == {
         "model": "small",
-        "engine": "ctranslate2",
+        "engine": "auto",
         "compute_type": "float32",
         "beam_size": 5,
         "max_new_tokens": 128,
