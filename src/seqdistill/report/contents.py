@@ -169,11 +169,11 @@ class TrainingLog:
     loss_nats: Points
     dev: Points
     """Dev scores in the run's `dev_metric`."""
-    dev_loss_nats: Points
-    """Nats a token of dev's targets."""
     measures: Mapping[str, Points]
     """Of the sequences written while it trained, by name in the log. None that was not logged."""
     rollouts: tuple[Rollout, ...]
+    dev_loss_nats: Points = ()
+    """Nats a token of dev's targets."""
 
 
 @dataclasses.dataclass(frozen=True)
