@@ -65,7 +65,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return Path("runs/teacher-corpora/0123")
 
     def evaluate_run(
-        run: RunDirectory, overrides: Sequence[str], *, progress: Progress
+        run: RunDirectory,
+        overrides: Sequence[str],
+        *,
+        progress: Progress,
+        trust_remote_code: bool,
     ) -> dict[str, object]:
         made.evaluated.append(run.path)
         made.overrides.append(tuple(overrides))

@@ -119,11 +119,15 @@ def test_settings_have_their_defaults_and_both_spellings(program: Program, echo:
         "beam_size": 5,
         "max_new_tokens": 128,
         "threads": None,
+        "trust_remote_code": False,
     }
     given = {"beam_size": 2, "max_new_tokens": 9, "compute_type": "int8", "threads": 1}
+    given["trust_remote_code"] = True
     for options in (
-        "--beam-size 2 --max-new-tokens 9 --compute-type int8 --threads 1 --engine transformers",
-        "--num_beams 2 --max_new_tokens 9 --compute_type int8 --threads 1 --engine transformers",
+        "--beam-size 2 --max-new-tokens 9 --compute-type int8 --threads 1 --engine transformers"
+        " --trust-remote-code",
+        "--num_beams 2 --max_new_tokens 9 --compute_type int8 --threads 1 --engine transformers"
+        " --trust_remote_code",
     ):
         assert program("generate", "small", "text", *options.split()).exit_code == 0
         assert echo.settings == {"model": "small", "engine": "transformers", **given}
@@ -164,3 +168,19 @@ def test_options_of_the_template_are_handed_on(program: Program, echo: Echo) -> 
     assert refused.exit_code == 2 and "which --raw skips" in refused.stderr
     refused = program("generate", "small", "text", "--template-option", "thinking")
     assert refused.exit_code == 2 and "must be KEY=VALUE" in refused.stderr
+
+
+def test_a_device_as_output_is_written_to_and_stays(program: Program, echo: Echo) -> None:
+    assert program("generate", "small", "a", "-o", "/dev/null").exit_code == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_home_is_written_out_in_paths(
+    program: Program, echo: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "in.txt").write_text("a\n")
+    answer = program("generate", "~/m", "-i", "~/in.txt", "--output=~/out.txt")
+    assert answer.exit_code == 0, answer.stderr
+    assert echo.settings["model"] == str(tmp_path / "m")
+    assert (tmp_path / "out.txt").read_text() == "A\n"

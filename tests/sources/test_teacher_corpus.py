@@ -491,9 +491,7 @@ def test_tsv_refuses_what_it_cannot_hold(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("name", ["../../outside.parquet", "/outside.parquet", "sub/x.parquet"])
 def test_a_manifest_that_names_files_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "corpus"
-    label(
-        EXAMPLES, FakeGenerator(), BEAM, folder, decode=str, engine="fake", seed=0, **FINGERPRINTS
-    )
+    label_with(FakeGenerator(), folder)
     shard = folder / shard_name(0)
     shard.rename(tmp_path / "outside.parquet")
     manifest = folder / "manifest.json"
@@ -501,15 +499,6 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(name: str, tmp_path: P
     said["shards"][0]["name"] = name
     manifest.write_text(json.dumps(said))
     with pytest.raises(DataError, match="must name files of that folder alone"):
-        label(
-            EXAMPLES,
-            FakeGenerator(),
-            BEAM,
-            folder,
-            decode=str,
-            engine="fake",
-            seed=0,
-            **FINGERPRINTS,
-        )
+        label_with(FakeGenerator(), folder)
     with pytest.raises(DataError, match="must name files of that folder alone"):
-        TeacherCorpus(folder)
+        TeacherCorpus.open(folder, expected=None)
