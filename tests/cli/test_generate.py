@@ -34,6 +34,8 @@ class Echo:
         beam_size: int,
         max_new_tokens: int,
         threads: int | None,
+        source_language: str | None,
+        target_language: str | None,
         progress: Progress,
     ) -> list[str]:
         """Every line in capitals."""
@@ -47,6 +49,7 @@ class Echo:
             "beam_size": beam_size,
             "max_new_tokens": max_new_tokens,
             "threads": threads,
+            "languages": (source_language, target_language),
         }
         progress.start("generating", len(lines))
         progress.finish()
@@ -108,13 +111,18 @@ def test_settings_have_their_defaults_and_both_spellings(program: Program, echo:
         "beam_size": 5,
         "max_new_tokens": 128,
         "threads": None,
+        "languages": (None, None),
     }
+    told = ["--source-language", "en", "--target_language", "de"]
+    assert program("generate", "small", "text", *told).exit_code == 0
+    assert echo.settings["languages"] == ("en", "de")
     given = {"beam_size": 2, "max_new_tokens": 9, "compute_type": "int8", "threads": 1}
     for options in (
         "--beam-size 2 --max-new-tokens 9 --compute-type int8 --threads 1 --engine transformers",
         "--num_beams 2 --max_new_tokens 9 --compute_type int8 --threads 1 --engine transformers",
     ):
         assert program("generate", "small", "text", *options.split()).exit_code == 0
+        assert echo.settings.pop("languages") == (None, None)
         assert echo.settings == {"model": "small", "engine": "transformers", **given}
 
 
