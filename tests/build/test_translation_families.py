@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import ctranslate2
 import pytest
 import torch
 from tests.translation_families import FAMILIES, MULTILINGUAL, TEXTS
@@ -157,6 +159,36 @@ def test_samplers_write_what_transformers_writes(
     for writer in (sampler, converted):
         samples = writer.sample(prompts, seed=0)
         assert [list(s.token_ids) for s in samples] == [whole[num_given:] for whole in written]
+
+
+@pytest.mark.parametrize("name", ["nllb", "mbart", "t5"])
+def test_a_saved_copy_says_what_ctranslate2_is_to_be_given(name: str, tmp_path: Path) -> None:
+    found = told(name)
+    encoded = encode_for(found, EXAMPLES)
+    generator = CTranslate2Generator(
+        found.model,
+        found.tokenizer,
+        kind="seq2seq",
+        verify_on=[(e.source_ids, e.target_ids) for e in encoded],
+        threads=1,
+    )
+    generator.save(tmp_path / "copy")
+    asked = json.loads((tmp_path / "copy" / "decoding.json").read_text("utf-8"))
+    prefix: list[str] = asked["target_prefix"]
+    answers = ctranslate2.Translator(str(tmp_path / "copy")).translate_batch(
+        [found.tokenizer.convert_ids_to_tokens(list(e.source_ids)) for e in encoded],
+        target_prefix=[prefix] * len(encoded) if prefix else None,
+        end_token=asked["end_token"],
+        beam_size=1,
+        max_decoding_length=LONGEST + len(prefix),
+        return_end_token=True,
+    )
+    expected = generator.generate(
+        [e.source_ids for e in encoded], Decoding(beam_size=1, max_new_tokens=LONGEST)
+    )
+    for answer, (best,) in zip(answers, expected, strict=True):
+        written = found.tokenizer.convert_tokens_to_ids(answer.hypotheses[0][len(prefix) :])
+        assert tuple(written) == best.token_ids
 
 
 @multilingual

@@ -41,6 +41,8 @@ class Echo:
         max_new_tokens: int,
         threads: int | None,
         trust_remote_code: bool,
+        source_language: str | None,
+        target_language: str | None,
         progress: Progress,
     ) -> list[str]:
         """Every line in capitals."""
@@ -56,6 +58,7 @@ class Echo:
             "max_new_tokens": max_new_tokens,
             "threads": threads,
             "trust_remote_code": trust_remote_code,
+            "languages": (source_language, target_language),
         }
         progress.start("generating", len(lines))
         progress.finish()
@@ -120,7 +123,11 @@ def test_settings_have_their_defaults_and_both_spellings(program: Program, echo:
         "max_new_tokens": 128,
         "threads": None,
         "trust_remote_code": False,
+        "languages": (None, None),
     }
+    told = ["--source-language", "en", "--target_language", "de"]
+    assert program("generate", "small", "text", *told).exit_code == 0
+    assert echo.settings["languages"] == ("en", "de")
     given = {"beam_size": 2, "max_new_tokens": 9, "compute_type": "int8", "threads": 1}
     given["trust_remote_code"] = True
     for options in (
@@ -130,6 +137,7 @@ def test_settings_have_their_defaults_and_both_spellings(program: Program, echo:
         " --trust_remote_code",
     ):
         assert program("generate", "small", "text", *options.split()).exit_code == 0
+        assert echo.settings.pop("languages") == (None, None)
         assert echo.settings == {"model": "small", "engine": "transformers", **given}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from tests.tiny import EOS, character_tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -42,16 +44,17 @@ def test_the_turn_end_is_what_closes_an_answer(template: str | None, turn_end: s
     assert turn_end_id(tokenizer) == expected
 
 
-@pytest.mark.parametrize("declared", [None, 7, [7, 5], (EOS, 9)])
-def test_the_tokenizers_own_end_comes_first(declared: object) -> None:
+@pytest.mark.parametrize(
+    ("declared", "named"), [(None, ()), (7, (7,)), ([7, 5], (5, 7)), ((EOS, 9), (9,))]
+)
+def test_the_tokenizers_own_end_comes_first(
+    declared: int | Sequence[int] | None, named: tuple[int, ...]
+) -> None:
     tokenizer = tokenizer_of(_TURNS + "<|end|>{% endfor %}")
     turn_end = tokenizer.convert_tokens_to_ids("<|end|>")
-    named = (
-        {None: (), 7: (7,)}.get(declared, declared) if not isinstance(declared, list) else [7, 5]
-    )
     first, *others = end_ids(tokenizer, declared)
     assert first == EOS
-    assert others == sorted({*named, turn_end} - {EOS})
+    assert others == [*named, turn_end]
 
 
 def test_without_any_end_token_there_is_an_error() -> None:

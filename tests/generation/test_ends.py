@@ -190,11 +190,13 @@ def test_samples_and_beams_of_every_engine_end_with_any_of_the_set(name: str) ->
         vocab_size=VOCAB,
         teacher_share=0.5,
     )
-    for output in [*outputs, *mixture.sample(found.sources * 4, seed=5)]:
-        assert not set(output.token_ids[:-1]) & set(found.ends)
-        assert output.finished == (output.token_ids[-1] in found.ends)
-        assert output.finished or len(output.token_ids) == LONGEST
-    assert {o.token_ids[-1] for o in outputs if o.finished} >= {found.ends[1]}
+    samples = mixture.sample(found.sources * 4, seed=5)
+    written = [(output.token_ids, output.finished) for output in outputs]
+    for token_ids, finished in [*written, *((s.token_ids, s.finished) for s in samples)]:
+        assert not set(token_ids[:-1]) & set(found.ends)
+        assert finished == (token_ids[-1] in found.ends)
+        assert finished or len(token_ids) == LONGEST
+    assert found.ends[1] in {token_ids[-1] for token_ids, finished in written if finished}
 
 
 @every_family

@@ -22,6 +22,7 @@ from tests.build.test_stages import texts
 from tests.build.test_teacher_states import folder_for
 from tests.tiny import EOS, character_tokenizer, collator, tiny_model
 
+from seqdistill.build.corpus import _encoded
 from seqdistill.build.preparing import prepare
 from seqdistill.build.sequences import training_sequences
 from seqdistill.core.errors import DataError, ModelError
@@ -33,8 +34,10 @@ from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerat
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.metrics.similarity import smoothed_bleu
 from seqdistill.models.adapters import adapt
+from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.sources.corpus_export import write_jsonl
+from seqdistill.sources.corpus_shards import TeacherOutput
 from seqdistill.sources.interpolation import interpolate
 from seqdistill.sources.stored import StoredSequences, with_teacher_targets
 from seqdistill.sources.writers import StoredWriter, Written
@@ -135,6 +138,14 @@ def test_a_corpus_with_cut_samples_resumes_to_what_a_whole_one_is(
     assert shard_bytes(tmp_path / "cut") == shard_bytes(tmp_path / "whole")
     assert list(again) == list(whole)
     assert again.manifest.num_cut == whole.manifest.num_cut > 0
+
+
+def test_cut_samples_are_encoded_for_another_tokenizer_without_an_end() -> None:
+    student = LoadedModel(tiny_model("mbart"), character_tokenizer(), "student")
+    cut = TeacherOutput("a", 0, (9, 9), "abc", -1.0, finished=False)
+    whole = dataclasses.replace(cut, rank=1, finished=True)
+    first, second = _encoded([cut, whole], student)["a"]
+    assert second == (*first, EOS) and EOS not in first
 
 
 MakeGenerator = Callable[[str], SequenceGenerator]
