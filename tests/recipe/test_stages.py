@@ -218,7 +218,10 @@ def test_a_line_of_a_file_is_named_with_the_key_that_mends_it(tmp_path: pathlib.
             "stages.1.settings.training.updates=10",
             "stages.1.settings.training.warmup_updates must be at most training.updates",
         ),
-        ("training={updates: 50, warmup_updates: 51}", "training.warmup_updates in stages.0 must be at most"),
+        (
+            "training={updates: 50, warmup_updates: 51}",
+            "training.warmup_updates in stages.0 must be at most",
+        ),
         # What every stage sets for itself would be ignored in silence.
         (
             "sequences.decoding.beam_size=3",

@@ -47,7 +47,7 @@ class Wanted:
 
     @property
     def is_there(self) -> bool:
-        """Whether labelling has ended there. Raises StaleCorpusError if it was of other settings."""
+        """Whether labelling has ended there. Raises StaleCorpusError for other settings."""
         if (self.folder / SETTINGS).is_file():
             stored = read_settings(self.folder).settings
             check_same(self.folder, stored=stored, wanted=self.settings)

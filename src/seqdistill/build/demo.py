@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+
 from seqdistill.build.evaluation import evaluate_run
 from seqdistill.build.running import train
 from seqdistill.build.timings import timed

@@ -186,7 +186,8 @@ def _try_engines(prepared: Prepared) -> None:
     try_rollout_engine(prepared)
 
 
-def _dev_scorer(prepared: Prepared) -> DevScoring | None:
+def dev_scorer(prepared: Prepared) -> DevScoring | None:
+    """What scores the live student on dev; None without dev."""
     if not prepared.dev:
         return None
     evaluation = prepared.recipe.evaluation
@@ -265,6 +266,6 @@ def _train(
             folder=run.checkpoints_path,
             metrics=metrics,
             progress=progress,
-            score_dev=_dev_scorer(prepared),
+            score_dev=dev_scorer(prepared),
         )
         return loop.run(resume=resume)

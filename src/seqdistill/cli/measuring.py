@@ -8,13 +8,22 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.overrides import Arguments, read_words
+from seqdistill.cli.overrides import read_words
 from seqdistill.cli.paths import check_new_file, check_writable
 from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
 
+Measurements = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings of data and evaluation that replace the run's, such as data.test=other.tsv "
+        "or evaluation.metrics=[chrf].",
+        show_default=False,
+    ),
+]
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="The output_dir of a run.", show_default=False)
 ]
@@ -22,7 +31,7 @@ RunFolder = Annotated[
 
 def evaluate(
     run_dir: RunFolder,
-    settings: Arguments = None,
+    settings: Measurements = None,
     *,
     verbose: Verbose = False,
 ) -> None:

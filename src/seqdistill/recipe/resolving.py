@@ -123,9 +123,7 @@ def recipe_error(problems: Sequence[str]) -> RecipeError:
     return RecipeError(f"the recipe has {len(distinct):,} errors:{lines}{rest}")
 
 
-def _inherited(
-    name_or_path: str, preset: object, problems: list[str]
-) -> tuple[Settings, Settings]:
+def _inherited(name_or_path: str, preset: object, problems: list[str]) -> tuple[Settings, Settings]:
     """The settings of the document over those of its preset, and that one's preset, and so on.
 
     And those of the presets alone.
