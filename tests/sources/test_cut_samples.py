@@ -24,7 +24,7 @@ from tests.tiny import EOS, character_tokenizer, collator, tiny_model
 
 from seqdistill.build.preparing import prepare
 from seqdistill.build.sequences import training_sequences
-from seqdistill.core.errors import DataError, StaleCorpusError
+from seqdistill.core.errors import DataError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.batching import Collator
 from seqdistill.data.encoding import EncodedExample
@@ -37,7 +37,6 @@ from seqdistill.recipe.loading import load_recipe
 from seqdistill.sources.corpus_export import write_jsonl
 from seqdistill.sources.interpolation import interpolate
 from seqdistill.sources.stored import StoredSequences, with_teacher_targets
-from seqdistill.sources.teacher_corpus import TeacherCorpus
 from seqdistill.sources.writers import StoredWriter, Written
 from seqdistill.sources.written_batches import collated
 
