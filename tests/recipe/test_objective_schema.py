@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from seqdistill.build.objective import build_objective
 from seqdistill.core.errors import RecipeError
 from seqdistill.objectives import term as objectives
+from seqdistill.recipe.checks import contradictions
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.objective_checks import objective_findings
 from seqdistill.recipe.objective_schema import Divergence, ObjectiveSection, RewardSection, Term
@@ -75,3 +80,64 @@ def test_a_parameter_that_a_preset_gives_can_be_set_to_null() -> None:
         load_recipe("gkd", [*yours, change])
     (term,) = load_recipe("gkd", [*yours, change, "objective.terms.0.beta=null"]).objective.terms
     assert term == Term(divergence="reverse_kl")
+
+
+SCHEDULES = st.floats(-0.5, 1.5) | st.builds(
+    lambda start, end, shape: {"start": start, "end": end, "shape": shape},
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.sampled_from([0.0, 0.7, 1.0]),
+    st.sampled_from(["linear", "exponential", "complement_exponential"]),
+)
+ANY_TERM = st.fixed_dictionaries(
+    {"divergence": st.sampled_from(NAMES)},
+    optional={
+        "weight": SCHEDULES,
+        "beta": st.sampled_from([0.0, 0.5, 1.0]),
+        "alpha": SCHEDULES,
+        "head_mass": st.sampled_from([0.0, 0.5, 1.0]),
+        "start_share": st.sampled_from([0.0, 0.4, 1.0]),
+        "discount": st.sampled_from([0.0, 0.95, 1.0]),
+        "clip": st.sampled_from([0.0, 0.2, 1.0, 1.5]),
+        "written_by": st.sampled_from([[], ["student"], ["reference"]]),
+        "estimator": st.sampled_from(["paper", "released"]),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    terms=st.lists(ANY_TERM, min_size=1, max_size=2),
+    reduction=st.sampled_from(["token", "sequence", "sum"]),
+    temperature=st.sampled_from([1.0, 2.0]),
+    written_by=st.sampled_from(["reference", "student"]),
+)
+def test_whatever_a_check_passes_builds_an_objective(
+    terms: list[dict[str, object]], reduction: str, temperature: float, written_by: str
+) -> None:
+    values = {
+        "data": {"train": "a.tsv"},
+        "student": {"model": "s"},
+        "teacher": {"model": "t", "scores": "dense"},
+        "sequences": {"written_by": written_by},
+        "objective": {
+            "terms": terms,
+            "reduction": reduction,
+            "loss_temperature": temperature,
+        },
+    }
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError:
+        return
+    if not contradictions(recipe):
+        build_objective(recipe)
+
+
+@pytest.mark.parametrize(
+    "setting", ["clip: 1.5", "clip: 1", "head_mass: 0", "head_mass: 1", "written_by: []"]
+)
+def test_a_parameter_out_of_its_range_is_refused_by_the_recipe(setting: str) -> None:
+    owner = {"clip": "sequence_reverse_kl", "head_mass": "adaptive_kl"}
+    name = owner.get(setting.partition(":")[0], "forward_kl")
+    with pytest.raises(RecipeError, match="terms.0"):
+        load_recipe("word_kd", [f"objective.terms=[{{divergence: {name}, {setting}}}]"])

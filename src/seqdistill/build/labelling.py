@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqdistill.build.corpus import label_with_teacher
+from seqdistill.build.corpus import label_with_teacher, wanted_corpus
 from seqdistill.build.data import read_split
 from seqdistill.build.models import build_teacher
-from seqdistill.core.errors import RecipeError
+from seqdistill.build.planning import planned_labels
+from seqdistill.build.timings import peak_memory_mb
 from seqdistill.core.progress import Progress
+from seqdistill.recipe.loading import check_label_recipe
 from seqdistill.recipe.schema import Recipe
 
 
 def label_data(recipe: Recipe, *, progress: Progress) -> Path:
-    """The folder of the teacher's corpus; references are not needed.
+    """The folder of the teacher's corpus; neither references nor a student are needed.
 
-    Raises RecipeError for a chain, whose stages may each have a corpus of their own.
+    Raises RecipeError for what does not go together, and for a chain, whose stages may each have a
+    corpus of their own.
     """
-    if recipe.stages:
-        raise RecipeError(
-            "label needs a recipe of one method, got a chain of stages, which label while they "
-            f"train; label {recipe.stages[0].preset} instead, or train the chain."
-        )
+    check_label_recipe(recipe)
     examples = read_split(recipe, "train", need_target=False)
     teacher = build_teacher(recipe)
     return label_with_teacher(recipe, teacher, examples, progress).folder
+
+
+def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
+    """What `label_data` would do, as (label, text) pairs: a sample of the sources is timed."""
+    check_label_recipe(recipe)
+    examples = read_split(recipe, "train", need_target=False)
+    teacher = build_teacher(recipe)
+    labels = planned_labels(recipe, teacher, examples)
+    return [
+        ("would write to", str(wanted_corpus(recipe, teacher, examples).folder)),
+        ("examples", f"{len(examples):,} of {recipe.data.train}"),
+        ("teacher's labels", labels),
+        ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),
+    ]

@@ -1,6 +1,8 @@
-"""What a recipe would do, before it does it: sizes, tokens, memory and a time estimate.
+"""What a recipe would do, before it does it: data, sizes, and measured memory and times.
 
-Reads the data and the models' configurations; trains nothing, writes nothing.
+It measures by doing a little of each: labels of a few sources, updates on the largest batches of an
+epoch, scores of a few dev examples. The memory is then the peak of this very process, libraries
+included. Nothing is written, and what was trained is thrown away.
 """
 
 from __future__ import annotations
@@ -8,35 +10,41 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
-from seqdistill.build.data import collator_for
+from seqdistill.build.corpus import label_generator, wanted_corpus
+from seqdistill.build.data import collator_for, read_split
 from seqdistill.build.objective import build_objective
 from seqdistill.build.preparing import Prepared, asks_teacher, prepare
 from seqdistill.build.scoring import live_teacher
 from seqdistill.build.sequences import build_source
 from seqdistill.build.stage_runs import finished_stages, unfinished_recipes
 from seqdistill.build.teacher_states import states_bytes
-from seqdistill.build.training import open_run
+from seqdistill.build.timings import peak_memory_mb
+from seqdistill.build.training import dev_scorer, open_run
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import Collator, EpochBatches
 from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
-from seqdistill.models.placement import use_fast_attention
+from seqdistill.data.examples import Example
+from seqdistill.models.loading import LoadedModel
+from seqdistill.models.placement import device_of, use_fast_attention
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import compare_member, output_folder
+from seqdistill.training.optimization import make_optimizer
 
-# Weights, gradients and two Adam moments in fp32.
-_BYTES_PER_TRAINED_PARAMETER = 16
-_BYTES_PER_FROZEN_PARAMETER = 4
-# Saved activations per token and layer, in units of the width, for a Transformer layer with a
-# feed-forward block of four times the width: measured on small models, good to a factor of two.
-_ACTIVATIONS_PER_TOKEN_LAYER = 34
+Item = TypeVar("Item")
+
+# Enough to fill a batch of every worker, few enough to take seconds.
+_NUM_LABELLED, _NUM_SCORED = 48, 32
+_FIRST = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a recipe would do. Seconds are an estimate from timed batches on this machine."""
+    """What a recipe would do. Seconds are extrapolated from what was timed on this machine."""
 
     output_dir: str
     methods: tuple[str, ...]
@@ -48,8 +56,18 @@ class Plan:
     tokens_per_update: float
     student_parameters: int
     teacher_parameters: int
-    memory_bytes: int
+    memory_mb: float
+    """The peak of this process after it has done a little of everything."""
     seconds_per_method: float
+    warmup_updates: int = 0
+    held_out: tuple[tuple[str, str], ...] = ()
+    """Name and size of dev and test, in words."""
+    labels: str = "none"
+    """What of the teacher's labels is there, and how long the others would take, in words."""
+    dev_scores: str = "none"
+    """How often dev is scored, and how long that takes, in words."""
+    gpu_memory_mb: float = 0.0
+    train_name: str = ""
     teacher_states: str = "none"
     """What the teacher's hidden states will take on disk, in words."""
     pruning: str = "none"
@@ -80,22 +98,35 @@ class Plan:
             ("would write to", self.output_dir),
             ("methods", ", ".join(self.methods)),
             *((f"stage {number}", words) for number, words in enumerate(self.stages, start=1)),
-            ("train examples", f"{self.train_examples:,} ({self.left_out:,} left out as too long)"),
+            (
+                "train examples",
+                f"{self.train_examples:,} ({self.left_out:,} left out as too long) of "
+                f"{self.train_name}",
+            ),
+            *((f"{split} examples", words) for split, words in self.held_out),
+            *([] if self.labels == "none" else [("teacher's labels", self.labels)]),
             ("source tokens", f"{self.source_tokens:,}"),
             ("target tokens", f"{self.target_tokens:,}{self._guess}"),
             ("updates", f"{self.updates:,} of about {self.tokens_per_update:,.0f} target tokens"),
+            ("warm-up", f"{self.warmup_updates:,} updates"),
             ("epochs", f"{self.epochs:.2f}"),
             ("judged by", self.judging),
             ("student parameters", f"{self.student_parameters:,}"),
             *([] if self.pruning == "none" else [("pruning", self.pruning)]),
             ("teacher parameters", teacher),
             *([] if self.teacher_states == "none" else [("teacher's states", self.teacher_states)]),
-            ("memory", f"about {self.memory_bytes / 2**30:.1f} GiB (good to a factor of two)"),
+            (
+                "memory",
+                f"about {self.memory_mb / 1024:.1f} GiB, measured: this process did the largest "
+                "batches, libraries and dev scores included",
+            ),
+            *([] if not self.gpu_memory_mb else [("GPU memory", f"{self.gpu_memory_mb:,.0f} MB")]),
             (
                 "training time",
                 f"about {minutes:.1f} minutes on this machine, from timed batches; without "
-                "labelling and evaluation",
+                "labelling, dev scores and evaluation",
             ),
+            *([] if self.dev_scores == "none" else [("dev scores", self.dev_scores)]),
         ]
 
 
@@ -111,7 +142,8 @@ def plan(recipe: Recipe) -> Plan:
         (m for m in members if m.sequences.by_student),
         next((m for m in members if asks_teacher(m)), members[0]),
     )
-    planned = _plan_of_one(chosen)
+    labelled = next((m for m in members if m.sequences.decoded_by_teacher), chosen)
+    planned = _plan_of_one(chosen, labelled=labelled)
     return dataclasses.replace(
         planned,
         output_dir=str(output_folder(recipe)),
@@ -119,14 +151,18 @@ def plan(recipe: Recipe) -> Plan:
     )
 
 
-def _plan_of_one(recipe: Recipe) -> Plan:
+def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
     """The plan of one training of one student; outputs not yet written are as long as their
-    sources, or as they may get."""
+    sources, or as they may get. `labelled` is the recipe whose teacher writes, if another."""
     prepared = prepare(recipe)
+    labels = _labels(dataclasses.replace(prepared, recipe=labelled or recipe))
     num_guessed = sum(not example.target_ids for example in prepared.train)
     prepared = dataclasses.replace(prepared, train=_with_guessed_targets(prepared))
     training = recipe.training
     student, teacher = prepared.student.model, prepared.teacher
+    device = device_of(training.device)
+    seconds = _seconds(prepared, device)
+    dev_scores = _dev_scores(prepared)
     return Plan(
         output_dir=str(output_folder(recipe)),
         methods=(recipe.method,),
@@ -138,8 +174,14 @@ def _plan_of_one(recipe: Recipe) -> Plan:
         tokens_per_update=_tokens_per_update(prepared),
         student_parameters=parameter_count(student),
         teacher_parameters=parameter_count(teacher.model) if teacher else 0,
-        memory_bytes=_memory_bytes(prepared),
-        seconds_per_method=_seconds(prepared),
+        memory_mb=peak_memory_mb(),
+        seconds_per_method=seconds,
+        warmup_updates=training.warmup,
+        held_out=_held_out(prepared),
+        labels=labels,
+        dev_scores=dev_scores,
+        gpu_memory_mb=torch.cuda.max_memory_reserved() / 2**20 if device.type == "cuda" else 0.0,
+        train_name=str(recipe.data.train),
         teacher_states=_teacher_states(prepared),
         pruning=_pruned(prepared),
         judging=str(prepared.judging),
@@ -192,7 +234,7 @@ def _plan_of_chain(recipe: Recipe) -> Plan:
         methods=(recipe.method,),
         updates=updates,
         tokens_per_update=tokens / updates if updates else 0.0,
-        memory_bytes=max((planned.memory_bytes for planned in plans), default=0),
+        memory_mb=max((planned.memory_mb for planned in plans), default=0.0),
         seconds_per_method=sum((planned.seconds_per_method for planned in plans), start=0.0),
         pruning="none",  # said of each stage
         stages=(
@@ -225,32 +267,79 @@ def _tokens_per_update(prepared: Prepared) -> float:
     return prepared.recipe.training.accumulation * sum(sizes) / len(sizes)
 
 
-def _memory_bytes(prepared: Prepared) -> int:
-    config = prepared.student.model.config
-    layers = int(getattr(config, "num_hidden_layers", 1) or 1)
-    if prepared.student.kind == "seq2seq":
-        layers = int(getattr(config, "encoder_layers", layers)) + int(
-            getattr(config, "decoder_layers", layers)
-        )
-    activations = (
-        prepared.recipe.training.batch_tokens
-        * int(config.hidden_size)
-        * layers
-        * _ACTIVATIONS_PER_TOKEN_LAYER
-        * (2 if prepared.precision == "bf16" else 4)
-    )
-    teacher = parameter_count(prepared.teacher.model) if prepared.teacher else 0
-    return int(
-        parameter_count(prepared.student.model) * _BYTES_PER_TRAINED_PARAMETER
-        + teacher * _BYTES_PER_FROZEN_PARAMETER
-        + activations
+def _held_out(prepared: Prepared) -> tuple[tuple[str, str], ...]:
+    recipe, found = prepared.recipe, []
+    for split, name in (("dev", recipe.data.dev), ("test", recipe.data.test)):
+        if name is None:
+            found.append((split, "none"))
+            continue
+        size = len(prepared.dev) if split == "dev" else len(read_split(recipe, "test"))
+        found.append((split, f"{size:,} of {name}"))
+    return tuple(found)
+
+
+def _labels(prepared: Prepared) -> str:
+    """Whether the teacher's labels are there; of those that are not, how long they would take."""
+    recipe, teacher = prepared.recipe, prepared.teacher
+    if not recipe.sequences.decoded_by_teacher or teacher is None:
+        return "none"
+    return planned_labels(recipe, teacher, prepared.train_examples)
+
+
+def planned_labels(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> str:
+    """Whether the labels of these examples are there; else the time, from a sample of them."""
+    wanted = wanted_corpus(recipe, teacher, examples)
+    if wanted.is_there:
+        return wanted.origin
+    sources = [example.source_ids for example in wanted.sources]
+    sample = _spread(sources, _NUM_LABELLED)
+    generator = label_generator(recipe, teacher, wanted.sources)
+    began = time.perf_counter()
+    generator.generate(sample, wanted.settings.decoding)
+    seconds = time.perf_counter() - began
+    minutes = seconds * sum(map(len, sources)) / max(1, sum(map(len, sample))) / 60
+    return f"{wanted.origin}: about {minutes:.1f} minutes, from {len(sample)} that were timed"
+
+
+def _dev_scores(prepared: Prepared) -> str:
+    """How often dev is scored, and how long once takes: a fixed part and one for each example."""
+    training, size = prepared.recipe.training, len(prepared.dev)
+    if not size:
+        return "none"
+    seconds = [_seconds_of_dev(prepared, count) for count in (_FIRST, _NUM_SCORED)]
+    each = max(0.0, (seconds[1] - seconds[0]) / (_NUM_SCORED - _FIRST))
+    once = seconds[1] + each * max(0, size - _NUM_SCORED)
+    times = math.ceil(training.updates / training.eval_every) if training.eval_every else 1
+    return (
+        f"{times:,} times about {once:.0f} seconds, so about {times * once / 60:.1f} minutes, from "
+        f"{min(size, _NUM_SCORED)} examples that were timed"
     )
 
 
-def _seconds(prepared: Prepared) -> float:
+def _seconds_of_dev(prepared: Prepared, count: int) -> float:
+    part = dataclasses.replace(
+        prepared,
+        dev=tuple(_spread(prepared.dev, count)),
+        dev_references=tuple(_spread(prepared.dev_references, count)),
+    )
+    score = dev_scorer(part)
+    began = time.perf_counter()
+    prepared.adapted.eval()
+    if score is not None:
+        score(prepared.adapted.module)
+    return time.perf_counter() - began
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Up to `count` items from all over the sequence."""
+    number = min(count, len(items))
+    return [items[index * len(items) // number] for index in range(number)]
+
+
+def _seconds(prepared: Prepared, device: torch.device) -> float:
     """Seconds of all batches; of kept states the teacher makes each example's once."""
     training = prepared.recipe.training
-    teacher, student = _seconds_a_batch(prepared)
+    teacher, student = _seconds_a_batch(prepared, device)
     num_batches = training.updates * training.accumulation
     if prepared.recipe.teacher.keep_states == "none":
         return num_batches * (teacher + student)
@@ -259,27 +348,53 @@ def _seconds(prepared: Prepared) -> float:
     return num_batches * student + batches_an_epoch * teacher
 
 
-def _seconds_a_batch(prepared: Prepared) -> tuple[float, float]:
+def _largest_batches(prepared: Prepared) -> list[list[EncodedExample]]:
+    """Of an epoch's batches the one with most tokens, padding included, and the longest."""
+    batches, _ = _batches(prepared)
+    wide, long = ((0, 0), [0]), ((0, 0), [0])
+    while batches.epoch == 0:
+        found = list(batches.next())
+        source = max(len(prepared.train[index].source_ids) for index in found)
+        target = max(len(prepared.train[index].target_ids) for index in found)
+        tokens = len(found) * (source + target)
+        wide = max(wide, ((tokens, source + target), found))
+        long = max(long, ((source + target, tokens), found))
+    return [[prepared.train[index] for index in found] for _, found in (wide, long)]
+
+
+def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, float]:
     """Seconds of the teacher's scores, and of the student's passes with what it writes: of each the
-    fastest of three batches."""
-    use_fast_attention(prepared.student.model, torch.device("cpu"))
-    source = build_source(prepared, prepared.train)
+    fastest of some batches of the epoch. The largest come first, for the memory that they take."""
+    use_fast_attention(prepared.student.model, device)
+    model = prepared.adapted.to(device)
     objective = build_objective(prepared.recipe)
-    teacher = live_teacher(prepared, torch.device("cpu"))
-    updates, bf16 = prepared.recipe.training.updates, prepared.precision == "bf16"
+    teacher = live_teacher(prepared, device)
+    # Its moments take memory; the rate is 0, so that what is measured stays the student.
+    optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.0)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    updates = prepared.recipe.training.updates
+    bf16 = prepared.precision == "bf16"
     fastest = (math.inf, math.inf)
-    for update in range(1, 4):
+    every = [*_largest_batches(prepared), prepared.train]
+    sources = [build_source(prepared, examples) for examples in every]
+    model.train()
+    for number, source in enumerate((*sources, sources[-1], sources[-1]), start=1):
         began = time.perf_counter()
-        source.begin_update(update, updates)
-        batch = source.next_batch()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        source.begin_update(number, updates)
+        batch = source.next_batch().to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             started = time.perf_counter()
             scores = teacher.score(batch)
             scored = time.perf_counter()
             loss, _ = objective(prepared.adapted.states(batch), scores, batch)
         torch.autograd.backward(loss.total)
+        loss.total.item()  # waits for a GPU
         ended = time.perf_counter()
-        student = ended - scored + (started - began if prepared.recipe.sequences.by_student else 0)
-        fastest = (min(fastest[0], scored - started), min(fastest[1], student))
-        prepared.adapted.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if source is sources[-1]:
+            writes = prepared.recipe.sequences.by_student
+            student = ended - scored + (started - began if writes else 0)
+            fastest = (min(fastest[0], scored - started), min(fastest[1], student))
     return fastest

@@ -6,13 +6,22 @@ import contextlib
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from seqdistill.records.run_directory import RunDirectory
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process has held so far, in megabytes (Linux counts in kilobytes)."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    """The most memory this process has held so far, in megabytes.
+
+    Linux tells it of the process's own memory; elsewhere it may be that of the process before exec.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    peaks = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    # Both count in kilobytes.
+    kilobytes = int(peaks[0]) if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kilobytes / 1024, 1)
 
 
 @contextlib.contextmanager

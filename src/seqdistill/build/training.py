@@ -268,7 +268,8 @@ def _try_engines(prepared: Prepared, decode_dev: GeneratorFactory) -> dict[str, 
     return {"engines": engines} if engines else {}
 
 
-def _dev_scorer(prepared: Prepared, decode_dev: GeneratorFactory) -> DevScoring | None:
+def dev_scorer(prepared: Prepared, decode_dev: GeneratorFactory) -> DevScoring | None:
+    """What scores the live student on dev; None without dev."""
     if not prepared.dev:
         return None
     evaluation = prepared.recipe.evaluation
@@ -350,6 +351,6 @@ def _train(
             folder=run.checkpoints_path,
             metrics=metrics,
             progress=progress,
-            score_dev=_dev_scorer(prepared, decode_dev),
+            score_dev=dev_scorer(prepared, decode_dev),
         )
         return loop.run(resume=resume)

@@ -114,24 +114,44 @@ def label(
     *,
     output_dir: OutputDir = None,
     seed: Seed = None,
+    dry_run: DryRun = False,
     trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Generate and cache the teacher's outputs for the training data, to be reused by `train`.
 
-    Writes Parquet files and a manifest into sequences.corpus, by default a folder in
-    teacher-corpora/ beside output_dir. Stopped at any moment, the same command continues.
+    The recipe needs data.train and teacher.model, and no student. The labels are written to
+    output_dir where that is given here, to be named as sequences.corpus=DIR when training; else to
+    teacher-corpora/ beside the runs, where `train` finds them by itself. Each shard is a Parquet
+    file with the columns id, source, rank (0 is the best), token_ids, text, log_prob and finished.
+    Stopped at any moment, the same command continues.
     """
     given, name = _with_recipe(recipe, settings)
     overrides = [*given.overrides, *named_settings(output_dir, seed, trust_remote_code)]
-    chosen = _recipe(name, overrides)
+    chosen = _recipe(name, overrides, purpose="label")
     _refuse_untrusted(name, chosen, overrides, trusted=trust_remote_code)
     from seqdistill.recipe.systems import output_folder
 
-    if chosen.sequences.corpus is None:
-        check_writable(output_folder(chosen), "output_dir")
+    if any(word.partition("=")[0] == "output_dir" for word in overrides):
+        if chosen.sequences.corpus is not None:
+            raise UserError(
+                "output_dir must be left out where sequences.corpus names the labels' folder, "
+                f"got {chosen.sequences.corpus!r} as the latter; remove one of the two"
+            )
+        corpus = str(output_folder(chosen))
+        sequences = chosen.sequences.model_copy(update={"corpus": corpus})
+        chosen = chosen.model_copy(update={"sequences": sequences})
     else:
-        check_writable(Path(chosen.sequences.corpus), "sequences.corpus")
+        corpus = None
+    check_writable(Path(chosen.sequences.corpus or output_folder(chosen)), "output_dir")
+    if dry_run:
+        with job(console_on(), verbose=verbose):
+            from seqdistill.build.labelling import plan_labels
+
+            lines = plan_labels(chosen)
+        say_aligned(lines)
+        say("Nothing was written.")
+        return
 
     with job(console_on(), verbose=verbose) as progress:
         from seqdistill.build.labelling import label_data
@@ -141,7 +161,11 @@ def label(
     say_aligned(
         [
             ("teacher's corpus", str(folder)),
-            ("train on it", f"{program()} train {name} ... with the same data and decoding"),
+            (
+                "train on it",
+                f"{program()} train {name} ... with the same data and decoding"
+                + (f" and sequences.corpus={quoted(folder)}" if corpus else ""),
+            ),
         ]
     )
 

@@ -56,6 +56,13 @@ def check_recipe(recipe: Recipe) -> None:
         raise recipe_error([f"{item.key} {item.sentence}" for item in found])
 
 
+def check_label_recipe(recipe: Recipe) -> None:
+    """As `check_recipe`, of what labelling reads."""
+    found = label_contradictions(recipe)
+    if found:
+        raise recipe_error([f"{item.key} {item.sentence}" for item in found])
+
+
 def _contradictions(recipe: Recipe, purpose: Purpose) -> list[Contradiction]:
     found = label_contradictions(recipe) if purpose == "label" else all_contradictions(recipe)
     if purpose == "measure":

@@ -30,9 +30,10 @@ SCHEMA = pa.schema(
     ]
 )
 """A row is an output that was kept: the `id` and the text of its `source` (of a chat the prompt as
-the template renders it), its `token_ids` and their `text`, and their `log_prob` in nats; `rank` 0 is the best of them. A sample that the length limit
-cut off is not finished: its tokens have no end token. An example of which nothing was kept has one
-row that is not finished and has no tokens and no log_prob."""
+the template renders it), its `token_ids`, their `text`, and their `log_prob` in nats; `rank` 0 is
+the best. A sample that the length limit cut off is not finished: its tokens have no end token. An
+example of which nothing was kept has one row that is not finished and has no tokens and no
+log_prob."""
 SOURCES = b"seqdistill.sources"
 DROPPED = b"seqdistill.num_dropped"
 KEEPS_CUT = b"seqdistill.keeps_cut"

@@ -1,0 +1,105 @@
+"""Mistakes of every kind are told together, and none that only follows from another."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+import pytest
+
+from seqdistill.core.errors import RecipeError
+from seqdistill.recipe import load_recipe
+from seqdistill.recipe.loading import Purpose
+
+
+def complaints(name: str, *overrides: str, purpose: Purpose = "train") -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(name, overrides, purpose=purpose)
+    lines = str(caught.value).split("\n  - ")
+    return lines[1:] or lines
+
+
+def test_values_contradictions_and_missing_files_come_at_once() -> None:
+    found = complaints(
+        "seq_kd",
+        "training.updates=many",
+        "student.modle=x",
+        "evaluation.metrics=[bleu,bleu]",
+        "data.train=nowhere.tsv",
+        "data.dev=a.src,b.tgt",
+        "teacher.model=/nowhere/teacher",
+    )
+    told = ("student.modle is no", "training.updates must be", "each metric once", "'nowhere.tsv'")
+    told += ("'a.src'", "'b.tgt'", "'/nowhere/teacher'")
+    assert len(found) == len(told)
+    for words in told:
+        assert sum(words in line for line in found) == 1, words
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.updates=5.5",  # its warm-up cannot be compared with it
+        "teacher.model=5",  # not also: must be given
+        "data.trian=a.tsv",  # not also: data.train lacks
+        "student.init=scrtch",
+        "sequences.written_by=techer",
+        "objective.terms=[{divergence: nll}]",
+        "objective.terms.0.wieght=1",
+        "compare=[1]",
+        "stages=[{}]",
+        "preset=nonsense",
+    ],
+)
+def test_what_only_follows_from_a_wrong_value_is_not_told(override: str) -> None:
+    given = ["training.warmup_updates=3", "student.model=s", "teacher.model=t"]
+    if not override.startswith("data"):
+        given.append("data.train=some-set")
+    assert len(complaints("seq_kd", *given, override)) == 1
+
+
+def test_labelling_needs_data_and_a_teacher_and_nothing_else() -> None:
+    given = ["teacher.model=t", "data.train=some-set"]
+    for name in ("seq_kd", "word_kd", "seq_inter", "distillm"):
+        assert load_recipe(name, given, purpose="label").student.model is None
+    found = complaints("seq_kd", "sequences.decoding.n_best=9", purpose="label")
+    assert [line.split(" must")[0].split(": ")[-1] for line in found] == [
+        "data.train",
+        "sequences.decoding.n_best",
+        "teacher.model",
+    ]
+    (chain,) = complaints("seq_kd_seq_inter", *given, purpose="label")
+    assert "label seq_kd instead" in chain
+
+
+def test_what_is_measured_needs_a_test_set(tmp_path: pathlib.Path) -> None:
+    own = tmp_path / "own.tsv"
+    own.touch()
+    (found,) = complaints("demo", f"data.train={own}", purpose="measure")
+    assert "data.test must name the examples" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("preset: seq_kd\0\n", "line 1: a recipe must be plain text, got the character '\\x00'"),
+        ("a: " + "[" * 400 + "]" * 400, "nest deeper than 32 levels"),
+        ("a: " + "{b: " * 9000 + "}" * 9000, "nest deeper than 32 levels"),
+        ("a: &a [1]\nb: [*a, *a]\n", "aliases (*name) are not read"),
+        ("".join(f"k{i}: {i}\n" for i in range(12000)), "errors:"),
+        ("a: 1\n" * 200000, "at most 262,144 bytes"),
+        (f"data: {{train: 0x{'f' * 9000}}}", "a number of thousands of digits"),
+        ('preset: seq_kd\noutput_dir: "a\\0b"\n', "output_dir must be plain text"),
+        ("preset: nobody\n", "preset must be one of"),
+    ],
+    ids=["NUL", "deep", "deeper", "aliases", "keys", "huge", "digits", "NUL escaped", "preset"],
+)
+def test_any_text_is_refused_in_seconds(tmp_path: pathlib.Path, text: str, told: str) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    began = time.monotonic()
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path))
+    assert time.monotonic() - began < 30.0
+    assert told in str(caught.value)
+    assert len(str(caught.value)) < 20_000
