@@ -19,7 +19,7 @@ from seqdistill.build.planning import plan
 from seqdistill.build.systems import system_under_test
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.progress import NoProgress
-from seqdistill.data.examples import Example
+from seqdistill.data.examples import Example, Turn
 from seqdistill.evaluation.systems import evaluate_system
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.models.adapters import Kind
@@ -28,7 +28,7 @@ from seqdistill.recipe.resolving import read_recipe
 
 __all__ = ["folder"]
 
-CHAT = (("user", "Add one and three."),)
+CHAT = (Turn("user", "Add one and three."),)
 
 
 def examples(*targets: str, chat: bool = False) -> list[Example]:

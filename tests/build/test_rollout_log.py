@@ -69,9 +69,12 @@ def test_a_log_that_is_resumed_keeps_the_same(
     whole, part = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "part")
     hear(RolloutLog(prepared, whole), 1, 10)
     assert [step for step, _, _ in kept(whole)] == [2, 8, 10]
-    hear(RolloutLog(prepared, part), 1, min(10, resumed_at + 2))
+    log = RolloutLog(prepared, part)
+    hear(log, 1, resumed_at)
+    logs = part.logs_so_far()
+    hear(log, resumed_at + 1, min(10, resumed_at + 2))
     again = RolloutLog(prepared, part)
-    part.forget_metrics_after(resumed_at)
+    part.go_back_to(logs)
     hear(again, resumed_at + 1, 10)
     assert kept(part) == kept(whole)
 

@@ -12,6 +12,7 @@ from tests.translation_families import FAMILIES, MULTILINGUAL, TEXTS
 
 from seqdistill.build.data import collator_for, encode_for
 from seqdistill.core.errors import RecipeError
+from seqdistill.data.conversations import PLAIN_CHAT
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
@@ -54,7 +55,7 @@ def directly(name: str, **settings: object) -> list[list[int]]:
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request: pytest.FixtureRequest) -> tuple[str, LoadedModel, list[EncodedExample]]:
     found = told(request.param)
-    return request.param, found, encode_for(found, EXAMPLES)
+    return request.param, found, encode_for(found, EXAMPLES, PLAIN_CHAT)
 
 
 def test_sources_and_targets_are_what_the_tokenizer_makes_of_them(
@@ -164,7 +165,7 @@ def test_samplers_write_what_transformers_writes(
 @pytest.mark.parametrize("name", ["nllb", "mbart", "t5"])
 def test_a_saved_copy_says_what_ctranslate2_is_to_be_given(name: str, tmp_path: Path) -> None:
     found = told(name)
-    encoded = encode_for(found, EXAMPLES)
+    encoded = encode_for(found, EXAMPLES, PLAIN_CHAT)
     generator = CTranslate2Generator(
         found.model,
         found.tokenizer,

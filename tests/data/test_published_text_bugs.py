@@ -12,7 +12,7 @@ from tests.tiny import BOS, EOS, character_tokenizer
 
 from seqdistill.data.batching import Collator
 from seqdistill.data.encoding import Kind, encode, leave_out_long
-from seqdistill.data.examples import Example
+from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
 
 WORDS = ["null", "NA", "N/A", "NaN", "None", "nan", "true", "1e5"]
@@ -20,7 +20,7 @@ CHAT = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
-TURNS = (("user", "hello"),)
+TURNS = (Turn("user", "hello"),)
 MESSAGES = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "meow"}]
 
 

@@ -118,7 +118,7 @@ def test_broken_folders_are_refused_in_one_sentence(pair: LoadedModel, tmp_path:
     with pytest.raises(ModelError, match="The weights must load"):
         load_pair(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="config.json must be a JSON object"):
+    with pytest.raises(ModelError, match=r"config.json must be a JSON object"):
         load_config(str(tmp_path))
 
 
@@ -209,7 +209,10 @@ def _without(name: str) -> Callable[[Path], None]:
 
 
 def _holding(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return change
 
 
 def _configured(**settings: object) -> Callable[[Path], None]:

@@ -29,6 +29,7 @@ from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.batching import Collator
 from seqdistill.data.encoding import EncodedExample
+from seqdistill.data.examples import Example
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
@@ -36,6 +37,7 @@ from seqdistill.metrics.similarity import smoothed_bleu
 from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.corpus_export import write_jsonl
 from seqdistill.sources.corpus_shards import TeacherOutput
 from seqdistill.sources.interpolation import interpolate
@@ -144,7 +146,7 @@ def test_cut_samples_are_encoded_for_another_tokenizer_without_an_end() -> None:
     student = LoadedModel(tiny_model("mbart"), character_tokenizer(), "student")
     cut = TeacherOutput("a", 0, (9, 9), "abc", -1.0, finished=False)
     whole = dataclasses.replace(cut, rank=1, finished=True)
-    first, second = _encoded([cut, whole], student)["a"]
+    first, second = _encoded([cut, whole], Recipe(), student, [Example("a", "x", None)])["a"]
     assert second == (*first, EOS) and EOS not in first
 
 

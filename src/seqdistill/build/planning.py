@@ -24,7 +24,7 @@ from seqdistill.build.sequences import build_source
 from seqdistill.build.stage_runs import finished_stages, unfinished_recipes
 from seqdistill.build.teacher_states import states_bytes
 from seqdistill.build.timings import peak_memory_mb
-from seqdistill.build.training import dev_scorer, open_run
+from seqdistill.build.training import dev_generator, dev_scorer, open_run
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import Collator, EpochBatches
 from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
@@ -322,7 +322,7 @@ def _seconds_of_dev(prepared: Prepared, count: int) -> float:
         dev=tuple(_spread(prepared.dev, count)),
         dev_references=tuple(_spread(prepared.dev_references, count)),
     )
-    score = dev_scorer(part)
+    score = dev_scorer(part, dev_generator(part))
     began = time.perf_counter()
     prepared.adapted.eval()
     if score is not None:

@@ -162,7 +162,7 @@ def _data_content(spec: str | None) -> object:
 
 
 def _model_content(name: str | None) -> str | None:
-    """The fingerprint of a model folder, its adapters' base included; a hub name stands for itself."""
+    """The fingerprint of a model folder, an adapters' base included; a hub name is its own."""
     if name is None:
         return None
     folders = model_folders(model_folder(name))

@@ -136,7 +136,7 @@ def train_as_only_writer(
     if started:
         prepared = _as_begun(prepared, run)
     warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
-    decode_dev, engines = _dev_generator(prepared), dict[str, object]()
+    decode_dev, engines = dev_generator(prepared), dict[str, object]()
     if not started and accelerator.is_main_process:
         engines = _try_engines(prepared, decode_dev)
     looked_at = preflight(prepared) if accelerator.is_main_process else {}
@@ -240,7 +240,7 @@ def _apply_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.training.threads)
 
 
-def _dev_generator(prepared: Prepared) -> GeneratorFactory:
+def dev_generator(prepared: Prepared) -> GeneratorFactory:
     """What decodes dev with the student's present weights, adapters included."""
     evaluation, lora = prepared.recipe.evaluation, prepared.lora
     make = generator_factory(
