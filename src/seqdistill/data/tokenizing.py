@@ -6,7 +6,6 @@ chat template write themselves becomes a mark. Knows no examples and no conversa
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import json
 import logging
@@ -100,8 +99,10 @@ class TextTokenizer:
         if not self._tokenizer.is_fast:
             return self._tokens_without_offsets(text, False, is_spelled)
         if is_spelled:
-            return _with_offsets(self._backend().encode(text, add_special_tokens=False))
-        return _with_offsets(self._tokenizer(text, add_special_tokens=False).encodings[0])
+            found = self._backend().encode(text, add_special_tokens=False)
+        else:
+            found = self._tokenizer(text, add_special_tokens=False).encodings[0]
+        return _with_offsets(found, len(text))
 
     def plain(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """The tokens of texts, marks in them read as text, with what the tokenizer puts around."""
@@ -110,7 +111,8 @@ class TextTokenizer:
             return
         encodings = self._tokenizer(list(texts)).encodings if texts else []
         for text, encoding in zip(texts, encodings, strict=True):
-            yield _with_offsets(self._backend().encode(text) if self.has_marks(text) else encoding)
+            found = self._backend().encode(text) if self.has_marks(text) else encoding
+            yield _with_offsets(found, len(text))
 
     def _tokens_without_offsets(self, text: str, adds_marks: bool, is_spelled: bool) -> Tokens:
         """By comparing with the tokens of the text's beginnings: exact, and slower."""
@@ -159,10 +161,15 @@ class TextTokenizer:
         return self._renamed
 
 
-def _with_offsets(encoding: Encoding) -> Tokens:
-    # Marks around the text have no characters, (0, 0), the last ones too.
-    stops = list(itertools.accumulate((stop for _, stop in encoding.offsets), max))
-    return Tokens(encoding.ids, lambda character: bisect.bisect_right(stops, character))
+def _with_offsets(encoding: Encoding, length: int) -> Tokens:
+    """The tokens of a text of `length` characters."""
+
+    def first_from(character: int) -> int:
+        # Some tokenizers leave blanks before a token out of its characters.
+        covering = (encoding.char_to_token(place) for place in range(character, length))
+        return next((i for i in covering if i is not None), len(encoding.ids))
+
+    return Tokens(encoding.ids, first_from)
 
 
 def _renamed(backend: Tokenizer, known: Mapping[str, int]) -> Tokenizer:
