@@ -257,7 +257,7 @@ def _show_trained(run: RunDirectory) -> None:
 
 def _judging(run: RunDirectory) -> list[tuple[str, str]]:
     """What chose the checkpoints and will measure, as the run noted it; nothing of older runs."""
-    judging = run.read_manifest().get("judging")
+    judging = run.read_manifest().get("judging") if run.manifest_path.is_file() else None
     return [("judged by", str(judging["in_words"]))] if isinstance(judging, dict) else []
 
 
