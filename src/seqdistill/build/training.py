@@ -155,7 +155,8 @@ def train_as_only_writer(
         facts |= {"warmup_updates": recipe.training.warmup, INPUTS: inputs}
         facts |= {"preflight": looked_at, **engines}
         _begin(run, prepared, facts, started=started)
-        for label, text in shown_row(prepared, examples):
+        judged = [("judged by", str(prepared.judging))] if prepared.dev else []
+        for label, text in [*shown_row(prepared, examples), *judged]:
             progress.say(f"{label:<12}{text}")
         if accelerator.num_processes > 1:
             progress.say(f"{accelerator.num_processes} processes train one student together")
