@@ -18,7 +18,8 @@ from tests.tiny import EOS, character_tokenizer, tiny_model
 
 from seqdistill.build.generating import generate_texts
 from seqdistill.build.stored_forms import export_model
-from seqdistill.core.errors import ModelError
+from seqdistill.cli.measuring import evaluate
+from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.models.loading import load_pair
@@ -135,6 +136,8 @@ def test_what_an_int8_folder_cannot_do_is_a_sentence(place: Path, tmp_path: Path
         written(folder, compute_type="float16")
     with pytest.raises(ModelError, match=r"is a CTranslate2 folder.*`generate` runs it"):
         load_pair(str(folder))
+    with pytest.raises(UserError, match=r"must be a run directory, got the CTranslate2 folder"):
+        evaluate(folder)
     packed = tmp_path / "packed"
     export_model(str(folder), packed, form="sparse-int8", store=None, verify_on=None, threads=1)
     with pytest.raises(ModelError, match=r"must be unpacked .*--format dense"):

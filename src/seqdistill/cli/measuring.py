@@ -53,6 +53,11 @@ def evaluate(
             f"evaluate must be given one RUN_DIR and settings, got {given.positional[0]!r} beside; "
             "a setting reads key=value, such as data.test=other.tsv"
         )
+    if (run_dir / "model.bin").is_file():
+        raise UserError(
+            f"RUN_DIR must be a run directory, got the CTranslate2 folder {str(run_dir)!r}; "
+            "evaluate the run that it lies in, which measures its copy, too, or `generate` with it"
+        )
     run = RunDirectory.open(run_dir)
     check_writable(run.path, "RUN_DIR")
     console = console_on()

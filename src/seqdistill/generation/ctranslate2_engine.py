@@ -1,4 +1,4 @@
-"""Decoding with CTranslate2: what decodes unless a recipe says otherwise, on CPUs and GPUs alike.
+"""Decoding with CTranslate2: what decodes where it computes the same as the model.
 
 Encoder-decoder and decoder-only models, converted from a live model and compared with it by
 `ctranslate2_loading`. Does not tokenize text and does not choose what to decode.
