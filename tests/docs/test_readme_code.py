@@ -68,8 +68,8 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = ["runs/mine/student", "runs/mine/student-int8", "--format", "int8"]
         made = CliRunner().invoke(app, ["export", *words, "--verify-on", "train.tsv"])
         assert made.exit_code == 0, made.output
-        words = ["seq_kd", "teacher.model=runs/mine/student", "student.model=runs/mine/student"]
-        words += ["data.train=train.tsv", "output_dir=runs/mine", "sequences.decoding.beam_size=1"]
+        words = ["seq_kd", "teacher.model=runs/mine/student", "data.train=train.tsv"]
+        words += ["output_dir=labels", "sequences.decoding.beam_size=1"]
         words += ["sequences.decoding.max_new_tokens=20", "sequences.decoding.length_penalty=0"]
         made = CliRunner().invoke(app, ["label", *words])
         assert made.exit_code == 0, made.output
@@ -108,7 +108,7 @@ def test_labels_are_parquet_with_the_columns_of_the_table(mine: Path) -> None:
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text[text.index("| column | type |") : text.index("import glob")]
-    (shard,) = mine.glob("runs/teacher-corpora/*/shard-*.parquet")
+    (shard,) = mine.glob("labels/shard-*.parquet")
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == pq.read_schema(shard).names
     assert printed(python("import glob"), mine).count("\n") == 4
 
