@@ -145,7 +145,8 @@ def _languages(first: object, choice: ColumnChoice) -> tuple[str, str | None]:
         if wanted is not None and wanted not in found:
             raise DataError(
                 f"language {wanted!r} must be one of {_listed(found)}."
-                f"{did_you_mean(wanted, found)} Where the model's tokenizer names it otherwise, a recipe gives both, as key:code"
+                f"{did_you_mean(wanted, found)} Where the model's tokenizer "
+                "names it otherwise, a recipe gives both, as key:code"
             )
     if source is not None and (target is not None or not choice.need_target):
         return source, target
