@@ -105,9 +105,7 @@ def test_with_the_flag_it_runs(program: Program, stranger: Path, mark: Path) -> 
     assert mark.exists()
 
 
-def test_a_strangers_reward_is_not_imported(
-    program: Program, stranger: Path, mark: Path
-) -> None:
+def test_a_strangers_reward_is_not_imported(program: Program, stranger: Path, mark: Path) -> None:
     recipe = load_recipe(
         "baseline",
         ["student.model=teacher", "data.train=rows.tsv", "output_dir=mine"],

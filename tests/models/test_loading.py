@@ -14,7 +14,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tests.tiny import character_tokenizer, tiny_model
+from transformers import BertConfig, EncoderDecoderConfig, GPT2Config, PreTrainedConfig
 
+from seqdistill.build.models import build_student
 from seqdistill.core.errors import ModelError
 from seqdistill.models import hub
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
@@ -26,6 +28,7 @@ from seqdistill.models.loading import (
     load_tokenizer,
 )
 from seqdistill.models.saving import save_pair
+from seqdistill.recipe.schema import Recipe
 
 
 @pytest.fixture
@@ -239,7 +242,10 @@ SHARD = "model-00002-of-00004.safetensors"
         *(
             (_holding(name, content), f"{name} must be a JSON object")
             for name in (
-                "config.json", "tokenizer_config.json", "tokenizer.json", "generation_config.json"
+                "config.json",
+                "tokenizer_config.json",
+                "tokenizer.json",
+                "generation_config.json",
             )
             for content in (b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 5000)
         ),
@@ -330,7 +336,9 @@ def test_a_mistyped_folder_is_told_at_once(
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "config.json").write_text("{}")
     began = time.monotonic()
-    with pytest.raises(ModelError, match=f"Did you mean '{meant}'" if meant else "there is no folder"):
+    with pytest.raises(
+        ModelError, match=f"Did you mean '{meant}'" if meant else "there is no folder"
+    ):
         load(name)
     assert time.monotonic() - began < 1.0
     if meant is not None:
@@ -345,3 +353,26 @@ def test_a_hub_that_does_not_even_resolve_holds_nobody_up(
     began = time.monotonic()
     assert not hub.hub_answers()
     assert time.monotonic() - began < 1.0
+
+
+@pytest.mark.parametrize("decoder", [BertConfig, GPT2Config])
+def test_two_models_put_together_are_refused_by_name(
+    decoder: type[PreTrainedConfig], tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    both = EncoderDecoderConfig.from_encoder_decoder_configs(
+        BertConfig(**sizes, intermediate_size=32), decoder(**sizes, is_decoder=True)
+    )
+    both.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="is an EncoderDecoderModel"):
+        load_model(str(tmp_path))
+
+
+def test_a_student_whose_generation_settings_cannot_be_saved_is_refused_before_training(
+    tmp_path: Path,
+) -> None:
+    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.3, "do_sample": false}')
+    recipe = Recipe.model_validate({"student": {"model": str(tmp_path)}})
+    with pytest.raises(ModelError, match=r"generation_config\.json must hold.*temperature"):
+        build_student(recipe, None, [])

@@ -94,9 +94,7 @@ def evaluate_run(
     settings = evaluation_settings(recipe)
     examples = read_split(recipe, "test")
     references = [example.target or "" for example in examples]
-    systems = systems_of(
-        run, recipe, examples, overrides, trust_remote_code=trust_remote_code
-    )
+    systems = systems_of(run, recipe, examples, overrides, trust_remote_code=trust_remote_code)
     exported = exported_system(run, overrides)
     progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
     results: list[SystemResult] = []

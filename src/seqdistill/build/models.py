@@ -71,7 +71,26 @@ def build_teacher(recipe: Recipe) -> LoadedModel:
 def build_student(
     recipe: Recipe, teacher: LoadedModel | None, train_examples: Iterable[Example]
 ) -> LoadedModel:
-    """The student before its first update."""
+    """The student before its first update.
+
+    Raises ModelError for one that transformers would not save when it is trained.
+    """
+    student = _student(recipe, teacher, train_examples)
+    try:
+        if student.model.generation_config is not None:
+            student.model.generation_config.validate(strict=True)
+    except ValueError as error:
+        raise ModelError(
+            f"The student's generation_config.json must hold settings that go together, since "
+            f"transformers saves no others, but: {' '.join(str(error).split())[:300]} Mend that "
+            f"file of {student.name!r}."
+        ) from error
+    return student
+
+
+def _student(
+    recipe: Recipe, teacher: LoadedModel | None, train_examples: Iterable[Example]
+) -> LoadedModel:
     if recipe.student.init == "teacher_layers":
         return _from_teacher_layers(recipe, teacher)
     if recipe.student.init == "scratch":
@@ -102,9 +121,7 @@ def _from_scratch(
     if recipe.student.model is not None:
         folder = model_folder(recipe.student.model)
         config = load_config(folder, trust_remote_code=recipe.student.trust_remote_code)
-        tokenizer = load_tokenizer(
-            folder, trust_remote_code=recipe.student.trust_remote_code
-        )
+        tokenizer = load_tokenizer(folder, trust_remote_code=recipe.student.trust_remote_code)
         model = _with_dropout(recipe, random_model(config, seed=recipe.seed))
         return dataclasses.replace(
             fitting(LoadedModel(model, tokenizer, recipe.student.model)), name="student"

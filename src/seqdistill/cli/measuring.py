@@ -51,9 +51,7 @@ def evaluate(
     with job(console, verbose=verbose) as progress:
         from seqdistill.build.evaluation import evaluate_run
 
-        evaluate_run(
-            run, given.overrides, progress=progress, trust_remote_code=trust_remote_code
-        )
+        evaluate_run(run, given.overrides, progress=progress, trust_remote_code=trust_remote_code)
     from seqdistill.cli.tables import show_results
     from seqdistill.report.inputs import read_contents
 

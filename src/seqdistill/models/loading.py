@@ -81,6 +81,13 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
     except Exception as error:  # whatever a configuration says that it should not
         raise _explained(base, "configuration", error) from error
     check_sizes(config, base)
+    if config.model_type == "encoder-decoder":
+        raise ModelError(
+            "A model must be one network whose last hidden states and output layer can be read, but "
+            f"{name!r} is an EncoderDecoderModel, two models of other kinds put together, each "
+            "with a vocabulary and head of its own; use an architecture that is an "
+            "encoder-decoder itself, such as T5, BART, mBART or Marian."
+        )
     return config
 
 
@@ -172,7 +179,9 @@ def fitting(pair: LoadedModel) -> LoadedModel:
     rows = int(pair.model.get_input_embeddings().weight.shape[0])
     if num_known_ids(pair.tokenizer) > rows:
         beyond = sorted(
-            (number, token) for token, number in pair.tokenizer.get_vocab().items() if number >= rows
+            (number, token)
+            for token, number in pair.tokenizer.get_vocab().items()
+            if number >= rows
         )
         raise ModelError(
             f"The tokenizer of {pair.name!r} must have no token that its model has no row for, but "

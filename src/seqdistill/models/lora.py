@@ -143,7 +143,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     try:
         said = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} must be a JSON object, but: {error}; restore the file.") from error
+        raise ModelError(
+            f"{path} must be a JSON object, but: {error}; restore the file."
+        ) from error
     if not isinstance(said, dict):
         raise ModelError(f"{path} must be a JSON object, got {str(said)[:40]!r}; restore the file.")
     return said
@@ -191,6 +193,5 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 def _require_peft() -> None:
     if importlib.util.find_spec("peft") is None:
         raise UserError(
-            "LoRA adapters need the package peft, which is not installed; install "
-            "seqdistill[lora]"
+            "LoRA adapters need the package peft, which is not installed; install seqdistill[lora]"
         )

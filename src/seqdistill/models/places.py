@@ -59,7 +59,9 @@ def check_place(name: str, what: str) -> None:
     elif not _is_cached(name):
         meant = _meant(path) if "/" in name else ""
         if meant:
-            raise ModelError(f"The {what} must load from a model folder, but there is no {name!r}.{meant}")
+            raise ModelError(
+                f"The {what} must load from a model folder, but there is no {name!r}.{meant}"
+            )
         if not hub_answers():
             raise ModelError(
                 f"The {what} must load from a model folder, a hub name that was loaded before, or "
@@ -235,4 +237,6 @@ def base_of(name: str) -> str:
 
 def model_folders(name: str) -> tuple[Path, ...]:
     """The local folders that a model is read from: its own, and that of its adapters' base."""
-    return tuple(Path(place) for place in dict.fromkeys((name, base_of(name))) if Path(place).is_dir())
+    return tuple(
+        Path(place) for place in dict.fromkeys((name, base_of(name))) if Path(place).is_dir()
+    )

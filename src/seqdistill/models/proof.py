@@ -32,9 +32,7 @@ def probe_logits(model: PreTrainedModel) -> Float[Tensor, "1 time vocab"]:
     return logits.float().cpu()
 
 
-def difference(
-    said: Float[Tensor, "1 time vocab"], other: Float[Tensor, "1 time _vocab"]
-) -> float:
+def difference(said: Float[Tensor, "1 time vocab"], other: Float[Tensor, "1 time _vocab"]) -> float:
     """The largest difference as a share of the largest logit; infinite for other shapes or NaN."""
     if said.shape != other.shape:
         return float("inf")
