@@ -171,7 +171,7 @@ def _data_content(spec: str | None) -> object:
 
 
 def _model_content(name: str | None) -> str | None:
-    """The fingerprint of a model folder, its adapters' base included; a hub name stands for itself."""
+    """The fingerprint of a model folder, with its adapters' base; a hub name stands for itself."""
     if name is None:
         return None
     folders = model_folders(model_folder(name))

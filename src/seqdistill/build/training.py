@@ -119,7 +119,7 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
 
 
 def _save(prepared: Prepared, run: RunDirectory) -> None:
-    """The student as a plain model that says what the trained one says; of adapters also themselves."""
+    """The student as a plain model that says what was trained; of adapters also themselves."""
     student, said = prepared.student, probe_logits(prepared.student.model)
     if prepared.lora is not None:
         prepared.lora.save(run.adapter_path)

@@ -7,7 +7,6 @@ merged in. Knows transformers' Auto classes and nothing of training.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import tempfile
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
     check_sizes(config, base)
     if config.model_type == "encoder-decoder":
         raise ModelError(
-            "A model must be one network whose last hidden states and output layer can be read, but "
+            "A model must be one network whose last states and output layer can be read, but "
             f"{name!r} is an EncoderDecoderModel, two models of other kinds put together, each "
             "with a vocabulary and head of its own; use an architecture that is an "
             "encoder-decoder itself, such as T5, BART, mBART or Marian."

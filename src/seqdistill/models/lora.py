@@ -94,7 +94,7 @@ class LoraAdapter:
             shown = name.removeprefix("base_model.model.")
             if base is output:
                 raise ModelError(
-                    f"student.lora.targets must leave the output layer out, whose matrix the losses "
+                    f"student.lora.targets must leave the output layer out, whose matrix losses "
                     f"read as it is, but {targets!r} names {shown}; use all-linear, or the ends of "
                     "other names, such as q_proj."
                 )
@@ -106,7 +106,7 @@ class LoraAdapter:
                 ]
                 raise ModelError(
                     "student.lora.targets must name layers whose matrix is their own, but "
-                    f"{targets!r} names {shown}, which shares it with {', '.join(others)}: adapters "
+                    f"{targets!r} names {shown}, shared with {', '.join(others)}: adapters "
                     "merged into the one would change the others. Use all-linear, or the ends of "
                     "other names, such as q_proj."
                 )
@@ -162,7 +162,7 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(
-            f"{folder} must hold its adapters as {ADAPTER_WEIGHTS}, but has no such file; save them "
+            f"{folder} must hold its adapters as {ADAPTER_WEIGHTS}, but has none; save them "
             "there with peft's save_pretrained."
         )
     read_adapter_config(folder)
@@ -175,15 +175,15 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     except Exception as error:  # whatever adapters say that does not fit
         found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"The adapters in {folder} must merge into their base model, but: {found} Give the base "
-            "that they were trained on, or a folder of the merged model."
+            f"The adapters in {folder} must merge into their base, but: {found} Give "
+            "the base that they were trained on, or a folder of the merged model."
         ) from error
     apart = difference(said, probe_logits(merged))
     if not apart <= EXACT:
         raise ModelError(
             f"The adapters in {folder} must merge into their base model without changing what it "
-            f"says, but the merged model's logits differ by {apart:.2g} of the largest: they sit on "
-            "a matrix that is tied to another. Untie it, or give a folder of the merged model."
+            f"says, but the merged model's logits differ by {apart:.2g} of the largest: they are "
+            "on a matrix that is tied to another. Untie it, or give a folder of the merged model."
         )
     for parameter in merged.parameters():
         parameter.requires_grad_(True)

@@ -190,15 +190,15 @@ def check_weight_files(name: str) -> None:
                 )
             if not (folder / shard).is_file():
                 raise ModelError(
-                    f"The weights must load from the folder {name!r}, but it has no {shard}, one of "
+                    f"The weights must load from the folder {name!r}, but has no {shard}, one of "
                     f"the {len(named)} files that {_INDEX} names; copy it there."
                 )
         if named:
             return
     if not any(folder.glob("*.safetensors")) and (pickled := sorted(folder.glob("*.bin"))):
         raise ModelError(
-            f"The weights must load from safetensors files, but {name!r} holds {pickled[0].name}, a "
-            "pickle, which can run code when it is read. Where you trust it, convert it once: load "
+            f"The weights must load from safetensors files, but {name!r} holds {pickled[0].name}, "
+            "a pickle, which can run code when it is read. Where you trust it, convert it: load "
             "it with transformers' from_pretrained and save it with save_pretrained."
         )
 

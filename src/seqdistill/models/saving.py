@@ -28,7 +28,7 @@ def save_pair(
     """Writes model and tokenizer to `folder`; what was there goes only when all is written.
 
     With fp16 the stored tensors take half the bytes; config.json still says float32, which is what
-    `from_pretrained` then gives. Before the folder takes its place it is loaded, and what it says is
+    `from_pretrained` then gives. Before the folder takes its place it is loaded: what it says is
     compared with `said`, the `probe_logits` of the model as it was trained; when None, with what
     the model says now.
 
