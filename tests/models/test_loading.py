@@ -14,7 +14,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tests.tiny import character_tokenizer, tiny_model
+from transformers import BertConfig, EncoderDecoderConfig, GPT2Config, PreTrainedConfig
 
+from seqdistill.build.models import build_student
 from seqdistill.core.errors import ModelError
 from seqdistill.models import hub
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
@@ -26,6 +28,7 @@ from seqdistill.models.loading import (
     load_tokenizer,
 )
 from seqdistill.models.saving import save_pair
+from seqdistill.recipe.schema import Recipe
 
 
 @pytest.fixture
@@ -118,7 +121,7 @@ def test_broken_folders_are_refused_in_one_sentence(pair: LoadedModel, tmp_path:
     with pytest.raises(ModelError, match="The weights must load"):
         load_pair(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config.json must be a JSON object"):
+    with pytest.raises(ModelError, match=r"config\.json must be a JSON object"):
         load_config(str(tmp_path))
 
 
@@ -270,7 +273,7 @@ SHARD = "model-00002-of-00004.safetensors"
         (_configured(hidden_size=0), "The weights must load"),
         (_holding("model.safetensors", b""), "The weights must load"),
         (_holding("model.safetensors", b"\xff" * 100), "The weights must load"),
-        (_sharded(_without(SHARD)), f"it has no {SHARD}, one of the 4 files"),
+        (_sharded(_without(SHARD)), f"has no {SHARD}, one of the 4 files"),
         (_sharded(_holding(SHARD, b"cut")), "The weights must load"),
         (_sharded(_index_names_outside), "must name files of its own folder"),
         (_sharded(_holding("model.safetensors.index.json", b"{}")), "The weights must load"),
@@ -363,3 +366,26 @@ def test_a_hub_that_does_not_even_resolve_holds_nobody_up(
     began = time.monotonic()
     assert not hub.hub_answers()
     assert time.monotonic() - began < 1.0
+
+
+@pytest.mark.parametrize("decoder", [BertConfig, GPT2Config])
+def test_two_models_put_together_are_refused_by_name(
+    decoder: type[PreTrainedConfig], tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    both = EncoderDecoderConfig.from_encoder_decoder_configs(
+        BertConfig(**sizes, intermediate_size=32), decoder(**sizes, is_decoder=True)
+    )
+    both.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="is an EncoderDecoderModel"):
+        load_model(str(tmp_path))
+
+
+def test_a_student_whose_generation_settings_cannot_be_saved_is_refused_before_training(
+    tmp_path: Path,
+) -> None:
+    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.3, "do_sample": false}')
+    recipe = Recipe.model_validate({"student": {"model": str(tmp_path)}})
+    with pytest.raises(ModelError, match=r"generation_config\.json must hold.*temperature"):
+        build_student(recipe, None, [])

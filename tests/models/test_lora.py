@@ -116,10 +116,10 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         ("llama", ["lm_head"], "leave the output layer out"),
         ("llama-tied", ["q_proj", "lm_head"], "leave the output layer out"),
         ("t5", ["lm_head"], "leave the output layer out"),
-        ("llama-tied", ["embed_tokens"], "embed_tokens, which shares it with lm_head"),
-        ("gpt2", ["wte"], "wte, which shares it with lm_head"),
-        ("t5", ["shared"], "shares it with .*encoder.embed_tokens"),
-        ("mbart", ["q_proj", "embed_tokens"], "embed_tokens, which shares it with"),
+        ("llama-tied", ["embed_tokens"], "embed_tokens, shared with lm_head"),
+        ("gpt2", ["wte"], "wte, shared with lm_head"),
+        ("t5", ["shared"], "shared with .*encoder.embed_tokens"),
+        ("mbart", ["q_proj", "embed_tokens"], "embed_tokens, shared with"),
     ],
 )
 def test_layers_that_cannot_be_merged_into_exactly_are_refused(

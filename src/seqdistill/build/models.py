@@ -78,12 +78,22 @@ def build_student(
     """The student before its first update.
 
     Its generation config says from now on where its sequences start and end, so that what plain
-    transformers writes with the saved student is what it was trained to write.
+    transformers writes with the saved student is what it was trained to write. Raises ModelError
+    for one that transformers would not save when it is trained.
     """
     pair = with_languages(
         _initial_student(recipe, teacher, train_examples), *recipe.data.model_languages
     )
     declare_ends(pair.model, pair.tokenizer, kind=pair.kind)
+    try:
+        if pair.model.generation_config is not None:
+            pair.model.generation_config.validate(strict=True)
+    except ValueError as error:
+        raise ModelError(
+            "The student's generation_config.json must hold settings that go together, since "
+            f"transformers saves no others, but: {' '.join(str(error).split())[:300]} Fix that "
+            f"file of {pair.name!r}."
+        ) from error
     return pair
 
 

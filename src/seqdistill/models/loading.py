@@ -87,6 +87,13 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
     except Exception as error:  # whatever a configuration says that it should not
         raise _explained(base, "configuration", error) from error
     check_sizes(config, base)
+    if config.model_type == "encoder-decoder":
+        raise ModelError(
+            "A model must be one network whose last states and output layer can be read, but "
+            f"{name!r} is an EncoderDecoderModel, two models of other kinds put together, each "
+            "with a vocabulary and head of its own; use an architecture that is an "
+            "encoder-decoder itself, such as T5, BART, mBART or Marian."
+        )
     return _unquantized(config, name)
 
 
