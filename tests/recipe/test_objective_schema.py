@@ -139,5 +139,5 @@ def test_whatever_a_check_passes_builds_an_objective(
 def test_a_parameter_out_of_its_range_is_refused_by_the_recipe(setting: str) -> None:
     owner = {"clip": "sequence_reverse_kl", "head_mass": "adaptive_kl"}
     name = owner.get(setting.partition(":")[0], "forward_kl")
-    with pytest.raises(RecipeError, match=r"terms.0"):
+    with pytest.raises(RecipeError, match=r"terms\.0"):
         load_recipe("word_kd", [f"objective.terms=[{{divergence: {name}, {setting}}}]"])

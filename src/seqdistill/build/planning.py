@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from seqdistill.build.corpus import label_generator, wanted_corpus
 from seqdistill.build.data import collator_for, read_split
@@ -397,4 +398,16 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
             writes = prepared.recipe.sequences.by_student
             student = ended - scored + (started - began if writes else 0)
             fastest = (min(fastest[0], scored - started), min(fastest[1], student))
+    _as_saving_does([*model.parameters(), *_moments(optimizer)])
     return fastest
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    states = optimizer.state.values()
+    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+
+def _as_saving_does(tensors: Sequence[Tensor]) -> None:
+    """Holds a copy of all for a moment: a state is copied whole before it is written."""
+    copies = [tensor.detach().cpu().clone() for tensor in tensors]
+    copies.clear()

@@ -30,8 +30,8 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
-MOST_COMPLAINTS = 1000
-"""Advice on a misspelt key takes a millisecond: of more than so many wrong values nobody reads."""
+MOST_COMPLAINTS = 100
+"""Advice on a misspelt key takes milliseconds, and of more wrong values than that nobody reads."""
 
 
 def schema_complaints(error: ValidationError, settings: Settings) -> list[str]:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from seqdistill.core.errors import RecipeError, did_you_mean
 from seqdistill.recipe.belonging import drop_foreign
-from seqdistill.recipe.complaints import located, odd_numbers, schema_complaints
+from seqdistill.recipe.complaints import MOST_COMPLAINTS, located, odd_numbers, schema_complaints
 from seqdistill.recipe.documents import (
     MAX_BYTES,
     KeyPath,
@@ -120,8 +120,9 @@ def recipe_error(problems: Sequence[str]) -> RecipeError:
         return RecipeError(distinct[0])
     lines = "".join(f"\n  - {problem}" for problem in distinct[:_MOST_SHOWN])
     more = len(distinct) - _MOST_SHOWN
-    rest = f"\n  - and {more:,} more" if more > 0 else ""
-    return RecipeError(f"the recipe has {len(distinct):,} errors:{lines}{rest}")
+    rest = "\n  - and others" if more > 0 else ""
+    least = "at least " if len(distinct) >= MOST_COMPLAINTS else ""
+    return RecipeError(f"the recipe has {least}{len(distinct):,} errors:{lines}{rest}")
 
 
 def _inherited(name_or_path: str, preset: object, problems: list[str]) -> tuple[Settings, Settings]:
