@@ -13,6 +13,7 @@ import pytest
 
 from seqdistill.core.errors import UserError
 from seqdistill.records import locks
+from seqdistill.records.run_directory import RunDirectory
 
 _HOLD = """
 import pathlib, sys, time
@@ -34,9 +35,15 @@ def test_a_second_process_is_told_which_one_holds_the_folder(tmp_path: Path) -> 
             locks.held(folder, "evaluating"),
         ):
             pytest.fail("the block must not begin")
+        folder.mkdir()
+        (folder / "recipe.yaml").touch()
+        with pytest.raises(UserError, match=f"but process {process.pid} is training in it"):
+            RunDirectory(folder).check_free()
         process.send_signal(signal.SIGKILL)
     with locks.held(folder, "training in"):  # what a killed process held is free
         assert "training in" in (tmp_path / "runs" / "one.lock").read_text()
+        with pytest.raises(UserError, match="which is a folder that is not empty"):
+            RunDirectory(folder).check_free()
 
 
 def test_no_file_or_folder_of_a_lock_stays(tmp_path: Path) -> None:

@@ -173,16 +173,28 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
         lambda: run.write_recipe(""),
         run.logs_so_far,
     ):
-        with pytest.raises(UserError, match="must stay where it is"):
+        with pytest.raises(UserError, match="must stay"):
             write()
     run.close()
     assert not run.path.exists()
 
 
+@pytest.mark.parametrize("log", ["metrics.jsonl", "rollouts.jsonl"])
+def test_a_log_that_is_gone_between_checkpoints_is_not_begun_anew(tmp_path: Path, log: str) -> None:
+    run = logged(RunDirectory.create(tmp_path / "run"), range(1, 3))
+    run.logs_so_far()
+    (run.path / log).unlink()
+    with pytest.raises(UserError, match="must stay as it is"):
+        logged(run, range(3, 4))
+    run.close()
+    with pytest.raises(UserError, match=f"must stay as it is.*{log}"):
+        run.logs_so_far()
+
+
 def test_a_log_that_was_moved_is_not_written_to_unseen(tmp_path: Path) -> None:
     run = logged(RunDirectory.create(tmp_path / "run"), range(1, 3))
     run.path.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match="must stay where it is"):
+    with pytest.raises(UserError, match="must stay"):
         run.log_metrics(3, {"loss": 1.0})
     run.close()
 

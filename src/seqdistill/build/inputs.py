@@ -65,11 +65,17 @@ def sequences_of(**splits: Sequence[EncodedExample]) -> Fingerprints:
 def check_inputs(run: RunDirectory, found: Mapping[str, Mapping[str, str]]) -> None:
     """Raises UserError, naming setting and file, where the run was begun with other content.
 
-    Where files lie, and how files of data are called, does not count.
+    Where files lie, and how files of data are called, does not count. A run without a checkpoint
+    begins anew, with whatever there is.
     """
-    begun = run.read_manifest().get(INPUTS) if run.manifest_path.is_file() else None
-    if not isinstance(begun, dict):
+    if not any(run.checkpoints_path.glob("checkpoint-*")):
         return
+    begun = run.read_manifest().get(INPUTS)
+    if not isinstance(begun, dict):
+        raise UserError(
+            f"--resume needs the fingerprints of what {run.path} was started with, but "
+            f"{run.manifest_path} has none; restore it, or start a new output_dir."
+        )
     for key, files in found.items():
         before = begun.get(key)
         if not isinstance(before, dict) or _content(key, before) == _content(key, files):

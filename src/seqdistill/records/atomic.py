@@ -230,6 +230,7 @@ class JsonLinesWriter:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         cut_torn_line(self.path)
+        self._num_bytes = 0
         self._stream: io.TextIOWrapper = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
 
     def write(self, row: Mapping[str, object]) -> None:
@@ -252,13 +253,14 @@ class JsonLinesWriter:
         except (FileNotFoundError, NotADirectoryError):
             return False
 
-    def close(self) -> None:
-        """Makes the lines durable and closes the file; a second call does nothing."""
-        if self._stream.closed:
-            return
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
+    def close(self) -> int:
+        """How many bytes the file has, which are durable now; a second call does nothing."""
+        if not self._stream.closed:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._num_bytes = os.fstat(self._stream.fileno()).st_size
+            self._stream.close()
+        return self._num_bytes
 
     def __enter__(self) -> JsonLinesWriter:
         return self

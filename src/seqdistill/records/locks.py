@@ -52,6 +52,17 @@ def held(folder: Path, doing: str) -> Iterator[None]:
         yield
 
 
+def check_not_held(folder: Path) -> None:
+    """Raises UserError as `held` does, when another process holds the folder at this moment."""
+    lock = lock_of(folder)
+    with contextlib.suppress(FileNotFoundError, PermissionError), open(lock, "rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _holder(lock).startswith(f"process {os.getpid()} "):
+                _refusal(folder)(stream.fileno(), _holder(lock))
+
+
 @contextlib.contextmanager
 def held_inside(folder: Path, doing: str) -> Iterator[None]:
     """As `held`, by the file `.lock` in the folder, which is made when it is missing."""

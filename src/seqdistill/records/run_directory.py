@@ -17,6 +17,7 @@ from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.atomic import JsonValue
 from seqdistill.records.fingerprint import of_bytes, of_settings
+from seqdistill.records.locks import check_not_held
 from seqdistill.records.writable import check_writable
 
 RECIPE = "recipe.yaml"
@@ -40,6 +41,8 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._writers: dict[Path, atomic.JsonLinesWriter] = {}
+        self._ends: dict[Path, int] = {}
+        """Bytes of the logs when they were last closed."""
 
     @classmethod
     def create(cls, path: str | Path) -> RunDirectory:
@@ -84,6 +87,7 @@ class RunDirectory:
         """Raises UserError when a new run cannot begin here; writes nothing."""
         check_writable(self.path, "output_dir")
         if self.is_begun:
+            check_not_held(self.path)
             kind = "a folder that is not empty" if self.path.is_dir() else "a file"
             raise UserError(
                 f"output_dir must be a new or empty folder, got {str(self.path)!r}, which is "
@@ -249,8 +253,8 @@ class RunDirectory:
     def logs_so_far(self) -> dict[str, dict[str, JsonValue]]:
         """How many bytes of each log there are, and their SHA-256; what was logged is durable."""
         self.close()
-        logs = (self._there(self.metrics_path), self.rollouts_path)
-        return {path.name: _extent(path) for path in logs}
+        logs = (self.metrics_path, self.rollouts_path)
+        return {path.name: _extent(self._there(path)) for path in logs}
 
     def go_back_to(self, logs: Mapping[str, Mapping[str, JsonValue]]) -> None:
         """Cuts off what was logged later than `logs_so_far` found; it will be logged again.
@@ -268,14 +272,15 @@ class RunDirectory:
                     f"{'they have changed' if size else 'it is missing'}; restore it, or, to go on "
                     "without them, put an empty file in its place"
                 )
+        self._ends.clear()
         for path in (self.metrics_path, self.rollouts_path):
             if path.exists():
                 os.truncate(path, min(path.stat().st_size, _bytes_in(logs, path)))
 
     def close(self) -> None:
         """Makes what was logged durable; logging may go on afterwards."""
-        for writer in self._writers.values():
-            writer.close()
+        for path, writer in self._writers.items():
+            self._ends[path] = writer.close()
         self._writers.clear()
 
     def _log(self, path: Path, row: Mapping[str, object]) -> None:
@@ -284,12 +289,13 @@ class RunDirectory:
         self._writers[path].write(row)
 
     def _there(self, path: Path) -> Path:
-        """The path in this folder, which must not be made again when somebody removed it."""
-        if not self.path.is_dir():
+        """The path in this folder; neither is made again when somebody removed it."""
+        size = path.stat().st_size if path.exists() else 0
+        if not self.path.is_dir() or self._ends.get(path, size) != size:
             raise UserError(
-                f"{self.path} must stay where it is while its run goes on, but was removed or "
-                "moved, and with it its checkpoints; move it back and continue with --resume, or "
-                "start again"
+                f"{self.path} must stay as it is while its run goes on, but it or {path.name} in "
+                "it was removed or changed; bring it back and continue with --resume, or start "
+                "again"
             )
         return path
 
