@@ -29,17 +29,10 @@ def test_values_contradictions_and_missing_files_come_at_once() -> None:
         "data.dev=a.src,b.tgt",
         "teacher.model=/nowhere/teacher",
     )
-<<<<<<< HEAD
     told = (
         *("student.modle is not a recipe setting", "training.updates must be", "each metric once"),
         *("'nowhere.tsv'", "'a.src'", "'b.tgt'", "'/nowhere/teacher'"),
     )
-=======
-    told = [
-        *("student.modle is no", "training.updates must be", "each metric once"),
-        *("'nowhere.tsv'", "'a.src'", "'b.tgt'", "'/nowhere/teacher'"),
-    ]
->>>>>>> w-recipes
     assert len(found) == len(told)
     for words in told:
         assert sum(words in line for line in found) == 1, words
