@@ -27,7 +27,7 @@ from seqdistill.core.batch import StudentStates
 from seqdistill.core.errors import UserError
 from seqdistill.core.scores import NoScores
 from seqdistill.models.adapters import SequenceModel, hidden_states
-from seqdistill.training.checkpoint import load_state, newest_state
+from seqdistill.training.checkpoint import load_state, newest_whole_state
 from seqdistill.training.optimization import make_optimizer
 
 UPDATES = 6
@@ -102,7 +102,7 @@ def train(
 ) -> tuple[SequenceModel, PruningMask]:
     """Six updates with dropout, one kept weight made zero by hand, a state every second."""
     # A student that is put back from a state may have started from, and lost, anything.
-    model = student(dropout=0.3, seed=1 if newest_state(folder) else 0)
+    model = student(dropout=0.3, seed=1 if newest_whole_state(folder) else 0)
     mask = PruningMask.of_nothing() if share is None else pruned(model, share=share)
 
     def accident(_model: object) -> None:
