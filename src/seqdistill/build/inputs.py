@@ -109,7 +109,10 @@ def data_files(spec: str | None) -> dict[str, Path]:
         return {name: path for name, path in names.items() if not name.startswith(".")}
     # A name with a comma is a pair of files, unless there is a file of that very name.
     paths = [folder] if folder.exists() else [Path(name) for name in spec.split(",")]
-    return {"/".join(path.parts[-2:]): path for path in paths if path.is_file()}
+    found = [path for path in paths if path.is_file()]
+    if len({path.name for path in found}) < len(found):  # such as en/text, de/text
+        return dict(zip(("source file", "target file"), found, strict=False))
+    return {path.name: path for path in found}
 
 
 def _model_files(name: str | None) -> dict[str, Path]:

@@ -56,7 +56,7 @@ class MetricsFanOut:
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+                    self._board.add_scalar(name, float(value), step)
 
     def state_dict(self) -> dict[str, Any]:
         """How much the run directory's logs hold."""
