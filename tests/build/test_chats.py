@@ -23,6 +23,7 @@ from seqdistill.core.errors import DataError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.conversations import prompt_text
 from seqdistill.data.examples import Turn
+from seqdistill.generation.decoding import Hypothesis
 from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.corpus_shards import TeacherOutput
 
@@ -142,20 +143,20 @@ def test_generate_reads_what_the_template_makes_of_a_prompt(
 ) -> None:
     asked: list[list[int]] = []
     tokenizer = save(place / "thinking", "qwen-thinking")
+    (word, *_) = tokenizer("apple").input_ids
 
     class Spy:
         def generate(self, sources: Any, *_: Any, **__: Any) -> list[list[Any]]:
             asked.extend(list(source) for source in sources)
-            return [[] for _ in sources]
+            return [[Hypothesis((word,), -1.0, False)] for _ in sources]
 
     monkeypatch.setattr("seqdistill.build.generating.build_generator", lambda *_, **__: Spy())
 
     def read(prompts: Any, **settings: Any) -> list[str]:
         asked.clear()
         model = str(place / "thinking")
-        assert generate_texts(model, prompts, progress=NoProgress(), **settings) == [""] * len(
-            prompts
-        )
+        texts = generate_texts(model, prompts, progress=NoProgress(), **settings)
+        assert [bool(text) for text in texts] == [prompt != " " for prompt in prompts]
         return [tokenizer.decode(ids) for ids in asked]
 
     template = tokenizer.apply_chat_template
