@@ -62,7 +62,7 @@ def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tu
     row = next((example for example in examples if example.target_ids), examples[0])
     words = f"{len(row.source_ids):,} tokens read, {row.num_counted:,} learned"
     if row.counted_spans:
-        words += f", those of {len(row.counted_spans)} earlier turns ⟦in brackets⟧ among them"
+        words += f", earlier turns ⟦in brackets⟧ among them: {len(row.counted_spans)}"
     prefix = [("begins with", named_tokens(tokenizer, facts.prefix_ids))]
     return [
         (f"row {row.id}", words),
