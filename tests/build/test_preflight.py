@@ -52,8 +52,7 @@ def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
     assert lines["learns"].split() == tokenizer.convert_ids_to_tokens(list(row.target_ids))
     assert lines["learns"].endswith(end)
     assert f"{end!r} (id {tokenizer.convert_tokens_to_ids(end)})" in lines["stops at"]
-    (first, _), *_ = shown
-    assert lines[first].endswith("earlier turns ⟦in brackets⟧ among them: 1")
+    assert lines["first row"].endswith("earlier turns ⟦in brackets⟧ among them: 1")
     learned = lines["reads"].partition("⟦")[2]
     assert "⟧" in learned
     assert end in learned.partition("⟧")[0], "the earlier turn counts up to its end"

@@ -60,12 +60,12 @@ def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tu
     """
     tokenizer, facts = prepared.student.tokenizer, _student_facts(prepared)
     row = next((example for example in examples if example.target_ids), examples[0])
-    words = f"{len(row.source_ids):,} tokens read, {row.num_counted:,} learned"
+    words = f"{row.id}: {len(row.source_ids):,} tokens read, {row.num_counted:,} learned"
     if row.counted_spans:
         words += f", earlier turns ⟦in brackets⟧ among them: {len(row.counted_spans)}"
     prefix = [("begins with", named_tokens(tokenizer, facts.prefix_ids))]
     return [
-        (f"row {row.id}", words),
+        ("first row", words),
         ("reads", _shown(row.source_ids, tokenizer, row.counted_spans)),
         *(prefix if facts.prefix_ids else []),
         ("learns", _shown(row.target_ids, tokenizer) if row.target_ids else "what it samples"),
