@@ -42,6 +42,7 @@ def marks(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> dict[
     if getattr(tokenizer, "src_lang", None) is not None:
         spelled = ((token_id, tokenizer.convert_ids_to_tokens(token_id)) for token_id in special)
         found |= {token_id for token_id, text in spelled if _LANGUAGE.fullmatch(str(text))}
+        found |= set(getattr(tokenizer, "lang_code_to_id", {}).values())  # PLBart's __java__, too
     return {str(tokenizer.convert_ids_to_tokens(token_id)): token_id for token_id in sorted(found)}
 
 

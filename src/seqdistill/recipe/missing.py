@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from seqdistill.recipe.belonging import BUNDLED
 from seqdistill.recipe.findings import Findings
 from seqdistill.recipe.schema import Recipe
 
-_BUNDLED = "bundled:"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]+")
 
@@ -47,7 +47,7 @@ def _missing_files(spec: str | None) -> list[str]:
 
 def _is_missing(name: str, *, suffixed_is_file: bool) -> bool:
     """Whether nothing bears the name and it cannot be that of something on the hub."""
-    if name.startswith(_BUNDLED) or not name.strip() or _exists(name):
+    if name.startswith(BUNDLED) or not name.strip() or _exists(name):
         return False
     if _HUB_NAME.fullmatch(name) is None:
         return True
