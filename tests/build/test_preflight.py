@@ -11,7 +11,8 @@ import pytest
 import torch
 from tests.chat_families import FAMILIES, family_tokenizer
 from tests.tiny import character_tokenizer, tiny_model
-from tokenizers import normalizers
+from tokenizers import ByteLevelBPETokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from seqdistill.build.preflight import preflight, shown_row
 from seqdistill.build.preparing import Prepared, prepare
@@ -62,6 +63,20 @@ def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
     assert "⟧" in learned
     assert end in learned.partition("⟧")[0], "the earlier turn counts up to its end"
     assert found["texts_changed"] == found["unknown_tokens"] == 0
+
+
+def test_letters_of_byte_level_tokens_are_shown_as_people_read_them() -> None:
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(["altı kişi şöför\n", "<s></s>"] * 20, 300, 2, False, ["</s>"])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>")
+    tiny_model("llama", vocab_size=len(fast)).save_pretrained("student")
+    fast.save_pretrained("student")
+    row = {"prompt": "bir kişi\n", "completion": "altı kişi 好"}
+    prepared = prepared_on([row], "student.model=student", method="baseline")
+    lines = dict(shown_row(prepared, prepared.train))
+    assert "kişi" in lines["reads"] and lines["reads"].endswith("Ċ")
+    assert lines["learns"].startswith("altı Ġkişi Ġ")
+    assert lines["learns"].endswith("å ¥ ½ </s>"), "a part of a letter is as the vocabulary has it"
 
 
 def plain_student(*, lowercases: bool = False) -> None:

@@ -105,3 +105,21 @@ def test_any_text_is_refused_in_seconds(tmp_path: pathlib.Path, text: str, told:
     assert time.monotonic() - began < 30.0
     assert told in str(caught.value)
     assert len(str(caught.value)) < 20_000
+
+
+def test_a_value_of_two_vocabularies_is_one_error_under_its_own_key() -> None:
+    given = ("student.model=s", "data.train=some-set", "training.eval_metric=bleuu")
+    (found,) = complaints("baseline", *given)
+    assert "training.eval_metric must be 'bleu'" in found
+    assert "'loss'" in found
+    assert "Did you mean 'bleu'?" in found
+
+
+def test_a_mistyped_file_is_told_its_neighbour(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("train.tsv").write_text("a\tb\n")
+    found = complaints("baseline", "student.model=s", "train_file=trian.tsv", "data.dev=x/d.tsv")
+    assert any("'trian.tsv'" in line and "Did you mean 'train.tsv'?" in line for line in found)
+    assert not any("'x/d.tsv'" in line and "Did you mean" in line for line in found)

@@ -11,6 +11,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.build.preparing import Prepared
@@ -62,7 +63,7 @@ def preflight(prepared: Prepared) -> dict[str, object]:
 def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tuple[str, str]]:
     """(label, text) pairs: the first training sequence as the student sees it.
 
-    How much of it is read and learned, its tokens as the vocabulary spells them, and what stops an
+    How much of it is read and learned, its tokens in letters that people read, and what stops an
     output. Earlier turns that count stand in brackets.
     """
     tokenizer, facts = prepared.student.tokenizer, _student_facts(prepared)
@@ -179,8 +180,8 @@ def _shown(
     tokenizer: PreTrainedTokenizerBase,
     spans: Sequence[tuple[int, int]] = (),
 ) -> str:
-    """The tokens as the vocabulary spells them, the middle of many left out."""
-    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
+    """The tokens, the middle of many left out."""
+    tokens = _spelled(ids, tokenizer)
     for start, stop in spans:
         tokens[start] = f"⟦{tokens[start]}"
         tokens[stop - 1] += "⟧"
@@ -188,3 +189,19 @@ def _shown(
         hidden = len(tokens) - 2 * _NUM_SHOWN
         tokens = [*tokens[:_NUM_SHOWN], f"... ({hidden} more) ...", *tokens[-_NUM_SHOWN:]]
     return " ".join(tokens)
+
+
+def _spelled(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Each token as the vocabulary spells it; of byte-level ones the letters that their bytes are.
+
+    Spaces stay Ġ, and so does the spelling of line breaks and of parts of a letter.
+    """
+    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(getattr(backend, "decoder", None), ByteLevel):
+        return tokens
+    texts = [tokenizer.convert_tokens_to_string([token]) for token in tokens]
+    return [
+        text.replace(" ", "Ġ") if text.isprintable() and "\ufffd" not in text else token
+        for token, text in zip(tokens, texts, strict=True)
+    ]

@@ -5,8 +5,6 @@ It does not know file formats; it words the message.
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
 from typing import Literal
 
 from seqdistill.core.errors import DataError
@@ -58,12 +56,3 @@ def text_offence(side: str, text: str) -> str | None:
     if "\0" in text:
         return f"{side} must not hold NUL characters, found one at character {text.index(chr(0))}"
     return None
-
-
-def sibling_hint(path: Path) -> str:
-    """The sentence ' Did you mean X?' for the file beside `path` with the closest name, or ''."""
-    if not path.parent.is_dir():
-        return f" There is no folder {str(path.parent)!r}."
-    names = [sibling.name for sibling in path.parent.iterdir()]
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return f" Did you mean {str(path.with_name(close[0]))!r}?" if close else ""

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqdistill.core.errors import DataError, did_you_mean
+from seqdistill.core.siblings import sibling_hint
 from seqdistill.data.bundled import SCHEME, read_bundled
 from seqdistill.data.columns import ColumnChoice
 from seqdistill.data.examples import Example
 from seqdistill.data.jsonl import read_jsonl
 from seqdistill.data.line_aligned import read_line_aligned, read_sources
-from seqdistill.data.offences import sibling_hint
 from seqdistill.data.parquet import read_parquet
 from seqdistill.data.tsv import read_tsv
 

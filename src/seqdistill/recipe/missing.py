@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from seqdistill.core.siblings import sibling_hint
 from seqdistill.recipe.belonging import BUNDLED
 from seqdistill.recipe.findings import Findings
 from seqdistill.recipe.schema import Recipe
@@ -26,7 +27,7 @@ def missing_findings(recipe: Recipe, *, labels_only: bool) -> Findings:
             yield (
                 f"data.{split}",
                 f"must name what exists, got {name!r}, which does not; paths count from the "
-                "current folder",
+                f"current folder.{sibling_hint(Path(name))}",
             )
     models = {"teacher.model": recipe.teacher.model, "student.model": recipe.student.model}
     for key in ("teacher.model",) if labels_only else tuple(models):

@@ -202,7 +202,7 @@ class TrainingSection(Section):
     """`auto` takes a GPU when there is one."""
     eval_every: PositiveInt | None = None
     """Score dev by generation every n updates; only at the end when not given."""
-    eval_metric: CorpusMetricName | Literal["loss", "auto"] = "auto"
+    eval_metric: Literal[CorpusMetricName, "loss", "auto"] = "auto"
     """What chooses the best checkpoints: the highest BLEU or chrF on dev, the lowest error rate, or
     the lowest `loss` (nats a token of dev's targets). `auto`: answer_accuracy where every target
     marks its answer by ####; else `loss` for chats and decoder-only models; else, for
@@ -246,7 +246,7 @@ class EvaluationSection(Section):
     """How the final numbers are measured."""
 
     metrics: Annotated[
-        tuple[CorpusMetricName | Literal["auto"], ...], Field(min_length=1), BeforeValidator(_list)
+        tuple[Literal[CorpusMetricName, "auto"], ...], Field(min_length=1), BeforeValidator(_list)
     ] = ("auto",)
     """Columns of quality. The first is the main one: it chooses the best student, is tested and
     leads the report. Error rates compare tokens between white space (PER where they are phonemes;
