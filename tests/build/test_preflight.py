@@ -71,7 +71,7 @@ def test_letters_of_byte_level_tokens_are_shown_as_people_read_them() -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>")
     tiny_model("llama", vocab_size=len(fast)).save_pretrained("student")
     fast.save_pretrained("student")
-    row = {"prompt": "bir kişi\n", "completion": "altı kişi 好"}
+    row: dict[str, object] = {"prompt": "bir kişi\n", "completion": "altı kişi 好"}
     prepared = prepared_on([row], "student.model=student", method="baseline")
     lines = dict(shown_row(prepared, prepared.train))
     assert "kişi" in lines["reads"] and lines["reads"].endswith("Ċ")

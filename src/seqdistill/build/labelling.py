@@ -6,8 +6,8 @@ from pathlib import Path
 
 from seqdistill.build.corpus import label_with_teacher, wanted_corpus
 from seqdistill.build.data import read_split
+from seqdistill.build.measuring import planned_labels
 from seqdistill.build.models import build_teacher
-from seqdistill.build.planning import planned_labels
 from seqdistill.build.timings import peak_memory_mb
 from seqdistill.core.progress import Progress
 from seqdistill.recipe.loading import check_label_recipe

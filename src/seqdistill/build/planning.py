@@ -1,46 +1,33 @@
 """What a recipe would do, before it does it: data, sizes, and measured memory and times.
 
-It measures by doing a little of each: labels of a few sources, updates on the largest batches of an
-epoch, scores of a few dev examples. The memory is then the peak of this very process, libraries
-included. Nothing is written, and what was trained is thrown away.
+`measuring` does a little of everything; the memory is then the peak of this very process, libraries
+included. Nothing is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
-from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from seqdistill.build.corpus import label_generator, wanted_corpus
-from seqdistill.build.data import collator_for, read_split
-from seqdistill.build.objective import build_objective
+from seqdistill.build.data import read_split
+from seqdistill.build.measuring import (
+    dev_scores,
+    planned_labels,
+    tokens_per_update,
+    training_seconds,
+)
+from seqdistill.build.preflight import preflight, shown_row
 from seqdistill.build.preparing import Prepared, asks_teacher, prepare
-from seqdistill.build.scoring import live_teacher
-from seqdistill.build.sequences import build_source
 from seqdistill.build.stage_runs import finished_stages, unfinished_recipes
 from seqdistill.build.teacher_states import states_bytes
 from seqdistill.build.timings import peak_memory_mb
-from seqdistill.build.training import dev_generator, dev_scorer, open_run
+from seqdistill.build.training import open_run
 from seqdistill.compression.layers import parameter_count
-from seqdistill.data.batching import Collator, EpochBatches
 from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
-from seqdistill.data.examples import Example
-from seqdistill.models.loading import LoadedModel
-from seqdistill.models.placement import device_of, use_fast_attention
+from seqdistill.models.placement import device_of
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import compare_member, output_folder
-from seqdistill.training.optimization import make_optimizer
-
-Item = TypeVar("Item")
-
-# Enough to fill a batch of every worker, few enough to take seconds.
-_NUM_LABELLED, _NUM_SCORED = 48, 32
-_FIRST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +64,8 @@ class Plan:
     """What each stage of a chain will be, in words."""
     judging: str = ""
     """What chooses checkpoints and what is measured, in words."""
+    row: tuple[tuple[str, str], ...] = ()
+    """One training row as the student sees it."""
     guessed_targets: int = 0
     """How many examples have no target yet, so that its length is guessed."""
 
@@ -106,6 +95,7 @@ class Plan:
             ),
             *((f"{split} examples", words) for split, words in self.held_out),
             *([] if self.labels == "none" else [("teacher's labels", self.labels)]),
+            *self.row,
             ("source tokens", f"{self.source_tokens:,}"),
             ("target tokens", f"{self.target_tokens:,}{self._guess}"),
             ("updates", f"{self.updates:,} of about {self.tokens_per_update:,.0f} target tokens"),
@@ -156,14 +146,16 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
     """The plan of one training of one student; outputs not yet written are as long as their
     sources, or as they may get. `labelled` is the recipe whose teacher writes, if another."""
     prepared = prepare(recipe)
+    preflight(prepared)  # for what it refuses and warns of
+    row = tuple(shown_row(prepared, prepared.train))
     labels = _labels(dataclasses.replace(prepared, recipe=labelled or recipe))
     num_guessed = sum(not example.target_ids for example in prepared.train)
     prepared = dataclasses.replace(prepared, train=_with_guessed_targets(prepared))
     training = recipe.training
     student, teacher = prepared.student.model, prepared.teacher
     device = device_of(training.device)
-    seconds = _seconds(prepared, device)
-    dev_scores = _dev_scores(prepared)
+    seconds = training_seconds(prepared, device)
+    scores = dev_scores(prepared)
     return Plan(
         output_dir=str(output_folder(recipe)),
         methods=(recipe.method,),
@@ -172,7 +164,7 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
         source_tokens=sum(len(example.source_ids) for example in prepared.train),
         target_tokens=sum(example.num_counted for example in prepared.train),
         updates=training.updates,
-        tokens_per_update=_tokens_per_update(prepared),
+        tokens_per_update=tokens_per_update(prepared),
         student_parameters=parameter_count(student),
         teacher_parameters=parameter_count(teacher.model) if teacher else 0,
         memory_mb=peak_memory_mb(),
@@ -180,12 +172,13 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
         warmup_updates=training.warmup,
         held_out=_held_out(prepared),
         labels=labels,
-        dev_scores=dev_scores,
+        dev_scores=scores,
         gpu_memory_mb=torch.cuda.max_memory_reserved() / 2**20 if device.type == "cuda" else 0.0,
         train_name=str(recipe.data.train),
         teacher_states=_teacher_states(prepared),
         pruning=_pruned(prepared),
         judging=str(prepared.judging),
+        row=row,
         guessed_targets=num_guessed,
     )
 
@@ -251,23 +244,6 @@ def _sized(stage: Recipe) -> str:
     return f"{stage.method}: {stage.training.updates:,} updates{pruned}"
 
 
-def _batches(prepared: Prepared) -> tuple[EpochBatches, Collator]:
-    collator = collator_for(prepared.student)
-    batches = EpochBatches(
-        prepared.train,
-        collator.kind,
-        batch_tokens=prepared.recipe.training.batch_tokens,
-        seed=prepared.recipe.seed,
-    )
-    return batches, collator
-
-
-def _tokens_per_update(prepared: Prepared) -> float:
-    batches, _ = _batches(prepared)
-    sizes = [sum(prepared.train[i].num_counted for i in batches.next()) for _ in range(50)]
-    return prepared.recipe.training.accumulation * sum(sizes) / len(sizes)
-
-
 def _held_out(prepared: Prepared) -> tuple[tuple[str, str], ...]:
     recipe, found = prepared.recipe, []
     for split, name in (("dev", recipe.data.dev), ("test", recipe.data.test)):
@@ -285,129 +261,3 @@ def _labels(prepared: Prepared) -> str:
     if not recipe.sequences.decoded_by_teacher or teacher is None:
         return "none"
     return planned_labels(recipe, teacher, prepared.train_examples)
-
-
-def planned_labels(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> str:
-    """Whether the labels of these examples are there; else the time, from a sample of them."""
-    wanted = wanted_corpus(recipe, teacher, examples)
-    if wanted.is_there:
-        return wanted.origin
-    sources = [example.source_ids for example in wanted.sources]
-    sample = _spread(sources, _NUM_LABELLED)
-    generator = label_generator(recipe, teacher, wanted.sources)
-    began = time.perf_counter()
-    generator.generate(sample, wanted.settings.decoding)
-    seconds = time.perf_counter() - began
-    minutes = seconds * sum(map(len, sources)) / max(1, sum(map(len, sample))) / 60
-    return f"{wanted.origin}: about {minutes:.1f} minutes, from {len(sample)} that were timed"
-
-
-def _dev_scores(prepared: Prepared) -> str:
-    """How often dev is scored, and how long once takes: a fixed part and one for each example."""
-    training, size = prepared.recipe.training, len(prepared.dev)
-    if not size:
-        return "none"
-    seconds = [_seconds_of_dev(prepared, count) for count in (_FIRST, _NUM_SCORED)]
-    each = max(0.0, (seconds[1] - seconds[0]) / (_NUM_SCORED - _FIRST))
-    once = seconds[1] + each * max(0, size - _NUM_SCORED)
-    times = math.ceil(training.updates / training.eval_every) if training.eval_every else 1
-    return (
-        f"{times:,} times about {once:.0f} seconds, so about {times * once / 60:.1f} minutes, from "
-        f"{min(size, _NUM_SCORED)} examples that were timed"
-    )
-
-
-def _seconds_of_dev(prepared: Prepared, count: int) -> float:
-    part = dataclasses.replace(
-        prepared,
-        dev=tuple(_spread(prepared.dev, count)),
-        dev_references=tuple(_spread(prepared.dev_references, count)),
-    )
-    score = dev_scorer(part, dev_generator(part))
-    began = time.perf_counter()
-    prepared.adapted.eval()
-    if score is not None:
-        score(prepared.adapted.module)
-    return time.perf_counter() - began
-
-
-def _spread(items: Sequence[Item], count: int) -> list[Item]:
-    """Up to `count` items from all over the sequence."""
-    number = min(count, len(items))
-    return [items[index * len(items) // number] for index in range(number)]
-
-
-def _seconds(prepared: Prepared, device: torch.device) -> float:
-    """Seconds of all batches; of kept states the teacher makes each example's once."""
-    training = prepared.recipe.training
-    teacher, student = _seconds_a_batch(prepared, device)
-    num_batches = training.updates * training.accumulation
-    if prepared.recipe.teacher.keep_states == "none":
-        return num_batches * (teacher + student)
-    num_tokens = sum(example.num_counted for example in prepared.train)
-    batches_an_epoch = training.accumulation * num_tokens / _tokens_per_update(prepared)
-    return num_batches * student + batches_an_epoch * teacher
-
-
-def _largest_batches(prepared: Prepared) -> list[list[EncodedExample]]:
-    """Of an epoch's batches the one with most tokens, padding included, and the longest."""
-    batches, _ = _batches(prepared)
-    wide, long = ((0, 0), [0]), ((0, 0), [0])
-    while batches.epoch == 0:
-        found = list(batches.next())
-        source = max(len(prepared.train[index].source_ids) for index in found)
-        target = max(len(prepared.train[index].target_ids) for index in found)
-        tokens = len(found) * (source + target)
-        wide = max(wide, ((tokens, source + target), found))
-        long = max(long, ((source + target, tokens), found))
-    return [[prepared.train[index] for index in found] for _, found in (wide, long)]
-
-
-def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, float]:
-    """Seconds of the teacher's scores, and of the student's passes with what it writes: of each the
-    fastest of some batches of the epoch. The largest come first, for the memory that they take."""
-    use_fast_attention(prepared.student.model, device)
-    model = prepared.adapted.to(device)
-    objective = build_objective(prepared.recipe)
-    teacher = live_teacher(prepared, device)
-    # Its moments take memory; the rate is 0, so that what is measured stays the student.
-    optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.0)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    updates = prepared.recipe.training.updates
-    bf16 = prepared.precision == "bf16"
-    fastest = (math.inf, math.inf)
-    every = [*_largest_batches(prepared), prepared.train]
-    sources = [build_source(prepared, examples) for examples in every]
-    model.train()
-    for number, source in enumerate((*sources, sources[-1], sources[-1]), start=1):
-        began = time.perf_counter()
-        source.begin_update(number, updates)
-        batch = source.next_batch().to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            started = time.perf_counter()
-            scores = teacher.score(batch)
-            scored = time.perf_counter()
-            loss, _ = objective(prepared.adapted.states(batch), scores, batch)
-        torch.autograd.backward(loss.total)
-        loss.total.item()  # waits for a GPU
-        ended = time.perf_counter()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if source is sources[-1]:
-            writes = prepared.recipe.sequences.by_student
-            student = ended - scored + (started - began if writes else 0)
-            fastest = (min(fastest[0], scored - started), min(fastest[1], student))
-    _as_saving_does([*model.parameters(), *_moments(optimizer)])
-    return fastest
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    states = optimizer.state.values()
-    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
-
-
-def _as_saving_does(tensors: Sequence[Tensor]) -> None:
-    """Holds a copy of all for a moment: a state is copied whole before it is written."""
-    copies = [tensor.detach().cpu().clone() for tensor in tensors]
-    copies.clear()
