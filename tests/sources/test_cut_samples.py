@@ -149,6 +149,8 @@ def test_cut_samples_are_encoded_for_another_tokenizer_without_an_end() -> None:
     asked = [Example("a", "x", None)]
     first, second = _encoded([cut, whole], Recipe(), student, student, asked)["a"]
     assert second == (*first, EOS) and EOS not in first
+    inside = dataclasses.replace(cut, text="abc\N{REPLACEMENT CHARACTER}")  # of a character
+    assert _encoded([inside], Recipe(), student, student, asked)["a"] == (first,)
 
 
 MakeGenerator = Callable[[str], SequenceGenerator]

@@ -287,7 +287,8 @@ def _as_written(
             ids = output.token_ids[:-1] if output.finished else output.token_ids
             before, whole = decoder.texts([prompts[output.id], (*prompts[output.id], *ids)])
             text = whole[len(before) :] if whole.startswith(before) else text
-        found.append(text)
+        # A cut may fall into a character of several bytes.
+        found.append(text if output.finished else text.rstrip("\N{REPLACEMENT CHARACTER}"))
     return found
 
 
