@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import string
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -185,3 +186,9 @@ def random_examples(count: int, *, seed: int = 0, vocab_size: int = VOCAB) -> li
 def collator(kind: Kind, *, pad_id: int = PAD) -> Collator:
     """Batches as the models of `tiny_model` expect them."""
     return Collator(kind, pad_id=pad_id, start_id=EOS if kind == "seq2seq" else None)
+
+
+def save_unlisted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """A model folder as other programs write it, without checksums: its files may change."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

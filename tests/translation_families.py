@@ -172,6 +172,13 @@ def _m2m100() -> PreTrainedTokenizerBase:
     )
 
 
+def plbart() -> PreTrainedTokenizerBase:
+    """Its codes are such as `__python__`; CTranslate2 does not convert its models."""
+    tokenizer = transformers.PLBartTokenizer(str(_sentencepiece()), language_codes="base")
+    tokenizer.src_lang, tokenizer.tgt_lang = "__en_XX__", "__python__"
+    return tokenizer
+
+
 def _t5() -> PreTrainedTokenizerBase:
     specials = [(name, 0.0) for name in ("<pad>", "</s>", "<unk>")]
     return transformers.T5Tokenizer(vocab=[*specials, *_unigram()], extra_ids=4)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tests.build.test_written_while_training import recipe_in, trained
 from tests.chat_families import family_tokenizer
-from tests.tiny import tiny_model
+from tests.tiny import character_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
-from seqdistill.build.corpus import teacher_outputs
+from seqdistill.build.corpus import _encoded, teacher_outputs
 from seqdistill.build.evaluation import evaluate_run
 from seqdistill.build.generating import generate_texts, read_rows
 from seqdistill.build.models import build_student, build_teacher
@@ -22,7 +22,11 @@ from seqdistill.build.preparing import prepare
 from seqdistill.core.errors import DataError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.conversations import prompt_text
-from seqdistill.data.examples import Turn
+from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.examples import Example, Turn
+from seqdistill.evaluation.dev import best_texts
+from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.corpus_shards import TeacherOutput
 
@@ -137,25 +141,56 @@ def test_a_teachers_answers_are_one_text_with_the_students_prompt(
         assert tokenizer.decode(list(ids)) == f"{text}<end_of_turn>"
 
 
+def test_an_llms_output_keeps_its_first_blank_for_another_tokenizer() -> None:
+    teacher, student = (
+        LoadedModel(tiny_model("llama", vocab_size=len(tokenizer)), tokenizer, "model")
+        for tokenizer in map(family_tokenizer, ("llama-3", "gemma"))
+    )
+    for prompt, answer in (("the cat", " sat on a mat"), ("the cat\n", "sat"), ("the ca", "t")):
+        ids = teacher.tokenizer(answer, add_special_tokens=False).input_ids
+        end = teacher.tokenizer.eos_token_id
+        output = TeacherOutput("a", 0, (*ids, end), answer.strip(), -1.0)
+        asked = [Example("a", prompt, None)]
+        [found] = _encoded([output], Recipe(), teacher, student, asked)["a"]
+        [expected] = encode([Example("a", prompt, answer)], student.tokenizer, "causal")
+        assert found == expected.target_ids
+
+
+def test_an_end_that_only_the_model_declares_is_no_text_of_an_output() -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|call|>"]})
+    end = tokenizer.convert_tokens_to_ids("<|call|>")
+    ids = (*tokenizer("ab", add_special_tokens=False).input_ids, end)
+    written = [[Hypothesis(ids, -1.0, finished)] for finished in (True, False)]
+
+    class Writes:
+        def generate(self, *_: Any, **__: Any) -> list[list[Hypothesis]]:
+            return written
+
+    examples = [EncodedExample("1", (5,), ())] * 2
+    found = best_texts(Writes(), examples, tokenizer, Decoding(max_new_tokens=9))
+    assert [text.replace(" ", "") for text in found] == ["ab", "ab<|call|>"]
+
+
 def test_generate_reads_what_the_template_makes_of_a_prompt(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
     tokenizer = save(place / "thinking", "qwen-thinking")
+    letter = tokenizer("c").input_ids[0]
 
     class Spy:
         def generate(self, sources: Any, *_: Any, **__: Any) -> list[list[Any]]:
             asked.extend(list(source) for source in sources)
-            return [[] for _ in sources]
+            return [[Hypothesis((letter,), -1.0, False)] for _ in sources]
 
     monkeypatch.setattr("seqdistill.build.generating.build_generator", lambda *_, **__: Spy())
 
     def read(prompts: Any, **settings: Any) -> list[str]:
         asked.clear()
         model = str(place / "thinking")
-        assert generate_texts(model, prompts, progress=NoProgress(), **settings) == [""] * len(
-            prompts
-        )
+        outputs = generate_texts(model, prompts, progress=NoProgress(), **settings)
+        assert outputs == ["c" if isinstance(p, Example) or p.strip() else "" for p in prompts]
         return [tokenizer.decode(ids) for ids in asked]
 
     template = tokenizer.apply_chat_template

@@ -159,9 +159,8 @@ def test_a_taken_folder_is_refused_before_anything_is_read(
     tmp_path: Path, data: dict[str, str | Path]
 ) -> None:
     (tmp_path / "run").mkdir()
+    (tmp_path / "teacher").mkdir()  # and nothing in it
     (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match="run"):
-        seqdistill.distill(
-            teacher=tmp_path / "no-such-teacher", data=data, output_dir=tmp_path / "run"
-        )
+    with pytest.raises(UserError, match="output_dir must be a new or empty folder"):
+        seqdistill.distill(teacher=tmp_path / "teacher", data=data, output_dir=tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]

@@ -102,7 +102,7 @@ def test_one_system_that_needs_transformers_brings_all_there(
         character_tokenizer(closes=False).save_pretrained(folder / name)
     run = start("data.test=test.tsv", "teacher.model=teacher", model="student")
     results = evaluated(run)
-    assert [row["engine"] for row in results["systems"]] == ["transformers float32"] * 2
+    assert [row["engine"] for row in results["systems"]] == ["transformers float32"] * 3
     assert "all systems decode with transformers, as teacher must" in caplog.text
 
 

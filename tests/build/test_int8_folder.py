@@ -170,6 +170,6 @@ def test_a_model_that_writes_nothing_is_an_error_and_no_empty_lines(tmp_path: Pa
     model.final_logits_bias[0, EOS] = 1000.0
     model.save_pretrained(tmp_path / "mute")
     character_tokenizer().save_pretrained(tmp_path / "mute")
-    with pytest.raises(ModelError, match="outputs for all 2 texts are empty"):
+    with pytest.raises(ModelError, match="outputs for all 2 prompts are empty"):
         written(tmp_path / "mute", ["eins", "", "zwei"])
     assert written(tmp_path / "mute", [""]) == [""]

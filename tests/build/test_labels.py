@@ -40,7 +40,7 @@ def recipe(place: Path, *overrides: str) -> Recipe:
         f"data.train={place / 'train.tsv'}",
         f"teacher.model={place / 'teacher'}",
         f"output_dir={place / 'runs' / 'x'}",
-        "sequences.decoding={engine: transformers, max_new_tokens: 6, beam_size: 2}",
+        "sequences.decoding={engine: transformers, max_new_tokens: 20, beam_size: 2}",
     ]
     return load_recipe("seq_kd", [*given, *overrides], purpose="label")
 

@@ -15,6 +15,7 @@ from seqdistill.build.labelling import label_data
 from seqdistill.build.preparing import prepare
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.core.progress import NoProgress
+from seqdistill.models.languages import language_code
 from seqdistill.models.loading import load_pair
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.loading import load_recipe
@@ -147,3 +148,24 @@ def test_a_teacher_that_writes_nothing_but_its_end_is_warned_of(
     save_pair(pair, folder / "teacher")
     label_data(recipe_in(folder, "seq_kd", "one", *told("en", "de")), progress=NoProgress())
     assert "outputs are empty: was it trained for these texts" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "codes", "meant"),
+    [
+        ("en", ["__java__", "__python__", "__en_XX__"], "__en_XX__"),
+        ("java", ["__java__", "__javascript__"], "__java__"),
+        ("ja", ["ja_XX", "jv_ID"], "ja_XX"),
+        ("zh", ["zh", "zu"], "zh"),
+    ],
+)
+def test_a_language_means_the_one_code_that_has_its_name(
+    wanted: str, codes: list[str], meant: str
+) -> None:
+    known = {code: place for place, code in enumerate(codes)}
+    assert language_code(wanted, known, key="data.target_language") == meant
+
+
+def test_a_language_with_two_scripts_is_asked_about() -> None:
+    with pytest.raises(RecipeError, match="such as zho_Hans, zho_Hant, got 'zho'"):
+        language_code("zho", {"zho_Hans": 1, "zho_Hant": 2, "zul_Latn": 3}, key="x")

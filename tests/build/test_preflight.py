@@ -40,11 +40,16 @@ def prepared_on(rows: list[dict[str, object]], *overrides: str, method: str) -> 
     return prepare(load_recipe(method, ["data.train=train.jsonl", "output_dir=run", *overrides]))
 
 
-@pytest.mark.parametrize("family", ["llama-3", "qwen", "gemma", "phi-3", "mistral"])
-def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
+def chat_student(family: str) -> None:
     tokenizer = family_tokenizer(family)
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained("student")
     tokenizer.save_pretrained("student")
+
+
+@pytest.mark.parametrize("family", ["llama-3", "qwen", "gemma", "phi-3", "mistral"])
+def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
+    tokenizer = family_tokenizer(family)
+    chat_student(family)
     prepared = prepared_on([{"messages": CHAT}], "student.model=student", method="baseline")
     found, shown = preflight(prepared), shown_row(prepared, prepared.train)
     lines = dict(shown)
@@ -53,8 +58,7 @@ def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
     assert lines["learns"].split() == tokenizer.convert_ids_to_tokens(list(row.target_ids))
     assert lines["learns"].endswith(end)
     assert f"{end!r} (id {tokenizer.convert_tokens_to_ids(end)})" in lines["stops at"]
-    (first, _), *_ = shown
-    assert "1 earlier turns" in lines[first]
+    assert lines["first row"].endswith("earlier turns ⟦in brackets⟧ among them: 1")
     learned = lines["reads"].partition("⟦")[2]
     assert "⟧" in learned
     assert end in learned.partition("⟧")[0], "the earlier turn counts up to its end"
@@ -82,7 +86,7 @@ def test_a_student_that_samples_is_not_said_to_learn_the_references() -> None:
     row = {"prompt": "a b ", "completion": "c d"}
     sampling = prepared_on([row], *models, method="on_policy_kd")
     lines = dict(shown_row(sampling, sampling.train))
-    assert (lines["row 1"], lines["learns"]) == ("5 tokens read", "what it samples")
+    assert (lines["first row"], lines["learns"]) == ("1: 5 tokens read", "what it samples")
     mixing = prepared_on([row], *models, method="gkd")
     assert dict(shown_row(mixing, mixing.train))["learns"] == "c Ġ d </s>"
 
@@ -113,6 +117,30 @@ def test_targets_that_come_back_as_other_texts_are_warned_of(
     prepared = prepared_on(rows, "student.model=student", method="baseline")
     assert preflight(prepared)["texts_changed"] == 1
     assert "' Blau' comes back as ' blau'" in caplog.text
+
+
+def test_what_a_template_writes_before_answers_is_said_with_the_remedy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chat_student("qwen-thinking")
+    prepared = prepared_on([{"messages": CHAT[:2]}], "student.model=student", method="baseline")
+    assert preflight(prepared)["texts_changed"] == 1
+    assert r"writes '<think>\n\n</think>\n\n' before the answers of 1 of" in caplog.text
+    remedy = "data.template_options={enable_thinking: false}"
+    assert remedy in caplog.text
+    caplog.clear()
+    models = ("student.model=student", remedy)
+    assert preflight(prepared_on([{"messages": CHAT[:2]}], *models, method="baseline"))
+    assert "before the answers" not in caplog.text
+
+
+def test_plain_rows_for_a_chat_model_are_said_to_skip_its_template(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chat_student("qwen")
+    rows: list[dict[str, object]] = [{"instruction": "Name a fruit", "output": "pear"}]
+    preflight(prepared_on(rows, "student.model=student", method="baseline"))
+    assert "has a chat template, but the rows of data.train are plain" in caplog.text
 
 
 def test_a_teacher_of_other_texts_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

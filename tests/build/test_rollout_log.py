@@ -66,7 +66,7 @@ def test_a_log_that_is_resumed_keeps_the_same(
             writer: Writer = "student" if update in (2, 3, 8, 10) else "reference"
             log(update, written(prepared, writer, [update]))
 
-    whole, part = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "part")
+    whole, part = (RunDirectory.create(tmp_path / name) for name in ("whole", "part"))
     hear(RolloutLog(prepared, whole), 1, 10)
     assert [step for step, _, _ in kept(whole)] == [2, 8, 10]
     log = RolloutLog(prepared, part)

@@ -174,7 +174,7 @@ def test_a_saved_copy_says_what_ctranslate2_is_to_be_given(name: str, tmp_path: 
         threads=1,
     )
     generator.save(tmp_path / "copy")
-    asked = json.loads((tmp_path / "copy" / "decoding.json").read_text("utf-8"))
+    asked = json.loads((tmp_path / "copy" / "seqdistill.json").read_text("utf-8"))
     prefix: list[str] = asked["target_prefix"]
     answers = ctranslate2.Translator(str(tmp_path / "copy")).translate_batch(
         [found.tokenizer.convert_ids_to_tokens(list(e.source_ids)) for e in encoded],

@@ -185,8 +185,11 @@ def test_other_errors_of_torch_keep_their_traceback(
         (("train", "recipe.yaml", "--output_dir", "dangling"), "is a link to 'gone'"),
         (("train", "recipe.yaml", "--output_dir", "dangling", "--resume"), "is a link to 'gone'"),
         (("train", "recipe.yaml", "--output_dir", "x" * 256), "got one of 256"),
-        (("train", "recipe.yaml", 'output_dir="a\\0b"'), "NUL character"),
-        (("label", "recipe.yaml", "--output_dir", "x" * 256), "got one of 256"),
+        (("train", "recipe.yaml", 'output_dir="a\\0b"'), "got one with '\\x00'"),
+        (
+            ("label", "recipe.yaml", "teacher.model=bundled:en-de", "--output_dir", "x" * 256),
+            "got one of 256",
+        ),
         (("train", "recipe.yaml", "--output_dir", "full", "--dry-run"), "got 'full'"),
         (("demo", "stray"), "got 'stray'"),
         (("label", "recipe.yml"), "got 'recipe.yml'"),

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.tiny import character_tokenizer, tiny_model
+from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 
 from seqdistill.core.errors import ModelError
-from seqdistill.models.loading import LoadedModel, load_pair
-from seqdistill.models.saving import save_pair
+from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.writing import write_recipe
 
@@ -49,7 +48,7 @@ def stranger(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         (tmp_path / name).write_text(f"source\ttarget\n{rows}")
     run = tmp_path / "runs" / "theirs"
     for folder in (tmp_path / "teacher", run / "student"):
-        save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(closes=False), "t"), folder)
+        save_unlisted(tiny_model("llama"), character_tokenizer(closes=False), folder)
         config = json.loads((folder / "config.json").read_text())
         config["model_type"] = "own"
         config["auto_map"] = {

@@ -11,6 +11,8 @@ from tests.chat_families import FAMILIES, family_tokenizer
 from tests.tiny import character_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
+from seqdistill.core.errors import DataError
+from seqdistill.data import conversations, templates
 from seqdistill.data.batching import Collator
 from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.encoding import EncodedExample, encode
@@ -113,6 +115,88 @@ def test_tool_calls_count_and_tool_results_never() -> None:
         assert called.startswith("<tool_call>") and '"weather"' in called
         assert called.endswith("</tool_call><|im_end|>")
         assert answered == "It is 18 degrees and sunny.<|im_end|>"
+
+
+ONE_CALL = '{"tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Paris"}}}]}'
+CALLS_ALONE = """{% for m in messages %}{% if m.tool_calls %}<|im_start|>assistant
+{{ m.tool_calls[0].function | tojson }}<|im_end|>
+{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}
+{%- endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""As Llama 3.1: what is said beside a call is dropped."""
+
+
+def with_template(template: str) -> PreTrainedTokenizerFast:
+    tokenizer = family_tokenizer("qwen")
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_call_is_learned_where_the_template_drops_what_is_said_beside_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokenizer = with_template(CALLS_ALONE)
+    example = chat("I think it is so.", answer_more=ONE_CALL)
+    found = encoded(tokenizer, example)
+    assert [*found.source_ids, *found.target_ids] == whole_ids(tokenizer, example)[:-1]
+    assert '"weather"' in tokenizer.decode(list(found.target_ids))
+    assert "what 1 answers say beside their calls" in caplog.text
+
+
+def test_a_call_that_the_template_drops_beside_its_content_is_refused() -> None:
+    reads_some = CALLS_ALONE.replace("{% if m.tool_calls %}", "{% if not m.content %}")
+    examples = [chat("", answer_more=ONE_CALL), chat("pear", answer_more=ONE_CALL)]
+    with pytest.raises(DataError, match="must render the calls of the last turn"):
+        encode(examples, with_template(reads_some), "causal")
+
+
+def test_an_earlier_call_counts_where_the_template_takes_nothing_else_in_its_place() -> None:
+    # As Mistral: roles must alternate, calls not counted.
+    strict = (
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.role != 'tool' and not "
+        "m.tool_calls %}{% if (m.role == 'user') != (ns.n % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{% set ns.n = ns.n + 1 %}"
+        "{% endif %}{% endfor %}"
+    )
+    tokenizer = with_template(strict + CALLS_ALONE)
+    turns = (Turn("user", "Weather?"), Turn("assistant", "", ONE_CALL), Turn("tool", "18 C"))
+    called, answered = counted_texts(tokenizer, encoded(tokenizer, chat("sunny", messages=turns)))
+    assert called == '{"name": "weather", "arguments": {"city": "Paris"}}<|im_end|>'
+    assert answered == "sunny<|im_end|>"
+
+
+def test_an_end_that_only_the_model_declares_closes_turns_and_is_text_in_the_data() -> None:
+    # As GLM: the next role's mark ends a turn.
+    tokenizer = with_template(
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    marks = ["<|user|>", "<|assistant|>", "<|observation|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    user, _, observation = tokenizer.convert_tokens_to_ids(marks)
+    (found,) = encode(
+        [chat("a <|observation|> pear")], tokenizer, "causal", declared_ends=[user, observation]
+    )
+    assert counted_texts(tokenizer, found)[0] == "apple<|user|>"
+    assert observation not in found.target_ids
+
+
+def test_a_conversation_is_rendered_a_few_times_however_many_turns_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rendered: list[int] = []
+    directly = templates.render
+
+    def counting(*args: Any, **more: Any) -> Any:
+        rendered.append(1)
+        return directly(*args, **more)
+
+    monkeypatch.setattr(conversations, "render", counting)
+    for name in ("llama-3", "qwen-thinking", "gemma", "phi-3"):
+        rendered.clear()
+        found = encoded(family_tokenizer(name), chat(messages=TURNS[:2] * 20 + TURNS[2:]))
+        assert len(found.counted_spans) == 20
+        assert len(rendered) <= 4
 
 
 def test_a_template_option_is_used_in_training_and_in_prompts() -> None:

@@ -8,6 +8,7 @@ import pytest
 import transformers
 from tests.chat_families import FAMILIES, family_tokenizer
 from tests.tiny import character_tokenizer
+from tests.translation_families import plbart
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -110,6 +111,14 @@ def test_language_codes_are_marks_and_stay_text_in_sentences() -> None:
     (found,) = encode([Example("1", "a en_XX cat", "b")], tokenizer, "seq2seq")
     assert code not in found.source_ids
     assert TextDecoder(tokenizer).text([code, *found.source_ids]) == "a en_XX cat"
+
+
+def test_the_codes_of_programming_languages_are_marks_too() -> None:
+    tokenizer = plbart()
+    (found,) = encode([Example("1", "the __python__ cat", "a __python__")], tokenizer, "seq2seq")
+    codes = {tokenizer.lang_code_to_id[code] for code in ("__python__", "__en_XX__")}
+    assert [i for i in found.source_ids if i in codes] == [found.source_ids[-1]]
+    assert [i for i in found.target_ids if i in codes] == [found.target_ids[-1]]
 
 
 def of_class(name: str) -> Any:

@@ -336,3 +336,23 @@ def test_a_first_line_that_looks_like_a_header_is_told(
     path.write_text("le chien\tthe dog\nle chat\tthe cat\n", encoding="utf-8")
     assert len(read_examples(str(path))) == 2
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("name", "separator"), [("train.csv", ","), ("train.tsv", "\t")])
+def test_cells_in_a_folder_of_tables_are_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, separator: str
+) -> None:
+    """Words such as NA are no missing values, digits no numbers; in .tsv quotes are characters."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    words = ["NA", "null", "None", "nan", "007", "1e5", "true", "#N/A"]
+    rows = [(word, word.lower()) for word in words]
+    if separator == "\t":
+        rows += [('"open', "a"), ('close"', "b")]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    lines = [separator.join(cells) for cells in [("source", "target"), *rows]]
+    (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = read_examples(str(folder), split="train")
+    assert [(example.source, example.target) for example in found] == rows

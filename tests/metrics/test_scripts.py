@@ -177,6 +177,7 @@ def test_error_rates_of_scripts_without_spaces_count_characters() -> None:
         ("th", "char"), ("tha_Thai", "char"), ("km", "char"), ("lo", "char"), ("my", "char"),
         ("ja", "ja-mecab" if HAS_JAPANESE else "char"),
         ("kor_Hang", "ko-mecab" if HAS_KOREAN else "char"),
+        ("zh:zho_Hans", "zh"), ("to:zho_Hant", "zh"), ("__th__", "char"), ("th:__de__", "13a"),
         ("de", "13a"), ("deu_Latn", "13a"), ("target", "13a"), (None, "13a"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from tests.tiny import character_tokenizer, tiny_model
+from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 from transformers import BertConfig, EncoderDecoderConfig, GPT2Config, PreTrainedConfig
 
 from seqdistill.build.models import build_student
@@ -30,6 +30,7 @@ from seqdistill.models.loading import (
 from seqdistill.models.proof import difference, probe_logits
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.schema import Recipe
+from seqdistill.records.checksums import CHECKSUMS
 
 
 @pytest.fixture
@@ -100,6 +101,7 @@ def test_missing_weights_are_refused_and_not_drawn_at_random(
     pair: LoadedModel, tmp_path: Path
 ) -> None:
     save_pair(pair, tmp_path)
+    (tmp_path / CHECKSUMS).unlink()
     weights = load_file(tmp_path / "model.safetensors")
     gone = "model.decoder.layers.1.fc1.weight"
     kept = {name: tensor.clone() for name, tensor in weights.items() if name != gone}
@@ -112,6 +114,7 @@ def test_broken_folders_are_refused_in_one_sentence(pair: LoadedModel, tmp_path:
     with pytest.raises(ModelError, match="there is no folder"):
         load_pair(str(tmp_path / "nowhere"))
     save_pair(pair, tmp_path)
+    (tmp_path / CHECKSUMS).unlink()
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
@@ -283,14 +286,14 @@ SHARD = "model-00002-of-00004.safetensors"
 def test_whatever_is_wrong_in_a_folder_is_one_sentence(
     change: Callable[[Path], None], words: str, tmp_path: Path
 ) -> None:
-    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), tmp_path)
+    save_unlisted(tiny_model("llama"), character_tokenizer(), tmp_path)
     change(tmp_path)
     with pytest.raises(ModelError, match=words):
         load_pair(str(tmp_path))
 
 
 def test_pickled_weights_are_refused_and_how_to_convert_them_is_said(tmp_path: Path) -> None:
-    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), tmp_path)
+    save_unlisted(tiny_model("llama"), character_tokenizer(), tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"pytorch_model.bin, a pickle.*save_pretrained"):
         load_pair(str(tmp_path))
@@ -300,7 +303,7 @@ def test_shards_in_bf16_load_as_fp32_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "mit Ü und Leerzeichen"
-    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), folder)
+    save_unlisted(tiny_model("llama"), character_tokenizer(), folder)
     _sharded(lambda _folder: None)(folder)
     wanted = tiny_model("llama").bfloat16().float().state_dict()
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
@@ -385,7 +388,7 @@ def test_two_models_put_together_are_refused_by_name(
 def test_a_student_whose_generation_settings_cannot_be_saved_is_refused_before_training(
     tmp_path: Path,
 ) -> None:
-    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), tmp_path)
+    save_unlisted(tiny_model("llama"), character_tokenizer(), tmp_path)
     (tmp_path / "generation_config.json").write_text('{"temperature": 0.3, "do_sample": false}')
     recipe = Recipe.model_validate({"student": {"model": str(tmp_path)}})
     with pytest.raises(ModelError, match=r"generation_config\.json must hold.*temperature"):

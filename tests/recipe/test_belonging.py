@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from seqdistill.recipe import preset_names, read_recipe
+from seqdistill.recipe import load_recipe, preset_names, read_recipe
 from seqdistill.recipe.schema import DataSection
 from seqdistill.recipe.stages import stage_presets
 
@@ -65,4 +65,30 @@ def test_the_preset_s_own_data_keep_all_that_belongs_to_them(
     overrides: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert read_recipe("teacher", overrides).data == read_recipe("teacher").data
+    assert not caplog.messages
+
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples" / "tasks"
+
+
+@pytest.mark.parametrize("name", ["translation", "summarization", "arithmetic"])
+def test_a_recipe_on_bundled_data_judges_nobody_else_s(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = load_recipe(str(EXAMPLES / f"{name}.yaml"), ["data.train=own.parquet"])
+    assert recipe.data == DataSection(train="own.parquet")
+    assert all(not any("eval_every" in key for key in stage.settings) for stage in recipe.stages)
+    (sentence,) = caplog.messages
+    assert "data.dev=bundled:" in sentence
+    assert "stages.1.settings.training.eval_every=" in sentence
+    assert "teacher.model stays bundled:" in sentence
+
+
+def test_a_recipe_of_one_s_own_keeps_its_dev_when_another_train_is_named(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("preset: baseline\ndata: {train: a.tsv, dev: b.tsv, max_dev_examples: 5}\n")
+    recipe = read_recipe(str(path), ["data.train=c.tsv"])
+    assert recipe.data == DataSection(train="c.tsv", dev="b.tsv", max_dev_examples=5)
     assert not caplog.messages

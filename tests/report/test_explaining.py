@@ -182,3 +182,24 @@ def test_damaged_curves_are_refused_naming_the_key(
 ) -> None:
     with pytest.raises(UserError, match=message):
         page_of(tmp_path, {"systems": SYSTEMS, "analyses": analyses})
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_of_equals_a_sentence_names_two(tmp_path: Path) -> None:
+    results = full_results()
+    results["systems"] = [
+        explained({**system, "mode_share": 0.1}, gap=0.0, length=1.0, agreement=None)
+        for system in SYSTEMS[:2]
+    ]
+    page = page_of(tmp_path, results)
+    most, least = SYSTEMS[1]["name"], SYSTEMS[0]["name"]
+    assert f"helps {most} most, ±0.0, and least {least}, ±0.0" in page.text
+    assert f"{least} writes least, 1.00 of the references’ tokens, and {most} most" in page.text
+
+
+def test_a_single_run_s_curves_are_its_student_s(tmp_path: Path) -> None:
+    systems = [row("teacher", "teacher", 30.0, 10.0), row("start", "start", 1.0, 10.0)]
+    systems.append(row("word_kd", "word_kd", 20.0, 10.0))
+    (tmp_path / "results.json").write_text(json.dumps({"systems": systems}), encoding="utf-8")
+    write_lines(tmp_path / "metrics.jsonl", metrics())
+    assert [log.name for log in read_contents(tmp_path).logs] == ["word_kd"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
-from seqdistill.report import numbers
+from seqdistill.report import numbers, plots
 from seqdistill.report.differences import pieces
 from seqdistill.report.plots import running_mean
 
@@ -105,3 +106,11 @@ def test_the_room_starts_without_torch_and_without_matplotlib() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_where_all_values_are_zero_the_scale_begins_there() -> None:
+    dots = [plots.Dot(plots.Look(1, "circle"), float(x + 1), 0.0, filled=True) for x in range(2)]
+    drawn = plots.scatter("flat", dots, x_label="speed", y_label="BLEU", level=0.0)
+    labels = re.findall(r">([−\d.]+)</text>", drawn)
+    assert "1.0" in labels
+    assert not [label for label in labels if label.startswith("−")]

@@ -146,7 +146,8 @@ def test_cut_samples_are_encoded_for_another_tokenizer_without_an_end() -> None:
     student = LoadedModel(tiny_model("mbart"), character_tokenizer(), "student")
     cut = TeacherOutput("a", 0, (9, 9), "abc", -1.0, finished=False)
     whole = dataclasses.replace(cut, rank=1, finished=True)
-    first, second = _encoded([cut, whole], Recipe(), student, [Example("a", "x", None)])["a"]
+    asked = [Example("a", "x", None)]
+    first, second = _encoded([cut, whole], Recipe(), student, student, asked)["a"]
     assert second == (*first, EOS) and EOS not in first
 
 

@@ -207,7 +207,7 @@ def teacher_outputs(
     if _same_tokenizer(teacher, student):
         return _known_to(student, teacher, corpus.best(num_outputs), corpus.folder)
     kept = [output for output in corpus if output.rank < num_outputs]
-    return _encoded(kept, recipe, student, examples)
+    return _encoded(kept, recipe, teacher, student, examples)
 
 
 def interpolated_outputs(
@@ -231,7 +231,8 @@ def interpolated_outputs(
     progress.finish()
     if _same_tokenizer(teacher, student):
         return _known_to(student, teacher, found.targets, corpus.folder), found.summary
-    return _encoded(list(found.outputs.values()), recipe, student, examples), found.summary
+    kept = list(found.outputs.values())
+    return _encoded(kept, recipe, teacher, student, examples), found.summary
 
 
 def _same_tokenizer(teacher: LoadedModel, student: LoadedModel) -> bool:
@@ -269,16 +270,42 @@ def _known_to(
     }
 
 
+def _as_written(
+    kept: Sequence[TeacherOutput], recipe: Recipe, teacher: LoadedModel, asked: Sequence[Example]
+) -> list[str]:
+    """The texts of outputs as they follow their prompts, with the blank that an LLM writes first.
+
+    Those of conversations and of encoder-decoders stand alone, and have no blanks around them.
+    """
+    plain = [example for example in asked if teacher.kind == "causal" and example.messages is None]
+    prompts = {e.id: e.prompt_ids for e in encode_for(teacher, plain, chat_settings(recipe.data))}
+    decoder = TextDecoder(teacher.tokenizer)
+    found = []
+    for output in kept:
+        text = output.text
+        if output.id in prompts:
+            ids = output.token_ids[:-1] if output.finished else output.token_ids
+            before, whole = decoder.texts([prompts[output.id], (*prompts[output.id], *ids)])
+            text = whole[len(before) :] if whole.startswith(before) else text
+        found.append(text)
+    return found
+
+
 def _encoded(
     kept: Sequence[TeacherOutput],
     recipe: Recipe,
+    teacher: LoadedModel,
     student: LoadedModel,
     examples: Sequence[Example],
 ) -> dict[str, tuple[tuple[int, ...], ...]]:
     """The outputs in the student's ids: each as the answer to its prompt, with which it is one
     text."""
     asked = {example.id: example for example in without_references(examples)}
-    answered = [dataclasses.replace(asked[output.id], target=output.text) for output in kept]
+    texts = _as_written(kept, recipe, teacher, list(asked.values()))
+    answered = [
+        dataclasses.replace(asked[output.id], target=text)
+        for output, text in zip(kept, texts, strict=True)
+    ]
     encoded = encode_for(student, answered, chat_settings(recipe.data))
     ends = facts_of(student.model, student.tokenizer, kind=student.kind).end_ids
     outputs: dict[str, tuple[tuple[int, ...], ...]] = {}

@@ -21,6 +21,7 @@ from seqdistill.data.encoding import (
 )
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
+from seqdistill.generation.model_facts import declared_ends
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import DataSection, Recipe
@@ -84,8 +85,14 @@ def encode_for(
     pair: LoadedModel, examples: Sequence[Example], chat: ChatSettings
 ) -> list[EncodedExample]:
     """Token ids of the examples as the model reads and writes them."""
-    prefix_ids = decoder_prefix_ids(pair.model)
-    return encode(examples, pair.tokenizer, pair.kind, chat, prefix_ids=prefix_ids)
+    return encode(
+        examples,
+        pair.tokenizer,
+        pair.kind,
+        chat,
+        prefix_ids=decoder_prefix_ids(pair.model),
+        declared_ends=declared_ends(pair.model),
+    )
 
 
 def encode_for_training(

@@ -113,7 +113,7 @@ def generate_texts(
         on_progress=progress.advance,
     )
     progress.finish()
-    ids = [hypotheses[0].token_ids if hypotheses else () for hypotheses in found]
+    ids = [hypotheses[0].content_ids if hypotheses else () for hypotheses in found]
     for place, text in zip(wanted, TextDecoder(pair.tokenizer).texts(ids), strict=True):
         outputs[place] = text.strip()
     if not any(outputs):

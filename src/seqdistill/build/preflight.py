@@ -33,9 +33,9 @@ def preflight(prepared: Prepared) -> dict[str, object]:
     """What the first few training rows say, for the manifest; before a teacher labels, too.
 
     Raises DataError for a target that goes on behind an end token, and for targets of which no text
-    comes back. Warns of targets whose text changes between encoding and decoding, of unknown tokens
-    and of a teacher to which the references are less likely than chance: it was trained for other
-    texts, another template or another language.
+    comes back. Warns of a chat template that no row goes through, of targets whose text changes
+    between encoding and decoding, of unknown tokens and of a teacher to which the references are
+    less likely than chance: it was trained for other texts, another template or another language.
     """
     tokenizer, facts = prepared.student.tokenizer, _student_facts(prepared)
     rows = [example for example in prepared.train if example.target_ids][:_NUM_ROWS]
@@ -44,6 +44,13 @@ def preflight(prepared: Prepared) -> dict[str, object]:
         "end_tokens": named_tokens(tokenizer, facts.end_ids),
         "decoder_prefix": named_tokens(tokenizer, facts.prefix_ids),
     }
+    is_chat_model = prepared.student.kind == "causal" and tokenizer.chat_template is not None
+    if is_chat_model and all(example.messages is None for example in prepared.train_examples):
+        _LOG.warning(
+            "the student has a chat template, but the rows of data.train are plain texts: they are "
+            "read as they stand, prompt and answer without anything between; rows of messages go "
+            "through the template"
+        )
     if rows:
         for row in rows:
             _check_end(row, facts, tokenizer)
@@ -64,13 +71,13 @@ def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tu
     sequences = prepared.recipe.sequences
     if sequences.by_student and not sequences.mixed:  # no reference is learned
         row = row.answered(())
-    words = f"{len(row.source_ids):,} tokens read"
+    words = f"{row.id}: {len(row.source_ids):,} tokens read"
     words += f", {row.num_counted:,} learned" if row.target_ids else ""
     if row.counted_spans:
-        words += f", those of {len(row.counted_spans)} earlier turns ⟦in brackets⟧ among them"
+        words += f", earlier turns ⟦in brackets⟧ among them: {len(row.counted_spans)}"
     prefix = [("begins with", named_tokens(tokenizer, facts.prefix_ids))]
     return [
-        (f"row {row.id}", words),
+        ("first row", words),
         ("reads", _shown(row.source_ids, tokenizer, row.counted_spans)),
         *(prefix if facts.prefix_ids else []),
         ("learns", _shown(row.target_ids, tokenizer) if row.target_ids else "what it samples"),
@@ -119,7 +126,16 @@ def _check_texts(rows: Sequence[EncodedExample], prepared: Prepared) -> dict[str
         for row, text in zip(rows, decoded, strict=True)
         if texts[row.id] and _plain(text) != _plain(texts[row.id])
     ]
-    if changed and not num_unknown:
+    added = {shown.removesuffix(text) for _, text, shown in changed if shown.endswith(text)}
+    if changed and not num_unknown and len(added) == 1:
+        _LOG.warning(
+            "the chat template writes %r before the answers of %d of the first %d examples: it is "
+            "learned, and outputs that begin so are compared with references that do not; a "
+            "template option may put it into the prompt, such as "
+            "data.template_options={enable_thinking: false}",
+            *(*added, len(changed), len(rows)),
+        )
+    elif changed and not num_unknown:
         _LOG.warning(
             "%d of the first %d targets become other texts when their tokens are decoded, such as "
             "that of %r: %r comes back as %r",

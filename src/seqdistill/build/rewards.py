@@ -46,7 +46,7 @@ def build_reward(
 
     def reward(written: Sequence[Written]) -> Sequence[float]:
         asked = [by_id[one.example.id] for one in written]
-        texts = decoder.texts(one.example.target_ids for one in written)
+        texts = decoder.texts(one.content_ids for one in written)
         return function(
             [prompt_text(example, student.tokenizer, chat) for example in asked],
             [text.strip() for text in texts],
@@ -61,7 +61,12 @@ def try_reward(reward: RewardOfWritten, examples: Sequence[EncodedExample]) -> N
 
     Raises UserError for a reward that cannot be computed, before anything depends on it.
     """
-    written = [Written(one, "student") for one in with_stand_in_targets(examples[:NUM_TRIED])]
+    written = [
+        Written(one, "student", finished=bool(asked.target_ids))
+        for asked, one in zip(
+            examples[:NUM_TRIED], with_stand_in_targets(examples[:NUM_TRIED]), strict=True
+        )
+    ]
     rewards = [float(value) for value in reward(written)]
     if len(rewards) != len(written) or not all(map(math.isfinite, rewards)):
         raise UserError(

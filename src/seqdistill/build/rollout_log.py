@@ -56,7 +56,7 @@ class RolloutLog:
             "id": example.id,
             "prompt": prompt_text(example, self._tokenizer, self._chat),
             "written_by": one.written_by,
-            "written": self._decoder.text(ids).strip(),
+            "written": self._decoder.text(one.content_ids).strip(),
             "tokens": len(ids),
             "finished": one.finished,
             "reference": example.target,

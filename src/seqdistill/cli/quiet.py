@@ -25,10 +25,22 @@ _THEIR_WARNINGS = r"(torch|transformers|accelerate|datasets|huggingface_hub|tens
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to whatever stderr is now: progress bars redirect it while they are on screen."""
+    """Writes to whatever stderr is now: progress bars redirect it while they are on screen.
+
+    A warning is said once: stages and systems that share data or a model repeat what it says.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        line = self.format(record)
+        if record.levelno == logging.WARNING:
+            if line in self.said:
+                return
+            self.said.add(line)
+        print(line, file=sys.stderr, flush=True)
 
 
 def tame_libraries(*, verbose: bool) -> None:
@@ -38,7 +50,10 @@ def tame_libraries(*, verbose: bool) -> None:
             os.environ.setdefault(name, value)
         warnings.filterwarnings("ignore", module=_THEIR_WARNINGS)
     root = logging.getLogger()
-    if not any(isinstance(handler, _StderrHandler) for handler in root.handlers):
+    ours = [handler for handler in root.handlers if isinstance(handler, _StderrHandler)]
+    for handler in ours:
+        handler.said.clear()  # another command of this process
+    if not ours:
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         root.addHandler(handler)

@@ -11,7 +11,7 @@ from importlib.resources.abc import Traversable
 import pyarrow.parquet as pq
 
 from seqdistill.core.errors import DataError, did_you_mean
-from seqdistill.data.columns import ColumnChoice, find_layout
+from seqdistill.data.columns import ColumnChoice, named_pair
 from seqdistill.data.examples import Example
 
 SPLITS = ("train", "dev", "test")
@@ -45,15 +45,15 @@ def read_bundled(spec: str, *, split: str | None) -> list[Example]:
     _check_sha256(name, manifest["sha256"])
     with corpus.joinpath("corpus.parquet").open("rb") as stream:
         names = pq.read_schema(stream).names
-    layout = find_layout(names, ColumnChoice(), file=spec, first_translation=None)
-    assert layout.target is not None, "every bundled corpus has a source and a target column"
+    pair = named_pair(names, ColumnChoice())
+    assert pair is not None, "every bundled corpus has a source and a target column"
     with corpus.joinpath("corpus.parquet").open("rb") as stream:
         table = pq.read_table(
             stream,
-            columns=["id", layout.source, layout.target],
+            columns=["id", *pair],
             filters=[("split", "==", part or split)],
         )
-    columns = (table.column(name).to_pylist() for name in ("id", layout.source, layout.target))
+    columns = (table.column(name).to_pylist() for name in ("id", *pair))
     return [Example(*fields) for fields in zip(*columns, strict=True)]
 
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
+import itertools
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
@@ -25,6 +28,9 @@ from seqdistill.data.tokenizing import TextTokenizer
 _LOG = logging.getLogger(__name__)
 _STAND_IN = "\U0010f8f3"
 """Takes an answer's place; no text begins or ends with it."""
+_NUMBERED = re.compile(f"{_STAND_IN}([0-9]+){_STAND_IN}")
+"""The same where several answers are replaced at once."""
+_CALLS = ("tool_calls", "function_call")
 _NUM_TRIED = 20
 """Examples with a key that are rendered without it, to see whether the template reads it."""
 _SILENT = frozenset({"name", "tool_call_id", "id", "weight", "timestamp"})
@@ -63,6 +69,8 @@ class Conversation:
     """Whether the text has spellings of marks (see `TextTokenizer.spelled`)."""
     is_composed: bool = False
     """Whether the template drops a part of the answer, which follows the prompt as it stands."""
+    is_call_alone: bool = False
+    """Whether the template drops what the answer says beside its call."""
 
 
 def prompt_text(
@@ -71,7 +79,7 @@ def prompt_text(
     """What the model is asked: the source, or the whole conversation up to its answer, rendered."""
     if example.messages is None:
         return example.source
-    return _View(example, tokenizer, None, settings).prompt().text
+    return _View(example, tokenizer, None, settings).prompt
 
 
 def converse(
@@ -83,22 +91,35 @@ def converse(
     """The example's conversation. Raises DataError, with its id, when the template refuses it."""
     marked = texts.note(_strings(example))
     view = _View(example, tokenizer, texts if marked else None, settings)
-    prompt = view.prompt().text
+    prompt = view.prompt
     if example.answer is None:
         return Conversation(prompt, prompt, (len(prompt),) * 2, (), is_spelled=marked)
-    whole = view.whole()
-    last = len(view.turns) - 1
-    start, stop = view.place_of(last, whole, prompt)
-    said = view.said(last)
-    if said and _squashed(said) not in _squashed(whole.text[start:stop]):
+    whole, last = view.whole, len(view.turns) - 1
+    start, stop = view.place_of(last)
+    said, shown = view.said(last), whole.text[start:stop]
+    is_dropped = bool(said) and _squashed(said) not in _squashed(shown)
+    called = _called(example.answer)
+    if any(name not in whole.text[start:] for name in called):
+        raise DataError(
+            f"The model's chat template must render the calls of the last turn, but leaves them "
+            f"out beside its content (example {example.id!r}); take the content out of the data, "
+            "or set data.ignore_columns=[tool_calls] to learn without the call."
+        )
+    if is_dropped and not called:
         return _composed(prompt, whole.text, (start, stop), said, marked)
     generated = whole.generated
     if generated is not None:
         start = min((max(start, a) for a, b in generated if b > start), default=start)
-    earlier, num_unseen = (
-        view.earlier(whole, start) if settings.assistant_turns == "all" else ((), 0)
+    earlier, num_unseen = view.earlier(start) if settings.assistant_turns == "all" else ((), 0)
+    return Conversation(
+        prompt,
+        whole.text,
+        (start, stop),
+        earlier,
+        num_unseen,
+        is_spelled=marked,
+        is_call_alone=is_dropped,
     )
-    return Conversation(prompt, whole.text, (start, stop), earlier, num_unseen, marked)
 
 
 def check_read(
@@ -155,11 +176,13 @@ class _View:
         tools = json.loads(example.tools) if example.tools else None
         self._tools = cast("list[dict[str, object]] | None", self._guarded(tools))
 
-    def prompt(self) -> Rendered:
-        return self._render(self._prompt_turns, opens_answer=True)
+    @functools.cached_property
+    def prompt(self) -> str:
+        return self._text(self._prompt_turns, opens_answer=True)
 
+    @functools.cached_property
     def whole(self) -> Rendered:
-        return self._render(self.turns, opens_answer=False)
+        return self._render(self.turns, opens_answer=False, finds_generated=True)
 
     def said(self, index: int) -> str:
         """The content of a turn as it should stand in the rendered text."""
@@ -167,63 +190,121 @@ class _View:
         text = content if isinstance(content, str) else ""
         return text if self._guard is None else self._guard.spelled(text)
 
-    def place_of(self, index: int, whole: Rendered, prompt: str | None) -> Span:
-        """Where the turn stands in the whole text: from where generation would have begun it."""
-        text = whole.text
-        region = self._differing(index, text)
+    def place_of(self, index: int) -> Span:
+        """Where the last turn stands in the whole text: from where generation would begin it."""
+        text, prompt = self.whole.text, self.prompt
+        region = self._region(index)
         if region is None:  # the template wants this turn as it is
-            begun = 0 if prompt is None else _common_prefix(prompt, text)
+            begun = _common_prefix(prompt, text)
             said = self.said(index).strip()
             found = text.find(said, begun) if said else -1
             return (begun, len(text.rstrip()) if found < 0 else found + len(said))
         start, stop = region
-        if prompt is not None and text.startswith(prompt) and len(prompt) <= start:
+        if text.startswith(prompt) and len(prompt) <= start:
             start = len(prompt)
         return start, stop
 
-    def earlier(self, whole: Rendered, before: int) -> tuple[tuple[Span, ...], int]:
+    def earlier(self, before: int) -> tuple[tuple[Span, ...], int]:
         """The assistant's turns before the answer, and how many of them could not be found."""
-        if whole.generated is not None:
-            return tuple(span for span in whole.generated if span[1] <= before), 0
+        generated = self.whole.generated
+        if generated is not None:
+            return tuple(span for span in generated if span[1] <= before), 0
         spans: list[Span] = []
         num_unseen, floor = 0, 0
         for index, turn in enumerate(self._prompt_turns):
             if turn["role"] != "assistant":
                 continue
-            region = self._differing(index, whole.text)
+            region = self._region(index)
+            if region is None:
+                region = self._between_turns(index)
+            elif region[0] >= floor:
+                region = max(floor, self._opened(index, region[0])), region[1]
             if region is None or not floor <= region[0] <= region[1] <= before:
                 num_unseen += 1
                 continue
-            start = max(floor, self._opened(index, whole.text, region[0]))
-            spans.append((start, region[1]))
+            spans.append(region)
             floor = region[1]
         return tuple(spans), num_unseen
 
-    def _opened(self, index: int, text: str, start: int) -> int:
+    def _opened(self, index: int, start: int) -> int:
         """Where generation would have begun the turn: after what opens an answer, or at `start`."""
+        text = self.whole.text
+        if self._opening.strip() and text.endswith(self._opening, 0, start):
+            return start
         try:
-            opened = self._render(self.turns[:index], opens_answer=True).text
-            closed = self._render(self.turns[:index], opens_answer=False).text
+            opened = self._text(self.turns[:index], opens_answer=True)
+            if text.startswith(opened):
+                return min(start, len(opened))
+            closed = self._text(self.turns[:index], opens_answer=False)
         except DataError:
             return start
-        if text.startswith(opened):
-            return min(start, len(opened))
         header = opened[len(closed) :] if opened.startswith(closed) else ""
-        before = self._differing(index - 1, text)
+        before = self._region(index - 1)
         if before is None or not header.strip():
             return start
         # The turn begins after its own header, and what lies between is what it opens with.
         found = text.rfind(header, before[1], start)
         return start if found < 0 else found + len(header)
 
-    def _differing(self, index: int, text: str) -> Span | None:
-        """The stretch of `text` that changes with the turn; None where the template wants it so."""
-        turn = self.turns[index]
+    @functools.cached_property
+    def _opening(self) -> str:
+        """What opens the answer: the prompt behind the turns in it; nothing where none can say."""
+        try:
+            closed = self._text(self._prompt_turns, opens_answer=False)
+        except DataError:
+            return ""
+        return self.prompt[len(closed) :] if self.prompt.startswith(closed) else ""
+
+    def _between_turns(self, index: int) -> Span | None:
+        """A turn that the template wants as it is (a call): from the text before to that with it.
+
+        None where the text does not begin so.
+        """
+        try:
+            before = self._text(self.turns[:index], opens_answer=True)
+            through = self._text(self.turns[: index + 1], opens_answer=False)
+        except DataError:
+            return None
+        if not through.startswith(before) or not self.whole.text.startswith(through):
+            return None
+        return len(before), max(len(before), len(through.rstrip("\n")))
+
+    def _region(self, index: int) -> Span | None:
+        """The stretch that is the turn's; None where the template wants the turn as it is."""
+        return self._regions[index] if index in self._regions else self._differing(index)
+
+    @functools.cached_property
+    def _regions(self) -> dict[int, Span]:
+        """The assistant's turns found with one rendering, as contents between what is around them.
+
+        Nothing where the template does more with any of them than to strip it.
+        """
+        spoken = [i for i, turn in enumerate(self.turns) if turn["role"] == "assistant"]
+        turns = [
+            {"role": turn["role"], "content": f"{_STAND_IN}{i}{_STAND_IN}"} if i in spoken else turn
+            for i, turn in enumerate(self.turns)
+        ]
+        try:
+            around = _NUMBERED.split(self._text(turns, opens_answer=False))
+        except DataError:
+            return {}
+        if around[1::2] != [str(i) for i in spoken]:
+            return {}
+        for shown_as in (str, str.strip, str.lstrip, str.rstrip):
+            around[1::2] = [shown_as(self.said(i)) for i in spoken]
+            if "".join(around) == self.whole.text:
+                ends = list(itertools.accumulate(map(len, around)))
+                return dict(zip(spoken, zip(ends[::2], ends[1::2], strict=False), strict=True))
+        return {}
+
+    def _differing(self, index: int) -> Span | None:
+        """The stretch of the text that changes with the turn; None where it cannot change."""
+        turn, text = self.turns[index], self.whole.text
         role = {"role": turn["role"]}
         for stand_in in ({**role, "content": _STAND_IN}, {**turn, "content": _STAND_IN}):
             turns = [*self.turns[:index], stand_in, *self.turns[index + 1 :]]
             try:
-                other = self._render(turns, opens_answer=False).text
+                other = self._text(turns, opens_answer=False)
             except DataError:
                 continue
             if _STAND_IN not in other:
@@ -233,7 +314,16 @@ class _View:
             return start, len(text) - shared
         return None
 
-    def _render(self, turns: Sequence[Mapping[str, object]], *, opens_answer: bool) -> Rendered:
+    def _text(self, turns: Sequence[Mapping[str, object]], *, opens_answer: bool) -> str:
+        return self._render(turns, opens_answer=opens_answer).text
+
+    def _render(
+        self,
+        turns: Sequence[Mapping[str, object]],
+        *,
+        opens_answer: bool,
+        finds_generated: bool = False,
+    ) -> Rendered:
         try:
             rendered = render(
                 self._tokenizer,
@@ -241,6 +331,7 @@ class _View:
                 opens_answer=opens_answer,
                 options=self._options,
                 tools=self._tools,
+                finds_generated=finds_generated,
             )
         except TemplateFailure as error:
             raise DataError(
@@ -295,6 +386,18 @@ def _composed(prompt: str, whole: str, place: Span, said: str, marked: bool) -> 
     )
 
 
+def _called(turn: Turn | None) -> list[str]:
+    """The names of the functions that a turn calls."""
+    more = json.loads(turn.more) if turn is not None and turn.more else {}
+    calls = [call for key in _CALLS for call in _as_list(more.get(key)) if isinstance(call, dict)]
+    functions = [call.get("function", call) for call in calls]
+    return [str(one["name"]) for one in functions if isinstance(one, dict) and one.get("name")]
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
 def _reads(
     key: str, example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
 ) -> bool:
@@ -309,7 +412,7 @@ def _whole_text(
     example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
 ) -> str:
     view = _View(example, tokenizer, None, settings)
-    return (view.prompt() if example.answer is None else view.whole()).text
+    return view.prompt if example.answer is None else view.whole.text
 
 
 def _keys(example: Example) -> set[str]:

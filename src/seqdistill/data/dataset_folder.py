@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import pandas  # type: ignore[import-untyped]
+from datasets.packaged_modules.csv.csv import Csv
 
 from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.data.columns import TRANSLATION, ColumnChoice, find_layout
@@ -28,16 +31,34 @@ def read_dataset_folder(path: Path, choice: ColumnChoice, *, split: str | None) 
     """
     is_saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
     try:
-        loaded = (
-            datasets.load_from_disk(str(path)) if is_saved else datasets.load_dataset(str(path))
-        )
+        loaded = datasets.load_from_disk(str(path)) if is_saved else _load_files(path)
     # Broad because `datasets` lets the errors of pyarrow, fsspec and its readers through.
     except Exception as error:
         raise DataError(
-            f"the folder {path} must be one that `datasets` wrote, or hold .jsonl, .parquet or "
-            f".csv files, but it cannot be loaded: {error}"
+            f"the folder {path} must be one that `datasets` wrote, or hold .jsonl, .parquet, "
+            f".csv or .tsv files, but it cannot be loaded: {error}"
         ) from error
     return _examples(_chosen_split(loaded, split, str(path)), choice, file=str(path))
+
+
+def _load_files(path: Path) -> Any:
+    """The data files of a folder. Cells of .csv and .tsv are texts: NA is a word, 007 no number.
+
+    In .tsv quotes are characters, as they are where such a file is named by itself.
+    """
+    builder = datasets.load_dataset_builder(str(path))
+    if not isinstance(builder, Csv):
+        return datasets.load_dataset(str(path))
+    files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
+    is_tsv = files[0].lower().endswith((".tsv", ".tsv.gz"))
+    form: dict[str, Any] = {
+        "sep": "\t" if is_tsv else ",",
+        "quoting": csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL,
+        "keep_default_na": False,
+    }
+    columns = pandas.read_csv(files[0], nrows=0, **form).columns
+    features = datasets.Features({str(name): datasets.Value("string") for name in columns})
+    return datasets.load_dataset(str(path), features=features, **form)
 
 
 def read_hub_dataset(spec: str, choice: ColumnChoice, *, split: str | None) -> list[Example]:

@@ -136,11 +136,13 @@ def _encode_seq2seq(
 class _CausalEncoder:
     """Encodes for one decoder-only model, and counts what it has to say of many examples."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: ChatSettings) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, chat: ChatSettings, ends: Sequence[int]
+    ) -> None:
         self._tokenizer, self._chat = tokenizer, chat
-        self._texts = TextTokenizer(tokenizer)
-        self._end, self._ends = end_token_id(tokenizer), frozenset(end_ids(tokenizer))
-        self._num_across = self._num_composed = self._num_unseen = 0
+        self._texts = TextTokenizer(tokenizer, ends)
+        self._end, self._ends = end_token_id(tokenizer), frozenset(ends)
+        self._num_across = self._num_composed = self._num_unseen = self._num_calls_alone = 0
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         chats = [example for example in examples if example.messages is not None]
@@ -187,6 +189,7 @@ class _CausalEncoder:
         whole = self._of(found.whole, found.is_spelled)
         self._num_composed += found.is_composed
         self._num_unseen += found.num_unseen
+        self._num_calls_alone += found.is_call_alone
         start, stop = found.answer
         first = whole.first_from(start)
         closing = next(
@@ -249,6 +252,12 @@ class _CausalEncoder:
                 "learned as they stand after the prompt",
                 self._num_composed,
             )
+        if self._num_calls_alone:
+            _LOG.warning(
+                "the chat template drops what %d answers say beside their calls: the calls alone "
+                "are learned",
+                self._num_calls_alone,
+            )
         if self._num_unseen:
             _LOG.warning(
                 "%d earlier turns of the assistant are not found in the rendered conversations: "
@@ -264,18 +273,21 @@ def encode(
     chat: ChatSettings = PLAIN_CHAT,
     *,
     prefix_ids: Sequence[int] = (),
+    declared_ends: int | Sequence[int] | None = None,
 ) -> list[EncodedExample]:
     """Token ids of every example, in order; `chat` says how conversations are rendered.
 
     `prefix_ids` are those that the model's decoder is given after its start token: targets that
-    the tokenizer begins with them (a language code, <s>) lose them.
+    the tokenizer begins with them (a language code, <s>) lose them. `declared_ends` are what the
+    model's generation config says that sequences end with: where one closes a turn it is learned.
 
     Of decoder-only models source and target together are the ids of the whole text, prompt and
     answer as they stand (a blank between them is the user's), up to the answer's end. A token that
     lies across the border belongs to the answer; then `prompt_ids` are those of the prompt alone.
     """
     if kind == "causal":
-        return _CausalEncoder(tokenizer, chat).encode(examples)
+        ends = end_ids(tokenizer, declared_ends)
+        return _CausalEncoder(tokenizer, chat, ends).encode(examples)
     if any(example.messages is not None for example in examples):
         raise DataError(
             "Rows with messages (or with columns system, tools or reasoning_content) are for "

@@ -8,7 +8,7 @@ stay in what is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,11 +21,12 @@ _LANGUAGE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
 _PROBE = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
 
-def marks(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def marks(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> dict[str, int]:
     """Spelling -> id of the tokens that only say where things start, end and belong.
 
     Begin, end, padding, the unknown, what the tokenizer itself puts around a text, what the chat
-    template writes, and the language codes of multilingual tokenizers.
+    template writes, the language codes of multilingual tokenizers, and those special tokens among
+    `ends` that a model says its sequences end with.
     """
     named = (
         tokenizer.bos_token_id,
@@ -36,11 +37,12 @@ def marks(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     )
     special = special_ids(tokenizer)
     found = {int(token_id) for token_id in named if token_id is not None}
-    found |= special & set(tokenizer("").input_ids)
+    found |= special & {*ends, *tokenizer("").input_ids}
     found |= special & set(_written_by_template(tokenizer))
     if getattr(tokenizer, "src_lang", None) is not None:
         spelled = ((token_id, tokenizer.convert_ids_to_tokens(token_id)) for token_id in special)
         found |= {token_id for token_id, text in spelled if _LANGUAGE.fullmatch(str(text))}
+        found |= set(getattr(tokenizer, "lang_code_to_id", {}).values())  # PLBart's __java__, too
     return {str(tokenizer.convert_ids_to_tokens(token_id)): token_id for token_id in sorted(found)}
 
 

@@ -36,7 +36,7 @@ class Rendered:
     """A conversation as the model reads it.
 
     `generated` are the stretches of characters that the template itself marks as written by the
-    assistant (`{% generation %}`); None where it has no such marks.
+    assistant (`{% generation %}`); None where it has no such marks, or was not asked.
     """
 
     text: str
@@ -50,10 +50,12 @@ def render(
     opens_answer: bool,
     options: Mapping[str, object] = NO_OPTIONS,
     tools: Sequence[Mapping[str, object]] | None = None,
+    finds_generated: bool = False,
 ) -> Rendered:
     """The turns in the template of `tokenizer`; with `opens_answer` the assistant's turn is begun.
 
-    The text is that of `apply_chat_template`, `options` its further arguments. The limit of time
+    The text is that of `apply_chat_template`, `options` its further arguments; what is `generated`
+    takes a second rendering, where `finds_generated` asks for it. The limit of time
     holds in the main thread, which alone can be interrupted. Raises TemplateFailure for whatever
     the template raises, and ModelError when it goes beyond a limit.
     """
@@ -66,8 +68,8 @@ def render(
     try:
         with _time_limit():
             text = str(tokenizer.apply_chat_template(conversation, tokenize=False, **arguments))
-            template = tokenizer.get_chat_template(None, given or None)
             generated = None
+            template = tokenizer.get_chat_template(None, given or None) if finds_generated else ""
             if _GENERATION.search(template):
                 _, [spans] = render_jinja_template(
                     conversations=[conversation],

@@ -39,9 +39,9 @@ class Tokens:
 class TextTokenizer:
     """Tokenizes for one model; counts the texts that hold marks."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._marks = marks(tokenizer)
+        self._marks = marks(tokenizer, ends)
         longest_first = sorted(self._marks, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._renamed: Tokenizer | None = None

@@ -29,7 +29,7 @@ def best_texts(
 ) -> list[str]:
     """The text of each example's best hypothesis, marks removed, in order."""
     found = generator.generate([example.prompt_ids for example in examples], decoding)
-    best = [hypotheses[0].token_ids if hypotheses else () for hypotheses in found]
+    best = [hypotheses[0].content_ids if hypotheses else () for hypotheses in found]
     return [text.strip() for text in TextDecoder(tokenizer).texts(best)]
 
 

@@ -60,7 +60,7 @@ def _read(
     tokenizer: PreTrainedTokenizerBase,
 ) -> SampledOutputs:
     flat = [hypothesis for group in hypotheses for hypothesis in group]
-    decoded = TextDecoder(tokenizer).texts(h.token_ids for h in flat)
+    decoded = TextDecoder(tokenizer).texts(h.content_ids for h in flat)
     texts = iter(text.strip() for text in decoded)
     groups = tuple(tuple(next(texts) for _ in group) for group in hypotheses)
     return SampledOutputs(temperature, groups, sum(h.finished for h in flat) / max(1, len(flat)))

@@ -82,7 +82,7 @@ def speeds_of(
             started = time.perf_counter()
             found = decoder.generator.generate(decoder.sources[:most], decoding)
             seconds = time.perf_counter() - started
-            texts = texts_of[name].texts(h[0].token_ids for h in found if h)
+            texts = texts_of[name].texts(h[0].content_ids for h in found if h)
             words[name].append(sum(len(pieces(text)) for text in texts) / seconds)
             sentences[name].append(len(decoder.sources[:most]) / seconds)
     return {

@@ -80,7 +80,7 @@ def _outputs(
 ) -> Outputs:
     found = system.generator.generate([e.prompt_ids for e in system.examples], decoding)
     best = tuple(hypotheses[0] if hypotheses else None for hypotheses in found)
-    ids = [() if hypothesis is None else hypothesis.token_ids for hypothesis in best]
+    ids = [() if hypothesis is None else hypothesis.content_ids for hypothesis in best]
     decoded = TextDecoder(system.tokenizer).texts(ids)
     texts = tuple(text.strip() for text in decoded)
     statistics = {

@@ -195,5 +195,5 @@ def _spelled(
 
 
 def _output(draft: _Draft, decoder: TextDecoder) -> CalculatedOutput:
-    text = decoder.text(draft.token_ids)
+    text = decoder.text(draft.token_ids[:-1] if draft.finished else draft.token_ids)
     return CalculatedOutput(draft.token_ids, text, draft.finished, draft.num_corrections)

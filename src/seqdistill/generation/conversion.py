@@ -209,10 +209,9 @@ def loader_for(model: PreTrainedModel) -> loaders.ModelLoader:
         name = "BartConfig"
     loader = loaders._MODEL_LOADERS.get(name)
     if loader is None:
-        known = ", ".join(sorted(key.removesuffix("Config") for key in loaders._MODEL_LOADERS))
         raise EngineError(
-            f"engine: ctranslate2 needs an architecture that CTranslate2 converts ({known}), "
-            f"got {name}"
+            "engine: ctranslate2 needs an architecture that CTranslate2 converts (such as M2M100, "
+            f"MBart, T5, Llama or Qwen2), got {name}"
         )
     return loader
 

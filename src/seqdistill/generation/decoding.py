@@ -75,6 +75,11 @@ class Hypothesis:
     finished: bool
     """True when the last token is one of the end tokens; False when `max_new_tokens` cut it off."""
 
+    @property
+    def content_ids(self) -> tuple[int, ...]:
+        """The tokens less the end: what is text, whichever of the model's ends was written."""
+        return self.token_ids[:-1] if self.finished else self.token_ids
+
 
 @runtime_checkable
 class SequenceGenerator(Protocol):

@@ -66,7 +66,8 @@ def units_of(
     `tokenizer` is kept.
     """
     text = "\n".join(itertools.islice(references, _NUM_READ))
-    found = _LANGUAGES.get(re.split(r"[-_]", (language or "").lower())[0]) or _language(text)
+    code = (language or "").rpartition(":")[2]  # of a key in the data and a code: ja:jpn_Jpan
+    found = _LANGUAGES.get(re.split(r"[-_]", code.lower().strip("_"))[0]) or _language(text)
     if tokenizer == "auto":
         tokenizer = _tokenizer(found)
     return Units(tokenizer, unspaced=is_unspaced(text))

@@ -41,7 +41,7 @@ def language_code(wanted: str, codes: Mapping[str, int], *, key: str) -> str:
     """
     if wanted in codes:
         return wanted
-    variants = [code for code in codes if code.startswith(f"{wanted}_") or code == f"__{wanted}__"]
+    variants = [code for code in codes if f"{code.strip('_')}_".startswith(f"{wanted}_")]
     if len(variants) == 1:
         return variants[0]
     alike = [code for code in codes if wanted and code.strip("_").startswith(wanted[:2].lower())]

@@ -106,9 +106,9 @@ class LoraAdapter:
                 ]
                 raise ModelError(
                     "student.lora.targets must name layers whose matrix is their own, but "
-                    f"{targets!r} names {shown}, which shares it with {', '.join(others)}: "
-                    "adapters merged into the one would change the others. Use all-linear, or the "
-                    "ends of other names, such as q_proj."
+                    f"{targets!r} names {shown}, shared with {', '.join(others)}: adapters "
+                    "merged into the one would change the others. Use all-linear, or the ends of "
+                    "other names, such as q_proj."
                 )
 
     def joined_weights(self) -> dict[str, nn.Parameter]:

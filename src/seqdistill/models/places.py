@@ -78,7 +78,8 @@ def _is_cached(name: str) -> bool:
 
 
 def _check_folder(folder: Path, name: str, what: str) -> None:
-    if (folder / CONFIG).is_file() or (folder / ADAPTER_CONFIG).is_file():
+    needed = (CONFIG, ADAPTER_CONFIG, *([_TOKENIZER_CONFIG] if what == "tokenizer" else []))
+    if any((folder / file).is_file() for file in needed):
         return
     students = _students(folder)
     if students:

@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 
 from seqdistill.core.siblings import sibling_hint
+from seqdistill.recipe.belonging import BUNDLED
 from seqdistill.recipe.findings import Findings
 from seqdistill.recipe.schema import Recipe
 
-_BUNDLED = "bundled:"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]+")
 
@@ -48,7 +48,7 @@ def _missing_files(spec: str | None) -> list[str]:
 
 def _is_missing(name: str, *, suffixed_is_file: bool) -> bool:
     """Whether nothing bears the name and it cannot be that of something on the hub."""
-    if name.startswith(_BUNDLED) or not name.strip() or _exists(name):
+    if name.startswith(BUNDLED) or not name.strip() or _exists(name):
         return False
     if _HUB_NAME.fullmatch(name) is None:
         return True

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from seqdistill.core.errors import RecipeError, did_you_mean
-from seqdistill.recipe.belonging import drop_foreign
+from seqdistill.recipe.belonging import brings_bundled, drop_foreign
 from seqdistill.recipe.complaints import MOST_COMPLAINTS, located, odd_numbers, schema_complaints
 from seqdistill.recipe.documents import (
     MAX_BYTES,
@@ -128,7 +128,7 @@ def recipe_error(problems: Sequence[str]) -> RecipeError:
 def _inherited(name_or_path: str, preset: object, problems: list[str]) -> tuple[Settings, Settings]:
     """The settings of the document over those of its preset, and that one's preset, and so on.
 
-    And those of the presets alone.
+    And those of the documents alone that bring data: presets, and files on bundled data.
     """
     name = name_or_path
     document = _document(name_or_path, problems)
@@ -146,7 +146,7 @@ def _inherited(name_or_path: str, preset: object, problems: list[str]) -> tuple[
     settings, presets = Settings(), Settings()
     for name, layer in reversed(list(zip(seen, documents, strict=False))):
         _lay_over(settings, layer, problems)
-        if name in preset_names():
+        if name in preset_names() or brings_bundled(layer):
             presets = copy.deepcopy(settings)
     return settings, presets
 

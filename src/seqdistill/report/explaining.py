@@ -40,12 +40,12 @@ def charts_of(contents: RunContents, looks: Looks) -> list[Chart]:
 def _ends(
     systems: Sequence[System], value: Callable[[System], float | None]
 ) -> tuple[System, System]:
-    """The systems with the lowest and the highest value, which all of them have."""
+    """The systems with the lowest and the highest value, which all of them have; two of equals."""
 
     def key(system: System) -> float:
         return value(system) or 0.0
 
-    return min(systems, key=key), max(systems, key=key)
+    return min(systems, key=key), max(reversed(systems), key=key)
 
 
 def _gap(systems: Sequence[System], looks: Looks) -> Chart | None:
@@ -57,9 +57,9 @@ def _gap(systems: Sequence[System], looks: Looks) -> Chart | None:
         plots.Dot(looks[s.name], float(x), gap.value, filled=True, low=gap.low, high=gap.high)
         for x, (s, gap) in enumerate(found)
     ]
-    (least, small), (most, large) = (
-        chosen(found, key=lambda pair: pair[1].value) for chosen in (min, max)
-    )
+    gaps = {s.name: gap for s, gap in found}
+    least, most = _ends([s for s, _ in found], lambda s: gaps[s.name].value)
+    small, large = gaps[least.name], gaps[most.name]
     sentence = (
         f"Beam search helps {most.name} most, {numbers.signed(large.value)}, and least "
         f"{least.name}, {numbers.signed(small.value)}"
@@ -119,7 +119,8 @@ def _entropy(curves: Sequence[EntropyCurve], looks: Looks) -> Chart | None:
         return None
     lines = [plots.Line(looks[curve.name], _reached(curve)) for curve in found]
     means = {curve.name: _mean(curve) for curve in found}
-    sure, unsure = (chosen(means, key=lambda name: means[name]) for chosen in (min, max))
+    sure = min(means, key=lambda name: means[name])
+    unsure = max(reversed(means), key=lambda name: means[name])
     svg = plots.curves(
         "entropy",
         lines,

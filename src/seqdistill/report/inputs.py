@@ -92,7 +92,7 @@ def _names(
     run: RunDirectory, systems: Sequence[System], logged: Mapping[Path, Rows]
 ) -> dict[Path, str]:
     """What the runs that logged something are called, in the order of the systems' rows."""
-    students = [s for s in systems if not s.is_teacher] or list(systems)
+    students = [s for s in systems if not (s.is_teacher or s.is_start)] or list(systems)
     found: dict[Path, str] = {}
     for folder in (folder for folder, rows in logged.items() if rows):
         name = folder.resolve().name

@@ -78,6 +78,7 @@ def scatter(
         axes.set_xlim(low / 1.35, high * 1.35)
         _plain_log_ticks(axes.xaxis, [low, high])
         axes.margins(y=0.12)
+        _open_at_zero(axes)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         return svg.text_of(figure, name)
@@ -89,6 +90,7 @@ def plane(name: str, dots: Sequence[Dot], *, x_label: str, y_label: str) -> str:
         figure, axes = svg.empty(svg.FULL)
         _draw_dots(axes, dots)
         axes.margins(x=0.12, y=0.12)
+        _open_at_zero(axes)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         return svg.text_of(figure, name)
@@ -102,6 +104,7 @@ def columns(name: str, dots: Sequence[Dot], *, y_label: str, level: float) -> st
         _draw_dots(axes, dots)
         axes.set_xticks([])
         axes.margins(x=0.12, y=0.12)
+        _open_at_zero(axes)
         axes.set_ylabel(y_label)
         return svg.text_of(figure, name)
 
@@ -115,6 +118,7 @@ def curves(
         for line in lines:
             _draw_line(axes, line, marks_every=1 if marked else None, window=window)
         axes.margins(x=0.02, y=0.08)
+        _open_at_zero(axes)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         return svg.text_of(figure, name)
@@ -174,10 +178,19 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
+def _open_at_zero(axes: Axes) -> None:
+    """Where all values are 0 the scale goes up to 1, and not as far below as above."""
+    if not any(axes.dataLim.intervaly):
+        axes.set_ylim(-0.06, 1.0)
+    if not any(axes.dataLim.intervalx):
+        axes.set_xlim(-0.06, 1.0)
+
+
 def _draw_line(axes: Axes, line: Line, *, marks_every: int | None, window: int) -> None:
     x = [update for update, _ in line.points]
     y = [value for _, value in line.points]
     colour = line.look.stand_in
+    marks_every = 1 if len(y) == 1 else marks_every  # a lone point is no line
     if window > 1:
         axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.25)
         y = running_mean(y, window)

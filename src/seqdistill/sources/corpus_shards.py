@@ -190,7 +190,7 @@ def _row(
     return {
         "rank": rank,
         "token_ids": list(hypothesis.token_ids),
-        "text": decode(hypothesis.token_ids),
+        "text": decode(hypothesis.content_ids),
         "log_prob": hypothesis.log_prob,
         "finished": hypothesis.finished,
     }

@@ -36,6 +36,12 @@ class Written:
     finished: bool = True
     """False for a sequence that the length limit cut off: it has no end token."""
 
+    @property
+    def content_ids(self) -> tuple[int, ...]:
+        """The target less its end: what is text."""
+        ids = self.example.target_ids
+        return ids[:-1] if self.finished else ids
+
 
 @runtime_checkable
 class SequenceWriter(Protocol):
