@@ -71,7 +71,7 @@ def test_letters_of_byte_level_tokens_are_shown_as_people_read_them() -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>")
     tiny_model("llama", vocab_size=len(fast)).save_pretrained("student")
     fast.save_pretrained("student")
-    row = {"prompt": "bir kişi\n", "completion": "altı kişi 好"}
+    row: dict[str, object] = {"prompt": "bir kişi\n", "completion": "altı kişi 好"}
     prepared = prepared_on([row], "student.model=student", method="baseline")
     lines = dict(shown_row(prepared, prepared.train))
     assert "kişi" in lines["reads"] and lines["reads"].endswith("Ċ")
@@ -83,7 +83,7 @@ def test_a_student_that_samples_is_not_said_to_learn_the_references() -> None:
     plain_student()
     short = "sequences.rollouts.max_new_tokens=8"
     models = ["student.model=student", "teacher.model=student", short]
-    row = {"prompt": "a b ", "completion": "c d"}
+    row: dict[str, object] = {"prompt": "a b ", "completion": "c d"}
     sampling = prepared_on([row], *models, method="on_policy_kd")
     lines = dict(shown_row(sampling, sampling.train))
     assert (lines["first row"], lines["learns"]) == ("1: 5 tokens read", "what it samples")
