@@ -139,6 +139,17 @@ def test_a_teacher_that_never_ends_labels_nothing(tmp_path: Path) -> None:
     assert not list((folder / "runs").rglob("*.parquet"))
 
 
+def test_a_teacher_that_writes_nothing_but_its_end_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = folder_for(tmp_path, "mbart50")
+    pair = load_pair(str(folder / "teacher"))
+    pair.model.final_logits_bias[0, pair.tokenizer.eos_token_id] = 50.0
+    save_pair(pair, folder / "teacher")
+    label_data(recipe_in(folder, "seq_kd", "one", *told("en", "de")), progress=NoProgress())
+    assert "outputs are empty: was it trained for these texts" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("wanted", "codes", "meant"),
     [

@@ -79,6 +79,18 @@ def test_letters_of_byte_level_tokens_are_shown_as_people_read_them() -> None:
     assert lines["learns"].endswith("å ¥ ½ </s>"), "a part of a letter is as the vocabulary has it"
 
 
+def test_a_student_that_samples_is_not_said_to_learn_the_references() -> None:
+    plain_student()
+    short = "sequences.rollouts.max_new_tokens=8"
+    models = ["student.model=student", "teacher.model=student", short]
+    row: dict[str, object] = {"prompt": "a b ", "completion": "c d"}
+    sampling = prepared_on([row], *models, method="on_policy_kd")
+    lines = dict(shown_row(sampling, sampling.train))
+    assert (lines["first row"], lines["learns"]) == ("1: 5 tokens read", "what it samples")
+    mixing = prepared_on([row], *models, method="gkd")
+    assert dict(shown_row(mixing, mixing.train))["learns"] == "c Ġ d </s>"
+
+
 def plain_student(*, lowercases: bool = False) -> None:
     tokenizer = character_tokenizer(closes=False)
     if lowercases:

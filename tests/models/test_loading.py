@@ -27,6 +27,7 @@ from seqdistill.models.loading import (
     load_pair,
     load_tokenizer,
 )
+from seqdistill.models.proof import difference, probe_logits
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.checksums import CHECKSUMS
@@ -392,3 +393,11 @@ def test_a_student_whose_generation_settings_cannot_be_saved_is_refused_before_t
     recipe = Recipe.model_validate({"student": {"model": str(tmp_path)}})
     with pytest.raises(ModelError, match=r"generation_config\.json must hold.*temperature"):
         build_student(recipe, None, [])
+
+
+def test_an_output_layer_that_left_its_tied_embedding_is_not_lost(tmp_path: Path) -> None:
+    model = tiny_model("llama-tied")
+    model.set_output_embeddings(torch.nn.Linear(16, model.config.vocab_size, bias=False))
+    said = probe_logits(model)
+    save_pair(LoadedModel(model, character_tokenizer(), "tiny"), tmp_path / "student", said=said)
+    assert difference(said, probe_logits(load_pair(str(tmp_path / "student")).model)) <= 1e-6

@@ -62,11 +62,11 @@ class Judging:
             f"bleu (tok:{self.units.bleu_tokenizer})" if name == "bleu" else name
             for name in self.metrics
         ]
-        origin = "chosen by the data" if self.automatic else "named by the recipe"
+        origin = "automatic" if self.automatic else "named by the recipe"
         chooses = (
             f"{self.eval_metric} chooses checkpoints" if self.has_dev else "no dev to choose on"
         )
-        return f"{chooses}; outputs by {', '.join(names)}, {origin}"
+        return f"{chooses}; outputs by {', '.join(names)} ({origin})"
 
 
 def text_units(recipe: Recipe, examples: Sequence[Example]) -> Units:

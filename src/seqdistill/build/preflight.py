@@ -68,7 +68,11 @@ def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tu
     """
     tokenizer, facts = prepared.student.tokenizer, _student_facts(prepared)
     row = next((example for example in examples if example.target_ids), examples[0])
-    words = f"{row.id}: {len(row.source_ids):,} tokens read, {row.num_counted:,} learned"
+    sequences = prepared.recipe.sequences
+    if sequences.by_student and not sequences.mixed:  # no reference is learned
+        row = row.answered(())
+    words = f"{row.id}: {len(row.source_ids):,} tokens read"
+    words += f", {row.num_counted:,} learned" if row.target_ids else ""
     if row.counted_spans:
         words += f", earlier turns ⟦in brackets⟧ among them: {len(row.counted_spans)}"
     prefix = [("begins with", named_tokens(tokenizer, facts.prefix_ids))]

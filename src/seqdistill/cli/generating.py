@@ -96,7 +96,7 @@ def generate(
         typer.Option(
             "--ignore-column",
             metavar="NAME",
-            help="A column of rows to leave out knowingly; may be repeated.",
+            help="A column of the rows to ignore; may be repeated.",
         ),
     ] = None,
     beam_size: Annotated[
@@ -128,20 +128,22 @@ def generate(
     source_language: Annotated[
         str | None,
         typer.Option(
-            "--source-language", metavar="CODE", help="Of a multilingual model, such as eng_Latn."
+            "--source-language",
+            metavar="CODE",
+            help="Of the prompts of a multilingual model, such as eng_Latn.",
         ),
     ] = None,
     target_language: Annotated[
         str | None,
-        typer.Option("--target-language", metavar="CODE", help="What it writes, as deu_Latn."),
+        typer.Option("--target-language", metavar="CODE", help="Of the outputs, such as deu_Latn."),
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Generate texts with a model from prompts: arguments, lines or rows of a file, standard input.
 
-    A prompt is said by the user in the model's chat template, where it has one. Each prompt gives
-    exactly one output line, in which line breaks are blanks; .jsonl outputs keep them.
+    A prompt is the user's message in the model's chat template, where it has one. Each prompt gives
+    exactly one output line, with spaces for line breaks; .jsonl outputs keep line breaks.
     """
     _check_model_folder(model)
     if output_file is not None:

@@ -17,7 +17,7 @@ recipes = typer.Typer(cls=ExplainingGroup, help="List, show and check recipes.")
 
 @recipes.command("list")
 def list_recipes() -> None:
-    """The presets, each with what it is."""
+    """List the presets, each with a description."""
     from seqdistill.recipe.presets import list_presets
 
     say_aligned(list_presets())
@@ -27,7 +27,7 @@ def list_recipes() -> None:
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A preset's name.")],
 ) -> None:
-    """The commented YAML of a preset, to copy and change."""
+    """Show the commented YAML of a preset, to copy and change."""
     from seqdistill.recipe.presets import show_preset
 
     say(show_preset(name).rstrip("\n"))
@@ -64,7 +64,7 @@ def check(
 
 @recipes.command()
 def schema() -> None:
-    """The JSON schema of recipe files, for editors that complete and check."""
+    """Print the JSON schema of recipe files, for editors that complete and check."""
     from seqdistill.recipe.writing import json_schema
 
     say(json.dumps(json_schema(), indent=2, ensure_ascii=False))

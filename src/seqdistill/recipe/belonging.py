@@ -19,7 +19,8 @@ _ON_DEV = ("eval_every", "keep_best", "patience", "average_best")
 
 def brings_bundled(document: Settings) -> bool:
     """Whether a document names training data of the package, and so speaks of those."""
-    return str(_data(document).get("train")).startswith(BUNDLED)
+    train = _data(document).get("train")
+    return isinstance(train, str) and train.startswith(BUNDLED)
 
 
 def drop_foreign(settings: Settings, presets: Settings) -> str | None:

@@ -145,6 +145,11 @@ def summarize(path: Path) -> ShardSummary:
     )
 
 
+def num_with_text(path: Path) -> int:
+    """How many outputs of a shard are more than their end token."""
+    return sum(bool(text.strip()) for text in _read(path).column("text").to_pylist())
+
+
 def check_shard(path: Path, summary: ShardSummary) -> None:
     """Raises DataError unless the file has the bytes that the manifest describes."""
     if not path.is_file():

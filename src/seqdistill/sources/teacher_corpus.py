@@ -43,6 +43,7 @@ from seqdistill.sources.corpus_shards import (
     TeacherOutput,
     check_shard,
     is_whole,
+    num_with_text,
     read_outputs,
     shard_name,
     summarize,
@@ -291,6 +292,14 @@ def _finish(folder: Path, settings: CorpusSettings, *, num_shards: int, num_exam
         versions=versions(),
     )
     _tell_of_lengths(manifest)
+    num_texts = sum(num_with_text(folder / shard.name) for shard in manifest.shards)
+    if num_texts < manifest.num_hypotheses / 2:
+        logger.warning(
+            "%d of the teacher's %d outputs are empty: was it trained for these texts, in this "
+            "chat template and these languages?",
+            manifest.num_hypotheses - num_texts,
+            manifest.num_hypotheses,
+        )
     manifest.write(folder)
 
 
