@@ -13,6 +13,7 @@ from tests.build.test_feasibility import folder, start
 from seqdistill.build.evaluation import evaluate_run
 from seqdistill.build.exporting import INT8_FOLDER
 from seqdistill.build.systems import exported_system
+from seqdistill.core.errors import EngineError
 from seqdistill.core.progress import NoProgress
 from seqdistill.metrics.translation import corpus_bleu
 from seqdistill.records.run_directory import RunDirectory
@@ -73,6 +74,20 @@ def test_a_copy_of_a_student_that_is_not_in_the_run_is_left_out_with_a_warning(
     (comparison.student_path / "config.json").write_text("{}", encoding="utf-8")
     assert exported_system(comparison, []) is None
     assert "no student of this run" in caplog.text
+
+
+def test_a_copy_that_cannot_be_made_leaves_no_older_one_behind(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert evaluated(run, export=True)["exports"]
+
+    def refuse(*_args: object, **_named: object) -> None:
+        raise EngineError("not of this model")
+
+    monkeypatch.setattr("seqdistill.build.evaluation.export_int8", refuse)
+    assert evaluated(run, export=True)["exports"] == []
+    assert not (run.path / INT8_FOLDER).exists()
+    assert "which was made before, is removed" in caplog.text
 
 
 def test_every_row_has_its_analyses_and_the_teacher_is_not_held_against_itself(

@@ -287,7 +287,7 @@ def test_a_stage_that_another_process_trains_is_waited_for(
 def test_a_stage_made_under_other_defaults_is_not_passed_off(place: Path) -> None:
     stage = stage_run(chain_in(place, "other"), 0, start_from=None)
     text = stage.run.recipe_path.read_text("utf-8")
-    stage.run.recipe_path.write_text(text.replace("adam_beta2: 0.98", "adam_beta2: 0.99"), "utf-8")
+    stage.run.write_recipe(text.replace("adam_beta2: 0.98", "adam_beta2: 0.99"))
     with pytest.raises(UserError, match=r"training\.adam_beta2 was 0\.99 and is now 0\.98"):
         trained(chain_in(place, "other"))
 
@@ -359,3 +359,17 @@ def test_a_teacher_that_nobody_asks_does_not_count(place: Path) -> None:
             for recipe in (with_one, with_other)
         }
         assert len(digests) == (2 if counts else 1), preset
+
+
+def test_a_stage_whose_student_was_damaged_is_made_again(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = stage_run(chain_in(place, "first"), 0, start_from=None)
+    weights = stage.run.student_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert not stage.is_finished
+    run = trained(chain_in(place, "again"))
+    assert "is damaged (model.safetensors does not match its checksum)" in caplog.text
+    assert weights.read_bytes() == whole
+    assert reused(run) == [False, True], "the second stage starts from the same student"

@@ -104,3 +104,12 @@ def test_where_no_file_can_be_made_the_folder_itself_is_held(
         locks.held(folder, "training in"),
     ):
         pytest.fail("the block must not begin")
+
+
+def test_a_folder_that_is_locked_inside_goes_when_nothing_was_written(tmp_path: Path) -> None:
+    with locks.held_inside(tmp_path / "deep" / "one", "labelling into"):
+        assert (tmp_path / "deep" / "one" / ".lock").is_file()
+    assert not list(tmp_path.iterdir())
+    with locks.held_inside(tmp_path / "one", "labelling into"):
+        (tmp_path / "one" / "kept").touch()
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["kept"]

@@ -227,3 +227,40 @@ def test_members_are_the_sub_folders_that_are_runs(tmp_path: Path) -> None:
         RunDirectory.create(run.member(method).path).write_recipe("seed: 1\n")
     (run.path / "student").mkdir()
     assert [member.path.name for member in run.members()] == ["baseline", "seq_kd"]
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "results.json", "samples.jsonl", "outputs.jsonl"])
+def test_a_changed_file_that_the_manifest_vouches_for_is_refused(tmp_path: Path, name: str) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_recipe("seed: 1\n")  # before there is a manifest, as when a run begins
+    run.update_manifest({"seed": 1})
+    run.write_results({"systems": [{"bleu": 1}]})
+    run.write_samples([{"source": "1"}])
+    run.write_outputs([{"id": "1"}])
+    readers = {
+        "recipe.yaml": run.read_recipe,
+        "results.json": run.read_results,
+        "samples.jsonl": run.read_samples,
+        "outputs.jsonl": run.read_outputs,
+    }
+    before = readers[name]()
+    path, manifest = run.path / name, json.loads(run.manifest_path.read_text())
+    path.write_text(path.read_text().replace("1", "2"))
+    with pytest.raises(UserError, match=rf"{name} must be what the run wrote.* restore it"):
+        readers[name]()
+    run.manifest_path.write_text(
+        json.dumps({k: v for k, v in manifest.items() if k not in ("files", "sha256")})
+    )
+    assert readers[name]() != before, "changed on purpose, as the sentence says"
+
+
+def test_a_file_written_again_is_vouched_for_anew(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_recipe("seed: 1\n")
+    run.write_manifest({"seed": 1})
+    run.write_recipe("seed: 2\n")
+    run.write_results({"systems": []})
+    run.write_results({"systems": [1]})
+    assert run.read_recipe() == "seed: 2\n"
+    assert run.read_results() == {"systems": [1]}
+    assert run.read_manifest() == {"seed": 1}

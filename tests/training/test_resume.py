@@ -246,3 +246,31 @@ def test_a_state_holds_tied_weights_once_and_every_counter(tmp_path: Path) -> No
     assert state.evaluations_without_best == 1
     steps = {float(slots["step"]) for slots in optimizer.state_dict()["state"].values()}
     assert steps == {6.0}
+
+
+def test_an_old_best_student_that_is_damaged_can_be_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores, metrics = [9.0, 1.0, 2.0], Recorder()
+
+    def run(*, resume: bool) -> Any:
+        model = student()
+        loop = make_loop(
+            tmp_path,
+            model,
+            metrics=metrics,
+            score_dev=scripted(scores, lambda _module: None),
+            updates=6,
+            eval_every=2,
+            checkpoint_every=1,
+        )
+        return loop.run(resume=resume)
+
+    run(resume=False)
+    best = tmp_path / "best-2.safetensors"
+    best.write_bytes(best.read_bytes()[:-1])
+    with pytest.raises(UserError, match="put an empty file in the place of that best student"):
+        run(resume=True)
+    best.write_bytes(b"")
+    assert run(resume=True).best == ()
+    assert "best-2.safetensors was emptied; going on without it" in caplog.text

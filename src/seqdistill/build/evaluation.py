@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -143,7 +144,7 @@ def _evaluate(
     measured_teacher: SystemResult | None,
     trust_remote_code: bool,
 ) -> dict[str, object]:
-    recipe = load_recipe(str(run.recipe_path), overrides)
+    recipe = load_recipe(str(run.whole(run.recipe_path)), overrides)
     examples = read_split(recipe, "test")
     references = [example.target or "" for example in examples]
     systems = systems_of(run, recipe, examples, overrides, trust_remote_code=trust_remote_code)
@@ -206,11 +207,15 @@ def _evaluate(
 
 
 def _exported(system: SystemUnderTest, run: RunDirectory, recipe: Recipe) -> SystemUnderTest | None:
-    """The system's int8 copy; None where `auto` may do without CTranslate2 and it cannot run it."""
+    """The system's int8 copy; None where `auto` may do without CTranslate2 and it cannot run it.
+
+    A copy from before goes then: it would be taken for this student's.
+    """
+    folder = run.path / INT8_FOLDER
     try:
         return export_int8(
             system,
-            run.path / INT8_FOLDER,
+            folder,
             max_new_tokens=recipe.evaluation.max_new_tokens,
             threads=recipe.training.threads,
         )
@@ -218,6 +223,9 @@ def _exported(system: SystemUnderTest, run: RunDirectory, recipe: Recipe) -> Sys
         if recipe.evaluation.engine == "ctranslate2":
             raise
         _LOG.warning("there is no int8 copy of %s. %s", system.name, error.problem)
+        if folder.is_dir():
+            _LOG.warning("%s, which was made before, is removed", folder)
+            shutil.rmtree(folder)
         return None
 
 

@@ -112,13 +112,11 @@ def build_source(
 def try_rollout_engine(prepared: Prepared) -> str | None:
     """What the student writes with, "ctranslate2" or "transformers"; None where it does not write.
 
-    Raises EngineError where it must write through CTranslate2, which cannot run it.
+    Raises EngineError where it must write through CTranslate2, which cannot run it, and ModelError
+    where it cannot write step by step.
     """
-    sequences = prepared.recipe.sequences
-    if not sequences.by_student:
+    if not prepared.recipe.sequences.by_student:
         return None
-    if sequences.rollouts.engine == "transformers":
-        return "transformers"
     sampler = _sampler(prepared, prepared.train)
     return "ctranslate2" if isinstance(sampler, CTranslate2Sampler) else "transformers"
 

@@ -18,6 +18,7 @@ from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.stages import settings_by_key, stage_recipe
 from seqdistill.recipe.systems import output_folder
+from seqdistill.records.checksums import damage
 from seqdistill.records.fingerprint import of_file, of_folder, of_settings
 from seqdistill.records.run_directory import RunDirectory
 
@@ -55,8 +56,8 @@ class StageRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its student is there to be used."""
-        return self.run.is_finished
+        """Whether its student is there to be used, as it was saved."""
+        return self.run.is_finished and damage(self.run.student_path) is None
 
 
 def stage_run(recipe: Recipe, index: int, *, start_from: Path | None) -> StageRun:
@@ -175,7 +176,7 @@ def _refuse_another(stage: StageRun) -> None:
     That is so after a default has changed, which the name does not show.
     """
     wanted = _decisive(stage.recipe)
-    stored = _decisive(read_recipe(str(stage.run.recipe_path)))
+    stored = _decisive(read_recipe(str(stage.run.whole(stage.run.recipe_path))))
     changed = [key for key in wanted if key not in stored or wanted[key] != stored[key]]
     if changed:
         raise UserError(

@@ -169,7 +169,7 @@ def _verification(verify_on: str | None, run: RunDirectory | None) -> list[Examp
             "An int8 copy must be compared with the model on real sentences, but a model folder "
             "has none; give --verify-on DATA, a file of texts such as the test set."
         )
-    recipe = load_recipe(str(run.recipe_path))
+    recipe = load_recipe(str(run.whole(run.recipe_path)))
     if recipe.data.test is not None:
         return read_split(recipe, "test", need_target=False)
     return read_split(recipe, "dev" if recipe.data.dev is not None else "train", need_target=False)

@@ -217,11 +217,11 @@ def _init_name(recipe: Recipe) -> str:
 
 def _trained_runs(run: RunDirectory, overrides: Sequence[str]) -> list[tuple[Recipe, RunDirectory]]:
     """The students of a run directory: its own, or those of its members in the order compared."""
-    recipe = load_recipe(str(run.recipe_path), overrides)
+    recipe = load_recipe(str(run.whole(run.recipe_path)), overrides)
     if not recipe.compare:
         found = [(recipe, run)]
     else:
-        members = [(load_recipe(str(m.recipe_path), overrides), m) for m in run.members()]
+        members = [(load_recipe(str(m.whole(m.recipe_path)), overrides), m) for m in run.members()]
         order = {name: position for position, name in enumerate(recipe.compare)}
         found = sorted(members, key=lambda item: order.get(item[0].preset or "", len(order)))
     finished = [(r, m) for r, m in found if m.student_path.is_dir()]

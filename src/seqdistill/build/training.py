@@ -67,7 +67,7 @@ def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
         RunDirectory(path).check_free()
         return RunDirectory(path)
     run = RunDirectory.open(path)
-    stored = load_recipe(str(run.recipe_path), [])
+    stored = load_recipe(str(run.whole(run.recipe_path)), [])
     # Trust is this command line's to give, and changes nothing of the run.
     stored, recipe = without_trust(stored), without_trust(recipe)
     if stored != recipe:
@@ -126,8 +126,10 @@ def train_as_only_writer(
     accelerator = Accelerator(cpu=_on_cpu(recipe), mixed_precision="no")
     run = open_run(recipe, resume=resume)
     started = resume and run.is_begun
-    if started and _is_whole(run):
-        return run
+    if started and run.is_finished:
+        if (found := damage(run.student_path)) is None:
+            return run
+        _LOG.warning("%s is damaged (%s) and is made again", run.student_path, found)
     inputs = inputs_of(recipe) if accelerator.is_main_process else {}
     if started:
         check_inputs(run, inputs)
@@ -181,16 +183,6 @@ def train_as_only_writer(
 
 def _on_cpu(recipe: Recipe) -> bool:
     return device_of(recipe.training.device).type == "cpu"
-
-
-def _is_whole(run: RunDirectory) -> bool:
-    """Whether the run is finished and its student as it was saved."""
-    if not run.is_finished:
-        return False
-    found = damage(run.student_path)
-    if found is not None:
-        _LOG.warning("%s is damaged (%s) and is made again", run.student_path, found)
-    return found is None
 
 
 def _save(prepared: Prepared, run: RunDirectory) -> None:

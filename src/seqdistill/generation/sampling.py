@@ -85,10 +85,14 @@ def check_rollout_decoding(decoding: Decoding) -> None:
         )
 
 
-def prove_head(model: PreTrainedModel) -> None:
-    """Nothing, when the model's head is read right, or ModelError; its modes stay as they are."""
-    with evaluation_mode(model):
+def prove_steps(model: PreTrainedModel, facts: ModelFacts) -> None:
+    """Nothing, when the model's head is read right and it can write step by step, or ModelError.
+
+    Its modes stay as they are.
+    """
+    with evaluation_mode(model), writing(model.device, "fp32"):
         adapt(model)
+        CachedModel(model, facts).begin([[facts.end_id]])
 
 
 class TransformersSampler:
@@ -117,17 +121,16 @@ class TransformersSampler:
         """`vocab_size` None means every id of the model.
 
         Raises ModelError for a model without a start or end token, with a head of an unknown
-        form, or of another kind, and RecipeError for a beam of more than one.
+        form, of another kind, or without a cache, and RecipeError for a beam of more than one.
         """
         check_rollout_decoding(decoding)
-        prove_head(model)
         self._model = model
         self._tokenizer = tokenizer
         self._kind: Kind = kind
         self._decoding = decoding
         self._vocab_size = vocab_size
         self._precision: Precision = precision
-        self._facts()
+        prove_steps(model, self._facts())
 
     def refresh(self) -> None:
         """Nothing: the model is read as it is at every call."""

@@ -24,7 +24,7 @@ from seqdistill.generation.sampling import (
     Sample,
     check_rollout_decoding,
     log_probs_of,
-    prove_head,
+    prove_steps,
     writing,
     written_samples,
 )
@@ -73,8 +73,8 @@ class TeacherMixedSampler:
                     f"The {whose} must score the {vocab_size} symbols shared by both models, but "
                     f"it has {facts.vocab_size}; use the smaller of the two sizes."
                 )
-        for model in (student, teacher):
-            prove_head(model)
+        prove_steps(student, self._student_facts)
+        prove_steps(teacher, self._teacher_facts)
         self._student, self._teacher = student, teacher
         self._decoding = decoding
         self._vocab_size = vocab_size

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.generators import derived_seed
-from seqdistill.generation.batches import padded_batches
+from seqdistill.generation.batches import equal_length_batches, padded_batches
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.generation.model_facts import (
     ModelFacts,
@@ -24,6 +24,7 @@ from seqdistill.generation.model_facts import (
     facts_of,
     writing_below,
 )
+from seqdistill.generation.recurrence import moves_with_beams, reads_padding
 from seqdistill.generation.scoring import evaluation_mode, padded, token_log_probs
 from seqdistill.models.adapters import Kind
 
@@ -68,13 +69,17 @@ class TransformersGenerator:
         """
         facts = self._facts()
         check_lengths(sources, max_new_tokens=decoding.max_new_tokens, facts=facts)
-        batches = padded_batches(
-            [len(source) for source in sources], batch_tokens=decoding.batch_tokens
-        )
         config = _generation_config(decoding, facts)
         hypotheses: list[list[Hypothesis]] = [[] for _ in sources]
         with self._prepared(config, seed):
-            for batch in batches:
+            together = padded_batches
+            if sources and facts.kind == "causal":
+                if reads_padding(self._model, sources):
+                    together = equal_length_batches
+                if config.num_beams > 1 and not moves_with_beams(self._model, sources[0]):
+                    config.use_cache = False  # slower, and right
+            lengths = [len(source) for source in sources]
+            for batch in together(lengths, batch_tokens=decoding.batch_tokens):
                 outputs = self._decode([sources[index] for index in batch], config, facts)
                 scored = self._scored([sources[index] for index in batch], outputs, decoding, facts)
                 for index, answer in zip(batch, scored, strict=True):

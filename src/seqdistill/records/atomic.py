@@ -97,12 +97,17 @@ def write_text(path: str | Path, content: str) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Replaces the JSON file at `path` in one step: indented, keys in the order given.
+    """Replaces the JSON file at `path` in one step by `json_text`; an error leaves the old file."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """JSON for files that people read: indented, keys in the order given, a line end.
 
     Raises ValueError for NaN and infinities, which JSON does not have, and TypeError for objects
-    that are no JSON value; the old file stays in both cases.
+    that are no JSON value.
     """
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager

@@ -65,8 +65,7 @@ def check_not_held(folder: Path) -> None:
 
 @contextlib.contextmanager
 def held_inside(folder: Path, doing: str) -> Iterator[None]:
-    """As `held`, by the file `.lock` in the folder, which is made when it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """As `held`, by the file `.lock` in the folder, which is made, and goes if it stays empty."""
     with _held(folder / ".lock", folder, doing, _refusal(folder)):
         yield
 

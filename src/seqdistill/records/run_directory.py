@@ -16,7 +16,7 @@ from typing import cast
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.atomic import JsonValue
-from seqdistill.records.fingerprint import of_bytes, of_settings
+from seqdistill.records.fingerprint import of_bytes, of_file, of_settings
 from seqdistill.records.locks import check_not_held
 from seqdistill.records.writable import check_writable
 
@@ -33,6 +33,8 @@ STUDENT = "student"
 ADAPTER = "adapter"
 TENSORBOARD = "tensorboard"
 _CHECKSUM = "sha256"
+_FILES = "files"
+"""Where the manifest keeps the SHA-256 of files that are written whole."""
 
 
 class RunDirectory:
@@ -165,19 +167,22 @@ class RunDirectory:
 
     def write_recipe(self, text: str) -> None:
         """Stores the resolved recipe's YAML text."""
-        atomic.write_text(self._there(self.recipe_path), text)
+        self._write(self.recipe_path, text)
 
     def read_recipe(self) -> str:
-        """The resolved recipe's YAML text. Raises UserError when there is none."""
-        return _read_text(self.recipe_path)
+        """The resolved recipe's YAML text. Raises UserError when it is missing or damaged."""
+        return _read_text(self.whole(self.recipe_path))
 
     def write_manifest(self, manifest: Mapping[str, object]) -> None:
-        """Stores the manifest, and beside its facts their checksum."""
-        content = {**manifest, _CHECKSUM: _checksum_of(manifest)}
-        atomic.write_json(self._there(self.manifest_path), content)
+        """Stores the facts of the run, and checksums of the recipe and of themselves."""
+        files = self._files()
+        if self.recipe_path.is_file():
+            # It is there before the manifest is, and before a kill that came between them.
+            files.setdefault(RECIPE, of_file(self.recipe_path))
+        self._write_manifest(manifest, files)
 
     def read_manifest(self) -> dict[str, JsonValue]:
-        """The manifest. Raises UserError when it is missing or damaged."""
+        """The facts of the run. Raises UserError when they are missing or damaged."""
         manifest = _read_json_object(self.manifest_path)
         wanted = manifest.pop(_CHECKSUM, None)
         if wanted is not None and wanted != _checksum_of(manifest):
@@ -185,12 +190,53 @@ class RunDirectory:
                 f"{self.manifest_path} must say what the run wrote into it, but does not match its "
                 "checksum: it was damaged or changed; restore it, or run again"
             )
+        manifest.pop(_FILES, None)
         return manifest
 
     def update_manifest(self, facts: Mapping[str, object]) -> None:
         """Adds `facts` to the manifest at its top level, over what has the same name."""
         known = self.read_manifest() if self.manifest_path.exists() else {}
         self.write_manifest({**known, **facts})
+
+    def _write_manifest(self, facts: Mapping[str, object], files: Mapping[str, str]) -> None:
+        content = {**facts, _FILES: files} if files else dict(facts)
+        content[_CHECKSUM] = _checksum_of(content)
+        atomic.write_json(self._there(self.manifest_path), content)
+
+    def _files(self) -> dict[str, str]:
+        """The SHA-256 of files that the manifest vouches for, by name."""
+        if not self.manifest_path.is_file():
+            return {}
+        noted = _read_json_object(self.manifest_path).get(_FILES)
+        return {n: str(sha256) for n, sha256 in noted.items()} if isinstance(noted, dict) else {}
+
+    def whole(self, path: Path) -> Path:
+        """`path`, a file of this folder that the run wrote, existing or not.
+
+        Raises UserError when it is not what the manifest says was written. Of a folder without a
+        manifest, or of a file that it does not list, nothing is known.
+        """
+        wanted = self._files().get(path.name)
+        if wanted is not None and path.is_file() and of_file(path) != wanted:
+            raise UserError(
+                f"{path} must be what the run wrote, but does not match its checksum: it was "
+                "damaged or changed; restore it, or, where it was changed on purpose, remove "
+                f"{_FILES!r} and {_CHECKSUM!r} from {self.manifest_path}"
+            )
+        return path
+
+    def _write(self, path: Path, content: str) -> None:
+        """Replaces a file of this folder, and what the manifest says of it."""
+        self._there(path)
+        self._note_file(path, None)  # a kill must not leave it with the checksum of the old one
+        atomic.write_text(path, content)
+        self._note_file(path, of_bytes(content.encode("utf-8")))
+
+    def _note_file(self, path: Path, sha256: str | None) -> None:
+        if self.manifest_path.is_file():
+            noted = {path.name: sha256} if sha256 is not None else {}
+            others = {n: found for n, found in self._files().items() if n != path.name}
+            self._write_manifest(self.read_manifest(), {**others, **noted})
 
     @property
     def is_finished(self) -> bool:
@@ -201,27 +247,27 @@ class RunDirectory:
 
     def write_results(self, results: Mapping[str, object]) -> None:
         """Stores the final numbers."""
-        atomic.write_json(self._there(self.results_path), results)
+        self._write(self.results_path, atomic.json_text(results))
 
     def read_results(self) -> dict[str, JsonValue]:
         """The final numbers. Raises UserError when they are missing or damaged."""
-        return _read_json_object(self.results_path)
+        return _read_json_object(self.whole(self.results_path))
 
     def write_samples(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Stores the sentences shown side by side."""
-        _write_lines(self._there(self.samples_path), rows)
+        self._write(self.samples_path, _lines(rows))
 
     def read_samples(self) -> list[dict[str, JsonValue]]:
         """The sentences shown side by side; none when the file is missing."""
-        return atomic.read_json_lines(self.samples_path)
+        return atomic.read_json_lines(self.whole(self.samples_path))
 
     def write_outputs(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Stores what every system wrote for the test set."""
-        _write_lines(self._there(self.outputs_path), rows)
+        self._write(self.outputs_path, _lines(rows))
 
     def read_outputs(self) -> list[dict[str, JsonValue]]:
         """What every system wrote for the test set; none when the file is missing."""
-        return atomic.read_json_lines(self.outputs_path)
+        return atomic.read_json_lines(self.whole(self.outputs_path))
 
     def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
         """Appends what was measured at `step`; the line is on its way to disk on return.
@@ -325,9 +371,8 @@ def _checksum_of(manifest: Mapping[str, object]) -> str:
     return of_settings(json.loads(json.dumps(manifest, allow_nan=False)))
 
 
-def _write_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    atomic.write_text(path, "".join(lines))
+def _lines(rows: Sequence[Mapping[str, object]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def _read_text(path: Path) -> str:

@@ -142,7 +142,8 @@ def newest_whole_state(folder: Path) -> Path | None:
     """The newest state whose files, and those of its best students, are as they were written.
 
     None when no state was saved. Newer ones that are damaged are told of and removed: training will
-    save them again. Raises UserError, and removes nothing, when every state is damaged.
+    save them again. A best student is given up where an empty file lies in its place. Raises
+    UserError, and removes nothing, when every state is damaged.
     """
     damaged: dict[Path, str] = {}
     for path in reversed(saved_states(folder)):
@@ -155,15 +156,31 @@ def newest_whole_state(folder: Path) -> Path | None:
         damaged[path] = found
     if damaged:
         told = ", ".join(f"of {path.name} {what}" for path, what in damaged.items())
+        only_best = all(damage(path) is None for path in damaged)
+        without = "put an empty file in the place of that best student to go on without it"
         raise UserError(
             f"A run must be resumed from a whole checkpoint, but {folder} holds none: {told}; "
-            "restore a file, or start again in a new output_dir."
+            f"restore a file, {without + ', ' if only_best else ''}or start again in a new "
+            "output_dir."
         )
     return None
 
 
 def _damage(path: Path) -> str | None:
-    return damage(path) or damage_of(path.parent, _best_of(path))
+    if (found := damage(path)) is not None:
+        return found
+    best = {name: sha256 for name, sha256 in _best_of(path).items() if not _is_given_up(path, name)}
+    return damage_of(path.parent, best)
+
+
+def _is_given_up(path: Path, best: str) -> bool:
+    """Whether the user has put an empty file in the place of a best student of a state."""
+    file = path.parent / best
+    return file.is_file() and file.stat().st_size == 0
+
+
+def _best_name(update: int) -> str:
+    return f"best-{update}.safetensors"
 
 
 def _best_of(path: Path) -> dict[str, str]:
@@ -193,6 +210,10 @@ def load_state(
     fields = json.loads((path / _STATE).read_bytes())
     fields["best"] = [(score, update) for score, update in fields["best"]]
     state = LoopState(**fields)
+    for name in [name for name in state.best_sha256 if _is_given_up(path, name)]:
+        _LOG.warning("%s was emptied; going on without it among the best", path.parent / name)
+        del state.best_sha256[name]
+        state.best = [item for item in state.best if _best_name(item[1]) != name]
     if state.num_processes != num_processes:
         raise UserError(
             f"A run must be resumed with as many processes as it was started with, but {path} was "
@@ -237,7 +258,7 @@ class BestStudents:
 
     def path(self, update: int) -> Path:
         """The file of that update's weights."""
-        return self._folder / f"best-{update}.safetensors"
+        return self._folder / _best_name(update)
 
     def offer(self, model: nn.Module, score: float, state: LoopState) -> bool:
         """True when `score` is a new best. Keeps the weights if they are among the k best."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -39,14 +40,28 @@ def check_launch() -> None:
     `accelerate launch --num_processes 2` does so without GPUs, with --cpu or not: it sets where the
     processes would meet, and starts one that is told of no other.
     """
-    environment = os.environ
-    by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
-    if by_accelerate and not any(name in environment for name in _SIZES):
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if launched and not any(name in os.environ for name in _SIZES) and not _is_from_cluster():
         raise UserError(
             "accelerate launch must start as many processes as --num_processes says, but without "
             "GPUs it starts one, which would train alone; use torchrun --nproc_per_node 2 "
             "-m seqdistill train ..., or --num_processes 1"
         )
+
+
+def _is_from_cluster() -> bool:
+    """Whether the launcher itself was told where processes meet, and passed that on unchanged.
+
+    False where that cannot be known: without /proc, and in a child of what was launched.
+    """
+    try:
+        said = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    launcher = dict(entry.partition(b"=")[::2] for entry in said)
+    return b"ACCELERATE_MIXED_PRECISION" not in launcher and all(
+        launcher.get(name) == os.environb.get(name) for name in (b"MASTER_ADDR", b"MASTER_PORT")
+    )
 
 
 def joined(model: nn.Module, accelerator: Accelerator) -> nn.Module:
