@@ -139,6 +139,16 @@ def test_a_teacher_that_never_ends_labels_nothing(tmp_path: Path) -> None:
     assert not list((folder / "runs").rglob("*.parquet"))
 
 
+def test_empty_labels_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = folder_for(tmp_path, "mbart50", ends=False)
+    pair = load_pair(str(folder / "teacher"))
+    pair.model.final_logits_bias[0, pair.tokenizer.eos_token_id] = 90.0
+    save_pair(pair, folder / "teacher")
+    recipe = recipe_in(folder, "seq_kd", "one", *told("en", "de"))
+    label_data(recipe, progress=NoProgress())
+    assert "the teacher's best output is empty for 15 of 15 examples" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("wanted", "codes", "meant"),
     [

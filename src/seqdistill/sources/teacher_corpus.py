@@ -142,9 +142,9 @@ def label(
     may write. `ends` names the tokens that end an output, for messages.
 
     Raises ModelError, as soon as it shows and with no corpus left, when hardly any example has an
-    output that ends; StaleCorpusError when the folder was begun with other settings, and DataError
-    when another process is labelling into it, when it holds other things, for ids that come twice
-    and for no examples.
+    output that ends; StaleCorpusError when the folder was begun with other
+    settings, and DataError when another process is labelling into it, when it holds other things,
+    for ids that come twice and for no examples.
     """
     _check_ids(examples)
     settings = CorpusSettings(
@@ -168,13 +168,22 @@ def label(
                 writer = _ShardWriter(
                     folder, generator, settings, source_texts, decode, on_progress
                 )
-                num_seen, num_without = 0, 0
+                num_seen, num_without, num_empty = 0, 0, 0
                 for index, part in enumerate(parts):
                     writer.ensure(index, part)
                     num_seen += len(part)
                     num_without += len(summarize(folder / shard_name(index)).unfinished_ids)
+                    outputs = read_outputs(folder / shard_name(index))
+                    num_empty += sum(o.rank == 0 and not o.text.strip() for o in outputs)
                     if num_seen >= _ENOUGH_SEEN or index == len(parts) - 1:
                         _require_outputs(folder, num_without, num_seen, settings, ends)
+                if num_empty:
+                    logger.warning(
+                        "the teacher's best output is empty for %d of %d examples: is it trained, "
+                        "and for these texts, in this chat template and these languages?",
+                        num_empty,
+                        num_seen,
+                    )
                 _finish(folder, settings, num_shards=len(parts), num_examples=len(examples))
                 return TeacherCorpus.open(folder, expected=settings)
     begin_or_check(folder, wanted=wanted)
