@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from tests.build.test_teacher_states import folder_for
+from tests.tiny import EOS, tiny_model
 
 from seqdistill.build.labelling import label_data, plan_labels
 from seqdistill.core.progress import NoProgress
@@ -32,7 +33,12 @@ class Said(NoProgress):
 
 @pytest.fixture(scope="module", params=["mbart", "llama"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_for(tmp_path_factory.mktemp("labels"), request.param)
+    folder = folder_for(tmp_path_factory.mktemp("labels"), request.param)
+    if request.param == "mbart":  # its outputs are to end, and not at once
+        model = tiny_model("mbart", seed=3)
+        model.final_logits_bias[0, EOS] += 5.0
+        model.save_pretrained(folder / "teacher")
+    return folder
 
 
 def recipe(place: Path, *overrides: str) -> Recipe:

@@ -34,7 +34,7 @@ def folder_for(folder: Path, name: str, *, ends: bool = True) -> Path:
             for parameter in pair.model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape))
         if ends and "final_logits_bias" in dict(pair.model.named_buffers()):
-            pair.model.final_logits_bias[0, pair.tokenizer.eos_token_id] += 4.0
+            pair.model.final_logits_bias[0, pair.tokenizer.eos_token_id] += 3.0
         save_pair(pair, folder / role)
     rows = [{"translation": {"en": source, "de": target}} for source, target in TEXTS * 3]
     for split in ("train", "test"):
@@ -139,15 +139,15 @@ def test_a_teacher_that_never_ends_labels_nothing(tmp_path: Path) -> None:
     assert not list((folder / "runs").rglob("*.parquet"))
 
 
-def test_a_teacher_that_writes_nothing_but_its_end_is_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_teacher_that_writes_nothing_but_its_end_labels_nothing(tmp_path: Path) -> None:
     folder = folder_for(tmp_path, "mbart50")
     pair = load_pair(str(folder / "teacher"))
     pair.model.final_logits_bias[0, pair.tokenizer.eos_token_id] = 50.0
     save_pair(pair, folder / "teacher")
-    label_data(recipe_in(folder, "seq_kd", "one", *told("en", "de")), progress=NoProgress())
-    assert "outputs are empty: was it trained for these texts" in caplog.text
+    recipe = recipe_in(folder, "seq_kd", "one", *told("en", "de"))
+    with pytest.raises(ModelError, match="must write texts, but its outputs for all 15 examples"):
+        label_data(recipe, progress=NoProgress())
+    assert not list((folder / "runs").rglob("*.parquet"))
 
 
 @pytest.mark.parametrize(

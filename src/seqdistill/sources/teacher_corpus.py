@@ -143,9 +143,9 @@ def label(
     may write. `ends` names the tokens that end an output, for messages.
 
     Raises ModelError, as soon as it shows and with no corpus left, when hardly any example has an
-    output that ends; StaleCorpusError when the folder was begun with other settings, and DataError
-    when another process is labelling into it, when it holds other things, for ids that come twice
-    and for no examples.
+    output that ends; StaleCorpusError when the folder was begun with other
+    settings, and DataError when another process is labelling into it, when it holds other things,
+    for ids that come twice and for no examples.
     """
     _check_ids(examples)
     settings = CorpusSettings(
@@ -272,14 +272,18 @@ def _require_outputs(
     """Raises ModelError where hardly any example has an output, and takes away what was begun."""
     if num_seen - num_without >= _LEAST_SHARE * num_seen and num_without < num_seen:
         return
-    for begun in [*folder.glob("shard-*.parquet"), folder / TIMES, folder / SETTINGS]:
-        begun.unlink(missing_ok=True)
+    _take_away(folder)
     raise ModelError(
         f"The teacher must end its outputs with {ends} within max_new_tokens "
         f"({settings.decoding.max_new_tokens}), but it does so for {num_seen - num_without} of "
         f"{num_seen} examples, and no corpus is written. Raise max_new_tokens, or name the token "
         "that the teacher ends with in eos_token_id of its generation_config.json"
     )
+
+
+def _take_away(folder: Path) -> None:
+    for begun in [*folder.glob("shard-*.parquet"), folder / TIMES, folder / SETTINGS]:
+        begun.unlink(missing_ok=True)
 
 
 def _finish(folder: Path, settings: CorpusSettings, *, num_shards: int, num_examples: int) -> None:
@@ -293,6 +297,13 @@ def _finish(folder: Path, settings: CorpusSettings, *, num_shards: int, num_exam
     )
     _tell_of_lengths(manifest)
     num_texts = sum(num_with_text(folder / shard.name) for shard in manifest.shards)
+    if not num_texts:
+        _take_away(folder)
+        raise ModelError(
+            f"The teacher must write texts, but its outputs for all {num_examples} examples are "
+            "empty, and no corpus is written. Is it trained, and for these texts, in this chat "
+            "template and these languages?"
+        )
     if num_texts < manifest.num_hypotheses / 2:
         logger.warning(
             "%d of the teacher's %d outputs are empty: was it trained for these texts, in this "
