@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from seqdistill.core.errors import EngineError, ModelError
+from seqdistill.core.errors import EngineError, ModelError, first_line
 from seqdistill.generation.conversion import WEIGHTS, ConvertedModel, converted_of
 from seqdistill.generation.ctranslate2_loading import LoadedModel, ModelLoader
 from seqdistill.generation.model_facts import ModelFacts
@@ -69,8 +69,9 @@ def read_stored(folder: Path) -> StoredConversion:
             f"sequences, but it has none; {_REMEDY}"
         ) from error
     except (OSError, ValidationError) as error:
-        problem = str(error).splitlines()[0]
-        raise ModelError(f"{folder / STORED} must be whole, found: {problem}; {_REMEDY}") from error
+        raise ModelError(
+            f"{folder / STORED} must be whole, found: {first_line(error)}; {_REMEDY}"
+        ) from error
 
 
 def open_stored(folder: Path, stored: StoredConversion, loader: ModelLoader) -> LoadedModel:
