@@ -26,11 +26,10 @@ from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, leave_out_long, with_stand_in_targets
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
-from seqdistill.generation.model_facts import facts_of
+from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.teacher_mixed import TeacherMixedSampler
 from seqdistill.generation.verified_pairs import reach_of
-from seqdistill.models.loading import LoadedModel
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import RolloutsSection, StudentShare
@@ -150,7 +149,7 @@ def _writer(
             StoredWriter(
                 sequences.mixture.others,
                 # A sample of the teacher's may have been cut off.
-                end_ids=_end_ids(prepared.student) if by_teacher else None,
+                end_ids=pair_facts(prepared.student).end_ids if by_teacher else None,
             ),
             _share(sequences.mixture.student_share),
             coin=sequences.mixture.coin,
@@ -160,10 +159,6 @@ def _writer(
         baseline = recipe.objective.reward.baseline
         writer = RewardedWriter(writer, prepared.reward, baseline=baseline)
     return writer
-
-
-def _end_ids(pair: LoadedModel) -> tuple[int, ...]:
-    return facts_of(pair.model, pair.tokenizer, kind=pair.kind).end_ids
 
 
 def _share(share: StudentShare) -> Share:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.core.errors import DataError, ModelError, RecipeError
 from seqdistill.data.endings import end_ids
 from seqdistill.models.adapters import Kind, decoder_prefix_ids, decoder_start_id
+from seqdistill.models.loading import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,11 @@ def facts_of(
         suppressed_ids=(vocab_size - 1,) if has_mute_last_row(model) else (),
         max_positions=getattr(config, "max_position_embeddings", None),
     )
+
+
+def pair_facts(pair: LoadedModel) -> ModelFacts:
+    """As `facts_of`, of a model with its tokenizer."""
+    return facts_of(pair.model, pair.tokenizer, kind=pair.kind)
 
 
 def declared_ends(model: PreTrainedModel) -> int | list[int] | None:
