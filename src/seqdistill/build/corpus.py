@@ -174,15 +174,10 @@ def label_with_teacher(
     corpus = label(
         [(example.id, example.source_ids) for example in wanted.sources],
         label_generator(recipe, teacher, wanted.sources),
-        wanted.settings.decoding,
+        wanted.settings,
         wanted.folder,
-        teacher_fingerprint=wanted.settings.teacher_fingerprint,
-        data_fingerprint=wanted.settings.data_fingerprint,
-        tokenizer_fingerprint=wanted.settings.tokenizer_fingerprint,
         decode=lambda ids: decoder.text(ids).strip(),
-        engine=wanted.settings.engine,
         ends=named_tokens(teacher.tokenizer, facts.end_ids),
-        seed=wanted.settings.seed,
         source_texts={e.id: prompt_text(e, teacher.tokenizer, chat) for e in examples},
         on_progress=progress.advance,
     )
