@@ -60,7 +60,7 @@ def facts_of(
     when a needed token is unknown or lies outside the vocabulary.
     """
     config = model.config if kind == "seq2seq" else model.config.get_text_config()
-    config = getattr(config, "decoder", config)  # an EncoderDecoderModel has two
+    config = getattr(config, "decoder", config)  # T5Gemma has one for each side
     vocab_size: int = model.get_output_embeddings().weight.shape[0]
     ends = end_ids(tokenizer, declared_ends(model))
     start_id = decoder_start_id(model) if kind == "seq2seq" else None
