@@ -11,6 +11,7 @@ from tests.build.test_distill import QUICK, save_data_and_models
 
 from seqdistill.build import training
 from seqdistill.build.evaluation import evaluate_run
+from seqdistill.build.inputs import data_files
 from seqdistill.build.running import train
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
@@ -125,3 +126,8 @@ def test_a_folder_that_was_only_just_made_is_begun_either_way(tmp_path: Path, re
     assert {path.stat().st_mode & 0o777 for path in files} == {
         (tmp_path / "train.tsv").stat().st_mode & 0o777
     }
+
+
+def test_a_further_test_set_is_known_by_the_file_that_it_lies_in() -> None:
+    whole = data_files("bundled:arithmetic")
+    assert whole and data_files("bundled:arithmetic/new-templates") == whole

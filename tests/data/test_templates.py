@@ -32,7 +32,7 @@ def with_template(template: str) -> PreTrainedTokenizerFast:
         ("{{ messages[0].content + 1 }}", "fails on them with TypeError"),
         ("{% for i in range(10**9) %}{% endfor %}", "fails on them with OverflowError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails on them with RecursionError"),
-        ("{{ raise_exception('no') }}", "refuses them: no; mend its roles"),
+        ("{{ raise_exception('no') }}", "refuses them: no; fix its roles"),
         ("{% broken", "refuses them: .*unknown tag"),
         ("{{ messages.__class__.__mro__ }}", "refuses them: .*unsafe"),
     ],

@@ -15,6 +15,7 @@ from seqdistill.core.errors import DataError
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.metrics.similarity import SIMILARITIES, sentence_chrf, smoothed_bleu
+from seqdistill.sources.corpus_settings import CorpusSettings
 from seqdistill.sources.corpus_shards import TeacherOutput
 from seqdistill.sources.interpolation import Interpolation, interpolate
 from seqdistill.sources.stored import with_teacher_targets
@@ -166,15 +167,12 @@ class HalfFinished:
 
 def corpus_of_halves(folder: Path) -> TeacherCorpus:
     sources = [(i, [IDS[word] for word in text.split()]) for i, text in REFERENCES.items()]
-    decoding = Decoding(beam_size=3, n_best=3)
+    settings = CorpusSettings("t", "d", "k", Decoding(beam_size=3, n_best=3))
     return label(
         sources,
         HalfFinished(),
-        decoding,
+        settings,
         folder,
-        teacher_fingerprint="t",
-        data_fingerprint="d",
-        tokenizer_fingerprint="k",
         decode=spell,
         source_texts=REFERENCES,
     )

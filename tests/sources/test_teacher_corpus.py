@@ -26,7 +26,7 @@ from seqdistill.data.readers import read_examples
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.sources.corpus_export import write_jsonl, write_tsv
 from seqdistill.sources.corpus_lock import locked
-from seqdistill.sources.corpus_settings import CorpusSettings
+from seqdistill.sources.corpus_settings import CorpusSettings, fingerprint_sources
 from seqdistill.sources.corpus_shards import read_outputs, shard_name, write_shard
 from seqdistill.sources.teacher_corpus import TeacherCorpus, is_finished, label
 
@@ -85,11 +85,13 @@ def spell(token_ids: Sequence[int]) -> str:
 
 
 def label_with(generator: SequenceGenerator, folder: Path, **changes: Any) -> TeacherCorpus:
-    arguments: dict[str, Any] = {"shard_size": 5, "decode": spell, "seed": 3, **FINGERPRINTS}
     examples = changes.pop("examples", EXAMPLES)
-    decoding = changes.pop("decoding", BEAM)
+    fields: dict[str, Any] = {"decoding": BEAM, "seed": 3, **FINGERPRINTS}
+    fields["sources_fingerprint"] = fingerprint_sources(examples)
+    fields |= {name: changes.pop(name) for name in fields.keys() | {"engine"} if name in changes}
+    arguments: dict[str, Any] = {"shard_size": 5, "decode": spell}
     arguments["source_texts"] = {name: f"source of {name}" for name, _ in examples}
-    return label(examples, generator, decoding, folder, **(arguments | changes))
+    return label(examples, generator, CorpusSettings(**fields), folder, **(arguments | changes))
 
 
 def shard_bytes(folder: Path) -> dict[str, bytes]:

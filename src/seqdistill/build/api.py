@@ -14,6 +14,7 @@ from seqdistill.build.models import trusts_code
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress, Progress
+from seqdistill.data.bundled import SCHEME
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.records.run_directory import RunDirectory
@@ -75,7 +76,7 @@ def distill(
 
 def _splits(data: Data) -> Mapping[str, str | Path]:
     if isinstance(data, str | Path):
-        if not str(data).startswith("bundled:"):
+        if not str(data).startswith(SCHEME):
             raise RecipeError(
                 "data must be a mapping with train and test (and dev), such as "
                 f"{{'train': 'a.tsv', 'test': 'b.tsv'}}, or bundled:en-de, got {str(data)!r}."

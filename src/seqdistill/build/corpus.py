@@ -22,7 +22,7 @@ from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample, with_stand_in_targets
 from seqdistill.data.examples import Example, fingerprint_examples
 from seqdistill.generation.decoding import SequenceGenerator
-from seqdistill.generation.model_facts import facts_of
+from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
@@ -111,7 +111,7 @@ _KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type"}
 def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> Wanted:
     """The corpus of these examples: in `sequences.corpus`, or beside the runs, named by content."""
     section = recipe.sequences.decoding
-    facts = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    facts = pair_facts(teacher)
     # Prompts alone: what the teacher reads must not depend on the references.
     encoded = encode_for_evaluation(without_references(examples), teacher, recipe.data)
     sources = [(example.id, example.source_ids) for example in encoded.examples]
@@ -168,21 +168,16 @@ def label_with_teacher(
     progress.say(wanted.origin)
     if wanted.is_there:
         return TeacherCorpus.open(wanted.folder, expected=wanted.settings)
-    facts = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    facts = pair_facts(teacher)
     decoder, chat = TextDecoder(teacher.tokenizer), chat_settings(recipe.data)
     progress.start("labelling with the teacher", len(examples))
     corpus = label(
         [(example.id, example.source_ids) for example in wanted.sources],
         label_generator(recipe, teacher, wanted.sources),
-        wanted.settings.decoding,
+        wanted.settings,
         wanted.folder,
-        teacher_fingerprint=wanted.settings.teacher_fingerprint,
-        data_fingerprint=wanted.settings.data_fingerprint,
-        tokenizer_fingerprint=wanted.settings.tokenizer_fingerprint,
         decode=lambda ids: decoder.text(ids).strip(),
-        engine=wanted.settings.engine,
         ends=named_tokens(teacher.tokenizer, facts.end_ids),
-        seed=wanted.settings.seed,
         source_texts={e.id: prompt_text(e, teacher.tokenizer, chat) for e in examples},
         on_progress=progress.advance,
     )
@@ -259,8 +254,8 @@ def _known_to(
                 f"{example_id!r} has {highest}, from the teacher's padded rows; delete the folder "
                 "to label again"
             )
-    own = facts_of(student.model, student.tokenizer, kind=student.kind)
-    others = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    own = pair_facts(student)
+    others = pair_facts(teacher)
     foreign = set(others.end_ids) - set(own.end_ids)
     if not foreign:
         return outputs
@@ -308,7 +303,7 @@ def _encoded(
         for output, text in zip(kept, texts, strict=True)
     ]
     encoded = encode_for(student, answered, chat_settings(recipe.data))
-    ends = facts_of(student.model, student.tokenizer, kind=student.kind).end_ids
+    ends = pair_facts(student).end_ids
     outputs: dict[str, tuple[tuple[int, ...], ...]] = {}
     for output, example in zip(kept, encoded, strict=True):
         ids = example.target_ids

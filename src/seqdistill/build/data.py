@@ -17,7 +17,6 @@ from seqdistill.data.encoding import (
     EncodedExample,
     cut_long_sources,
     encode,
-    leave_out_long,
 )
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
@@ -92,17 +91,6 @@ def encode_for(
         chat,
         prefix_ids=decoder_prefix_ids(pair.model),
         declared_ends=declared_ends(pair.model),
-    )
-
-
-def encode_for_training(
-    examples: Sequence[Example], pair: LoadedModel, data: DataSection
-) -> Encoded:
-    """Token ids of the examples within the recipe's limits."""
-    return leave_out_long(
-        encode_for(pair, examples, chat_settings(data)),
-        max_source_tokens=data.max_source_tokens,
-        max_target_tokens=data.max_target_tokens,
     )
 
 

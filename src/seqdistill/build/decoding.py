@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from transformers import PreTrainedModel
 
@@ -17,6 +18,7 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.sequences_schema import DecodingSection
 
 _LOG = logging.getLogger(__name__)
+Made = TypeVar("Made")
 
 TRANSFORMERS = "transformers float32"
 """What `engine_name` says of the transformers engine."""
@@ -65,9 +67,24 @@ def remedy_of(engine_key: str, compute_type: str = "float32") -> str:
     return f"use {engine_key}=transformers{without}"
 
 
-def warn_of_fallback(engine_key: str, error: EngineError) -> None:
-    """Says once that `auto` takes transformers, and why."""
-    _LOG.warning("%s: auto takes transformers, which is slower. %s", engine_key, error.problem)
+def made_by_ctranslate2(
+    make: Callable[[], Made], *, engine: str, engine_key: str, compute_type: str = "float32"
+) -> Made | None:
+    """What `make` makes of CTranslate2; None where transformers is to take its place.
+
+    So it is where `engine` says so, and for `auto`, with a line of the log that says why, where
+    CTranslate2 cannot run the model. Else that raises EngineError, which names `engine_key`.
+    """
+    if engine == "transformers":
+        return None
+    try:
+        with engine_remedy(remedy_of(engine_key, compute_type)):
+            return make()
+    except EngineError as error:
+        if not may_fall_back(engine, compute_type):
+            raise
+        _LOG.warning("%s: auto takes transformers, which is slower. %s", engine_key, error.problem)
+        return None
 
 
 def build_generator(
@@ -90,24 +107,24 @@ def build_generator(
     `engine_key` is the setting that chose the engine. Raises EngineError, which names it, for a
     model that CTranslate2 cannot run.
     """
-    if engine != "transformers":
-        try:
-            with engine_remedy(remedy_of(engine_key, compute_type)):
-                return CTranslate2Generator(
-                    pair.model,
-                    pair.tokenizer,
-                    kind=pair.kind,
-                    compute_type=compute_type,
-                    threads=threads,
-                    verify_on=verification_pairs(examples),
-                    reach=reach_of([e.source_ids for e in examples], max_new_tokens),
-                    vocab_size=vocab_size,
-                )
-        except EngineError as error:
-            if not may_fall_back(engine, compute_type):
-                raise
-            warn_of_fallback(engine_key, error)
-    return TransformersGenerator(pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size)
+    fast = made_by_ctranslate2(
+        lambda: CTranslate2Generator(
+            pair.model,
+            pair.tokenizer,
+            kind=pair.kind,
+            compute_type=compute_type,
+            threads=threads,
+            verify_on=verification_pairs(examples),
+            reach=reach_of([e.source_ids for e in examples], max_new_tokens),
+            vocab_size=vocab_size,
+        ),
+        engine=engine,
+        engine_key=engine_key,
+        compute_type=compute_type,
+    )
+    return fast or TransformersGenerator(
+        pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size
+    )
 
 
 def generator_factory(

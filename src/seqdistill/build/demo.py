@@ -20,7 +20,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> R
 
     The best student of a comparison is copied to `student/` of its run directory; its int8
     CTranslate2 copy lies beside it in `student-int8/`, unless the recipe evaluates with
-    transformers, as it must for models that CTranslate2 does not know.
+    transformers, or `auto` does for a model that CTranslate2 cannot run.
     """
     run = train(recipe, progress=progress, resume=resume)
     with_copy = recipe.evaluation.engine != "transformers"

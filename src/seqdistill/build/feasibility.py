@@ -13,7 +13,7 @@ from seqdistill.build.decoding import may_fall_back, remedy_of
 from seqdistill.core.errors import DataError, RecipeError, engine_remedy
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.conversion import loader_for
-from seqdistill.generation.model_facts import check_output_length, facts_of
+from seqdistill.generation.model_facts import check_output_length, pair_facts
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 
@@ -28,7 +28,7 @@ def check_lengths_fit(pair: LoadedModel, examples: Sequence[EncodedExample], rol
 
     `role`, teacher or student, names the model in the message.
     """
-    facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
+    facts = pair_facts(pair)
     limit = facts.max_positions
     if limit is None:
         return
@@ -53,7 +53,7 @@ def check_decoding_fits(
     if engine != "transformers" and not may_fall_back(engine, compute_type):
         with engine_remedy(remedy_of(f"{section}.engine", compute_type)):
             loader_for(pair.model)
-    facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
+    facts = pair_facts(pair)
     check_output_length(max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
 
 
@@ -68,7 +68,7 @@ def check_rollouts_fit(
     if role == "student" and rollouts.engine == "ctranslate2":
         with engine_remedy(remedy_of(f"{section}.engine")):
             loader_for(pair.model)
-    facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
+    facts = pair_facts(pair)
     check_output_length(rollouts.max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
     limit = facts.max_positions
     longest = max((len(prompt.prompt_ids) for prompt in prompts), default=0)

@@ -7,7 +7,6 @@ the files does. What is in them is not known here.
 
 from __future__ import annotations
 
-import importlib.resources
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 
 from seqdistill.build.models import model_folder
 from seqdistill.core.errors import UserError
+from seqdistill.data.bundled import SCHEME, corpus_file
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import MODEL_SUFFIXES, of_file
@@ -27,7 +27,6 @@ INPUTS = "inputs"
 """Where they stand in the manifest."""
 SEQUENCES = "sequences"
 """The key of what was learned from: token ids of the training examples, labels included."""
-_BUNDLED = "bundled:"
 _MODEL_FILES = (*MODEL_SUFFIXES, ".py")
 
 Fingerprints = dict[str, dict[str, str]]
@@ -98,9 +97,8 @@ def data_files(spec: str | None) -> dict[str, Path]:
     """The files that data are read from, by name; none of what is on the hub, or nowhere."""
     if spec is None:
         return {}
-    if spec.startswith(_BUNDLED):
-        package = Path(str(importlib.resources.files("seqdistill")))
-        file = package / "bundled" / spec.removeprefix(_BUNDLED) / "corpus.parquet"
+    if spec.startswith(SCHEME):
+        file = corpus_file(spec)
         return {file.name: file} if file.is_file() else {}
     folder = Path(spec)
     if folder.is_dir():

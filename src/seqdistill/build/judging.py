@@ -15,14 +15,12 @@ from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.data.examples import Example
 from seqdistill.metrics.answers import MARK
 from seqdistill.metrics.corpus_metrics import LOSS, corpus_metrics
-from seqdistill.metrics.scripts import Units, units_of
+from seqdistill.metrics.scripts import NUM_READ, Units, units_of
 from seqdistill.metrics.translation import bleu_tokens
 from seqdistill.recipe.schema import Recipe
 
 _LOG = logging.getLogger(__name__)
 _BLEU_ORDER = 4
-_NUM_READ = 2000
-"""Of many targets the first so many tell how short they are."""
 _TAKES_A_SENTENCE_FOR_A_WORD = ("13a", "intl", "none")
 
 
@@ -122,7 +120,7 @@ def _is_free_text(examples: Sequence[Example], kind: Kind) -> bool:
 
 def _are_too_short(examples: Sequence[Example], units: Units) -> bool:
     """Whether most targets hold no run of four words, without which their BLEU is 0."""
-    tokens, read = bleu_tokens(units.bleu_tokenizer), examples[:_NUM_READ]
+    tokens, read = bleu_tokens(units.bleu_tokenizer), examples[:NUM_READ]
     short = sum(len(tokens(example.target or "")) < _BLEU_ORDER for example in read)
     return 2 * short > len(read)
 

@@ -31,9 +31,10 @@ def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     check_label_recipe(recipe)
     examples = read_split(recipe, "train", need_target=False)
     teacher = build_teacher(recipe)
-    labels = planned_labels(recipe, teacher, examples)
+    wanted = wanted_corpus(recipe, teacher, examples)
+    labels = planned_labels(recipe, teacher, wanted)
     return [
-        ("would write to", str(wanted_corpus(recipe, teacher, examples).folder)),
+        ("would write to", str(wanted.folder)),
         ("examples", f"{len(examples):,} of {recipe.data.train}"),
         ("teacher's labels", labels),
         ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),

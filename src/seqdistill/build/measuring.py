@@ -15,16 +15,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from seqdistill.build.corpus import label_generator, wanted_corpus
-from seqdistill.build.data import collator_for
+from seqdistill.build.corpus import Wanted, label_generator
 from seqdistill.build.objective import build_objective
 from seqdistill.build.preparing import Prepared
 from seqdistill.build.scoring import live_teacher
 from seqdistill.build.sequences import build_source
 from seqdistill.build.training import dev_generator, dev_scorer
-from seqdistill.data.batching import Collator, EpochBatches
+from seqdistill.data.batching import EpochBatches
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.data.examples import Example
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import use_fast_attention
 from seqdistill.recipe.schema import Recipe
@@ -37,27 +35,24 @@ _NUM_LABELLED, _NUM_SCORED = 48, 32
 _FIRST = 8
 
 
-def _batches(prepared: Prepared) -> tuple[EpochBatches, Collator]:
-    collator = collator_for(prepared.student)
-    batches = EpochBatches(
+def _batches(prepared: Prepared) -> EpochBatches:
+    return EpochBatches(
         prepared.train,
-        collator.kind,
+        prepared.student.kind,
         batch_tokens=prepared.recipe.training.batch_tokens,
         seed=prepared.recipe.seed,
     )
-    return batches, collator
 
 
 def tokens_per_update(prepared: Prepared) -> float:
     """The mean number of tokens that an update learns, over the first batches."""
-    batches, _ = _batches(prepared)
+    batches = _batches(prepared)
     sizes = [sum(prepared.train[i].num_counted for i in batches.next()) for _ in range(50)]
     return prepared.recipe.training.accumulation * sum(sizes) / len(sizes)
 
 
-def planned_labels(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> str:
-    """Whether the labels of these examples are there; else the time, from a sample of them."""
-    wanted = wanted_corpus(recipe, teacher, examples)
+def planned_labels(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> str:
+    """Whether the labels that are wanted are there; else the time, from a sample of them."""
     if wanted.is_there:
         return wanted.origin
     sources = [example.source_ids for example in wanted.sources]
@@ -119,7 +114,7 @@ def training_seconds(prepared: Prepared, device: torch.device) -> float:
 
 def _largest_batches(prepared: Prepared) -> list[list[EncodedExample]]:
     """Of an epoch's batches the one with most tokens, padding included, and the longest."""
-    batches, _ = _batches(prepared)
+    batches = _batches(prepared)
     wide, long = ((0, 0), [0]), ((0, 0), [0])
     while batches.epoch == 0:
         found = list(batches.next())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from collections.abc import Iterable
-from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import keep_layers
 from seqdistill.compression.sparse_files import load_stored_pair
 from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
+from seqdistill.data.bundled import SCHEME, bundled_folder
 from seqdistill.data.examples import Example
 from seqdistill.generation.model_facts import declare_ends
 from seqdistill.models.adapters import begin_like, kind_of
@@ -21,22 +20,18 @@ from seqdistill.models.loading import LoadedModel, fitting, load_config, load_to
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import Recipe
 
-_BUNDLED = "bundled:"
-
 
 def model_folder(name: str) -> str:
     """The folder or hub name that a recipe's model name stands for: `bundled:` is in the package.
 
     Raises ModelError for a bundled name that does not exist.
     """
-    if not name.startswith(_BUNDLED):
+    if not name.startswith(SCHEME):
         return name
-    bundled = Path(str(importlib.resources.files("seqdistill"))) / "bundled"
-    folder = bundled / name.removeprefix(_BUNDLED) / "teacher"
+    bundled = bundled_folder()
+    folder = bundled / name.removeprefix(SCHEME) / "teacher"
     if not (folder / "config.json").is_file():
-        known = [
-            _BUNDLED + path.parent.parent.name for path in bundled.glob("*/teacher/config.json")
-        ]
+        known = [SCHEME + path.parent.parent.name for path in bundled.glob("*/teacher/config.json")]
         raise ModelError(
             f"A bundled model must be one of {known}, but found {name!r}."
             f"{did_you_mean(name, known)}"

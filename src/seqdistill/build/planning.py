@@ -10,6 +10,7 @@ import dataclasses
 
 import torch
 
+from seqdistill.build.corpus import wanted_corpus
 from seqdistill.build.data import read_split
 from seqdistill.build.measuring import (
     dev_scores,
@@ -260,4 +261,5 @@ def _labels(prepared: Prepared) -> str:
     recipe, teacher = prepared.recipe, prepared.teacher
     if not recipe.sequences.decoded_by_teacher or teacher is None:
         return "none"
-    return planned_labels(recipe, teacher, prepared.train_examples)
+    wanted = wanted_corpus(recipe, teacher, prepared.train_examples)
+    return planned_labels(recipe, teacher, wanted)

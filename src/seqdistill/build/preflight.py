@@ -18,7 +18,7 @@ from seqdistill.build.preparing import Prepared
 from seqdistill.core.errors import DataError
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.model_facts import ModelFacts, facts_of
+from seqdistill.generation.model_facts import ModelFacts, pair_facts
 from seqdistill.generation.scoring import token_log_probs
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.vocabulary import named_tokens
@@ -37,7 +37,7 @@ def preflight(prepared: Prepared) -> dict[str, object]:
     between encoding and decoding, of unknown tokens and of a teacher to which the references are
     less likely than chance: it was trained for other texts, another template or another language.
     """
-    tokenizer, facts = prepared.student.tokenizer, _student_facts(prepared)
+    tokenizer, facts = prepared.student.tokenizer, pair_facts(prepared.student)
     rows = [example for example in prepared.train if example.target_ids][:_NUM_ROWS]
     found: dict[str, object] = {
         "rows": len(rows),
@@ -66,7 +66,7 @@ def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tu
     How much of it is read and learned, its tokens in letters that people read, and what stops an
     output. Earlier turns that count stand in brackets.
     """
-    tokenizer, facts = prepared.student.tokenizer, _student_facts(prepared)
+    tokenizer, facts = prepared.student.tokenizer, pair_facts(prepared.student)
     row = next((example for example in examples if example.target_ids), examples[0])
     sequences = prepared.recipe.sequences
     if sequences.by_student and not sequences.mixed:  # no reference is learned
@@ -83,11 +83,6 @@ def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tu
         ("learns", _shown(row.target_ids, tokenizer) if row.target_ids else "what it samples"),
         ("stops at", named_tokens(tokenizer, facts.end_ids)),
     ]
-
-
-def _student_facts(prepared: Prepared) -> ModelFacts:
-    student = prepared.student
-    return facts_of(student.model, student.tokenizer, kind=student.kind)
 
 
 def _check_end(row: EncodedExample, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -163,7 +158,7 @@ def _teacher_facts(
         or teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab()
     ):
         return {}
-    facts = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    facts = pair_facts(teacher)
     scored = token_log_probs(
         teacher.model, [(row.source_ids, row.target_ids) for row in rows], facts=facts
     )

@@ -12,7 +12,6 @@ from seqdistill.build.data import (
     chat_settings,
     encode_for,
     encode_for_evaluation,
-    encode_for_training,
     read_split,
 )
 from seqdistill.build.feasibility import check_models_fit, learns_from_references
@@ -38,7 +37,7 @@ from seqdistill.data.encoding import (
     leave_out_long,
 )
 from seqdistill.data.examples import Example
-from seqdistill.generation.model_facts import facts_of
+from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
@@ -188,13 +187,16 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
     A reference that nobody learns from leaves no example out, however long: on-policy methods and
     the teacher answer its prompt, and what compares with it (a reward, Seq-Inter) reads its text.
     """
-    data = recipe.data
+    data, chat = recipe.data, chat_settings(recipe.data)
     if learns_from_references(recipe):
-        return encode_for_training(examples, student, data)
-    chat = dataclasses.replace(chat_settings(data), assistant_turns="last")
-    encoded = encode_for(student, examples, chat)
+        encoded = encode_for(student, examples, chat)
+    else:
+        chat = dataclasses.replace(chat, assistant_turns="last")
+        encoded = cut_unread_targets(
+            encode_for(student, examples, chat), max_target_tokens=data.max_target_tokens
+        )
     return leave_out_long(
-        cut_unread_targets(encoded, max_target_tokens=data.max_target_tokens),
+        encoded,
         max_source_tokens=data.max_source_tokens,
         max_target_tokens=data.max_target_tokens,
     )
@@ -307,8 +309,8 @@ def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int
         student_rows=student.model.get_output_embeddings().weight.shape[0],
         teacher_rows=teacher.model.get_output_embeddings().weight.shape[0],
     )
-    of_student = facts_of(student.model, student.tokenizer, kind=student.kind)
-    of_teacher = facts_of(teacher.model, teacher.tokenizer, kind=teacher.kind)
+    of_student = pair_facts(student)
+    of_teacher = pair_facts(teacher)
     check_ends(
         student.tokenizer,
         teacher.tokenizer,

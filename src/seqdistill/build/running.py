@@ -12,10 +12,9 @@ from seqdistill.build.timings import add_timings, timings_of
 from seqdistill.build.training import only_writer, open_run, train_student
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import Progress
-from seqdistill.models.placement import device_of
 from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.systems import compare_member, output_folder
+from seqdistill.recipe.systems import compare_member
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
@@ -35,8 +34,7 @@ def train(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDir
         return train_stages(recipe, progress=progress, resume=resume)
     if not recipe.compare:
         return train_student(recipe, progress=progress, resume=resume)
-    processes = PartialState(cpu=device_of(recipe.training.device).type == "cpu")
-    with only_writer(output_folder(recipe), processes, "training in"):
+    with only_writer(recipe) as processes:
         return _train_compared(recipe, processes, progress, resume=resume)
 
 
@@ -68,9 +66,8 @@ def _train_member(
     try:
         train_student(member, progress=NamedProgress(progress, member.method), resume=resume)
     except UserError:
-        if (
-            processes.is_main_process and not path.exists() and not run.members()
-        ):  # refused before it began: leave nothing
+        # Refused before it began: leave nothing.
+        if processes.is_main_process and not path.exists() and not run.members():
             run.recipe_path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 run.path.rmdir()

@@ -13,24 +13,18 @@ from collections.abc import Sequence
 
 from seqdistill.build.corpus import interpolated_outputs, teacher_outputs
 from seqdistill.build.data import collator_for
-from seqdistill.build.decoding import (
-    may_fall_back,
-    remedy_of,
-    verification_pairs,
-    warn_of_fallback,
-)
+from seqdistill.build.decoding import made_by_ctranslate2, verification_pairs
 from seqdistill.build.objective import build_schedule
 from seqdistill.build.preparing import Prepared, asks_teacher, check_vocabularies
-from seqdistill.core.errors import EngineError, RecipeError, engine_remedy
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample, leave_out_long, with_stand_in_targets
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
-from seqdistill.generation.model_facts import facts_of
+from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.teacher_mixed import TeacherMixedSampler
 from seqdistill.generation.verified_pairs import reach_of
-from seqdistill.models.loading import LoadedModel
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import RolloutsSection, StudentShare
@@ -150,7 +144,7 @@ def _writer(
             StoredWriter(
                 sequences.mixture.others,
                 # A sample of the teacher's may have been cut off.
-                end_ids=_end_ids(prepared.student) if by_teacher else None,
+                end_ids=pair_facts(prepared.student).end_ids if by_teacher else None,
             ),
             _share(sequences.mixture.student_share),
             coin=sequences.mixture.coin,
@@ -160,10 +154,6 @@ def _writer(
         baseline = recipe.objective.reward.baseline
         writer = RewardedWriter(writer, prepared.reward, baseline=baseline)
     return writer
-
-
-def _end_ids(pair: LoadedModel) -> tuple[int, ...]:
-    return facts_of(pair.model, pair.tokenizer, kind=pair.kind).end_ids
 
 
 def _share(share: StudentShare) -> Share:
@@ -189,25 +179,21 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
             teacher_share=section.teacher_share,
             precision=precision,
         )
-    if section.engine != "transformers":
-        key = "sequences.rollouts.engine"
-        try:
-            with engine_remedy(remedy_of(key)):
-                return CTranslate2Sampler(
-                    student.model,
-                    student.tokenizer,
-                    kind=student.kind,
-                    decoding=decoding,
-                    verify_on=_verified_on(examples, section.max_new_tokens),
-                    reach=reach_of([e.source_ids for e in examples], section.max_new_tokens),
-                    vocab_size=vocab_size,
-                    threads=recipe.training.threads,
-                )
-        except EngineError as error:
-            if not may_fall_back(section.engine):
-                raise
-            warn_of_fallback(key, error)
-    return TransformersSampler(
+    fast = made_by_ctranslate2(
+        lambda: CTranslate2Sampler(
+            student.model,
+            student.tokenizer,
+            kind=student.kind,
+            decoding=decoding,
+            verify_on=_verified_on(examples, section.max_new_tokens),
+            reach=reach_of([e.source_ids for e in examples], section.max_new_tokens),
+            vocab_size=vocab_size,
+            threads=recipe.training.threads,
+        ),
+        engine=section.engine,
+        engine_key="sequences.rollouts.engine",
+    )
+    return fast or TransformersSampler(
         student.model,
         student.tokenizer,
         kind=student.kind,

@@ -26,12 +26,9 @@ from seqdistill.build.stage_runs import StageRun, newest_student, stage_run, unf
 from seqdistill.build.timings import add_timings, timings_of
 from seqdistill.build.training import only_writer, open_run, train_as_only_writer
 from seqdistill.core.progress import Progress
-from seqdistill.models.placement import device_of
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.systems import output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records import atomic
-from seqdistill.records.atomic import remove_left_overs
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.locks import alone
 from seqdistill.records.run_directory import RunDirectory
@@ -56,8 +53,7 @@ def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) ->
     `resume` it may exist and is brought up to date. Raises UserError, before anything is written,
     for whatever cannot work in any of the stages.
     """
-    processes = PartialState(cpu=device_of(recipe.training.device).type == "cpu")
-    with only_writer(output_folder(recipe), processes, "training in"):
+    with only_writer(recipe) as processes:
         return _train_stages(recipe, processes, progress=progress, resume=resume)
 
 
@@ -102,8 +98,8 @@ def _train_stage(stage: StageRun, processes: PartialState, progress: Progress) -
 
 def _make_resumable(stage: StageRun) -> None:
     """Readies the folder of a stage that another process may have begun."""
-    remove_left_overs(stage.run.path)
-    remove_left_overs(stage.run.checkpoints_path)
+    atomic.remove_left_overs(stage.run.path)
+    atomic.remove_left_overs(stage.run.checkpoints_path)
     if stage.run.recipe_path.exists():
         # The settings and contents are equal, but data or models may lie elsewhere now.
         stage.run.write_recipe(write_recipe(stage.recipe))

@@ -27,7 +27,7 @@ from seqdistill.data.encoding import with_stand_in_targets
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.generation.model_facts import facts_of
+from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.verification import Agreement
 from seqdistill.generation.verified_pairs import reach_of
 from seqdistill.models.loading import LoadedModel
@@ -144,7 +144,7 @@ def _int8_generator(
     if getattr(pair.tokenizer, "tgt_lang", "") is None:  # its copy is for every target language
         examples = without_references(examples)
     encoded = with_stand_in_targets(encode_for(pair, examples, PLAIN_CHAT))
-    facts = facts_of(pair.model, pair.tokenizer, kind=pair.kind)
+    facts = pair_facts(pair)
     limit = facts.max_positions
     new = _MAX_NEW_TOKENS if limit is None else min(_MAX_NEW_TOKENS, limit)
     with engine_remedy("such a model has no int8 copy"):

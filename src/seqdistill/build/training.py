@@ -18,9 +18,7 @@ from typing import cast
 import torch
 from accelerate import Accelerator, PartialState
 
-from seqdistill.build.data import (
-    collator_for,
-)
+from seqdistill.build.data import collator_for
 from seqdistill.build.decoding import engine_name, generator_factory
 from seqdistill.build.inputs import INPUTS, check_inputs, inputs_of, sequences_of
 from seqdistill.build.models import without_trust
@@ -96,23 +94,27 @@ def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -
     Under `torchrun` or `accelerate launch` every process trains, and the first one writes. Raises
     UserError while another one trains in the run directory.
     """
-    with only_writer(output_folder(recipe), PartialState(cpu=_on_cpu(recipe)), "training in"):
+    with only_writer(recipe):
         return train_as_only_writer(recipe, progress=progress, resume=resume)
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path, processes: PartialState, doing: str) -> Iterator[None]:
-    """Keeps other commands away from a run directory, and removes what killed ones left there."""
+def only_writer(recipe: Recipe) -> Iterator[PartialState]:
+    """The processes that train, of which the first one alone writes into the run directory.
+
+    It keeps other commands away from there, and removes what killed ones left.
+    """
+    processes, folder = PartialState(cpu=_on_cpu(recipe)), output_folder(recipe)
     if not processes.is_main_process:
-        yield
+        yield processes
         return
     check_writable(folder, "output_dir")
-    with held(folder, doing):
+    with held(folder, "training in"):
         real = Path(os.path.realpath(folder))
         remove_left_overs(real.parent, glob.escape(real.name))
         for place in (real, real / CHECKPOINTS):
             remove_left_overs(place)
-        yield
+        yield processes
 
 
 def train_as_only_writer(

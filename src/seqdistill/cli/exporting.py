@@ -13,8 +13,9 @@ import typer
 
 from seqdistill.cli.jobs import Verbose, job
 from seqdistill.cli.overrides import TrustRemoteCode
-from seqdistill.cli.paths import check_writable, expanded
+from seqdistill.cli.paths import expanded
 from seqdistill.cli.screen import console_on, program, quoted, say_aligned
+from seqdistill.records.writable import check_writable
 
 
 class Format(enum.StrEnum):

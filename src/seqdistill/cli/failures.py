@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from seqdistill.core.errors import UserError
+from seqdistill.core.errors import UserError, first_line
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -82,7 +82,7 @@ def _sentence(error: Exception, *, resumable: bool) -> str | None:
         return f"Disk full: {_place(full)} is full ({_reason(full)}); free some{again}"
     if _out_of_memory(error):
         return (
-            f"Out of memory: a batch does not fit ({_first_line(error)}); lower "
+            f"Out of memory: a batch does not fit ({first_line(error)}); lower "
             "training.batch_tokens (training.accumulation makes up for it), "
             "sequences.rollouts.samples_per_prompt or sequences.decoding.batch_tokens, in a "
             "new output_dir"
@@ -122,17 +122,13 @@ def _place(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or _first_line(error)
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _out_of_memory(error: BaseException) -> bool:
     """Whether it says so: by its type, on GPUs and in Python, or in torch's words, on CPUs."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _complain(message: str) -> None:

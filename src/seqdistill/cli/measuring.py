@@ -9,11 +9,12 @@ import typer
 
 from seqdistill.cli.jobs import Verbose, job
 from seqdistill.cli.overrides import TrustRemoteCode, read_words
-from seqdistill.cli.paths import check_new_file, check_writable, expanded
+from seqdistill.cli.paths import check_new_file, expanded
 from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.writable import check_writable
 
 RunFolder = Annotated[
     Path,

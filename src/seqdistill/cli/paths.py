@@ -11,7 +11,7 @@ from pathlib import Path
 
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
-from seqdistill.records.writable import check_writable as check_writable
+from seqdistill.records.writable import check_writable
 
 STANDARD_STREAM = "-"
 

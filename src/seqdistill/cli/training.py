@@ -21,9 +21,9 @@ from seqdistill.cli.overrides import (
     named_settings,
     read_words,
 )
-from seqdistill.cli.paths import check_writable
 from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
 from seqdistill.core.errors import UserError
+from seqdistill.records.writable import check_writable
 
 if TYPE_CHECKING:
     from seqdistill.recipe.loading import Purpose

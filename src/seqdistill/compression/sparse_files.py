@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from seqdistill.compression.sparse_code import SparseTensor, to_dense, to_sparse
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import ModelError, first_line
 from seqdistill.models.loading import LoadedModel, fitting, load_config, load_pair, load_tokenizer
 from seqdistill.models.saving import save_pair
 from seqdistill.records import atomic
@@ -159,7 +159,7 @@ def read_sparse_file(path: Path) -> Tensors:
             metadata: dict[str, str] = file.metadata() or {}
             stored: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise _unreadable(path, str(error).splitlines()[0]) from error
+        raise _unreadable(path, first_line(error)) from error
     if _FORMAT not in metadata:
         raise _unreadable(path, f"its format is {metadata.get('format')!r} and not {_FORMAT!r}")
     try:

@@ -60,6 +60,11 @@ class NonFiniteLossError(UserError):
     """A loss that is NaN or infinite: training stops before the optimizer sees it."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library says in the first line of an error; the error's name where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The sentence ' Did you mean X?' for the closest known name, or '' when nothing is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -16,6 +16,7 @@ from seqdistill.data.examples import Example
 
 SPLITS = ("train", "dev", "test")
 SCHEME = "bundled:"
+"""What the names of data and models inside the package begin with."""
 
 
 def read_bundled(spec: str, *, split: str | None) -> list[Example]:
@@ -42,12 +43,13 @@ def read_bundled(spec: str, *, split: str | None) -> list[Example]:
         raise DataError(
             f"split must be one of {', '.join(splits)} for {spec}, got {split}; name one of them"
         )
-    _check_sha256(name, manifest["sha256"])
-    with corpus.joinpath("corpus.parquet").open("rb") as stream:
+    file = corpus_file(spec)
+    _check_sha256(file, manifest["sha256"])
+    with file.open("rb") as stream:
         names = pq.read_schema(stream).names
     pair = named_pair(names, ColumnChoice())
     assert pair is not None, "every bundled corpus has a source and a target column"
-    with corpus.joinpath("corpus.parquet").open("rb") as stream:
+    with file.open("rb") as stream:
         table = pq.read_table(
             stream,
             columns=["id", *pair],
@@ -57,12 +59,18 @@ def read_bundled(spec: str, *, split: str | None) -> list[Example]:
     return [Example(*fields) for fields in zip(*columns, strict=True)]
 
 
-def _corpora() -> Traversable:
-    return importlib.resources.files("seqdistill").joinpath("bundled")
+def bundled_folder() -> Path:
+    """The folder of the package that holds bundled corpora and models, each under its name."""
+    return Path(str(importlib.resources.files("seqdistill"))) / "bundled"
 
 
-def _corpus_folder(spec: str, name: str) -> Traversable:
-    folder = _corpora()
+def corpus_file(spec: str) -> Path:
+    """The file of a bundled corpus, existing or not; parts lie in that of the whole."""
+    return bundled_folder() / spec.removeprefix(SCHEME).partition("/")[0] / "corpus.parquet"
+
+
+def _corpus_folder(spec: str, name: str) -> Path:
+    folder = bundled_folder()
     known = (
         sorted(entry.name for entry in folder.iterdir() if entry.joinpath("corpus.json").is_file())
         if folder.is_dir()
@@ -78,9 +86,8 @@ def _corpus_folder(spec: str, name: str) -> Traversable:
 
 
 @functools.cache
-def _check_sha256(name: str, expected: str) -> None:
+def _check_sha256(file: Path, expected: str) -> None:
     """Checked once a process; a failure is not remembered."""
-    file = _corpora().joinpath(name).joinpath("corpus.parquet")
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != expected:
         raise DataError(

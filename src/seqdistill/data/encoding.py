@@ -1,4 +1,4 @@
-"""Texts -> token ids. The one module that knows where a sequence starts and ends.
+"""Texts -> token ids: where a source is over, and where a target begins and ends.
 
 For encoder-decoder models the source and the target are what the tokenizer makes of the two texts,
 end token included. For decoder-only models prompt and answer are one text: its ids are split at the
@@ -183,10 +183,10 @@ class _CausalEncoder:
 
     def _conversation(self, example: Example) -> EncodedExample:
         found = converse(example, self._tokenizer, self._texts, self._chat)
-        prompt = self._of(found.prompt, found.is_spelled)
+        prompt = self._texts.rendered(found.prompt, is_spelled=found.is_spelled)
         if example.answer is None:
             return EncodedExample(example.id, prompt.ids, ())
-        whole = self._of(found.whole, found.is_spelled)
+        whole = self._texts.rendered(found.whole, is_spelled=found.is_spelled)
         self._num_composed += found.is_composed
         self._num_unseen += found.num_unseen
         self._num_calls_alone += found.is_call_alone
@@ -209,9 +209,6 @@ class _CausalEncoder:
         encoded = self._split(example.id, whole, first, target, prompt.ids)
         kept = tuple((a, b) for a, b in spans if a < b <= first)
         return dataclasses.replace(encoded, counted_spans=kept)
-
-    def _of(self, text: str, is_spelled: bool) -> Tokens:
-        return self._texts.rendered(text, is_spelled=is_spelled)
 
     def _span(self, text: str, whole: Tokens, span: tuple[int, int]) -> tuple[int, int]:
         """The tokens of an earlier turn with the mark that ends it, where one follows."""

@@ -6,12 +6,11 @@ does not tokenize, filter or shuffle: ids and order are those of the file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from seqdistill.core.errors import DataError, did_you_mean
-from seqdistill.core.siblings import sibling_hint
+from seqdistill.core.siblings import may_be_hub_dataset, sibling_hint
 from seqdistill.data.bundled import SCHEME, read_bundled
 from seqdistill.data.columns import ColumnChoice
 from seqdistill.data.examples import Example
@@ -22,8 +21,6 @@ from seqdistill.data.tsv import read_tsv
 
 SPLITS = ("train", "dev", "test")
 EXTENSIONS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-FILE_SUFFIX = re.compile(r"\.[A-Za-z]+")
 
 
 def read_examples(
@@ -67,7 +64,7 @@ def read_examples(
         return read_bundled(spec, split=split)
     if not spec.strip():
         raise DataError("data must be named by a file, folder or hub name, got an empty name")
-    if path.is_dir() or (not path.exists() and _may_be_hub_name(spec)):
+    if path.is_dir() or (not path.exists() and may_be_hub_dataset(spec)):
         # Imported here: `datasets` takes a second to import, and most data are files.
         from seqdistill.data.dataset_folder import read_dataset_folder, read_hub_dataset
 
@@ -128,15 +125,3 @@ def _check_exists(path: Path) -> None:
 def _extension(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     return "".join(suffixes) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
-
-
-def _may_be_hub_name(spec: str) -> bool:
-    """Whether `spec`, which is no path, is worth asking the hub about.
-
-    Not what looks like a file (an extension in letters, a folder that is there) or is nearly the
-    name of one: the user wants to hear of the slip at once.
-    """
-    path = Path(spec)
-    if HUB_NAME.fullmatch(spec) is None or FILE_SUFFIX.fullmatch(path.suffix):
-        return False
-    return ("/" not in spec and not sibling_hint(path)) or not path.parent.exists()

@@ -84,11 +84,11 @@ def render(
             "but it was still running; use a model with another chat template."
         ) from None
     except TemplateError as error:
-        raise TemplateFailure(f"refuses them: {error}; mend its roles") from error
+        raise TemplateFailure(f"refuses them: {error}; fix its roles") from error
     # Broad because the template is a program: it may divide by zero, recurse, fill the memory.
     except Exception as error:
         raise TemplateFailure(
-            f"fails on them with {type(error).__name__}: {error}; mend the messages, or use a "
+            f"fails on them with {type(error).__name__}: {error}; fix the messages, or use a "
             "model with another chat template"
         ) from error
     if len(text) > MAX_CHARACTERS:

@@ -103,22 +103,10 @@ def convert(
 
     Raises EngineError when CTranslate2 has no loader for the architecture or the loader fails.
     """
-    with as_engine_error(type(disposable.config).__name__):
-        return _converted(disposable, tokenizer, facts, compute_type=compute_type)
-
-
-def _converted(
-    disposable: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    facts: ModelFacts,
-    *,
-    compute_type: str,
-) -> tuple[ConvertedModel, ConvertedModel]:
-    spec = _spec_of(disposable, facts, tokenizer)
-    size = _vocabulary_size(spec)
-    token_strings = unique_token_strings(tokenizer, size)
-    _set_tokens(spec, token_strings, tokenizer, facts)
-    with torch.no_grad():
+    with torch.no_grad(), as_engine_error(type(disposable.config).__name__):
+        spec = _spec_of(disposable, facts, tokenizer)
+        token_strings = unique_token_strings(tokenizer, _vocabulary_size(spec))
+        _set_tokens(spec, token_strings, tokenizer, facts)
         spec.validate()
         _store(spec, "float32")
         exact = converted_of(_serialized(spec), token_strings)
@@ -141,8 +129,9 @@ def with_weights_of(
     Vocabulary and configuration are the earlier ones, so this is several times faster than
     `convert`. Raises EngineError as `convert` does.
     """
-    spec = _spec_of(disposable, facts, tokenizer)
-    with torch.no_grad(), temporary_folder() as folder:
+    name = type(disposable.config).__name__
+    with torch.no_grad(), as_engine_error(name), temporary_folder() as folder:
+        spec = _spec_of(disposable, facts, tokenizer)
         LayerSpec.validate(spec)  # the vocabulary was validated then
         _store(spec, "float32")
         if compute_type != "float32":
@@ -158,7 +147,7 @@ def _spec_of(
 ) -> ModelSpec:
     loader = loader_for(disposable)
     _repair_config(disposable, facts)
-    with torch.no_grad(), _cheap_collections(), as_engine_error(type(disposable.config).__name__):
+    with _cheap_collections():
         spec: ModelSpec = loader.get_model_spec(disposable)
         loader.set_config(spec.config, disposable, tokenizer)
     return spec

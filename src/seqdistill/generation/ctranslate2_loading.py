@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedModel:
+class VerifiedModel:
     """A converted and verified model with its workers."""
 
     facts: ModelFacts
@@ -59,7 +59,7 @@ class ModelLoader:
     reach: Reach
     sentences: int
 
-    def load(self, model: PreTrainedModel) -> LoadedModel:
+    def load(self, model: PreTrainedModel) -> VerifiedModel:
         """Converts `model` and compares it on every pair, in float32 first.
 
         Raises EngineError when it cannot be converted or the two disagree, and ModelError for
@@ -96,9 +96,9 @@ class ModelLoader:
             agreement.max_nats,
         )
         shapes = tensor_shapes(model)
-        return LoadedModel(facts, shapes, converted, workers, agreement, longest)
+        return VerifiedModel(facts, shapes, converted, workers, agreement, longest)
 
-    def refreshed(self, model: PreTrainedModel, earlier: LoadedModel) -> LoadedModel:
+    def refreshed(self, model: PreTrainedModel, earlier: VerifiedModel) -> VerifiedModel:
         """`earlier` with the weights that `model` has now, compared on one sentence.
 
         Raises ModelError for a model of other shapes, and when the two disagree.

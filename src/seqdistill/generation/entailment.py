@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from seqdistill.core.errors import ModelError, did_you_mean
+from seqdistill.core.errors import ModelError, did_you_mean, first_line
 from seqdistill.generation.batches import padded_batches
 from seqdistill.generation.scoring import evaluation_mode
 from seqdistill.models.hub import only_local
@@ -128,10 +128,9 @@ def _load_classifier(name: str) -> PreTrainedModel:
             local_files_only=only_local(name, trust_remote_code=False),
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        found_out = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
         raise ModelError(
-            f"The classifier must load from the folder {name!r}, but: {found_out} Give a "
-            "sequence-classification model written by save_pretrained."
+            f"The classifier must load from the folder {name!r}, but: {first_line(error)} "
+            "Give a sequence-classification model written by save_pretrained."
         ) from error
     if missing := sorted(found["missing_keys"]):
         raise ModelError(

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.core.errors import DataError, ModelError, RecipeError
 from seqdistill.data.endings import end_ids
 from seqdistill.models.adapters import Kind, decoder_prefix_ids, decoder_start_id
+from seqdistill.models.loading import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def facts_of(
     when a needed token is unknown or lies outside the vocabulary.
     """
     config = model.config if kind == "seq2seq" else model.config.get_text_config()
-    config = getattr(config, "decoder", config)  # an EncoderDecoderModel has two
+    config = getattr(config, "decoder", config)  # T5Gemma has one for each side
     vocab_size: int = model.get_output_embeddings().weight.shape[0]
     ends = end_ids(tokenizer, declared_ends(model))
     start_id = decoder_start_id(model) if kind == "seq2seq" else None
@@ -78,6 +79,11 @@ def facts_of(
         suppressed_ids=(vocab_size - 1,) if has_mute_last_row(model) else (),
         max_positions=getattr(config, "max_position_embeddings", None),
     )
+
+
+def pair_facts(pair: LoadedModel) -> ModelFacts:
+    """As `facts_of`, of a model with its tokenizer."""
+    return facts_of(pair.model, pair.tokenizer, kind=pair.kind)
 
 
 def declared_ends(model: PreTrainedModel) -> int | list[int] | None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from seqdistill.core.errors import EngineError, ModelError
+from seqdistill.core.errors import EngineError, ModelError, first_line
 from seqdistill.generation.conversion import WEIGHTS, ConvertedModel, converted_of
-from seqdistill.generation.ctranslate2_loading import LoadedModel, ModelLoader
+from seqdistill.generation.ctranslate2_loading import ModelLoader, VerifiedModel
 from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.generation.verification import Agreement
 from seqdistill.records import atomic
@@ -46,7 +46,7 @@ def is_converted(folder: Path) -> bool:
     return (folder / WEIGHTS).is_file()
 
 
-def write_stored(folder: Path, loaded: LoadedModel, compute_type: str) -> None:
+def write_stored(folder: Path, loaded: VerifiedModel, compute_type: str) -> None:
     """Puts seqdistill.json beside the files of the converted model."""
     stored = StoredConversion(
         loaded.facts,
@@ -69,11 +69,12 @@ def read_stored(folder: Path) -> StoredConversion:
             f"sequences, but it has none; {_REMEDY}"
         ) from error
     except (OSError, ValidationError) as error:
-        problem = str(error).splitlines()[0]
-        raise ModelError(f"{folder / STORED} must be whole, found: {problem}; {_REMEDY}") from error
+        raise ModelError(
+            f"{folder / STORED} must be whole, found: {first_line(error)}; {_REMEDY}"
+        ) from error
 
 
-def open_stored(folder: Path, stored: StoredConversion, loader: ModelLoader) -> LoadedModel:
+def open_stored(folder: Path, stored: StoredConversion, loader: ModelLoader) -> VerifiedModel:
     """The stored model with workers. Raises ModelError for damaged files."""
     try:
         converted = _read_converted(folder)
@@ -83,7 +84,7 @@ def open_stored(folder: Path, stored: StoredConversion, loader: ModelLoader) -> 
             f"{folder} must hold a whole CTranslate2 model, but it cannot be read: {error}; "
             f"{_REMEDY}"
         ) from error
-    return LoadedModel(stored.facts, {}, converted, workers, stored.agreement, stored.longest)
+    return VerifiedModel(stored.facts, {}, converted, workers, stored.agreement, stored.longest)
 
 
 def _read_converted(folder: Path) -> ConvertedModel:

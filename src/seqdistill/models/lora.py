@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from seqdistill.core.errors import ModelError, UserError
+from seqdistill.core.errors import ModelError, UserError, first_line
 from seqdistill.core.generators import derived_seed
 from seqdistill.models.proof import EXACT, difference, probe_logits
 from seqdistill.records import atomic
@@ -173,10 +173,10 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             said = probe_logits(adapted.get_base_model())
             merged: PreTrainedModel = adapted.merge_and_unload()
     except Exception as error:  # whatever adapters say that does not fit
-        found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"The adapters in {folder} must merge into their base model, but: {found} Give the "
-            "base that they were trained on, or a folder of the merged model."
+            f"The adapters in {folder} must merge into their base model, but: "
+            f"{first_line(error)} Give the base that they were trained on, or a folder "
+            "of the merged model."
         ) from error
     apart = difference(said, probe_logits(merged))
     if not apart <= EXACT:

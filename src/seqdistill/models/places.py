@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import constants, try_to_load_from_cache
 from transformers import PreTrainedConfig
 
-from seqdistill.core.errors import ModelError, did_you_mean
+from seqdistill.core.errors import ModelError, did_you_mean, first_line
 from seqdistill.models.hub import hub_answers
 from seqdistill.models.lora import ADAPTER_CONFIG, read_adapter_config
 
@@ -126,7 +126,7 @@ def check_files(name: str, files: Iterable[str]) -> None:
             holds = json.loads(file.read_bytes())
             found = "" if isinstance(holds, dict) else f"it holds {str(holds)[:40]!r}"
         except (OSError, ValueError, RecursionError) as error:
-            found = str(error).splitlines()[0] if str(error) else type(error).__name__
+            found = first_line(error)
         if found:
             raise ModelError(
                 f"{file} must be a JSON object as save_pretrained writes it, but: {found}; "

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import ModelError, first_line
 from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.models.proof import EXACT, HALVED, difference, probe_logits
 from seqdistill.records import atomic
@@ -45,7 +45,7 @@ def save_pair(
         except (ValueError, RuntimeError, TypeError) as error:
             raise ModelError(
                 f"The model must be one that transformers saves, but save_pretrained of a "
-                f"{type(pair.model).__name__} says: {str(error).strip().splitlines()[0]} Mend its "
+                f"{type(pair.model).__name__} says: {first_line(error)} Fix its "
                 "configuration or generation_config.json."
             ) from error
         if store == "fp16":

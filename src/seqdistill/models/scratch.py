@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import ModelError, first_line
 from seqdistill.core.generators import derived_seed
 from seqdistill.models.adapters import decoder_start_id
 
@@ -133,7 +133,7 @@ def random_model(config: PreTrainedConfig, *, seed: int) -> PreTrainedModel:
             raise ModelError(
                 "The student must be a language model, encoder-decoder or decoder-only, but "
                 f"transformers cannot make one of model_type {config.model_type!r}: "
-                f"{str(error).splitlines()[0]}"
+                f"{first_line(error)}"
             ) from error
     if model.generation_config is not None and config.is_encoder_decoder:
         model.generation_config.forced_eos_token_id = None

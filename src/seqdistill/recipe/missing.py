@@ -6,16 +6,12 @@ on the hub is left to who loads it.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from seqdistill.core.siblings import sibling_hint
+from seqdistill.core.siblings import HUB_NAME, may_be_hub_dataset, sibling_hint
 from seqdistill.recipe.belonging import BUNDLED
 from seqdistill.recipe.findings import Findings
 from seqdistill.recipe.schema import Recipe
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-_FILE_SUFFIX = re.compile(r"\.[A-Za-z]+")
 
 
 def missing_findings(recipe: Recipe, *, labels_only: bool) -> Findings:
@@ -32,7 +28,7 @@ def missing_findings(recipe: Recipe, *, labels_only: bool) -> Findings:
     models = {"teacher.model": recipe.teacher.model, "student.model": recipe.student.model}
     for key in ("teacher.model",) if labels_only else tuple(models):
         model = models[key]
-        if model is not None and _is_missing(model, suffixed_is_file=False):
+        if model is not None and _is_missing_model(model):
             yield (
                 key,
                 f"must name a model folder that exists, or one on the hub, got {model!r}, which "
@@ -41,21 +37,22 @@ def missing_findings(recipe: Recipe, *, labels_only: bool) -> Findings:
 
 
 def _missing_files(spec: str | None) -> list[str]:
-    if spec is None or not _is_missing(spec, suffixed_is_file=True):
+    if spec is None or _is_there(spec) or may_be_hub_dataset(spec):
         return []
     return [name for name in spec.split(",") if not _exists(name)]
 
 
-def _is_missing(name: str, *, suffixed_is_file: bool) -> bool:
-    """Whether nothing bears the name and it cannot be that of something on the hub."""
-    if name.startswith(BUNDLED) or not name.strip() or _exists(name):
+def _is_missing_model(name: str) -> bool:
+    """Whether nothing bears the name and it cannot be that of a model on the hub."""
+    if _is_there(name):
         return False
-    if _HUB_NAME.fullmatch(name) is None:
-        return True
-    path = Path(name)
-    if suffixed_is_file and _FILE_SUFFIX.fullmatch(path.suffix):
-        return True
-    return "/" in name and _exists(str(path.parent))  # beside others of this machine
+    beside_others = "/" in name and _exists(str(Path(name).parent))
+    return beside_others or HUB_NAME.fullmatch(name) is None
+
+
+def _is_there(name: str) -> bool:
+    """Whether a path bears the name, or may in the package; an empty name is told of elsewhere."""
+    return name.startswith(BUNDLED) or not name.strip() or _exists(name)
 
 
 def _exists(name: str) -> bool:

@@ -41,7 +41,7 @@ def chain_contradictions(recipe: Recipe) -> list[Contradiction]:
     found.extend(_of_the_stages(recipe, stages))
     if len(stages) == len(recipe.stages):
         found.extend(_unread(recipe, stages))
-        found.extend(_shared_corpus(recipe, stages))
+        found.extend(_shared_corpus(stages))
         found.extend(states_findings(recipe, list(stages.values())))
     return list(dict.fromkeys(found))
 
@@ -105,7 +105,7 @@ def _reads_sequences(stage: Recipe, name: str) -> bool:
     return sequences.written_by == "replay" if name == "replay" else True
 
 
-def _shared_corpus(recipe: Recipe, stages: Mapping[int, Recipe]) -> Iterator[Contradiction]:
+def _shared_corpus(stages: Mapping[int, Recipe]) -> Iterator[Contradiction]:
     """A folder of the teacher's outputs that two stages with other outputs would both use."""
     first_with: dict[str, int] = {}
     for index, stage in stages.items():

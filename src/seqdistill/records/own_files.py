@@ -20,7 +20,7 @@ def own_file(folder: Path, name: str) -> Path:
     if not is_plain or Path(name).name != name:
         raise DataError(
             f"the manifest of {folder} must name files of that folder alone, but names {name!r}; "
-            "take the corpus from whom you trust, or have it made anew"
+            "take the folder from whom you trust, or have it made again"
         )
     if path.is_symlink() and path.resolve().parent != folder.resolve():
         raise DataError(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.generators import derived_seed
-from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.records.atomic import JsonLinesWriter, read_json_lines
 from seqdistill.records.environment import versions
 from seqdistill.records.own_files import own_file
@@ -117,27 +117,25 @@ def is_finished(folder: Path) -> bool:
 def label(
     examples: Sources,
     generator: SequenceGenerator,
-    decoding: Decoding,
+    settings: CorpusSettings,
     folder: Path,
     *,
-    teacher_fingerprint: str,
-    data_fingerprint: str,
-    tokenizer_fingerprint: str,
     decode: Callable[[Sequence[int]], str],
-    engine: str = "",
     ends: str = "its end token",
-    seed: int = 0,
     shard_size: int = 2048,
     source_texts: Mapping[str, str],
     on_progress: Callable[[int], None] | None = None,
 ) -> TeacherCorpus:
     """The teacher's corpus over `examples`, generated where `folder` does not hold it already.
 
+    `settings` are what decides it: how `generator` decodes, and fingerprints of `examples`, the
+    teacher and the data.
+
     Of a beam only finished hypotheses are kept; samples that `max_new_tokens` cut off are kept as
     far as they go, without an end token, and counted. Examples of which nothing is kept are counted
     and logged. A process may be killed at any moment: the next call keeps every whole shard and
     gives the same files as an undisturbed one. In mode `sample` each shard draws from its own
-    stream of `seed`. `source_texts` give the text of each id, for people who read the files.
+    stream of the seed. `source_texts` give the text of each id, for people who read the files.
     `on_progress` receives numbers of examples that became ready, stored ones
     included. A finished corpus is only read: by any number of processes, from a folder that nobody
     may write. `ends` names the tokens that end an output, for messages.
@@ -148,15 +146,6 @@ def label(
     for ids that come twice and for no examples.
     """
     _check_ids(examples)
-    settings = CorpusSettings(
-        teacher_fingerprint=teacher_fingerprint,
-        data_fingerprint=data_fingerprint,
-        tokenizer_fingerprint=tokenizer_fingerprint,
-        decoding=decoding,
-        seed=seed,
-        engine=engine,
-        sources_fingerprint=fingerprint_sources(examples),
-    )
     wanted = StoredSettings(settings, shard_size)
     check_usable(folder)
     if not is_complete(folder):

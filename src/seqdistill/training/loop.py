@@ -170,11 +170,6 @@ class TrainingLoop:
             self._metrics.load_state_dict(self._state.metrics)
         _LOG.info("resumed at update %d", self._state.update)
 
-    @property
-    def resumed_update(self) -> int:
-        """How many updates are done."""
-        return self._state.update
-
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(
             self._accelerator.device.type,
