@@ -17,8 +17,8 @@ from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 from transformers import BertConfig, EncoderDecoderConfig, GPT2Config, PreTrainedConfig
 
 from seqdistill.build.models import build_student
+from seqdistill.core import hub
 from seqdistill.core.errors import ModelError
-from seqdistill.models import hub
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import (
     LoadedModel,

@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from seqdistill.core.errors import ModelError
+from seqdistill.core.hub import only_local
 from seqdistill.models.adapters import Kind, kind_of
-from seqdistill.models.hub import only_local
 from seqdistill.models.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapters
 from seqdistill.models.places import (
     CONFIG,

@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from huggingface_hub import constants, try_to_load_from_cache
 from transformers import PreTrainedConfig
 
 from seqdistill.core.errors import ModelError, did_you_mean
-from seqdistill.models.hub import hub_answers
+from seqdistill.core.hub import is_cached, nowhere
 from seqdistill.models.lora import ADAPTER_CONFIG, read_adapter_config
 
 CONFIG = "config.json"
@@ -56,25 +55,17 @@ def check_place(name: str, what: str) -> None:
             f"The {what} must load from a model folder, but there is no folder {name!r}; check the "
             f"path, which counts from the current folder.{_meant(path)}"
         )
-    elif not _is_cached(name):
+    elif not is_cached(name):
         meant = _meant(path) if "/" in name else ""
         if meant:
             raise ModelError(
                 f"The {what} must load from a model folder, but there is no {name!r}.{meant}"
             )
-        if not hub_answers():
+        if (found := nowhere(name)) is not None:
             raise ModelError(
                 f"The {what} must load from a model folder, a hub name that was loaded before, or "
-                f"the hub, but there is no folder {name!r}, nothing of that name in the hub's "
-                f"cache, and no connection to {constants.ENDPOINT}; check the name, or go online."
-                f"{_meant(path)}"
+                f"the hub, but {found}; check the name, or go online.{_meant(path)}"
             )
-
-
-def _is_cached(name: str) -> bool:
-    return any(
-        isinstance(try_to_load_from_cache(name, file), str) for file in (CONFIG, ADAPTER_CONFIG)
-    )
 
 
 def _check_folder(folder: Path, name: str, what: str) -> None:
