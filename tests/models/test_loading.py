@@ -181,6 +181,23 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("config.json", '{"model_type": "mbart", "d_model": "many"}', "d_model.*'many'"),
+        ("tokenizer.json", "{}", "a file there lacks 'added_tokens'"),
+    ],
+)
+def test_what_a_library_says_of_a_damaged_file_is_told_to_its_end(
+    file: str, content: str, told: str, tmp_path: Path
+) -> None:
+    tiny_model("mbart").save_pretrained(tmp_path)
+    character_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ModelError, match=told):
+        load_pair(str(tmp_path))
+
+
 def test_code_in_a_model_folder_is_not_run_unless_asked(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     (tmp_path / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")

@@ -54,8 +54,18 @@ class LoadedModel:
         return kind_of(self.model)
 
 
+def _found(error: Exception) -> str:
+    """What a library says of a folder: its first sentence, or the list that it leads up to."""
+    if isinstance(error, KeyError):
+        return f"a file there lacks {error}."
+    first = str(error).strip().partition("\n")[0].rstrip()
+    if first.endswith(":"):
+        first = " ".join(str(error).split())[:200]
+    return first or type(error).__name__
+
+
 def _explained(name: str, what: str, error: Exception) -> ModelError:
-    found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    found = _found(error)
     if "trust_remote_code" in str(error):
         return ModelError(
             f"The {what} of {name!r} must load without Python code of its own, but its config.json "
