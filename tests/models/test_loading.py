@@ -186,6 +186,8 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     [
         ("config.json", '{"model_type": "mbart", "d_model": "many"}', "d_model.*'many'"),
         ("tokenizer.json", "{}", "a file there lacks 'added_tokens'"),
+        ("tokenizer_config.json", '{"model_max_length": "x"}', "must be a number, but it is 'x'"),
+        ("generation_config.json", '{"eos_token_id": ["x"]}', r"eos_token_id.*it is \['x'\]"),
     ],
 )
 def test_what_a_library_says_of_a_damaged_file_is_told_to_its_end(
