@@ -142,7 +142,14 @@ def test_what_an_int8_folder_cannot_do_is_a_sentence(place: Path, tmp_path: Path
     export_model(str(folder), packed, form="sparse-int8", store=None, verify_on=None, threads=1)
     with pytest.raises(ModelError, match=r"must be unpacked .*--format dense"):
         written(packed)
+    flipped = shutil.copytree(folder, tmp_path / "flipped")
+    content = bytearray((flipped / "model.bin").read_bytes())
+    content[len(content) // 2] ^= 4
+    (flipped / "model.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"model.bin does not match its checksum"):
+        written(flipped)
     foreign = shutil.copytree(folder, tmp_path / "foreign")
+    (foreign / "checksums.json").unlink()
     (foreign / "seqdistill.json").unlink()
     with pytest.raises(ModelError, match=r"must hold seqdistill.json.*--format int8"):
         written(foreign)
@@ -150,6 +157,7 @@ def test_what_an_int8_folder_cannot_do_is_a_sentence(place: Path, tmp_path: Path
     with pytest.raises(ModelError, match=r"seqdistill.json must be whole"):
         written(foreign)
     torn = shutil.copytree(folder, tmp_path / "torn")
+    (torn / "checksums.json").unlink()
     (torn / "model.bin").write_bytes((folder / "model.bin").read_bytes()[:999])
     with pytest.raises(ModelError, match=r"must hold a whole CTranslate2 model"):
         written(torn)
@@ -159,6 +167,7 @@ def test_texts_beyond_what_was_compared_are_said(
     place: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(place / "mbart-int8", tmp_path / "short")
+    (folder / "checksums.json").unlink()
     stored = json.loads((folder / "seqdistill.json").read_text())
     (folder / "seqdistill.json").write_text(json.dumps({**stored, "longest": 5}))
     written(folder)

@@ -58,6 +58,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program
 def recipe_file(tmp_path: Path) -> str:
     """A recipe of the baseline, as a file in the program's folder."""
     (tmp_path / "t.tsv").touch()
+    (tmp_path / "small").mkdir()
     text = "preset: baseline\ndata: {train: t.tsv}\nstudent: {model: small}\n"
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
     return "recipe.yaml"

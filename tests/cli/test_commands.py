@@ -149,6 +149,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
 
 def test_label_says_where_the_corpus_is(program: Program, calls: Calls) -> None:
     Path("t.tsv").touch()
+    Path("big").mkdir()
     answer = program("label", "seq_kd", "teacher.model=big", "data.train=t.tsv")
     assert answer.exit_code == 0, answer.stderr
     assert "runs/teacher-corpora/0123" in answer.stdout

@@ -42,6 +42,17 @@ def test_user_error_is_one_sentence_on_stderr(
     assert "Traceback" not in answer.stdout
 
 
+def test_a_full_disk_is_told_under_what_was_made_of_it(
+    program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = UserError("corpus must be a folder that can be written; give another folder")
+    other.__cause__ = OSError(errno.ENOSPC, "No space left on device", "corpus")
+    let_training_fail(monkeypatch, other)
+    answer = program("train", recipe_file)
+    assert answer.exit_code == 2
+    assert "Disk full: the disk of 'corpus' is full" in answer.stderr
+
+
 def test_interrupt_says_how_to_go_on(
     program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

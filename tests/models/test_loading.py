@@ -17,8 +17,8 @@ from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 from transformers import BertConfig, EncoderDecoderConfig, GPT2Config, PreTrainedConfig
 
 from seqdistill.build.models import build_student
+from seqdistill.core import hub
 from seqdistill.core.errors import ModelError
-from seqdistill.models import hub
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import (
     LoadedModel,
@@ -179,6 +179,25 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     tiny_model("mbart").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"The tokenizer must load.*it holds none"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("config.json", '{"model_type": "mbart", "d_model": "many"}', "d_model.*'many'"),
+        ("tokenizer.json", "{}", "a file there lacks 'added_tokens'"),
+        ("tokenizer_config.json", '{"model_max_length": "x"}', "must be a number, but it is 'x'"),
+        ("generation_config.json", '{"eos_token_id": ["x"]}', r"eos_token_id.*it is \['x'\]"),
+    ],
+)
+def test_what_a_library_says_of_a_damaged_file_is_told_to_its_end(
+    file: str, content: str, told: str, tmp_path: Path
+) -> None:
+    tiny_model("mbart").save_pretrained(tmp_path)
+    character_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ModelError, match=told):
+        load_pair(str(tmp_path))
 
 
 def test_code_in_a_model_folder_is_not_run_unless_asked(tmp_path: Path) -> None:

@@ -7,9 +7,16 @@ import time
 
 import pytest
 
+from seqdistill.core import hub
 from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import load_recipe
 from seqdistill.recipe.loading import Purpose
+
+
+@pytest.fixture(autouse=True)
+def hub_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network on which the hub answers, so that any model's name may be one of its."""
+    monkeypatch.setattr(hub, "hub_answers", lambda: True)
 
 
 def complaints(name: str, *overrides: str, purpose: Purpose = "train") -> list[str]:
@@ -58,6 +65,19 @@ def test_what_only_follows_from_a_wrong_value_is_not_told(override: str) -> None
     if not override.startswith("data"):
         given.append("data.train=some-set")
     assert len(complaints("seq_kd", *given, override)) == 1
+
+
+def test_a_model_that_is_nowhere_is_told_before_anything_heavy_is_imported(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    found = complaints("seq_kd", "teacher.model=teachr", "student.model=btx", "data.train=some-set")
+    assert len(found) == 2
+    assert "no folder 'teachr', nothing of that name in the hub's cache" in found[0]
+    assert "Did you mean 'teacher'?" in found[0]
+    assert "no folder 'btx'" in found[1]
 
 
 def test_labelling_needs_data_and_a_teacher_and_nothing_else() -> None:

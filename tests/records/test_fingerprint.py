@@ -29,6 +29,34 @@ def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
     assert fingerprint.of_bytes(content) == hashlib.sha256(content).hexdigest()
 
 
+def test_a_file_is_read_once_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.safetensors"
+    read: list[object] = []
+    digest = fingerprint._digest
+
+    def counted(path: str | Path) -> str:
+        read.append(path)
+        return digest(path)
+
+    monkeypatch.setattr(fingerprint, "_digest", counted)
+    monkeypatch.setattr(fingerprint, "_SETTLED_NS", 0)
+    for content in (b"before", b"behind"):
+        file.write_bytes(content)
+        os.utime(file, ns=(len(read), len(read)))  # no clock is too coarse for this test
+        for _ in range(3):
+            assert fingerprint.of_file(file) == hashlib.sha256(content).hexdigest()
+    assert len(read) == 2
+
+
+def test_a_file_written_a_moment_ago_is_never_believed_unread(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    for content in (b"before", b"behind"):
+        file.write_bytes(content)
+        assert fingerprint.of_file(file) == hashlib.sha256(content).hexdigest()
+
+
 def test_a_folder_is_known_by_content_not_by_place_time_or_read_me(tmp_path: Path) -> None:
     first = model_folder(tmp_path / "first")
     second = Path(shutil.copytree(first, tmp_path / "second"))

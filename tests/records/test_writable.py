@@ -20,6 +20,8 @@ REFUSED = {
     "under a link to nothing": ("dangling/run", "is a link to 'gone'"),
     "a loop of links": ("loop", "is a link to 'loop'"),
     "under a file": ("file/deep/run", "is a file"),
+    "of the system": ("/proc/run", "'/proc' cannot be written to"),
+    "deep in the system": ("/proc/self/new/run", "'/proc/self' cannot be written to"),
     "under a link to a file": ("filelink/run", "is a file"),
 }
 

@@ -60,9 +60,6 @@ class ExplainingGroup(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            _complain(str(error))
-            raise typer.Exit(USER_ERROR) from error
         except Exception as error:
             sentence = _sentence(error, resumable=ctx.invoked_subcommand in _RESUMABLE)
             if sentence is None:
@@ -76,10 +73,13 @@ class ExplainingGroup(TyperGroup):
 
 
 def _sentence(error: Exception, *, resumable: bool) -> str | None:
-    """What the user can fix about the machine; None for a defect of ours."""
+    """What the user can fix, the machine's faults before what was made of them; None for a defect
+    of ours."""
     again = ", and continue with --resume" if resumable else ""
     if (full := _full(error)) is not None:
         return f"Disk full: {_place(full)} is full ({_reason(full)}); free some{again}"
+    if isinstance(error, UserError):
+        return str(error)
     if _out_of_memory(error):
         return (
             f"Out of memory: a batch does not fit ({first_line(error)}); lower "
@@ -106,14 +106,16 @@ def _sentence(error: Exception, *, resumable: bool) -> str | None:
 
 def _full(error: BaseException) -> BaseException | None:
     """What says that a disk is full, in whatever library's words; None when nothing does."""
+    chain: list[BaseException] = []
     seen: BaseException | None = error
     while seen is not None:
+        chain.append(seen)
+        seen = seen.__cause__ or seen.__context__
+    for seen in chain:
         if isinstance(seen, OSError) and seen.errno in _FULL:
             return seen
-        if any(words in str(seen) for words in _FULL_WORDS):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
+    told = (seen for seen in chain if not isinstance(seen, UserError))
+    return next((seen for seen in told if any(w in str(seen) for w in _FULL_WORDS)), None)
 
 
 def _place(error: BaseException) -> str:

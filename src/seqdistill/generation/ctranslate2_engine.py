@@ -30,6 +30,7 @@ from seqdistill.generation.verified_pairs import NO_LONGER, NUM_SHORT, Reach
 from seqdistill.models.adapters import Kind
 from seqdistill.models.loading import load_tokenizer
 from seqdistill.records import atomic
+from seqdistill.records.checksums import write_checksums
 
 _log = logging.getLogger(__name__)
 
@@ -163,6 +164,7 @@ class CTranslate2Generator:
                     atomic.write_bytes(aside / name, content)
                 self._tokenizer.save_pretrained(aside)
                 write_stored(aside, self._loaded, self._compute_type)
+                write_checksums(aside)
         except FileExistsError as error:
             raise ModelError(str(error)) from error
 

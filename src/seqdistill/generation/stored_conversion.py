@@ -19,6 +19,7 @@ from seqdistill.generation.ctranslate2_loading import ModelLoader, VerifiedModel
 from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.generation.verification import Agreement
 from seqdistill.records import atomic
+from seqdistill.records.checksums import check_model_folder
 
 STORED = "seqdistill.json"
 _VOCABULARIES = ("shared_vocabulary.json", "vocabulary.json")
@@ -60,7 +61,12 @@ def write_stored(folder: Path, loaded: VerifiedModel, compute_type: str) -> None
 
 
 def read_stored(folder: Path) -> StoredConversion:
-    """What was stored beside the model. Raises ModelError where it is missing or damaged."""
+    """What was stored beside the model.
+
+    Raises UserError where a file is not as it was written; ModelError where this one is missing or
+    makes no sense, in folders without checksums.
+    """
+    check_model_folder(folder)
     try:
         return TypeAdapter(StoredConversion).validate_json((folder / STORED).read_bytes())
     except FileNotFoundError as error:

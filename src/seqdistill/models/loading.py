@@ -20,9 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from seqdistill.core.errors import ModelError, first_line
+from seqdistill.core.errors import ModelError
+from seqdistill.core.hub import only_local
 from seqdistill.models.adapters import Kind, kind_of
-from seqdistill.models.hub import only_local
 from seqdistill.models.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapters
 from seqdistill.models.places import (
     CONFIG,
@@ -54,7 +54,18 @@ class LoadedModel:
         return kind_of(self.model)
 
 
+def _found(error: Exception) -> str:
+    """What a library says of a folder: its first sentence, or the list that it leads up to."""
+    if isinstance(error, KeyError):
+        return f"a file there lacks {error}."
+    first = str(error).strip().partition("\n")[0].rstrip()
+    if first.endswith(":"):
+        first = " ".join(str(error).split())[:200]
+    return first or type(error).__name__
+
+
 def _explained(name: str, what: str, error: Exception) -> ModelError:
+    found = _found(error)
     if "trust_remote_code" in str(error):
         return ModelError(
             f"The {what} of {name!r} must load without Python code of its own, but its config.json "
@@ -63,7 +74,7 @@ def _explained(name: str, what: str, error: Exception) -> ModelError:
         )
     where = "folder" if Path(name).exists() else "hub name"
     return ModelError(
-        f"The {what} must load from the {where} {name!r}, but: {first_line(error)} "
+        f"The {what} must load from the {where} {name!r}, but: {found} "
         "Give a folder written by save_pretrained: config.json, model.safetensors, tokenizer."
     )
 

@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from huggingface_hub import constants, try_to_load_from_cache
 from transformers import PreTrainedConfig
 
 from seqdistill.core.errors import ModelError, did_you_mean, first_line
-from seqdistill.models.hub import hub_answers
+from seqdistill.core.hub import is_cached, nowhere
 from seqdistill.models.lora import ADAPTER_CONFIG, read_adapter_config
 
 CONFIG = "config.json"
+_GENERATION = "generation_config.json"
 _INDEX = "model.safetensors.index.json"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -56,25 +56,17 @@ def check_place(name: str, what: str) -> None:
             f"The {what} must load from a model folder, but there is no folder {name!r}; check the "
             f"path, which counts from the current folder.{_meant(path)}"
         )
-    elif not _is_cached(name):
+    elif not is_cached(name):
         meant = _meant(path) if "/" in name else ""
         if meant:
             raise ModelError(
                 f"The {what} must load from a model folder, but there is no {name!r}.{meant}"
             )
-        if not hub_answers():
+        if (found := nowhere(name)) is not None:
             raise ModelError(
                 f"The {what} must load from a model folder, a hub name that was loaded before, or "
-                f"the hub, but there is no folder {name!r}, nothing of that name in the hub's "
-                f"cache, and no connection to {constants.ENDPOINT}; check the name, or go online."
-                f"{_meant(path)}"
+                f"the hub, but {found}; check the name, or go online.{_meant(path)}"
             )
-
-
-def _is_cached(name: str) -> bool:
-    return any(
-        isinstance(try_to_load_from_cache(name, file), str) for file in (CONFIG, ADAPTER_CONFIG)
-    )
 
 
 def _check_folder(folder: Path, name: str, what: str) -> None:
@@ -171,6 +163,12 @@ def check_tokenizer_files(name: str) -> str:
             "the model came from, or save the tokenizer there again with save_pretrained."
         )
     check_files(name, _TOKENIZER_JSON)
+    longest = json.loads((folder / _TOKENIZER_CONFIG).read_bytes()).get("model_max_length")
+    if isinstance(longest, str | list | dict):
+        raise ModelError(
+            f"model_max_length in {folder / _TOKENIZER_CONFIG} must be a number, but it is "
+            f"{longest!r}; restore the file, or save the tokenizer there again."
+        )
     return name
 
 
@@ -179,7 +177,8 @@ def check_weight_files(name: str) -> None:
     folder = Path(name)
     if not folder.is_dir():
         return
-    check_files(name, (_INDEX, "generation_config.json"))
+    check_files(name, (_INDEX, _GENERATION))
+    _check_token_ids(folder / _GENERATION)
     if (folder / _INDEX).is_file():
         shards = json.loads((folder / _INDEX).read_bytes()).get("weight_map")
         named = set(shards.values()) if isinstance(shards, dict) else set()
@@ -202,6 +201,19 @@ def check_weight_files(name: str) -> None:
             "a pickle, which can run code when it is read. Where you trust it, convert it once: "
             "load it with transformers' from_pretrained and save it with save_pretrained."
         )
+
+
+def _check_token_ids(file: Path) -> None:
+    """Raises ModelError for a generation config, if there is one, whose ids are no numbers."""
+    if not file.is_file():
+        return
+    for key, value in json.loads(file.read_bytes()).items():
+        ids = value if isinstance(value, list) else [value]
+        if key.endswith("_token_id") and not all(i is None or type(i) is int for i in ids):
+            raise ModelError(
+                f"{key} in {file} must be a token's number, or a list of such, but it is "
+                f"{value!r}; restore the file, or save the model there again."
+            )
 
 
 def base_of(name: str) -> str:

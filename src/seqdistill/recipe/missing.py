@@ -1,13 +1,14 @@
 """Files and folders that a recipe names and that are surely not there.
 
-Looks at names and at what exists, and opens nothing: what may be the name of a data set or model
-on the hub is left to who loads it.
+Looks at names and at what exists, and opens nothing. What may be the name of a data set on the hub
+is left to who loads it; of a model, where the hub can be asked or has been.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from seqdistill.core.hub import nowhere
 from seqdistill.core.siblings import HUB_NAME, may_be_hub_dataset, sibling_hint
 from seqdistill.recipe.belonging import BUNDLED
 from seqdistill.recipe.findings import Findings
@@ -34,6 +35,16 @@ def missing_findings(recipe: Recipe, *, labels_only: bool) -> Findings:
                 f"must name a model folder that exists, or one on the hub, got {model!r}, which "
                 "does not exist; paths count from the current folder",
             )
+        elif model is not None and _is_hub_name(model) and (found := nowhere(model)) is not None:
+            yield (
+                key,
+                f"must name a model folder, or one on the hub, but {found}; check the name, or go "
+                f"online.{sibling_hint(Path(model))}",
+            )
+
+
+def _is_hub_name(name: str) -> bool:
+    return not name.startswith(BUNDLED) and HUB_NAME.fullmatch(name) is not None
 
 
 def _missing_files(spec: str | None) -> list[str]:

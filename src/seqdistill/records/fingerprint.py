@@ -6,8 +6,11 @@ canonical JSON. This module does not decide what is stale; callers compare.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 
 from seqdistill.core.errors import UserError
@@ -15,6 +18,8 @@ from seqdistill.core.errors import UserError
 MODEL_SUFFIXES = (".safetensors", ".json", ".model", ".spm", ".txt", ".tiktoken", ".jinja")
 """What decides a model's outputs: weights, configuration, tokenizer files. Read-me files, training
 states and hidden files do not."""
+_SETTLED_NS = 1_000_000_000
+"""A file's time of change is exact to some milliseconds, on some disks to a second."""
 
 
 def of_bytes(content: bytes) -> str:
@@ -23,12 +28,30 @@ def of_bytes(content: bytes) -> str:
 
 
 def of_file(path: str | Path) -> str:
-    """The SHA-256 of the file's bytes. Raises UserError when it cannot be read."""
+    """The SHA-256 of the file's bytes. Raises UserError when it cannot be read.
+
+    A file that is as it was is read once a process, however often it is asked for: models are large
+    and several who read them compare. One written a moment ago may be written again without a new
+    time, and is read again.
+    """
     try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        found = os.stat(path)
+        changed = (found.st_mtime_ns, found.st_ctime_ns)
+        if time.time_ns() - max(changed) < _SETTLED_NS:
+            return _digest(path)
+        return _digest_once(os.path.realpath(path), found.st_ino, found.st_size, changed)
     except OSError as error:
         raise UserError(f"{path} must be a readable file, got: {error}; check the path") from error
+
+
+def _digest(path: str | Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest_once(path: str, inode: int, size: int, changed: tuple[int, int]) -> str:
+    return _digest(path)
 
 
 def of_folder(path: str | Path, suffixes: tuple[str, ...] = MODEL_SUFFIXES) -> str:

@@ -9,6 +9,8 @@ from seqdistill.core.errors import UserError
 
 _ROOM_IN_A_NAME = len(".new.partial-4194304")
 """Bytes that are added to a name while its content is written aside."""
+_OF_THE_SYSTEM = (("proc",), ("sys",))
+"""Folders at the root that look writable, to root at least, and in which nothing can be made."""
 
 
 def check_writable(path: Path, name: str) -> None:
@@ -29,7 +31,8 @@ def check_writable(path: Path, name: str) -> None:
             f"{name} must lie in a folder, got {str(path)!r}, but {str(existing)!r} is a file; "
             "name another place"
         )
-    if not os.access(existing, os.W_OK):
+    of_the_system = existing.is_dir() and existing.resolve().parts[1:2] in _OF_THE_SYSTEM
+    if of_the_system or not os.access(existing, os.W_OK):
         raise UserError(
             f"{name} must be writable, got {str(path)!r}, but {str(existing)!r} cannot be written "
             "to; change its permissions or name another place"

@@ -1,4 +1,4 @@
-"""Whether the hub can be asked, found out once and quickly."""
+"""Whether the hub can be asked, found out once and quickly, and what of it is in the cache."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 _HUB_SECONDS = 5.0
+_MODEL_CONFIGS = ("config.json", "adapter_config.json")
 
 
 @functools.cache
@@ -45,6 +47,24 @@ def _connects() -> bool:
         return True
     except (OSError, ValueError):
         return False
+
+
+def is_cached(name: str) -> bool:
+    """Whether a model of that hub name was loaded on this machine before."""
+    try:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in _MODEL_CONFIGS)
+    except HFValidationError:  # no name of the hub's
+        return False
+
+
+def nowhere(name: str) -> str | None:
+    """Why a model of that name cannot be had, as in "there is no ..."; None where it may be."""
+    if Path(name).exists() or is_cached(name) or hub_answers():
+        return None
+    return (
+        f"there is no folder {name!r}, nothing of that name in the hub's cache, and no connection "
+        f"to {constants.ENDPOINT}"
+    )
 
 
 def only_local(name: str, *, trust_remote_code: bool) -> bool:
