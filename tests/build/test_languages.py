@@ -145,9 +145,9 @@ def test_a_teacher_that_writes_nothing_but_its_end_labels_nothing(tmp_path: Path
     pair.model.final_logits_bias[0, pair.tokenizer.eos_token_id] = 50.0
     save_pair(pair, folder / "teacher")
     recipe = recipe_in(folder, "seq_kd", "one", *told("en", "de"))
-    with pytest.raises(ModelError, match="must write texts, but its outputs for all 15 examples"):
-        label_data(recipe, progress=NoProgress())
-    assert not list((folder / "runs").rglob("*.parquet"))
+    for _ in range(2):  # when it is made and when it is found
+        with pytest.raises(ModelError, match="write texts, but its outputs for all 15 examples"):
+            label_data(recipe, progress=NoProgress())
 
 
 @pytest.mark.parametrize(

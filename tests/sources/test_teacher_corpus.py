@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqdistill.core.errors import DataError, StaleCorpusError
+from seqdistill.core.errors import DataError, ModelError, StaleCorpusError
 from seqdistill.data.readers import read_examples
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.sources.corpus_export import write_jsonl, write_tsv
@@ -504,3 +504,12 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(name: str, tmp_path: P
         label_with(FakeGenerator(), folder)
     with pytest.raises(DataError, match="must name files of that folder alone"):
         TeacherCorpus.open(folder, expected=None)
+
+
+def test_many_outputs_without_any_text_are_no_corpus(tmp_path: Path) -> None:
+    examples = [(f"e{n}", (5, 6, n)) for n in range(64)]
+    with pytest.raises(ModelError, match="its outputs for all 64 examples are empty"):
+        label_with(FakeGenerator(), tmp_path, examples=examples, decode=lambda _: " ")
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".json")]
+    corpus = label_with(FakeGenerator(), tmp_path, examples=examples[:63], decode=lambda _: "")
+    assert len(list(corpus)) > 0, "of few all may be rightly empty"

@@ -9,6 +9,7 @@ from seqdistill.build.data import read_split
 from seqdistill.build.measuring import planned_labels
 from seqdistill.build.models import build_teacher
 from seqdistill.build.timings import peak_memory_mb
+from seqdistill.core.errors import ModelError
 from seqdistill.core.progress import Progress
 from seqdistill.recipe.loading import check_label_recipe
 from seqdistill.recipe.schema import Recipe
@@ -18,12 +19,19 @@ def label_data(recipe: Recipe, *, progress: Progress) -> Path:
     """The folder of the teacher's corpus; neither references nor a student are needed.
 
     Raises RecipeError for what does not go together, and for a chain, whose stages may each have a
-    corpus of their own.
+    corpus of their own; ModelError where every label is empty, however few they are.
     """
     check_label_recipe(recipe)
     examples = read_split(recipe, "train", need_target=False)
     teacher = build_teacher(recipe)
-    return label_with_teacher(recipe, teacher, examples, progress).folder
+    corpus = label_with_teacher(recipe, teacher, examples, progress)
+    if not any(output.text.strip() for output in corpus):
+        raise ModelError(
+            f"The teacher must write texts, but its outputs for all {len(examples)} examples are "
+            f"empty. Is it trained, and for these texts, in this chat template and these "
+            f"languages? They are in {corpus.folder}; delete it to label again."
+        )
+    return corpus.folder
 
 
 def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:

@@ -55,6 +55,8 @@ logger = logging.getLogger(__name__)
 TIMES = "times.jsonl"
 _ENOUGH_SEEN = 512
 """Examples that tell whether a teacher ends its outputs at all: hours before the last one."""
+_ENOUGH_TEXTS = 64
+"""Examples of which one at least must have got a text; of fewer all may be rightly empty."""
 _LEAST_SHARE = 0.05
 """Of examples with an output. With fewer, the corpus is no sample of what the data asks."""
 Sources = Sequence[tuple[str, Sequence[int]]]
@@ -286,7 +288,7 @@ def _finish(folder: Path, settings: CorpusSettings, *, num_shards: int, num_exam
     )
     _tell_of_lengths(manifest)
     num_texts = sum(num_with_text(folder / shard.name) for shard in manifest.shards)
-    if not num_texts:
+    if not num_texts and num_examples >= _ENOUGH_TEXTS:
         _take_away(folder)
         raise ModelError(
             f"The teacher must write texts, but its outputs for all {num_examples} examples are "
