@@ -13,25 +13,29 @@ from seqdistill.core.errors import ModelError
 from seqdistill.core.progress import Progress
 from seqdistill.recipe.loading import check_label_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.sources.teacher_corpus import TeacherCorpus
 
 
 def label_data(recipe: Recipe, *, progress: Progress) -> Path:
     """The folder of the teacher's corpus; neither references nor a student are needed.
 
     Raises RecipeError for what does not go together, and for a chain, whose stages may each have a
-    corpus of their own; ModelError where every label is empty, however few they are.
+    corpus of their own.
     """
     check_label_recipe(recipe)
     examples = read_split(recipe, "train", need_target=False)
     teacher = build_teacher(recipe)
-    corpus = label_with_teacher(recipe, teacher, examples, progress)
-    if not any(output.text.strip() for output in corpus):
+    return label_with_teacher(recipe, teacher, examples, progress).folder
+
+
+def check_labels(folder: Path) -> None:
+    """Raises ModelError for a corpus of empty labels alone, however few they are."""
+    if not any(output.text.strip() for output in TeacherCorpus.open(folder, expected=None)):
         raise ModelError(
-            f"The teacher must write texts, but its outputs for all {len(examples)} examples are "
-            f"empty. Is it trained, and for these texts, in this chat template and these "
-            f"languages? They are in {corpus.folder}; delete it to label again."
+            f"The teacher must write texts, but every label in {folder} is empty. Is it trained, "
+            "and for these texts, in this chat template and these languages? Delete the folder to "
+            "label again."
         )
-    return corpus.folder
 
 
 def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:

@@ -154,9 +154,10 @@ def label(
         return
 
     with job(console_on(), verbose=verbose) as progress:
-        from seqdistill.build.labelling import label_data
+        from seqdistill.build.labelling import check_labels, label_data
 
         folder = label_data(chosen, progress=progress)
+        check_labels(folder)
     say()
     say_aligned(
         [
