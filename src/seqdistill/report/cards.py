@@ -91,9 +91,11 @@ def _since_start(student: System | None, start: System | None) -> list[Figure]:
     own, first = findings.quality(student), findings.quality(start)
     if own is None or first is None:
         return []
-    unit = f" {student.metric.title}" if student.metric.higher_is_better else ""
-    detail = f"{numbers.fixed(own)}, before its first update {numbers.fixed(first)}"
-    return [Figure("Since its start", f"{numbers.signed(own - first)}{unit}", detail)]
+    detail = (
+        f"{student.metric.title} {numbers.fixed(own)}, before its first update "
+        f"{numbers.fixed(first)}"
+    )
+    return [Figure("Since its start", numbers.signed(own - first), detail)]
 
 
 def _of_copy(copy: System, teacher: System) -> Figure:
