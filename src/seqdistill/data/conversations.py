@@ -31,10 +31,6 @@ _STAND_IN = "\U0010f8f3"
 _NUMBERED = re.compile(f"{_STAND_IN}([0-9]+){_STAND_IN}")
 """The same where several answers are replaced at once."""
 _CALLS = ("tool_calls", "function_call")
-_NUM_TRIED = 20
-"""Examples with a key that are rendered without it, to see whether the template reads it."""
-_SILENT = frozenset({"name", "tool_call_id", "id", "weight", "timestamp"})
-"""Keys of turns whose loss does not change what was said."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,35 +118,16 @@ def converse(
     )
 
 
-def check_read(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
-) -> None:
-    """Raises DataError for keys of turns, or tools, that the chat template does not render.
+def whole_text(example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) -> str:
+    """The conversation as the template renders it, with its answer where there is one."""
+    view = _View(example, tokenizer, None, settings)
+    return view.prompt if example.answer is None else view.whole.text
 
-    Said without them, a conversation means something else. A key counts as read when leaving it
-    out changes the text of one of the first examples that have it.
-    """
-    for name in settings.template_options if examples else ():
-        if name not in str(tokenizer.chat_template):
-            _LOG.warning("the chat template does not read the template option %r", name)
-    with_key: dict[str, list[Example]] = {}
-    for example in examples:
-        for key in _keys(example):
-            found = with_key.setdefault(key, [])
-            if len(found) < _NUM_TRIED:
-                found.append(example)
-    for key, having in with_key.items():
-        if any(_reads(key, example, tokenizer, settings) for example in having):
-            continue
-        if key in _SILENT:
-            _LOG.info("the chat template does not render the key %r of turns", key)
-            continue
-        what = "the column" if key == "tools" else "turns with the key"
-        raise DataError(
-            f"The model's chat template must render {what} {key!r}, but leaves it out (example "
-            f"{having[0].id!r}); use a model whose template knows it, or set data.ignore_columns="
-            f"[{key}] to learn without it."
-        )
+
+def turns_of(example: Example) -> tuple[Turn, ...]:
+    """The turns of a conversation, its answer the last of them."""
+    answer = () if example.answer is None else (example.answer,)
+    return (*(example.messages or ()), *answer)
 
 
 class _View:
@@ -216,7 +193,7 @@ class _View:
                 continue
             region = self._region(index)
             if region is None:
-                region = self._between_turns(index)
+                region = self._betweenturns_of(index)
             elif region[0] >= floor:
                 region = max(floor, self._opened(index, region[0])), region[1]
             if region is None or not floor <= region[0] <= region[1] <= before:
@@ -255,7 +232,7 @@ class _View:
             return ""
         return self.prompt[len(closed) :] if self.prompt.startswith(closed) else ""
 
-    def _between_turns(self, index: int) -> Span | None:
+    def _betweenturns_of(self, index: int) -> Span | None:
         """A turn that the template wants as it is (a call): from the text before to that with it.
 
         None where the text does not begin so.
@@ -398,53 +375,8 @@ def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _reads(
-    key: str, example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
-) -> bool:
-    shown = _whole_text(example, tokenizer, settings)
-    try:
-        return shown != _whole_text(_without(example, key), tokenizer, settings)
-    except DataError:
-        return True  # it cannot do without
-
-
-def _whole_text(
-    example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
-) -> str:
-    view = _View(example, tokenizer, None, settings)
-    return view.prompt if example.answer is None else view.whole.text
-
-
-def _keys(example: Example) -> set[str]:
-    keys = {"tools"} if example.tools else set()
-    for turn in _turns(example):
-        keys |= json.loads(turn.more).keys() if turn.more else set()
-    return keys
-
-
-def _turns(example: Example) -> tuple[Turn, ...]:
-    answer = () if example.answer is None else (example.answer,)
-    return (*(example.messages or ()), *answer)
-
-
-def _without(example: Example, key: str) -> Example:
-    if key == "tools":
-        return dataclasses.replace(example, tools="")
-    messages = tuple(
-        turn._replace(more=_dropped(turn.more, key)) for turn in example.messages or ()
-    )
-    return dataclasses.replace(
-        example, messages=messages, answer_more=_dropped(example.answer_more, key)
-    )
-
-
-def _dropped(more: str, key: str) -> str:
-    left = {name: value for name, value in json.loads(more or "{}").items() if name != key}
-    return json.dumps(left) if left else ""
-
-
 def _strings(example: Example) -> list[str]:
-    turns = [text for turn in _turns(example) for text in (turn.content or "", turn.more)]
+    turns = [text for turn in turns_of(example) for text in (turn.content or "", turn.more)]
     return [*turns, example.tools]
 
 

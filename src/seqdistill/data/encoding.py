@@ -17,10 +17,11 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError
-from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, check_read, converse
+from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, converse
 from seqdistill.data.endings import end_ids, end_token_id
 from seqdistill.data.examples import Example
 from seqdistill.data.tokenizing import TextTokenizer, Tokens
+from seqdistill.data.unread_keys import check_read
 
 _LOG = logging.getLogger(__name__)
 Kind = Literal["seq2seq", "causal"]

@@ -1,0 +1,87 @@
+"""What a chat template leaves out: keys of turns, and tools, that it does not render.
+
+Said without them, a conversation means something else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.core.errors import DataError
+from seqdistill.data.conversations import ChatSettings, turns_of, whole_text
+from seqdistill.data.examples import Example
+
+_LOG = logging.getLogger(__name__)
+_NUM_TRIED = 20
+"""Examples with a key that are rendered without it, to see whether the template reads it."""
+_SILENT = frozenset({"name", "tool_call_id", "id", "weight", "timestamp"})
+"""Keys of turns whose loss does not change what was said."""
+
+
+def check_read(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
+) -> None:
+    """Raises DataError for keys of turns, or tools, that the chat template does not render.
+
+    Said without them, a conversation means something else. A key counts as read when leaving it
+    out changes the text of one of the first examples that have it.
+    """
+    for name in settings.template_options if examples else ():
+        if name not in str(tokenizer.chat_template):
+            _LOG.warning("the chat template does not read the template option %r", name)
+    with_key: dict[str, list[Example]] = {}
+    for example in examples:
+        for key in _keys(example):
+            found = with_key.setdefault(key, [])
+            if len(found) < _NUM_TRIED:
+                found.append(example)
+    for key, having in with_key.items():
+        if any(_reads(key, example, tokenizer, settings) for example in having):
+            continue
+        if key in _SILENT:
+            _LOG.info("the chat template does not render the key %r of turns", key)
+            continue
+        what = "the column" if key == "tools" else "turns with the key"
+        raise DataError(
+            f"The model's chat template must render {what} {key!r}, but leaves it out (example "
+            f"{having[0].id!r}); use a model whose template knows it, or set data.ignore_columns="
+            f"[{key}] to learn without it."
+        )
+
+
+def _reads(
+    key: str, example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
+) -> bool:
+    shown = whole_text(example, tokenizer, settings)
+    try:
+        return shown != whole_text(_without(example, key), tokenizer, settings)
+    except DataError:
+        return True  # it cannot do without
+
+
+def _keys(example: Example) -> set[str]:
+    keys = {"tools"} if example.tools else set()
+    for turn in turns_of(example):
+        keys |= json.loads(turn.more).keys() if turn.more else set()
+    return keys
+
+
+def _without(example: Example, key: str) -> Example:
+    if key == "tools":
+        return dataclasses.replace(example, tools="")
+    messages = tuple(
+        turn._replace(more=_dropped(turn.more, key)) for turn in example.messages or ()
+    )
+    return dataclasses.replace(
+        example, messages=messages, answer_more=_dropped(example.answer_more, key)
+    )
+
+
+def _dropped(more: str, key: str) -> str:
+    left = {name: value for name, value in json.loads(more or "{}").items() if name != key}
+    return json.dumps(left) if left else ""
