@@ -51,7 +51,8 @@ LAYERS = (
     "training",
     "evaluation",
     "report",
-    "build",
+    "jobs",
+    "assembly",
     "cli",
 )
 

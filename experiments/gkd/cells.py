@@ -95,7 +95,7 @@ class Cell:
             "seed": self.seed,
             "teacher.model": task.teacher,
             "training.threads": 1,
-            "training.updates": updates,
+            "training.steps": updates,
             "training.learning_rate": self.learning_rate,
         }
 
@@ -104,7 +104,7 @@ class Cell:
         if self.experiment in STARTS:
             return {}
         return {
-            "training.warmup_updates": max(1, updates // 10),
+            "training.warmup_steps": max(1, updates // 10),
             "training.eval_every": math.ceil(updates / _DEV_SCORES),
         }
 

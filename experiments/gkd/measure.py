@@ -17,15 +17,15 @@ from experiments.gkd.tasks import Task
 from experiments.harness.apart import train_apart
 from experiments.harness.contents import content_of
 from experiments.harness.recipes import recipe_of
-from seqdistill.build.data import encode_for_evaluation, read_split
-from seqdistill.build.evaluation import evaluation_settings
-from seqdistill.build.models import model_folder
-from seqdistill.build.systems import system_under_test
+from seqdistill.assembly.data import encode_for_evaluation, read_split
+from seqdistill.assembly.models import model_folder
 from seqdistill.evaluation.analyses import token_agreement_columns
 from seqdistill.evaluation.dev import best_texts
 from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
 from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
 from seqdistill.generation.calculator import greedy_with_calculator
+from seqdistill.jobs.evaluate import evaluation_settings
+from seqdistill.jobs.systems import system_under_test
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
@@ -151,7 +151,7 @@ def described(cell: Cell) -> dict[str, object]:
         "preset": method.preset,
         "method": method.name,
         "divergence": method.divergence,
-        "lambda": method.student_share,
+        "lambda": method.student_fraction,
         "alpha": cell.teacher_weight,
         "data_share": cell.data_share,
         "seed": cell.seed,

@@ -36,7 +36,7 @@ class GridPoint:
     """A divergence and the share of the student."""
 
     divergence: Divergence
-    student_share: float
+    student_fraction: float
 
 
 FULL_GRID = tuple(GridPoint(divergence, share) for share in SHARES for divergence in DIVERGENCES)
@@ -56,7 +56,7 @@ class Method:
     name: str
     preset: str
     divergence: str
-    student_share: float | None
+    student_fraction: float | None
     """None where it changes while training."""
     settings: Settings = dataclasses.field(default_factory=dict)
     """What is set over the preset."""
@@ -64,7 +64,7 @@ class Method:
     @property
     def writes(self) -> bool:
         """Whether the student writes any of its sequences."""
-        return self.student_share != 0.0
+        return self.student_fraction != 0.0
 
     @property
     def reads_teacher_corpus(self) -> bool:
@@ -74,17 +74,17 @@ class Method:
 
 def grid_name(point: GridPoint) -> str:
     """The paper's name of a point of the grid, or one such as `gkd-jsd_0.1-0.5`."""
-    known = _NAMED.get((point.divergence, point.student_share))
-    return known or f"gkd-{point.divergence}-{point.student_share:g}"
+    known = _NAMED.get((point.divergence, point.student_fraction))
+    return known or f"gkd-{point.divergence}-{point.student_fraction:g}"
 
 
 def grid_method(point: GridPoint) -> Method:
     """GKD with a divergence and lambda; at 0 and 1 the presets without a coin do the same."""
     settings: dict[str, object] = {"objective.terms": [_term(point.divergence)]}
-    preset = _PRESETS.get(point.student_share, "gkd")
+    preset = _PRESETS.get(point.student_fraction, "gkd")
     if preset == "gkd":
-        settings["sequences.mixture.student_share"] = point.student_share
-    return Method(grid_name(point), preset, point.divergence, point.student_share, settings)
+        settings["sequences.mixture.student_fraction"] = point.student_fraction
+    return Method(grid_name(point), preset, point.divergence, point.student_fraction, settings)
 
 
 def _term(divergence: Divergence) -> dict[str, object]:

@@ -14,13 +14,13 @@ import torch
 from experiments.gkd.tasks import G2P, Task
 from experiments.harness.g2p_data import make_g2p_data
 from experiments.harness.recipes import recipe_of
-from seqdistill.build.data import Split, read_split
-from seqdistill.build.labelling import label_data
-from seqdistill.build.models import model_folder
+from seqdistill.assembly.data import Split, read_split
+from seqdistill.assembly.models import model_folder
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.progress import Progress
 from seqdistill.data.readers import read_examples
+from seqdistill.jobs.label import label_data
 from seqdistill.records import atomic
 
 _LOG = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from experiments.harness.command import run_experiment
 from experiments.harness.pages import exits
 from experiments.harness.rows import read_rows
 from experiments.harness.runner import timed, unmeasured
-from seqdistill.build.data import Split
+from seqdistill.assembly.data import Split
 from seqdistill.core.progress import NoProgress
 
 FILE = Path("docs/results/gkd.json")

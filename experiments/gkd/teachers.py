@@ -19,11 +19,11 @@ from experiments.gkd.tasks import ARITHMETIC, SUMMARIES, Task
 from experiments.harness.publishing import publish_model
 from experiments.harness.recipes import recipe_of
 from experiments.harness.shapes import Settings, Size
-from seqdistill.build.running import train
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
+from seqdistill.jobs.train import train
 from seqdistill.models.scratch import configuration, train_vocabulary
 
 BUNDLED = Path("src/seqdistill/bundled")
@@ -43,7 +43,7 @@ _LLAMA: Mapping[str, str | int | float | bool] = {
 _SHARED: Settings = {
     "method": "teacher",
     "student.init": "scratch",
-    "student.store": "fp16",
+    "student.save_dtype": "fp16",
     "training.eval_every": 500,
     "training.keep_best": 3,
     "training.average_best": True,
@@ -58,10 +58,10 @@ TEACHERS: Mapping[str, tuple[Task, Mapping[str, str | int | float | bool], int, 
         _LLAMA,
         1024,
         {
-            "training.updates": 6000,
+            "training.steps": 6000,
             "training.batch_tokens": 6000,
             "training.learning_rate": 2e-3,
-            "training.warmup_updates": 400,
+            "training.warmup_steps": 400,
         },
     ),
     "summaries": (
@@ -69,11 +69,11 @@ TEACHERS: Mapping[str, tuple[Task, Mapping[str, str | int | float | bool], int, 
         {**Size(256, 3, 3).architecture, "init_std": 0.02},
         8000,
         {
-            "training.updates": 4000,
+            "training.steps": 4000,
             # Of the longer side: some fifty descriptions.
             "training.batch_tokens": 6000,
             "training.learning_rate": 1e-3,
-            "training.warmup_updates": 300,
+            "training.warmup_steps": 300,
             "training.dropout": 0.2,
         },
     ),
@@ -125,8 +125,8 @@ def main() -> None:
     settings = teacher_settings(options.task)
     if options.updates is not None:
         settings |= {
-            "training.updates": options.updates,
-            "training.warmup_updates": max(1, options.updates // 10),
+            "training.steps": options.updates,
+            "training.warmup_steps": max(1, options.updates // 10),
             "training.eval_every": max(1, options.updates // 3),
             "output_dir": f"{settings['output_dir']}-{options.updates}",
         }

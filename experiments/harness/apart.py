@@ -11,8 +11,8 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 from experiments.harness.runner import use_one_thread
-from seqdistill.build.running import train
 from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.train import train
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.run_directory import RunDirectory
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from experiments.harness.rows import add_rows, add_sizes, read_rows
 from experiments.harness.runner import Cell, Rows, run_cells, use_one_thread
-from seqdistill.build.data import Split
+from seqdistill.assembly.data import Split
 from seqdistill.core.allocator import keep_freed_memory
 
 C = TypeVar("C", bound=Cell)

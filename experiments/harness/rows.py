@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from seqdistill.build.data import Split
+from seqdistill.assembly.data import Split
 from seqdistill.records import atomic
 from seqdistill.records.environment import environment_facts
 

@@ -249,7 +249,7 @@ class _Plan:
     def _scratch(self, method: str, rate: float, updates: int) -> StageOfCell:
         return self._stage(
             _PRESETS.get(method, method),
-            {"training.learning_rate": rate, "training.updates": updates},
+            {"training.learning_rate": rate, "training.steps": updates},
         )
 
     def _interpolation(self, rate: float, updates: int) -> StageOfCell:
@@ -257,8 +257,8 @@ class _Plan:
             "seq_inter",
             {
                 "training.learning_rate": rate,
-                "training.updates": updates,
-                "training.warmup_updates": min(20, updates),
+                "training.steps": updates,
+                "training.warmup_steps": min(20, updates),
                 "training.eval_every": max(1, updates // 2),
                 "data.train": str(self._task.interpolation_sources),
             },
@@ -269,7 +269,7 @@ class _Plan:
         if corpus := _CORPORA.get(preset):
             where["sequences.corpus"] = str(self._task.corpus(corpus))
         if preset in _ASKS_TEACHER:
-            where["teacher.keep_states"] = "fp32"
+            where["teacher.cache_hidden_states"] = "fp32"
             where["teacher.states"] = str(self._task.folder / "teacher-states" / preset)
         return StageOfCell(preset, {**settings, **where})
 
@@ -359,9 +359,9 @@ class _Plan:
         updates = self._budget(size).retraining_updates
         settings = {
             "training.learning_rate": rate,
-            "training.updates": times * updates,
-            "training.warmup_updates": min(50, updates),
-            "pruning.share": share,
+            "training.steps": times * updates,
+            "training.warmup_steps": min(50, updates),
+            "pruning.sparsity": share,
         }
         return self._stage("prune", settings)
 

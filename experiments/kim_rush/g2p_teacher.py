@@ -13,9 +13,9 @@ from experiments.harness.publishing import publish_model
 from experiments.harness.recipes import recipe_of
 from experiments.harness.shapes import Size
 from experiments.kim_rush.tasks import G2P
-from seqdistill.build.running import train
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.train import train
 from seqdistill.models.loading import load_tokenizer
 from seqdistill.models.scratch import configuration
 
@@ -23,10 +23,10 @@ _SIZE = Size(128, 3, 3)
 _SHAPE = {"init_std": 0.02, "max_position_embeddings": 64}
 _SETTINGS = {
     "method": "teacher",
-    "training.updates": 6000,
+    "training.steps": 6000,
     "training.batch_tokens": 2000,
     "training.learning_rate": 1.5e-3,
-    "training.warmup_updates": 300,
+    "training.warmup_steps": 300,
     "training.eval_every": 1000,
     "training.eval_metric": "bleu",
     "training.keep_best": 3,

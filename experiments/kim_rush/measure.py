@@ -16,14 +16,14 @@ from experiments.harness.contents import content_of
 from experiments.harness.recipes import recipe_of
 from experiments.kim_rush.cells import Cell, run_folder
 from experiments.kim_rush.tasks import Task
-from seqdistill.build.data import read_split
-from seqdistill.build.evaluation import evaluate_run, evaluation_settings
-from seqdistill.build.exporting import INT8_FOLDER
-from seqdistill.build.models import model_folder
-from seqdistill.build.systems import system_under_test
+from seqdistill.assembly.data import read_split
+from seqdistill.assembly.models import model_folder
 from seqdistill.compression.stored_sizes import stored_sizes
 from seqdistill.core.progress import NoProgress
 from seqdistill.evaluation.systems import SystemResult, evaluate_system
+from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
+from seqdistill.jobs.exporting import INT8_FOLDER
+from seqdistill.jobs.systems import system_under_test
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
@@ -134,7 +134,7 @@ def described(cell: Cell) -> dict[str, object]:
         "engine": _ENGINE,
         "learning_rate": cell.learning_rate,
         "learning_rates": [stage.settings["training.learning_rate"] for stage in cell.stages],
-        "updates": sum(int(str(stage.settings["training.updates"])) for stage in cell.stages),
+        "updates": sum(int(str(stage.settings["training.steps"])) for stage in cell.stages),
         **cell.facts,
         "name": cell.name,
         "digest": digest(cell),

@@ -14,12 +14,12 @@ import torch
 from experiments.harness.g2p_data import make_g2p_data
 from experiments.harness.recipes import recipe_of
 from experiments.kim_rush.tasks import G2P, Task
-from seqdistill.build.data import Split, read_split
-from seqdistill.build.labelling import label_data
+from seqdistill.assembly.data import Split, read_split
 from seqdistill.core.generators import named_generator
 from seqdistill.core.progress import Progress
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
+from seqdistill.jobs.label import label_data
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records import atomic
 

@@ -13,11 +13,11 @@ from experiments.harness.recipes import recipe_of
 from experiments.kim_rush.cells import Cell, plan
 from experiments.kim_rush.measure import described, run_directory
 from experiments.kim_rush.tasks import Task
-from seqdistill.build.data import read_split
-from seqdistill.build.evaluation import evaluation_settings, measure_speed
-from seqdistill.build.models import model_folder
-from seqdistill.build.systems import system_under_test
+from seqdistill.assembly.data import read_split
+from seqdistill.assembly.models import model_folder
 from seqdistill.evaluation.systems import SystemUnderTest, evaluate_translations
+from seqdistill.jobs.evaluate import evaluation_settings, measure_speed
+from seqdistill.jobs.systems import system_under_test
 from seqdistill.recipe.schema import Recipe
 
 # Of the rows that evaluation makes: what these rows say in their own words.

@@ -112,7 +112,7 @@ G2P = Task(
         "sequences.decoding.batch_tokens": 2048,
         "training.batch_tokens": 1500,
         "training.precision": "fp32",
-        "training.warmup_updates": 200,
+        "training.warmup_steps": 200,
         "training.eval_every": 500,
         "training.eval_metric": "token_error_rate",
         "training.trackers": [],
@@ -145,7 +145,7 @@ EN_DE = Task(
         "data.test": "bundled:en-de",
         "training.batch_tokens": 3000,
         "training.precision": "bf16",
-        "training.warmup_updates": 200,
+        "training.warmup_steps": 200,
         "training.eval_every": 600,
         # Smoother than BLEU where BLEU is still small.
         "training.eval_metric": "chrf",

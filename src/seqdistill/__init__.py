@@ -13,12 +13,12 @@ from seqdistill.core.version import __version__
 __all__ = ["Distilled", "__version__", "distill"]
 
 if TYPE_CHECKING:
-    from seqdistill.build.api import Distilled, distill
+    from seqdistill.jobs.distill import Distilled, distill
 
 
 def __getattr__(name: str) -> object:
     if name in ("Distilled", "distill"):
-        from seqdistill.build import api
+        from seqdistill.jobs import distill as api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

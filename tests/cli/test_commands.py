@@ -89,7 +89,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         module = ModuleType(f"seqdistill.build.{module_name}")
         setattr(module, function.__name__, function)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    labelling = sys.modules["seqdistill.build.labelling"]
+    labelling = sys.modules["seqdistill.jobs.label"]
     monkeypatch.setattr(labelling, "check_labels", lambda _folder: None, raising=False)
     return made
 
@@ -98,12 +98,12 @@ def test_train_hands_on_the_recipe_and_names_the_student(
     program: Program, recipe_file: str, calls: Calls
 ) -> None:
     answer = program(
-        "train", "--learning_rate", "3e-4", recipe_file, "training.updates=700", "--seed", "5",
+        "train", "--learning_rate", "3e-4", recipe_file, "training.steps=700", "--seed", "5",
         "--output_dir", "my runs/{seed}",
     )  # fmt: skip
     assert answer.exit_code == 0, answer.stderr
     (recipe,) = calls.recipes
-    assert (recipe.training.learning_rate, recipe.training.updates) == (3e-4, 700)
+    assert (recipe.training.learning_rate, recipe.training.steps) == (3e-4, 700)
     assert (recipe.seed, recipe.output_dir) == (5, "my runs/{seed}")
     assert calls.resumed == [False]
     assert "my runs/5/student" in answer.stdout
@@ -142,11 +142,11 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     option: str,
 ) -> None:
     before = files_in(tmp_path)
-    answer = program(*words, option, "training.updates=300")
+    answer = program(*words, option, "training.steps=300")
     assert answer.exit_code == 0, answer.stderr
     assert answer.stdout == "train examples  12\nupdates         300\nNothing was written.\n"
     assert files_in(tmp_path) == before
-    assert calls.recipes[0].training.updates == 300
+    assert calls.recipes[0].training.steps == 300
 
 
 def test_label_says_where_the_corpus_is(program: Program, calls: Calls) -> None:
@@ -182,10 +182,10 @@ def test_report_writes_the_page_into_the_run_or_where_it_is_told(program: Progra
 def test_demo_ends_with_how_to_translate_and_where_things_are(
     program: Program, calls: Calls
 ) -> None:
-    answer = program("demo", "training.updates=33", "--seed", "2", "--resume")
+    answer = program("demo", "training.steps=33", "--seed", "2", "--resume")
     assert answer.exit_code == 0, answer.stderr
     (recipe,) = calls.recipes
-    assert (recipe.training.updates, recipe.seed) == (33, 2)
+    assert (recipe.training.steps, recipe.seed) == (33, 2)
     assert calls.resumed == [True]
     assert "31.7 [30.6, 32.8]" in answer.stdout
     last = answer.stdout.splitlines()[-5:]

@@ -21,7 +21,7 @@ def model(tmp_path: Path) -> str:
 
 
 def test_a_model_goes_to_another_form_and_back(program: Program, model: str) -> None:
-    answer = program("export", model, "made/sparse", "--format", "sparse", "--store", "fp16")
+    answer = program("export", model, "made/sparse", "--format", "sparse", "--save-dtype", "fp16")
     assert answer.exit_code == 0, answer.stderr
     size = (Path("made/sparse") / SPARSE_WEIGHTS).stat().st_size
     before = (Path(model) / "model.safetensors").stat().st_size

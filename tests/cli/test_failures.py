@@ -20,7 +20,7 @@ class Failing(ModuleType):
     """Stands for `build.running`: raises what the test wants."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__("seqdistill.build.running")
+        super().__init__("seqdistill.jobs.train")
         self.error = error
 
     def train(self, recipe: object, *, progress: object, resume: bool) -> None:
@@ -28,7 +28,7 @@ class Failing(ModuleType):
 
 
 def let_training_fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    monkeypatch.setitem(sys.modules, "seqdistill.build.running", Failing(error))
+    monkeypatch.setitem(sys.modules, "seqdistill.jobs.train", Failing(error))
 
 
 def test_user_error_is_one_sentence_on_stderr(
@@ -214,7 +214,7 @@ def test_other_errors_of_torch_keep_their_traceback(
         (("generate", "run", "a"), "did you mean 'run/student'?"),
         (("recipe", "show", "sekkd"), "got 'sekkd'"),
         (("recipe", "check", "recipe.yaml", "other.yaml"), "FILE must be one recipe"),
-        (("recipe", "check", "recipe.yaml", "training.updates=0"), "training.updates"),
+        (("recipe", "check", "recipe.yaml", "training.steps=0"), "training.steps"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

@@ -11,10 +11,10 @@ from types import ModuleType
 
 import pytest
 
-from seqdistill.build import generating
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.examples import Example, Turn
+from seqdistill.jobs import generate as generating
 
 from .conftest import Program, files_in
 
@@ -68,7 +68,7 @@ class Echo:
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
     model = Echo()
-    module = ModuleType("seqdistill.build.generating")
+    module = ModuleType("seqdistill.jobs.generate")
     for name in ("is_rows", "read_rows"):
         setattr(module, name, getattr(generating, name))
     setattr(module, "generate_texts", model.generate_texts)  # noqa: B010

@@ -36,7 +36,7 @@ def test_resolved_recipe_reads_back_as_the_same(program: Program, recipe_file: s
     answer = program("recipe", "check", recipe_file, "--resolved", "--max_steps", "500")
     with open("resolved.yaml", "w", encoding="utf-8") as stream:
         stream.write(answer.stdout)
-    expected = read_recipe(recipe_file, ["training.updates=500"])
+    expected = read_recipe(recipe_file, ["training.steps=500"])
     assert read_recipe("resolved.yaml") == expected
 
 

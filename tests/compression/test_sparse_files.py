@@ -38,16 +38,16 @@ def pruned_pair(name: str = "llama-tied", *, share: float = 0.8) -> LoadedModel:
     return LoadedModel(model, character_tokenizer(), "tiny")
 
 
-@pytest.mark.parametrize(("name", "store"), _IN_FP32 + _IN_FP16)
-def test_what_is_stored_comes_back_identical(name: str, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "save_dtype"), _IN_FP32 + _IN_FP16)
+def test_what_is_stored_comes_back_identical(name: str, save_dtype: Store, tmp_path: Path) -> None:
     pair = pruned_pair(name)
-    save_sparse_pair(pair, tmp_path / "sparse", store=store)
+    save_sparse_pair(pair, tmp_path / "sparse", save_dtype=save_dtype)
     loaded = load_sparse_pair(str(tmp_path / "sparse"))
     was, found = pair.model.state_dict(), loaded.model.state_dict()
     assert found.keys() == was.keys()
     for key, tensor in was.items():
         is_stored = not (name.startswith("marian") and "embed_positions" in key)  # sinusoids
-        expected = tensor.half().float() if is_stored and store == "fp16" else tensor
+        expected = tensor.half().float() if is_stored and save_dtype == "fp16" else tensor
         assert torch.equal(bit_patterns(found[key]), bit_patterns(expected)), key
     embedding, head = loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()
     was_tied = pair.model.get_output_embeddings().weight is pair.model.get_input_embeddings().weight
@@ -56,14 +56,16 @@ def test_what_is_stored_comes_back_identical(name: str, store: Store, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("name", "store"), [("mbart", "fp16"), ("t5-untied", "fp32"), ("llama-tied", "fp16")]
+    ("name", "save_dtype"), [("mbart", "fp16"), ("t5-untied", "fp32"), ("llama-tied", "fp16")]
 )
-def test_loading_gives_what_the_dense_folder_gives(name: str, store: Store, tmp_path: Path) -> None:
+def test_loading_gives_what_the_dense_folder_gives(
+    name: str, save_dtype: Store, tmp_path: Path
+) -> None:
     pair = pruned_pair(name)
     assert pair.model.generation_config is not None
     pair.model.generation_config.max_new_tokens = 17
-    save_sparse_pair(pair, tmp_path / "sparse", store=store)
-    save_pair(pair, tmp_path / "dense", store=store)
+    save_sparse_pair(pair, tmp_path / "sparse", save_dtype=save_dtype)
+    save_pair(pair, tmp_path / "dense", save_dtype=save_dtype)
     sparse, dense = load_sparse_pair(str(tmp_path / "sparse")), load_pair(str(tmp_path / "dense"))
     assert model_fingerprint(sparse.model) == model_fingerprint(dense.model)
     assert tokenizer_fingerprint(sparse.tokenizer) == tokenizer_fingerprint(dense.tokenizer)
@@ -100,9 +102,9 @@ def test_bytes_are_those_of_the_values_and_at_most_a_bit_a_weight(
     mask = prune(model, pruned_share=share, scheme="class_blind")
     pair = LoadedModel(model, character_tokenizer(), "tiny")
     stores: list[tuple[Store, int, float]] = [("fp32", 4, of_fp32), ("fp16", 2, of_fp16)]
-    for store, width, most in stores:
-        save_sparse_pair(pair, tmp_path / "sparse", store=store)
-        save_pair(pair, tmp_path / "dense", store=store)
+    for save_dtype, width, most in stores:
+        save_sparse_pair(pair, tmp_path / "sparse", save_dtype=save_dtype)
+        save_pair(pair, tmp_path / "dense", save_dtype=save_dtype)
         found = (tmp_path / "sparse" / SPARSE_WEIGHTS).stat().st_size
         dense = (tmp_path / "dense" / "model.safetensors").stat().st_size
         values = width * mask.num_kept
@@ -143,12 +145,12 @@ def test_storing_replaces_what_was_there_and_an_interrupted_storing_does_not(
 
 def test_weights_beyond_fp16_are_refused_and_the_old_folder_stays(tmp_path: Path) -> None:
     pair = pruned_pair()
-    save_sparse_pair(pair, tmp_path / "student", store="fp16")
+    save_sparse_pair(pair, tmp_path / "student", save_dtype="fp16")
     before = model_fingerprint(load_sparse_pair(str(tmp_path / "student")).model)
     with torch.no_grad():
         pair.model.get_input_embeddings().weight[5, 0] = 1e6
     with pytest.raises(ModelError, match="below 65,504"):
-        save_sparse_pair(pair, tmp_path / "student", store="fp16")
+        save_sparse_pair(pair, tmp_path / "student", save_dtype="fp16")
     assert model_fingerprint(load_sparse_pair(str(tmp_path / "student")).model) == before
 
 

@@ -14,9 +14,9 @@ import torch
 from tests.tiny import character_tokenizer, tiny_model
 from typer.testing import CliRunner
 
-from seqdistill.build.api import distill
 from seqdistill.cli.main import app
 from seqdistill.cli.overrides import read_words
+from seqdistill.jobs.distill import distill
 from seqdistill.recipe.loading import load_recipe
 
 from .code_blocks import ROOT, blocks

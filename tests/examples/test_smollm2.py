@@ -26,10 +26,10 @@ def test_the_recipe_is_on_policy_after_a_stage_on_the_teachers_answers() -> None
     recipe = load_recipe(RECIPE, [])
     first = stage_recipe(recipe, 0, start_from=None)
     second = stage_recipe(recipe, 1, start_from="trained")
-    assert first.sequences.written_by == "teacher"
+    assert first.sequences.origin == "teacher"
     assert (first.student.init, first.student.decoder_layers) == ("teacher_layers", 15)
-    assert second.sequences.written_by == "mixture"
-    share = second.sequences.mixture.student_share
+    assert second.sequences.origin == "mixture"
+    share = second.sequences.mixture.student_fraction
     assert share is not None and share.ends == (0.5,)
     assert second.sequences.mixture.others == "teacher"
     assert [term.divergence for term in second.objective.terms] == ["forward_kl"]

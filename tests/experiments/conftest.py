@@ -8,8 +8,8 @@ import pytest
 from experiments.gkd import measure as gkd
 from experiments.kim_rush import measure as kim_rush
 
-from seqdistill.build.running import train
 from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.train import train
 
 
 @pytest.fixture(autouse=True)

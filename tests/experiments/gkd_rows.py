@@ -47,7 +47,7 @@ def row(
         "preset": known.preset,
         "method": method,
         "divergence": known.divergence,
-        "lambda": known.student_share,
+        "lambda": known.student_fraction,
         "alpha": None,
         "data_share": 1.0,
         "seed": seed,
@@ -99,7 +99,7 @@ def whole_grid(task: str, *, by_share: float = 3.0) -> Rows:
     grid = FULL_GRID if task in ("g2p", "arithmetic") else KEY_GRID
     gains = {}
     for name, method in methods_of(grid).items():
-        share = 0.0 if method.student_share is None else method.student_share
+        share = 0.0 if method.student_fraction is None else method.student_fraction
         seeking = 1.0 if method.divergence == "reverse_kl" else 0.0
         gains[name] = 2.0 + 2.0 * by_share * share + seeking
     return main_rows(task, gains)
@@ -232,5 +232,5 @@ def at(divergence: str, share: float) -> GridPoint:
     return next(
         point
         for point in FULL_GRID
-        if (point.divergence, point.student_share) == (divergence, share)
+        if (point.divergence, point.student_fraction) == (divergence, share)
     )

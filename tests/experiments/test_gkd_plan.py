@@ -153,7 +153,7 @@ def test_students_of_a_later_start_choose_their_rates_there() -> None:
     for cell in starts:
         assert cell.updates == LATER_FACTOR * G2P.budget.initial_updates
         (first,) = (c for c in cells if (c.experiment, c.seed) == ("initial", cell.seed))
-        assert cell.settings == {**first.settings, "training.updates": cell.updates}
+        assert cell.settings == {**first.settings, "training.steps": cell.updates}
     # A start that was trained anew has its students choose anew, and only they.
     moved = [
         {**row, "training": "anew"} if row["experiment"] == "later_initial" else row for row in rows
@@ -170,7 +170,7 @@ def test_every_cell_is_a_recipe_that_can_be_trained(task: Task) -> None:
     for cell in {cell.trained: cell for cell in cells if cell.experiment != "teacher"}.values():
         start = {} if cell.start is None else {"student.model": "student"}
         recipe = recipe_of({**cell.settings, **start}, preset=cell.method.preset)
-        assert recipe.seed == cell.seed and recipe.training.updates == cell.updates
+        assert recipe.seed == cell.seed and recipe.training.steps == cell.updates
         assert recipe.training.learning_rate == cell.learning_rate
         assert recipe.sequences.rollouts.sampling_temperature == 1.0
         if cell.data_share < 1.0:
@@ -185,13 +185,13 @@ def test_a_point_of_the_grid_is_its_divergence_and_its_writer(
     method = next(
         grid_method(point)
         for point in G2P.grid
-        if (point.divergence, point.student_share) == (divergence, share)
+        if (point.divergence, point.student_fraction) == (divergence, share)
     )
     cell = Cell(G2P, "main", method, 1, 10, 1e-3, "t1")
     recipe = recipe_of({**cell.settings, "student.model": "s"}, preset=method.preset)
     (term,) = recipe.objective.terms
-    written_by = {0.0: "reference", 0.5: "mixture", 1.0: "student"}[share]
-    assert recipe.sequences.written_by == written_by
+    origin = {0.0: "reference", 0.5: "mixture", 1.0: "student"}[share]
+    assert recipe.sequences.origin == origin
     assert recipe.objective.reduction == "sequence"
     if divergence.startswith("jsd"):
         assert (term.divergence, term.beta, term.scale) == (
@@ -203,7 +203,7 @@ def test_a_point_of_the_grid_is_its_divergence_and_its_writer(
         assert term.divergence == divergence
     if share == 0.5:
         mixture = recipe.sequences.mixture
-        assert mixture.student_share is not None and mixture.student_share.start == 0.5
+        assert mixture.student_fraction is not None and mixture.student_fraction.start == 0.5
         assert mixture.coin == "batch" and mixture.others == "reference"
 
 

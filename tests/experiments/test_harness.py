@@ -23,8 +23,8 @@ from experiments.kim_rush.prepare import prepare
 from experiments.kim_rush.tasks import G2P, Budget, Task
 from tests.experiments.tiny import save_tiny_teacher, tiny_settings, write_tiny_data
 
-from seqdistill.build.running import train
 from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.train import train
 
 TINY = Size(16, 1, 1)
 SMALLER = Size(8, 1, 1)
@@ -154,7 +154,7 @@ def test_only_rates_chosen_by_short_runs_are_asked_about_again(task: Task) -> No
 
     def asked(task: Task) -> set[float]:
         cells = [c for c in plan(task, rows) if str(c.facts.get("variant", "")).endswith("_rate")]
-        assert {(c.method, c.stages[0].settings["training.updates"]) for c in cells} <= {
+        assert {(c.method, c.stages[0].settings["training.steps"]) for c in cells} <= {
             ("baseline", task.budgets[TINY.name].updates)
         }
         return {cell.learning_rate for cell in cells}

@@ -40,7 +40,7 @@ def tiny_settings(settings: Settings, data: Path) -> Mapping[str, object]:
     return {
         **settings,
         **{f"data.{split}": str(data / f"{split}.tsv") for split in ("train", "dev", "test")},
-        "training.warmup_updates": 1,
+        "training.warmup_steps": 1,
         "training.batch_tokens": 100,
         "training.eval_every": 2,
         "training.log_every": 1,

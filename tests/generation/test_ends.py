@@ -188,7 +188,7 @@ def test_samples_and_beams_of_every_engine_end_with_any_of_the_set(name: str) ->
         kind=kind,
         decoding=dataclasses.replace(sampled, n_best=1),
         vocab_size=VOCAB,
-        teacher_share=0.5,
+        teacher_fraction=0.5,
     )
     samples = mixture.sample(found.sources * 4, seed=5)
     written = [(output.token_ids, output.finished) for output in outputs]

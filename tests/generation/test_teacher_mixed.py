@@ -40,7 +40,7 @@ def mixed(
         kind=student.kind,
         decoding=decoding,
         vocab_size=size,
-        teacher_share=share,
+        teacher_fraction=share,
     )
 
 
@@ -95,7 +95,7 @@ def test_no_gradient_flows_through_sampling(name: str, teacher_mixed: bool) -> N
     def look(module: torch.nn.Module, *_: object) -> None:
         seen.add((torch.is_grad_enabled(), module.training))
 
-    written_by = [student, teacher] if teacher_mixed else [student]
+    origin = [student, teacher] if teacher_mixed else [student]
     sampler: Sampler = (
         mixed(student, teacher)
         if teacher_mixed
@@ -103,14 +103,14 @@ def test_no_gradient_flows_through_sampling(name: str, teacher_mixed: bool) -> N
             student.model, student.tokenizer, kind=student.kind, decoding=SAMPLED
         )
     )
-    for writer in written_by:
+    for writer in origin:
         writer.model.train()
         for module in writer.model.modules():
             module.register_forward_hook(look)
     with torch.enable_grad():
         sampler.sample(student.sources, seed=1)
     assert seen == {(False, False)}, "(a graph was built, dropout was on)"
-    assert all(module.training for w in written_by for module in w.model.modules())
+    assert all(module.training for w in origin for module in w.model.modules())
 
 
 def test_the_present_weights_of_both_are_read_and_modes_kept() -> None:
@@ -129,7 +129,7 @@ def test_the_present_weights_of_both_are_read_and_modes_kept() -> None:
 
 def test_impossible_mixtures_are_refused() -> None:
     student, teacher = small("llama"), teacher_of("llama")
-    with pytest.raises(RecipeError, match=r"teacher_share must lie in \[0, 1\], got 1.5"):
+    with pytest.raises(RecipeError, match=r"teacher_fraction must lie in \[0, 1\], got 1.5"):
         mixed(student, teacher, share=1.5)
     with pytest.raises(RecipeError, match="mode: sample"):
         mixed(student, teacher, Decoding(mode="beam", beam_size=1))

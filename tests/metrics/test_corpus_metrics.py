@@ -42,7 +42,7 @@ def test_paired_tests_find_the_better_system_by_every_metric(name: str) -> None:
         confidence=0.95,
         generator=np.random.default_rng(2),
     )
-    assert CORPUS_METRICS[name].worth(found.delta) > 0
+    assert CORPUS_METRICS[name].score_key(found.delta) > 0
     assert found.low * found.high > 0, "the interval of the difference holds zero"
 
 

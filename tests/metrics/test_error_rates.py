@@ -94,7 +94,7 @@ def test_a_perfect_output_is_worth_more_than_a_wrong_one_by_every_metric(name: s
         metric.statistics(outputs, references).score().value
         for outputs in (references, ["no", "no"])
     )
-    assert metric.worth(right) > metric.worth(wrong)
+    assert metric.score_key(right) > metric.score_key(wrong)
     assert metric.statistics(references, references).name == name
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 from transformers import BertConfig, EncoderDecoderConfig, GPT2Config, PreTrainedConfig
 
-from seqdistill.build.models import build_student
+from seqdistill.assembly.models import build_student
 from seqdistill.core import hub
 from seqdistill.core.errors import ModelError
 from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
@@ -60,10 +60,11 @@ def test_what_has_no_gradient_asks_for_none_after_loading_either(name: str, tmp_
 
 
 def test_fp16_halves_the_file_and_loads_as_fp32(pair: LoadedModel, tmp_path: Path) -> None:
-    save_pair(pair, tmp_path / "fp32", store="fp32")
-    save_pair(pair, tmp_path / "fp16", store="fp16")
+    save_pair(pair, tmp_path / "fp32", save_dtype="fp32")
+    save_pair(pair, tmp_path / "fp16", save_dtype="fp16")
     sizes = {
-        store: (tmp_path / store / "model.safetensors").stat().st_size for store in ("fp32", "fp16")
+        save_dtype: (tmp_path / save_dtype / "model.safetensors").stat().st_size
+        for save_dtype in ("fp32", "fp16")
     }
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
     loaded = load_pair(str(tmp_path / "fp16")).model.state_dict()
@@ -81,7 +82,7 @@ def test_weights_beyond_fp16_are_refused_and_the_old_folder_stays(
     with torch.no_grad():
         pair.model.get_input_embeddings().weight[5, 0] = 1e6
     with pytest.raises(ModelError, match="below 65,504"):
-        save_pair(pair, folder, store="fp16")
+        save_pair(pair, folder, save_dtype="fp16")
     assert model_fingerprint(load_pair(str(folder)).model) == before
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 

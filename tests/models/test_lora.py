@@ -14,8 +14,8 @@ from peft import PeftModel
 from tests.tiny import character_tokenizer, collator, random_examples, tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from seqdistill.build.systems import weight_bytes
 from seqdistill.core.errors import ModelError, UserError
+from seqdistill.jobs.systems import weight_bytes
 from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.models.lora import LoraAdapter
@@ -129,7 +129,7 @@ def test_layers_that_cannot_be_merged_into_exactly_are_refused(
         LoraAdapter(tiny_model(name), rank=2, alpha=4.0, dropout=0.0, targets=targets, seed=1)
 
 
-@pytest.mark.parametrize("store", ["fp32", "fp16"])
+@pytest.mark.parametrize("save_dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize(
     ("name", "targets"),
     [
@@ -142,17 +142,17 @@ def test_layers_that_cannot_be_merged_into_exactly_are_refused(
     ],
 )
 def test_a_stored_student_says_what_the_adapted_one_said(
-    name: str, targets: str | list[str], store: Literal["fp32", "fp16"], tmp_path: Path
+    name: str, targets: str | list[str], save_dtype: Literal["fp32", "fp16"], tmp_path: Path
 ) -> None:
     model = tiny_model(name)
     lora = LoraAdapter(model, rank=2, alpha=4.0, dropout=0.5, targets=targets, seed=1)
     moved(model)
     said = probe_logits(model)
     merged = LoadedModel(lora.merge(), character_tokenizer(), "tiny")
-    save_pair(merged, tmp_path / "student", store=store, said=said)
+    save_pair(merged, tmp_path / "student", save_dtype=save_dtype, said=said)
     auto = AutoModelForCausalLM if merged.kind == "causal" else AutoModelForSeq2SeqLM
     read = auto.from_pretrained(tmp_path / "student", dtype=torch.float32)
-    tolerance = 1e-4 if store == "fp32" else 2e-2
+    tolerance = 1e-4 if save_dtype == "fp32" else 2e-2
     assert difference(said, probe_logits(read)) <= tolerance
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqdistill.core.head import Head
-from seqdistill.objectives.chunk_walk import FusedLoss
+from seqdistill.objectives.chunked_loss import FusedLoss
 from seqdistill.objectives.fused import (
     fused_divergence,
     fused_negative_log_likelihood,

@@ -117,7 +117,7 @@ def test_a_fresh_state_reads_back() -> None:
 def test_the_share_is_logged_and_is_that_of_the_loss() -> None:
     here = world()
     objective = WeightedObjective(
-        [Term("interpolated_forward_kl", start_share=0.7)], reduction="sum"
+        [Term("interpolated_forward_kl", start_fraction=0.7)], reduction="sum"
     )
     _, parts = objective(here.states, here.scores, here.batch)
     assert parts["interpolation_share"].mean == 0.7
@@ -130,7 +130,7 @@ def test_the_share_is_logged_and_is_that_of_the_loss() -> None:
 
 
 def test_two_moving_targets_have_two_states() -> None:
-    terms = [TAID, Term("interpolated_forward_kl", start_share=0.8)]
+    terms = [TAID, Term("interpolated_forward_kl", start_fraction=0.8)]
     objective, here = WeightedObjective(terms, reduction="token"), world()
     _, parts = objective(here.states, here.scores, here.batch)
     assert parts["interpolation_share"].mean == 0.4

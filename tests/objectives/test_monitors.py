@@ -105,27 +105,27 @@ def test_monitors_tell_of_the_student_as_it_writes() -> None:
     here = world()
     quiet = as_writer_of(here)
     objective = logged([NLL])
-    assert objective.reads_the_writer
+    assert objective.needs_eval_states
     loss, parts = objective(here.states, here.scores, here.batch, quiet)
     _, expected = logged([NLL])(quiet, here.scores, here.batch)
     for name in BOTH:
         assert parts[name].mean == expected[name].mean
     assert loss.total == logged([NLL])(here.states, here.scores, here.batch)[0].total
     objective.begin_update(11, 100, logged=False)
-    assert not objective.reads_the_writer, "nobody looks at this update"
+    assert not objective.needs_eval_states, "nobody looks at this update"
 
 
 @pytest.mark.parametrize("mine", ["student", "teacher_mixed"])
 def test_monitors_count_only_what_the_student_had_a_hand_in(mine: str) -> None:
     """Beside a teacher too: all that MiniLLM's student writes is teacher-mixed."""
     here = world()
-    mixed = here.told(written_by=("reference", "student", "teacher", mine))
+    mixed = here.told(origin=("reference", "student", "teacher", mine))
     own = here.rows(slice(1, 2)), here.rows(slice(3, 4))
     _, parts = logged([NLL])(mixed.states, mixed.scores, mixed.batch)
     alone = [logged([NLL])(part.states, part.scores, part.batch)[1] for part in own]
     for name in BOTH:
         assert parts[name].count == sum(part.batch.num_targets for part in own)
         assert parts[name].total == pytest.approx(sum(float(p[name].total) for p in alone))
-    nobody = here.told(written_by=("reference",) * 4)
+    nobody = here.told(origin=("reference",) * 4)
     _, parts = logged([NLL])(nobody.states, nobody.scores, nobody.batch)
     assert [float(parts[name].count) for name in BOTH] == [0.0, 0.0]

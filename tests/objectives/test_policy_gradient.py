@@ -366,7 +366,7 @@ def test_weights_are_of_the_student_that_wrote_and_not_of_what_dropout_left(term
     sampled = log_q.gather(-1, here.batch.target_ids[..., None]).squeeze(-1)
     here = here.told(sampled_log_probs=sampled)
     objective = WeightedObjective([term], reduction="sum")
-    assert objective.reads_the_writer
+    assert objective.needs_eval_states
     loss, _ = objective(here.states, here.scores, here.batch, quiet)
     mask = here.batch.target_mask
     if term is WEIGHTED:
@@ -390,4 +390,4 @@ def test_weights_are_of_the_student_that_wrote_and_not_of_what_dropout_left(term
 
 
 def test_a_divergence_alone_does_not_ask_the_student_that_wrote() -> None:
-    assert not WeightedObjective([SINGLE], reduction="sum").reads_the_writer
+    assert not WeightedObjective([SINGLE], reduction="sum").needs_eval_states

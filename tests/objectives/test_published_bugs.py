@@ -238,14 +238,14 @@ def test_the_loss_does_not_depend_on_the_split_into_micro_batches(reduction: Red
     too, and policy gradients where they may be."""
     generator = torch.Generator().manual_seed(9)
     here = world().told(
-        written_by=("student", "teacher", "student", "reference"),
+        origin=("student", "teacher", "student", "reference"),
         advantages=torch.randn(4, generator=generator),
         sampled_log_probs=-torch.rand(4, 7, generator=generator, dtype=torch.float64),
     )
     names = DIVERGENCES if reduction == "token" else TERM_NAMES
     terms = [term(name) for name in names]
     terms += [Term("reverse_kl", importance_weighted=True)]
-    terms += [Term("forward_kl", written_by=("student",))]
+    terms += [Term("forward_kl", origin=("student",))]
     chosen = WeightedObjective(terms, reduction=reduction)
     weight = here.states.head.weight
     whole, whole_parts = chosen(here.states, here.scores, here.batch)

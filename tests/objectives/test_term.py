@@ -9,15 +9,15 @@ import torch
 from tests.objectives.worlds import mean, naive, world
 
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.origins import Origin
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.core.writers import Writer
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.reduction import Reduction, reduce
 from seqdistill.objectives.registry import DIVERGENCES
 from seqdistill.objectives.term import TERM_NAMES, Term
 
-WRITERS: tuple[Writer, ...] = ("teacher", "student", "reference", "student")
+WRITERS: tuple[Origin, ...] = ("teacher", "student", "reference", "student")
 
 
 def test_a_scheduled_weight_is_that_of_the_update() -> None:
@@ -57,10 +57,10 @@ def test_a_constant_schedule_is_the_number() -> None:
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
 def test_terms_by_writer_are_as_if_the_others_were_zero(reduction: Reduction) -> None:
     """DistiLLM-2: skew KL on the teacher's sequences, skew reverse KL on the student's."""
-    here = world().told(written_by=WRITERS)
+    here = world().told(origin=WRITERS)
     terms = [
-        Term("skew_forward_kl", alpha=0.1, written_by=("teacher",)),
-        Term("skew_reverse_kl", alpha=0.1, written_by=("student",)),
+        Term("skew_forward_kl", alpha=0.1, origin=("teacher",)),
+        Term("skew_reverse_kl", alpha=0.1, origin=("student",)),
     ]
     whole, parts = WeightedObjective(terms, reduction=reduction)(
         here.states, here.scores, here.batch
@@ -86,9 +86,9 @@ def test_terms_by_writer_are_as_if_the_others_were_zero(reduction: Reduction) ->
 
 
 def test_a_writer_who_wrote_nothing_counts_nothing() -> None:
-    here = world().told(written_by=WRITERS)
+    here = world().told(origin=WRITERS)
     objective = WeightedObjective(
-        [Term("forward_kl", written_by=("teacher_mixed",))], reduction="token"
+        [Term("forward_kl", origin=("teacher_mixed",))], reduction="token"
     )
     total, parts = objective(here.states, here.scores, here.batch)
     assert total.total == 0.0
@@ -100,7 +100,7 @@ def test_a_writer_who_wrote_nothing_counts_nothing() -> None:
 
 def test_a_batch_that_does_not_say_who_wrote_it_is_refused() -> None:
     here = world()
-    objective = WeightedObjective([Term("forward_kl", written_by=("student",))], reduction="token")
+    objective = WeightedObjective([Term("forward_kl", origin=("student",))], reduction="token")
     with pytest.raises(RecipeError, match=r"written by student, .* got a batch that does not"):
         objective(here.states, here.scores, here.batch)
 
@@ -140,9 +140,12 @@ def test_importance_weights_multiply_every_position_of_reverse_kl(reduction: Red
         (Term("sequence_reverse_kl", discount=0.0), "discount of .* above 0 and not above 1"),
         (Term("reverse_kl", discount=0.9), "discount must belong to"),
         (Term("sequence_reverse_kl", clip=1.0), "clip of sequence_reverse_kl must lie strictly"),
-        (Term("interpolated_forward_kl", start_share=1.1), "start_share of .* between 0 and 1"),
+        (
+            Term("interpolated_forward_kl", start_fraction=1.1),
+            "start_fraction of .* between 0 and 1",
+        ),
         (Term("interpolated_forward_kl", momentum=1.0), "momentum of .* below 1"),
-        (Term("forward_kl", written_by=()), "written_by of forward_kl must name"),
+        (Term("forward_kl", origin=()), "origin of forward_kl must name"),
     ],
 )
 def test_impossible_terms_are_refused(term: Term, message: str) -> None:

@@ -36,7 +36,7 @@ class World:
             decoder_mask=whole.decoder_mask[rows],
             target_ids=whole.target_ids[rows],
             target_mask=whole.target_mask[rows],
-            written_by=None if whole.written_by is None else whole.written_by[rows],
+            origin=None if whole.origin is None else whole.origin[rows],
             sampled_log_probs=_cut(whole.sampled_log_probs, rows),
             advantages=_cut(whole.advantages, rows),
         )
@@ -74,7 +74,7 @@ def _cut(tensor: Tensor | None, rows: slice) -> Tensor | None:
 
 def naive(term: Term, here: World, reduction: Reduction, temperature: float) -> float:
     """The term's mean, one position after another, with the plain functions."""
-    told = dataclasses.asdict(term) | {"share": term.start_share}
+    told = dataclasses.asdict(term) | {"share": term.start_fraction}
     temperature = 1.0 if DIVERGENCES[term.divergence].one_right_symbol else temperature
     parameters = {
         key: told[key]

@@ -22,15 +22,15 @@ def term(text: str) -> str:
     return f"objective.terms=[{{{text}}}]"
 
 
-ON_POLICY = [*WITH_TEACHER, term("divergence: reverse_kl"), "sequences.written_by=student"]
+ON_POLICY = [*WITH_TEACHER, term("divergence: reverse_kl"), "sequences.origin=student"]
 MIXED = [
     *WITH_TEACHER,
     term("divergence: forward_kl"),
-    "sequences={written_by: mixture, mixture: {student_share: 0.5}}",
+    "sequences={origin: mixture, mixture: {student_fraction: 0.5}}",
 ]
 REWARDED = [
     *OWN,
-    "sequences={written_by: student, rollouts: {samples_per_prompt: 2}}",
+    "sequences={origin: student, rollouts: {samples_per_prompt: 2}}",
     "objective={terms: [{divergence: reward}], reduction: sequence}",
 ]
 
@@ -65,8 +65,8 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     ),
     (
         "teacher.model",
-        [*OWN, "sequences.written_by=teacher"],
-        "for sequences.written_by: teacher",
+        [*OWN, "sequences.origin=teacher"],
+        "for sequences.origin: teacher",
         "teacher.model=...",
     ),
     (
@@ -82,11 +82,16 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "teacher.scores=dense",
     ),
     ("teacher.scores", WITH_TEACHER, "must be none when no term", "forward_kl"),
-    ("teacher.keep_states", [*OWN, "teacher.keep_states=fp16"], "got fp16", "teacher.scores=dense"),
-    ("teacher.states", [*OWN, "teacher.states=s"], "got 's'", "teacher.keep_states=fp32"),
     (
-        "teacher.keep_states",
-        [*OWN, "teacher={model: t, keep_states: fp32}", "compare=[baseline, seq_kd]"],
+        "teacher.cache_hidden_states",
+        [*OWN, "teacher.cache_hidden_states=fp16"],
+        "got fp16",
+        "teacher.scores=dense",
+    ),
+    ("teacher.states", [*OWN, "teacher.states=s"], "got 's'", "teacher.cache_hidden_states=fp32"),
+    (
+        "teacher.cache_hidden_states",
+        [*OWN, "teacher={model: t, cache_hidden_states: fp32}", "compare=[baseline, seq_kd]"],
         "would not be read",
         "remove it",
     ),
@@ -94,7 +99,7 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "teacher.states",
         [
             *OWN,
-            "teacher={model: t, keep_states: fp32, states: s}",
+            "teacher={model: t, cache_hidden_states: fp32, states: s}",
             "compare=[word_kd, seq_kd_word_kd]",
         ],
         "for word_kd and for seq_kd_word_kd",
@@ -187,16 +192,16 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "unless engine is ctranslate2",
         "engine=ctranslate2",
     ),
-    ("sequences.corpus", [*OWN, "sequences.corpus=c"], "got 'c'", "written_by=teacher"),
+    ("sequences.corpus", [*OWN, "sequences.corpus=c"], "got 'c'", "origin=teacher"),
     (
         "sequences.similarity",
         [*OWN, "sequences.similarity=sentence_chrf"],
         "got sentence_chrf",
-        "written_by=interpolation",
+        "origin=interpolation",
     ),
     (
         "sequences.decoding.n_best",
-        [*OWN, "teacher.model=t", "sequences.written_by=interpolation"],
+        [*OWN, "teacher.model=t", "sequences.origin=interpolation"],
         "got 1",
         "35",
     ),
@@ -256,8 +261,8 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     ),
     ("objective.loss_temperature", [*OWN, "objective.loss_temperature=2"], "got 2", "forward_kl"),
     (
-        "training.warmup_updates",
-        [*OWN, "training={updates: 50, warmup_updates: 51}"],
+        "training.warmup_steps",
+        [*OWN, "training={updates: 50, warmup_steps: 51}"],
         "got 51 of 50",
         "lower",
     ),
@@ -265,8 +270,8 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     ("data.dev", [*OWN, 'data.dev="a\\uD800.tsv"'], "one with '\\ud800' in it", "remove"),
     ("seed", [*OWN, f"seed={10**18}"], "at most 18 digits", "lower it"),
     (
-        "training.final_rate_share",
-        [*OWN, "training={schedule: constant, final_rate_share: 0.1}"],
+        "training.final_rate_fraction",
+        [*OWN, "training={schedule: constant, final_rate_fraction: 0.1}"],
         "got 0.1 with constant",
         "remove",
     ),
@@ -305,8 +310,8 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     ("compare.0", [*OWN, "compare=[teacher]"], "got 'teacher'", "take one"),
     ("compare.1", [*OWN, "compare=[baseline, baseline]"], "twice", "remove"),
     (
-        "sequences.written_by",
-        [*OWN, "teacher.model=t", "compare=[baseline]", "sequences.written_by=teacher"],
+        "sequences.origin",
+        [*OWN, "teacher.model=t", "compare=[baseline]", "sequences.origin=teacher"],
         "each compared preset",
         "remove it",
     ),
@@ -320,25 +325,30 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     (
         "teacher.model",
         [*OWN, "compare=[baseline, seq_kd]"],
-        "written_by: teacher",
+        "origin: teacher",
         "teacher.model=",
     ),
-    ("teacher.keep_states", [*ON_POLICY, "teacher.keep_states=fp32"], "by student", "remove it"),
     (
-        "objective.terms.0.written_by",
-        [*OWN, "sequences.written_by=student"],
+        "teacher.cache_hidden_states",
+        [*ON_POLICY, "teacher.cache_hidden_states=fp32"],
+        "by student",
+        "remove it",
+    ),
+    (
+        "objective.terms.0.origin",
+        [*OWN, "sequences.origin=student"],
         "its own samples",
         "divergence from the teacher",
     ),
     (
-        "objective.terms.0.written_by",
+        "objective.terms.0.origin",
         [*MIXED, term("divergence: negative_log_likelihood"), "teacher.scores=none"],
         "its own samples",
-        "written_by: [reference]",
+        "origin: [reference]",
     ),
     (
-        "objective.terms.0.written_by",
-        [*MIXED, term("divergence: forward_kl, written_by: [teacher]")],
+        "objective.terms.0.origin",
+        [*MIXED, term("divergence: forward_kl, origin: [teacher]")],
         "(student, reference), got teacher",
         "take one",
     ),
@@ -349,8 +359,8 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "remove it",
     ),
     (
-        "sequences.mixture.student_share",
-        [*ON_POLICY, "sequences.mixture.student_share=0.5"],
+        "sequences.mixture.student_fraction",
+        [*ON_POLICY, "sequences.mixture.student_fraction=0.5"],
         "got 0.5 with student",
         "remove it",
     ),
@@ -361,20 +371,20 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "remove it",
     ),
     (
-        "sequences.mixture.student_share",
-        [*WITH_TEACHER, term("divergence: forward_kl"), "sequences.written_by=mixture"],
+        "sequences.mixture.student_fraction",
+        [*WITH_TEACHER, term("divergence: forward_kl"), "sequences.origin=mixture"],
         "got none",
         "0.5",
     ),
     (
-        "sequences.mixture.student_share",
-        [*MIXED, "sequences.mixture.student_share={start: 0, end: 2}"],
+        "sequences.mixture.student_fraction",
+        [*MIXED, "sequences.mixture.student_fraction={start: 0, end: 2}"],
         "got 0 to 2 (linear)",
         "in that range",
     ),
     (
-        "sequences.mixture.student_share",
-        [*MIXED, "sequences.mixture.student_share={start: 0, end: 1, shape: exponential}"],
+        "sequences.mixture.student_fraction",
+        [*MIXED, "sequences.mixture.student_fraction={start: 0, end: 1, shape: exponential}"],
         "positive ends",
         "shape: linear",
     ),
@@ -385,14 +395,14 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "linear",
     ),
     (
-        "sequences.mixture.student_share.step",
-        [*MIXED, "sequences.mixture.student_share={start: 0, step: 0.2}"],
+        "sequences.mixture.student_fraction.step",
+        [*MIXED, "sequences.mixture.student_fraction={start: 0, step: 0.2}"],
         "got 0.2 with linear",
         "remove it",
     ),
     (
         "training.eval_every",
-        [*MIXED, "sequences.mixture.student_share={start: 0, shape: adaptive}"],
+        [*MIXED, "sequences.mixture.student_fraction={start: 0, shape: adaptive}"],
         "follows the dev loss",
         "add training.eval_every",
     ),
@@ -404,21 +414,21 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     ),
     (
         "sequences.rollouts.engine",
-        [*ON_POLICY, "sequences.rollouts={engine: ctranslate2, teacher_share: 0.2}"],
+        [*ON_POLICY, "sequences.rollouts={engine: ctranslate2, teacher_fraction: 0.2}"],
         "two models",
         "remove it",
     ),
     (
-        "sequences.rollouts.teacher_share",
-        [*ON_POLICY, "sequences={written_by: replay, rollouts: {teacher_share: 0.2}}"],
+        "sequences.rollouts.teacher_fraction",
+        [*ON_POLICY, "sequences={origin: replay, rollouts: {teacher_fraction: 0.2}}"],
         "got 0.2",
-        "written_by=student",
+        "origin=student",
     ),
     (
         "objective.terms.0.divergence",
         [*WITH_TEACHER, "objective={terms: [{divergence: sequence_reverse_kl}], reduction: sum}"],
         "where the student writes nothing that it counts, got sequences of reference",
-        "sequences.written_by=student",
+        "sequences.origin=student",
     ),
     ("objective.reward.function", REWARDED, "got none", "exact_answer"),
     (
@@ -440,14 +450,14 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "moving_average",
     ),
     (
-        "objective.terms.0.written_by",
-        [*OWN, term("divergence: negative_log_likelihood, written_by: [reference]")],
+        "objective.terms.0.origin",
+        [*OWN, term("divergence: negative_log_likelihood, origin: [reference]")],
         "where reference is the only writer",
         "remove it",
     ),
     (
-        "sequences.mixture.student_share",
-        [*MIXED, "sequences.mixture={student_share: 1, coin: both}"],
+        "sequences.mixture.student_fraction",
+        [*MIXED, "sequences.mixture={student_fraction: 1, coin: both}"],
         "answered by both, got 1",
         "coin=batch",
     ),
@@ -455,7 +465,7 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
         "sequences.replay.capacity",
         [
             *ON_POLICY,
-            "sequences={written_by: replay, replay: {capacity: 3}}",
+            "sequences={origin: replay, replay: {capacity: 3}}",
             "sequences.rollouts.samples_per_prompt=4",
         ],
         "at least the 4 sequences that a single prompt gets",
@@ -463,8 +473,8 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     ),
     *(
         (
-            "training.updates",
-            [*OWN, f"training={{updates: 1, warmup_updates: 0, schedule: {schedule}}}"],
+            "training.steps",
+            [*OWN, f"training={{updates: 1, warmup_steps: 0, schedule: {schedule}}}"],
             "nothing would be learned",
             "training.schedule=constant",
         )
@@ -517,9 +527,17 @@ def test_a_contradiction_is_found_alone_with_finding_and_remedy(
         [*WITH_TEACHER, term("divergence: jensen_shannon, beta: 1, scale: gradient")],
         [*WITH_TEACHER, term("divergence: skew_reverse_kl, alpha: 0.1")],
         [*WITH_TEACHER, term("divergence: total_variation"), "objective.loss_temperature=2"],
-        [*WITH_TEACHER, term("divergence: forward_kl"), "teacher={keep_states: fp16, states: s}"],
-        [*OWN, "teacher={model: t, keep_states: fp32, states: s}", "compare=[baseline, word_kd]"],
-        [*OWN, "teacher.model=t", "sequences={written_by: teacher, corpus: c}"],
+        [
+            *WITH_TEACHER,
+            term("divergence: forward_kl"),
+            "teacher={cache_hidden_states: fp16, states: s}",
+        ],
+        [
+            *OWN,
+            "teacher={model: t, cache_hidden_states: fp32, states: s}",
+            "compare=[baseline, word_kd]",
+        ],
+        [*OWN, "teacher.model=t", "sequences={origin: teacher, corpus: c}"],
         [*OWN, "sequences.decoding={mode: sample, n_best: 9, top_k: 5, sampling_temperature: 0.5}"],
         [*OWN, "sequences.decoding={n_best: 5}"],
         [*SCRATCH, "student.vocab_size=100"],
@@ -528,18 +546,18 @@ def test_a_contradiction_is_found_alone_with_finding_and_remedy(
         ["data.train=a", "teacher.model=t", "student={init: teacher_layers, encoder_layers: 2}"],
         [*OWN, "teacher.model=t", "compare=[baseline, word_kd, seq_kd, seq_kd_word_kd]"],
         ["data={train: bundled:en-de, dev: bundled:en-de}", "student.model=s"],
-        [*OWN, "training={updates: 5, warmup_updates: 5}"],
+        [*OWN, "training={updates: 5, warmup_steps: 5}"],
         [*OWN, "output_dir='runs/{method}-{seed}'"],
         ["data={train: folder, dev: folder, test: folder}", "student.model=s"],
         ON_POLICY,
         [*ON_POLICY, "objective.monitors=[student_entropy, teacher_reverse_kl]"],
-        [*MIXED, "sequences.mixture.student_share={start: 0, end: 1}"],
+        [*MIXED, "sequences.mixture.student_fraction={start: 0, end: 1}"],
         [*MIXED, "sequences.mixture={others: teacher}", "sequences.corpus=c"],
-        [*ON_POLICY, "sequences={written_by: replay, replay: {capacity: 9}}"],
+        [*ON_POLICY, "sequences={origin: replay, replay: {capacity: 9}}"],
         [*REWARDED, "objective.reward.function=bleu"],
-        [*OWN, "training={updates: 1, warmup_updates: 1}"],
-        [*OWN, "training={updates: 1, warmup_updates: 0, final_rate_share: 0.1}"],
-        [*OWN, "training={updates: 2, warmup_updates: 0}"],
+        [*OWN, "training={updates: 1, warmup_steps: 1}"],
+        [*OWN, "training={updates: 1, warmup_steps: 0, final_rate_fraction: 0.1}"],
+        [*OWN, "training={updates: 2, warmup_steps: 0}"],
     ],
 )
 def test_what_goes_together_passes(empty_file: str, overrides: list[str]) -> None:
@@ -561,15 +579,15 @@ def test_exactly_the_schedules_whose_every_rate_is_zero_are_refused(
             rates = RateSchedule(1.0, updates, warmup, schedule, share)
             learns = any(rates.rate(update) > 0.0 for update in range(1, updates + 1))
             training = TrainingSection(
-                updates=updates, warmup_updates=warmup, schedule=schedule, final_rate_share=share
+                steps=updates, warmup_steps=warmup, schedule=schedule, final_rate_fraction=share
             )
             found = [c.key for c in contradictions(Recipe(training=training))]
-            assert ("training.updates" not in found) == learns, (updates, warmup)
+            assert ("training.steps" not in found) == learns, (updates, warmup)
 
 
 @pytest.mark.parametrize("setting", ["capacity", "max_age"])
 def test_a_memory_of_nothing_is_out_of_range(empty_file: str, setting: str) -> None:
-    given = [*ON_POLICY, f"sequences={{written_by: replay, replay: {{{setting}: 0}}}}"]
+    given = [*ON_POLICY, f"sequences={{origin: replay, replay: {{{setting}: 0}}}}"]
     with pytest.raises(RecipeError, match=rf"sequences.replay.{setting} must be at least 1, got 0"):
         read_recipe(empty_file, given)
 

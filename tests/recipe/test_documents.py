@@ -48,7 +48,7 @@ def test_each_value_remembers_its_line() -> None:
     assert settings.place_of(("data", "train")) == "a.yaml, line 3"
     assert settings.place_of(("compare", 1)) == "a.yaml, line 6"
     assert settings.place_of(("data", "dev")) == "a.yaml, line 2"
-    assert settings.place_of(("training", "updates")) is None
+    assert settings.place_of(("training", "steps")) is None
 
 
 def test_a_repeated_key_is_reported_with_both_lines() -> None:
@@ -110,13 +110,13 @@ def test_an_architecture_of_another_type_replaces_the_one_before() -> None:
 def test_put_reaches_into_lists_and_makes_sections() -> None:
     settings = document("terms:\n  - weight: 1\n  - weight: 2\n")
     settings.put(("terms", "1", "weight"), 5, "override")
-    settings.put(("training", "updates"), 7, "override")
+    settings.put(("training", "steps"), 7, "override")
     assert settings.values == {
         "terms": [{"weight": 1}, {"weight": 5}],
-        "training": {"updates": 7},
+        "training": {"steps": 7},
     }
     assert settings.place_of(("terms", 1, "weight")) == "override"
     assert settings.place_of(("terms", 0, "weight")) == "a.yaml, line 2"
-    for path in (("terms", "2", "weight"), ("terms", "x"), ("training", "updates", "x")):
+    for path in (("terms", "2", "weight"), ("terms", "x"), ("training", "steps", "x")):
         with pytest.raises(KeyError):
             settings.put(path, 1, "override")

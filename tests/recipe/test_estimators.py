@@ -12,22 +12,22 @@ from .test_checks import OWN, WITH_TEACHER, term
 BOTH_PARTS = "{divergence: reverse_kl, %s}, {divergence: sequence_reverse_kl, %s}"
 WHOLE = [
     *WITH_TEACHER,
-    "sequences.written_by=student",
+    "sequences.origin=student",
     f"objective={{terms: [{BOTH_PARTS % ('weight: 1', 'weight: 1')}], reduction: sum}}",
 ]
 """The reverse KL between whole sequences: its exact part and its long-range part."""
 TEACHER_MIXED = [
     *WHOLE,
-    "sequences.rollouts.teacher_share=0.2",
+    "sequences.rollouts.teacher_fraction=0.2",
     "objective.terms.0.importance_weighted=true",
 ]
 PAID = [
     *OWN,
-    "sequences.written_by=student",
+    "sequences.origin=student",
     "objective={terms: [{divergence: reward}], reduction: sequence}",
     "objective.reward={function: bleu, baseline: moving_average}",
 ]
-BESIDE_REFERENCES = "sequences={written_by: mixture, mixture: {student_share: 0.5}}"
+BESIDE_REFERENCES = "sequences={origin: mixture, mixture: {student_fraction: 0.5}}"
 
 
 BIASED: list[tuple[str, list[str], str, str]] = [
@@ -49,19 +49,19 @@ BIASED: list[tuple[str, list[str], str, str]] = [
         for recipe, divergence in ((PAID, "reward"), (WHOLE, "sequence_reverse_kl"))
         for key, overrides, finding, remedy in (
             (
-                "sequences.written_by",
-                ["sequences.written_by=replay"],
+                "sequences.origin",
+                ["sequences.origin=replay"],
                 f"with the term {divergence}, whose gradient is that of the student who wrote",
-                "sequences.written_by=student",
+                "sequences.origin=student",
             ),
             (
                 "objective.terms.1.divergence"
                 if recipe is WHOLE
                 else "objective.terms.0.divergence",
-                ["sequences={written_by: teacher}", "teacher.model=t"],
+                ["sequences={origin: teacher}", "teacher.model=t"],
                 f"another than {divergence} where the student writes nothing that it counts, got "
                 "sequences of teacher",
-                "sequences.written_by=student",
+                "sequences.origin=student",
             ),
             (
                 "sequences.rollouts.sampling_temperature",
@@ -87,14 +87,14 @@ BIASED: list[tuple[str, list[str], str, str]] = [
         "remove it",
     ),
     (
-        "sequences.rollouts.teacher_share",
-        [*PAID, "teacher.model=t", "sequences.rollouts.teacher_share=0.2"],
+        "sequences.rollouts.teacher_fraction",
+        [*PAID, "teacher.model=t", "sequences.rollouts.teacher_fraction=0.2"],
         "reward, which has no importance weights",
         "remove it",
     ),
     (
-        "sequences.rollouts.teacher_share",
-        [*TEACHER_MIXED, "sequences.rollouts.teacher_share=1"],
+        "sequences.rollouts.teacher_fraction",
+        [*TEACHER_MIXED, "sequences.rollouts.teacher_fraction=1"],
         "below 1 with sequence_reverse_kl",
         "0.2",
     ),
@@ -105,10 +105,10 @@ BIASED: list[tuple[str, list[str], str, str]] = [
         "set it to true",
     ),
     (
-        "objective.terms.1.written_by",
+        "objective.terms.1.origin",
         [*WHOLE, BESIDE_REFERENCES],
         "the mean over its samples, got student, reference",
-        "written_by: [student]",
+        "origin: [student]",
     ),
     (
         "objective.terms.0.estimator",
@@ -121,9 +121,7 @@ BIASED: list[tuple[str, list[str], str, str]] = [
         [
             *WHOLE,
             BESIDE_REFERENCES,
-            "objective.terms=["
-            + BOTH_PARTS % ("written_by: [reference]", "written_by: [student]")
-            + "]",
+            "objective.terms=[" + BOTH_PARTS % ("origin: [reference]", "origin: [student]") + "]",
         ],
         "counts the same sequences",
         "{divergence: reverse_kl}",
@@ -152,19 +150,19 @@ BIASED: list[tuple[str, list[str], str, str]] = [
             remedy,
         )
         for sequences, finding, remedy in (
-            ("{written_by: reference}", "for those of reference", "remove it"),
+            ("{origin: reference}", "for those of reference", "remove it"),
             (
-                "{written_by: mixture, mixture: {student_share: 0.5}}",
+                "{origin: mixture, mixture: {student_fraction: 0.5}}",
                 "for those of reference",
-                "written_by: [student]",
+                "origin: [student]",
             ),
             (
-                "{written_by: student, rollouts: {mode: greedy}}",
+                "{origin: student, rollouts: {mode: greedy}}",
                 "got true with mode: greedy",
                 "mode: sample",
             ),
             (
-                "{written_by: student, rollouts: {engine: ctranslate2}}",
+                "{origin: student, rollouts: {engine: ctranslate2}}",
                 "got true with engine: ctranslate2",
                 "engine: transformers",
             ),
@@ -196,7 +194,7 @@ def test_an_estimator_of_another_gradient_is_refused(
         PAID,
         WHOLE,
         TEACHER_MIXED,
-        [*WHOLE, BESIDE_REFERENCES, "objective.terms.1.written_by=[student]"],
+        [*WHOLE, BESIDE_REFERENCES, "objective.terms.1.origin=[student]"],
         [*PAID, BESIDE_REFERENCES],
         [
             *WHOLE,

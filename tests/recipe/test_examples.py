@@ -29,6 +29,6 @@ def test_an_example_is_without_mistakes_and_its_student_learns_from_its_own_sequ
     assert recipe.data.train and recipe.data.dev and recipe.data.test
     first = stage_recipe(recipe, 0, start_from=None)
     last = stage_recipe(recipe, len(recipe.stages) - 1, start_from="a-student")
-    assert not first.sequences.by_student
-    assert last.sequences.by_student
+    assert not first.sequences.rolls_out
+    assert last.sequences.rolls_out
     assert last.sequences.rollouts.engine == "ctranslate2"

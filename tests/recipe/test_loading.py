@@ -15,12 +15,12 @@ from seqdistill.recipe import check_recipe, load_recipe, read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, all_keys
 
-Written = Callable[[str], str]
+Completion = Callable[[str], str]
 MINIMAL = "data: {train: a.tsv}\nstudent: {model: small}\nteacher: {model: large}\n"
 
 
 @pytest.fixture
-def written(tmp_path: pathlib.Path) -> Written:
+def written(tmp_path: pathlib.Path) -> Completion:
     """A function that writes a recipe file and returns its path."""
 
     def write(text: str) -> str:
@@ -37,16 +37,16 @@ def refusal(name_or_path: str, *overrides: str) -> str:
     return str(caught.value)
 
 
-def test_a_file_inherits_from_its_preset_and_overrides_win(written: Written) -> None:
+def test_a_file_inherits_from_its_preset_and_overrides_win(written: Completion) -> None:
     path = written("preset: word_kd\ntraining: {updates: 700, threads: 2}\nseed: 3\n" + MINIMAL)
-    recipe = load_recipe(path, ["training.updates=200", "seed=4", "seed=5"])
+    recipe = load_recipe(path, ["training.steps=200", "seed=4", "seed=5"])
     assert recipe.objective == read_recipe("word_kd").objective
     assert recipe.teacher.scores == "dense" and recipe.teacher.model == "large"
-    assert (recipe.training.updates, recipe.training.threads, recipe.seed) == (200, 2, 5)
+    assert (recipe.training.steps, recipe.training.threads, recipe.seed) == (200, 2, 5)
     assert recipe.preset == recipe.method == "word_kd"
 
 
-def test_a_list_in_the_file_replaces_the_presets(written: Written) -> None:
+def test_a_list_in_the_file_replaces_the_presets(written: Completion) -> None:
     path = written(
         "preset: word_kd\nobjective: {terms: [{divergence: reverse_kl, weight: 0.3}]}\n" + MINIMAL
     )
@@ -54,14 +54,14 @@ def test_a_list_in_the_file_replaces_the_presets(written: Written) -> None:
     assert (term.divergence, term.weight.start) == ("reverse_kl", 0.3)
 
 
-def test_the_preset_itself_can_be_overridden(written: Written) -> None:
+def test_the_preset_itself_can_be_overridden(written: Completion) -> None:
     path = written("preset: word_kd\n" + MINIMAL)
     recipe = load_recipe(path, ["preset=seq_kd"])
     assert recipe.method == recipe.preset == "seq_kd"
     assert recipe.teacher.scores == "none"
 
 
-def test_values_of_overrides_are_yaml(written: Written) -> None:
+def test_values_of_overrides_are_yaml(written: Completion) -> None:
     recipe = load_recipe(
         written(MINIMAL),
         [
@@ -81,12 +81,12 @@ def test_values_of_overrides_are_yaml(written: Written) -> None:
 
 
 @pytest.mark.parametrize("rate", ["5e-4", "5E-4", "0.0005", "5.0e-04", ".0005"])
-def test_every_way_to_write_a_rate_is_a_number(written: Written, rate: str) -> None:
+def test_every_way_to_write_a_rate_is_a_number(written: Completion, rate: str) -> None:
     path = written(f"training:\n  learning_rate: {rate}\n" + MINIMAL)
     assert load_recipe(path, []).training.learning_rate == 5e-4
 
 
-def test_names_of_other_trainers_set_the_same_settings(written: Written) -> None:
+def test_names_of_other_trainers_set_the_same_settings(written: Completion) -> None:
     recipe = load_recipe(
         "word_kd",
         [
@@ -97,7 +97,7 @@ def test_names_of_other_trainers_set_the_same_settings(written: Written) -> None
             "max_steps=500",
             "gradient_accumulation_steps=4",
             "lmbda=0.25",
-            "sequences.written_by=mixture",
+            "sequences.origin=mixture",
             "objective.terms=[{divergence: forward_kl}]",
             "output_dir=out",
             "seed=9",
@@ -105,9 +105,9 @@ def test_names_of_other_trainers_set_the_same_settings(written: Written) -> None
     )
     assert (recipe.student.model, recipe.teacher.model) == ("small", "large")
     assert recipe.data.train == "a.tsv"
-    assert (recipe.training.learning_rate, recipe.training.updates) == (1e-3, 500)
-    assert recipe.training.accumulation == 4
-    share = recipe.sequences.mixture.student_share
+    assert (recipe.training.learning_rate, recipe.training.steps) == (1e-3, 500)
+    assert recipe.training.gradient_accumulation_steps == 4
+    share = recipe.sequences.mixture.student_fraction
     assert share is not None and share.ends == (0.25,)
     assert (recipe.output_dir, recipe.seed) == ("out", 9)
     path = written("model_name_or_path: small\nlearning_rate: 1e-3\ndata: {train: a.tsv}\n")
@@ -120,7 +120,7 @@ def test_every_alias_names_a_setting_and_hides_none() -> None:
     assert not (set(ALIASES) | set(AMBIGUOUS)) & set(Recipe.model_fields)
 
 
-def test_beta_goes_to_the_only_jensen_shannon_term(written: Written) -> None:
+def test_beta_goes_to_the_only_jensen_shannon_term(written: Completion) -> None:
     term = "{divergence: jensen_shannon, beta: 0.5}"
     path = written(f"objective: {{terms: [{term}]}}\nteacher: {{scores: dense}}\n")
     assert read_recipe(path, ["beta=0.1"]).objective.terms[0].beta == 0.1
@@ -131,7 +131,7 @@ def test_beta_goes_to_the_only_jensen_shannon_term(written: Written) -> None:
         assert "beta must belong to the one jensen_shannon term" in found
 
 
-def test_a_setting_under_two_names_is_refused(written: Written) -> None:
+def test_a_setting_under_two_names_is_refused(written: Completion) -> None:
     path = written("learning_rate: 1e-3\ntraining: {learning_rate: 1e-4}\n" + MINIMAL)
     found = refusal(path)
     assert "my.yaml, line 1: learning_rate must not stand beside training.learning_rate" in found
@@ -143,7 +143,7 @@ def test_a_name_without_one_meaning_is_refused_with_what_to_write(name: str) -> 
     assert AMBIGUOUS[name] in refusal("word_kd", f"{name}=1")
 
 
-def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Written) -> None:
+def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Completion) -> None:
     found = refusal(written("seed: 1\ntemperature: 0.9\n"))
     assert re.search(r"my\.yaml, line 2: temperature .*objective\.loss_temperature", found)
 
@@ -151,15 +151,15 @@ def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Written) 
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("trainig.updates=3", ["trainig", "did you mean 'training'?"]),
-        ("training.update=3", ["training.update ", "did you mean 'training.updates'?"]),
-        ("updates=3", ["updates ", "did you mean 'training.updates'?"]),
+        ("trainig.steps=3", ["trainig", "did you mean 'training'?"]),
+        ("training.update=3", ["training.update ", "did you mean 'training.steps'?"]),
+        ("steps=3", ["updates ", "did you mean 'training.steps'?"]),
         ("objective.terms.0.wieght=3", ["terms.0.wieght", "mean 'objective.terms.0.weight'?"]),
         ("data.xyzzy=3", ["data.xyzzy", "known here: train, dev, test"]),
-        ("training.updates=5.5", ["training.updates must be a whole number, got 5.5"]),
-        ("training.updates=many", ["training.updates must be a whole number, got 'many'"]),
-        ("training.updates=0", ["training.updates must be at least 1, got 0"]),
-        ("training.updates=null", ["training.updates must be a whole number, got None"]),
+        ("training.steps=5.5", ["training.steps must be a whole number, got 5.5"]),
+        ("training.steps=many", ["training.steps must be a whole number, got 'many'"]),
+        ("training.steps=0", ["training.steps must be at least 1, got 0"]),
+        ("training.steps=null", ["training.steps must be a whole number, got None"]),
         ("training.learning_rate=-1", ["must be greater than 0, got -1"]),
         ("training.learning_rate=.inf", ["must be a finite number, got inf"]),
         ("training.adam_beta1=true", ["must be a number, got true"]),
@@ -180,11 +180,11 @@ def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Written) 
         ("preset.x=1", ["preset.x must be a key of a section"]),
         ("preset=nonsense", ["preset must be one of akl", "got 'nonsense'"]),
         ("preset=wordkd", ["Did you mean 'word_kd'?"]),
-        ("updates", ["must read key=value", "training.updates=200"]),
-        ("training.updates=", ["must read key=value", "key=null"]),
+        ("steps", ["must read key=value", "training.steps=200"]),
+        ("training.steps=", ["must read key=value", "key=null"]),
         ("=5", ["must read key=value"]),
-        ("training..updates=5", ["joined by single dots"]),
-        ("training.updates=[5", ["value must be YAML"]),
+        ("training..steps=5", ["joined by single dots"]),
+        ("training.steps=[5", ["value must be YAML"]),
     ],
 )
 def test_a_wrong_override_is_refused_with_key_finding_and_remedy(
@@ -197,7 +197,7 @@ def test_a_wrong_override_is_refused_with_key_finding_and_remedy(
     assert "errors:" not in found, "one mistake was reported as several"
 
 
-def test_all_mistakes_of_a_file_are_reported_with_their_lines(written: Written) -> None:
+def test_all_mistakes_of_a_file_are_reported_with_their_lines(written: Completion) -> None:
     path = written(
         "seed: -1\n"
         "data:\n"
@@ -209,25 +209,25 @@ def test_all_mistakes_of_a_file_are_reported_with_their_lines(written: Written) 
     )
     found = refusal(path, "learning_rate=0")
     assert "the recipe has 6 errors:" in found
-    for line, key in ((1, "seed"), (3, "data.trian"), (5, "training.updates")):
+    for line, key in ((1, "seed"), (3, "data.trian"), (5, "training.steps")):
         assert f"my.yaml, line {line}: {key} " in found
-    assert "my.yaml, line 6: a key must stand once, got training.updates" in found
+    assert "my.yaml, line 6: a key must stand once, got training.steps" in found
     assert (
         "my.yaml, line 7: training.precision must be 'auto', 'fp32' or 'bf16', got 'fp8'" in found
     )
     assert "override learning_rate=0: training.learning_rate must be greater than 0" in found
 
 
-def test_all_contradictions_are_reported_with_their_lines(written: Written) -> None:
-    path = written("training:\n  updates: 5\n  warmup_updates: 9\n  patience: 2\n")
+def test_all_contradictions_are_reported_with_their_lines(written: Completion) -> None:
+    path = written("training:\n  updates: 5\n  warmup_steps: 9\n  patience: 2\n")
     found = refusal(path)
     assert "the recipe has 4 errors:" in found
-    assert "my.yaml, line 3: training.warmup_updates must be at most" in found
+    assert "my.yaml, line 3: training.warmup_steps must be at most" in found
     assert "my.yaml, line 4: training.patience must be left out without training.eval" in found
     assert "data.train must name" in found and "student.model must be given" in found
 
 
-def test_a_section_with_nothing_in_it_means_nothing_given(written: Written) -> None:
+def test_a_section_with_nothing_in_it_means_nothing_given(written: Completion) -> None:
     path = written("training:\n  # updates: 5\n" + MINIMAL)
     assert load_recipe(path, []).training == Recipe().training
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from seqdistill.build.objective import build_objective
+from seqdistill.assembly.objective import build_objective
 from seqdistill.core.errors import RecipeError
 from seqdistill.objectives import term as objectives
 from seqdistill.recipe.checks import contradictions
@@ -22,7 +22,7 @@ from seqdistill.recipe.sequences_schema import SequencesSection
 NAMES = get_args(Divergence)
 SET: dict[str, Any] = {
     "head_mass": 0.7,
-    "start_share": 0.3,
+    "start_fraction": 0.3,
     "importance_weighted": True,
     "clip": 0.2,
 }
@@ -43,7 +43,7 @@ def _refused_by_recipes(parameter: str) -> set[str]:
     refused = set()
     for name in NAMES:
         term = Term(divergence=name, **{parameter: SET[parameter]})
-        sequences = SequencesSection(written_by="student")
+        sequences = SequencesSection(origin="student")
         recipe = Recipe(objective=ObjectiveSection(terms=(term,)), sequences=sequences)
         keys = [key for key, _ in objective_findings(recipe)]
         refused |= {name} if f"objective.terms.0.{parameter}" in keys else set()
@@ -95,10 +95,10 @@ ANY_TERM = st.fixed_dictionaries(
         "beta": st.sampled_from([0.0, 0.5, 1.0]),
         "alpha": SCHEDULES,
         "head_mass": st.sampled_from([0.0, 0.5, 1.0]),
-        "start_share": st.sampled_from([0.0, 0.4, 1.0]),
+        "start_fraction": st.sampled_from([0.0, 0.4, 1.0]),
         "discount": st.sampled_from([0.0, 0.95, 1.0]),
         "clip": st.sampled_from([0.0, 0.2, 1.0, 1.5]),
-        "written_by": st.sampled_from([[], ["student"], ["reference"]]),
+        "origin": st.sampled_from([[], ["student"], ["reference"]]),
         "estimator": st.sampled_from(["paper", "released"]),
     },
 )
@@ -109,16 +109,16 @@ ANY_TERM = st.fixed_dictionaries(
     terms=st.lists(ANY_TERM, min_size=1, max_size=2),
     reduction=st.sampled_from(["token", "sequence", "sum"]),
     temperature=st.sampled_from([1.0, 2.0]),
-    written_by=st.sampled_from(["reference", "student"]),
+    origin=st.sampled_from(["reference", "student"]),
 )
 def test_whatever_a_check_passes_builds_an_objective(
-    terms: list[dict[str, object]], reduction: str, temperature: float, written_by: str
+    terms: list[dict[str, object]], reduction: str, temperature: float, origin: str
 ) -> None:
     values = {
         "data": {"train": "a.tsv"},
         "student": {"model": "s"},
         "teacher": {"model": "t", "scores": "dense"},
-        "sequences": {"written_by": written_by},
+        "sequences": {"origin": origin},
         "objective": {
             "terms": terms,
             "reduction": reduction,
@@ -134,7 +134,7 @@ def test_whatever_a_check_passes_builds_an_objective(
 
 
 @pytest.mark.parametrize(
-    "setting", ["clip: 1.5", "clip: 1", "head_mass: 0", "head_mass: 1", "written_by: []"]
+    "setting", ["clip: 1.5", "clip: 1", "head_mass: 0", "head_mass: 1", "origin: []"]
 )
 def test_a_parameter_out_of_its_range_is_refused_by_the_recipe(setting: str) -> None:
     owner = {"clip": "sequence_reverse_kl", "head_mass": "adaptive_kl"}

@@ -19,7 +19,7 @@ def hub_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "hub_answers", lambda: True)
 
 
-def complaints(name: str, *overrides: str, purpose: Purpose = "train") -> list[str]:
+def schema_errors(name: str, *overrides: str, purpose: Purpose = "train") -> list[str]:
     with pytest.raises(RecipeError) as caught:
         load_recipe(name, overrides, purpose=purpose)
     lines = str(caught.value).split("\n  - ")
@@ -27,9 +27,9 @@ def complaints(name: str, *overrides: str, purpose: Purpose = "train") -> list[s
 
 
 def test_values_contradictions_and_missing_files_come_at_once() -> None:
-    found = complaints(
+    found = schema_errors(
         "seq_kd",
-        "training.updates=many",
+        "training.steps=many",
         "student.modle=x",
         "evaluation.metrics=[bleu,bleu]",
         "data.train=nowhere.tsv",
@@ -37,7 +37,7 @@ def test_values_contradictions_and_missing_files_come_at_once() -> None:
         "teacher.model=/nowhere/teacher",
     )
     told = (
-        *("student.modle is not a recipe setting", "training.updates must be", "each metric once"),
+        *("student.modle is not a recipe setting", "training.steps must be", "each metric once"),
         *("'nowhere.tsv'", "'a.src'", "'b.tgt'", "'/nowhere/teacher'"),
     )
     assert len(found) == len(told)
@@ -48,11 +48,11 @@ def test_values_contradictions_and_missing_files_come_at_once() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "training.updates=5.5",  # its warm-up cannot be compared with it
+        "training.steps=5.5",  # its warm-up cannot be compared with it
         "teacher.model=5",  # not also: must be given
         "data.trian=a.tsv",  # not also: data.train lacks
         "student.init=scrtch",
-        "sequences.written_by=techer",
+        "sequences.origin=techer",
         "objective.terms=[{divergence: nll}]",
         "objective.terms.0.wieght=1",
         "compare=[1]",
@@ -61,10 +61,10 @@ def test_values_contradictions_and_missing_files_come_at_once() -> None:
     ],
 )
 def test_what_only_follows_from_a_wrong_value_is_not_told(override: str) -> None:
-    given = ["training.warmup_updates=3", "student.model=s", "teacher.model=t"]
+    given = ["training.warmup_steps=3", "student.model=s", "teacher.model=t"]
     if not override.startswith("data"):
         given.append("data.train=some-set")
-    assert len(complaints("seq_kd", *given, override)) == 1
+    assert len(schema_errors("seq_kd", *given, override)) == 1
 
 
 def test_a_model_that_is_nowhere_is_told_before_anything_heavy_is_imported(
@@ -73,7 +73,9 @@ def test_a_model_that_is_nowhere_is_told_before_anything_heavy_is_imported(
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "teacher").mkdir()
-    found = complaints("seq_kd", "teacher.model=teachr", "student.model=btx", "data.train=some-set")
+    found = schema_errors(
+        "seq_kd", "teacher.model=teachr", "student.model=btx", "data.train=some-set"
+    )
     assert len(found) == 2
     assert "no folder 'teachr', nothing of that name in the hub's cache" in found[0]
     assert "Did you mean 'teacher'?" in found[0]
@@ -84,20 +86,20 @@ def test_labelling_needs_data_and_a_teacher_and_nothing_else() -> None:
     given = ["teacher.model=t", "data.train=some-set"]
     for name in ("seq_kd", "word_kd", "seq_inter", "distillm"):
         assert load_recipe(name, given, purpose="label").student.model is None
-    found = complaints("seq_kd", "sequences.decoding.n_best=9", purpose="label")
+    found = schema_errors("seq_kd", "sequences.decoding.n_best=9", purpose="label")
     assert [line.split(" must")[0].split(": ")[-1] for line in found] == [
         "data.train",
         "sequences.decoding.n_best",
         "teacher.model",
     ]
-    (chain,) = complaints("seq_kd_seq_inter", *given, purpose="label")
+    (chain,) = schema_errors("seq_kd_seq_inter", *given, purpose="label")
     assert "label seq_kd instead" in chain
 
 
 def test_what_is_measured_needs_a_test_set(tmp_path: pathlib.Path) -> None:
     own = tmp_path / "own.tsv"
     own.touch()
-    (found,) = complaints("demo", f"data.train={own}", purpose="measure")
+    (found,) = schema_errors("demo", f"data.train={own}", purpose="measure")
     assert "data.test must name the examples" in found
 
 
@@ -129,7 +131,7 @@ def test_any_text_is_refused_in_seconds(tmp_path: pathlib.Path, text: str, told:
 
 def test_a_value_of_two_vocabularies_is_one_error_under_its_own_key() -> None:
     given = ("student.model=s", "data.train=some-set", "training.eval_metric=bleuu")
-    (found,) = complaints("baseline", *given)
+    (found,) = schema_errors("baseline", *given)
     assert "training.eval_metric must be 'bleu'" in found
     assert "'loss'" in found
     assert "Did you mean 'bleu'?" in found
@@ -140,6 +142,6 @@ def test_a_mistyped_file_is_told_its_neighbour(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     pathlib.Path("train.tsv").write_text("a\tb\n")
-    found = complaints("baseline", "student.model=s", "train_file=trian.tsv", "data.dev=x/d.tsv")
+    found = schema_errors("baseline", "student.model=s", "train_file=trian.tsv", "data.dev=x/d.tsv")
     assert any("'trian.tsv'" in line and "Did you mean 'train.tsv'?" in line for line in found)
     assert not any("'x/d.tsv'" in line and "Did you mean" in line for line in found)

@@ -30,17 +30,17 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_resolves_to_what_its_paper_says(name: str) -> None:
     recipe = load_recipe(name, YOURS)
-    written_by, scores, terms = METHODS[name]
+    origin, scores, terms = METHODS[name]
     assert recipe.method == recipe.preset == name
-    assert recipe.sequences.written_by == written_by
+    assert recipe.sequences.origin == origin
     assert recipe.teacher.scores == scores
     assert recipe.objective.terms == terms
     assert recipe.objective.loss_temperature == 1.0
     assert recipe.objective.reduction == "token"
     decoding = recipe.sequences.decoding
-    if written_by == "teacher":
+    if origin == "teacher":
         assert (decoding.mode, decoding.beam_size, decoding.n_best) == ("beam", 5, 1)
-    if written_by == "interpolation":
+    if origin == "interpolation":
         assert (decoding.mode, decoding.beam_size, decoding.n_best) == ("beam", 35, 35)
         assert recipe.sequences.similarity == "smoothed_bleu"
 
@@ -59,10 +59,10 @@ GKD_FAMILY: dict[str, tuple[str, str, list[dict[str, object]]]] = {
             {
                 "divergence": "reverse_kl",
                 "importance_weighted": True,
-                "written_by": ["teacher_mixed"],
+                "origin": ["teacher_mixed"],
             },
-            {"divergence": "sequence_reverse_kl", "clip": 0.2, "written_by": ["teacher_mixed"]},
-            {"divergence": "negative_log_likelihood", "written_by": ["reference"]},
+            {"divergence": "sequence_reverse_kl", "clip": 0.2, "origin": ["teacher_mixed"]},
+            {"divergence": "negative_log_likelihood", "origin": ["reference"]},
         ],
     ),
     "distillm": ("replay", "token", [{"divergence": "skew_reverse_kl", "alpha": 0.1}]),
@@ -70,12 +70,16 @@ GKD_FAMILY: dict[str, tuple[str, str, list[dict[str, object]]]] = {
         "mixture",
         "sequence",
         [
-            {"divergence": "skew_forward_kl", "alpha": 0.1, "written_by": ["teacher"]},
-            {"divergence": "skew_reverse_kl", "alpha": 0.1, "written_by": ["student"]},
+            {"divergence": "skew_forward_kl", "alpha": 0.1, "origin": ["teacher"]},
+            {"divergence": "skew_reverse_kl", "alpha": 0.1, "origin": ["student"]},
         ],
     ),
     "akl": ("reference", "token", [{"divergence": "adaptive_kl", "head_mass": 0.5}]),
-    "taid": ("reference", "token", [{"divergence": "interpolated_forward_kl", "start_share": 0.4}]),
+    "taid": (
+        "reference",
+        "token",
+        [{"divergence": "interpolated_forward_kl", "start_fraction": 0.4}],
+    ),
     "self_distill": (
         "reference",
         "token",
@@ -98,9 +102,9 @@ GKD_FAMILY: dict[str, tuple[str, str, list[dict[str, object]]]] = {
 @pytest.mark.parametrize("name", GKD_FAMILY)
 def test_a_relative_of_gkd_resolves_to_what_its_paper_says(name: str) -> None:
     recipe = load_recipe(name, [*YOURS, "data.dev=dev.tsv"])
-    written_by, reduction, terms = GKD_FAMILY[name]
+    origin, reduction, terms = GKD_FAMILY[name]
     assert recipe.method == recipe.preset == name
-    assert (recipe.sequences.written_by, recipe.objective.reduction) == (written_by, reduction)
+    assert (recipe.sequences.origin, recipe.objective.reduction) == (origin, reduction)
     assert recipe.objective.terms == tuple(Term.model_validate(term) for term in terms)
     assert recipe.teacher.scores == "dense" and recipe.objective.loss_temperature == 1.0
 
@@ -115,9 +119,9 @@ def test_rollouts_are_samples_of_the_whole_distribution(name: str) -> None:
 def test_who_writes_how_much_is_the_papers() -> None:
     found = {name: read_recipe(name).sequences for name in GKD_FAMILY}
     gkd, imitkd = found["gkd"].mixture, found["imitkd"]
-    assert gkd.student_share is not None and gkd.student_share.ends == (0.5,)
+    assert gkd.student_fraction is not None and gkd.student_fraction.ends == (0.5,)
     assert (gkd.coin, gkd.others) == ("batch", "reference")
-    share = imitkd.mixture.student_share
+    share = imitkd.mixture.student_fraction
     assert share is not None and (share.shape, share.ends) == ("complement_exponential", (0, 0.995))
     assert (imitkd.mixture.coin, imitkd.rollouts.mode) == ("example", "greedy")
     for name in ("f_distill", "distillm_2"):
@@ -125,25 +129,25 @@ def test_who_writes_how_much_is_the_papers() -> None:
         assert found[name].decoding.mode == found[name].rollouts.mode == "sample"
     assert found["distillm_2"].decoding.sampling_temperature == 0.8
     assert found["distillm_2"].rollouts.sampling_temperature == 0.8
-    assert found["minillm"].rollouts.teacher_share == 0.2
+    assert found["minillm"].rollouts.teacher_fraction == 0.2
     distillm = found["distillm"]
-    phi = distillm.mixture.student_share
+    phi = distillm.mixture.student_fraction
     assert phi is not None
     assert (phi.shape, phi.start, phi.step, phi.threshold) == ("adaptive", 0.0, 0.1, 0.1)
     assert distillm.replay.capacity == 1000
-    assert distillm.replay.fresh_share.ends == (1.0, 0.0)
+    assert distillm.replay.fresh_fraction.ends == (1.0, 0.0)
     assert found["gkd_rl"].rollouts.samples_per_prompt == 4
 
 
 def test_pruning_takes_four_weights_of_five_by_one_threshold_and_trains_gently() -> None:
     recipe = load_recipe("prune", YOURS)
-    assert (recipe.pruning.share, recipe.pruning.scheme) == (0.8, "class_blind")
+    assert (recipe.pruning.sparsity, recipe.pruning.scheme) == (0.8, "class_blind")
     assert recipe.pruning.exclude == ()
     plain = load_recipe("seq_kd", YOURS)
     assert recipe.training.learning_rate < plain.training.learning_rate
     assert recipe.sequences == plain.sequences and recipe.objective == plain.objective
     assert all(
-        read_recipe(name).pruning.share is None
+        read_recipe(name).pruning.sparsity is None
         for name in preset_names()
         if name != "prune"  # chains leave it to that stage
     )

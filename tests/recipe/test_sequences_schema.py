@@ -9,9 +9,9 @@ import pytest
 from seqdistill.recipe.sequences_schema import SequencesSection
 
 
-def mixture(share: Any, *, written_by: str = "mixture", **more: Any) -> SequencesSection:
+def mixture(share: Any, *, origin: str = "mixture", **more: Any) -> SequencesSection:
     return SequencesSection.model_validate(
-        {"written_by": written_by, "mixture": {"student_share": share, **more}}
+        {"origin": origin, "mixture": {"student_fraction": share, **more}}
     )
 
 
@@ -24,38 +24,36 @@ NOW_AND_THEN = [0.5, {"start": 0}, {"start": 1, "end": 0}, {"start": 0, "shape":
 
 @pytest.mark.parametrize("coin", ["batch", "example"])
 @pytest.mark.parametrize("others", ["reference", "teacher"])
-@pytest.mark.parametrize("written_by", ["mixture", "replay"])
+@pytest.mark.parametrize("origin", ["mixture", "replay"])
 @pytest.mark.parametrize("share", ALWAYS)
 def test_a_student_that_writes_every_sequence_needs_nobody_elses(
-    share: Any, written_by: str, others: str, coin: str
+    share: Any, origin: str, others: str, coin: str
 ) -> None:
-    found = mixture(share, written_by=written_by, others=others, coin=coin)
-    assert found.writers == ("student",) and found.by_student
-    assert not found.mixed and not found.decoded_by_teacher
+    found = mixture(share, origin=origin, others=others, coin=coin)
+    assert found.writers == ("student",) and found.rolls_out
+    assert not found.has_two_origins and not found.decoded_by_teacher
     assert found.needs_references is None
 
 
 @pytest.mark.parametrize("coin", ["batch", "example"])
-@pytest.mark.parametrize("written_by", ["mixture", "replay"])
+@pytest.mark.parametrize("origin", ["mixture", "replay"])
 @pytest.mark.parametrize("share", NEVER)
-def test_a_student_that_never_writes_samples_nothing(
-    share: Any, written_by: str, coin: str
-) -> None:
-    found = mixture(share, written_by=written_by, coin=coin)
-    assert found.writers == ("reference",) and not found.by_student and not found.mixed
+def test_a_student_that_never_writes_samples_nothing(share: Any, origin: str, coin: str) -> None:
+    found = mixture(share, origin=origin, coin=coin)
+    assert found.writers == ("reference",) and not found.rolls_out and not found.has_two_origins
     needing = str(found.needs_references)
-    assert needing.startswith("sequences.mixture.others: reference with student_share: 0")
-    by_teacher = mixture(share, written_by=written_by, coin=coin, others="teacher")
+    assert needing.startswith("sequences.mixture.others: reference with student_fraction: 0")
+    by_teacher = mixture(share, origin=origin, coin=coin, others="teacher")
     assert by_teacher.writers == ("teacher",) and by_teacher.decoded_by_teacher
     assert by_teacher.needs_references is None
 
 
-@pytest.mark.parametrize("written_by", ["mixture", "replay"])
+@pytest.mark.parametrize("origin", ["mixture", "replay"])
 @pytest.mark.parametrize("share", NOW_AND_THEN)
-def test_any_other_share_has_both_write(share: Any, written_by: str) -> None:
-    found = mixture(share, written_by=written_by)
+def test_any_other_share_has_both_write(share: Any, origin: str) -> None:
+    found = mixture(share, origin=origin)
     assert found.writers == ("student", "reference")
-    assert found.by_student and found.mixed
+    assert found.rolls_out and found.has_two_origins
     assert "sequences.mixture.others: reference" in str(found.needs_references)
 
 
@@ -65,25 +63,25 @@ def test_with_the_coin_both_every_prompt_is_answered_by_both_whatever_the_share(
 ) -> None:
     found = mixture(share, coin="both", others="teacher")
     assert found.writers == ("student", "teacher")
-    assert found.by_student and found.mixed and found.decoded_by_teacher
+    assert found.rolls_out and found.has_two_origins and found.decoded_by_teacher
     needing = mixture(share, coin="both").needs_references
     assert needing == "sequences.mixture.others: reference with coin: both"
 
 
 @pytest.mark.parametrize(
-    ("written_by", "writers", "decoded", "needing"),
+    ("origin", "writers", "decoded", "needing"),
     [
-        ("reference", ("reference",), False, "sequences.written_by: reference"),
+        ("reference", ("reference",), False, "sequences.origin: reference"),
         ("teacher", ("teacher",), True, None),
-        ("interpolation", ("teacher",), True, "sequences.written_by: interpolation"),
+        ("interpolation", ("teacher",), True, "sequences.origin: interpolation"),
         ("student", ("student",), False, None),
         ("replay", ("student",), False, None),
     ],
 )
 def test_without_a_mixture_one_writer_writes_all(
-    written_by: str, writers: tuple[str, ...], decoded: bool, needing: str | None
+    origin: str, writers: tuple[str, ...], decoded: bool, needing: str | None
 ) -> None:
-    found = SequencesSection.model_validate({"written_by": written_by})
-    assert found.writers == writers and not found.mixed
+    found = SequencesSection.model_validate({"origin": origin})
+    assert found.writers == writers and not found.has_two_origins
     assert found.decoded_by_teacher == decoded
     assert found.needs_references == needing

@@ -47,16 +47,18 @@ def test_each_stage_is_the_recipe_of_its_preset_by_hand(name: str) -> None:
     for index, preset in enumerate(CHAINS[name]):
         start = [] if index == 0 else ["student.model=trained"]
         if "prune" in CHAINS[name][:index]:
-            start.append("pruning.share=0.8")
+            start.append("pruning.sparsity=0.8")
         by_hand = load_recipe(preset, [*YOURS, *common, *start])
         made = stage_recipe(recipe, index, start_from="trained" if index else None)
         assert made == by_hand
 
 
 def test_a_later_stage_forgets_how_the_first_student_was_made() -> None:
-    scratch = "student={model: null, init: scratch, architecture: {model_type: t5}, store: fp16}"
+    scratch = (
+        "student={model: null, init: scratch, architecture: {model_type: t5}, save_dtype: fp16}"
+    )
     student = stage_recipe(chain(scratch), 1, start_from="trained").student
-    assert (student.init, student.model, student.store) == ("pretrained", "trained", "fp16")
+    assert (student.init, student.model, student.save_dtype) == ("pretrained", "trained", "fp16")
     assert student.architecture is None and student.vocab_size is None
     layers = ["student.init=teacher_layers", "student.decoder_layers=1", "student.model=null"]
     student = stage_recipe(chain(*layers), 1, start_from="trained").student
@@ -64,16 +66,18 @@ def test_a_later_stage_forgets_how_the_first_student_was_made() -> None:
 
 
 def test_the_teachers_states_are_kept_where_a_stage_reads_them() -> None:
-    kept = ["teacher.keep_states=fp32", "teacher.states=here"]
+    kept = ["teacher.cache_hidden_states=fp32", "teacher.states=here"]
     recipe = load_recipe("seq_kd_word_kd_seq_inter", [*YOURS, *kept])
     made = [stage_recipe(recipe, index, start_from="x").teacher for index in (0, 1)]
-    assert [(teacher.keep_states, teacher.states) for teacher in made] == [
+    assert [(teacher.cache_hidden_states, teacher.states) for teacher in made] == [
         ("fp32", "here"),
         ("none", None),
     ]
     assert "the states would not be read" in refusal(kept[0])
-    told = refusal("stages.1.settings.teacher.keep_states=fp16")
-    assert "stages.1.settings.teacher.keep_states must be none unless teacher.scores" in told
+    told = refusal("stages.1.settings.teacher.cache_hidden_states=fp16")
+    assert (
+        "stages.1.settings.teacher.cache_hidden_states must be none unless teacher.scores" in told
+    )
     both = "stages=[{preset: word_kd}, {preset: seq_kd_word_kd}]"
     assert "another folder for word_kd and for seq_kd_word_kd" in refusal(both, *kept)
     chain(both, kept[0])
@@ -83,11 +87,11 @@ def test_the_teachers_states_are_kept_where_a_stage_reads_them() -> None:
 def test_pruning_is_handed_on_until_a_stage_ends_it() -> None:
     stages = [{"preset": name} for name in ("seq_kd", "prune", "baseline", "word_kd", "baseline")]
     uniform = {"pruning.scheme": "class_uniform", "pruning.exclude": ["a*"]}
-    stages[1]["settings"] = {**uniform, "pruning": {"share": 0.5}}  # type: ignore[assignment]
-    stages[3]["settings"] = {"pruning.share": None}  # type: ignore[assignment]
+    stages[1]["settings"] = {**uniform, "pruning": {"sparsity": 0.5}}  # type: ignore[assignment]
+    stages[3]["settings"] = {"pruning.sparsity": None}  # type: ignore[assignment]
     recipe = load_recipe("seq_kd_prune", [*YOURS, f"stages={stages}".replace("None", "null")])
     made = [stage_recipe(recipe, index, start_from="x").pruning for index in range(5)]
-    assert [pruning.share for pruning in made] == [None, 0.5, 0.5, None, None]
+    assert [pruning.sparsity for pruning in made] == [None, 0.5, 0.5, None, None]
     assert [pruning.scheme for pruning in made[1:3]] == ["class_uniform"] * 2
     assert [pruning.exclude for pruning in made[1:3]] == [("a*",)] * 2
     assert made[0] == made[3] == made[4] == PruningSection()
@@ -97,35 +101,40 @@ def test_the_recipes_own_pruning_starts_with_the_first_stage() -> None:
     recipe = chain("pruning={share: 0.3, scheme: class_distribution}")
     made = [stage_recipe(recipe, index, start_from="x").pruning for index in (0, 1)]
     assert made == [recipe.pruning] * 2
-    gradual = chain("stages=[{preset: seq_kd, settings: {pruning.share: 0.5}}, {preset: prune}]")
+    gradual = chain("stages=[{preset: seq_kd, settings: {pruning.sparsity: 0.5}}, {preset: prune}]")
     made = [stage_recipe(gradual, index, start_from="x").pruning for index in (0, 1)]
-    assert [pruning.share for pruning in made] == [0.5, 0.8]
+    assert [pruning.sparsity for pruning in made] == [0.5, 0.8]
 
 
 def test_pruning_that_a_stage_brings_is_not_set_for_all() -> None:
     pruned = "stages=[{preset: seq_kd}, {preset: prune}]"
-    told = refusal(pruned, "pruning.share=0.9")
-    assert told.startswith("override pruning.share=0.9: pruning.share must be left to the stages")
-    assert "write it as stages.1.settings.pruning.share" in told
+    told = refusal(pruned, "pruning.sparsity=0.9")
+    assert told.startswith(
+        "override pruning.sparsity=0.9: pruning.sparsity must be left to the stages"
+    )
+    assert "write it as stages.1.settings.pruning.sparsity" in told
     told = refusal(pruned, "pruning.scheme=class_uniform")
     assert "write it as stages.1.settings.pruning.scheme" in told
     assert stage_recipe(
-        chain(pruned, "stages.1.settings.pruning.share=0.9"), 1, start_from="x"
-    ).pruning == PruningSection(share=0.9)
+        chain(pruned, "stages.1.settings.pruning.sparsity=0.9"), 1, start_from="x"
+    ).pruning == PruningSection(sparsity=0.9)
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"pruning.share": 1}, "stages.1.settings.pruning.share must be less than 1, got 1"),
-        ({"pruning.share": -0.1}, "stages.1.settings.pruning.share must be at least 0"),
-        ({"pruning.share": False}, "pruning.share must be a number, got false; write the number"),
-        ({"pruning.shares": 0.5}, "did you mean 'pruning.share'?"),
+        ({"pruning.sparsity": 1}, "stages.1.settings.pruning.sparsity must be less than 1, got 1"),
+        ({"pruning.sparsity": -0.1}, "stages.1.settings.pruning.sparsity must be at least 0"),
+        (
+            {"pruning.sparsity": False},
+            "pruning.sparsity must be a number, got false; write the number",
+        ),
+        ({"pruning.shares": 0.5}, "did you mean 'pruning.sparsity'?"),
         ({"pruning": 5}, "stages.1.settings.pruning must be a section of keys"),
         ({"pruning.scheme": "blind"}, "stages.1.settings.pruning.scheme must be 'class_blind'"),
         (
-            {"pruning": {"share": None, "scheme": "class_uniform"}},
-            "stages.1.settings.pruning.scheme must be left out unless pruning.share is given",
+            {"pruning": {"sparsity": None, "scheme": "class_uniform"}},
+            "stages.1.settings.pruning.scheme must be left out unless pruning.sparsity is given",
         ),
     ],
 )
@@ -140,25 +149,25 @@ def test_a_wrong_pruning_is_told_once_by_its_key(
 
 
 def test_a_stages_settings_win_over_its_preset_and_that_over_the_recipe() -> None:
-    recipe = chain("training.updates=800", "stages.1.settings.training.learning_rate=0.5")
+    recipe = chain("training.steps=800", "stages.1.settings.training.learning_rate=0.5")
     first, second = (stage_recipe(recipe, index, start_from=None) for index in (0, 1))
     preset = read_recipe("seq_inter").training
-    assert (first.training.updates, first.training.learning_rate) == (800, 5e-4)
-    assert (second.training.updates, second.training.learning_rate) == (preset.updates, 0.5)
+    assert (first.training.steps, first.training.learning_rate) == (800, 5e-4)
+    assert (second.training.steps, second.training.learning_rate) == (preset.steps, 0.5)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"training.updates": 40, "objective.terms.0.weight": 0.5, "data.dev": None},
-        {"training": {"updates": 40}, "objective.terms": [HALF_NLL], "data": {"dev": None}},
+        {"training.steps": 40, "objective.terms.0.weight": 0.5, "data.dev": None},
+        {"training": {"steps": 40}, "objective.terms": [HALF_NLL], "data": {"dev": None}},
     ],
 )
 def test_settings_may_be_dotted_or_nested(settings: dict[str, object]) -> None:
     stages = (Stage(preset="seq_kd"), Stage(preset="seq_inter", settings=settings))
     recipe = chain().model_copy(update={"stages": stages})
     made = stage_recipe(recipe, 1, start_from="trained")
-    assert made.training.updates == 40
+    assert made.training.steps == 40
     assert made.objective.terms[0].weight == Number.constant(0.5)
     assert made.data.dev is None
     assert stage_recipe(recipe, 0, start_from=None).data.dev == "b.tsv"
@@ -167,7 +176,7 @@ def test_settings_may_be_dotted_or_nested(settings: dict[str, object]) -> None:
 
 def test_a_chain_reads_back_as_itself(tmp_path: pathlib.Path) -> None:
     recipe = chain(
-        "stages.1.settings={training.updates: 40, data.dev: null, training: {trackers: []}}",
+        "stages.1.settings={training.steps: 40, data.dev: null, training: {trackers: []}}",
         "stages.0.settings.training.precision=fp32",
     )
     path = tmp_path / "recipe.yaml"
@@ -187,7 +196,7 @@ def test_a_line_of_a_file_is_named_with_the_key_that_mends_it(tmp_path: pathlib.
         load_recipe(str(path))
     assert str(caught.value) == (
         f"{path}, line 8: stages.1.settings.training.updats is not a recipe setting; "
-        "did you mean 'training.updates'?"
+        "did you mean 'training.steps'?"
     )
 
 
@@ -195,8 +204,8 @@ def test_a_line_of_a_file_is_named_with_the_key_that_mends_it(tmp_path: pathlib.
     ("override", "sentence"),
     [
         ("stages.1.settings.seed=-1", "stages.1.settings.seed must be at least 0, got -1"),
-        ("stages.1.settings.training.updates=many", "training.updates must be a whole number"),
-        ("stages.1.settings.training.updates=true", "must be a number, got true"),
+        ("stages.1.settings.training.steps=many", "training.steps must be a whole number"),
+        ("stages.1.settings.training.steps=true", "must be a number, got true"),
         ("stages.1.settings.method=mine", "stages.1.settings.method must be left out of a stage"),
         ("stages.1.settings.student.model=x", "student.model must be left out of a stage"),
         ("stages.0.settings.student.init=scratch", "student.init must be left out of a stage"),
@@ -211,23 +220,23 @@ def test_a_line_of_a_file_is_named_with_the_key_that_mends_it(tmp_path: pathlib.
         ("compare=[baseline]", "stages must not stand beside compare"),
         ("method=a/b", "method must be a name of letters"),
         ("data.train=null", "data.train must name the training examples"),
-        ("teacher.model=null", "must be given for sequences.written_by: teacher"),
+        ("teacher.model=null", "must be given for sequences.origin: teacher"),
         ("student.model=null", "student.model in stages.0 must be given"),
         # A preset of the second stage, and a setting of the recipe that fails in the first one.
         (
-            "stages.1.settings.training.updates=10",
-            "stages.1.settings.training.warmup_updates must be at most training.updates",
+            "stages.1.settings.training.steps=10",
+            "stages.1.settings.training.warmup_steps must be at most training.steps",
         ),
         (
-            "training={updates: 50, warmup_updates: 51}",
-            "training.warmup_updates in stages.0 must be at most",
+            "training={updates: 50, warmup_steps: 51}",
+            "training.warmup_steps in stages.0 must be at most",
         ),
         # What every stage sets for itself would be ignored in silence.
         (
             "sequences.decoding.beam_size=3",
             "write it as stages.0.settings.sequences.decoding.beam_size",
         ),
-        ("sequences.written_by=teacher", "sequences.written_by must be left to the stages"),
+        ("sequences.origin=teacher", "sequences.origin must be left to the stages"),
         ("objective.reduction=sum", "objective.reduction must be left to the stages"),
         ("sequences.corpus=corpus", "sequences.corpus must be another folder for each way"),
     ],
@@ -250,7 +259,7 @@ def test_a_mistake_that_all_stages_share_is_told_once() -> None:
 
 
 def test_settings_that_one_stage_reads_are_right() -> None:
-    chain("training.updates=500", "sequences.decoding.compute_type=int8")
+    chain("training.steps=500", "sequences.decoding.compute_type=int8")
     chain("sequences.corpus=a", "stages.1.settings.sequences.corpus=b")
     later = "stages=[{preset: baseline}, {preset: word_kd}]"
     read_only = load_recipe("baseline", [*YOURS, later, "sequences.decoding.max_new_tokens=9"])
@@ -271,10 +280,10 @@ def test_a_stage_that_is_asked_for_by_hand_is_refused_in_the_same_words() -> Non
 
 
 def test_every_setting_is_listed_under_its_key() -> None:
-    found = settings_by_key(chain("training.updates=321"))
-    assert found["training.updates"] == 321
+    found = settings_by_key(chain("training.steps=321"))
+    assert found["training.steps"] == 321
     (term,) = cast(list[dict[str, object]], found["objective.terms"])
     assert (term["divergence"], term["weight"]) == ("negative_log_likelihood", 1.0)
-    assert found["sequences.mixture.student_share"] is None
-    assert found["sequences.replay.fresh_share"] == {"start": 1.0, "end": 0.0, "shape": "linear"}
+    assert found["sequences.mixture.student_fraction"] is None
+    assert found["sequences.replay.fresh_fraction"] == {"start": 1.0, "end": 0.0, "shape": "linear"}
     assert found["sequences.decoding.mode"] == "beam"

@@ -16,12 +16,12 @@ CHANGED = {"preset", "method", "output_dir", "compare", "teacher", "sequences", 
 
 @pytest.mark.parametrize("name", comparable_presets())
 def test_a_member_differs_from_the_comparison_by_its_method_alone(name: str) -> None:
-    demo = load_recipe("demo", ["training.updates=77", "seed=5", "sequences.decoding.beam_size=3"])
+    demo = load_recipe("demo", ["training.steps=77", "seed=5", "sequences.decoding.beam_size=3"])
     member, preset = compare_member(demo, name), read_recipe(name)
     assert member.method == member.preset == name
     assert member.objective == preset.objective
     assert member.teacher.scores == preset.teacher.scores
-    assert member.sequences.written_by == preset.sequences.written_by
+    assert member.sequences.origin == preset.sequences.origin
     assert member.teacher.model == demo.teacher.model
     if preset.sequences.decoding.mode != "sample":
         assert member.sequences.decoding == demo.sequences.decoding

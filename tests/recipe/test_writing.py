@@ -127,4 +127,4 @@ def test_the_editor_schema_describes_every_setting_and_forbids_others() -> None:
     training = definitions["TrainingSection"]
     assert training["additionalProperties"] is False
     assert set(training["properties"]) == set(TrainingSection.model_fields)
-    assert training["properties"]["updates"]["description"] == "Optimizer steps."
+    assert training["properties"]["steps"]["description"] == "Optimizer steps."

@@ -72,7 +72,7 @@ def test_many_that_wait_come_one_after_another(tmp_path: Path) -> None:
 
     def work() -> None:
         for _ in range(20):
-            with locks.alone(tmp_path / "one", "training in"):
+            with locks.exclusive_lock(tmp_path / "one", "training in"):
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()

@@ -15,7 +15,7 @@ from seqdistill.cli.tables import show_results
 from seqdistill.core.errors import UserError
 from seqdistill.metrics.soundness import RULE
 from seqdistill.report import build_report
-from seqdistill.report.findings import best, headline, recommended
+from seqdistill.report.headlines import best, headline, recommended
 from seqdistill.report.inputs import read_contents
 
 pytestmark = pytest.mark.usefixtures("undrawn")

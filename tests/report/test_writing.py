@@ -22,7 +22,7 @@ from tests.report.written import (
 
 from seqdistill.core.errors import UserError
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
-from seqdistill.report import build_report, numbers, reward_signals, speeds, written_samples
+from seqdistill.report import build_report, numbers, reward_signals, rollout_samples, speeds
 from seqdistill.report.contents import FALLING, TITLES, Metric, TrainingLog
 from seqdistill.report.inputs import read_contents
 
@@ -98,7 +98,7 @@ def test_a_run_that_only_read_shows_nothing_of_writing(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_staleness_and_student_share_that_never_move_have_no_chart(tmp_path: Path) -> None:
-    write_course(tmp_path, Course(), staleness=0.0, student_share=1.0)
+    write_course(tmp_path, Course(), staleness=0.0, student_fraction=1.0)
     text = Page(build_report(tmp_path)).text
     assert "Staleness" not in text and "Written by the student" not in text
     assert "Sequences with an end" in text
@@ -191,9 +191,9 @@ def test_repetition_that_rises_is_a_sign_and_needs_no_reward(tmp_path: Path) -> 
 def test_repetition_is_counted_of_what_no_human_wrote(tmp_path: Path) -> None:
     rows = rollouts_of(Course())
     for row in rows:
-        row |= {"written": STUCK, "written_by": "reference"}
-    rows[0] |= {"written_by": "student"}
-    rows[1] |= {"written": FRESH, "written_by": "teacher_mixed"}
+        row |= {"written": STUCK, "origin": "reference"}
+    rows[0] |= {"origin": "student"}
+    rows[1] |= {"written": FRESH, "origin": "teacher_mixed"}
     write_lines(tmp_path / "metrics.jsonl", metrics_of(Course()))
     write_lines(tmp_path / "rollouts.jsonl", rows)
     words = STUCK.split()
@@ -257,14 +257,14 @@ def test_samples_are_of_a_few_updates_from_the_first_to_the_last(family: str) ->
 @pytest.mark.parametrize("num", range(1, 40))
 def test_steps_are_distinct_in_order_and_hold_both_ends(num: int) -> None:
     steps = [3 * place + 1 for place in range(num)]
-    chosen = written_samples.evenly(steps, written_samples.NUM_STEPS)
-    assert len(chosen) == min(num, written_samples.NUM_STEPS) == len(set(chosen))
+    chosen = rollout_samples.evenly(steps, rollout_samples.NUM_STEPS)
+    assert len(chosen) == min(num, rollout_samples.NUM_STEPS) == len(set(chosen))
     assert chosen == sorted(chosen) and {chosen[0], chosen[-1]} == {steps[0], steps[-1]}
 
 
 def test_of_an_update_other_prompts_come_first_and_references_last(tmp_path: Path) -> None:
     rows: list[Row] = [
-        {**each, "step": 1, "id": id_, "written_by": by}
+        {**each, "step": 1, "id": id_, "origin": by}
         for each, id_, by in zip(
             rollouts_of(Course())[:4],
             ["a", "b", "b", "c"],
@@ -274,7 +274,7 @@ def test_of_an_update_other_prompts_come_first_and_references_last(tmp_path: Pat
     ]
     write_lines(tmp_path / "metrics.jsonl", metrics_of(Course()))
     write_lines(tmp_path / "rollouts.jsonl", rows)
-    chosen = written_samples.some_of(log_of(tmp_path).rollouts)
+    chosen = rollout_samples.some_of(log_of(tmp_path).rollouts)
     assert [one.id for one in chosen] == ["b", "c"]
 
 
@@ -287,7 +287,7 @@ def test_cut_sequences_and_rewards_are_marked_in_the_table(tmp_path: Path) -> No
     assert re.search(r"Reward Tokens 1 Summarize .* a cat & a dog 0\.25\d 17 cut Repro", text)
     rows[0]["reference"] = None
     write_lines(tmp_path / "rollouts.jsonl", rows)
-    assert "Written Reward Tokens" in cells(build_report(tmp_path)), "prompts alone"
+    assert "Completion Reward Tokens" in cells(build_report(tmp_path)), "prompts alone"
 
 
 def test_samples_are_tabled_by_system_and_temperature_with_intervals(family: str) -> None:

@@ -48,7 +48,7 @@ def metrics_of(course: Course, **more: float) -> list[Row]:
             "rollouts": 990.0 / length,
             "completion_length": length,
             "eos_rate": 0.9,
-            "cut_share": 0.1,
+            "cut_fraction": 0.1,
             "generation_tokens_per_second": 2000.0,
             "refresh_seconds": 0.005,
             "student_entropy": at(update, (2.0, 1.0)),
@@ -73,13 +73,13 @@ def rollouts_of(course: Course) -> list[Row]:
             "step": step,
             "id": f"doc:{place // 2}",
             "prompt": f"Summarize <this> & that, {place // 2}.",
-            "written_by": "student",
+            "origin": "student",
             "written": STUCK if step >= course.stuck_from else FRESH,
             "tokens": 14 + place,
             "finished": place != 3,
             "reference": "a cat & a dog",
             "reward": None if course.reward is None else at(step, course.reward),
-            "born": step,
+            "sampled_at_update": step,
         }
         for step in range(1, UPDATES + 1, 20)
         for place in range(4)
@@ -143,7 +143,7 @@ def write_family(folder: Path) -> Path:
     distillm = [
         {
             **each,
-            "student_share": float(int(str(each["step"])) % 40 == 0),
+            "student_fraction": float(int(str(each["step"])) % 40 == 0),
             "staleness": float(int(str(each["step"])) // 10 % 7),
         }
         if "rollouts" in each
@@ -152,8 +152,8 @@ def write_family(folder: Path) -> Path:
     ]
     write_lines(folder / "distillm" / "metrics.jsonl", distillm)
     replayed: list[Row] = [
-        {**each, "written_by": "reference" if each["step"] == 1 else "student",
-         "born": max(1, int(str(each["step"])) - 20)}
+        {**each, "origin": "reference" if each["step"] == 1 else "student",
+         "sampled_at_update": max(1, int(str(each["step"])) - 20)}
         for each in rollouts_of(Course())
     ]  # fmt: skip
     write_lines(folder / "distillm" / "rollouts.jsonl", replayed)

@@ -23,8 +23,8 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.reduction import Reduction
 from seqdistill.objectives.term import Term
-from seqdistill.sources.rewarded import Baseline, RewardedWriter
-from seqdistill.sources.writers import Written
+from seqdistill.sources.completions import Completion
+from seqdistill.sources.rewarded import Baseline, RewardedSource
 
 END, WORDS = 0, (1, 2)
 CUT = tuple(itertools.product(WORDS, (END, *WORDS)))
@@ -66,11 +66,11 @@ class Dictated:
     def begin_update(self, update: int, updates: int) -> None:
         """Nothing changes from update to update."""
 
-    def write(self, prompts: Sequence[EncodedExample]) -> list[Written]:
+    def write(self, prompts: Sequence[EncodedExample]) -> list[Completion]:
         """What was dictated, side by side for each prompt."""
         asked = [prompt for prompt in prompts for _ in range(self.sequences_per_prompt)]
         return [
-            Written(EncodedExample(prompt.id, prompt.source_ids, sequence), "student")
+            Completion(EncodedExample(prompt.id, prompt.source_ids, sequence), "student")
             for prompt, sequence in zip(asked, self.next, strict=True)
         ]
 
@@ -89,11 +89,11 @@ class Dictated:
         """Nothing to take up."""
 
 
-def reward(written: Sequence[Written]) -> list[float]:
+def reward(written: Sequence[Completion]) -> list[float]:
     return [REWARDS[one.example.target_ids] for one in written]
 
 
-def loss_gradient(hidden: Tensor, written: Sequence[Written], reduction: Reduction) -> Tensor:
+def loss_gradient(hidden: Tensor, written: Sequence[Completion], reduction: Reduction) -> Tensor:
     """The gradient of the training objective's mean over these sequences."""
     width = max(len(one.example.target_ids) for one in written)
     ids = torch.zeros(len(written), width, dtype=torch.long)
@@ -109,7 +109,7 @@ def loss_gradient(hidden: Tensor, written: Sequence[Written], reduction: Reducti
         mask,
         ids,
         mask,
-        written_by=tuple(one.written_by for one in written),
+        origin=tuple(one.origin for one in written),
         advantages=torch.tensor([one.advantage for one in written], dtype=torch.float64),
     )
     objective = WeightedObjective([Term("reward")], reduction=reduction)
@@ -140,7 +140,7 @@ def expected_gradient(
     total = torch.zeros_like(hidden)
     for sequences, probability in micro_batches(hidden, prompts * samples):
         dictated = Dictated(samples)
-        writer = RewardedWriter(dictated, reward, baseline=baseline)
+        writer = RewardedSource(dictated, reward, baseline=baseline)
         for update, earlier in enumerate(before, start=1):
             writer.begin_update(update, 9)
             dictated.next = earlier
@@ -191,7 +191,7 @@ def test_a_baseline_that_knows_its_own_reward_would_be_seen() -> None:
     for sequences, probability in micro_batches(hidden, 2):
         mean = sum(REWARDS[y] for y in sequences) / 2
         written = [
-            Written(EncodedExample("p", (9,), y), "student", advantage=REWARDS[y] - mean)
+            Completion(EncodedExample("p", (9,), y), "student", advantage=REWARDS[y] - mean)
             for y in sequences
         ]
         total -= probability * loss_gradient(hidden, written, "sum")
@@ -203,7 +203,7 @@ def test_a_baseline_lessens_the_noise_that_it_is_there_to_lessen() -> None:
     hidden, raised = hidden_states(), {y: 50.0 + r for y, r in REWARDS.items()}
 
     def variance(baseline: Baseline) -> float:
-        writer = RewardedWriter(
+        writer = RewardedSource(
             dictated := Dictated(2),
             lambda written: [raised[one.example.target_ids] for one in written],
             baseline=baseline,

@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.stats import chisquare
-from tests.build.test_distill import QUICK
-from tests.build.test_stages import texts
-from tests.build.test_teacher_states import folder_for
+from tests.jobs.test_distill import QUICK
+from tests.jobs.test_stages import texts
+from tests.jobs.test_teacher_states import folder_for
 from tests.tiny import EOS, character_tokenizer, collator, tiny_model
 
-from seqdistill.build.corpus import _encoded
-from seqdistill.build.preparing import prepare
-from seqdistill.build.sequences import training_sequences
+from seqdistill.assembly.corpus import _encoded
+from seqdistill.assembly.preparing import prepare
+from seqdistill.assembly.sequences import training_sequences
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.batching import Collator
@@ -38,12 +38,12 @@ from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.sources.completions import Completion, StoredCompletions
 from seqdistill.sources.corpus_export import write_jsonl
 from seqdistill.sources.corpus_shards import TeacherOutput
 from seqdistill.sources.interpolation import interpolate
+from seqdistill.sources.rollout_batches import collated
 from seqdistill.sources.stored import StoredSequences, with_teacher_targets
-from seqdistill.sources.writers import StoredWriter, Written
-from seqdistill.sources.written_batches import collated
 
 from .test_teacher_corpus import (
     END,
@@ -233,7 +233,9 @@ def test_a_cut_target_is_batched_as_a_cut_rollout_of_the_student(kind: str) -> N
     assert cut.tolist() == [8, 9, 10]
     assert int(batch.target_mask.sum()) == 5
     rollouts = [
-        Written(EncodedExample(e.id, e.source_ids, e.target_ids), "student", finished=e.id == "b")
+        Completion(
+            EncodedExample(e.id, e.source_ids, e.target_ids), "student", finished=e.id == "b"
+        )
         for e in sorted(examples, key=lambda e: rows[e.id])
     ]
     same = collated(rollouts, make)
@@ -243,7 +245,7 @@ def test_a_cut_target_is_batched_as_a_cut_rollout_of_the_student(kind: str) -> N
 
 def test_a_writer_of_the_teachers_samples_tells_which_were_cut() -> None:
     prompts = [EncodedExample("a", (5, EOS), (8, 9, 10)), EncodedExample("b", (7, EOS), (11, EOS))]
-    written = StoredWriter("teacher", end_ids=(EOS,)).write(prompts)
+    written = StoredCompletions("teacher", end_ids=(EOS,)).write(prompts)
     assert [one.finished for one in written] == [False, True]
     assert [one.example for one in written] == prompts
 

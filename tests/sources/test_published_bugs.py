@@ -14,11 +14,11 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.models.adapters import SequenceModel, adapt
-from seqdistill.sources.mixture import MixtureWriter
-from seqdistill.sources.shares import ScheduledShare
-from seqdistill.sources.student_writer import StudentWriter
-from seqdistill.sources.writers import StoredWriter, Written
-from seqdistill.sources.written_batches import WrittenBatches, collated
+from seqdistill.sources.completions import Completion, StoredCompletions
+from seqdistill.sources.fractions import ScheduledFraction
+from seqdistill.sources.mixture import MixtureSource
+from seqdistill.sources.rollout_batches import RolloutBatches, collated
+from seqdistill.sources.rollout_sampler import RolloutSampler
 
 from .writing import PROMPTS, DiceSampler
 
@@ -30,8 +30,8 @@ class OnPolicy:
     """A student with the source of its own rollouts, and what was written."""
 
     student: SequenceModel
-    source: WrittenBatches
-    written: list[Written]
+    source: RolloutBatches
+    written: list[Completion]
 
 
 def on_policy(
@@ -45,16 +45,16 @@ def on_policy(
     sampler = TransformersSampler(
         model, character_tokenizer(closes=False), kind=student.kind, decoding=decoding
     )
-    written: list[Written] = []
+    written: list[Completion] = []
     prompts = [EncodedExample(e.id, e.source_ids, ()) for e in PROMPTS]
-    source = WrittenBatches(
+    source = RolloutBatches(
         prompts,
-        StudentWriter(sampler, seed=2, samples_per_prompt=2),
+        RolloutSampler(sampler, seed=2, samples_per_prompt=2),
         collator(student.kind, pad_id=pad_id),
         batch_tokens=4000,
         expected_new_tokens=6,
         seed=1,
-        on_written=lambda update, batch: written.extend(batch),
+        on_completions=lambda update, batch: written.extend(batch),
     )
     source.begin_update(1, 3)
     return OnPolicy(student, source, written)
@@ -93,7 +93,7 @@ def test_rollouts_and_data_lie_alike_in_a_batch(name: str) -> None:
     """distillm, once more: the same sequence gives the same batch whoever wrote it."""
     bench = on_policy(name)
     batch = bench.source.next_batch()
-    as_data = [Written(one.example, "reference") for one in bench.written]
+    as_data = [Completion(one.example, "reference") for one in bench.written]
     data = collated(as_data, collator(bench.student.kind))
     assert torch.equal(data.decoder_input_ids, batch.decoder_input_ids)
     assert torch.equal(data.target_ids, batch.target_ids)
@@ -169,10 +169,10 @@ def test_every_update_samples_the_weights_of_that_update(name: str) -> None:
 def test_all_processes_throw_one_coin_for_a_batch() -> None:
     """A coin from a process's own stream lets some generate while others wait, or hang."""
     ranks = [
-        MixtureWriter(
-            StudentWriter(DiceSampler(), seed=3, rank=rank, world_size=3),
-            StoredWriter("reference"),
-            ScheduledShare(Schedule.constant(0.5)),
+        MixtureSource(
+            RolloutSampler(DiceSampler(), seed=3, rank=rank, world_size=3),
+            StoredCompletions("reference"),
+            ScheduledFraction(Schedule.constant(0.5)),
             coin="batch",
             seed=3,
         )
@@ -184,7 +184,7 @@ def test_all_processes_throw_one_coin_for_a_batch() -> None:
             writer.begin_update(update, 40)
         # Two micro-batches on each process, of other prompts: still one coin.
         by = {
-            one.written_by
+            one.origin
             for rank, writer in enumerate(ranks)
             for _ in range(2)
             for one in writer.write(PROMPTS[4 * rank : 4 * rank + 4])

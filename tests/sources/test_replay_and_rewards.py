@@ -10,12 +10,12 @@ import pytest
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.schedules import Schedule
-from seqdistill.sources.mixture import MixtureWriter
-from seqdistill.sources.replay import ReplayWriter
-from seqdistill.sources.rewarded import Baseline, RewardedWriter
-from seqdistill.sources.shares import ScheduledShare
-from seqdistill.sources.student_writer import StudentWriter
-from seqdistill.sources.writers import SequenceWriter, StoredWriter, Written
+from seqdistill.sources.completions import Completion, CompletionSource, StoredCompletions
+from seqdistill.sources.fractions import ScheduledFraction
+from seqdistill.sources.mixture import MixtureSource
+from seqdistill.sources.replay import ReplaySource
+from seqdistill.sources.rewarded import Baseline, RewardedSource
+from seqdistill.sources.rollout_sampler import RolloutSampler
 
 from .writing import PROMPTS, DiceSampler
 
@@ -23,19 +23,24 @@ NEVER = Schedule.constant(0.0)
 ALWAYS = Schedule.constant(1.0)
 
 
-def student(samples_per_prompt: int = 1) -> StudentWriter:
-    return StudentWriter(DiceSampler(), seed=5, samples_per_prompt=samples_per_prompt)
+def student(samples_per_prompt: int = 1) -> RolloutSampler:
+    return RolloutSampler(DiceSampler(), seed=5, samples_per_prompt=samples_per_prompt)
 
 
 def replay(
-    fresh_share: Schedule, *, capacity: int = 1000, max_age: int = 1000, rank: int = 0
-) -> ReplayWriter:
-    return ReplayWriter(
-        student(), capacity=capacity, max_age=max_age, fresh_share=fresh_share, seed=5, rank=rank
+    fresh_fraction: Schedule, *, capacity: int = 1000, max_age: int = 1000, rank: int = 0
+) -> ReplaySource:
+    return ReplaySource(
+        student(),
+        capacity=capacity,
+        max_age=max_age,
+        fresh_fraction=fresh_fraction,
+        seed=5,
+        rank=rank,
     )
 
 
-def updates_of(writer: SequenceWriter, numbers: range, size: int = 4) -> list[list[Written]]:
+def updates_of(writer: CompletionSource, numbers: range, size: int = 4) -> list[list[Completion]]:
     told = []
     for update in numbers:
         writer.begin_update(update, 100)
@@ -46,7 +51,7 @@ def updates_of(writer: SequenceWriter, numbers: range, size: int = 4) -> list[li
 
 def test_until_enough_is_kept_all_is_fresh_and_then_it_is_drawn_without_repetition() -> None:
     first, *later = updates_of(replay(NEVER), range(1, 30))
-    assert all(one.born == 1 for one in first)
+    assert all(one.sampled_at_update == 1 for one in first)
     for written in later:
         assert sorted(map(repr, written)) == sorted(map(repr, first)), "the same four, each once"
     assert len({tuple(map(repr, written)) for written in later}) > 5, "in any order"
@@ -68,10 +73,12 @@ def test_capacity_keeps_the_newest_and_age_drops_the_oldest() -> None:
     writer = replay(ALWAYS, capacity=10)
     updates_of(writer, range(1, 6))
     kept = writer.state_dict()["kept"]
-    assert [one["born"] for one in kept] == [3, 3, 4, 4, 4, 4, 5, 5, 5, 5]
+    assert [one["sampled_at_update"] for one in kept] == [3, 3, 4, 4, 4, 4, 5, 5, 5, 5]
     old = replay(NEVER, max_age=3)
-    born = [{one.born for one in written} for written in updates_of(old, range(1, 11))]
-    assert born == [{1}] * 4 + [{5}] * 4 + [{9}] * 2
+    sampled_at_update = [
+        {one.sampled_at_update for one in written} for written in updates_of(old, range(1, 11))
+    ]
+    assert sampled_at_update == [{1}] * 4 + [{5}] * 4 + [{9}] * 2
 
 
 def test_staleness_and_fresh_share_are_told_as_they_are() -> None:
@@ -81,8 +88,8 @@ def test_staleness_and_fresh_share_are_told_as_they_are() -> None:
         writer.write(PROMPTS[:4])
         facts = writer.end_update()
         assert facts["staleness"].mean == staleness
-        assert facts["realized_fresh_share"].mean == fresh
-        assert facts["fresh_share"].mean == 0.0, "what the schedule wants"
+        assert facts["realized_fresh_fraction"].mean == fresh
+        assert facts["fresh_fraction"].mean == 0.0, "what the schedule wants"
         assert facts["replay_size"].mean == 4
 
 
@@ -92,7 +99,7 @@ def test_a_memory_too_small_for_a_batch_is_refused_and_not_passed_over() -> None
     assert len(writer.write(PROMPTS[:3])) == 3
     with pytest.raises(RecipeError, match=r"capacity must be .* got 3 and a micro-batch of 4"):
         writer.write(PROMPTS[:4])
-    several = ReplayWriter(student(3), capacity=5, max_age=9, fresh_share=ALWAYS, seed=1)
+    several = ReplaySource(student(3), capacity=5, max_age=9, fresh_fraction=ALWAYS, seed=1)
     several.begin_update(1, 9)
     with pytest.raises(RecipeError, match="got 5 and a micro-batch of 6"):
         several.write(PROMPTS[:2])
@@ -106,10 +113,13 @@ def test_nothing_older_than_the_limit_is_ever_given_and_ages_are_told(max_age: i
     writer, seen = replay(Schedule.constant(0.3), max_age=max_age), collections.Counter[int]()
     for update in range(1, 200):
         writer.begin_update(update, 200)
-        ages = [update - one.born for one in writer.write(PROMPTS[:3]) + writer.write(PROMPTS[3:5])]
+        ages = [
+            update - one.sampled_at_update
+            for one in writer.write(PROMPTS[:3]) + writer.write(PROMPTS[3:5])
+        ]
         facts = writer.end_update()
         assert facts["staleness"].mean == pytest.approx(sum(ages) / len(ages))
-        assert facts["realized_fresh_share"].mean == pytest.approx(ages.count(0) / len(ages))
+        assert facts["realized_fresh_fraction"].mean == pytest.approx(ages.count(0) / len(ages))
         seen.update(ages)
     assert set(seen) == set(range(max_age + 1)), "and as old as allowed some are"
 
@@ -119,9 +129,9 @@ def test_a_memory_whose_limit_of_age_leaves_nothing_lets_the_student_write_and_s
     writer = replay(NEVER, max_age=1)
     for update in (1, 5, 9):
         writer.begin_update(update, 9)
-        assert {one.born for one in writer.write(PROMPTS[:4])} == {update}
+        assert {one.sampled_at_update for one in writer.write(PROMPTS[:4])} == {update}
         facts = writer.end_update()
-        assert (facts["fresh_share"].mean, facts["realized_fresh_share"].mean) == (0.0, 1.0)
+        assert (facts["fresh_fraction"].mean, facts["realized_fresh_fraction"].mean) == (0.0, 1.0)
         assert facts["staleness"].mean == 0.0
 
 
@@ -134,7 +144,10 @@ def test_processes_agree_when_to_generate_and_draw_from_their_own_memories() -> 
     ranks = [replay(half, rank=rank) for rank in range(2)]
     first, second = (updates_of(writer, range(1, 40), 3) for writer in ranks)
     fresh = [
-        [all(one.born == update for one in written) for update, written in enumerate(told, 1)]
+        [
+            all(one.sampled_at_update == update for one in written)
+            for update, written in enumerate(told, 1)
+        ]
         for told in (first, second)
     ]
     assert fresh[0] == fresh[1]
@@ -142,12 +155,12 @@ def test_processes_agree_when_to_generate_and_draw_from_their_own_memories() -> 
     assert first != second
 
 
-def length(written: Sequence[Written]) -> list[float]:
+def length(written: Sequence[Completion]) -> list[float]:
     return [float(len(one.example.target_ids)) for one in written]
 
 
-def rewarded(baseline: Baseline, samples: int = 4) -> RewardedWriter:
-    return RewardedWriter(student(samples), length, baseline=baseline)
+def rewarded(baseline: Baseline, samples: int = 4) -> RewardedSource:
+    return RewardedSource(student(samples), length, baseline=baseline)
 
 
 def test_leave_one_out_compares_with_the_other_samples_of_the_prompt() -> None:
@@ -186,7 +199,7 @@ def test_without_a_baseline_the_advantage_is_the_reward() -> None:
 
 
 def test_facts_tell_the_spread_within_prompts() -> None:
-    writer = RewardedWriter(student(2), lambda w: [0.0, 2.0] * (len(w) // 2), baseline="none")
+    writer = RewardedSource(student(2), lambda w: [0.0, 2.0] * (len(w) // 2), baseline="none")
     writer.begin_update(1, 9)
     writer.write(PROMPTS[:5])
     facts = writer.end_update()
@@ -197,7 +210,7 @@ def test_facts_tell_the_spread_within_prompts() -> None:
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_a_reward_that_is_not_finite_names_the_example(wrong: float) -> None:
-    writer = RewardedWriter(student(), lambda w: [0.0, wrong, 0.0], baseline="none")
+    writer = RewardedSource(student(), lambda w: [0.0, wrong, 0.0], baseline="none")
     writer.begin_update(1, 9)
     with pytest.raises(DataError, match=r"Rewards must be finite.*'e1' is (nan|inf)"):
         writer.write(PROMPTS[:3])
@@ -205,24 +218,24 @@ def test_a_reward_that_is_not_finite_names_the_example(wrong: float) -> None:
 
 def test_rewards_that_do_not_fit_are_refused() -> None:
     with pytest.raises(RecipeError, match="samples_per_prompt must be at least 2, got 1"):
-        RewardedWriter(student(), length, baseline="leave_one_out")
-    writer = RewardedWriter(student(), lambda w: [0.0], baseline="none")
+        RewardedSource(student(), length, baseline="leave_one_out")
+    writer = RewardedSource(student(), lambda w: [0.0], baseline="none")
     writer.begin_update(1, 9)
     with pytest.raises(RecipeError, match="it gave 1 for 3"):
         writer.write(PROMPTS[:3])
 
 
 def test_what_the_student_did_not_write_has_nothing_to_gain() -> None:
-    asked: list[Written] = []
+    asked: list[Completion] = []
 
-    def reward(written: Sequence[Written]) -> list[float]:
+    def reward(written: Sequence[Completion]) -> list[float]:
         asked.extend(written)
         return length(written)
 
-    half = ScheduledShare(Schedule.constant(0.5))
-    mixture = MixtureWriter(student(), StoredWriter("reference"), half, coin="example", seed=2)
-    (written,) = updates_of(RewardedWriter(mixture, reward, baseline="none"), range(1, 2), 24)
-    by_data = [one for one in written if one.written_by == "reference"]
+    half = ScheduledFraction(Schedule.constant(0.5))
+    mixture = MixtureSource(student(), StoredCompletions("reference"), half, coin="example", seed=2)
+    (written,) = updates_of(RewardedSource(mixture, reward, baseline="none"), range(1, 2), 24)
+    by_data = [one for one in written if one.origin == "reference"]
     assert 0 < len(by_data) < 24
     assert all(one.advantage == 0.0 and one.reward is None for one in by_data)
-    assert {one.written_by for one in asked} == {"student"}
+    assert {one.origin for one in asked} == {"student"}

@@ -17,7 +17,7 @@ from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import Sample, Sampler, TransformersSampler
 from seqdistill.models.adapters import adapt
-from seqdistill.sources.student_writer import StudentWriter
+from seqdistill.sources.rollout_sampler import RolloutSampler
 
 from .writing import DiceSampler
 
@@ -52,7 +52,7 @@ both_engines = pytest.mark.parametrize("make", [with_transformers, with_ctransla
 one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
 
 
-def rollouts(writer: StudentWriter, updates: Sequence[int], micro_batches: int = 2) -> Outputs:
+def rollouts(writer: RolloutSampler, updates: Sequence[int], micro_batches: int = 2) -> Outputs:
     """The same prompts every time."""
     found = []
     for update in updates:
@@ -72,7 +72,7 @@ def all_differ(found: Outputs) -> bool:
 def test_every_update_and_micro_batch_draws_numbers_of_its_own(
     make: MakeSampler, name: str
 ) -> None:
-    assert all_differ(rollouts(StudentWriter(make(name), seed=5), range(1, UPDATES + 1)))
+    assert all_differ(rollouts(RolloutSampler(make(name), seed=5), range(1, UPDATES + 1)))
 
 
 @one_of_each_kind
@@ -82,12 +82,12 @@ def test_every_process_and_every_run_seed_draws_numbers_of_its_own(
 ) -> None:
     found: Outputs = []
     for rank in range(3):
-        writer = StudentWriter(make(name), seed=5, rank=rank, world_size=3)
+        writer = RolloutSampler(make(name), seed=5, rank=rank, world_size=3)
         found += rollouts(writer, [1, 2])
     assert all_differ(found)
     assert all_differ(
-        rollouts(StudentWriter(make(name), seed=5), [1, 2])
-        + rollouts(StudentWriter(make(name), seed=6), [1, 2])
+        rollouts(RolloutSampler(make(name), seed=5), [1, 2])
+        + rollouts(RolloutSampler(make(name), seed=6), [1, 2])
     )
 
 
@@ -99,8 +99,8 @@ def test_a_resumed_run_draws_the_numbers_of_an_uninterrupted_one(
 ) -> None:
     """In a new process: the sampler is a new one, and has drawn nothing before."""
 
-    def writer() -> StudentWriter:
-        return StudentWriter(make(name), seed=5, rank=rank, world_size=2)
+    def writer() -> RolloutSampler:
+        return RolloutSampler(make(name), seed=5, rank=rank, world_size=2)
 
     whole = rollouts(writer(), range(1, UPDATES + 1))
     for stop in range(1, UPDATES):
@@ -126,7 +126,7 @@ def test_no_two_calls_of_a_long_run_on_several_processes_share_a_seed() -> None:
     seeds: list[int] = []
     for rank in range(4):
         sampler = Listening()
-        writer = StudentWriter(sampler, seed=5, rank=rank, world_size=4)
+        writer = RolloutSampler(sampler, seed=5, rank=rank, world_size=4)
         for update in range(1, 101):
             writer.begin_update(update, 100)
             for _ in range(3):

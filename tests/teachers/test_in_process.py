@@ -9,7 +9,7 @@ from tests.tiny import VOCAB, collator, random_examples, tiny_adapter, tiny_mode
 from seqdistill.core.scores import DenseScores, NoScores
 from seqdistill.models.adapters import adapt
 from seqdistill.objectives.objective import Term, WeightedObjective
-from seqdistill.teachers.in_process import InProcessTeacher, SilentTeacher, Teacher
+from seqdistill.teachers.in_process import InProcessTeacher, NoTeacher, Teacher
 
 KINDS = {"mbart": "seq2seq", "llama": "causal"}
 SEQ2SEQ_BATCH = collator("seq2seq")(random_examples(4))
@@ -22,9 +22,9 @@ def dense(teacher: Teacher) -> DenseScores:
 
 
 def test_both_are_teachers_and_silence_is_no_scores() -> None:
-    assert isinstance(SilentTeacher(), Teacher)
+    assert isinstance(NoTeacher(), Teacher)
     assert isinstance(InProcessTeacher(tiny_adapter("mbart"), vocab_size=VOCAB), Teacher)
-    assert SilentTeacher().score(SEQ2SEQ_BATCH) == NoScores()
+    assert NoTeacher().score(SEQ2SEQ_BATCH) == NoScores()
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -262,7 +262,7 @@ def test_states_too_large_for_fp16_are_refused(place: Place) -> None:
         for parameter in place.teacher.parameters():
             if parameter.dim() == 1:  # the last layer norm's, among others
                 parameter.mul_(1e6)
-    with pytest.raises(ModelError, match=r"finite in fp16.*keep_states=fp32"):
+    with pytest.raises(ModelError, match=r"finite in fp16.*cache_hidden_states=fp32"):
         make(half)
     assert not half.folder.exists()
 

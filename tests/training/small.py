@@ -21,15 +21,15 @@ from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.sources.source import SequenceSource
 from seqdistill.sources.stored import StoredSequences
-from seqdistill.teachers.in_process import SilentTeacher
+from seqdistill.teachers.in_process import NoTeacher
 from seqdistill.training.contracts import DevScorer, LoopSettings, Objective
 from seqdistill.training.loop import TrainingLoop
 from seqdistill.training.optimization import RateSchedule
 
 SETTINGS = LoopSettings(
     updates=6,
-    accumulation=1,
-    schedule=RateSchedule(peak=0.01, updates=6, warmup_updates=2, shape="linear"),
+    gradient_accumulation_steps=1,
+    schedule=RateSchedule(peak=0.01, updates=6, warmup_steps=2, shape="linear"),
     max_grad_norm=1e9,
     precision="fp32",
     adam_beta1=0.9,
@@ -51,7 +51,7 @@ TIMINGS = ("seconds", "tokens_per_second")
 class PlainObjective:
     """Cross entropy of whole logits, by torch: slow, short and independent of the fused forms."""
 
-    reads_the_writer = False
+    needs_eval_states = False
 
     def __init__(self, reduction: str = "token") -> None:
         self._reduction = reduction
@@ -61,7 +61,7 @@ class PlainObjective:
         states: StudentStates,
         scores: TeacherScores,
         batch: SequenceBatch,
-        as_writer: StudentStates | None = None,
+        eval_states: StudentStates | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         logits = states.head.logits(states.hidden)
         values = cross_entropy(logits.flatten(0, 1), batch.target_ids.flatten(), reduction="none")
@@ -169,7 +169,7 @@ def make_loop(
     return TrainingLoop(
         model=model,
         source=source or stored(),
-        teacher=SilentTeacher(),
+        teacher=NoTeacher(),
         objective=objective or PlainObjective(),
         mask=mask or PruningMask.of_nothing(),
         settings=dataclasses.replace(SETTINGS, **changes),

@@ -122,7 +122,7 @@ def test_scores_are_logged_under_dev(tmp_path: Path) -> None:
 def test_only_what_the_saved_state_needs_stays_on_disk(tmp_path: Path) -> None:
     trained(tmp_path, [1.0, 5.0, 3.0, 6.0, 2.0, 4.0], keep_best=2, checkpoint_every=1)
     (tmp_path / "best-3.safetensors.partial").write_bytes(b"torn")
-    BestStudents(tmp_path, keep=2, worth=float).clean(LoopState(best=[(6.0, 4), (5.0, 2)]))
+    BestStudents(tmp_path, keep=2, score_key=float).clean(LoopState(best=[(6.0, 4), (5.0, 2)]))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
         "best-2.safetensors",
@@ -142,7 +142,7 @@ class Counting(nn.Module):
 
 
 def test_integer_buffers_are_not_averaged(tmp_path: Path) -> None:
-    best, state = BestStudents(tmp_path, keep=2, worth=float), LoopState()
+    best, state = BestStudents(tmp_path, keep=2, score_key=float), LoopState()
     for update, weight in ((1, 1.0), (2, 4.0)):
         state.update = update
         assert best.offer(Counting(weight, 10), float(update), state)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tests.training.small import TIMINGS
 
 import seqdistill
-from seqdistill.build.training import train_student
 from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.training import train_student
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.run_directory import RunDirectory
@@ -28,7 +28,7 @@ UPDATES = 24
 
 _TRAIN = """
 import sys
-from seqdistill.build.training import train_student
+from seqdistill.jobs.training import train_student
 from seqdistill.core.progress import NoProgress
 from seqdistill.recipe.schema import Recipe
 with open(sys.argv[1], encoding="utf-8") as file:
@@ -66,8 +66,8 @@ def recipe_for(folder: Path, name: str) -> Recipe:
     training = {
         "updates": UPDATES,
         "batch_tokens": 120,
-        "accumulation": 2,
-        "warmup_updates": 4,
+        "gradient_accumulation_steps": 2,
+        "warmup_steps": 4,
         "learning_rate": 0.01,
         "dropout": 0.2,
         "precision": "bf16",

@@ -12,14 +12,14 @@ import torch
 from seqdistill.core.errors import UserError
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.training.note import Note, dev_line
-from seqdistill.training.processes import Work, check_launch
+from seqdistill.training.processes import StepStats, check_launch
 
 
-def work(loss: float, **written: float) -> Work:
+def work(loss: float, **written: float) -> StepStats:
     def mean(value: float) -> TokenSum:
         return TokenSum(torch.tensor(2.0 * value), torch.tensor(2.0))
 
-    return Work(mean(loss), {}, {name: mean(value) for name, value in written.items()}, 2)
+    return StepStats(mean(loss), {}, {name: mean(value) for name, value in written.items()}, 2)
 
 
 def test_the_loss_on_screen_is_the_mean_of_the_last_updates() -> None:

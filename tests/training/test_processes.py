@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import seqdistill
 from seqdistill.core.errors import UserError
-from seqdistill.training.processes import joined, of_every_process, of_main_process
+from seqdistill.training.processes import all_gather_object, broadcast_from_main, joined
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +82,7 @@ def test_two_processes_equal_one_with_twice_the_micro_batches(
         model,
         metrics=metrics,
         score_dev=scripted([2.0], lambda _module: None),
-        accumulation=4,
+        gradient_accumulation_steps=4,
         updates=4,
     ).run(resume=False)
     found = by_two(trained_by_two, "exact")
@@ -121,8 +121,8 @@ def test_processes_that_would_train_apart_are_refused(trained_by_two: Path) -> N
 def test_one_process_is_left_as_it_is() -> None:
     model, accelerator = nn.Linear(2, 2), Accelerator(cpu=True)
     assert joined(model, accelerator) is model
-    assert of_main_process("value", accelerator) == "value"
-    assert of_every_process("value") == ["value"]
+    assert broadcast_from_main("value", accelerator) == "value"
+    assert all_gather_object("value") == ["value"]
 
 
 def test_a_launch_that_accelerate_did_not_join_is_refused(

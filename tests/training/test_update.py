@@ -33,7 +33,7 @@ from seqdistill.report.speeds import training_rates
 from seqdistill.training.optimization import RateSchedule
 
 EIGHT = random_examples(8, seed=3)
-ONE_UPDATE = {"updates": 1, "accumulation": 1}
+ONE_UPDATE = {"updates": 1, "gradient_accumulation_steps": 1}
 
 
 def split(micro_batches: int) -> ListedBatches:
@@ -101,7 +101,7 @@ def test_any_split_gives_the_update_of_the_mean_over_all(
         objective=PlainObjective(reduction),
         metrics=metrics,
         updates=1,
-        accumulation=micro_batches,
+        gradient_accumulation_steps=micro_batches,
         max_grad_norm=max_grad_norm,
     ).run(resume=False)
     for name, parameter in model.named_parameters():
@@ -128,7 +128,7 @@ class Poisoned(PlainObjective):
         states: StudentStates,
         scores: TeacherScores,
         batch: SequenceBatch,
-        as_writer: StudentStates | None = None,
+        eval_states: StudentStates | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         loss, parts = super().__call__(states, scores, batch)
         self._left -= 1
@@ -149,7 +149,7 @@ def train_poisoned(folder: Path, *, at: int, gradient: bool) -> tuple[Any, str, 
         source=ListedBatches([EIGHT[:2], EIGHT[2:4], EIGHT[4:6], EIGHT[6:]]),
         objective=Poisoned(at, gradient=gradient),
         metrics=metrics,
-        accumulation=2,
+        gradient_accumulation_steps=2,
     )
     with pytest.raises(NonFiniteLossError) as stopped:
         loop.run(resume=False)
@@ -160,7 +160,9 @@ def train_poisoned(folder: Path, *, at: int, gradient: bool) -> tuple[Any, str, 
 def after_one_update(tmp_path: Path) -> dict[str, torch.Tensor]:
     model = student()
     source = ListedBatches([EIGHT[:2], EIGHT[2:4]])
-    make_loop(tmp_path / "one", model, source=source, accumulation=2, updates=1).run(resume=False)
+    make_loop(tmp_path / "one", model, source=source, gradient_accumulation_steps=2, updates=1).run(
+        resume=False
+    )
     return weights(model)
 
 
@@ -191,7 +193,7 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:
             states: StudentStates,
             scores: TeacherScores,
             batch: SequenceBatch,
-            as_writer: StudentStates | None = None,
+            eval_states: StudentStates | None = None,
         ) -> tuple[TokenSum, dict[str, TokenSum]]:
             seen.add((states.hidden @ states.head.weight.T).dtype)
             return super().__call__(states, scores, batch)
@@ -208,9 +210,9 @@ class AsWriter(PlainObjective):
     And whether it was in training mode when the loss was taken.
     """
 
-    def __init__(self, model: SequenceModel, *, reads_the_writer: bool) -> None:
+    def __init__(self, model: SequenceModel, *, needs_eval_states: bool) -> None:
         super().__init__()
-        self.reads_the_writer = reads_the_writer
+        self.needs_eval_states = needs_eval_states
         self._model = model
         self.seen: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
 
@@ -219,14 +221,14 @@ class AsWriter(PlainObjective):
         states: StudentStates,
         scores: TeacherScores,
         batch: SequenceBatch,
-        as_writer: StudentStates | None = None,
+        eval_states: StudentStates | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         assert self._model.training, "the loss is taken in training mode, whoever was asked before"
         with torch.random.fork_rng(), torch.no_grad():
             self._model.eval()
             written = self._model.states(batch).hidden
             self._model.train()
-        own = None if as_writer is None else as_writer.hidden
+        own = None if eval_states is None else eval_states.hidden
         self.seen.append((states.hidden.detach(), own, written))
         return super().__call__(states, scores, batch)
 
@@ -236,27 +238,27 @@ def test_an_objective_that_reads_the_writer_gets_its_states_with_dropout_off(
     tmp_path: Path, precision: str
 ) -> None:
     model = student(dropout=0.3)
-    objective = AsWriter(model, reads_the_writer=True)
+    objective = AsWriter(model, needs_eval_states=True)
     make_loop(tmp_path, model, objective=objective, updates=2, precision=precision).run(
         resume=False
     )
     assert len(objective.seen) == 2
-    for trained, as_writer, written in objective.seen:
-        assert as_writer is not None
-        assert not as_writer.requires_grad
-        assert torch.equal(as_writer, written)
+    for trained, eval_states, written in objective.seen:
+        assert eval_states is not None
+        assert not eval_states.requires_grad
+        assert torch.equal(eval_states, written)
         assert not torch.allclose(trained, written, atol=1e-3), "dropout must matter here"
 
 
-@pytest.mark.parametrize(("dropout", "reads_the_writer"), [(0.0, True), (0.3, False)])
+@pytest.mark.parametrize(("dropout", "needs_eval_states"), [(0.0, True), (0.3, False)])
 def test_the_student_is_not_asked_twice_for_nothing(
-    tmp_path: Path, dropout: float, reads_the_writer: bool
+    tmp_path: Path, dropout: float, needs_eval_states: bool
 ) -> None:
     model = student(dropout=dropout)
-    objective = AsWriter(model, reads_the_writer=reads_the_writer)
+    objective = AsWriter(model, needs_eval_states=needs_eval_states)
     make_loop(tmp_path, model, objective=objective, updates=1).run(resume=False)
-    ((_, as_writer, _),) = objective.seen
-    assert as_writer is None
+    ((_, eval_states, _),) = objective.seen
+    assert eval_states is None
 
 
 def test_the_mean_of_nothing_is_no_number_in_the_log(tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_the_mean_of_nothing_is_no_number_in_the_log(tmp_path: Path) -> None:
             states: StudentStates,
             scores: TeacherScores,
             batch: SequenceBatch,
-            as_writer: StudentStates | None = None,
+            eval_states: StudentStates | None = None,
         ) -> tuple[TokenSum, dict[str, TokenSum]]:
             loss, parts = super().__call__(states, scores, batch)
             return loss, parts | {"of_nobody": TokenSum.zero()}

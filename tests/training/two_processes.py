@@ -26,7 +26,7 @@ from torch import nn
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
-from seqdistill.teachers.in_process import SilentTeacher
+from seqdistill.teachers.in_process import NoTeacher
 from seqdistill.training.loop import TrainingLoop
 from seqdistill.training.processes import joined
 
@@ -45,10 +45,12 @@ def train(
     TrainingLoop(
         model=model,
         source=stored(rank=accelerator.process_index, world_size=accelerator.num_processes),
-        teacher=SilentTeacher(),
+        teacher=NoTeacher(),
         objective=PlainObjective(),
         mask=PruningMask.of_nothing(),
-        settings=dataclasses.replace(SETTINGS, **{"accumulation": 2, "updates": 4, **changes}),
+        settings=dataclasses.replace(
+            SETTINGS, **{"gradient_accumulation_steps": 2, "updates": 4, **changes}
+        ),
         accelerator=accelerator,
         folder=folder,
         metrics=metrics,

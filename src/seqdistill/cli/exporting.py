@@ -60,10 +60,10 @@ def export(
             show_default=False,
         ),
     ],
-    store: Annotated[
+    save_dtype: Annotated[
         Store | None,
         typer.Option(
-            "--store",
+            "--save-dtype",
             metavar="TYPE",
             help="fp32 or fp16, of weights stored sparse or dense. Default: as the model is.",
             show_default=False,
@@ -91,13 +91,13 @@ def export(
     """
     check_writable(output, "OUTPUT")
     with job(console_on(stderr=True), verbose=verbose, transient=True):
-        from seqdistill.build.stored_forms import export_model
+        from seqdistill.jobs.export import export_model
 
         made = export_model(
             model,
             output,
             form=form.value,
-            store=None if store is None else store.value,
+            save_dtype=None if save_dtype is None else save_dtype.value,
             verify_on=verify_on,
             threads=threads,
             trust_remote_code=trust_remote_code,

@@ -83,7 +83,7 @@ def _sentence(error: Exception, *, resumable: bool) -> str | None:
     if _out_of_memory(error):
         return (
             f"Out of memory: a batch does not fit ({first_line(error)}); lower "
-            "training.batch_tokens (training.accumulation makes up for it), "
+            "training.batch_tokens (training.gradient_accumulation_steps makes up for it), "
             "sequences.rollouts.samples_per_prompt or sequences.decoding.batch_tokens, in a "
             "new output_dir"
         )

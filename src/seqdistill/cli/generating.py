@@ -17,7 +17,7 @@ import typer
 from seqdistill.cli.jobs import Verbose, job
 from seqdistill.cli.overrides import TrustRemoteCode
 from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, expanded, read_lines, write_lines
-from seqdistill.cli.screen import console_on, say
+from seqdistill.cli.screen import console_on, echo
 from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
 
@@ -151,7 +151,7 @@ def generate(
     options = _template_options(template_option or [])
     _check_raw(raw, options)
     with job(console_on(stderr=True), verbose=verbose, transient=True) as progress:
-        from seqdistill.build.generating import generate_texts, is_rows, read_rows
+        from seqdistill.jobs.generate import generate_texts, is_rows, read_rows
 
         prompts: Sequence[str | Example]
         if input_file is not None and is_rows(input_file) and not texts:
@@ -181,7 +181,7 @@ def generate(
         write_lines(output_file, lines)
         return
     for line in lines:
-        say(line)
+        echo(line)
 
 
 def _rows(prompts: Sequence[str | Example], outputs: Sequence[str]) -> Iterator[dict[str, object]]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from seqdistill.cli.progress import progress_on
 from seqdistill.cli.quiet import tame_libraries
-from seqdistill.cli.screen import is_speaker
+from seqdistill.cli.screen import is_main_rank
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress, Progress
 
@@ -26,7 +26,7 @@ def job(console: Console, *, verbose: bool, transient: bool = False) -> Iterator
     """The progress to hand down; `transient` bars leave no trace when they are done."""
     tame_libraries(verbose=verbose)
     keep_freed_memory()
-    if not is_speaker():
+    if not is_main_rank():
         yield NoProgress()
         return
     with progress_on(console, transient=transient) as progress:

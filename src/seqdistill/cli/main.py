@@ -15,7 +15,7 @@ from seqdistill.cli.failures import ExplainingGroup
 from seqdistill.cli.overrides import ANY_OPTION
 from seqdistill.cli.quiet import make_streams_safe
 from seqdistill.cli.recipes import recipes
-from seqdistill.cli.screen import say
+from seqdistill.cli.screen import echo
 
 _MAKE, _LOOK = "Make students", "Use and measure them"
 
@@ -43,7 +43,7 @@ app.command(rich_help_panel=_LOOK)(environment.env)
 
 def _show_version(wanted: bool) -> bool:
     if wanted:
-        say(f"seqdistill {seqdistill.__version__}")
+        echo(f"seqdistill {seqdistill.__version__}")
         raise typer.Exit
     return wanted
 

@@ -10,7 +10,7 @@ import typer
 from seqdistill.cli.jobs import Verbose, job
 from seqdistill.cli.overrides import TrustRemoteCode, read_words
 from seqdistill.cli.paths import check_new_file, expanded
-from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
+from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
@@ -63,15 +63,15 @@ def evaluate(
     check_writable(run.path, "RUN_DIR")
     console = console_on()
     with job(console, verbose=verbose) as progress:
-        from seqdistill.build.evaluation import evaluate_run
+        from seqdistill.jobs.evaluate import evaluate_run
 
         evaluate_run(run, given.overrides, progress=progress, trust_remote_code=trust_remote_code)
     from seqdistill.cli.tables import show_results
     from seqdistill.report.inputs import read_contents
 
-    say()
+    echo()
     show_results(read_contents(run.path), console)
-    say()
+    echo()
     say_aligned(
         [
             ("results", str(run.results_path)),

@@ -23,7 +23,7 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Settings that replace the recipe's, such as training.updates=200 or "
+        help="Settings that replace the recipe's, such as training.steps=200 or "
         "--learning_rate 3e-4.",
         show_default=False,
     ),

@@ -72,7 +72,7 @@ class RichProgress:
         """The bar is drawn a last time."""
         self.close()
 
-    def say(self, line: str) -> None:
+    def echo(self, line: str) -> None:
         """The line stands above the bar."""
         self._console.print(line, soft_wrap=True)
 
@@ -130,7 +130,7 @@ class PlainProgress:
         note = f", {self._note}" if self._note else ""
         self._write(f"{self._description}: done, {counted} in {clock_time(seconds)}{note}")
 
-    def say(self, line: str) -> None:
+    def echo(self, line: str) -> None:
         """The line as it is."""
         self._write(line)
 

@@ -9,7 +9,7 @@ import typer
 
 from seqdistill.cli.failures import ExplainingGroup
 from seqdistill.cli.overrides import ANY_OPTION, Arguments, read_words
-from seqdistill.cli.screen import say, say_aligned
+from seqdistill.cli.screen import echo, say_aligned
 from seqdistill.core.errors import UserError
 
 recipes = typer.Typer(cls=ExplainingGroup, help="List, show and check recipes.")
@@ -30,7 +30,7 @@ def show(
     """Show the commented YAML of a preset, to copy and change."""
     from seqdistill.recipe.presets import show_preset
 
-    say(show_preset(name).rstrip("\n"))
+    echo(show_preset(name).rstrip("\n"))
 
 
 @recipes.command(context_settings=ANY_OPTION)
@@ -56,10 +56,10 @@ def check(
     name = given.positional[0]
     checked = load_recipe(name, given.overrides)
     if resolved:
-        say(write_recipe(checked).rstrip("\n"))
+        echo(write_recipe(checked).rstrip("\n"))
         return
     trains = ", ".join(checked.compare) or checked.method
-    say(f"{name} is valid; it trains {trains} into {output_folder(checked)}")
+    echo(f"{name} is valid; it trains {trains} into {output_folder(checked)}")
 
 
 @recipes.command()
@@ -67,4 +67,4 @@ def schema() -> None:
     """Print the JSON schema of recipe files, for editors that complete and check."""
     from seqdistill.recipe.writing import json_schema
 
-    say(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

@@ -16,7 +16,7 @@ PLAIN_WIDTH = 100
 """Columns of a table that goes into a pipe or file."""
 
 
-def is_speaker() -> bool:
+def is_main_rank() -> bool:
     """Whether this process may print: it is alone, or the first of a group."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -24,16 +24,16 @@ def is_speaker() -> bool:
 def console_on(*, stderr: bool = False) -> Console:
     """A console that takes texts literally; 100 columns wide where there is no terminal."""
     console = Console(
-        stderr=stderr, markup=False, highlight=False, emoji=False, quiet=not is_speaker()
+        stderr=stderr, markup=False, highlight=False, emoji=False, quiet=not is_main_rank()
     )
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     return console
 
 
-def say(line: str = "") -> None:
+def echo(line: str = "") -> None:
     """Prints one line, which only the terminal may wrap."""
-    if is_speaker():
+    if is_main_rank():
         typer.echo(line)
 
 
@@ -41,7 +41,7 @@ def say_aligned(rows: Sequence[tuple[str, str]]) -> None:
     """Prints (label, text) pairs, the texts under each other."""
     width = max((len(label) for label, _ in rows), default=0)
     for label, text in rows:
-        say(f"{label:<{width}}  {text}".rstrip())
+        echo(f"{label:<{width}}  {text}".rstrip())
 
 
 def program() -> str:

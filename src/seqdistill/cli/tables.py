@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seqdistill.report import findings, numbers
+from seqdistill.report import headlines, numbers
 from seqdistill.report.contents import Comparison, Metric, RunContents, System
 
 # Two lines a head, so that ten columns fit.
@@ -65,7 +65,7 @@ def results_table(contents: RunContents, console: Console) -> Table:
     columns = _columns(contents.metrics)
     for head, _ in columns:
         table.add_column(head, justify="right")
-    best = findings.recommended(contents.systems)
+    best = headlines.recommended(contents.systems)
     for system in (*contents.systems, *contents.copies):
         cells = [system.name, *(_spaced(value(system)) for _, value in columns)]
         if not wide:
@@ -84,7 +84,7 @@ def test_lines(
     return [
         _spaced(
             f"{test.system}, {_mode(test, metric)}: {numbers.signed(test.delta)}{unit}"
-            f"{_span(test)}, {findings.verdict(test, baseline)}"
+            f"{_span(test)}, {headlines.verdict(test, baseline)}"
         )
         for test in comparisons
     ]
@@ -97,7 +97,7 @@ def _mode(test: Comparison, metric: Metric) -> str:
 def show_results(contents: RunContents, console: Console) -> None:
     """Prints the table, what is broken, the tests, and how all was measured."""
     console.print(results_table(contents, console))
-    for system in findings.broken((*contents.systems, *contents.copies)):
+    for system in headlines.broken((*contents.systems, *contents.copies)):
         line = _spaced(f"{system.name} is broken: {'; '.join(system.faults)}")
         wrapped = textwrap.fill(line, console.width, subsequent_indent="  ")
         console.print(Text(wrapped, style="bold red"), soft_wrap=True)
@@ -108,7 +108,7 @@ def show_results(contents: RunContents, console: Console) -> None:
         wrapped = textwrap.fill(line, console.width, initial_indent="  ", subsequent_indent="    ")
         console.print(wrapped, soft_wrap=True)
     notes = list(dict.fromkeys(test.test for test in contents.comparisons))
-    signatures = findings.signatures(contents.systems, contents.metrics)
+    signatures = headlines.signatures(contents.systems, contents.metrics)
     notes += [f"{title}: {signature}" for title, signature in signatures]
     if notes:
         console.print()

@@ -21,7 +21,7 @@ from seqdistill.cli.overrides import (
     named_settings,
     read_words,
 )
-from seqdistill.cli.screen import console_on, program, quoted, say, say_aligned
+from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
 from seqdistill.core.errors import UserError
 from seqdistill.records.writable import check_writable
 
@@ -69,7 +69,7 @@ def demo(
         return
 
     with job(console_on(), verbose=verbose) as progress:
-        from seqdistill.build.demo import run_recipe
+        from seqdistill.jobs.demo import run_recipe
 
         run = run_recipe(recipe, progress=progress, resume=resume)
     _show_demo(run)
@@ -102,7 +102,7 @@ def train(
         return
 
     with job(console_on(), verbose=verbose) as progress:
-        from seqdistill.build.running import train as train_recipe
+        from seqdistill.jobs.train import train as train_recipe
 
         run = train_recipe(chosen, progress=progress, resume=resume)
     _show_trained(run)
@@ -146,19 +146,19 @@ def label(
     check_writable(Path(chosen.sequences.corpus or output_folder(chosen)), "output_dir")
     if dry_run:
         with job(console_on(), verbose=verbose):
-            from seqdistill.build.labelling import plan_labels
+            from seqdistill.jobs.label import plan_labels
 
             lines = plan_labels(chosen)
         say_aligned(lines)
-        say("Nothing was written.")
+        echo("Nothing was written.")
         return
 
     with job(console_on(), verbose=verbose) as progress:
-        from seqdistill.build.labelling import check_labels, label_data
+        from seqdistill.jobs.label import check_labels, label_data
 
         folder = label_data(chosen, progress=progress)
         check_labels(folder)
-    say()
+    echo()
     say_aligned(
         [
             ("teacher's corpus", str(folder)),
@@ -210,7 +210,7 @@ def _refuse_positional(words: Sequence[str]) -> None:
     if words:
         raise UserError(
             f"a setting must read key=value or --key value, got {words[0]!r}; "
-            "write for example training.updates=200"
+            "write for example training.steps=200"
         )
 
 
@@ -233,17 +233,17 @@ def _check_output(recipe: Recipe, *, resume: bool) -> None:
 
 def _show_plan(recipe: Recipe, *, verbose: bool) -> None:
     with job(console_on(), verbose=verbose):
-        from seqdistill.build.planning import plan
+        from seqdistill.jobs.plan import plan
 
         lines = plan(recipe).lines()
     say_aligned(lines)
-    say("Nothing was written.")
+    echo("Nothing was written.")
 
 
 def _show_trained(run: RunDirectory) -> None:
     members = run.members() or [run]
     many = len(members) > 1 or members[0].path != run.path
-    say()
+    echo()
     say_aligned(
         [
             *(
@@ -266,12 +266,12 @@ def _show_demo(run: RunDirectory) -> None:
     from seqdistill.cli.tables import show_results
     from seqdistill.report.inputs import read_contents
 
-    say()
+    echo()
     contents = read_contents(run.path)
     show_results(contents, console_on())
     student, results = run.student_path, run.read_results()
     sentence = "Click the button to open the file."
-    say()
+    echo()
     say_aligned(
         [
             (

@@ -59,7 +59,7 @@ def prune(
     if mask.num_kept == 0:
         raise ModelError(
             f"Pruning must leave some weights, but a share of {pruned_share} of "
-            f"{mask.num_weights} leaves none; lower pruning.share."
+            f"{mask.num_weights} leaves none; lower pruning.sparsity."
         )
     mask.zero_weights()
     surplus = mask.num_weights - mask.num_kept - round(pruned_share * mask.num_weights)

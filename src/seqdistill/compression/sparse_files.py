@@ -44,15 +44,15 @@ Tensors = dict[str, Shaped[Tensor, "*_shape"]]
 
 
 def save_sparse_pair(
-    pair: LoadedModel, folder: Path, *, store: Literal["fp32", "fp16"] = "fp32"
+    pair: LoadedModel, folder: Path, *, save_dtype: Literal["fp32", "fp16"] = "fp32"
 ) -> None:
     """Writes model and tokenizer to `folder`, weights without their zeros; replaces what was there.
 
-    `store` as in `save_pair`, whose ModelError for weights beyond fp16 it shares. What was in
+    `save_dtype` as in `save_pair`, whose ModelError for weights beyond fp16 it shares. What was in
     `folder` goes only when all is written.
     """
     with atomic.replaced_folder(folder) as aside:
-        save_pair(pair, aside, store=store)
+        save_pair(pair, aside, save_dtype=save_dtype)
         dense = [path for pattern in _DENSE_WEIGHTS for path in aside.glob(pattern)]
         tensors: Tensors = {}
         for path in dense:

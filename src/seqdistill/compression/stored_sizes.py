@@ -22,8 +22,8 @@ def stored_sizes(pair: LoadedModel, *, int8_folder: Path) -> dict[str, int]:
     """
     with temporary_folder() as folder:
         dense, sparse = folder / "dense", folder / "sparse"
-        save_pair(pair, dense, store="fp16")
-        save_sparse_pair(pair, sparse, store="fp16")
+        save_pair(pair, dense, save_dtype="fp16")
+        save_sparse_pair(pair, sparse, save_dtype="fp16")
         fp16 = sum(path.stat().st_size for path in dense.glob("*.safetensors"))
         fp16_sparse = (sparse / SPARSE_WEIGHTS).stat().st_size
     int8 = (int8_folder / MODEL).read_bytes()

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seqdistill.core.head import Head
-from seqdistill.core.writers import Writer
+from seqdistill.core.origins import Origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SequenceBatch:
     `decoder_mask` is True on tokens that may be attended to. `target_mask` is True on the
     positions whose target counts: the response with its end-of-sequence token.
 
-    What only some methods ask for: `written_by` says who wrote each sequence, `sampled_log_probs`
+    What only some methods ask for: `origin` says who wrote each sequence, `sampled_log_probs`
     the log-probability (nats) of every target under the distribution that it was drawn from, and
     `advantages` each sequence's reward less its baseline. They are None where nobody asks.
     """
@@ -37,7 +37,7 @@ class SequenceBatch:
     target_mask: Bool[Tensor, "batch time"]
     source_ids: Int[Tensor, "batch source"] | None = None
     source_mask: Bool[Tensor, "batch source"] | None = None
-    written_by: tuple[Writer, ...] | None = None
+    origin: tuple[Origin, ...] | None = None
     sampled_log_probs: Float[Tensor, "batch time"] | None = None
     advantages: Float[Tensor, " batch"] | None = None
 
@@ -65,7 +65,7 @@ class SequenceBatch:
             self.target_mask.to(device),
             moved(self.source_ids),
             moved(self.source_mask),
-            self.written_by,
+            self.origin,
             moved(self.sampled_log_probs),
             moved(self.advantages),
         )

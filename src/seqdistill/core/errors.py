@@ -44,7 +44,7 @@ class EngineError(ModelError):
 
 
 @contextlib.contextmanager
-def engine_remedy(remedy: str) -> Iterator[None]:
+def with_hint(remedy: str) -> Iterator[None]:
     """An EngineError raised inside says `remedy`, such as 'use evaluation.engine=transformers'."""
     try:
         yield

@@ -18,7 +18,7 @@ class Progress(Protocol):
     def finish(self) -> None:
         """The job that was started is over."""
 
-    def say(self, line: str) -> None:
+    def echo(self, line: str) -> None:
         """A line that stays, such as a score on dev."""
 
 
@@ -34,5 +34,5 @@ class NoProgress:
     def finish(self) -> None:
         """Ignore the end."""
 
-    def say(self, line: str) -> None:
+    def echo(self, line: str) -> None:
         """Ignore the line."""

@@ -295,7 +295,7 @@ def encode(
     return _encode_seq2seq(examples, tokenizer, prefix_ids) if examples else []
 
 
-def with_stand_in_targets(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+def with_placeholder_targets(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
     """The examples, those without a target with their source's tokens in its place.
 
     For what needs a target of a likely length and does not care what it says: comparing a

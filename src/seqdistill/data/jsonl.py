@@ -8,7 +8,7 @@ from typing import cast
 
 from seqdistill.data.columns import TRANSLATION, ColumnChoice, find_layout
 from seqdistill.data.examples import Example
-from seqdistill.data.offences import Offences
+from seqdistill.data.row_errors import Offences
 from seqdistill.data.rows import Row, examples_from_rows
 from seqdistill.data.text_lines import read_text_lines
 
@@ -26,22 +26,22 @@ def read_jsonl(path: Path, choice: ColumnChoice) -> list[Example]:
 
 def _objects(path: Path) -> list[Row]:
     lines = read_text_lines(path)
-    offences = Offences(str(path), "line")
+    row_errors = Offences(str(path), "line")
     rows: list[Row] = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             found = f"{error.msg} at column {error.colno}" if line.strip() else "an empty line"
-            offences.add(number, f"must be a JSON object, found {found}")
+            row_errors.add(number, f"must be a JSON object, found {found}")
             continue
         except (ValueError, RecursionError) as error:  # endless digits, endless brackets
             found = "too many nested brackets" if isinstance(error, RecursionError) else str(error)
-            offences.add(number, f"must be a JSON object that Python can read, found: {found}")
+            row_errors.add(number, f"must be a JSON object that Python can read, found: {found}")
             continue
         if not isinstance(row, dict):
-            offences.add(number, f"must be a JSON object, found {type(row).__name__}")
+            row_errors.add(number, f"must be a JSON object, found {type(row).__name__}")
             continue
         rows.append(cast("dict[str, object]", row))
-    offences.raise_if_any(len(lines))
+    row_errors.raise_if_any(len(lines))
     return rows

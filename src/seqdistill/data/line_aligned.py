@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seqdistill.core.errors import DataError
 from seqdistill.data.examples import Example
-from seqdistill.data.offences import Offences, text_offence
+from seqdistill.data.row_errors import Offences, text_offence
 from seqdistill.data.text_lines import read_text_lines
 
 
@@ -40,9 +40,9 @@ def read_sources(path: Path) -> list[Example]:
 
 
 def _check_lines(path: Path, lines: list[str], side: str) -> None:
-    offences = Offences(str(path), "line")
+    row_errors = Offences(str(path), "line")
     for number, line in enumerate(lines, start=1):
         offence = text_offence(side, line)
         if offence is not None:
-            offences.add(number, offence)
-    offences.raise_if_any(len(lines))
+            row_errors.add(number, offence)
+    row_errors.raise_if_any(len(lines))

@@ -1,6 +1,6 @@
 """Rows of named values (from JSONL, Parquet, `datasets`) as examples.
 
-It checks every value and reports all offences of a file together. It reads no files.
+It checks every value and reports all row_errors of a file together. It reads no files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import cast
 from seqdistill.core.errors import DataError
 from seqdistill.data.columns import ID, REASONING, SYSTEM, TOOLS, Layout
 from seqdistill.data.examples import Example, Turn
-from seqdistill.data.offences import Offences, Unit, text_offence
+from seqdistill.data.row_errors import Offences, Unit, text_offence
 
 Row = Mapping[str, object]
 Turns = tuple[Turn, ...]
@@ -42,7 +42,7 @@ def examples_from_rows(
     """
     if not rows:
         raise DataError(f"{file} must hold examples, but it has no {unit}s; give another file")
-    offences = Offences(file, unit)
+    row_errors = Offences(file, unit)
     examples: list[Example] = []
     first_places: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
@@ -51,14 +51,14 @@ def examples_from_rows(
                 row = cast("Row", _without_holes(row))
             example = _example(row, layout, number=number, need_target=need_target)
         except UnusableRowError as error:
-            offences.add(number, str(error))
+            row_errors.add(number, str(error))
             continue
         first = first_places.setdefault(example.id, number)
         if first != number:
-            found = f"found {example.id!r} here and in {offences.place(first)}"
-            offences.add(number, f"id must be unique, {found}")
+            found = f"found {example.id!r} here and in {row_errors.place(first)}"
+            row_errors.add(number, f"id must be unique, {found}")
         examples.append(example)
-    offences.raise_if_any(len(rows))
+    row_errors.raise_if_any(len(rows))
     return examples
 
 

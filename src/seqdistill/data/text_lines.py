@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.offences import Offences
+from seqdistill.data.row_errors import Offences
 
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -65,17 +65,17 @@ def read_text_lines(path: Path) -> list[str]:
 
 
 def _raise_bad_utf8(path: Path, content: bytes) -> None:
-    offences = Offences(str(path), "line")
+    row_errors = Offences(str(path), "line")
     lines = content.split(b"\n")
     begin = 0
     for number, line in enumerate(lines, start=1):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError as error:
-            offences.add(
+            row_errors.add(
                 number,
                 f"text must be UTF-8, found byte 0x{line[error.start]:02x} at offset "
                 f"{begin + error.start} of the file ({error.start} of the line)",
             )
         begin += len(line) + 1
-    offences.raise_if_any(len(lines) - (not lines[-1]))
+    row_errors.raise_if_any(len(lines) - (not lines[-1]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from seqdistill.core.errors import DataError
 from seqdistill.data.columns import PAIRS, ColumnChoice, named_pair
 from seqdistill.data.examples import Example
-from seqdistill.data.offences import Offences, text_offence
+from seqdistill.data.row_errors import Offences, text_offence
 from seqdistill.data.text_lines import read_text_lines
 
 _LOG = logging.getLogger(__name__)
@@ -34,18 +34,18 @@ def read_tsv(path: Path, choice: ColumnChoice) -> list[Example]:
             path,
             lines[0],
         )
-    offences = Offences(str(path), "line")
+    row_errors = Offences(str(path), "line")
     examples: list[Example] = []
     for number, line in enumerate(lines[num_header_lines:], start=1):
         cells = line.split("\t")
         offence = _offence(cells, source_index, choice)
         if offence is not None:
-            offences.add(number + num_header_lines, offence)
+            row_errors.add(number + num_header_lines, offence)
             continue
         source = cells[source_index if len(cells) == 2 else 0]
         target = cells[1 - source_index] if len(cells) == 2 else ""
         examples.append(Example(str(number), source, target or None))
-    offences.raise_if_any(len(lines))
+    row_errors.raise_if_any(len(lines))
     return examples
 
 

@@ -60,10 +60,10 @@ def greedy_beam_gap_columns(
         confidence=settings.confidence,
         generator=np.random.default_rng(derived_seed(settings.seed, "greedy-beam gap")),
     )
-    worth = settings.main_metric.worth
-    low, high = sorted((worth(found.low), worth(found.high)))
+    score_key = settings.main_metric.score_key
+    low, high = sorted((score_key(found.low), score_key(found.high)))
     return {
-        "greedy_beam_gap": worth(found.delta),
+        "greedy_beam_gap": score_key(found.delta),
         "greedy_beam_gap_low": low,
         "greedy_beam_gap_high": high,
     }

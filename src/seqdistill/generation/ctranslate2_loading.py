@@ -21,7 +21,7 @@ from seqdistill.generation.conversion import (
     with_weights_of,
 )
 from seqdistill.generation.ctranslate2_predictions import predictions
-from seqdistill.generation.disposable_copies import disposable_copy, tensor_shapes
+from seqdistill.generation.disposable_copies import detached_cpu_copy, tensor_shapes
 from seqdistill.generation.model_facts import ModelFacts, facts_of
 from seqdistill.generation.scoring import IdPair, token_predictions
 from seqdistill.generation.verification import Agreement, require_agreement
@@ -67,7 +67,7 @@ class ModelLoader:
         """
         check_finite(model)
         facts = facts_of(model, self.tokenizer, kind=self.kind)
-        disposable = disposable_copy(model)
+        disposable = detached_cpu_copy(model)
         short = short_pairs(self.verify_on, facts, count=self.sentences)
         long = long_pairs(short, facts, disposable.config, self.reach)
         live = token_predictions(disposable, [*short, *long], facts=facts)
@@ -107,7 +107,7 @@ class ModelLoader:
         facts = facts_of(model, self.tokenizer, kind=self.kind)
         if facts != earlier.facts:
             return self.load(model)
-        disposable = disposable_copy(model)
+        disposable = detached_cpu_copy(model)
         pairs = short_pairs(self.verify_on, facts)
         pair = pairs[earlier.refreshes % len(pairs)]
         live = token_predictions(disposable, [pair], facts=facts)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-def disposable_copy(model: PreTrainedModel) -> PreTrainedModel:
+def detached_cpu_copy(model: PreTrainedModel) -> PreTrainedModel:
     """`model` on the CPU, in fp32 and evaluation mode, without gradients; `model` is untouched.
 
     Modules, weights, buffers and the top configuration are new, tied weights tied again. Other

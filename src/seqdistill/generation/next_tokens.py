@@ -104,7 +104,7 @@ class CachedModel:
             raise ModelError(
                 "Sequences can be written step by step by models that hand on a cache alone, but "
                 f"{type(self._model).__name__} does not; let the teacher or the data write the "
-                "sequences (sequences.written_by), or take a model with attention layers."
+                "sequences (sequences.origin), or take a model with attention layers."
             )
         self._cache = cache
         logits = self._head.logits(output.last_hidden_state[:, -1]).float()

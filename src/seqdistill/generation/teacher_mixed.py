@@ -33,14 +33,14 @@ from seqdistill.models.adapters import Kind
 
 
 class TeacherMixedSampler:
-    """A `Sampler` of the mixture teacher_share p + (1 - teacher_share) q at every token.
+    """A `Sampler` of the mixture teacher_fraction p + (1 - teacher_fraction) q at every token.
 
     p is the teacher and q the student, each over its first `vocab_size` symbols (the tail beyond
     is padding and is cut off before the softmax) and at the temperature, top_k and top_p of
     `decoding`. Log-probabilities are the mixture's. A share of 0 is the student alone, 1 the
     teacher alone.
 
-    Source: Gu et al. 2023 (MiniLLM), sec. 2.2, teacher-mixed sampling, teacher_share 0.2.
+    Source: Gu et al. 2023 (MiniLLM), sec. 2.2, teacher-mixed sampling, teacher_fraction 0.2.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TeacherMixedSampler:
         kind: Kind,
         decoding: Decoding,
         vocab_size: int,
-        teacher_share: float = 0.2,
+        teacher_fraction: float = 0.2,
         precision: Precision = "fp32",
     ) -> None:
         """`tokenizer` is the student's; token ids mean the same to both models.
@@ -63,8 +63,8 @@ class TeacherMixedSampler:
         check_rollout_decoding(decoding)
         if decoding.mode != "sample":
             raise RecipeError("A mixture of teacher and student must be sampled; use mode: sample")
-        if not 0.0 <= teacher_share <= 1.0:
-            raise RecipeError(f"teacher_share must lie in [0, 1], got {teacher_share}")
+        if not 0.0 <= teacher_fraction <= 1.0:
+            raise RecipeError(f"teacher_fraction must lie in [0, 1], got {teacher_fraction}")
         self._student_facts = facts_of(student, tokenizer, kind=kind)
         self._teacher_facts = facts_of(teacher, tokenizer, kind=kind)
         for whose, facts in (("student", self._student_facts), ("teacher", self._teacher_facts)):
@@ -78,7 +78,7 @@ class TeacherMixedSampler:
         self._student, self._teacher = student, teacher
         self._decoding = decoding
         self._vocab_size = vocab_size
-        self._teacher_share = teacher_share
+        self._teacher_share = teacher_fraction
         self._precision: Precision = precision
 
     def refresh(self) -> None:
@@ -99,7 +99,7 @@ class TeacherMixedSampler:
                 CachedModel(self._teacher, self._teacher_facts),
                 self._decoding,
                 vocab_size=self._vocab_size,
-                teacher_share=self._teacher_share,
+                teacher_fraction=self._teacher_share,
             )
             return written_samples(
                 mixture,
@@ -121,13 +121,15 @@ class _Mixture:
         decoding: Decoding,
         *,
         vocab_size: int,
-        teacher_share: float,
+        teacher_fraction: float,
     ) -> None:
         self._student, self._teacher = student, teacher
         self._decoding = decoding
         self._vocab_size = vocab_size
-        self._log_teacher_share = math.log(teacher_share) if teacher_share else -math.inf
-        self._log_student_share = math.log1p(-teacher_share) if teacher_share < 1 else -math.inf
+        self._log_teacher_share = math.log(teacher_fraction) if teacher_fraction else -math.inf
+        self._log_student_share = (
+            math.log1p(-teacher_fraction) if teacher_fraction < 1 else -math.inf
+        )
 
     def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
         return self._mixed(self._student.begin(prompts), self._teacher.begin(prompts))

@@ -34,7 +34,7 @@ class CorpusMetric:
     compares_with: Callable[[str], bool] = lambda _reference: True
     """Whether a text can be a reference: not every text holds an answer."""
 
-    def worth(self, value: float) -> float:
+    def score_key(self, value: float) -> float:
         """The value so that more is better: itself, or its negative for an error rate."""
         return value if self.higher_is_better else -value
 
@@ -74,8 +74,8 @@ LOSS = "loss_nats"
 outputs."""
 
 
-def worth_of(name: str) -> Callable[[float], float]:
+def score_key_of(name: str) -> Callable[[float], float]:
     """How the values of a metric, or of LOSS, are turned so that more is better."""
     if name == LOSS:
         return lambda nats: -nats
-    return CORPUS_METRICS[name].worth
+    return CORPUS_METRICS[name].score_key

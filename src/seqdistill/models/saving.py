@@ -23,7 +23,7 @@ def save_pair(
     pair: LoadedModel,
     folder: Path,
     *,
-    store: Literal["fp32", "fp16"] = "fp32",
+    save_dtype: Literal["fp32", "fp16"] = "fp32",
     said: Float[Tensor, "1 time vocab"] | None = None,
 ) -> None:
     """Writes model and tokenizer to `folder`; what was there goes only when all is written.
@@ -48,10 +48,10 @@ def save_pair(
                 f"{type(pair.model).__name__} says: {first_line(error)} Fix its "
                 "configuration or generation_config.json."
             ) from error
-        if store == "fp16":
+        if save_dtype == "fp16":
             for file in aside.glob("*.safetensors"):
                 save_file(_halved(file), file, metadata={"format": "pt"})
-        _check_same(pair.model, said, aside, EXACT if store == "fp32" else HALVED)
+        _check_same(pair.model, said, aside, EXACT if save_dtype == "fp32" else HALVED)
         write_checksums(aside)
 
 
@@ -79,7 +79,7 @@ def _halved(file: Path) -> dict[str, Tensor]:
         if bool(tensor.isinf().any()):
             raise ModelError(
                 f"Weights stored as fp16 must be below 65,504 in size, but {name!r} is not; use "
-                "student.store=fp32."
+                "student.save_dtype=fp32."
             )
     return halved
 

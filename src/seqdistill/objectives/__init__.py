@@ -10,7 +10,7 @@ from seqdistill.objectives.adaptive_divergences import (
     interpolated_forward_kl,
     teacher_mode_likelihood,
 )
-from seqdistill.objectives.chunk_walk import FusedLoss, FusedSum
+from seqdistill.objectives.chunked_loss import FusedLoss, FusedSum
 from seqdistill.objectives.divergences import (
     cross_entropy,
     forward_kl,

@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seqdistill.core.head import Head
-from seqdistill.objectives import closed_forms
-from seqdistill.objectives.chunk_walk import ChunkWalk, FusedLoss, FusedSum, Part
+from seqdistill.objectives import manual_gradients
+from seqdistill.objectives.chunked_head import Blocking, LogitsPass, arithmetic_dtype, product_dtype
+from seqdistill.objectives.chunked_loss import ChunkWalk, FusedLoss, FusedSum, Part
 from seqdistill.objectives.divergences import Scale
-from seqdistill.objectives.head_pass import Blocking, LogitsPass, arithmetic_dtype, product_dtype
 from seqdistill.objectives.registry import Parameters, closed_form
 
 
@@ -196,7 +196,7 @@ class _TeacherRows:
     def __init__(
         self,
         teacher: LogitsPass,
-        form: closed_forms.ClosedForm,
+        form: manual_gradients.ClosedForm,
         dtype: torch.dtype,
         blocking: Blocking,
     ) -> None:
@@ -213,7 +213,7 @@ class _TeacherRows:
 
     def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
         teacher_logits = self._teacher.rows(start, stop).to(self._dtype)
-        return self._form(closed_forms.SoftRows.of(logits, teacher_logits, self._buffers))
+        return self._form(manual_gradients.SoftRows.of(logits, teacher_logits, self._buffers))
 
 
 class _TargetRows:

@@ -11,9 +11,9 @@ from torch import Tensor
 from seqdistill.core.batch import StudentStates
 from seqdistill.core.scores import DenseScores
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.objectives.chunk_walk import Part
+from seqdistill.objectives.chunked_head import detached_head
+from seqdistill.objectives.chunked_loss import Part
 from seqdistill.objectives.fused import fused_sum, teacher_part
-from seqdistill.objectives.head_pass import detached_head
 from seqdistill.objectives.reduction import reduction_count
 
 Monitor = Literal["student_entropy", "teacher_reverse_kl"]

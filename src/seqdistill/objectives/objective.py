@@ -13,10 +13,10 @@ from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.origins import Origin
 from seqdistill.core.scores import NoScores, TeacherScores
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.core.writers import Writer
-from seqdistill.objectives.chunk_walk import Part
+from seqdistill.objectives.chunked_loss import Part
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.interpolation import InterpolationShare
 from seqdistill.objectives.monitors import Monitor, student_entropy, teacher_reverse_kl
@@ -31,7 +31,7 @@ from seqdistill.objectives.term import Term, check_term
 
 __all__ = ["Term", "WeightedObjective"]
 
-_Pass = tuple[int, float, tuple[Writer, ...] | None]
+_Pass = tuple[int, float, tuple[Origin, ...] | None]
 """Terms share a pass over the head if vocabulary, temperature and sequences are the same."""
 
 
@@ -73,7 +73,7 @@ class WeightedObjective:
         mixed = any(t.is_likelihood for t in terms) and any(t.knows_temperature for t in terms)
         self._soft_factor = loss_temperature**2 if mixed else 1.0
         self._shares = {
-            name: InterpolationShare(term.start_share, term.step, term.momentum)
+            name: InterpolationShare(term.start_fraction, term.step, term.momentum)
             for name, term in self._terms.items()
             if term.divergence == "interpolated_forward_kl"
         }
@@ -85,7 +85,7 @@ class WeightedObjective:
         return any(term.needs_teacher for term in self._terms.values())
 
     @property
-    def reads_the_writer(self) -> bool:
+    def needs_eval_states(self) -> bool:
         """Whether this update reads what the student says as it writes, with its dropout off.
 
         Importance weights and returns compare it with what was drawn from, monitors tell of it.
@@ -129,11 +129,11 @@ class WeightedObjective:
         states: StudentStates,
         scores: TeacherScores,
         batch: SequenceBatch,
-        as_writer: StudentStates | None = None,
+        eval_states: StudentStates | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         """The weighted total, differentiable, and every term's own total, unweighted, for logs.
 
-        All share the batch's count, but for the logged part of a term with `written_by`, which has
+        All share the batch's count, but for the logged part of a term with `origin`, which has
         that of its sequences; terms of one name are numbered from the second on. Soft terms compare
         the symbols that the teacher scores: rows that the student's head has beyond them are
         padding. Hard targets and rewards know the student's whole head. Terms of the same logits
@@ -141,18 +141,18 @@ class WeightedObjective:
         part of a policy gradient is the loss whose gradient it is, no distance. A moving target
         adds its share as `interpolation_share`, monitors add parts of their names.
 
-        `as_writer` are the student's states with its dropout off, None where `states` are those:
+        `eval_states` are the student's states with its dropout off, None where `states` are those:
         monitors, importance weights and returns are of the student that wrote.
 
         Raises RecipeError when a term meets scores that are not dense, or a batch that lacks what
         the term reads: who wrote it, its advantages.
         """
-        seen = Observation(states, scores, batch, as_writer or states)
+        seen = Observation(states, scores, batch, eval_states or states)
         passes: dict[_Pass, list[tuple[str, Part]]] = {}
         for name, term in self._terms.items():
             part = self._part(name, term, seen)
             vocab_size = part.vocab_size or states.head.vocab_size
-            key = (vocab_size, part.temperature, term.written_by)
+            key = (vocab_size, part.temperature, term.origin)
             passes.setdefault(key, []).append((name, part))
         total: Tensor = torch.zeros((), device=states.hidden.device)
         parts: dict[str, TokenSum] = {}
@@ -234,10 +234,10 @@ class WeightedObjective:
             )
         own, wanted = seen.students_own, self._measured_now
         if "student_entropy" in wanted:
-            found["student_entropy"] = student_entropy(seen.as_writer, own)
+            found["student_entropy"] = student_entropy(seen.eval_states, own)
         if "teacher_reverse_kl" in wanted and not isinstance(seen.scores, NoScores):
             found["teacher_reverse_kl"] = teacher_reverse_kl(
-                seen.as_writer, dense(seen.scores, "teacher_reverse_kl"), own
+                seen.eval_states, dense(seen.scores, "teacher_reverse_kl"), own
             )
         return found
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.head import Head
+from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.scores import DenseScores, TeacherScores
-from seqdistill.core.writers import BY_STUDENT
 from seqdistill.objectives.policy_gradient import target_log_probs
 from seqdistill.objectives.term import Term
 
@@ -26,13 +26,13 @@ class Observation:
         states: StudentStates,
         scores: TeacherScores,
         batch: SequenceBatch,
-        as_writer: StudentStates,
+        eval_states: StudentStates,
     ) -> None:
-        """`as_writer` are the student's states as it writes, with its dropout off."""
+        """`eval_states` are the student's states as it writes, with its dropout off."""
         self.states = states
         self.scores = scores
         self.batch = batch
-        self.as_writer = as_writer
+        self.eval_states = eval_states
         self._student_log_probs: Tensor | None = None
         self._teacher_log_probs: Tensor | None = None
 
@@ -42,15 +42,15 @@ class Observation:
         Raises RecipeError when the term asks who wrote them and nobody says so.
         """
         mask = self.batch.target_mask
-        if term.written_by is None:
+        if term.origin is None:
             return mask
-        if self.batch.written_by is None:
+        if self.batch.origin is None:
             raise RecipeError(
-                f"{term.divergence} counts only sequences written by {', '.join(term.written_by)}, "
+                f"{term.divergence} counts only sequences written by {', '.join(term.origin)}, "
                 "so the source must say who wrote each, got a batch that does not; remove "
-                "written_by, or choose sequences that the student or the teacher writes in training"
+                "origin, or choose sequences that the student or the teacher writes in training"
             )
-        rows = [writer in term.written_by for writer in self.batch.written_by]
+        rows = [writer in term.origin for writer in self.batch.origin]
         return mask & torch.tensor(rows, device=mask.device).unsqueeze(1)
 
     @property
@@ -60,10 +60,10 @@ class Observation:
         Those of `teacher_mixed` too: it drew most of their tokens. All where nobody says who wrote
         them.
         """
-        mask, writers = self.batch.target_mask, self.batch.written_by
+        mask, writers = self.batch.target_mask, self.batch.origin
         if writers is None:
             return mask
-        rows = [writer in BY_STUDENT for writer in writers]
+        rows = [writer in STUDENT_ORIGINS for writer in writers]
         return mask & torch.tensor(rows, device=mask.device).unsqueeze(1)
 
     @property
@@ -83,8 +83,8 @@ class Observation:
         """
         if self._student_log_probs is None:
             vocab_size = dense(self.scores, asked_by).head.vocab_size
-            head = self.as_writer.head.cut(vocab_size)
-            self._student_log_probs = self._of_targets(self.as_writer.hidden, head, asked_by)
+            head = self.eval_states.head.cut(vocab_size)
+            self._student_log_probs = self._of_targets(self.eval_states.hidden, head, asked_by)
         return self._student_log_probs
 
     def teacher_log_probs(self, asked_by: str) -> Float[Tensor, "batch time"]:

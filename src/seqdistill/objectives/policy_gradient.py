@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seqdistill.core.head import Head
+from seqdistill.objectives.chunked_head import detached_head
 from seqdistill.objectives.fused import fused_negative_log_likelihood
-from seqdistill.objectives.head_pass import detached_head
 
 Estimator = Literal["paper", "released"]
 

@@ -2,7 +2,7 @@
 
 This is the only file of the codebase that multiplies by a mask or counts tokens. It does not know
 what the values are, and it divides only inside a sequence: the last division is TokenSum's, once,
-over micro-batches, accumulation steps and ranks.
+over micro-batches, gradient_accumulation_steps steps and ranks.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from seqdistill.objectives import adaptive_divergences, closed_forms, divergences
+from seqdistill.objectives import adaptive_divergences, divergences, manual_gradients
 from seqdistill.objectives.divergences import Scale
 
 ParameterName = Literal["beta", "alpha", "share", "scale", "head_mass"]
@@ -61,14 +61,18 @@ DIVERGENCES: dict[str, Divergence] = {
         divergences.negative_log_likelihood, "target_ids", one_right_symbol=True
     ),
     "cross_entropy": Divergence(
-        divergences.cross_entropy, "teacher_log_probs", closed_forms.cross_entropy
+        divergences.cross_entropy, "teacher_log_probs", manual_gradients.cross_entropy
     ),
-    "forward_kl": Divergence(divergences.forward_kl, "teacher_log_probs", closed_forms.forward_kl),
-    "reverse_kl": Divergence(divergences.reverse_kl, "teacher_log_probs", closed_forms.reverse_kl),
+    "forward_kl": Divergence(
+        divergences.forward_kl, "teacher_log_probs", manual_gradients.forward_kl
+    ),
+    "reverse_kl": Divergence(
+        divergences.reverse_kl, "teacher_log_probs", manual_gradients.reverse_kl
+    ),
     "jensen_shannon": Divergence(
         divergences.jensen_shannon,
         "teacher_log_probs",
-        closed_forms.jensen_shannon,
+        manual_gradients.jensen_shannon,
         ("beta",),
         ("scale",),
         {"beta": divergences.check_beta},
@@ -76,44 +80,44 @@ DIVERGENCES: dict[str, Divergence] = {
     "skew_forward_kl": Divergence(
         divergences.skew_forward_kl,
         "teacher_log_probs",
-        closed_forms.skew_forward_kl,
+        manual_gradients.skew_forward_kl,
         ("alpha",),
         checks={"alpha": functools.partial(divergences.check_alpha, end="forward_kl")},
     ),
     "skew_reverse_kl": Divergence(
         divergences.skew_reverse_kl,
         "teacher_log_probs",
-        closed_forms.skew_reverse_kl,
+        manual_gradients.skew_reverse_kl,
         ("alpha",),
         checks={"alpha": functools.partial(divergences.check_alpha, end="reverse_kl")},
     ),
     "total_variation": Divergence(
-        divergences.total_variation, "teacher_log_probs", closed_forms.total_variation
+        divergences.total_variation, "teacher_log_probs", manual_gradients.total_variation
     ),
     "adaptive_kl": Divergence(
         adaptive_divergences.adaptive_kl,
         "teacher_log_probs",
-        closed_forms.adaptive_kl,
+        manual_gradients.adaptive_kl,
         optional_parameters=("head_mass",),
         checks={"head_mass": adaptive_divergences.check_head_mass},
     ),
     "interpolated_forward_kl": Divergence(
         adaptive_divergences.interpolated_forward_kl,
         "teacher_log_probs",
-        closed_forms.interpolated_forward_kl,
+        manual_gradients.interpolated_forward_kl,
         ("share",),
         checks={"share": adaptive_divergences.check_share},
     ),
     "teacher_mode_likelihood": Divergence(
         adaptive_divergences.teacher_mode_likelihood,
         "teacher_log_probs",
-        closed_forms.teacher_mode_likelihood,
+        manual_gradients.teacher_mode_likelihood,
         one_right_symbol=True,
     ),
 }
 
 
-def closed_form(name: str, parameters: Parameters) -> closed_forms.ClosedForm:
+def closed_form(name: str, parameters: Parameters) -> manual_gradients.ClosedForm:
     """The closed form of a divergence from a teacher, with its parameters filled in.
 
     Raises ValueError for an unknown name, or a parameter missing or out of range.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 
 from seqdistill.core.errors import RecipeError, did_you_mean
+from seqdistill.core.origins import Origin
 from seqdistill.core.schedules import Schedule
-from seqdistill.core.writers import Writer
 from seqdistill.objectives.divergences import Scale
 from seqdistill.objectives.policy_gradient import POLICY_GRADIENTS, Estimator
 from seqdistill.objectives.registry import DIVERGENCES
@@ -25,7 +25,7 @@ class Term:
     `weight` and `alpha` may be schedules; a number is constant. jensen_shannon takes any beta from
     0 to 1: the ends mean forward_kl and reverse_kl.
 
-    `written_by` makes the term count only sequences of these writers (DistiLLM-2 pulls the
+    `origin` makes the term count only sequences of these writers (DistiLLM-2 pulls the
     teacher's by one skew KL and the student's by the other). All terms still share one count, that
     of the whole batch, so it is as if the values of the other sequences were zero; the part that is
     logged has the count of its own sequences and reads as the divergence on those.
@@ -38,7 +38,7 @@ class Term:
     scale: Scale = "raw"
     head_mass: float = 0.5
     """adaptive_kl: how much of the teacher's probability its head must have."""
-    written_by: tuple[Writer, ...] | None = None
+    origin: tuple[Origin, ...] | None = None
     importance_weighted: bool = False
     """reverse_kl: multiply every position by q_t / p~_t, the student's probability of the token
     over the one it was drawn with: MiniLLM's single-step term (their code leaves it out)."""
@@ -52,7 +52,7 @@ class Term:
     clip: float | None = None
     """sequence_reverse_kl: a position whose importance weight has left [1 - clip, 1 + clip] in the
     direction of its return has no pull, as in PPO. MiniLLM uses 0.2."""
-    start_share: float = 0.4
+    start_fraction: float = 0.4
     """interpolated_forward_kl: the teacher's share of the target at the first update."""
     step: float = 5e-4
     """interpolated_forward_kl: the largest adaptive step of that share."""
@@ -112,9 +112,9 @@ def check_term(term: Term) -> None:
     _check_mixture(term)
     _check_owners(term)
     _check_ranges(term)
-    if term.written_by is not None and not term.written_by:
+    if term.origin is not None and not term.origin:
         raise RecipeError(
-            f"written_by of {term.divergence} must name at least one writer, got none; leave it "
+            f"origin of {term.divergence} must name at least one writer, got none; leave it "
             "out to count every sequence"
         )
 
@@ -143,7 +143,7 @@ _OWNERS = {
     "discount": "sequence_reverse_kl",
     "length_normalized": "sequence_reverse_kl",
     "clip": "sequence_reverse_kl",
-    "start_share": "interpolated_forward_kl",
+    "start_fraction": "interpolated_forward_kl",
     "step": "interpolated_forward_kl",
     "momentum": "interpolated_forward_kl",
 }
@@ -173,7 +173,7 @@ def _check_ranges(term: Term) -> None:
         refuse("clip", "strictly between 0 and 1")
     if not 0.0 < term.discount <= 1.0:
         refuse("discount", "above 0 and not above 1")
-    for parameter, value in (("start_share", term.start_share), ("step", term.step)):
+    for parameter, value in (("start_fraction", term.start_fraction), ("step", term.step)):
         if not 0.0 <= value <= 1.0:
             refuse(parameter, "between 0 and 1")
     if not 0.0 <= term.momentum < 1.0:

@@ -7,8 +7,8 @@ is told so in one sentence. Files are not looked at.
 
 from __future__ import annotations
 
+from seqdistill.recipe.contradictions import shown
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
-from seqdistill.recipe.findings import shown
 
 _SPLITS = ("train", "dev", "test")
 BUNDLED = "bundled:"

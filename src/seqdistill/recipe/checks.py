@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from seqdistill.recipe.findings import Findings
+from seqdistill.recipe.contradictions import Findings
 from seqdistill.recipe.model_checks import student_findings, teacher_findings
 from seqdistill.recipe.objective_checks import objective_findings
 from seqdistill.recipe.rollout_checks import rollout_findings
@@ -171,8 +171,8 @@ def _sequences(recipe: Recipe) -> Findings:
         yield (
             "sequences.corpus",
             "must be left out unless the teacher's outputs are decoded beforehand "
-            "(sequences.written_by teacher or interpolation, or mixture.others teacher), got "
-            f"{recipe.sequences.corpus!r}; remove it, or set sequences.written_by=teacher",
+            "(sequences.origin teacher or interpolation, or mixture.others teacher), got "
+            f"{recipe.sequences.corpus!r}; remove it, or set sequences.origin=teacher",
         )
     yield from _interpolation(recipe)
 
@@ -199,25 +199,25 @@ def _decoding(recipe: Recipe) -> Findings:
 
 def _interpolation(recipe: Recipe) -> Findings:
     sequences = recipe.sequences
-    if sequences.written_by != "interpolation":
+    if sequences.origin != "interpolation":
         default = SequencesSection.model_fields["similarity"].default
         if sequences.similarity != default:
             yield (
                 "sequences.similarity",
-                f"must be left at {default} unless sequences.written_by is interpolation, got "
-                f"{sequences.similarity}; remove it, or set sequences.written_by=interpolation",
+                f"must be left at {default} unless sequences.origin is interpolation, got "
+                f"{sequences.similarity}; remove it, or set sequences.origin=interpolation",
             )
         return
     if sequences.decoding.n_best < 2:
         yield (
             "sequences.decoding.n_best",
-            "must be at least 2 for sequences.written_by: interpolation, which chooses among the "
+            "must be at least 2 for sequences.origin: interpolation, which chooses among the "
             f"teacher's outputs, got {sequences.decoding.n_best}; the paper keeps 35",
         )
     if recipe.student.init == "scratch":
         yield (
             "student.init",
-            "must start from a trained student with sequences.written_by: interpolation, which "
+            "must start from a trained student with sequences.origin: interpolation, which "
             "fine-tunes, got scratch; name the student's folder as student.model",
         )
 
@@ -235,7 +235,7 @@ def _unused(decoding: DecodingSection, name: str, condition: str, remedy: str) -
 
 
 def _pruning(recipe: Recipe) -> Findings:
-    if recipe.pruning.share is not None:
+    if recipe.pruning.sparsity is not None:
         return
     for name, field in PruningSection.model_fields.items():
         found: object = getattr(recipe.pruning, name)
@@ -243,32 +243,32 @@ def _pruning(recipe: Recipe) -> Findings:
             shown = list(found) if isinstance(found, tuple) else found
             yield (
                 f"pruning.{name}",
-                f"must be left out unless pruning.share is given, got {shown}; remove it, or add "
-                "for example pruning.share=0.8",
+                f"must be left out unless pruning.sparsity is given, got {shown}; remove it, or "
+                "add for example pruning.sparsity=0.8",
             )
 
 
 def _training(recipe: Recipe) -> Findings:
     training = recipe.training
-    if training.warmup > training.updates:
+    if training.warmup > training.steps:
         yield (
-            "training.warmup_updates",
-            f"must be at most training.updates, got {training.warmup} of "
-            f"{training.updates}; lower the warm-up or train longer",
+            "training.warmup_steps",
+            f"must be at most training.steps, got {training.warmup} of "
+            f"{training.steps}; lower the warm-up or train longer",
         )
-    falls = training.schedule in ("linear", "cosine") and training.final_rate_share == 0.0
-    if falls and training.updates == 1 and training.warmup == 0:
+    falls = training.schedule in ("linear", "cosine") and training.final_rate_fraction == 0.0
+    if falls and training.steps == 1 and training.warmup == 0:
         yield (
-            "training.updates",
+            "training.steps",
             f"must be at least 2 with training.schedule: {training.schedule}, whose last update "
-            "has training.final_rate_share of the peak rate, which is 0, got 1: nothing would be "
-            "learned; train longer, or set training.schedule=constant",
+            "has training.final_rate_fraction of the peak rate, which is 0, got 1: nothing would "
+            "be learned; train longer, or set training.schedule=constant",
         )
-    if training.schedule in ("inverse_sqrt", "constant") and training.final_rate_share != 0.0:
+    if training.schedule in ("inverse_sqrt", "constant") and training.final_rate_fraction != 0.0:
         yield (
-            "training.final_rate_share",
+            "training.final_rate_fraction",
             f"must be left at 0 unless training.schedule is linear or cosine, got "
-            f"{training.final_rate_share:g} with {training.schedule}; remove it",
+            f"{training.final_rate_fraction:g} with {training.schedule}; remove it",
         )
     for name, value in (
         ("adam_beta1", training.adam_beta1),

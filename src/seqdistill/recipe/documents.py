@@ -276,7 +276,7 @@ def _mapping_of(
 
 
 def dotted(path: KeyPath) -> str:
-    """The path as users write it: `training.updates`, `objective.terms.0.beta`."""
+    """The path as users write it: `training.steps`, `objective.terms.0.beta`."""
     return ".".join(str(part) for part in path)
 
 

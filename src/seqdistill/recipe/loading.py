@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from seqdistill.recipe.checks import Contradiction, label_contradictions, measured_contradictions
-from seqdistill.recipe.complaints import located
 from seqdistill.recipe.documents import KeyPath, dotted
 from seqdistill.recipe.missing import missing_findings
 from seqdistill.recipe.resolving import recipe_error, resolve
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.schema_errors import located
 from seqdistill.recipe.systems import all_contradictions
 
 Purpose = Literal["check", "train", "label", "measure"]
@@ -32,7 +32,7 @@ def load_recipe(
     """A recipe that can be used for the purpose, from a preset's name or a YAML file.
 
     `overrides` are `key=value` texts with dotted keys and YAML values, the last one wins:
-    `training.updates=200`, `objective.terms.0.weight=0.3`, `learning_rate=3e-4`.
+    `training.steps=200`, `objective.terms.0.weight=0.3`, `learning_rate=3e-4`.
 
     Raises RecipeError, naming file, line and key of every mistake at once: single values (unknown
     key, type, range), values that contradict each other, and names that stand for nothing. Of the

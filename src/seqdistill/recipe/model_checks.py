@@ -6,7 +6,7 @@ by `checks` alone.
 
 from __future__ import annotations
 
-from seqdistill.recipe.findings import Findings, changed, shown
+from seqdistill.recipe.contradictions import Findings, changed, shown
 from seqdistill.recipe.objective_checks import is_soft
 from seqdistill.recipe.schema import Recipe
 
@@ -22,11 +22,11 @@ def teacher_findings(recipe: Recipe) -> Findings:
         reasons.append(f"teacher.scores: {teacher.scores}")
     sequences = recipe.sequences
     if sequences.decoded_by_teacher:
-        mixed = sequences.written_by in ("mixture", "replay")
-        named = "mixture.others: teacher" if mixed else f"written_by: {sequences.written_by}"
+        mixed = sequences.origin in ("mixture", "replay")
+        named = "mixture.others: teacher" if mixed else f"origin: {sequences.origin}"
         reasons.append(f"sequences.{named}")
-    if sequences.rollouts.teacher_share > 0.0:
-        reasons.append("sequences.rollouts.teacher_share")
+    if sequences.rollouts.teacher_fraction > 0.0:
+        reasons.append("sequences.rollouts.teacher_fraction")
     if recipe.student.init == "teacher_layers":
         reasons.append("student.init: teacher_layers")
     if reasons and teacher.model is None:
@@ -52,24 +52,24 @@ def teacher_findings(recipe: Recipe) -> Findings:
             "must leave teacher_reverse_kl out when the teacher is not asked for its distribution, "
             "got teacher.scores none; set teacher.scores=dense, or take the monitor out",
         )
-    if recipe.sequences.by_student and teacher.keep_states != "none":
+    if recipe.sequences.rolls_out and teacher.cache_hidden_states != "none":
         yield (
-            "teacher.keep_states",
+            "teacher.cache_hidden_states",
             "must be none where the student writes sequences, whose states cannot be kept "
-            f"beforehand, got {teacher.keep_states} with sequences.written_by "
-            f"{recipe.sequences.written_by}; remove it",
+            f"beforehand, got {teacher.cache_hidden_states} with sequences.origin "
+            f"{recipe.sequences.origin}; remove it",
         )
-    elif teacher.scores == "none" and teacher.keep_states != "none":
+    elif teacher.scores == "none" and teacher.cache_hidden_states != "none":
         yield (
-            "teacher.keep_states",
+            "teacher.cache_hidden_states",
             "must be none unless teacher.scores is dense, since the states would not be read, got "
-            f"{teacher.keep_states}; remove it, or set teacher.scores=dense",
+            f"{teacher.cache_hidden_states}; remove it, or set teacher.scores=dense",
         )
-    if teacher.keep_states == "none" and teacher.states is not None:
+    if teacher.cache_hidden_states == "none" and teacher.states is not None:
         yield (
             "teacher.states",
-            f"must be left out unless teacher.keep_states is fp32 or fp16, got {teacher.states!r}; "
-            "remove it, or set teacher.keep_states=fp32",
+            f"must be left out unless teacher.cache_hidden_states is fp32 or fp16, got "
+            f"{teacher.states!r}; remove it, or set teacher.cache_hidden_states=fp32",
         )
 
 
@@ -118,11 +118,11 @@ def _lora(recipe: Recipe) -> Findings:
             f"must be left out with student.init: scratch, whose weights must all be trained, got "
             f"{lora.rank}; remove it",
         )
-    if recipe.pruning.share is not None:
+    if recipe.pruning.sparsity is not None:
         yield (
             "student.lora.rank",
-            f"must be left out with pruning.share, since adapters fill the zeros, got {lora.rank}; "
-            "remove one of the two",
+            f"must be left out with pruning.sparsity, since adapters fill the zeros, got "
+            f"{lora.rank}; remove one of the two",
         )
     if recipe.sequences.rollouts.engine != "transformers":
         yield (

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 from seqdistill.core.errors import did_you_mean
-from seqdistill.core.writers import BY_STUDENT
-from seqdistill.recipe.findings import Findings, changed, number_findings, shown
+from seqdistill.core.origins import STUDENT_ORIGINS
+from seqdistill.recipe.contradictions import Findings, changed, number_findings, shown
 from seqdistill.recipe.objective_schema import NAMED_REWARDS, Term
 from seqdistill.recipe.schema import Recipe
 
@@ -20,7 +20,7 @@ _BELONGS_TO: dict[str, tuple[str, ...]] = {
     "scale": ("jensen_shannon",),
     "alpha": SKEWED,
     "head_mass": ("adaptive_kl",),
-    "start_share": ("interpolated_forward_kl",),
+    "start_fraction": ("interpolated_forward_kl",),
     "importance_weighted": ("reverse_kl",),
     "length_normalized": ("sequence_reverse_kl",),
     "estimator": ("sequence_reverse_kl",),
@@ -105,7 +105,7 @@ def _skew(key: str, term: Term) -> Findings:
 
 def _chosen(term: Term, recipe: Recipe) -> tuple[str, ...]:
     """The writers whose sequences the term counts."""
-    return recipe.sequences.writers if term.written_by is None else term.written_by
+    return recipe.sequences.writers if term.origin is None else term.origin
 
 
 def _writers(key: str, term: Term, recipe: Recipe) -> Findings:
@@ -113,27 +113,27 @@ def _writers(key: str, term: Term, recipe: Recipe) -> Findings:
     chosen = _chosen(term, recipe)
     for name in (name for name in chosen if name not in possible):
         yield (
-            f"{key}.written_by",
+            f"{key}.origin",
             f"must be among those who write here ({', '.join(possible)}), got {name}; take one of "
-            "them, or change sequences.written_by",
+            "them, or change sequences.origin",
         )
-    if term.written_by is not None and not sequences.by_student:
+    if term.origin is not None and not sequences.rolls_out:
         yield (
-            f"{key}.written_by",
+            f"{key}.origin",
             f"must be left out where {possible[0]} is the only writer, as sequences are not told "
-            f"apart then, got {shown(term.written_by)}; remove it",
+            f"apart then, got {shown(term.origin)}; remove it",
         )
-    by_student = [name for name in chosen if name in BY_STUDENT]
-    if term.divergence == "negative_log_likelihood" and by_student:
+    rolls_out = [name for name in chosen if name in STUDENT_ORIGINS]
+    if term.divergence == "negative_log_likelihood" and rolls_out:
         remedy = (
-            f"add written_by: [{sequences.mixture.others}] to the term"
-            if sequences.mixed
+            f"add origin: [{sequences.mixture.others}] to the term"
+            if sequences.has_two_origins
             else "take a divergence from the teacher, such as reverse_kl"
         )
         yield (
-            f"{key}.written_by",
+            f"{key}.origin",
             "must leave the student out with negative_log_likelihood, which would teach the "
-            f"student its own samples, got {', '.join(by_student)}; {remedy}",
+            f"student its own samples, got {', '.join(rolls_out)}; {remedy}",
         )
     if term.importance_weighted and term.divergence == "reverse_kl":
         yield from _importance(key, term, recipe)
@@ -142,10 +142,10 @@ def _writers(key: str, term: Term, recipe: Recipe) -> Findings:
 def _importance(key: str, term: Term, recipe: Recipe) -> Findings:
     """Importance weights are of tokens whose chance of being drawn is known."""
     sequences, rollouts = recipe.sequences, recipe.sequences.rollouts
-    drawn = [name for name in sequences.writers if name in BY_STUDENT]
+    drawn = [name for name in sequences.writers if name in STUDENT_ORIGINS]
     others = [name for name in _chosen(term, recipe) if name not in drawn]
     if others:
-        remedy = f"add written_by: [{drawn[0]}] to the term" if drawn else "remove it"
+        remedy = f"add origin: [{drawn[0]}] to the term" if drawn else "remove it"
         yield (
             f"{key}.importance_weighted",
             "must be false for sequences that were not sampled while the student trains, got true "
@@ -170,18 +170,18 @@ def _policy_gradient(key: str, term: Term, recipe: Recipe) -> Findings:
     """
     sequences, rollouts, name = recipe.sequences, recipe.sequences.rollouts, term.divergence
     chosen = _chosen(term, recipe)
-    if not any(writer in BY_STUDENT for writer in chosen):
+    if not any(writer in STUDENT_ORIGINS for writer in chosen):
         yield (
             f"{key}.divergence",
             f"must be another than {name} where the student writes nothing that it counts, got "
-            f"sequences of {', '.join(chosen)}; set sequences.written_by=student",
+            f"sequences of {', '.join(chosen)}; set sequences.origin=student",
         )
         return
-    if sequences.written_by == "replay":
+    if sequences.origin == "replay":
         yield (
-            "sequences.written_by",
+            "sequences.origin",
             f"must be student or mixture with the term {name}, whose gradient is that of the "
-            "student who wrote the sequences, got replay; set sequences.written_by=student",
+            "student who wrote the sequences, got replay; set sequences.origin=student",
         )
     if rollouts.mode != "sample":
         yield (
@@ -196,11 +196,11 @@ def _policy_gradient(key: str, term: Term, recipe: Recipe) -> Findings:
                 f"must be left out with {name}, which is the mean over samples of the student's "
                 f"whole distribution, got {shown(getattr(rollouts, setting))}; remove it",
             )
-    if name == "reward" and rollouts.teacher_share > 0.0:
+    if name == "reward" and rollouts.teacher_fraction > 0.0:
         yield (
-            "sequences.rollouts.teacher_share",
+            "sequences.rollouts.teacher_fraction",
             "must be 0 with the term reward, which has no importance weights for what the teacher "
-            f"had a part in, got {rollouts.teacher_share:g}; remove it",
+            f"had a part in, got {rollouts.teacher_fraction:g}; remove it",
         )
     if name == "sequence_reverse_kl":
         yield from _sequence_reverse_kl(key, term, recipe)
@@ -208,16 +208,16 @@ def _policy_gradient(key: str, term: Term, recipe: Recipe) -> Findings:
 
 def _sequence_reverse_kl(key: str, term: Term, recipe: Recipe) -> Findings:
     objective, rollouts, chosen = recipe.objective, recipe.sequences.rollouts, _chosen(term, recipe)
-    drawn = [name for name in recipe.sequences.writers if name in BY_STUDENT]
+    drawn = [name for name in recipe.sequences.writers if name in STUDENT_ORIGINS]
     if set(chosen) - set(drawn):
         yield (
-            f"{key}.written_by",
+            f"{key}.origin",
             "must name the student's sequences alone with sequence_reverse_kl, which is the mean "
-            f"over its samples, got {', '.join(chosen)}; set written_by: [{drawn[0]}]",
+            f"over its samples, got {', '.join(chosen)}; set origin: [{drawn[0]}]",
         )
-    if rollouts.teacher_share == 1.0:
+    if rollouts.teacher_fraction == 1.0:
         yield (
-            "sequences.rollouts.teacher_share",
+            "sequences.rollouts.teacher_fraction",
             "must be below 1 with sequence_reverse_kl, which is the mean over samples that the "
             "student has a part in, got 1; MiniLLM uses 0.2",
         )
@@ -245,12 +245,12 @@ def _sequence_reverse_kl(key: str, term: Term, recipe: Recipe) -> Findings:
             "what remains of the gradient beside that term, got paper without it; add the term "
             "{divergence: reverse_kl}",
         )
-    elif rollouts.teacher_share > 0.0 and not any(t.importance_weighted for t in beside):
+    elif rollouts.teacher_fraction > 0.0 and not any(t.importance_weighted for t in beside):
         yield (
             f"objective.terms.{objective.terms.index(beside[0])}.importance_weighted",
             "must be true beside sequence_reverse_kl with the estimator paper and "
-            "sequences.rollouts.teacher_share, since the samples are not the student's alone, got "
-            "false; set it to true",
+            "sequences.rollouts.teacher_fraction, since the samples are not the student's alone, "
+            "got false; set it to true",
         )
 
 

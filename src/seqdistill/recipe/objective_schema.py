@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from seqdistill.core.writers import Writer
+from seqdistill.core.origins import Origin
 from seqdistill.recipe.sections import (
     InnerShare,
     Number,
@@ -51,7 +51,7 @@ class Term(Section):
     head_mass: InnerShare | None = None
     """adaptive_kl only: the teacher's likeliest symbols up to this mass are the head; 0.5 when not
     given (AKL)."""
-    start_share: Share | None = None
+    start_fraction: Share | None = None
     """interpolated_forward_kl only: the teacher's share of the target at the first update, which
     grows to 1; 0.4 when not given (TAID)."""
     importance_weighted: bool = False
@@ -69,7 +69,7 @@ class Term(Section):
     clip: InnerShare | None = None
     """sequence_reverse_kl only: importance weights are clipped to 1 - clip ... 1 + clip, as in PPO;
     not when not given."""
-    written_by: Annotated[tuple[Writer, ...], Field(min_length=1)] | None = None
+    origin: Annotated[tuple[Origin, ...], Field(min_length=1)] | None = None
     """Only sequences of these writers count; the sum is divided by all. All when not given."""
 
 

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from seqdistill.core.errors import RecipeError, did_you_mean
 from seqdistill.recipe.belonging import brings_bundled, drop_foreign
-from seqdistill.recipe.complaints import MOST_COMPLAINTS, located, odd_numbers, schema_complaints
 from seqdistill.recipe.documents import (
     MAX_BYTES,
     KeyPath,
@@ -29,6 +28,7 @@ from seqdistill.recipe.documents import (
 )
 from seqdistill.recipe.presets import preset_names, show_preset
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.schema_errors import MOST_COMPLAINTS, located, odd_numbers, schema_complaints
 from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, known_keys
 
 _LOG = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ def _parsed_override(text: str, problems: list[str]) -> tuple[KeyPath, object, s
     if not equals or not key or not value.strip():
         problems.append(
             f"{place}: an override must read key=value with both sides given, got {text!r}; "
-            "write for example training.updates=200, or key=null to clear a value"
+            "write for example training.steps=200, or key=null to clear a value"
         )
         return (), None, place
     if not all(key.split(".")):

@@ -5,50 +5,50 @@ Called by `checks` alone.
 
 from __future__ import annotations
 
-from seqdistill.recipe.findings import Findings, changed, number_findings, shown
+from seqdistill.recipe.contradictions import Findings, changed, number_findings, shown
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Section
-from seqdistill.recipe.sequences_schema import SequencesSection, StudentShare
+from seqdistill.recipe.sequences_schema import SequencesSection, StudentFraction
 
 
 def rollout_findings(recipe: Recipe) -> Findings:
     """Settings that nobody would read, shares out of range, samplers that cannot do it."""
     sequences = recipe.sequences
-    written_by = sequences.written_by
-    if not sequences.may_be_by_student:
-        yield from _unread(sequences.rollouts, "rollouts", "student, mixture or replay", written_by)
-    if written_by not in ("mixture", "replay"):
-        yield from _unread(sequences.mixture, "mixture", "mixture or replay", written_by)
-    if written_by != "replay":
-        yield from _unread(sequences.replay, "replay", "replay", written_by)
-    if not sequences.may_be_by_student:
+    origin = sequences.origin
+    if not sequences.can_roll_out:
+        yield from _unread(sequences.rollouts, "rollouts", "student, mixture or replay", origin)
+    if origin not in ("mixture", "replay"):
+        yield from _unread(sequences.mixture, "mixture", "mixture or replay", origin)
+    if origin != "replay":
+        yield from _unread(sequences.replay, "replay", "replay", origin)
+    if not sequences.can_roll_out:
         return
-    if written_by == "mixture" and sequences.mixture.student_share is None:
+    if origin == "mixture" and sequences.mixture.student_fraction is None:
         yield (
-            "sequences.mixture.student_share",
-            "must be given with sequences.written_by: mixture, got none; add it, for example 0.5",
+            "sequences.mixture.student_fraction",
+            "must be given with sequences.origin: mixture, got none; add it, for example 0.5",
         )
-    if sequences.mixture.student_share is not None:
-        yield from _share(sequences.mixture.student_share, recipe)
+    if sequences.mixture.student_fraction is not None:
+        yield from _share(sequences.mixture.student_fraction, recipe)
     yield from number_findings(
-        "sequences.replay.fresh_share", sequences.replay.fresh_share, least=0.0, most=1.0
+        "sequences.replay.fresh_fraction", sequences.replay.fresh_fraction, least=0.0, most=1.0
     )
     yield from _replay(sequences)
     yield from _sampler(recipe)
 
 
-def _unread(section: Section, name: str, readers: str, written_by: str) -> Findings:
+def _unread(section: Section, name: str, readers: str, origin: str) -> Findings:
     for setting in changed(section):
         yield (
             f"sequences.{name}.{setting}",
-            f"must be left out unless sequences.written_by is {readers}, got "
-            f"{shown(getattr(section, setting))} with {written_by}; remove it, or change "
-            "sequences.written_by",
+            f"must be left out unless sequences.origin is {readers}, got "
+            f"{shown(getattr(section, setting))} with {origin}; remove it, or change "
+            "sequences.origin",
         )
 
 
-def _share(share: StudentShare, recipe: Recipe) -> Findings:
-    key = "sequences.mixture.student_share"
+def _share(share: StudentFraction, recipe: Recipe) -> Findings:
+    key = "sequences.mixture.student_fraction"
     yield from number_findings(key, share, least=0.0, most=1.0)
     if recipe.sequences.mixture.coin == "both" and share.ends != (0.5,):
         yield (
@@ -75,7 +75,7 @@ def _share(share: StudentShare, recipe: Recipe) -> Findings:
 def _replay(sequences: SequencesSection) -> Findings:
     """A memory too small for one prompt; what whole batches need only the data can say."""
     needed, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
-    if sequences.written_by == "replay" and capacity < needed:
+    if sequences.origin == "replay" and capacity < needed:
         yield (
             "sequences.replay.capacity",
             f"must be at least the {needed} sequences that a single prompt gets "
@@ -87,30 +87,36 @@ def _replay(sequences: SequencesSection) -> Findings:
 def _sampler(recipe: Recipe) -> Findings:
     rollouts, key = recipe.sequences.rollouts, "sequences.rollouts"
     if rollouts.mode == "greedy":
-        sampling = ("sampling_temperature", "top_k", "top_p", "samples_per_prompt", "teacher_share")
+        sampling = (
+            "sampling_temperature",
+            "top_k",
+            "top_p",
+            "samples_per_prompt",
+            "teacher_fraction",
+        )
         for name in (name for name in sampling if name in changed(rollouts)):
             yield (
                 f"{key}.{name}",
                 f"must be left out unless mode is sample, got {shown(getattr(rollouts, name))}; "
                 f"remove it, or set {key}.mode=sample",
             )
-    if rollouts.teacher_share == 0.0:
+    if rollouts.teacher_fraction == 0.0:
         return
     if rollouts.engine != "transformers":
         yield (
             f"{key}.engine",
-            f"must be transformers with teacher_share, which samples from two models, got "
+            f"must be transformers with teacher_fraction, which samples from two models, got "
             f"{rollouts.engine}; remove it",
         )
     for name in (name for name in ("top_k", "top_p") if name in changed(rollouts)):
         yield (
             f"{key}.{name}",
-            f"must be left out with teacher_share, whose probabilities are of whole "
+            f"must be left out with teacher_fraction, whose probabilities are of whole "
             f"distributions, got {shown(getattr(rollouts, name))}; remove it",
         )
-    if recipe.sequences.written_by == "replay":
+    if recipe.sequences.origin == "replay":
         yield (
-            f"{key}.teacher_share",
-            "must be 0 with sequences.written_by: replay, got "
-            f"{rollouts.teacher_share:g}; set sequences.written_by=student, or remove it",
+            f"{key}.teacher_fraction",
+            "must be 0 with sequences.origin: replay, got "
+            f"{rollouts.teacher_fraction:g}; set sequences.origin=student, or remove it",
         )

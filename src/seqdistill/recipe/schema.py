@@ -110,7 +110,7 @@ class TeacherSection(Section):
     scores: Literal["none", "dense"] = "none"
     """`dense`: the whole next-token distribution at every position (from hidden states, in
     chunks); `none`: the objective needs no teacher at training time."""
-    keep_states: Literal["none", "fp32", "fp16"] = "none"
+    cache_hidden_states: Literal["none", "fp32", "fp16"] = "none"
     """With `scores: dense`: run the teacher once over the sequences, in fp32, keep its last hidden
     states on disk and read them in every epoch, run and stage. On CPUs most of the time may be
     the teacher's. Costs target tokens x the teacher's width x 4 bytes (`fp32`) or x 2 (`fp16`,
@@ -156,7 +156,7 @@ class StudentSection(Section):
     on the training data. With a teacher its tokenizer is used."""
     lora: LoraSection = LoraSection()
     """Adapters instead of all weights."""
-    store: Literal["fp32", "fp16"] = "fp32"
+    save_dtype: Literal["fp32", "fp16"] = "fp32"
     """Precision of the stored weights. fp16 halves the folder; the model still loads as fp32."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
@@ -165,20 +165,20 @@ class StudentSection(Section):
 class TrainingSection(Section):
     """Updates, batches, rates, precision, checkpoints."""
 
-    updates: PositiveInt = 1000
+    steps: PositiveInt = 1000
     """Optimizer steps."""
     batch_tokens: PositiveInt = 4096
     """Tokens of one micro-batch, padding included: of the longer side of encoder-decoder pairs, of
     prompt and completion of decoder-only ones."""
-    accumulation: PositiveInt = 1
+    gradient_accumulation_steps: PositiveInt = 1
     """Micro-batches summed into one update."""
     learning_rate: PositiveFloat = 5e-4
     """Peak rate."""
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant"] = "linear"
-    """Shape after the warm-up; linear and cosine end at `final_rate_share` of the peak."""
-    warmup_updates: Annotated[int, Field(ge=0)] | None = None
-    """Updates of linear rise from zero; when not given, a tenth of `updates` and at most 100."""
-    final_rate_share: Share = 0.0
+    """Shape after the warm-up; linear and cosine end at `final_rate_fraction` of the peak."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Updates of linear rise from zero; when not given, a tenth of `steps` and at most 100."""
+    final_rate_fraction: Share = 0.0
     """Rate at the last update as a share of the peak (linear, cosine)."""
     optimizer: Literal["adamw"] = "adamw"
     """AdamW with torch's fused kernel."""
@@ -223,13 +223,13 @@ class TrainingSection(Section):
     @property
     def warmup(self) -> int:
         """The updates of linear rise, given or not."""
-        return min(100, self.updates // 10) if self.warmup_updates is None else self.warmup_updates
+        return min(100, self.steps // 10) if self.warmup_steps is None else self.warmup_steps
 
 
 class PruningSection(Section):
     """Which weights of the student are set to zero before its first update, and stay zero."""
 
-    share: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Of the weights in matrices, those of least magnitude; none are pruned when not given. What
     is zero already counts, so 0 keeps the zeros of a pruned student and prunes no more. The later
     stages of a chain go on with it; one that sets `share: null` fills the zeros again."""
@@ -298,7 +298,7 @@ class Stage(Section):
     """Says who writes, what the teacher says and what the loss is, and brings settings of its own
     where it has some (`seq_inter` a low rate and few updates)."""
     settings: dict[str, object] = Field(default={})
-    """Keys of the recipe and their values, {training.updates: 300, seed: 2}: they hold in this
+    """Keys of the recipe and their values, {training.steps: 300, seed: 2}: they hold in this
     stage only, over its preset's, which are over the recipe's."""
 
 

@@ -62,14 +62,14 @@ class RolloutsSection(Section):
     learned from as far as it goes."""
     samples_per_prompt: PositiveInt = 1
     """Rollouts of each prompt; a reward with the baseline leave_one_out needs two or more."""
-    teacher_share: Share = 0.0
+    teacher_fraction: Share = 0.0
     """Above 0 each token is sampled from this share of the teacher's distribution and the rest of
     the student's (MiniLLM uses 0.2)."""
     samples_every: PositiveInt = 100
     """Every n updates a few of the sequences just written are kept in rollouts.jsonl."""
 
 
-class StudentShare(Number):
+class StudentFraction(Number):
     """As any number, or raised when dev gets worse: {shape: adaptive, start: 0, step: 0.1}."""
 
     end: float = 1.0
@@ -84,9 +84,9 @@ class StudentShare(Number):
 class MixtureSection(Section):
     """What share of the sequences the student writes, and who writes the others."""
 
-    student_share: StudentShare | None = None
+    student_fraction: StudentFraction | None = None
     """GKD's lambda: 0 means the others write all and nothing is sampled, 1 that the student does
-    and prompts alone are enough. Must be given with `written_by: mixture`; with `replay` all are
+    and prompts alone are enough. Must be given with `origin: mixture`; with `replay` all are
     the student's when not given. The coin `both` has 0.5."""
     coin: Literal["batch", "example", "both"] = "batch"
     """`batch`: one coin for a whole batch, the same on every process (GKD). `example`: one for each
@@ -103,7 +103,7 @@ class ReplaySection(Section):
     """Sequences kept on each process; the oldest goes first. DistiLLM uses 1000."""
     max_age: PositiveInt = 1000
     """Updates after which a sequence is dropped: the student that wrote it is gone."""
-    fresh_share: Number = Number(start=1.0, end=0.0)
+    fresh_fraction: Number = Number(start=1.0, end=0.0)
     """Share of the batches that are sampled again (and kept); the others are drawn from the kept
     ones. Falls linearly to 0 in DistiLLM."""
 
@@ -111,7 +111,7 @@ class ReplaySection(Section):
 class SequencesSection(Section):
     """Who writes the sequences that the student learns from."""
 
-    written_by: Literal["reference", "teacher", "interpolation", "student", "mixture", "replay"] = (
+    origin: Literal["reference", "teacher", "interpolation", "student", "mixture", "replay"] = (
         "reference"
     )
     """`reference`: the targets in the data. `teacher`: its decoded outputs (Seq-KD), made once,
@@ -136,14 +136,14 @@ class SequencesSection(Section):
     """What is used again."""
 
     @property
-    def may_be_by_student(self) -> bool:
+    def can_roll_out(self) -> bool:
         """Whether the student is one of those who may write, whatever its share."""
-        return self.written_by in ("student", "mixture", "replay")
+        return self.origin in ("student", "mixture", "replay")
 
     @property
-    def by_student(self) -> bool:
+    def rolls_out(self) -> bool:
         """Whether the student writes any of them: not where its share is 0 at every update."""
-        return self.may_be_by_student and self._constant_share != 0.0
+        return self.can_roll_out and self._constant_share != 0.0
 
     @property
     def decoded_by_teacher(self) -> bool:
@@ -151,41 +151,43 @@ class SequencesSection(Section):
         return "teacher" in self.writers
 
     @property
-    def mixes(self) -> bool:
+    def reads_mixture(self) -> bool:
         """Whether `mixture` is read: somebody besides the student may write while it trains."""
-        return self.written_by == "mixture" or (
-            self.written_by == "replay" and self.mixture.student_share is not None
+        return self.origin == "mixture" or (
+            self.origin == "replay" and self.mixture.student_fraction is not None
         )
 
     @property
-    def mixed(self) -> bool:
+    def has_two_origins(self) -> bool:
         """Whether the student and somebody else write: neither has every update to itself."""
-        return self.mixes and self._constant_share not in (0.0, 1.0)
+        return self.reads_mixture and self._constant_share not in (0.0, 1.0)
 
     @property
     def writers(self) -> tuple[str, ...]:
-        """Who may have written a sequence, as a term's `written_by` says it."""
-        student = "teacher_mixed" if self.rollouts.teacher_share > 0.0 else "student"
-        if self.mixed:
+        """Who may have written a sequence, as a term's `origin` says it."""
+        student = "teacher_mixed" if self.rollouts.teacher_fraction > 0.0 else "student"
+        if self.has_two_origins:
             return (student, self.mixture.others)
-        if self.by_student:
+        if self.rolls_out:
             return (student,)
-        if self.mixes:
+        if self.reads_mixture:
             return (self.mixture.others,)
-        return ("reference",) if self.written_by == "reference" else ("teacher",)
+        return ("reference",) if self.origin == "reference" else ("teacher",)
 
     @property
     def needs_references(self) -> str | None:
         """The setting that learns from targets in the data, as users write it; None where prompts
         alone are enough."""
-        if self.written_by == "interpolation":
-            return "sequences.written_by: interpolation"
+        if self.origin == "interpolation":
+            return "sequences.origin: interpolation"
         if "reference" not in self.writers:
             return None
-        if not self.mixes:
-            return f"sequences.written_by: {self.written_by}"
+        if not self.reads_mixture:
+            return f"sequences.origin: {self.origin}"
         coin = self.mixture.coin
-        share = "coin: both" if coin == "both" else f"student_share: {self.mixture.student_share}"
+        share = (
+            "coin: both" if coin == "both" else f"student_fraction: {self.mixture.student_fraction}"
+        )
         return f"sequences.mixture.others: reference with {share}"
 
     @property
@@ -194,7 +196,7 @@ class SequencesSection(Section):
 
         With the coin `both` no share is read: every prompt is answered by both.
         """
-        share = self.mixture.student_share
-        if not self.mixes or share is None or self.mixture.coin == "both":
+        share = self.mixture.student_fraction
+        if not self.reads_mixture or share is None or self.mixture.coin == "both":
             return None
         return share.start if len(set(share.ends)) == 1 else None

@@ -25,9 +25,9 @@ ALIASES: dict[str, KeyPath] = {
     "test_file": ("data", "test"),
     "learning_rate": ("training", "learning_rate"),
     "lr_scheduler_type": ("training", "schedule"),
-    "max_steps": ("training", "updates"),
-    "warmup_steps": ("training", "warmup_updates"),
-    "gradient_accumulation_steps": ("training", "accumulation"),
+    "max_steps": ("training", "steps"),
+    "warmup_steps": ("training", "warmup_steps"),
+    "gradient_accumulation_steps": ("training", "gradient_accumulation_steps"),
     "weight_decay": ("training", "weight_decay"),
     "max_grad_norm": ("training", "max_grad_norm"),
     "adam_beta1": ("training", "adam_beta1"),
@@ -35,7 +35,7 @@ ALIASES: dict[str, KeyPath] = {
     "eval_steps": ("training", "eval_every"),
     "save_steps": ("training", "checkpoint_every"),
     "logging_steps": ("training", "log_every"),
-    "lmbda": ("sequences", "mixture", "student_share"),
+    "lmbda": ("sequences", "mixture", "student_fraction"),
 }
 """Top-level names and what they set. `beta` is apart: it belongs to one term of the objective."""
 
@@ -46,7 +46,7 @@ AMBIGUOUS = {
     "lr": "training.learning_rate",
     "trust_remote_code": "teacher.trust_remote_code or student.trust_remote_code",
     "num_beams": "sequences.decoding.beam_size (the teacher's) or evaluation.beam_size",
-    "num_train_epochs": "training.updates (optimizer steps; there are no epochs)",
+    "num_train_epochs": "training.steps (optimizer steps; there are no epochs)",
     "per_device_train_batch_size": "training.batch_tokens (batches are counted in tokens)",
     "max_new_tokens": "sequences.decoding.max_new_tokens (the teacher's), "
     "sequences.rollouts.max_new_tokens (the student's) or evaluation.max_new_tokens",

@@ -99,10 +99,10 @@ def _reads_sequences(stage: Recipe, name: str) -> bool:
     if name in ("corpus", "decoding", "similarity"):
         return sequences.decoded_by_teacher
     if name == "rollouts":
-        return sequences.may_be_by_student
+        return sequences.can_roll_out
     if name == "mixture":
-        return sequences.mixes
-    return sequences.written_by == "replay" if name == "replay" else True
+        return sequences.reads_mixture
+    return sequences.origin == "replay" if name == "replay" else True
 
 
 def _shared_corpus(stages: Mapping[int, Recipe]) -> Iterator[Contradiction]:
@@ -131,12 +131,12 @@ def states_findings(recipe: Recipe, systems: Sequence[Recipe]) -> Iterator[Contr
 
     `systems` are the stages of the chain, or the compared ones.
     """
-    readers = [system for system in systems if system.teacher.keep_states != "none"]
-    if recipe.teacher.keep_states != "none" and not readers:
+    readers = [system for system in systems if system.teacher.cache_hidden_states != "none"]
+    if recipe.teacher.cache_hidden_states != "none" and not readers:
         yield Contradiction(
-            "teacher.keep_states",
+            "teacher.cache_hidden_states",
             "must be none where teacher.scores is none in every stage or compared preset, since "
-            f"the states would not be read, got {recipe.teacher.keep_states}; remove it",
+            f"the states would not be read, got {recipe.teacher.cache_hidden_states}; remove it",
         )
     folders: dict[str, Recipe] = {}
     for reader in readers:

@@ -15,18 +15,18 @@ from pydantic import ValidationError
 
 from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.checks import Contradiction
-from seqdistill.recipe.complaints import located, odd_numbers, schema_complaints
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
 from seqdistill.recipe.presets import preset_names
 from seqdistill.recipe.resolving import read_recipe, recipe_error
 from seqdistill.recipe.schema import Recipe, Stage
+from seqdistill.recipe.schema_errors import located, odd_numbers, schema_complaints
 from seqdistill.recipe.spelling import all_keys
 
 OF_THE_CHAIN = ("preset", "method", "output_dir", "compare", "stages")
 """Keys that name the recipe as a whole."""
 _FIRST_WEIGHTS = ("init", "model", "encoder_layers", "decoder_layers", "architecture", "vocab_size")
 """Keys of `student` that say what it is before its first update."""
-_NO_STATES: dict[str, str | None] = {"keep_states": "none", "states": None}
+_NO_STATES: dict[str, str | None] = {"cache_hidden_states": "none", "states": None}
 """Settings of a teacher that nobody asks anything."""
 KEYS = tuple(all_keys())
 
@@ -67,7 +67,7 @@ def stage_recipe(recipe: Recipe, index: int, *, start_from: str | None) -> Recip
 
 
 def settings_by_key(recipe: Recipe) -> dict[str, object]:
-    """Every setting as JSON can say it, under its dotted key: `training.updates`."""
+    """Every setting as JSON can say it, under its dotted key: `training.steps`."""
     dumped: dict[str, Any] = recipe.model_dump(mode="json")
     found: dict[str, object] = {}
     for *sections, name in KEYS:
@@ -165,7 +165,7 @@ def _lay_over(settings: Settings, stage: Stage) -> Iterator[str]:
 
 
 def _leaves(values: Mapping[str, object], path: KeyPath) -> Iterator[tuple[KeyPath, object]]:
-    """Path and value of each setting, written dotted ({training.updates: 3}) or nested."""
+    """Path and value of each setting, written dotted ({training.steps: 3}) or nested."""
     for key, value in values.items():
         inner = (*path, *key.split("."))
         if isinstance(value, dict) and value:

@@ -35,7 +35,7 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
     preset = preset_recipe(preset_name)
     teacher: dict[str, object] = {"scores": preset.teacher.scores}
     if preset.teacher.scores == "none":
-        teacher |= {"keep_states": "none", "states": None}
+        teacher |= {"cache_hidden_states": "none", "states": None}
     return recipe.model_copy(
         update={
             "preset": preset_name,
@@ -53,13 +53,13 @@ def _sequences_of(recipe: Recipe, preset: Recipe) -> SequencesSection:
     """Who writes, and what is sampled how, is the preset's to say; engines, lengths and folders are
     the recipe's."""
     own, theirs = recipe.sequences, preset.sequences
-    if not theirs.by_student:
-        return own.model_copy(update={"written_by": theirs.written_by})
+    if not theirs.rolls_out:
+        return own.model_copy(update={"origin": theirs.origin})
     shared = ("engine", "max_new_tokens", "samples_every")
     rollouts = {name: getattr(own.rollouts, name) for name in shared}
     return own.model_copy(
         update={
-            "written_by": theirs.written_by,
+            "origin": theirs.origin,
             "decoding": _decoding_of(recipe, preset),
             "rollouts": theirs.rollouts.model_copy(update=rollouts),
             "mixture": theirs.mixture,
@@ -83,8 +83,8 @@ def comparable_presets() -> tuple[str, ...]:
     return tuple(
         name
         for name in stage_presets()
-        if preset_recipe(name).sequences.written_by != "interpolation"
-        and preset_recipe(name).pruning.share is None
+        if preset_recipe(name).sequences.origin != "interpolation"
+        and preset_recipe(name).pruning.sparsity is None
     )
 
 
@@ -122,7 +122,7 @@ def comparison_contradictions(recipe: Recipe) -> list[Contradiction]:
     overruled = {
         "objective": recipe.objective != ObjectiveSection(),
         "teacher.scores": recipe.teacher.scores != "none",
-        "sequences.written_by": recipe.sequences.written_by != "reference",
+        "sequences.origin": recipe.sequences.origin != "reference",
     }
     for key in (key for key, given in overruled.items() if given):
         sentence = (

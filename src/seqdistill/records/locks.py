@@ -28,7 +28,7 @@ def lock_of(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, doing: str) -> Iterator[None]:
+def exclusive_lock(folder: Path, doing: str) -> Iterator[None]:
     """Waits while another process holds `folder`, and then keeps others waiting.
 
     `doing` completes the sentence "process 17 is ... FOLDER" that others get to read.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from seqdistill.report import findings, numbers
+from seqdistill.report import headlines, numbers
 from seqdistill.report.contents import Comparison, System
 
 
@@ -35,15 +35,15 @@ def figures(
 
     Of the best student; of one that is broken, quality alone.
     """
-    student, teacher = findings.best(systems), findings.teacher_of(systems)
-    start = findings.start_of(systems)
+    student, teacher = headlines.best(systems), headlines.teacher_of(systems)
+    start = headlines.start_of(systems)
     if student is None or teacher is None:
         return _shown([*_alone(student or teacher), *_since_start(student, start)])
     if student.faults:
         return _shown([_quality_figure(student, teacher), *_since_start(student, start)])
-    faster = findings.speed_ratio(student, teacher)
-    slower = findings.speed_ratio(teacher, student)
-    smaller = findings.ratio(student.size_bytes, teacher.size_bytes)
+    faster = headlines.speed_ratio(student, teacher)
+    slower = headlines.speed_ratio(teacher, student)
+    smaller = headlines.ratio(student.size_bytes, teacher.size_bytes)
     found = [
         _quality_figure(student, teacher),
         Figure(
@@ -64,7 +64,7 @@ def figures(
     ]
     found += [_of_copy(copy, teacher) for copy in copies if not copy.faults]
     found += _since_start(student, start)
-    test = findings.main_comparison(student, comparisons)
+    test = headlines.main_comparison(student, comparisons)
     if test is not None:
         found.append(
             Figure(
@@ -74,7 +74,7 @@ def figures(
                 f"{numbers.signed(test.delta)} {student.metric.title}"
                 if student.metric.higher_is_better
                 else numbers.signed(test.delta),
-                findings.verdict(test, baseline),
+                headlines.verdict(test, baseline),
             )
         )
     return _shown(found)
@@ -88,7 +88,7 @@ def _since_start(student: System | None, start: System | None) -> list[Figure]:
     """What the student learned: its score less that of its first weights."""
     if student is None or start is None:
         return []
-    own, first = findings.quality(student), findings.quality(start)
+    own, first = headlines.quality(student), headlines.quality(start)
     if own is None or first is None:
         return []
     detail = (
@@ -99,10 +99,10 @@ def _since_start(student: System | None, start: System | None) -> list[Figure]:
 
 
 def _of_copy(copy: System, teacher: System) -> Figure:
-    slower = findings.speed_ratio(teacher, copy)
+    slower = headlines.speed_ratio(teacher, copy)
     return Figure(
         f"Speed of {copy.name}",
-        numbers.times(findings.speed_ratio(copy, teacher)),
+        numbers.times(headlines.speed_ratio(copy, teacher)),
         f"{_kept(copy, teacher)} in {numbers.percent(slower)} of the time, "
         f"{numbers.size(copy.size_bytes)}; beam search",
         slower,
@@ -111,17 +111,20 @@ def _of_copy(copy: System, teacher: System) -> Figure:
 
 def _kept(copy: System, teacher: System) -> str:
     if copy.metric.higher_is_better:
-        kept = numbers.percent(findings.ratio(findings.quality(copy), findings.quality(teacher)))
+        kept = numbers.percent(headlines.ratio(headlines.quality(copy), headlines.quality(teacher)))
         return f"{kept} of the {copy.metric.title}"
-    return f"{copy.metric.title} {numbers.fixed(findings.quality(copy))}"
+    return f"{copy.metric.title} {numbers.fixed(headlines.quality(copy))}"
 
 
 def _quality_figure(student: System, teacher: System) -> Figure:
-    own, other = numbers.fixed(findings.quality(student)), numbers.fixed(findings.quality(teacher))
+    own, other = (
+        numbers.fixed(headlines.quality(student)),
+        numbers.fixed(headlines.quality(teacher)),
+    )
     title = student.metric.title
     if not student.metric.higher_is_better:  # a share of errors kept says nothing
         return Figure(_capital(title), own, f"the teacher’s is {other}")
-    kept = findings.ratio(findings.quality(student), findings.quality(teacher))
+    kept = headlines.ratio(headlines.quality(student), headlines.quality(teacher))
     return Figure("Quality kept", numbers.percent(kept), f"{title} {own} of {other}", kept)
 
 
@@ -136,7 +139,7 @@ def _alone(system: System | None) -> tuple[Figure, ...]:
     found = [
         Figure(
             _capital(system.metric.title),
-            numbers.fixed(findings.quality(system)),
+            numbers.fixed(headlines.quality(system)),
             span or "no interval was measured",
         ),
         Figure(

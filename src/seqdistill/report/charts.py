@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from seqdistill.report import findings, numbers, plots
+from seqdistill.report import headlines, numbers, plots
 from seqdistill.report.contents import Metric, System, TrainingLog
 
 
@@ -33,7 +33,7 @@ def trade_offs(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[
     trained = [system for system in systems if not system.is_start]
     if len(trained) < 2:  # one dot is no trade-off
         return []
-    teacher = findings.teacher_of(systems)
+    teacher = headlines.teacher_of(systems)
     level = teacher.beam if teacher is not None else None
     metric = systems[0].metric
     title, up = metric.title, "up" if metric.higher_is_better else "down"

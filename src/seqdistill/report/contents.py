@@ -20,7 +20,7 @@ class Metric:
         """`BLEU`, `token error rate`, ..."""
         return TITLES.get(self.name, self.name)
 
-    def worth(self, value: float) -> float:
+    def score_key(self, value: float) -> float:
         """The value so that more is better."""
         return value if self.higher_is_better else -value
 
@@ -145,20 +145,20 @@ class Rollout:
     step: int
     id: str
     prompt: str
-    written_by: str
+    origin: str
     written: str
     tokens: int
     finished: bool
     """Whether it has an end; else it was cut at the limit."""
     reference: str | None
     reward: float | None
-    born: int
+    sampled_at_update: int
     """The update it was first written for: before `step` in replay."""
 
     @property
     def is_written(self) -> bool:
         """Whether a model wrote it, rather than people: then it is the reference."""
-        return self.written_by != "reference"
+        return self.origin != "reference"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -168,7 +168,7 @@ def _agreement(systems: Sequence[System], looks: Looks) -> Chart | None:
         )
         for s, share, like in known
     ]
-    closest, share, like = max(known, key=lambda row: row[0].metric.worth(row[2].value))
+    closest, share, like = max(known, key=lambda row: row[0].metric.score_key(row[2].value))
     svg = plots.plane(
         "agreement",
         dots,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from seqdistill.report import reward_signals, sampling, writing
 from seqdistill.report.contents import RunContents
-from seqdistill.report.findings import SIGNIFICANT_BELOW
+from seqdistill.report.headlines import SIGNIFICANT_BELOW
 
 _BY_METRIC = {
     "bleu": (

@@ -23,7 +23,7 @@ MEASURES = (
     "teacher_reverse_kl",
     "reward",
     "staleness",
-    "student_share",
+    "student_fraction",
     "tokens",
     "seconds",
 )
@@ -70,16 +70,16 @@ def _rollout(row: Mapping[str, JsonValue], where: str) -> Rollout:
     if not isinstance(finished, bool):
         raise wrong(where, "finished", "true or false", finished)
     step = needed_number(row, "step", where)
-    born = number_at(row, "born", where)
+    sampled_at_update = number_at(row, "sampled_at_update", where)
     return Rollout(
         step=int(step),
         id=text_at(row, "id") or "",
         prompt=text_at(row, "prompt") or "",
-        written_by=needed_text(row, "written_by", where),
+        origin=needed_text(row, "origin", where),
         written=needed_text(row, "written", where),
         tokens=int(needed_number(row, "tokens", where)),
         finished=finished,
         reference=text_at(row, "reference"),
         reward=number_at(row, "reward", where),
-        born=int(step if born is None else born),
+        sampled_at_update=int(step if sampled_at_update is None else sampled_at_update),
     )

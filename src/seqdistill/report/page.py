@@ -21,15 +21,15 @@ from seqdistill.report import (
     charts,
     differences,
     explaining,
-    findings,
+    headlines,
     numbers,
     plots,
     reward_charts,
     reward_signals,
+    rollout_samples,
     sampling,
     speeds,
     writing,
-    written_samples,
 )
 from seqdistill.report.contents import Metric, RunContents, System, TrainingLog
 from seqdistill.report.glossary import glossary
@@ -65,10 +65,10 @@ def build_report(run_directory: Path) -> str:
         cards=cards,
         pieces=differences.pieces,
         second=contents.metrics[1] if len(contents.metrics) > 1 else None,
-        best=findings.recommended(contents.systems),
+        best=headlines.recommended(contents.systems),
         measured=measured,
-        alarms=findings.broken(measured),
-        signatures=findings.signatures(measured, contents.metrics),
+        alarms=headlines.broken(measured),
+        signatures=headlines.signatures(measured, contents.metrics),
         rule=RULE,
         quality_range=_quality_range(trained),
         trade_offs=charts.trade_offs(measured, looks),
@@ -102,14 +102,14 @@ def _of_writing(
     written = [*writing.charts_of(logs, looks), *([speed] if speed is not None else [])]
     return {
         "written": written,
-        "written_by": writing.shown(logs),
+        "origin": writing.shown(logs),
         "verdicts_of_rewards": [v for v in verdicts if v.is_rewarded],
         "verdicts_without_reward": [v for v in verdicts if not v.is_rewarded],
         "reward_charts": reward_charts.charts_of(logs, metric, looks),
         "signals": reward_signals,
         "suspects": {v.system for v in verdicts if v.signs},
-        "written_tables": written_samples.tables(writers),
-        "WRITERS": written_samples.WRITERS,
+        "written_tables": rollout_samples.tables(writers),
+        "WRITERS": rollout_samples.WRITERS,
     }
 
 

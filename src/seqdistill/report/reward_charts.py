@@ -57,7 +57,7 @@ def _dev(logs: Sequence[TrainingLog], metric: Metric, looks: Looks) -> Chart | N
 
 
 def _best_and_last(log: TrainingLog, metric: Metric) -> str:
-    update, best = max(log.dev, key=lambda point: metric.worth(point[1]))
+    update, best = max(log.dev, key=lambda point: metric.score_key(point[1]))
     at_the_end = log.dev[-1][1]
     if best == at_the_end:
         return f"{log.name}: best at the end, {numbers.fixed(best)}"

@@ -99,9 +99,9 @@ def _reward_against_dev(log: TrainingLog, metric: Metric) -> _Finding:
             "dev was scored less than twice, so the reward is compared with nothing; "
             "training.eval_every scores it more often"
         )
-    best_at, best = max(log.dev, key=lambda point: metric.worth(point[1]))
+    best_at, best = max(log.dev, key=lambda point: metric.score_key(point[1]))
     last = log.dev[-1][1]
-    if metric.worth(best) - metric.worth(last) < DEV_LOST * abs(best) or best == last:
+    if metric.score_key(best) - metric.score_key(last) < DEV_LOST * abs(best) or best == last:
         return _NOTHING
     points = log.measures[REWARD]
     quarter = max(LEAST_VALUES, len(points) // 4)

@@ -80,7 +80,7 @@ def _seen(systems: Sequence[System], metric: Metric) -> str:
     if not shared:
         return _from_low_to_high(rows, metric)
     each = at_each[max(shared)]
-    best = max(each, key=lambda row: metric.worth(row[2].value))
+    best = max(each, key=lambda row: metric.score_key(row[2].value))
     varied = min(each, key=lambda row: row[3].value)
     at = f"At temperature {numbers.plain(max(shared))} "
     if best[0] is varied[0]:

@@ -80,7 +80,7 @@ MEASURES = (
         only_if_it_varies=True,
     ),
     Measure(
-        "student_share",
+        "student_fraction",
         "Written by the student",
         "% of sequences",
         numbers.percent,

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.shares import Share
-from seqdistill.sources.writers import SequenceWriter, Written, fact
+from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
+from seqdistill.sources.fractions import Share
 
 Coin = Literal["batch", "example", "both"]
 
@@ -22,8 +22,8 @@ def coin(seed: int, name: str) -> float:
     return (derived_seed(seed, name) >> 10) / 2**53
 
 
-class MixtureWriter:
-    """A `SequenceWriter`: the student where a coin u < share, the other elsewhere.
+class MixtureSource:
+    """A `CompletionSource`: the student where a coin u < share, the other elsewhere.
 
     `batch`: one coin for the whole batch of an update, so for all its micro-batches on all
     processes (Agarwal et al. 2024, algorithm 1). `example`: one for each prompt (Lin et al. 2020,
@@ -34,7 +34,13 @@ class MixtureWriter:
     """
 
     def __init__(
-        self, student: SequenceWriter, other: SequenceWriter, share: Share, *, coin: Coin, seed: int
+        self,
+        student: CompletionSource,
+        other: CompletionSource,
+        share: Share,
+        *,
+        coin: Coin,
+        seed: int,
     ) -> None:
         self._student, self._other = student, other
         self._share_of_student = share
@@ -57,7 +63,7 @@ class MixtureWriter:
         self._student.begin_update(update, updates)
         self._other.begin_update(update, updates)
 
-    def write(self, prompts: Sequence[EncodedExample]) -> list[Written]:
+    def write(self, prompts: Sequence[EncodedExample]) -> list[Completion]:
         """First what the student wrote, then what the other did."""
         if self._coin == "both":
             for_student = for_other = list(prompts)
@@ -76,14 +82,14 @@ class MixtureWriter:
         return coin(self._seed, f"mixture/update-{self._update}{whose}") < self._share
 
     def end_update(self) -> dict[str, TokenSum]:
-        """The facts of both, `student_share` as the recipe has it at this update, and
+        """The facts of both, `student_fraction` as the recipe has it at this update, and
         `realized_student_share`: what the coins made of it, of the sequences written."""
         others = {f"other_{name}": told for name, told in self._other.end_update().items()}
         return {
             **self._student.end_update(),
             **others,
-            "student_share": fact(self._share, 1),
-            "realized_student_share": fact(self._by_student, self._all),
+            "student_fraction": metric_sum(self._share, 1),
+            "realized_student_share": metric_sum(self._by_student, self._all),
         }
 
     def dev_scored(self, scores: Mapping[str, float]) -> None:

@@ -14,21 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from seqdistill.core.errors import DataError, RecipeError
+from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.core.writers import BY_STUDENT
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.writers import SequenceWriter, Written, fact
+from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
 
 Baseline = Literal["leave_one_out", "moving_average", "none"]
-Reward = Callable[[Sequence[Written]], Sequence[float]]
+Reward = Callable[[Sequence[Completion]], Sequence[float]]
 
 # Of the average before, in the moving average of each update's mean reward: it remembers about ten
 # updates, and half of it is gone after seven.
 _MOMENTUM = 0.9
 
 
-class RewardedWriter:
-    """A `SequenceWriter` whose rollouts have a reward and an advantage: reward less baseline.
+class RewardedSource:
+    """A `CompletionSource` whose rollouts have a reward and an advantage: reward less baseline.
 
     `leave_one_out`: the mean reward of the other samples of the same prompt in the micro-batch
     (Kool et al. 2019). `moving_average`: an average over earlier updates, 0.9 of what it was and
@@ -44,7 +44,7 @@ class RewardedWriter:
     whole, and every batch has advantages.
     """
 
-    def __init__(self, writer: SequenceWriter, reward: Reward, *, baseline: Baseline) -> None:
+    def __init__(self, writer: CompletionSource, reward: Reward, *, baseline: Baseline) -> None:
         """Raises RecipeError for `leave_one_out` with one sample a prompt."""
         self._writer = writer
         self._reward = reward
@@ -66,26 +66,26 @@ class RewardedWriter:
         self._rewards, self._advantages, self._spreads = [], [], []
         self._writer.begin_update(update, updates)
 
-    def write(self, prompts: Sequence[EncodedExample]) -> list[Written]:
+    def write(self, prompts: Sequence[EncodedExample]) -> list[Completion]:
         """What the writer wrote, with rewards and advantages.
 
         Raises DataError for a reward that is not finite and RecipeError for a reward function that
         does not give one reward a sequence.
         """
         written = self._writer.write(prompts)
-        acted = [one for one in written if one.written_by in BY_STUDENT]
+        acted = [one for one in written if one.origin in STUDENT_ORIGINS]
         rewards = self._rewards_of(acted)
         advantages = [r - b for r, b in zip(rewards, self._baselines(acted, rewards), strict=True)]
         self._count(acted, rewards, advantages)
         pairs = iter(zip(rewards, advantages, strict=True))
         return [
             _with_reward(one, *next(pairs))
-            if one.written_by in BY_STUDENT
+            if one.origin in STUDENT_ORIGINS
             else dataclasses.replace(one, advantage=0.0)
             for one in written
         ]
 
-    def _rewards_of(self, written: Sequence[Written]) -> list[float]:
+    def _rewards_of(self, written: Sequence[Completion]) -> list[float]:
         if not written:
             return []
         rewards = [float(reward) for reward in self._reward(written)]
@@ -103,7 +103,7 @@ class RewardedWriter:
                 )
         return rewards
 
-    def _baselines(self, written: Sequence[Written], rewards: Sequence[float]) -> list[float]:
+    def _baselines(self, written: Sequence[Completion], rewards: Sequence[float]) -> list[float]:
         if self._baseline == "none":
             return [0.0] * len(rewards)
         if self._baseline == "moving_average":
@@ -123,7 +123,7 @@ class RewardedWriter:
         ]
 
     def _count(
-        self, written: Sequence[Written], rewards: Sequence[float], advantages: Sequence[float]
+        self, written: Sequence[Completion], rewards: Sequence[float], advantages: Sequence[float]
     ) -> None:
         self._rewards += rewards
         self._advantages += advantages
@@ -141,9 +141,11 @@ class RewardedWriter:
             self._average = _MOMENTUM * kept + (1.0 - _MOMENTUM) * mean
         return {
             **self._writer.end_update(),
-            "reward": fact(sum(self._rewards), len(self._rewards)),
-            "reward_std_within_prompt": fact(sum(self._spreads), len(self._spreads)),
-            "absolute_advantage": fact(sum(map(abs, self._advantages)), len(self._advantages)),
+            "reward": metric_sum(sum(self._rewards), len(self._rewards)),
+            "reward_std_within_prompt": metric_sum(sum(self._spreads), len(self._spreads)),
+            "absolute_advantage": metric_sum(
+                sum(map(abs, self._advantages)), len(self._advantages)
+            ),
         }
 
     def dev_scored(self, scores: Mapping[str, float]) -> None:
@@ -160,7 +162,7 @@ class RewardedWriter:
         self._writer.load_state_dict(state["writer"])
 
 
-def _with_reward(one: Written, reward: float, advantage: float) -> Written:
+def _with_reward(one: Completion, reward: float, advantage: float) -> Completion:
     return dataclasses.replace(one, reward=reward, advantage=advantage)
 
 

@@ -19,7 +19,7 @@ class Teacher(Protocol):
         """What the teacher says at every target position of the batch."""
 
 
-class SilentTeacher:
+class NoTeacher:
     """Says nothing: for training on hard targets alone."""
 
     def score(self, batch: SequenceBatch) -> TeacherScores:

@@ -29,7 +29,7 @@ from seqdistill.models.adapters import SequenceModel, hidden_states
 from seqdistill.records.atomic import new_folder
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
-from seqdistill.records.locks import alone
+from seqdistill.records.locks import exclusive_lock
 from seqdistill.teachers.states_folder import (
     DTYPES,
     FORMAT_VERSION,
@@ -68,7 +68,7 @@ def make_states(
     if is_finished(folder):
         return
     try:
-        with alone(folder, "keeping a teacher's states in"):
+        with exclusive_lock(folder, "keeping a teacher's states in"):
             if is_finished(folder):
                 return
             _remove_left_overs(folder)
@@ -142,7 +142,8 @@ class _Making:
             raise UserError(
                 f"The teacher's states need {needed / 1e9:.1f} GB on disk in "
                 f"{self._settings.precision}, found {free / 1e9:.1f} GB free; set "
-                "teacher.states to a folder on another disk, or teacher.keep_states to fp16 or none"
+                "teacher.states to a folder on another disk, or teacher.cache_hidden_states to "
+                "fp16 or none"
             )
 
     def _stored(self, rows: Tensor, batch: SequenceBatch) -> npt.NDArray[np.floating]:
@@ -152,8 +153,8 @@ class _Making:
             raise ModelError(
                 f"The teacher's hidden states must be finite in {self._settings.precision}, but "
                 f"among the examples {', '.join(batch.example_ids[:5])} (first of "
-                f"{batch.num_sequences}) one is not; set teacher.keep_states=fp32, or look at "
-                "these examples"
+                f"{batch.num_sequences}) one is not; set "
+                "teacher.cache_hidden_states=fp32, or look at these examples"
             )
         return stored
 

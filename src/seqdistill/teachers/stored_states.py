@@ -102,7 +102,7 @@ class StoredStates:
         return DataError(
             f"{self.folder} must hold the teacher's states for every sequence of a batch, found "
             f"{found}: {example_id!r}; train on the sequences that the states were made for, or "
-            "set teacher.keep_states=none"
+            "set teacher.cache_hidden_states=none"
         )
 
 

@@ -248,13 +248,13 @@ def load_parameters(model: nn.Module, tensors: dict[str, Tensor], *, where: str)
 class BestStudents:
     """Keeps the weights of the k best updates under `folder/best-<update>.safetensors`.
 
-    `worth` says how good a dev score is, more being better.
+    `score_key` says how good a dev score is, more being better.
     """
 
-    def __init__(self, folder: Path, *, keep: int, worth: Callable[[float], float]) -> None:
+    def __init__(self, folder: Path, *, keep: int, score_key: Callable[[float], float]) -> None:
         self._folder = folder
         self._keep = keep
-        self._worth = worth
+        self._worth = score_key
 
     def path(self, update: int) -> Path:
         """The file of that update's weights."""

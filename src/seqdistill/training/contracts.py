@@ -26,7 +26,7 @@ class Objective(Protocol):
     """
 
     @property
-    def reads_the_writer(self) -> bool:
+    def needs_eval_states(self) -> bool:
         """Whether this update reads what the student says as it writes, with its dropout off."""
 
     def begin_update(self, update: int, updates: int, *, logged: bool) -> None:
@@ -38,11 +38,11 @@ class Objective(Protocol):
         states: StudentStates,
         scores: TeacherScores,
         batch: SequenceBatch,
-        as_writer: StudentStates | None = None,
+        eval_states: StudentStates | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         """The loss of a micro-batch and its parts by name.
 
-        `as_writer` are the student's states with its dropout off, without a gradient; None where
+        `eval_states` are the student's states with its dropout off, without a gradient; None where
         `states` are those, or nobody reads them.
         """
 
@@ -76,7 +76,7 @@ class LoopSettings:
     """How long, how fast, how often. The recipe's `training` section explains each."""
 
     updates: int
-    accumulation: int
+    gradient_accumulation_steps: int
     schedule: RateSchedule
     max_grad_norm: float
     precision: Literal["fp32", "bf16"]

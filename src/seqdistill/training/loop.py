@@ -32,7 +32,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.generation.scoring import evaluation_mode
-from seqdistill.metrics.corpus_metrics import worth_of
+from seqdistill.metrics.corpus_metrics import score_key_of
 from seqdistill.models.adapters import SequenceModel, hidden_states
 from seqdistill.models.dropout import has_dropout
 from seqdistill.sources.source import SequenceSource
@@ -55,10 +55,10 @@ from seqdistill.training.contracts import (
 from seqdistill.training.note import Note, dev_line
 from seqdistill.training.optimization import make_optimizer
 from seqdistill.training.processes import (
-    Work,
+    StepStats,
+    all_gather_object,
+    broadcast_from_main,
     joined,
-    of_every_process,
-    of_main_process,
     over_processes,
 )
 
@@ -105,7 +105,7 @@ class TrainingLoop:
         self._best = BestStudents(
             folder,
             keep=settings.keep_best,
-            worth=worth_of(settings.eval_metric),
+            score_key=score_key_of(settings.eval_metric),
         )
         self._state = LoopState()
         self._saved_at = 0
@@ -131,10 +131,10 @@ class TrainingLoop:
         self._progress.start("training", self._settings.updates)
         self._progress.advance(self._state.update)
         # A run that was interrupted while it scored dev has that before it.
-        stopped = self._look_up_from_work() if self._dev_is_due() else self._stops_early()
+        stopped = self._evaluate_and_save() if self._dev_is_due() else self._stops_early()
         while self._state.update < self._settings.updates and not stopped:
             self._step()
-            stopped = self._look_up_from_work()
+            stopped = self._evaluate_and_save()
         self._progress.finish()
         if self._state.best:
             self._best.restore(self._student, self._state, average=self._settings.average_best)
@@ -149,7 +149,7 @@ class TrainingLoop:
 
     def _resume(self) -> None:
         is_main = self._accelerator.is_main_process
-        path = of_main_process(
+        path = broadcast_from_main(
             newest_whole_state(self._folder) if is_main else None, self._accelerator
         )
         if path is not None:
@@ -202,31 +202,31 @@ class TrainingLoop:
         self._note.add(work)
         self._progress.advance(1, self._note.text)
 
-    def _accumulate(self) -> Work:
+    def _accumulate(self) -> StepStats:
         total, parts, num_targets = TokenSum.zero(), dict[str, TokenSum](), 0
-        for index in range(self._settings.accumulation):
+        for index in range(self._settings.gradient_accumulation_steps):
             batch = self._source.next_batch().to(self._accelerator.device)
-            last = index == self._settings.accumulation - 1
+            last = index == self._settings.gradient_accumulation_steps - 1
             sync = contextlib.nullcontext() if last else self._accelerator.no_sync(self._wrapped)
             with sync:
                 with self._autocast():
                     scores = self._teacher.score(batch)
                     hidden = hidden_states(self._wrapped, batch)
                     states = StudentStates(hidden, self._student.head)
-                    as_writer = self._as_writer(batch)
-                    loss, named = self._objective(states, scores, batch, as_writer)
+                    eval_states = self._as_writer(batch)
+                    loss, named = self._objective(states, scores, batch, eval_states)
                 self._refuse_non_finite(loss, named, batch)
                 self._accelerator.backward(loss.total)
             total = total + loss.detached()
             num_targets += batch.num_targets
             for name, part in named.items():
                 parts[name] = parts.get(name, TokenSum.zero()) + part.detached()
-        return Work(total, parts, self._source.end_update(), num_targets)
+        return StepStats(total, parts, self._source.end_update(), num_targets)
 
     @torch.no_grad()
     def _as_writer(self, batch: SequenceBatch) -> StudentStates | None:
         """What the student says with its dropout off; None where that is asked or told already."""
-        if not (self._objective.reads_the_writer and self._drops_out):
+        if not (self._objective.needs_eval_states and self._drops_out):
             return None
         with evaluation_mode(self._student):
             return self._student.states(batch)
@@ -268,7 +268,7 @@ class TrainingLoop:
             )
         return norm
 
-    def _log(self, work: Work, rate: float, norm: float) -> None:
+    def _log(self, work: StepStats, rate: float, norm: float) -> None:
         values: dict[str, object] = {
             "loss_nats": work.loss.mean,
             **{name: _mean(part) for name, part in (work.parts | work.written).items()},
@@ -298,7 +298,7 @@ class TrainingLoop:
             return False
         return update == self._settings.updates or bool(every and update % every == 0)
 
-    def _look_up_from_work(self) -> bool:
+    def _evaluate_and_save(self) -> bool:
         """Score dev and save a state where they are due; True when training should stop early."""
         update, every = self._state.update, self._settings.checkpoint_every
         if self._score_dev is not None and self._dev_is_due():
@@ -324,10 +324,10 @@ class TrainingLoop:
             )
             score = state.dev_scores[self._settings.eval_metric]
             is_best = self._best.offer(self._student, score, state)
-            self._progress.say(dev_line(state.update, state.dev_scores, is_best=is_best))
+            self._progress.echo(dev_line(state.update, state.dev_scores, is_best=is_best))
             state.evaluations_without_best = 0 if is_best else state.evaluations_without_best + 1
             state.scored_at = state.update
-        self._state = of_main_process(state, self._accelerator)
+        self._state = broadcast_from_main(state, self._accelerator)
         self._source.dev_scored(self._state.dev_scores)
 
     def _stops_early(self) -> bool:
@@ -339,12 +339,12 @@ class TrainingLoop:
         is_main = self._accelerator.is_main_process
         state = dataclasses.replace(
             self._state,
-            sources=of_every_process(self._source.state_dict()),
+            sources=all_gather_object(self._source.state_dict()),
             objective=self._objective.state_dict(),
             metrics=self._metrics.state_dict() if is_main else {},
             num_processes=self._accelerator.num_processes,
         )
-        return _Snapshot(state, of_every_process(random_states(self._accelerator.device)))
+        return _Snapshot(state, all_gather_object(random_states(self._accelerator.device)))
 
     def _save(self, snapshot: _Snapshot) -> None:
         """Saves the state, if this process writes and there is none of this update already.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from seqdistill.training.processes import Work
+from seqdistill.training.processes import StepStats
 
 _KEPT = 0.95
 """Of what was seen before, at each update: the mean of about the last twenty."""
@@ -23,7 +23,7 @@ class Note:
         self._weighted: dict[str, float] = {}
         self._weights: dict[str, float] = {}
 
-    def add(self, work: Work) -> None:
+    def add(self, work: StepStats) -> None:
         """One more update."""
         self._learn("loss", work.loss.mean)
         reward = work.written.get("reward")

@@ -16,25 +16,25 @@ Schedule = Literal["inverse_sqrt", "linear", "cosine", "constant"]
 class RateSchedule:
     """The learning rate of every update, counted from 1.
 
-    A linear rise over `warmup_updates`, then the named shape. linear and cosine end at
+    A linear rise over `warmup_steps`, then the named shape. linear and cosine end at
     `final_share` of the peak at update `updates`; inverse_sqrt falls as 1/sqrt(update).
     """
 
     peak: float
     updates: int
-    warmup_updates: int
+    warmup_steps: int
     shape: Schedule
     final_share: float = 0.0
 
     def rate(self, update: int) -> float:
         """The rate of update number `update`, from 1 to `updates`."""
-        if update <= self.warmup_updates:
-            return self.peak * update / self.warmup_updates
+        if update <= self.warmup_steps:
+            return self.peak * update / self.warmup_steps
         if self.shape == "constant":
             return self.peak
         if self.shape == "inverse_sqrt":
-            return self.peak * math.sqrt(max(self.warmup_updates, 1) / update)
-        done = (update - self.warmup_updates) / max(1, self.updates - self.warmup_updates)
+            return self.peak * math.sqrt(max(self.warmup_steps, 1) / update)
+        done = (update - self.warmup_steps) / max(1, self.updates - self.warmup_steps)
         left = 1.0 - done if self.shape == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
         return self.peak * (self.final_share + (1.0 - self.final_share) * left)
 

@@ -24,7 +24,7 @@ _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class StepStats:
     """What one update has seen: the loss and its parts, its sequences, how many targets counted."""
 
     loss: TokenSum
@@ -80,7 +80,7 @@ def joined(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     return wrapped
 
 
-def over_processes(own: Work, accelerator: Accelerator) -> Work:
+def over_processes(own: StepStats, accelerator: Accelerator) -> StepStats:
     """The sums over all processes: what one process would have seen with all the batches."""
     if accelerator.num_processes == 1:
         return own
@@ -92,7 +92,7 @@ def over_processes(own: Work, accelerator: Accelerator) -> Work:
     ).cpu()
     loss, *others = (TokenSum(summed[i], summed[i + 1]) for i in range(1, len(numbers), 2))
     parts, written = others[: len(own.parts)], others[len(own.parts) :]
-    return Work(
+    return StepStats(
         loss,
         dict(zip(own.parts, parts, strict=True)),
         dict(zip(own.written, written, strict=True)),
@@ -100,7 +100,7 @@ def over_processes(own: Work, accelerator: Accelerator) -> Work:
     )
 
 
-def of_main_process(value: Shared, accelerator: Accelerator) -> Shared:
+def broadcast_from_main(value: Shared, accelerator: Accelerator) -> Shared:
     """The main process's value, on every process."""
     if accelerator.num_processes == 1:
         return value
@@ -108,7 +108,7 @@ def of_main_process(value: Shared, accelerator: Accelerator) -> Shared:
     return shared[0]
 
 
-def of_every_process(value: Shared) -> list[Shared]:
+def all_gather_object(value: Shared) -> list[Shared]:
     """Every process's value, by rank, on every process."""
     values: list[Shared] = gather_object([value])
     return values

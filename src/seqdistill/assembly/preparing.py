@@ -1,0 +1,326 @@
+"""All that a training needs, read and checked before anything is written. Trains nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+from seqdistill.assembly.data import (
+    Split,
+    chat_settings,
+    encode_for,
+    encode_for_evaluation,
+    read_split,
+)
+from seqdistill.assembly.feasibility import check_models_fit, learns_from_references
+from seqdistill.assembly.judging import (
+    Judging,
+    check_judging,
+    judging_of,
+    text_units,
+    warn_of_cut_outputs,
+)
+from seqdistill.assembly.models import build_student, build_teacher
+from seqdistill.assembly.objective import build_objective
+from seqdistill.assembly.pruning import build_mask
+from seqdistill.assembly.rewards import RewardOfCompletion, build_reward, try_reward
+from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.core.errors import DataError, RecipeError, UserError
+from seqdistill.data.batching import EpochBatches
+from seqdistill.data.encoding import (
+    Encoded,
+    EncodedExample,
+    Kind,
+    cut_unread_targets,
+    leave_out_long,
+)
+from seqdistill.data.examples import Example
+from seqdistill.generation.model_facts import pair_facts
+from seqdistill.metrics.similarity import similarity_of
+from seqdistill.models.adapters import SequenceModel, adapt
+from seqdistill.models.loading import LoadedModel
+from seqdistill.models.lora import LoraAdapter
+from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
+from seqdistill.models.vocabulary import check_ends, check_starts, shared_vocab_size
+from seqdistill.recipe.schema import Recipe
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """All that a training needs, read and checked; nothing is written yet."""
+
+    recipe: Recipe
+    teacher: LoadedModel | None
+    student: LoadedModel
+    adapted: SequenceModel
+    lora: LoraAdapter | None
+    """The student's adapters, where only they are trained."""
+    mask: PruningMask
+    """Which of the student's weights are zero, and are to stay so."""
+    train_examples: tuple[Example, ...]
+    train: tuple[EncodedExample, ...]
+    num_too_long: int
+    dev: tuple[EncodedExample, ...]
+    dev_references: tuple[str, ...]
+    judging: Judging
+    """How outputs for dev and test are judged."""
+    reward: RewardOfCompletion | None
+    """Of what the student writes, where the objective has one; it was tried."""
+    precision: Precision
+    """What `training.precision` means on this device."""
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Reads data and models, checks that they fit, and prunes the student where the recipe says so.
+
+    Raises UserError for whatever does not fit.
+    """
+    needs_teacher = asks_teacher(recipe)
+    sequences = recipe.sequences
+    train_examples = _read_train(recipe)
+    dev_examples = _read_held_out(recipe, "dev") if recipe.data.dev is not None else []
+    # Used after training: a mistake in it is told before.
+    test_examples = _read_held_out(recipe, "test") if recipe.data.test is not None else []
+    teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
+    student = build_student(recipe, teacher, train_examples)
+    if recipe.evaluation.calculator and student.kind != "causal":
+        raise RecipeError(
+            "evaluation.calculator must be left out unless the student is decoder-only, got an "
+            "encoder-decoder; remove it"
+        )
+    if needs_teacher or sequences.rollouts.teacher_fraction > 0.0:
+        check_vocabularies(student, teacher)
+    if sequences.origin == "interpolation":
+        similarity_of(sequences.similarity, text_units(recipe, train_examples))
+    judging = _judging(recipe, train_examples, dev_examples, test_examples, student.kind)
+    encoded = _encode_train(recipe, student, train_examples)
+    dev = encode_for_evaluation(dev_examples, student, recipe.data)
+    check_models_fit(
+        recipe,
+        teacher=teacher,
+        student=student,
+        train=encoded.examples,
+        asks_teacher=needs_teacher,
+    )
+    _check_memory(recipe, encoded.examples, student.kind)
+    _check_dev(recipe, judging, dev.examples)
+    reward = _tried_reward(recipe, student, train_examples, encoded.examples)
+    lora = _lora(recipe, student)
+    return Prepared(
+        recipe,
+        teacher,
+        student,
+        adapt(student.model),
+        lora,
+        build_mask(recipe, student.model),
+        tuple(train_examples),
+        encoded.examples,
+        encoded.num_too_long,
+        dev.examples,
+        tuple(example.target or "" for example in dev_examples),
+        judging,
+        reward,
+        _precision(recipe),
+    )
+
+
+def _judging(
+    recipe: Recipe,
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    test: Sequence[Example],
+    kind: Kind,
+) -> Judging:
+    """How dev is judged; what the test set is judged by is checked, too."""
+    judging = judging_of(recipe, dev or test or train, kind)
+    check_judging(judging, dev, "dev")
+    if test:
+        check_judging(judging_of(recipe, test, kind), test, "test")
+    _LOG.info("%s", judging)
+    return judging
+
+
+def _check_dev(recipe: Recipe, judging: Judging, dev: Sequence[EncodedExample]) -> None:
+    """Warns of targets that no output can equal; refuses a loss that no target gives."""
+    warn_of_cut_outputs(dev, recipe.evaluation.max_new_tokens, "dev")
+    longest = recipe.data.max_target_tokens
+    too_long = dev and all(len(example.target_ids) > longest for example in dev)
+    if too_long and judging.eval_metric == "loss":
+        raise DataError(
+            "training.eval_metric=loss must find a target in data.dev of at most "
+            f"data.max_target_tokens={longest} tokens, got none; raise it"
+        )
+
+
+def _precision(recipe: Recipe) -> Precision:
+    device = device_of(recipe.training.device)
+    precision = precision_of(recipe.training.precision, device)
+    if precision == "bf16" and not multiplies_bf16(device):
+        _LOG.warning(
+            "training.precision=bf16 takes many times as long as fp32 on this %s, which has no "
+            "instructions for it; leave training.precision out to take what is fast.",
+            device.type.replace("cuda", "GPU").replace("cpu", "CPU"),
+        )
+    return precision
+
+
+def _read_train(recipe: Recipe) -> list[Example]:
+    setting = recipe.sequences.needs_references
+    if setting is None:
+        return read_split(recipe, "train", need_target=False)
+    return _read_with_targets(
+        recipe,
+        "train",
+        f"method {recipe.method} learns from targets (completions) in the data "
+        f"({setting}), so data.train must have them. On-policy methods learn from prompts alone: "
+        "on_policy_kd, or gkd with sequences.mixture.student_fraction=1",
+    )
+
+
+def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Example]) -> Encoded:
+    """Token ids of the examples within the recipe's limits.
+
+    A reference that nobody learns from leaves no example out, however long: on-policy methods and
+    the teacher answer its prompt, and what compares with it (a reward, Seq-Inter) reads its text.
+    """
+    data, chat = recipe.data, chat_settings(recipe.data)
+    if learns_from_references(recipe):
+        encoded = encode_for(student, examples, chat)
+    else:
+        chat = dataclasses.replace(chat, assistant_turns="last")
+        encoded = cut_unread_targets(
+            encode_for(student, examples, chat), max_target_tokens=data.max_target_tokens
+        )
+    return leave_out_long(
+        encoded,
+        max_source_tokens=data.max_source_tokens,
+        max_target_tokens=data.max_target_tokens,
+    )
+
+
+def _read_held_out(recipe: Recipe, split: Literal["dev", "test"]) -> list[Example]:
+    return _read_with_targets(
+        recipe,
+        split,
+        f"outputs are scored against the targets (completions) of data.{split}, whatever the "
+        f"method; add them, or leave data.{split} out",
+    )
+
+
+def _read_with_targets(recipe: Recipe, split: Split, why: str) -> list[Example]:
+    """The split; where its prompts could be read alone, an error says who asks for more."""
+    try:
+        return read_split(recipe, split)
+    except DataError as error:
+        try:
+            read_split(recipe, split, need_target=False)
+        except DataError:
+            raise error from None
+        raise DataError(f"{error}\n{why}") from error
+
+
+def _check_memory(recipe: Recipe, train: Sequence[EncodedExample], kind: Kind) -> None:
+    """Raises RecipeError where a batch wants more sequences than replay can keep.
+
+    Such a batch would be written anew at every update, which is no replay.
+    """
+    sequences = recipe.sequences
+    if sequences.origin != "replay" or not sequences.rolls_out:
+        return
+    samples, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
+    together = samples + (sequences.reads_mixture and sequences.mixture.coin == "both")
+    longest = sequences.rollouts.max_new_tokens
+    batches = EpochBatches(
+        [e if e.target_ids else dataclasses.replace(e, target_ids=(0,) * longest) for e in train],
+        kind,
+        batch_tokens=max(1, recipe.training.batch_tokens // together),
+        seed=recipe.seed,
+    )
+    most = 0
+    while batches.epoch == 0:
+        most = max(most, samples * len(batches.next()))
+    if most > capacity:
+        raise RecipeError(
+            f"sequences.replay.capacity must be at least the {most} sequences that a batch of "
+            f"training.batch_tokens={recipe.training.batch_tokens} draws from this data, got "
+            f"{capacity}; raise it, or lower training.batch_tokens"
+        )
+
+
+def _tried_reward(
+    recipe: Recipe,
+    student: LoadedModel,
+    examples: Sequence[Example],
+    encoded: Sequence[EncodedExample],
+) -> RewardOfCompletion | None:
+    if all(term.divergence != "reward" for term in recipe.objective.terms):
+        return None
+    device, units = device_of(recipe.training.device), text_units(recipe, examples)
+    reward = build_reward(
+        recipe.objective.reward,
+        student,
+        examples,
+        chat=chat_settings(recipe.data),
+        device=device,
+        units=units,
+    )
+    try_reward(reward, encoded)
+    return reward
+
+
+def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
+    section = recipe.student.lora
+    if section.rank is None:
+        return None
+    return LoraAdapter(
+        student.model,
+        rank=section.rank,
+        alpha=section.alpha,
+        dropout=section.dropout,
+        targets=section.targets,
+        seed=recipe.seed,
+    )
+
+
+def asks_teacher(recipe: Recipe) -> bool:
+    """Whether training asks the teacher what it would say: for a term, or to be looked at."""
+    needs_teacher = build_objective(recipe).needs_teacher  # refuses what it cannot be built from
+    return recipe.teacher.scores != "none" or needs_teacher
+
+
+def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int:
+    """How many symbols both models know. Raises UserError for models that do not compare."""
+    if teacher is None:
+        raise RecipeError(
+            "teacher.model must name a model folder for an objective that compares with a teacher."
+        )
+    if teacher.kind != student.kind:
+        raise UserError(
+            f"Teacher and student must be of one kind to be compared token by token, but the "
+            f"teacher is {teacher.kind} and the student {student.kind}; use method seq_kd."
+        )
+    size = shared_vocab_size(
+        student.tokenizer,
+        teacher.tokenizer,
+        student_rows=student.model.get_output_embeddings().weight.shape[0],
+        teacher_rows=teacher.model.get_output_embeddings().weight.shape[0],
+    )
+    of_student = pair_facts(student)
+    of_teacher = pair_facts(teacher)
+    check_ends(
+        student.tokenizer,
+        teacher.tokenizer,
+        student_end_ids=[i for i in of_student.end_ids if i < size],
+        teacher_end_ids=[i for i in of_teacher.end_ids if i < size],
+    )
+    check_starts(
+        student.tokenizer,
+        teacher.tokenizer,
+        student_start=(of_student.start_id, *of_student.prefix_ids),
+        teacher_start=(of_teacher.start_id, *of_teacher.prefix_ids),
+    )
+    return size

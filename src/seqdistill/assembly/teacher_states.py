@@ -1,0 +1,93 @@
+"""The teacher's kept states of a recipe: where they lie, what they depend on, who reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from seqdistill.assembly.data import collator_for
+from seqdistill.core.head import Head
+from seqdistill.core.progress import Progress
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.models.adapters import adapt, decoder_prefix_ids, decoder_start_id
+from seqdistill.models.heads import head_of
+from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
+from seqdistill.models.loading import LoadedModel
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.systems import output_folder
+from seqdistill.records.fingerprint import of_settings
+from seqdistill.teachers.states_folder import (
+    DTYPES,
+    Precision,
+    StatesSettings,
+    fingerprint_encoded,
+    is_finished,
+)
+from seqdistill.teachers.states_making import make_states
+from seqdistill.teachers.stored_states import StoredStates, StoredStatesTeacher
+
+
+def stored_teacher(
+    recipe: Recipe,
+    teacher: LoadedModel,
+    student: LoadedModel,
+    examples: Sequence[EncodedExample],
+    *,
+    precision: Precision,
+    vocab_size: int,
+    device: torch.device,
+    progress: Progress,
+) -> StoredStatesTeacher:
+    """The teacher's states for these sequences, made now where they do not exist yet.
+
+    `vocab_size` is what its head is cut to.
+    """
+    settings = StatesSettings(
+        teacher_fingerprint=model_fingerprint(teacher.model),
+        tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
+        data_fingerprint=fingerprint_encoded(examples),
+        kind=teacher.kind,
+        start_id=decoder_start_id(student.model) if student.kind == "seq2seq" else None,
+        precision=precision,
+        prefix_ids=decoder_prefix_ids(student.model),
+    )
+    folder = _folder(recipe, settings)
+    if not is_finished(folder):
+        make_states(
+            adapt(teacher.model),
+            examples,
+            collator_for(student),
+            folder,
+            settings=settings,
+            batch_tokens=recipe.training.batch_tokens,
+            device=device,
+            progress=progress,
+        )
+    states = StoredStates(folder, examples, settings=settings)
+    # The head was compared with the model's logits when the states of this very teacher were made.
+    return StoredStatesTeacher(states, _frozen(head_of(teacher.model).cut(vocab_size), device))
+
+
+def states_bytes(
+    teacher: LoadedModel, examples: Sequence[EncodedExample], precision: Precision
+) -> int:
+    """What the states for these sequences take on disk."""
+    width = teacher.model.get_output_embeddings().weight.shape[1]
+    num_positions = sum(example.num_counted for example in examples)
+    return num_positions * int(width) * DTYPES[precision].itemsize
+
+
+def _folder(recipe: Recipe, settings: StatesSettings) -> Path:
+    """Where the recipe says, or beside the runs under the name of what decides the states."""
+    if recipe.teacher.states is not None:
+        return Path(recipe.teacher.states)
+    digest = of_settings(dataclasses.asdict(settings))[:16]
+    return output_folder(recipe).parent / "teacher-states" / digest
+
+
+def _frozen(head: Head, device: torch.device) -> Head:
+    bias = None if head.bias is None else head.bias.detach().to(device)
+    return dataclasses.replace(head, weight=head.weight.detach().to(device), bias=bias)

@@ -1,0 +1,12 @@
+"""Who wrote a sequence that a student learns from: the names, without the heavy libraries."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Origin = Literal["reference", "teacher", "student", "teacher_mixed"]
+"""Who wrote a sequence. `teacher_mixed`: sampled token by token from a mixture of teacher and
+student (MiniLLM)."""
+
+STUDENT_ORIGINS: tuple[Origin, ...] = ("student", "teacher_mixed")
+"""Those of sequences that the student had a hand in; of a mixed one it draws most tokens."""

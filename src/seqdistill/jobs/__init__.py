@@ -1,0 +1,1 @@
+"""What a command does, a file each: recipes go in, runs come out. What Python users call."""

@@ -1,0 +1,95 @@
+"""The Python door: one call from a teacher, a student and data to a measured student."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdistill.assembly.models import trusts_code
+from seqdistill.core.allocator import keep_freed_memory
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.progress import NoProgress, Progress
+from seqdistill.data.bundled import SCHEME
+from seqdistill.jobs.demo import run_recipe
+from seqdistill.models.loading import load_pair
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.records.run_directory import RunDirectory
+
+Data = str | Path | Mapping[str, str | Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled:
+    """A finished run: the student, its numbers, and the folder that holds everything."""
+
+    student: PreTrainedModel
+    """The trained student, in eval mode."""
+    tokenizer: PreTrainedTokenizerBase
+    """Its tokenizer."""
+    results: Mapping[str, object]
+    """What results.json holds: rows under `systems`, `paired_tests`, `exports`."""
+    run_directory: Path
+    """Recipe, metrics, checkpoints, student, results and report."""
+
+
+def distill(
+    *,
+    teacher: str | Path,
+    student: str | Path | None = None,
+    data: Data,
+    method: str = "seq_kd",
+    output_dir: str | Path,
+    overrides: Mapping[str, object] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Distilled:
+    """Trains a student of `teacher` by `method`, measures both, and writes the report.
+
+    `teacher` and `student` are transformers folders or hub names; without a student, layers of the
+    teacher are copied (set `student.encoder_layers` and `student.decoder_layers` in `overrides`).
+    `data` is a mapping with `train`, `dev` (optional) and `test`, or `bundled:en-de`. `method` is
+    a preset: see `seqdistill recipe list`. `overrides` sets any key of the recipe, such as
+    {"training.steps": 2000, "training.learning_rate": 3e-4}. The same as `seqdistill train`,
+    `evaluate` and `report` in turn.
+
+    Raises UserError, before anything is written, for whatever cannot work.
+    """
+    keep_freed_memory()
+    settings: dict[str, object] = {"teacher.model": str(teacher), "output_dir": str(output_dir)}
+    if student is None:
+        settings["student.init"] = "teacher_layers"
+    else:
+        settings["student.model"] = str(student)
+    settings |= {f"data.{split}": str(spec) for split, spec in _splits(data).items()}
+    settings |= dict(overrides or {})
+    recipe = load_recipe(
+        method, [_override(key, value) for key, value in settings.items()], purpose="measure"
+    )
+    run: RunDirectory = run_recipe(recipe, progress=progress or NoProgress(), resume=resume)
+    pair = load_pair(str(run.student_path), trust_remote_code=trusts_code(recipe))
+    return Distilled(pair.model, pair.tokenizer, run.read_results(), run.path)
+
+
+def _splits(data: Data) -> Mapping[str, str | Path]:
+    if isinstance(data, str | Path):
+        if not str(data).startswith(SCHEME):
+            raise RecipeError(
+                "data must be a mapping with train and test (and dev), such as "
+                f"{{'train': 'a.tsv', 'test': 'b.tsv'}}, or bundled:en-de, got {str(data)!r}."
+            )
+        return dict.fromkeys(("train", "dev", "test"), data)
+    unknown = sorted(set(data) - {"train", "dev", "test"})
+    if unknown or "train" not in data or "test" not in data:
+        raise RecipeError(
+            f"data must have the keys train and test, and may have dev, got {sorted(data)}."
+        )
+    return data
+
+
+def _override(key: str, value: object) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9).strip()
+    return f"{key}={text.removesuffix('...').strip()}"

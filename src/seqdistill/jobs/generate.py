@@ -1,0 +1,188 @@
+"""The command `generate`: texts and conversations through a model folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.assembly.data import encode_for
+from seqdistill.assembly.decoding import build_generator
+from seqdistill.assembly.models import model_folder
+from seqdistill.compression.int8_folders import PACKED_MODEL
+from seqdistill.compression.sparse_files import load_stored_pair
+from seqdistill.core.errors import ModelError, UserError
+from seqdistill.core.progress import Progress
+from seqdistill.data.conversations import ChatSettings
+from seqdistill.data.detokenizing import TextDecoder
+from seqdistill.data.encoding import EncodedExample, encode, with_placeholder_targets
+from seqdistill.data.examples import Example, Turn
+from seqdistill.data.readers import read_examples
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.stored_conversion import is_converted
+from seqdistill.models.languages import with_languages
+
+_LOG = logging.getLogger(__name__)
+
+
+def read_rows(path: str, *, ignore_columns: Sequence[str] = ()) -> list[Example]:
+    """The rows of a file as training reads them, without their answers.
+
+    Raises DataError for a file that cannot be read so.
+    """
+    examples = read_examples(path, need_target=False, ignore_columns=ignore_columns)
+    return [Example(e.id, e.source, None, e.messages, tools=e.tools) for e in examples]
+
+
+def is_rows(path: str) -> bool:
+    """Whether the name is that of a file of rows, and not of lines."""
+    return Path(path).name.endswith((".jsonl", ".jsonl.gz", ".parquet"))
+
+
+def generate_texts(
+    model: str,
+    prompts: Sequence[str | Example],
+    *,
+    raw: bool = False,
+    template_options: Mapping[str, object] | None = None,
+    engine: str = "auto",
+    compute_type: str = "float32",
+    beam_size: int = 5,
+    max_new_tokens: int = 128,
+    threads: int | None = None,
+    source_language: str | None = None,
+    target_language: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress,
+) -> list[str]:
+    """The model's best output for each prompt, in order; an empty text gives an empty one.
+
+    `model` is a transformers folder, stored sparse or not, a hub name, `bundled:en-de`, or the
+    CTranslate2 folder that `export --format int8` writes, which decodes as it is. The languages are
+    for multilingual models whose folder does not say them. A text is said by the user in the
+    model's chat template, where it has one and `raw` is not set; rows (see `read_rows`) are as
+    training reads them.
+
+    Raises UserError for options that no template reads, and ModelError where every output is empty.
+    """
+    stored = _stored_generator(model, engine=engine, compute_type=compute_type, threads=threads)
+    languages = (source_language, target_language)
+    if stored is not None and languages != (None, None):
+        raise ModelError(
+            "--source-language and --target-language must be left out for a CTranslate2 folder, "
+            f"whose languages were set when it was exported, got {languages}"
+        )
+    pair = stored or with_languages(
+        load_stored_pair(model_folder(model), trust_remote_code=trust_remote_code),
+        *languages,
+        keys=("--source-language", "--target-language"),
+    )
+    templated = pair.kind == "causal" and pair.tokenizer.chat_template is not None and not raw
+    wanted = {
+        place: _example(place, prompt, templated=templated)
+        for place, prompt in enumerate(prompts)
+        if isinstance(prompt, Example) or prompt.strip()
+    }
+    _check_options(template_options or {}, pair.tokenizer, raw=raw)
+    outputs = [""] * len(prompts)
+    if not wanted:
+        return outputs
+    chat, examples = ChatSettings(template_options or {}), list(wanted.values())
+    if isinstance(pair, CTranslate2Generator):
+        encoded = encode(examples, pair.tokenizer, pair.kind, chat)
+        generator: SequenceGenerator = pair
+        _warn_of_lengths(pair, encoded, max_new_tokens)
+    else:
+        encoded = encode_for(pair, examples, chat)
+        generator = build_generator(
+            pair,
+            engine=engine,
+            engine_key="--engine",
+            compute_type=compute_type,
+            threads=threads,
+            examples=with_placeholder_targets(encoded),
+            max_new_tokens=max_new_tokens,
+        )
+    progress.start("generating", len(wanted))
+    found = generator.generate(
+        [example.prompt_ids for example in encoded],
+        Decoding(beam_size=beam_size, max_new_tokens=max_new_tokens),
+        on_progress=progress.advance,
+    )
+    progress.finish()
+    ids = [hypotheses[0].content_ids if hypotheses else () for hypotheses in found]
+    for place, text in zip(wanted, TextDecoder(pair.tokenizer).texts(ids), strict=True):
+        outputs[place] = text.strip()
+    if not any(outputs):
+        raise ModelError(
+            f"The model must write something, but its outputs for all {len(wanted)} prompts are "
+            f"empty; is {model!r} trained, and are these prompts such as it was trained on?"
+        )
+    return outputs
+
+
+def _example(place: int, prompt: str | Example, *, templated: bool) -> Example:
+    if isinstance(prompt, Example):
+        return prompt
+    if templated:
+        return Example(str(place), "", None, (Turn("user", prompt),))
+    return Example(str(place), prompt, None)
+
+
+def _check_options(
+    options: Mapping[str, object], tokenizer: PreTrainedTokenizerBase, *, raw: bool
+) -> None:
+    if not options:
+        return
+    template = "" if raw else str(tokenizer.chat_template or "")
+    for name in options:
+        if name not in template:
+            raise UserError(
+                f"--template-option must name what the model's chat template reads, got {name!r}, "
+                "but it is not in the template; leave it out"
+            )
+
+
+def _stored_generator(
+    model: str, *, engine: str, compute_type: str, threads: int | None
+) -> CTranslate2Generator | None:
+    """The decoder of a CTranslate2 folder; None for all other models."""
+    folder = Path(model)
+    if (folder / PACKED_MODEL).is_file():
+        raise ModelError(
+            f"{model!r} must be unpacked to be run, but its weights are stored without zeros; "
+            f"write `seqdistill export {model} OUTPUT --format dense` and run OUTPUT"
+        )
+    if not is_converted(folder):
+        return None
+    if engine == "transformers":
+        raise ModelError(
+            f"--engine must be ctranslate2 for {model!r}, which is a CTranslate2 folder, got "
+            "transformers; leave it out, or run the model that it was made of"
+        )
+    generator = CTranslate2Generator.open(folder, threads=threads)
+    if compute_type not in ("float32", generator.compute_type):
+        raise ModelError(
+            f"--compute-type must be left out for {model!r}, which is stored in "
+            f"{generator.compute_type}, got {compute_type}"
+        )
+    return generator
+
+
+def _warn_of_lengths(
+    generator: CTranslate2Generator, encoded: Sequence[EncodedExample], max_new_tokens: int
+) -> None:
+    """Says which inputs are longer than any that the copy was compared with its model on."""
+    new = max_new_tokens if generator.kind == "causal" else 0
+    beyond = sum(len(example.source_ids) + new > generator.longest for example in encoded)
+    if beyond:
+        _LOG.warning(
+            "%d of %d texts may take more than the %d positions up to which this copy was compared "
+            "with its model",
+            beyond,
+            len(encoded),
+            generator.longest,
+        )

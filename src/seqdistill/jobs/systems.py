@@ -1,0 +1,233 @@
+"""The systems of a run directory, loaded and with its test set: teacher, start, students, copy.
+
+Measures nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from seqdistill.assembly.data import collator_for, encode_for_evaluation
+from seqdistill.assembly.decoding import TRANSFORMERS, build_generator, engine_name
+from seqdistill.assembly.models import build_student, model_folder, without_trust
+from seqdistill.compression.layers import parameter_count
+from seqdistill.core.errors import UserError
+from seqdistill.data.examples import Example
+from seqdistill.evaluation.systems import SystemUnderTest
+from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.jobs.exporting import INT8_FOLDER
+from seqdistill.models.adapters import adapt
+from seqdistill.models.languages import with_languages
+from seqdistill.models.loading import LoadedModel, load_pair
+from seqdistill.models.places import model_folders
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.schema import Recipe
+from seqdistill.records.fingerprint import of_folder
+from seqdistill.records.run_directory import RunDirectory
+
+_LOG = logging.getLogger(__name__)
+START = "start"
+"""Name and method of the student before its first update."""
+
+
+def systems_of(
+    run: RunDirectory,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    overrides: Sequence[str],
+    *,
+    trust_remote_code: bool = False,
+) -> list[SystemUnderTest]:
+    """The teacher where the recipe names one, the start of its students, then every student.
+
+    What the recipe says of trust does not count.
+
+    All decode with one engine, so that their speeds compare: where `auto` takes transformers for
+    one of them, it does for all. Raises UserError when no student is there.
+    """
+    systems = []
+    if recipe.teacher.model is not None:
+        folder = model_folder(recipe.teacher.model)
+        systems.append(
+            system_under_test(
+                "teacher",
+                folder,
+                "trained",
+                recipe,
+                examples,
+                trust_remote_code=trust_remote_code,
+            )
+        )
+    trusted = recipe if trust_remote_code else without_trust(recipe)
+    start = _start(trusted, examples, systems[0] if systems else None)
+    if start is not None:
+        systems.append(start)
+    for member, trained in _trained_runs(run, overrides):
+        folder = str(trained.student_path)
+        systems.append(
+            system_under_test(
+                member.method,
+                folder,
+                _init_name(member),
+                member,
+                examples,
+                trust_remote_code=trust_remote_code,
+            )
+        )
+    return _on_one_engine(systems)
+
+
+def _on_one_engine(systems: list[SystemUnderTest]) -> list[SystemUnderTest]:
+    lacking = [system.name for system in systems if system.engine == TRANSFORMERS]
+    if len(lacking) in (0, len(systems)):
+        return systems
+    _LOG.warning(
+        "all systems decode with transformers, as %s must, so that their speeds compare",
+        " and ".join(lacking),
+    )
+    return [
+        dataclasses.replace(
+            system,
+            engine=TRANSFORMERS,
+            generator=TransformersGenerator(
+                system.model.module, system.tokenizer, kind=system.model.kind
+            ),
+        )
+        for system in systems
+    ]
+
+
+def _start(
+    recipe: Recipe, examples: Sequence[Example], teacher: SystemUnderTest | None
+) -> SystemUnderTest | None:
+    """The student before its first update, which all members of a comparison share.
+
+    None where the recipe leaves it out, for random weights, and for the teacher itself. Where it
+    cannot be made again, None, and a warning says why.
+    """
+    student = recipe.student
+    if not recipe.evaluation.include_start or student.init == "scratch":
+        return None
+    if student.init == "pretrained" and _is_one_folder(student.model, recipe.teacher.model):
+        return None
+    try:
+        loaded = None
+        if teacher is not None:
+            loaded = LoadedModel(teacher.model.module, teacher.tokenizer, "teacher")
+        pair = build_student(recipe, loaded, ())
+        size = parameter_count(pair.model) * (2 if student.save_dtype == "fp16" else 4)
+        return _with_generator(START, pair, _init_name(recipe), recipe, examples, num_bytes=size)
+    except UserError as error:
+        _LOG.warning("the student before its first update is left out: %s", error)
+        return None
+
+
+def _is_one_folder(name: str | None, other: str | None) -> bool:
+    if name is None or other is None:
+        return False
+    return Path(model_folder(name)).resolve() == Path(model_folder(other)).resolve()
+
+
+def exported_system(run: RunDirectory, overrides: Sequence[str]) -> str | None:
+    """The name of the student that the run's int8 copy is of; None where there is no copy.
+
+    It is the one whose files are those of `student/`, which the copy was made of. Where none is,
+    None, and a warning says so.
+    """
+    if not (run.path / INT8_FOLDER).is_dir() or not run.student_path.is_dir():
+        return None
+    exported = of_folder(run.student_path)
+    for recipe, trained in _trained_runs(run, overrides):
+        if of_folder(trained.student_path) == exported:
+            return recipe.method
+    _LOG.warning(
+        "%s is left out: no student of this run has the files of %s, which it is a copy of",
+        run.path / INT8_FOLDER,
+        run.student_path,
+    )
+    return None
+
+
+def weight_bytes(folder: str) -> int:
+    """Bytes of the weight files in a model folder; 0 for a model that is not a local folder."""
+    return sum(
+        file.stat().st_size for path in model_folders(folder) for file in path.glob("*.safetensors")
+    )
+
+
+def system_under_test(
+    name: str,
+    folder: str,
+    init: str,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    *,
+    trust_remote_code: bool = False,
+) -> SystemUnderTest:
+    """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
+    pair = with_languages(
+        load_pair(folder, trust_remote_code=trust_remote_code), *recipe.data.model_languages
+    )
+    return _with_generator(name, pair, init, recipe, examples, num_bytes=weight_bytes(folder))
+
+
+def _with_generator(
+    name: str,
+    pair: LoadedModel,
+    init: str,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    *,
+    num_bytes: int,
+) -> SystemUnderTest:
+    encoded = encode_for_evaluation(examples, pair, recipe.data).examples
+    generator = build_generator(
+        pair,
+        engine=recipe.evaluation.engine,
+        engine_key="evaluation.engine",
+        compute_type=recipe.evaluation.compute_type,
+        threads=recipe.training.threads,
+        examples=encoded,
+        max_new_tokens=recipe.evaluation.max_new_tokens,
+    )
+    return SystemUnderTest(
+        name=name,
+        method=name,
+        init=init,
+        bytes=num_bytes,
+        model=adapt(pair.model),
+        tokenizer=pair.tokenizer,
+        generator=generator,
+        engine=engine_name(generator),
+        examples=encoded,
+        collator=collator_for(pair),
+    )
+
+
+def _init_name(recipe: Recipe) -> str:
+    student = recipe.student
+    if student.init == "teacher_layers":
+        kept = "+".join(str(n or "all") for n in (student.encoder_layers, student.decoder_layers))
+        return f"teacher layers {kept}"
+    return student.init if student.model is None else f"{student.init} {student.model}"
+
+
+def _trained_runs(run: RunDirectory, overrides: Sequence[str]) -> list[tuple[Recipe, RunDirectory]]:
+    """The students of a run directory: its own, or those of its members in the order compared."""
+    recipe = load_recipe(str(run.whole(run.recipe_path)), overrides)
+    if not recipe.compare:
+        found = [(recipe, run)]
+    else:
+        members = [(load_recipe(str(m.whole(m.recipe_path)), overrides), m) for m in run.members()]
+        order = {name: position for position, name in enumerate(recipe.compare)}
+        found = sorted(members, key=lambda item: order.get(item[0].preset or "", len(order)))
+    finished = [(r, m) for r, m in found if m.student_path.is_dir()]
+    if not finished:
+        raise UserError(
+            f"A run must have a trained student to be evaluated, but {run.path} has none; finish "
+            "it with `seqdistill train ... --resume`."
+        )
+    return finished

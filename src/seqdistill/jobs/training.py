@@ -1,0 +1,351 @@
+"""Trains one student from a recipe: reads, checks, labels where a teacher writes, trains, saves.
+
+Everything that can be refused is refused before the run directory exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import Accelerator, PartialState
+
+from seqdistill.assembly.data import collator_for
+from seqdistill.assembly.decoding import engine_name, generator_factory
+from seqdistill.assembly.models import without_trust
+from seqdistill.assembly.objective import build_objective
+from seqdistill.assembly.preparing import Prepared, prepare
+from seqdistill.assembly.pruning import pruning_facts, warn_of_zeros
+from seqdistill.assembly.scoring import build_scoring
+from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.progress import Progress
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.evaluation.dev import DevScorer, GeneratorFactory
+from seqdistill.evaluation.likelihood import mean_reference_nats
+from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of, sequences_of
+from seqdistill.jobs.preflight import preflight, shown_row
+from seqdistill.jobs.rollout_log import RolloutLog
+from seqdistill.jobs.timings import add_timings, timed, timing
+from seqdistill.jobs.trackers import MetricsFanOut
+from seqdistill.models.placement import Precision, device_of, use_fast_attention
+from seqdistill.models.proof import probe_logits
+from seqdistill.models.saving import save_pair
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.systems import output_folder
+from seqdistill.recipe.writing import write_recipe
+from seqdistill.records.atomic import remove_left_overs
+from seqdistill.records.checksums import damage
+from seqdistill.records.environment import environment_facts
+from seqdistill.records.locks import held
+from seqdistill.records.run_directory import CHECKPOINTS, RunDirectory
+from seqdistill.records.writable import check_writable
+from seqdistill.teachers.in_process import Teacher
+from seqdistill.training.contracts import DevScorer as DevScoring
+from seqdistill.training.contracts import LoopSettings, TrainingResult
+from seqdistill.training.loop import TrainingLoop
+from seqdistill.training.optimization import RateSchedule
+
+_LOG = logging.getLogger(__name__)
+
+
+def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
+    """The run directory to write to; with `resume` the existing one of this very recipe."""
+    path = output_folder(recipe)
+    if not resume or not RunDirectory(path).is_begun:
+        RunDirectory(path).check_free()
+        return RunDirectory(path)
+    run = RunDirectory.open(path)
+    stored = load_recipe(str(run.whole(run.recipe_path)), [])
+    # Trust is this command line's to give, and changes nothing of the run.
+    stored, recipe = without_trust(stored), without_trust(recipe)
+    if stored != recipe:
+        changed = _first_difference(stored.model_dump(), recipe.model_dump())
+        raise RecipeError(
+            f"--resume needs the recipe that {path} was started with, but {changed}; start a new "
+            "output_dir for other settings."
+        )
+    return run
+
+
+def _first_difference(stored: dict[str, object], given: dict[str, object], at: str = "") -> str:
+    for key in stored.keys() | given.keys():
+        old, new = stored.get(key), given.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return _first_difference(old, new, f"{at}{key}.")
+        return f"{at}{key} was {old!r} and is now {new!r}"
+    return "nothing differs"
+
+
+def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
+    """Trains the recipe's student and saves it. Returns its run directory.
+
+    Under `torchrun` or `accelerate launch` every process trains, and the first one writes. Raises
+    UserError while another one trains in the run directory.
+    """
+    with only_writer(recipe):
+        return train_as_only_writer(recipe, progress=progress, resume=resume)
+
+
+@contextlib.contextmanager
+def only_writer(recipe: Recipe) -> Iterator[PartialState]:
+    """The processes that train, of which the first one alone writes into the run directory.
+
+    It keeps other commands away from there, and removes what killed ones left.
+    """
+    processes, folder = PartialState(cpu=_on_cpu(recipe)), output_folder(recipe)
+    if not processes.is_main_process:
+        yield processes
+        return
+    check_writable(folder, "output_dir")
+    with held(folder, "training in"):
+        real = Path(os.path.realpath(folder))
+        remove_left_overs(real.parent, glob.escape(real.name))
+        for place in (real, real / CHECKPOINTS):
+            remove_left_overs(place)
+        yield processes
+
+
+def train_as_only_writer(
+    recipe: Recipe, *, progress: Progress, resume: bool = False
+) -> RunDirectory:
+    """As `train_student`, for callers that keep others away from the run directory.
+
+    A run that is finished is left as it is, unless its student was damaged since: it is made again
+    from the checkpoints.
+    """
+    accelerator = Accelerator(cpu=_on_cpu(recipe), mixed_precision="no")
+    run = open_run(recipe, resume=resume)
+    started = resume and run.is_begun
+    if started and run.is_finished:
+        if (found := damage(run.student_path)) is None:
+            return run
+        _LOG.warning("%s is damaged (%s) and is made again", run.student_path, found)
+    inputs = inputs_of(recipe) if accelerator.is_main_process else {}
+    if started:
+        check_inputs(run, inputs)
+    _apply_threads(recipe)
+    prepared = prepare(recipe)
+    if started:
+        prepared = _as_begun(prepared, run)
+    warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
+    decode_dev, engines = dev_generator(prepared), dict[str, object]()
+    if not started and accelerator.is_main_process:
+        engines = _try_engines(prepared, decode_dev)
+    looked_at = preflight(prepared) if accelerator.is_main_process else {}
+    # Before the run directory exists: a corpus that is refused leaves nothing behind.
+    labelled = time.perf_counter()
+    with accelerator.main_process_first():
+        examples, facts = training_sequences(prepared, progress)
+    kept = time.perf_counter()
+    with accelerator.main_process_first():
+        teacher = build_scoring(prepared, examples, accelerator.device, progress)
+    if accelerator.is_main_process:
+        inputs |= sequences_of(train=examples, dev=prepared.dev)
+        if started:
+            check_inputs(run, inputs)
+        facts |= {"processes": accelerator.num_processes}
+        facts |= {"warmup_steps": recipe.training.warmup, INPUTS: inputs}
+        facts |= {"preflight": looked_at, **engines}
+        _begin(run, prepared, facts, started=started)
+        judged = [("judged by", str(prepared.judging))] if prepared.dev else []
+        for label, text in [*shown_row(prepared, examples), *judged]:
+            progress.echo(f"{label:<12}{text}")
+        if accelerator.num_processes > 1:
+            progress.echo(f"{accelerator.num_processes} processes train one student together")
+        if recipe.sequences.decoded_by_teacher:
+            add_timings(run, [timing("labelling", kept - labelled)])
+        if recipe.teacher.cache_hidden_states != "none":
+            add_timings(run, [timing("teacher's states", time.perf_counter() - kept)])
+    accelerator.wait_for_everyone()
+    with _step(run, "training", accelerator):
+        result = _train(
+            prepared, examples, teacher, decode_dev, run, accelerator, progress, resume=started
+        )
+    if accelerator.is_main_process:
+        logs = run.logs_so_far()
+        _save(prepared, run)
+        run.update_manifest(
+            {"training": dataclasses.asdict(result), "logs": logs, "finished": True}
+        )
+    run.close()
+    return run
+
+
+def _on_cpu(recipe: Recipe) -> bool:
+    return device_of(recipe.training.device).type == "cpu"
+
+
+def _save(prepared: Prepared, run: RunDirectory) -> None:
+    """The student as a plain model that says what the trained one does; adapters also alone."""
+    student, said = prepared.student, probe_logits(prepared.student.model)
+    if prepared.lora is not None:
+        prepared.lora.save(run.adapter_path)
+        student = dataclasses.replace(student, model=prepared.lora.merge())
+    save_pair(student, run.student_path, save_dtype=prepared.recipe.student.save_dtype, said=said)
+
+
+def _as_begun(prepared: Prepared, run: RunDirectory) -> Prepared:
+    """With the precision that the run was begun with, wherever that was."""
+    if prepared.recipe.training.precision != "auto" or not run.manifest_path.is_file():
+        return prepared
+    begun = run.read_manifest().get("precision", prepared.precision)
+    return dataclasses.replace(prepared, precision=cast("Precision", begun))
+
+
+def _begin(
+    run: RunDirectory, prepared: Prepared, facts: dict[str, object], *, started: bool
+) -> None:
+    """Makes the run directory, unless it was started before, and notes what is known."""
+    if not started:
+        RunDirectory.create(run.path)
+        run.write_recipe(write_recipe(prepared.recipe))
+    run.update_manifest(
+        {
+            "environment": environment_facts(),
+            "train_examples": len(prepared.train),
+            "train_examples_too_long": prepared.num_too_long,
+            "precision": prepared.precision,
+            **prepared.judging.facts(),
+            **pruning_facts(prepared.mask),
+            **facts,
+        }
+    )
+
+
+def _step(
+    run: RunDirectory, name: str, accelerator: Accelerator
+) -> contextlib.AbstractContextManager[None]:
+    return timed(run, name) if accelerator.is_main_process else contextlib.nullcontext()
+
+
+def _apply_threads(recipe: Recipe) -> None:
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+
+
+def dev_generator(prepared: Prepared) -> GeneratorFactory:
+    """What decodes dev with the student's present weights, adapters included."""
+    evaluation, lora = prepared.recipe.evaluation, prepared.lora
+    make = generator_factory(
+        prepared.student,
+        engine=evaluation.engine,
+        engine_key="evaluation.engine",
+        compute_type=evaluation.compute_type,
+        threads=prepared.recipe.training.threads,
+        examples=prepared.dev,
+        max_new_tokens=evaluation.max_new_tokens,
+    )
+    return make if lora is None else lambda _model: make(lora.merged_copy())
+
+
+def _try_engines(prepared: Prepared, decode_dev: GeneratorFactory) -> dict[str, object]:
+    """What decodes dev and what writes rollouts, for the manifest.
+
+    Raises EngineError now, before any training, where CTranslate2 must run the student and cannot.
+    """
+    engines = {}
+    if prepared.dev:
+        engines["evaluation"] = engine_name(decode_dev(prepared.student.model))
+    if (rollouts := try_rollout_engine(prepared)) is not None:
+        engines["sequences.rollouts"] = rollouts
+    return {"engines": engines} if engines else {}
+
+
+def dev_scorer(prepared: Prepared, decode_dev: GeneratorFactory) -> DevScoring | None:
+    """What scores the live student on dev; None without dev."""
+    if not prepared.dev:
+        return None
+    evaluation = prepared.recipe.evaluation
+    collator = collator_for(prepared.student)
+    longest = prepared.recipe.data.max_target_tokens
+    fitting = [example for example in prepared.dev if len(example.target_ids) <= longest]
+    return DevScorer(
+        examples=prepared.dev,
+        references=prepared.dev_references,
+        tokenizer=prepared.student.tokenizer,
+        generator=decode_dev,
+        metrics=prepared.judging.dev_metrics,
+        units=prepared.judging.units,
+        chooses=prepared.judging.dev_score,
+        loss_nats=lambda: mean_reference_nats(prepared.adapted, fitting, collator),
+        max_new_tokens=evaluation.max_new_tokens,
+    )
+
+
+def _settings(prepared: Prepared) -> LoopSettings:
+    recipe, training = prepared.recipe, prepared.recipe.training
+    schedule = RateSchedule(
+        peak=training.learning_rate,
+        updates=training.steps,
+        warmup_steps=training.warmup,
+        shape=training.schedule,
+        final_share=training.final_rate_fraction,
+    )
+    return LoopSettings(
+        updates=training.steps,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        schedule=schedule,
+        max_grad_norm=training.max_grad_norm,
+        precision=prepared.precision,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        weight_decay=training.weight_decay,
+        seed=recipe.seed,
+        log_every=training.log_every,
+        eval_every=training.eval_every,
+        eval_metric=prepared.judging.dev_score,
+        keep_best=training.keep_best,
+        patience=training.patience,
+        checkpoint_every=training.checkpoint_every,
+        average_best=training.average_best,
+    )
+
+
+def _train(
+    prepared: Prepared,
+    examples: Sequence[EncodedExample],
+    teacher: Teacher,
+    decode_dev: GeneratorFactory,
+    run: RunDirectory,
+    accelerator: Accelerator,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> TrainingResult:
+    recipe = prepared.recipe
+    use_fast_attention(prepared.student.model, accelerator.device)
+    model = prepared.adapted.to(accelerator.device)
+    source = build_source(
+        prepared,
+        examples,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        on_completions=RolloutLog(prepared, run) if accelerator.is_main_process else None,
+    )
+    with MetricsFanOut(run, recipe.training.trackers) as metrics:
+        loop = TrainingLoop(
+            model=model,
+            source=source,
+            teacher=teacher,
+            objective=build_objective(recipe),
+            mask=prepared.mask,
+            settings=_settings(prepared),
+            accelerator=accelerator,
+            folder=run.checkpoints_path,
+            metrics=metrics,
+            progress=progress,
+            score_dev=dev_scorer(prepared, decode_dev),
+        )
+        return loop.run(resume=resume)

@@ -1,0 +1,215 @@
+"""What models say and objectives are, from their formulas alone: nothing of the package is used.
+
+What recipes build is compared with this, one sequence and one position after another, in float64;
+there is no batch, mask or padding. Terms are mappings with the keys of a recipe; a number that
+changes while training goes on is given here as what it is at the update in question.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.tiny import EOS
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+
+LIKELIHOODS = ("negative_log_likelihood", "teacher_mode_likelihood")
+POLICY_GRADIENTS = ("sequence_reverse_kl", "reward")
+
+
+def plain_model(folder: Path) -> PreTrainedModel:
+    """As transformers reads it, in float64 and without dropout."""
+    is_causal = "CausalLM" in (folder / "config.json").read_text("utf-8")
+    auto = AutoModelForCausalLM if is_causal else AutoModelForSeq2SeqLM
+    model: PreTrainedModel = auto.from_pretrained(folder).double().eval()
+    return model
+
+
+def plain_logits(model: PreTrainedModel, source: Sequence[int], targets: Sequence[int]) -> Tensor:
+    """(time, vocab): what the model says before each target."""
+    if model.config.is_encoder_decoder:
+        inputs = torch.tensor([[EOS, *targets[:-1]]])  # EOS starts the decoders of these tests
+        logits: Tensor = model(torch.tensor([[*source]]), decoder_input_ids=inputs).logits
+        return logits[0]
+    whole: Tensor = model(torch.tensor([[*source, *targets]])).logits
+    return whole[0, len(source) - 1 : -1]
+
+
+@torch.no_grad()
+def greedy(model: PreTrainedModel, source: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+    """The likeliest token after another, to the end token or the limit."""
+    written: tuple[int, ...] = ()
+    while len(written) < max_new_tokens and written[-1:] != (EOS,):
+        what_comes = plain_logits(model, source, (*written, EOS))[-1]
+        written = (*written, int(what_comes.argmax()))
+    return written
+
+
+def sampled_from(
+    logits: Tensor, *, sampling_temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Tensor:
+    """(time, vocab): probabilities at a temperature, of the k likeliest, of the likeliest that
+    together have the mass top_p."""
+    rows = []
+    for row in (logits / sampling_temperature).softmax(-1).detach():
+        order = row.argsort(descending=True).tolist()[: top_k or None]
+        kept, whole = torch.zeros_like(row), float(row[order].sum())
+        for symbol in order:
+            if float(kept.sum()) < top_p * whole:
+                kept[symbol] = row[symbol]
+        rows.append(kept / kept.sum())
+    return torch.stack(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One sequence with both models' logits for each of its tokens, (time, vocab) in float64."""
+
+    targets: Sequence[int]
+    student: Tensor
+    teacher: Tensor
+    origin: str = "reference"
+    sampled: Sequence[float] | None = None
+    """Nats of each token under what it was drawn from."""
+    advantage: float = 0.0
+
+
+def loss(
+    sequences: Sequence[Scored],
+    terms: Sequence[Mapping[str, Any]],
+    *,
+    reduction: str,
+    loss_temperature: float = 1.0,
+) -> Tensor:
+    """sum_i weight_i D_i, reduced by name; differentiable in the student's logits."""
+    names = [term["divergence"] for term in terms]
+    soft = [name for name in names if name not in (*LIKELIHOODS, *POLICY_GRADIENTS)]
+    mixed = soft and any(name in LIKELIHOODS for name in names)
+    num_tokens = sum(len(one.targets) for one in sequences)
+    total = torch.zeros((), dtype=torch.float64)
+    for term in terms:
+        factor = term.get("weight", 1.0)
+        if mixed and term["divergence"] in soft:
+            factor *= loss_temperature**2
+        for one in sequences:
+            if one.origin not in term.get("origin", [one.origin]):
+                continue
+            share = 1.0 / len(sequences)
+            if term["divergence"] not in POLICY_GRADIENTS:
+                share = {
+                    "token": 1.0 / num_tokens,
+                    "sequence": 1.0 / len(sequences) / len(one.targets),
+                    "sum": 1.0 / len(sequences),
+                }[reduction]
+            weights = _weights(term, one)
+            for time, target in enumerate(one.targets):
+                nats = _at(term, one.student[time], one.teacher[time], target, loss_temperature)
+                total = total + factor * share * weights[time] * nats
+    return total
+
+
+def _weights(term: Mapping[str, Any], one: Scored) -> list[float]:
+    """What each position counts, without a gradient."""
+    if term["divergence"] == "reward":
+        return [one.advantage] * len(one.targets)
+    if term["divergence"] == "sequence_reverse_kl":
+        return _weighted_returns(term, one)
+    return _importance(one) if term.get("importance_weighted") else [1.0] * len(one.targets)
+
+
+def log_probs(logits: Tensor, targets: Sequence[int]) -> list[float]:
+    """log p of each token."""
+    rows = logits.detach().log_softmax(dim=-1)
+    return [float(row[target]) for row, target in zip(rows, targets, strict=True)]
+
+
+def _importance(one: Scored) -> list[float]:
+    if one.sampled is None:
+        return [1.0] * len(one.targets)
+    own = log_probs(one.student, one.targets)
+    return [math.exp(q - drawn) for q, drawn in zip(own, one.sampled, strict=True)]
+
+
+def _weighted_returns(term: Mapping[str, Any], one: Scored) -> list[float]:
+    """w_t R_{t+1}, R the discounted log p / q of the later tokens over their number."""
+    student, teacher = (log_probs(logits, one.targets) for logits in (one.student, one.teacher))
+    found = []
+    for time, importance in enumerate(_importance(one)):
+        first = time if term.get("estimator", "paper") == "released" else time + 1
+        later = [p - q for p, q in zip(teacher[first:], student[first:], strict=True)]
+        value = sum(term.get("discount", 1.0) ** n * ratio for n, ratio in enumerate(later))
+        if later and term.get("length_normalized", True):
+            value /= len(later)
+        clip = term.get("clip", math.inf)
+        flat = importance > 1 + clip if value > 0 else importance < 1 - clip
+        found.append(0.0 if flat else importance * value)
+    return found
+
+
+def _at(
+    term: Mapping[str, Any], student: Tensor, teacher: Tensor, target: int, temperature: float
+) -> Tensor:
+    """The term at one position (nats), from two rows of logits."""
+    name = term["divergence"]
+    if name in ("negative_log_likelihood", *POLICY_GRADIENTS):
+        return -student.log_softmax(-1)[target]
+    if name == "teacher_mode_likelihood":
+        return -student.log_softmax(-1)[int(teacher.argmax())]
+    log_q: Tensor = (student / temperature).log_softmax(-1)
+    log_p: Tensor = (teacher / temperature).log_softmax(-1)
+    p, q = log_p.exp(), log_q.exp()
+    forward: Tensor = (p * (log_p - log_q)).sum()
+    reverse: Tensor = (q * (log_q - log_p)).sum()
+    if name == "cross_entropy":
+        return torch.neg((p * log_q).sum())
+    if name == "total_variation":
+        found: Tensor = (p - q).abs().sum() / 2
+    elif name == "jensen_shannon" and 0.0 < (beta := term["beta"]) < 1.0:
+        middle = (beta * p + (1 - beta) * q).log()
+        found = beta * (p * (log_p - middle)).sum() + (1 - beta) * (q * (log_q - middle)).sum()
+        if term.get("scale") == "gradient":
+            found = found / (beta * (1 - beta))
+    elif name == "jensen_shannon":
+        found = reverse if term["beta"] else forward
+    elif name == "skew_forward_kl":
+        found = (p * (log_p - (term["alpha"] * p + (1 - term["alpha"]) * q).log())).sum()
+    elif name == "skew_reverse_kl":
+        found = (q * (log_q - ((1 - term["alpha"]) * p + term["alpha"] * q).log())).sum()
+    elif name == "adaptive_kl":
+        head = _share_of_the_gap(p.tolist(), q.tolist(), term.get("head_mass", 0.5))
+        found = head * forward + (1 - head) * reverse
+    elif name == "interpolated_forward_kl":
+        share = term.get("start_fraction", 0.4)
+        target_logits = (1 - share) * student.detach() + share * teacher
+        aim = (target_logits / temperature).softmax(-1)
+        found = (aim * (aim.log() - log_q)).sum()
+    else:
+        found = {"forward_kl": forward, "reverse_kl": reverse}[name]
+    return found
+
+
+def _share_of_the_gap(p: list[float], q: list[float], head_mass: float) -> float:
+    """Of sum |p - q|, the share of the likeliest symbols that together reach the mass."""
+    mass, head, whole = 0.0, 0.0, 0.0
+    for symbol in sorted(range(len(p)), key=lambda symbol: -p[symbol]):
+        gap = abs(p[symbol] - q[symbol])
+        head, whole = head + (gap if mass < head_mass else 0.0), whole + gap
+        mass += p[symbol]
+    return head / whole
+
+
+def letters_of_the_reference(
+    prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
+) -> list[float]:
+    """A reward that random outputs differ in: what share of their letters the reference has, and
+    a little for the prompt's last letter."""
+    found = []
+    for prompt, completion, reference in zip(prompts, completions, references, strict=True):
+        known = sum(letter in (reference or "") for letter in completion)
+        found.append((known + 0.5 * completion.count(prompt[-1])) / (1 + len(completion)))
+    return found

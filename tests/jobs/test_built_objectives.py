@@ -1,0 +1,283 @@
+"""Every setting of a recipe's objective reaches what is computed: its value and its gradient.
+
+The built objective is compared with the naive formulas, once with the setting and once without.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import pytest
+import torch
+from tests.jobs import naive
+from tests.objectives.worlds import World, world
+from torch import Tensor
+
+from seqdistill.assembly.objective import build_objective, build_schedule
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.recipe.objective_schema import Divergence, ObjectiveSection, Term
+from seqdistill.recipe.resolving import read_recipe
+from seqdistill.recipe.sections import Number
+
+UPDATE, UPDATES = 3, 5
+"""Half of the way is done."""
+
+Settings = Mapping[str, Any]
+
+
+def batch() -> World:
+    """Four sequences of three writers, importance weights around 1, advantages of both signs."""
+    here = world()
+    student, _ = logits_of(here)
+    targets = here.batch.target_ids.unsqueeze(2)
+    likely = student.detach().log_softmax(dim=-1).gather(2, targets)[..., 0]
+    noise = torch.rand(likely.shape, generator=torch.Generator().manual_seed(9)).double() - 0.5
+    return here.told(
+        origin=("student", "teacher", "student", "reference"),
+        sampled_log_probs=(likely + noise).float(),
+        advantages=torch.tensor([0.5, -1.0, 2.0, 0.25]),
+    )
+
+
+def logits_of(here: World) -> tuple[Tensor, Tensor]:
+    """Both models' logits, built whole."""
+    student, teacher = here.states, here.scores
+    assert student.head.bias is not None
+    return (
+        student.hidden @ student.head.weight.T + student.head.bias,
+        teacher.hidden @ teacher.head.weight.T,
+    )
+
+
+def scored(here: World) -> list[naive.Scored]:
+    told, (student, teacher) = here.batch, logits_of(here)
+    assert told.origin and told.sampled_log_probs is not None and told.advantages is not None
+    found = []
+    for row, length in enumerate(told.target_mask.sum(dim=1).tolist()):
+        found.append(
+            naive.Scored(
+                told.target_ids[row, :length].tolist(),
+                student[row, :length],
+                teacher[row, :length],
+                told.origin[row],
+                told.sampled_log_probs[row, :length].tolist(),
+                float(told.advantages[row]),
+            )
+        )
+    return found
+
+
+def built(objective: Settings) -> WeightedObjective:
+    """The objective of a recipe with this section, in the middle of training."""
+    given = [f"objective.{key}={json.dumps(value)}" for key, value in objective.items()]
+    made = build_objective(read_recipe("baseline", given))
+    made.begin_update(UPDATE, UPDATES, logged=True)
+    return made
+
+
+def value_and_gradient(value: Tensor, here: World) -> list[Tensor]:
+    head = here.states.head
+    assert head.bias is not None
+    wanted = (here.states.hidden, head.weight, head.bias)
+    gradient = torch.autograd.grad(value, wanted, allow_unused=True)
+    return [value.detach(), *(torch.zeros(()) if part is None else part for part in gradient)]
+
+
+def of_the_recipe(objective: Settings, here: World) -> list[Tensor]:
+    total, _ = built(objective)(here.states, here.scores, here.batch)
+    return value_and_gradient(total.total / total.count, here)
+
+
+def of_the_formula(objective: Settings, here: World) -> list[Tensor]:
+    return value_and_gradient(naive.loss(scored(here), **objective), here)
+
+
+def close(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(
+        torch.allclose(mine.double(), its.double(), rtol=1e-5, atol=1e-7)
+        for mine, its in zip(one, other, strict=True)
+    )
+
+
+def of(divergence: str, **settings: Any) -> dict[str, Any]:
+    return {"divergence": divergence, **settings}
+
+
+def objective_of(*terms: Settings, reduction: str = "sum", **settings: Any) -> dict[str, Any]:
+    return {"terms": list(terms), "reduction": reduction, **settings}
+
+
+NEEDED = {"jensen_shannon": {"beta": 0.5}} | {
+    f"skew_{way}_kl": {"alpha": 0.1} for way in ("forward", "reverse")
+}
+
+
+@pytest.mark.parametrize("divergence", get_args(Divergence))
+def test_every_divergence_is_the_one_that_its_name_says(divergence: str) -> None:
+    here, objective = batch(), objective_of(of(divergence, **NEEDED.get(divergence, {})))
+    assert close(of_the_recipe(objective, here), of_the_formula(objective, here))
+
+
+LINEAR = {"start": 1.0, "end": 0.2, "shape": "linear"}
+EXPONENTIAL = {"start": 0.1, "end": 0.4, "shape": "exponential"}
+COMPLEMENT = {"start": 0.0, "end": 0.75, "shape": "complement_exponential"}
+LONG_RANGE = "sequence_reverse_kl"
+# field: what a term says with it, the same as numbers of this update, and what it says without.
+OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
+    (field, with_it, means, without)
+    for field, with_it, means, without in (
+        ("weight", of("forward_kl", weight=0.3), {}, of("forward_kl")),
+        ("weight", of("reverse_kl", weight=LINEAR), {"weight": 0.6}, of("reverse_kl")),
+        ("weight", of("reward", weight=EXPONENTIAL), {"weight": 0.2}, of("reward")),
+        (
+            "weight",
+            of("negative_log_likelihood", weight=COMPLEMENT),
+            {"weight": 0.5},
+            of("negative_log_likelihood"),
+        ),
+        ("beta", of("jensen_shannon", beta=0.2), {}, of("jensen_shannon", beta=0.5)),
+        ("beta", of("jensen_shannon", beta=0.0), {}, of("jensen_shannon", beta=1.0)),
+        ("alpha", of("skew_forward_kl", alpha=0.3), {}, of("skew_forward_kl", alpha=0.1)),
+        (
+            "alpha",
+            of("skew_reverse_kl", alpha=EXPONENTIAL),
+            {"alpha": 0.2},
+            of("skew_reverse_kl", alpha=0.1),
+        ),
+        (
+            "scale",
+            of("jensen_shannon", beta=0.1, scale="gradient"),
+            {},
+            of("jensen_shannon", beta=0.1),
+        ),
+        ("head_mass", of("adaptive_kl", head_mass=0.9), {}, of("adaptive_kl")),
+        (
+            "start_fraction",
+            of("interpolated_forward_kl", start_fraction=0.1),
+            {},
+            of("interpolated_forward_kl"),
+        ),
+        ("importance_weighted", of("reverse_kl", importance_weighted=True), {}, of("reverse_kl")),
+        ("length_normalized", of(LONG_RANGE, length_normalized=False), {}, of(LONG_RANGE)),
+        ("estimator", of(LONG_RANGE, estimator="released"), {}, of(LONG_RANGE)),
+        ("discount", of(LONG_RANGE, discount=0.5), {}, of(LONG_RANGE)),
+        ("clip", of(LONG_RANGE, clip=0.2), {}, of(LONG_RANGE)),
+        ("origin", of("forward_kl", origin=["teacher"]), {}, of("forward_kl")),
+        (
+            "origin",
+            of("reward", origin=["student", "reference"]),
+            {},
+            of("reward"),
+        ),
+        ("origin", of(LONG_RANGE, origin=["student"]), {}, of(LONG_RANGE)),
+    )
+]
+
+
+@pytest.mark.parametrize(("field", "given", "means", "without"), OF_A_TERM)
+def test_a_setting_of_a_term_is_what_its_formula_says(
+    field: str, given: Settings, means: Settings, without: Settings
+) -> None:
+    here = batch()
+    expected = of_the_formula(objective_of({**given, **means}), here)
+    plain = of_the_formula(objective_of(without), here)
+    assert not close(expected, plain), f"{field} changes nothing here: no test of it"
+    assert close(of_the_recipe(objective_of(given), here), expected)
+    assert close(of_the_recipe(objective_of(without), here), plain)
+
+
+NLL, KL = of("negative_log_likelihood", weight=0.3), of("forward_kl", weight=0.7)
+RELABELLED = of("teacher_mode_likelihood")
+OF_THE_OBJECTIVE: list[tuple[str, Settings, Settings]] = [
+    ("terms", objective_of(NLL, KL), objective_of(NLL)),
+    ("terms", objective_of(KL, KL, of("reward")), objective_of(KL, of("reward"))),
+    ("reduction", objective_of(KL, reduction="token"), objective_of(KL, reduction="sum")),
+    ("reduction", objective_of(KL, reduction="sequence"), objective_of(KL, reduction="token")),
+    (
+        "reduction",
+        objective_of(KL, of("reward"), reduction="sequence"),
+        objective_of(KL, of("reward"), reduction="sum"),
+    ),
+    ("loss_temperature", objective_of(KL, loss_temperature=2.0), objective_of(KL)),
+    ("loss_temperature", objective_of(NLL, KL, loss_temperature=2.0), objective_of(NLL, KL)),
+    (
+        "loss_temperature",
+        objective_of(RELABELLED, KL, loss_temperature=0.5),
+        objective_of(RELABELLED, KL),
+    ),
+    (
+        "loss_temperature",
+        objective_of(of("reward"), KL, loss_temperature=2.0),
+        objective_of(of("reward"), KL),
+    ),
+    (
+        "loss_temperature",
+        objective_of(of("interpolated_forward_kl"), loss_temperature=2.0),
+        objective_of(of("interpolated_forward_kl")),
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "given", "without"), OF_THE_OBJECTIVE)
+def test_a_setting_of_the_objective_is_what_its_formula_says(
+    field: str, given: Settings, without: Settings
+) -> None:
+    here = batch()
+    expected, plain = of_the_formula(given, here), of_the_formula(without, here)
+    assert not close(expected, plain), f"{field} changes nothing here: no test of it"
+    assert close(of_the_recipe(given, here), expected)
+    assert close(of_the_recipe(without, here), plain)
+
+
+def test_no_setting_is_without_a_test() -> None:
+    of_terms = {"divergence"} | {field for field, *_ in OF_A_TERM}
+    assert of_terms == set(Term.model_fields)
+    # The reward is part of what is written: test_built_sources.
+    whole = {"reward", "monitors"} | {field for field, *_ in OF_THE_OBJECTIVE}
+    assert whole == set(ObjectiveSection.model_fields)
+
+
+def test_monitors_are_measured_on_the_students_sequences_and_only_when_logged() -> None:
+    here = batch()
+    own = [one for one in scored(here) if one.origin == "student"]
+    rows = torch.cat([one.student for one in own]).detach().log_softmax(dim=-1)
+    teacher = torch.cat([one.teacher for one in own]).log_softmax(dim=-1)
+    entropy = -(rows.exp() * rows).sum(dim=-1).mean()
+    distance = (rows.exp() * (rows - teacher)).sum(dim=-1).mean()
+    for name, expected in (("student_entropy", entropy), ("teacher_reverse_kl", distance)):
+        objective = built(objective_of(KL, monitors=[name]))
+        _, parts = objective(here.states, here.scores, here.batch)
+        assert set(parts) == {"forward_kl", name}
+        assert parts[name].mean == pytest.approx(float(expected), rel=1e-5)
+        objective.begin_update(UPDATE, UPDATES, logged=False)
+        assert set(objective(here.states, here.scores, here.batch)[1]) == {"forward_kl"}
+
+
+@pytest.mark.parametrize("updates", [4, 10**6])
+def test_a_moving_target_goes_from_start_share_to_the_teacher(updates: int) -> None:
+    """TAID's algorithm 1 with its authors' step and momentum, told four losses."""
+    here, name = batch(), "interpolated_forward_kl"
+    objective = built(objective_of(of(name, start_fraction=0.1)))
+    share, trend, before = 0.1, 0.0, None
+    for update, nats in enumerate([3.0, 2.0, 40.0, 0.5], start=1):
+        objective.begin_update(update, updates, logged=True)
+        total, parts = objective(here.states, here.scores, here.batch)
+        assert parts["interpolation_share"].mean == pytest.approx(share, rel=1e-12)
+        expected = of_the_formula(objective_of(of(name, start_fraction=share)), here)
+        assert close(value_and_gradient(total.total / total.count, here), expected)
+        objective.end_update({name: TokenSum(torch.tensor(2 * nats), torch.tensor(2.0))})
+        adaptive = share
+        if before is not None:
+            trend = 0.99 * trend + 0.01 * (before - nats) / before
+            adaptive += 5e-4 / (1 + math.exp(-trend)) * (1 - share)
+        linear = 0.1 + 0.9 * update / (updates - 1)
+        share, before = min(1.0, max(linear, adaptive)), nats
+
+
+def test_an_adaptive_number_is_no_schedule() -> None:
+    with pytest.raises(ValueError, match="follows dev scores"):
+        build_schedule(Number(start=0.0, end=1.0, shape="adaptive"))

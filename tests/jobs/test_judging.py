@@ -1,0 +1,226 @@
+"""What judges a run is decided by its targets, said, and never zero by construction."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from tests.jobs.test_feasibility import folder, start
+from tests.metrics.test_scripts import HAS_KOREAN, LANGUAGES
+from tests.tiny import character_tokenizer, tiny_model
+
+from seqdistill.assembly.data import read_split
+from seqdistill.assembly.judging import judging_of
+from seqdistill.core.errors import DataError, RecipeError
+from seqdistill.core.progress import NoProgress
+from seqdistill.data.examples import Example, Turn
+from seqdistill.evaluation.systems import evaluate_system
+from seqdistill.jobs.evaluate import best_student, evaluate_run, evaluation_settings
+from seqdistill.jobs.evaluate import recommended_student as recommended
+from seqdistill.jobs.plan import plan
+from seqdistill.jobs.systems import system_under_test
+from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.models.adapters import Kind
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.resolving import read_recipe
+
+__all__ = ["folder"]
+
+CHAT = (Turn("user", "Add one and three."),)
+
+
+def examples(*targets: str, chat: bool = False) -> list[Example]:
+    messages = CHAT if chat else None
+    return [Example(str(n), "" if chat else "a", t, messages) for n, t in enumerate(targets)]
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_translations_are_judged_by_what_suits_their_script(name: str, kind: Kind) -> None:
+    reference, _, tokenizer, unspaced = LANGUAGES[name]
+    recipe = read_recipe("baseline", ["data.source_language=en", "data.target_language=xx"])
+    found = judging_of(recipe, examples(*[reference] * 5), kind)
+    expected = ("chrf", "bleu") if unspaced else ("bleu", "chrf")
+    assert found.metrics == expected
+    assert found.eval_metric == ("loss" if kind == "causal" else expected[0])
+    assert found.units.bleu_tokenizer == tokenizer
+    assert f"tok:{tokenizer}" in str(found)
+    # What chooses is not zero by construction: a perfect output has more.
+    for metric in found.metrics:
+        statistics = CORPUS_METRICS[metric].statistics
+        if not unspaced:
+            assert statistics([reference] * 5, [reference] * 5).score().value > 0.0
+
+
+@pytest.mark.parametrize(
+    ("targets", "chat", "kind", "chooses", "metrics"),
+    [
+        (["Four.", "It is five."], True, "causal", "loss", ("rouge_l", "exact_match")),
+        (["Four.", "It is five."], True, "seq2seq", "loss", ("rouge_l", "exact_match")),
+        (["四", "答案是五"], False, "causal", "loss", ("rouge_l", "exact_match")),
+        (["1 + 3 = 4 #### 4", "#### 5"], True, "causal", "answer_accuracy", ("answer_accuracy",)),
+        (["so it is #### 4", "no mark: 5"], False, "causal", "loss", ("rouge_l", "exact_match")),
+        # No run of four words: BLEU of a perfect output is 0.
+        (["red", "green", "light blue"], False, "seq2seq", "chrf", ("chrf", "bleu")),
+    ],
+)
+def test_tasks_are_judged_by_what_suits_them(
+    targets: list[str], chat: bool, kind: Kind, chooses: str, metrics: tuple[str, ...]
+) -> None:
+    found = judging_of(read_recipe("baseline"), examples(*targets, chat=chat), kind)
+    assert (found.eval_metric, found.metrics, found.automatic) == (chooses, metrics, True)
+
+
+def test_what_the_recipe_names_is_kept_and_its_main_metric_chooses() -> None:
+    targets = examples("我今天去北京看老朋友。")
+    named = read_recipe("baseline", ["evaluation.metrics=[rouge_2, bleu]"])
+    found = judging_of(named, targets, "seq2seq")
+    assert (found.eval_metric, found.metrics) == ("rouge_2", ("rouge_2", "bleu"))
+    assert "named by the recipe" in str(found)
+    both = read_recipe("baseline", ["training.eval_metric=bleu", "evaluation.bleu_tokenizer=char"])
+    found = judging_of(both, targets, "causal")
+    assert (found.eval_metric, found.units.bleu_tokenizer) == ("bleu", "char")
+    assert found.dev_metrics == ("rouge_l", "exact_match", "bleu")
+
+
+@pytest.mark.parametrize("preset", ["demo", "teacher"])
+def test_bundled_translations_are_judged_as_they_always_were(preset: str) -> None:
+    recipe = read_recipe(preset, ["data.max_dev_examples=20"])
+    found = judging_of(recipe, read_split(recipe, "dev"), "seq2seq")
+    assert (found.eval_metric, found.metrics) == ("bleu", ("bleu", "chrf"))
+    assert found.units.bleu_tokenizer == "13a"
+
+
+@pytest.mark.parametrize("preset", ["demo", "teacher"])
+def test_a_preset_does_not_judge_over_a_users_own_data(preset: str, tmp_path: Path) -> None:
+    rows = ["source\ttarget", *["Good morning.\t我今天去北京看老朋友。"] * 3]
+    path = tmp_path / "own.tsv"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    own = [f"data.{split}={path}" for split in ("train", "dev", "test")]
+    recipe = read_recipe(preset, own)
+    found = judging_of(recipe, read_split(recipe, "dev"), "seq2seq")
+    assert (found.eval_metric, found.metrics) == ("chrf", ("chrf", "bleu"))
+    assert found.units.bleu_tokenizer == "zh"
+
+
+def test_one_name_is_a_list_of_it_and_auto_stands_alone() -> None:
+    assert read_recipe("baseline", ["evaluation.metrics=chrf"]).evaluation.metrics == ("chrf",)
+    assert read_recipe("baseline", ["evaluation.metrics=auto"]).evaluation.metrics == ("auto",)
+    with pytest.raises(RecipeError, match="must be auto alone"):
+        load_recipe("baseline", ["data.train=a.tsv", "evaluation.metrics=[auto, bleu]"])
+
+
+def test_a_metric_that_the_targets_cannot_have_is_refused_before_training(folder: Path) -> None:
+    for given in (
+        ["data.dev=dev.tsv", "training.eval_metric=answer_accuracy"],
+        ["data.test=test.tsv", "evaluation.metrics=[answer_accuracy]"],
+    ):
+        with pytest.raises(DataError, match="answer_accuracy must find what it compares"):
+            start(*given)
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.skipif(HAS_KOREAN, reason="it can be loaded here")
+def test_a_tokenizer_that_cannot_be_loaded_is_refused_before_training(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"evaluation.bleu_tokenizer must be one that sacrebleu"):
+        start("data.dev=dev.tsv", "evaluation.bleu_tokenizer=ko-mecab")
+    assert not (folder / "runs").exists()
+
+
+def test_a_tokenizer_that_takes_sentences_for_words_is_warned_of(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "dev.tsv").write_text("source\ttarget\nrot\t我今天去北京看老朋友\n", encoding="utf-8")
+    start("data.dev=dev.tsv", "evaluation.bleu_tokenizer=13a", "training.eval_metric=bleu")
+    assert "takes whole sentences for words in the targets of data.dev" in caplog.text
+
+
+def test_the_lowest_loss_chooses_and_the_manifest_says_what_judged(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ["data.dev=dev.tsv", "training.eval_metric=loss", "training.eval_every=1"]
+    with caplog.at_level(logging.INFO, logger="seqdistill"):
+        run = start(*given, "training.steps=3", "training.learning_rate=0.2")
+    manifest = cast("dict[str, Any]", run.read_manifest())
+    losses = [row["dev_loss_nats"] for row in run.read_metrics() if "dev_loss_nats" in row]
+    assert len(losses) == 3
+    assert manifest["training"]["best"][0][0] == min(losses)  # type: ignore[type-var]
+    assert manifest["judging"]["eval_metric"] == "loss"
+    assert manifest["judging"]["units"] == {"bleu_tokenizer": "13a", "unspaced": False}
+    assert "loss chooses checkpoints; outputs by" in caplog.text
+
+
+def test_a_plan_says_what_judges(folder: Path) -> None:
+    given = ["data.train=train.tsv", "data.dev=dev.tsv", "student.model=bart", "output_dir=runs/y"]
+    quick = ["training.device=cpu", "evaluation.max_new_tokens=12", "training.warmup_steps=1"]
+    lines = dict(plan(load_recipe("baseline", [*given, *quick])).lines())
+    assert lines["judged by"].startswith(
+        "chrf chooses checkpoints; outputs by chrf, bleu (tok:13a)"
+    )
+
+
+def test_the_start_is_measured_as_its_folder_is_and_stands_beside_the_systems(
+    folder: Path,
+) -> None:
+    tiny_model("bart", seed=1).save_pretrained("other")
+    character_tokenizer(closes=True).save_pretrained("other")
+    run = start("teacher.model=other", "training.learning_rate=0.1")
+    results: dict[str, Any] = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
+    rows = {row["name"]: row for row in results["systems"]}
+    assert list(rows) == ["teacher", "start", "baseline"]
+    recipe = load_recipe(str(run.recipe_path), ["data.test=test.tsv"])
+    test = read_split(recipe, "test")
+    direct = evaluate_system(
+        system_under_test("start", "bart", "pretrained bart", recipe, test),
+        [example.target or "" for example in test],
+        evaluation_settings(recipe, test, "seq2seq"),
+        teacher=None,
+    ).row
+    assert {k: rows["start"][k] for k in direct if k != "bytes"} == {
+        k: v for k, v in direct.items() if k != "bytes"
+    }
+    assert rows["start"]["perplexity"] != rows["baseline"]["perplexity"]
+    assert "faults" not in rows["start"] and "words_per_second_beam" not in rows["start"]
+    assert results["baseline"] == "teacher" and results["student"] == "baseline"
+    assert {test["system"] for test in results["paired_tests"]} == {"baseline"}
+    # One student is no choice, and this one never ends.
+    assert results["recommended"] is None
+    assert "8 of 8 outputs have no end" in rows["baseline"]["faults"]
+    again: dict[str, Any] = evaluate_run(
+        run, ["data.test=test.tsv", "evaluation.include_start=false"], progress=NoProgress()
+    )
+    assert [row["name"] for row in again["systems"]] == ["teacher", "baseline"]
+    (folder / "bart" / "config.json").unlink()
+    gone: dict[str, Any] = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
+    assert [row["name"] for row in gone["systems"]] == ["teacher", "baseline"]
+
+
+def test_random_weights_and_the_teacher_itself_are_no_start(folder: Path) -> None:
+    for given in (["student.init=scratch"], ["teacher.model=bart"]):
+        run = start(*given, f"output_dir=runs/{given[0].partition('=')[2]}")
+        results: dict[str, Any] = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
+        assert "start" not in {row["method"] for row in results["systems"]}
+
+
+def test_a_broken_student_is_never_recommended_while_another_is_sound() -> None:
+    rows: list[dict[str, object]] = [
+        {"name": "teacher", "method": "teacher", "bleu_beam": 40.0},
+        {"name": "start", "method": "start", "bleu_beam": 39.0},
+        {"name": "a", "method": "seq_kd", "bleu_beam": 30.0, "faults": ["has no end"]},
+        {"name": "b", "method": "word_kd", "bleu_beam": 20.0, "faults": []},
+    ]
+    assert best_student(rows, "bleu") == "b" == recommended(rows, "bleu")
+    assert recommended(rows[:3], "bleu") is None and best_student(rows[:3], "bleu") == "a"
+    broken = [*rows[:3], {**rows[3], "faults": ["is empty"]}]
+    assert recommended(broken, "bleu") is None and best_student(broken, "bleu") == "a"
+
+
+def test_tokens_between_spaces_are_no_similarity_where_there_are_none(folder: Path) -> None:
+    rows = ["source\ttarget", *[f"rot {'a' * n}\t我今天去北京" for n in range(1, 9)]]
+    (folder / "zh.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    given = ["teacher.model=bart", "data.train=zh.tsv", "sequences.decoding.n_best=2"]
+    with pytest.raises(RecipeError, match="written without spaces between tokens"):
+        start(*given, "sequences.similarity=smoothed_bleu_of_tokens", method="seq_inter")
+    assert not (folder / "runs").exists()

@@ -1,0 +1,56 @@
+"""A teacher that was measured before is not decoded again, and the results are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.jobs.test_feasibility import folder, start
+
+from seqdistill.assembly.data import read_split
+from seqdistill.core.progress import NoProgress
+from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
+from seqdistill.jobs import evaluate as evaluation
+from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
+from seqdistill.jobs.systems import system_under_test
+from seqdistill.recipe.loading import load_recipe
+
+__all__ = ["folder"]
+
+TEST_SET = ["data.test=test.tsv"]
+
+
+def test_a_measured_teacher_gives_the_same_results(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start("teacher.model=bart")
+    expected: dict[str, Any] = evaluate_run(run, TEST_SET, progress=NoProgress())
+    recipe = load_recipe(str(run.recipe_path), TEST_SET)
+    examples = read_split(recipe, "test")
+    known = evaluate_system(
+        system_under_test("teacher", "bart", "trained", recipe, examples),
+        [example.target or "" for example in examples],
+        evaluation_settings(recipe, examples, "seq2seq"),
+        teacher=None,
+    )
+    before = dict(known.row)
+    evaluated: list[str] = []
+
+    def watched(system: SystemUnderTest, *given: Any, **named: Any) -> SystemResult:
+        evaluated.append(system.name)
+        return evaluate_system(system, *given, **named)
+
+    monkeypatch.setattr(evaluation, "evaluate_system", watched)
+    found: dict[str, Any] = evaluate_run(
+        run, TEST_SET, progress=NoProgress(), measured_teacher=known
+    )
+    assert evaluated == ["baseline"]
+    assert known.row == before
+    for own, other in zip(found["systems"], expected["systems"], strict=True):
+        assert own.keys() == other.keys()
+        assert {k: v for k, v in own.items() if "_per_second_" not in k} == {
+            k: v for k, v in other.items() if "_per_second_" not in k
+        }
+    assert found["paired_tests"] == expected["paired_tests"]
+    assert found["analyses"] == expected["analyses"]

@@ -1,0 +1,133 @@
+"""--resume means the same run: other inputs, damaged students and two writers are refused."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from tests.jobs.test_distill import QUICK, save_data_and_models
+
+from seqdistill.core.errors import UserError
+from seqdistill.core.progress import NoProgress
+from seqdistill.jobs import training
+from seqdistill.jobs.evaluate import evaluate_run
+from seqdistill.jobs.inputs import data_files
+from seqdistill.jobs.train import train
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.schema import Recipe
+from seqdistill.records.locks import held
+from seqdistill.records.run_directory import RunDirectory
+
+
+def recipe_in(folder: Path) -> Recipe:
+    settings = {
+        **QUICK,
+        "training.checkpoint_every": 2,
+        "training.trackers": ["tensorboard"],
+        "teacher.model": str(folder / "teacher"),
+        "student.model": str(folder / "student"),
+        "data.train": str(folder / "train.tsv"),
+        "data.test": str(folder / "test.tsv"),
+        "output_dir": str(folder / "runs" / "one"),
+    }
+    return load_recipe("word_kd", [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+
+
+def trained(recipe: Recipe, *, resume: bool = False) -> RunDirectory:
+    return train(recipe, progress=NoProgress(), resume=resume)
+
+
+@pytest.fixture
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A run that was killed after it trained and before it stored its student."""
+    save_data_and_models(tmp_path)
+    recipe = recipe_in(tmp_path)
+
+    def kill(*_given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_save", kill)
+        trained(recipe)
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("train.tsv", "data.train"),
+        ("test.tsv", "data.test"),
+        ("teacher/model.safetensors", "teacher.model"),
+        ("teacher/tokenizer.json", "teacher.model"),
+        ("student/config.json", "student.model"),
+    ],
+)
+def test_what_changed_since_is_named_and_brought_back_it_goes_on(
+    killed: Recipe, tmp_path: Path, name: str, key: str
+) -> None:
+    path = tmp_path / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"\x01")
+    with pytest.raises(UserError, match=f"{key} that .* but {path.name} changed since"):
+        trained(killed, resume=True)
+    path.write_bytes(content)
+    assert trained(killed, resume=True).is_finished
+
+
+def test_without_fingerprints_a_run_is_not_resumed(killed: Recipe) -> None:
+    run = RunDirectory.open(killed.output_dir)
+    run.write_manifest({})
+    with pytest.raises(UserError, match="fingerprints"):
+        trained(killed, resume=True)
+    run.manifest_path.unlink()
+    with pytest.raises(UserError, match=r"manifest\.json must be a readable"):
+        trained(killed, resume=True)
+
+
+def test_a_damaged_student_is_refused_and_made_again(killed: Recipe) -> None:
+    run = trained(killed, resume=True)
+    weights = run.student_path / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"model\.safetensors does not match its checksum"):
+        evaluate_run(run, progress=NoProgress())
+    trained(killed, resume=True)
+    assert weights.read_bytes() == content
+    written = weights.stat().st_mtime_ns
+    trained(killed, resume=True)
+    assert weights.stat().st_mtime_ns == written, "a finished run is left as it is"
+
+
+def test_one_process_at_a_time_writes_a_run(killed: Recipe) -> None:
+    run = RunDirectory.open(killed.output_dir)
+    before = run.metrics_path.read_bytes()
+    with held(run.path, "training in"):
+        with pytest.raises(UserError, match="is training in it"):
+            trained(killed, resume=True)
+        with pytest.raises(UserError, match="is training in it"):
+            evaluate_run(run, progress=NoProgress())
+    assert run.metrics_path.read_bytes() == before
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_that_was_only_just_made_is_begun_either_way(tmp_path: Path, resume: bool) -> None:
+    save_data_and_models(tmp_path)
+    recipe = recipe_in(tmp_path)
+    folder = Path(recipe.output_dir)
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml.partial-999999999").touch()
+    run = trained(recipe, resume=resume)
+    assert run.is_finished
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    assert not any("partial" in path.name or socket.gethostname() in path.name for path in files)
+    assert {path.stat().st_mode & 0o777 for path in files} == {
+        (tmp_path / "train.tsv").stat().st_mode & 0o777
+    }
+
+
+def test_a_further_test_set_is_known_by_the_file_that_it_lies_in() -> None:
+    whole = data_files("bundled:arithmetic")
+    assert whole and data_files("bundled:arithmetic/new-templates") == whole

@@ -1,0 +1,149 @@
+"""A reward is tried before anything is written: what is wrong with it costs no rollout."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tests.jobs.test_distill import save_pairs
+from tests.jobs.test_rollouts_while_training import recipe_in, trained
+from tests.jobs.test_teacher_states import folder_for
+from tests.tiny import character_tokenizer
+from transformers import BertConfig, BertForSequenceClassification
+
+from seqdistill.assembly import rewards
+from seqdistill.assembly.preparing import prepare
+from seqdistill.assembly.rewards import try_reward
+from seqdistill.core.errors import UserError
+from seqdistill.generation.entailment import EntailmentReward
+from seqdistill.jobs.plan import plan
+from seqdistill.models.placement import device_of
+from seqdistill.recipe.schema import Recipe
+
+OWN = """
+asked = []
+
+def long(prompts, completions, references):
+    asked.append((prompts, completions, references))
+    return [float(len(text)) for text in completions]
+
+def looks_up(prompts, completions, references):
+    return [{}[text] for text in completions]
+
+def too_few(prompts, completions, references):
+    return [1.0]
+
+def infinite(prompts, completions, references):
+    return [float("inf") for _ in completions]
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with data, models and a user's module of rewards."""
+    save_pairs(tmp_path / "dev.tsv", 4, seed=2)
+    (tmp_path / "own_rewards.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder_for(tmp_path, "mbart")
+    sys.modules.pop("own_rewards", None)
+
+
+def rewarded_by(folder: Path, function: str, *overrides: str) -> Recipe:
+    return recipe_in(folder, "gkd_rl", f"objective.reward.function={function}", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("own_rewards:looks_up", r"raised KeyError: .* at \S+own_rewards.py:9; fix the function"),
+        ("own_rewards:too_few", "one number for each of the 4 completions, found 1"),
+        ("own_rewards:infinite", "must be finite, found inf"),
+        ("own_rewards:lnog", "Did you mean 'long'"),
+    ],
+)
+def test_a_broken_reward_leaves_no_folder_behind(place: Path, function: str, message: str) -> None:
+    recipe = rewarded_by(place, function)
+    for run in (trained, plan):
+        with pytest.raises(UserError, match=message):
+            run(recipe)
+    assert not (place / "runs").exists()
+
+
+def test_a_reward_is_tried_once_on_prompts_and_references_of_the_data(place: Path) -> None:
+    prepared = prepare(rewarded_by(place, "own_rewards:long"))
+    ((prompts, completions, references),) = sys.modules["own_rewards"].asked
+    first = prepared.train_examples[: len(prompts)]
+    assert 1 < len(prompts) == rewards.NUM_TRIED
+    assert prompts == [example.source for example in first]
+    assert completions == references == [example.target for example in first]
+
+
+def test_without_references_the_sources_stand_in_for_outputs(place: Path) -> None:
+    (place / "prompts.txt").write_text("eins\nzwei\n", encoding="utf-8")
+    prompts_alone = f"data.train={place / 'prompts.txt'}"
+    prepare(rewarded_by(place, "own_rewards:long", prompts_alone))
+    ((prompts, completions, references),) = sys.modules["own_rewards"].asked
+    assert prompts == completions == ["eins", "zwei"] and references == [None, None]
+    with pytest.raises(UserError, match="reward rouge_l compares with references"):
+        prepare(rewarded_by(place, "rouge_l", prompts_alone))
+
+
+def test_training_is_rewarded_by_what_was_tried(place: Path) -> None:
+    run = trained(rewarded_by(place, "own_rewards:long", "sequences.rollouts.samples_every=1"))
+    rows = run.read_rollouts()
+    assert rows and all(row["reward"] == len(str(row["written"]).strip()) for row in rows)
+    tried, *written = sys.modules["own_rewards"].asked
+    assert tried[1] == tried[2] and len(written) == 4, "once before, then once an update"
+
+
+def test_without_the_term_nothing_is_rewarded(place: Path) -> None:
+    assert prepare(recipe_in(place, "on_policy_kd")).reward is None
+
+
+@pytest.mark.parametrize("given", [[1.0], [1.0] * 5, [float("nan")] * 4])
+def test_rewards_of_any_kind_must_be_as_many_finite_numbers_as_there_are_outputs(
+    place: Path, given: Sequence[float]
+) -> None:
+    train = prepare(recipe_in(place, "on_policy_kd")).train
+    with pytest.raises(UserError, match="one finite number for each of 4 outputs"):
+        try_reward(lambda written: given, train)
+    try_reward(lambda written: [1.0] * len(written), [dataclasses.replace(train[0], target_ids=())])
+
+
+def test_a_classifier_judges_on_the_device_of_the_training(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        id2label={0: "neutral", 1: "entailment"},
+    )
+    BertForSequenceClassification(config).save_pretrained(place / "classifier")
+    character_tokenizer().save_pretrained(place / "classifier")
+    moved: list[torch.device | str] = []
+
+    def to(self: EntailmentReward, device: torch.device | str) -> EntailmentReward:
+        moved.append(device)
+        return self
+
+    monkeypatch.setattr(EntailmentReward, "to", to)
+    judged = f"objective.reward.classifier={place / 'classifier'}"
+    for wanted in ("cpu", "auto"):
+        prepare(rewarded_by(place, "entailment", judged, f"training.device={wanted}"))
+    assert moved == [torch.device("cpu"), device_of("auto")]
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_a_folder_is_made(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"training\.device=cuda needs a GPU"):
+        trained(recipe_in(place, "on_policy_kd", "training.device=cuda"))
+    assert not (place / "runs").exists()

@@ -1,0 +1,101 @@
+"""References leave examples out by their length where they are learned from, and only there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.jobs.recipe_bench import bench
+from tests.jobs.test_rollouts_while_training import losses, place_for, recipe_in, trained
+
+from seqdistill.assembly.preparing import prepare
+from seqdistill.core.errors import DataError
+from seqdistill.data.batching import EpochBatches
+from seqdistill.data.encoding import EncodedExample, cut_unread_targets
+
+LIMIT = 12
+LIMITED = f"data.max_target_tokens={LIMIT}"
+OVERLONG = "blau " * 60
+"""Beyond the limit, and beyond the 40 positions of both models."""
+READ = ("baseline", "supervised_kd", "word_kd", "gkd", "imitkd", "minillm")
+UNREAD = ("on_policy_kd", "seq_kd", "seq_inter", "f_distill", "distillm_2", "gkd_rl")
+
+
+@pytest.fixture(params=["mbart", "llama"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Data whose second prompt has an overlong completion."""
+    place = place_for(tmp_path, request.param)
+    rows = [f"eins {letter}\tzwei {letter}" for letter in "abcdefgh"]
+    rows[1] = f"eins b\t{OVERLONG}"
+    text = "\n".join(["source\ttarget", *rows]) + "\n"
+    (place / "train.tsv").write_text(text, encoding="utf-8")
+    return place
+
+
+def reward_of(method: str) -> tuple[str, ...]:
+    return ("objective.reward.function=tests.jobs.naive:letters_of_the_reference",) * (
+        method == "gkd_rl"
+    )
+
+
+@pytest.mark.parametrize("method", READ)
+def test_what_is_learned_from_leaves_out_what_is_too_long(place: Path, method: str) -> None:
+    prepared = prepare(recipe_in(place, method, LIMITED))
+    assert prepared.num_too_long == 1 and len(prepared.train) == 7
+    unlimited = recipe_in(place, method, "data.max_target_tokens=1000")
+    with pytest.raises(DataError, match="40 positions, but example"):
+        prepare(unlimited)
+
+
+@pytest.mark.parametrize("method", UNREAD)
+def test_a_prompt_is_kept_whatever_nobody_learns_from_it(place: Path, method: str) -> None:
+    for limit in (LIMITED, "data.max_target_tokens=1000"):
+        prepared = prepare(recipe_in(place, method, limit, *reward_of(method)))
+        assert prepared.num_too_long == 0 and len(prepared.train) == 8
+        kept = prepared.train_examples[1]
+        assert kept.target is not None and kept.target.strip() == OVERLONG.strip()
+
+
+def test_a_mixture_that_is_all_the_students_keeps_the_prompt(place: Path) -> None:
+    alone = recipe_in(place, "gkd", LIMITED, "sequences.mixture.student_fraction=1")
+    assert len(prepare(alone).train) == 8
+    by_teacher = recipe_in(place, "gkd", LIMITED, "sequences.mixture.others=teacher")
+    assert len(prepare(by_teacher).train) == 8
+
+
+@pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
+def test_the_kept_prompt_is_answered_and_learned_from(place: Path, engine: str) -> None:
+    given = (LIMITED, f"sequences.rollouts.engine={engine}", "training.batch_tokens=4000")
+    recipe = recipe_in(place, "on_policy_kd", *given)
+    found = bench(recipe)
+    found.batch()
+    assert {one.example.id for one in found.written} == {
+        example.id for example in found.prepared.train_examples
+    }
+    assert len(losses(trained(recipe))) == 4
+
+
+def test_an_overlong_source_is_left_out_whoever_writes(place: Path) -> None:
+    for method in ("baseline", "on_policy_kd", "seq_kd"):
+        short = recipe_in(place, method, LIMITED, "data.max_source_tokens=3")
+        with pytest.raises(DataError, match="max_source_tokens"):
+            prepare(short)
+
+
+def test_an_unread_target_counts_as_much_as_the_limit_in_a_batch(place: Path) -> None:
+    batches = []
+    for length in (LIMIT, 10 * LIMIT):
+        examples = [EncodedExample(f"{i}", (4, 5), (6,) * (length if i else 3)) for i in range(9)]
+        planned = EpochBatches(
+            cut_unread_targets(examples, max_target_tokens=LIMIT), "causal", batch_tokens=60, seed=1
+        )
+        batches.append([planned.next() for _ in range(6)])
+    assert batches[0] == batches[1]
+
+
+def test_where_every_completion_is_short_all_methods_plan_the_same_batches(place: Path) -> None:
+    rows = [f"eins {letter}\tzwei {letter}" for letter in "abcdefgh"]
+    text = "\n".join(["source\ttarget", *rows]) + "\n"
+    (place / "train.tsv").write_text(text, encoding="utf-8")
+    read, unread = (prepare(recipe_in(place, m)).train for m in ("supervised_kd", "on_policy_kd"))
+    assert read == unread

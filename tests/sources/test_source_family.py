@@ -1,0 +1,158 @@
+"""What every writer owes the source above it. A new writer cannot skip this file."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from tests.tiny import collator
+
+import seqdistill.sources
+from seqdistill.core.schedules import Schedule
+from seqdistill.sources.completions import Completion, CompletionSource, StoredCompletions
+from seqdistill.sources.fractions import AdaptiveShare, ScheduledFraction, Share
+from seqdistill.sources.mixture import Coin, MixtureSource
+from seqdistill.sources.replay import ReplaySource
+from seqdistill.sources.rewarded import Baseline, RewardedSource
+from seqdistill.sources.rollout_batches import RolloutBatches
+from seqdistill.sources.rollout_sampler import RolloutSampler
+from seqdistill.sources.source import SequenceSource
+
+from .writing import PROMPTS, DiceSampler
+
+UPDATES = 12
+
+
+def student(samples_per_prompt: int = 1) -> RolloutSampler:
+    return RolloutSampler(DiceSampler(), seed=5, samples_per_prompt=samples_per_prompt)
+
+
+def mixture(coin: Coin, share: Share | None = None) -> MixtureSource:
+    rising = ScheduledFraction(Schedule(0.2, 0.9))
+    return MixtureSource(
+        student(), StoredCompletions("teacher"), share or rising, coin=coin, seed=5
+    )
+
+
+def replay(of: CompletionSource | None = None) -> ReplaySource:
+    return ReplaySource(
+        of or student(2), capacity=40, max_age=5, fresh_fraction=Schedule(1.0, 0.0), seed=5
+    )
+
+
+def rewarded(baseline: Baseline, of: CompletionSource | None = None) -> RewardedSource:
+    def short(written: Sequence[Completion]) -> list[float]:
+        return [-float(len(one.example.target_ids)) for one in written]
+
+    return RewardedSource(of or student(2), short, baseline=baseline)
+
+
+WRITERS: dict[str, Callable[[], CompletionSource]] = {
+    "stored": lambda: StoredCompletions("reference"),
+    "student": student,
+    "student, three samples": lambda: student(3),
+    "mixture by batch": lambda: mixture("batch"),
+    "mixture by example": lambda: mixture("example"),
+    "mixture of both": lambda: mixture("both"),
+    "adaptive mixture": lambda: mixture("example", AdaptiveShare()),
+    "replay": replay,
+    "rewarded, leave one out": lambda: rewarded("leave_one_out"),
+    "rewarded, moving average": lambda: rewarded("moving_average"),
+    "rewarded, no baseline": lambda: rewarded("none"),
+    "rewarded mixture": lambda: rewarded("moving_average", mixture("example")),
+    "replay of rewarded": lambda: replay(rewarded("leave_one_out")),
+    "adaptive mixture of replay": lambda: MixtureSource(
+        replay(), StoredCompletions("reference"), AdaptiveShare(step=0.3), coin="batch", seed=5
+    ),
+}
+every_writer = pytest.mark.parametrize("name", WRITERS)
+
+
+def updates_of(writer: CompletionSource, numbers: range) -> list[list[list[Completion]]]:
+    """What is written in these updates, two micro-batches each; dev gets worse all the time."""
+    told = []
+    for update in numbers:
+        writer.begin_update(update, UPDATES)
+        told.append([writer.write(PROMPTS[:4]), writer.write(PROMPTS[4:9])])
+        writer.end_update()
+        if update % 3 == 0:
+            writer.dev_scored({"loss_nats": 1.0 + update, "bleu": 0.0})
+    return told
+
+
+def through_json(state: dict[str, Any]) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(json.dumps(state))
+    return loaded
+
+
+def test_every_class_that_writes_is_in_this_suite() -> None:
+    found = set()
+    for module in pkgutil.iter_modules(seqdistill.sources.__path__):
+        loaded = importlib.import_module(f"seqdistill.sources.{module.name}")
+        for _, member in inspect.getmembers(loaded, inspect.isclass):
+            if member is not CompletionSource and {"write", "end_update"} <= set(dir(member)):
+                found.add(member)
+    assert found == {type(make()) for make in WRITERS.values()}
+
+
+@every_writer
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_a_resumed_writer_writes_what_an_uninterrupted_one_does(name: str, stop: int) -> None:
+    whole = updates_of(WRITERS[name](), range(1, UPDATES + 1))
+    first, second = WRITERS[name](), WRITERS[name]()
+    before = updates_of(first, range(1, stop + 1))
+    second.load_state_dict(through_json(first.state_dict()))
+    assert before + updates_of(second, range(stop + 1, UPDATES + 1)) == whole
+
+
+@every_writer
+def test_facts_have_the_same_names_in_the_same_order_at_every_update(name: str) -> None:
+    """Processes add their facts by place: other names on one of them would mix them up."""
+    writer = WRITERS[name]()
+    seen = set()
+    for update in range(1, UPDATES + 1):
+        writer.begin_update(update, UPDATES)
+        if update % 4:
+            writer.write(PROMPTS[:3])
+        seen.add(tuple(writer.end_update()))
+    assert len(seen) == 1
+
+
+@every_writer
+def test_prompts_are_answered_in_full_and_no_prompt_with_nothing(name: str) -> None:
+    writer = WRITERS[name]()
+    by_id = {example.id: example.source_ids for example in PROMPTS}
+    for update in range(1, UPDATES + 1):
+        writer.begin_update(update, UPDATES)
+        assert writer.write([]) == []
+        written = writer.write(PROMPTS[:6])
+        assert 6 <= len(written) <= 6 * writer.sequences_per_prompt
+        for one in written:
+            assert one.example.source_ids == by_id[one.example.id]
+            assert one.example.target_ids
+            assert one.sampled_at_update <= update
+            logged = one.sampled_log_probs
+            assert logged is None or len(logged) == len(one.example.target_ids)
+            assert (one.advantage is None) == (not name.count("reward"))
+
+
+@every_writer
+def test_writers_make_a_source(name: str) -> None:
+    source = RolloutBatches(
+        PROMPTS,
+        WRITERS[name](),
+        collator("seq2seq"),
+        batch_tokens=60,
+        expected_new_tokens=4,
+        seed=1,
+    )
+    assert isinstance(source, SequenceSource)
+    assert isinstance(WRITERS[name](), CompletionSource)
+    source.begin_update(1, UPDATES)
+    batch = source.next_batch()
+    assert batch.origin is not None and len(batch.origin) == batch.num_sequences
