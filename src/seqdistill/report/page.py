@@ -61,7 +61,7 @@ def build_report(run_directory: Path) -> str:
         contents=contents,
         looks=looks,
         numbers=numbers,
-        findings=findings,
+        headlines=headlines,
         cards=cards,
         pieces=differences.pieces,
         second=contents.metrics[1] if len(contents.metrics) > 1 else None,
