@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check teacher corpus bench kim-rush gkd clean help
+.PHONY: demo test check docs teacher corpus bench kim-rush gkd clean help
 
 help:  ## the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,10 @@ check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)  ## build the documentation site into site/
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement docs/requirements.lock
+	PYTHONPATH=. $(BIN)/mkdocs build --strict
 
 teacher: $(STAMP)  ## train the bundled teacher again: hours
 	$(BIN)/seqdistill train teacher $(ARGS)

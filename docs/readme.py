@@ -1,6 +1,6 @@
-"""Writes the generated parts of README.md and docs/codebase.md: tables of results, the file map.
+"""Writes the generated parts of the pages: tables of results, the file map.
 
-    python -m docs.readme            rewrites both
+    python -m docs.readme            rewrites them
     python -m docs.readme --check    exits 1 when one of them is not what it would write
 
 The tables come from docs/results, the map from the modules' own first lines. The prose around them
@@ -32,6 +32,8 @@ from seqdistill.report.numbers import MISSING
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 CODEBASE = ROOT / "docs" / "codebase.md"
+METHODS = ROOT / "docs" / "guides" / "methods.md"
+PAGES = (README, METHODS, CODEBASE)
 RESULTS = ROOT / "docs" / "results" / "demo.json"
 MANIFEST = ROOT / "docs" / "results" / "demo.manifest.json"
 PACKAGE = ROOT / "src" / "seqdistill"
@@ -183,12 +185,12 @@ def with_block(text: str, name: str, content: str) -> str:
 
 
 def rendered(page: Path = README) -> str:
-    """The page as it should be: README.md or docs/codebase.md."""
-    blocks = {"demo table": demo_table, "kim and rush table": kim_rush_table}
-    if (ROOT / GKD).exists():
-        blocks["gkd table"] = gkd_table
-    if page == CODEBASE:
-        blocks = {"file map": file_map}
+    """The page as it should be: one of `PAGES`."""
+    blocks = {
+        README: {"demo table": demo_table},
+        METHODS: {"kim and rush table": kim_rush_table, "gkd table": gkd_table},
+        CODEBASE: {"file map": file_map},
+    }[page]
     text = page.read_text("utf-8")
     for name, content in blocks.items():
         text = with_block(text, name, content())
@@ -197,7 +199,7 @@ def rendered(page: Path = README) -> str:
 
 def main() -> None:
     """Rewrite the pages, or with --check compare them."""
-    for page in (README, CODEBASE):
+    for page in PAGES:
         wanted = rendered(page)
         if sys.argv[1:] != ["--check"]:
             page.write_text(wanted, encoding="utf-8")

@@ -9,6 +9,12 @@ ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+PAGES = ("README.md", *(f"docs/{path}" for path in sorted(
+    str(found.relative_to(ROOT / "docs")) for found in (ROOT / "docs").glob("guides/*.md")
+)))
+"""The pages whose commands and code are run."""
+
+
 def blocks(page: str, language: str) -> list[str]:
     """The page's fenced blocks of this language, in order; `page` is a path below the root."""
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -11,18 +11,20 @@ import pytest
 from docs import publish_smollm2, readme
 
 
-@pytest.mark.parametrize("page", [readme.README, readme.CODEBASE], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.name)
 def test_generated_parts_of_a_page_are_up_to_date(page: Path) -> None:
     assert page.read_text("utf-8") == readme.rendered(page), "run python -m docs.readme"
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/codebase.md", "docs/objectives.md"]
+    "path",
+    [*readme.ROOT.glob("*.md"), *(readme.ROOT / "docs").rglob("*.md")],
+    ids=lambda path: str(path.relative_to(readme.ROOT)),
 )
-def test_every_link_leads_to_a_file(page: str) -> None:
-    path = readme.ROOT / page
+def test_every_link_leads_to_a_file(path: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8"))
-    assert [link for link in links if not (path.parent / link).exists()] == []
+    made = "reference/recipe-keys.md"  # by the site's build
+    assert [x for x in links if not (path.parent / x).exists() and not x.endswith(made)] == []
 
 
 def test_the_result_of_the_llm_example_is_the_one_on_record() -> None:

@@ -1,4 +1,4 @@
-"""What README shows can be typed: its commands are known, its recipes valid, its Python runs."""
+"""What README and the guides show works: commands are known, recipes valid, Python runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from seqdistill.cli.overrides import read_words
 from seqdistill.jobs.distill import distill
 from seqdistill.recipe.loading import load_recipe
 
-from .code_blocks import ROOT, blocks
+from .code_blocks import PAGES, ROOT, blocks
 
 SENTENCE = "Click the button to open the file."
 LINES = "source\ttarget\n" + "".join(f"ab{letter}\tcd{letter}\n" for letter in "efgh")
@@ -27,14 +27,16 @@ LINES = "source\ttarget\n" + "".join(f"ab{letter}\tcd{letter}\n" for letter in "
 
 def commands() -> list[list[str]]:
     """Every `seqdistill` command of a shell block, as words; `torchrun -m` is one, too."""
-    text = "\n".join(blocks("README.md", "sh")).replace("\\\n", " ")
+    text = "\n".join(block for page in PAGES for block in blocks(page, "sh"))
+    text = text.replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]
     return [words[words.index("seqdistill") + 1 :] for words in lines if "seqdistill" in words]
 
 
 def python(beginning: str) -> str:
     """The one block that imports so."""
-    (found,) = [block for block in blocks("README.md", "python") if block.startswith(beginning)]
+    shown = [block for page in PAGES for block in blocks(page, "python")]
+    (found,) = [block for block in shown if block.startswith(beginning)]
     return found
 
 
@@ -107,7 +109,7 @@ def test_a_student_writes_elsewhere_what_generate_writes(
 def test_labels_are_parquet_with_the_columns_of_the_table(mine: Path) -> None:
     import pyarrow.parquet as pq
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / "data.md").read_text(encoding="utf-8")
     table = text[text.index("| column | type |") : text.index("import glob")]
     (shard,) = mine.glob("labels/shard-*.parquet")
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == pq.read_schema(shard).names
