@@ -51,8 +51,14 @@ class Judging:
         return tuple(dict.fromkeys((*self.metrics, *chosen)))
 
     def facts(self) -> dict[str, object]:
-        """For the manifest."""
-        return {"judging": {**dataclasses.asdict(self), "in_words": str(self)}}
+        """For the manifest; `dev_metrics` is what a report needs to show dev scores."""
+        known = (corpus_metrics(self.units)[name] for name in self.dev_metrics)
+        dev_metrics = [
+            {"name": m.name, "title": m.title, "higher_is_better": m.higher_is_better}
+            for m in known
+        ]
+        judging = {**dataclasses.asdict(self), "dev_metrics": dev_metrics, "in_words": str(self)}
+        return {"judging": judging}
 
     def __str__(self) -> str:
         """`loss chooses checkpoints; outputs by rouge_l, exact_match (automatic)`."""

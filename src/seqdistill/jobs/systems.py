@@ -26,11 +26,10 @@ from seqdistill.models.places import model_folders
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_folder
+from seqdistill.records.results import START
 from seqdistill.records.run_directory import RunDirectory
 
 _LOG = logging.getLogger(__name__)
-START = "start"
-"""Name and method of the student before its first update."""
 
 
 def systems_of(

@@ -31,6 +31,8 @@ class CorpusMetric:
     statistics: Callable[[Sequence[str], Sequence[str]], SummedStatistics]
     """Outputs and references to rows whose sum gives the score."""
     higher_is_better: bool
+    title: str
+    """What people call it."""
     compares_with: Callable[[str], bool] = lambda _reference: True
     """Whether a text can be a reference: not every text holds an answer."""
 
@@ -47,18 +49,21 @@ def corpus_metrics(units: Units) -> Mapping[str, CorpusMetric]:
         {
             metric.name: metric
             for metric in (
-                CorpusMetric("bleu", bleu, higher_is_better=True),
-                CorpusMetric("chrf", chrf_statistics, higher_is_better=True),
-                CorpusMetric("token_error_rate", errors, higher_is_better=False),
-                CorpusMetric("sequence_error_rate", sequence_error_rate, higher_is_better=False),
-                CorpusMetric("rouge_1", rouge_1_statistics, higher_is_better=True),
-                CorpusMetric("rouge_2", rouge_2_statistics, higher_is_better=True),
-                CorpusMetric("rouge_l", rouge_l_statistics, higher_is_better=True),
-                CorpusMetric("exact_match", exact_match, higher_is_better=True),
+                CorpusMetric("bleu", bleu, True, "BLEU"),
+                CorpusMetric("chrf", chrf_statistics, True, "chrF"),
+                CorpusMetric("token_error_rate", errors, False, "token error rate"),
+                CorpusMetric(
+                    "sequence_error_rate", sequence_error_rate, False, "sequence error rate"
+                ),
+                CorpusMetric("rouge_1", rouge_1_statistics, True, "ROUGE-1"),
+                CorpusMetric("rouge_2", rouge_2_statistics, True, "ROUGE-2"),
+                CorpusMetric("rouge_l", rouge_l_statistics, True, "ROUGE-L"),
+                CorpusMetric("exact_match", exact_match, True, "exact match"),
                 CorpusMetric(
                     "answer_accuracy",
                     answer_accuracy,
-                    higher_is_better=True,
+                    True,
+                    "answer accuracy",
                     compares_with=lambda reference: final_answer(reference) is not None,
                 ),
             )
