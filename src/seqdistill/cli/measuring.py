@@ -67,10 +67,9 @@ def evaluate(
 
         evaluate_run(run, given.overrides, progress=progress, trust_remote_code=trust_remote_code)
     from seqdistill.cli.tables import show_results
-    from seqdistill.report.inputs import read_contents
 
     echo()
-    show_results(read_contents(run.path), console)
+    show_results(run.read_results(), console)
     echo()
     say_aligned(
         [

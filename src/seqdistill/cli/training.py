@@ -264,25 +264,23 @@ def _judging(run: RunDirectory) -> list[tuple[str, str]]:
 
 def _show_demo(run: RunDirectory) -> None:
     from seqdistill.cli.tables import show_results
-    from seqdistill.report.inputs import read_contents
 
-    echo()
-    contents = read_contents(run.path)
-    show_results(contents, console_on())
     student, results = run.student_path, run.read_results()
+    echo()
+    show_results(results, console_on())
     sentence = "Click the button to open the file."
     echo()
     say_aligned(
         [
             (
-                "student" if results.get("recommended") is None else "best student",
-                f"{results.get('student', 'student')}, in {student}",
+                "student" if results.recommended is None else "best student",
+                f"{results.student}, in {student}",
             ),
             ("translate", f'{program()} generate {quoted(student)} "{sentence}"'),
             ("in Python", f'AutoModelForSeq2SeqLM.from_pretrained("{student}")  # transformers'),
             *(
                 (copy.init or copy.name, f"{run.path / copy.folder}  (CTranslate2)")
-                for copy in contents.copies
+                for copy in results.exports
                 if copy.folder is not None
             ),
             ("report", str(run.report_path)),

@@ -75,6 +75,4 @@ def measured(statistics: SummedStatistics, settings: EvaluationSettings) -> Valu
 def scored(statistics: SummedStatistics, settings: EvaluationSettings) -> Score:
     """The same with the signature."""
     found = measured(statistics, settings)
-    return Score(
-        value=found.value, low=found.low, high=found.high, signature=statistics.signature
-    )
+    return Score(value=found.value, low=found.low, high=found.high, signature=statistics.signature)

@@ -21,7 +21,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
 from seqdistill.evaluation.calculated import calculated
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
-from seqdistill.evaluation.sampled import SampledOutputs, sampled_scores, sampled_outputs
+from seqdistill.evaluation.sampled import SampledOutputs, sampled_outputs, sampled_scores
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.metrics.bootstrap import paired_approximate_randomization, paired_bootstrap
@@ -170,9 +170,7 @@ def evaluate_system(
     agreement = None
     if teacher is not None and teacher.predictions is not None:
         agreement = analyses.token_agreement(predictions, teacher.predictions, settings)
-    result = result.with_row(
-        **analyses.predicted(predictions, settings), agreement_top1=agreement
-    )
+    result = result.with_row(**analyses.predicted(predictions, settings), agreement_top1=agreement)
     return dataclasses.replace(result, predictions=predictions)
 
 

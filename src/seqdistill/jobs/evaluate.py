@@ -236,7 +236,7 @@ class _Evaluation:
         return result.with_row(faults=tuple(found))
 
     def _exported(self, system: SystemUnderTest) -> SystemUnderTest | None:
-        """The system's int8 copy; None where `auto` may do without CTranslate2, which cannot run it.
+        """The system's int8 copy; None where `auto` may go without what CTranslate2 cannot run.
 
         An older copy goes then: it would be taken for this student's.
         """

@@ -53,6 +53,11 @@ class Score(Value):
     signature: str = ""
 
 
+def number(value: Value | None) -> float | None:
+    """The number of what may not have been measured."""
+    return None if value is None else value.value
+
+
 class Decoded(Record):
     """What one way of decoding gave: quality, length and speed."""
 
@@ -157,8 +162,7 @@ class System(Record):
     def score(self, metric: str, mode: Mode = "beam") -> float | None:
         """The value of a metric by that way of decoding."""
         decoded = self.beam if mode == "beam" else self.greedy
-        found = decoded.scores.get(metric)
-        return None if found is None else found.value
+        return number(decoded.scores.get(metric))
 
     def columns(self) -> dict[str, Any]:
         """The system as one flat row: `bleu_beam`, `bleu_beam_low`, `words_per_second_greedy`, ...
