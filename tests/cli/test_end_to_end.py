@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -107,10 +106,10 @@ def test_own_data_and_models_go_through_unchanged(
     evaluated = program("evaluate", "runs/own")
     assert evaluated.exit_code == 0, evaluated.stderr
     run = RunDirectory.open(tmp_path / "runs" / "own")
-    rows = json.loads(run.results_path.read_text(encoding="utf-8"))["systems"]
-    assert [row["method"] for row in rows] == ["teacher", "start", "word_kd"]
+    rows = run.read_results().systems
+    assert [row.method for row in rows] == ["teacher", "start", "word_kd"]
     for row in rows:
-        assert any(line.strip().startswith(row["name"]) for line in evaluated.stdout.splitlines())
+        assert any(line.strip().startswith(row.name) for line in evaluated.stdout.splitlines())
 
     # In a process of its own: this one checks every type, and it has loaded everything already.
     reported = subprocess.run(

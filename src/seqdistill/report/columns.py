@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from seqdistill.records.results import Metric, System, number
+from seqdistill.records.results import Metric, System, Value, number
 from seqdistill.report import numbers
 
 
@@ -24,18 +24,15 @@ def columns_of(metrics: Sequence[Metric], systems: Sequence[System]) -> list[Col
     if not metrics:
         return []
     main, *others = metrics
-    found = [Column(main.title, "greedy", lambda s: numbers.fixed(s.score(main.name, "greedy")))]
+    found = [Column(main.title, "greedy", _fixed(lambda s: s.score(main.name, "greedy")))]
     if others:
-        found.append(
-            Column(others[0].title, "beam", lambda s: numbers.fixed(s.score(others[0].name)))
-        )
+        second = others[0].name
+        found.append(Column(others[0].title, "beam", _fixed(lambda s: s.score(second))))
     found += [
-        Column("perplexity", "", lambda s: numbers.fixed(number(s.perplexity), 2)),
-        Column("sentences/s", "beam", lambda s: numbers.rate(number(s.beam.sentences_per_second))),
-        Column(
-            "sentences/s", "greedy", lambda s: numbers.rate(number(s.greedy.sentences_per_second))
-        ),
-        Column("words/s", "beam", lambda s: numbers.rate(number(s.beam.words_per_second))),
+        Column("perplexity", "", _fixed(lambda s: number(s.perplexity), places=2)),
+        Column("sentences/s", "beam", _rate(lambda s: s.beam.sentences_per_second)),
+        Column("sentences/s", "greedy", _rate(lambda s: s.greedy.sentences_per_second)),
+        Column("words/s", "beam", _rate(lambda s: s.beam.words_per_second)),
         Column("size", "", lambda s: numbers.size(s.bytes)),
         Column("parameters", "", lambda s: numbers.count(s.parameters)),
     ]
@@ -44,3 +41,11 @@ def columns_of(metrics: Sequence[Metric], systems: Sequence[System]) -> list[Col
         for column in found
         if any(column.show(system) != numbers.MISSING for system in systems)
     ]
+
+
+def _fixed(value: Callable[[System], float | None], places: int = 1) -> Callable[[System], str]:
+    return lambda system: numbers.fixed(value(system), places)
+
+
+def _rate(value: Callable[[System], Value | None]) -> Callable[[System], str]:
+    return lambda system: numbers.rate(number(value(system)))

@@ -14,6 +14,8 @@ from seqdistill.report import numbers
 SIGNIFICANT_BELOW = 0.05
 """The usual level; stated on the page beside every use of the word."""
 
+NOT_SIGNIFICANT = "no significant difference"
+
 METHOD_TITLES = {
     "start": "student before training",
     "baseline": "student without distillation",
@@ -70,7 +72,7 @@ def signatures(results: Results) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def ratio(part: float | None, whole: float | None) -> float | None:
+def ratio(part: float | int | None, whole: float | int | None) -> float | None:
     """part / whole, or None when either is missing or the whole is zero."""
     return None if part is None or not whole else part / whole
 
@@ -189,12 +191,15 @@ def main_test(system: System, results: Results) -> PairedTest | None:
 
 
 def verdict(test: PairedTest, results: Results) -> str:
-    """The paired test in plain words: `better than the undistilled student (p = 0.010)`."""
-    undistilled = test.versus == results.baseline == "baseline"
-    other = "the undistilled student" if undistilled else test.versus
-    chance = numbers.p_value(test.p_value)
+    """The paired test in plain words: `better than baseline (p = 0.010)`."""
+    found, chance = significance(test, results), numbers.p_value(test.p_value)
+    joint = "from" if found == NOT_SIGNIFICANT else "than"
+    return f"{found} {joint} {test.versus} ({chance})"
+
+
+def significance(test: PairedTest, results: Results) -> str:
+    """`better`, `worse`, or that the difference is not significant."""
     if test.p_value >= SIGNIFICANT_BELOW or test.delta == 0.0:
-        return f"no significant difference from {other} ({chance})"
+        return NOT_SIGNIFICANT
     metric = next((m for m in results.metrics if m.name == test.metric), results.metrics[0])
-    better = metric.score_key(test.delta) > 0.0
-    return f"{'better' if better else 'worse'} than {other} ({chance})"
+    return "better" if metric.score_key(test.delta) > 0.0 else "worse"

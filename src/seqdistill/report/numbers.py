@@ -92,7 +92,7 @@ def count(value: float | int | None) -> str:
     return f"{value:,.0f}"
 
 
-def size(num_bytes: float | None) -> str:
+def size(num_bytes: float | int | None) -> str:
     """Bytes in decimal units: `10.6 MB`."""
     if num_bytes is None:
         return MISSING

@@ -63,11 +63,17 @@ def build_report(run_directory: Path) -> str:
         pieces=differences.pieces,
         pairs=_pairs,
         about=_about,
+        engines=_engines(contents.measured),
         rule=RULE,
         quality_range=_quality_range(contents),
         columns=columns_of(contents.results.metrics, contents.measured),
         trade_offs=charts.trade_offs(contents, looks),
         analysis=charts.analysis(contents, looks),
+        sampled_metrics=[
+            metric
+            for metric in contents.results.metrics
+            if any(metric.name in at.scores for s in contents.measured for at in s.sampled)
+        ],
         sampling=charts.sampling(contents, looks),
         training=charts.training(contents, looks),
         rollouts=charts.rollouts(contents.logs, looks),
@@ -99,13 +105,18 @@ def _pairs(systems: Sequence[System], key: str) -> list[tuple[str, float]]:
 
 
 def _about(system: System) -> str:
-    """What stands below a system's name: how it was made, what decodes it, how exact a copy is."""
-    made = system.init if system.copy_of else headlines.METHOD_TITLES.get(system.method)
-    parts = [made, system.engine]
-    if system.copy_agreement is not None:
-        share = numbers.percent(system.copy_agreement.argmax_share)
-        parts.append(f"same likeliest token as its model at {share} of positions")
-    return " · ".join(part for part in parts if part)
+    """What stands below a system's name: how it was made."""
+    title = system.init if system.copy_of else headlines.METHOD_TITLES.get(system.method)
+    return title or ""
+
+
+def _engines(systems: Sequence[System]) -> dict[str, list[str]]:
+    """The systems that each engine decoded, by name."""
+    found: dict[str, list[str]] = {}
+    for system in systems:
+        if system.engine is not None:
+            found.setdefault(system.engine, []).append(system.name)
+    return found
 
 
 def _looks(contents: RunContents) -> dict[str, plots.Look]:

@@ -79,7 +79,9 @@ def draw(name: str, series: Sequence[Series], frame: Frame) -> str:
     with svg.styled(name):
         figure, axes = svg.empty(svg.SMALL if frame.small else svg.FULL)
         axes.margins(x=0.03 if frame.x_scale == "steps" else 0.12, y=0.1)
-        axes.set_xscale("log" if frame.x_scale == "log" else "linear")
+        if frame.x_scale == "log":
+            axes.set_xscale("log")
+            axes.set_xlim(min(p.x for p in points) / 1.35, max(p.x for p in points) * 1.35)
         axes.set_yscale("log" if frame.y_scale == "log" else "linear")
         axes.set_xlabel(frame.x)
         axes.set_ylabel(frame.y)
