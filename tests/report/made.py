@@ -194,7 +194,9 @@ def metrics_of(course: Course, **more: float) -> list[Row]:
             "seconds": float(update),
             **more,
         }
-        rows.append(found if course.reward is None else found | {"reward": _at(update, course.reward)})
+        rows.append(
+            found if course.reward is None else found | {"reward": _at(update, course.reward)}
+        )
     for place, value in enumerate(course.dev, start=1):
         step = UPDATES * place // len(course.dev)
         rows.append({"step": step, "dev_bleu": value, "dev_loss_nats": 2.0})
@@ -228,6 +230,7 @@ def write_course(folder: Path, course: Course, **more: float) -> Path:
     """A run directory that holds nothing but logs."""
     write_lines(folder / "metrics.jsonl", metrics_of(course, **more))
     write_lines(folder / "rollouts.jsonl", rollouts_of(course))
+    (folder / "recipe.yaml").touch()
     (folder / "manifest.json").write_text(json.dumps(DEV_METRICS), encoding="utf-8")
     return folder
 
@@ -274,11 +277,12 @@ def write_everything(folder: Path) -> Path:
         ],
     }
     RunDirectory(folder).write_manifest(manifest)
-    reading = [
+    reading: list[Row] = [
         {key: row[key] for key in ("step", "loss_nats", "dev_bleu") if key in row}
         for row in metrics_of(Course())
     ]
     write_lines(folder / "seq_kd" / "metrics.jsonl", reading)
+    (folder / "seq_kd" / "recipe.yaml").touch()
     write_course(folder / "gkd", Course())
     replayed = [
         {**row, "origin": "reference" if row["step"] == 1 else "student",

@@ -173,7 +173,12 @@ def test_a_single_run_in_any_script_and_without_dev_scores_has_a_page(tmp_path: 
     name = "my $x_1$ 学生"
     folder = write_run(tmp_path / "run", results([system(name, "seq_kd", 31.62, 51.0)]))
     write_lines(folder / "metrics.jsonl", [{"step": s, "loss_nats": 1.0 / s} for s in (1, 2)])
-    outputs = {"id": "1", "source": "open", "reference": "ファイルを開く", "outputs": {name: "開く"}}
+    outputs = {
+        "id": "1",
+        "source": "open",
+        "reference": "ファイルを開く",
+        "outputs": {name: "開く"},
+    }
     write_lines(folder / "samples.jsonl", [outputs])
     page = Page(build_report(folder))
     said = f"{name} reaches 31.6 BLEU at 51 sentences per second with 5.3 M parameters."
@@ -252,6 +257,7 @@ def test_of_an_error_rate_the_lowest_is_recommended_and_less_is_better(tmp_path:
     folder = write_run(tmp_path / "run", found)
     row = {"step": 1, "dev_token_error_rate": 12.5, "dev_bleu": 1.0}
     write_lines(folder / "seq_kd" / "metrics.jsonl", [row])
+    (folder / "seq_kd" / "recipe.yaml").touch()
     page = Page(build_report(folder))
     said = "seq_kd has a token error rate of 7.0 against the teacher’s 5.0, the worst"
     assert said in page.text
@@ -329,4 +335,6 @@ def test_a_difference_is_significant_below_the_level_and_signed_by_the_metric() 
         "better",
     ]
     assert headlines.significance(paired("seq_kd", -1.0, 0.049), COMPARED) == "worse"
-    assert headlines.significance(paired("seq_kd", 0.0, 0.01), COMPARED) == headlines.NOT_SIGNIFICANT
+    assert (
+        headlines.significance(paired("seq_kd", 0.0, 0.01), COMPARED) == headlines.NOT_SIGNIFICANT
+    )

@@ -1,6 +1,6 @@
 """The command `generate`: texts or rows in, one line out for each, whole or not at all.
 
-Knows where texts come from and go to; the model's side is `build.generating`.
+The model's side is `jobs.generate`.
 """
 
 from __future__ import annotations

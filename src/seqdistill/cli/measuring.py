@@ -45,8 +45,8 @@ def evaluate(
 ) -> None:
     """Measure teacher and students of a run on its test set: quality, likelihood, size and speed.
 
-    Writes results.json, samples.jsonl and outputs.jsonl (all outputs) into the run directory, and
-    the int8 copy again where there is one.
+    Writes results.json, samples.jsonl and outputs.jsonl (all outputs) into the run directory. An
+    int8 copy of the student is made and measured again.
     """
     given = read_words(settings or [])
     if given.positional:
@@ -74,7 +74,7 @@ def evaluate(
     say_aligned(
         [
             ("results", str(run.results_path)),
-            ("HTML report:", f"{program()} report {quoted(run.path)}"),
+            ("HTML report", f"{program()} report {quoted(run.path)}"),
         ]
     )
 
@@ -93,7 +93,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Make one self-contained HTML page from a run directory: curves, table, tests, sentences."""
+    """Make one self-contained HTML page of a run: table, tests, training curves, sample outputs."""
     check_new_file(output or RunDirectory(run_dir).report_path, "the report")
     from seqdistill.report import build_report, write_report
 
@@ -101,4 +101,4 @@ def report(
         output = write_report(run_dir)
     else:
         atomic.write_text(output, build_report(run_dir))
-    say_aligned([("report", str(output))])
+    say_aligned([("HTML report", str(output))])

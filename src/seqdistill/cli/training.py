@@ -251,7 +251,7 @@ def _show_trained(run: RunDirectory) -> None:
                 for m in members
             ),
             *_judging(members[0]),
-            ("next:", f"{program()} evaluate {quoted(run.path)}"),
+            ("next", f"{program()} evaluate {quoted(run.path)}"),
         ]
     )
 
@@ -283,6 +283,6 @@ def _show_demo(run: RunDirectory) -> None:
                 for copy in results.exports
                 if copy.folder is not None
             ),
-            ("report", str(run.report_path)),
+            ("HTML report", str(run.report_path)),
         ]
     )

@@ -141,7 +141,10 @@ _KINDS = {
         small=True,
     ),
     "staleness": _updates(
-        "Staleness", "age in updates", "Of the rollouts: 0 is on-policy, more is replay.", small=True
+        "Staleness",
+        "age in updates",
+        "Of the rollouts: 0 is on-policy, more is replay.",
+        small=True,
     ),
     "student_fraction": _updates(
         "Student’s share", "% of sequences", "The others come from the mixture’s rest.", small=True

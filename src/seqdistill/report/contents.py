@@ -83,7 +83,7 @@ def read_contents(run_directory: Path) -> RunContents:
         )
     run = RunDirectory(run_directory)
     results = run.read_results() if run.results_path.exists() else NOT_EVALUATED
-    members = [RunDirectory(path) for path in sorted(run_directory.iterdir()) if path.is_dir()]
+    members = run.members()
     logged = {each.path: rows for each in (run, *members) if (rows := each.read_metrics())}
     logs = tuple(_log(name, path, logged[path]) for path, name in _names(run, results, logged))
     if results is NOT_EVALUATED and not logs:
