@@ -122,7 +122,7 @@ def test_interrupt_says_how_to_continue(
         ("train recipe.yaml --output_dir dangling --resume", "is a link to 'gone'"),
         (f"train recipe.yaml --output_dir {'x' * 256}", "got one of 256"),
         ('train recipe.yaml output_dir="a\\0b"', "got one with '\\x00'"),
-        (f"label seq_kd teacher.model=bundled:en-de --output_dir {'x' * 256}", "one of 256"),
+        (f"label recipe.yaml teacher.model=bundled:en-de --output_dir {'x' * 256}", "of 256"),
         ("train recipe.yaml --output_dir full --dry-run", "got 'full'"),
         ("demo stray", "got 'stray'"),
         ("label recipe.yml", "got 'recipe.yml'"),

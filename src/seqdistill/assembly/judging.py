@@ -54,7 +54,7 @@ class Judging:
         """For the manifest; `dev_metrics` is what a report needs to show dev scores."""
         known = (corpus_metrics(self.units)[name] for name in self.dev_metrics)
         dev_metrics = [
-            {"name": m.name, "title": m.title, "higher_is_better": m.higher_is_better}
+            {"name": m.name, "title": m.title or m.name, "higher_is_better": m.higher_is_better}
             for m in known
         ]
         judging = {**dataclasses.asdict(self), "dev_metrics": dev_metrics, "in_words": str(self)}

@@ -149,7 +149,8 @@ def metrics_of(settings: EvaluationSettings) -> tuple[Metric, ...]:
     """What the results are in, the main metric first."""
     found = (settings.metric(name) for name in settings.metrics)
     return tuple(
-        Metric(name=m.name, title=m.title, higher_is_better=m.higher_is_better) for m in found
+        Metric(name=m.name, title=m.title or m.name, higher_is_better=m.higher_is_better)
+        for m in found
     )
 
 

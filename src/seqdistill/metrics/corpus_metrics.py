@@ -31,10 +31,10 @@ class CorpusMetric:
     statistics: Callable[[Sequence[str], Sequence[str]], SummedStatistics]
     """Outputs and references to rows whose sum gives the score."""
     higher_is_better: bool
-    title: str
-    """What people call it."""
     compares_with: Callable[[str], bool] = lambda _reference: True
     """Whether a text can be a reference: not every text holds an answer."""
+    title: str = ""
+    """What people call it, where that is not its name."""
 
     def score_key(self, value: float) -> float:
         """The value so that more is better: itself, or its negative for an error rate."""
@@ -49,22 +49,22 @@ def corpus_metrics(units: Units) -> Mapping[str, CorpusMetric]:
         {
             metric.name: metric
             for metric in (
-                CorpusMetric("bleu", bleu, True, "BLEU"),
-                CorpusMetric("chrf", chrf_statistics, True, "chrF"),
-                CorpusMetric("token_error_rate", errors, False, "token error rate"),
+                CorpusMetric("bleu", bleu, True, title="BLEU"),
+                CorpusMetric("chrf", chrf_statistics, True, title="chrF"),
+                CorpusMetric("token_error_rate", errors, False, title="token error rate"),
                 CorpusMetric(
-                    "sequence_error_rate", sequence_error_rate, False, "sequence error rate"
+                    "sequence_error_rate", sequence_error_rate, False, title="sequence error rate"
                 ),
-                CorpusMetric("rouge_1", rouge_1_statistics, True, "ROUGE-1"),
-                CorpusMetric("rouge_2", rouge_2_statistics, True, "ROUGE-2"),
-                CorpusMetric("rouge_l", rouge_l_statistics, True, "ROUGE-L"),
-                CorpusMetric("exact_match", exact_match, True, "exact match"),
+                CorpusMetric("rouge_1", rouge_1_statistics, True, title="ROUGE-1"),
+                CorpusMetric("rouge_2", rouge_2_statistics, True, title="ROUGE-2"),
+                CorpusMetric("rouge_l", rouge_l_statistics, True, title="ROUGE-L"),
+                CorpusMetric("exact_match", exact_match, True, title="exact match"),
                 CorpusMetric(
                     "answer_accuracy",
                     answer_accuracy,
                     True,
-                    "answer accuracy",
                     compares_with=lambda reference: final_answer(reference) is not None,
+                    title="answer accuracy",
                 ),
             )
         }
