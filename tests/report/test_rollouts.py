@@ -72,6 +72,9 @@ def test_the_fraction_of_sampling_is_its_seconds_over_those_of_training(tmp_path
     log = log_of(write_course(tmp_path / "b", Course(), **both))
     assert charts.sampling_fraction(log) == pytest.approx(0.5 + 0.2), "the rest of a mixture"
     assert [rate for _, rate in charts.training_rates(log)] == pytest.approx([100.0] * 40)
+    idle = {"tokens": ((1.0, 50.0), (2.0, 50.0), (3.0, 80.0)),
+            "seconds": ((1.0, 1.0), (2.0, 2.0), (3.0, 4.0))}  # fmt: skip
+    assert charts.training_rates(TrainingLog("a", idle)) == ((1.0, 50.0), (3.0, 15.0))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from seqdistill.metrics.bootstrap import with_interval
 from seqdistill.metrics.corpus_metrics import CorpusMetric, corpus_metrics
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.scripts import SPACED, Units
-from seqdistill.records.results import Score, Value
+from seqdistill.records.results import Metric, Score, Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,15 @@ class EvaluationSettings:
     def beam(self) -> Decoding:
         """Beam search as evaluation does it: the same but for the beam."""
         return dataclasses.replace(self.greedy, beam_size=self.beam_size)
+
+
+def described(metric: CorpusMetric) -> Metric:
+    """What readers of results know of the metric."""
+    return Metric(
+        name=metric.name,
+        title=metric.title or metric.name,
+        higher_is_better=metric.higher_is_better,
+    )
 
 
 def measured(statistics: SummedStatistics, settings: EvaluationSettings) -> Value:

@@ -21,7 +21,7 @@ from seqdistill.data.conversations import prompt_text
 from seqdistill.data.encoding import Kind
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.analyses import entropy_curve
-from seqdistill.evaluation.settings import EvaluationSettings
+from seqdistill.evaluation.settings import EvaluationSettings, described
 from seqdistill.evaluation.speed import Decoder, Rate, speeds_of
 from seqdistill.evaluation.systems import (
     SystemResult,
@@ -40,10 +40,11 @@ from seqdistill.records.environment import environment_facts
 from seqdistill.records.locks import held
 from seqdistill.records.results import (
     START,
-    Metric,
+    Decoded,
     PairedTest,
     Results,
     Sample,
+    System,
     Value,
     best_student,
     recommended_student,
@@ -115,43 +116,26 @@ def evaluate_run(
         exported = exported_system(run, overrides)
         progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
         evaluation = _Evaluation(run, recipe, examples, settings, progress)
-        results = evaluation.measured(systems, measured_teacher)
-        metric = metrics_of(settings)[0]
-        best = best_student([result.row for result in results], metric)
+        measured = evaluation.measured(systems, measured_teacher)
+        best = best_student([result.row for _, result in measured], described(settings.main_metric))
         original = best if export else exported
-        pairs = list(zip(systems, results, strict=True))
-        copies = []
+        num_systems = len(measured)
         if original is not None:
-            copies = evaluation.copies(
-                next(pair for pair in pairs if pair[0].name == original), results
-            )
+            measured += evaluation.copied(next(s for s in systems if s.name == original), measured)
         with timed(run, "measure speed"):
-            # The start may not know yet when to stop, and nobody will use it.
-            timed_pairs = [pair for pair in pairs if pair[0].method != START] + copies
-            speeds = {result.row.name: result for result in measure_speed(timed_pairs, settings)}
-        results = [speeds.get(result.row.name, result) for result in results]
+            results = measure_speed(measured, settings)
         progress.advance(1, "speed")
         progress.finish()
-        found = _results(results, settings).model_copy(
-            update={
-                "overrides": tuple(overrides),
-                "exports": tuple(speeds[system.name].row for system, _ in copies),
-            }
-        )
+        systems_alone, copies = results[:num_systems], results[num_systems:]
+        found = _results(systems_alone, copies, settings, overrides)
         run.write_results(found)
-        run.write_samples(_samples(recipe, examples, results, systems[-1].tokenizer))
-        run.write_outputs(_outputs(examples, [*results, *(result for _, result in copies)]))
+        run.write_samples(_samples(recipe, examples, systems_alone, systems[-1].tokenizer))
+        run.write_outputs(_outputs(examples, results))
         run.update_manifest({"environment_of_evaluation": environment_facts()})
         return found
 
 
-def metrics_of(settings: EvaluationSettings) -> tuple[Metric, ...]:
-    """What the results are in, the main metric first."""
-    found = (settings.metric(name) for name in settings.metrics)
-    return tuple(
-        Metric(name=m.name, title=m.title or m.name, higher_is_better=m.higher_is_better)
-        for m in found
-    )
+_Measured = tuple[SystemUnderTest, SystemResult]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,33 +154,26 @@ class _Evaluation:
 
     def measured(
         self, systems: Sequence[SystemUnderTest], known_teacher: SystemResult | None
-    ) -> list[SystemResult]:
+    ) -> list[_Measured]:
         """Every system in turn, the students beside the teacher; of each also its faults."""
-        results: list[SystemResult] = []
+        found: list[_Measured] = []
         for system in systems:
-            teacher = self._teacher(results)
+            teacher = self._teacher(found)
             with timed(self.run, f"evaluate {system.name}"):
-                if (
-                    not results
-                    and self.recipe.teacher.model is not None
-                    and known_teacher is not None
-                    and known_teacher.row.engine == system.engine
-                ):
-                    result = known_teacher
-                else:
+                known = known_teacher if self.recipe.teacher.model and not found else None
+                if known is None or known.row.engine != system.engine:
                     result = evaluate_system(
                         system, self.references, self.settings, teacher=teacher
                     )
-            results.append(self._with_faults(result, teacher))
+                else:
+                    result = known
+            found.append((system, self._with_faults(result, teacher)))
             self.progress.advance(1, system.name)
-        return results
+        return found
 
-    def copies(
-        self, original: tuple[SystemUnderTest, SystemResult], results: Sequence[SystemResult]
-    ) -> list[tuple[SystemUnderTest, SystemResult]]:
-        """The original's int8 copy, written and measured; none where it cannot be made."""
-        system, teacher = original[0], self._teacher(results)
-        found = []
+    def copied(self, system: SystemUnderTest, measured: Sequence[_Measured]) -> list[_Measured]:
+        """The system's int8 copy, written and measured; none where it cannot be made."""
+        teacher, found = self._teacher(measured), []
         with timed(self.run, "export and evaluate int8"):
             copy = self._exported(system)
             if copy is not None:
@@ -208,9 +185,9 @@ class _Evaluation:
         self.progress.advance(1, f"{system.name} int8")
         return found
 
-    def _teacher(self, results: Sequence[SystemResult]) -> SystemResult | None:
+    def _teacher(self, measured: Sequence[_Measured]) -> SystemResult | None:
         """What the others are compared with: the first, where the recipe names a teacher."""
-        return results[0] if results and self.recipe.teacher.model is not None else None
+        return measured[0][1] if measured and self.recipe.teacher.model is not None else None
 
     def _with_faults(self, result: SystemResult, teacher: SystemResult | None) -> SystemResult:
         """The result with what is wrong with its system: nothing of the start, untrained yet."""
@@ -271,7 +248,10 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 def measure_speed(
     measured: Sequence[tuple[SystemUnderTest, SystemResult]], settings: EvaluationSettings
 ) -> list[SystemResult]:
-    """The results with words and sentences per second, greedy and by beam, measured in turns."""
+    """The results with words and sentences per second, greedy and by beam, measured in turns.
+
+    The start is left out: it may not know yet when to stop, and nobody will use it.
+    """
     decoders = {
         system.name: Decoder(
             system.generator,
@@ -279,29 +259,41 @@ def measure_speed(
             system.tokenizer,
         )
         for system, _ in measured
+        if system.method != START
     }
-    greedy = speeds_of(decoders, settings.greedy)
-    beam = speeds_of(decoders, settings.beam)
-    found = []
-    for system, result in measured:
-        modes = {}
-        for mode, speed in (("greedy", greedy[system.name]), ("beam", beam[system.name])):
-            modes[mode] = getattr(result.row, mode).model_copy(
-                update={
-                    "words_per_second": _value(speed.words),
-                    "sentences_per_second": _value(speed.sentences),
-                    "timed_sentences": speed.num_sentences,
-                }
-            )
-        found.append(result.with_row(**modes))
-    return found
+    speeds = {
+        "greedy": speeds_of(decoders, settings.greedy),
+        "beam": speeds_of(decoders, settings.beam),
+    }
+
+    def timed_row(row: System, mode: str) -> Decoded:
+        speed, decoded = speeds[mode].get(row.name), row.greedy if mode == "greedy" else row.beam
+        if speed is None:
+            return decoded
+        return decoded.model_copy(
+            update={
+                "words_per_second": _value(speed.words),
+                "sentences_per_second": _value(speed.sentences),
+                "timed_sentences": speed.num_sentences,
+            }
+        )
+
+    return [
+        result.with_row(**{mode: timed_row(result.row, mode) for mode in speeds})
+        for _, result in measured
+    ]
 
 
 def _value(rate: Rate) -> Value:
     return Value(value=rate.median, low=rate.slowest, high=rate.fastest)
 
 
-def _results(results: Sequence[SystemResult], settings: EvaluationSettings) -> Results:
+def _results(
+    results: Sequence[SystemResult],
+    copies: Sequence[SystemResult],
+    settings: EvaluationSettings,
+    overrides: Sequence[str],
+) -> Results:
     tested = [result for result in results if result.row.method != START]
     students = [result for result in tested if result.row.is_student]
     baseline = students[0] if len(students) > 1 else tested[0]
@@ -309,12 +301,15 @@ def _results(results: Sequence[SystemResult], settings: EvaluationSettings) -> R
     for result in tested:
         if result is not baseline:
             tests += compare_systems(result, baseline, settings)
-    rows, metrics = [result.row for result in results], metrics_of(settings)
+    rows = [result.row for result in results]
+    metrics = tuple(described(settings.metric(name)) for name in settings.metrics)
     return Results(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         metrics=metrics,
         units=dataclasses.asdict(settings.units),
+        overrides=tuple(overrides),
         systems=tuple(rows),
+        exports=tuple(copy.row for copy in copies),
         baseline=baseline.row.name,
         student=best_student(rows, metrics[0]),
         recommended=recommended_student(rows, metrics[0]),
