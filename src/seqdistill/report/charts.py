@@ -175,6 +175,8 @@ _ROLLOUTS = (
     "staleness",
     "student_fraction",
 )
+_SPOKEN_WITH_X = {"speed", "certainty", "agreement", "sampling"}
+"""Not `size`, whose dots are moved apart."""
 _ONLY_IF_VARYING = {"staleness", "student_fraction"}
 
 
@@ -210,21 +212,26 @@ def _drawn(
         Chart(
             name,
             Markup(plots.draw(f"{section}-{key}", found, frame)),
-            f"{name}: {frame.y}" + (f" over {frame.x}. " if frame.x else ". ") + _spoken(found),
+            f"{name}: {frame.y}"
+            + (f" over {frame.x}. " if frame.x else ". ")
+            + _spoken(found, with_x=key in _SPOKEN_WITH_X),
             caption,
         )
     ]
 
 
-def _spoken(series: Sequence[Series]) -> str:
-    """What the picture shows, in numbers: of curves their ends, of dots their values."""
+def _spoken(series: Sequence[Series], *, with_x: bool) -> str:
+    """What the picture shows, in numbers: of curves their ends, of dots where they are."""
     told = []
     for each in series:
-        shown = each.points
+        shown, joint = each.points, ", "
         if each.style != "dots" and len(shown) > 1:
-            shown = (shown[0], shown[-1])
-        values = " to ".join(numbers.significant(point.y) for point in shown)
-        told.append(f"{each.name}: {values}")
+            shown, joint = (shown[0], shown[-1]), " to "
+        values = (
+            numbers.significant(point.y) + (f" at {numbers.significant(point.x)}" if with_x else "")
+            for point in shown
+        )
+        told.append(f"{each.name}: {joint.join(values)}")
     return "; ".join(told)
 
 
