@@ -1,6 +1,6 @@
 """The commands that make students: `demo`, `train`, `label`; with `--dry-run` they only plan.
 
-They read the recipe before anything heavy is imported, so that a mistake is told at once.
+They read the recipe before anything heavy is imported, so that a mistake is reported at once.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _refuse_untrusted(
 ) -> None:
     """Raises UserError where a run's own recipe, which may be a stranger's, would run code.
 
-    A recipe file that the user wrote, and settings on this command line, are the user's word.
+    A recipe file of the user's own, and settings on this command line, are trusted.
     """
     from seqdistill.records.run_directory import MANIFEST, RECIPE
 

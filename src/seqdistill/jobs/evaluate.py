@@ -59,7 +59,7 @@ _SPEED_SENTENCES = 128
 def evaluation_settings(
     recipe: Recipe, examples: Sequence[Example], kind: Kind
 ) -> EvaluationSettings:
-    """How test numbers of systems of that kind are measured: as the recipe and the targets say.
+    """How systems of that kind are measured, from the recipe and the targets.
 
     Raises DataError for targets that a metric cannot compare with.
     """
@@ -250,7 +250,7 @@ def measure_speed(
 ) -> list[SystemResult]:
     """The results with words and sentences per second, greedy and by beam, measured in turns.
 
-    The start is left out: it may not know yet when to stop, and nobody will use it.
+    The start is left out: it may not stop by itself yet, and is not to be used.
     """
     decoders = {
         system.name: Decoder(
@@ -328,7 +328,7 @@ def _samples(
     results: Sequence[SystemResult],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[Sample]:
-    """Evenly spaced test sentences, with every system's beam output.
+    """Evenly spaced test examples, with every system's beam output.
 
     The source of a conversation is all of it up to the answer, as `tokenizer` renders it.
     """
@@ -348,7 +348,7 @@ def _samples(
 def _outputs(
     examples: Sequence[Example], results: Sequence[SystemResult]
 ) -> list[dict[str, object]]:
-    """Every test sentence with what each system wrote: greedily, by beam, sampled."""
+    """Every test example with each system's outputs: greedy, beam search, sampled."""
     return [
         {
             "id": example.id,

@@ -42,8 +42,6 @@ def systems_of(
 ) -> list[SystemUnderTest]:
     """The teacher where the recipe names one, the start of its students, then every student.
 
-    What the recipe says of trust does not count.
-
     All decode with one engine, so that their speeds compare: where `auto` takes transformers for
     one of them, it does for all. Raises UserError when no student is there.
     """

@@ -143,7 +143,7 @@ class System(Record):
     to_teacher: Score | None = None
     """The main metric of the beam outputs against the teacher's."""
     exact_match_to_teacher: float | None = None
-    """Fraction of sentences on which both wrote the same."""
+    """Fraction of outputs that are the same text."""
     agreement_top1: Value | None = None
     """Fraction of reference positions with the same likeliest token as the teacher's."""
     faults: tuple[str, ...] = ()

@@ -55,7 +55,7 @@ def figures(results: Results) -> tuple[Figure, ...]:
 
 def _quality(student: System, teacher: System, metric: Metric) -> Figure:
     own, its = quality(student, metric), quality(teacher, metric)
-    if not metric.higher_is_better:  # a fraction of errors kept says nothing
+    if not metric.higher_is_better:  # a fraction of errors kept means nothing
         detail = f"the teacher’s is {numbers.fixed(its)}"
         return Figure(capital(metric.title), numbers.fixed(own), detail)
     kept = ratio(own, its)

@@ -222,7 +222,7 @@ def _drawn(
 
 def _spoken(series: Sequence[Series], *, with_x: bool) -> str:
     """What the picture shows, in numbers: of curves their ends, of dots where they are."""
-    told = []
+    spoken = []
     for each in series:
         shown, joint = each.points, ", "
         if each.style != "dots" and len(shown) > 1:
@@ -231,8 +231,8 @@ def _spoken(series: Sequence[Series], *, with_x: bool) -> str:
             numbers.significant(point.y) + (f" at {numbers.significant(point.x)}" if with_x else "")
             for point in shown
         )
-        told.append(f"{each.name}: {joint.join(values)}")
-    return "; ".join(told)
+        spoken.append(f"{each.name}: {joint.join(values)}")
+    return "; ".join(spoken)
 
 
 def capital(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences: what the best student keeps, what is significant.
+"""The numbers in sentences: what the best student keeps, what is significant.
 
 A sentence is a tuple of phrases so that the page can set the numbers apart.
 """
@@ -114,7 +114,7 @@ def _against_teacher(results: Results, student: System, teacher: System) -> list
             Phrase(numbers.percent(ratio(own, its)), strong=True),
             Phrase(f" of the teacher’s {metric.title}"),
         ]
-    else:  # a fraction of errors kept says nothing
+    else:  # a fraction of errors kept means nothing
         parts = [
             Phrase(f"{student.name} has a {metric.title} of "),
             Phrase(numbers.fixed(own), strong=True),

@@ -40,7 +40,7 @@ RULE = (
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the rule says of one run: signs in plain words, and what it could not compare."""
+    """The rule applied to one run: its signs in plain words, and what it could not compare."""
 
     system: str
     is_rewarded: bool
@@ -70,7 +70,7 @@ def change(before: Sequence[float], after: Sequence[float]) -> Change | None:
 
 
 def verdict(log: TrainingLog, metric: Metric | None) -> Verdict:
-    """What the rule says of one run; of one without a reward, of its length and repetition."""
+    """The rule applied to one run; without a reward, to its length and repetition."""
     findings = [_length(log), _repetition(log)]
     if log.curve("reward"):
         findings.insert(0, _reward_against_dev(log, metric))
