@@ -15,6 +15,7 @@ from typing import Any
 from experiments.harness.text import table
 
 from docs.readme import ROOT, with_block
+from seqdistill.records.results import START, Results, System, Value, parsed
 from seqdistill.report.numbers import MISSING
 
 RECORD = ROOT / "docs" / "results" / "smollm2"
@@ -23,7 +24,7 @@ RECORDED = ("recipe.yaml", "metrics.jsonl", "results.json", "manifest.json")
 _BLOCK = "result"
 
 
-def result_table(systems: Sequence[Mapping[str, Any]]) -> str:
+def result_table(systems: Sequence[System]) -> str:
     """Teacher and student on the test prompts, with 95 % intervals of resampling them."""
     headings = (
         *("", "parameters", "ROUGE-L to Debian", "ROUGE-L to the teacher's answer"),
@@ -31,15 +32,16 @@ def result_table(systems: Sequence[Mapping[str, Any]]) -> str:
     )
     rows = [
         (
-            str(row["name"]),
+            system.name,
             f"{row['parameters'] / 1e6:.0f} M",
-            _interval(row, "rouge_l_greedy"),
-            _interval(row, "rouge_l_to_teacher"),
-            _interval(row, "agreement_top1", factor=100.0, unit=" %"),
+            _interval(system.greedy.scores["rouge_l"]),
+            _interval(system.to_teacher),
+            _interval(system.agreement_top1, factor=100.0, unit=" %"),
             f"{row['length_greedy']:.1f}",
             f"{row['words_per_second_greedy']:,.0f}",
         )
-        for row in systems
+        for system in systems
+        for row in (system.columns(),)
     ]
     return table(headings, rows, text_columns=1)
 
@@ -61,9 +63,9 @@ def dev_table(metrics: Sequence[Mapping[str, Any]]) -> str:
     return table(headings, rows, text_columns=2)
 
 
-def kept_and_spent(systems: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> str:
+def kept_and_spent(systems: Sequence[System], manifest: Mapping[str, Any]) -> str:
     """What the student keeps of the teacher, and how long each step of making it took, where."""
-    teacher, student = systems
+    teacher, student = (system.columns() for system in systems)
     kept = 100.0 * student["rouge_l_greedy"] / teacher["rouge_l_greedy"]
     steps = [(str(timing["step"]), timing["seconds"] / 60.0) for timing in manifest["timings"]]
     labelling = sum(minutes for step, minutes in steps if step.endswith("labelling"))
@@ -77,19 +79,20 @@ def kept_and_spent(systems: Sequence[Mapping[str, Any]], manifest: Mapping[str, 
     )
 
 
-def _interval(row: Mapping[str, Any], key: str, *, factor: float = 1.0, unit: str = "") -> str:
-    if key not in row:
+def _interval(found: Value | None, *, factor: float = 1.0, unit: str = "") -> str:
+    if found is None:
         return MISSING
-    value, low, high = (factor * row[f"{key}{end}"] for end in ("", "_low", "_high"))
+    value, low, high = (factor * (end or 0.0) for end in (found.value, found.low, found.high))
     return f"{value:.1f}{unit} [{low:.1f}, {high:.1f}]"
 
 
 def rendered() -> str:
     """README.md of the example as it should be."""
-    results = json.loads((RECORD / "results.json").read_text("utf-8"))
+    path = RECORD / "results.json"
+    results = parsed(Results, json.loads(path.read_text("utf-8")), path)
     manifest = json.loads((RECORD / "manifest.json").read_text("utf-8"))
     lines = (RECORD / "metrics.jsonl").read_text("utf-8").splitlines()
-    systems = [row for row in results["systems"] if row["method"] != "start"]
+    systems = [system for system in results.systems if system.method != START]
     content = "\n\n".join(
         (
             result_table(systems),

@@ -13,7 +13,6 @@ import ast
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from experiments.gkd import page_rows as gkd_rows
 from experiments.gkd.page import RESULTS as GKD
@@ -27,6 +26,7 @@ from experiments.kim_rush.page_findings import longer_training
 from experiments.kim_rush.page_rows import METHODS, TASKS, read
 from experiments.kim_rush.page_text import method_name, size_name
 
+from seqdistill.records.results import Results, System, parsed
 from seqdistill.report.numbers import MISSING
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,60 +61,60 @@ LAYERS = (
 
 def demo_table() -> str:
     """The systems of the committed demo as a Markdown table, with what it was measured on."""
-    results = json.loads(RESULTS.read_text("utf-8"))
+    results = parsed(Results, json.loads(RESULTS.read_text("utf-8")), RESULTS)
     machine = json.loads(MANIFEST.read_text("utf-8"))["environment"]["machine"]
-    tests = {
-        row["system"]: row for row in results["paired_tests"] if row["metric"] == "bleu_greedy"
-    }
     lines = [
         "| system | parameters | MB | BLEU greedy | BLEU beam 5 [95 %] | chrF | perplexity | "
         "p(t=ŷ) | words/s greedy | words/s beam |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for row in [*results["systems"], *results["exports"]]:
-        interval = f"[{row['bleu_beam_low']:.1f}, {row['bleu_beam_high']:.1f}]"
-        perplexity = f"{row['perplexity']:.1f}" if "perplexity" in row else "–"
-        lines.append(
-            f"| {row['name']} | {row['parameters'] / 1e6:.1f} M | {row['bytes'] / 1e6:.1f} | "
-            f"{row['bleu_greedy']:.1f} | {row['bleu_beam']:.1f} {interval} | {row['chrf']:.1f} | "
-            f"{perplexity} | {100 * row['mode_share']:.1f} % | "
-            f"{_rate(row, 'greedy')} | {_rate(row, 'beam')} |"
-        )
+    lines += [_demo_row(each) for each in (*results.systems, *results.exports)]
+    tests = [test for test in results.paired_tests if test.mode == "greedy"]
     lines.append("")
     lines.append(
-        f"Paired test of greedy BLEU against `{results['baseline']}`: "
+        f"Paired test of greedy BLEU against `{results.baseline}`: "
         + "; ".join(
-            f"`{name}` {row['delta']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}] "
-            f"(p = {row['p_value']:.3f})"
-            for name, row in tests.items()
-            if name != "teacher"
+            f"`{test.system}` {test.delta:+.1f} [{test.low:+.1f}, {test.high:+.1f}] "
+            f"(p = {test.p_value:.3f})"
+            for test in tests
+            if test.system != "teacher"
         )
         + "."
     )
-    lines += [_share_of_teacher(results["systems"], row) for row in results["exports"]]
+    lines += [_fraction_of_teacher(results, copy) for copy in results.exports]
     lines.append(
         f"Measured on {machine['cpu_cores']} cores ({machine['cpu_model']}); BLEU signature "
-        f"`{results['systems'][0]['signature']}`."
+        f"`{results.systems[0].beam.scores['bleu'].signature}`."
     )
     return "\n".join(lines)
 
 
-def _rate(row: dict[str, Any], mode: str) -> str:
-    """Words a second; the student before its first update is not timed."""
-    rate = row.get(f"words_per_second_{mode}")
-    return "–" if rate is None else f"{rate:,.0f}"
-
-
-def _share_of_teacher(systems: list[dict[str, Any]], copy: dict[str, Any]) -> str:
-    teacher = next(row for row in systems if row["method"] == "teacher")
-    student = next(row for row in systems if row["name"] == copy["system"])
+def _demo_row(system: System) -> str:
+    row = system.columns()
+    interval = f"[{row['bleu_beam_low']:.1f}, {row['bleu_beam_high']:.1f}]"
+    perplexity = f"{row['perplexity']:.1f}" if "perplexity" in row else MISSING
+    # The student before its first update is not timed.
+    rates = [
+        f"{row[key]:,.0f}" if (key := f"words_per_second_{mode}") in row else MISSING
+        for mode in ("greedy", "beam")
+    ]
     return (
-        f"`{copy['name']}` is the student as it ships ({copy['format']}). Against the teacher in "
-        f"fp32 it {_kept(copy, teacher)}; in fp32 too, the same student {_kept(student, teacher)}."
+        f"| {system.name} | {row['parameters'] / 1e6:.1f} M | {row['bytes'] / 1e6:.1f} | "
+        f"{row['bleu_greedy']:.1f} | {row['bleu_beam']:.1f} {interval} | {row['chrf_beam']:.1f} | "
+        f"{perplexity} | {100 * row['mode_share']:.1f} % | {' | '.join(rates)} |"
     )
 
 
-def _kept(row: dict[str, Any], teacher: dict[str, Any]) -> str:
+def _fraction_of_teacher(results: Results, copy: System) -> str:
+    student = results.system(str(copy.copy_of))
+    return (
+        f"`{copy.name}` is the student as it ships ({copy.format}). Against the teacher in "
+        f"fp32 it {_kept(copy, results)}; in fp32 too, the same student {_kept(student, results)}."
+    )
+
+
+def _kept(system: System, results: Results) -> str:
+    row, teacher = system.columns(), results.system("teacher").columns()
     modes = {"greedy": "with greedy decoding", "beam": "with beam search"}
     return "keeps " + " and ".join(
         f"{100 * row[f'bleu_{mode}'] / teacher[f'bleu_{mode}']:.0f} % of the BLEU at "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -81,7 +80,7 @@ output_dir: runs/own
 data: {train: train.tsv, dev: dev.tsv, test: test.tsv}
 teacher: {model: teacher}
 student: {model: small}
-training: {updates: 6, batch_tokens: 200, warmup_steps: 2, eval_every: 3, log_every: 1,
+training: {steps: 6, batch_tokens: 200, warmup_steps: 2, eval_every: 3, log_every: 1,
            threads: 1, device: cpu, trackers: []}
 evaluation: {bootstrap_resamples: 50, max_new_tokens: 24, num_samples: 3}
 """,
@@ -98,7 +97,7 @@ def test_own_data_and_models_go_through_unchanged(
     assert "train examples" in planned.stdout
     assert files_in(tmp_path) == before
 
-    trained = program("train", "own.yaml", "--learning_rate", "1e-3")
+    trained = program("train", "own.yaml", "learning_rate=1e-3")
     assert trained.exit_code == 0, trained.stderr
     assert "training: done, 6 of 6" in trained.stdout
     assert "runs/own/student" in trained.stdout
@@ -107,10 +106,10 @@ def test_own_data_and_models_go_through_unchanged(
     evaluated = program("evaluate", "runs/own")
     assert evaluated.exit_code == 0, evaluated.stderr
     run = RunDirectory.open(tmp_path / "runs" / "own")
-    rows = json.loads(run.results_path.read_text(encoding="utf-8"))["systems"]
-    assert [row["method"] for row in rows] == ["teacher", "start", "word_kd"]
+    rows = run.read_results().systems
+    assert [row.method for row in rows] == ["teacher", "start", "word_kd"]
     for row in rows:
-        assert any(line.strip().startswith(row["name"]) for line in evaluated.stdout.splitlines())
+        assert any(line.strip().startswith(row.name) for line in evaluated.stdout.splitlines())
 
     # In a process of its own: this one checks every type, and it has loaded everything already.
     reported = subprocess.run(
@@ -134,6 +133,6 @@ def test_own_data_and_models_go_through_unchanged(
     assert len(generated.stdout.split("\n")) == 4
     assert generated.stdout.split("\n")[1] == ""
 
-    again = program("train", "own.yaml", "--learning_rate", "1e-3")
+    again = program("train", "own.yaml", "learning_rate=1e-3")
     assert again.exit_code == 2
     assert "--resume" in again.stderr

@@ -23,16 +23,12 @@ from tests.evaluation.test_systems import (
 
 from seqdistill.evaluation import analyses
 from seqdistill.evaluation.likelihood import ReferencePredictions
-from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
-from seqdistill.evaluation.systems import (
-    SystemResult,
-    curves,
-    evaluate_system,
-    evaluate_translations,
-)
+from seqdistill.evaluation.settings import EvaluationSettings, measured
+from seqdistill.evaluation.systems import evaluate_outputs, evaluate_system
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.metrics.likelihood import perplexity_statistics
+from seqdistill.records.results import Value
 
 ERRORS = EvaluationSettings(
     metrics=("token_error_rate",),
@@ -65,131 +61,103 @@ def predictions(
     )
 
 
-def number(value: object) -> float:
-    assert isinstance(value, float)
-    return value
+def ends(value: Value | None) -> tuple[float, float, float]:
+    """Low, value, high, all of which must have been measured and lie in this order."""
+    assert value is not None and value.value is not None
+    assert value.low is not None and value.high is not None
+    assert value.low <= value.value <= value.high
+    return value.low, value.value, value.high
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, ERRORS])
 def test_the_gap_is_what_beam_search_gains_whichever_way_the_metric_counts(
     settings: EvaluationSettings,
 ) -> None:
-    metric = settings.main_metric
-    found = evaluate_translations(
-        system(GreedyOrBeam(greedy=fixed(BAD), beam=fixed(GOOD))),
-        REFERENCES,
-        settings,
-        teacher=None,
-    ).row
-    gap = number(found["greedy_beam_gap"])
+    name = settings.main_metric.name
+    decodes = GreedyOrBeam(greedy=fixed(BAD), beam=fixed(GOOD))
+    row = evaluate_outputs(system(decodes), REFERENCES, settings, teacher=None).row
+    _, gap, _ = ends(row.greedy_beam_gap)
     assert gap > 0.0, "beam search is better here"
-    by_rows = number(found[f"{metric.name}_beam"]) - number(found[f"{metric.name}_greedy"])
-    assert gap == pytest.approx(abs(by_rows))
-    low, high = number(found["greedy_beam_gap_low"]), number(found["greedy_beam_gap_high"])
-    assert low <= gap <= high
+    assert gap == pytest.approx(abs((row.score(name) or 0) - (row.score(name, "greedy") or 0)))
 
 
 def test_a_system_that_does_not_need_beam_search_has_no_gap() -> None:
-    row = result(GOOD, "seq_kd").row
-    assert [row[f"greedy_beam_gap{end}"] for end in ("", "_low", "_high")] == [0.0, 0.0, 0.0]
+    assert ends(result(GOOD, "seq_kd").row.greedy_beam_gap) == (0.0, 0.0, 0.0)
 
 
 def test_lengths_count_tokens_of_outputs_and_references_ends_included() -> None:
     row = result(GOOD, "seq_kd").row
-    written = [len(TOKENIZER(text).input_ids) for text in GOOD]
+    lengths = [len(TOKENIZER(text).input_ids) for text in GOOD]
     references = [len(example.target_ids) for example in EXAMPLES]
-    for mode in ("greedy", "beam"):
-        assert row[f"length_{mode}"] == pytest.approx(sum(written) / 4)
-        assert row[f"length_ratio_{mode}"] == pytest.approx(sum(written) / sum(references))
-    perfect = result(REFERENCES, "seq_kd").row
-    assert perfect["length_ratio_beam"] == 1.0
+    for decoded in (row.greedy, row.beam):
+        assert decoded.length == pytest.approx(sum(lengths) / 4)
+        assert decoded.length_ratio == pytest.approx(sum(lengths) / sum(references))
+    assert result(REFERENCES, "seq_kd").row.beam.length_ratio == 1.0
 
 
 def test_mode_share_has_an_interval_around_the_mean_of_its_sentences() -> None:
     shares = [0.1, 0.2, 0.5, 0.8]
     best = [Hypothesis((5, 2), math.log(share), True) for share in shares]
-    row = analyses.mode_share_columns(best, SETTINGS)
-    assert number(row["mode_share"]) == pytest.approx(0.4)
-    assert 0.1 <= number(row["mode_share_low"]) < 0.4 < number(row["mode_share_high"]) <= 0.8
-    half = analyses.mode_share_columns([best[0], None], SETTINGS)
-    assert (half["mode_share"], half["unfinished"]) == (pytest.approx(0.05), 1)
+    low, value, high = ends(analyses.mode_share(best, SETTINGS))
+    assert value == pytest.approx(0.4)
+    assert 0.1 <= low < 0.4 < high <= 0.8
+    assert analyses.mode_share([best[0], None], SETTINGS).value == pytest.approx(0.05)
 
 
-def test_perplexity_and_entropy_are_per_token_and_surrounded_by_their_intervals() -> None:
-    row = evaluate_system(system(fixed(GOOD)), REFERENCES, SETTINGS, teacher=None).row
-    for key in ("perplexity", "entropy_nats"):
-        assert number(row[f"{key}_low"]) <= number(row[key]) <= number(row[f"{key}_high"])
+def test_perplexity_and_entropy_are_per_token_with_intervals() -> None:
     found = predictions([(4, 2), (5, 6, 2)], math.log(3.0), [[4, 2], [5, 6, 2]])
-    columns = analyses.prediction_columns(found, SETTINGS)
-    assert number(columns["perplexity"]) == pytest.approx(3.0)
-    assert number(columns["entropy_nats"]) == pytest.approx(math.log(3.0))
+    fields = analyses.predicted(found, SETTINGS)
+    assert ends(fields["perplexity"])[1] == pytest.approx(3.0)
+    assert ends(fields["entropy_nats"])[1] == pytest.approx(math.log(3.0))
+    assert ends(fields["loss_nats"])[1] == pytest.approx(math.log(3.0))
 
 
 def test_an_impossible_reference_has_no_number_and_no_interval() -> None:
     statistics = perplexity_statistics([1.0, math.inf], [1, 1])
-    assert interval_columns("perplexity", statistics, SETTINGS) == {
-        "perplexity": None,
-        "perplexity_low": None,
-        "perplexity_high": None,
-    }
+    assert measured(statistics, SETTINGS) == Value()
 
 
-def test_agreement_is_the_share_of_positions_with_the_same_likeliest_token() -> None:
+def test_agreement_is_the_fraction_of_positions_with_the_same_likeliest_token() -> None:
     targets = [(4, 2), (5, 6, 2)]
     own = predictions(targets, 1.0, [[4, 2], [5, 7, 2]])
     teacher = predictions(targets, 2.0, [[4, 9], [5, 6, 2]])
-    row = analyses.token_agreement_columns(own, teacher, SETTINGS)
-    assert number(row["agreement_top1"]) == pytest.approx(3 / 5)
-    assert analyses.token_agreement_columns(own, own, SETTINGS)["agreement_top1"] == 1.0
+    assert ends(analyses.token_agreement(own, teacher, SETTINGS))[1] == pytest.approx(3 / 5)
+    assert ends(analyses.token_agreement(own, own, SETTINGS))[1] == 1.0
 
 
 def test_other_tokens_do_not_correspond_so_there_is_no_agreement() -> None:
     own = predictions([(4, 2)], 1.0, [[4, 2]])
     teacher = predictions([(4, 5, 2)], 1.0, [[4, 5, 2]])
-    assert analyses.token_agreement_columns(own, teacher, SETTINGS) == {"agreement_top1": None}
+    assert analyses.token_agreement(own, teacher, SETTINGS) is None
 
 
-def test_a_student_is_held_against_its_teachers_outputs_not_the_references() -> None:
-    teacher = result(BAD, "teacher")
-    assert "agreement_top1" not in teacher.row
-    row = evaluate_system(
-        system(fixed([*BAD[:2], *GOOD[2:]])), REFERENCES, SETTINGS, teacher=teacher
-    ).row
-    outputs = [*BAD[:2], *GOOD[2:]]
+def test_a_student_is_compared_with_its_teachers_outputs_not_the_references() -> None:
+    teacher, outputs = result(BAD, "teacher"), [*BAD[:2], *GOOD[2:]]
+    assert teacher.row.agreement_top1 is teacher.row.to_teacher is None
+    row = evaluate_system(system(fixed(outputs)), REFERENCES, SETTINGS, teacher=teacher).row
     expected = CORPUS_METRICS["bleu"].statistics(outputs, BAD).score().value
-    assert number(row["bleu_to_teacher"]) == pytest.approx(expected)
-    low, high = number(row["bleu_to_teacher_low"]), number(row["bleu_to_teacher_high"])
-    assert low <= expected <= high
-    assert row["exact_match_to_teacher"] == 0.5
-    assert row["agreement_top1"] == 1.0, "both are the same model here"
+    assert ends(row.to_teacher)[1] == pytest.approx(expected)
+    assert row.exact_match_to_teacher == 0.5
+    assert ends(row.agreement_top1)[1] == 1.0, "both are the same model here"
 
 
 def test_a_teacher_that_says_nothing_cannot_be_agreed_with() -> None:
-    assert analyses.output_agreement_columns(GOOD, [""] * 4, ERRORS) == {
-        "token_error_rate_to_teacher": None,
-        "exact_match_to_teacher": None,
-    }
+    assert analyses.agreement_with_outputs(GOOD, [""] * 4, ERRORS) == (None, None)
 
 
 def test_a_teachers_output_without_an_answer_is_left_out_of_the_agreement() -> None:
     settings = dataclasses.replace(ERRORS, metrics=("answer_accuracy",))
     texts = ["so #### 3", "so #### 4", "so #### 5"]
-    found = analyses.output_agreement_columns(texts, ["#### 3", "no idea", "#### 6"], settings)
-    assert found["answer_accuracy_to_teacher"] == 50.0
-    assert found["exact_match_to_teacher"] == 0.0
-    none = analyses.output_agreement_columns(texts, ["who knows"] * 3, settings)
-    assert none["answer_accuracy_to_teacher"] is None
+    theirs = ["#### 3", "no idea", "#### 6"]
+    score, exact = analyses.agreement_with_outputs(texts, theirs, settings)
+    assert (ends(score)[1], exact) == (50.0, 0.0)
+    assert analyses.agreement_with_outputs(texts, ["who knows"] * 3, settings) == (None, 0.0)
 
 
-def test_curves_stand_by_system_and_start_with_every_reference() -> None:
-    own: SystemResult = result(GOOD, "seq_kd")
-    outputs_alone = evaluate_translations(
-        system(fixed(GOOD), name="copy"), REFERENCES, SETTINGS, teacher=None
-    )
-    found: Any = curves([own, outputs_alone])
-    assert list(found["entropy_by_position"]) == ["seq_kd"]
-    curve = found["entropy_by_position"]["seq_kd"]
-    assert curve["counts"][0] == len(EXAMPLES)
-    assert len(curve["counts"]) == len(curve["entropy_nats"])
-    weighted = sum(n * h for n, h in zip(curve["counts"], curve["entropy_nats"], strict=True))
-    assert weighted / sum(curve["counts"]) == pytest.approx(number(own.row["entropy_nats"]))
+def test_the_entropy_curve_begins_with_every_reference_and_averages_to_the_entropy() -> None:
+    own = result(GOOD, "seq_kd")
+    assert own.predictions is not None
+    curve = analyses.entropy_curve(own.predictions)
+    assert curve.counts[0] == len(EXAMPLES)
+    weighted = sum(n * h for n, h in zip(curve.counts, curve.entropy_nats, strict=True))
+    assert weighted / sum(curve.counts) == pytest.approx(ends(own.row.entropy_nats)[1])

@@ -12,7 +12,6 @@ from tests.tiny import EOS
 from seqdistill.core.errors import RecipeError
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import calculated
-from seqdistill.evaluation.calculated import calculated_columns
 from seqdistill.generation.calculator import CalculatedOutput
 
 EXAMPLES = [EncodedExample("1", (5,), (6, EOS)), EncodedExample("2", (7,), (6, EOS))]
@@ -26,17 +25,18 @@ def test_the_outputs_with_a_calculator_are_scored(monkeypatch: pytest.MonkeyPatc
         CalculatedOutput((1,), "<<1+1=2>> #### 3", True, 0),
     ]
     monkeypatch.setattr(calculated, "greedy_with_calculator", lambda *_, **__: outputs)
-    found = calculated_columns(
+    found = calculated.calculated(
         FixedGenerator({}), EXAMPLES, TOKENIZER, REFERENCES, ASKED, kind="causal"
     )
-    assert found["answer_accuracy_calculator"] == 50.0
-    assert found["corrections_per_output"] == 0.5
-    assert {"answer_accuracy_calculator_low", "answer_accuracy_calculator_high"} <= found.keys()
+    assert found is not None
+    assert found.scores["answer_accuracy"].value == 50.0
+    assert found.scores["answer_accuracy"].low is not None
+    assert found.corrections_per_output == 0.5
 
 
-def test_nobody_calculates_unasked_or_for_an_encoder_decoder() -> None:
+def test_nothing_is_calculated_unasked_or_for_an_encoder_decoder() -> None:
     unasked = dataclasses.replace(ASKED, calculator=False)
     given = (FixedGenerator({}), EXAMPLES, TOKENIZER, REFERENCES)
-    assert calculated_columns(*given, unasked, kind="seq2seq") == {}
+    assert calculated.calculated(*given, unasked, kind="seq2seq") is None
     with pytest.raises(RecipeError, match=r"decoder-only"):
-        calculated_columns(*given, ASKED, kind="seq2seq")
+        calculated.calculated(*given, ASKED, kind="seq2seq")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import sacrebleu
 from tests.evaluation.fixed import FixedGenerator
 from tests.tiny import EOS, character_tokenizer
 
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.evaluation.sampled import sampled_columns, sampled_outputs
+from seqdistill.evaluation.sampled import sampled_outputs, sampled_scores
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.records.results import Sampled, number
 
 TOKENIZER = character_tokenizer()
 REFERENCES = ["the cat sat on the mat", "a dog ran over the hill"]
@@ -41,9 +40,9 @@ def writes(groups: list[list[str]], *, finished: bool = True) -> FixedGenerator:
     )
 
 
-def columns(groups: list[list[str]], *, finished: bool = True) -> dict[str, object]:
+def scores(groups: list[list[str]], *, finished: bool = True) -> tuple[Sampled, ...]:
     found = sampled_outputs(writes(groups, finished=finished), EXAMPLES, TOKENIZER, SETTINGS)
-    return sampled_columns(found, REFERENCES, SETTINGS)
+    return sampled_scores(found, REFERENCES, SETTINGS)
 
 
 def test_each_temperature_is_asked_for_from_the_whole_distribution() -> None:
@@ -59,35 +58,29 @@ def test_each_temperature_is_asked_for_from_the_whole_distribution() -> None:
 
 def test_a_score_is_of_all_samples_together() -> None:
     groups = [["the cat sat on a mat", "a cat"], ["a dog ran over the hill", "the dog ran"]]
-    found = columns(groups)
+    found = scores(groups)
     every = [text for group in groups for text in group]
     doubled = [reference for reference in REFERENCES for _ in range(2)]
     expected = sacrebleu.corpus_bleu(every, [doubled]).score
-    for suffix in ("sample_t0.5", "sample_t1"):
-        assert found[f"bleu_{suffix}"] == pytest.approx(expected)
-        low, high = found[f"bleu_{suffix}_low"], found[f"bleu_{suffix}_high"]
-        assert isinstance(low, float) and isinstance(high, float)
-        assert low <= expected <= high
-        assert isinstance(found[f"token_error_rate_{suffix}"], float)
+    assert [at.temperature for at in found] == [0.5, 1.0]
+    for at in found:
+        score = at.scores["bleu"]
+        assert score.value == pytest.approx(expected)
+        assert score.low is not None and score.high is not None
+        assert score.low <= expected <= score.high
+        assert list(at.scores) == ["bleu", "token_error_rate"]
 
 
 def test_equal_samples_are_as_alike_as_can_be_and_others_less() -> None:
-    same = columns([[REFERENCES[0]] * 2, [REFERENCES[1]] * 2])
-    other = columns([[REFERENCES[0], "we like quick models"], [REFERENCES[1], "no such thing"]])
-    assert same["self_bleu_sample_t1"] == pytest.approx(100.0)
-    assert isinstance(other["self_bleu_sample_t1"], float)
-    assert other["self_bleu_sample_t1"] < 10.0
+    same = scores([[REFERENCES[0]] * 2, [REFERENCES[1]] * 2])[1]
+    other = scores([[REFERENCES[0], "we like quick models"], [REFERENCES[1], "no such thing"]])[1]
+    assert number(same.self_bleu) == pytest.approx(100.0)
+    assert other.self_bleu is not None and other.self_bleu.value is not None
+    assert other.self_bleu.value < 10.0
 
 
 def test_samples_that_do_not_end_and_repeat_are_told() -> None:
     text = "go on and on go on and on go on and on"
-    found = columns([[text, text], [text, text]], finished=False)
-    assert found["finished_share_sample_t1"] == 0.0
-    assert isinstance(found["repetition_sample_t1"], float)
-    assert found["repetition_sample_t1"] > 0.4
-
-
-def test_no_temperature_no_columns() -> None:
-    settings = dataclasses.replace(SETTINGS, sampling_temperatures=())
-    assert sampled_outputs(writes([["a"], ["b"]]), EXAMPLES, TOKENIZER, settings) == []
-    assert sampled_columns([], REFERENCES, settings) == {}
+    found = scores([[text, text], [text, text]], finished=False)[1]
+    assert found.finished_fraction == 0.0
+    assert (found.repetition or 0.0) > 0.4

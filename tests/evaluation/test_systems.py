@@ -27,6 +27,7 @@ from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerat
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
 from seqdistill.models.adapters import adapt
+from seqdistill.records.results import number
 
 SETTINGS = EvaluationSettings(
     metrics=("bleu", "chrf"),
@@ -74,31 +75,25 @@ def result(texts: list[str], name: str) -> SystemResult:
     return evaluate_system(system(fixed(texts), name=name), REFERENCES, SETTINGS, teacher=None)
 
 
-def test_a_row_says_what_sacrebleu_says() -> None:
+def test_scores_are_sacrebleus_with_intervals_and_signatures() -> None:
     row = result(GOOD, "word_kd").row
     bleu = sacrebleu.corpus_bleu(GOOD, [REFERENCES]).score
-    assert row["bleu_beam"] == pytest.approx(bleu)
-    assert row["bleu_greedy"] == pytest.approx(bleu)
-    assert row["chrf"] == pytest.approx(sacrebleu.corpus_chrf(GOOD, [REFERENCES]).score)
-    low, high = row["bleu_beam_low"], row["bleu_beam_high"]
-    assert isinstance(low, float) and isinstance(high, float)
-    assert low < bleu < high
-    assert "version:" in str(row["signature"]) and "nc:" in str(row["chrf_signature"])
+    score = row.beam.scores["bleu"]
+    assert score.value == row.score("bleu", "greedy") == pytest.approx(bleu)
+    assert row.score("chrf") == pytest.approx(sacrebleu.corpus_chrf(GOOD, [REFERENCES]).score)
+    assert score.low is not None and score.high is not None
+    assert score.low < bleu < score.high
+    assert "version:" in score.signature and "nc:" in row.beam.scores["chrf"].signature
 
 
-def test_chosen_metrics_and_no_others_are_columns_with_intervals_greedy_and_beam() -> None:
+def test_the_chosen_metrics_and_no_others_are_scored_greedy_and_by_beam() -> None:
     metrics = ("sequence_error_rate", "token_error_rate")
     settings = dataclasses.replace(SETTINGS, metrics=metrics)
     row = evaluate_system(system(fixed(GOOD)), REFERENCES, settings, teacher=None).row
+    assert tuple(row.beam.scores) == tuple(row.greedy.scores) == metrics, "the main metric is first"
     for name, statistics in zip(metrics, (sequence_error_rate, token_error_rate), strict=True):
         value = statistics(GOOD, REFERENCES).score().value
-        for mode in ("greedy", "beam"):
-            assert row[f"{name}_{mode}"] == value
-            low, high = row[f"{name}_{mode}_low"], row[f"{name}_{mode}_high"]
-            assert isinstance(low, float) and isinstance(high, float)
-            assert low <= value <= high
-    assert row["signature"] == sequence_error_rate(GOOD, REFERENCES).signature
-    assert not [key for key in row if "bleu" in key or "chrf" in key]
+        assert row.score(name, "greedy") == row.score(name) == value
 
 
 def test_the_main_metric_is_tested_and_errors_have_their_own_sign() -> None:
@@ -107,33 +102,30 @@ def test_the_main_metric_is_tested_and_errors_have_their_own_sign() -> None:
         evaluate_system(system(fixed(texts), name=name), REFERENCES, settings, teacher=None)
         for texts, name in ((GOOD, "word_kd"), (BAD, "baseline"))
     )
-    rows = compare_systems(good, bad, settings)
-    assert [row["metric"] for row in rows] == ["token_error_rate_beam", "token_error_rate_greedy"]
-    for row in rows:
-        assert isinstance(row["delta"], float) and row["delta"] < 0.0, "fewer errors"
+    tests = compare_systems(good, bad, settings)
+    assert [(t.metric, t.mode) for t in tests] == [
+        ("token_error_rate", "beam"),
+        ("token_error_rate", "greedy"),
+    ]
+    assert all(test.delta < 0.0 for test in tests), "fewer errors"
 
 
-def test_a_row_holds_the_facts_of_its_system() -> None:
+def test_the_facts_of_a_system() -> None:
     under_test = system(fixed(GOOD, log_prob=math.log(0.25)))
     row = evaluate_system(under_test, REFERENCES, SETTINGS, teacher=None).row
-    assert (row["name"], row["method"], row["init"], row["bytes"]) == (
-        "word_kd",
-        "word_kd",
-        "scratch",
-        1234,
-    )
-    assert row["parameters"] == parameter_count(under_test.model.module)
-    assert row["mode_share"] == pytest.approx(0.25)
-    assert row["unfinished"] == 0
+    assert (row.name, row.method, row.init, row.bytes) == ("word_kd", "word_kd", "scratch", 1234)
+    assert row.parameters == parameter_count(under_test.model.module)
+    assert number(row.mode_share) == pytest.approx(0.25)
+    assert (row.outputs, row.unfinished, row.empty) == (4, 0, 0)
 
 
-def test_a_row_counts_the_weights_that_are_not_zero_tied_ones_once() -> None:
+def test_weights_that_are_not_zero_are_counted_tied_ones_once() -> None:
     pruned = system(fixed(GOOD))
     prune(pruned.model.module, pruned_share=0.9, scheme="class_blind")
     row = evaluate_system(pruned, REFERENCES, SETTINGS, teacher=None).row
     values = torch.cat([parameter.flatten() for parameter in set(pruned.model.parameters())])
-    assert row["nonzero"] == int((values != 0).sum())
-    assert row["density"] == pytest.approx(float((values != 0).double().mean()))
+    assert row.nonzero == int((values != 0).sum())
+    assert row.density == pytest.approx(float((values != 0).double().mean()))
     assert 0.1 < float((values != 0).double().mean()) < 0.2  # biases and norms are never pruned
 
 
@@ -147,7 +139,8 @@ def test_perplexity_is_per_target_token_of_the_references() -> None:
             log_probs = states.head.logits(states.hidden)[0].double().log_softmax(-1)
             nats -= sum(log_probs[t, token].item() for t, token in enumerate(example.target_ids))
             count += len(example.target_ids)
-    assert result(GOOD, "x").row["perplexity"] == pytest.approx(math.exp(nats / count), rel=1e-4)
+    perplexity = number(result(GOOD, "x").row.perplexity)
+    assert perplexity == pytest.approx(math.exp(nats / count), rel=1e-4)
 
 
 def test_greedy_and_beam_differ_in_the_beam_alone() -> None:
@@ -164,8 +157,8 @@ def test_an_output_that_does_not_end_has_no_mass_but_keeps_its_text() -> None:
     found = evaluate_system(
         system(fixed(GOOD, log_prob=0.0, finished=False)), REFERENCES, SETTINGS, teacher=None
     )
-    assert found.row["mode_share"] == 0.0
-    assert found.row["unfinished"] == 4
+    assert number(found.row.mode_share) == 0.0
+    assert found.row.unfinished == 4
     assert list(found.beam.texts) == GOOD
 
 
@@ -173,7 +166,8 @@ def test_a_source_without_any_hypothesis_is_an_empty_text() -> None:
     answers: dict[tuple[int, ...], list[Hypothesis]] = {e.source_ids: [] for e in EXAMPLES}
     found = evaluate_system(system(FixedGenerator(answers)), REFERENCES, SETTINGS, teacher=None)
     assert found.beam.texts == ("", "", "", "")
-    assert (found.row["mode_share"], found.row["unfinished"], found.row["bleu_beam"]) == (0, 4, 0)
+    assert (number(found.row.mode_share), found.row.score("bleu")) == (0.0, 0.0)
+    assert (found.row.unfinished, found.row.empty) == (4, 4)
 
 
 def test_mode_share_is_the_live_models_own_probability_of_its_beam_output() -> None:
@@ -193,28 +187,26 @@ def test_mode_share_is_the_live_models_own_probability_of_its_beam_output() -> N
         log_probs = logits.double().log_softmax(-1)
         total = sum(log_probs[t, token].item() for t, token in enumerate(best.token_ids))
         shares.append(math.exp(total) if best.token_ids[-1] == EOS else 0.0)
-    assert row["mode_share"] == pytest.approx(sum(shares) / len(shares), rel=1e-3)
+    assert number(row.mode_share) == pytest.approx(sum(shares) / len(shares), rel=1e-3)
     assert sum(shares) > 0.0, "at least one output must end for this test to say something"
 
 
 def test_a_system_does_not_differ_from_itself() -> None:
     own = result(GOOD, "word_kd")
-    rows = compare_systems(own, own, SETTINGS)
-    assert [row["metric"] for row in rows] == ["bleu_beam", "bleu_greedy"]
-    for row in rows:
-        assert (row["delta"], row["p_value"], row["low"], row["high"]) == (0.0, 1.0, 0.0, 0.0)
+    for test in compare_systems(own, own, SETTINGS):
+        assert (test.delta, test.p_value, test.low, test.high) == (0.0, 1.0, 0.0, 0.0)
 
 
 def test_a_comparison_has_the_sign_of_the_difference_and_names_both() -> None:
     good, bad = result(GOOD, "word_kd"), result(BAD, "baseline")
-    for row, mirrored in zip(
+    for test, mirrored in zip(
         compare_systems(good, bad, SETTINGS), compare_systems(bad, good, SETTINGS), strict=True
     ):
-        assert (row["system"], row["versus"]) == ("word_kd", "baseline")
-        assert isinstance(row["delta"], float) and row["delta"] > 0.0
-        assert mirrored["delta"] == pytest.approx(-row["delta"])
-        assert isinstance(row["p_value"], float) and 0.0 < row["p_value"] <= 1.0
-        assert "60 trials" in str(row["test"])
+        assert (test.system, test.versus) == ("word_kd", "baseline")
+        assert test.delta > 0.0
+        assert mirrored.delta == pytest.approx(-test.delta)
+        assert 0.0 < test.p_value <= 1.0
+        assert "60 trials" in test.test
 
 
 def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:

@@ -16,6 +16,7 @@ from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.demo import run_recipe
 from seqdistill.recipe.loading import load_recipe
+from seqdistill.records.run_directory import RunDirectory
 
 WORDS = ("eins", "zwei", "drei", "rot", "blau")
 QUICK = {
@@ -77,15 +78,15 @@ def test_distill_returns_a_measured_student_with_an_int8_copy(
         output_dir=tmp_path / "run",
         overrides={**QUICK, "student.decoder_layers": 1},
     )
-    results = json.loads((made.run_directory / "results.json").read_text("utf-8"))
-    assert results == made.results
-    systems, (copy,) = results["systems"], results["exports"]
-    assert [row["method"] for row in systems] == ["teacher", "start", "word_kd"]
+    results = made.results
+    assert RunDirectory(made.run_directory).read_results() == results
+    systems, (copy,) = results.systems, results.exports
+    assert [row.method for row in systems] == ["teacher", "start", "word_kd"]
     of_the_model_itself = ("loss_nats", "perplexity", "entropy_nats", "agreement_top1")
-    assert {key for key in systems[2] if not key.startswith(of_the_model_itself)} <= set(copy)
-    assert copy["bleu_beam_low"] <= copy["bleu_beam"] <= copy["bleu_beam_high"]
-    assert (made.run_directory / copy["folder"] / "model.bin").stat().st_size == copy["bytes"]
-    assert results["student"] == copy["system"] == "word_kd"
+    of_a_student = {k for k in systems[2].columns() if not k.startswith(of_the_model_itself)}
+    assert of_a_student <= copy.columns().keys()
+    assert (made.run_directory / str(copy.folder) / "model.bin").stat().st_size == copy.bytes
+    assert results.student == copy.copy_of == "word_kd"
     assert (made.run_directory / "report.html").is_file()
     stored = AutoModelForSeq2SeqLM.from_pretrained(made.run_directory / "student")
     for name, value in made.student.state_dict().items():
@@ -107,12 +108,12 @@ def test_a_comparison_trains_all_students_alike_and_copies_the_best(
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     run = run_recipe(load_recipe("demo", overrides), progress=NoProgress())
-    results = json.loads(run.results_path.read_text("utf-8"))
-    rows = results["systems"]
-    assert [row["method"] for row in rows] == ["teacher", "start", "baseline", "word_kd", "seq_kd"]
-    assert len({(row["init"], row["parameters"]) for row in rows[1:]}) == 1
-    assert {test["versus"] for test in results["paired_tests"]} == {"baseline"}
-    best = run.member(results["student"]).student_path / "model.safetensors"
+    results = run.read_results()
+    rows = results.systems
+    assert [row.method for row in rows] == ["teacher", "start", "baseline", "word_kd", "seq_kd"]
+    assert len({(row.init, row.parameters) for row in rows[1:]}) == 1
+    assert {test.versus for test in results.paired_tests} == {"baseline"}
+    best = run.member(str(results.student)).student_path / "model.safetensors"
     assert (run.student_path / "model.safetensors").read_bytes() == best.read_bytes()
     manifest = json.loads(run.manifest_path.read_text("utf-8"))
     timings = [row["step"] for row in manifest["timings"]]
@@ -150,7 +151,7 @@ def test_a_model_that_only_transformers_runs_is_measured_without_a_copy(
         output_dir=tmp_path / "run",
         overrides={**QUICK, "student.decoder_layers": 1, "evaluation.engine": "transformers"},
     )
-    assert made.results["exports"] == []
+    assert made.results.exports == ()
     assert not (made.run_directory / "student-int8").exists()
     AutoModelForCausalLM.from_pretrained(made.run_directory / "student")
 

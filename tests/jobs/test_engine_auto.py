@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from seqdistill.jobs.generate import generate_texts
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.records.results import Results
 from seqdistill.records.run_directory import RunDirectory
 
 __all__ = ["folder"]
@@ -27,8 +27,8 @@ __all__ = ["folder"]
 NOTHING = Tolerance(mean_nats=-1.0, max_nats=-1.0)
 
 
-def evaluated(run: RunDirectory, *, export: bool = False) -> dict[str, Any]:
-    return cast("dict[str, Any]", evaluate_run(run, progress=NoProgress(), export=export))
+def evaluated(run: RunDirectory, *, export: bool = False) -> Results:
+    return evaluate_run(run, progress=NoProgress(), export=export)
 
 
 def engines(run: RunDirectory) -> object:
@@ -56,14 +56,14 @@ def test_auto_takes_ctranslate2_where_it_agrees(
         "sequences.rollouts": "ctranslate2",
     }
     results = evaluated(run, export=True)
-    assert [row["engine"] for row in results["systems"]] == ["ctranslate2 float32"] * 2
-    (copy,) = results["exports"]
-    assert copy["engine"] == "ctranslate2 int8"
-    agreement = copy["agreement_with_model"]
-    assert agreement["num_tokens"] > 30
-    assert 0.5 < agreement["argmax_share"] <= 1.0
-    assert 0.0 < agreement["mean_nats"] <= agreement["max_nats"]
-    assert agreement["longest"] >= 12
+    assert [row.engine for row in results.systems] == ["ctranslate2 float32"] * 2
+    (copy,) = results.exports
+    assert copy.engine == "ctranslate2 int8"
+    agreement = copy.copy_agreement
+    assert agreement is not None and agreement.num_tokens > 30
+    assert 0.5 < agreement.argmax_share <= 1.0
+    assert 0.0 < agreement.mean_nats <= agreement.max_nats
+    assert (agreement.longest or 0) >= 12
     assert "auto takes" not in caplog.text
 
 
@@ -88,8 +88,8 @@ def test_auto_takes_transformers_where_ctranslate2_computes_another_model(
     ]
     assert len(said) == 1 and "off by up to" in said[0]
     results = evaluated(run, export=True)
-    assert {row["engine"] for row in results["systems"]} == {"transformers float32"}
-    assert results["exports"] == [] and not (run.path / INT8_FOLDER).exists()
+    assert {row.engine for row in results.systems} == {"transformers float32"}
+    assert results.exports == () and not (run.path / INT8_FOLDER).exists()
     assert "there is no int8 copy of" in caplog.text
 
 
@@ -102,7 +102,7 @@ def test_one_system_that_needs_transformers_brings_all_there(
         character_tokenizer(closes=False).save_pretrained(folder / name)
     run = start("data.test=test.tsv", "teacher.model=teacher", model="student")
     results = evaluated(run)
-    assert [row["engine"] for row in results["systems"]] == ["transformers float32"] * 3
+    assert [row.engine for row in results.systems] == ["transformers float32"] * 3
     assert "all systems decode with transformers, as teacher must" in caplog.text
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from tests.jobs.test_feasibility import folder, start
@@ -16,14 +15,15 @@ from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.exporting import INT8_FOLDER
 from seqdistill.jobs.systems import exported_system
 from seqdistill.metrics.translation import corpus_bleu
+from seqdistill.records.results import Results
 from seqdistill.records.run_directory import RunDirectory
 
 __all__ = ["folder"]
 
 
-def evaluated(run: RunDirectory, *overrides: str, export: bool = False) -> dict[str, Any]:
+def evaluated(run: RunDirectory, *overrides: str, export: bool = False) -> Results:
     given = ["data.test=test.tsv", *overrides]
-    return cast("dict[str, Any]", evaluate_run(run, given, progress=NoProgress(), export=export))
+    return evaluate_run(run, given, progress=NoProgress(), export=export)
 
 
 @pytest.fixture
@@ -32,31 +32,32 @@ def run(folder: Path) -> RunDirectory:
 
 
 def test_an_existing_copy_is_measured_again_and_keeps_its_row(run: RunDirectory) -> None:
-    assert evaluated(run)["exports"] == []
-    (first,) = evaluated(run, export=True)["exports"]
-    assert (first["system"], first["folder"]) == ("baseline", INT8_FOLDER)
+    assert evaluated(run).exports == ()
+    (first,) = evaluated(run, export=True).exports
+    assert (first.copy_of, first.folder) == ("baseline", INT8_FOLDER)
     content = (run.path / INT8_FOLDER / "model.bin").read_bytes()
-    (again,) = evaluated(run)["exports"]
+    results = evaluated(run)
+    (again,) = results.exports
     assert (run.path / INT8_FOLDER / "model.bin").read_bytes() == content
-    speeds = [key for key in first if "_per_second_" in key]
-    varying = [key for key in speeds if not key.endswith("_sentences")]
+    old, new = first.columns(), again.columns()
+    varying = {key for key in old if "_per_second_" in key}
     assert len(varying) == 12
-    assert {k: v for k, v in again.items() if k not in varying} == {
-        k: v for k, v in first.items() if k not in varying
+    assert {k: v for k, v in new.items() if k not in varying} == {
+        k: v for k, v in old.items() if k not in varying
     }
-    assert json.loads(run.results_path.read_text("utf-8"))["exports"] == [again]
+    assert run.read_results() == results
 
 
 def test_all_outputs_are_kept_and_give_the_scores_again(run: RunDirectory) -> None:
     results = evaluated(run, export=True)
     outputs: list[dict[str, Any]] = run.read_outputs()
-    rows = [*results["systems"], *results["exports"]]
-    assert [set(line["beam"]) for line in outputs] == [{r["name"] for r in rows}] * len(outputs)
+    rows = [*results.systems, *results.exports]
+    assert [set(line["beam"]) for line in outputs] == [{r.name for r in rows}] * len(outputs)
     references = [line["reference"] for line in outputs]
     for row in rows:
-        for mode in ("greedy", "beam"):
-            texts = [line[mode][row["name"]] for line in outputs]
-            assert corpus_bleu(texts, references).value == row[f"bleu_{mode}"]
+        for mode, decoded in (("greedy", row.greedy), ("beam", row.beam)):
+            texts = [line[mode][row.name] for line in outputs]
+            assert corpus_bleu(texts, references).value == decoded.scores["bleu"].value
 
 
 def test_a_copy_of_a_student_that_is_not_in_the_run_is_left_out_with_a_warning(
@@ -79,13 +80,13 @@ def test_a_copy_of_a_student_that_is_not_in_the_run_is_left_out_with_a_warning(
 def test_a_copy_that_cannot_be_made_leaves_no_older_one_behind(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert evaluated(run, export=True)["exports"]
+    assert evaluated(run, export=True).exports
 
     def refuse(*_args: object, **_named: object) -> None:
         raise EngineError("not of this model")
 
     monkeypatch.setattr("seqdistill.jobs.evaluate.export_int8", refuse)
-    assert evaluated(run, export=True)["exports"] == []
+    assert evaluated(run, export=True).exports == ()
     assert not (run.path / INT8_FOLDER).exists()
     assert "which was made before, is removed" in caplog.text
 
@@ -95,28 +96,27 @@ def test_every_row_has_its_analyses_and_the_teacher_is_not_held_against_itself(
 ) -> None:
     metrics = "evaluation.metrics=[token_error_rate,sequence_error_rate,chrf]"
     results = evaluated(run, metrics, export=True)
-    teacher, student = results["systems"]
-    (copy,) = results["exports"]
-    assert [(m["name"], m["higher_is_better"]) for m in results["metrics"]] == [
+    teacher, student = results.systems
+    (copy,) = results.exports
+    assert [(m.name, m.higher_is_better) for m in results.metrics] == [
         ("token_error_rate", False),
         ("sequence_error_rate", False),
         ("chrf", True),
     ]
     common = {
         "greedy_beam_gap", "length_greedy", "length_ratio_beam", "mode_share_low",
-        "token_error_rate_greedy_high", "sequence_error_rate_beam", "chrf", "chrf_beam_low",
+        "token_error_rate_greedy_high", "sequence_error_rate_beam", "chrf_beam_low",
         "words_per_second_beam_low",
     }  # fmt: skip
     own = {"perplexity_low", "entropy_nats"}
     of_students = {"token_error_rate_to_teacher", "exact_match_to_teacher"}
-    assert common | own <= teacher.keys()
-    assert common | own | of_students | {"agreement_top1"} <= student.keys()
-    assert common | of_students <= copy.keys()
-    assert not of_students & teacher.keys()
-    assert "agreement_top1" not in teacher and "perplexity" not in copy
-    assert student["agreement_top1"] is not None
-    assert list(results["analyses"]["entropy_by_position"]) == ["teacher", "baseline"]
-    assert {test["metric"] for test in results["paired_tests"]} == {
-        "token_error_rate_beam",
-        "token_error_rate_greedy",
-    }
+    assert common | own <= teacher.columns().keys()
+    assert common | own | of_students | {"agreement_top1"} <= student.columns().keys()
+    assert common | of_students <= copy.columns().keys()
+    assert not (of_students | {"agreement_top1"}) & teacher.columns().keys()
+    assert "perplexity" not in copy.columns()
+    assert list(results.entropy_by_position) == ["teacher", "baseline"]
+    assert [(test.metric, test.mode) for test in results.paired_tests] == [
+        ("token_error_rate", "beam"),
+        ("token_error_rate", "greedy"),
+    ]

@@ -25,7 +25,7 @@ from seqdistill.recipe.sequences_schema import SequencesSection
 from seqdistill.records.run_directory import RunDirectory
 
 QUICK = [
-    "training={updates: 2, batch_tokens: 60, warmup_steps: 1, threads: 1, device: cpu}",
+    "training={steps: 2, batch_tokens: 60, warmup_steps: 1, threads: 1, device: cpu}",
     "training.trackers=[]",
     "evaluation={max_new_tokens: 12, bootstrap_resamples: 10, num_samples: 1}",
     "sequences.decoding.max_new_tokens=12",
@@ -181,7 +181,7 @@ def test_a_run_can_be_measured_on_another_test_set(folder: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.test must name"):
         evaluate_run(run, progress=NoProgress())
     results = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
-    assert results["overrides"] == ["data.test=test.tsv"]
+    assert results.overrides == ("data.test=test.tsv",)
     with pytest.raises(RecipeError, match="data and evaluation only"):
         evaluate_run(run, ["seed=3"], progress=NoProgress())
 

@@ -17,8 +17,7 @@ from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.examples import Example, Turn
 from seqdistill.evaluation.systems import evaluate_system
-from seqdistill.jobs.evaluate import best_student, evaluate_run, evaluation_settings
-from seqdistill.jobs.evaluate import recommended_student as recommended
+from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
 from seqdistill.jobs.plan import plan
 from seqdistill.jobs.systems import system_under_test
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
@@ -167,8 +166,8 @@ def test_the_start_is_measured_as_its_folder_is_and_stands_beside_the_systems(
     tiny_model("bart", seed=1).save_pretrained("other")
     character_tokenizer(closes=True).save_pretrained("other")
     run = start("teacher.model=other", "training.learning_rate=0.1")
-    results: dict[str, Any] = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
-    rows = {row["name"]: row for row in results["systems"]}
+    results = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
+    rows = {row.name: row for row in results.systems}
     assert list(rows) == ["teacher", "start", "baseline"]
     recipe = load_recipe(str(run.recipe_path), ["data.test=test.tsv"])
     test = read_split(recipe, "test")
@@ -177,44 +176,31 @@ def test_the_start_is_measured_as_its_folder_is_and_stands_beside_the_systems(
         [example.target or "" for example in test],
         evaluation_settings(recipe, test, "seq2seq"),
         teacher=None,
-    ).row
-    assert {k: rows["start"][k] for k in direct if k != "bytes"} == {
+    ).row.columns()
+    beside = rows["start"].columns()
+    assert {k: beside[k] for k in direct if k != "bytes"} == {
         k: v for k, v in direct.items() if k != "bytes"
     }
-    assert rows["start"]["perplexity"] != rows["baseline"]["perplexity"]
-    assert "faults" not in rows["start"] and "words_per_second_beam" not in rows["start"]
-    assert results["baseline"] == "teacher" and results["student"] == "baseline"
-    assert {test["system"] for test in results["paired_tests"]} == {"baseline"}
+    assert rows["start"].perplexity != rows["baseline"].perplexity
+    assert rows["start"].faults == () and rows["start"].beam.words_per_second is None
+    assert results.baseline == "teacher" and results.student == "baseline"
+    assert {test.system for test in results.paired_tests} == {"baseline"}
     # One student is no choice, and this one never ends.
-    assert results["recommended"] is None
-    assert "8 of 8 outputs have no end" in rows["baseline"]["faults"]
-    again: dict[str, Any] = evaluate_run(
-        run, ["data.test=test.tsv", "evaluation.include_start=false"], progress=NoProgress()
-    )
-    assert [row["name"] for row in again["systems"]] == ["teacher", "baseline"]
+    assert results.recommended is None
+    assert "8 of 8 outputs have no end" in rows["baseline"].faults
+    without = ["data.test=test.tsv", "evaluation.include_start=false"]
+    again = evaluate_run(run, without, progress=NoProgress())
+    assert [row.name for row in again.systems] == ["teacher", "baseline"]
     (folder / "bart" / "config.json").unlink()
-    gone: dict[str, Any] = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
-    assert [row["name"] for row in gone["systems"]] == ["teacher", "baseline"]
+    gone = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
+    assert [row.name for row in gone.systems] == ["teacher", "baseline"]
 
 
 def test_random_weights_and_the_teacher_itself_are_no_start(folder: Path) -> None:
     for given in (["student.init=scratch"], ["teacher.model=bart"]):
         run = start(*given, f"output_dir=runs/{given[0].partition('=')[2]}")
-        results: dict[str, Any] = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
-        assert "start" not in {row["method"] for row in results["systems"]}
-
-
-def test_a_broken_student_is_never_recommended_while_another_is_sound() -> None:
-    rows: list[dict[str, object]] = [
-        {"name": "teacher", "method": "teacher", "bleu_beam": 40.0},
-        {"name": "start", "method": "start", "bleu_beam": 39.0},
-        {"name": "a", "method": "seq_kd", "bleu_beam": 30.0, "faults": ["has no end"]},
-        {"name": "b", "method": "word_kd", "bleu_beam": 20.0, "faults": []},
-    ]
-    assert best_student(rows, "bleu") == "b" == recommended(rows, "bleu")
-    assert recommended(rows[:3], "bleu") is None and best_student(rows[:3], "bleu") == "a"
-    broken = [*rows[:3], {**rows[3], "faults": ["is empty"]}]
-    assert recommended(broken, "bleu") is None and best_student(broken, "bleu") == "a"
+        results = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
+        assert results.start is None
 
 
 def test_tokens_between_spaces_are_no_similarity_where_there_are_none(folder: Path) -> None:

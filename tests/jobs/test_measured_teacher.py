@@ -25,7 +25,7 @@ def test_a_measured_teacher_gives_the_same_results(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start("teacher.model=bart")
-    expected: dict[str, Any] = evaluate_run(run, TEST_SET, progress=NoProgress())
+    expected = evaluate_run(run, TEST_SET, progress=NoProgress())
     recipe = load_recipe(str(run.recipe_path), TEST_SET)
     examples = read_split(recipe, "test")
     known = evaluate_system(
@@ -34,7 +34,7 @@ def test_a_measured_teacher_gives_the_same_results(
         evaluation_settings(recipe, examples, "seq2seq"),
         teacher=None,
     )
-    before = dict(known.row)
+    before = known.row
     evaluated: list[str] = []
 
     def watched(system: SystemUnderTest, *given: Any, **named: Any) -> SystemResult:
@@ -42,15 +42,14 @@ def test_a_measured_teacher_gives_the_same_results(
         return evaluate_system(system, *given, **named)
 
     monkeypatch.setattr(evaluation, "evaluate_system", watched)
-    found: dict[str, Any] = evaluate_run(
-        run, TEST_SET, progress=NoProgress(), measured_teacher=known
-    )
+    found = evaluate_run(run, TEST_SET, progress=NoProgress(), measured_teacher=known)
     assert evaluated == ["baseline"]
     assert known.row == before
-    for own, other in zip(found["systems"], expected["systems"], strict=True):
-        assert own.keys() == other.keys()
-        assert {k: v for k, v in own.items() if "_per_second_" not in k} == {
-            k: v for k, v in other.items() if "_per_second_" not in k
+    for own, other in zip(found.systems, expected.systems, strict=True):
+        columns, others = own.columns(), other.columns()
+        assert columns.keys() == others.keys()
+        assert {k: v for k, v in columns.items() if "_per_second_" not in k} == {
+            k: v for k, v in others.items() if "_per_second_" not in k
         }
-    assert found["paired_tests"] == expected["paired_tests"]
-    assert found["analyses"] == expected["analyses"]
+    assert found.paired_tests == expected.paired_tests
+    assert found.entropy_by_position == expected.entropy_by_position

@@ -28,6 +28,7 @@ from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.stages import stage_recipe
 from seqdistill.recipe.systems import output_folder
+from seqdistill.records.results import Results
 from seqdistill.records.run_directory import RunDirectory
 
 COMMON = {
@@ -169,7 +170,7 @@ def test_chains_with_the_same_beginning_train_it_once(place: Path) -> None:
 def test_other_data_under_the_same_name_train_all_stages_again(place: Path) -> None:
     own = chain_in(place, "own")
     run = trained(own)
-    run.write_results({"systems": []})
+    run.write_results(Results(metrics=()))
     trained(own, resume=True)
     assert reused(run) == [True, True] and run.results_path.exists()
     old = student_of(run)
@@ -216,11 +217,10 @@ def test_an_interrupted_stage_goes_on_and_ends_the_same(
 def test_a_chain_is_evaluated_like_any_run(place: Path) -> None:
     run = RunDirectory.open(place / "runs" / "first")
     report = evaluate_run(run, progress=NoProgress())
-    systems = report["systems"]
-    assert isinstance(systems, list)
-    assert [row["method"] for row in systems] == ["teacher", "start", "seq_kd+seq_inter"]
+    systems = report.systems
+    assert [row.method for row in systems] == ["teacher", "start", "seq_kd+seq_inter"]
     student = load_recipe(str(run.recipe_path)).student.model
-    assert [row["init"] for row in systems[1:]] == [f"pretrained {student}"] * 2
+    assert [row.init for row in systems[1:]] == [f"pretrained {student}"] * 2
 
 
 def test_a_plan_says_what_is_there_and_writes_nothing(place: Path) -> None:

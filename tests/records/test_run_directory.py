@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from seqdistill.core.errors import UserError
+from seqdistill.records.results import Metric, Results, Sample, System
 from seqdistill.records.run_directory import RunDirectory
+
+
+def results(name: str) -> Results:
+    metric = Metric(name="bleu", title="BLEU", higher_is_better=True)
+    return Results(metrics=(metric,), systems=(System(name=name, method="teacher"),))
+
+
+def sample(source: str) -> Sample:
+    return Sample(id="a", source=source, outputs={})
 
 
 def test_create_makes_an_empty_folder_and_its_parents(tmp_path: Path) -> None:
@@ -47,12 +57,12 @@ def test_open_needs_a_folder_with_a_recipe(tmp_path: Path) -> None:
 
 def test_json_files_come_back_as_they_were_written(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
-    run.write_results({"systems": [{"name": "teacher", "bleu_beam": 31.25}]})
-    run.write_samples([{"source": "a\nb"}, {"source": "ü"}])
+    run.write_results(results("teacher"))
+    run.write_samples([sample("a\nb"), sample("ü")])
     run.write_manifest({"seed": 1, "started": "then"})
     run.update_manifest({"finished": "now", "seed": 2})
-    assert run.read_results() == {"systems": [{"name": "teacher", "bleu_beam": 31.25}]}
-    assert run.read_samples() == [{"source": "a\nb"}, {"source": "ü"}]
+    assert run.read_results() == results("teacher")
+    assert run.read_samples() == [sample("a\nb"), sample("ü")]
     assert run.read_outputs() == []
     run.write_outputs([{"id": "1", "greedy": {"teacher": "a\nb"}}])
     assert run.read_outputs() == [{"id": "1", "greedy": {"teacher": "a\nb"}}]
@@ -167,8 +177,8 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
         lambda: run.log_metrics(3, row),
         lambda: run.log_rollouts(3, [row]),
         lambda: run.update_manifest(row),
-        lambda: run.write_results(row),
-        lambda: run.write_samples([row]),
+        lambda: run.write_results(results("1")),
+        lambda: run.write_samples([sample("1")]),
         lambda: run.write_outputs([row]),
         lambda: run.write_recipe(""),
         run.logs_so_far,
@@ -234,8 +244,8 @@ def test_a_changed_file_that_the_manifest_vouches_for_is_refused(tmp_path: Path,
     run = RunDirectory.create(tmp_path / "run")
     run.write_recipe("seed: 1\n")  # before there is a manifest, as when a run begins
     run.update_manifest({"seed": 1})
-    run.write_results({"systems": [{"bleu": 1}]})
-    run.write_samples([{"source": "1"}])
+    run.write_results(results("1"))
+    run.write_samples([sample("1")])
     run.write_outputs([{"id": "1"}])
     readers = {
         "recipe.yaml": run.read_recipe,
@@ -259,8 +269,8 @@ def test_a_file_written_again_is_vouched_for_anew(tmp_path: Path) -> None:
     run.write_recipe("seed: 1\n")
     run.write_manifest({"seed": 1})
     run.write_recipe("seed: 2\n")
-    run.write_results({"systems": []})
-    run.write_results({"systems": [1]})
+    run.write_results(results("1"))
+    run.write_results(results("2"))
     assert run.read_recipe() == "seed: 2\n"
-    assert run.read_results() == {"systems": [1]}
+    assert run.read_results() == results("2")
     assert run.read_manifest() == {"seed": 1}

@@ -1,4 +1,4 @@
-"""The page: nothing external, everything escaped, the numbers in their places, parts optional."""
+"""The page: nothing external, everything escaped, every part in words, parts optional."""
 
 from __future__ import annotations
 
@@ -8,136 +8,50 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tests.report.made import (
+    BASELINE,
+    BLEU,
+    CHRF,
+    COMPARED,
+    COPY,
+    DEV_METRICS,
+    ENDLESS,
+    ERRORS,
+    SEQ_KD,
+    START,
+    TEACHER,
+    TESTS,
+    Course,
+    metrics_of,
+    paired,
+    results,
+    system,
+    write_everything,
+    write_lines,
+    write_run,
+)
+from tests.snapshots import assert_as_kept
 
 from seqdistill.core.errors import UserError
-from seqdistill.report import build_report, write_report
-
-Row = dict[str, object]
-
-SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
-
-
-def row(name: str, method: str, bleu: float, speed: float, **more: object) -> Row:
-    return {
-        "name": name,
-        "method": method,
-        "init": "teacher_layers",
-        "parameters": 5_310_000,
-        "bytes": 10_000_000,
-        "bleu_greedy": bleu - 1,
-        "bleu_beam": bleu,
-        "bleu_beam_low": bleu - 1.1,
-        "bleu_beam_high": bleu + 1.1,
-        "chrf": bleu + 25,
-        "perplexity": 9.9,
-        "mode_share": 0.02,
-        "sentences_per_second_greedy": 0.25 * speed,
-        "sentences_per_second_beam": 0.1 * speed,
-        "words_per_second_greedy": 2.5 * speed,
-        "words_per_second_beam": speed,
-        "signature": SIGNATURE,
-        **more,
-    }
-
-
-SYSTEMS = [
-    row("teacher", "teacher", 34.0, 100.0, bytes=25_000_000, perplexity=6.25),
-    row("baseline", "baseline", 29.0, 500.0),
-    row("word_kd", "word_kd", 30.0, 505.0, length_ratio=0.98),
-    row("seq_kd", "seq_kd", 31.62, 510.0, mode_share=0.16),
-]
-COPY = row(
-    "seq_kd int8", "seq_kd", 30.6, 800.0,
-    init="int8 copy of seq_kd", bytes=5_000_000, perplexity=None, folder="student-int8",
-)  # fmt: skip
-TESTS = [
-    {"system": "seq_kd", "versus": "baseline", "metric": "bleu", "delta": 2.62,
-     "p_value": 0.01, "low": 1.7, "high": 3.4, "test": "paired bootstrap"},
-    {"system": "word_kd", "versus": "baseline", "metric": "bleu", "delta": 1.0,
-     "p_value": 0.21, "low": -0.2, "high": 2.2, "test": "paired bootstrap"},
-]  # fmt: skip
-
-
-def write_lines(path: Path, rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-
-
-def metrics(*, with_dev: bool = True) -> list[Row]:
-    rows: list[Row] = [
-        {"step": s, "updates": s, "loss_nats": 5.0 / s, "learning_rate": 1e-3} for s in range(1, 60)
-    ]
-    if with_dev:
-        rows += [{"step": s, "updates": s, "dev_bleu": 10.0 + s / 4} for s in (20, 40, 60)]
-    return rows
-
-
-def write_comparison(folder: Path) -> Path:
-    folder.mkdir()
-    results = {
-        "systems": SYSTEMS,
-        "exports": [COPY],
-        "paired_tests": TESTS,
-        "baseline": "baseline",
-        "metric_notes": ["words are source words"],
-        "created": "2025-11-22T10:00:00",
-    }
-    manifest = {
-        "versions": {"python": "3.11.7"},
-        "machine": {"cpu_model": "A <fast> one", "memory_bytes": 16_000_000_000},
-        "seed": 1,
-        "timings": [
-            {"step": "train", "seconds": 98.0, "peak_memory_mb": 1400},
-            {"step": "evaluate", "seconds": 3.25},
-        ],
-    }
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    (folder / "recipe.yaml").write_text("method: seq_kd  # a & b\n", encoding="utf-8")
-    for method in ("baseline", "word_kd", "seq_kd"):
-        write_lines(folder / method / "metrics.jsonl", metrics())
-    write_lines(
-        folder / "samples.jsonl",
-        [
-            {
-                "id": f"doc:{i}",
-                "source": "Press <Enter> & wait.",
-                "reference": "Drücken Sie <Eingabe> & warten Sie.",
-                "outputs": {
-                    "teacher": "Drücken Sie <Eingabe> & warten Sie.",
-                    "seq_kd": "Drücken Sie <script>alert(1)</script>.",
-                },
-            }
-            for i in range(20)
-        ],
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def html(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of the full comparison, drawn once: drawing is what takes time."""
-    return build_report(write_comparison(tmp_path_factory.mktemp("full") / "demo"))
-
-
-@pytest.fixture
-def comparison(tmp_path: Path) -> Path:
-    return write_comparison(tmp_path / "demo")
+from seqdistill.records.results import Results, Score, System
+from seqdistill.report import build_report, headlines, write_report
+from seqdistill.report.contents import read_contents
 
 
 class Page(HTMLParser):
     """What a browser would see: addresses, ids, texts, and whether every element is closed."""
 
     VOID = frozenset({"meta", "br", "img", "input", "link", "hr"})
+    LINES = frozenset({"p", "h1", "h2", "h3", "tr", "li", "dt", "figcaption", "summary", "article"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.addresses: list[str] = []
         self.ids: list[str] = []
         self.tags: list[str] = []
-        self.texts: list[str] = []
         self.labels: list[str] = []
         self.header_cells_without_scope = 0
+        self._texts: list[str] = []
         self._open: list[str] = []
         self.feed(text)
         assert self._open == [], f"elements left open: {self._open}"
@@ -150,10 +64,15 @@ class Page(HTMLParser):
         self.ids += [found["id"] or ""] if "id" in found else []
         if found.get("role") == "img":
             self.labels.append(found.get("aria-label") or "")
+            self._texts.append(f"\n[{self.labels[-1]}]\n")
         if tag == "th" and "scope" not in found:
             self.header_cells_without_scope += 1
         if tag not in self.VOID:
             self._open.append(tag)
+        if tag in self.LINES:
+            self._texts.append("\n")
+        if tag in ("td", "th", "dd"):
+            self._texts.append(" | ")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -165,11 +84,38 @@ class Page(HTMLParser):
         self._open.pop()
 
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
+        if not {"style", "svg"} & set(self._open):
+            self._texts.append(re.sub(r"[\s\u202f\u00a0]+", " ", data))
 
     @property
     def text(self) -> str:
-        return re.sub(r"[\s\u202f\u00a0]+", " ", "".join(self.texts))
+        """A line for every paragraph, heading and row; what is read aloud of a chart in [ ]."""
+        lines = (" ".join(line.split()) for line in "".join(self._texts).splitlines())
+        return "\n".join(line for line in lines if line.strip(" |")) + "\n"
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_everything(tmp_path_factory.mktemp("report") / "demo")
+
+
+@pytest.fixture(scope="module")
+def html(everything: Path) -> str:
+    """The page of the whole comparison, drawn once: drawing is what takes time."""
+    return build_report(everything)
+
+
+def page_of(folder: Path, found: Results) -> Page:
+    return Page(build_report(write_run(folder / "run", found)))
+
+
+def headline_of(found: Results) -> str:
+    text = "".join(phrase.text for phrase in headlines.headline(found))
+    return text.replace("\u202f", " ")
+
+
+def test_every_part_in_words(html: str) -> None:
+    assert_as_kept(Page(html).text, Path(__file__).with_name("page.txt"))
 
 
 def test_nothing_outside_the_page_is_referred_to(html: str) -> None:
@@ -178,72 +124,18 @@ def test_nothing_outside_the_page_is_referred_to(html: str) -> None:
     assert [address for address in page.addresses if not address.startswith("#")] == []
     assert re.findall(r"url\((?!#)", html) == []
     assert "@import" not in html
-    assert "script" not in page.tags
+    assert "script" not in page.tags and "<script>" not in html
     addresses = set(re.findall(r"https?://[^\s\"'<>]+", html))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 
 
-def test_ids_are_unique_and_every_link_within_the_page_has_its_target(html: str) -> None:
+def test_ids_are_unique_links_have_targets_and_header_cells_a_scope(html: str) -> None:
     page = Page(html)
     assert len(page.ids) == len(set(page.ids))
     targets = {address[1:] for address in page.addresses} | set(
         re.findall(r"url\(#([^)]*)\)", html)
     )
     assert targets <= set(page.ids)
-
-
-def test_the_headline_and_the_cards_say_what_the_best_student_keeps(html: str) -> None:
-    text = Page(html).text
-    # 31.62 / 34 = 0.93; 29 / 34 = 0.85; 500 and 510 / 100; 10 MB / 25 MB = 0.4
-    assert (
-        "seq_kd keeps 93 % of the teacher’s BLEU, the worst student (baseline) 85 %, at 5.0× to "
-        "5.1× its speed and 0.40× its size." in text
-    )
-    assert "beam search with beam search" in text
-    assert "+2.6 BLEU" in text
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_copy_stands_beside_the_systems_and_is_never_recommended(comparison: Path) -> None:
-    results = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
-    results["exports"][0]["bleu_beam"] = 33.9
-    (comparison / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    text = Page(build_report(comparison)).text
-    # 33.9 / 34 = 1.0; 800 / 100 = 8
-    assert "Speed of seq_kd int8 8.0× 100 % of the BLEU in 12 % of the time, 5.0 MB" in text
-    assert "int8 copy of seq_kd" in text
-    assert "seq_kd keeps 93 %" in text
-
-
-def test_paired_tests_are_told_in_plain_words(html: str) -> None:
-    text = Page(html).text
-    assert "better than the undistilled student (p = 0.010)" in text
-    assert "no significant difference from the undistilled student (p = 0.21)" in text
-
-
-def test_users_text_is_escaped_and_shown_as_it_is(html: str) -> None:
-    assert "<script>" not in html
-    text = Page(html).text
-    assert "Press <Enter> & wait." in text
-    assert "alert" in text
-    assert "A <fast> one" in text
-
-
-def test_every_part_of_a_full_folder_is_on_the_page(html: str) -> None:
-    page = Page(html)
-    for expected in (
-        SIGNATURE, "1 min 38 s", "3.2 s", "1.4 GB", "16.0 GB", "method: seq_kd # a & b",
-        "words are source words", "20 sentences", "2025-11-22", "30.5 to 32.7", "Mode share",
-        "16 %", "6.25", "paired bootstrap", "python", "3.11.7",
-    ):  # fmt: skip
-        assert expected in page.text, expected
-    assert page.tags.count("article") == 20
-
-
-def test_every_chart_can_be_heard_and_every_header_cell_has_its_scope(html: str) -> None:
-    page = Page(html)
-    assert len(page.labels) == 5, "two trade-offs, certainty and two learning curves"
-    assert all("seq_kd" in label for label in page.labels)
     assert page.header_cells_without_scope == 0
 
 
@@ -256,92 +148,177 @@ def test_charts_take_their_colours_from_the_scheme(html: str) -> None:
         assert f"--series-{number}:" in html
 
 
-def test_equal_folders_give_equal_bytes(comparison: Path, html: str) -> None:
-    assert build_report(comparison) == html
+def test_equal_folders_give_equal_bytes(everything: Path, html: str) -> None:
+    assert build_report(everything) == html
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_report_is_written_beside_the_results(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text('{"systems": [{"name": "a"}]}', encoding="utf-8")
-    path = write_report(tmp_path)
-    assert path == tmp_path / "report.html"
-    assert path.read_text(encoding="utf-8") == build_report(tmp_path)
+    folder = write_run(tmp_path / "run", results([SEQ_KD]))
+    assert write_report(folder) == folder / "report.html"
+    assert (folder / "report.html").read_text(encoding="utf-8") == build_report(folder)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_copy_stands_beside_the_systems_and_is_never_recommended(tmp_path: Path) -> None:
+    scores = {"bleu": Score(value=33.9)}
+    copy = COPY.model_copy(update={"beam": COPY.beam.model_copy(update={"scores": scores})})
+    page = page_of(tmp_path, COMPARED.model_copy(update={"exports": (copy,)}))
+    assert "Speed of seq_kd int8 | 8.0× | | 100 % of the BLEU, 5.0 MB" in page.text
+    assert page.text.startswith("seq_kd keeps 93 %")
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_single_run_in_any_script_and_without_dev_scores_has_a_page(tmp_path: Path) -> None:
     name = "my $x_1$ 学生"
-    rows = [row(name, "seq_kd", 31.62, 510.0)]
-    (tmp_path / "results.json").write_text(json.dumps({"systems": rows}), encoding="utf-8")
-    write_lines(tmp_path / "metrics.jsonl", metrics(with_dev=False))
-    write_lines(
-        tmp_path / "samples.jsonl",
-        [{"id": "1", "source": "open", "reference": "ファイルを開く", "outputs": {name: "開く"}}],
-    )
-    page = Page(build_report(tmp_path))
-    assert (
-        f"{name} reaches 31.6 BLEU at 51 sentences per second with 5.3 M parameters." in page.text
-    )
-    assert "Dev was not scored while training" in page.text
+    folder = write_run(tmp_path / "run", results([system(name, "seq_kd", 31.62, 51.0)]))
+    write_lines(folder / "metrics.jsonl", [{"step": s, "loss_nats": 1.0 / s} for s in (1, 2)])
+    outputs = {
+        "id": "1",
+        "source": "open",
+        "reference": "ファイルを開く",
+        "outputs": {name: "開く"},
+    }
+    write_lines(folder / "samples.jsonl", [outputs])
+    page = Page(build_report(folder))
+    said = f"{name} reaches 31.6 BLEU at 51 sentences per second with 5.3 M parameters."
+    assert said in page.text
     assert len(page.labels) == 1, "one system has no trade-off, only its loss"
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_was_not_evaluated_shows_how_its_training_went(tmp_path: Path) -> None:
-    write_lines(tmp_path / "metrics.jsonl", metrics())
-    page = Page(build_report(tmp_path))
-    assert "Not evaluated yet" in page.text
-    assert len(page.labels) == 2
+    write_lines(tmp_path / "metrics.jsonl", metrics_of(Course())[:4])
+    assert "Not evaluated yet" in Page(build_report(tmp_path)).text
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_results_with_nothing_but_names_have_a_page(tmp_path: Path) -> None:
-    rows = [{"name": "teacher", "method": "teacher"}, {"name": "student"}]
-    (tmp_path / "results.json").write_text(json.dumps({"systems": rows}), encoding="utf-8")
-    page = Page(build_report(tmp_path))
-    assert "student" in page.text
-    assert "No training log is in this folder." in page.text
+def test_systems_with_nothing_but_names_have_a_page(tmp_path: Path) -> None:
+    systems = [System(name=name, method=name) for name in ("teacher", "student")]
+    page = page_of(tmp_path, results(systems))
+    assert "teacher was measured without BLEU" in page.text
+    assert "holds no training log" in page.text
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_student_that_stands_alone_beside_its_teacher_is_not_said_to_have_gained(
-    comparison: Path,
-) -> None:
-    assert "Gained by distillation +2.6 BLEU" in Page(build_report(comparison)).text
-    results = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
-    results["systems"] = [results["systems"][0], results["systems"][3]]
-    results["paired_tests"] = [{**TESTS[0], "versus": "teacher", "delta": -2.4}]
-    results["baseline"] = "teacher"
-    (comparison / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    text = Page(build_report(comparison)).text
-    assert "Against teacher −2.4 BLEU worse than teacher (p = 0.010)" in text
-    assert "Gained" not in text
+def test_older_results_have_a_page_without_what_was_not_measured(tmp_path: Path) -> None:
+    bare = {"mode_share": None, "perplexity": None, "greedy_beam_gap": None}
+    systems = [each.model_copy(update=bare) for each in (TEACHER, BASELINE)]
+    page = page_of(tmp_path, results(systems))
+    assert "Output length" in page.text
+    for absent in ("Gain of beam search", "Agreement", "Confidence", "perplexity", "Sampling"):
+        assert absent not in page.text.split("Glossary\nBLEU")[0], absent
+
+
+def test_the_headline_names_the_best_the_worst_and_what_is_broken() -> None:
+    # 31.62 / 34 = 0.93; 29 / 34 = 0.85; 50 and 51 / 10; 10 MB / 25 MB = 0.4
+    assert headline_of(results([TEACHER, START, BASELINE, SEQ_KD])) == (
+        "seq_kd keeps 93 % of the teacher’s BLEU, the worst student (baseline) 85 %, at 5.0× to "
+        "5.1× its speed and 0.40× its size"
+    )
+    assert headline_of(results([TEACHER, START, SEQ_KD])) == (
+        "seq_kd keeps 93 % of the teacher’s BLEU at 5.1× its speed and 0.40× its size"
+    )
+    bad = system("akl", "akl", 5.0, 9.0, bytes=20_000_000, faults=(ENDLESS,))
+    assert headline_of(results([TEACHER, BASELINE, bad, SEQ_KD])) == (
+        "seq_kd keeps 93 % of the teacher’s BLEU, the worst student (akl, broken) 15 %, at 0.90× "
+        "to 5.1× its speed and 0.40× to 0.80× its size"
+    )
+    assert headline_of(results([TEACHER, bad])) == f"akl is broken: {ENDLESS}"
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_an_undistilled_student_that_is_best_is_called_best(comparison: Path) -> None:
-    results = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
-    results["systems"][1]["bleu_beam"] = 33.0
-    (comparison / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    assert "baseline keeps 97 % of the teacher’s BLEU" in Page(build_report(comparison)).text
+def test_where_all_are_broken_nothing_is_recommended_or_praised(tmp_path: Path) -> None:
+    broken = [each.model_copy(update={"faults": (ENDLESS,)}) for each in (BASELINE, SEQ_KD)]
+    text = page_of(tmp_path, results([TEACHER, *broken])).text
+    assert "No student is sound, so none is recommended" in text
+    assert text.count("recommended") == 1
+    assert "Speed, beam search" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_student_has_no_badge_and_is_compared_with_its_teacher(tmp_path: Path) -> None:
+    test = paired("seq_kd", -2.4, 0.01, versus="teacher")
+    found = results([TEACHER, SEQ_KD], paired_tests=(test,), baseline="teacher")
+    text = page_of(tmp_path, found).text
+    assert "recommended" not in text
+    assert "Against teacher | −2.4 | BLEU: worse than teacher (p = 0.010)" in text
+    assert "Gain from distillation" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_of_an_error_rate_the_lowest_is_recommended_and_less_is_better(tmp_path: Path) -> None:
+    systems = [
+        system(name, name, quality, 10.0, metric=ERRORS)
+        for name, quality in (("teacher", 5.0), ("baseline", 9.0), ("seq_kd", 7.0))
+    ]
+    test = paired("seq_kd", -2.0, 0.001, metric="token_error_rate")
+    found = results(systems, [ERRORS, CHRF], paired_tests=(test,))
+    folder = write_run(tmp_path / "run", found)
+    row = {"step": 1, "dev_token_error_rate": 12.5, "dev_bleu": 1.0}
+    write_lines(folder / "seq_kd" / "metrics.jsonl", [row])
+    (folder / "seq_kd" / "recipe.yaml").touch()
+    page = Page(build_report(folder))
+    said = "seq_kd has a token error rate of 7.0 against the teacher’s 5.0, the worst"
+    assert said in page.text
+    assert "better than baseline (p = 0.001)" in page.text
+    assert "down is better" in page.text and "up is better" not in page.text
+    assert "Token error rate on dev" in page.text
+    assert "BLEU" not in page.text.split("Glossary\nToken error rate")[0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_start_does_not_change_how_students_look(tmp_path: Path) -> None:
+    def mark(*systems: System) -> str:
+        folder = write_run(tmp_path / str(len(systems)), results(systems))
+        before, _, _ = build_report(folder).partition("baseline</span>")
+        return before.rpartition('<span class="name">')[2]
+
+    assert mark(TEACHER, START, BASELINE, SEQ_KD) == mark(TEACHER, BASELINE, SEQ_KD) != ""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_entropy_is_drawn_as_far_as_a_tenth_of_the_references_reach(tmp_path: Path) -> None:
+    def label(last: float) -> str:
+        curve = {"entropy_nats": (1.0, 2.0, last), "counts": (20, 10, 1)}
+        content = results([TEACHER, SEQ_KD]).model_dump() | {
+            "entropy_by_position": {"seq_kd": curve}
+        }
+        page = page_of(tmp_path / str(last), Results.model_validate(content))
+        return next(label for label in page.labels if label.startswith("Entropy"))
+
+    assert label(9.0) == label(1.0)
+
+
+def test_a_single_runs_curves_are_its_students(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", results([TEACHER, START, SEQ_KD]))
+    write_lines(folder / "metrics.jsonl", metrics_of(Course()))
+    assert [log.name for log in read_contents(folder).logs] == ["seq_kd"]
+
+
+def test_dev_scores_are_in_a_metric_that_results_or_manifest_know(tmp_path: Path) -> None:
+    write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "dev_bleu": 1.0, "dev_new": 2.0}])
+    assert read_contents(tmp_path).dev_metric is None
+    (tmp_path / "manifest.json").write_text(json.dumps(DEV_METRICS), encoding="utf-8")
+    assert read_contents(tmp_path).dev_metric == BLEU
 
 
 @pytest.mark.parametrize(
-    ("results", "message"),
+    ("file", "text"),
     [
-        ('{"systems": [{"name": "a", "bleu_beam": "high"}]}', "'bleu_beam' must be a number"),
-        ('{"systems": [{"method": "a"}]}', "'name' must be a text"),
-        ('{"systems": {"name": "a"}}', "'systems' must be a list of objects"),
-        ('{"systems": [', "must be JSON"),
+        ("results.json", '{"metrics": [], "systems": [{"method": "a"}]}'),
+        ("results.json", '{"systems": ['),
+        ("metrics.jsonl", '{"step": 1, "completion_length": "long"}\n'),
+        ("rollouts.jsonl", '{"step": 1, "finished": "yes"}\n'),
+        ("samples.jsonl", '{"id": "1", "outputs": []}\n'),
     ],
 )
-def test_damaged_results_are_refused_naming_file_and_key(
-    tmp_path: Path, results: str, message: str
-) -> None:
-    (tmp_path / "results.json").write_text(results, encoding="utf-8")
-    with pytest.raises(UserError, match=message) as caught:
-        build_report(tmp_path)
-    assert "results.json" in str(caught.value)
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, file: str, text: str) -> None:
+    folder = write_run(tmp_path / "run")
+    write_lines(folder / "metrics.jsonl", metrics_of(Course())[:4])
+    (folder / file).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(file)):
+        build_report(folder)
 
 
 def test_a_folder_without_anything_to_show_is_refused(tmp_path: Path) -> None:
@@ -349,3 +326,15 @@ def test_a_folder_without_anything_to_show_is_refused(tmp_path: Path) -> None:
         build_report(tmp_path)
     with pytest.raises(UserError, match="which is no folder"):
         build_report(tmp_path / "missing")
+
+
+def test_a_difference_is_significant_below_the_level_and_signed_by_the_metric() -> None:
+    assert [headlines.significance(test, COMPARED) for test in TESTS] == [
+        headlines.NOT_SIGNIFICANT,
+        "better",
+        "better",
+    ]
+    assert headlines.significance(paired("seq_kd", -1.0, 0.049), COMPARED) == "worse"
+    assert (
+        headlines.significance(paired("seq_kd", 0.0, 0.01), COMPARED) == headlines.NOT_SIGNIFICANT
+    )

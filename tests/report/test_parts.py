@@ -10,7 +10,7 @@ import pytest
 
 from seqdistill.report import numbers, plots
 from seqdistill.report.differences import pieces
-from seqdistill.report.plots import running_mean
+from seqdistill.report.plots import Point, running_mean
 
 T = numbers.THIN
 TEXTS = [
@@ -100,7 +100,18 @@ def test_the_running_mean_of_a_constant_is_the_constant_and_of_one_point_itself(
     assert running_mean([1.0, 5.0], 1) == [1.0, 5.0]
 
 
-def test_the_room_starts_without_torch_and_without_matplotlib() -> None:
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.01234, "0.0123"), (4.567, "4.57"), (9.996, "10.0"), (1234.6, "1,230"), (-0.5, "−0.500"),
+     (0.0, "0"), (99.96, "100"), (None, numbers.MISSING)],
+)  # fmt: skip
+def test_quantities_of_any_size_are_shown_with_three_figures(
+    value: float | None, shown: str
+) -> None:
+    assert numbers.significant(value) == shown
+
+
+def test_the_report_starts_without_torch_and_without_matplotlib() -> None:
     code = (
         "import sys, seqdistill.report;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'transformers')))"
@@ -109,8 +120,9 @@ def test_the_room_starts_without_torch_and_without_matplotlib() -> None:
 
 
 def test_where_all_values_are_zero_the_scale_begins_there() -> None:
-    dots = [plots.Dot(plots.Look(1, "circle"), float(x + 1), 0.0, filled=True) for x in range(2)]
-    drawn = plots.scatter("flat", dots, x_label="speed", y_label="BLEU", level=0.0)
+    dots = [Point(float(x + 1), 0.0) for x in range(2)]
+    series = plots.Series("a", plots.Look(1, "circle"), dots)
+    drawn = plots.draw("flat", [series], plots.Frame("speed", "BLEU", "log", level=0.0))
     labels = re.findall(r">([−\d.]+)</text>", drawn)
     assert "1.0" in labels
     assert not [label for label in labels if label.startswith("−")]

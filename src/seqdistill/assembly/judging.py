@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from seqdistill.core.errors import DataError
 from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.data.examples import Example
+from seqdistill.evaluation.settings import described
 from seqdistill.metrics.answers import MARK
 from seqdistill.metrics.corpus_metrics import LOSS, corpus_metrics
 from seqdistill.metrics.scripts import NUM_READ, Units, units_of
@@ -51,8 +52,11 @@ class Judging:
         return tuple(dict.fromkeys((*self.metrics, *chosen)))
 
     def facts(self) -> dict[str, object]:
-        """For the manifest."""
-        return {"judging": {**dataclasses.asdict(self), "in_words": str(self)}}
+        """For the manifest; `dev_metrics` is what a report needs to show dev scores."""
+        known = corpus_metrics(self.units)
+        dev_metrics = [described(known[name]).model_dump() for name in self.dev_metrics]
+        judging = {**dataclasses.asdict(self), "dev_metrics": dev_metrics, "in_words": str(self)}
+        return {"judging": judging}
 
     def __str__(self) -> str:
         """`loss chooses checkpoints; outputs by rouge_l, exact_match (automatic)`."""

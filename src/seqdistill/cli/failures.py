@@ -105,7 +105,7 @@ def _sentence(error: Exception, *, resumable: bool) -> str | None:
 
 
 def _full(error: BaseException) -> BaseException | None:
-    """What says that a disk is full, in whatever library's words; None when nothing does."""
+    """The error that reports a full disk, in any library's words; None if none does."""
     chain: list[BaseException] = []
     seen: BaseException | None = error
     while seen is not None:
@@ -114,8 +114,8 @@ def _full(error: BaseException) -> BaseException | None:
     for seen in chain:
         if isinstance(seen, OSError) and seen.errno in _FULL:
             return seen
-    told = (seen for seen in chain if not isinstance(seen, UserError))
-    return next((seen for seen in told if any(w in str(seen) for w in _FULL_WORDS)), None)
+    others = (seen for seen in chain if not isinstance(seen, UserError))
+    return next((seen for seen in others if any(w in str(seen) for w in _FULL_WORDS)), None)
 
 
 def _place(error: BaseException) -> str:
@@ -128,7 +128,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether it says so: by its type, on GPUs and in Python, or in torch's words, on CPUs."""
+    """Whether memory ran out: by type, on GPUs and in Python, or by torch's words, on CPUs."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
 

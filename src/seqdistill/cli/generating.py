@@ -1,6 +1,6 @@
 """The command `generate`: texts or rows in, one line out for each, whole or not at all.
 
-Knows where texts come from and go to; the model's side is `build.generating`.
+The model's side is `jobs.generate`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from seqdistill.data.examples import Example
 
 
 class Engine(enum.StrEnum):
-    """What decodes; `recipe.schema` says more."""
+    """What decodes."""
 
     auto = "auto"
     ctranslate2 = "ctranslate2"
@@ -173,7 +173,7 @@ def generate(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-    _say_empty(prompts, outputs)
+    _report_empty(prompts, outputs)
     lines = [" ".join(output.splitlines()) for output in outputs]
     if output_file is not None and output_file.name.endswith(".jsonl"):
         lines = [json.dumps(row, ensure_ascii=False) for row in _rows(prompts, outputs)]
@@ -194,8 +194,8 @@ def _rows(prompts: Sequence[str | Example], outputs: Sequence[str]) -> Iterator[
         yield {"id": prompt.id, "prompt": turns or prompt.source, "output": output}
 
 
-def _say_empty(prompts: Sequence[str | Example], outputs: Sequence[str]) -> None:
-    """Says on stderr how many prompts were answered with nothing."""
+def _report_empty(prompts: Sequence[str | Example], outputs: Sequence[str]) -> None:
+    """Reports on stderr how many outputs are empty."""
     asked = [
         o for p, o in zip(prompts, outputs, strict=True) if not isinstance(p, str) or p.strip()
     ]

@@ -45,8 +45,8 @@ def evaluate(
 ) -> None:
     """Measure teacher and students of a run on its test set: quality, likelihood, size and speed.
 
-    Writes results.json, samples.jsonl and outputs.jsonl (all outputs) into the run directory, and
-    the int8 copy again where there is one.
+    Writes results.json, samples.jsonl and outputs.jsonl (all outputs) into the run directory. An
+    int8 copy of the student is made and measured again.
     """
     given = read_words(settings or [])
     if given.positional:
@@ -67,15 +67,14 @@ def evaluate(
 
         evaluate_run(run, given.overrides, progress=progress, trust_remote_code=trust_remote_code)
     from seqdistill.cli.tables import show_results
-    from seqdistill.report.inputs import read_contents
 
     echo()
-    show_results(read_contents(run.path), console)
+    show_results(run.read_results(), console)
     echo()
     say_aligned(
         [
             ("results", str(run.results_path)),
-            ("HTML report:", f"{program()} report {quoted(run.path)}"),
+            ("HTML report", f"{program()} report {quoted(run.path)}"),
         ]
     )
 
@@ -94,7 +93,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Make one self-contained HTML page from a run directory: curves, table, tests, sentences."""
+    """Make one self-contained HTML page of a run: table, tests, training curves, sample outputs."""
     check_new_file(output or RunDirectory(run_dir).report_path, "the report")
     from seqdistill.report import build_report, write_report
 
@@ -102,4 +101,4 @@ def report(
         output = write_report(run_dir)
     else:
         atomic.write_text(output, build_report(run_dir))
-    say_aligned([("report", str(output))])
+    say_aligned([("HTML report", str(output))])

@@ -1,4 +1,4 @@
-"""What the libraries below may say on the terminal: warnings of ours, and little of theirs.
+"""What libraries may print on the terminal: our warnings, and little of theirs.
 
 Works through the environment and `logging`, so that it imports none of them; it has to run before
 they are imported. What the user set in the environment stays.
@@ -27,19 +27,19 @@ _THEIR_WARNINGS = r"(torch|transformers|accelerate|datasets|huggingface_hub|tens
 class _StderrHandler(logging.Handler):
     """Writes to whatever stderr is now: progress bars redirect it while they are on screen.
 
-    A warning is said once: stages and systems that share data or a model repeat what it says.
+    A warning is shown once: stages and systems that share data or a model repeat it.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: set[str] = set()
+        self.shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
         if record.levelno == logging.WARNING:
-            if line in self.said:
+            if line in self.shown:
                 return
-            self.said.add(line)
+            self.shown.add(line)
         print(line, file=sys.stderr, flush=True)
 
 
@@ -52,7 +52,7 @@ def tame_libraries(*, verbose: bool) -> None:
     root = logging.getLogger()
     ours = [handler for handler in root.handlers if isinstance(handler, _StderrHandler)]
     for handler in ours:
-        handler.said.clear()  # another command of this process
+        handler.shown.clear()  # another command of this process
     if not ours:
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))

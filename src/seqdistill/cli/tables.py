@@ -1,54 +1,38 @@
 """The results of a run as a table and sentences that fit into 100 columns.
 
-Numbers become text in `report.numbers`; the sentences of tests are those of the report. Reads no
-file and chooses no system. Import it inside a command: the report takes a moment to start.
+Columns, numbers and the sentences of tests are those of the report. Import it inside a command: the
+report takes a moment to start.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from seqdistill.records.results import PairedTest, Results, System
 from seqdistill.report import headlines, numbers
-from seqdistill.report.contents import Comparison, Metric, RunContents, System
+from seqdistill.report.columns import columns_of
 
 # Two lines a head, so that ten columns fit.
 _HEADS = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "token_error_rate": "token err.",
-    "sequence_error_rate": "seq. err.",
-    "exact_match": "exact",
-    "answer_accuracy": "accuracy",
+    "token error rate": "token err.",
+    "sequence error rate": "seq. err.",
+    "exact match": "exact",
+    "answer accuracy": "accuracy",
+    "perplexity": "perplex-\nity",
+    "sentences/s": "sent./s",
+    "parameters": "para-\nmeters",
 }
 _MODES = {"beam": "beam search", "greedy": "greedy"}
 # Below this width the table needs every column that it can save.
 _WIDE = 94
 
 
-def _columns(metrics: Sequence[Metric]) -> list[tuple[str, Callable[[System], str]]]:
-    """The heads after the name and what stands under them; a second metric has one column."""
-    main, *others = [_HEADS.get(metric.name, metric.title) for metric in metrics]
-    second = [(f"\n{others[0]}", lambda s: numbers.fixed(s.second))] if others else []
-    return [
-        ("para-\nmeters", lambda s: numbers.count(s.parameters)),
-        ("size", lambda s: numbers.size(s.size_bytes)),
-        (f"{main}\ngreedy", lambda s: numbers.fixed(s.greedy)),
-        (f"{main} beam\n[low, high]", _with_interval),
-        *second,
-        ("perplex-\nity", lambda s: numbers.fixed(s.perplexity, 2)),
-        ("sent./s\ngreedy", lambda s: numbers.rate(s.sentences_per_second_greedy)),
-        ("sent./s\nbeam", lambda s: numbers.rate(s.sentences_per_second_beam)),
-        ("words/s\nbeam", lambda s: numbers.rate(s.words_per_second_beam)),
-    ]
-
-
-def results_table(contents: RunContents, console: Console) -> Table:
+def results_table(results: Results, console: Console) -> Table:
     """A row a system, then a row a copy; a line under the heads on a terminal that is wide enough.
 
     On a narrow one the intervals stand under their values, and names break at spaces.
@@ -61,73 +45,69 @@ def results_table(contents: RunContents, console: Console) -> Table:
         collapse_padding=True,
         header_style="bold",
     )
+    systems = (*results.systems, *results.exports)
+    columns = columns_of(results.metrics, systems)
     table.add_column("\nsystem", overflow="fold")
-    columns = _columns(contents.metrics)
-    for head, _ in columns:
-        table.add_column(head, justify="right")
-    best = headlines.recommended(contents.systems)
-    for system in (*contents.systems, *contents.copies):
-        cells = [system.name, *(_spaced(value(system)) for _, value in columns)]
+    table.add_column(f"{_head(results.metrics[0].title)} beam\n[low, high]", justify="right")
+    for column in columns:
+        table.add_column(f"{_head(column.head)}\n{column.mode}".rstrip(), justify="right")
+    for system in systems:
+        cells = [system.name, _with_interval(system, results.metrics[0].name)]
+        cells += [_spaced(column.show(system)) for column in columns]
         if not wide:
             cells = [cell.replace(" [", "\n[") for cell in cells]
             cells[0] = cells[0].replace(" ", "\n")
-        style = "bold red" if system.faults else "bold" if system is best else ""
+        best = system.name == results.recommended
+        style = "bold red" if system.faults else "bold" if best else ""
         table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
 
 
-def test_lines(
-    comparisons: Sequence[Comparison], metric: Metric, baseline: str | None
-) -> list[str]:
-    """The paired tests, one sentence each; points of an error rate need no unit."""
+def _head(title: str) -> str:
+    return _HEADS.get(title, title)
+
+
+def _test_line(test: PairedTest, results: Results) -> str:
+    """One paired test as a sentence; points of an error rate need no unit."""
+    metric = next((m for m in results.metrics if m.name == test.metric), results.metrics[0])
     unit = f" {metric.title}" if metric.higher_is_better else ""
-    return [
-        _spaced(
-            f"{test.system}, {_mode(test, metric)}: {numbers.signed(test.delta)}{unit}"
-            f"{_span(test)}, {headlines.verdict(test, baseline)}"
-        )
-        for test in comparisons
-    ]
+    span = ""
+    if test.low is not None and test.high is not None:
+        span = f" ({numbers.signed(test.low)} to {numbers.signed(test.high)})"
+    return (
+        f"{test.system}, {_MODES[test.mode]}: {numbers.signed(test.delta)}{unit}{span}, "
+        f"{headlines.verdict(test, results)}"
+    )
 
 
-def _mode(test: Comparison, metric: Metric) -> str:
-    return _MODES.get(test.metric.removeprefix(f"{metric.name}_"), test.metric)
-
-
-def show_results(contents: RunContents, console: Console) -> None:
+def show_results(results: Results, console: Console) -> None:
     """Prints the table, what is broken, the tests, and how all was measured."""
-    console.print(results_table(contents, console))
-    for system in headlines.broken((*contents.systems, *contents.copies)):
-        line = _spaced(f"{system.name} is broken: {'; '.join(system.faults)}")
-        wrapped = textwrap.fill(line, console.width, subsequent_indent="  ")
-        console.print(Text(wrapped, style="bold red"), soft_wrap=True)
-    lines = test_lines(contents.comparisons, contents.metrics[0], contents.baseline)
-    if lines:
+    console.print(results_table(results, console))
+    for system in (*results.systems, *results.exports):
+        if system.faults:
+            line = _spaced(f"{system.name} is broken: {'; '.join(system.faults)}")
+            wrapped = textwrap.fill(line, console.width, subsequent_indent="  ")
+            console.print(Text(wrapped, style="bold red"), soft_wrap=True)
+    if results.paired_tests:
         console.print("\nPaired tests:")
-    for line in lines:
+    for test in results.paired_tests:
+        line = _spaced(_test_line(test, results))
         wrapped = textwrap.fill(line, console.width, initial_indent="  ", subsequent_indent="    ")
         console.print(wrapped, soft_wrap=True)
-    notes = list(dict.fromkeys(test.test for test in contents.comparisons))
-    signatures = headlines.signatures(contents.systems, contents.metrics)
-    notes += [f"{title}: {signature}" for title, signature in signatures]
+    notes = list(dict.fromkeys(test.test for test in results.paired_tests))
+    notes += [f"{title}: {signature}" for title, signature in headlines.signatures(results)]
     if notes:
         console.print()
     for note in notes:
         console.print(note, style="dim", soft_wrap=True)
 
 
-def _with_interval(system: System) -> str:
-    value = numbers.fixed(system.beam)
-    if system.beam_low is None or system.beam_high is None:
-        return value
-    low, high = numbers.fixed(system.beam_low), numbers.fixed(system.beam_high)
-    return f"{value} [{low}, {high}]"
-
-
-def _span(test: Comparison) -> str:
-    if test.low is None or test.high is None:
-        return ""
-    return f" ({numbers.signed(test.low)} to {numbers.signed(test.high)})"
+def _with_interval(system: System, metric: str) -> str:
+    score = system.beam.scores.get(metric)
+    if score is None or score.low is None or score.high is None:
+        return numbers.fixed(None if score is None else score.value)
+    low, high = numbers.fixed(score.low), numbers.fixed(score.high)
+    return f"{numbers.fixed(score.value)} [{low}, {high}]"
 
 
 def _spaced(text: str) -> str:

@@ -1,6 +1,6 @@
 """The commands that make students: `demo`, `train`, `label`; with `--dry-run` they only plan.
 
-They read the recipe before anything heavy is imported, so that a mistake is told at once.
+They read the recipe before anything heavy is imported, so that a mistake is reported at once.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _refuse_untrusted(
 ) -> None:
     """Raises UserError where a run's own recipe, which may be a stranger's, would run code.
 
-    A recipe file that the user wrote, and settings on this command line, are the user's word.
+    A recipe file of the user's own, and settings on this command line, are trusted.
     """
     from seqdistill.records.run_directory import MANIFEST, RECIPE
 
@@ -251,7 +251,7 @@ def _show_trained(run: RunDirectory) -> None:
                 for m in members
             ),
             *_judging(members[0]),
-            ("next:", f"{program()} evaluate {quoted(run.path)}"),
+            ("next", f"{program()} evaluate {quoted(run.path)}"),
         ]
     )
 
@@ -264,27 +264,25 @@ def _judging(run: RunDirectory) -> list[tuple[str, str]]:
 
 def _show_demo(run: RunDirectory) -> None:
     from seqdistill.cli.tables import show_results
-    from seqdistill.report.inputs import read_contents
 
-    echo()
-    contents = read_contents(run.path)
-    show_results(contents, console_on())
     student, results = run.student_path, run.read_results()
+    echo()
+    show_results(results, console_on())
     sentence = "Click the button to open the file."
     echo()
     say_aligned(
         [
             (
-                "student" if results.get("recommended") is None else "best student",
-                f"{results.get('student', 'student')}, in {student}",
+                "student" if results.recommended is None else "best student",
+                f"{results.student}, in {student}",
             ),
             ("translate", f'{program()} generate {quoted(student)} "{sentence}"'),
             ("in Python", f'AutoModelForSeq2SeqLM.from_pretrained("{student}")  # transformers'),
             *(
                 (copy.init or copy.name, f"{run.path / copy.folder}  (CTranslate2)")
-                for copy in contents.copies
+                for copy in results.exports
                 if copy.folder is not None
             ),
-            ("report", str(run.report_path)),
+            ("HTML report", str(run.report_path)),
         ]
     )

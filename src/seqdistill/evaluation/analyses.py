@@ -1,54 +1,55 @@
 """What explains a system's quality, after Kim and Rush: certainty, search, length, teacher.
 
-Columns of a row, each a number with its interval where one makes sense, and curves over positions.
-Runs no model: outputs and predictions come ready.
+Fields of a system's results, each with its interval where one makes sense. Runs no model: outputs
+and predictions come ready.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 
 from seqdistill.core.generators import derived_seed
 from seqdistill.evaluation.likelihood import ReferencePredictions
-from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
+from seqdistill.evaluation.settings import EvaluationSettings, measured, scored
 from seqdistill.generation.decoding import Hypothesis
 from seqdistill.metrics.agreement import exact_match_share, length_ratio
 from seqdistill.metrics.bootstrap import paired_bootstrap
-from seqdistill.metrics.diversity import repetition_rate
 from seqdistill.metrics.likelihood import (
     mean_by_position,
     mode_share_statistics,
     perplexity_statistics,
 )
 from seqdistill.metrics.score import SummedStatistics, mean_statistics
+from seqdistill.records.results import Decoded, EntropyCurve, Score, Value
 
-Row = dict[str, object]
+
+class Predicted(TypedDict):
+    """What a model's own predictions of the references give."""
+
+    loss_nats: Value
+    perplexity: Value
+    entropy_nats: Value
 
 
-def mode_share_columns(best: Sequence[Hypothesis | None], settings: EvaluationSettings) -> Row:
-    """`mode_share` is p(t = y-hat), the mean probability mass of a system's own beam output.
+def mode_share(best: Sequence[Hypothesis | None], settings: EvaluationSettings) -> Value:
+    """p(t = y-hat), the mean probability of a system's own beam output.
 
-    One that did not end in time is no whole output and counts as zero, though the mass of its
-    beginning is not; `unfinished` says how many there were.
+    An output that did not end in time is no whole output and counts as zero, though the mass of its
+    beginning is not.
 
     Source: Kim and Rush 2016, table 1.
     """
-    finished = [h if h is not None and h.finished else None for h in best]
-    statistics = mode_share_statistics(
-        [float("-inf") if h is None else h.log_prob for h in finished]
-    )
-    return {
-        **interval_columns("mode_share", statistics, settings),
-        "unfinished": finished.count(None),
-    }
+    log_probs = [h.log_prob if h is not None and h.finished else float("-inf") for h in best]
+    return measured(mode_share_statistics(log_probs), settings)
 
 
-def greedy_beam_gap_columns(
+def greedy_beam_gap(
     greedy: SummedStatistics, beam: SummedStatistics, settings: EvaluationSettings
-) -> Row:
-    """`greedy_beam_gap`: what beam search gains over greedy decoding, in points of the main metric.
+) -> Value:
+    """What beam search gains over greedy decoding, in points of the main metric.
 
     Positive where beam search is better, also of an error rate. Both are scored on the same
     resamples, so the interval is that of the difference.
@@ -62,29 +63,29 @@ def greedy_beam_gap_columns(
     )
     score_key = settings.main_metric.score_key
     low, high = sorted((score_key(found.low), score_key(found.high)))
-    return {
-        "greedy_beam_gap": score_key(found.delta),
-        "greedy_beam_gap_low": low,
-        "greedy_beam_gap_high": high,
-    }
+    return Value(value=score_key(found.delta), low=low, high=high)
 
 
-def length_columns(
-    mode: str, best: Sequence[Hypothesis | None], target_ids: Sequence[Sequence[int]]
-) -> Row:
-    """`length_<mode>`: mean tokens of the outputs; `length_ratio_<mode>`: tokens / the references'.
+def decoded(
+    best: Sequence[Hypothesis | None],
+    statistics: Mapping[str, SummedStatistics],
+    target_ids: Sequence[Sequence[int]],
+    settings: EvaluationSettings,
+) -> Decoded:
+    """Quality and length of the outputs of one way of decoding; its speed is measured apart.
 
     Tokens are those of the system's own vocabulary, the end token included where there is one.
     """
-    written = [0 if hypothesis is None else len(hypothesis.token_ids) for hypothesis in best]
-    return {
-        f"length_{mode}": sum(written) / len(written),
-        f"length_ratio_{mode}": length_ratio(written, [len(ids) for ids in target_ids]),
-    }
+    lengths = [0 if hypothesis is None else len(hypothesis.token_ids) for hypothesis in best]
+    return Decoded(
+        scores={name: scored(statistics[name], settings) for name in settings.metrics},
+        length=sum(lengths) / len(lengths),
+        length_ratio=length_ratio(lengths, [len(ids) for ids in target_ids]),
+    )
 
 
-def prediction_columns(predictions: ReferencePredictions, settings: EvaluationSettings) -> Row:
-    """`loss_nats`, `perplexity` and `entropy_nats` of the references, over all their positions.
+def predicted(predictions: ReferencePredictions, settings: EvaluationSettings) -> Predicted:
+    """Loss, perplexity and entropy over all positions of the references.
 
     The loss is nats per target token, end token included, and perplexity its exponential: both
     compare only between systems of one vocabulary. The entropy is that of the model's next-token
@@ -92,66 +93,56 @@ def prediction_columns(predictions: ReferencePredictions, settings: EvaluationSe
     """
     counts = [len(nats) for nats in predictions.nats]
     totals = [float(nats.sum()) for nats in predictions.nats]
-    loss = mean_statistics("loss_nats", "nats/token|eos:scored", totals, counts)
-    perplexity = perplexity_statistics(totals, counts)
-    entropy = mean_statistics(
-        "entropy",
-        "nats/token|eos:scored",
-        [float(nats.sum()) for nats in predictions.entropy_nats],
-        counts,
-    )
+    entropies = [float(nats.sum()) for nats in predictions.entropy_nats]
+    signature = "nats/token|eos:scored"
+    loss = mean_statistics("loss_nats", signature, totals, counts)
+    entropy = mean_statistics("entropy", signature, entropies, counts)
     return {
-        **interval_columns("loss_nats", loss, settings),
-        **interval_columns("perplexity", perplexity, settings),
-        **interval_columns("entropy_nats", entropy, settings),
+        "loss_nats": measured(loss, settings),
+        "perplexity": measured(perplexity_statistics(totals, counts), settings),
+        "entropy_nats": measured(entropy, settings),
     }
 
 
-def entropy_curve(predictions: ReferencePredictions) -> dict[str, list[float]]:
-    """Mean entropy in nats at target positions 1, 2, 3, ..., and how many references reach each."""
+def entropy_curve(predictions: ReferencePredictions) -> EntropyCurve:
+    """Mean entropy at each target position."""
     means, counts = mean_by_position(predictions.entropy_nats)
-    return {"entropy_nats": means.tolist(), "counts": counts.tolist()}
+    return EntropyCurve(entropy_nats=tuple(means.tolist()), counts=tuple(counts.tolist()))
 
 
-def output_agreement_columns(
+def agreement_with_outputs(
     texts: Sequence[str], teacher_texts: Sequence[str], settings: EvaluationSettings
-) -> Row:
-    """How like the teacher's beam outputs a system's are: the main metric against them.
+) -> tuple[Score | None, float | None]:
+    """The main metric against the teacher's beam outputs, and the fraction that is the same text.
 
-    `<metric>_to_teacher` with its interval, and `exact_match_to_teacher`, the share of sentences
-    on which both wrote the same. None where the teacher wrote nothing at all. Sentences whose
-    teacher's output the metric cannot compare with, one without an answer, are left out of the
-    first; it is None where that is all of them.
+    None where the teacher wrote nothing at all. A teacher's output that the metric cannot compare
+    with, one without an answer, is left out of the first, which is None where that is all of them.
     """
-    metric = settings.main_metric
-    key = f"{metric.name}_to_teacher"
     if not any(text.strip() for text in teacher_texts):
-        return {key: None, "exact_match_to_teacher": None}
+        return None, None
+    metric = settings.main_metric
     pairs = [
         (text, theirs)
         for text, theirs in zip(texts, teacher_texts, strict=True)
         if metric.compares_with(theirs)
     ]
-    compared: Row = {key: None}
+    score = None
     if pairs:
-        statistics = metric.statistics([text for text, _ in pairs], [theirs for _, theirs in pairs])
-        compared = interval_columns(key, statistics, settings)
-    return {
-        **compared,
-        "exact_match_to_teacher": exact_match_share(texts, teacher_texts),
-    }
+        own, others = zip(*pairs, strict=True)
+        score = scored(metric.statistics(own, others), settings)
+    return score, exact_match_share(texts, teacher_texts)
 
 
-def token_agreement_columns(
+def token_agreement(
     own: ReferencePredictions, teacher: ReferencePredictions, settings: EvaluationSettings
-) -> Row:
-    """`agreement_top1`: at how many positions of the references both find the same token likeliest.
+) -> Value | None:
+    """The fraction of reference positions at which both find the same token likeliest.
 
-    A share in [0, 1]. None where the two read the references as different tokens, as models of
-    different vocabularies do: their positions do not correspond.
+    None where the two read the references as different tokens, as models of different vocabularies
+    do: their positions do not correspond.
     """
     if own.target_ids != teacher.target_ids:
-        return {"agreement_top1": None}
+        return None
     same = [
         float((ours == theirs).sum())
         for ours, theirs in zip(own.top_ids, teacher.top_ids, strict=True)
@@ -159,41 +150,4 @@ def token_agreement_columns(
     statistics = mean_statistics(
         "agreement", "top-1|reference prefixes", same, [len(ids) for ids in own.top_ids]
     )
-    return interval_columns("agreement_top1", statistics, settings)
-
-
-def soundness_columns(
-    beam: Sequence[Hypothesis | None], texts: Sequence[str], references: Sequence[str]
-) -> Row:
-    """Signs of a system that is broken, whatever its score: see `metrics.soundness`.
-
-    `outputs`, how many there are; `empty`, how many of them hold no text; `repetition`, the mean
-    share of an output's runs of four words that it has had before, and `repetition_references`, the
-    same of the references. Of beam search; `unfinished` is `mode_share_columns`'.
-    """
-    return {
-        "outputs": len(beam),
-        "empty": sum(not text.strip() for text in texts),
-        "repetition": repetition_rate(texts).value,
-        "repetition_references": repetition_rate(references).value,
-    }
-
-
-def quality_columns(
-    greedy: Mapping[str, SummedStatistics],
-    beam: Mapping[str, SummedStatistics],
-    settings: EvaluationSettings,
-) -> Row:
-    """The columns of every metric X: `X_greedy` and `X_beam`, each with `_low` and `_high`.
-
-    `signature` is the main metric's, `X_signature` another's; `chrf` is chrF by beam search.
-    """
-    columns: Row = {}
-    for name in settings.metrics:
-        columns |= interval_columns(f"{name}_greedy", greedy[name], settings)
-        columns |= interval_columns(f"{name}_beam", beam[name], settings)
-        key = "signature" if name == settings.metrics[0] else f"{name}_signature"
-        columns[key] = beam[name].signature
-    if "chrf" in settings.metrics:
-        columns["chrf"] = columns["chrf_beam"]
-    return columns
+    return measured(statistics, settings)

@@ -11,13 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import RecipeError
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
+from seqdistill.evaluation.settings import EvaluationSettings, scored
 from seqdistill.generation.calculator import greedy_with_calculator
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.models.adapters import Kind
+from seqdistill.records.results import Calculated
 
 
-def calculated_columns(
+def calculated(
     generator: SequenceGenerator,
     examples: Sequence[EncodedExample],
     tokenizer: PreTrainedTokenizerBase,
@@ -25,15 +26,15 @@ def calculated_columns(
     settings: EvaluationSettings,
     *,
     kind: Kind,
-) -> dict[str, object]:
-    """`<metric>_calculator` with intervals, and how many results an output had put right.
+) -> Calculated | None:
+    """Scores with intervals, and how many results an output had corrected.
 
-    Empty unless the settings ask for it. Raises RecipeError for an encoder-decoder.
+    None unless the settings ask for it. Raises RecipeError for an encoder-decoder.
 
     Source: Agarwal et al. 2024 (GKD), sec. 4.3, whose GSM8K accuracies are with a calculator.
     """
     if not settings.calculator:
-        return {}
+        return None
     if kind != "causal":
         raise RecipeError(
             "evaluation.calculator must be left out unless the models are decoder-only, got an "
@@ -43,10 +44,10 @@ def calculated_columns(
         generator, [e.prompt_ids for e in examples], settings.greedy, tokenizer=tokenizer
     )
     texts = [output.text for output in outputs]
-    columns: dict[str, object] = {
-        "corrections_per_output": sum(o.num_corrections for o in outputs) / max(1, len(outputs))
-    }
-    for name in settings.metrics:
-        statistics = settings.metric(name).statistics(texts, references)
-        columns |= interval_columns(f"{name}_calculator", statistics, settings)
-    return columns
+    return Calculated(
+        scores={
+            name: scored(settings.metric(name).statistics(texts, references), settings)
+            for name in settings.metrics
+        },
+        corrections_per_output=sum(o.num_corrections for o in outputs) / max(1, len(outputs)),
+    )

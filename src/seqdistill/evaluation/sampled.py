@@ -15,11 +15,12 @@ from transformers import PreTrainedTokenizerBase
 from seqdistill.core.generators import derived_seed
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.evaluation.settings import EvaluationSettings, interval_columns
+from seqdistill.evaluation.settings import EvaluationSettings, measured, scored
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.metrics.corpus_metrics import CorpusMetric
 from seqdistill.metrics.diversity import repetition_rate, self_bleu
 from seqdistill.metrics.score import SummedStatistics, mean_statistics
+from seqdistill.records.results import Sampled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class SampledOutputs:
     temperature: float
     texts: tuple[tuple[str, ...], ...]
     """Of each source, in order."""
-    finished_share: float
+    finished_fraction: float
     """How many of them have an end."""
 
 
@@ -66,27 +67,26 @@ def _read(
     return SampledOutputs(temperature, groups, sum(h.finished for h in flat) / max(1, len(flat)))
 
 
-def sampled_columns(
+def sampled_scores(
     outputs: Sequence[SampledOutputs], references: Sequence[str], settings: EvaluationSettings
-) -> dict[str, object]:
+) -> tuple[Sampled, ...]:
     """Every metric over all samples, self-BLEU and repetition, with intervals over sources.
 
-    The columns end in the temperature: `rouge_2_sample_t1`, `self_bleu_sample_t0.5`. Samples of one
-    source are resampled together.
+    Samples of one source are resampled together.
     """
-    columns: dict[str, object] = {}
-    for sampled in outputs:
-        suffix = f"sample_t{sampled.temperature:g}"
-        for name in settings.metrics:
-            statistics = _pooled(settings.metric(name), sampled.texts, references)
-            columns |= interval_columns(f"{name}_{suffix}", statistics, settings)
-        columns |= interval_columns(
-            f"self_bleu_{suffix}", _self_bleu(sampled.texts, settings), settings
+    return tuple(
+        Sampled(
+            temperature=sampled.temperature,
+            scores={
+                name: scored(_pooled(settings.metric(name), sampled.texts, references), settings)
+                for name in settings.metrics
+            },
+            self_bleu=measured(_self_bleu(sampled.texts, settings), settings),
+            repetition=repetition_rate([text for group in sampled.texts for text in group]).value,
+            finished_fraction=sampled.finished_fraction,
         )
-        texts = [text for group in sampled.texts for text in group]
-        columns[f"repetition_{suffix}"] = repetition_rate(texts).value
-        columns[f"finished_share_{suffix}"] = sampled.finished_share
-    return columns
+        for sampled in sorted(outputs, key=lambda each: each.temperature)
+    )
 
 
 def _pooled(

@@ -14,6 +14,7 @@ from seqdistill.metrics.bootstrap import with_interval
 from seqdistill.metrics.corpus_metrics import CorpusMetric, corpus_metrics
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.scripts import SPACED, Units
+from seqdistill.records.results import Metric, Score, Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +56,32 @@ class EvaluationSettings:
         return dataclasses.replace(self.greedy, beam_size=self.beam_size)
 
 
-def interval_columns(
-    key: str, statistics: SummedStatistics, settings: EvaluationSettings
-) -> dict[str, object]:
-    """The columns `key`, `key_low` and `key_high` of one score.
+def described(metric: CorpusMetric) -> Metric:
+    """What readers of results know of the metric."""
+    return Metric(
+        name=metric.name,
+        title=metric.title or metric.name,
+        higher_is_better=metric.higher_is_better,
+    )
 
-    All scores see the same resamples of the test set. None stands for what JSON has no number for,
-    such as an infinite perplexity and its interval.
+
+def measured(statistics: SummedStatistics, settings: EvaluationSettings) -> Value:
+    """The score with its interval; all scores see the same resamples of the test set.
+
+    None stands for what JSON has no number for, such as an infinite perplexity and its interval.
     """
     if not math.isfinite(statistics.score().value):
-        return {key: None, f"{key}_low": None, f"{key}_high": None}
-    score = with_interval(
+        return Value()
+    found = with_interval(
         statistics,
         num_resamples=settings.bootstrap_resamples,
         confidence=settings.confidence,
         generator=np.random.default_rng(derived_seed(settings.seed, "bootstrap")),
     )
-    return {key: score.value, f"{key}_low": score.low, f"{key}_high": score.high}
+    return Value(value=found.value, low=found.low, high=found.high)
+
+
+def scored(statistics: SummedStatistics, settings: EvaluationSettings) -> Score:
+    """The same with the signature."""
+    found = measured(statistics, settings)
+    return Score(value=found.value, low=found.low, high=found.high, signature=statistics.signature)

@@ -1,6 +1,6 @@
 """One system on the test set: quality greedy and by beam, likelihood, mode share, size.
 
-Its numbers come with what is needed to compare it with others on the same sentences. Speed is
+The numbers come with what is needed to compare it with others on the same sentences. Speed is
 measured apart, for all systems in turn.
 """
 
@@ -19,14 +19,16 @@ from seqdistill.data.batching import Collator
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
-from seqdistill.evaluation.calculated import calculated_columns
+from seqdistill.evaluation.calculated import calculated
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
-from seqdistill.evaluation.sampled import SampledOutputs, sampled_columns, sampled_outputs
+from seqdistill.evaluation.sampled import SampledOutputs, sampled_outputs, sampled_scores
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.metrics.bootstrap import paired_approximate_randomization, paired_bootstrap
+from seqdistill.metrics.diversity import repetition_rate
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.records.results import CopyAgreement, Mode, PairedTest, System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class SystemUnderTest:
     """What decodes and its arithmetic, such as "ctranslate2 float32"."""
     examples: Sequence[EncodedExample]
     collator: Collator
-    agreement: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    agreement: CopyAgreement | None = None
     """Of a copy with the model it was made of."""
 
 
@@ -61,15 +63,19 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class SystemResult:
-    """The row of a system and what paired tests, samples and comparisons with it need."""
+    """The numbers of a system, and what paired tests, samples and comparisons with it need."""
 
-    row: dict[str, object]
+    row: System
     greedy: Outputs
     beam: Outputs
     sampled: tuple[SampledOutputs, ...] = ()
     """One for each temperature that the settings name."""
     predictions: ReferencePredictions | None = None
     """Of the references; None where the outputs alone were measured."""
+
+    def with_row(self, **fields: object) -> SystemResult:
+        """The same with these fields of the row."""
+        return dataclasses.replace(self, row=self.row.model_copy(update=fields))
 
 
 def _outputs(
@@ -89,7 +95,7 @@ def _outputs(
     return Outputs(texts, best, statistics)
 
 
-def evaluate_translations(
+def evaluate_outputs(
     system: SystemUnderTest,
     references: Sequence[str],
     settings: EvaluationSettings,
@@ -107,18 +113,27 @@ def evaluate_translations(
     target_ids = [example.target_ids for example in system.examples]
     num_parameters = parameter_count(system.model.module)
     num_nonzero = nonzero_count(system.model.module)
-    row: dict[str, object] = {
-        "name": system.name,
-        "method": system.method,
-        "init": system.init,
-        "engine": system.engine,
-        "parameters": num_parameters,
-        "nonzero": num_nonzero,
-        "density": num_nonzero / num_parameters,
-        "bytes": system.bytes,
-        **analyses.quality_columns(greedy.statistics, beam.statistics, settings),
-        **sampled_columns(sampled, references, settings),
-        **calculated_columns(
+    to_teacher, exact_match = None, None
+    if teacher is not None:
+        to_teacher, exact_match = analyses.agreement_with_outputs(
+            beam.texts, teacher.beam.texts, settings
+        )
+    row = System(
+        name=system.name,
+        method=system.method,
+        init=system.init,
+        engine=system.engine,
+        parameters=num_parameters,
+        nonzero=num_nonzero,
+        density=num_nonzero / num_parameters,
+        bytes=system.bytes,
+        greedy=analyses.decoded(greedy.best, greedy.statistics, target_ids, settings),
+        beam=analyses.decoded(beam.best, beam.statistics, target_ids, settings),
+        greedy_beam_gap=analyses.greedy_beam_gap(
+            greedy.statistics[main], beam.statistics[main], settings
+        ),
+        sampled=sampled_scores(sampled, references, settings),
+        calculator=calculated(
             system.generator,
             system.examples,
             system.tokenizer,
@@ -126,18 +141,16 @@ def evaluate_translations(
             settings,
             kind=system.model.kind,
         ),
-        **analyses.mode_share_columns(beam.best, settings),
-        **analyses.soundness_columns(beam.best, beam.texts, references),
-        **analyses.greedy_beam_gap_columns(
-            greedy.statistics[main], beam.statistics[main], settings
-        ),
-        **analyses.length_columns("greedy", greedy.best, target_ids),
-        **analyses.length_columns("beam", beam.best, target_ids),
-    }
-    if system.agreement:
-        row["agreement_with_model"] = dict(system.agreement)
-    if teacher is not None:
-        row |= analyses.output_agreement_columns(beam.texts, teacher.beam.texts, settings)
+        mode_share=analyses.mode_share(beam.best, settings),
+        outputs=len(beam.best),
+        unfinished=sum(best is None or not best.finished for best in beam.best),
+        empty=sum(not text.strip() for text in beam.texts),
+        repetition=repetition_rate(beam.texts).value,
+        repetition_references=repetition_rate(references).value,
+        to_teacher=to_teacher,
+        exact_match_to_teacher=exact_match,
+        copy_agreement=system.agreement,
+    )
     return SystemResult(row, greedy, beam, tuple(sampled))
 
 
@@ -148,45 +161,33 @@ def evaluate_system(
     *,
     teacher: SystemResult | None,
 ) -> SystemResult:
-    """Everything about one system but its speed: its translations, and what it predicts.
+    """Everything about one system but its speed: its outputs, and what it predicts.
 
     Predictions are the model's own, not its converted copy's.
     """
-    result = evaluate_translations(system, references, settings, teacher=teacher)
+    result = evaluate_outputs(system, references, settings, teacher=teacher)
     predictions = reference_predictions(system.model, system.examples, system.collator)
-    row = result.row | analyses.prediction_columns(predictions, settings)
+    agreement = None
     if teacher is not None and teacher.predictions is not None:
-        row |= analyses.token_agreement_columns(predictions, teacher.predictions, settings)
-    return dataclasses.replace(result, row=row, predictions=predictions)
-
-
-def curves(results: Sequence[SystemResult]) -> dict[str, object]:
-    """The analyses that are curves, each by the name of the system."""
-    return {
-        "entropy_by_position": {
-            str(result.row["name"]): analyses.entropy_curve(result.predictions)
-            for result in results
-            if result.predictions is not None
-        }
-    }
+        agreement = analyses.token_agreement(predictions, teacher.predictions, settings)
+    result = result.with_row(**analyses.predicted(predictions, settings), agreement_top1=agreement)
+    return dataclasses.replace(result, predictions=predictions)
 
 
 def compare_systems(
     system: SystemResult, baseline: SystemResult, settings: EvaluationSettings
-) -> list[dict[str, object]]:
+) -> list[PairedTest]:
     """Paired tests of a system against a baseline: the main metric by beam and greedy.
 
     The p-value is two-sided, of exchanging outputs between the systems; the interval is a paired
     bootstrap's.
     """
-    rows: list[dict[str, object]] = []
     main = settings.main_metric.name
-    for mode, own, other in (
-        ("beam", system.beam.statistics[main], baseline.beam.statistics[main]),
-        ("greedy", system.greedy.statistics[main], baseline.greedy.statistics[main]),
-    ):
-        metric = f"{main}_{mode}"
-        generator = np.random.default_rng(derived_seed(settings.seed, f"paired {metric}"))
+    modes: tuple[Mode, ...] = ("beam", "greedy")
+    tests = []
+    for mode in modes:
+        own, other = (getattr(result, mode).statistics[main] for result in (system, baseline))
+        generator = np.random.default_rng(derived_seed(settings.seed, f"paired {main}_{mode}"))
         exchanged = paired_approximate_randomization(
             own, other, num_trials=settings.bootstrap_resamples, generator=generator
         )
@@ -197,18 +198,19 @@ def compare_systems(
             confidence=settings.confidence,
             generator=generator,
         )
-        rows.append(
-            {
-                "system": system.row["name"],
-                "versus": baseline.row["name"],
-                "metric": metric,
-                "delta": exchanged.delta,
-                "p_value": exchanged.p_value,
-                "low": resampled.low,
-                "high": resampled.high,
-                "confidence": settings.confidence,
-                "test": f"{exchanged.test}, {exchanged.num_samples} trials; interval by paired "
+        tests.append(
+            PairedTest(
+                system=system.row.name,
+                versus=baseline.row.name,
+                metric=main,
+                mode=mode,
+                delta=exchanged.delta,
+                p_value=exchanged.p_value,
+                low=resampled.low,
+                high=resampled.high,
+                confidence=settings.confidence,
+                test=f"{exchanged.test}, {exchanged.num_samples} trials; interval by paired "
                 "bootstrap",
-            }
+            )
         )
-    return rows
+    return tests

@@ -29,7 +29,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> R
     )
     if recipe.compare:
         with atomic.replaced_folder(run.student_path) as aside:
-            best = run.member(str(results["student"])).student_path
+            best = run.member(str(results.student)).student_path
             shutil.copytree(best, aside, dirs_exist_ok=True)
     with timed(run, "report"):
         write_report(run.path)

@@ -17,6 +17,7 @@ from seqdistill.data.bundled import SCHEME
 from seqdistill.jobs.demo import run_recipe
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
+from seqdistill.records.results import Results
 from seqdistill.records.run_directory import RunDirectory
 
 Data = str | Path | Mapping[str, str | Path]
@@ -30,8 +31,8 @@ class Distilled:
     """The trained student, in eval mode."""
     tokenizer: PreTrainedTokenizerBase
     """Its tokenizer."""
-    results: Mapping[str, object]
-    """What results.json holds: rows under `systems`, `paired_tests`, `exports`."""
+    results: Results
+    """What results.json holds: `systems`, `paired_tests`, `exports`."""
     run_directory: Path
     """Recipe, metrics, checkpoints, student, results and report."""
 

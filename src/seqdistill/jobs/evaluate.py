@@ -1,6 +1,6 @@
 """Measures what a run made: teacher and students of one run directory, on its test set.
 
-Writes results.json, samples.jsonl, outputs.jsonl and the timings; trains nothing.
+Writes results.json, samples.jsonl, outputs.jsonl and the timings.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import dataclasses
 import datetime
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,25 +20,35 @@ from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import prompt_text
 from seqdistill.data.encoding import Kind
 from seqdistill.data.examples import Example
-from seqdistill.evaluation.settings import EvaluationSettings
-from seqdistill.evaluation.speed import Decoder, speeds_of
+from seqdistill.evaluation.analyses import entropy_curve
+from seqdistill.evaluation.settings import EvaluationSettings, described
+from seqdistill.evaluation.speed import Decoder, Rate, speeds_of
 from seqdistill.evaluation.systems import (
     SystemResult,
     SystemUnderTest,
     compare_systems,
-    curves,
+    evaluate_outputs,
     evaluate_system,
-    evaluate_translations,
 )
 from seqdistill.jobs.exporting import INT8_FOLDER, export_int8
-from seqdistill.jobs.systems import START, exported_system, systems_of
+from seqdistill.jobs.systems import exported_system, systems_of
 from seqdistill.jobs.timings import timed
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
-from seqdistill.metrics.soundness import faults_of
+from seqdistill.metrics.soundness import faults_of, fraction_kept
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.locks import held
+from seqdistill.records.results import (
+    START,
+    Decoded,
+    PairedTest,
+    Results,
+    Sample,
+    System,
+    Value,
+    best_student,
+    recommended_student,
+)
 from seqdistill.records.run_directory import RunDirectory
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +59,7 @@ _SPEED_SENTENCES = 128
 def evaluation_settings(
     recipe: Recipe, examples: Sequence[Example], kind: Kind
 ) -> EvaluationSettings:
-    """How test numbers of systems of that kind are measured: as the recipe and the targets say.
+    """How systems of that kind are measured, from the recipe and the targets.
 
     Raises DataError for targets that a metric cannot compare with.
     """
@@ -71,32 +80,6 @@ def evaluation_settings(
     )
 
 
-def best_student(rows: Sequence[Mapping[str, object]], metric: str) -> str:
-    """The name of the student that is best by the metric with beam search, distilled or not.
-
-    One whose row names faults is best only where all do. A teacher that was trained alone counts as
-    its own student.
-    """
-    students = _students(rows) or [row for row in rows if row["method"] != START]
-    sound = [row for row in students if not row.get("faults")] or students
-    score_key = CORPUS_METRICS[metric].score_key
-    best = max(sound, key=lambda row: score_key(cast("float", row[f"{metric}_beam"])))
-    return str(best["name"])
-
-
-def recommended_student(rows: Sequence[Mapping[str, object]], metric: str) -> str | None:
-    """The best student where there is a choice and it is sound; else None."""
-    if len(_students(rows)) < 2:
-        return None
-    best = best_student(rows, metric)
-    faults = next(row.get("faults") for row in rows if row["name"] == best)
-    return None if faults else best
-
-
-def _students(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
-    return [row for row in rows if row["method"] not in ("teacher", START)]
-
-
 def evaluate_run(
     run: RunDirectory,
     overrides: Sequence[str] = (),
@@ -105,7 +88,7 @@ def evaluate_run(
     export: bool = False,
     measured_teacher: SystemResult | None = None,
     trust_remote_code: bool = False,
-) -> dict[str, object]:
+) -> Results:
     """The results of a run directory, also written to it.
 
     `overrides` are settings of the sections data and evaluation that take the place of the run's
@@ -116,140 +99,141 @@ def evaluate_run(
 
     The teacher comes first where the recipe names one, then the student before its first update,
     then every student; the first student is the baseline of the paired tests when there are
-    several, else the teacher is. Rows name the `faults` of their systems. With `export`
-    the best student's int8 copy is written and measured like the rest, its speed in the same turns;
-    its row stands under `exports`. A copy that is there already is written anew and measured.
+    several, else the teacher is. With `export` the best student's int8 copy is written and measured
+    like the rest, its speed in the same turns. A copy that exists already is made and measured
+    again.
 
     `measured_teacher` is what `evaluate_system` found of this teacher on this test set under these
     settings, where that is known: only its speed is measured again, beside the students'.
     """
     _check_overrides(overrides)
     with held(run.path, "evaluating"):
-        return _evaluate(
-            run,
-            overrides,
-            progress=progress,
-            export=export,
-            measured_teacher=measured_teacher,
-            trust_remote_code=trust_remote_code,
-        )
+        recipe = load_recipe(str(run.whole(run.recipe_path)), overrides)
+        examples = read_split(recipe, "test")
+        systems = systems_of(run, recipe, examples, overrides, trust_remote_code=trust_remote_code)
+        settings = evaluation_settings(recipe, examples, systems[-1].model.kind)
+        warn_of_cut_outputs(systems[-1].examples, settings.max_new_tokens, "test")
+        exported = exported_system(run, overrides)
+        progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
+        evaluation = _Evaluation(run, recipe, examples, settings, progress)
+        measured = evaluation.measured(systems, measured_teacher)
+        best = best_student([result.row for _, result in measured], described(settings.main_metric))
+        original = best if export else exported
+        num_systems = len(measured)
+        if original is not None:
+            measured += evaluation.copied(next(s for s in systems if s.name == original), measured)
+        with timed(run, "measure speed"):
+            results = measure_speed(measured, settings)
+        progress.advance(1, "speed")
+        progress.finish()
+        systems_alone, copies = results[:num_systems], results[num_systems:]
+        found = _results(systems_alone, copies, settings, overrides)
+        run.write_results(found)
+        run.write_samples(_samples(recipe, examples, systems_alone, systems[-1].tokenizer))
+        run.write_outputs(_outputs(examples, results))
+        run.update_manifest({"environment_of_evaluation": environment_facts()})
+        return found
 
 
-def _evaluate(
-    run: RunDirectory,
-    overrides: Sequence[str],
-    *,
-    progress: Progress,
-    export: bool,
-    measured_teacher: SystemResult | None,
-    trust_remote_code: bool,
-) -> dict[str, object]:
-    recipe = load_recipe(str(run.whole(run.recipe_path)), overrides)
-    examples = read_split(recipe, "test")
-    references = [example.target or "" for example in examples]
-    systems = systems_of(run, recipe, examples, overrides, trust_remote_code=trust_remote_code)
-    settings = evaluation_settings(recipe, examples, systems[-1].model.kind)
-    warn_of_cut_outputs(systems[-1].examples, settings.max_new_tokens, "test")
-    exported = exported_system(run, overrides)
-    progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
-    results: list[SystemResult] = []
-    for system in systems:
-        teacher = _teacher(recipe, results)
-        with timed(run, f"evaluate {system.name}"):
-            if (
-                not results
-                and recipe.teacher.model is not None
-                and measured_teacher is not None
-                and measured_teacher.row["engine"] == system.engine
-            ):
-                known = dataclasses.replace(measured_teacher, row=dict(measured_teacher.row))
-                results.append(known)
-            else:
-                results.append(evaluate_system(system, references, settings, teacher=teacher))
-        progress.advance(1, system.name)
-    teacher = _teacher(recipe, results)
-    for result in results:
-        _note_faults(result, teacher, settings)
-    rows = [result.row for result in results]
-    best = best_student(rows, settings.metrics[0])
-    original = best if export else exported
-    copies: list[tuple[SystemUnderTest, SystemResult]] = []
-    if original is not None:
-        system = next(system for system in systems if system.name == original)
-        with timed(run, "export and evaluate int8"):
-            copy = _exported(system, run, recipe)
+_Measured = tuple[SystemUnderTest, SystemResult]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """One test set, and how systems are measured on it."""
+
+    run: RunDirectory
+    recipe: Recipe
+    examples: Sequence[Example]
+    settings: EvaluationSettings
+    progress: Progress
+
+    @property
+    def references(self) -> list[str]:
+        return [example.target or "" for example in self.examples]
+
+    def measured(
+        self, systems: Sequence[SystemUnderTest], known_teacher: SystemResult | None
+    ) -> list[_Measured]:
+        """Every system in turn, the students beside the teacher; of each also its faults."""
+        found: list[_Measured] = []
+        for system in systems:
+            teacher = self._teacher(found)
+            with timed(self.run, f"evaluate {system.name}"):
+                known = known_teacher if self.recipe.teacher.model and not found else None
+                if known is None or known.row.engine != system.engine:
+                    result = evaluate_system(
+                        system, self.references, self.settings, teacher=teacher
+                    )
+                else:
+                    result = known
+            found.append((system, self._with_faults(result, teacher)))
+            self.progress.advance(1, system.name)
+        return found
+
+    def copied(self, system: SystemUnderTest, measured: Sequence[_Measured]) -> list[_Measured]:
+        """The system's int8 copy, written and measured; none where it cannot be made."""
+        teacher, found = self._teacher(measured), []
+        with timed(self.run, "export and evaluate int8"):
+            copy = self._exported(system)
             if copy is not None:
-                result = evaluate_translations(copy, references, settings, teacher=teacher)
-                _note_faults(result, teacher, settings)
-                result.row.update(system=original, format="ctranslate2 int8", folder=INT8_FOLDER)
-                copies.append((copy, result))
-        progress.advance(1, f"{original} int8")
-    with timed(run, "measure speed"):
-        measured = [*zip(systems, results, strict=True), *copies]
-        # The start is slow where it does not know yet when to stop, and nobody will use it.
-        measure_speed([pair for pair in measured if pair[0].method != START], settings)
-    progress.advance(1, "speed")
-    progress.finish()
-    report = _report(results, settings)
-    if overrides:
-        report["overrides"] = list(overrides)
-    report |= {
-        "student": best,
-        "units": dataclasses.asdict(settings.units),
-        "recommended": recommended_student(rows, settings.metrics[0]),
-        "exports": [result.row for _, result in copies],
-    }
-    run.write_results(report)
-    run.write_samples(_samples(recipe, examples, results, systems[-1].tokenizer))
-    run.write_outputs(_outputs(examples, [*results, *(result for _, result in copies)]))
-    run.update_manifest({"environment_of_evaluation": environment_facts()})
-    return report
+                result = evaluate_outputs(copy, self.references, self.settings, teacher=teacher)
+                result = self._with_faults(result, teacher).with_row(
+                    copy_of=system.name, format="ctranslate2 int8", folder=INT8_FOLDER
+                )
+                found.append((copy, result))
+        self.progress.advance(1, f"{system.name} int8")
+        return found
 
+    def _teacher(self, measured: Sequence[_Measured]) -> SystemResult | None:
+        """What the others are compared with: the first, where the recipe names a teacher."""
+        return measured[0][1] if measured and self.recipe.teacher.model is not None else None
 
-def _exported(system: SystemUnderTest, run: RunDirectory, recipe: Recipe) -> SystemUnderTest | None:
-    """The system's int8 copy; None where `auto` may do without CTranslate2 and it cannot run it.
-
-    A copy from before goes then: it would be taken for this student's.
-    """
-    folder = run.path / INT8_FOLDER
-    try:
-        return export_int8(
-            system,
-            folder,
-            max_new_tokens=recipe.evaluation.max_new_tokens,
-            threads=recipe.training.threads,
+    def _with_faults(self, result: SystemResult, teacher: SystemResult | None) -> SystemResult:
+        """The result with what is wrong with its system: nothing of the start, untrained yet."""
+        row, metric = result.row, self.settings.main_metric
+        if row.method == START:
+            return result
+        kept = None
+        if teacher is not None:
+            kept = fraction_kept(
+                row.score(metric.name) or 0.0,
+                teacher.row.score(metric.name) or 0.0,
+                higher_is_better=metric.higher_is_better,
+            )
+        found = faults_of(
+            outputs=row.outputs or 0,
+            unfinished=row.unfinished or 0,
+            empty=row.empty or 0,
+            repetition=row.repetition or 0.0,
+            repetition_references=row.repetition_references or 0.0,
+            kept=kept,
         )
-    except EngineError as error:
-        if recipe.evaluation.engine == "ctranslate2":
-            raise
-        _LOG.warning("there is no int8 copy of %s. %s", system.name, error.problem)
-        if folder.is_dir():
-            _LOG.warning("%s, which was made before, is removed", folder)
-            shutil.rmtree(folder)
-        return None
+        if found:
+            _LOG.warning("%s is broken: %s", row.name, "; ".join(found))
+        return result.with_row(faults=tuple(found))
 
+    def _exported(self, system: SystemUnderTest) -> SystemUnderTest | None:
+        """The system's int8 copy; None where `auto` may go without what CTranslate2 cannot run.
 
-def _teacher(recipe: Recipe, results: Sequence[SystemResult]) -> SystemResult | None:
-    """The result that the others are held against: the first, where the recipe names a teacher."""
-    return results[0] if results and recipe.teacher.model is not None else None
-
-
-def _note_faults(
-    result: SystemResult, teacher: SystemResult | None, settings: EvaluationSettings
-) -> None:
-    """Adds to a row what is wrong with its system: none of the start, which has learned nothing."""
-    if result.row["method"] == START:
-        return
-    metric = settings.main_metric
-    found = faults_of(
-        result.row,
-        metric=metric.name,
-        higher_is_better=metric.higher_is_better,
-        teacher=None if teacher is None or teacher is result else teacher.row,
-    )
-    result.row["faults"] = found
-    if found:
-        _LOG.warning("%s is broken: %s", result.row["name"], "; ".join(found))
+        An older copy goes then: it would be taken for this student's.
+        """
+        folder = self.run.path / INT8_FOLDER
+        try:
+            return export_int8(
+                system,
+                folder,
+                max_new_tokens=self.recipe.evaluation.max_new_tokens,
+                threads=self.recipe.training.threads,
+            )
+        except EngineError as error:
+            if self.recipe.evaluation.engine == "ctranslate2":
+                raise
+            _LOG.warning("there is no int8 copy of %s. %s", system.name, error.problem)
+            if folder.is_dir():
+                _LOG.warning("%s, which was made before, is removed", folder)
+                shutil.rmtree(folder)
+            return None
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:
@@ -263,8 +247,11 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 def measure_speed(
     measured: Sequence[tuple[SystemUnderTest, SystemResult]], settings: EvaluationSettings
-) -> None:
-    """Adds words and sentences per second, greedy and by beam, to the rows, measured in turns."""
+) -> list[SystemResult]:
+    """The results with words and sentences per second, greedy and by beam, measured in turns.
+
+    The start is left out: it may not stop by itself yet, and is not to be used.
+    """
     decoders = {
         system.name: Decoder(
             system.generator,
@@ -272,44 +259,67 @@ def measure_speed(
             system.tokenizer,
         )
         for system, _ in measured
+        if system.method != START
     }
-    for key, decoding in (("greedy", settings.greedy), ("beam", settings.beam)):
-        speeds = speeds_of(decoders, decoding)
-        for system, result in measured:
-            speed = speeds[system.name]
-            for unit, rate in (("words", speed.words), ("sentences", speed.sentences)):
-                column = f"{unit}_per_second_{key}"
-                result.row.update(
-                    {
-                        column: rate.median,
-                        f"{column}_low": rate.slowest,
-                        f"{column}_high": rate.fastest,
-                    }
-                )
-            result.row[f"words_per_second_{key}_sentences"] = speed.num_sentences
+    speeds = {
+        "greedy": speeds_of(decoders, settings.greedy),
+        "beam": speeds_of(decoders, settings.beam),
+    }
 
+    def timed_row(row: System, mode: str) -> Decoded:
+        speed, decoded = speeds[mode].get(row.name), row.greedy if mode == "greedy" else row.beam
+        if speed is None:
+            return decoded
+        return decoded.model_copy(
+            update={
+                "words_per_second": _value(speed.words),
+                "sentences_per_second": _value(speed.sentences),
+                "timed_sentences": speed.num_sentences,
+            }
+        )
 
-def _report(results: Sequence[SystemResult], settings: EvaluationSettings) -> dict[str, object]:
-    tested = [result for result in results if result.row["method"] != START]
-    students = [result for result in tested if result.row["method"] != "teacher"]
-    baseline = students[0] if len(students) > 1 else tested[0]
-    tests = [
-        row
-        for result in tested
-        if result is not baseline
-        for row in compare_systems(result, baseline, settings)
+    return [
+        result.with_row(**{mode: timed_row(result.row, mode) for mode in speeds})
+        for _, result in measured
     ]
-    return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "metrics": [
-            {"name": name, "higher_is_better": CORPUS_METRICS[name].higher_is_better}
-            for name in settings.metrics
-        ],
-        "systems": [result.row for result in results],
-        "baseline": baseline.row["name"],
-        "paired_tests": tests,
-        "analyses": curves(results),
-    }
+
+
+def _value(rate: Rate) -> Value:
+    return Value(value=rate.median, low=rate.slowest, high=rate.fastest)
+
+
+def _results(
+    results: Sequence[SystemResult],
+    copies: Sequence[SystemResult],
+    settings: EvaluationSettings,
+    overrides: Sequence[str],
+) -> Results:
+    tested = [result for result in results if result.row.method != START]
+    students = [result for result in tested if result.row.is_student]
+    baseline = students[0] if len(students) > 1 else tested[0]
+    tests: list[PairedTest] = []
+    for result in tested:
+        if result is not baseline:
+            tests += compare_systems(result, baseline, settings)
+    rows = [result.row for result in results]
+    metrics = tuple(described(settings.metric(name)) for name in settings.metrics)
+    return Results(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        metrics=metrics,
+        units=dataclasses.asdict(settings.units),
+        overrides=tuple(overrides),
+        systems=tuple(rows),
+        exports=tuple(copy.row for copy in copies),
+        baseline=baseline.row.name,
+        student=best_student(rows, metrics[0]),
+        recommended=recommended_student(rows, metrics[0]),
+        paired_tests=tuple(tests),
+        entropy_by_position={
+            result.row.name: entropy_curve(result.predictions)
+            for result in results
+            if result.predictions is not None
+        },
+    )
 
 
 def _samples(
@@ -317,46 +327,40 @@ def _samples(
     examples: Sequence[Example],
     results: Sequence[SystemResult],
     tokenizer: PreTrainedTokenizerBase,
-) -> list[dict[str, object]]:
-    """Evenly spaced test sentences, with every system's beam output.
+) -> list[Sample]:
+    """Evenly spaced test examples, with every system's beam output.
 
     The source of a conversation is all of it up to the answer, as `tokenizer` renders it.
     """
     chat = chat_settings(recipe.data)
     wanted = min(recipe.evaluation.num_samples, len(examples))
-    chosen = [i * len(examples) // wanted for i in range(wanted)]
     return [
-        {
-            "id": examples[i].id,
-            "source": prompt_text(examples[i], tokenizer, chat),
-            "reference": examples[i].target,
-            "outputs": {str(r.row["name"]): r.beam.texts[i] for r in results},
-        }
-        for i in chosen
+        Sample(
+            id=examples[i].id,
+            source=prompt_text(examples[i], tokenizer, chat),
+            reference=examples[i].target,
+            outputs={result.row.name: result.beam.texts[i] for result in results},
+        )
+        for i in (place * len(examples) // wanted for place in range(wanted))
     ]
 
 
 def _outputs(
     examples: Sequence[Example], results: Sequence[SystemResult]
 ) -> list[dict[str, object]]:
-    """Every test sentence with what each system wrote, greedily and by beam."""
+    """Every test example with each system's outputs: greedy, beam search, sampled."""
     return [
         {
             "id": example.id,
             "reference": example.target,
-            "greedy": {str(r.row["name"]): r.greedy.texts[i] for r in results},
-            "beam": {str(r.row["name"]): r.beam.texts[i] for r in results},
-            **_sampled(results, i),
+            "greedy": {result.row.name: result.greedy.texts[i] for result in results},
+            "beam": {result.row.name: result.beam.texts[i] for result in results},
+            **{
+                f"sample_t{sampled.temperature:g}": {
+                    result.row.name: list(result.sampled[at].texts[i]) for result in results
+                }
+                for at, sampled in enumerate(results[0].sampled)
+            },
         }
         for i, example in enumerate(examples)
     ]
-
-
-def _sampled(results: Sequence[SystemResult], place: int) -> dict[str, dict[str, list[str]]]:
-    """The samples of one test sentence: temperature -> system -> texts."""
-    return {
-        f"sample_t{sampled.temperature:g}": {
-            str(r.row["name"]): list(r.sampled[at].texts[place]) for r in results
-        }
-        for at, sampled in enumerate(results[0].sampled)
-    }

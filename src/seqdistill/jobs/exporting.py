@@ -11,6 +11,7 @@ from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.verified_pairs import reach_of
 from seqdistill.records import atomic
+from seqdistill.records.results import CopyAgreement
 
 INT8_FOLDER = "student-int8"
 """Where the copy of a run directory's student lies in it."""
@@ -20,9 +21,9 @@ COMPARED_SENTENCES = 64
 """On how many an int8 copy is compared with its model: their agreement is reported."""
 
 
-def agreement_row(generator: CTranslate2Generator) -> dict[str, object]:
-    """How far a copy lay from its model, as results.json says it."""
-    return {**dataclasses.asdict(generator.agreement), "longest": generator.longest}
+def agreement_of(generator: CTranslate2Generator) -> CopyAgreement:
+    """How far a copy lay from its model."""
+    return CopyAgreement(**dataclasses.asdict(generator.agreement), longest=generator.longest)
 
 
 def export_int8(
@@ -54,5 +55,5 @@ def export_int8(
         bytes=(folder / "model.bin").stat().st_size,
         generator=generator,
         engine=engine_name(generator),
-        agreement=agreement_row(generator),
+        agreement=agreement_of(generator),
     )

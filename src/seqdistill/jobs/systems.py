@@ -26,11 +26,10 @@ from seqdistill.models.places import model_folders
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_folder
+from seqdistill.records.results import START
 from seqdistill.records.run_directory import RunDirectory
 
 _LOG = logging.getLogger(__name__)
-START = "start"
-"""Name and method of the student before its first update."""
 
 
 def systems_of(
@@ -42,8 +41,6 @@ def systems_of(
     trust_remote_code: bool = False,
 ) -> list[SystemUnderTest]:
     """The teacher where the recipe names one, the start of its students, then every student.
-
-    What the recipe says of trust does not count.
 
     All decode with one engine, so that their speeds compare: where `auto` takes transformers for
     one of them, it does for all. Raises UserError when no student is there.

@@ -6,13 +6,14 @@ a model wrote cannot cost more than a few microseconds.
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 MAX_EXPRESSION_LENGTH = 200
-"""Longer texts are no expressions."""
-MAX_DEPTH = 20
-"""Brackets and signs within each other; deeper ones could exhaust the stack."""
+"""Longer texts are no expressions: what is shorter cannot exhaust the stack."""
 MAX_NUMBER_LENGTH = 40
 """Longer numbers, in characters, are no numbers."""
 MAX_DECIMALS = 6
@@ -23,6 +24,13 @@ _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(rf"(?<![\w.,])(?:(?<![)\]\d] )(?<![)\]\d])[-−])?[$€£]?(?:{_PLAIN})(?:/\d+)?")
 _TOKEN = re.compile(rf"\s*(?:({_PLAIN})|([-+*/()−×÷]))")
 _SIGNS = str.maketrans("−×÷", "-*/")
+_OPERATORS = frozenset("+-*/()")
+_COMPUTE: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 
 def numbers_in(text: str) -> list[Fraction]:
@@ -56,14 +64,27 @@ def evaluate(expression: str) -> Fraction | None:
     numbers beyond the limits above. Products bind before sums, equals from the left.
     """
     tokens = _tokens(expression)
-    if not tokens:
-        return None
-    parser = _Parser(tokens)
+    numbers = [Fraction(token) for token in tokens if token not in _OPERATORS]
+    names = iter(range(len(numbers)))
+    # Numbers become names, since Python would read 0.1 inexactly and 007 not at all.
+    text = " ".join(token if token in _OPERATORS else f"n{next(names)}" for token in tokens)
     try:
-        value = parser.sum()
-    except (ZeroDivisionError, _NoExpressionError):
+        return _value(ast.parse(text, mode="eval").body, numbers)
+    except (SyntaxError, ZeroDivisionError):
         return None
-    return value if parser.is_at_end() else None
+
+
+def _value(node: ast.expr, numbers: list[Fraction]) -> Fraction:
+    match node:
+        case ast.Name(name):
+            return numbers[int(name.removeprefix("n"))]
+        case ast.UnaryOp(ast.USub() | ast.UAdd() as sign, operand):
+            value = _value(operand, numbers)
+            return -value if isinstance(sign, ast.USub) else value
+        case ast.BinOp(left, sign, right) if type(sign) in _COMPUTE:
+            compute = _COMPUTE[type(sign)]
+            return compute(_value(left, numbers), _value(right, numbers))
+    raise SyntaxError("no expression")
 
 
 def decimal_text(value: Fraction) -> str | None:
@@ -87,10 +108,6 @@ def rounded_text(value: Fraction, *, decimals: int) -> str:
     return ("-" if scaled < 0 else "") + whole + ("." + rest if rest else "")
 
 
-class _NoExpressionError(Exception):
-    """The tokens are in no order that has a value."""
-
-
 def _tokens(expression: str) -> list[str]:
     """Numbers and signs; empty where something else stands among them."""
     if len(expression) > MAX_EXPRESSION_LENGTH:
@@ -104,59 +121,3 @@ def _tokens(expression: str) -> list[str]:
         tokens.append(sign.translate(_SIGNS) if sign else number.replace(",", ""))
         place = match.end()
     return tokens
-
-
-class _Parser:
-    """A parser by descent: sum = product (+- product)*, product = factor (*/ factor)*."""
-
-    def __init__(self, tokens: list[str]) -> None:
-        self._tokens = tokens
-        self._place = 0
-        self._depth = 0
-
-    def is_at_end(self) -> bool:
-        return self._place == len(self._tokens)
-
-    def sum(self) -> Fraction:
-        value = self._product()
-        while (sign := self._taken("+-")) is not None:
-            other = self._product()
-            value = value + other if sign == "+" else value - other
-        return value
-
-    def _product(self) -> Fraction:
-        value = self._factor()
-        while (sign := self._taken("*/")) is not None:
-            other = self._factor()
-            value = value * other if sign == "*" else value / other
-        return value
-
-    def _factor(self) -> Fraction:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise _NoExpressionError
-        value = self._number_or_group()
-        self._depth -= 1
-        return value
-
-    def _number_or_group(self) -> Fraction:
-        sign = self._taken("+-")
-        if sign is not None:
-            value = self._factor()
-            return -value if sign == "-" else value
-        if self._taken("(") is not None:
-            value = self.sum()
-            if self._taken(")") is None:
-                raise _NoExpressionError
-            return value
-        if self.is_at_end() or self._tokens[self._place] in "+-*/()":
-            raise _NoExpressionError
-        self._place += 1
-        return Fraction(self._tokens[self._place - 1])
-
-    def _taken(self, signs: str) -> str | None:
-        """The next token, passed over, if it is one of `signs`."""
-        if not self.is_at_end() and self._tokens[self._place] in signs:
-            self._place += 1
-            return self._tokens[self._place - 1]
-        return None

@@ -33,6 +33,8 @@ class CorpusMetric:
     higher_is_better: bool
     compares_with: Callable[[str], bool] = lambda _reference: True
     """Whether a text can be a reference: not every text holds an answer."""
+    title: str = ""
+    """What people call it, where that is not its name."""
 
     def score_key(self, value: float) -> float:
         """The value so that more is better: itself, or its negative for an error rate."""
@@ -47,19 +49,22 @@ def corpus_metrics(units: Units) -> Mapping[str, CorpusMetric]:
         {
             metric.name: metric
             for metric in (
-                CorpusMetric("bleu", bleu, higher_is_better=True),
-                CorpusMetric("chrf", chrf_statistics, higher_is_better=True),
-                CorpusMetric("token_error_rate", errors, higher_is_better=False),
-                CorpusMetric("sequence_error_rate", sequence_error_rate, higher_is_better=False),
-                CorpusMetric("rouge_1", rouge_1_statistics, higher_is_better=True),
-                CorpusMetric("rouge_2", rouge_2_statistics, higher_is_better=True),
-                CorpusMetric("rouge_l", rouge_l_statistics, higher_is_better=True),
-                CorpusMetric("exact_match", exact_match, higher_is_better=True),
+                CorpusMetric("bleu", bleu, True, title="BLEU"),
+                CorpusMetric("chrf", chrf_statistics, True, title="chrF"),
+                CorpusMetric("token_error_rate", errors, False, title="token error rate"),
+                CorpusMetric(
+                    "sequence_error_rate", sequence_error_rate, False, title="sequence error rate"
+                ),
+                CorpusMetric("rouge_1", rouge_1_statistics, True, title="ROUGE-1"),
+                CorpusMetric("rouge_2", rouge_2_statistics, True, title="ROUGE-2"),
+                CorpusMetric("rouge_l", rouge_l_statistics, True, title="ROUGE-L"),
+                CorpusMetric("exact_match", exact_match, True, title="exact match"),
                 CorpusMetric(
                     "answer_accuracy",
                     answer_accuracy,
-                    higher_is_better=True,
+                    True,
                     compares_with=lambda reference: final_answer(reference) is not None,
+                    title="answer accuracy",
                 ),
             )
         }

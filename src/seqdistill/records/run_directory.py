@@ -1,8 +1,7 @@
 """The run directory: which file of a run is called what, and how it is written and read.
 
 A run is one student; a comparison is a run directory whose sub-folders, one a method, are run
-directories too. This module does not know what a recipe, a metric or a result means, and it
-removes nothing but rows that will be logged again.
+directories too. It removes nothing but rows that will be logged again.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from seqdistill.records import atomic
 from seqdistill.records.atomic import JsonValue
 from seqdistill.records.fingerprint import of_bytes, of_file, of_settings
 from seqdistill.records.locks import check_not_held
+from seqdistill.records.results import Results, Sample, parsed
 from seqdistill.records.writable import check_writable
 
 RECIPE = "recipe.yaml"
@@ -245,21 +245,24 @@ class RunDirectory:
             return False
         return self.read_manifest().get("finished") is True
 
-    def write_results(self, results: Mapping[str, object]) -> None:
+    def write_results(self, results: Results) -> None:
         """Stores the final numbers."""
-        self._write(self.results_path, atomic.json_text(results))
+        content = results.model_dump(mode="json", exclude_none=True)
+        self._write(self.results_path, atomic.json_text(content))
 
-    def read_results(self) -> dict[str, JsonValue]:
+    def read_results(self) -> Results:
         """The final numbers. Raises UserError when they are missing or damaged."""
-        return _read_json_object(self.whole(self.results_path))
+        content = _read_json_object(self.whole(self.results_path))
+        return parsed(Results, content, self.results_path)
 
-    def write_samples(self, rows: Sequence[Mapping[str, object]]) -> None:
+    def write_samples(self, rows: Sequence[Sample]) -> None:
         """Stores the sentences shown side by side."""
-        self._write(self.samples_path, _lines(rows))
+        self._write(self.samples_path, _lines([row.model_dump() for row in rows]))
 
-    def read_samples(self) -> list[dict[str, JsonValue]]:
+    def read_samples(self) -> list[Sample]:
         """The sentences shown side by side; none when the file is missing."""
-        return atomic.read_json_lines(self.whole(self.samples_path))
+        rows = atomic.read_json_lines(self.whole(self.samples_path))
+        return [parsed(Sample, row, self.samples_path) for row in rows]
 
     def write_outputs(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Stores what every system wrote for the test set."""

@@ -1,158 +1,123 @@
-"""The cards under the headline: one key figure each, and the numbers behind it.
-
-Chooses which figures a run has; the sentences that judge are those of `findings`. Lays nothing out.
-"""
+"""The cards under the headline: one key figure each, and the numbers behind it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
+from seqdistill.records.results import Metric, Results, System, number
 from seqdistill.report import headlines, numbers
-from seqdistill.report.contents import Comparison, System
+from seqdistill.report.charts import capital
+from seqdistill.report.headlines import quality, ratio, speed, speed_ratio
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A key figure: a large number, what it is, and the numbers behind it.
 
-    `share` in [0, 1] is drawn as a bar, the whole being the teacher; None draws nothing.
+    `fraction` in [0, 1] is drawn as a bar, the whole being the teacher; None draws nothing.
     """
 
     title: str
     value: str
     detail: str
-    share: float | None = None
+    fraction: float | None = None
 
 
-def figures(
-    systems: Sequence[System],
-    comparisons: Sequence[Comparison],
-    baseline: str | None,
-    copies: Sequence[System] = (),
-) -> tuple[Figure, ...]:
-    """The cards under the headline: quality, speed, size, copies, gains over start and baseline.
+def figures(results: Results) -> tuple[Figure, ...]:
+    """Quality, speed, size, copies, gains over start and baseline of the best student.
 
-    Of the best student; of one that is broken, quality alone.
+    Of one that is broken, quality alone. What was not measured has no card.
     """
-    student, teacher = headlines.best(systems), headlines.teacher_of(systems)
-    start = headlines.start_of(systems)
-    if student is None or teacher is None:
-        return _shown([*_alone(student or teacher), *_since_start(student, start)])
-    if student.faults:
-        return _shown([_quality_figure(student, teacher), *_since_start(student, start)])
-    faster = headlines.speed_ratio(student, teacher)
-    slower = headlines.speed_ratio(teacher, student)
-    smaller = headlines.ratio(student.size_bytes, teacher.size_bytes)
-    found = [
-        _quality_figure(student, teacher),
-        Figure(
-            "Speed, beam search",
-            numbers.times(faster),
-            f"{numbers.rate(student.sentences_per_second_beam)} against "
-            f"{numbers.rate(teacher.sentences_per_second_beam)} sentences/s: "
-            f"{numbers.percent(slower)} of the time",
-            slower,
-        ),
-        Figure(
-            "Size on disk",
-            numbers.times(smaller),
-            f"{numbers.size(student.size_bytes)} of {numbers.size(teacher.size_bytes)}, "
-            f"{numbers.count(student.parameters)} parameters",
-            smaller,
-        ),
-    ]
-    found += [_of_copy(copy, teacher) for copy in copies if not copy.faults]
-    found += _since_start(student, start)
-    test = headlines.main_comparison(student, comparisons)
-    if test is not None:
+    student, teacher = headlines.best(results), results.teacher
+    if not results.metrics or (student is None and teacher is None):
+        return ()
+    metric = results.metrics[0]
+    if student is None or teacher is None or student is teacher:
+        found = _alone(student or teacher or results.systems[0], metric)
+    else:
+        found = [_quality(student, teacher, metric)]
+        if not student.faults:
+            found += [_speed(student, teacher), _size(student, teacher)]
+            found += [_copy(each, teacher, metric) for each in results.exports if not each.faults]
+    found += _since_start(student, results.start, metric)
+    test = None if student is None else headlines.main_test(student, results)
+    if student is not None and teacher is not None and test is not None and not student.faults:
+        distilled = test.versus == results.baseline == "baseline"
         found.append(
             Figure(
-                "Gained by distillation"
-                if test.versus == baseline == "baseline"
-                else f"Against {test.versus}",
-                f"{numbers.signed(test.delta)} {student.metric.title}"
-                if student.metric.higher_is_better
-                else numbers.signed(test.delta),
-                headlines.verdict(test, baseline),
+                "Gain from distillation" if distilled else f"Against {test.versus}",
+                numbers.signed(test.delta),
+                f"{metric.title}: {headlines.verdict(test, results)}",
             )
         )
-    return _shown(found)
+    return tuple(figure for figure in found if figure.value != numbers.MISSING)
 
 
-def _shown(figures: Sequence[Figure]) -> tuple[Figure, ...]:
-    return tuple(figure for figure in figures if figure.value != numbers.MISSING)
+def _quality(student: System, teacher: System, metric: Metric) -> Figure:
+    own, its = quality(student, metric), quality(teacher, metric)
+    if not metric.higher_is_better:  # a fraction of errors kept means nothing
+        detail = f"the teacher’s is {numbers.fixed(its)}"
+        return Figure(capital(metric.title), numbers.fixed(own), detail)
+    kept = ratio(own, its)
+    detail = f"{metric.title} {numbers.fixed(own)} of {numbers.fixed(its)}"
+    return Figure("Quality kept", numbers.percent(kept), detail, kept)
 
 
-def _since_start(student: System | None, start: System | None) -> list[Figure]:
-    """What the student learned: its score less that of its first weights."""
-    if student is None or start is None:
-        return []
-    own, first = headlines.quality(student), headlines.quality(start)
-    if own is None or first is None:
-        return []
-    detail = (
-        f"{student.metric.title} {numbers.fixed(own)}, before its first update "
-        f"{numbers.fixed(first)}"
+def _speed(student: System, teacher: System) -> Figure:
+    rates = f"{numbers.rate(speed(student))} against {numbers.rate(speed(teacher))} sentences/s"
+    fraction = speed_ratio(teacher, student)
+    return Figure(
+        "Speed, beam search", numbers.times(speed_ratio(student, teacher)), rates, fraction
     )
-    return [Figure("Since its start", numbers.signed(own - first), detail)]
 
 
-def _of_copy(copy: System, teacher: System) -> Figure:
-    slower = headlines.speed_ratio(teacher, copy)
+def _size(student: System, teacher: System) -> Figure:
+    smaller = ratio(student.bytes, teacher.bytes)
+    sizes = f"{numbers.size(student.bytes)} of {numbers.size(teacher.bytes)}"
+    detail = f"{sizes}, {numbers.count(student.parameters)} parameters"
+    return Figure("Size on disk", numbers.times(smaller), detail, smaller)
+
+
+def _copy(copy: System, teacher: System, metric: Metric) -> Figure:
+    own, its = quality(copy, metric), quality(teacher, metric)
+    kept = (
+        f"{numbers.percent(ratio(own, its))} of the {metric.title}"
+        if metric.higher_is_better
+        else f"{metric.title} {numbers.fixed(own)}"
+    )
     return Figure(
         f"Speed of {copy.name}",
-        numbers.times(headlines.speed_ratio(copy, teacher)),
-        f"{_kept(copy, teacher)} in {numbers.percent(slower)} of the time, "
-        f"{numbers.size(copy.size_bytes)}; beam search",
-        slower,
+        numbers.times(speed_ratio(copy, teacher)),
+        f"{kept}, {numbers.size(copy.bytes)}",
+        speed_ratio(teacher, copy),
     )
 
 
-def _kept(copy: System, teacher: System) -> str:
-    if copy.metric.higher_is_better:
-        kept = numbers.percent(headlines.ratio(headlines.quality(copy), headlines.quality(teacher)))
-        return f"{kept} of the {copy.metric.title}"
-    return f"{copy.metric.title} {numbers.fixed(headlines.quality(copy))}"
+def _since_start(student: System | None, start: System | None, metric: Metric) -> list[Figure]:
+    """What the student learned: its score minus that of its first weights."""
+    own = None if student is None else quality(student, metric)
+    first = None if start is None else quality(start, metric)
+    if own is None or first is None:
+        return []
+    detail = f"{metric.title} {numbers.fixed(own)}, before training {numbers.fixed(first)}"
+    return [Figure("Gain from training", numbers.signed(own - first), detail)]
 
 
-def _quality_figure(student: System, teacher: System) -> Figure:
-    own, other = (
-        numbers.fixed(headlines.quality(student)),
-        numbers.fixed(headlines.quality(teacher)),
-    )
-    title = student.metric.title
-    if not student.metric.higher_is_better:  # a share of errors kept says nothing
-        return Figure(_capital(title), own, f"the teacher’s is {other}")
-    kept = headlines.ratio(headlines.quality(student), headlines.quality(teacher))
-    return Figure("Quality kept", numbers.percent(kept), f"{title} {own} of {other}", kept)
-
-
-def _capital(title: str) -> str:
-    return title[:1].upper() + title[1:]
-
-
-def _alone(system: System | None) -> tuple[Figure, ...]:
-    if system is None:
-        return ()
-    span = numbers.interval(system.beam_low, system.beam_high)
-    found = [
-        Figure(
-            _capital(system.metric.title),
-            numbers.fixed(headlines.quality(system)),
-            span or "no interval was measured",
-        ),
+def _alone(system: System, metric: Metric) -> list[Figure]:
+    score, rate = system.beam.scores.get(metric.name), number(system.greedy.sentences_per_second)
+    span = "" if score is None else numbers.interval(score.low, score.high)
+    return [
+        Figure(capital(metric.title), numbers.fixed(quality(system, metric)), span),
         Figure(
             "Sentences per second",
-            numbers.rate(system.sentences_per_second_beam),
-            f"beam search; {numbers.rate(system.sentences_per_second_greedy)} greedy",
+            numbers.rate(speed(system)),
+            f"beam search; {numbers.rate(rate)} greedy",
         ),
         Figure(
             "Size on disk",
-            numbers.size(system.size_bytes),
+            numbers.size(system.bytes),
             f"{numbers.count(system.parameters)} parameters",
         ),
-        Figure("Perplexity", numbers.fixed(system.perplexity, 2), "of the references"),
-        Figure("Mode share", numbers.percent(system.mode_share), "p(t = ŷ), by beam search"),
+        Figure("Perplexity", numbers.fixed(number(system.perplexity), 2), "of the references"),
+        Figure("Mode share", numbers.percent(number(system.mode_share)), "of its own beam output"),
     ]
-    return _shown(found)

@@ -1,17 +1,27 @@
-"""Charts of what quality costs and how it was learned, and what is said beside them.
+"""The charts of the page: a table of what each shows, and what goes into it.
 
-Draws through `plots`; does not read, choose or lay out. What explains quality is in `explaining`.
+Draws through `plots`. What was not measured or logged has no chart.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from markupsafe import Markup
 
-from seqdistill.report import headlines, numbers, plots
-from seqdistill.report.contents import Metric, System, TrainingLog
+from seqdistill.records.results import Metric, System, Value
+from seqdistill.report import numbers, plots
+from seqdistill.report.contents import Points, RunContents, TrainingLog, repetition_curve
+from seqdistill.report.plots import Frame, Look, Point, Scale, Series
+
+Looks = Mapping[str, Look]
+
+REACHED_BY = 0.1
+"""Entropy is drawn up to the position that this fraction of the references reaches: the mean over
+fewer is noise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,165 +32,471 @@ class Chart:
     svg: Markup
     description: str
     """Read aloud in place of the picture."""
-    note: str
+    caption: str
 
 
-def trade_offs(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[Chart]:
-    """Quality against speed and against size: what a choice between the systems rests on.
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What a chart is called and what its axes are, `{metric}` and `{better}` to be filled in."""
+
+    title: str
+    x: str
+    y: str
+    caption: str
+    x_scale: Scale = "linear"
+    y_scale: Scale = "linear"
+    level: float | None = None
+    small: bool = False
+
+
+def _updates(title: str, y: str, caption: str, *, small: bool = False) -> _Kind:
+    return _Kind(title, "update", y, caption, x_scale="steps", small=small)
+
+
+_KINDS = {
+    "speed": _Kind(
+        "Quality vs. speed",
+        "sentences per second",
+        "{metric}",
+        "Right is faster, {better} is better. A line joins a system’s greedy (hollow) and "
+        "beam-search (filled) decoding.",
+        x_scale="log",
+    ),
+    "size": _Kind(
+        "Quality vs. size",
+        "size on disk, MB",
+        "{metric}",
+        "Left is smaller, {better} is better. Systems of equal size stand side by side.",
+        x_scale="log",
+    ),
+    "gap": _Kind(
+        "Gain of beam search",
+        "",
+        "gain in {metric}",
+        "Beam search minus greedy decoding; above 0 beam search is better. In the order of the "
+        "legend.",
+        x_scale="bare",
+        level=0.0,
+    ),
+    "certainty": _Kind(
+        "Mode share vs. perplexity",
+        "perplexity of the references",
+        "mode share, %",
+        "High: most of the probability lies on the system’s own output. Left: the references are "
+        "likely.",
+        x_scale="log",
+    ),
+    "entropy": _Kind(
+        "Entropy of the next token",
+        "position in the reference",
+        "nats",
+        "Mean over the references, up to the length that 10 % of them reach.",
+        x_scale="steps",
+    ),
+    "agreement": _Kind(
+        "Agreement with the teacher",
+        "same likeliest token, % of positions",
+        "{metric} against its outputs",
+        "Right: the same next token. {Better}: outputs closer to the teacher’s own.",
+    ),
+    "length": _Kind(
+        "Output length",
+        "",
+        "tokens / reference tokens",
+        "Greedy (hollow) and beam search (filled); at 1 outputs are as long as the references. In "
+        "the order of the legend.",
+        x_scale="bare",
+        level=1.0,
+    ),
+    "sampling": _Kind(
+        "Quality vs. diversity",
+        "100 − self-BLEU of the samples",
+        "{metric}",
+        "Right is more diverse, {better} is better. A line joins the temperatures of a system, the "
+        "lowest hollow.",
+    ),
+    "dev": _updates(
+        "{Metric} on dev", "{metric}", "Greedy decoding while training; {better} is better."
+    ),
+    "dev_loss_nats": _updates("Loss on dev", "nats per token", "On the references of dev."),
+    "loss_nats": _updates(
+        "Training loss", "nats per token", "Each method minimizes its own: compare shapes."
+    ),
+    "completion_length": _updates(
+        "Length", "tokens", "Tokens of a rollout, end of sequence included.", small=True
+    ),
+    "eos_rate": _updates(
+        "Finished", "% of rollouts", "With an end of sequence; the others were cut.", small=True
+    ),
+    "student_entropy": _updates(
+        "Entropy of the student",
+        "nats per token",
+        "Of its next token, where it trains.",
+        small=True,
+    ),
+    "teacher_reverse_kl": _updates(
+        "KL(student ‖ teacher)",
+        "nats per token",
+        "On the training sequences; 0: equal.",
+        small=True,
+    ),
+    "staleness": _updates(
+        "Staleness",
+        "age in updates",
+        "Of the rollouts: 0 is on-policy, more is replay.",
+        small=True,
+    ),
+    "student_fraction": _updates(
+        "Student’s share", "% of sequences", "The others come from the mixture’s rest.", small=True
+    ),
+    "reward": _updates("Reward", "reward", "Mean over the student’s own sequences."),
+    "repetition": _updates(
+        "Repetition",
+        "% of 4-grams",
+        "4-grams that a rollout has had before. Dashed: the references’.",
+    ),
+    "throughput": dataclasses.replace(
+        _updates(
+            "Throughput",
+            "tokens per second",
+            "Solid: sampled, per second of sampling. Dashed: trained on, per second of the whole "
+            "update.",
+            small=True,
+        ),
+        y_scale="log",
+    ),
+}
+_PERCENT = {"eos_rate", "student_fraction"}
+_ROLLOUTS = (
+    "completion_length",
+    "eos_rate",
+    "student_entropy",
+    "teacher_reverse_kl",
+    "staleness",
+    "student_fraction",
+)
+_SPOKEN_WITH_X = {"speed", "certainty", "agreement", "sampling"}
+"""Not `size`, whose dots are moved apart."""
+_ONLY_IF_VARYING = {"staleness", "student_fraction"}
+
+
+def _drawn(
+    key: str,
+    series: Iterable[Series],
+    metric: Metric | None = None,
+    *,
+    section: str = "chart",
+    level: float | None = None,
+) -> list[Chart]:
+    """The chart of that key; none without points. The section makes ids of the page unique."""
+    found = [each for each in series if each.points]
+    if not found:
+        return []
+    kind, title = _KINDS[key], "" if metric is None else metric.title
+    better = "up" if metric is None or metric.higher_is_better else "down"
+    words = {"metric": title, "Metric": capital(title), "better": better, "Better": capital(better)}
+    frame = Frame(
+        kind.x,
+        kind.y.format(**words),
+        kind.x_scale,
+        kind.y_scale,
+        kind.level if level is None else level,
+        kind.small,
+    )
+    name = kind.title.format(**words)
+    window = plots.smoothing(found)
+    caption = kind.caption.format(**words)
+    if window > 1:
+        caption += f" Running mean of {window} points."
+    return [
+        Chart(
+            name,
+            Markup(plots.draw(f"{section}-{key}", found, frame)),
+            f"{name}: {frame.y}"
+            + (f" over {frame.x}. " if frame.x else ". ")
+            + _spoken(found, with_x=key in _SPOKEN_WITH_X),
+            caption,
+        )
+    ]
+
+
+def _spoken(series: Sequence[Series], *, with_x: bool) -> str:
+    """What the picture shows, in numbers: of curves their ends, of dots where they are."""
+    spoken = []
+    for each in series:
+        shown, joint = each.points, ", "
+        if each.style != "dots" and len(shown) > 1:
+            shown, joint = (shown[0], shown[-1]), " to "
+        values = (
+            numbers.significant(point.y) + (f" at {numbers.significant(point.x)}" if with_x else "")
+            for point in shown
+        )
+        spoken.append(f"{each.name}: {joint.join(values)}")
+    return "; ".join(spoken)
+
+
+def capital(text: str) -> str:
+    """With a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def _dot(x: float, found: Value, *, factor: float = 1.0, filled: bool = True) -> Point:
+    low, high = (None if end is None else factor * end for end in (found.low, found.high))
+    return Point(x, factor * (found.value or 0.0), filled, low, high)
+
+
+def trade_offs(contents: RunContents, looks: Looks) -> list[Chart]:
+    """Quality vs. speed and vs. size: what a choice between the systems rests on.
 
     Beside the students' sizes also stands the start, so that one sees what was learned.
     """
-    trained = [system for system in systems if not system.is_start]
-    if len(trained) < 2:  # one dot is no trade-off
+    metric, systems = contents.metric, contents.measured
+    trained = [system for system in systems if system is not contents.results.start]
+    if metric is None or len(trained) < 2:  # one dot is no trade-off
         return []
-    teacher = headlines.teacher_of(systems)
-    level = teacher.beam if teacher is not None else None
-    metric = systems[0].metric
-    title, up = metric.title, "up" if metric.higher_is_better else "down"
-    charts = []
-    speed = _speed_dots(trained, looks)
-    if speed:
-        charts.append(
-            Chart(
-                "Quality against speed",
-                Markup(
-                    plots.scatter(
-                        "speed", speed, x_label="sentences per second", y_label=title, level=level
-                    )
-                ),
-                f"{title} over sentences per second. " + _spoken(trained, "sentences per second"),
-                f"Right is faster, {up} is better. A thin line joins one system’s greedy (hollow) "
-                "and beam-search (filled) decoding.",
-            )
-        )
-    size = _size_dots(systems, looks)
-    if size:
-        charts.append(
-            Chart(
-                "Quality against size",
-                Markup(
-                    plots.scatter(
-                        "size", size, x_label="size on disk, MB", y_label=title, level=level
-                    )
-                ),
-                f"{title} over size on disk. " + _spoken(systems, "MB"),
-                f"Left is smaller, {up} is better. Systems of the same size stand side by side.",
-            )
-        )
-    return charts
+    teacher = contents.results.teacher
+    level = None if teacher is None else teacher.score(metric.name)
+    speed = [Series(s.name, looks[s.name], _speed_dots(s, metric)) for s in trained]
+    return [
+        *_drawn("speed", speed, metric, level=level),
+        *_drawn("size", _size_dots(systems, metric, looks), metric, level=level),
+    ]
 
 
-def _speed_dots(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[plots.Dot]:
+def _speed_dots(system: System, metric: Metric) -> list[Point]:
     dots = []
-    for s in systems:
-        if s.greedy is not None and s.sentences_per_second_greedy:
-            speed = s.sentences_per_second_greedy
-            dots.append(plots.Dot(looks[s.name], speed, s.greedy, filled=False))
-        if s.beam is not None and s.sentences_per_second_beam:
-            dots.append(_beam_dot(s, looks, s.sentences_per_second_beam, s.beam))
+    for decoded, filled in ((system.greedy, False), (system.beam, True)):
+        speed, score = decoded.sentences_per_second, decoded.scores.get(metric.name)
+        if speed is not None and speed.value and score is not None and score.value is not None:
+            # The interval of beam search alone, so that the two do not overlap.
+            found = score if filled else Value(value=score.value)
+            dots.append(_dot(speed.value, found, filled=filled))
     return dots
 
 
-def _size_dots(systems: Sequence[System], looks: dict[str, plots.Look]) -> list[plots.Dot]:
-    dots: list[plots.Dot] = []
-    for s in systems:
-        if s.beam is None or not s.size_bytes:
+def _size_dots(systems: Sequence[System], metric: Metric, looks: Looks) -> list[Series]:
+    found: list[Series] = []
+    for system in systems:
+        score = system.beam.scores.get(metric.name)
+        if score is None or score.value is None or not system.bytes:
             continue
-        megabytes = s.size_bytes / 1e6
+        megabytes = system.bytes / 1e6
         # Students often weigh the same to the byte: a few percent apart, all can be seen.
-        while any(abs(megabytes / dot.x - 1.0) < 0.035 for dot in dots):
+        while any(abs(megabytes / each.points[0].x - 1.0) < 0.035 for each in found):
             megabytes *= 1.04
-        dots.append(_beam_dot(s, looks, megabytes, s.beam))
-    return dots
+        found.append(Series(system.name, looks[system.name], [_dot(megabytes, score)]))
+    return found
 
 
-def _beam_dot(s: System, looks: dict[str, plots.Look], x: float, quality: float) -> plots.Dot:
-    return plots.Dot(looks[s.name], x, quality, filled=True, low=s.beam_low, high=s.beam_high)
+def analysis(contents: RunContents, looks: Looks) -> list[Chart]:
+    """What explains the quality: search, certainty, likeness to the teacher, length.
+
+    Nothing of a single system, nor of the start, which would stretch every scale.
+    """
+    metric, results = contents.metric, contents.results
+    systems = [system for system in results.systems if system is not results.start]
+    if metric is None or len(systems) < 2:
+        return []
+
+    def dots(points: Callable[[int, System], Sequence[Point]]) -> list[Series]:
+        found = [Series(s.name, looks[s.name], points(place, s)) for place, s in enumerate(systems)]
+        several = sum(bool(each.points) for each in found) > 1
+        return found if several else []
+
+    curves = [
+        Series(s.name, looks[s.name], _entropy(*_curve(contents, s)), "curve")
+        for s in systems
+        if s.name in results.entropy_by_position
+    ]
+    likeness = [Series(s.name, looks[s.name], _agreement(s)) for s in systems]
+    return [
+        *_drawn("gap", dots(lambda x, s: _gap(x, s)), metric),
+        *_drawn("certainty", dots(lambda _, s: _certainty(s))),
+        *_drawn("entropy", curves),
+        *_drawn("agreement", likeness, metric),
+        *_drawn("length", dots(_lengths)),
+    ]
 
 
-def _spoken(systems: Sequence[System], cost: str) -> str:
-    def value(s: System) -> str:
-        if cost == "MB":
-            return numbers.size(s.size_bytes)
-        return f"{numbers.rate(s.sentences_per_second_beam)} {cost}"
+def _gap(x: int, system: System) -> list[Point]:
+    gap = system.greedy_beam_gap
+    return [] if gap is None or gap.value is None else [_dot(float(x), gap)]
 
-    return "; ".join(
-        f"{s.name}: {s.metric.title} {numbers.fixed(s.beam)}, {value(s)}" for s in systems
+
+def _certainty(system: System) -> list[Point]:
+    share, perplexity = system.mode_share, system.perplexity
+    if share is None or share.value is None or perplexity is None or perplexity.value is None:
+        return []
+    return [_dot(perplexity.value, share, factor=100.0)]
+
+
+def _curve(contents: RunContents, system: System) -> tuple[Sequence[float], Sequence[int]]:
+    curve = contents.results.entropy_by_position[system.name]
+    return curve.entropy_nats, curve.counts
+
+
+def _entropy(nats: Sequence[float], counts: Sequence[int]) -> list[Point]:
+    return [
+        Point(float(position), value)
+        for position, (value, count) in enumerate(zip(nats, counts, strict=True), start=1)
+        if count >= REACHED_BY * counts[0]
+    ]
+
+
+def _agreement(system: System) -> list[Point]:
+    same, score = system.agreement_top1, system.to_teacher
+    if same is None or same.value is None or score is None or score.value is None:
+        return []
+    return [_dot(100.0 * same.value, score)]
+
+
+def _lengths(x: int, system: System) -> list[Point]:
+    ratios = ((system.greedy.length_ratio, False), (system.beam.length_ratio, True))
+    return [Point(float(x), ratio, filled) for ratio, filled in ratios if ratio is not None]
+
+
+def sampling(contents: RunContents, looks: Looks) -> list[Chart]:
+    """The main metric over how unlike each other samples are, by temperature."""
+    metric = contents.metric
+    if metric is None:
+        return []
+    series = []
+    for system in contents.measured:
+        points = []
+        for place, at in enumerate(system.sampled):
+            score, alike = at.scores.get(metric.name), at.self_bleu
+            if score is not None and alike is not None and alike.value is not None:
+                points.append(_dot(100.0 - alike.value, score, filled=place > 0))
+        series.append(Series(system.name, looks[system.name], points))
+    return _drawn("sampling", series, metric)
+
+
+def training(contents: RunContents, looks: Looks) -> list[Chart]:
+    """Dev scores, loss on dev and training loss of the runs that logged them."""
+    return [
+        *_dev(contents.logs, contents.dev_metric, looks, "chart"),
+        *_logged("dev_loss_nats", contents.logs, looks),
+        *_logged("loss_nats", contents.logs, looks),
+    ]
+
+
+def rollouts(logs: Sequence[TrainingLog], looks: Looks) -> list[Chart]:
+    """How the students sampled while they trained; nothing where none did.
+
+    Runs that only read have their curves, too, of what was logged of them.
+    """
+    if not any(log.is_on_policy for log in logs):
+        return []
+    charts = []
+    for key in _ROLLOUTS:
+        values = {value for log in logs for _, value in log.curve(key)}
+        if key not in _ONLY_IF_VARYING or len(values) > 1:
+            charts += _logged(key, logs, looks)
+    return charts + _drawn("throughput", _throughput(logs, looks))
+
+
+def rewards(contents: RunContents, looks: Looks) -> list[Chart]:
+    """Reward, dev score, length and repetition over the same updates, of runs with a reward."""
+    logs = [log for log in contents.logs if log.curve("reward")]
+    if not logs:
+        return []
+    shown = [_series(log, _by_update(repetition_curve(log.rollouts)), looks, 100.0) for log in logs]
+    references = {one.reference for log in logs for one in log.rollouts if one.reference}
+    level = _reference_repetition(sorted(references))
+    return [
+        *_logged("reward", logs, looks, "reward"),
+        *_dev(logs, contents.dev_metric, looks, "reward"),
+        *_logged("completion_length", logs, looks, "reward"),
+        *_drawn("repetition", shown, section="reward", level=level),
+    ]
+
+
+def _by_update(points: Points) -> Points:
+    by_update: dict[float, list[float]] = {}
+    for update, value in points:
+        by_update.setdefault(update, []).append(value)
+    return tuple((update, statistics.fmean(each)) for update, each in by_update.items())
+
+
+def _reference_repetition(references: Sequence[str]) -> float | None:
+    if not references:
+        return None
+    from seqdistill.metrics.diversity import repetition_rate
+
+    return 100.0 * repetition_rate(references).value
+
+
+def _dev(
+    logs: Sequence[TrainingLog], metric: Metric | None, looks: Looks, section: str
+) -> list[Chart]:
+    if metric is None:
+        return []
+    series = [_series(log, log.curve(f"dev_{metric.name}"), looks) for log in logs]
+    return _drawn("dev", series, metric, section=section)
+
+
+def _logged(
+    key: str, logs: Sequence[TrainingLog], looks: Looks, section: str = "chart"
+) -> list[Chart]:
+    factor = 100.0 if key in _PERCENT else 1.0
+    return _drawn(
+        key, (_series(log, log.curve(key), looks, factor) for log in logs), section=section
     )
 
 
-def learning(
-    logs: Sequence[TrainingLog], metric: Metric, looks: dict[str, plots.Look]
-) -> list[Chart]:
-    """Dev scores, loss on dev and training loss over updates, of the runs that logged them."""
-    charts = []
-    dev = [plots.Line(looks[c.name], c.dev) for c in logs if c.dev]
-    if dev:
-        charts.append(
-            Chart(
-                f"{metric.title[:1].upper()}{metric.title[1:]} on dev",
-                Markup(
-                    plots.curves(
-                        "dev",
-                        dev,
-                        x_label="updates",
-                        y_label=f"dev {metric.title}",
-                        marked=True,
-                        window=1,
-                    )
-                ),
-                f"Dev {metric.title} over updates. "
-                + "; ".join(
-                    f"{c.name}: {numbers.fixed(c.dev[-1][1])} at the end" for c in logs if c.dev
-                ),
-                "Measured by generation while training.",
-            )
-        )
-    dev_loss = [plots.Line(looks[c.name], c.dev_loss_nats) for c in logs if c.dev_loss_nats]
-    if dev_loss:
-        svg = plots.curves(
-            "dev-loss", dev_loss, x_label="updates", y_label="nats", marked=True, window=1
-        )
-        charts.append(
-            Chart(
-                "Loss on dev",
-                Markup(svg),
-                "Loss on dev over updates. "
-                + "; ".join(
-                    f"{c.name}: {numbers.fixed(c.dev_loss_nats[-1][1], 2)} nats at the end"
-                    for c in logs
-                    if c.dev_loss_nats
-                ),
-                "Nats a token of the human targets; less is better.",
-            )
-        )
-    loss = [plots.Line(looks[c.name], c.loss_nats) for c in logs if c.loss_nats]
-    if loss:
-        window = plots.smoothing(loss)
-        charts.append(
-            Chart(
-                "Training loss",
-                Markup(
-                    plots.curves(
-                        "loss", loss, x_label="updates", y_label="nats", marked=False, window=window
-                    )
-                ),
-                "Training loss over updates. "
-                + "; ".join(
-                    f"{c.name}: {numbers.fixed(c.loss_nats[-1][1], 2)} nats at the end"
-                    for c in logs
-                    if c.loss_nats
-                ),
-                _loss_note(len(loss), window),
-            )
-        )
-    return charts
+def _series(log: TrainingLog, points: Points, looks: Looks, factor: float = 1.0) -> Series:
+    return Series(log.name, looks[log.name], [Point(x, factor * y) for x, y in points], "curve")
 
 
-def _loss_note(num_lines: int, window: int) -> str:
-    sentences = ["The training objective in nats."]
-    if num_lines > 1:
-        sentences.append("Each method minimizes its own, so compare the shapes, not the heights.")
-    if window > 1:
-        sentences.append(f"Running mean of {window} points.")
-    return " ".join(sentences)
+def _throughput(logs: Sequence[TrainingLog], looks: Looks) -> list[Series]:
+    series = []
+    for log in logs:
+        sampled = [p for p in log.curve("generation_tokens_per_second") if p[1] > 0.0]
+        if sampled:
+            sampling_curve = _series(log, tuple(sampled), looks)
+            trained = _series(log, training_rates(log), looks)
+            name = f"{log.name}, trained on"
+            series += [sampling_curve, dataclasses.replace(trained, name=name, style="dashed")]
+    return series
+
+
+def training_rates(log: TrainingLog) -> Points:
+    """Tokens trained on per second between one logged update and the next."""
+    tokens, seconds = dict(log.curve("tokens")), dict(log.curve("seconds"))
+    logged = [(0.0, 0.0, 0.0)]
+    logged += [
+        (step, tokens[step], seconds[step]) for step in sorted(tokens.keys() & seconds.keys())
+    ]
+    return tuple(
+        (step, (after - before) / (now - then))
+        for (_, before, then), (step, after, now) in pairwise(logged)
+        if now > then and after > before
+    )
+
+
+def sampling_fraction(log: TrainingLog) -> float | None:
+    """The fraction of the training time that went into sampling; None where that was not logged.
+
+    Seconds of sampling and of taking over the student's weights, a mean over the logged updates,
+    over the seconds of an update. Updates without rollouts count as 0.
+    """
+    seconds = dict(log.curve("seconds"))
+    last = max(seconds, default=0.0)
+    if not log.curve("rollouts") or last <= 0.0 or seconds[last] <= 0.0:
+        return None
+    # Of a mixture the other sequences may be sampled, too.
+    spent = [sum(_sampling_seconds(log, step, by) for by in ("", "other_")) for step in seconds]
+    return min(1.0, statistics.fmean(spent) / (seconds[last] / last))
+
+
+def _sampling_seconds(log: TrainingLog, step: float, by: str) -> float:
+    sequences, length, rate, refreshing = (
+        dict(log.curve(f"{by}{key}")).get(step, 0.0)
+        for key in (
+            "rollouts",
+            "completion_length",
+            "generation_tokens_per_second",
+            "refresh_seconds",
+        )
+    )
+    return refreshing + (sequences * length / rate if rate else 0.0)

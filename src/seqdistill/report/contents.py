@@ -1,164 +1,27 @@
-"""What a report shows, in typed form: systems, tests, curves, samples. Reads no files."""
+"""What a run directory holds, in typed form: the only module of this package that opens its files.
+
+Every part but one is optional: a folder with results, or metrics, or samples, can be shown. A part
+that is damaged is an error: a report with a silent hole would be believed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
 
+from seqdistill.core.errors import UserError
 from seqdistill.records.atomic import JsonValue
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A measure of quality: what people call it, and which way is up."""
-
-    name: str
-    higher_is_better: bool
-
-    @property
-    def title(self) -> str:
-        """`BLEU`, `token error rate`, ..."""
-        return TITLES.get(self.name, self.name)
-
-    def score_key(self, value: float) -> float:
-        """The value so that more is better."""
-        return value if self.higher_is_better else -value
-
-
-TITLES = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "token_error_rate": "token error rate",
-    "sequence_error_rate": "sequence error rate",
-    "rouge_1": "ROUGE-1",
-    "rouge_2": "ROUGE-2",
-    "rouge_l": "ROUGE-L",
-    "exact_match": "exact match",
-    "answer_accuracy": "answer accuracy",
-}
-FALLING = frozenset({"token_error_rate", "sequence_error_rate"})
-"""Those of TITLES of which less is better: for logs, which do not say so themselves. Stated twice,
-because the package of the metrics takes seconds to load; a test compares."""
+from seqdistill.records.results import Metric, Results, Rollout, Sample, System, Timing, parsed
+from seqdistill.records.run_directory import METRICS, RunDirectory
 
 Points = tuple[tuple[float, float], ...]
 """(update, value) pairs in order."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """A value and its interval, whose ends are both given or both None."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampled:
-    """What a system's samples at one temperature are like."""
-
-    temperature: float
-    scores: Mapping[str, Measured]
-    """Of all samples, by the metric's name."""
-    self_bleu: Measured | None
-    """How alike the samples of one source are, 0 to 100."""
-    repetition: float | None
-    """Share of an output's runs of four words that it has had before."""
-    finished_share: float | None
-    """Share of the samples that end by themselves."""
-
-
-@dataclasses.dataclass(frozen=True)
-class System:
-    """One row of the results: a model as it was measured. None is what was not measured."""
-
-    name: str
-    method: str
-    init: str | None
-    parameters: float | None
-    size_bytes: float | None
-    metric: Metric
-    """The main one: what `greedy` and `beam` are in."""
-    greedy: float | None
-    beam: float | None
-    beam_low: float | None
-    beam_high: float | None
-    second: float | None
-    """By the second metric, beam search."""
-    gap: Measured | None
-    """What beam search gains over greedy decoding."""
-    perplexity: float | None
-    mode_share: float | None
-    mode_share_low: float | None
-    mode_share_high: float | None
-    entropy_nats: float | None
-    length_ratio_greedy: float | None
-    length_ratio_beam: float | None
-    agreement: float | None
-    """Share of reference positions at which it finds the teacher's likeliest token likeliest."""
-    to_teacher: Measured | None
-    """The main metric against the teacher's outputs."""
-    words_per_second_greedy: float | None
-    words_per_second_beam: float | None
-    sentences_per_second_greedy: float | None
-    sentences_per_second_beam: float | None
-    """What speeds are compared by: words per second grow for a system that does not stop."""
-    signatures: Mapping[str, str]
-    """By the metric's name."""
-    faults: tuple[str, ...]
-    """What is wrong with it, each a few words; none of a sound system."""
-    folder: str | None = None
-    """Where in the run directory it lies, of a copy."""
-    sampled: tuple[Sampled, ...] = ()
-    """By rising temperature."""
-
-    @property
-    def is_teacher(self) -> bool:
-        """Whether the others learned from this one."""
-        return self.method == "teacher"
-
-    @property
-    def is_start(self) -> bool:
-        """Whether it is the student before its first update."""
-        return self.method == "start"
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """One paired test between two systems."""
-
-    system: str
-    versus: str
-    metric: str
-    higher_is_better: bool
-    delta: float
-    p_value: float
-    low: float | None
-    high: float | None
-    test: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Rollout:
-    """One sequence that was written for an update, and kept to be looked at."""
-
-    step: int
-    id: str
-    prompt: str
-    origin: str
-    written: str
-    tokens: int
-    finished: bool
-    """Whether it has an end; else it was cut at the limit."""
-    reference: str | None
-    reward: float | None
-    sampled_at_update: int
-    """The update it was first written for: before `step` in replay."""
-
-    @property
-    def is_written(self) -> bool:
-        """Whether a model wrote it, rather than people: then it is the reference."""
-        return self.origin != "reference"
+Rows = Sequence[Mapping[str, JsonValue]]
+NOT_EVALUATED = Results(metrics=())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,43 +29,18 @@ class TrainingLog:
     """What one training run logged."""
 
     name: str
-    loss_nats: Points
-    dev: Points
-    """Dev scores in the run's `dev_metric`."""
-    measures: Mapping[str, Points]
-    """Of the sequences written while it trained, by name in the log. None that was not logged."""
-    rollouts: tuple[Rollout, ...]
-    dev_loss_nats: Points = ()
-    """Nats a token of dev's targets."""
+    curves: Mapping[str, Points]
+    """Every number, by its name in the log."""
+    rollouts: tuple[Rollout, ...] = ()
 
+    def curve(self, key: str) -> Points:
+        """The logged values; none where the key was not logged."""
+        return self.curves.get(key, ())
 
-@dataclasses.dataclass(frozen=True)
-class EntropyCurve:
-    """A system's mean entropy in nats at target positions 1, 2, 3, ..."""
-
-    name: str
-    entropy_nats: tuple[float, ...]
-    counts: tuple[float, ...]
-    """How many references reach each position."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One sentence with everybody's output, by system name."""
-
-    id: str
-    source: str
-    reference: str | None
-    outputs: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """How long a step took and how much memory it needed at its peak."""
-
-    step: str
-    seconds: float
-    peak_memory_mb: float | None
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether sequences were sampled while the student trained."""
+        return "completion_length" in self.curves or any(one.is_sampled for one in self.rollouts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,19 +49,138 @@ class RunContents:
 
     folder: str
     created: str | None
-    metrics: tuple[Metric, ...]
-    """The first is the main one."""
-    systems: tuple[System, ...]
-    copies: tuple[System, ...]
-    """Other forms of a student, such as int8, which stand beside the systems."""
-    comparisons: tuple[Comparison, ...]
-    baseline: str | None
-    notes: tuple[str, ...]
+    results: Results
     logs: tuple[TrainingLog, ...]
-    dev_metric: Metric
-    entropy: tuple[EntropyCurve, ...]
+    dev_metric: Metric | None
+    """What dev was scored by while training."""
     samples: tuple[Sample, ...]
     timings: tuple[Timing, ...]
-    facts: dict[str, dict[str, JsonValue]]
+    facts: Mapping[str, Mapping[str, JsonValue]]
     """The manifest's groups of facts: versions, machine, and the rest under `run`."""
     recipe: str | None
+
+    @property
+    def measured(self) -> tuple[System, ...]:
+        """The systems, then the copies."""
+        return (*self.results.systems, *self.results.exports)
+
+    @property
+    def metric(self) -> Metric | None:
+        """The main metric of the results."""
+        return self.results.metrics[0] if self.results.metrics else None
+
+
+def read_contents(run_directory: Path) -> RunContents:
+    """Everything in the folder that a report shows.
+
+    Raises UserError when the folder is missing or holds neither results nor metrics, and when a
+    file in it is damaged.
+    """
+    if not run_directory.is_dir():
+        raise UserError(
+            f"a report is made from a run directory, got {str(run_directory)!r}, which is no "
+            "folder; name the output_dir of a run"
+        )
+    run = RunDirectory(run_directory)
+    results = run.read_results() if run.results_path.exists() else NOT_EVALUATED
+    members = run.members()
+    logged = {each.path: rows for each in (run, *members) if (rows := each.read_metrics())}
+    logs = tuple(_log(name, path, logged[path]) for path, name in _names(run, results, logged))
+    if results is NOT_EVALUATED and not logs:
+        raise UserError(
+            f"a report needs results.json or {METRICS}, got {str(run_directory)!r}, which has "
+            "neither; train or evaluate into this folder first"
+        )
+    manifest = _manifest(run)
+    created = results.created or manifest.get("created")
+    timings = cast("list[object]", manifest.pop("timings", None) or [])
+    return RunContents(
+        folder=run_directory.resolve().name,
+        created=None if created is None else str(created),
+        results=results,
+        logs=logs,
+        dev_metric=_dev_metric(logs, results, [manifest, *map(_manifest, members)]),
+        samples=tuple(run.read_samples()),
+        timings=tuple(parsed(Timing, row, run.manifest_path) for row in timings),
+        facts=_facts(manifest),
+        recipe=run.read_recipe() if run.recipe_path.exists() else None,
+    )
+
+
+def _manifest(run: RunDirectory) -> dict[str, JsonValue]:
+    return run.read_manifest() if run.manifest_path.exists() else {}
+
+
+def _names(
+    run: RunDirectory, results: Results, logged: Mapping[Path, Rows]
+) -> list[tuple[Path, str]]:
+    """What the runs that logged something are called, in the order of the systems."""
+    systems = results.systems
+    students = [system.name for system in systems if system.is_student]
+    order = [system.name for system in systems]
+    found = []
+    for folder in logged:
+        name = folder.resolve().name
+        if name not in order:
+            of_method = [system.name for system in systems if system.method == name]
+            # A single run is its student's, whatever its folder is called.
+            own = (students or order) if folder == run.path else []
+            name = next(iter([*of_method, *own]), name)
+        found.append((folder, name))
+    return sorted(found, key=lambda each: order.index(each[1]) if each[1] in order else len(order))
+
+
+def _log(name: str, folder: Path, rows: Rows) -> TrainingLog:
+    run = RunDirectory(folder)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        step = _number(row.get("step"), "step", run.metrics_path)
+        for key, value in row.items():
+            if value is not None and key != "step":
+                number = _number(value, key, run.metrics_path)
+                # An update for which nothing was sampled has no length of what was sampled.
+                if math.isfinite(number):
+                    curves.setdefault(key, []).append((step, number))
+    kept = (parsed(Rollout, row, run.rollouts_path) for row in run.read_rollouts())
+    return TrainingLog(name, {key: tuple(each) for key, each in curves.items()}, tuple(kept))
+
+
+def _number(value: JsonValue, key: str, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{path}: {key!r} must be a number, got {value!r}; restore the file")
+    return float(value)
+
+
+def _dev_metric(
+    logs: Sequence[TrainingLog], results: Results, manifests: Sequence[Mapping[str, JsonValue]]
+) -> Metric | None:
+    """The first metric that dev was scored by, of those that results and manifests know."""
+    judging = (manifest.get("judging") for manifest in manifests)
+    noted = [
+        row for each in judging if isinstance(each, dict) for row in each.get("dev_metrics", ())
+    ]
+    known = [*results.metrics, *(parsed(Metric, row, "judging in manifest.json") for row in noted)]
+    logged = {key for log in logs for key in log.curves}
+    return next((metric for metric in known if f"dev_{metric.name}" in logged), None)
+
+
+def _facts(manifest: Mapping[str, JsonValue]) -> dict[str, Mapping[str, JsonValue]]:
+    groups: dict[str, Mapping[str, JsonValue]] = {
+        key: value for key, value in manifest.items() if isinstance(value, dict)
+    }
+    rest = {key: value for key, value in manifest.items() if key not in groups}
+    return {**groups, "run": rest} if rest else groups
+
+
+@functools.cache
+def repetition(text: str) -> float:
+    """The fraction of a text's 4-grams that it has had before."""
+    # Imported here: it takes a second, which reports without rollouts need not wait.
+    from seqdistill.metrics.diversity import repetition_rate
+
+    return repetition_rate([text]).value
+
+
+def repetition_curve(rollouts: Sequence[Rollout]) -> Points:
+    """(update, repetition) of each sequence that a model wrote."""
+    return tuple((float(one.step), repetition(one.written)) for one in rollouts if one.is_sampled)

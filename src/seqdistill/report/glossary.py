@@ -1,23 +1,19 @@
-"""The words of the page, each where it is used, for people of other fields.
-
-Explains; measures nothing.
-"""
+"""The terms of the page, each where it is used, for people of other fields."""
 
 from __future__ import annotations
 
-from seqdistill.report import reward_signals, sampling, writing
 from seqdistill.report.contents import RunContents
 from seqdistill.report.headlines import SIGNIFICANT_BELOW
 
 _BY_METRIC = {
     "bleu": (
         "BLEU",
-        "Overlap with the human reference in runs of one to four words, 0 to 100. Compare only "
-        "values with the same signature.",
+        "Overlap with the reference in 1- to 4-grams of words, 0 to 100. Compare only values with "
+        "the same signature.",
     ),
     "chrf": (
         "chrF",
-        "Overlap with the human reference in runs of one to six characters, 0 to 100; kinder to "
+        "Overlap with the reference in 1- to 6-grams of characters, 0 to 100; more lenient with "
         "word endings than BLEU.",
     ),
     "token_error_rate": (
@@ -56,13 +52,13 @@ _BY_METRIC = {
 _ALWAYS = (
     (
         "Sentences per second",
-        "What speeds are compared by, over outputs of one test set. Words per second also grow "
-        "where a system does not stop writing.",
+        "What speeds are compared by, on one test set. Words per second also grow where a system "
+        "does not stop.",
     ),
     (
         "Greedy, beam search",
-        "Greedy decoding takes the likeliest next word; beam search follows several sentences at "
-        "once and keeps the likeliest.",
+        "Greedy decoding takes the likeliest next token; beam search follows several hypotheses "
+        "at once and keeps the likeliest.",
     ),
     (
         "Perplexity",
@@ -73,14 +69,11 @@ _ALWAYS = (
         "Mode share",
         "p(t = ŷ): the probability a model gives its own best output, averaged over sentences.",
     ),
-    (
-        "Entropy",
-        "How undecided a model is about the next token, in nats: 0 when it is certain.",
-    ),
+    ("Entropy", "How uncertain a model is about the next token, in nats: 0 when it is certain."),
     (
         "Interval",
-        "Where the score would mostly fall on other test sets of this kind, from resampling the "
-        "sentences.",
+        "Where the score would mostly fall on other test sets of this kind, by bootstrap "
+        "resampling of the sentences.",
     ),
     (
         "Paired test",
@@ -89,13 +82,11 @@ _ALWAYS = (
     ),
 )
 _START = (
-    (
-        "Start",
-        "The student before its first update, with the weights that training began from: what it "
-        "scores more was learned.",
-    ),
+    "Start",
+    "The student before its first update, with the weights that training began from: what it "
+    "gained since was learned.",
 )
-_WRITING = (
+_ROLLOUTS = (
     (
         "Rollout",
         "A sequence sampled by the student during training. On-policy: from the weights of this "
@@ -103,14 +94,12 @@ _WRITING = (
     ),
     (
         "KL(student ‖ teacher)",
-        "The reverse divergence: large where the student writes what the teacher finds unlikely.",
+        "The reverse divergence: large where the teacher finds unlikely what the student samples.",
     ),
 )
 _REWARD = (
-    (
-        "Reward hacking",
-        "Writing what a reward counts and not what it stands for: a higher reward, worse texts.",
-    ),
+    "Reward hacking",
+    "A higher reward for worse outputs: what the reward counts is not what it stands for.",
 )
 _SAMPLING = (
     (
@@ -120,29 +109,25 @@ _SAMPLING = (
     ),
     (
         "Temperature",
-        "What the model’s scores are divided by before sampling: below 1 likely words become "
-        "likelier; 1 is the model itself.",
+        "What the logits are divided by before sampling: below 1 likely tokens become likelier; "
+        "1 is the model itself.",
     ),
 )
-_REPETITION = (
-    (
-        "Repetition",
-        "Of an output’s runs of four words, how many the same output has had before.",
-    ),
-)
+_REPETITION = ("Repetition", "The fraction of an output’s 4-grams that it has had before.")
 
 
 def glossary(contents: RunContents) -> tuple[tuple[str, str], ...]:
-    """Words and their meanings, in the order of the page."""
-    shown = dict.fromkeys(metric.name for metric in (*contents.metrics, contents.dev_metric))
-    rewarded = reward_signals.rewarded(contents.logs)
-    sampled = sampling.sampled((*contents.systems, *contents.copies))
+    """Terms and their meanings, in the order of the page."""
+    metrics = [*contents.results.metrics, *filter(None, [contents.dev_metric])]
+    names = dict.fromkeys(metric.name for metric in metrics)
+    rewarded = any(log.curve("reward") for log in contents.logs)
+    sampled = any(system.sampled for system in contents.measured)
     return (
-        *(_BY_METRIC[name] for name in shown if name in _BY_METRIC),
+        *(_BY_METRIC[name] for name in names if name in _BY_METRIC),
         *_ALWAYS,
-        *(_START if any(system.is_start for system in contents.systems) else ()),
+        *([_START] if contents.results.start is not None else ()),
         *(_SAMPLING if sampled else ()),
-        *(_WRITING if writing.writers(contents.logs) else ()),
-        *(_REWARD if rewarded else ()),
-        *(_REPETITION if sampled or rewarded else ()),
+        *(_ROLLOUTS if any(log.is_on_policy for log in contents.logs) else ()),
+        *([_REWARD] if rewarded else ()),
+        *([_REPETITION] if sampled or rewarded else ()),
     )

@@ -1,7 +1,6 @@
-"""What the numbers say, in sentences: which student to take, what it keeps, what is significant.
+"""The numbers in sentences: what the best student keeps, what is significant.
 
-Chooses and compares; does not read files or lay out the page. A sentence is a tuple of phrases so
-that the page can set the numbers apart.
+A sentence is a tuple of phrases so that the page can set the numbers apart.
 """
 
 from __future__ import annotations
@@ -9,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from seqdistill.records.results import Metric, PairedTest, Results, System, number
 from seqdistill.report import numbers
-from seqdistill.report.contents import Comparison, Metric, System
 
 SIGNIFICANT_BELOW = 0.05
 """The usual level; stated on the page beside every use of the word."""
 
+NOT_SIGNIFICANT = "no significant difference"
+
 METHOD_TITLES = {
-    "teacher": "teacher",
-    "start": "the student before its first update",
+    "start": "student before training",
     "baseline": "student without distillation",
     "word_kd": "word-level distillation",
     "seq_kd": "sequence-level distillation",
@@ -36,152 +36,109 @@ class Phrase:
     strong: bool = False
 
 
-def quality(system: System) -> float | None:
-    """The main metric of beam search, or of greedy decoding where beam search was not run."""
-    return system.greedy if system.beam is None else system.beam
+def quality(system: System, metric: Metric) -> float | None:
+    """The metric by beam search, or by greedy decoding where beam search was not run."""
+    found = system.score(metric.name)
+    return system.score(metric.name, "greedy") if found is None else found
 
 
-def teacher_of(systems: Sequence[System]) -> System | None:
-    """The teacher's row, if there is one."""
-    return next((system for system in systems if system.is_teacher), None)
+def speed(system: System) -> float | None:
+    """Sentences per second by beam search."""
+    return number(system.beam.sentences_per_second)
 
 
-def start_of(systems: Sequence[System]) -> System | None:
-    """The row of the student before its first update, if there is one."""
-    return next((system for system in systems if system.is_start), None)
+def best(results: Results) -> System | None:
+    """The best student, as evaluation chose it."""
+    return None if results.student is None else results.system(results.student)
 
 
-def students_of(systems: Sequence[System]) -> list[System]:
+def students(results: Results) -> list[System]:
     """The trained students that were scored."""
-    return [s for s in systems if not (s.is_teacher or s.is_start) and quality(s) is not None]
+    return [
+        system
+        for system in results.systems
+        if system.is_student and quality(system, results.metrics[0]) is not None
+    ]
 
 
-def best(systems: Sequence[System]) -> System | None:
-    """The sound student best by the main metric (beam search); of equals the first in the table.
-
-    Where none is sound, the best of the broken ones.
-    """
-    students = students_of(systems)
-    sound = [s for s in students if not s.faults] or students
-    return max(sound, key=_worth, default=None)
-
-
-def worst(systems: Sequence[System]) -> System | None:
-    """The student that is worst by the main metric; of equals the last in the table."""
-    return min(reversed(students_of(systems)), key=_worth, default=None)
-
-
-def recommended(systems: Sequence[System]) -> System | None:
-    """The best student where there is a choice between several and it is sound; else None."""
-    found = best(systems)
-    if found is None or found.faults or len(students_of(systems)) < 2:
-        return None
-    return found
-
-
-def broken(systems: Sequence[System]) -> list[System]:
-    """The systems that something is wrong with."""
-    return [system for system in systems if system.faults]
-
-
-def signatures(systems: Sequence[System], metrics: Sequence[Metric]) -> list[tuple[str, str]]:
+def signatures(results: Results) -> list[tuple[str, str]]:
     """(title, signature) of every metric as it was measured, each pair once."""
     found = [
-        (metric.title, system.signatures[metric.name])
-        for metric in metrics
-        for system in systems
-        if metric.name in system.signatures
+        (metric.title, score.signature)
+        for metric in results.metrics
+        for system in (*results.systems, *results.exports)
+        if (score := system.beam.scores.get(metric.name)) is not None and score.signature
     ]
     return list(dict.fromkeys(found))
 
 
-def _worth(system: System) -> float:
-    return system.metric.score_key(quality(system) or 0.0)
-
-
-def ratio(part: float | None, whole: float | None) -> float | None:
+def ratio(part: float | int | None, whole: float | int | None) -> float | None:
     """part / whole, or None when either is missing or the whole is zero."""
     return None if part is None or not whole else part / whole
 
 
-def headline(systems: Sequence[System]) -> tuple[Phrase, ...]:
-    """One sentence that holds for every student: what of the teacher the best and the worst keep.
+def speed_ratio(system: System, other: System) -> float | None:
+    """How many times as many sentences per second, by beam search."""
+    return ratio(speed(system), speed(other))
 
-    It says first what is broken where that is the best student.
-    """
-    student, teacher = best(systems), teacher_of(systems)
-    if student is not None and student.faults:
-        return (Phrase(f"{student.name} is broken: "), Phrase(student.faults[0], strong=True))
-    if student is not None and teacher is not None and ratio(quality(student), quality(teacher)):
-        return _against_teacher(students_of(systems), student, teacher)
+
+def headline(results: Results) -> tuple[Phrase, ...]:
+    """One sentence: what of the teacher the best and the worst student keep, or what is broken."""
+    student, teacher = best(results), results.teacher
     system = student or teacher
     if system is None:
         return (Phrase("Not evaluated yet: here is how the training went"),)
-    if quality(system) is None:
-        return (Phrase(f"{system.name} was measured without {system.metric.title}: see the table"),)
-    parts = [
-        Phrase(f"{system.name} reaches "),
-        Phrase(scored(system), strong=True),
-    ]
-    if system.sentences_per_second_beam is not None:
-        rate = numbers.rate(system.sentences_per_second_beam)
-        parts += [Phrase(" at "), Phrase(f"{rate} sentences per second", strong=True)]
+    if system.faults:
+        return (Phrase(f"{system.name} is broken: "), Phrase(system.faults[0], strong=True))
+    metric = results.metrics[0]
+    if student is not None and teacher is not None and student is not teacher:
+        return tuple(_against_teacher(results, student, teacher))
+    if quality(system, metric) is None:
+        return (Phrase(f"{system.name} was measured without {metric.title}: see the table"),)
+    parts = [Phrase(f"{system.name} reaches "), Phrase(_scored(system, metric), strong=True)]
+    if speed(system) is not None:
+        rate = f"{numbers.rate(speed(system))} sentences per second"
+        parts += [Phrase(" at "), Phrase(rate, strong=True)]
     if system.parameters is not None:
-        parts += [
-            Phrase(" with "),
-            Phrase(f"{numbers.count(system.parameters)} parameters", strong=True),
-        ]
+        size = f"{numbers.count(system.parameters)} parameters"
+        parts += [Phrase(" with "), Phrase(size, strong=True)]
     return tuple(parts)
 
 
-def _against_teacher(
-    students: Sequence[System], student: System, teacher: System
-) -> tuple[Phrase, ...]:
-    parts = _scores_against(student, teacher)
-    last = worst(students)
-    if last is not None and last is not student:
-        value = (
-            numbers.percent(ratio(quality(last), quality(teacher)))
-            if last.metric.higher_is_better
-            else numbers.fixed(quality(last))
-        )
-        name = f"{last.name}, broken" if last.faults else last.name
-        parts += [
-            Phrase(f", the worst student ({name}) "),
-            Phrase(value, strong=True),
-            Phrase(","),
+def _against_teacher(results: Results, student: System, teacher: System) -> list[Phrase]:
+    metric, others = results.metrics[0], students(results)
+    own, its = quality(student, metric), quality(teacher, metric)
+    if metric.higher_is_better:
+        parts = [
+            Phrase(f"{student.name} keeps "),
+            Phrase(numbers.percent(ratio(own, its)), strong=True),
+            Phrase(f" of the teacher’s {metric.title}"),
+        ]
+    else:  # a fraction of errors kept means nothing
+        parts = [
+            Phrase(f"{student.name} has a {metric.title} of "),
+            Phrase(numbers.fixed(own), strong=True),
+            Phrase(f" against the teacher’s {numbers.fixed(its)}"),
         ]
     gains = [
-        (_span([speed_ratio(s, teacher) for s in students]), "speed"),
-        (_span([ratio(s.size_bytes, teacher.size_bytes) for s in students]), "size"),
+        (_span([speed_ratio(s, teacher) for s in others]), "speed"),
+        (_span([ratio(s.bytes, teacher.bytes) for s in others]), "size"),
     ]
-    joint = " at "
-    for factors, of in gains:
-        if factors:
-            parts += [Phrase(joint), Phrase(factors, strong=True), Phrase(f" its {of}")]
-            joint = " and "
-    if joint == " at " and parts[-1].text == ",":
-        parts.pop()
-    return tuple(parts)
-
-
-def _scores_against(student: System, teacher: System) -> list[Phrase]:
-    if student.metric.higher_is_better:
-        return [
-            Phrase(f"{student.name} keeps "),
-            Phrase(numbers.percent(ratio(quality(student), quality(teacher))), strong=True),
-            Phrase(f" of the teacher’s {student.metric.title}"),
-        ]
-    return [
-        Phrase(f"{student.name} has a {student.metric.title} of "),
-        Phrase(numbers.fixed(quality(student)), strong=True),
-        Phrase(f" against the teacher’s {numbers.fixed(quality(teacher))}"),
-    ]
-
-
-def speed_ratio(system: System, other: System) -> float | None:
-    """How many times as many sentences a second, by beam search."""
-    return ratio(system.sentences_per_second_beam, other.sentences_per_second_beam)
+    gains = [(factors, of) for factors, of in gains if factors]
+    worst = min(
+        reversed(others), key=lambda s: metric.score_key(quality(s, metric) or 0.0), default=student
+    )
+    if worst is not student:
+        found = quality(worst, metric)
+        value = (
+            numbers.percent(ratio(found, its)) if metric.higher_is_better else numbers.fixed(found)
+        )
+        name = f"{worst.name}, broken" if worst.faults else worst.name
+        parts += [Phrase(f", the worst student ({name}) "), Phrase(value, strong=True)]
+        parts += [Phrase(",")] if gains else []
+    for joint, (factors, of) in zip((" at ", " and "), gains, strict=False):
+        parts += [Phrase(joint), Phrase(factors, strong=True), Phrase(f" its {of}")]
+    return parts
 
 
 def _span(factors: Sequence[float | None]) -> str:
@@ -193,63 +150,56 @@ def _span(factors: Sequence[float | None]) -> str:
     return high if low == high else f"{low} to {high}"
 
 
-def scored(system: System) -> str:
+def _scored(system: System, metric: Metric) -> str:
     """`31.6 BLEU`, `a token error rate of 4.2`."""
-    value = numbers.fixed(quality(system))
-    if system.metric.higher_is_better:
-        return f"{value} {system.metric.title}"
-    return f"a {system.metric.title} of {value}"
+    value = numbers.fixed(quality(system, metric))
+    return f"{value} {metric.title}" if metric.higher_is_better else f"a {metric.title} of {value}"
 
 
-def _extreme(system: System) -> str:
-    return "highest" if system.metric.higher_is_better else "lowest"
-
-
-def explanation(systems: Sequence[System]) -> str:
-    """Which modes the headline compares, and what greedy decoding would give."""
-    student, teacher = best(systems), teacher_of(systems)
-    if student is None or teacher is None or student.beam is None or teacher.beam is None:
+def explanation(results: Results) -> str:
+    """Which decoding the headline compares, and what greedy decoding would give."""
+    student, teacher = best(results), results.teacher
+    if student is None or teacher is None or student is teacher:
         return ""
     if student.faults:
         return "No student is sound, so none is recommended."
-    span = numbers.interval(student.beam_low, student.beam_high)
-    sentences = [
-        (
-            f"The student’s {student.metric.title}: "
-            if len(students_of(systems)) == 1
-            else f"The student with the {_extreme(student)} {student.metric.title}: "
-        )
-        + numbers.fixed(student.beam)
-        + (f" ({span})" if span else "")
-        + f" against the teacher’s {numbers.fixed(teacher.beam)}. "
-        "Quality and speed, in sentences a second, compare beam search with beam search."
-    ]
-    faster = ratio(student.sentences_per_second_greedy, teacher.sentences_per_second_beam)
-    if student.greedy is not None and faster is not None:
-        kept = (
-            f"keeps {numbers.percent(ratio(student.greedy, teacher.beam))} of the teacher’s "
-            f"beam-search {student.metric.title}"
-            if student.metric.higher_is_better
-            else f"has a {student.metric.title} of {numbers.fixed(student.greedy)}"
-        )
-        sentences.append(
-            f"Decoding greedily, the student {kept} at {numbers.times(faster)} the speed of the "
-            "teacher’s beam search."
-        )
-    return " ".join(sentences)
+    metric = results.metrics[0]
+    score, its = student.beam.scores.get(metric.name), teacher.score(metric.name)
+    if score is None or its is None:
+        return ""
+    found = numbers.with_interval(score)
+    sentence = (
+        f"Its {metric.title} is {found} against the teacher’s {numbers.fixed(its)}; quality and "
+        "speed are those of beam search."
+    )
+    greedy = student.score(metric.name, "greedy")
+    faster = ratio(number(student.greedy.sentences_per_second), speed(teacher))
+    if greedy is None or faster is None:
+        return sentence
+    kept = (
+        f"keeps {numbers.percent(ratio(greedy, its))}"
+        if metric.higher_is_better
+        else f"has a {metric.title} of {numbers.fixed(greedy)}"
+    )
+    return f"{sentence} With greedy decoding it {kept} at {numbers.times(faster)} the speed."
 
 
-def main_comparison(system: System, comparisons: Sequence[Comparison]) -> Comparison | None:
+def main_test(system: System, results: Results) -> PairedTest | None:
     """The system's paired test on the main metric, if one was made; beam search comes first."""
-    of_system = [test for test in comparisons if test.system == system.name]
-    return next((test for test in of_system if test.metric.startswith(system.metric.name)), None)
+    tests = (test for test in results.paired_tests if test.system == system.name)
+    return next((test for test in tests if test.metric == results.metrics[0].name), None)
 
 
-def verdict(test: Comparison, baseline: str | None) -> str:
-    """The paired test in plain words: `better than the undistilled student (p = 0.010)`."""
-    other = "the undistilled student" if test.versus == baseline == "baseline" else test.versus
-    chance = numbers.p_value(test.p_value)
+def verdict(test: PairedTest, results: Results) -> str:
+    """The paired test in plain words: `better than baseline (p = 0.010)`."""
+    found, chance = significance(test, results), numbers.p_value(test.p_value)
+    joint = "from" if found == NOT_SIGNIFICANT else "than"
+    return f"{found} {joint} {test.versus} ({chance})"
+
+
+def significance(test: PairedTest, results: Results) -> str:
+    """`better`, `worse`, or that the difference is not significant."""
     if test.p_value >= SIGNIFICANT_BELOW or test.delta == 0.0:
-        return f"no significant difference from {other} ({chance})"
-    better = (test.delta > 0.0) == test.higher_is_better
-    return f"{'better' if better else 'worse'} than {other} ({chance})"
+        return NOT_SIGNIFICANT
+    metric = next((m for m in results.metrics if m.name == test.metric), results.metrics[0])
+    return "better" if metric.score_key(test.delta) > 0.0 else "worse"

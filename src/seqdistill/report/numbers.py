@@ -9,6 +9,7 @@ import json
 import math
 
 from seqdistill.records.atomic import JsonValue
+from seqdistill.records.results import Value
 
 MISSING = "–"
 MINUS = "−"
@@ -55,11 +56,17 @@ def interval(low: float | None, high: float | None, places: int = 1) -> str:
     return f"{fixed(low, places)} to {fixed(high, places)}"
 
 
-def percent(share: float | None) -> str:
-    """A share as percent: whole from 10 %, one decimal below, `< 0.1 %` for less."""
-    if share is None:
+def with_interval(value: Value) -> str:
+    """`31.7 (30.6 to 32.8)`."""
+    span = interval(value.low, value.high)
+    return f"{fixed(value.value)} ({span})" if span else fixed(value.value)
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as percent: whole from 10 %, one decimal below, `< 0.1 %` for less."""
+    if fraction is None:
         return MISSING
-    value = 100.0 * share
+    value = 100.0 * fraction
     if 0.0 < value < 0.1:
         return f"<{THIN}0.1{THIN}%"
     places = 0 if round(value, 1) >= 10.0 or value == 0.0 else 1
@@ -85,7 +92,7 @@ def count(value: float | int | None) -> str:
     return f"{value:,.0f}"
 
 
-def size(num_bytes: float | None) -> str:
+def size(num_bytes: float | int | None) -> str:
     """Bytes in decimal units: `10.6 MB`."""
     if num_bytes is None:
         return MISSING

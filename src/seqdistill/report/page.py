@@ -1,7 +1,6 @@
 """Lays out the report: one HTML file that refers to nothing outside itself.
 
-Brings together what `inputs` read, `findings` says and `plots` drew, and hands it to the template,
-which escapes every text. Does not measure, choose or write sentences.
+The template escapes every text; only our own SVG and CSS are markup.
 """
 
 from __future__ import annotations
@@ -15,25 +14,21 @@ from markupsafe import Markup
 
 from seqdistill.metrics.soundness import RULE
 from seqdistill.records import atomic
+from seqdistill.records.results import System, number
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.report import (
     cards,
     charts,
     differences,
-    explaining,
     headlines,
     numbers,
     plots,
-    reward_charts,
     reward_signals,
     rollout_samples,
-    sampling,
-    speeds,
-    writing,
 )
-from seqdistill.report.contents import Metric, RunContents, System, TrainingLog
+from seqdistill.report.columns import columns_of
+from seqdistill.report.contents import RunContents, read_contents
 from seqdistill.report.glossary import glossary
-from seqdistill.report.inputs import read_contents
 
 NUM_COLOURS = 6
 """--series-1 to --series-6 in style.css; --series-0 is the teacher's."""
@@ -47,8 +42,6 @@ def build_report(run_directory: Path) -> str:
     """
     contents = read_contents(run_directory)
     looks = _looks(contents)
-    measured = (*contents.systems, *contents.copies)
-    trained = [system for system in measured if not system.is_start]
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_package_text),
         autoescape=True,
@@ -56,61 +49,42 @@ def build_report(run_directory: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    on_policy = [log for log in contents.logs if log.is_on_policy]
+    verdicts = [reward_signals.verdict(log, contents.dev_metric) for log in on_policy]
     return environment.get_template("page.html.jinja").render(
         style=Markup(_package_text("style.css")),
         contents=contents,
+        results=contents.results,
         looks=looks,
+        number=number,
         numbers=numbers,
         headlines=headlines,
-        cards=cards,
+        figures=cards.figures(contents.results),
         pieces=differences.pieces,
-        second=contents.metrics[1] if len(contents.metrics) > 1 else None,
-        best=headlines.recommended(contents.systems),
-        measured=measured,
-        alarms=headlines.broken(measured),
-        signatures=headlines.signatures(measured, contents.metrics),
+        pairs=_pairs,
+        about=_about,
+        engines=_engines(contents.measured),
         rule=RULE,
-        quality_range=_quality_range(trained),
-        trade_offs=charts.trade_offs(measured, looks),
-        learning=charts.learning(contents.logs, contents.dev_metric, looks),
-        explaining=explaining.charts_of(contents, looks),
+        quality_range=_quality_range(contents),
+        columns=columns_of(contents.results.metrics, contents.measured),
+        trade_offs=charts.trade_offs(contents, looks),
+        analysis=charts.analysis(contents, looks),
+        sampled_metrics=[
+            metric
+            for metric in contents.results.metrics
+            if any(metric.name in at.scores for s in contents.measured for at in s.sampled)
+        ],
+        sampling=charts.sampling(contents, looks),
+        training=charts.training(contents, looks),
+        rollouts=charts.rollouts(contents.logs, looks),
+        rewards=charts.rewards(contents, looks),
+        sampling_fractions={log.name: charts.sampling_fraction(log) for log in on_policy},
+        verdicts=verdicts,
+        signals=reward_signals,
+        rollout_tables=rollout_samples.tables(on_policy),
+        ORIGINS=rollout_samples.ORIGINS,
         glossary=glossary(contents),
-        **_of_sampling(measured, contents.metrics, looks),
-        **_of_writing(contents.logs, contents.dev_metric, looks),
     )
-
-
-def _of_sampling(
-    systems: Sequence[System], metrics: Sequence[Metric], looks: dict[str, plots.Look]
-) -> dict[str, object]:
-    """What `sampling.html.jinja` shows."""
-    sampled = sampling.sampled(systems)
-    return {
-        "sampled": sampled,
-        "sampled_metrics": sampling.metrics_of(sampled, metrics),
-        "sampled_chart": sampling.chart_of(sampled, metrics[0], looks),
-    }
-
-
-def _of_writing(
-    logs: Sequence[TrainingLog], metric: Metric, looks: dict[str, plots.Look]
-) -> dict[str, object]:
-    """What `writing.html.jinja` shows."""
-    writers = writing.writers(logs)
-    verdicts = [reward_signals.verdict(log, metric) for log in writers]
-    speed = speeds.chart_of(writers, looks)
-    written = [*writing.charts_of(logs, looks), *([speed] if speed is not None else [])]
-    return {
-        "written": written,
-        "origin": writing.shown(logs),
-        "verdicts_of_rewards": [v for v in verdicts if v.is_rewarded],
-        "verdicts_without_reward": [v for v in verdicts if not v.is_rewarded],
-        "reward_charts": reward_charts.charts_of(logs, metric, looks),
-        "signals": reward_signals,
-        "suspects": {v.system for v in verdicts if v.signs},
-        "written_tables": rollout_samples.tables(writers),
-        "WRITERS": rollout_samples.WRITERS,
-    }
 
 
 def write_report(run_directory: Path) -> Path:
@@ -124,30 +98,57 @@ def _package_text(name: str) -> str:
     return resources.files("seqdistill.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def _pairs(systems: Sequence[System], key: str) -> list[tuple[str, float]]:
+    """(name, value) of the systems of which it was measured."""
+    found = [(system.name, number(getattr(system, key))) for system in systems]
+    return [(name, value) for name, value in found if value is not None]
+
+
+def _about(system: System) -> str:
+    """What stands below a system's name: how it was made."""
+    title = system.init if system.copy_of else headlines.METHOD_TITLES.get(system.method)
+    return title or ""
+
+
+def _engines(systems: Sequence[System]) -> dict[str, list[str]]:
+    """The systems that each engine decoded, by name."""
+    found: dict[str, list[str]] = {}
+    for system in systems:
+        if system.engine is not None:
+            found.setdefault(system.engine, []).append(system.name)
+    return found
+
+
 def _looks(contents: RunContents) -> dict[str, plots.Look]:
     """The colour and marker of every system, by name, the same in all charts and tables."""
-    teachers = {system.name for system in contents.systems if system.is_teacher} or {"teacher"}
-    names = [system.name for system in contents.systems]
+    teacher, start = contents.results.teacher, contents.results.start
+    names = [system.name for system in contents.results.systems]
     names += [log.name for log in contents.logs]
-    names += [copy.name for copy in contents.copies]
+    names += [copy.name for copy in contents.results.exports]
     names += [name for sample in contents.samples for name in sample.outputs]
     markers = [marker for marker in plots.MARKERS if marker != TEACHER.marker]
-    starts = [system.name for system in contents.systems if system.is_start]
-    students = [name for name in dict.fromkeys(names) if name not in {*teachers, *starts}]
-    students += starts  # last, so that students look the same with and without
-    looks = dict.fromkeys(names, TEACHER)
-    for position, name in enumerate(students):
-        looks[name] = plots.Look(1 + position % NUM_COLOURS, markers[position % len(markers)])
-    return looks
+    last = [] if start is None else [start.name]  # so that students look the same with and without
+    taught = "teacher" if teacher is None else teacher.name
+    students = [name for name in dict.fromkeys(names) if name not in {taught, *last}] + last
+    return {taught: TEACHER} | {
+        name: plots.Look(1 + place % NUM_COLOURS, markers[place % len(markers)])
+        for place, name in enumerate(students)
+    }
 
 
-def _quality_range(systems: Sequence[System]) -> tuple[float, float] | None:
+def _quality_range(contents: RunContents) -> tuple[float, float] | None:
     """The ends of the scale on which the table draws intervals."""
-    values = [
-        value for s in systems for value in (s.beam, s.beam_low, s.beam_high) if value is not None
-    ]
-    if not values:
+    metric = contents.metric
+    if metric is None:
         return None
-    low, high = min(values), max(values)
+    scores = [
+        system.beam.scores[metric.name]
+        for system in contents.measured
+        if system is not contents.results.start and metric.name in system.beam.scores
+    ]
+    ends = [end for s in scores for end in (s.value, s.low, s.high) if end is not None]
+    if not ends:
+        return None
+    low, high = min(ends), max(ends)
     padding = 0.06 * (high - low) or 1.0
     return low - padding, high + padding

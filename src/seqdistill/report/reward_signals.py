@@ -1,7 +1,6 @@
 """Signs of reward hacking: the reward rises while dev falls, or length or repetition drifts.
 
-Decided by one rule that the page states. A sign is a reason to read what was written, no proof.
-Draws nothing: see `reward_charts`.
+Decided by one rule that the page states. A sign is a reason to read the rollouts, no proof.
 """
 
 from __future__ import annotations
@@ -11,24 +10,23 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from seqdistill.records.results import Metric
 from seqdistill.report import numbers
-from seqdistill.report.contents import Metric, Points, Rollout, TrainingLog
+from seqdistill.report.contents import TrainingLog, repetition_curve
 
-REWARD, LENGTH = "reward", "completion_length"
-"""As the log calls them."""
 DEV_LOST = 0.05
 """Of the best dev score: what the end must have lost for a sign."""
 LENGTH_FACTOR = 1.5
 REPETITION_RISE = 0.10
 LEAST_VALUES = 4
-"""In each of two means that are compared: fewer have no standard error worth the name."""
+"""In each of two means that are compared: of fewer the standard error is unknown."""
 
 _CHANGED = "The rule: a mean has changed when it differs by more than two standard errors."
 _RUNAWAY = (
     "Length drifts where the mean over the last quarter of what was logged is "
     f"{numbers.fixed(LENGTH_FACTOR)} times that over the first, or the first’s that of the last; "
     f"repetition where it has risen by {numbers.fixed(100 * REPETITION_RISE, 0)} points. A sign is "
-    "a reason to read what was written, not a proof."
+    "a reason to read the rollouts, not a proof."
 )
 RUNAWAY_RULE = f"{_CHANGED} {_RUNAWAY}"
 """As the page states it of runs without a reward."""
@@ -42,7 +40,7 @@ RULE = (
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the rule says of one run: signs in plain words, and what it could not compare."""
+    """The rule applied to one run: its signs in plain words, and what it could not compare."""
 
     system: str
     is_rewarded: bool
@@ -71,19 +69,14 @@ def change(before: Sequence[float], after: Sequence[float]) -> Change | None:
     return Change(first, last, clear=abs(last - first) > 2.0 * error)
 
 
-def rewarded(logs: Sequence[TrainingLog]) -> list[TrainingLog]:
-    """The runs with a reward."""
-    return [log for log in logs if REWARD in log.measures]
-
-
-def verdict(log: TrainingLog, metric: Metric) -> Verdict:
-    """What the rule says of one run; of one without a reward, of its length and repetition."""
+def verdict(log: TrainingLog, metric: Metric | None) -> Verdict:
+    """The rule applied to one run; without a reward, to its length and repetition."""
     findings = [_length(log), _repetition(log)]
-    if REWARD in log.measures:
+    if log.curve("reward"):
         findings.insert(0, _reward_against_dev(log, metric))
     return Verdict(
         log.name,
-        REWARD in log.measures,
+        bool(log.curve("reward")),
         tuple(text for kind, text in findings if kind == "sign"),
         tuple(text for kind, text in findings if kind == "unknown"),
     )
@@ -93,17 +86,18 @@ _Finding = tuple[str, str]
 _NOTHING: _Finding = ("nothing", "")
 
 
-def _reward_against_dev(log: TrainingLog, metric: Metric) -> _Finding:
-    if len(log.dev) < 2:
+def _reward_against_dev(log: TrainingLog, metric: Metric | None) -> _Finding:
+    dev = () if metric is None else log.curve(f"dev_{metric.name}")
+    if metric is None or len(dev) < 2:
         return "unknown", (
             "dev was scored less than twice, so the reward is compared with nothing; "
             "training.eval_every scores it more often"
         )
-    best_at, best = max(log.dev, key=lambda point: metric.score_key(point[1]))
-    last = log.dev[-1][1]
+    best_at, best = max(dev, key=lambda point: metric.score_key(point[1]))
+    last = dev[-1][1]
     if metric.score_key(best) - metric.score_key(last) < DEV_LOST * abs(best) or best == last:
         return _NOTHING
-    points = log.measures[REWARD]
+    points = log.curve("reward")
     quarter = max(LEAST_VALUES, len(points) // 4)
     before = [value for update, value in points if update <= best_at][-quarter:]
     after = [value for update, value in points if update > best_at][-quarter:]
@@ -120,12 +114,12 @@ def _reward_against_dev(log: TrainingLog, metric: Metric) -> _Finding:
         f"the reward rose from {numbers.significant(moved.before)} to "
         f"{numbers.significant(moved.after)} while dev {metric.title} went from "
         f"{numbers.fixed(best)} at update {numbers.count(best_at)} to {numbers.fixed(last)} at the "
-        "end: it may be learning what the reward overlooks"
+        "end: it may exploit what the reward overlooks"
     )
 
 
 def _length(log: TrainingLog) -> _Finding:
-    moved = _first_against_last([value for _, value in log.measures.get(LENGTH, ())])
+    moved = _first_against_last([value for _, value in log.curve("completion_length")])
     if moved is None:
         return "unknown", "too few lengths were logged to compare beginning and end"
     low, high = sorted((moved.before, moved.after))
@@ -133,19 +127,19 @@ def _length(log: TrainingLog) -> _Finding:
         return _NOTHING
     grew = "longer" if moved.after > moved.before else "shorter"
     return "sign", (
-        f"what it writes became much {grew}: {numbers.fixed(moved.before)} tokens at the "
+        f"its rollouts became much {grew}: {numbers.fixed(moved.before)} tokens at the "
         f"beginning, {numbers.fixed(moved.after)} at the end"
     )
 
 
 def _repetition(log: TrainingLog) -> _Finding:
-    moved = _first_against_last([rate for _, rate in repetition_rates(log.rollouts)])
+    moved = _first_against_last([rate for _, rate in repetition_curve(log.rollouts)])
     if moved is None:
-        return "unknown", "too few sequences were kept to compare their repetition"
+        return "unknown", "too few rollouts were kept to compare their repetition"
     if not moved.clear or moved.after - moved.before < REPETITION_RISE:
         return _NOTHING
     return "sign", (
-        f"it repeats itself more: {numbers.percent(moved.before)} of its runs of four words at the "
+        f"it repeats itself more: {numbers.percent(moved.before)} of its 4-grams at the "
         f"beginning, {numbers.percent(moved.after)} at the end"
     )
 
@@ -153,15 +147,3 @@ def _repetition(log: TrainingLog) -> _Finding:
 def _first_against_last(values: Sequence[float]) -> Change | None:
     quarter = len(values) // 4
     return change(values[:quarter], values[len(values) - quarter :])
-
-
-def repetition_rates(rollouts: Sequence[Rollout]) -> Points:
-    """(update, share of repeated runs of four words) of each kept sequence that no human wrote."""
-    # Imported here: it takes a second, which reports without such sequences need not wait.
-    from seqdistill.metrics.diversity import repetition_rate
-
-    return tuple(
-        (float(one.step), repetition_rate([one.written]).value)
-        for one in rollouts
-        if one.is_written
-    )
