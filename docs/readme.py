@@ -32,8 +32,8 @@ from seqdistill.report.numbers import MISSING
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 CODEBASE = ROOT / "docs" / "codebase.md"
-METHODS = ROOT / "docs" / "guides" / "methods.md"
-PAGES = (README, METHODS, CODEBASE)
+METHODS_PAGE = ROOT / "docs" / "guides" / "methods.md"
+PAGES = (README, METHODS_PAGE, CODEBASE)
 RESULTS = ROOT / "docs" / "results" / "demo.json"
 MANIFEST = ROOT / "docs" / "results" / "demo.manifest.json"
 PACKAGE = ROOT / "src" / "seqdistill"
@@ -188,7 +188,7 @@ def rendered(page: Path = README) -> str:
     """The page as it should be: one of `PAGES`."""
     blocks = {
         README: {"demo table": demo_table},
-        METHODS: {"kim and rush table": kim_rush_table, "gkd table": gkd_table},
+        METHODS_PAGE: {"kim and rush table": kim_rush_table, "gkd table": gkd_table},
         CODEBASE: {"file map": file_map},
     }[page]
     text = page.read_text("utf-8")
