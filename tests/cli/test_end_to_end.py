@@ -81,7 +81,7 @@ output_dir: runs/own
 data: {train: train.tsv, dev: dev.tsv, test: test.tsv}
 teacher: {model: teacher}
 student: {model: small}
-training: {updates: 6, batch_tokens: 200, warmup_steps: 2, eval_every: 3, log_every: 1,
+training: {steps: 6, batch_tokens: 200, warmup_steps: 2, eval_every: 3, log_every: 1,
            threads: 1, device: cpu, trackers: []}
 evaluation: {bootstrap_resamples: 50, max_new_tokens: 24, num_samples: 3}
 """,

@@ -31,6 +31,11 @@ _OPTIMIZERS: dict[str, MakeOptimizer] = {
 _EVERY_OPTIMIZER = pytest.mark.parametrize("optimizer_name", sorted(_OPTIMIZERS))
 
 
+def of_zeros(model: nn.Module) -> PruningMask:
+    """The mask that prunes what is zero already."""
+    return prune(model, pruned_share=0.0, scheme="class_blind")
+
+
 def loss_of(model: PreTrainedModel, ids: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
     named = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     logits = model(input_ids=ids, use_cache=False, **named).logits
@@ -151,7 +156,7 @@ def test_zeroing_mends_what_a_product_with_zero_would_not() -> None:
     model = nn.Linear(3, 2, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 3.0]]))
-    mask = PruningMask.of_zeros(model)
+    mask = of_zeros(model)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, torch.nan, 2.0], [-4.0, torch.inf, 3.0]]))
     mask.zero_weights()
@@ -163,7 +168,7 @@ def test_zeroing_mends_what_a_product_with_zero_would_not() -> None:
 def test_the_zeros_of_a_model_are_the_mask_that_made_them(name: str) -> None:
     model = tiny_model(name)
     made = prune(model, pruned_share=0.8, scheme="class_distribution")
-    found = PruningMask.of_zeros(model)
+    found = of_zeros(model)
     assert found.kept().keys() == made.kept().keys()
     assert all(torch.equal(found.kept()[key], kept) for key, kept in made.kept().items())
     assert found.density == made.density
@@ -176,7 +181,7 @@ def test_a_stored_mask_knows_pruned_zeros_from_accidental_ones(tmp_path: Path) -
     key, kept = next(iter(mask.kept().items()))
     with torch.no_grad():  # an update that ends at zero
         model.get_parameter(key)[tuple(kept.nonzero()[0])] = 0.0
-    again = PruningMask.of_zeros(model)
+    again = of_zeros(model)
     assert again.num_kept == mask.num_kept - 1
     again.load_state_dict(load_file(tmp_path / "mask.safetensors"))
     assert all(torch.equal(again.kept()[key], kept) for key, kept in mask.kept().items())
@@ -185,10 +190,10 @@ def test_a_stored_mask_knows_pruned_zeros_from_accidental_ones(tmp_path: Path) -
 
 
 def test_a_stored_mask_of_another_model_is_refused() -> None:
-    mask = PruningMask.of_zeros(tiny_model("mbart"))
+    mask = of_zeros(tiny_model("mbart"))
     with pytest.raises(ModelError, match=r"differs in 'lm_head\.weight'"):
-        mask.load_state_dict(PruningMask.of_zeros(tiny_model("llama")).state_dict())
-    larger = PruningMask.of_zeros(tiny_model("mbart", vocab_size=64))
+        mask.load_state_dict(of_zeros(tiny_model("llama")).state_dict())
+    larger = of_zeros(tiny_model("mbart", vocab_size=64))
     with pytest.raises(ModelError, match=r"differs in 'model\.shared\.weight'"):
         mask.load_state_dict(larger.state_dict())
 
@@ -207,7 +212,7 @@ def test_training_resumed_with_the_stored_mask_equals_training_that_was_not_stop
                 model.load_state_dict(states[0])
                 optimizer = _OPTIMIZERS["adamw"](model.parameters())
                 optimizer.load_state_dict(states[1])
-                mask = PruningMask.of_zeros(model)
+                mask = of_zeros(model)
                 mask.load_state_dict(states[2])
             update(model, optimizer, step, mask)
             mask.enforce(optimizer)

@@ -22,6 +22,7 @@ from tests.jobs.test_stages import (
     trained,
 )
 
+from seqdistill.compression.pruning import prune
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.jobs.plan import plan
@@ -55,7 +56,8 @@ def stage_directories(run: RunDirectory) -> list[RunDirectory]:
 
 
 def mask_of(run: RunDirectory) -> PruningMask:
-    return PruningMask.of_zeros(load_pair(str(run.student_path)).model)
+    model = load_pair(str(run.student_path)).model
+    return prune(model, pruned_share=0.0, scheme="class_blind")
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +213,7 @@ def test_pruning_names_a_stage_and_its_absence_does_not(place: Path) -> None:
     written = json.loads(stages[0].model_dump_json())
     del written["pruning"]  # a recipe from before there was such a section
     assert stage_digest(stages[0]) == stage_digest(Recipe.model_validate(written))
-    for change in ({"share": 0.5}, {"scheme": "class_uniform"}, {"exclude": ("a",)}):
+    for change in ({"sparsity": 0.5}, {"scheme": "class_uniform"}, {"exclude": ("a",)}):
         pruning = stages[1].pruning.model_copy(update=change)
         other = stages[1].model_copy(update={"pruning": pruning})
         assert stage_digest(other) != stage_digest(stages[1])

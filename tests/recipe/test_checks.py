@@ -262,7 +262,7 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     ("objective.loss_temperature", [*OWN, "objective.loss_temperature=2"], "got 2", "forward_kl"),
     (
         "training.warmup_steps",
-        [*OWN, "training={updates: 50, warmup_steps: 51}"],
+        [*OWN, "training={steps: 50, warmup_steps: 51}"],
         "got 51 of 50",
         "lower",
     ),
@@ -474,7 +474,7 @@ CONTRADICTORY: list[tuple[str, list[str], str, str]] = [
     *(
         (
             "training.steps",
-            [*OWN, f"training={{updates: 1, warmup_steps: 0, schedule: {schedule}}}"],
+            [*OWN, f"training={{steps: 1, warmup_steps: 0, schedule: {schedule}}}"],
             "nothing would be learned",
             "training.schedule=constant",
         )
@@ -546,7 +546,7 @@ def test_a_contradiction_is_found_alone_with_finding_and_remedy(
         ["data.train=a", "teacher.model=t", "student={init: teacher_layers, encoder_layers: 2}"],
         [*OWN, "teacher.model=t", "compare=[baseline, word_kd, seq_kd, seq_kd_word_kd]"],
         ["data={train: bundled:en-de, dev: bundled:en-de}", "student.model=s"],
-        [*OWN, "training={updates: 5, warmup_steps: 5}"],
+        [*OWN, "training={steps: 5, warmup_steps: 5}"],
         [*OWN, "output_dir='runs/{method}-{seed}'"],
         ["data={train: folder, dev: folder, test: folder}", "student.model=s"],
         ON_POLICY,
@@ -555,9 +555,9 @@ def test_a_contradiction_is_found_alone_with_finding_and_remedy(
         [*MIXED, "sequences.mixture={others: teacher}", "sequences.corpus=c"],
         [*ON_POLICY, "sequences={origin: replay, replay: {capacity: 9}}"],
         [*REWARDED, "objective.reward.function=bleu"],
-        [*OWN, "training={updates: 1, warmup_steps: 1}"],
-        [*OWN, "training={updates: 1, warmup_steps: 0, final_rate_fraction: 0.1}"],
-        [*OWN, "training={updates: 2, warmup_steps: 0}"],
+        [*OWN, "training={steps: 1, warmup_steps: 1}"],
+        [*OWN, "training={steps: 1, warmup_steps: 0, final_rate_fraction: 0.1}"],
+        [*OWN, "training={steps: 2, warmup_steps: 0}"],
     ],
 )
 def test_what_goes_together_passes(empty_file: str, overrides: list[str]) -> None:

@@ -38,7 +38,7 @@ def refusal(name_or_path: str, *overrides: str) -> str:
 
 
 def test_a_file_inherits_from_its_preset_and_overrides_win(written: Completion) -> None:
-    path = written("preset: word_kd\ntraining: {updates: 700, threads: 2}\nseed: 3\n" + MINIMAL)
+    path = written("preset: word_kd\ntraining: {steps: 700, threads: 2}\nseed: 3\n" + MINIMAL)
     recipe = load_recipe(path, ["training.steps=200", "seed=4", "seed=5"])
     assert recipe.objective == read_recipe("word_kd").objective
     assert recipe.teacher.scores == "dense" and recipe.teacher.model == "large"
@@ -199,13 +199,7 @@ def test_a_wrong_override_is_refused_with_key_finding_and_remedy(
 
 def test_all_mistakes_of_a_file_are_reported_with_their_lines(written: Completion) -> None:
     path = written(
-        "seed: -1\n"
-        "data:\n"
-        "  trian: a.tsv\n"
-        "training:\n"
-        "  updates: many\n"
-        "  updates: 5\n"
-        "  precision: fp8\n"
+        "seed: -1\ndata:\n  trian: a.tsv\ntraining:\n  steps: many\n  steps: 5\n  precision: fp8\n"
     )
     found = refusal(path, "learning_rate=0")
     assert "the recipe has 6 errors:" in found
@@ -219,7 +213,7 @@ def test_all_mistakes_of_a_file_are_reported_with_their_lines(written: Completio
 
 
 def test_all_contradictions_are_reported_with_their_lines(written: Completion) -> None:
-    path = written("training:\n  updates: 5\n  warmup_steps: 9\n  patience: 2\n")
+    path = written("training:\n  steps: 5\n  warmup_steps: 9\n  patience: 2\n")
     found = refusal(path)
     assert "the recipe has 4 errors:" in found
     assert "my.yaml, line 3: training.warmup_steps must be at most" in found
@@ -228,7 +222,7 @@ def test_all_contradictions_are_reported_with_their_lines(written: Completion) -
 
 
 def test_a_section_with_nothing_in_it_means_nothing_given(written: Completion) -> None:
-    path = written("training:\n  # updates: 5\n" + MINIMAL)
+    path = written("training:\n  # steps: 5\n" + MINIMAL)
     assert load_recipe(path, []).training == Recipe().training
 
 

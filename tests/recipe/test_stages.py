@@ -228,7 +228,7 @@ def test_a_line_of_a_file_is_named_with_the_key_that_mends_it(tmp_path: pathlib.
             "stages.1.settings.training.warmup_steps must be at most training.steps",
         ),
         (
-            "training={updates: 50, warmup_steps: 51}",
+            "training={steps: 50, warmup_steps: 51}",
             "training.warmup_steps in stages.0 must be at most",
         ),
         # What every stage sets for itself would be ignored in silence.

@@ -31,7 +31,7 @@ from seqdistill.evaluation.systems import (
     evaluate_system,
     evaluate_translations,
 )
-from seqdistill.jobs.exporting import INT8_FOLDER, export_int8
+from seqdistill.jobs.export import INT8_FOLDER, export_int8
 from seqdistill.jobs.systems import START, exported_system, systems_of
 from seqdistill.jobs.timings import timed
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS

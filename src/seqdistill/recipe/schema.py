@@ -232,7 +232,7 @@ class PruningSection(Section):
     sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Of the weights in matrices, those of least magnitude; none are pruned when not given. What
     is zero already counts, so 0 keeps the zeros of a pruned student and prunes no more. The later
-    stages of a chain go on with it; one that sets `share: null` fills the zeros again."""
+    stages of a chain go on with it; one that sets `sparsity: null` fills the zeros again."""
     scheme: Literal["class_blind", "class_uniform", "class_distribution"] = "class_blind"
     """`class_blind`: one threshold for all matrices together, the best in See et al. 2016.
     `class_uniform`: the same share of each. `class_distribution`: by standard deviations of each

@@ -121,7 +121,7 @@ def made_stage(
 def _end_pruning(settings: Settings, stage: Stage) -> None:
     """Forgets the scheme that a stage was handed down when it prunes nothing itself."""
     pruning = settings.values["pruning"]
-    if isinstance(pruning, dict) and pruning.get("share") is None:
+    if isinstance(pruning, dict) and pruning.get("sparsity") is None:
         own = {path[1] for path in given_keys(stage) if path[0] == "pruning" and len(path) > 1}
         settings.values["pruning"] = {key: pruning[key] for key in pruning if key in own}
 
