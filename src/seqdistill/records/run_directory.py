@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -161,9 +162,13 @@ class RunDirectory:
         return RunDirectory(self.path / name)
 
     def members(self) -> list[RunDirectory]:
-        """The run directories inside this one, by name."""
+        """The run directories of compared methods, by name; `1-seq_kd` is a stage of a chain."""
         folders = sorted(child for child in self.path.iterdir() if child.is_dir())
-        return [RunDirectory(folder) for folder in folders if (folder / RECIPE).is_file()]
+        return [
+            RunDirectory(folder)
+            for folder in folders
+            if (folder / RECIPE).is_file() and not re.match(r"\d+-", folder.name)
+        ]
 
     def write_recipe(self, text: str) -> None:
         """Stores the resolved recipe's YAML text."""
