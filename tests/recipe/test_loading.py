@@ -152,8 +152,8 @@ def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Completio
     ("override", "parts"),
     [
         ("trainig.steps=3", ["trainig", "did you mean 'training'?"]),
-        ("training.update=3", ["training.update ", "did you mean 'training.steps'?"]),
-        ("steps=3", ["updates ", "did you mean 'training.steps'?"]),
+        ("training.step=3", ["training.step ", "did you mean 'training.steps'?"]),
+        ("steps=3", ["steps ", "did you mean 'training.steps'?"]),
         ("objective.terms.0.wieght=3", ["terms.0.wieght", "mean 'objective.terms.0.weight'?"]),
         ("data.xyzzy=3", ["data.xyzzy", "known here: train, dev, test"]),
         ("training.steps=5.5", ["training.steps must be a whole number, got 5.5"]),
@@ -162,8 +162,8 @@ def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Completio
         ("training.steps=null", ["training.steps must be a whole number, got None"]),
         ("training.learning_rate=-1", ["must be greater than 0, got -1"]),
         ("training.learning_rate=.inf", ["must be a finite number, got inf"]),
-        ("training.adam_beta1=true", ["must be a number, got true"]),
-        ("training.dropout=2", ["training.dropout must be at most 1, got 2"]),
+        ("training.weight_decay=true", ["must be a number, got true"]),
+        ("training.dropout=2", ["training.dropout must be less than 1, got 2"]),
         ("evaluation.length_penalty=.nan", ["must be a finite number, got nan"]),
         ("evaluation.confidence=1", ["evaluation.confidence must be less than 1, got 1"]),
         ("training.schedule=lineer", ["'inverse_sqrt', 'linear'", "Did you mean 'linear'?"]),
@@ -217,7 +217,7 @@ def test_all_contradictions_are_reported_with_their_lines(written: Completion) -
     found = refusal(path)
     assert "the recipe has 4 errors:" in found
     assert "my.yaml, line 3: training.warmup_steps must be at most" in found
-    assert "my.yaml, line 4: training.patience must be left out without training.eval" in found
+    assert "my.yaml, line 4: training.patience must be left out unless training.eval" in found
     assert "data.train must name" in found and "student.model must be given" in found
 
 

@@ -267,9 +267,7 @@ def _put(settings: Settings, path: KeyPath, value: object, place: str, problems:
             return
         path = ("objective", "terms", position, "beta")
     if len(path) == 1 and str(path[0]) in AMBIGUOUS:
-        problems.append(
-            f"{place}: {path[0]} is not a recipe setting; write {AMBIGUOUS[str(path[0])]}"
-        )
+        problems.append(f"{place}: {path[0]} is an unknown key; write {AMBIGUOUS[str(path[0])]}")
         return
     if len(path) == 1:
         path = ALIASES.get(str(path[0]), path)

@@ -11,7 +11,14 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from seqdistill.recipe.objective_schema import ObjectiveSection
-from seqdistill.recipe.sections import PositiveFloat, PositiveInt, Section, Share, UserPath
+from seqdistill.recipe.sections import (
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    ShareBelowOne,
+    UserPath,
+)
 from seqdistill.recipe.sequences_schema import SequencesSection
 
 CorpusMetricName = Literal[
@@ -182,15 +189,15 @@ class TrainingSection(Section):
     """Rate at the last update as a share of the peak (linear, cosine)."""
     optimizer: Literal["adamw"] = "adamw"
     """AdamW with torch's fused kernel."""
-    adam_beta1: Share = 0.9
+    adam_beta1: ShareBelowOne = 0.9
     """First-moment decay."""
-    adam_beta2: Share = 0.98
+    adam_beta2: ShareBelowOne = 0.98
     """Second-moment decay; 0.98 is usual for Transformers trained from scratch."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled weight decay, on matrices only."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this global norm."""
-    dropout: Share | None = None
+    dropout: ShareBelowOne | None = None
     """Replaces the student's own dropout where given."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocasts matrix products; weights, softmax and optimizer stay in fp32. `auto` is bf16
@@ -229,7 +236,7 @@ class TrainingSection(Section):
 class PruningSection(Section):
     """Which weights of the student are set to zero before its first update, and stay zero."""
 
-    sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    sparsity: ShareBelowOne | None = None
     """Of the weights in matrices, those of least magnitude; none are pruned when not given. What
     is zero already counts, so 0 keeps the zeros of a pruned student and prunes no more. The later
     stages of a chain go on with it; one that sets `sparsity: null` fills the zeros again."""
@@ -325,5 +332,5 @@ class Recipe(Section):
     """Presets to train with these very settings and set side by side in one report (`demo`):
     each takes `sequences`, `objective` and `teacher.scores` from its preset, all else from here."""
     stages: tuple[Stage, ...] = ()
-    """Trained one after another, each from the student of the one before; kept beside the runs,
-    named by content, so that chains share what is equal and train it once."""
+    """Trained one after another, each from the student of the one before, in
+    `output_dir`/1-NAME, `output_dir`/2-NAME, ..."""

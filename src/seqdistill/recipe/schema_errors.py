@@ -85,7 +85,7 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
     kind, found = details["type"], _shown(details["input"])
     context = details.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"is not a recipe setting; {unknown_key_advice(path)}"
+        return f"is an unknown key; {unknown_key_advice(path)}"
     if kind == "missing":
         return f"must be given, got {found} without it; add it"
     if kind == "literal_error":

@@ -14,8 +14,12 @@ from seqdistill.recipe.checks import Contradiction, contradictions
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
-from seqdistill.recipe.stage_checks import chain_contradictions, states_findings
-from seqdistill.recipe.stages import preset_recipe, stage_presets
+from seqdistill.recipe.stages import (
+    chain_contradictions,
+    folder_contradictions,
+    preset_recipe,
+    stage_presets,
+)
 
 
 def output_folder(recipe: Recipe) -> pathlib.Path:
@@ -102,7 +106,7 @@ def all_contradictions(recipe: Recipe) -> list[Contradiction]:
     systems = [compare_member(recipe, name) for name in compared] or [recipe]
     for system in systems:
         found.extend(contradictions(system))
-    found.extend(states_findings(recipe, systems))
+    found.extend(folder_contradictions(recipe, systems))
     return list(dict.fromkeys(found))
 
 
