@@ -98,7 +98,7 @@ def test_own_data_and_models_go_through_unchanged(
     assert "train examples" in planned.stdout
     assert files_in(tmp_path) == before
 
-    trained = program("train", "own.yaml", "--learning_rate", "1e-3")
+    trained = program("train", "own.yaml", "learning_rate=1e-3")
     assert trained.exit_code == 0, trained.stderr
     assert "training: done, 6 of 6" in trained.stdout
     assert "runs/own/student" in trained.stdout
@@ -134,6 +134,6 @@ def test_own_data_and_models_go_through_unchanged(
     assert len(generated.stdout.split("\n")) == 4
     assert generated.stdout.split("\n")[1] == ""
 
-    again = program("train", "own.yaml", "--learning_rate", "1e-3")
+    again = program("train", "own.yaml", "learning_rate=1e-3")
     assert again.exit_code == 2
     assert "--resume" in again.stderr

@@ -90,10 +90,10 @@ def test_names_of_other_trainers_set_the_same_settings(written: Completion) -> N
     recipe = load_recipe(
         "word_kd",
         [
-            "--student_model_name_or_path=small",
-            "--teacher_model_name_or_path=large",
-            "--dataset_name=a.tsv",
-            "--learning_rate=1e-3",
+            "student_model_name_or_path=small",
+            "teacher_model_name_or_path=large",
+            "dataset_name=a.tsv",
+            "learning_rate=1e-3",
             "max_steps=500",
             "gradient_accumulation_steps=4",
             "lmbda=0.25",

@@ -232,7 +232,7 @@ def _open_empty_sections(values: dict[str, object]) -> None:
 
 def _parsed_override(text: str, problems: list[str]) -> tuple[KeyPath, object, str]:
     key, equals, value = text.partition("=")
-    key, place = key.strip().removeprefix("--"), f"override {text}"
+    key, place = key.strip(), f"override {text}"
     if not equals or not key or not value.strip():
         problems.append(
             f"{place}: an override must read key=value with both sides given, got {text!r}; "

@@ -18,7 +18,7 @@ from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.atomic import JsonValue
 from seqdistill.records.fingerprint import of_bytes, of_file, of_settings
-from seqdistill.records.locks import check_not_held
+from seqdistill.records.locks import INSIDE, check_not_held
 from seqdistill.records.writable import check_writable
 
 RECIPE = "recipe.yaml"
@@ -56,7 +56,7 @@ class RunDirectory:
         run = cls(path)
         run.check_free()
         run.path.mkdir(parents=True, exist_ok=True)
-        for torn in run.path.iterdir():
+        for torn in run.path.glob(f"{RECIPE}.partial-*"):
             torn.unlink()
         return run
 
@@ -84,7 +84,8 @@ class RunDirectory:
         """Whether anything is here but what a process left that was killed as it began."""
         if not self.path.is_dir():
             return os.path.lexists(self.path)
-        return any(not entry.match(f"{RECIPE}.partial-*") for entry in self.path.iterdir())
+        entries = self.path.iterdir()
+        return any(not e.match(f"{RECIPE}.partial-*") and e.name != INSIDE for e in entries)
 
     def check_free(self) -> None:
         """Raises UserError when a new run cannot begin here; writes nothing."""
