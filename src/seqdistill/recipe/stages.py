@@ -77,16 +77,17 @@ def chain_contradictions(recipe: Recipe) -> list[Contradiction]:
             # Under the chain's name, so that name and output_dir are checked, too.
             made[index] = stage.model_copy(update={"method": recipe.method})
     each = {index: contradictions(stage) for index, stage in made.items()}
+    keys = [{item.key for item in items} for items in each.values()]
     for index, items in each.items():
         given = _given_keys(recipe.stages[index])
         for item in items:
             if _key_of(tuple(item.key.split("."))) in given:
                 key = f"stages.{index}.settings.{item.key}"
                 found.append(Contradiction(key, item.sentence))
-            elif all(item in others for others in each.values()):
-                found.append(item)
-            else:
+            elif not all(item.key in others for others in keys):
                 found.append(Contradiction(item.key, f"in stages.{index} {item.sentence}"))
+            elif index == min(each):
+                found.append(item)
     if len(made) == len(recipe.stages):
         found.extend(_overruled(recipe, made))
         found.extend(folder_contradictions(recipe, list(made.values())))
