@@ -100,14 +100,14 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
 
 
 def label_contradictions(recipe: Recipe) -> list[Contradiction]:
-    """As `contradictions`, of what a teacher needs that writes: data, itself, how it decodes."""
+    """As `contradictions`, of what labelling needs: data, a teacher, how it decodes."""
     found = _found_by(_texts, _names, _train, _unread, _n_best, _labelling, recipe=recipe)
     read = ("method", "output_dir", "data", "teacher.model", "sequences.decoding", "stages")
     return [item for item in found if item.key.startswith(read)]
 
 
 def measured_contradictions(recipe: Recipe) -> list[Contradiction]:
-    """What lacks for the numbers at the end of a run that trains and measures in one go."""
+    """What is missing for the numbers at the end of a run that trains and measures in one go."""
     return _found_by(_test, recipe=recipe)
 
 
@@ -229,7 +229,7 @@ def _test(recipe: Recipe) -> Findings:
 
 def _labelling(recipe: Recipe) -> Findings:
     if recipe.teacher.model is None:
-        yield "teacher.model", "must name the model that writes, got none; add teacher.model=..."
+        yield "teacher.model", "must name the model that labels, got none; add teacher.model=..."
     if recipe.stages:
         yield (
             "stages",

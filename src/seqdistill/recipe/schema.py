@@ -1,7 +1,7 @@
-"""What a recipe may say: every key, its meaning, its range and why the default is what it is.
+"""The keys of a recipe: meaning, range and why the default is what it is.
 
-A method is who writes the sequences (`sequences`) x what the teacher says about them (`teacher`)
-x what the loss is (`objective`). Imports no torch; knows no classes of other packages.
+A method is where the sequences come from (`sequences`) x what the teacher says about them
+(`teacher`) x what the loss is (`objective`). Imports no torch; knows no classes of other packages.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class DataSection(Section):
     rollouts and evaluation alike."""
     assistant_turns: Literal["all", "last"] = "all"
     """Of conversations in the data: every turn of the assistant is learned, or the last one. Tool
-    results and the turns of others never are. What a model writes is always the last turn."""
+    results and the turns of others never are. A model's output is always the last turn."""
     max_source_tokens: PositiveInt = 128
     """Longer sources are left out of training and counted; in evaluation they are cut, counted."""
     max_target_tokens: PositiveInt = 128
@@ -302,8 +302,8 @@ class Stage(Section):
     """One training of a chain: a preset, and what this stage alone sets over it."""
 
     preset: str
-    """Says who writes, what the teacher says and what the loss is, and brings settings of its own
-    where it has some (`seq_inter` a low rate and few updates)."""
+    """Sets the origin of sequences, what the teacher says and the loss, and brings settings of its
+    own where it has some (`seq_inter` a low rate and few updates)."""
     settings: dict[str, object] = Field(default={})
     """Keys of the recipe and their values, {training.steps: 300, seed: 2}: they hold in this
     stage only, over its preset's, which are over the recipe's."""

@@ -166,7 +166,7 @@ def _made_stage(
         found.append(Contradiction(f"stages.{index}.preset", sentence))
         return None
     settings = Settings(recipe.model_dump(mode="json", exclude={"stages", "compare"}))
-    # A stage before that is wrong is told by itself.
+    # A mistake in the stage before is reported for that one.
     if index > 0 and (before := _made_stage(recipe, index - 1, None, [])) is not None:
         settings.values["pruning"] = before.pruning.model_dump(mode="json")
     settings.merge(Settings(_said_by(stage.preset)))

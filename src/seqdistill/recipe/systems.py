@@ -1,7 +1,6 @@
 """The systems that a recipe stands for: itself, or one for each preset that it compares.
 
-Also where a system's run is to be written, and all that contradicts. Trains nothing and touches no
-folder.
+Also where a system's run directory lies, and all that contradicts.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def output_folder(recipe: Recipe) -> pathlib.Path:
 def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
     """The recipe of one compared system.
 
-    `method`, who writes the `sequences`, `objective` and `teacher.scores` are the preset's; data,
+    `method`, the origin of `sequences`, `objective` and `teacher.scores` are the preset's; data,
     models, decoding, training, evaluation and seed are those of the comparing `recipe`. Its
     output_dir is the sub-folder of that name, and it compares nothing itself. States of the teacher
     are kept where the preset reads them.
@@ -54,8 +53,7 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
 
 
 def _sequences_of(recipe: Recipe, preset: Recipe) -> SequencesSection:
-    """Who writes, and what is sampled how, is the preset's to say; engines, lengths and folders are
-    the recipe's."""
+    """Origins and ways of sampling are the preset's; engines, lengths and folders the recipe's."""
     own, theirs = recipe.sequences, preset.sequences
     if not theirs.rolls_out:
         return own.model_copy(update={"origin": theirs.origin})
