@@ -173,6 +173,8 @@ def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Completio
         ("objective.terms=[]", ["objective.terms must have at least 1 item, got []"]),
         ("objective.terms=[{}]", ["objective.terms.0.divergence must be given"]),
         ("objective.terms=5", ["objective.terms must be a list, got 5"]),
+        ("student.lora.targets=[]", ["student.lora.targets must have at least 1 item, got []"]),
+        ("student.lora.dropout=1", ["student.lora.dropout must be less than 1"]),
         ("compare=baseline", ["compare must be a list, got 'baseline'"]),
         ("student.architecture=x", ["student.architecture must be a mapping, got 'x'"]),
         ("student.architecture={a: [1]}", ["student.architecture.a must be text, a number"]),

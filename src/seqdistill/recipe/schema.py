@@ -136,9 +136,9 @@ class LoraSection(Section):
     """Rank of the adapters; none are used when not given. DistiLLM-2 uses 16."""
     alpha: PositiveFloat = 32.0
     """Adapters are multiplied by alpha / rank."""
-    dropout: Share = 0.0
+    dropout: ShareBelowOne = 0.0
     """Of what goes into the adapters."""
-    targets: str | tuple[str, ...] = "all-linear"
+    targets: Annotated[str | tuple[str, ...], Field(min_length=1)] = "all-linear"
     """Ends of the names of the layers that get adapters, [q_proj, v_proj]; `all-linear`: every
     linear layer but the output's."""
 
