@@ -188,7 +188,7 @@ def test_other_errors_of_torch_keep_their_traceback(
     ("words", "sentence"),
     [
         (("train", "recipe.yml"), "got 'recipe.yml'"),
-        (("train", "recipe.yaml", "--learning_rte", "3"), "did you mean 'training.learning_rate'?"),
+        (("train", "recipe.yaml", "learning_rte=3"), "did you mean 'training.learning_rate'?"),
         (("train", "recipe.yaml", "stray"), "got 'stray'"),
         (("train", "--seed", "3", "a=b"), "RECIPE must be a YAML file or a preset"),
         (("train", "recipe.yaml", "output_dir=recipe.yaml/run"), "'recipe.yaml' is a file"),
