@@ -80,12 +80,6 @@ def test_values_of_overrides_are_yaml(written: Completion) -> None:
     assert recipe.sequences.decoding.beam_size == 3 and recipe.student.trust_remote_code is True
 
 
-@pytest.mark.parametrize("rate", ["5e-4", "5E-4", "0.0005", "5.0e-04", ".0005"])
-def test_every_way_to_write_a_rate_is_a_number(written: Completion, rate: str) -> None:
-    path = written(f"training:\n  learning_rate: {rate}\n" + MINIMAL)
-    assert load_recipe(path, []).training.learning_rate == 5e-4
-
-
 def test_names_of_other_trainers_set_the_same_settings(written: Completion) -> None:
     recipe = load_recipe(
         "word_kd",
