@@ -39,14 +39,10 @@ def _section(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | 
     return found if "properties" in found and "start" not in found["properties"] else None
 
 
-def _section_lines(
-    path: str, section: dict[str, Any], schema: dict[str, Any]
-) -> list[str]:
+def _section_lines(path: str, section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     lines = [f"## `{path}`", "", " ".join(section.get("description", "").split()), ""]
     inner = [(name, field) for name, field in _fields(section)]
-    lines += _table(
-        f"{path}.", {n: f for n, f in inner if _section(f, schema) is None}, schema
-    )
+    lines += _table(f"{path}.", {n: f for n, f in inner if _section(f, schema) is None}, schema)
     for name, field in inner:
         below = _section(field, schema)
         if below is not None:

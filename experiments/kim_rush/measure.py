@@ -18,17 +18,16 @@ from experiments.kim_rush.cells import Cell, run_folder
 from experiments.kim_rush.tasks import Task
 from seqdistill.assembly.data import read_split
 from seqdistill.assembly.models import model_folder
-from seqdistill.compression.stored_sizes import stored_sizes
 from seqdistill.core.progress import NoProgress
 from seqdistill.evaluation.systems import SystemResult, evaluate_system
 from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
-from seqdistill.jobs.exporting import INT8_FOLDER
+from seqdistill.jobs.export import INT8_FOLDER, Form, export_model, weight_bytes
 from seqdistill.jobs.systems import system_under_test
-from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_settings
 from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.temporary import temporary_folder
 
 _PLACES = ("output_dir", "training.threads", "teacher.model", "method")
 _TEACHERS: dict[tuple[str, str], SystemResult] = {}
@@ -111,8 +110,20 @@ def _teacher_result(task: Task, recipe: Recipe) -> SystemResult:
 
 
 def _bytes_of_forms(run: RunDirectory) -> dict[str, object]:
-    pair = load_pair(str(run.student_path))
-    sizes = stored_sizes(pair, int8_folder=run.path / INT8_FOLDER)
+    forms: dict[str, Form] = {"fp16": "dense", "fp16_sparse": "sparse"}
+    with temporary_folder() as folder:
+        sizes = {
+            name: export_model(
+                str(run.path),
+                folder / name,
+                form=form,
+                save_dtype="fp16",
+                verify_on=None,
+                threads=None,
+            ).weight_bytes
+            for name, form in forms.items()
+        }
+    sizes["int8"] = weight_bytes(run.path / INT8_FOLDER)
     return {f"bytes_{form}": size for form, size in sizes.items()}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.tiny import character_tokenizer, tiny_model
 
-from seqdistill.compression.sparse_files import SPARSE_WEIGHTS
+from seqdistill.models.loading import SPARSE_WEIGHTS
 
 from .conftest import Program, files_in
 
@@ -25,22 +25,11 @@ def test_a_model_goes_to_another_form_and_back(program: Program, model: str) -> 
     assert answer.exit_code == 0, answer.stderr
     size = (Path("made/sparse") / SPARSE_WEIGHTS).stat().st_size
     before = (Path(model) / "model.safetensors").stat().st_size
-    assert f"weights  {size:,} bytes ({before:,} before)" in answer.stdout
-    assert "made/sparse" in answer.stdout
+    assert f"weights    {size:,} bytes ({before:,} before)" in answer.stdout
+    assert "export made/sparse OUTPUT --format dense" in answer.stdout
     answer = program("export", "made/sparse", "made/dense", "--format", "dense")
     assert answer.exit_code == 0, answer.stderr
     assert (Path("made/dense") / "model.safetensors").is_file()
-
-
-def test_a_packed_int8_folder_says_how_it_is_unpacked(program: Program, model: str) -> None:
-    Path("texts.tsv").write_text("source\ttarget\neins\tsnie\n", encoding="utf-8")
-    answer = program(
-        "export", model, "packed", "--format", "sparse-int8", "--verify-on", "texts.tsv"
-    )
-    assert answer.exit_code == 0, answer.stderr
-    assert "export packed OUTPUT --format dense" in answer.stdout
-    assert program("export", "packed", "int8", "--format", "dense").exit_code == 0
-    assert (Path("int8") / "model.bin").is_file()
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,13 @@ def test_schema_is_the_recipe_s(program: Program) -> None:
 
 
 def test_check_says_what_would_be_trained(program: Program, recipe_file: str) -> None:
-    answer = program("recipe", "check", recipe_file, "--max_steps", "500")
+    answer = program("recipe", "check", recipe_file, "max_steps=500")
     assert answer.exit_code == 0, answer.stderr
     assert answer.stdout == "recipe.yaml is valid; it trains baseline into runs/baseline\n"
 
 
 def test_resolved_recipe_reads_back_as_the_same(program: Program, recipe_file: str) -> None:
-    answer = program("recipe", "check", recipe_file, "--resolved", "--max_steps", "500")
+    answer = program("recipe", "check", recipe_file, "--resolved", "max_steps=500")
     with open("resolved.yaml", "w", encoding="utf-8") as stream:
         stream.write(answer.stdout)
     expected = read_recipe(recipe_file, ["training.steps=500"])

@@ -9,9 +9,15 @@ ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-PAGES = ("README.md", *(f"docs/{path}" for path in sorted(
-    str(found.relative_to(ROOT / "docs")) for found in (ROOT / "docs").glob("guides/*.md")
-)))
+PAGES = (
+    "README.md",
+    *(
+        f"docs/{path}"
+        for path in sorted(
+            str(found.relative_to(ROOT / "docs")) for found in (ROOT / "docs").glob("guides/*.md")
+        )
+    ),
+)
 """The pages whose commands and code are run."""
 
 

@@ -14,7 +14,7 @@ from seqdistill.core.errors import EngineError, ModelError, RecipeError
 from seqdistill.core.progress import NoProgress
 from seqdistill.generation.verification import TOLERANCES, Tolerance
 from seqdistill.jobs.evaluate import evaluate_run
-from seqdistill.jobs.exporting import INT8_FOLDER
+from seqdistill.jobs.export import INT8_FOLDER
 from seqdistill.jobs.generate import generate_texts
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe

@@ -12,7 +12,7 @@ from tests.jobs.test_feasibility import folder, start
 from seqdistill.core.errors import EngineError
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.evaluate import evaluate_run
-from seqdistill.jobs.exporting import INT8_FOLDER
+from seqdistill.jobs.export import INT8_FOLDER
 from seqdistill.jobs.systems import exported_system
 from seqdistill.metrics.translation import corpus_bleu
 from seqdistill.records.results import Results

@@ -138,12 +138,6 @@ def test_what_an_int8_folder_cannot_do_is_a_sentence(place: Path, tmp_path: Path
         load_pair(str(folder))
     with pytest.raises(UserError, match=r"must be a run directory, got the CTranslate2 folder"):
         evaluate(folder)
-    packed = tmp_path / "packed"
-    export_model(
-        str(folder), packed, form="sparse-int8", save_dtype=None, verify_on=None, threads=1
-    )
-    with pytest.raises(ModelError, match=r"must be unpacked .*--format dense"):
-        written(packed)
     flipped = shutil.copytree(folder, tmp_path / "flipped")
     content = bytearray((flipped / "model.bin").read_bytes())
     content[len(content) // 2] ^= 4

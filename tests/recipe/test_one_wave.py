@@ -37,7 +37,7 @@ def test_values_contradictions_and_missing_files_come_at_once() -> None:
         "teacher.model=/nowhere/teacher",
     )
     told = (
-        *("student.modle is not a recipe setting", "training.steps must be", "each metric once"),
+        *("student.modle is an unknown key", "training.steps must be", "each metric once"),
         *("'nowhere.tsv'", "'a.src'", "'b.tgt'", "'/nowhere/teacher'"),
     )
     assert len(found) == len(told)

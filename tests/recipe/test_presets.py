@@ -204,7 +204,7 @@ def test_a_method_that_is_not_offered_is_refused_and_not_ignored(name: str) -> N
     with pytest.raises(RecipeError, match=rf"preset must be one of .*got '{name}'"):
         show_preset(name)
     for section in ("objective", "sequences"):
-        with pytest.raises(RecipeError, match=rf"{section}\.{name} is not a recipe setting"):
+        with pytest.raises(RecipeError, match=rf"{section}\.{name} is an unknown key"):
             load_recipe("gkd", [f"{section}.{name}=true"])
 
 

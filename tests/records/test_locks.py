@@ -86,24 +86,20 @@ def test_many_that_wait_come_one_after_another(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_where_no_file_can_be_made_the_folder_itself_is_held(
+def test_a_folder_whose_parent_cannot_be_written_is_locked_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, real = tmp_path / "one", os.open
-    folder.mkdir()
-
-    def read_only(path: Path, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_CREAT:
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path, flags, mode)
-
-    monkeypatch.setattr("seqdistill.records.locks.os.open", read_only)
-    with (
-        locks.held(folder, "training in"),
-        pytest.raises(UserError, match="another process is writing it"),
-        locks.held(folder, "training in"),
-    ):
-        pytest.fail("the block must not begin")
+    (tmp_path / "one").mkdir()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with locks.held(tmp_path / "one", "training in"):
+        assert (tmp_path / "one" / ".lock").is_file() and not (tmp_path / "one.lock").exists()
+        assert not RunDirectory(tmp_path / "one").is_begun
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()} is training in it"),
+            locks.held(tmp_path / "one", "training in"),
+        ):
+            pytest.fail("the block must not begin")
+    assert not list((tmp_path / "one").iterdir())
 
 
 def test_a_folder_that_is_locked_inside_goes_when_nothing_was_written(tmp_path: Path) -> None:

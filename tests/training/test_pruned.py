@@ -20,9 +20,8 @@ from tests.training.small import (
 )
 from torch import Tensor
 
-from seqdistill.compression.bit_patterns import bit_patterns
 from seqdistill.compression.pruning import prune
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning_mask import PruningMask, bit_patterns
 from seqdistill.core.batch import StudentStates
 from seqdistill.core.errors import UserError
 from seqdistill.core.scores import NoScores
@@ -139,7 +138,7 @@ def test_a_state_holds_the_mask_and_zero_moments_of_what_is_pruned(tmp_path: Pat
     path = tmp_path / f"checkpoint-{UPDATES}"
     assert load_file(path / "pruning.safetensors").keys() == mask.kept().keys()
     model = student(seed=1)
-    again = PruningMask.of_zeros(model.module)
+    again = pruned(model, share=0.0)
     assert again.density > 0.99
     optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.01)
     load_state(path, model=model, mask=again, optimizer=optimizer, device=torch.device("cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -26,17 +27,8 @@ TRANSFORMERS = "transformers float32"
 
 def build_decoding(section: DecodingSection) -> Decoding:
     """The settings of one generation."""
-    return Decoding(
-        mode=section.mode,
-        beam_size=section.beam_size,
-        n_best=section.n_best,
-        length_penalty=section.length_penalty,
-        sampling_temperature=section.sampling_temperature,
-        top_k=section.top_k,
-        top_p=section.top_p,
-        max_new_tokens=section.max_new_tokens,
-        batch_tokens=section.batch_tokens,
-    )
+    names = [field.name for field in dataclasses.fields(Decoding)]
+    return Decoding(**{name: getattr(section, name) for name in names})
 
 
 def verification_pairs(

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import keep_layers
-from seqdistill.compression.sparse_files import load_stored_pair
 from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
 from seqdistill.data.bundled import SCHEME, bundled_folder
 from seqdistill.data.examples import Example
@@ -16,7 +15,13 @@ from seqdistill.generation.model_facts import declare_ends
 from seqdistill.models.adapters import begin_like, kind_of
 from seqdistill.models.dropout import set_dropout
 from seqdistill.models.languages import with_languages
-from seqdistill.models.loading import LoadedModel, fitting, load_config, load_tokenizer
+from seqdistill.models.loading import (
+    LoadedModel,
+    fitting,
+    load_config,
+    load_pair,
+    load_tokenizer,
+)
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import Recipe
 
@@ -60,7 +65,7 @@ def build_teacher(recipe: Recipe) -> LoadedModel:
         raise RecipeError(
             "teacher.model must name a model folder for this method, but it is not set."
         )
-    pair = load_stored_pair(
+    pair = load_pair(
         model_folder(recipe.teacher.model), trust_remote_code=recipe.teacher.trust_remote_code
     )
     named = LoadedModel(pair.model, pair.tokenizer, recipe.teacher.model)
@@ -101,7 +106,7 @@ def _initial_student(
         return _from_scratch(recipe, teacher, train_examples)
     if recipe.student.model is None:
         raise RecipeError("student.model must name a model folder, but it is not set.")
-    pair = load_stored_pair(
+    pair = load_pair(
         model_folder(recipe.student.model), trust_remote_code=recipe.student.trust_remote_code
     )
     return LoadedModel(_with_dropout(recipe, pair.model), pair.tokenizer, recipe.student.model)

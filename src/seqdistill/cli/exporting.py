@@ -1,7 +1,4 @@
-"""The command `export`: a model in a smaller stored form, and back.
-
-What the forms are and how they are written is `build.stored_forms`'s.
-"""
+"""The command `export`: a model in a smaller stored form, and back."""
 
 from __future__ import annotations
 
@@ -19,11 +16,10 @@ from seqdistill.records.writable import check_writable
 
 
 class Format(enum.StrEnum):
-    """How a model is stored; `build.stored_forms` says more."""
+    """How a model is stored."""
 
     sparse = "sparse"
     int8 = "int8"
-    sparse_int8 = "sparse-int8"
     dense = "dense"
 
 
@@ -56,7 +52,7 @@ def export(
         typer.Option(
             "--format",
             metavar="FORM",
-            help="sparse: without zeros. int8: for CTranslate2. sparse-int8: both. dense: back.",
+            help="sparse: without zeros. int8: for CTranslate2. dense: back from sparse.",
             show_default=False,
         ),
     ],
@@ -87,7 +83,7 @@ def export(
 ) -> None:
     """Convert a model to a smaller format (sparse, int8) or back.
 
-    Sparse forms are exact: `--format dense` gives the model, or the int8 folder, back bit for bit.
+    The sparse form is exact: `--format dense` gives the model back bit for bit.
     """
     check_writable(output, "OUTPUT")
     with job(console_on(stderr=True), verbose=verbose, transient=True):
@@ -106,7 +102,7 @@ def export(
     rows = [("written", str(made.folder)), ("weights", f"{made.weight_bytes:,} bytes{was}")]
     if made.agreement is not None:
         rows.append(("agreement", made.agreement.sentence))
-    if form is Format.sparse_int8:
+    if form is Format.sparse:
         back = f"{program()} export {quoted(made.folder)} OUTPUT --format dense"
-        rows.append(("unpack it", f"{back}  (CTranslate2 reads no packed folder)"))
+        rows.append(("unpack it", back))
     say_aligned(rows)

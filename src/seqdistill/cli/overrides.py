@@ -1,7 +1,6 @@
-"""Settings given on the command line: `key=value`, `--key value` and `--key=value`.
+"""Settings given on the command line as `key=value`, and the options that stand for settings.
 
-The last two are what users of Hugging Face scripts type. Every one becomes a `key=value` text; the
-recipe package knows which keys exist and what their values mean.
+The recipe package knows which keys exist and what their values mean.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -17,14 +16,13 @@ import typer
 from seqdistill.core.errors import UserError
 
 ANY_OPTION = {"ignore_unknown_options": True}
-"""typer's settings for a command that takes the recipe's keys as options of its own."""
+"""typer's settings for a command that refuses unknown options itself: see `read_words`."""
 
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Settings that replace the recipe's, such as training.steps=200 or "
-        "--learning_rate 3e-4.",
+        help="Settings that replace the recipe's, such as training.steps=200.",
         show_default=False,
     ),
 ]
@@ -46,7 +44,6 @@ TrustRemoteCode = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The seed of the run.")]
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
-_RESUME = "resume_from_checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,29 +51,27 @@ class Given:
     """What the words of a command line said."""
 
     positional: tuple[str, ...]
-    """Words that are neither an option nor `key=value`."""
+    """Words that are not `key=value`."""
     overrides: tuple[str, ...]
     """`key=value` texts in the order given."""
-    resume: bool
-    """Whether `--resume_from_checkpoint` asked to go on."""
 
 
 def read_words(words: Sequence[str]) -> Given:
-    """The words of a command line, sorted.
+    """The words of a command line, sorted. Raises UserError for an option that the command lacks.
 
-    An option takes the next word as its value unless that is an option or `key=value` itself; with
-    no value it means true. Raises UserError for a checkpoint that is named: a run resumes from its
-    newest one.
+    Commands let unknown options through to here, since users of Hugging Face scripts type settings
+    so: the sentence says how they are written.
     """
-    positional, overrides, resume = [], [], False
-    for key, value in _pairs(words):
-        if key is None:
-            positional.append(value)
-        elif key == _RESUME:
-            resume = _resumes(value)
-        else:
-            overrides.append(f"{key}={value}")
-    return Given(tuple(positional), tuple(overrides), resume)
+    for word in words:
+        if word.startswith("--"):
+            name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+            remedy = "--resume" if name == "resume_from_checkpoint" else f"{name}=VALUE"
+            raise UserError(
+                f"a setting must read key=value, got the option {word!r}; write {remedy}, or see "
+                "--help for the options of this command"
+            )
+    overrides = tuple(word for word in words if _OVERRIDE.match(word))
+    return Given(tuple(word for word in words if not _OVERRIDE.match(word)), overrides)
 
 
 def named_settings(
@@ -91,37 +86,3 @@ def named_settings(
     if seed is not None:
         overrides.append(f"seed={seed}")
     return overrides
-
-
-def _pairs(words: Sequence[str]) -> Iterator[tuple[str | None, str]]:
-    """(key, value) for each setting, (None, word) for each other word."""
-    position = 0
-    while position < len(words):
-        word = words[position]
-        position += 1
-        if not word.startswith("--"):
-            key, equals, value = word.partition("=")
-            yield (key, value) if equals and _OVERRIDE.match(word) else (None, word)
-            continue
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not equals:
-            value = "true"
-            if position < len(words) and _is_value(words[position]):
-                value = words[position]
-                position += 1
-        yield key.replace("-", "_"), value
-
-
-def _is_value(word: str) -> bool:
-    return not word.startswith("--") and not _OVERRIDE.match(word)
-
-
-def _resumes(value: str) -> bool:
-    if value.lower() in ("true", "1", "yes"):
-        return True
-    if value.lower() in ("false", "0", "no", "none"):
-        return False
-    raise UserError(
-        f"resume_from_checkpoint must be true or false, got {value!r}: a run resumes from the "
-        "newest checkpoint of its output_dir; give --output_dir of that run and --resume"
-    )

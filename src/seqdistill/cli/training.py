@@ -60,7 +60,6 @@ def demo(
     """
     given = read_words(settings or [])
     _refuse_positional(given.positional)
-    resume = resume or given.resume
     overrides = [*given.overrides, *named_settings(output_dir, seed)]
     recipe = _recipe("demo", overrides, purpose="measure")
     _check_output(recipe, resume=resume)
@@ -88,11 +87,9 @@ def train(
 ) -> None:
     """Train the recipe's student, or all students of a comparison.
 
-    A setting reads key=value, --key value or --key=value; the usual names of
-    Hugging Face scripts are understood.
+    A setting reads key=value; the usual names of Hugging Face scripts are understood.
     """
     given, name = _with_recipe(recipe, settings)
-    resume = resume or given.resume
     overrides = [*given.overrides, *named_settings(output_dir, seed, trust_remote_code)]
     chosen = _recipe(name, overrides)
     _refuse_untrusted(name, chosen, overrides, trusted=trust_remote_code)

@@ -3,7 +3,7 @@
 A mask works on the live parameters in place, so tied weights stay tied, parameters keep their
 names, and a pruned model is an ordinary one. `torch.nn.utils.prune` is not used: it replaces each
 parameter by a product of two tensors, which unties shared weights and renames them in checkpoints.
-Which weights to prune is decided in `pruning`; how they are stored, in `sparse_files`.
+Which weights to prune is decided in `pruning`; how they are stored, in `sparse`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from seqdistill.compression.bit_patterns import bit_patterns
 from seqdistill.core.errors import ModelError, did_you_mean
 
 _ALL_BITS = -1
 _NO_BITS = 0
+_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def bit_patterns(tensor: Shaped[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """The tensor's own memory, read as signed integers of the same width: writes go to the tensor.
+
+    Only +0.0 has the pattern 0. The pattern of -0.0 is another, and NaN is equal to itself.
+    """
+    return tensor.detach().view(_SIGNED[tensor.element_size()])
 
 
 def prunable_weights(model: nn.Module, *, exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:
@@ -69,8 +77,7 @@ class PruningMask:
 
     It survives a checkpoint by `state_dict`, one bit a weight. The zeros of the weights would not
     tell: an update may take a weight that is not pruned to exactly zero, and a resumed run would
-    then freeze it where an uninterrupted one does not. Between stages there is no such difference,
-    so `of_zeros` is the mask to go on with from a pruned model in a folder.
+    then freeze it where an uninterrupted one does not.
     """
 
     def __init__(
@@ -85,15 +92,6 @@ class PruningMask:
             name: _as_bits(kept[name].to(parameter.device), parameter)
             for name, parameter in weights.items()
         }
-
-    @classmethod
-    def of_zeros(cls, model: nn.Module, *, exclude: Sequence[str] = ()) -> PruningMask:
-        """The mask that prunes what is zero now: to train a pruned model further.
-
-        Raises what `prunable_weights` raises.
-        """
-        weights = prunable_weights(model, exclude=exclude)
-        return cls(weights, {name: weight.detach() != 0 for name, weight in weights.items()})
 
     @classmethod
     def of_nothing(cls) -> PruningMask:

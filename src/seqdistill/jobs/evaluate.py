@@ -30,7 +30,7 @@ from seqdistill.evaluation.systems import (
     evaluate_outputs,
     evaluate_system,
 )
-from seqdistill.jobs.exporting import INT8_FOLDER, export_int8
+from seqdistill.jobs.export import INT8_FOLDER, export_int8
 from seqdistill.jobs.systems import exported_system, systems_of
 from seqdistill.jobs.timings import timed
 from seqdistill.metrics.soundness import faults_of, fraction_kept

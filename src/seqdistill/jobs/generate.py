@@ -11,8 +11,6 @@ from transformers import PreTrainedTokenizerBase
 from seqdistill.assembly.data import encode_for
 from seqdistill.assembly.decoding import build_generator
 from seqdistill.assembly.models import model_folder
-from seqdistill.compression.int8_folders import PACKED_MODEL
-from seqdistill.compression.sparse_files import load_stored_pair
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import ChatSettings
@@ -24,6 +22,7 @@ from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.stored_conversion import is_converted
 from seqdistill.models.languages import with_languages
+from seqdistill.models.loading import load_pair
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def generate_texts(
 ) -> list[str]:
     """The model's best output for each prompt, in order; an empty text gives an empty one.
 
-    `model` is a transformers folder, stored sparse or not, a hub name, `bundled:en-de`, or the
+    `model` is a transformers folder, a hub name, `bundled:en-de`, or the
     CTranslate2 folder that `export --format int8` writes, which decodes as it is. The languages are
     for multilingual models whose folder does not say them. A text is said by the user in the
     model's chat template, where it has one and `raw` is not set; rows (see `read_rows`) are as
@@ -76,7 +75,7 @@ def generate_texts(
             f"whose languages were set when it was exported, got {languages}"
         )
     pair = stored or with_languages(
-        load_stored_pair(model_folder(model), trust_remote_code=trust_remote_code),
+        load_pair(model_folder(model), trust_remote_code=trust_remote_code),
         *languages,
         keys=("--source-language", "--target-language"),
     )
@@ -151,11 +150,6 @@ def _stored_generator(
 ) -> CTranslate2Generator | None:
     """The decoder of a CTranslate2 folder; None for all other models."""
     folder = Path(model)
-    if (folder / PACKED_MODEL).is_file():
-        raise ModelError(
-            f"{model!r} must be unpacked to be run, but its weights are stored without zeros; "
-            f"write `seqdistill export {model} OUTPUT --format dense` and run OUTPUT"
-        )
     if not is_converted(folder):
         return None
     if engine == "transformers":

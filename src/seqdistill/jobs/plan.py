@@ -23,11 +23,11 @@ from seqdistill.jobs.measuring import (
     training_seconds,
 )
 from seqdistill.jobs.preflight import preflight, shown_row
-from seqdistill.jobs.stage_runs import finished_stages, unfinished_recipes
 from seqdistill.jobs.timings import peak_memory_mb
 from seqdistill.jobs.training import open_run
 from seqdistill.models.placement import device_of
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.stages import stage_recipe
 from seqdistill.recipe.systems import compare_member, output_folder
 
 
@@ -213,29 +213,24 @@ def _teacher_states(prepared: Prepared) -> str:
 
 
 def _plan_of_chain(recipe: Recipe) -> Plan:
-    """The stages that are not there yet as one plan; the first of them describes the data.
+    """All stages as one plan; the first of them describes the data.
 
-    With every stage there nothing is trained, and the last one is described.
+    Every stage starts from the chain's first weights, which have the same shape and vocabulary.
     """
-    done = finished_stages(recipe)
-    ahead = unfinished_recipes(recipe)
-    plans = [_plan_of_one(stage) for stage in ahead]
-    described = plans[0] if plans else _plan_of_one(done[-1].recipe)
+    stages = [stage_recipe(recipe, n, start_from=None) for n in range(len(recipe.stages))]
+    plans = [_plan_of_one(stage) for stage in stages]
     updates = sum(planned.updates for planned in plans)
     tokens = sum(planned.updates * planned.tokens_per_update for planned in plans)
     return dataclasses.replace(
-        described,
+        plans[0],
         output_dir=str(output_folder(recipe)),
         methods=(recipe.method,),
         updates=updates,
-        tokens_per_update=tokens / updates if updates else 0.0,
-        memory_mb=max((planned.memory_mb for planned in plans), default=0.0),
-        seconds_per_method=sum((planned.seconds_per_method for planned in plans), start=0.0),
+        tokens_per_update=tokens / updates,
+        memory_mb=max(planned.memory_mb for planned in plans),
+        seconds_per_method=sum(planned.seconds_per_method for planned in plans),
         pruning="none",  # said of each stage
-        stages=(
-            *(f"{_sized(stage.recipe)}, cached: {stage.run.path}" for stage in done),
-            *(f"{_sized(stage)}, to be trained" for stage in ahead),
-        ),
+        stages=tuple(_sized(stage) for stage in stages),
     )
 
 

@@ -1,19 +1,14 @@
-"""Trains chains: each stage as an ordinary run, kept by its content, and the chain's own folder.
+"""Trains chains: each stage as an ordinary run inside the chain's, from the student before.
 
-    stages/<method>-<digest>/   the run of one stage, shared by all chains beside it
-    <output_dir>/               recipe, manifest, metrics of all stages, the last stage's student
-
-A stage that is there is used, one that was begun goes on, so a changed stage costs itself and what
-follows. What a stage does is not known here.
+<output_dir>/1-seq_kd/              the run of the first stage
+<output_dir>/2-seq_inter/           the run of the second
+<output_dir>/student, metrics.jsonl the last stage's student, and the metrics of all stages
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from typing import cast
@@ -21,148 +16,132 @@ from typing import cast
 from accelerate import PartialState
 
 from seqdistill.assembly.preparing import prepare
-from seqdistill.core.progress import Progress
-from seqdistill.jobs.named_progress import NamedProgress
-from seqdistill.jobs.stage_runs import StageRun, newest_student, stage_run, unfinished_recipes
+from seqdistill.core.progress import NamedProgress, Progress
+from seqdistill.jobs.inputs import check_inputs, inputs_of
 from seqdistill.jobs.timings import add_timings, timings_of
 from seqdistill.jobs.training import only_writer, open_run, train_as_only_writer
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.stages import stage_recipe
+from seqdistill.recipe.systems import output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records import atomic
 from seqdistill.records.environment import environment_facts
-from seqdistill.records.locks import exclusive_lock
 from seqdistill.records.run_directory import RunDirectory
 
 _LOG = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Trained:
-    """A stage whose student is there, and whether it was there before."""
-
-    stage: StageRun
-    preset: str
-    reused: bool
-
-
 def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
     """The run directory of a chain, its student trained through all stages.
 
-    Finished stages are used as they are, whoever trained them, and an unfinished one goes on from
-    its newest checkpoint. The chain's folder appears, whole, when the last stage is trained; with
-    `resume` it may exist and is brought up to date. Raises UserError, before anything is written,
-    for whatever cannot work in any of the stages.
+    With `resume`, stages that are finished are used as they are and an unfinished one goes on from
+    its newest checkpoint. Raises UserError, before anything is written, for whatever cannot work in
+    any of the stages, and for a stage that was begun with another recipe, data or models.
     """
+    run, stages = RunDirectory(output_folder(recipe)), stage_recipes(recipe)
     with only_writer(recipe) as processes:
-        return _train_stages(recipe, processes, progress=progress, resume=resume)
-
-
-def _train_stages(
-    recipe: Recipe, processes: PartialState, *, progress: Progress, resume: bool
-) -> RunDirectory:
-    run = open_run(recipe, resume=resume)
-    for ahead in unfinished_recipes(recipe):
-        prepare(ahead)
-    processes.wait_for_everyone()  # all have looked before the first one writes
-    trained: list[_Trained] = []
-    for index, given in enumerate(recipe.stages):
-        start_from = newest_student([before.stage for before in trained])
-        stage = stage_run(recipe, index, start_from=start_from)
-        title = f"stage {index + 1} of {len(recipe.stages)}, {stage.recipe.method}"
-        reused = _train_stage(stage, processes, NamedProgress(progress, title))
-        trained.append(_Trained(stage, given.preset, reused))
-    if processes.is_main_process:
-        _write_run(run, recipe, trained)
-    processes.wait_for_everyone()
+        if not resume:
+            run.check_free()
+        for stage in stages:
+            open_run(stage, resume=True)
+        for ahead in _unfinished(recipe, stages):
+            prepare(ahead)
+        processes.wait_for_everyone()  # all have looked before the first one writes
+        reused = []
+        for number, stage in enumerate(stages, start=1):
+            named = NamedProgress(progress, f"stage {number} of {len(stages)}, {stage.method}")
+            reused.append(_train_stage(stage, processes, named))
+        if processes.is_main_process:
+            _write_run(run, recipe, stages, reused)
+        processes.wait_for_everyone()
     return run
 
 
-def _train_stage(stage: StageRun, processes: PartialState, progress: Progress) -> bool:
-    """Sees to it that the stage's student is there. True when it was there already."""
-    is_main = processes.is_main_process
-    with exclusive_lock(stage.run.path, "training in") if is_main else contextlib.nullcontext():
-        if is_main and not stage.is_finished:
-            _make_resumable(stage)
-        processes.wait_for_everyone()
-        reused = stage.is_finished
+def stage_recipes(recipe: Recipe) -> list[Recipe]:
+    """The recipes of all stages, each with its own run directory, from the student before it."""
+    stages: list[Recipe] = []
+    for index in range(len(recipe.stages)):
+        before = str(RunDirectory(stages[-1].output_dir).student_path) if stages else None
+        stage = stage_recipe(recipe, index, start_from=before)
+        folder = output_folder(recipe) / f"{index + 1}-{stage.method}"
+        stages.append(stage.model_copy(update={"output_dir": str(folder)}))
+    return stages
+
+
+def _unfinished(recipe: Recipe, stages: Sequence[Recipe]) -> list[Recipe]:
+    """The recipes of the other stages, to be checked before any of them is trained.
+
+    Where a stage will start from a student that does not exist yet, its recipe starts from the
+    newest that does, or from the chain's first weights, which have the same shape and vocabulary.
+    """
+    runs = [RunDirectory(stage.output_dir) for stage in stages]
+    done = next((n for n, run in enumerate(runs) if not run.is_finished), len(runs))
+    start_from = str(runs[done - 1].student_path) if done else None
+    return [stage_recipe(recipe, n, start_from=start_from) for n in range(done, len(stages))]
+
+
+def _train_stage(stage: Recipe, processes: PartialState, progress: Progress) -> bool:
+    """Sees to it that the stage's student exists. True when it did already."""
+    run = RunDirectory(stage.output_dir)
+    reused = run.is_finished
+    if processes.is_main_process:
         if reused:
-            _LOG.info("using the stage in %s", stage.run.path)
-            progress.start("cached", stage.recipe.training.steps)
-            progress.advance(_num_updates(stage))
+            check_inputs(run, inputs_of(stage))
+            _LOG.info("using the stage in %s", run.path)
+            progress.start("finished before", stage.training.steps)
+            progress.advance(_num_updates(run))
             progress.finish()
         else:
-            train_as_only_writer(stage.recipe, progress=progress, resume=True)
-        processes.wait_for_everyone()
+            atomic.remove_left_overs(run.path)
+            atomic.remove_left_overs(run.checkpoints_path)
+    processes.wait_for_everyone()
+    train_as_only_writer(stage, progress=progress, resume=True)  # a damaged student is made again
+    processes.wait_for_everyone()
     return reused
 
 
-def _make_resumable(stage: StageRun) -> None:
-    """Readies the folder of a stage that another process may have begun."""
-    atomic.remove_left_overs(stage.run.path)
-    atomic.remove_left_overs(stage.run.checkpoints_path)
-    if stage.run.recipe_path.exists():
-        # The settings and contents are equal, but data or models may lie elsewhere now.
-        stage.run.write_recipe(write_recipe(stage.recipe))
-
-
-def _num_updates(stage: StageRun) -> int:
+def _num_updates(run: RunDirectory) -> int:
     """How many updates a finished stage had: fewer than asked for when it stopped early."""
-    training = cast("dict[str, int]", stage.run.read_manifest()["training"])
-    return training["updates"]
+    return cast("dict[str, int]", run.read_manifest()["training"])["updates"]
 
 
-def _write_run(run: RunDirectory, recipe: Recipe, trained: Sequence[_Trained]) -> None:
-    """Makes the chain's folder, or brings the one that is there up to date."""
-    if run.recipe_path.exists():
-        if _last_digest(run) != trained[-1].stage.digest:
-            for path in (run.results_path, run.samples_path, run.outputs_path, run.report_path):
-                path.unlink(missing_ok=True)  # they are about another student
-        _assemble(run, trained)
-        return
-    run.check_free()
-    with atomic.new_folder(run.path) as aside:
-        made = RunDirectory(aside)
-        made.write_recipe(write_recipe(recipe))
-        _assemble(made, trained)
-
-
-def _last_digest(run: RunDirectory) -> object:
-    stages = run.read_manifest().get("stages")
-    return stages[-1].get("digest") if isinstance(stages, list) else None
-
-
-def _assemble(run: RunDirectory, trained: Sequence[_Trained]) -> None:
+def _write_run(
+    run: RunDirectory, recipe: Recipe, stages: Sequence[Recipe], reused: Sequence[bool]
+) -> None:
     """Writes what the stages made together: metrics, student, timings, and which stages they are.
 
-    The manifest comes last, so that a process killed before it leaves the old digests standing.
+    The manifest comes last: a chain whose process was killed before is not finished.
     """
-    _write_metrics(run, [found.stage for found in trained])
+    if not all(reused):
+        for path in (run.results_path, run.samples_path, run.outputs_path, run.report_path):
+            path.unlink(missing_ok=True)  # they are about another student
+    run.write_recipe(write_recipe(recipe))
+    runs = [RunDirectory(stage.output_dir) for stage in stages]
+    _write_metrics(run, runs)
     with atomic.replaced_folder(run.student_path) as aside:
-        shutil.copytree(trained[-1].stage.run.student_path, aside, dirs_exist_ok=True)
-    for number, found in enumerate(trained, start=1):
-        name = f"stage {number}, {found.stage.recipe.method}"
-        rows = timings_of(found.stage.run)
-        add_timings(run, [{**row, "step": f"{name}: {row['step']}"} for row in rows])
-    stages = [
+        shutil.copytree(runs[-1].student_path, aside, dirs_exist_ok=True)
+    for number, (stage, found) in enumerate(zip(stages, runs, strict=True), start=1):
+        name = f"stage {number}, {stage.method}"
+        add_timings(run, [{**row, "step": f"{name}: {row['step']}"} for row in timings_of(found)])
+    rows = [
         {
-            "preset": found.preset,
-            "method": found.stage.recipe.method,
-            "folder": os.path.relpath(found.stage.run.path, run.path),
-            "reused": found.reused,
-            "digest": found.stage.digest,
+            "preset": given.preset,
+            "method": stage.method,
+            "folder": found.path.name,
+            "reused": was_there,
         }
-        for found in trained
+        for given, stage, found, was_there in zip(recipe.stages, stages, runs, reused, strict=True)
     ]
-    facts = {"environment": environment_facts(), "stages": stages, "finished": True}
-    judging = trained[-1].stage.run.read_manifest().get("judging")
+    facts = {"environment": environment_facts(), "stages": rows, "finished": True}
+    judging = runs[-1].read_manifest().get("judging")
     run.update_manifest(facts if judging is None else {**facts, "judging": judging})
 
 
-def _write_metrics(run: RunDirectory, stages: Sequence[StageRun]) -> None:
+def _write_metrics(run: RunDirectory, stages: Sequence[RunDirectory]) -> None:
     """The metrics of all stages, each row with its stage, the steps counted on."""
     lines, done = [], 0
     for index, stage in enumerate(stages):
-        for row in stage.run.read_metrics():
+        for row in stage.read_metrics():
             step = cast("int", row["step"]) + done
             lines.append(json.dumps({**row, "step": step, "stage": index}, ensure_ascii=False))
         done += _num_updates(stage)

@@ -18,7 +18,7 @@ from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.generation.transformers_engine import TransformersGenerator
-from seqdistill.jobs.exporting import INT8_FOLDER
+from seqdistill.jobs.export import INT8_FOLDER
 from seqdistill.models.adapters import adapt
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import LoadedModel, load_pair

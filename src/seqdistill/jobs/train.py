@@ -7,8 +7,7 @@ import contextlib
 from accelerate import PartialState
 
 from seqdistill.core.errors import UserError
-from seqdistill.core.progress import Progress
-from seqdistill.jobs.named_progress import NamedProgress
+from seqdistill.core.progress import NamedProgress, Progress
 from seqdistill.jobs.stages import train_stages
 from seqdistill.jobs.timings import add_timings, timings_of
 from seqdistill.jobs.training import only_writer, open_run, train_student
@@ -25,8 +24,7 @@ def train(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDir
     """The run directory of the trained student, or of the comparison with a sub-run a method.
 
     Raises UserError, before anything is written, for whatever cannot work. With `resume`, finished
-    students are kept and an unfinished one goes on from its newest checkpoint; the stages of a
-    chain are kept in any case.
+    students are kept and an unfinished one goes on from its newest checkpoint.
     """
     check_launch()
     check_recipe(recipe)

@@ -72,7 +72,7 @@ def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
         changed = _first_difference(stored.model_dump(), recipe.model_dump())
         raise RecipeError(
             f"--resume needs the recipe that {path} was started with, but {changed}; start a new "
-            "output_dir for other settings."
+            "output_dir for other settings, or remove that folder to train it again."
         )
     return run
 

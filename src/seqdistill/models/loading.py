@@ -37,7 +37,9 @@ from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.records.checksums import check_model_folder
 from seqdistill.records.temporary import temporary_folder
 
-_CONVERTED = ("model.bin", "model.bin.safetensors")
+_CONVERTED = "model.bin"
+SPARSE_WEIGHTS = "model.sparse.safetensors"
+"""What `export --format sparse` writes in the place of model.safetensors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,13 +217,18 @@ def fitting(pair: LoadedModel) -> LoadedModel:
 
 
 def _check_not_converted(name: str) -> None:
-    """Raises ModelError for a folder that CTranslate2 reads."""
+    """Raises ModelError for a folder of another stored form: CTranslate2's, or without zeros."""
     folder = Path(name)
-    if any((folder / file).is_file() for file in _CONVERTED):
+    if (folder / _CONVERTED).is_file():
         raise ModelError(
             f"The folder {name!r} must hold a transformers model, but it is a CTranslate2 folder: "
-            "`generate` runs it and `export` packs or unpacks it, nothing else can be made of it; "
-            "give the model that it was made of."
+            "`generate` runs it, nothing else can be made of it; give the model that it was made "
+            "of."
+        )
+    if (folder / SPARSE_WEIGHTS).is_file():
+        raise ModelError(
+            f"The folder {name!r} must hold a transformers model, but its weights are stored "
+            f"without zeros; run `seqdistill export {name} OUTPUT --format dense` and give OUTPUT."
         )
 
 

@@ -1,8 +1,8 @@
-"""Data that belong together come together: what a preset says of its own data goes with them.
+"""Data that belong together come together: a preset's settings for its own data go with those data.
 
 A preset that brings training data brings dev, test, columns and subsets of the same data, and so
-does a recipe file whose training data are bundled. Whoever names other data gets none of these, and
-is told so in one sentence. Files are not looked at.
+does a recipe file whose training data are bundled. With other data none of these hold, and
+a warning says so.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Contradictions inside a recipe: settings that are each right by themselves but not together.
+"""What is wrong with a recipe whose values are each right by themselves, but not together.
 
-Every one is reported, as a key and a sentence: what must hold, what was found, what to do. Files
+Every finding is a key and a sentence: what must hold, what was found, what to do. A setting that
+would not be read is one row of `_READ_WITH`, one that another needs a row of `_NEEDED_WITH`. Files
 and models are not looked at; what they lack is found by the packages that read them.
 """
 
@@ -10,17 +11,75 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from seqdistill.recipe.contradictions import Findings
-from seqdistill.recipe.model_checks import student_findings, teacher_findings
-from seqdistill.recipe.objective_checks import objective_findings
-from seqdistill.recipe.rollout_checks import rollout_findings
-from seqdistill.recipe.schema import PruningSection, Recipe
-from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
+from pydantic import BaseModel
+
+from seqdistill.recipe.contradictions import Findings, number_findings, shown
+from seqdistill.recipe.objective_checks import is_soft, objective_findings
+from seqdistill.recipe.schema import Recipe
 
 _CONTROL = r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]"
 _TOO_LARGE = 10**18
 FILE_SUFFIXES = (".tsv", ".txt", ".jsonl", ".parquet", ".gz")
 """One file holds one set of examples."""
+_GIVEN: tuple[object, ...] = ()
+"""Stands for any value but null."""
+_SAMPLER = "sampling_temperature", "top_k", "top_p"
+
+# Settings (with * all of a section), and the setting and its values under which they are read.
+_READ_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
+    ("teacher.cache_hidden_states", "teacher.scores", ("dense",)),
+    ("teacher.states", "teacher.cache_hidden_states", ("fp32", "fp16")),
+    ("student.model", "student.init", ("pretrained", "scratch")),
+    ("student.encoder_layers", "student.init", ("teacher_layers",)),
+    ("student.decoder_layers", "student.init", ("teacher_layers",)),
+    ("student.architecture", "student.init", ("scratch",)),
+    ("student.architecture", "student.model", (None,)),
+    ("student.vocab_size", "student.init", ("scratch",)),
+    ("student.vocab_size", "teacher.model", (None,)),
+    ("student.lora.*", "student.lora.rank", _GIVEN),
+    ("student.lora.rank", "student.init", ("pretrained", "teacher_layers")),
+    ("student.lora.rank", "pruning.sparsity", (None,)),
+    ("sequences.similarity", "sequences.origin", ("interpolation",)),
+    *((f"sequences.decoding.{name}", "sequences.decoding.mode", ("sample",)) for name in _SAMPLER),
+    ("sequences.decoding.beam_size", "sequences.decoding.mode", ("beam",)),
+    ("sequences.decoding.length_penalty", "sequences.decoding.mode", ("beam",)),
+    ("sequences.decoding.compute_type", "sequences.decoding.engine", ("ctranslate2", "auto")),
+    ("sequences.rollouts.*", "sequences.origin", ("student", "mixture", "replay")),
+    ("sequences.mixture.*", "sequences.origin", ("mixture", "replay")),
+    ("sequences.replay.*", "sequences.origin", ("replay",)),
+    *(
+        (f"sequences.rollouts.{name}", "sequences.rollouts.mode", ("sample",))
+        for name in (*_SAMPLER, "samples_per_prompt", "teacher_fraction")
+    ),
+    ("sequences.rollouts.teacher_fraction", "sequences.origin", ("student", "mixture")),
+    ("sequences.rollouts.engine", "sequences.rollouts.teacher_fraction", (0.0,)),
+    ("sequences.rollouts.top_k", "sequences.rollouts.teacher_fraction", (0.0,)),
+    ("sequences.rollouts.top_p", "sequences.rollouts.teacher_fraction", (0.0,)),
+    ("sequences.rollouts.engine", "student.lora.rank", (None,)),
+    *(
+        (
+            f"sequences.mixture.student_fraction.{name}",
+            "sequences.mixture.student_fraction.shape",
+            ("adaptive",),
+        )
+        for name in ("step", "threshold")
+    ),
+    ("pruning.*", "pruning.sparsity", _GIVEN),
+    ("training.final_rate_fraction", "training.schedule", ("linear", "cosine")),
+    ("training.keep_best", "training.eval_every", _GIVEN),
+    ("training.patience", "training.eval_every", _GIVEN),
+    ("training.average_best", "training.eval_every", _GIVEN),
+    ("evaluation.compute_type", "evaluation.engine", ("ctranslate2", "auto")),
+)
+# Settings that must be given, and the setting and its values under which they must.
+_NEEDED_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
+    ("data.source_language", "data.target_language", _GIVEN),
+    ("data.target_language", "data.source_language", _GIVEN),
+    ("data.dev", "training.eval_every", _GIVEN),
+    ("student.model", "student.init", ("pretrained",)),
+    ("sequences.mixture.student_fraction", "sequences.origin", ("mixture",)),
+    ("training.eval_every", "sequences.mixture.student_fraction.shape", ("adaptive",)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,29 +95,19 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
 
     The members of a comparison are systems of their own: see `systems.comparison_contradictions`.
     """
-    return _found_by(
-        _characters,
-        _names,
-        _data,
-        teacher_findings,
-        student_findings,
-        _sequences,
-        rollout_findings,
-        objective_findings,
-        _pruning,
-        _training,
-        _evaluation,
-        recipe=recipe,
-    )
+    checks = (_texts, _names, _train, _data, _unread, _needed, _teacher, _scratch, _sequences)
+    return _found_by(*checks, objective_findings, _training, _metrics, recipe=recipe)
 
 
 def label_contradictions(recipe: Recipe) -> list[Contradiction]:
-    """As `contradictions`, of what a teacher needs that writes: data, itself, how it decodes."""
-    return _found_by(_characters, _names, _train, _decoding, _labelling_teacher, recipe=recipe)
+    """As `contradictions`, of what labelling needs: data, a teacher, how it decodes."""
+    found = _found_by(_texts, _names, _train, _unread, _n_best, _labelling, recipe=recipe)
+    read = ("method", "output_dir", "data", "teacher.model", "sequences.decoding", "stages")
+    return [item for item in found if item.key.startswith(read)]
 
 
 def measured_contradictions(recipe: Recipe) -> list[Contradiction]:
-    """What lacks for the numbers at the end of a run that trains and measures in one go."""
+    """What is missing for the numbers at the end of a run that trains and measures in one go."""
     return _found_by(_test, recipe=recipe)
 
 
@@ -66,7 +115,69 @@ def _found_by(*checks: Callable[[Recipe], Findings], recipe: Recipe) -> list[Con
     return [Contradiction(key, sentence) for check in checks for key, sentence in check(recipe)]
 
 
-def _characters(recipe: Recipe) -> Findings:
+def value_at(recipe: Recipe, key: str) -> object:
+    """What stands at a dotted key; None also where a section on the way is not given."""
+    found: object = recipe
+    for name in key.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _changed(recipe: Recipe, keys: str) -> Iterator[tuple[str, object]]:
+    """The settings that are not at their defaults, of one key or of all in a section."""
+    section, _, only = keys.rpartition(".")
+    values = value_at(recipe, section)
+    for name, field in type(values).model_fields.items() if isinstance(values, BaseModel) else ():
+        value = getattr(values, name)
+        if only in ("*", name) and value != field.default:
+            yield f"{section}.{name}", value
+
+
+def _holds(found: object, values: tuple[object, ...]) -> bool:
+    return found in values if values else found is not None
+
+
+def _unread(recipe: Recipe) -> Findings:
+    """Settings that were changed and that nothing reads; each for the first reason."""
+    told: set[str] = set()
+    for keys, reader, values in _READ_WITH:
+        found = value_at(recipe, reader)
+        if _holds(found, values):
+            continue
+        names = ["left out" if value is None else shown(value) for value in values] or ["given"]
+        for key, value in _changed(recipe, keys):
+            if key != reader and key not in told:
+                told.add(key)
+                yield (
+                    key,
+                    f"must be left out unless {reader} is {' or '.join(names)}, got "
+                    f"{shown(value)} with {shown(found) if found is not None else 'none'}; "
+                    f"remove it, or change {reader}",
+                )
+    sequences = recipe.sequences
+    if sequences.corpus is not None and not sequences.decoded_by_teacher:
+        yield (
+            "sequences.corpus",
+            "must be left out unless the teacher's outputs are decoded beforehand, got "
+            f"{sequences.corpus!r}; remove it, or set sequences.origin=teacher",
+        )
+    if recipe.teacher.cache_hidden_states != "none" and sequences.rolls_out:
+        yield (
+            "teacher.cache_hidden_states",
+            "must be none where the student samples sequences, whose states cannot be cached, got "
+            f"{recipe.teacher.cache_hidden_states} with sequences.origin {sequences.origin}; "
+            "remove it",
+        )
+
+
+def _needed(recipe: Recipe) -> Findings:
+    for key, reader, values in _NEEDED_WITH:
+        found = value_at(recipe, reader)
+        if _holds(found, values) and value_at(recipe, key) is None:
+            yield key, f"must be given with {reader} {shown(found)}, got none; add {key}=..."
+
+
+def _texts(recipe: Recipe) -> Findings:
     """Texts that no file's name can hold, and numbers that no counter can."""
     for key, value in _leaves("", recipe.model_dump()):
         if isinstance(value, str) and (bad := re.search(_CONTROL, value)) is not None:
@@ -88,17 +199,11 @@ def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def _names(recipe: Recipe) -> Findings:
-    if recipe.method == "start":
+    if recipe.method == "start" or not re.fullmatch(r"[\w.+-]+", recipe.method):
         yield (
             "method",
-            "must not be start, which names the student before its first update, got 'start'; "
-            "rename it",
-        )
-    if not re.fullmatch(r"[\w.+-]+", recipe.method):
-        yield (
-            "method",
-            "must be a name of letters, digits and _ . + -, since folders are named after it, "
-            f"got {recipe.method!r}; rename it",
+            "must be a name of letters, digits and _ . + - other than start (the student before "
+            f"its first update), got {recipe.method!r}; rename it",
         )
     for name in re.findall(r"\{(.*?)\}", recipe.output_dir):
         if name not in ("method", "seed"):
@@ -122,9 +227,9 @@ def _test(recipe: Recipe) -> Findings:
         )
 
 
-def _labelling_teacher(recipe: Recipe) -> Findings:
+def _labelling(recipe: Recipe) -> Findings:
     if recipe.teacher.model is None:
-        yield "teacher.model", "must name the model that writes, got none; add teacher.model=..."
+        yield "teacher.model", "must name the model that labels, got none; add teacher.model=..."
     if recipe.stages:
         yield (
             "stages",
@@ -135,7 +240,6 @@ def _labelling_teacher(recipe: Recipe) -> Findings:
 
 def _data(recipe: Recipe) -> Findings:
     data = recipe.data
-    yield from _train(recipe)
     if data.train is not None and ("," in data.train or data.train.endswith(FILE_SUFFIXES)):
         # All else is bundled, a folder or a hub name, which can hold a split of its own.
         for name, held_out in (("dev", data.dev), ("test", data.test)):
@@ -145,107 +249,135 @@ def _data(recipe: Recipe) -> Findings:
                     f"must be held out from data.train, got the same {held_out!r}; "
                     f"give another file or leave data.{name} out",
                 )
-    if data.source_column is not None and data.source_column == data.target_column:
+    for what in ("column", "language"):
+        source, target = (value_at(recipe, f"data.{side}_{what}") for side in ("source", "target"))
+        if source is not None and source == target:
+            yield (
+                f"data.target_{what}",
+                f"must be another {what} than data.source_{what}, got {target!r} twice; name the "
+                f"{what} of the targets",
+            )
+
+
+def _teacher(recipe: Recipe) -> Findings:
+    """A teacher that is needed and not named, or asked for what nothing reads."""
+    teacher, sequences = recipe.teacher, recipe.sequences
+    soft = [term.divergence for term in recipe.objective.terms if is_soft(term)]
+    monitored = "teacher_reverse_kl" in recipe.objective.monitors
+    reasons = {
+        f"the objective's {soft[0] if soft else ''}": bool(soft),
+        f"teacher.scores: {teacher.scores}": teacher.scores != "none",
+        f"sequences.origin: {sequences.origin}": sequences.origin in ("teacher", "interpolation"),
+        "sequences.mixture.others: teacher": sequences.reads_mixture
+        and sequences.decoded_by_teacher,
+        "sequences.rollouts.teacher_fraction": sequences.rollouts.teacher_fraction > 0.0,
+        "student.init: teacher_layers": recipe.student.init == "teacher_layers",
+    }
+    needed = [reason for reason, holds in reasons.items() if holds]
+    if needed and teacher.model is None:
         yield (
-            "data.target_column",
-            f"must be another column than data.source_column, got {data.target_column!r} twice; "
-            "name the column of the targets",
+            "teacher.model",
+            f"must be given for {' and for '.join(needed)}, got none; add teacher.model=...",
         )
-    if (data.source_language is None) != (data.target_language is None):
-        given, lacking = ("source", "target") if data.source_language else ("target", "source")
+    if soft and teacher.scores == "none":
         yield (
-            f"data.{lacking}_language",
-            f"must be given together with data.{given}_language, got none; add it",
+            "teacher.scores",
+            f"must be dense for the objective's {soft[0]}, got none; set teacher.scores=dense or "
+            "take that term out",
         )
-    elif data.source_language is not None and data.source_language == data.target_language:
+    elif monitored and teacher.scores == "none":
         yield (
-            "data.target_language",
-            f"must be another language than data.source_language, got {data.target_language!r} "
-            "twice; name the language of the targets",
+            "objective.monitors",
+            "must leave teacher_reverse_kl out unless teacher.scores is dense, got none; set "
+            "teacher.scores=dense, or take the monitor out",
+        )
+    elif not (soft or monitored) and teacher.scores != "none":
+        yield (
+            "teacher.scores",
+            f"must be none when no term of the objective reads the scores, got {teacher.scores}; "
+            "set teacher.scores=none, or add a term such as forward_kl",
+        )
+
+
+def _scratch(recipe: Recipe) -> Findings:
+    """A student from random weights without a shape or a vocabulary, or with two."""
+    student = recipe.student
+    if student.init != "scratch":
+        return
+    if student.model is None and student.architecture is None:
+        yield (
+            "student.architecture",
+            "must be given with student.init: scratch, unless student.model names a model whose "
+            "configuration is taken, got none; add one of the two",
+        )
+    if student.architecture is not None:
+        if not isinstance(student.architecture.get("model_type"), str):
+            yield (
+                "student.architecture",
+                "must name its model_type, got none; add for example model_type: mbart",
+            )
+        if "vocab_size" in student.architecture:
+            yield (
+                "student.architecture.vocab_size",
+                "must be left out, since the vocabulary decides it, got "
+                f"{student.architecture['vocab_size']}; remove it, or set student.vocab_size",
+            )
+    if student.vocab_size is None and student.model is None and recipe.teacher.model is None:
+        yield (
+            "student.vocab_size",
+            "must be given when neither a teacher nor student.model brings a vocabulary, got none; "
+            "add for example student.vocab_size=8000",
+        )
+
+
+def _n_best(recipe: Recipe) -> Findings:
+    decoding = recipe.sequences.decoding
+    if decoding.mode == "beam" and decoding.n_best > decoding.beam_size:
+        yield (
+            "sequences.decoding.n_best",
+            f"must be at most sequences.decoding.beam_size, got {decoding.n_best} with a beam of "
+            f"{decoding.beam_size}; raise the beam or lower n_best",
         )
 
 
 def _sequences(recipe: Recipe) -> Findings:
-    yield from _decoding(recipe)
-    if recipe.sequences.corpus is not None and not recipe.sequences.decoded_by_teacher:
-        yield (
-            "sequences.corpus",
-            "must be left out unless the teacher's outputs are decoded beforehand "
-            "(sequences.origin teacher or interpolation, or mixture.others teacher), got "
-            f"{recipe.sequences.corpus!r}; remove it, or set sequences.origin=teacher",
-        )
-    yield from _interpolation(recipe)
-
-
-def _decoding(recipe: Recipe) -> Findings:
-    decoding, key = recipe.sequences.decoding, "sequences.decoding"
-    if decoding.mode == "beam":
-        if decoding.n_best > decoding.beam_size:
-            yield (
-                f"{key}.n_best",
-                f"must be at most {key}.beam_size, got {decoding.n_best} with a beam of "
-                f"{decoding.beam_size}; raise the beam or lower n_best",
-            )
-        for name in ("sampling_temperature", "top_k", "top_p"):
-            yield from _unused(decoding, name, "mode is sample", "mode=sample")
-    else:
-        for name in ("beam_size", "length_penalty"):
-            yield from _unused(decoding, name, "mode is beam", "mode=beam")
-    if decoding.engine == "transformers":
-        yield from _unused(
-            decoding, "compute_type", "engine is ctranslate2 or auto", "engine=ctranslate2"
-        )
-
-
-def _interpolation(recipe: Recipe) -> Findings:
     sequences = recipe.sequences
-    if sequences.origin != "interpolation":
-        default = SequencesSection.model_fields["similarity"].default
-        if sequences.similarity != default:
+    yield from _n_best(recipe)
+    if sequences.origin == "interpolation":
+        if sequences.decoding.n_best < 2:
             yield (
-                "sequences.similarity",
-                f"must be left at {default} unless sequences.origin is interpolation, got "
-                f"{sequences.similarity}; remove it, or set sequences.origin=interpolation",
+                "sequences.decoding.n_best",
+                "must be at least 2 for sequences.origin: interpolation, which chooses among the "
+                f"teacher's outputs, got {sequences.decoding.n_best}; the paper keeps 35",
             )
-        return
-    if sequences.decoding.n_best < 2:
-        yield (
-            "sequences.decoding.n_best",
-            "must be at least 2 for sequences.origin: interpolation, which chooses among the "
-            f"teacher's outputs, got {sequences.decoding.n_best}; the paper keeps 35",
-        )
-    if recipe.student.init == "scratch":
-        yield (
-            "student.init",
-            "must start from a trained student with sequences.origin: interpolation, which "
-            "fine-tunes, got scratch; name the student's folder as student.model",
-        )
-
-
-def _unused(decoding: DecodingSection, name: str, condition: str, remedy: str) -> Findings:
-    """A complaint when a setting that only counts under `condition` was changed."""
-    found: object = getattr(decoding, name)
-    default: object = DecodingSection.model_fields[name].default
-    if found != default:
-        yield (
-            f"sequences.decoding.{name}",
-            f"must be left at {default} unless {condition}, got {found}; "
-            f"remove it, or set sequences.decoding.{remedy}",
-        )
-
-
-def _pruning(recipe: Recipe) -> Findings:
-    if recipe.pruning.sparsity is not None:
-        return
-    for name, field in PruningSection.model_fields.items():
-        found: object = getattr(recipe.pruning, name)
-        if found != field.default:
-            shown = list(found) if isinstance(found, tuple) else found
+        if recipe.student.init == "scratch":
             yield (
-                f"pruning.{name}",
-                f"must be left out unless pruning.sparsity is given, got {shown}; remove it, or "
-                "add for example pruning.sparsity=0.8",
+                "student.init",
+                "must start from a trained student with sequences.origin: interpolation, which "
+                "fine-tunes, got scratch; name the student's folder as student.model",
             )
+    if not sequences.can_roll_out:
+        return
+    share, key = sequences.mixture.student_fraction, "sequences.mixture.student_fraction"
+    if share is not None:
+        yield from number_findings(key, share, least=0.0, most=1.0)
+        if sequences.mixture.coin == "both" and share.ends != (0.5,):
+            yield (
+                key,
+                "must be 0.5 with sequences.mixture.coin: both, where every prompt is answered by "
+                f"both, got {share}; set it to 0.5, or sequences.mixture.coin=batch",
+            )
+    yield from number_findings(
+        "sequences.replay.fresh_fraction", sequences.replay.fresh_fraction, least=0.0, most=1.0
+    )
+    needed, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
+    if sequences.origin == "replay" and capacity < needed:
+        yield (
+            "sequences.replay.capacity",
+            f"must be at least the {needed} sequences that a single prompt gets "
+            f"(sequences.rollouts.samples_per_prompt), since a batch is drawn whole, got "
+            f"{capacity}; raise it",
+        )
 
 
 def _training(recipe: Recipe) -> Findings:
@@ -264,43 +396,7 @@ def _training(recipe: Recipe) -> Findings:
             "has training.final_rate_fraction of the peak rate, which is 0, got 1: nothing would "
             "be learned; train longer, or set training.schedule=constant",
         )
-    if training.schedule in ("inverse_sqrt", "constant") and training.final_rate_fraction != 0.0:
-        yield (
-            "training.final_rate_fraction",
-            f"must be left at 0 unless training.schedule is linear or cosine, got "
-            f"{training.final_rate_fraction:g} with {training.schedule}; remove it",
-        )
-    for name, value in (
-        ("adam_beta1", training.adam_beta1),
-        ("adam_beta2", training.adam_beta2),
-        ("dropout", training.dropout),
-    ):
-        if value == 1.0:
-            yield f"training.{name}", "must be below 1, got 1; nothing would be learned, lower it"
-    yield from _dev_scores(recipe)
-
-
-def _dev_scores(recipe: Recipe) -> Findings:
-    training = recipe.training
-    if training.eval_every is not None and recipe.data.dev is None:
-        yield (
-            "data.dev",
-            f"must be given with training.eval_every, got none with {training.eval_every}; "
-            "add data.dev=... or remove training.eval_every",
-        )
-    if training.eval_every is None:
-        wanting = {
-            "keep_best": training.keep_best > 1,
-            "patience": training.patience is not None,
-            "average_best": training.average_best,
-        }
-        for name in (name for name, given in wanting.items() if given):
-            yield (
-                f"training.{name}",
-                "must be left out without training.eval_every, since dev is then scored at the end "
-                f"only, got {getattr(training, name)}; add training.eval_every=...",
-            )
-    elif training.average_best and training.keep_best < 2:
+    if training.eval_every is not None and training.average_best and training.keep_best < 2:
         yield (
             "training.average_best",
             f"must have at least 2 checkpoints to average, got training.keep_best "
@@ -308,24 +404,11 @@ def _dev_scores(recipe: Recipe) -> Findings:
         )
 
 
-def _evaluation(recipe: Recipe) -> Findings:
-    evaluation = recipe.evaluation
-    repeated = [name for name in evaluation.metrics if evaluation.metrics.count(name) > 1]
-    if repeated:
+def _metrics(recipe: Recipe) -> Findings:
+    metrics = recipe.evaluation.metrics
+    if len(set(metrics)) < len(metrics) or ("auto" in metrics and len(metrics) > 1):
         yield (
             "evaluation.metrics",
-            f"must name each metric once, got {repeated[0]} {len(repeated)} times; "
-            "leave the repeats out",
-        )
-    elif "auto" in evaluation.metrics and len(evaluation.metrics) > 1:
-        yield (
-            "evaluation.metrics",
-            f"must be auto alone or names of metrics, got {', '.join(evaluation.metrics)}; "
-            "leave auto out, or the others",
-        )
-    if evaluation.engine == "transformers" and evaluation.compute_type != "float32":
-        yield (
-            "evaluation.compute_type",
-            "must be left at float32 unless evaluation.engine is ctranslate2 or auto, got "
-            f"{evaluation.compute_type}; remove it, or set evaluation.engine=ctranslate2",
+            f"must be auto alone, or name each metric once, got {', '.join(metrics)}; leave the "
+            "others out",
         )

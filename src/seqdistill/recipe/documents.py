@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import yaml
 
@@ -88,75 +89,47 @@ class Settings:
         Raises KeyError, with the path so far as its argument, when the way leads through a value
         that is no section or past the end of a list.
         """
-        parent: object = self.values
+        parent: Any = self.values
         done: KeyPath = ()
         for key in path[:-1]:
-            parent, done = _entered(parent, key, done)
+            found = _key_in(parent, key, done)
+            if isinstance(parent, dict) and parent.get(found) is None:
+                parent[found] = {}
+            parent, done = parent[found], (*done, found)
             self.places.setdefault(done, place)
-        if isinstance(parent, list):
-            position = _position(parent, path[-1], done)
-            self._replace(parent, position, (*done, position), value, place)
-        elif isinstance(parent, dict):
-            self._put_in_mapping(parent, (*done, str(path[-1])), value, place)
-        else:
-            raise KeyError((*done, path[-1]))
+        last = _key_in(parent, path[-1], done)
+        done = (*done, last)
+        inside = value if isinstance(value, dict) else ()
+        self._lay(parent, last, done, value, {done: place, **{(*done, k): place for k in inside}})
 
     def merge(self, other: Settings) -> None:
         """Lays `other` over this: mappings are merged key by key, all else is replaced.
 
         An architecture of another `model_type` replaces the one before, whose keys it may not know.
         """
-        self._merge_mapping(self.values, other.values, (), other)
+        for key, value in other.values.items():
+            self._lay(self.values, key, (key,), value, other.places)
 
-    def _put_in_mapping(
-        self, parent: dict[str, object], path: KeyPath, value: object, place: str
-    ) -> None:
-        key = str(path[-1])
-        old = parent.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and not _other_type(old, value):
-            self._merge_mapping(old, value, path, Settings())
-            for inner in value:
-                self.places[(*path, inner)] = place
-            self.places[path] = place
-        else:
-            self._replace(parent, key, path, value, place)
-
-    def _replace(
+    def _lay(
         self,
-        parent: dict[str, object] | list[object],
+        parent: Any,
         key: str | int,
         path: KeyPath,
         value: object,
-        place: str,
+        places: Mapping[KeyPath, str],
     ) -> None:
-        old = parent.get(str(key)) if isinstance(parent, dict) else parent[int(key)]
-        self._forget(path, old)
-        parent[key] = value  # type: ignore[index]  # a str for a mapping, an int for a list
-        self.places[path] = place
-
-    def _merge_mapping(
-        self, base: dict[str, object], over: Mapping[str, object], path: KeyPath, other: Settings
-    ) -> None:
-        for key, value in over.items():
-            inner = (*path, key)
-            old = base.get(key)
-            if isinstance(old, dict) and isinstance(value, dict) and not _other_type(old, value):
-                self._merge_mapping(old, value, inner, other)
-            else:
-                self._forget(inner, old)
-                base[key] = value
-                self._take_places(other, inner, value)
-            if inner in other.places:
-                self.places[inner] = other.places[inner]
-
-    def _forget(self, path: KeyPath, old: object) -> None:
-        for known in _paths_in(old, path):
-            self.places.pop(known, None)
-
-    def _take_places(self, other: Settings, path: KeyPath, value: object) -> None:
+        """Lays a value over what stands at `path`, under `key` of its `parent`."""
+        old = parent.get(key) if isinstance(parent, dict) else parent[key]
+        if isinstance(old, dict) and isinstance(value, dict) and not _other_type(old, value):
+            for inner, item in value.items():
+                self._lay(old, inner, (*path, inner), item, places)
+        else:
+            for known in _paths_in(old, path):
+                self.places.pop(known, None)
+            parent[key] = value
         for known in _paths_in(value, path):
-            if known in other.places:
-                self.places[known] = other.places[known]
+            if known in places:
+                self.places[known] = places[known]
 
 
 def _paths_in(value: object, path: KeyPath) -> Iterator[KeyPath]:
@@ -280,22 +253,13 @@ def dotted(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
-def _entered(parent: object, key: str | int, path: KeyPath) -> tuple[object, KeyPath]:
-    """What stands under `key` in `parent`, which is at `path`, and its own path."""
-    if isinstance(parent, list):
-        position = _position(parent, key, path)
-        return parent[position], (*path, position)
-    if not isinstance(parent, dict):
-        raise KeyError((*path, key))
-    if parent.get(str(key)) is None:
-        parent[str(key)] = {}
-    return parent[str(key)], (*path, str(key))
-
-
-def _position(parent: list[object], key: str | int, path: KeyPath) -> int:
-    if not str(key).isdecimal() or int(key) >= len(parent):
-        raise KeyError((*path, key))
-    return int(key)
+def _key_in(parent: object, key: str | int, path: KeyPath) -> str | int:
+    """The key as `parent`, which is at `path`, has it: a name, or a position in a list."""
+    if isinstance(parent, list) and str(key).isdecimal() and int(key) < len(parent):
+        return int(key)
+    if isinstance(parent, dict):
+        return str(key)
+    raise KeyError((*path, key))
 
 
 def _other_type(old: Mapping[str, object], new: Mapping[str, object]) -> bool:

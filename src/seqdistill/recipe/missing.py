@@ -1,7 +1,7 @@
 """Files and folders that a recipe names and that are surely not there.
 
 Looks at names and at what exists, and opens nothing. What may be the name of a data set on the hub
-is left to who loads it; of a model, where the hub can be asked or has been.
+is left to the loader; of a model, where the hub can be asked or has been.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _missing_files(spec: str | None) -> list[str]:
 
 
 def _is_missing_model(name: str) -> bool:
-    """Whether nothing bears the name and it cannot be that of a model on the hub."""
+    """Whether nothing has the name and it cannot be that of a model on the hub."""
     if _is_there(name):
         return False
     beside_others = "/" in name and _exists(str(Path(name).parent))
@@ -62,7 +62,7 @@ def _is_missing_model(name: str) -> bool:
 
 
 def _is_there(name: str) -> bool:
-    """Whether a path bears the name, or may in the package; an empty name is told of elsewhere."""
+    """Whether a path or something bundled has the name; empty names are checked elsewhere."""
     return name.startswith(BUNDLED) or not name.strip() or _exists(name)
 
 

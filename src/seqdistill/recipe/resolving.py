@@ -232,7 +232,7 @@ def _open_empty_sections(values: dict[str, object]) -> None:
 
 def _parsed_override(text: str, problems: list[str]) -> tuple[KeyPath, object, str]:
     key, equals, value = text.partition("=")
-    key, place = key.strip().removeprefix("--"), f"override {text}"
+    key, place = key.strip(), f"override {text}"
     if not equals or not key or not value.strip():
         problems.append(
             f"{place}: an override must read key=value with both sides given, got {text!r}; "
@@ -267,9 +267,7 @@ def _put(settings: Settings, path: KeyPath, value: object, place: str, problems:
             return
         path = ("objective", "terms", position, "beta")
     if len(path) == 1 and str(path[0]) in AMBIGUOUS:
-        problems.append(
-            f"{place}: {path[0]} is not a recipe setting; write {AMBIGUOUS[str(path[0])]}"
-        )
+        problems.append(f"{place}: {path[0]} is an unknown key; write {AMBIGUOUS[str(path[0])]}")
         return
     if len(path) == 1:
         path = ALIASES.get(str(path[0]), path)

@@ -1,7 +1,7 @@
-"""What a recipe may say: every key, its meaning, its range and why the default is what it is.
+"""The keys of a recipe: meaning, range and why the default is what it is.
 
-A method is who writes the sequences (`sequences`) x what the teacher says about them (`teacher`)
-x what the loss is (`objective`). Imports no torch; knows no classes of other packages.
+A method is where the sequences come from (`sequences`) x what the teacher says about them
+(`teacher`) x what the loss is (`objective`). Imports no torch; knows no classes of other packages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from seqdistill.recipe.objective_schema import ObjectiveSection
-from seqdistill.recipe.sections import PositiveFloat, PositiveInt, Section, Share, UserPath
+from seqdistill.recipe.sections import (
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    ShareBelowOne,
+    UserPath,
+)
 from seqdistill.recipe.sequences_schema import SequencesSection
 
 CorpusMetricName = Literal[
@@ -77,7 +84,7 @@ class DataSection(Section):
     rollouts and evaluation alike."""
     assistant_turns: Literal["all", "last"] = "all"
     """Of conversations in the data: every turn of the assistant is learned, or the last one. Tool
-    results and the turns of others never are. What a model writes is always the last turn."""
+    results and the turns of others never are. A model's output is always the last turn."""
     max_source_tokens: PositiveInt = 128
     """Longer sources are left out of training and counted; in evaluation they are cut, counted."""
     max_target_tokens: PositiveInt = 128
@@ -129,9 +136,9 @@ class LoraSection(Section):
     """Rank of the adapters; none are used when not given. DistiLLM-2 uses 16."""
     alpha: PositiveFloat = 32.0
     """Adapters are multiplied by alpha / rank."""
-    dropout: Share = 0.0
+    dropout: ShareBelowOne = 0.0
     """Of what goes into the adapters."""
-    targets: str | tuple[str, ...] = "all-linear"
+    targets: Annotated[str | tuple[str, ...], Field(min_length=1)] = "all-linear"
     """Ends of the names of the layers that get adapters, [q_proj, v_proj]; `all-linear`: every
     linear layer but the output's."""
 
@@ -182,15 +189,15 @@ class TrainingSection(Section):
     """Rate at the last update as a share of the peak (linear, cosine)."""
     optimizer: Literal["adamw"] = "adamw"
     """AdamW with torch's fused kernel."""
-    adam_beta1: Share = 0.9
+    adam_beta1: ShareBelowOne = 0.9
     """First-moment decay."""
-    adam_beta2: Share = 0.98
+    adam_beta2: ShareBelowOne = 0.98
     """Second-moment decay; 0.98 is usual for Transformers trained from scratch."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled weight decay, on matrices only."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this global norm."""
-    dropout: Share | None = None
+    dropout: ShareBelowOne | None = None
     """Replaces the student's own dropout where given."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocasts matrix products; weights, softmax and optimizer stay in fp32. `auto` is bf16
@@ -229,10 +236,10 @@ class TrainingSection(Section):
 class PruningSection(Section):
     """Which weights of the student are set to zero before its first update, and stay zero."""
 
-    sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    sparsity: ShareBelowOne | None = None
     """Of the weights in matrices, those of least magnitude; none are pruned when not given. What
     is zero already counts, so 0 keeps the zeros of a pruned student and prunes no more. The later
-    stages of a chain go on with it; one that sets `share: null` fills the zeros again."""
+    stages of a chain go on with it; one that sets `sparsity: null` fills the zeros again."""
     scheme: Literal["class_blind", "class_uniform", "class_distribution"] = "class_blind"
     """`class_blind`: one threshold for all matrices together, the best in See et al. 2016.
     `class_uniform`: the same share of each. `class_distribution`: by standard deviations of each
@@ -295,8 +302,8 @@ class Stage(Section):
     """One training of a chain: a preset, and what this stage alone sets over it."""
 
     preset: str
-    """Says who writes, what the teacher says and what the loss is, and brings settings of its own
-    where it has some (`seq_inter` a low rate and few updates)."""
+    """Sets the origin of sequences, what the teacher says and the loss, and brings settings of its
+    own where it has some (`seq_inter` a low rate and few updates)."""
     settings: dict[str, object] = Field(default={})
     """Keys of the recipe and their values, {training.steps: 300, seed: 2}: they hold in this
     stage only, over its preset's, which are over the recipe's."""
@@ -325,5 +332,5 @@ class Recipe(Section):
     """Presets to train with these very settings and set side by side in one report (`demo`):
     each takes `sequences`, `objective` and `teacher.scores` from its preset, all else from here."""
     stages: tuple[Stage, ...] = ()
-    """Trained one after another, each from the student of the one before; kept beside the runs,
-    named by content, so that chains share what is equal and train it once."""
+    """Trained one after another, each from the student of the one before, in
+    `output_dir`/1-NAME, `output_dir`/2-NAME, ..."""

@@ -1,6 +1,6 @@
 """What pydantic found wrong with single values, as sentences for the person who typed them.
 
-Each says where, which key, what must hold, what was found and what to do. Nothing is checked here.
+Each has the place, the key, what must hold, what was found and what to do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BOUNDS = {
     "less_than_equal": ("le", "at most"),
 }
 MOST_COMPLAINTS = 100
-"""Advice on a misspelt key takes milliseconds, and of more wrong values than that nobody reads."""
+"""Advice on a misspelt key takes milliseconds, and nobody reads more wrong values than that."""
 
 
 def schema_complaints(error: ValidationError, settings: Settings) -> list[str]:
@@ -85,7 +85,7 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
     kind, found = details["type"], _shown(details["input"])
     context = details.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"is not a recipe setting; {unknown_key_advice(path)}"
+        return f"is an unknown key; {unknown_key_advice(path)}"
     if kind == "missing":
         return f"must be given, got {found} without it; add it"
     if kind == "literal_error":

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 InnerShare = Annotated[float, Field(gt=0.0, lt=1.0)]
 """Neither end: what is left of a distribution would have no mass, or a range no width."""
 PositiveInt = Annotated[int, Field(ge=1)]

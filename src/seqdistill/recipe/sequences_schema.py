@@ -1,4 +1,4 @@
-"""What a recipe may say of the sequences: who writes them, and how each of them decodes."""
+"""The recipe's keys for sequences: where they come from, and how each source decodes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DecodingSection(Section):
 
 
 class RolloutsSection(Section):
-    """How the student writes while it trains: by default from its own distribution, dropout off."""
+    """How the student samples in training: by default from its own distribution, dropout off."""
 
     engine: Literal["transformers", "ctranslate2", "auto"] = "transformers"
     """transformers knows every architecture and device; ctranslate2 takes the new weights in memory
@@ -82,7 +82,7 @@ class StudentFraction(Number):
 
 
 class MixtureSection(Section):
-    """What share of the sequences the student writes, and who writes the others."""
+    """What share of the sequences are rollouts, and where the others come from."""
 
     student_fraction: StudentFraction | None = None
     """GKD's lambda: 0 means the others write all and nothing is sampled, 1 that the student does
@@ -102,14 +102,14 @@ class ReplaySection(Section):
     capacity: PositiveInt = 1000
     """Sequences kept on each process; the oldest goes first. DistiLLM uses 1000."""
     max_age: PositiveInt = 1000
-    """Updates after which a sequence is dropped: the student that wrote it is gone."""
+    """Updates after which a sequence is dropped: the student that sampled it is gone."""
     fresh_fraction: Number = Number(start=1.0, end=0.0)
     """Share of the batches that are sampled again (and kept); the others are drawn from the kept
     ones. Falls linearly to 0 in DistiLLM."""
 
 
 class SequencesSection(Section):
-    """Who writes the sequences that the student learns from."""
+    """Where the sequences come from that the student learns from."""
 
     origin: Literal["reference", "teacher", "interpolation", "student", "mixture", "replay"] = (
         "reference"
@@ -129,20 +129,20 @@ class SequencesSection(Section):
     decoding: DecodingSection = DecodingSection()
     """How the teacher decodes."""
     rollouts: RolloutsSection = RolloutsSection()
-    """How the student writes."""
+    """How the student samples."""
     mixture: MixtureSection = MixtureSection()
-    """Who writes how much."""
+    """How much comes from where."""
     replay: ReplaySection = ReplaySection()
     """What is used again."""
 
     @property
     def can_roll_out(self) -> bool:
-        """Whether the student is one of those who may write, whatever its share."""
+        """Whether the student may sample sequences, whatever its share."""
         return self.origin in ("student", "mixture", "replay")
 
     @property
     def rolls_out(self) -> bool:
-        """Whether the student writes any of them: not where its share is 0 at every update."""
+        """Whether any are rollouts: not where the student's share is 0 at every update."""
         return self.can_roll_out and self._constant_share != 0.0
 
     @property
@@ -152,19 +152,19 @@ class SequencesSection(Section):
 
     @property
     def reads_mixture(self) -> bool:
-        """Whether `mixture` is read: somebody besides the student may write while it trains."""
+        """Whether `mixture` is read: not all sequences need be rollouts."""
         return self.origin == "mixture" or (
             self.origin == "replay" and self.mixture.student_fraction is not None
         )
 
     @property
     def has_two_origins(self) -> bool:
-        """Whether the student and somebody else write: neither has every update to itself."""
+        """Whether there are rollouts and others: neither has every update to itself."""
         return self.reads_mixture and self._constant_share not in (0.0, 1.0)
 
     @property
     def writers(self) -> tuple[str, ...]:
-        """Who may have written a sequence, as a term's `origin` says it."""
+        """The possible origins of a sequence, as a term's `origin` names them."""
         student = "teacher_mixed" if self.rollouts.teacher_fraction > 0.0 else "student"
         if self.has_two_origins:
             return (student, self.mixture.others)

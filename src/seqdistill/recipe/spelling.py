@@ -6,6 +6,7 @@ Translates names only. A name that could mean two settings is refused with both 
 from __future__ import annotations
 
 import difflib
+import functools
 from typing import get_args
 
 from pydantic import BaseModel
@@ -83,7 +84,8 @@ def known_keys(path: KeyPath) -> list[str]:
     return [] if section is None else list(section.model_fields)
 
 
-def all_keys() -> list[KeyPath]:
+@functools.cache
+def all_keys() -> tuple[KeyPath, ...]:
     """The paths of all settings that are no sections, items of lists left out."""
 
     def below(section: type[BaseModel], path: KeyPath) -> list[KeyPath]:
@@ -96,7 +98,7 @@ def all_keys() -> list[KeyPath]:
                 found.extend(below(inner, (*path, name)))
         return found
 
-    return below(Recipe, ())
+    return tuple(below(Recipe, ()))
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:

@@ -1,20 +1,18 @@
 """Chains: recipes whose stages are trained one after another, each from the student before.
 
-Here a stage becomes a recipe like any other. Whether the stages of a chain fit together is
-`stage_checks`; where they are kept is not known here; nothing is trained.
+Here a stage becomes a recipe like any other, and the contradictions of a chain are found.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import ValidationError
 
 from seqdistill.core.errors import did_you_mean
-from seqdistill.recipe.checks import Contradiction
+from seqdistill.recipe.checks import Contradiction, contradictions, value_at
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
 from seqdistill.recipe.presets import preset_names
 from seqdistill.recipe.resolving import read_recipe, recipe_error
@@ -22,13 +20,10 @@ from seqdistill.recipe.schema import Recipe, Stage
 from seqdistill.recipe.schema_errors import located, odd_numbers, schema_complaints
 from seqdistill.recipe.spelling import all_keys
 
-OF_THE_CHAIN = ("preset", "method", "output_dir", "compare", "stages")
+_OF_THE_CHAIN = ("preset", "method", "output_dir", "compare", "stages")
 """Keys that name the recipe as a whole."""
 _FIRST_WEIGHTS = ("init", "model", "encoder_layers", "decoder_layers", "architecture", "vocab_size")
 """Keys of `student` that say what it is before its first update."""
-_NO_STATES: dict[str, str | None] = {"cache_hidden_states": "none", "states": None}
-"""Settings of a teacher that nobody asks anything."""
-KEYS = tuple(all_keys())
 
 
 @functools.cache
@@ -54,31 +49,111 @@ def stage_recipe(recipe: Recipe, index: int, *, start_from: str | None) -> Recip
     teacher.scores, objective, some of training), and over that the stage's `settings`. `pruning`
     is handed on: its ground is that of the stage before, since zeros once made are to stay. The
     student starts from the folder `start_from`, or from the recipe's own first weights when that is
-    None.
-    output_dir stays the chain's: where a stage is written is for the caller to say.
+    None. `output_dir` stays the chain's: where a stage is written is for the caller to say.
 
     Raises RecipeError for a preset that is none, and for settings unknown or out of range.
     """
     found: list[Contradiction] = []
-    made = made_stage(recipe, index, start_from, found)
-    if made is None or found:
+    made = _made_stage(recipe, index, start_from, found)
+    if made is None:
         raise recipe_error([f"{item.key} {item.sentence}" for item in found])
     return made
 
 
-def settings_by_key(recipe: Recipe) -> dict[str, object]:
-    """Every setting as JSON can say it, under its dotted key: `training.steps`."""
-    dumped: dict[str, Any] = recipe.model_dump(mode="json")
-    found: dict[str, object] = {}
-    for *sections, name in KEYS:
-        values = dumped
-        for section in sections:
-            values = values[str(section)]
-        found[dotted((*sections, name))] = values[str(name)]
-    return found
+def chain_contradictions(recipe: Recipe) -> list[Contradiction]:
+    """What is wrong with the list of stages, and in each of them; nothing when all can be trained.
+
+    A key that a stage's preset or settings give is named where it can be fixed,
+    `stages.1.settings.` and the key; any other as the recipe's own.
+    """
+    found: list[Contradiction] = []
+    if recipe.compare:
+        sentence = "must not stand beside compare, got both; remove one of the two"
+        found.append(Contradiction("stages", sentence))
+    made: dict[int, Recipe] = {}
+    for index in range(len(recipe.stages)):
+        before = None if index == 0 else "the student before"
+        if (stage := _made_stage(recipe, index, before, found)) is not None:
+            # Under the chain's name, so that name and output_dir are checked, too.
+            made[index] = stage.model_copy(update={"method": recipe.method})
+    each = {index: contradictions(stage) for index, stage in made.items()}
+    keys = [{item.key for item in items} for items in each.values()]
+    for index, items in each.items():
+        given = _given_keys(recipe.stages[index])
+        for item in items:
+            if _key_of(tuple(item.key.split("."))) in given:
+                key = f"stages.{index}.settings.{item.key}"
+                found.append(Contradiction(key, item.sentence))
+            elif not all(item.key in others for others in keys):
+                found.append(Contradiction(item.key, f"in stages.{index} {item.sentence}"))
+            elif index == min(each):
+                found.append(item)
+    if len(made) == len(recipe.stages):
+        found.extend(_overruled(recipe, made))
+        found.extend(folder_contradictions(recipe, list(made.values())))
+    return list(dict.fromkeys(found))
 
 
-def made_stage(
+def _overruled(recipe: Recipe, stages: Mapping[int, Recipe]) -> Iterator[Contradiction]:
+    """Settings of the recipe that hold in no stage, since each that reads them has its own."""
+    given = {index: _given_keys(recipe.stages[index]) for index in stages}
+    for path in all_keys():
+        key = dotted(path)
+        if path[0] in _OF_THE_CHAIN or value_at(recipe, key) == value_at(Recipe(), key):
+            continue
+        readers = {
+            index
+            for index, stage in stages.items()
+            if path[:2] != ("sequences", "decoding") or stage.sequences.decoded_by_teacher
+        }
+        own = {index for index in readers if path in given[index]}
+        # A share of pruning would prune the first stage, too, and hardly anybody means that.
+        if own and (own == readers or path[0] == "pruning"):
+            yield Contradiction(
+                key,
+                "must be left to the stages, since each that reads it brings its own, got a value "
+                f"for all of them; write it as stages.{min(own)}.settings.{key}",
+            )
+
+
+def folder_contradictions(recipe: Recipe, systems: Sequence[Recipe]) -> Iterator[Contradiction]:
+    """States of the teacher that no system reads, and folders that two would fill differently.
+
+    `systems` are the stages of the chain, or the compared ones.
+    """
+    caching = [system for system in systems if system.teacher.cache_hidden_states != "none"]
+    if recipe.teacher.cache_hidden_states != "none" and not caching:
+        yield Contradiction(
+            "teacher.cache_hidden_states",
+            "must be none where teacher.scores is none in every stage or compared preset, got "
+            f"{recipe.teacher.cache_hidden_states}; remove it",
+        )
+    decoding = [system for system in systems if system.sequences.decoded_by_teacher]
+    idle = {"batch_tokens", "threads"}  # they change no output
+    folders: dict[tuple[str, str], object] = {}
+    for key, folder, content in (
+        *(
+            ("sequences.corpus", s.sequences.corpus, s.sequences.decoding.model_dump(exclude=idle))
+            for s in decoding
+        ),
+        *(
+            (
+                "teacher.states",
+                s.teacher.states,
+                (s.sequences.model_dump(exclude={"decoding": idle, "corpus": True}), s.data),
+            )
+            for s in caching
+        ),
+    ):
+        if folder is not None and folders.setdefault((key, folder), content) != content:
+            yield Contradiction(
+                key,
+                f"must be another folder for each stage or compared preset with other sequences, "
+                f"got {folder!r} for two; remove it, since folders are named by content",
+            )
+
+
+def _made_stage(
     recipe: Recipe, index: int, start_from: str | None, found: list[Contradiction]
 ) -> Recipe | None:
     """The recipe of a stage, or None and the reasons in `found`."""
@@ -91,17 +166,15 @@ def made_stage(
         found.append(Contradiction(f"stages.{index}.preset", sentence))
         return None
     settings = Settings(recipe.model_dump(mode="json", exclude={"stages", "compare"}))
-    # A stage before that is wrong is told by itself.
-    if index > 0 and (before := made_stage(recipe, index - 1, None, [])) is not None:
+    # A mistake in the stage before is reported for that one.
+    if index > 0 and (before := _made_stage(recipe, index - 1, None, [])) is not None:
         settings.values["pruning"] = before.pruning.model_dump(mode="json")
     settings.merge(Settings(_said_by(stage.preset)))
     if start_from is not None:
         first = {**dict.fromkeys(_FIRST_WEIGHTS), "init": "pretrained", "model": start_from}
         settings.put(("student",), first, "")
     problems = list(_lay_over(settings, stage))
-    if index > 0:
-        _end_pruning(settings, stage)
-    _forget_states(settings, stage)
+    _forget_unread(settings, stage, is_first=index == 0)
     made = None
     try:
         made = Recipe.model_validate(settings.values)
@@ -118,22 +191,24 @@ def made_stage(
     return None if problems else made
 
 
-def _end_pruning(settings: Settings, stage: Stage) -> None:
-    """Forgets the scheme that a stage was handed down when it prunes nothing itself."""
-    pruning = settings.values["pruning"]
-    if isinstance(pruning, dict) and pruning.get("share") is None:
-        own = {path[1] for path in given_keys(stage) if path[0] == "pruning" and len(path) > 1}
-        settings.values["pruning"] = {key: pruning[key] for key in pruning if key in own}
+def _forget_unread(settings: Settings, stage: Stage, *, is_first: bool) -> None:
+    """Takes out what a stage was handed down and neither reads nor sets itself.
+
+    That is how to prune where it prunes nothing, and states of a teacher that is not asked.
+    """
+    unread: list[tuple[str, str]] = []
+    if not is_first and _inner(settings, "pruning").get("sparsity") is None:
+        unread += [("pruning", "scheme"), ("pruning", "exclude")]
+    if _inner(settings, "teacher").get("scores") == "none":
+        unread += [("teacher", "cache_hidden_states"), ("teacher", "states")]
+    for section, name in unread:
+        if (section, name) not in _given_keys(stage):
+            _inner(settings, section).pop(name, None)
 
 
-def _forget_states(settings: Settings, stage: Stage) -> None:
-    """Keeps no states of the teacher, unless told to, in a stage that asks it nothing."""
-    teacher = settings.values["teacher"]
-    if isinstance(teacher, dict) and teacher.get("scores") == "none":
-        own = given_keys(stage)
-        for name, nothing in _NO_STATES.items():
-            if ("teacher", name) not in own:
-                teacher[name] = nothing
+def _inner(settings: Settings, section: str) -> dict[str, object]:
+    values = settings.values[section]
+    return values if isinstance(values, dict) else {}
 
 
 def _said_by(preset: str) -> dict[str, object]:
@@ -147,7 +222,7 @@ def _said_by(preset: str) -> dict[str, object]:
 def _lay_over(settings: Settings, stage: Stage) -> Iterator[str]:
     """Puts the stage's own values over `settings`; yields a sentence for each that cannot be."""
     for path, value in _leaves(stage.settings, ()):
-        if path[0] in OF_THE_CHAIN:
+        if path[0] in _OF_THE_CHAIN:
             yield f"{dotted(path)} must be left out of a stage, whose preset names it; remove it"
         elif path[0] == "student" and path[1:2] and path[1] in _FIRST_WEIGHTS:
             yield (
@@ -174,12 +249,12 @@ def _leaves(values: Mapping[str, object], path: KeyPath) -> Iterator[tuple[KeyPa
             yield inner, value
 
 
-def given_keys(stage: Stage) -> set[KeyPath]:
+def _given_keys(stage: Stage) -> set[KeyPath]:
     """The keys of a recipe that a stage's preset or its own settings give."""
     said = [*_leaves(_said_by(stage.preset), ()), *_leaves(stage.settings, ())]
-    return {key_of(path) for path, _ in said}
+    return {_key_of(path) for path, _ in said}
 
 
-def key_of(path: KeyPath) -> KeyPath:
+def _key_of(path: KeyPath) -> KeyPath:
     """The key that a path is or leads into: objective.terms for objective.terms.0.weight."""
-    return next((key for key in KEYS if path[: len(key)] == key), path)
+    return next((key for key in all_keys() if path[: len(key)] == key), path)

@@ -1,7 +1,6 @@
 """The systems that a recipe stands for: itself, or one for each preset that it compares.
 
-Also where a system's run is to be written, and all that contradicts. Trains nothing and touches no
-folder.
+Also where a system's run directory lies, and all that contradicts.
 """
 
 from __future__ import annotations
@@ -14,8 +13,12 @@ from seqdistill.recipe.checks import Contradiction, contradictions
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
-from seqdistill.recipe.stage_checks import chain_contradictions, states_findings
-from seqdistill.recipe.stages import preset_recipe, stage_presets
+from seqdistill.recipe.stages import (
+    chain_contradictions,
+    folder_contradictions,
+    preset_recipe,
+    stage_presets,
+)
 
 
 def output_folder(recipe: Recipe) -> pathlib.Path:
@@ -27,7 +30,7 @@ def output_folder(recipe: Recipe) -> pathlib.Path:
 def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
     """The recipe of one compared system.
 
-    `method`, who writes the `sequences`, `objective` and `teacher.scores` are the preset's; data,
+    `method`, the origin of `sequences`, `objective` and `teacher.scores` are the preset's; data,
     models, decoding, training, evaluation and seed are those of the comparing `recipe`. Its
     output_dir is the sub-folder of that name, and it compares nothing itself. States of the teacher
     are kept where the preset reads them.
@@ -50,8 +53,7 @@ def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
 
 
 def _sequences_of(recipe: Recipe, preset: Recipe) -> SequencesSection:
-    """Who writes, and what is sampled how, is the preset's to say; engines, lengths and folders are
-    the recipe's."""
+    """Origins and ways of sampling are the preset's; engines, lengths and folders the recipe's."""
     own, theirs = recipe.sequences, preset.sequences
     if not theirs.rolls_out:
         return own.model_copy(update={"origin": theirs.origin})
@@ -102,7 +104,7 @@ def all_contradictions(recipe: Recipe) -> list[Contradiction]:
     systems = [compare_member(recipe, name) for name in compared] or [recipe]
     for system in systems:
         found.extend(contradictions(system))
-    found.extend(states_findings(recipe, systems))
+    found.extend(folder_contradictions(recipe, systems))
     return list(dict.fromkeys(found))
 
 

@@ -1,7 +1,4 @@
-"""Files that a folder's manifest names: of that folder, whoever wrote the manifest.
-
-Does not know what manifests say.
-"""
+"""Files that a folder's manifest names: of that folder alone, since manifests may be foreign."""
 
 from __future__ import annotations
 

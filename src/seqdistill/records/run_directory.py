@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -16,7 +17,7 @@ from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.atomic import JsonValue
 from seqdistill.records.fingerprint import of_bytes, of_file, of_settings
-from seqdistill.records.locks import check_not_held
+from seqdistill.records.locks import INSIDE, check_not_held
 from seqdistill.records.results import Results, Sample, parsed
 from seqdistill.records.writable import check_writable
 
@@ -42,6 +43,30 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.recipe_path = self.path / RECIPE
+        """The resolved recipe: every setting of the run."""
+        self.manifest_path = self.path / MANIFEST
+        """Versions, machine, seeds, fingerprints of the data, begin and end."""
+        self.metrics_path = self.path / METRICS
+        """What was measured while training, one JSON object a line."""
+        self.rollouts_path = self.path / ROLLOUTS
+        """Some of the sequences written while training, one JSON object a line."""
+        self.results_path = self.path / RESULTS
+        """The final numbers: an object with rows under `systems`."""
+        self.samples_path = self.path / SAMPLES
+        """Sentences side by side, one JSON object a line."""
+        self.outputs_path = self.path / OUTPUTS
+        """What every system wrote for the whole test set, one JSON object an example."""
+        self.report_path = self.path / REPORT
+        """The page that people look at."""
+        self.checkpoints_path = self.path / CHECKPOINTS
+        """The folder of resumable states."""
+        self.student_path = self.path / STUDENT
+        """The folder that `from_pretrained` loads."""
+        self.adapter_path = self.path / ADAPTER
+        """The folder of a student's adapters alone, for peft."""
+        self.tensorboard_path = self.path / TENSORBOARD
+        """The folder of TensorBoard's event files."""
         self._writers: dict[Path, atomic.JsonLinesWriter] = {}
         self._ends: dict[Path, int] = {}
         """Bytes of the logs when they were last closed."""
@@ -55,7 +80,7 @@ class RunDirectory:
         run = cls(path)
         run.check_free()
         run.path.mkdir(parents=True, exist_ok=True)
-        for torn in run.path.iterdir():
+        for torn in run.path.glob(f"{RECIPE}.partial-*"):
             torn.unlink()
         return run
 
@@ -83,7 +108,8 @@ class RunDirectory:
         """Whether anything is here but what a process left that was killed as it began."""
         if not self.path.is_dir():
             return os.path.lexists(self.path)
-        return any(not entry.match(f"{RECIPE}.partial-*") for entry in self.path.iterdir())
+        entries = self.path.iterdir()
+        return any(not e.match(f"{RECIPE}.partial-*") and e.name != INSIDE for e in entries)
 
     def check_free(self) -> None:
         """Raises UserError when a new run cannot begin here; writes nothing."""
@@ -96,74 +122,18 @@ class RunDirectory:
                 f"{kind}; resume that run with --resume, or give another output_dir=..."
             )
 
-    @property
-    def recipe_path(self) -> Path:
-        """The resolved recipe: every setting of the run."""
-        return self.path / RECIPE
-
-    @property
-    def manifest_path(self) -> Path:
-        """Versions, machine, seeds, fingerprints of the data, begin and end."""
-        return self.path / MANIFEST
-
-    @property
-    def metrics_path(self) -> Path:
-        """What was measured while training, one JSON object a line."""
-        return self.path / METRICS
-
-    @property
-    def rollouts_path(self) -> Path:
-        """Some of the sequences written while training, one JSON object a line."""
-        return self.path / ROLLOUTS
-
-    @property
-    def results_path(self) -> Path:
-        """The final numbers: an object with rows under `systems`."""
-        return self.path / RESULTS
-
-    @property
-    def samples_path(self) -> Path:
-        """Sentences side by side, one JSON object a line."""
-        return self.path / SAMPLES
-
-    @property
-    def outputs_path(self) -> Path:
-        """What every system wrote for the whole test set, one JSON object an example."""
-        return self.path / OUTPUTS
-
-    @property
-    def report_path(self) -> Path:
-        """The page that people look at."""
-        return self.path / REPORT
-
-    @property
-    def checkpoints_path(self) -> Path:
-        """The folder of resumable states."""
-        return self.path / CHECKPOINTS
-
-    @property
-    def student_path(self) -> Path:
-        """The folder that `from_pretrained` loads."""
-        return self.path / STUDENT
-
-    @property
-    def adapter_path(self) -> Path:
-        """The folder of a student's adapters alone, for peft."""
-        return self.path / ADAPTER
-
-    @property
-    def tensorboard_path(self) -> Path:
-        """The folder of TensorBoard's event files."""
-        return self.path / TENSORBOARD
-
     def member(self, name: str) -> RunDirectory:
         """The run directory of one compared method: the sub-folder `name`, existing or not."""
         return RunDirectory(self.path / name)
 
     def members(self) -> list[RunDirectory]:
-        """The run directories inside this one, by name."""
+        """The run directories of compared methods, by name; `1-seq_kd` is a stage of a chain."""
         folders = sorted(child for child in self.path.iterdir() if child.is_dir())
-        return [RunDirectory(folder) for folder in folders if (folder / RECIPE).is_file()]
+        return [
+            RunDirectory(folder)
+            for folder in folders
+            if (folder / RECIPE).is_file() and not re.match(r"\d+-", folder.name)
+        ]
 
     def write_recipe(self, text: str) -> None:
         """Stores the resolved recipe's YAML text."""

@@ -1,55 +1,45 @@
 """Folders for the time of a block; what a killed process left goes at the next start.
 
-Each is locked by the kernel (flock) as long as its process lives, so the next process tells those
-of dead ones from those in use. POSIX only.
+Each has a lock beside it as long as its process lives, so the next process tells those of dead ones
+from those in use.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
-import os
-import re
+import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 _PREFIX = "seqdistill-temporary-"
-_NAME = re.compile(_PREFIX + "[a-z0-9_]{8}")
-_SECONDS_TO_BE_LOCKED = 60.0
 
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """An empty folder, removed with all that is in it when the block ends."""
-    _remove_left_overs(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
-        descriptor = os.open(name, os.O_RDONLY)
+    place = Path(tempfile.gettempdir())
+    _remove_left_overs(place)
+    folder = place / f"{_PREFIX}{secrets.token_hex(8)}"
+    lock = Path(f"{folder}.lock")
+    with FileLock(lock, thread_local=False):
+        folder.mkdir(mode=0o700)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield Path(name)
+            yield folder
         finally:
-            os.close(descriptor)
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 @functools.cache
 def _remove_left_overs(place: Path) -> None:
     """Removes the folders of dead processes, once a process."""
-    for folder in place.glob(f"{_PREFIX}*"):
-        if _NAME.fullmatch(folder.name):
-            with contextlib.suppress(OSError):  # gone, or somebody else's
-                _remove_unless_used(folder)
-
-
-def _remove_unless_used(folder: Path) -> None:
-    if time.time() - folder.lstat().st_mtime < _SECONDS_TO_BE_LOCKED:
-        return  # perhaps made this moment and not locked yet
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(descriptor)
+    for lock in place.glob(f"{_PREFIX}*.lock"):
+        in_use_or_gone = contextlib.suppress(OSError, Timeout)
+        with in_use_or_gone, FileLock(lock, thread_local=False, timeout=0):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink()
