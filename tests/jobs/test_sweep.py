@@ -145,7 +145,7 @@ def test_the_hash_is_of_what_is_set_wherever_it_is_written(place: Path) -> None:
     first = load_recipe("baseline", ["data.train=train.tsv", "output_dir=a", *student])
     assert recipe_hash(first) == recipe_hash(first.model_copy(update={"output_dir": "b"}))
     assert recipe_hash(first) != recipe_hash(
-        load_recipe("baseline", ["data.train=dev.tsv", *student])
+        load_recipe("baseline", ["data.train=test.tsv", *student])
     )
     assert recipe_hash(first) != recipe_hash(first, "teacher")
 
