@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 
 from experiments.estimates import Estimate, change, factor
-from seqdistill.report.numbers import MISSING
 
 HOLDS, FAILS, OPEN, MISSED = "holds", "does not hold", "undecided", "not measured"
 
@@ -44,10 +43,14 @@ def decide(
     lines, verdicts = [], []
     for figure in claim.figures:
         estimate = found(figure)
-        shown = factor if figure.get("kind") == "ratio" else change
-        text = shown(estimate) + (f" ({estimate.told_basis})" if estimate else "")
+        if estimate is None and figure.get("optional"):
+            continue
+        text = change(estimate, figure.get("places", 1))
+        if figure.get("kind") == "ratio":
+            text = factor(estimate)
+        text += f" ({estimate.told_basis})" if estimate else ""
         verdicts.append(_verdict(estimate, *figure.get("limit", (0, None))))
-        lines.append((figure["label"], text if estimate else MISSING, verdicts[-1]))
+        lines.append((figure["label"], text, verdicts[-1]))
     order = (FAILS, MISSED, OPEN, HOLDS)
     return min(verdicts, key=order.index), lines
 

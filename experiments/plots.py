@@ -67,6 +67,11 @@ def look(place: int) -> dict[str, str]:
     return {"color": COLOURS[place % 8], "marker": MARKERS[(place + place // 8) % 8]}
 
 
+def legend(axes: Axes) -> None:
+    """The names of what is drawn, right of the axes."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
 def quality(axes: Axes, measure: Measure, which: str = "y") -> None:
     """Names the axis of quality and turns it round where less is better."""
     label = f"{measure.name} ({'better' if measure.sign > 0 else 'less is better'} →)"
@@ -90,16 +95,16 @@ def lines(axes: Axes, systems: Mapping[str, Points], *, log: bool = False) -> No
     if log:
         xs = sorted({x for points in systems.values() for x, _ in points})
         axes.set_xscale("log")
-        axes.set_xticks(xs, [f"{x:,.0f}" if x >= 1 else f"{100 * x:.0f} %" for x in xs])
+        axes.set_xticks(xs, [f"{x:,.0f}" if x > 1 else f"{100 * x:.0f} %" for x in xs])
         axes.minorticks_off()
-    axes.legend()
+    legend(axes)
 
 
 def level(axes: Axes, value: float | None, name: str) -> None:
     """A dashed line across, such as the teacher's score."""
     if value is not None:
         axes.axhline(value, color="#222222", linewidth=0.9, linestyle=(0, (4, 3)), label=name)
-        axes.legend()
+        legend(axes)
 
 
 def dots(axes: Axes, systems: Mapping[str, tuple[float | None, float | None]]) -> None:
@@ -130,4 +135,4 @@ def pairs(
             )
     axes.set_yticks([-place for place in range(len(systems))], [name for name, _, _ in systems])
     axes.grid(axis="y", visible=False)
-    axes.legend()
+    legend(axes)

@@ -492,7 +492,7 @@ def pictures(results: Results) -> dict[str, bytes]:
                 axes.set_xlabel("perplexity of the references")
             plots.quality(plot.axes[0], measure)
             plot.axes[1].set_ylabel("p(t=ŷ)")
-            plot.axes[1].legend()
+            plots.legend(plot.axes[1])
         drawn[f"{stem}_likelihood"] = plot.image
         if not results.of(task.name, "size_curve"):
             continue
