@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-from experiments.harness.shapes import Settings
+from experiments.shapes import Settings
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd_0.1", "jsd_0.5", "jsd_0.9"]
 DIVERGENCES: tuple[Divergence, ...] = ("forward_kl", "jsd_0.1", "jsd_0.5", "jsd_0.9", "reverse_kl")

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.gkd.methods import FULL_GRID, KEY_GRID, GridPoint
-from experiments.harness.shapes import Settings, Size
 from experiments.kim_rush.tasks import EN_DE as TRANSLATION
 from experiments.kim_rush.tasks import G2P as PHONEMES
+from experiments.shapes import Settings, Size
 
 ROOT = Path("runs/gkd")
 """Where data, corpora and students of the experiment lie; never committed."""
@@ -77,8 +77,6 @@ class Task:
     """Whether lower values of `metric` and `dev_score` are better."""
     further_tests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """More test sets, by the name that their columns get."""
-    calculator: bool = False
-    """Whether outputs are measured with a calculator at hand, too."""
     num_labelled: int | None = None
     """Of how many training inputs the teacher writes outputs, for SeqKD to read; None: all."""
 
@@ -166,6 +164,7 @@ ARITHMETIC = Task(
         "training.eval_metric": "answer_accuracy",
         "training.trackers": [],
         "evaluation.metrics": ["answer_accuracy"],
+        "evaluation.calculator": True,
         "evaluation.max_new_tokens": 128,
         "evaluation.beam_size": 2,
         "evaluation.sampling_temperatures": [1.0],
@@ -196,7 +195,6 @@ ARITHMETIC = Task(
     dev_score="answer_accuracy",
     lower_is_better=False,
     further_tests={"new_templates": "bundled:arithmetic/new-templates"},
-    calculator=True,
 )
 
 EN_DE = Task(
@@ -259,7 +257,8 @@ SUMMARIES = Task(
         "data.max_target_tokens": 40,
         "sequences.decoding.max_new_tokens": 40,
         "training.batch_tokens": 4000,
-        "training.precision": "bf16",
+        # bf16 where the machine has it; elsewhere that would take days.
+        "training.precision": "auto",
         "training.warmup_steps": 200,
         "training.eval_every": 500,
         "training.eval_metric": "rouge_2",

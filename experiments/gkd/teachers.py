@@ -14,11 +14,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from experiments.gkd.prepare import write_dev
+from experiments.gkd.run import write_dev
 from experiments.gkd.tasks import ARITHMETIC, SUMMARIES, Task
-from experiments.harness.publishing import publish_model
-from experiments.harness.recipes import recipe_of
-from experiments.harness.shapes import Settings, Size
+from experiments.preparing import publish_model, recipe_of
+from experiments.shapes import Settings, Size
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.examples import Example

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.harness.g2p_data import make_g2p_data
-from experiments.harness.publishing import publish_model
-from experiments.harness.recipes import recipe_of
-from experiments.harness.shapes import Size
 from experiments.kim_rush.tasks import G2P
+from experiments.preparing import make_g2p_data, publish_model, recipe_of
+from experiments.shapes import Size
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.train import train

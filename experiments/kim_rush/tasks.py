@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.harness.shapes import Settings, Size
+from experiments.shapes import Settings, Size
 
 ROOT = Path("runs/kim_rush")
 """Where data, teachers and students of the experiment lie; never committed."""

@@ -80,14 +80,16 @@ def _of_one(own: Cell, base: Cell) -> Iterator[Row]:
         }
 
 
-def scored(run: RunDirectory, mode: str) -> tuple[str, int, SummedStatistics]:
-    """The run's main metric, +1 where more is better and -1 where less is, and the student's
-    statistics of the test set, decoded `greedy` or by `beam`."""
+def scored(
+    run: RunDirectory, mode: str, system: str | None = None
+) -> tuple[str, int, SummedStatistics]:
+    """The run's main metric, +1 where more is better and -1 where less is, and the statistics of
+    the test set of a system, or of the student, decoded `greedy` or by `beam`."""
     results = run.read_results()
     main = cast("list[dict[str, Any]]", results["metrics"])[0]
     units = Units(**cast("dict[str, Any]", results["units"]))
-    outputs, student = run.read_outputs(), str(results["student"])
-    texts = [cast("dict[str, str]", line[mode])[student] for line in outputs]
+    outputs, name = run.read_outputs(), system or str(results["student"])
+    texts = [cast("dict[str, str]", line[mode])[name] for line in outputs]
     references = [str(line["reference"]) for line in outputs]
     statistics = corpus_metrics(units)[main["name"]].statistics(texts, references)
     return main["name"], 1 if main["higher_is_better"] else -1, statistics
