@@ -191,8 +191,8 @@ def gap(runs: Runs, measure: Measure) -> Estimate | None:
     found = gain(runs, measure.beam, runs, measure.sign, measure.greedy)
     if found is None or found.n > 1 or "greedy_beam_gap_low" not in runs[0]:
         return found
-    ends = (runs[0]["greedy_beam_gap_low"], runs[0]["greedy_beam_gap_high"])
-    return Estimate(found.value, *ends, 1, "test set")
+    low, high = (float(runs[0][f"greedy_beam_gap_{end}"]) for end in ("low", "high"))
+    return Estimate(found.value, low, high, 1, "test set")
 
 
 def _over_seeds(values: Sequence[float]) -> Estimate | None:
@@ -200,7 +200,8 @@ def _over_seeds(values: Sequence[float]) -> Estimate | None:
         return None
     if len(values) == 1:
         return Estimate(values[0], None, None, 1, "none")
-    return Estimate(mean(values), *t_interval(values), len(values), "seeds")
+    low, high = t_interval(values)
+    return Estimate(mean(values), low, high, len(values), "seeds")
 
 
 def _single(row: Row, key: str) -> Estimate:
@@ -219,7 +220,7 @@ def _of_singles(row: Row, key: str, base: Row, base_key: str) -> Estimate:
         known = base.get("versus", {}).get((base_key, row.get("name"), key))
         known = None if known is None else (-known[1], -known[0])
     if known is not None:
-        return Estimate(value, *known, 1, "test set")
+        return Estimate(value, known[0], known[1], 1, "test set")
     if system.low is None or system.high is None or other.low is None or other.high is None:
         return Estimate(value, None, None, 1, "none")
     below = math.hypot(system.value - system.low, other.high - other.value)

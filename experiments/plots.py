@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.estimates import Estimate, Measure
 
@@ -62,7 +62,7 @@ def plot(name: str, columns: int = 1, *, size: tuple[float, float] = (7.0, 3.6))
         drawn.image = ("\n".join(line.rstrip() for line in lines) + "\n").encode("utf-8")
 
 
-def look(place: int) -> dict[str, str]:
+def look(place: int) -> dict[str, Any]:
     """Colour and marker of the system at that place."""
     return {"color": COLOURS[place % 8], "marker": MARKERS[(place + place // 8) % 8]}
 

@@ -112,7 +112,7 @@ def _on_further_test(
 def _of_training(run: RunDirectory) -> Row:
     """Seconds of the last training, and what was last logged of its completions."""
     training: Any = run.read_manifest()["training"]
-    metrics = run.read_metrics()
+    metrics: list[Row] = run.read_metrics()
     timed = [(0, 0.0), *((int(r["step"]), float(r["seconds"])) for r in metrics if "seconds" in r)]
     # The median: what else the machine did meanwhile hardly counts.
     typical = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(timed)]

@@ -89,7 +89,7 @@ def _rate(
     """Tries rates of the last stage, `last(rate)`; returns the best on dev."""
 
     def cell(rate: float) -> Cell:
-        facts = {} if share is None else {"pruned_share": share}
+        facts: dict[str, Any] = {} if share is None else {"pruned_share": share}
         stages = (*before, last(rate))
         return _cell(task, "learning_rates", size, method, task.seeds[0], stages, **facts)
 
@@ -137,8 +137,17 @@ def _interpolation(task: Task, size: Size | None, rate: float) -> Stage:
 
 def _retraining(task: Task, share: float, rate: float, *, times: int = 1) -> Stage:
     updates = _budget(task, task.large).retraining_updates
-    more = {"training.warmup_steps": min(50, updates), "pruning.sparsity": share}
+    more: dict[str, object] = {
+        "training.warmup_steps": min(50, updates),
+        "pruning.sparsity": share,
+    }
     return _stage(task, "prune", rate, times * updates, more)
+
+
+def _sparse(stage: Stage, share: float) -> Stage:
+    """The stage with the zeros of the student that it starts from kept."""
+    preset, settings = stage
+    return preset, {**settings, "pruning.sparsity": share}
 
 
 def _stage(task: Task, preset: str, rate: float, updates: int, more: dict[str, object]) -> Stage:
@@ -180,7 +189,7 @@ def _pruned(task: Task, found: Found) -> Iterator[Cell]:
     for share in (0.0, *PRUNED_SHARES):
         rate = chosen[LOOKED_INTO if share else share]
         if rate is not None:
-            stages = (before[0], _retraining(task, share, rate), before[1])
+            stages = (before[0], _retraining(task, share, rate), _sparse(before[1], share))
             yield _cell(task, "pruning", size, method, seed, stages, pruned_share=share)
     rate = chosen[LOOKED_INTO]
     if rate is not None:
@@ -189,7 +198,7 @@ def _pruned(task: Task, found: Found) -> Iterator[Cell]:
             task,
             size,
             method,
-            (before[0], longer, before[1]),
+            (before[0], longer, _sparse(before[1], LOOKED_INTO)),
             f"Is it the retraining that costs a student pruned by {LOOKED_INTO:.0%}?",
             method,
             variant=f"{LONGER}x_retraining_updates",
@@ -253,7 +262,9 @@ def _curves(task: Task, found: Found, seed: int) -> Iterator[Cell]:
             if stages is not None:
                 yield _cell(task, "size_curve", size, method, seed, stages)
         stages = yield from _scratch(task, found, task.small, method)
-        for updates in task.curve_updates if stages is not None else ():
+        for updates in task.curve_updates:
+            if stages is None:
+                break
             rate = float(str(stages[0][1]["training.learning_rate"]))
             along = (_from_scratch(task, task.small, method, rate, updates),)
             yield _cell(task, "length_curve", task.small, method, seed, along, in_name=True)
@@ -268,7 +279,7 @@ def _follow_up(
     compared_with: str,
     **facts: object,
 ) -> Cell:
-    asked = {"question": question, **facts, "compared_with": compared_with}
+    asked: dict[str, Any] = {"question": question, **facts, "compared_with": compared_with}
     return _cell(task, "follow_up", size, method, task.seeds[0], stages, **asked)
 
 

@@ -149,8 +149,8 @@ class Students:
         if figure.get("kind") == "gap":
             return gap(self.runs(method), measure)
         if figure["metric"] == "speed":
-            keys = ("words_per_second_greedy", "words_per_second_beam")
-            return ratio(self.timed(self.size), keys[0], self.timed(TEACHER), keys[1])
+            key = "words_per_second"
+            return ratio(self.timed(self.size), f"{key}_greedy", self.timed(TEACHER), f"{key}_beam")
         own = {
             "fast": self.runs("seq_kd+seq_inter"),
             "pruned": self.runs(PRUNED, pruned_share=0.8),
