@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-Settings = Mapping[str, object]
+import yaml
+from pydantic import BeforeValidator, TypeAdapter
+
+Settings = Mapping[str, Any]
 """Keys of a recipe, dotted, and their values."""
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,3 +50,19 @@ class Size:
             "scale_embedding": True,
             "tie_word_embeddings": True,
         }
+
+
+def _size(given: object) -> object:
+    return Size(*map(int, re.findall(r"\d+", given))) if isinstance(given, str) else given
+
+
+NamedSize = Annotated[Size, BeforeValidator(_size)]
+"""A size, written by its name."""
+
+
+def read_tasks(path: Path, kind: type[T]) -> dict[str, T]:
+    """The tasks in a YAML file, by their names, as dataclasses of the kind."""
+    tasks: dict[str, T] = TypeAdapter(dict[str, kind]).validate_python(  # type: ignore[valid-type]
+        yaml.safe_load(path.read_text("utf-8"))
+    )
+    return tasks

@@ -97,7 +97,7 @@ class Beginnings:
     def _first(self) -> Stage:
         task, rate = self.task, self.task.budget.initial_rate
         preset, settings = _stage(task, INITIAL, self.start_updates, rate, is_start=True)
-        return preset, {**settings, **task.student}
+        return preset, {**settings, **task.first_weights}
 
 
 def plan(task: Task, found: Found) -> Iterator[Cell]:
@@ -105,7 +105,7 @@ def plan(task: Task, found: Found) -> Iterator[Cell]:
     budget, (first, *later) = task.budget, task.seeds
     begun = Beginnings(task, "initial", "learning_rates", budget.initial_updates, budget.updates)
     yield from begun.starts(task.seeds)
-    methods, key = methods_of(task.grid), methods_of(KEY_GRID)
+    methods, key = methods_of(task.points), methods_of(KEY_GRID)
     for seed in task.seeds:
         for method in methods.values():
             if seed == first or method.name in key:
@@ -131,7 +131,7 @@ def plan(task: Task, found: Found) -> Iterator[Cell]:
 
 
 def _further(task: Task, found: Found, begun: Beginnings, seed: int) -> Iterator[Cell]:
-    methods = methods_of(task.grid)
+    methods = methods_of(task.points)
     for share in task.data_shares:
         for name in THRIFTY:
             yield from begun.students(found, "data", methods[name], seed, data_share=share)
@@ -151,7 +151,7 @@ def _updates_in_equal_time(
     By the rows of the first seed that is lengthened. Seconds of another machine do not compare:
     then it cannot be stated. Never fewer than the others have.
     """
-    methods, rows = methods_of(task.grid), []
+    methods, rows = methods_of(task.points), []
     for name in (TIMED, method):
         cells = list(begun.students(found, "main", methods[name], task.further_seeds[0]))
         yield from cells

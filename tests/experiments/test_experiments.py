@@ -157,7 +157,7 @@ def test_an_on_policy_student_of_gkd_trains_and_is_measured(
         teacher_corpus=here / "corpus",
         further_tests={"again": str(data / "dev.tsv")},
         num_train=len((data / "train.tsv").read_text("utf-8").splitlines()) - 1,
-        student={"student.init": "scratch", "student.architecture": TINY.architecture},
+        scratch=TINY,
         rollouts={"sequences.rollouts.max_new_tokens": 6},
         budget=gkd_tasks.Budget(2, 1e-2, 2, (1e-3,), 2.0, 0),
         grid=(GridPoint("forward_kl", 0.0), GridPoint("forward_kl", 1.0)),
