@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from experiments.estimates import Estimate, change, factor
+from experiments.estimates import Estimate, change, factor, table
 
 HOLDS, FAILS, OPEN, MISSED = "holds", "does not hold", "undecided", "not measured"
 
@@ -53,6 +53,30 @@ def decide(
         lines.append((figure["label"], text, verdicts[-1]))
     order = (FAILS, MISSED, OPEN, HOLDS)
     return min(verdicts, key=order.index), lines
+
+
+def claim_tables(
+    path: Path, places: Mapping[str, Callable[[Mapping[str, Any]], Estimate | None]]
+) -> tuple[str, list[dict[str, str]]]:
+    """The verdicts on all claims, a column for each place; and each claim with its own figures.
+
+    A place is a task, or one of its students; its function gives the number of a figure.
+    """
+    lines, details = [], []
+    for number, claim in enumerate(read_claims(path), start=1):
+        verdicts, figures = [], []
+        for name, found in places.items():
+            if claim.tasks is not None and name not in claim.tasks:
+                verdicts.append("not tested here")
+                continue
+            verdict, told = decide(claim, found)
+            verdicts.append(verdict)
+            figures += [[name, *line] for line in told]
+        lines.append([str(number), claim.claim, *verdicts])
+        text = table(["where", "", "figure", "verdict"], figures, text_columns=4)
+        told_claim = {"title": f"{number}. {claim.claim}", "paper": claim.paper, "rule": claim.rule}
+        details.append({**told_claim, "table": text})
+    return table(["", "claim", *places], lines, text_columns=len(places) + 2), details
 
 
 def _verdict(found: Estimate | None, low: float | None, high: float | None) -> str:

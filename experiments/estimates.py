@@ -277,6 +277,15 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, text_column
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, rule, *rows))
 
 
+def rates_line(runs: Runs, rates: Sequence[float], key: str, used: Sequence[float]) -> list[str]:
+    """The dev score of each rate that was tried; in bold what was taken."""
+    texts = [fixed(average(select(runs, learning_rate=rate), key), 2) for rate in rates]
+    return [
+        f"**{text}**" if rate in used and text != MISSING else text
+        for rate, text in zip(rates, texts, strict=True)
+    ]
+
+
 def _interval(found: Estimate, places: int) -> str:
     if found.low is None or found.high is None:
         return ""

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.estimates import Estimate, Measure
+from experiments.estimates import Estimate, Measure, Runs, average
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,11 +107,26 @@ def level(axes: Axes, value: float | None, name: str) -> None:
         legend(axes)
 
 
-def dots(axes: Axes, systems: Mapping[str, tuple[float | None, float | None]]) -> None:
-    """A point a system."""
-    for place, (name, (x, y)) in enumerate(systems.items()):
-        if x is not None and y is not None:
-            axes.plot([x], [y], linestyle="", label=name, markersize=6.5, **look(place))
+def scatter(
+    name: str,
+    systems: Mapping[str, Runs],
+    panes: Sequence[tuple[str, str, str]],
+    x_label: str,
+    measure: Measure | None,
+) -> bytes:
+    """An SVG with a point a system in each pane (key of x, key of y, title), and one legend; the
+    first pane's y is quality by the measure, or every pane's where all are of one."""
+    with plot(name, len(panes), size=(4.4 * len(panes) + 1.0, 3.8)) as drawn:
+        for axes, (x_key, y_key, title) in zip(drawn.axes, panes, strict=True):
+            for place, (label, runs) in enumerate(systems.items()):
+                x, y = average(runs, x_key), average(runs, y_key)
+                if x is not None and y is not None:
+                    axes.plot([x], [y], linestyle="", label=label, markersize=6.5, **look(place))
+            axes.set(title=title, xlabel=x_label)
+            if measure is not None and y_key.startswith(measure.key):
+                quality(axes, measure)
+        legend(drawn.axes[-1])
+    return drawn.image
 
 
 def pairs(

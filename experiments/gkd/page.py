@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import plots
-from experiments.claims import decide, read_claims
+from experiments.claims import claim_tables, decide, read_claims
 from experiments.estimates import (
     TEACHER,
     Estimate,
@@ -28,6 +28,7 @@ from experiments.estimates import (
     gain,
     grouped,
     of_the_same_seeds,
+    rates_line,
     read_results,
     scaled,
     score,
@@ -426,11 +427,8 @@ def rates_table(students: Students) -> str:
     lines = []
     for (method,), runs in grouped(rows, "method").items():
         used = distinct(select(taken, method=method), "learning_rate")
-        cells = []
-        for rate in rates:
-            text = fixed(average(select(runs, learning_rate=rate), students.shown.dev.key), 2)
-            cells.append(f"**{text}**" if rate in used and text != MISSING else text)
-        lines.append([method_name(method), *cells])
+        line = rates_line(runs, rates, students.shown.dev.key, used)
+        lines.append([method_name(method), *line])
     headings = [f"{students.shown.dev.name} on dev", *(f"{rate:g}" for rate in rates)]
     return table(headings, sorted(lines))
 
@@ -472,108 +470,53 @@ def _updates(rows: Runs) -> str:
     return " / ".join(f"{value:,.0f}" for value in distinct(rows, "updates")) or MISSING
 
 
-def claim_tables(results: Results) -> tuple[str, list[dict[str, str]], str]:
-    """The verdicts on all claims, a column for each task; each claim's own figures; and what the
-    students of the later start say of the first two."""
-    found = students_of(results)
-    later = dataclasses.replace(found[0], experiment="later")
-    lines, details, of_later = [], [], []
-    for number, claim in enumerate(read_claims(Path(__file__).with_name("claims.yaml")), start=1):
-        verdicts, figures = [], []
-        for students in found:
-            if claim.tasks is not None and students.shown.name not in claim.tasks:
-                verdicts.append("not tested here")
-                continue
-            verdict, told = decide(claim, students.figure)
-            verdicts.append(verdict)
-            figures += [[students.shown.name, *line] for line in told]
-        lines.append([str(number), claim.claim, *verdicts])
-        text = table(["task", "", "figure", "verdict"], figures, text_columns=4)
-        told_claim = {"title": f"{number}. {claim.claim}", "paper": claim.paper, "rule": claim.rule}
-        details.append({**told_claim, "table": text})
-        if number <= 2:
-            of_later.append([claim.claim, verdicts[0], decide(claim, later.figure)[0]])
-    whole = table(["", "claim", *(s.shown.name for s in found)], lines, text_columns=6)
-    return whole, details, table(["claim", "main table", "later start"], of_later, text_columns=3)
-
-
 def pictures(results: Results) -> dict[str, bytes]:
     """Every plot as SVG, by its file's name."""
     drawn = {}
     for students in students_of(results):
-        stem, shown = students.shown.name.replace("-", "_"), students.shown
-        start = average(students.runs(INITIAL), students.key)
-        with plots.plot(f"{stem} share") as plot:
-            points = {
-                _DIVERGENCE_NAMES[divergence]: [
-                    (
-                        share + 0.012 * place,
-                        estimate(
-                            students.runs(grid_name(GridPoint(divergence, share))), students.key
-                        ),
-                    )
-                    for share in SHARES
-                ]
-                for place, divergence in enumerate(DIVERGENCES)
-                if students.runs(grid_name(GridPoint(divergence, 1.0)))
-            }
-            plots.lines(plot.axes[0], points)
-            plots.level(plot.axes[0], start, "initial student")
-            plots.quality(plot.axes[0], shown.measure)
-            plot.axes[0].set_xlabel("λ: the fraction of the batches that the student generates")
-        drawn[f"{stem}_share"] = plot.image
-        temperatures = students.temperatures
-        with plots.plot(
-            f"{stem} diversity", len(temperatures), size=(5.0 * len(temperatures), 4.0)
-        ) as plot:
-            for axes, temperature in zip(plot.axes, temperatures, strict=True):
-                keys = (
-                    f"self_bleu_sample_t{temperature}",
-                    f"{shown.measure.key}_sample_t{temperature}",
-                )
-                systems = {
-                    method_name(m): (
-                        average(students.runs(m), keys[0]),
-                        average(students.runs(m), keys[1]),
-                    )
-                    for m in sampled_methods(students)
-                    if m != TEACHER
-                }
-                plots.dots(axes, systems)
-                axes.set_title(f"samples at temperature {temperature}")
-                axes.set_xlabel("self-BLEU (← more diverse)")
-                plots.quality(axes, shown.measure)
-            plots.legend(plot.axes[-1])
-        drawn[f"{stem}_diversity"] = plot.image
+        stem, key = students.shown.name.replace("-", "_"), students.key
+        measure, start = students.shown.measure, average(students.runs(INITIAL), key)
+
+        def over(name: str, points: dict[str, plots.Points], label: str, *, log: bool) -> bytes:
+            with plots.plot(name) as plot:
+                plots.lines(plot.axes[0], points, log=log)
+                plots.level(plot.axes[0], start, "initial student")  # noqa: B023
+                plots.quality(plot.axes[0], measure)  # noqa: B023
+                plot.axes[0].set_xlabel(label)
+            return plot.image
+
+        points: dict[str, plots.Points] = {}
+        for place, divergence in enumerate(DIVERGENCES):
+            at = [students.runs(grid_name(GridPoint(divergence, share))) for share in SHARES]
+            if at[-1]:  # moved aside a little, so that intervals do not cover each other
+                moved = [share + 0.012 * place for share in SHARES]
+                scores = [estimate(runs, key) for runs in at]
+                points[_DIVERGENCE_NAMES[divergence]] = list(zip(moved, scores, strict=True))
+        label = "λ: the fraction of the batches that the student generates"
+        drawn[f"{stem}_share"] = over(f"{stem} share", points, label, log=False)
         if shares := data_shares(students):
-            with plots.plot(f"{stem} data") as plot:
-                systems_of = {
-                    method_name(m): [
-                        (s, estimate(trained_on(students, m, s), students.key)) for s in shares
-                    ]
-                    for m in THRIFTY
-                }
-                plots.lines(plot.axes[0], systems_of, log=True)
-                plots.level(plot.axes[0], start, "initial student")
-                plots.quality(plot.axes[0], shown.measure)
-                plot.axes[0].set_xlabel("part of the training inputs")
-            drawn[f"{stem}_data"] = plot.image
-        if rewarded := students.rows("reward"):
-            with plots.plot(f"{stem} reward", 3, size=(11.0, 3.8)) as plot:
-                for axes, (heading, key, _) in zip(
-                    plot.axes, (REWARD_COLUMNS[i] for i in (1, 2, 5)), strict=True
-                ):
-                    systems = {
-                        f"α {w:g}": (
-                            average(select(rewarded, alpha=w), "rouge_l_greedy"),
-                            average(select(rewarded, alpha=w), key),
-                        )
-                        for w in distinct(rewarded, "alpha")
-                    }
-                    plots.dots(axes, systems)
-                    axes.set(title=heading.replace(", %", ""), xlabel="ROUGE-L, the reward")
-                plots.legend(plot.axes[0])
-            drawn[f"{stem}_reward"] = plot.image
+            points = {
+                method_name(m): [(s, estimate(trained_on(students, m, s), key)) for s in shares]
+                for m in THRIFTY
+            }
+            label = "part of the training inputs"
+            drawn[f"{stem}_data"] = over(f"{stem} data", points, label, log=True)
+        systems = {
+            method_name(m): students.runs(m) for m in sampled_methods(students) if m != TEACHER
+        }
+        panes = [
+            (f"self_bleu_sample_t{t}", f"{measure.key}_sample_t{t}", f"samples at temperature {t}")
+            for t in students.temperatures
+        ]
+        labels = "self-BLEU (← more diverse)", measure
+        drawn[f"{stem}_diversity"] = plots.scatter(f"{stem} diversity", systems, panes, *labels)
+        rewarded = students.rows("reward")
+        systems = {f"α {w:g}": select(rewarded, alpha=w) for w in distinct(rewarded, "alpha")}
+        chosen = [REWARD_COLUMNS[place] for place in (1, 2, 5)]
+        panes = [("rouge_l_greedy", key, heading.strip(", %")) for heading, key, _ in chosen]
+        if systems:
+            label = "ROUGE-L, the reward"
+            drawn[f"{stem}_reward"] = plots.scatter(f"{stem} reward", systems, panes, label, None)
     return drawn
 
 
@@ -581,14 +524,23 @@ def write_page(path: Path = RESULTS) -> None:
     """Writes the page and its plots beside the rows."""
     results = read(path)
     found = students_of(results)
-    verdicts, details, later = claim_tables(results)
+    later = dataclasses.replace(found[0], experiment="later")
+    path_of_claims = Path(__file__).with_name("claims.yaml")
+    places = {students.shown.name: students.figure for students in found}
+    verdicts, details = claim_tables(path_of_claims, places)
+    of_later = [
+        [claim.claim, *(decide(claim, of.figure)[0] for of in (found[0], later))]
+        for claim in read_claims(path_of_claims)[:2]
+    ]
     versions = results.facts["environment"]["versions"]
     values: dict[str, object] = {
         name: function for name, function in globals().items() if name.endswith("_table")
     }
     values |= {"results": results, "students": found, "by": {s.shown.name: s for s in found}}
-    values |= {"verdicts": verdicts, "claims": details, "later_verdicts": later, "change": change}
-    values |= {"later": dataclasses.replace(found[0], experiment="later"), "score": score}
+    values |= {"verdicts": verdicts, "claims": details, "change": change, "later": later}
+    headings = ["claim", "main table", "later start"]
+    values["later_verdicts"] = table(headings, of_later, text_columns=3)
+    values["score"] = score
     values |= {"method_name": method_name, "estimate": estimate, "machines": machines(results)}
     values["versions"] = ", ".join(f"{name} {versions[name]}" for name in VERSIONS)
     write_pictured(path, Path(__file__).with_name("page.md.jinja"), pictures(results), values)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import plots
-from experiments.claims import decide, read_claims
+from experiments.claims import claim_tables
 from experiments.estimates import (
     TEACHER,
     Estimate,
@@ -27,6 +27,7 @@ from experiments.estimates import (
     gain,
     gap,
     grouped,
+    rates_line,
     ratio,
     read_results,
     score,
@@ -368,12 +369,8 @@ def rates_table(results: Results, task: Shown) -> str:
     lines = []
     for (of, method, share), runs in grouped(rows, "size", "method", "pruned_share").items():
         used = _used_rates(results, task, of, method, share)
-        cells = []
-        for value in rates:
-            text = fixed(average(select(runs, learning_rate=value), task.dev.key), 2)
-            cells.append(f"**{text}**" if value in used and text != MISSING else text)
         name = method_name(method) + ("" if share is None else f", {share_name(share)}")
-        lines.append([named(of), name, *cells])
+        lines.append([named(of), name, *rates_line(runs, rates, task.dev.key, used)])
     return table(["model", "method", *(f"{r:g}" for r in rates)], lines, text_columns=2)
 
 
@@ -438,23 +435,6 @@ def _follow_up_table(task: Shown, rows: Runs) -> str:
     return table(headings, lines, text_columns=3)
 
 
-def claim_tables(results: Results) -> tuple[str, list[dict[str, str]]]:
-    """The verdicts on all claims, a column for each student, and each claim's own figures."""
-    found = students_of(results)
-    lines, details = [], []
-    for number, claim in enumerate(read_claims(Path(__file__).with_name("claims.yaml")), start=1):
-        decided = [decide(claim, students.figure) for students in found]
-        lines.append([str(number), claim.claim, *(verdict for verdict, _ in decided)])
-        figures = [
-            [label, *(f"{of[place][1]}: {of[place][2]}" for _, of in decided)]
-            for place, (label, _, _) in enumerate(decided[0][1])
-        ]
-        text = table(["", *(s.name for s in found)], figures, text_columns=9)
-        told = {"title": f"{number}. {claim.claim}", "paper": claim.paper, "rule": claim.rule}
-        details.append({**told, "table": text})
-    return table(["", "claim", *(s.name for s in found)], lines, text_columns=9), details
-
-
 def pictures(results: Results) -> dict[str, bytes]:
     """Every plot as SVG, by its file's name."""
     drawn = {}
@@ -483,17 +463,13 @@ def pictures(results: Results) -> dict[str, bytes]:
             plots.quality(plot.axes[0], measure)
             plot.axes[0].set_xlabel("weights that are not zero")
         drawn[f"{stem}_pruning"] = plot.image
-        with plots.plot(f"{stem} likelihood", 2, size=(10.0, 4.4)) as plot:
-            largest = [(method_name(m), found[0].runs(m)) for m in METHODS if found[0].runs(m)]
-            for axes, key in zip(plot.axes, (measure.greedy, "mode_share"), strict=True):
-                plots.dots(
-                    axes, {n: (average(r, "perplexity"), average(r, key)) for n, r in largest}
-                )
-                axes.set_xlabel("perplexity of the references")
-            plots.quality(plot.axes[0], measure)
-            plot.axes[1].set_ylabel("p(t=ŷ)")
-            plots.legend(plot.axes[1])
-        drawn[f"{stem}_likelihood"] = plot.image
+        largest = {method_name(m): found[0].runs(m) for m in METHODS if found[0].runs(m)}
+        panes = [
+            ("perplexity", measure.greedy, measure.name),
+            ("perplexity", "mode_share", "p(t=ŷ)"),
+        ]
+        labels = "perplexity of the references", measure
+        drawn[f"{stem}_likelihood"] = plots.scatter(f"{stem} likelihood", largest, panes, *labels)
         if not results.of(task.name, "size_curve"):
             continue
         with plots.plot(f"{stem} curves", 2, size=(10.0, 3.8)) as plot:
@@ -519,7 +495,8 @@ def write_page(path: Path = RESULTS) -> None:
     """Writes the page and its plots beside the rows."""
     results = read(path)
     largest = {s.task.name: s for s in reversed(students_of(results))}
-    verdicts, details = claim_tables(results)
+    places = {students.name: students.figure for students in students_of(results)}
+    verdicts, details = claim_tables(Path(__file__).with_name("claims.yaml"), places)
     values: dict[str, object] = {
         name: function
         for name, function in globals().items()
