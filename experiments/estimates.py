@@ -41,6 +41,17 @@ class Measure:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shown:
+    """How one task is shown on a page; see shown.yaml."""
+
+    name: str
+    title: str
+    measure: Measure
+    dev: Measure
+    further: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Results:
     """All rows of an experiment, each with the intervals of its differences under `versus`."""
 

@@ -16,9 +16,9 @@ from experiments.claims import claim_tables, decide, read_claims
 from experiments.estimates import (
     TEACHER,
     Estimate,
-    Measure,
     Results,
     Runs,
+    Shown,
     average,
     change,
     contrast,
@@ -38,6 +38,7 @@ from experiments.estimates import (
 )
 from experiments.gkd.methods import BASELINES, DIVERGENCES, SHARES, GridPoint, grid_name
 from experiments.pages import VERSIONS, exits, write_pictured
+from experiments.shapes import read_tasks
 from seqdistill.report.numbers import MISSING, duration, fixed, percent, times
 
 RESULTS = Path("docs/results/gkd.parquet")
@@ -75,50 +76,7 @@ REWARD_COLUMNS = (
 """What is rewarded, what is held out, and signs of reward hacking; with their decimals."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """How one task is shown: its title, its scores, and further columns of the main table."""
-
-    name: str
-    title: str
-    measure: Measure
-    dev: Measure
-    further: tuple[tuple[str, str], ...] = ()
-
-
-SHOWN = (
-    Shown(
-        "g2p",
-        "g2p: English spelling to phonemes",
-        Measure("sequence_error_rate", "WER", -1),
-        Measure("dev_token_error_rate", "PER", -1),
-        (("PER", "token_error_rate_greedy"), ("WER beam", "sequence_error_rate_beam")),
-    ),
-    Shown(
-        "arithmetic",
-        "arithmetic: word problems and chains, with worked steps",
-        Measure("answer_accuracy", "accuracy", 1),
-        Measure("dev_answer_accuracy", "accuracy", 1),
-        (
-            ("with calculator", "answer_accuracy_calculator"),
-            ("new templates", "answer_accuracy_new_templates"),
-        ),
-    ),
-    Shown(
-        "en-de",
-        "en-de: software documentation, English to German",
-        Measure("bleu", "BLEU", 1),
-        Measure("dev_chrf", "chrF", 1),
-        (("BLEU beam", "bleu_beam"), ("chrF", "chrf_greedy")),
-    ),
-    Shown(
-        "summaries",
-        "summaries: long to short descriptions of Debian packages",
-        Measure("rouge_2", "ROUGE-2", 1),
-        Measure("dev_rouge_2", "ROUGE-2", 1),
-        (("ROUGE-1", "rouge_1_greedy"), ("ROUGE-L", "rouge_l_greedy")),
-    ),
-)
+SHOWN = read_tasks(Path(__file__).parents[1] / "shown.yaml", tuple[Shown, ...])["gkd"]
 
 
 def read(path: Path = RESULTS) -> Results:
@@ -257,14 +215,14 @@ def main_table(students: Students) -> str:
             [
                 f"**{name}**" if method == best else name,
                 *(score(found), change(gained), ratio),
-                *(fixed(average(runs, key)) for _, key in students.shown.further),
+                *(fixed(average(runs, key)) for key in students.shown.further.values()),
                 percent(average(runs, "agreement_top1")),
                 MISSING if seconds is None else fixed(1000.0 * seconds, 0),
                 MISSING if found is None else found.told_basis,
             ]
         )
     headings = ["system", f"{students.shown.measure.name} greedy", "gain", "to best baseline's"]
-    headings += [heading for heading, _ in students.shown.further]
+    headings += [*students.shown.further]
     return table([*headings, "agrees with teacher", "ms/update", "interval"], lines)
 
 

@@ -17,9 +17,9 @@ from experiments.claims import claim_tables
 from experiments.estimates import (
     TEACHER,
     Estimate,
-    Measure,
     Results,
     Runs,
+    Shown,
     average,
     change,
     distinct,
@@ -36,6 +36,7 @@ from experiments.estimates import (
     table,
 )
 from experiments.pages import VERSIONS, exits, write_pictured
+from experiments.shapes import read_tasks
 from seqdistill.report.numbers import MISSING, count, duration, fixed, percent, rate, size, times
 
 RESULTS = Path("docs/results/kim_rush.parquet")
@@ -54,33 +55,7 @@ _IDENTITY = (
 _FORMS = ("fp16", "fp16_sparse", "int8", "int8_sparse")
 
 
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """How one task is shown: its scores, and further columns of the main table."""
-
-    name: str
-    title: str
-    measure: Measure
-    further: tuple[tuple[str, str], ...]
-    dev: Measure
-
-
-TASKS = (
-    Shown(
-        "g2p",
-        "g2p: English spelling to phonemes",
-        Measure("sequence_error_rate", "WER", -1),
-        (("PER greedy", "token_error_rate_greedy"), ("PER beam", "token_error_rate_beam")),
-        Measure("dev_token_error_rate", "PER", -1),
-    ),
-    Shown(
-        "en-de",
-        "en-de: software documentation, English to German",
-        Measure("bleu", "BLEU", 1),
-        (("chrF greedy", "chrf_greedy"), ("chrF beam", "chrf_beam")),
-        Measure("dev_chrf", "chrF", 1),
-    ),
-)
+TASKS = read_tasks(Path(__file__).parents[1] / "shown.yaml", tuple[Shown, ...])["kim_rush"]
 
 
 def read(path: Path = RESULTS) -> Results:
@@ -194,14 +169,14 @@ def main_table(students: Students) -> str:
                 f"**{name}**" if method in best else name,
                 *(score(estimate(runs, key)) for key in (measure.greedy, measure.beam)),
                 *map(change, gains),
-                *(score(estimate(runs, key)) for _, key in students.task.further),
+                *(score(estimate(runs, key)) for key in students.task.further.values()),
                 fixed(average(runs, "perplexity"), 2),
                 percent(average(runs, "mode_share")),
                 MISSING if found is None else found.told_basis,
             ]
         )
     headings = ["system", f"{measure.name} greedy", f"{measure.name} beam", "gain greedy"]
-    headings += ["gain beam", *(heading for heading, _ in students.task.further)]
+    headings += ["gain beam", *students.task.further]
     return table([*headings, "perplexity", "p(t=ŷ)", "interval"], rows)
 
 
