@@ -10,21 +10,22 @@ import dataclasses
 import math
 from collections.abc import Generator, Iterator, Sequence
 
-from experiments.gkd.methods import KEY_GRID, PLAIN, Method, methods_of, rewarded_method
+from experiments.gkd.methods import (
+    FOLLOWED,
+    LENGTHENED,
+    THRIFTY,
+    Method,
+    methods_of,
+    rewarded_method,
+)
 from experiments.gkd.tasks import Task
 from experiments.rates import Found, chosen_rate
 from experiments.running import Stage, chain
 from seqdistill.jobs.cells import Cell
 
-INITIAL = dataclasses.replace(PLAIN["supervised_ft"], name="initial")
+INITIAL = dataclasses.replace(methods_of("key")["supervised_ft"], name="initial")
 """How the students are trained that all others start from."""
-THRIFTY = ("supervised_kd", "imitkd", "on_policy_kd")
-"""Methods that are trained on parts of the inputs, too; the last of them reads no references."""
-LENGTHENED = ("supervised_kd", "seq_kd")
-"""Methods that get as many updates as the seconds of on-policy KD buy."""
 TIMED = "on_policy_kd"
-FOLLOWED = ("supervised_ft", "seq_kd", "supervised_kd", "imitkd", "on_policy_kd")
-"""Methods that are trained for longer, too: whether gains last, or are made sooner only."""
 FOLLOW_UP_FACTOR = 4
 """How many times the updates they then get, at the same rate."""
 LATER = (*FOLLOWED, "gkd-jsd_0.1-1")
@@ -105,7 +106,7 @@ def plan(task: Task, found: Found) -> Iterator[Cell]:
     budget, (first, *later) = task.budget, task.seeds
     begun = Beginnings(task, "initial", "learning_rates", budget.initial_updates, budget.updates)
     yield from begun.starts(task.seeds)
-    methods, key = methods_of(task.points), methods_of(KEY_GRID)
+    methods, key = methods_of(task.grid), methods_of("key")
     for seed in task.seeds:
         for method in methods.values():
             if seed == first or method.name in key:
@@ -131,7 +132,7 @@ def plan(task: Task, found: Found) -> Iterator[Cell]:
 
 
 def _further(task: Task, found: Found, begun: Beginnings, seed: int) -> Iterator[Cell]:
-    methods = methods_of(task.points)
+    methods = methods_of(task.grid)
     for share in task.data_shares:
         for name in THRIFTY:
             yield from begun.students(found, "data", methods[name], seed, data_share=share)
@@ -151,7 +152,7 @@ def _updates_in_equal_time(
     By the rows of the first seed that is lengthened. Seconds of another machine do not compare:
     then it cannot be stated. Never fewer than the others have.
     """
-    methods, rows = methods_of(task.points), []
+    methods, rows = methods_of(task.grid), []
     for name in (TIMED, method):
         cells = list(begun.students(found, "main", methods[name], task.further_seeds[0]))
         yield from cells

@@ -36,24 +36,27 @@ from experiments.estimates import (
     share_name,
     table,
 )
-from experiments.gkd.methods import BASELINES, DIVERGENCES, SHARES, GridPoint, grid_name
+from experiments.gkd.methods import (
+    BASELINES,
+    DIVERGENCES,
+    LENGTHENED,
+    SHARES,
+    THRIFTY,
+    grid_name,
+)
 from experiments.pages import VERSIONS, exits, write_pictured
 from experiments.shapes import read_tasks
 from seqdistill.report.numbers import MISSING, duration, fixed, percent, times
 
 RESULTS = Path("docs/results/gkd.parquet")
 INITIAL, ON_POLICY = "initial", "on_policy_kd"
-THRIFTY = ("supervised_kd", "imitkd", "on_policy_kd")
-LENGTHENED = ("supervised_kd", "seq_kd")
 METHODS = tuple(
-    dict.fromkeys(
-        (*BASELINES, *(grid_name(GridPoint(d, share)) for share in SHARES for d in DIVERGENCES))
-    )
+    dict.fromkeys((*BASELINES, *(grid_name(d, share) for share in SHARES for d in DIVERGENCES)))
 )
 """Every method of the main tables: baselines, then the grid by lambda."""
 SUMMARIZED = (
-    *(*BASELINES, grid_name(GridPoint("forward_kl", 0.5))),
-    *(grid_name(GridPoint(divergence, 1.0)) for divergence in DIVERGENCES),
+    *(*BASELINES, grid_name("forward_kl", 0.5)),
+    *(grid_name(divergence, 1.0) for divergence in DIVERGENCES),
 )
 _DIVERGENCE_NAMES = {
     **{"forward_kl": "forward KL", "reverse_kl": "reverse KL", "jsd_0.1": "JSD(0.1)"},
@@ -123,7 +126,7 @@ class Students:
         if method == INITIAL:
             return self.starts_of(self.rows(self.experiment))
         if method == "best on-policy":
-            names = [grid_name(GridPoint(divergence, 1.0)) for divergence in DIVERGENCES]
+            names = [grid_name(divergence, 1.0) for divergence in DIVERGENCES]
             return self.runs(self.best(names, on_dev=True))
         kind, colon, name = method.partition(": ")
         if colon:
@@ -179,7 +182,7 @@ class Students:
             return contrast([(own, 1.0), (base, -1.5), (start, 0.5)], self.key, sign)
         if kind == "step":
             ends = [float(figure[end]) for end in ("system", "base")]
-            points = [[self.runs(grid_name(GridPoint(d, s))) for s in SHARES] for d in DIVERGENCES]
+            points = [[self.runs(grid_name(d, s)) for s in SHARES] for d in DIVERGENCES]
             complete = [dict(zip(SHARES, runs, strict=True)) for runs in points if all(runs)]
             weight = 1.0 / max(1, len(complete))
             systems = [(of[ends[0]], weight) for of in complete]
@@ -247,7 +250,7 @@ def grid_table(students: Students) -> str:
     """Gains over the initial student: a line for each divergence, a column for each lambda."""
     lines = []
     for divergence in DIVERGENCES:
-        points = [students.runs(grid_name(GridPoint(divergence, share))) for share in SHARES]
+        points = [students.runs(grid_name(divergence, share)) for share in SHARES]
         if points[-1]:
             cells = [change(students.gained(runs)) for runs in points]
             lines.append([_DIVERGENCE_NAMES[divergence], *cells])
@@ -445,7 +448,7 @@ def pictures(results: Results) -> dict[str, bytes]:
 
         points: dict[str, plots.Points] = {}
         for place, divergence in enumerate(DIVERGENCES):
-            at = [students.runs(grid_name(GridPoint(divergence, share))) for share in SHARES]
+            at = [students.runs(grid_name(divergence, share)) for share in SHARES]
             if at[-1]:  # moved aside a little, so that intervals do not cover each other
                 moved = [share + 0.012 * place for share in SHARES]
                 scores = [estimate(runs, key) for runs in at]

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.gkd.methods import FULL_GRID, KEY_GRID, GridPoint
 from experiments.shapes import NamedSize, read_tasks
 
 ROOT = Path("runs/gkd")
@@ -46,7 +45,7 @@ class Task:
     rollouts: dict[str, Any]
     """What recipes say more where the student generates."""
     budget: Budget
-    grid: Literal["full", "key"] | tuple[GridPoint, ...]
+    grid: Literal["full", "key", "ends"]
     """The divergences and fractions of the student that are tried."""
     seeds: tuple[int, ...]
     """Of the main rows."""
@@ -82,15 +81,6 @@ class Task:
         if self.scratch is None:
             return self.student
         return {"student.init": "scratch", "student.architecture": self.scratch.architecture}
-
-    @property
-    def points(self) -> tuple[GridPoint, ...]:
-        """The points of the grid."""
-        return (
-            {"full": FULL_GRID, "key": KEY_GRID}[self.grid]
-            if isinstance(self.grid, str)
-            else self.grid
-        )
 
     @property
     def folder(self) -> Path:

@@ -14,7 +14,6 @@ from experiments.gkd import cells as gkd_cells
 from experiments.gkd import page as gkd_page
 from experiments.gkd import run as gkd_run
 from experiments.gkd import tasks as gkd_tasks
-from experiments.gkd.methods import GridPoint
 from experiments.kim_rush import cells as kim_rush_cells
 from experiments.kim_rush import page as kim_rush_page
 from experiments.kim_rush import run as kim_rush_run
@@ -160,7 +159,7 @@ def test_an_on_policy_student_of_gkd_trains_and_is_measured(
         scratch=TINY,
         rollouts={"sequences.rollouts.max_new_tokens": 6},
         budget=gkd_tasks.Budget(2, 1e-2, 2, (1e-3,), 2.0, 0),
-        grid=(GridPoint("forward_kl", 0.0), GridPoint("forward_kl", 1.0)),
+        grid="ends",
         seeds=(1,),
         further_seeds=(),
         follow_up_seeds=(),
