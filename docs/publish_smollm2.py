@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.harness.text import table
+from experiments.estimates import table
 
 from docs.readme import ROOT, with_block
 from seqdistill.records.results import START, Results, System, Value, parsed

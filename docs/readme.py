@@ -14,17 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-from experiments.gkd import page_rows as gkd_rows
-from experiments.gkd.page import RESULTS as GKD
-from experiments.gkd.page_tables import summary_table
-from experiments.harness.estimates import Quantity, estimate
-from experiments.harness.reading import TEACHER
-from experiments.harness.text import change, score, table
-from experiments.kim_rush.page import RESULTS as KIM_RUSH
-from experiments.kim_rush.page_cells import Students, students_of
-from experiments.kim_rush.page_findings import longer_training
-from experiments.kim_rush.page_rows import METHODS, TASKS, read
-from experiments.kim_rush.page_text import method_name, size_name
+from experiments.gkd import page as gkd
+from experiments.kim_rush import page as kim_rush
 
 from seqdistill.records.results import Results, System, parsed
 from seqdistill.report.numbers import MISSING
@@ -126,35 +117,13 @@ def _kept(system: System, results: Results) -> str:
 
 def kim_rush_table() -> str:
     """Every method of Kim and Rush on the largest student of each task, decoded greedily."""
-    results = read(ROOT / KIM_RUSH)
-    tasks = [found[0] for task in TASKS if (found := students_of(results, task))]
-    headings = ["system"]
-    for of_task in tasks:
-        measure = f"{of_task.task.name} {size_name(of_task.size)}: {of_task.task.measure.name}"
-        headings += [measure, "gain"]
-    trained = [method for method in METHODS if any(method in each.methods for each in tasks)]
-    rows = [["Teacher", *(cell for each in tasks for cell in (_teacher_score(each), MISSING))]]
-    rows += [
-        [method_name(method), *(cell for each in tasks for cell in _student_cells(each, method))]
-        for method in trained
-    ]
-    longer = longer_training(results)
-    return table(headings, rows, text_columns=1) + (f"\n\n{longer}." if longer else "")
-
-
-def _teacher_score(students: Students) -> str:
-    return score(estimate(Quantity(students.teacher(TEACHER), students.task.measure.greedy)))
-
-
-def _student_cells(students: Students, method: str) -> tuple[str, str]:
-    key = students.task.measure.greedy
-    gained = None if method == "baseline" else students.gain(method, "baseline", key)
-    return score(students.score(method, key)), change(gained)
+    results = kim_rush.read(ROOT / kim_rush.RESULTS)
+    return f"{kim_rush.summary_table(results)}\n\n{kim_rush.longer_training(results)}."
 
 
 def gkd_table() -> str:
     """The main methods of on-policy distillation on every task, decoded greedily."""
-    return summary_table(gkd_rows.students_of(gkd_rows.read(ROOT / GKD)))
+    return gkd.summary_table(gkd.read(ROOT / gkd.RESULTS))
 
 
 def file_map() -> str:

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from corpora.debian_summaries.descriptions import Description
-from corpora.debian_summaries.duplicates import NearDuplicateIndex, beginning_of
-from corpora.en_de.duplicates import normalize
+from corpora.duplicates import NearDuplicateIndex, normalize, template_of, word_runs
+from corpora.en_de.sentences import split_sentences
 from corpora.en_de.split import hash_of
 
+NEAR_THRESHOLD = 0.5
 MAX_PER_BEGINNING = 20
 MAX_PER_SOURCE_PACKAGE = 5
 
@@ -42,7 +43,7 @@ class _Chooser:
 
     def __init__(self, found: list[Description]) -> None:
         documents = [description.document for description in found]
-        self._index = NearDuplicateIndex(documents)
+        self._index = NearDuplicateIndex(documents, word_runs, NEAR_THRESHOLD)
         self._word_counts = Counter(word for text in documents for word in normalize(text).split())
         self._beginnings: Counter[str] = Counter()
         self._num_held_out = len(found)
@@ -120,3 +121,9 @@ def _add_to_train(
         else:
             split.parts["train"].append(description)
             num_taken += 1
+
+
+def beginning_of(document: str, word_counts: Counter[str]) -> str:
+    """The first sentence with runs of rare words masked as X: what a family of packages shares."""
+    first = normalize(split_sentences(document)[0])
+    return template_of(first, word_counts) or first

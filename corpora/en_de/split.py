@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import cycle
 
-from corpora.en_de.duplicates import (
+from corpora.duplicates import (
     MAX_PER_TEMPLATE,
     NearDuplicateIndex,
+    character_grams,
     normalize,
     template_of,
 )
 from corpora.en_de.sentences import Pair
 
+NEAR_THRESHOLD = 0.6
 MIN_HELD_OUT_WORDS = 4
 MAX_PER_DOCUMENT = 20
 # A longer document in dev or test would throw away too much training text.
@@ -84,7 +86,10 @@ def hold_out(
             full = num_taken == MAX_PER_DOCUMENT or not wanted[part][origin]
             if full or len(pair.source.split()) < MIN_HELD_OUT_WORDS:
                 continue
-            if any(index.has_near(side) for index, side in zip(indexes, sides, strict=True)):
+            if any(
+                index.find_near(side) is not None
+                for index, side in zip(indexes, sides, strict=True)
+            ):
                 continue
             for index, side in zip(indexes, sides, strict=True):
                 index.add(side)
@@ -125,7 +130,9 @@ def fill_train(
             split.removed["exact duplicate in train"] += 1
         elif template is not None and templates[template] >= MAX_PER_TEMPLATE:
             split.removed["template in train"] += 1
-        elif indexes[0].has_near(source) or indexes[1].has_near(target):
+        elif any(
+            i.find_near(s) is not None for i, s in zip(indexes, (source, target), strict=True)
+        ):
             split.removed["near duplicate of dev or test"] += 1
         else:
             seen.add(pair.source)
@@ -137,8 +144,8 @@ def fill_train(
 def divide(pairs: list[Pair], num_held_out: int) -> Split:
     """The pairs in three parts that share no document and no near duplicate with dev or test."""
     indexes = [
-        NearDuplicateIndex(normalize(pair.source) for pair in pairs),
-        NearDuplicateIndex(normalize(pair.target) for pair in pairs),
+        NearDuplicateIndex((normalize(p.source) for p in pairs), character_grams, NEAR_THRESHOLD),
+        NearDuplicateIndex((normalize(p.target) for p in pairs), character_grams, NEAR_THRESHOLD),
     ]
     split, held_out_documents = hold_out(pairs, num_held_out, indexes)
     fill_train(pairs, split, held_out_documents, indexes)

@@ -1,121 +1,214 @@
-"""A cell of the experiment: one student, with all its settings, and who it starts from.
+"""The cells of the experiment: a supervised student, then a method that starts from it.
 
-Trains nothing; `plan` tells which cells there are.
+First the supervised students, then the rates, chosen on dev for each method, then what the tables
+show. Last, the same again from students that were supervised for longer. Trains nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
-from typing import Literal
+from collections.abc import Generator, Iterator, Sequence
 
-from experiments.gkd.methods import PLAIN, Method
+from experiments.gkd.methods import (
+    FOLLOWED,
+    LENGTHENED,
+    THRIFTY,
+    Method,
+    methods_of,
+    rewarded_method,
+)
 from experiments.gkd.tasks import Task
+from experiments.rates import Found, chosen_rate
+from experiments.running import Stage, chain
+from seqdistill.jobs.cells import Cell
 
-Experiment = Literal[
-    "teacher",
-    "initial",
-    "learning_rates",
-    "main",
-    "data",
-    "wall_clock",
-    "reward",
-    "follow_up",
-    "later_initial",
-    "later_rates",
-    "later",
-]
-STARTS: tuple[Experiment, ...] = ("initial", "later_initial")
-"""The supervised students that others start from: those of the tables, and those of `later`."""
-RATES: tuple[Experiment, ...] = ("learning_rates", "later_rates")
-"""Cells that choose a rate, of the students that begin from the same of `STARTS`."""
+INITIAL = dataclasses.replace(methods_of("key")["supervised_ft"], name="initial")
+"""How the students are trained that all others start from."""
+TIMED = "on_policy_kd"
+FOLLOW_UP_FACTOR = 4
+"""How many times the updates they then get, at the same rate."""
+LATER = (*FOLLOWED, "gkd-jsd_0.1-1")
+"""Methods that are trained from a later start, too: those, and the on-policy divergence that did
+best on dev of the task that has such starts."""
+LATER_FACTOR = 8
+"""How many times the updates a later start has had; what begins there is trained as long as what is
+followed up, at rates of its own."""
+_MIDDLE_WEIGHT = 0.5
+"""Alpha of the students that choose the rate of all rewarded ones."""
+_ROUNDED_UPDATES = 50
 _DEV_SCORES = 3
 """How often a student is scored on dev; the best of these checkpoints is kept."""
-INITIAL = dataclasses.replace(PLAIN["supervised_ft"], name="initial")
-"""How the students are trained that all others start from."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """One student to train and measure; or the teacher, to measure."""
+class Beginnings:
+    """Students that start alike: what their starts and the choice of their rates are called, and
+    how long both are trained."""
 
     task: Task
-    experiment: Experiment
-    method: Method
-    seed: int
+    start: str
+    rates: str
+    start_updates: int
     updates: int
-    learning_rate: float
-    start: str | None = None
-    """The digest of the training of the supervised student that it starts from; None where from
-    random weights."""
-    data_share: float = 1.0
-    """Of the training inputs."""
-    teacher_weight: float | None = None
-    """Alpha, where it is rewarded."""
 
-    @property
-    def measured(self) -> bool:
-        """Whether the test set is decoded; cells that choose a rate are scored on dev alone."""
-        return self.experiment not in RATES
+    def starts(self, seeds: Sequence[int]) -> Iterator[Cell]:
+        """The supervised students."""
+        rate = self.task.budget.initial_rate
+        for seed in seeds:
+            facts = _facts(self.start, INITIAL, seed, self.start_updates, rate)
+            yield chain(self.task, (self._first(),), facts)
 
-    @property
-    def name(self) -> str:
-        """What finds its row again."""
-        parts = [self.experiment, self.method.name, f"seed{self.seed}"]
-        if not self.measured:
-            parts.append(f"rate{self.learning_rate:g}")
-        if self.data_share < 1.0:
-            parts.append(f"data{self.data_share:g}")
-        if self.teacher_weight is not None and self.measured:
-            parts.append(f"alpha{self.teacher_weight:g}")
-        return "/".join(parts)
+    def students(
+        self,
+        found: Found,
+        experiment: str,
+        method: Method,
+        seed: int,
+        *,
+        updates: int | None = None,
+        data_share: float = 1.0,
+        alpha: float | None = None,
+    ) -> Iterator[Cell]:
+        """The pilots that choose the method's rate and, once it is known, the student."""
+        task, budget = self.task, self.task.budget
+        piloted = method if alpha is None else rewarded_method(_MIDDLE_WEIGHT)
+        rate = yield from chosen_rate(
+            budget.rates,
+            lambda rate: self._pilot(piloted, rate),
+            found,
+            f"dev_{task.dev_score}",
+            lower_is_better=task.lower_is_better,
+            factor=budget.rate_factor,
+            most_more=budget.more_rates,
+        )
+        if rate is not None:
+            length = updates or self.updates
+            facts = _facts(experiment, method, seed, length, rate, data_share, alpha)
+            stage = _stage(task, method, length, rate, data_share)
+            yield chain(task, (self._first(), stage), facts)
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """Keys of the recipe and their values, but for where it is written and starts from."""
-        task, updates = self.task, self.updates
-        settings = {**task.settings, **self.method.settings}
-        if not self.method.reads_teacher_corpus:
-            decoding = "sequences.decoding."
-            settings = {k: v for k, v in settings.items() if not k.startswith(decoding)}
-        else:
-            settings["sequences.corpus"] = str(task.teacher_corpus)
-            settings["data.train"] = task.labelled_inputs
-        if self.method.writes:
-            settings |= task.rollouts
-        settings |= self._length(updates)
-        if self.data_share < 1.0:
-            settings["data.max_train_examples"] = round(self.data_share * task.num_train)
-        if self.experiment in STARTS:
-            settings |= task.student
-        return {
-            **settings,
-            "method": self.method.name,
-            "seed": self.seed,
-            "teacher.model": task.teacher,
-            "training.threads": 1,
-            "training.steps": updates,
-            "training.learning_rate": self.learning_rate,
-        }
+    def _pilot(self, method: Method, rate: float) -> Cell:
+        alpha = _MIDDLE_WEIGHT if method.preset == "gkd_rl" else None
+        facts = _facts(self.rates, method, self.task.seeds[0], self.updates, rate, alpha=alpha)
+        facts["name"] = f"{self.rates}/{method.name}/seed{self.task.seeds[0]}/rate{rate:g}"
+        stage = _stage(self.task, method, self.updates, rate)
+        return chain(self.task, (self._first(), stage), facts, tested=False)
 
-    def _length(self, updates: int) -> dict[str, object]:
-        """A supervised student warms up as its task says; what follows it, for a tenth."""
-        if self.experiment in STARTS:
-            return {}
-        return {
-            "training.warmup_steps": max(1, updates // 10),
-            "training.eval_every": math.ceil(updates / _DEV_SCORES),
-        }
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """What it trains: two cells with the same may not run at once."""
-        rate = f"{self.learning_rate:g}"
-        what = (self.method.name, self.seed, self.updates, rate, self.data_share)
-        return (" ".join(str(part) for part in (*what, self.teacher_weight)),)
+    def _first(self) -> Stage:
+        task, rate = self.task, self.task.budget.initial_rate
+        preset, settings = _stage(task, INITIAL, self.start_updates, rate, is_start=True)
+        return preset, {**settings, **task.first_weights}
 
 
-def run_folder(task: Task, method: str, seed: int, training: str) -> Path:
-    """The run directory of the training with that digest; cells that train the same share it."""
-    return task.folder / "cells" / f"{method}-seed{seed}-{training}"
+def plan(task: Task, found: Found) -> Iterator[Cell]:
+    """Every cell that the rows so far allow to be stated, in the order of running."""
+    budget, (first, *later) = task.budget, task.seeds
+    begun = Beginnings(task, "initial", "learning_rates", budget.initial_updates, budget.updates)
+    yield from begun.starts(task.seeds)
+    methods, key = methods_of(task.grid), methods_of("key")
+    for seed in task.seeds:
+        for method in methods.values():
+            if seed == first or method.name in key:
+                yield from begun.students(found, "main", method, seed)
+        if seed in task.further_seeds:
+            yield from _further(task, found, begun, seed)
+    # What claims rest on least comes last: the rest of the grid with later seeds.
+    for seed in later:
+        for method in methods.values():
+            if method.name not in key:
+                yield from begun.students(found, "main", method, seed)
+    longer = FOLLOW_UP_FACTOR * budget.updates
+    for seed in task.follow_up_seeds:
+        for name in FOLLOWED:
+            yield from begun.students(found, "follow_up", methods[name], seed, updates=longer)
+    if task.later_seeds:
+        updates = LATER_FACTOR * budget.initial_updates
+        late = Beginnings(task, "later_initial", "later_rates", updates, longer)
+        yield from late.starts(task.later_seeds)
+        for seed in task.later_seeds:
+            for name in LATER:
+                yield from late.students(found, "later", methods[name], seed)
+
+
+def _further(task: Task, found: Found, begun: Beginnings, seed: int) -> Iterator[Cell]:
+    methods = methods_of(task.grid)
+    for share in task.data_shares:
+        for name in THRIFTY:
+            yield from begun.students(found, "data", methods[name], seed, data_share=share)
+    for name in LENGTHENED:
+        updates = yield from _updates_in_equal_time(task, found, begun, name)
+        if updates is not None:
+            yield from begun.students(found, "wall_clock", methods[name], seed, updates=updates)
+    for alpha in task.teacher_weights:
+        yield from begun.students(found, "reward", rewarded_method(alpha), seed, alpha=alpha)
+
+
+def _updates_in_equal_time(
+    task: Task, found: Found, begun: Beginnings, method: str
+) -> Generator[Cell, None, int | None]:
+    """How many updates of a method take as long as on-policy KD's.
+
+    By the rows of the first seed that is lengthened. Seconds of another machine do not compare:
+    then it cannot be stated. Never fewer than the others have.
+    """
+    methods, rows = methods_of(task.grid), []
+    for name in (TIMED, method):
+        cells = list(begun.students(found, "main", methods[name], task.further_seeds[0]))
+        yield from cells
+        rows.append(found(cells[-1]))
+    timed, own = rows
+    if timed is None or own is None or timed["machine"] != own["machine"]:
+        return None
+    if "typical_seconds_per_update" not in timed or "typical_seconds_per_update" not in own:
+        return None
+    seconds = [float(row["typical_seconds_per_update"]) for row in (timed, own)]
+    bought = task.budget.updates * seconds[0] / seconds[1]
+    return max(task.budget.updates, _ROUNDED_UPDATES * round(bought / _ROUNDED_UPDATES))
+
+
+def _stage(
+    task: Task,
+    method: Method,
+    updates: int,
+    rate: float,
+    data_share: float = 1.0,
+    *,
+    is_start: bool = False,
+) -> Stage:
+    settings = {**task.settings, **method.settings}
+    if method.preset == "seq_kd":
+        settings["sequences.corpus"] = str(task.teacher_corpus)
+        settings["data.train"] = task.labelled_inputs
+    else:
+        decoding = "sequences.decoding."
+        settings = {k: v for k, v in settings.items() if not k.startswith(decoding)}
+    if method.student_fraction != 0.0:
+        settings |= task.rollouts
+    if not is_start:  # a supervised student warms up as its task says; what follows it, for a tenth
+        settings["training.warmup_steps"] = max(1, updates // 10)
+        settings["training.eval_every"] = math.ceil(updates / _DEV_SCORES)
+    if data_share < 1.0:
+        settings["data.max_train_examples"] = round(data_share * task.num_train)
+    settings |= {"training.steps": updates, "training.learning_rate": rate}
+    return method.preset, settings
+
+
+def _facts(
+    experiment: str,
+    method: Method,
+    seed: int,
+    updates: int,
+    rate: float,
+    data_share: float = 1.0,
+    alpha: float | None = None,
+) -> dict[str, object]:
+    parts = [experiment, method.name, f"seed{seed}"]
+    parts += [f"data{data_share:g}"] if data_share < 1.0 else []
+    parts += [f"alpha{alpha:g}"] if alpha is not None else []
+    return {
+        **{"experiment": experiment, "preset": method.preset, "method": method.name},
+        **{"divergence": method.divergence, "lambda": method.student_fraction, "alpha": alpha},
+        **{"data_share": data_share, "seed": seed, "updates": updates, "learning_rate": rate},
+        "name": "/".join(parts),
+    }

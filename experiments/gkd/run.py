@@ -1,70 +1,162 @@
 """Runs the experiment, or goes on with it: `python -m experiments.gkd.run [TASK ...]`.
 
-    for each task:   what it needs (data, teacher, the teacher's outputs)
-    then, until no cell is left:  plan from the rows so far -> cells, side by side -> rows
-
-Killed at any moment it loses at most what its cells did since their last checkpoint. A row that was
-measured with the same settings, data and teacher is not measured again.
+Makes what the tasks need (data, the teacher's outputs), then trains and measures cells side by side
+until none is left. What was measured with the same settings and teacher is not run again.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
-from experiments.gkd.cells import STARTS, Cell
-from experiments.gkd.compared import compared_rows
-from experiments.gkd.measure import digest, rows_of, start_is_gone
-from experiments.gkd.page import write_page
-from experiments.gkd.plan import plan
-from experiments.gkd.prepare import make_data, prepare
-from experiments.gkd.tasks import TASKS, Task
-from experiments.harness.command import run_experiment
-from experiments.harness.pages import exits
-from experiments.harness.rows import read_rows
-from experiments.harness.runner import timed, unmeasured
-from seqdistill.assembly.data import Split
+from experiments.gkd.cells import plan
+from experiments.gkd.methods import BASELINES
+from experiments.gkd.page import RESULTS, write_page
+from experiments.gkd.tasks import G2P, TASKS, Task
+from experiments.pages import exits
+from experiments.preparing import NUM_DEV, label, make_g2p_data, split_sizes, write_subset
+from experiments.running import add_rows, run_experiment, tested, trained, write_differences
+from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.cells import Cell
+from seqdistill.jobs.evaluate import evaluate_run
+from seqdistill.jobs.sweep import systems_of_results
+from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.tables import Row, read_rows
 
-FILE = Path("docs/results/gkd.json")
-_SCORES = ("token_error_rate", "answer_accuracy", "chrf", "rouge_2")
-_TOLD = (*(f"dev_{score}" for score in _SCORES), "value", "wall_s", "seconds")
+HELD_AGAINST = ("teacher", "initial", *BASELINES, "on_policy_kd")
+STARTS = ("initial", "later_initial")
 
 
-def pending(tasks: list[Task], rows: list[dict[str, Any]]) -> list[Cell]:
-    """The cells that can be stated now and have no row of their settings, in order of running.
+def write_dev(task: Task) -> None:
+    """Writes the subset of dev that the task's recipes name, where they name one."""
+    path, data = task.folder / "data" / "dev.jsonl", str(task.settings["data.train"])
+    if task.settings["data.dev"] == str(path):
+        write_subset(path, data, "dev", NUM_DEV, seed_name=f"{task.name} dev")
 
-    Students that some of them start from are trained again where they are gone.
+
+def prepare(task: Task) -> Mapping[str, int]:
+    """How many examples each split has. Makes what is missing of data and the teacher's outputs.
+
+    Raises UserError for another number of training examples than the task says.
     """
-    found = []
-    for task in tasks:
-        cells = unmeasured(plan(task, rows), rows, digest)
-        gone = {row["training"] for row in rows if start_is_gone(row, task)}
-        needed = gone & {cell.start for cell in cells}
-        there = [row for row in rows if row.get("training") not in needed]
-        found += unmeasured(plan(task, there), there, digest)
-    return found
+    if task is G2P:
+        make_g2p_data(task.folder / "data")
+    write_dev(task)
+    if task.num_labelled is not None:
+        path, data = task.folder / "data" / "labelled.jsonl", str(task.settings["data.train"])
+        write_subset(path, data, "train", task.num_labelled, seed_name=f"{task.name} train")
+    inputs = {**task.settings, "data.train": task.labelled_inputs}
+    label("seq_kd", inputs, task.teacher_corpus, task.teacher)
+    sizes = split_sizes(task.settings, task.teacher)
+    if sizes["train"] != task.num_train:
+        raise UserError(
+            f"the training examples of {task.name} must be {task.num_train}, found "
+            f"{sizes['train']}; correct num_train, by which parts of the data are taken"
+        )
+    return sizes
 
 
-def corpus_is_read(task: Task, rows: list[dict[str, Any]]) -> bool:
-    """Whether a cell reads the teacher's outputs that waits now, or will once its start is there.
+def measure(cell: Cell) -> list[Row]:
+    """Trains and measures a cell: one row, and the teacher's beside the first initial student's."""
+    task = TASKS[cell.facts["task"]]
+    runs, row = trained(cell)
+    row |= _of_training(runs[-1])
+    row |= {"training": cell.key, "start": runs[0].path.name if len(runs) > 1 else None}
+    if not cell.tested:
+        return [row]
+    further = {
+        name: _on_further_test(runs[-1], task, test) for name, test in task.further_tests.items()
+    }
+    found = {
+        role: {
+            **columns,
+            **{
+                f"{key}_{name}{end}": value
+                for name, of in further.items()
+                for (key, end), value in of[role].items()
+            },
+        }
+        for role, columns in tested(cell, runs[-1]).items()
+    }
+    rows = [row | found["student"] | _main_score(task, found["student"])]
+    if (row["experiment"], row["seed"]) == ("initial", task.seeds[0]):
+        own = {**cell.facts, "experiment": "teacher", "preset": "teacher", "method": "teacher"}
+        own |= {"divergence": "none", "updates": 0, "learning_rate": 0.0}
+        own |= {"name": f"teacher/teacher/seed{row['seed']}", "machine": row["machine"]}
+        rows.append(own | found["teacher"] | _main_score(task, found["teacher"]))
+    return rows
 
-    A cell that is stated later still has them made, alone.
-    """
-    return any(
-        cell.experiment in STARTS or cell.method.reads_teacher_corpus
-        for cell in pending([task], rows)
-    )
+
+def _main_score(task: Task, columns: Row) -> Row:
+    key = f"{task.metric}_greedy"
+    ends = {end: columns[f"{key}_{end}"] for end in ("low", "high")}
+    return {"metric": key, "value": columns[key], **ends}
 
 
-def _prepared(task: Task) -> dict[Split, int]:
-    make_data(task)  # what the plan names
-    labelled = corpus_is_read(task, read_rows(FILE))
-    return prepare(task, labelled=labelled, progress=NoProgress())
+def _on_further_test(
+    run: RunDirectory, task: Task, test: str
+) -> dict[str, dict[tuple[str, str], Any]]:
+    """The task's metric by greedy decoding of another test set, with its interval, by system."""
+    overrides = ["evaluation.include_start=false", "evaluation.sampling_temperatures=[]"]
+    evaluate_run(run, [*overrides, f"data.test={test}"], progress=NoProgress())
+    ends = ("", "_low", "_high")
+    return {
+        role: {(task.metric, end): columns[f"{task.metric}_greedy{end}"] for end in ends}
+        for role, columns in systems_of_results(run).items()
+    }
 
 
-def _timed_rows(cell: Cell) -> list[dict[str, object]]:
-    return timed(lambda: rows_of(cell))
+def _of_training(run: RunDirectory) -> Row:
+    """Seconds of the last training, and what was last logged of its completions."""
+    training: Any = run.read_manifest()["training"]
+    metrics: list[Row] = run.read_metrics()
+    timed = [(0, 0.0), *((int(r["step"]), float(r["seconds"])) for r in metrics if "seconds" in r)]
+    # The median: what else the machine did meanwhile hardly counts.
+    typical = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(timed)]
+    row: Row = {
+        "wall_s": round(training["seconds"], 1),
+        "seconds_per_update": training["seconds"] / training["updates"],
+        "typical_seconds_per_update": median(typical),
+    }
+    for name in ("completion_length", "student_entropy", "teacher_reverse_kl", "reward"):
+        logged = [found[name] for found in metrics if isinstance(found.get(name), float)]
+        row |= {f"last_{name}": logged[-1]} if logged else {}
+    return row
+
+
+def finish(task: Task, cells: Mapping[str, Cell]) -> None:
+    """Adds to every measured row its start's and the teacher's score, and its gain; and the
+    intervals of differences where a system was trained with one seed."""
+    rows = [row for row in read_rows(RESULTS) if row["task"] == task.name and "value" in row]
+    starts = {(r["experiment"], r["seed"]): r["value"] for r in rows if r["experiment"] in STARTS}
+    teachers = [row["value"] for row in rows if row["experiment"] == "teacher"]
+    for row in rows:
+        late = row["experiment"] in ("later", "later_initial")
+        start = starts.get((STARTS[late], row["seed"]))
+        if teachers:
+            row["teacher_value"] = teachers[0]
+        if start is not None and row["experiment"] not in (*STARTS, "teacher"):
+            sign = -1 if task.lower_is_better else 1
+            row |= {"initial_value": start, "gain": sign * (row["value"] - start)}
+    add_rows(RESULTS, rows)
+
+    def system_of(row: Row) -> object:
+        keys = ("task", "experiment", "method", "data_share", "alpha", "updates")
+        return tuple(row.get(key) for key in keys)
+
+    def bases_of(row: Row, rows: Sequence[Row]) -> Iterable[Row]:
+        known = ("teacher", "initial", "main", row["experiment"])
+        for base in rows:
+            alike = base["seed"] == row["seed"] or base["method"] == "teacher"
+            held = base["method"] in HELD_AGAINST and base["experiment"] in known
+            if alike and held and base["name"] != row["name"] and base["task"] == row["task"]:
+                yield base
+
+    tested_cells = {name: cell for name, cell in cells.items() if cell.tested}
+    write_differences(RESULTS, tested_cells, system_of, bases_of, [("greedy", "greedy")])
 
 
 def main() -> None:
@@ -72,14 +164,12 @@ def main() -> None:
     run_experiment(
         (__doc__ or "").splitlines()[0],
         TASKS,
-        FILE,
-        pending=pending,
-        prepare=_prepared,
-        measure=_timed_rows,
-        finish=lambda task: compared_rows(task, read_rows(FILE)),
+        RESULTS,
+        plan=plan,
+        prepare=prepare,
+        measure=measure,
+        finish=finish,
         write_page=write_page,
-        told=_TOLD,
-        needed_to_list=make_data,
     )
 
 

@@ -1,57 +1,187 @@
 """Runs the experiment, or goes on with it: `python -m experiments.kim_rush.run [TASK ...]`.
 
-    for each task:   what it needs (data, teacher, teacher's corpora)
-    then, until no cell is left:  plan from the rows so far -> cells, side by side -> rows
-
-Killed at any moment it loses at most what its cells did since their last checkpoint. A row that was
-measured with the same settings, data and teacher is not measured again.
+Makes what the tasks need (data, the teacher's corpora), then trains and measures cells side by
+side until none is left. What was measured with the same settings and teacher is not run again.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from experiments.harness.command import run_experiment
-from experiments.harness.pages import exits
-from experiments.harness.rows import add_rows, read_rows
-from experiments.harness.runner import timed, unmeasured
-from experiments.kim_rush.cells import Cell, plan
-from experiments.kim_rush.measure import digest, rows_of
-from experiments.kim_rush.page import write_page
-from experiments.kim_rush.paired import rows_with_intervals
-from experiments.kim_rush.prepare import prepare
-from experiments.kim_rush.speed import speed_rows
-from experiments.kim_rush.tasks import TASKS, Task
-from seqdistill.core.progress import NoProgress
+import numpy as np
 
-FILE = Path("docs/results/kim_rush.json")
-_TOLD = ("dev_bleu", "dev_token_error_rate", "bleu_beam", "sequence_error_rate_beam", "seconds")
+from experiments.kim_rush.cells import plan
+from experiments.kim_rush.page import FLOAT32, INT8, RESULTS, write_page
+from experiments.kim_rush.tasks import G2P, TASKS, Task
+from experiments.pages import exits
+from experiments.preparing import (
+    NUM_DEV,
+    label,
+    make_g2p_data,
+    recipe_of,
+    split_sizes,
+    write_subset,
+)
+from experiments.running import (
+    OWN_NAMES,
+    add_rows,
+    run_experiment,
+    tested,
+    trained,
+    write_differences,
+)
+from seqdistill.assembly.data import read_split
+from seqdistill.assembly.models import model_folder
+from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_outputs
+from seqdistill.generation.conversion import WEIGHTS
+from seqdistill.jobs.cells import Cell
+from seqdistill.jobs.evaluate import evaluation_settings, measure_speed
+from seqdistill.jobs.export import INT8_FOLDER, export_model, weight_bytes
+from seqdistill.jobs.systems import system_under_test
+from seqdistill.records.tables import Row, read_rows
+from seqdistill.records.temporary import temporary_folder
+
+TIMED = "seq_kd+seq_inter"
+"""The students whose speed is told: the paper's best."""
+MODES = tuple((own, other) for own in ("greedy", "beam") for other in ("greedy", "beam"))
 
 
-def pending(tasks: list[Task], rows: list[dict[str, Any]]) -> list[Cell]:
-    """The cells that can be stated now and have no row of their settings, in order of running."""
-    waiting = []
-    for task in tasks:
-        cells = plan(task, rows)
-        left = unmeasured(cells, rows, digest)
-        names = {cell.name for cell in left}
-        measured = (cell for cell in cells if cell.name not in names)
-        found = frozenset(name for cell in measured for name in cell.trained)
-        waiting += [dataclasses.replace(cell, found=found) for cell in left]
-    return waiting
+def prepare(task: Task) -> Mapping[str, int]:
+    """How many examples each split has. Makes what is missing of data and corpora."""
+    if task is G2P:
+        make_g2p_data(task.folder / "data")
+    data, subset = str(task.settings["data.train"]), task.interpolation_sources
+    count = task.interpolation_examples
+    write_subset(subset, data, "train", count, seed_name=f"{task.name} interpolation")
+    dev = task.folder / "data" / "dev.jsonl"
+    if task.settings["data.dev"] == str(dev):
+        write_subset(dev, data, "dev", NUM_DEV, seed_name=f"{task.name} dev")
+    label("seq_kd", task.settings, task.corpus("beam-5"), task.teacher)
+    inputs = {**task.settings, "data.train": str(subset)}
+    label("seq_inter", inputs, task.corpus("best-35"), task.teacher)
+    return split_sizes(task.settings, task.teacher)
 
 
-def _timed_rows(cell: Cell) -> list[dict[str, object]]:
-    return timed(lambda: rows_of(cell))
+def measure(cell: Cell) -> list[Row]:
+    """Trains and measures a cell. Its row comes first; an int8 copy's and the teacher's follow."""
+    runs, row = trained(cell)
+    if "interpolation" in (manifest := runs[-1].read_manifest()):
+        row["interpolation"] = manifest["interpolation"]
+    if not cell.tested:
+        return [row]
+    found = tested(cell, runs[-1], export=row["experiment"] == "pruning")
+    teacher = found["teacher"]
+    row |= found["student"]
+    row |= {f"teacher_{k}": v for k, v in teacher.items() if k.startswith("words_per_second")}
+    rows = [row]
+    if "copy" in found:
+        sizes = stored_sizes(runs[-1].student_path, runs[-1].path / INT8_FOLDER)
+        row |= {f"bytes_{form}": size for form, size in sizes.items()}
+        copy = {key: value for key, value in found["copy"].items() if key != "system"}
+        rows.append({**row, **copy, "engine": INT8, "name": f"{row['name']}/int8"})
+    if row["size"] == "teacher" and row["experiment"] == "main":
+        own = {**cell.facts, "method": "teacher", "stages": [], "learning_rates": []}
+        own |= {"updates": None, "learning_rate": None, "name": "main/teacher/teacher"}
+        rows.append({**own, **teacher})
+    return rows
 
 
-def _compared(task: Task) -> list[dict[str, Any]]:
-    """The rows of single seeds with their intervals; speeds are measured once no cell is left."""
-    if not pending([task], read_rows(FILE)):
-        add_rows(FILE, speed_rows(task, read_rows(FILE)))
-    return rows_with_intervals(task, read_rows(FILE))
+def stored_sizes(student: Path, int8: Path) -> dict[str, int]:
+    """Bytes of the weights by form: fp16, fp16_sparse, int8, int8_sparse.
+
+    The last is no file: a bit for each weight of the int8 copy, a byte for each that is not 0.
+    """
+    with temporary_folder() as folder:
+        forms: tuple[Literal["dense", "sparse"], ...] = ("dense", "sparse")
+        for form in forms:
+            export_model(
+                str(student),
+                folder / form,
+                form=form,
+                save_dtype="fp16",
+                verify_on=None,
+                threads=1,
+            )
+        fp16, fp16_sparse = (weight_bytes(folder / form) for form in forms)
+    weights = np.frombuffer((int8 / WEIGHTS).read_bytes(), np.int8)
+    return {
+        "fp16": fp16,
+        "fp16_sparse": fp16_sparse,
+        "int8": weights.size,
+        "int8_sparse": weights.size // 8 + int(np.count_nonzero(weights)),
+    }
+
+
+def finish(task: Task, cells: Mapping[str, Cell]) -> None:
+    """Adds intervals of differences and, once every student is there, the speeds."""
+
+    def system_of(row: Row) -> object:
+        keys = ("task", "experiment", "size", "method", "variant", "pruned_share", "engine")
+        return tuple(row.get(key) for key in keys)
+
+    def bases_of(row: Row, rows: Sequence[Row]) -> Iterable[Row]:
+        if row["experiment"] in ("main", "pruning", "follow_up"):
+            for base in rows:
+                alike = (
+                    base["size"] in (row["size"], "teacher")
+                    and base["seed"] == row["seed"]
+                    and base["task"] == row["task"]
+                )
+                tested_too = base["experiment"] in ("main", "pruning", "follow_up")
+                if alike and tested_too and base["name"] != row["name"]:
+                    yield base
+
+    write_differences(RESULTS, cells, system_of, bases_of, MODES)
+    measured = {f"{row['task']}/{row['name']}" for row in read_rows(RESULTS)}
+    if cells.keys() <= measured:
+        add_rows(RESULTS, speed_rows(task, cells))
+
+
+def speed_rows(task: Task, cells: Mapping[str, Cell]) -> list[Row]:
+    """How fast teacher and students decode, in fp32 and int8, one engine, in turns in one process.
+
+    Quality is measured again, since int8 has its own.
+    """
+    first = task.seeds[0]
+    students = [
+        cell
+        for cell in cells.values()
+        if (cell.facts["experiment"], cell.facts["method"], cell.facts["seed"])
+        == ("main", TIMED, first)
+        and cell.run.student_path.is_dir()
+    ]
+    if not students:
+        return []
+    found: list[tuple[Row, SystemUnderTest]] = []
+    for engine in (FLOAT32, INT8):
+        settings = {
+            **{k: v for k, v in task.settings.items() if k.startswith(("data.", "evaluation."))},
+            **{"evaluation.compute_type": engine.removeprefix("ctranslate2 "), "seed": first},
+            **{"teacher.model": task.teacher, "student.model": task.teacher},
+        }
+        recipe = recipe_of(settings, preset="baseline")
+        examples = read_split(recipe, "test")
+        folders = [("teacher", "teacher", model_folder(task.teacher), students[0])]
+        folders += [(c.facts["size"], TIMED, str(c.run.student_path), c) for c in students]
+        for size, method, folder, cell in folders:
+            name = f"speed/{size}/{method.replace('+', '-')}/{engine.removeprefix('ctranslate2 ')}"
+            row = {**cell.facts, "experiment": "speed", "size": size, "method": method}
+            row |= {"engine": engine, "name": name}
+            if size == "teacher":
+                row["stages"] = []
+            system = system_under_test(name, folder, "trained", recipe, examples)
+            found.append((row, system))
+    references = [example.target or "" for example in examples]
+    judged = evaluation_settings(recipe, examples, found[0][1].model.kind)
+    measured: list[tuple[SystemUnderTest, SystemResult]] = [
+        (system, evaluate_outputs(system, references, judged, teacher=None)) for _, system in found
+    ]
+    return [
+        row | {k: v for k, v in result.row.columns().items() if k not in (*OWN_NAMES, "bytes")}
+        for (row, _), result in zip(found, measure_speed(measured, judged), strict=True)
+    ]
 
 
 def main() -> None:
@@ -59,13 +189,12 @@ def main() -> None:
     run_experiment(
         (__doc__ or "").splitlines()[0],
         TASKS,
-        FILE,
-        pending=pending,
-        prepare=lambda task: prepare(task, progress=NoProgress()),
-        measure=_timed_rows,
-        finish=_compared,
+        RESULTS,
+        plan=plan,
+        prepare=prepare,
+        measure=measure,
+        finish=finish,
         write_page=write_page,
-        told=_TOLD,
     )
 
 

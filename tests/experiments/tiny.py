@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from corpora.g2p.build import Entry, divide, write
-from experiments.harness.shapes import Settings, Size
+from experiments.shapes import Settings, Size
 
 from seqdistill.models.loading import load_tokenizer
 from seqdistill.models.scratch import configuration, random_model

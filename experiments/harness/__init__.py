@@ -1,1 +1,0 @@
-"""What experiments share: planning, running, rows, estimates, verdicts, plots. Knows no task."""

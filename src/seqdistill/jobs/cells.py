@@ -1,0 +1,154 @@
+"""Trains and measures many students side by side: plan from the rows so far -> cells -> rows.
+
+Killed at any moment it loses at most what its cells did since their last checkpoint. A cell that
+fails leaves its error and the others go on. Knows neither what is compared nor what rows mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqdistill.core.allocator import keep_freed_memory
+from seqdistill.core.errors import UserError, first_line
+from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.train import train
+from seqdistill.recipe.schema import Recipe
+from seqdistill.records.fingerprint import of_settings
+from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.tables import Row
+
+_LOG = logging.getLogger(__name__)
+_NUM_DIGITS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One student: the recipes that train it, each from what the one before made, and its facts."""
+
+    key: str
+    """What finds its rows again: it changes with whatever decides its numbers."""
+    name: str
+    recipes: tuple[Recipe, ...]
+    facts: Mapping[str, Any]
+    """Columns of its rows."""
+    tested: bool = True
+    """Whether the test set is decoded; cells that choose settings are scored on dev alone."""
+
+    @property
+    def run(self) -> RunDirectory:
+        """Where its student is, or will be."""
+        return RunDirectory(self.recipes[-1].output_dir)
+
+
+def recipe_hash(recipe: Recipe, *facts: object) -> str:
+    """Twelve hex digits of what a recipe sets, wherever it is written, and of further facts.
+
+    Settings that it leaves at their defaults do not count.
+    """
+    settings = recipe.model_dump(mode="json", exclude_unset=True)
+    settings.pop("output_dir", None)
+    return of_settings([settings, *facts])[:_NUM_DIGITS]
+
+
+def run_cells(
+    pending: Callable[[], Iterable[Cell]],
+    measure: Callable[[Cell], list[Row]],
+    keep: Callable[[Cell, list[Row]], None],
+    *,
+    jobs: int,
+    until: float = float("inf"),
+    tell: Callable[[str], None] = _LOG.info,
+) -> dict[str, str]:
+    """What went wrong, by the name of the cell. Runs cells until none is left.
+
+    `pending` are those that can be stated with the rows kept so far and have none, in the order of
+    running; it is asked again whenever one is done. `measure` runs in one of `jobs` processes,
+    `keep` in this one. Two cells that train the same student never run at once. After `until`
+    (monotonic seconds) none begins. A cell that failed is not tried again.
+    """
+    failed: dict[str, str] = {}
+    running: dict[Future[list[Row]], Cell] = {}
+    with pool_of(jobs) as pool:
+        while True:
+            begun = {*failed, *(cell.name for cell in running.values())}
+            waiting = [cell for cell in pending() if cell.name not in begun]
+            while len(running) < jobs and time.monotonic() < until:
+                cell = _next(waiting, running.values())
+                if cell is None:
+                    break
+                waiting.remove(cell)
+                tell(f"{cell.name}: begins, {len(waiting)} wait")
+                running[pool.submit(measure, cell)] = cell
+            if not running:
+                return failed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell, error = running.pop(future), future.exception()
+                if error is None:
+                    keep(cell, future.result())
+                    tell(f"{cell.name}: done")
+                    continue
+                failed[cell.name] = first_line(error)
+                keep(cell, [{**cell.facts, "cell": cell.key, "error": first_line(error)}])
+                _LOG.error("%s failed: %s", cell.name, first_line(error))
+                if not isinstance(error, UserError):
+                    _LOG.error("what led to it:", exc_info=error)
+
+
+def train_cell(cell: Cell) -> list[RunDirectory]:
+    """Trains what of a cell is not trained yet, each recipe in a fresh process.
+
+    What one training leaves in memory slows the next by a quarter.
+    """
+    runs = [RunDirectory(recipe.output_dir) for recipe in cell.recipes]
+    for run, recipe in zip(runs, cell.recipes, strict=True):
+        if not run.is_finished:
+            job = functools.partial(train, recipe, progress=NoProgress(), resume=True)
+            with pool_of(1, threads=torch.get_num_threads()) as process:
+                process.submit(job).result()
+    return runs
+
+
+def pool_of(jobs: int, *, threads: int | None = None) -> Executor:
+    """Processes that share the cores; forked from one that has imported all and done nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    shared = threads or max(1, len(os.sched_getaffinity(0)) // jobs)
+    return ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(shared,))
+
+
+def _begin(threads: int) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.WARNING)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process with the one that it works for, which may be killed at any moment."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _next(waiting: Sequence[Cell], running: Iterable[Cell]) -> Cell | None:
+    """The first cell that trains nothing that is being trained."""
+    busy = {path for cell in running for path in _trains(cell)}
+    return next((cell for cell in waiting if not busy & _trains(cell)), None)
+
+
+def _trains(cell: Cell) -> set[Path]:
+    paths = {Path(recipe.output_dir) for recipe in cell.recipes}
+    return {path for path in paths if not RunDirectory(path).is_finished}
