@@ -9,7 +9,8 @@ import torch
 from tests.tiny import EOS, PAD, collator, random_examples
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.batching import Collator, EpochBatches, cut_by_tokens, in_length_order
+from seqdistill.data.batching import EpochBatches, cut_by_tokens, in_length_order
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample, Kind
 
 KINDS: tuple[Kind, ...] = ("seq2seq", "causal")

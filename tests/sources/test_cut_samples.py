@@ -27,7 +27,7 @@ from seqdistill.assembly.preparing import prepare
 from seqdistill.assembly.sequences import training_sequences
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.progress import NoProgress
-from seqdistill.data.batching import Collator
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator

@@ -10,7 +10,7 @@ import torch
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import named_generator
-from seqdistill.data.batching import Collator
+from seqdistill.data.collating import Collator
 from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.encoding import (
     Encoded,

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from seqdistill.compression.layers import parameter_count
 from seqdistill.compression.pruning_mask import nonzero_count
 from seqdistill.core.generators import derived_seed
-from seqdistill.data.batching import Collator
+from seqdistill.data.collating import Collator
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses

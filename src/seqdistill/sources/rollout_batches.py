@@ -16,7 +16,8 @@ from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.data.batching import Collator, EpochBatches
+from seqdistill.data.batching import EpochBatches
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import Completion, CompletionSource
 

@@ -12,7 +12,8 @@ from typing import Any
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.data.batching import Collator, EpochBatches
+from seqdistill.data.batching import EpochBatches
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 
 _LOG = logging.getLogger(__name__)
