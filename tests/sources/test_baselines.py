@@ -109,7 +109,7 @@ def loss_gradient(hidden: Tensor, written: Sequence[Completion], reduction: Redu
         mask,
         ids,
         mask,
-        origin=tuple(one.origin for one in written),
+        origins=tuple(one.origin for one in written),
         advantages=torch.tensor([one.advantage for one in written], dtype=torch.float64),
     )
     objective = WeightedObjective([Term("reward")], reduction=reduction)

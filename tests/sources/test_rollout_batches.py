@@ -77,7 +77,7 @@ def test_one_process_with_three_micro_batches_sees_what_three_processes_see() ->
         found = batches(source(writer, rank=rank, world_size=3), 6, 1)
         for expected, batch in zip(alone[rank::3], found, strict=True):
             assert batch.example_ids == expected.example_ids
-            assert batch.origin == expected.origin
+            assert batch.origins == expected.origins
             assert torch.equal(batch.target_ids, expected.target_ids)
 
 
@@ -114,6 +114,6 @@ def test_unknown_log_probs_and_advantages_are_not_zero(kind: str) -> None:
     assert bool((batch.sampled_log_probs[~batch.target_mask] == 0.0).all())
     assert batch.sampled_log_probs[1][second].isnan().all()
     assert batch.advantages[0] == 0.5 and batch.advantages[1].isnan()
-    assert batch.origin == ("student", "reference")
+    assert batch.origins == ("student", "reference")
     nobody = collated([unknown, dataclasses.replace(unknown)], collator("seq2seq"))
     assert nobody.sampled_log_probs is None and nobody.advantages is None

@@ -155,4 +155,4 @@ def test_writers_make_a_source(name: str) -> None:
     assert isinstance(WRITERS[name](), CompletionSource)
     source.begin_update(1, UPDATES)
     batch = source.next_batch()
-    assert batch.origin is not None and len(batch.origin) == batch.num_sequences
+    assert batch.origins is not None and len(batch.origins) == batch.num_sequences

@@ -21,7 +21,7 @@ _POOL_BATCHES = 50
 
 def _width(example: EncodedExample, kind: Kind) -> int:
     if kind == "seq2seq":
-        return max(len(example.target_ids), len(example.source_ids))
+        return max(len(example.target_ids), example.num_source)
     return len(example.target_ids) + len(example.source_ids)
 
 
@@ -95,7 +95,7 @@ class EpochBatches:
             window.sort(
                 key=lambda i: (
                     _width(self._examples[i], self._kind),
-                    len(self._examples[i].source_ids),
+                    self._examples[i].num_source,
                 )
             )
             batches += cut_by_tokens(window, self._examples, self._kind, self._batch_tokens)

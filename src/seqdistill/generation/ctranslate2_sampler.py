@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.source import Source
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import Sample, check_rollout_decoding
@@ -63,7 +64,7 @@ class CTranslate2Sampler:
         """
         self._generator.refresh(self._model)
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> list[Sample]:
         """See `Sampler.sample`."""
         answers = self._generator.generate(prompts, self._decoding, seed=seed)
         return [Sample(best.token_ids, None, best.finished) for (best,) in answers]

@@ -30,6 +30,7 @@ from transformers import (
 
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
+from seqdistill.core.source import Source
 from seqdistill.generation.batches import padded_batches
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import (
@@ -39,8 +40,8 @@ from seqdistill.generation.model_facts import (
     writing_below,
 )
 from seqdistill.generation.next_tokens import CachedModel, NextLogProbs
-from seqdistill.generation.scoring import evaluation_mode
 from seqdistill.models.adapters import Kind, adapt
+from seqdistill.models.dropout import evaluation_mode
 
 Precision = Literal["fp32", "bf16"]
 
@@ -66,7 +67,7 @@ class Sampler(Protocol):
     def refresh(self) -> None:
         """Take the weights that the model has now."""
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> list[Sample]:
         """One sequence a prompt, in the prompts' order: the same again for the same seed, prompts
         and weights. Gradients, training mode and torch's random state stay out of it."""
 
@@ -135,7 +136,7 @@ class TransformersSampler:
     def refresh(self) -> None:
         """Nothing: the model is read as it is at every call."""
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> list[Sample]:
         """See `Sampler.sample`."""
         facts, decoding = self._facts(), self._decoding
         check_lengths(prompts, max_new_tokens=decoding.max_new_tokens, facts=facts)
@@ -189,7 +190,7 @@ class _OwnDistribution:
         self._model = model
         self._decoding = decoding
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+    def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
         return log_probs_of(self._model.begin(prompts), self._decoding)
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
@@ -201,7 +202,7 @@ class _OwnDistribution:
 
 def written_samples(
     distribution: NextLogProbs,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Source],
     decoding: Decoding,
     *,
     end_ids: Sequence[int],
@@ -263,7 +264,7 @@ class _Drawn:
 
 def _write(
     distribution: NextLogProbs,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Source],
     choose: Choice,
     *,
     end_ids: Sequence[int],

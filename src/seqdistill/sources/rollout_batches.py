@@ -109,7 +109,7 @@ def collated(written: Sequence[Completion], collator: Collator) -> SequenceBatch
     batch = collator([one.example for one in written])
     return dataclasses.replace(
         batch,
-        origin=tuple(one.origin for one in written),
+        origins=tuple(one.origin for one in written),
         sampled_log_probs=_sampled_log_probs(written, batch.target_mask),
         advantages=_advantages(written),
     )
