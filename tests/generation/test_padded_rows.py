@@ -19,7 +19,7 @@ from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 
 from .conftest import END, Tiny, build_tiny
-from .enumeration import every_sequence, require_same_distribution
+from .enumeration import every_sequence, listed, require_same_distribution
 from .test_sampling import plain_log_probs, tokens
 
 ROWS, SHARED = 9, 5
@@ -91,7 +91,7 @@ def test_rollouts_are_samples_of_the_softmax_over_the_shared_ids(
     tiny = padded(name)
     decoding = Decoding(mode="sample", sampling_temperature=temperature, max_new_tokens=3)
     long, short = tiny.sources
-    samples = sampler(engine, tiny, decoding, SHARED).sample([long, short] * 2500, seed=3)
+    samples = listed(sampler(engine, tiny, decoding, SHARED).sample([long, short] * 2500, seed=3))
     for source, found in ((long, samples[::2]), (short, samples[1::2])):
         probs = probabilities(tiny, source, temperature=temperature)
         require_same_distribution(tokens(found), probs)
@@ -142,7 +142,7 @@ def test_greedy_rollouts_are_the_likeliest_shared_ids(engine: str, name: str) ->
     decoding = Decoding(mode="beam", beam_size=1, max_new_tokens=6)
     for source, sample in zip(
         tiny.sources,
-        sampler(engine, tiny, decoding, SHARED).sample(tiny.sources, seed=0),
+        listed(sampler(engine, tiny, decoding, SHARED).sample(tiny.sources, seed=0)),
         strict=True,
     ):
         written: list[int] = []
@@ -157,7 +157,8 @@ def test_without_padding_the_size_changes_nothing(engine: str, name: str) -> Non
     tiny = build_tiny(name)
     drawn = Decoding(mode="sample", max_new_tokens=7)
     whole, same = (
-        sampler(engine, tiny, drawn, size).sample(tiny.sources * 9, seed=1) for size in (None, 24)
+        listed(sampler(engine, tiny, drawn, size).sample(tiny.sources * 9, seed=1))
+        for size in (None, 24)
     )
     assert whole == same
     beam = Decoding(beam_size=4, n_best=2, max_new_tokens=7)

@@ -55,7 +55,7 @@ def logits_of(here: World) -> tuple[Tensor, Tensor]:
 
 def scored(here: World) -> list[naive.Scored]:
     told, (student, teacher) = here.batch, logits_of(here)
-    assert told.origin and told.sampled_log_probs is not None and told.advantages is not None
+    assert told.origins and told.sampled_log_probs is not None and told.advantages is not None
     found = []
     for row, length in enumerate(told.target_mask.sum(dim=1).tolist()):
         found.append(
@@ -63,7 +63,7 @@ def scored(here: World) -> list[naive.Scored]:
                 told.target_ids[row, :length].tolist(),
                 student[row, :length],
                 teacher[row, :length],
-                told.origin[row],
+                told.origins[row],
                 told.sampled_log_probs[row, :length].tolist(),
                 float(told.advantages[row]),
             )

@@ -14,13 +14,13 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.models.adapters import SequenceModel, adapt
-from seqdistill.sources.completions import Completion, StoredCompletions
-from seqdistill.sources.fractions import ScheduledFraction
+from seqdistill.sources.completions import Completion
 from seqdistill.sources.mixture import MixtureSource
-from seqdistill.sources.rollout_batches import RolloutBatches, collated
+from seqdistill.sources.rollout_batches import RolloutBatches
 from seqdistill.sources.rollout_sampler import RolloutSampler
+from seqdistill.sources.stored import StoredCompletions
 
-from .writing import PROMPTS, DiceSampler
+from .writing import PROMPTS, DiceSampler, batched
 
 one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "bart", "llama", "gpt2"])
 
@@ -54,7 +54,7 @@ def on_policy(
         batch_tokens=4000,
         expected_new_tokens=6,
         seed=1,
-        on_completions=lambda update, batch: written.extend(batch),
+        on_completions=lambda update, batch: written.extend(batch.listed()),
     )
     source.begin_update(1, 3)
     return OnPolicy(student, source, written)
@@ -94,7 +94,7 @@ def test_rollouts_and_data_lie_alike_in_a_batch(name: str) -> None:
     bench = on_policy(name)
     batch = bench.source.next_batch()
     as_data = [Completion(one.example, "reference") for one in bench.written]
-    data = collated(as_data, collator(bench.student.kind))
+    data = batched(as_data).collated(collator(bench.student.kind))
     assert torch.equal(data.decoder_input_ids, batch.decoder_input_ids)
     assert torch.equal(data.target_ids, batch.target_ids)
     assert torch.equal(data.target_mask, batch.target_mask)
@@ -172,7 +172,7 @@ def test_all_processes_throw_one_coin_for_a_batch() -> None:
         MixtureSource(
             RolloutSampler(DiceSampler(), seed=3, rank=rank, world_size=3),
             StoredCompletions("reference"),
-            ScheduledFraction(Schedule.constant(0.5)),
+            Schedule.constant(0.5),
             coin="batch",
             seed=3,
         )
@@ -187,7 +187,7 @@ def test_all_processes_throw_one_coin_for_a_batch() -> None:
             one.origin
             for rank, writer in enumerate(ranks)
             for _ in range(2)
-            for one in writer.write(PROMPTS[4 * rank : 4 * rank + 4])
+            for one in writer.complete(PROMPTS[4 * rank : 4 * rank + 4]).listed()
         }
         assert len(by) == 1
         decisions |= by

@@ -78,7 +78,7 @@ def _outputs(
     references: Sequence[str],
     settings: EvaluationSettings,
 ) -> Outputs:
-    found = system.generator.generate([e.prompt_ids for e in system.examples], decoding)
+    found = system.generator.generate([e.prompt for e in system.examples], decoding)
     best = tuple(hypotheses[0] if hypotheses else None for hypotheses in found)
     ids = [() if hypothesis is None else hypothesis.content_ids for hypothesis in best]
     decoded = TextDecoder(system.tokenizer).texts(ids)

@@ -13,7 +13,6 @@ sample is for.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -28,6 +27,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from seqdistill.core.completions import Completions
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.source import Source
@@ -44,20 +44,8 @@ from seqdistill.models.adapters import Kind, adapt
 from seqdistill.models.dropout import evaluation_mode
 
 Precision = Literal["fp32", "bf16"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One written sequence."""
-
-    token_ids: tuple[int, ...]
-    """No start token, no prefix or prompt; an end token is the last one when `finished`."""
-    log_probs: tuple[float, ...] | None
-    """Nats of each token under the distribution that it was drawn from, temperature, top_k and
-    top_p included. None for greedy sequences, which are not drawn, and where the engine does not
-    tell."""
-    finished: bool
-    """False when `max_new_tokens` cut it off: then there is no end token, and none is made up."""
+_STEPS_BETWEEN_LOOKS = 8
+"""On a GPU: at most seven tokens of a row are computed in vain."""
 
 
 @runtime_checkable
@@ -67,9 +55,13 @@ class Sampler(Protocol):
     def refresh(self) -> None:
         """Take the weights that the model has now."""
 
-    def sample(self, prompts: Sequence[Source], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """One sequence a prompt, in the prompts' order: the same again for the same seed, prompts
-        and weights. Gradients, training mode and torch's random state stay out of it."""
+        and weights. Gradients, training mode and torch's random state stay out of it.
+
+        Log-probabilities are None for greedy sequences, which are not drawn, and where the engine
+        does not tell them.
+        """
 
 
 def check_rollout_decoding(decoding: Decoding) -> None:
@@ -136,7 +128,7 @@ class TransformersSampler:
     def refresh(self) -> None:
         """Nothing: the model is read as it is at every call."""
 
-    def sample(self, prompts: Sequence[Source], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
         facts, decoding = self._facts(), self._decoding
         check_lengths(prompts, max_new_tokens=decoding.max_new_tokens, facts=facts)
@@ -208,7 +200,7 @@ def written_samples(
     end_ids: Sequence[int],
     seed: int,
     device: torch.device,
-) -> list[Sample]:
+) -> Completions:
     """One sample of `distribution` a prompt, in their order, decoded sorted by length."""
     uniforms = torch.rand(
         len(prompts),
@@ -216,28 +208,16 @@ def written_samples(
         dtype=torch.float64,
         generator=named_generator(seed, "rollouts"),
     ).to(device)
-    samples: dict[int, Sample] = {}
+    written = _Written(len(prompts), decoding.max_new_tokens, end_ids, device)
+    choose = likeliest if decoding.mode == "beam" else _Drawn(uniforms)
     lengths = [len(prompt) for prompt in prompts]
     for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
-        choose: Choice = likeliest if decoding.mode == "beam" else _Drawn(uniforms[batch])
-        rows = _write(
-            distribution,
-            [prompts[i] for i in batch],
-            choose,
-            end_ids=end_ids,
-            max_new_tokens=decoding.max_new_tokens,
-        )
-        for index, (token_ids, log_probs) in zip(batch, rows, strict=True):
-            samples[index] = Sample(
-                tuple(token_ids),
-                tuple(log_probs) if decoding.mode == "sample" else None,
-                finished=token_ids[-1] in end_ids,
-            )
-    return [samples[index] for index in range(len(prompts))]
+        _write(distribution, [prompts[i] for i in batch], batch, choose, written)
+    return written.completions(drawn=decoding.mode == "sample")
 
 
 Choice = Callable[[Float[Tensor, "batch vocab"], Int[Tensor, " batch"], int], Int[Tensor, " batch"]]
-"""(log-probs, which rows of the whole batch these are, step) -> each row's next token."""
+"""(log-probs, which prompts these rows are, step) -> each row's next token."""
 
 
 def likeliest(
@@ -250,7 +230,7 @@ def likeliest(
 class _Drawn:
     """Tokens drawn by inverting the cumulative distribution: one uniform number a row and step."""
 
-    def __init__(self, uniforms: Float[Tensor, "whole_batch time"]) -> None:
+    def __init__(self, uniforms: Float[Tensor, "prompts time"]) -> None:
         self._uniforms = uniforms
 
     def __call__(
@@ -262,30 +242,71 @@ class _Drawn:
         return torch.searchsorted(cumulative, level)[:, 0]
 
 
+class _Written:
+    """What is written so far for all prompts, on the device."""
+
+    def __init__(
+        self, num_prompts: int, longest: int, end_ids: Sequence[int], device: torch.device
+    ) -> None:
+        self.longest = longest
+        self._ends = torch.tensor(end_ids, device=device)
+        self._token_ids = torch.zeros(num_prompts, longest, dtype=torch.long, device=device)
+        self._log_probs = torch.zeros(num_prompts, longest, device=device)
+        self._lengths = torch.zeros(num_prompts, dtype=torch.long, device=device)
+        self.finished = torch.zeros(num_prompts, dtype=torch.bool, device=device)
+        self._width = 0
+
+    def add(
+        self,
+        rows: Int[Tensor, " batch"],
+        step: int,
+        chosen: Int[Tensor, " batch"],
+        log_probs: Float[Tensor, "batch vocab"],
+    ) -> None:
+        """Appends a token to each of these rows but the finished ones."""
+        is_open = ~self.finished[rows]
+        nats = log_probs.gather(1, chosen[:, None])[:, 0]
+        self._token_ids[rows, step] = torch.where(is_open, chosen, 0)
+        self._log_probs[rows, step] = torch.where(is_open, nats, 0.0)
+        self._lengths[rows] += is_open
+        self.finished[rows] |= is_open & torch.isin(chosen, self._ends)
+        self._width = max(self._width, step + 1)
+
+    def completions(self, *, drawn: bool) -> Completions:
+        """All that was written; greedy tokens are not drawn and have no log-probabilities."""
+        return Completions(
+            self._token_ids[:, : self._width],
+            self._lengths,
+            self.finished,
+            self._log_probs[:, : self._width] if drawn else None,
+        )
+
+
 def _write(
     distribution: NextLogProbs,
     prompts: Sequence[Source],
+    places: Sequence[int],
     choose: Choice,
-    *,
-    end_ids: Sequence[int],
-    max_new_tokens: int,
-) -> list[tuple[list[int], list[float]]]:
-    """Token ids and their log-probabilities, a pair a prompt; finished rows leave the batch."""
-    written: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]
+    written: _Written,
+) -> None:
+    """Writes for `prompts`, whose rows are at `places`; finished rows leave the batch.
+
+    Which rows are finished is all that is asked of the device: at each step on the CPU, where an
+    answer costs nothing and a row does, at every eighth on a GPU, which would wait for the answer.
+    """
+    rows = torch.tensor(places, device=written.finished.device)
+    every = 1 if rows.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
     log_probs = distribution.begin(prompts)
-    rows = torch.arange(len(prompts), device=log_probs.device)
-    ends = rows.new_tensor(list(end_ids))
-    for step in range(max_new_tokens):
+    for step in range(written.longest):
         chosen = choose(log_probs, rows, step)
-        nats = log_probs.gather(1, chosen[:, None])[:, 0]
-        for row, token, value in zip(rows.tolist(), chosen.tolist(), nats.tolist(), strict=True):
-            written[row][0].append(token)
-            written[row][1].append(value)
-        (open_rows,) = (~torch.isin(chosen, ends)).nonzero(as_tuple=True)
-        if not len(open_rows) or step == max_new_tokens - 1:
+        written.add(rows, step, chosen, log_probs)
+        if step == written.longest - 1:
             break
-        if len(open_rows) < len(rows):
-            rows, chosen = rows[open_rows], chosen[open_rows]
-            distribution.keep(open_rows)
+        if (step + 1) % every == 0:
+            (open_rows,) = (~written.finished[rows]).nonzero(as_tuple=True)
+            if not len(open_rows):
+                break
+            if len(open_rows) < len(rows):
+                rows, chosen = rows[open_rows], chosen[open_rows]
+                distribution.keep(open_rows)
         log_probs = distribution.advance(chosen)
-    return written

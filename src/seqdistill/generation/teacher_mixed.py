@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.completions import Completions
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.core.source import Source
 from seqdistill.generation.decoding import Decoding
@@ -22,7 +23,6 @@ from seqdistill.generation.model_facts import check_lengths, facts_of
 from seqdistill.generation.next_tokens import CachedModel
 from seqdistill.generation.sampling import (
     Precision,
-    Sample,
     check_rollout_decoding,
     log_probs_of,
     prove_steps,
@@ -85,7 +85,7 @@ class TeacherMixedSampler:
     def refresh(self) -> None:
         """Nothing: the models are read as they are at every call."""
 
-    def sample(self, prompts: Sequence[Source], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
         for facts in (self._student_facts, self._teacher_facts):
             check_lengths(prompts, max_new_tokens=self._decoding.max_new_tokens, facts=facts)
