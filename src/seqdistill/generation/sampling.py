@@ -42,6 +42,7 @@ from seqdistill.generation.model_facts import (
 from seqdistill.generation.next_tokens import CachedModel, NextLogProbs
 from seqdistill.models.adapters import Kind, adapt
 from seqdistill.models.dropout import evaluation_mode
+from seqdistill.models.modalities import modality_of
 
 Precision = Literal["fp32", "bf16"]
 _STEPS_BETWEEN_LOOKS = 8
@@ -85,7 +86,8 @@ def prove_steps(model: PreTrainedModel, facts: ModelFacts) -> None:
     """
     with evaluation_mode(model), writing(model.device, "fp32"):
         adapt(model)
-        CachedModel(model, facts).begin([[facts.end_id]])
+        tried = [facts.end_id] if facts.kind == "causal" else modality_of(model).tiny(model)
+        CachedModel(model, facts).begin([tried])
 
 
 class TransformersSampler:

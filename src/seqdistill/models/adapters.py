@@ -117,7 +117,7 @@ class SequenceModel(nn.Module):
         named, source = {"input_ids": ids}, None
         if self.kind == "seq2seq":
             modality = modality_of(self.module)
-            source = modality.tiny(self.module)
+            source = modality.pad([modality.tiny(self.module)]).to(self.module.device)
             named = {**modality.arguments(source), "decoder_input_ids": ids}
         hidden = self.forward(ids, torch.ones_like(ids, dtype=torch.bool), source)
         for factor in (1.0, widening(self.head, hidden)):

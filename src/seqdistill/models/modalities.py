@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -45,10 +44,10 @@ class Modality:
         """Which of the encoder's `width` states are real: an encoder may shorten its source."""
         return source.mask
 
-    def tiny(self, model: PreTrainedModel) -> SourceInputs:
-        """A batch of one short source on the model's device: enough to compare logits."""
-        ids = tiny_ids(model)
-        return SourceInputs({"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool))
+    def tiny(self, model: PreTrainedModel) -> Source:
+        """One short source that every model of the kind can read: enough to try it on."""
+        ids: list[int] = tiny_ids(model)[0].tolist()
+        return ids
 
 
 _MODALITIES: dict[str, Modality] = {}
