@@ -37,7 +37,7 @@ def batch() -> World:
     likely = student.detach().log_softmax(dim=-1).gather(2, targets)[..., 0]
     noise = torch.rand(likely.shape, generator=torch.Generator().manual_seed(9)).double() - 0.5
     return here.told(
-        origin=("student", "teacher", "student", "reference"),
+        origins=("student", "teacher", "student", "reference"),
         sampled_log_probs=(likely + noise).float(),
         advantages=torch.tensor([0.5, -1.0, 2.0, 0.25]),
     )
