@@ -125,21 +125,6 @@ def test_the_samplers_temperature_is_not_the_losss() -> None:
     assert not torch.allclose(at_two, log_probs_of_targets(bench.student, batch), atol=0.1)
 
 
-@one_of_each_kind
-def test_dropout_is_off_in_rollouts_and_training_mode_comes_back(name: str) -> None:
-    """Rollouts with dropout are another model's, and a student left in evaluation mode goes on
-    training without it."""
-    bench = on_policy(name, dropout=0.5)
-    bench.student.train()
-    batch = bench.source.next_batch()
-    assert all(module.training for module in bench.student.modules())
-    bench.student.eval()
-    assert batch.sampled_log_probs is not None
-    assert torch.allclose(
-        batch.sampled_log_probs, log_probs_of_targets(bench.student, batch), atol=1e-3
-    )
-
-
 def test_what_was_sampled_can_be_learned_from() -> None:
     bench = on_policy("llama")
     bench.student.train()
@@ -148,22 +133,6 @@ def test_what_was_sampled_can_be_learned_from() -> None:
     logits = states.head.logits(states.hidden)
     torch.autograd.backward(logits.sum())
     assert any(parameter.grad is not None for parameter in bench.student.parameters())
-
-
-@one_of_each_kind
-def test_every_update_samples_the_weights_of_that_update(name: str) -> None:
-    """TRL #5312: weights were not synchronised, and on-policy was not on-policy."""
-    bench = on_policy(name)
-    generator = torch.Generator().manual_seed(0)
-    for update in (2, 3):
-        with torch.no_grad():
-            for parameter in bench.student.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        bench.source.begin_update(update, 3)
-        batch = bench.source.next_batch()
-        assert batch.sampled_log_probs is not None
-        expected = log_probs_of_targets(bench.student, batch)
-        assert torch.allclose(batch.sampled_log_probs, expected, atol=1e-3)
 
 
 def test_all_processes_throw_one_coin_for_a_batch() -> None:

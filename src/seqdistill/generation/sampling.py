@@ -45,8 +45,10 @@ from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
 
 Precision = Literal["fp32", "bf16"]
-_STEPS_BETWEEN_LOOKS = 8
-"""On a GPU: at most seven tokens of a row are computed in vain."""
+_LOOK_EVERY = {"cpu": 1}
+"""After how many steps finished rows are looked for, by the kind of device: an answer is free on
+the CPU, and a GPU would wait for it at each step. Elsewhere `_SELDOM`."""
+_SELDOM = 8
 
 
 @runtime_checkable
@@ -251,11 +253,10 @@ class _Written:
         self, num_prompts: int, longest: int, end_ids: Sequence[int], device: torch.device
     ) -> None:
         self.longest = longest
+        self.device = device
         self._ends = torch.tensor(end_ids, device=device)
-        self._token_ids = torch.zeros(num_prompts, longest, dtype=torch.long, device=device)
+        self._token_ids = torch.full((num_prompts, longest), -1, device=device)
         self._log_probs = torch.zeros(num_prompts, longest, device=device)
-        self._lengths = torch.zeros(num_prompts, dtype=torch.long, device=device)
-        self.finished = torch.zeros(num_prompts, dtype=torch.bool, device=device)
         self._width = 0
 
     def add(
@@ -265,22 +266,29 @@ class _Written:
         chosen: Int[Tensor, " batch"],
         log_probs: Float[Tensor, "batch vocab"],
     ) -> None:
-        """Appends a token to each of these rows but the finished ones."""
-        is_open = ~self.finished[rows]
-        nats = log_probs.gather(1, chosen[:, None])[:, 0]
-        self._token_ids[rows, step] = torch.where(is_open, chosen, 0)
-        self._log_probs[rows, step] = torch.where(is_open, nats, 0.0)
-        self._lengths[rows] += is_open
-        self.finished[rows] |= is_open & torch.isin(chosen, self._ends)
+        """Appends a token to each of these rows; what follows an end is cut off later."""
+        self._token_ids[rows, step] = chosen
+        self._log_probs[rows, step] = log_probs.gather(1, chosen[:, None])[:, 0]
         self._width = max(self._width, step + 1)
+
+    def still_open(
+        self, rows: Int[Tensor, " batch"], step: int, num_steps: int
+    ) -> Int[Tensor, " open"]:
+        """Which of these rows have not ended in the last `num_steps` steps."""
+        last = self._token_ids[rows, step + 1 - num_steps : step + 1]
+        return (~torch.isin(last, self._ends).any(dim=1)).nonzero()[:, 0]
 
     def completions(self, *, drawn: bool) -> Completions:
         """All that was written; greedy tokens are not drawn and have no log-probabilities."""
+        ids, nats = self._token_ids[:, : self._width], self._log_probs[:, : self._width]
+        is_end = torch.isin(ids, self._ends)
+        # Up to the first end, or as far as there is anything.
+        real = (ids >= 0) & (is_end.cumsum(dim=1) - is_end.long() == 0)
         return Completions(
-            self._token_ids[:, : self._width],
-            self._lengths,
-            self.finished,
-            self._log_probs[:, : self._width] if drawn else None,
+            torch.where(real, ids, 0),
+            real.sum(dim=1),
+            is_end.any(dim=1),
+            torch.where(real, nats, 0.0) if drawn else None,
         )
 
 
@@ -293,11 +301,10 @@ def _write(
 ) -> None:
     """Writes for `prompts`, whose rows are at `places`; finished rows leave the batch.
 
-    Which rows are finished is all that is asked of the device: at each step on the CPU, where an
-    answer costs nothing and a row does, at every eighth on a GPU, which would wait for the answer.
+    Which rows are finished is all that is asked of the device, every few steps: see `_LOOK_EVERY`.
     """
-    rows = torch.tensor(places, device=written.finished.device)
-    every = 1 if rows.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
+    rows = torch.tensor(places, device=written.device)
+    every = _LOOK_EVERY.get(written.device.type, _SELDOM)
     log_probs = distribution.begin(prompts)
     for step in range(written.longest):
         chosen = choose(log_probs, rows, step)
@@ -305,10 +312,10 @@ def _write(
         if step == written.longest - 1:
             break
         if (step + 1) % every == 0:
-            (open_rows,) = (~written.finished[rows]).nonzero(as_tuple=True)
-            if not len(open_rows):
+            still_open = written.still_open(rows, step, every)
+            if not len(still_open):
                 break
-            if len(open_rows) < len(rows):
-                rows, chosen = rows[open_rows], chosen[open_rows]
-                distribution.keep(open_rows)
+            if len(still_open) < len(rows):
+                rows, chosen = rows[still_open], chosen[still_open]
+                distribution.keep(still_open)
         log_probs = distribution.advance(chosen)
