@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from seqdistill.core.batches import padded_batches
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.encoding import EncodedExample, Kind
@@ -52,8 +53,7 @@ def in_length_order(
     examples: Sequence[EncodedExample], kind: Kind, batch_tokens: int
 ) -> list[list[int]]:
     """Batches of indices covering every example once, longest first: for scoring and decoding."""
-    order = sorted(range(len(examples)), key=lambda i: (-_width(examples[i], kind), i))
-    return cut_by_tokens(order, examples, kind, batch_tokens)
+    return padded_batches([_width(e, kind) for e in examples], batch_tokens=batch_tokens)
 
 
 class EpochBatches:

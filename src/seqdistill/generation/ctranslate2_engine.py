@@ -17,10 +17,10 @@ import ctranslate2
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.batches import equal_length_batches, padded_batches
 from seqdistill.core.errors import ModelError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.source import Source, token_ids_of
-from seqdistill.generation.batches import equal_length_batches, padded_batches
 from seqdistill.generation.ctranslate2_loading import ModelLoader
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.generation.model_facts import check_lengths, writing_below

@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from seqdistill.core.batches import padded_batches
 from seqdistill.core.errors import ModelError, did_you_mean, first_line
 from seqdistill.core.hub import only_local
-from seqdistill.generation.batches import padded_batches
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.loading import load_config, load_tokenizer
 

@@ -27,11 +27,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from seqdistill.core.batches import padded_batches
 from seqdistill.core.completions import Completions
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.source import Source
-from seqdistill.generation.batches import padded_batches
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import (
     ModelFacts,

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from seqdistill.core.batches import padded_batches
 from seqdistill.core.source import Source, padded_ids, token_ids_of
-from seqdistill.generation.batches import padded_batches
 from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of

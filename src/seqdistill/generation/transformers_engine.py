@@ -15,9 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.batches import equal_length_batches, padded_batches
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.source import Source, padded_ids, token_ids_of
-from seqdistill.generation.batches import equal_length_batches, padded_batches
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.generation.model_facts import (
     ModelFacts,
