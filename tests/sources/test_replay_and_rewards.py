@@ -82,18 +82,6 @@ def test_capacity_keeps_the_newest_and_age_drops_the_oldest() -> None:
     assert sampled_at_update == [{1}] * 4 + [{5}] * 4 + [{9}] * 2
 
 
-def test_staleness_and_fresh_share_are_told_as_they_are() -> None:
-    writer = replay(NEVER)
-    for update, (staleness, fresh) in enumerate([(0.0, 1.0), (1.0, 0.0), (2.0, 0.0)], start=1):
-        writer.begin_update(update, 100)
-        writer.complete(PROMPTS[:4])
-        facts = writer.end_update()
-        assert facts["staleness"].mean == staleness
-        assert facts["realized_fresh_fraction"].mean == fresh
-        assert facts["fresh_fraction"].mean == 0.0, "what the schedule wants"
-        assert facts["replay_size"].mean == 4
-
-
 def test_a_memory_too_small_for_a_batch_is_refused_and_not_passed_over() -> None:
     writer = replay(NEVER, capacity=3)
     writer.begin_update(1, 9)
@@ -122,6 +110,8 @@ def test_nothing_older_than_the_limit_is_ever_given_and_ages_are_told(max_age: i
         facts = writer.end_update()
         assert facts["staleness"].mean == pytest.approx(sum(ages) / len(ages))
         assert facts["realized_fresh_fraction"].mean == pytest.approx(ages.count(0) / len(ages))
+        assert facts["fresh_fraction"].mean == 0.3, "what the schedule wants"
+        assert facts["replay_size"].mean == len(writer.state_dict()["kept"]["origins"])
         seen.update(ages)
     assert set(seen) == set(range(max_age + 1)), "and as old as allowed some are"
 
@@ -196,11 +186,6 @@ def test_the_moving_average_is_of_earlier_updates_alone() -> None:
         facts = writer.end_update()
         assert facts["reward"].mean == pytest.approx(mean)
         average = mean if average is None else 0.9 * average + 0.1 * mean
-
-
-def test_without_a_baseline_the_advantage_is_the_reward() -> None:
-    (written,) = updates_of(rewarded("none", 1), range(1, 2))
-    assert all(one.advantage == one.reward == len(one.example.target_ids) for one in written)
 
 
 def test_facts_tell_the_spread_within_prompts() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 
@@ -210,13 +209,6 @@ def as_the_authors_do(losses: Sequence[float], *, step: float, threshold: float)
     return seen
 
 
-def test_an_adaptive_share_rises_by_a_step_whenever_dev_is_worse_than_at_the_last_raise() -> None:
-    # Slow growth adds up: 1.5 -> 1.55 -> 1.6; what fell stays compared with the old loss.
-    losses = (1.5, 1.55, 1.61, 1.65, 1.0, 1.3, 1.7, 1.72, 1.82)
-    seen = shares_after(AdaptiveFraction(start=0.0, step=0.25, threshold=0.1), losses)
-    assert seen == pytest.approx([0, 0, 0.25, 0.25, 0.25, 0.25, 0.25, 0.5, 0.75])
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_an_adaptive_share_follows_the_authors_rule(seed: int) -> None:
     draw = random.Random(seed)
@@ -227,17 +219,6 @@ def test_an_adaptive_share_follows_the_authors_rule(seed: int) -> None:
     assert 0.3 < found[-1] <= 1.0 and len(set(found)) > 3
 
 
-@pytest.mark.parametrize("stop", range(1, 8))
-def test_a_resumed_adaptive_share_compares_with_the_last_raise(stop: int) -> None:
-    losses = (1.5, 1.55, 1.65, 1.7, 1.2, 1.3, 1.74, 1.76)
-    whole = shares_after(AdaptiveFraction(step=0.25), losses)
-    first, second = AdaptiveFraction(step=0.25), AdaptiveFraction(step=0.25)
-    before = shares_after(first, losses[:stop])
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert before + shares_after(second, losses[stop:]) == whole
-    assert whole[-1] == 0.5
-
-
 def test_an_adaptive_share_stays_at_its_most_and_needs_a_loss() -> None:
     share = AdaptiveFraction()
     capped = AdaptiveFraction(start=0.2, step=0.4, threshold=0.0, most=0.5)
@@ -246,13 +227,3 @@ def test_an_adaptive_share_stays_at_its_most_and_needs_a_loss() -> None:
     assert capped.value(1, 9) == 0.5
     with pytest.raises(RecipeError, match="must be told dev's loss, but the dev scores are bleu"):
         share.dev_scored({"bleu": 20.0})
-
-
-def test_a_mixture_hands_dev_scores_to_its_share() -> None:
-    writer = mixture(AdaptiveFraction(start=0.0, step=1.0))
-    for loss in (1.0, 2.0):
-        writer.begin_update(1, 9)
-        assert {one.origin for one in writer.complete(PROMPTS).listed()} == {"teacher"}
-        writer.dev_scored({"loss_nats": loss})
-    writer.begin_update(2, 9)
-    assert {one.origin for one in writer.complete(PROMPTS).listed()} == {"student"}
