@@ -9,7 +9,8 @@ import torch
 from tests.tiny import EOS, PAD, collator, random_examples
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.batching import Collator, EpochBatches, cut_by_tokens, in_length_order
+from seqdistill.data.batching import EpochBatches, cut_by_tokens, in_length_order
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample, Kind
 
 KINDS: tuple[Kind, ...] = ("seq2seq", "causal")
@@ -33,14 +34,14 @@ def test_a_decoder_only_batch_by_hand() -> None:
     ]
     assert batch.target_ids[batch.target_mask].tolist() == [20, 21, EOS, 22, EOS]
     assert batch.example_ids == ("one", "two")
-    assert batch.source_ids is None and batch.source_mask is None
+    assert batch.source is None
 
 
 def test_an_encoder_decoder_batch_by_hand() -> None:
     batch = Collator("seq2seq", pad_id=PAD, start_id=5)([ONE, TWO])
-    assert batch.source_ids is not None and batch.source_mask is not None
-    assert batch.source_ids.tolist() == [[10, 11, 12], [13, PAD, PAD]]
-    assert batch.source_mask.tolist() == [[True] * 3, [True, False, False]]
+    assert batch.source is not None
+    assert batch.source.tensors["input_ids"].tolist() == [[10, 11, 12], [13, 0, 0]]
+    assert batch.source.mask.tolist() == [[True] * 3, [True, False, False]]
     assert batch.decoder_input_ids.tolist() == [[5, 20, 21], [5, 22, PAD]]
     assert batch.target_ids.tolist() == [[20, 21, EOS], [22, EOS, PAD]]
     assert batch.target_mask.tolist() == batch.decoder_mask.tolist()
@@ -110,8 +111,8 @@ def test_no_batch_exceeds_the_budget_unless_it_is_one_long_example(
             assert rectangle <= batch_tokens or len(batch) == 1
             made = collator(kind)([EXAMPLES[i] for i in batch])
             assert made.decoder_input_ids.numel() <= rectangle
-            if made.source_ids is not None:
-                assert made.source_ids.numel() <= rectangle
+            if made.source is not None:
+                assert made.source.mask.numel() <= rectangle
 
 
 @pytest.mark.parametrize("kind", KINDS)

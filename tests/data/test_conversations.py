@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.errors import DataError
 from seqdistill.data import conversations, templates
-from seqdistill.data.batching import Collator
+from seqdistill.data.collating import Collator
 from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.encoding import EncodedExample, encode
 from seqdistill.data.examples import Example, Turn

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.tiny import BOS, EOS, character_tokenizer
 
-from seqdistill.data.batching import Collator
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import Kind, encode, leave_out_long
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +21,7 @@ class FixedGenerator:
 
     def generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Any],
         decoding: Decoding,
         *,
         seed: int = 0,

@@ -8,7 +8,7 @@ import torch
 from tests.tiny import EOS, PAD, VOCAB, collator, random_examples, tiny_adapter, tiny_model
 
 from seqdistill.core.head import Head
-from seqdistill.data.batching import Collator
+from seqdistill.data.collating import Collator
 from seqdistill.evaluation import likelihood
 from seqdistill.evaluation.likelihood import mean_reference_nats, reference_predictions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from tests.evaluation.fixed import says
@@ -27,7 +28,7 @@ class Watched:
 
     def generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Any],
         decoding: Decoding,
         *,
         seed: int = 0,

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from scipy.stats import chi2
+
+from seqdistill.core.completions import Completions
 
 Next = Callable[[list[int]], torch.Tensor]
 """A prefix -> log-probabilities of its next token."""
@@ -51,3 +54,20 @@ def require_same_distribution(
     degrees = len(cells) - 1
     assert degrees >= least_degrees, "the test would see too little"
     assert chi2.sf(statistic, degrees) > 1e-3, "samples are from another distribution"
+
+
+class Sample(NamedTuple):
+    """One completion as Python numbers."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...] | None
+    finished: bool
+
+
+def listed(found: Completions) -> list[Sample]:
+    """A sampler's completions one by one."""
+    rows, finished = found.rows(), found.finished.tolist()
+    if found.log_probs is None:
+        return [Sample(row, None, end) for row, end in zip(rows, finished, strict=True)]
+    nats = [tuple(n[: len(row)]) for n, row in zip(found.log_probs.tolist(), rows, strict=True)]
+    return [Sample(*one) for one in zip(rows, nats, finished, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from tests.tiny import EOS, UNK, character_tokenizer, tiny_model
@@ -34,7 +35,7 @@ class ScriptedGenerator:
 
     def generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Any],
         decoding: Decoding,
         *,
         seed: int = 0,

@@ -12,9 +12,9 @@ import torch
 from ctranslate2.converters import transformers as loaders
 from transformers import AutoTokenizer, PreTrainedModel
 
+from seqdistill.core.batches import equal_length_batches, padded_batches
 from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.generation import conversion
-from seqdistill.generation.batches import equal_length_batches, padded_batches
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of

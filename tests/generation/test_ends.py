@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from tests.generation.conftest import END, build_tiny
+from tests.generation.enumeration import listed
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -159,7 +160,7 @@ def test_every_engine_stops_where_transformers_stops(name: str) -> None:
         ),
     )
     for sampler in samplers:
-        samples = sampler.sample(found.sources, seed=1)
+        samples = listed(sampler.sample(found.sources, seed=1))
         assert [list(s.token_ids) for s in samples] == expected
         assert [s.finished for s in samples] == [row[-1] in found.ends for row in expected]
 
@@ -190,7 +191,7 @@ def test_samples_and_beams_of_every_engine_end_with_any_of_the_set(name: str) ->
         vocab_size=VOCAB,
         teacher_fraction=0.5,
     )
-    samples = mixture.sample(found.sources * 4, seed=5)
+    samples = listed(mixture.sample(found.sources * 4, seed=5))
     written = [(output.token_ids, output.finished) for output in outputs]
     for token_ids, finished in [*written, *((s.token_ids, s.finished) for s in samples)]:
         assert not set(token_ids[:-1]) & set(found.ends)

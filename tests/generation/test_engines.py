@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
 
 from .conftest import CAUSAL, END, PAD, SEQ2SEQ, Tiny, build_tiny
@@ -116,84 +115,6 @@ def test_n_best_is_sorted_distinct_and_truthful(engine: Engine, name: str) -> No
             assert END not in answer.token_ids[:-1]
             flags.add(answer.finished)
     assert flags == {True, False}, "the test must see finished and unfinished hypotheses"
-
-
-@one_of_each_kind
-@both_engines
-def test_a_beam_as_wide_as_the_space_finds_the_likeliest_sequence(
-    engine: Engine, name: str
-) -> None:
-    tiny = build_tiny(name, vocab_size=5)
-    source = [4, 3, END] if tiny.kind == "seq2seq" else [4, 3]
-    log_probs = every_sequence(tiny, source, max_new_tokens=3)
-    best = max(log_probs, key=lambda written: log_probs[written])
-    tiny = _with_short_pairs(tiny)
-    decoding = Decoding(beam_size=100, n_best=1, length_penalty=0.0, max_new_tokens=3)
-    ((found,),) = engine(tiny).generate([source], decoding)
-    assert found.token_ids == best
-
-
-def every_sequence(
-    tiny: Tiny, source: list[int], *, max_new_tokens: int, temperature: float = 1.0
-) -> dict[tuple[int, ...], float]:
-    """log p of every sequence that can be written: ended by END or cut at the limit."""
-    growing: dict[tuple[int, ...], float] = {(): 0.0}
-    done: dict[tuple[int, ...], float] = {}
-    for _ in range(max_new_tokens):
-        longer: dict[tuple[int, ...], float] = {}
-        for written, log_prob in growing.items():
-            scaled = naive_next_log_probs(tiny, source, [*written]) / temperature
-            for token, step in enumerate(scaled.log_softmax(-1).tolist()):
-                (done if token == END else longer)[(*written, token)] = log_prob + step
-        growing = longer
-    return done | growing
-
-
-def _with_short_pairs(tiny: Tiny) -> Tiny:
-    return Tiny(tiny.model, tiny.tokenizer, tiny.kind, [[4, 3, END]], [([4, 3, END], [4, 3, END])])
-
-
-def chi_square(samples: list[Hypothesis], probs: dict[tuple[int, ...], float]) -> tuple[float, int]:
-    """Pearson's statistic and degrees of freedom, sequences expected < 5 times pooled."""
-    counts = dict.fromkeys(probs, 0)
-    for sample in samples:
-        counts[sample.token_ids] += 1
-    common = [key for key, prob in probs.items() if prob * len(samples) >= 5]
-    cells = [(counts[key], probs[key] * len(samples)) for key in common]
-    rest = len(samples) - sum(count for count, _ in cells)
-    if len(common) < len(probs):
-        cells.append((rest, len(samples) - sum(expected for _, expected in cells)))
-    statistic = sum((count - expected) ** 2 / expected for count, expected in cells)
-    return statistic, len(cells) - 1
-
-
-@pytest.mark.parametrize("temperature", [1.0, 1.7])
-@one_of_each_kind
-@both_engines
-def test_samples_come_from_the_models_own_distribution_over_sequences(
-    engine: Engine, name: str, temperature: float
-) -> None:
-    from scipy.stats import chi2
-
-    tiny = _with_short_pairs(build_tiny(name, vocab_size=5))
-    source = [4, 3, END] if tiny.kind == "seq2seq" else [4, 3]
-    # What the model's author chose for decoding must not leak into the sampler.
-    tiny.model.generation_config.top_k = 1
-    tiny.model.generation_config.repetition_penalty = 5.0
-    decoding = Decoding(mode="sample", sampling_temperature=temperature, max_new_tokens=2)
-    answers = engine(tiny).generate([source] * 4000, decoding, seed=11)
-    samples = [answer for (answer,) in answers]
-    log_probs = every_sequence(tiny, source, max_new_tokens=2, temperature=temperature)
-    probs = {written: math.exp(log_prob) for written, log_prob in log_probs.items()}
-    assert sum(probs.values()) == pytest.approx(1.0, abs=1e-6)
-    statistic, degrees = chi_square(samples, probs)
-    assert degrees >= 8
-    assert chi2.sf(statistic, degrees) > 1e-3, "samples are from another distribution"
-    for sample in samples[:20]:
-        # log_prob is the model's own, whatever the sampler's temperature.
-        assert sample.log_prob == pytest.approx(
-            naive_log_prob(tiny, source, sample.token_ids), abs=1e-3
-        )
 
 
 @one_of_each_kind

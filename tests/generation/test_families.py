@@ -17,6 +17,7 @@ from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.generation.verified_pairs import Reach, boundaries, long_pairs, reach_of
 
 from .conftest import END, Tiny
+from .enumeration import listed
 from .families import CAUSAL, SEQ2SEQ, STATEFUL, VOCAB, WINDOW, family
 
 # What CTranslate2 4.8 computes otherwise than transformers 5, or not at all.
@@ -140,7 +141,7 @@ def test_a_model_with_states_is_written_right_or_refused(name: str) -> None:
             TransformersSampler(tiny.model, tiny.tokenizer, kind="causal", decoding=decoding)
     else:
         sampler = TransformersSampler(tiny.model, tiny.tokenizer, kind="causal", decoding=decoding)
-        assert [list(s.token_ids) for s in sampler.sample(sources, seed=1)] == alone
+        assert [list(s.token_ids) for s in listed(sampler.sample(sources, seed=1))] == alone
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

@@ -13,7 +13,7 @@ from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.teacher_mixed import TeacherMixedSampler
 
 from .conftest import END, Tiny, build_tiny
-from .enumeration import every_sequence, require_same_distribution
+from .enumeration import every_sequence, listed, require_same_distribution
 from .test_sampling import plain_log_probs, small, tokens
 
 one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
@@ -50,7 +50,9 @@ def test_samples_follow_the_mixture_of_both_at_every_token(name: str, temperatur
     student, teacher = small(name), teacher_of(name)
     decoding = Decoding(mode="sample", max_new_tokens=3, sampling_temperature=temperature)
     long, short = student.sources
-    samples = mixed(student, teacher, decoding, share=0.4).sample([long, short] * 2500, seed=3)
+    samples = listed(
+        mixed(student, teacher, decoding, share=0.4).sample([long, short] * 2500, seed=3)
+    )
     for source, found in ((long, samples[::2]), (short, samples[1::2])):
 
         def mixture(written: list[int], source: list[int] = source) -> torch.Tensor:
@@ -76,10 +78,12 @@ def test_a_share_of_nothing_is_the_student_and_of_all_the_teacher(name: str, sha
         for parameter in other.model.parameters():
             parameter.mul_(0.7)
     writer = student if share == 0.0 else other
-    alone = TransformersSampler(
-        writer.model, writer.tokenizer, kind=writer.kind, decoding=SAMPLED
-    ).sample(student.sources * 20, seed=8)
-    found = mixed(student, other, share=share).sample(student.sources * 20, seed=8)
+    alone = listed(
+        TransformersSampler(
+            writer.model, writer.tokenizer, kind=writer.kind, decoding=SAMPLED
+        ).sample(student.sources * 20, seed=8)
+    )
+    found = listed(mixed(student, other, share=share).sample(student.sources * 20, seed=8))
     assert tokens(found) == tokens(alone)
     for left, right in zip(found, alone, strict=True):
         assert left.log_probs == pytest.approx(right.log_probs, abs=1e-5)
@@ -108,7 +112,7 @@ def test_no_gradient_flows_through_sampling(name: str, teacher_mixed: bool) -> N
         for module in writer.model.modules():
             module.register_forward_hook(look)
     with torch.enable_grad():
-        sampler.sample(student.sources, seed=1)
+        listed(sampler.sample(student.sources, seed=1))
     assert seen == {(False, False)}, "(a graph was built, dropout was on)"
     assert all(module.training for w in origin for module in w.model.modules())
 
@@ -118,13 +122,13 @@ def test_the_present_weights_of_both_are_read_and_modes_kept() -> None:
     sampler = mixed(student, teacher)
     assert isinstance(sampler, Sampler)
     student.model.train()
-    first = sampler.sample(student.sources * 9, seed=1)
+    first = listed(sampler.sample(student.sources * 9, seed=1))
     assert student.model.training and not teacher.model.training
-    assert sampler.sample(student.sources * 9, seed=1) == first
+    assert listed(sampler.sample(student.sources * 9, seed=1)) == first
     with torch.no_grad():
         student.model.get_output_embeddings().weight.mul_(-1.0)
     sampler.refresh()
-    assert sampler.sample(student.sources * 9, seed=1) != first
+    assert listed(sampler.sample(student.sources * 9, seed=1)) != first
 
 
 def test_impossible_mixtures_are_refused() -> None:

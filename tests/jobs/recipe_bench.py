@@ -50,7 +50,7 @@ def bench(recipe: Recipe, *, rank: int = 0, world_size: int = 1) -> Bench:
         examples,
         rank=rank,
         world_size=world_size,
-        on_completions=lambda update, batch: written.extend(batch),
+        on_completions=lambda update, batch: written.extend(batch.listed()),
     )
     return Bench(prepared, examples, source, written)
 

@@ -37,7 +37,7 @@ def batch() -> World:
     likely = student.detach().log_softmax(dim=-1).gather(2, targets)[..., 0]
     noise = torch.rand(likely.shape, generator=torch.Generator().manual_seed(9)).double() - 0.5
     return here.told(
-        origin=("student", "teacher", "student", "reference"),
+        origins=("student", "teacher", "student", "reference"),
         sampled_log_probs=(likely + noise).float(),
         advantages=torch.tensor([0.5, -1.0, 2.0, 0.25]),
     )
@@ -55,7 +55,7 @@ def logits_of(here: World) -> tuple[Tensor, Tensor]:
 
 def scored(here: World) -> list[naive.Scored]:
     told, (student, teacher) = here.batch, logits_of(here)
-    assert told.origin and told.sampled_log_probs is not None and told.advantages is not None
+    assert told.origins and told.sampled_log_probs is not None and told.advantages is not None
     found = []
     for row, length in enumerate(told.target_mask.sum(dim=1).tolist()):
         found.append(
@@ -63,7 +63,7 @@ def scored(here: World) -> list[naive.Scored]:
                 told.target_ids[row, :length].tolist(),
                 student[row, :length],
                 teacher[row, :length],
-                told.origin[row],
+                told.origins[row],
                 told.sampled_log_probs[row, :length].tolist(),
                 float(told.advantages[row]),
             )

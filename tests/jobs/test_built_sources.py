@@ -22,8 +22,9 @@ from seqdistill.assembly import sequences
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source, training_sequences
 from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.completions import Completions
 from seqdistill.core.progress import NoProgress
-from seqdistill.generation.sampling import Sample
+from seqdistill.core.source import Source
 from seqdistill.sources.completions import Completion
 
 EACH_KIND = pytest.mark.parametrize("kind", ["mbart", "llama"])
@@ -73,7 +74,7 @@ def told_by(
         training_sequences(prepared, NoProgress())[0],
         rank=rank,
         world_size=world_size,
-        on_completions=lambda update, written: told.written[update - 1].append(list(written)),
+        on_completions=lambda update, written: told.written[update - 1].append(written.listed()),
     )
     for update in range(1, updates + 1):
         told.written.append([])
@@ -93,10 +94,10 @@ class Asked(DiceSampler):
     def __init__(self, *models: object, **settings: Any) -> None:
         super().__init__()
         self.settings = settings
-        self.asked: list[tuple[int, list[Sequence[int]]]] = []
+        self.asked: list[tuple[int, list[Source]]] = []
         self.made.append(self)
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         self.asked.append((seed, list(prompts)))
         return super().sample(prompts, seed=seed)
 

@@ -29,7 +29,7 @@ from seqdistill.core.origins import Origin
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.jobs import training
 from seqdistill.recipe.stages import stage_presets
-from seqdistill.sources.completions import Completion
+from seqdistill.sources.completions import Completion, PromptCompletions
 from seqdistill.sources.rollout_batches import OnCompletions
 from seqdistill.sources.source import SequenceSource
 
@@ -117,10 +117,10 @@ class Spy:
         self._model = prepared.student.model
         rolls_out = prepared.recipe.sequences.rolls_out
 
-        def heard(update: int, written: Sequence[Completion]) -> None:
-            self._written += written
+        def heard(update: int, found: PromptCompletions) -> None:
+            self._written += found.listed()
             if on_completions is not None:
-                on_completions(update, written)
+                on_completions(update, found)
 
         source = _BUILD_SOURCE(prepared, examples, on_completions=heard, **places)
         if not rolls_out:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.jobs.test_rollouts_while_training import place_for, recipe_in, trained
+from tests.sources.writing import batched
 
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.core.origins import Origin
@@ -42,18 +43,20 @@ def test_where_the_coin_falls_to_references_the_log_waits_for_the_student(
     log = RolloutLog(prepared, run)
     ids = [example.id for example in prepared.train]
     by_others = written(prepared, "reference", [0, 1]) + written(prepared, "teacher", [2])
-    log(1, by_others)
+    log(1, batched(by_others))
     assert kept(run) == []
-    log(2, by_others + written(prepared, writer, [3, 4]))
+    log(2, batched(by_others + written(prepared, writer, [3, 4])))
     expected = [(2, writer, ids[3]), (2, writer, ids[4])]
     assert kept(run) == expected
     for update in (2, 3):  # another micro-batch, another update of the same three
-        log(update, written(prepared, writer, [5]))
+        log(update, batched(written(prepared, writer, [5])))
     assert kept(run) == expected
-    log(4, by_others)
-    log(6, by_others)
-    log(9, written(prepared, writer, [6]))  # nobody is late twice: the next three begin at 10
-    log(10, written(prepared, writer, [7]))
+    log(4, batched(by_others))
+    log(6, batched(by_others))
+    log(
+        9, batched(written(prepared, writer, [6]))
+    )  # nobody is late twice: the next three begin at 10
+    log(10, batched(written(prepared, writer, [7])))
     assert kept(run) == [*expected, (9, writer, ids[6]), (10, writer, ids[7])]
 
 
@@ -64,7 +67,7 @@ def test_a_log_that_is_resumed_keeps_the_same(
     def hear(log: RolloutLog, first: int, last: int) -> None:
         for update in range(first, last + 1):
             writer: Origin = "student" if update in (2, 3, 8, 10) else "reference"
-            log(update, written(prepared, writer, [update]))
+            log(update, batched(written(prepared, writer, [update])))
 
     whole, part = (RunDirectory.create(tmp_path / name) for name in ("whole", "part"))
     hear(RolloutLog(prepared, whole), 1, 10)
@@ -85,9 +88,9 @@ def test_several_samples_of_a_prompt_leave_room_for_other_prompts(
     run = RunDirectory(tmp_path)
     ids = [example.id for example in prepared.train]
     log = RolloutLog(prepared, run)
-    log(1, written(prepared, "student", [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]))
-    log(4, written(prepared, "student", [n // 4 for n in range(24)]))
-    log(7, written(prepared, "student", [5] * 8))
+    log(1, batched(written(prepared, "student", [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])))
+    log(4, batched(written(prepared, "student", [n // 4 for n in range(24)])))
+    log(7, batched(written(prepared, "student", [5] * 8)))
     names = [name for _, _, name in kept(run)]
     assert names == [*ids[:3], ids[0], *ids[:4], *[ids[5]] * 4]
 

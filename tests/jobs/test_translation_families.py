@@ -8,6 +8,7 @@ from pathlib import Path
 import ctranslate2
 import pytest
 import torch
+from tests.generation.enumeration import listed
 from tests.translation_families import FAMILIES, MULTILINGUAL, TEXTS
 
 from seqdistill.assembly.data import collator_for, encode_for
@@ -158,7 +159,7 @@ def test_samplers_write_what_transformers_writes(
         threads=1,
     )
     for writer in (sampler, converted):
-        samples = writer.sample(prompts, seed=0)
+        samples = listed(writer.sample(prompts, seed=0))
         assert [list(s.token_ids) for s in samples] == [whole[num_given:] for whole in written]
 
 

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError
+from seqdistill.core.source import SourceInputs
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import adapt, kind_of, positions_from_mask
 
@@ -103,9 +104,10 @@ def test_what_stands_under_the_padding_does_not_count(name: str) -> None:
     changed = dataclasses.replace(
         batch, decoder_input_ids=scribbled(batch.decoder_input_ids, batch.decoder_mask)
     )
-    if batch.source_ids is not None and batch.source_mask is not None:
+    if batch.source is not None:
+        ids = scribbled(batch.source.tensors["input_ids"], batch.source.mask)
         changed = dataclasses.replace(
-            changed, source_ids=scribbled(batch.source_ids, batch.source_mask)
+            changed, source=SourceInputs({"input_ids": ids}, batch.source.mask)
         )
     mask = batch.target_mask
     torch.testing.assert_close(

@@ -119,13 +119,13 @@ def test_monitors_tell_of_the_student_as_it_writes() -> None:
 def test_monitors_count_only_what_the_student_had_a_hand_in(mine: str) -> None:
     """Beside a teacher too: all that MiniLLM's student writes is teacher-mixed."""
     here = world()
-    mixed = here.told(origin=("reference", "student", "teacher", mine))
+    mixed = here.told(origins=("reference", "student", "teacher", mine))
     own = here.rows(slice(1, 2)), here.rows(slice(3, 4))
     _, parts = logged([NLL])(mixed.states, mixed.scores, mixed.batch)
     alone = [logged([NLL])(part.states, part.scores, part.batch)[1] for part in own]
     for name in BOTH:
         assert parts[name].count == sum(part.batch.num_targets for part in own)
         assert parts[name].total == pytest.approx(sum(float(p[name].total) for p in alone))
-    nobody = here.told(origin=("reference",) * 4)
+    nobody = here.told(origins=("reference",) * 4)
     _, parts = logged([NLL])(nobody.states, nobody.scores, nobody.batch)
     assert [float(parts[name].count) for name in BOTH] == [0.0, 0.0]

@@ -238,7 +238,7 @@ def test_the_loss_does_not_depend_on_the_split_into_micro_batches(reduction: Red
     too, and policy gradients where they may be."""
     generator = torch.Generator().manual_seed(9)
     here = world().told(
-        origin=("student", "teacher", "student", "reference"),
+        origins=("student", "teacher", "student", "reference"),
         advantages=torch.randn(4, generator=generator),
         sampled_log_probs=-torch.rand(4, 7, generator=generator, dtype=torch.float64),
     )

@@ -57,7 +57,7 @@ def test_a_constant_schedule_is_the_number() -> None:
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
 def test_terms_by_writer_are_as_if_the_others_were_zero(reduction: Reduction) -> None:
     """DistiLLM-2: skew KL on the teacher's sequences, skew reverse KL on the student's."""
-    here = world().told(origin=WRITERS)
+    here = world().told(origins=WRITERS)
     terms = [
         Term("skew_forward_kl", alpha=0.1, origin=("teacher",)),
         Term("skew_reverse_kl", alpha=0.1, origin=("student",)),
@@ -86,7 +86,7 @@ def test_terms_by_writer_are_as_if_the_others_were_zero(reduction: Reduction) ->
 
 
 def test_a_writer_who_wrote_nothing_counts_nothing() -> None:
-    here = world().told(origin=WRITERS)
+    here = world().told(origins=WRITERS)
     objective = WeightedObjective(
         [Term("forward_kl", origin=("teacher_mixed",))], reduction="token"
     )

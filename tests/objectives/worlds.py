@@ -36,7 +36,7 @@ class World:
             decoder_mask=whole.decoder_mask[rows],
             target_ids=whole.target_ids[rows],
             target_mask=whole.target_mask[rows],
-            origin=None if whole.origin is None else whole.origin[rows],
+            origins=None if whole.origins is None else whole.origins[rows],
             sampled_log_probs=_cut(whole.sampled_log_probs, rows),
             advantages=_cut(whole.advantages, rows),
         )

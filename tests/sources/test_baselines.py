@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -18,13 +17,15 @@ from torch import Tensor
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.head import Head
 from seqdistill.core.scores import NoScores
-from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.reduction import Reduction
 from seqdistill.objectives.term import Term
-from seqdistill.sources.completions import Completion
+from seqdistill.sources.completions import Completion, PromptCompletions
 from seqdistill.sources.rewarded import Baseline, RewardedSource
+from seqdistill.sources.source import CompletionSource
+
+from .writing import batched
 
 END, WORDS = 0, (1, 2)
 CUT = tuple(itertools.product(WORDS, (END, *WORDS)))
@@ -56,37 +57,26 @@ def gradient_of_expected_reward(hidden: Tensor) -> Tensor:
     return gradient
 
 
-class Dictated:
-    """A writer of the sequences that it is told to write."""
+class Dictated(CompletionSource):
+    """A source of the sequences that it is told to give."""
 
     def __init__(self, samples_per_prompt: int) -> None:
-        self.sequences_per_prompt = samples_per_prompt
+        self._samples_per_prompt = samples_per_prompt
         self.next: Sequence[tuple[int, ...]] = ()
 
-    def begin_update(self, update: int, updates: int) -> None:
-        """Nothing changes from update to update."""
+    @property
+    def sequences_per_prompt(self) -> int:
+        return self._samples_per_prompt
 
-    def write(self, prompts: Sequence[EncodedExample]) -> list[Completion]:
+    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
         """What was dictated, side by side for each prompt."""
-        asked = [prompt for prompt in prompts for _ in range(self.sequences_per_prompt)]
-        return [
-            Completion(EncodedExample(prompt.id, prompt.source_ids, sequence), "student")
-            for prompt, sequence in zip(asked, self.next, strict=True)
-        ]
-
-    def end_update(self) -> dict[str, TokenSum]:
-        """Nothing to tell."""
-        return {}
-
-    def dev_scored(self, scores: Mapping[str, float]) -> None:
-        """Nothing here depends on dev scores."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing to keep."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up."""
+        asked = [prompt for prompt in prompts for _ in range(self._samples_per_prompt)]
+        return batched(
+            [
+                Completion(EncodedExample(prompt.id, prompt.source_ids, sequence), "student")
+                for prompt, sequence in zip(asked, self.next, strict=True)
+            ]
+        )
 
 
 def reward(written: Sequence[Completion]) -> list[float]:
@@ -109,7 +99,7 @@ def loss_gradient(hidden: Tensor, written: Sequence[Completion], reduction: Redu
         mask,
         ids,
         mask,
-        origin=tuple(one.origin for one in written),
+        origins=tuple(one.origin for one in written),
         advantages=torch.tensor([one.advantage for one in written], dtype=torch.float64),
     )
     objective = WeightedObjective([Term("reward")], reduction=reduction)
@@ -144,11 +134,11 @@ def expected_gradient(
         for update, earlier in enumerate(before, start=1):
             writer.begin_update(update, 9)
             dictated.next = earlier
-            writer.write(asked)
+            writer.complete(asked)
             writer.end_update()
         writer.begin_update(len(before) + 1, 9)
         dictated.next = sequences
-        total += probability * loss_gradient(hidden, writer.write(asked), reduction)
+        total += probability * loss_gradient(hidden, writer.complete(asked).listed(), reduction)
     return -total
 
 
@@ -212,7 +202,9 @@ def test_a_baseline_lessens_the_noise_that_it_is_there_to_lessen() -> None:
         for sequences, probability in micro_batches(hidden, 2):
             writer.begin_update(1, 9)
             dictated.next = sequences
-            gradient = loss_gradient(hidden, writer.write([EncodedExample("p", (9,), ())]), "sum")
+            gradient = loss_gradient(
+                hidden, writer.complete([EncodedExample("p", (9,), ())]).listed(), "sum"
+            )
             squares += probability * gradient**2
             mean += probability * gradient
         return float((squares - mean**2).sum())

@@ -27,7 +27,7 @@ from seqdistill.assembly.preparing import prepare
 from seqdistill.assembly.sequences import training_sequences
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.progress import NoProgress
-from seqdistill.data.batching import Collator
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
@@ -38,12 +38,11 @@ from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.sources.completions import Completion, StoredCompletions
+from seqdistill.sources.completions import Completion
 from seqdistill.sources.corpus_export import write_jsonl
 from seqdistill.sources.corpus_shards import TeacherOutput
 from seqdistill.sources.interpolation import interpolate
-from seqdistill.sources.rollout_batches import collated
-from seqdistill.sources.stored import StoredSequences, with_teacher_targets
+from seqdistill.sources.stored import StoredCompletions, StoredSequences, with_teacher_targets
 
 from .test_teacher_corpus import (
     END,
@@ -55,6 +54,7 @@ from .test_teacher_corpus import (
     shard_bytes,
     spell,
 )
+from .writing import batched
 
 
 def rarely_finished(source: Sequence[int], rank: int) -> bool:
@@ -238,14 +238,14 @@ def test_a_cut_target_is_batched_as_a_cut_rollout_of_the_student(kind: str) -> N
         )
         for e in sorted(examples, key=lambda e: rows[e.id])
     ]
-    same = collated(rollouts, make)
+    same = batched(rollouts).collated(make)
     for field in ("decoder_input_ids", "decoder_mask", "target_ids", "target_mask"):
         assert torch.equal(getattr(batch, field), getattr(same, field)), field
 
 
 def test_a_writer_of_the_teachers_samples_tells_which_were_cut() -> None:
     prompts = [EncodedExample("a", (5, EOS), (8, 9, 10)), EncodedExample("b", (7, EOS), (11, EOS))]
-    written = StoredCompletions("teacher", end_ids=(EOS,)).write(prompts)
+    written = StoredCompletions("teacher", end_ids=(EOS,)).complete(prompts).listed()
     assert [one.finished for one in written] == [False, True]
     assert [one.example for one in written] == prompts
 

@@ -8,6 +8,7 @@ import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,7 +149,7 @@ class HalfFinished:
 
     def generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Any],
         decoding: Decoding,
         *,
         seed: int = 0,

@@ -14,13 +14,13 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.models.adapters import SequenceModel, adapt
-from seqdistill.sources.completions import Completion, StoredCompletions
-from seqdistill.sources.fractions import ScheduledFraction
+from seqdistill.sources.completions import Completion
 from seqdistill.sources.mixture import MixtureSource
-from seqdistill.sources.rollout_batches import RolloutBatches, collated
+from seqdistill.sources.rollout_batches import RolloutBatches
 from seqdistill.sources.rollout_sampler import RolloutSampler
+from seqdistill.sources.stored import StoredCompletions
 
-from .writing import PROMPTS, DiceSampler
+from .writing import PROMPTS, DiceSampler, batched
 
 one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "bart", "llama", "gpt2"])
 
@@ -54,7 +54,7 @@ def on_policy(
         batch_tokens=4000,
         expected_new_tokens=6,
         seed=1,
-        on_completions=lambda update, batch: written.extend(batch),
+        on_completions=lambda update, batch: written.extend(batch.listed()),
     )
     source.begin_update(1, 3)
     return OnPolicy(student, source, written)
@@ -94,7 +94,7 @@ def test_rollouts_and_data_lie_alike_in_a_batch(name: str) -> None:
     bench = on_policy(name)
     batch = bench.source.next_batch()
     as_data = [Completion(one.example, "reference") for one in bench.written]
-    data = collated(as_data, collator(bench.student.kind))
+    data = batched(as_data).collated(collator(bench.student.kind))
     assert torch.equal(data.decoder_input_ids, batch.decoder_input_ids)
     assert torch.equal(data.target_ids, batch.target_ids)
     assert torch.equal(data.target_mask, batch.target_mask)
@@ -125,21 +125,6 @@ def test_the_samplers_temperature_is_not_the_losss() -> None:
     assert not torch.allclose(at_two, log_probs_of_targets(bench.student, batch), atol=0.1)
 
 
-@one_of_each_kind
-def test_dropout_is_off_in_rollouts_and_training_mode_comes_back(name: str) -> None:
-    """Rollouts with dropout are another model's, and a student left in evaluation mode goes on
-    training without it."""
-    bench = on_policy(name, dropout=0.5)
-    bench.student.train()
-    batch = bench.source.next_batch()
-    assert all(module.training for module in bench.student.modules())
-    bench.student.eval()
-    assert batch.sampled_log_probs is not None
-    assert torch.allclose(
-        batch.sampled_log_probs, log_probs_of_targets(bench.student, batch), atol=1e-3
-    )
-
-
 def test_what_was_sampled_can_be_learned_from() -> None:
     bench = on_policy("llama")
     bench.student.train()
@@ -150,29 +135,13 @@ def test_what_was_sampled_can_be_learned_from() -> None:
     assert any(parameter.grad is not None for parameter in bench.student.parameters())
 
 
-@one_of_each_kind
-def test_every_update_samples_the_weights_of_that_update(name: str) -> None:
-    """TRL #5312: weights were not synchronised, and on-policy was not on-policy."""
-    bench = on_policy(name)
-    generator = torch.Generator().manual_seed(0)
-    for update in (2, 3):
-        with torch.no_grad():
-            for parameter in bench.student.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        bench.source.begin_update(update, 3)
-        batch = bench.source.next_batch()
-        assert batch.sampled_log_probs is not None
-        expected = log_probs_of_targets(bench.student, batch)
-        assert torch.allclose(batch.sampled_log_probs, expected, atol=1e-3)
-
-
 def test_all_processes_throw_one_coin_for_a_batch() -> None:
     """A coin from a process's own stream lets some generate while others wait, or hang."""
     ranks = [
         MixtureSource(
             RolloutSampler(DiceSampler(), seed=3, rank=rank, world_size=3),
             StoredCompletions("reference"),
-            ScheduledFraction(Schedule.constant(0.5)),
+            Schedule.constant(0.5),
             coin="batch",
             seed=3,
         )
@@ -187,7 +156,7 @@ def test_all_processes_throw_one_coin_for_a_batch() -> None:
             one.origin
             for rank, writer in enumerate(ranks)
             for _ in range(2)
-            for one in writer.write(PROMPTS[4 * rank : 4 * rank + 4])
+            for one in writer.complete(PROMPTS[4 * rank : 4 * rank + 4]).listed()
         }
         assert len(by) == 1
         decisions |= by

@@ -10,12 +10,13 @@ import pytest
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.schedules import Schedule
-from seqdistill.sources.completions import Completion, CompletionSource, StoredCompletions
-from seqdistill.sources.fractions import ScheduledFraction
+from seqdistill.sources.completions import Completion
 from seqdistill.sources.mixture import MixtureSource
 from seqdistill.sources.replay import ReplaySource
 from seqdistill.sources.rewarded import Baseline, RewardedSource
 from seqdistill.sources.rollout_sampler import RolloutSampler
+from seqdistill.sources.source import CompletionSource
+from seqdistill.sources.stored import StoredCompletions
 
 from .writing import PROMPTS, DiceSampler
 
@@ -44,7 +45,7 @@ def updates_of(writer: CompletionSource, numbers: range, size: int = 4) -> list[
     told = []
     for update in numbers:
         writer.begin_update(update, 100)
-        told.append(writer.write(PROMPTS[:size]))
+        told.append(writer.complete(PROMPTS[:size]).listed())
         writer.end_update()
     return told
 
@@ -60,7 +61,7 @@ def test_until_enough_is_kept_all_is_fresh_and_then_it_is_drawn_without_repetiti
 def test_kept_sequences_are_drawn_uniformly() -> None:
     writer = replay(NEVER)
     writer.begin_update(1, 100)
-    kept = writer.write(PROMPTS)  # 24 of them
+    kept = writer.complete(PROMPTS).listed()  # 24 of them
     drawn = collections.Counter(
         one.example.id for written in updates_of(writer, range(2, 1002), 6) for one in written
     )
@@ -73,7 +74,7 @@ def test_capacity_keeps_the_newest_and_age_drops_the_oldest() -> None:
     writer = replay(ALWAYS, capacity=10)
     updates_of(writer, range(1, 6))
     kept = writer.state_dict()["kept"]
-    assert [one["sampled_at_update"] for one in kept] == [3, 3, 4, 4, 4, 4, 5, 5, 5, 5]
+    assert kept["sampled_at_update"] == [3, 3, 4, 4, 4, 4, 5, 5, 5, 5]
     old = replay(NEVER, max_age=3)
     sampled_at_update = [
         {one.sampled_at_update for one in written} for written in updates_of(old, range(1, 11))
@@ -81,30 +82,18 @@ def test_capacity_keeps_the_newest_and_age_drops_the_oldest() -> None:
     assert sampled_at_update == [{1}] * 4 + [{5}] * 4 + [{9}] * 2
 
 
-def test_staleness_and_fresh_share_are_told_as_they_are() -> None:
-    writer = replay(NEVER)
-    for update, (staleness, fresh) in enumerate([(0.0, 1.0), (1.0, 0.0), (2.0, 0.0)], start=1):
-        writer.begin_update(update, 100)
-        writer.write(PROMPTS[:4])
-        facts = writer.end_update()
-        assert facts["staleness"].mean == staleness
-        assert facts["realized_fresh_fraction"].mean == fresh
-        assert facts["fresh_fraction"].mean == 0.0, "what the schedule wants"
-        assert facts["replay_size"].mean == 4
-
-
 def test_a_memory_too_small_for_a_batch_is_refused_and_not_passed_over() -> None:
     writer = replay(NEVER, capacity=3)
     writer.begin_update(1, 9)
-    assert len(writer.write(PROMPTS[:3])) == 3
+    assert len(writer.complete(PROMPTS[:3])) == 3
     with pytest.raises(RecipeError, match=r"capacity must be .* got 3 and a micro-batch of 4"):
-        writer.write(PROMPTS[:4])
+        writer.complete(PROMPTS[:4])
     several = ReplaySource(student(3), capacity=5, max_age=9, fresh_fraction=ALWAYS, seed=1)
     several.begin_update(1, 9)
     with pytest.raises(RecipeError, match="got 5 and a micro-batch of 6"):
-        several.write(PROMPTS[:2])
-    for name, limits in (("capacity", (0, 5)), ("max_age", (5, 0))):
-        with pytest.raises(RecipeError, match=rf"replay\.{name} must be at least 1, got 0"):
+        several.complete(PROMPTS[:2])
+    for limits in ((0, 5), (5, 0)):
+        with pytest.raises(ValueError, match="at least 1"):
             replay(NEVER, capacity=limits[0], max_age=limits[1])
 
 
@@ -115,11 +104,14 @@ def test_nothing_older_than_the_limit_is_ever_given_and_ages_are_told(max_age: i
         writer.begin_update(update, 200)
         ages = [
             update - one.sampled_at_update
-            for one in writer.write(PROMPTS[:3]) + writer.write(PROMPTS[3:5])
+            for one in writer.complete(PROMPTS[:3]).listed()
+            + writer.complete(PROMPTS[3:5]).listed()
         ]
         facts = writer.end_update()
         assert facts["staleness"].mean == pytest.approx(sum(ages) / len(ages))
         assert facts["realized_fresh_fraction"].mean == pytest.approx(ages.count(0) / len(ages))
+        assert facts["fresh_fraction"].mean == 0.3, "what the schedule wants"
+        assert facts["replay_size"].mean == len(writer.state_dict()["kept"]["origins"])
         seen.update(ages)
     assert set(seen) == set(range(max_age + 1)), "and as old as allowed some are"
 
@@ -129,7 +121,7 @@ def test_a_memory_whose_limit_of_age_leaves_nothing_lets_the_student_write_and_s
     writer = replay(NEVER, max_age=1)
     for update in (1, 5, 9):
         writer.begin_update(update, 9)
-        assert {one.sampled_at_update for one in writer.write(PROMPTS[:4])} == {update}
+        assert {one.sampled_at_update for one in writer.complete(PROMPTS[:4]).listed()} == {update}
         facts = writer.end_update()
         assert (facts["fresh_fraction"].mean, facts["realized_fresh_fraction"].mean) == (0.0, 1.0)
         assert facts["staleness"].mean == 0.0
@@ -178,7 +170,10 @@ def test_the_moving_average_is_of_earlier_updates_alone() -> None:
     writer, average = rewarded("moving_average"), None
     for update in range(1, 6):
         writer.begin_update(update, 9)
-        micro_batches = [writer.write(PROMPTS[:3]), writer.write(PROMPTS[3:5])]
+        micro_batches = [
+            writer.complete(PROMPTS[:3]).listed(),
+            writer.complete(PROMPTS[3:5]).listed(),
+        ]
         rewards = [length(written) for written in micro_batches]
         for written, own in zip(micro_batches, rewards, strict=True):
             for place, (one, reward) in enumerate(zip(written, own, strict=True)):
@@ -193,15 +188,10 @@ def test_the_moving_average_is_of_earlier_updates_alone() -> None:
         average = mean if average is None else 0.9 * average + 0.1 * mean
 
 
-def test_without_a_baseline_the_advantage_is_the_reward() -> None:
-    (written,) = updates_of(rewarded("none", 1), range(1, 2))
-    assert all(one.advantage == one.reward == len(one.example.target_ids) for one in written)
-
-
 def test_facts_tell_the_spread_within_prompts() -> None:
     writer = RewardedSource(student(2), lambda w: [0.0, 2.0] * (len(w) // 2), baseline="none")
     writer.begin_update(1, 9)
-    writer.write(PROMPTS[:5])
+    writer.complete(PROMPTS[:5])
     facts = writer.end_update()
     assert facts["reward"].mean == 1.0
     assert facts["reward_std_within_prompt"].mean == 1.0
@@ -213,7 +203,7 @@ def test_a_reward_that_is_not_finite_names_the_example(wrong: float) -> None:
     writer = RewardedSource(student(), lambda w: [0.0, wrong, 0.0], baseline="none")
     writer.begin_update(1, 9)
     with pytest.raises(DataError, match=r"Rewards must be finite.*'e1' is (nan|inf)"):
-        writer.write(PROMPTS[:3])
+        writer.complete(PROMPTS[:3])
 
 
 def test_rewards_that_do_not_fit_are_refused() -> None:
@@ -222,7 +212,7 @@ def test_rewards_that_do_not_fit_are_refused() -> None:
     writer = RewardedSource(student(), lambda w: [0.0], baseline="none")
     writer.begin_update(1, 9)
     with pytest.raises(RecipeError, match="it gave 1 for 3"):
-        writer.write(PROMPTS[:3])
+        writer.complete(PROMPTS[:3])
 
 
 def test_what_the_student_did_not_write_has_nothing_to_gain() -> None:
@@ -232,7 +222,7 @@ def test_what_the_student_did_not_write_has_nothing_to_gain() -> None:
         asked.extend(written)
         return length(written)
 
-    half = ScheduledFraction(Schedule.constant(0.5))
+    half = Schedule.constant(0.5)
     mixture = MixtureSource(student(), StoredCompletions("reference"), half, coin="example", seed=2)
     (written,) = updates_of(RewardedSource(mixture, reward, baseline="none"), range(1, 2), 24)
     by_data = [one for one in written if one.origin == "reference"]

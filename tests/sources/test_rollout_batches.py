@@ -12,13 +12,14 @@ from tests.tiny import EOS, collator
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.schedules import Schedule
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.completions import Completion, CompletionSource, StoredCompletions
-from seqdistill.sources.fractions import ScheduledFraction
+from seqdistill.sources.completions import Completion
 from seqdistill.sources.mixture import MixtureSource
-from seqdistill.sources.rollout_batches import OnCompletions, RolloutBatches, collated
+from seqdistill.sources.rollout_batches import OnCompletions, RolloutBatches
 from seqdistill.sources.rollout_sampler import RolloutSampler
+from seqdistill.sources.source import CompletionSource
+from seqdistill.sources.stored import StoredCompletions
 
-from .writing import PROMPTS, DiceSampler, prompts_alone
+from .writing import PROMPTS, DiceSampler, batched, prompts_alone
 
 
 def source(
@@ -46,7 +47,7 @@ def mixture(share: float, *, rank: int = 0, world_size: int = 1) -> MixtureSourc
     return MixtureSource(
         RolloutSampler(DiceSampler(), seed=3, rank=rank, world_size=world_size),
         StoredCompletions("reference"),
-        ScheduledFraction(Schedule.constant(share)),
+        Schedule.constant(share),
         coin="example",
         seed=3,
     )
@@ -77,7 +78,7 @@ def test_one_process_with_three_micro_batches_sees_what_three_processes_see() ->
         found = batches(source(writer, rank=rank, world_size=3), 6, 1)
         for expected, batch in zip(alone[rank::3], found, strict=True):
             assert batch.example_ids == expected.example_ids
-            assert batch.origin == expected.origin
+            assert batch.origins == expected.origins
             assert torch.equal(batch.target_ids, expected.target_ids)
 
 
@@ -107,13 +108,14 @@ def test_unknown_log_probs_and_advantages_are_not_zero(kind: str) -> None:
         advantage=0.5,
     )
     unknown = Completion(EncodedExample("b", (5, EOS), (7, EOS)), "reference")
-    batch = collated([known, unknown], collator("causal" if kind == "causal" else "seq2seq"))
+    make = collator("causal" if kind == "causal" else "seq2seq")
+    batch = batched([known, unknown]).collated(make)
     assert batch.sampled_log_probs is not None and batch.advantages is not None
     first, second = batch.target_mask
     assert batch.sampled_log_probs[0][first].tolist() == [-1.0, -2.0, -3.0]
     assert bool((batch.sampled_log_probs[~batch.target_mask] == 0.0).all())
     assert batch.sampled_log_probs[1][second].isnan().all()
     assert batch.advantages[0] == 0.5 and batch.advantages[1].isnan()
-    assert batch.origin == ("student", "reference")
-    nobody = collated([unknown, dataclasses.replace(unknown)], collator("seq2seq"))
+    assert batch.origins == ("student", "reference")
+    nobody = batched([unknown, dataclasses.replace(unknown)]).collated(collator("seq2seq"))
     assert nobody.sampled_log_probs is None and nobody.advantages is None

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 import pytest
 from tests.tiny import EOS, character_tokenizer, tiny_model
 
+from seqdistill.core.completions import Completions
+from seqdistill.core.source import Source
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
-from seqdistill.generation.sampling import Sample, Sampler, TransformersSampler
+from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.models.adapters import adapt
 from seqdistill.sources.rollout_sampler import RolloutSampler
 
@@ -58,7 +60,7 @@ def rollouts(writer: RolloutSampler, updates: Sequence[int], micro_batches: int 
     for update in updates:
         writer.begin_update(update, UPDATES)
         for _ in range(micro_batches):
-            found.append([one.example.target_ids for one in writer.write(PROMPTS)])
+            found.append([one.example.target_ids for one in writer.complete(PROMPTS).listed()])
         writer.end_update()
     return found
 
@@ -117,7 +119,7 @@ class Listening(DiceSampler):
         super().__init__()
         self.seeds: list[int] = []
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         self.seeds.append(seed)
         return super().sample(prompts, seed=seed)
 
@@ -130,7 +132,7 @@ def test_no_two_calls_of_a_long_run_on_several_processes_share_a_seed() -> None:
         for update in range(1, 101):
             writer.begin_update(update, 100)
             for _ in range(3):
-                writer.write(PROMPTS[:1])
+                writer.complete(PROMPTS[:1])
         seeds += sampler.seeds
     assert len(seeds) == 1200 and len({seed & 0x7FFFFFFF for seed in seeds}) > 1195
     assert len(set(seeds)) == 1200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 
@@ -10,22 +9,24 @@ import pytest
 from scipy.stats import binomtest
 from tests.tiny import EOS
 
+from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.schedules import Schedule
-from seqdistill.generation.sampling import Sample
-from seqdistill.sources.completions import Completion, StoredCompletions
-from seqdistill.sources.fractions import AdaptiveShare, ScheduledFraction, Share
+from seqdistill.core.source import Source
+from seqdistill.sources.completions import Completion
+from seqdistill.sources.fractions import AdaptiveFraction, Fraction
 from seqdistill.sources.mixture import Coin, MixtureSource
 from seqdistill.sources.rollout_sampler import RolloutSampler
+from seqdistill.sources.stored import StoredCompletions
 
 from .writing import PROMPTS, DiceSampler, prompts_alone
 
 
 def mixture(
-    share: float | Share, coin: Coin = "example", *, sampler: DiceSampler | None = None
+    share: float | Fraction, coin: Coin = "example", *, sampler: DiceSampler | None = None
 ) -> MixtureSource:
     if isinstance(share, float):
-        share = ScheduledFraction(Schedule.constant(share))
+        share = Schedule.constant(share)
     student = RolloutSampler(sampler or DiceSampler(), seed=3)
     return MixtureSource(student, StoredCompletions("teacher"), share, coin=coin, seed=3)
 
@@ -34,21 +35,21 @@ def test_the_sampler_is_refreshed_once_an_update_and_only_when_the_student_write
     sampler = DiceSampler()
     writer = mixture(0.0, sampler=sampler)
     writer.begin_update(1, 3)
-    writer.write(PROMPTS)
+    writer.complete(PROMPTS)
     assert sampler.refreshes == 0
     alone = RolloutSampler(sampler, seed=3)
     for update in (1, 2, 3):
         sampler.weights = update  # the sampler refuses to sample with those of another update
         alone.begin_update(update, 3)
-        alone.write(PROMPTS[:3])
-        alone.write(PROMPTS[3:5])
+        alone.complete(PROMPTS[:3])
+        alone.complete(PROMPTS[3:5])
         assert sampler.refreshes == update
 
 
 def test_the_samples_of_a_prompt_stand_side_by_side_and_differ() -> None:
     writer = RolloutSampler(DiceSampler(), seed=1, samples_per_prompt=3)
     writer.begin_update(7, 9)
-    written = writer.write(prompts_alone(8))
+    written = writer.complete(prompts_alone(8)).listed()
     assert [one.example.id for one in written] == [f"e{i}" for i in range(8) for _ in range(3)]
     assert len({one.example.target_ids for one in written}) > 12
     assert {one.sampled_at_update for one in written} == {7}
@@ -58,7 +59,7 @@ def test_the_samples_of_a_prompt_stand_side_by_side_and_differ() -> None:
 def test_micro_batches_of_one_process_are_answered_as_those_of_several() -> None:
     def answers(writer: RolloutSampler, batches: Sequence[int]) -> list[list[Completion]]:
         writer.begin_update(4, 9)
-        return [writer.write(PROMPTS[4 * b : 4 * b + 4]) for b in batches]
+        return [writer.complete(PROMPTS[4 * b : 4 * b + 4]).listed() for b in batches]
 
     one = answers(RolloutSampler(DiceSampler(), seed=1), range(6))
     for rank in range(3):
@@ -70,7 +71,7 @@ def test_micro_batches_of_one_process_are_answered_as_those_of_several() -> None
 def test_facts_of_rollouts_count_tokens_ends_and_cuts() -> None:
     writer = RolloutSampler(DiceSampler(), seed=1)
     writer.begin_update(1, 9)
-    written = writer.write(PROMPTS[:10]) + writer.write(PROMPTS[10:])
+    written = writer.complete(PROMPTS[:10]).listed() + writer.complete(PROMPTS[10:]).listed()
     facts = writer.end_update()
     ended = sum(one.example.target_ids[-1] == EOS for one in written)
     tokens = sum(len(one.example.target_ids) for one in written)
@@ -84,23 +85,23 @@ def test_facts_of_rollouts_count_tokens_ends_and_cuts() -> None:
 
 
 class _Mute(DiceSampler):
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
-        return [Sample((), None, False) for _ in prompts]
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
+        return Completions.of_rows([() for _ in prompts], finished=[False for _ in prompts])
 
 
 def test_a_prompt_answered_with_nothing_is_refused_by_name() -> None:
     writer = RolloutSampler(_Mute(), seed=1)
     writer.begin_update(1, 9)
     with pytest.raises(DataError, match=r"'e0'.*engine: transformers"):
-        writer.write(PROMPTS[:2])
+        writer.complete(PROMPTS[:2])
 
 
 def test_a_prompt_without_a_target_cannot_be_written_by_the_data() -> None:
-    with pytest.raises(DataError, match="written by the teacher must be in the data, but 'e0'"):
-        StoredCompletions("teacher").write(prompts_alone(1))
+    with pytest.raises(DataError, match="of the teacher must be in the data, but 'e0'"):
+        StoredCompletions("teacher").complete(prompts_alone(1))
     writer = mixture(1.0)  # nobody asks the data
     writer.begin_update(1, 9)
-    assert len(writer.write(prompts_alone())) == 24
+    assert len(writer.complete(prompts_alone())) == 24
 
 
 @pytest.mark.parametrize("coin", ["batch", "example"])
@@ -110,7 +111,7 @@ def test_the_student_writes_its_share(coin: Coin, share: float) -> None:
     for update in range(1, 401):
         writer.begin_update(update, 400)
         prompts = PROMPTS[:1] if coin == "batch" else PROMPTS[:4]
-        written = writer.write(prompts)
+        written = writer.complete(prompts).listed()
         facts = writer.end_update()
         told = facts["realized_student_share"]
         assert float(told.total) == sum(one.origin == "student" for one in written)
@@ -124,7 +125,7 @@ def test_coins_of_examples_do_not_depend_on_the_batch_they_are_in() -> None:
     def rolls_out(batches: list[slice]) -> set[str]:
         writer = mixture(0.5)
         writer.begin_update(3, 9)
-        written = [one for batch in batches for one in writer.write(PROMPTS[batch])]
+        written = [one for batch in batches for one in writer.complete(PROMPTS[batch]).listed()]
         assert len(written) == 24
         return {one.example.id for one in written if one.origin == "student"}
 
@@ -137,7 +138,7 @@ def test_both_answer_every_prompt_once() -> None:
     writer = mixture(0.0, "both")
     assert writer.sequences_per_prompt == 2
     writer.begin_update(1, 9)
-    written = writer.write(PROMPTS[:5])
+    written = writer.complete(PROMPTS[:5]).listed()
     for by in ("student", "teacher"):
         ids = [one.example.id for one in written if one.origin == by]
         assert ids == [e.id for e in PROMPTS[:5]]
@@ -153,10 +154,10 @@ def test_both_answer_every_prompt_once() -> None:
 def test_the_share_told_is_the_schedules_and_the_realized_one_stands_beside_it(
     schedule: Schedule, coin: Coin
 ) -> None:
-    writer, differ = mixture(ScheduledFraction(schedule), coin), 0
+    writer, differ = mixture((schedule), coin), 0
     for update in range(1, 21):
         writer.begin_update(update, 20)
-        written = writer.write(PROMPTS[:7]) + writer.write(PROMPTS[7:9])
+        written = writer.complete(PROMPTS[:7]).listed() + writer.complete(PROMPTS[7:9]).listed()
         facts = writer.end_update()
         assert facts["student_fraction"].mean == pytest.approx(schedule.value(update, 20))
         rolls_out = sum(one.origin == "student" for one in written)
@@ -166,10 +167,10 @@ def test_the_share_told_is_the_schedules_and_the_realized_one_stands_beside_it(
 
 
 def test_an_adaptive_share_is_told_as_it_stands() -> None:
-    writer, told = mixture(AdaptiveShare(start=0.2, step=0.3, threshold=0.0)), []
+    writer, told = mixture(AdaptiveFraction(start=0.2, step=0.3, threshold=0.0)), []
     for update in range(1, 4):
         writer.begin_update(update, 3)
-        writer.write(PROMPTS[:2])
+        writer.complete(PROMPTS[:2])
         told.append(writer.end_update()["student_fraction"].mean)
         writer.dev_scored({"loss_nats": float(update)})
     assert told == pytest.approx([0.2, 0.2, 0.5])
@@ -180,17 +181,17 @@ def test_facts_of_the_other_writer_do_not_hide_the_students() -> None:
     writer = MixtureSource(
         RolloutSampler(DiceSampler(), seed=3),
         teacher,
-        ScheduledFraction(Schedule.constant(0.5)),
+        Schedule.constant(0.5),
         coin="both",
         seed=1,
     )
     writer.begin_update(1, 9)
-    assert {one.origin for one in writer.write(PROMPTS[:4])} == {"student", "teacher"}
+    assert {one.origin for one in writer.complete(PROMPTS[:4]).listed()} == {"student", "teacher"}
     facts = writer.end_update()
     assert facts["rollouts"].mean == facts["other_rollouts"].mean == 4
 
 
-def shares_after(share: AdaptiveShare, losses: Sequence[float]) -> list[float]:
+def shares_after(share: AdaptiveFraction, losses: Sequence[float]) -> list[float]:
     seen = []
     for loss in losses:
         share.dev_scored({"loss_nats": loss, "bleu": 1.0})
@@ -208,49 +209,21 @@ def as_the_authors_do(losses: Sequence[float], *, step: float, threshold: float)
     return seen
 
 
-def test_an_adaptive_share_rises_by_a_step_whenever_dev_is_worse_than_at_the_last_raise() -> None:
-    # Slow growth adds up: 1.5 -> 1.55 -> 1.6; what fell stays compared with the old loss.
-    losses = (1.5, 1.55, 1.61, 1.65, 1.0, 1.3, 1.7, 1.72, 1.82)
-    seen = shares_after(AdaptiveShare(start=0.0, step=0.25, threshold=0.1), losses)
-    assert seen == pytest.approx([0, 0, 0.25, 0.25, 0.25, 0.25, 0.25, 0.5, 0.75])
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_an_adaptive_share_follows_the_authors_rule(seed: int) -> None:
     draw = random.Random(seed)
     losses = [2.0 + 0.05 * number + draw.gauss(0.0, 0.2) for number in range(40)]
-    share = AdaptiveShare(start=0.0, step=0.1, threshold=0.1)
+    share = AdaptiveFraction(start=0.0, step=0.1, threshold=0.1)
     found = shares_after(share, losses)
     assert found == pytest.approx(as_the_authors_do(losses, step=0.1, threshold=0.1))
     assert 0.3 < found[-1] <= 1.0 and len(set(found)) > 3
 
 
-@pytest.mark.parametrize("stop", range(1, 8))
-def test_a_resumed_adaptive_share_compares_with_the_last_raise(stop: int) -> None:
-    losses = (1.5, 1.55, 1.65, 1.7, 1.2, 1.3, 1.74, 1.76)
-    whole = shares_after(AdaptiveShare(step=0.25), losses)
-    first, second = AdaptiveShare(step=0.25), AdaptiveShare(step=0.25)
-    before = shares_after(first, losses[:stop])
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert before + shares_after(second, losses[stop:]) == whole
-    assert whole[-1] == 0.5
-
-
 def test_an_adaptive_share_stays_at_its_most_and_needs_a_loss() -> None:
-    share = AdaptiveShare()
-    capped = AdaptiveShare(start=0.2, step=0.4, threshold=0.0, most=0.5)
+    share = AdaptiveFraction()
+    capped = AdaptiveFraction(start=0.2, step=0.4, threshold=0.0, most=0.5)
     for _ in range(2):
         capped.dev_scored({"loss_nats": 1.0})
     assert capped.value(1, 9) == 0.5
     with pytest.raises(RecipeError, match="must be told dev's loss, but the dev scores are bleu"):
         share.dev_scored({"bleu": 20.0})
-
-
-def test_a_mixture_hands_dev_scores_to_its_share() -> None:
-    writer = mixture(AdaptiveShare(start=0.0, step=1.0))
-    for loss in (1.0, 2.0):
-        writer.begin_update(1, 9)
-        assert {one.origin for one in writer.write(PROMPTS)} == {"teacher"}
-        writer.dev_scored({"loss_nats": loss})
-    writer.begin_update(2, 9)
-    assert {one.origin for one in writer.write(PROMPTS)} == {"student"}

@@ -14,14 +14,15 @@ from tests.tiny import collator
 
 import seqdistill.sources
 from seqdistill.core.schedules import Schedule
-from seqdistill.sources.completions import Completion, CompletionSource, StoredCompletions
-from seqdistill.sources.fractions import AdaptiveShare, ScheduledFraction, Share
+from seqdistill.sources.completions import Completion
+from seqdistill.sources.fractions import AdaptiveFraction, Fraction
 from seqdistill.sources.mixture import Coin, MixtureSource
 from seqdistill.sources.replay import ReplaySource
 from seqdistill.sources.rewarded import Baseline, RewardedSource
 from seqdistill.sources.rollout_batches import RolloutBatches
 from seqdistill.sources.rollout_sampler import RolloutSampler
-from seqdistill.sources.source import SequenceSource
+from seqdistill.sources.source import CompletionSource, SequenceSource
+from seqdistill.sources.stored import StoredCompletions
 
 from .writing import PROMPTS, DiceSampler
 
@@ -32,8 +33,8 @@ def student(samples_per_prompt: int = 1) -> RolloutSampler:
     return RolloutSampler(DiceSampler(), seed=5, samples_per_prompt=samples_per_prompt)
 
 
-def mixture(coin: Coin, share: Share | None = None) -> MixtureSource:
-    rising = ScheduledFraction(Schedule(0.2, 0.9))
+def mixture(coin: Coin, share: Fraction | None = None) -> MixtureSource:
+    rising = Schedule(0.2, 0.9)
     return MixtureSource(
         student(), StoredCompletions("teacher"), share or rising, coin=coin, seed=5
     )
@@ -59,7 +60,7 @@ WRITERS: dict[str, Callable[[], CompletionSource]] = {
     "mixture by batch": lambda: mixture("batch"),
     "mixture by example": lambda: mixture("example"),
     "mixture of both": lambda: mixture("both"),
-    "adaptive mixture": lambda: mixture("example", AdaptiveShare()),
+    "adaptive mixture": lambda: mixture("example", AdaptiveFraction()),
     "replay": replay,
     "rewarded, leave one out": lambda: rewarded("leave_one_out"),
     "rewarded, moving average": lambda: rewarded("moving_average"),
@@ -67,7 +68,7 @@ WRITERS: dict[str, Callable[[], CompletionSource]] = {
     "rewarded mixture": lambda: rewarded("moving_average", mixture("example")),
     "replay of rewarded": lambda: replay(rewarded("leave_one_out")),
     "adaptive mixture of replay": lambda: MixtureSource(
-        replay(), StoredCompletions("reference"), AdaptiveShare(step=0.3), coin="batch", seed=5
+        replay(), StoredCompletions("reference"), AdaptiveFraction(step=0.3), coin="batch", seed=5
     ),
 }
 every_writer = pytest.mark.parametrize("name", WRITERS)
@@ -78,7 +79,7 @@ def updates_of(writer: CompletionSource, numbers: range) -> list[list[list[Compl
     told = []
     for update in numbers:
         writer.begin_update(update, UPDATES)
-        told.append([writer.write(PROMPTS[:4]), writer.write(PROMPTS[4:9])])
+        told.append([writer.complete(PROMPTS[:4]).listed(), writer.complete(PROMPTS[4:9]).listed()])
         writer.end_update()
         if update % 3 == 0:
             writer.dev_scored({"loss_nats": 1.0 + update, "bleu": 0.0})
@@ -95,7 +96,7 @@ def test_every_class_that_writes_is_in_this_suite() -> None:
     for module in pkgutil.iter_modules(seqdistill.sources.__path__):
         loaded = importlib.import_module(f"seqdistill.sources.{module.name}")
         for _, member in inspect.getmembers(loaded, inspect.isclass):
-            if member is not CompletionSource and {"write", "end_update"} <= set(dir(member)):
+            if issubclass(member, CompletionSource) and member is not CompletionSource:
                 found.add(member)
     assert found == {type(make()) for make in WRITERS.values()}
 
@@ -118,7 +119,7 @@ def test_facts_have_the_same_names_in_the_same_order_at_every_update(name: str) 
     for update in range(1, UPDATES + 1):
         writer.begin_update(update, UPDATES)
         if update % 4:
-            writer.write(PROMPTS[:3])
+            writer.complete(PROMPTS[:3])
         seen.add(tuple(writer.end_update()))
     assert len(seen) == 1
 
@@ -129,8 +130,8 @@ def test_prompts_are_answered_in_full_and_no_prompt_with_nothing(name: str) -> N
     by_id = {example.id: example.source_ids for example in PROMPTS}
     for update in range(1, UPDATES + 1):
         writer.begin_update(update, UPDATES)
-        assert writer.write([]) == []
-        written = writer.write(PROMPTS[:6])
+        assert len(writer.complete([])) == 0
+        written = writer.complete(PROMPTS[:6]).listed()
         assert 6 <= len(written) <= 6 * writer.sequences_per_prompt
         for one in written:
             assert one.example.source_ids == by_id[one.example.id]
@@ -155,4 +156,4 @@ def test_writers_make_a_source(name: str) -> None:
     assert isinstance(WRITERS[name](), CompletionSource)
     source.begin_update(1, UPDATES)
     batch = source.next_batch()
-    assert batch.origin is not None and len(batch.origin) == batch.num_sequences
+    assert batch.origins is not None and len(batch.origins) == batch.num_sequences

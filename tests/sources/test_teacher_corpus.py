@@ -55,7 +55,7 @@ class FakeGenerator:
 
     def generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Any],
         decoding: Decoding,
         *,
         seed: int = 0,

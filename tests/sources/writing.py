@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from tests.tiny import EOS, random_examples
 
+from seqdistill.core.completions import Completions
+from seqdistill.core.source import Source
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.sampling import Sample
+from seqdistill.sources.completions import Completion, PromptCompletions
 
 PROMPTS = random_examples(24)
 
@@ -25,18 +27,40 @@ class DiceSampler:
         self._taken = self.weights
         self.refreshes += 1
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         assert self._taken == self.weights, "these weights are stale"
         dice = torch.Generator().manual_seed(seed + self._taken)
-        samples = []
+        rows, ends, nats = [], [], []
         for _ in prompts:
             length = int(torch.randint(1, 5, (), generator=dice))
             ids = torch.randint(4, 40, (length,), generator=dice).tolist()
             finished = bool(torch.rand((), generator=dice) < 0.7)
             ids = [*ids[:-1], EOS] if finished else ids
-            log_probs = torch.rand(length, generator=dice).log().double()
-            samples.append(Sample(tuple(ids), tuple(log_probs.tolist()), finished))
-        return samples
+            rows.append(ids)
+            ends.append(finished)
+            nats.append(torch.rand(length, generator=dice).log().tolist())
+        return Completions.of_rows(rows, finished=ends, log_probs=nats)
+
+
+def batched(rows: Sequence[Completion]) -> PromptCompletions:
+    """The same sequences as one batch."""
+    unknown = float("nan")
+    nats = [one.sampled_log_probs or (unknown,) * len(one.example.target_ids) for one in rows]
+    known = any(one.sampled_log_probs is not None for one in rows)
+    advantages = [unknown if one.advantage is None else one.advantage for one in rows]
+    return PromptCompletions(
+        tuple(one.example for one in rows),
+        Completions.of_rows(
+            [one.example.target_ids for one in rows],
+            finished=[one.finished for one in rows],
+            log_probs=nats if known else None,
+        ),
+        tuple(one.origin for one in rows),
+        tuple(one.sampled_at_update for one in rows),
+        advantages=None
+        if all(one.advantage is None for one in rows)
+        else torch.tensor(advantages, dtype=torch.float64),
+    )
 
 
 def prompts_alone(count: int = 24) -> list[EncodedExample]:

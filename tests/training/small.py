@@ -110,7 +110,7 @@ class Recorder:
         return [{k: v for k, v in row.items() if k not in TIMINGS} for row in self.rows]
 
 
-class ListedBatches:
+class ListedBatches(SequenceSource):
     """A source of given groups of examples, one batch each, in order."""
 
     def __init__(self, groups: Sequence[Sequence[Any]]) -> None:
@@ -120,15 +120,6 @@ class ListedBatches:
     def next_batch(self) -> SequenceBatch:
         self._next += 1
         return collator("seq2seq")(self._groups[self._next - 1])
-
-    def begin_update(self, update: int, updates: int) -> None:
-        """Every update is like the others."""
-
-    def end_update(self) -> dict[str, TokenSum]:
-        return {}
-
-    def dev_scored(self, scores: Mapping[str, float]) -> None:
-        """The batches are given."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"next": self._next}

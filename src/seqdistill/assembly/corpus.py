@@ -114,7 +114,7 @@ def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Examp
     facts = pair_facts(teacher)
     # Prompts alone: what the teacher reads must not depend on the references.
     encoded = encode_for_evaluation(without_references(examples), teacher, recipe.data)
-    sources = [(example.id, example.source_ids) for example in encoded.examples]
+    sources = [(example.id, example.prompt) for example in encoded.examples]
     settings = CorpusSettings(
         # Where its outputs start and end need not be in the configuration.
         teacher_fingerprint=of_settings(
@@ -172,7 +172,7 @@ def label_with_teacher(
     decoder, chat = TextDecoder(teacher.tokenizer), chat_settings(recipe.data)
     progress.start("labelling with the teacher", len(examples))
     corpus = label(
-        [(example.id, example.source_ids) for example in wanted.sources],
+        [(example.id, example.prompt) for example in wanted.sources],
         label_generator(recipe, teacher, wanted.sources),
         wanted.settings,
         wanted.folder,

@@ -10,7 +10,7 @@ import torch
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import named_generator
-from seqdistill.data.batching import Collator
+from seqdistill.data.collating import Collator
 from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.encoding import (
     Encoded,
@@ -23,6 +23,7 @@ from seqdistill.data.readers import read_examples
 from seqdistill.generation.model_facts import declared_ends
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
+from seqdistill.models.modalities import modality_of
 from seqdistill.recipe.schema import DataSection, Recipe
 
 Split = Literal["train", "dev", "test"]
@@ -115,6 +116,12 @@ def collator_for(pair: LoadedModel) -> Collator:
     """The collator that starts and pads sequences as the model expects."""
     tokenizer = pair.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    start = decoder_start_id(pair.model) if pair.kind == "seq2seq" else None
-    prefix_ids = decoder_prefix_ids(pair.model)
-    return Collator(pair.kind, pad_id=int(pad or 0), start_id=start, prefix_ids=prefix_ids)
+    if pair.kind == "causal":
+        return Collator(pair.kind, pad_id=int(pad or 0))
+    return Collator(
+        pair.kind,
+        pad_id=int(pad or 0),
+        start_id=decoder_start_id(pair.model),
+        prefix_ids=decoder_prefix_ids(pair.model),
+        pad=modality_of(pair.model).pad,
+    )

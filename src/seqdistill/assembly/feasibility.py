@@ -33,6 +33,7 @@ def check_lengths_fit(pair: LoadedModel, examples: Sequence[EncodedExample], rol
     if limit is None:
         return
     for example in examples:
+        # A limit of positions is one of tokens: what else an encoder reads has its own.
         source, target = len(example.source_ids), facts.length(example.target_ids)
         length = source + target if pair.kind == "causal" else max(source, target)
         if length > limit:

@@ -28,15 +28,18 @@ from seqdistill.generation.verified_pairs import reach_of
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import RolloutsSection, StudentFraction
-from seqdistill.sources.completions import CompletionSource, StoredCompletions
-from seqdistill.sources.fractions import AdaptiveShare, ScheduledFraction, Share
+from seqdistill.sources.fractions import AdaptiveFraction, Fraction
 from seqdistill.sources.mixture import MixtureSource
 from seqdistill.sources.replay import ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
 from seqdistill.sources.rollout_batches import OnCompletions, RolloutBatches
 from seqdistill.sources.rollout_sampler import RolloutSampler
-from seqdistill.sources.source import SequenceSource
-from seqdistill.sources.stored import StoredSequences, with_teacher_targets
+from seqdistill.sources.source import CompletionSource, SequenceSource
+from seqdistill.sources.stored import (
+    StoredCompletions,
+    StoredSequences,
+    with_teacher_targets,
+)
 
 
 def training_sequences(
@@ -92,7 +95,7 @@ def build_source(
         )
     return RolloutBatches(
         examples,
-        _writer(prepared, examples, rank, world_size),
+        _completions(prepared, examples, rank, world_size),
         collator,
         batch_tokens=recipe.training.batch_tokens,
         expected_new_tokens=recipe.sequences.rollouts.max_new_tokens,
@@ -115,12 +118,12 @@ def try_rollout_engine(prepared: Prepared) -> str | None:
     return "ctranslate2" if isinstance(sampler, CTranslate2Sampler) else "transformers"
 
 
-def _writer(
+def _completions(
     prepared: Prepared, examples: Sequence[EncodedExample], rank: int, world_size: int
 ) -> CompletionSource:
     recipe = prepared.recipe
     sequences, seed = recipe.sequences, recipe.seed
-    writer: CompletionSource = RolloutSampler(
+    source: CompletionSource = RolloutSampler(
         _sampler(prepared, examples),
         seed=seed,
         rank=rank,
@@ -129,8 +132,8 @@ def _writer(
         origin="teacher_mixed" if sequences.rollouts.teacher_fraction > 0.0 else "student",
     )
     if sequences.origin == "replay":
-        writer = ReplaySource(
-            writer,
+        source = ReplaySource(
+            source,
             capacity=sequences.replay.capacity,
             max_age=sequences.replay.max_age,
             fresh_fraction=build_schedule(sequences.replay.fresh_fraction),
@@ -139,29 +142,29 @@ def _writer(
         )
     if sequences.mixture.student_fraction is not None:
         by_teacher = sequences.mixture.others == "teacher"
-        writer = MixtureSource(
-            writer,
+        source = MixtureSource(
+            source,
             StoredCompletions(
                 sequences.mixture.others,
                 # A sample of the teacher's may have been cut off.
                 end_ids=pair_facts(prepared.student).end_ids if by_teacher else None,
             ),
-            _share(sequences.mixture.student_fraction),
+            _student_fraction(sequences.mixture.student_fraction),
             coin=sequences.mixture.coin,
             seed=seed,
         )
     if prepared.reward is not None:
         baseline = recipe.objective.reward.baseline
-        writer = RewardedSource(writer, prepared.reward, baseline=baseline)
-    return writer
+        source = RewardedSource(source, prepared.reward, baseline=baseline)
+    return source
 
 
-def _share(share: StudentFraction) -> Share:
-    if share.shape == "adaptive":
-        return AdaptiveShare(
-            start=share.start, step=share.step, threshold=share.threshold, most=share.end
+def _student_fraction(asked: StudentFraction) -> Fraction:
+    if asked.shape == "adaptive":
+        return AdaptiveFraction(
+            start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
         )
-    return ScheduledFraction(build_schedule(share))
+    return build_schedule(asked)
 
 
 def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:

@@ -8,6 +8,8 @@ padding is known by mask alone, never by a token id.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,19 +17,21 @@ from torch import Tensor
 
 from seqdistill.core.head import Head
 from seqdistill.core.origins import Origin
+from seqdistill.core.source import SourceInputs
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceBatch:
     """Token ids of several examples, padded to a rectangle.
 
-    `source_ids` and `source_mask` feed an encoder and are None for decoder-only models.
-    `decoder_mask` is True on tokens that may be attended to. `target_mask` is True on the
-    positions whose target counts: the response with its end-of-sequence token.
+    `source` feeds an encoder and is None for decoder-only models. `decoder_mask` is True on tokens
+    that may be attended to. `target_mask` is True on the positions whose target counts: the
+    response with its end-of-sequence token.
 
-    What only some methods ask for: `origin` says who wrote each sequence, `sampled_log_probs`
-    the log-probability (nats) of every target under the distribution that it was drawn from, and
-    `advantages` each sequence's reward less its baseline. They are None where nobody asks.
+    What only some methods ask for is None where it is unknown: `origins`, where each sequence comes
+    from; `sampled_log_probs`, the log-probability (nats) of every target under the distribution
+    that it was drawn from; `advantages`, each sequence's reward less its baseline. `extras` are
+    the numeric columns of the data that a recipe names.
     """
 
     example_ids: tuple[str, ...]
@@ -35,11 +39,11 @@ class SequenceBatch:
     decoder_mask: Bool[Tensor, "batch time"]
     target_ids: Int[Tensor, "batch time"]
     target_mask: Bool[Tensor, "batch time"]
-    source_ids: Int[Tensor, "batch source"] | None = None
-    source_mask: Bool[Tensor, "batch source"] | None = None
-    origin: tuple[Origin, ...] | None = None
+    source: SourceInputs | None = None
+    origins: tuple[Origin, ...] | None = None
     sampled_log_probs: Float[Tensor, "batch time"] | None = None
     advantages: Float[Tensor, " batch"] | None = None
+    extras: Mapping[str, Float[Tensor, " batch"]] = dataclasses.field(default_factory=dict)
 
     @property
     def num_sequences(self) -> int:
@@ -51,24 +55,25 @@ class SequenceBatch:
         """How many positions count."""
         return int(self.target_mask.sum())
 
-    def to(self, device: torch.device) -> SequenceBatch:
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> SequenceBatch:
         """The same batch with its tensors on `device`."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
+    def pin_memory(self) -> SequenceBatch:
+        """The same batch in page-locked memory, which a GPU copies from while it computes."""
+        return self._with(lambda tensor: tensor.pin_memory())
 
-        return SequenceBatch(
-            self.example_ids,
-            self.decoder_input_ids.to(device),
-            self.decoder_mask.to(device),
-            self.target_ids.to(device),
-            self.target_mask.to(device),
-            moved(self.source_ids),
-            moved(self.source_mask),
-            self.origin,
-            moved(self.sampled_log_probs),
-            moved(self.advantages),
-        )
+    def _with(self, change: Callable[[Any], Any]) -> SequenceBatch:
+        """The batch with every tensor changed."""
+        changed: dict[str, Any] = {"extras": {k: change(v) for k, v in self.extras.items()}}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changed[field.name] = change(value)
+        if self.source is not None:
+            tensors = {name: change(tensor) for name, tensor in self.source.tensors.items()}
+            changed["source"] = SourceInputs(tensors, change(self.source.mask))
+        return dataclasses.replace(self, **changed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,13 @@ import contextlib
 import dataclasses
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError
+from seqdistill.core.source import Source, SourceInputs
 from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, converse
 from seqdistill.data.endings import end_ids, end_token_id
 from seqdistill.data.examples import Example
@@ -45,6 +46,20 @@ class EncodedExample:
     """The tokens of the prompt alone, where they are not `source_ids`: a token of the whole text
     lies across the border, or the template opens an answer otherwise than it shows a finished one.
     """
+    source: SourceInputs | None = None
+    """What the encoder reads where that is no text; then `source_ids` are none."""
+    extras: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """The numeric columns of the data that the recipe names."""
+
+    @property
+    def prompt(self) -> Source:
+        """What a model is given to write a target for, of whatever modality."""
+        return self.prompt_ids if self.source is None else self.source
+
+    @property
+    def num_source(self) -> int:
+        """Length of the source that is learned from: in tokens, or its modality's steps."""
+        return len(self.source_ids) if self.source is None else len(self.source)
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -64,7 +79,13 @@ class EncodedExample:
 
     def answered(self, target_ids: tuple[int, ...]) -> EncodedExample:
         """The prompt with a target that was written for it."""
-        return EncodedExample(self.id, self.prompt_ids, target_ids)
+        return dataclasses.replace(
+            self,
+            source_ids=self.prompt_ids,
+            target_ids=target_ids,
+            counted_spans=(),
+            own_prompt_ids=None,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,13 +325,15 @@ def with_placeholder_targets(examples: Sequence[EncodedExample]) -> list[Encoded
     return [
         example
         if example.target_ids
-        else dataclasses.replace(example, target_ids=example.source_ids)
+        else dataclasses.replace(
+            example, target_ids=example.source_ids or (0,) * example.num_source
+        )
         for example in examples
     ]
 
 
 def _fits(max_source: int, max_target: int) -> Callable[[EncodedExample], bool]:
-    return lambda e: len(e.source_ids) <= max_source and len(e.target_ids) <= max_target
+    return lambda e: e.num_source <= max_source and len(e.target_ids) <= max_target
 
 
 def leave_out_long(
@@ -364,7 +387,9 @@ def cut_long_sources(
             if kind == "seq2seq":
                 kept = (*ids[: max_source_tokens - 1], ids[-1])
             own = example.own_prompt_ids and example.own_prompt_ids[-max_source_tokens:]
-            example = EncodedExample(example.id, kept, example.target_ids, own_prompt_ids=own)
+            example = dataclasses.replace(
+                example, source_ids=kept, counted_spans=(), own_prompt_ids=own
+            )
         cut.append(example)
     num_cut = sum(len(example.source_ids) > max_source_tokens for example in examples)
     if num_cut:

@@ -28,7 +28,7 @@ def best_texts(
     decoding: Decoding,
 ) -> list[str]:
     """The text of each example's best hypothesis, marks removed, in order."""
-    found = generator.generate([example.prompt_ids for example in examples], decoding)
+    found = generator.generate([example.prompt for example in examples], decoding)
     best = [hypotheses[0].content_ids if hypotheses else () for hypotheses in found]
     return [text.strip() for text in TextDecoder(tokenizer).texts(best)]
 

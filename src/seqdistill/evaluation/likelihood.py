@@ -16,7 +16,8 @@ from torch import Tensor
 
 from seqdistill.core.head import Head
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.data.batching import Collator, in_length_order
+from seqdistill.data.batching import in_length_order
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.divergences import NEGLIGIBLE_LOG_PROB

@@ -50,7 +50,7 @@ def sampled_outputs(
             max_new_tokens=settings.max_new_tokens,
         )
         seed = derived_seed(settings.seed, f"evaluation/temperature-{temperature:g}")
-        hypotheses = generator.generate([e.prompt_ids for e in examples], decoding, seed=seed)
+        hypotheses = generator.generate([e.prompt for e in examples], decoding, seed=seed)
         found.append(_read(temperature, hypotheses, tokenizer))
     return found
 

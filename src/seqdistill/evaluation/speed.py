@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from seqdistill.core.source import Source
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.metrics.scripts import pieces
@@ -29,10 +30,10 @@ _FEWEST = 16
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """One system as it decodes: an engine, its sources as token ids, its tokenizer."""
+    """One system as it decodes: an engine, its sources, its tokenizer."""
 
     generator: SequenceGenerator
-    sources: Sequence[Sequence[int]]
+    sources: Sequence[Source]
     tokenizer: PreTrainedTokenizerBase
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from seqdistill.compression.layers import parameter_count
 from seqdistill.compression.pruning_mask import nonzero_count
 from seqdistill.core.generators import derived_seed
-from seqdistill.data.batching import Collator
+from seqdistill.data.collating import Collator
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
@@ -84,7 +84,7 @@ def _outputs(
     references: Sequence[str],
     settings: EvaluationSettings,
 ) -> Outputs:
-    found = system.generator.generate([e.prompt_ids for e in system.examples], decoding)
+    found = system.generator.generate([e.prompt for e in system.examples], decoding)
     best = tuple(hypotheses[0] if hypotheses else None for hypotheses in found)
     ids = [() if hypothesis is None else hypothesis.content_ids for hypothesis in best]
     decoded = TextDecoder(system.tokenizer).texts(ids)

@@ -17,9 +17,10 @@ import ctranslate2
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.batches import equal_length_batches, padded_batches
 from seqdistill.core.errors import ModelError
 from seqdistill.core.generators import derived_seed
-from seqdistill.generation.batches import equal_length_batches, padded_batches
+from seqdistill.core.source import Source, token_ids_of
 from seqdistill.generation.ctranslate2_loading import ModelLoader
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.generation.model_facts import check_lengths, writing_below
@@ -170,7 +171,7 @@ class CTranslate2Generator:
 
     def generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         decoding: Decoding,
         *,
         seed: int = 0,
@@ -189,7 +190,7 @@ class CTranslate2Generator:
 
     def _generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         decoding: Decoding,
         seed: int,
         on_progress: Callable[[int], None] | None,
@@ -240,9 +241,9 @@ class CTranslate2Generator:
             pools.append(pool)
         return pools
 
-    def _submit(self, pool: Any, sources: Sequence[Sequence[int]], decoding: Decoding) -> list[Any]:
+    def _submit(self, pool: Any, sources: Sequence[Source], decoding: Decoding) -> list[Any]:
         """Promises of results, one a source, decoded as one batch."""
-        strings = [self._loaded.converted.strings([*source]) for source in sources]
+        strings = [self._loaded.converted.strings([*source]) for source in token_ids_of(sources)]
         options: dict[str, Any] = {
             "asynchronous": True,
             "num_hypotheses": decoding.n_best,

@@ -13,7 +13,7 @@ from typing import Any
 import ctranslate2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.generation.conversion import (
     ConvertedModel,
     as_engine_error,
@@ -28,6 +28,7 @@ from seqdistill.generation.verification import Agreement, require_agreement
 from seqdistill.generation.verified_pairs import Reach, long_pairs, positions_taken, short_pairs
 from seqdistill.models.adapters import Kind
 from seqdistill.models.loading import check_finite
+from seqdistill.models.modalities import modality_of
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,11 @@ class ModelLoader:
         Raises EngineError when it cannot be converted or the two disagree, and ModelError for
         weights that are no numbers.
         """
+        if not modality_of(model).reads_text:
+            raise EngineError(
+                "CTranslate2 must be given models that read token ids, but "
+                f"{type(model).__name__} reads {model.main_input_name}"
+            )
         check_finite(model)
         facts = facts_of(model, self.tokenizer, kind=self.kind)
         disposable = detached_cpu_copy(model)

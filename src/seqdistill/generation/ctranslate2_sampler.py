@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.completions import Completions
+from seqdistill.core.source import Source
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding
-from seqdistill.generation.sampling import Sample, check_rollout_decoding
+from seqdistill.generation.sampling import check_rollout_decoding
 from seqdistill.generation.scoring import IdPair
 from seqdistill.generation.verified_pairs import NO_LONGER, Reach
 from seqdistill.models.adapters import Kind
@@ -63,7 +65,8 @@ class CTranslate2Sampler:
         """
         self._generator.refresh(self._model)
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
         answers = self._generator.generate(prompts, self._decoding, seed=seed)
-        return [Sample(best.token_ids, None, best.finished) for (best,) in answers]
+        best = [hypotheses[0] for hypotheses in answers]
+        return Completions.of_rows([h.token_ids for h in best], finished=[h.finished for h in best])

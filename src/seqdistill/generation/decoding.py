@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.source import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +84,11 @@ class Hypothesis:
 
 @runtime_checkable
 class SequenceGenerator(Protocol):
-    """An engine that turns source ids into hypotheses."""
+    """An engine that turns sources into hypotheses."""
 
     def generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         decoding: Decoding,
         *,
         seed: int = 0,

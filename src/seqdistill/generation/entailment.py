@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from seqdistill.core.batches import padded_batches
 from seqdistill.core.errors import ModelError, did_you_mean, first_line
 from seqdistill.core.hub import only_local
-from seqdistill.generation.batches import padded_batches
-from seqdistill.generation.scoring import evaluation_mode
+from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.loading import load_config, load_tokenizer
 
 _LOG = logging.getLogger(__name__)

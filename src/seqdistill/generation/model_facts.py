@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError, RecipeError
+from seqdistill.core.source import Source, SourceInputs
 from seqdistill.data.endings import end_ids
 from seqdistill.models.adapters import Kind, decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
@@ -168,9 +169,7 @@ def check_output_length(
         )
 
 
-def check_lengths(
-    sources: Sequence[Sequence[int]], *, max_new_tokens: int, facts: ModelFacts
-) -> None:
+def check_lengths(sources: Sequence[Source], *, max_new_tokens: int, facts: ModelFacts) -> None:
     """Nothing, when every source and its longest output fit the model's positions.
 
     Raises DataError for a source that is empty, too long or has ids outside the vocabulary, and
@@ -180,11 +179,12 @@ def check_lengths(
     limit = facts.max_positions
     room = max_new_tokens if facts.kind == "causal" else 0
     for index, source in enumerate(sources):
-        if not source:
+        if not len(source):
             raise DataError(
                 f"every source must hold at least one token, but number {index + 1} has none"
             )
-        if limit is not None and len(source) + room > limit:
+        is_ids = not isinstance(source, SourceInputs)
+        if is_ids and limit is not None and len(source) + room > limit:
             beside = f" with {room} new ones beside it (max_new_tokens)" if room else ""
             raise DataError(
                 f"every source must fit the model's {limit} positions{beside}, but number "

@@ -17,17 +17,18 @@ from transformers import Cache, PreTrainedModel
 
 from seqdistill.core.errors import ModelError
 from seqdistill.core.head import Head
+from seqdistill.core.source import Source, padded_ids, token_ids_of
 from seqdistill.generation.model_facts import ModelFacts
-from seqdistill.generation.scoring import padded
 from seqdistill.models.adapters import positions_from_mask
 from seqdistill.models.heads import head_of
+from seqdistill.models.modalities import modality_of
 
 
 @runtime_checkable
 class NextLogProbs(Protocol):
     """A distribution over the next token of every row of a batch, in nats."""
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+    def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
         """The log-probabilities of each row's first token."""
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
@@ -57,18 +58,19 @@ class CachedModel:
         self._mask: Int[Tensor, "batch read"]
         self._encoded: Float[Tensor, "batch source dim"]
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+    def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
         """The logits of each row's first token; forgets every earlier batch."""
         model, facts = self._model, self._facts
         self._head, self._cache = head_of(model), None
         if facts.kind == "causal":
-            ids, self._mask = padded(prompts, model.device, side="left")
-            return self._read(ids)
-        ids, self._mask = padded(prompts, model.device)
-        self._encoded = model.get_encoder()(
-            input_ids=ids, attention_mask=self._mask
-        ).last_hidden_state
-        first = ids.new_tensor([[facts.start_id or 0, *facts.prefix_ids]])
+            ids, mask = padded_ids(token_ids_of(prompts), side="left")
+            self._mask = mask.long().to(model.device)
+            return self._read(ids.to(model.device))
+        modality = modality_of(model)
+        source = modality.pad(prompts).to(model.device)
+        self._encoded, mask = modality.encode(model, source)
+        self._mask = mask.long()
+        first = self._mask.new_tensor([[facts.start_id or 0, *facts.prefix_ids]])
         return self._read(first.expand(len(prompts), -1))
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Cache, GenerationConfig, PreTrainedModel
 
-from seqdistill.generation.scoring import padded
+from seqdistill.core.source import padded_ids
 from seqdistill.models.proof import difference
 
 _PADDING = 8
@@ -40,7 +40,7 @@ def reads_padding(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> b
 def _next_logits(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "batch 1 vocab"]:
-    ids, mask = padded(prompts, model.device, side="left")
+    ids, mask = padded_ids(prompts, side="left")
     # All said out loud: `generate` fills what is left out from the model's own configuration.
     config = GenerationConfig(
         max_new_tokens=1,
@@ -51,13 +51,17 @@ def _next_logits(
         return_dict_in_generate=True,
         output_logits=True,
     )
-    found = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    found = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.long().to(model.device),
+        generation_config=config,
+    )
     logits: Tensor = found.logits[0]
     return logits[:, None]
 
 
 def moves_with_beams(model: PreTrainedModel, prompt: Sequence[int]) -> bool:
     """Whether a decoder-only model hands on a cache that a beam search can put in another order."""
-    ids, _ = padded([prompt[:1]], model.device)
+    ids = torch.tensor([[prompt[0]]], device=model.device)
     output = model(input_ids=ids, use_cache=True)
     return any(isinstance(output.get(key), Cache) for key in ("past_key_values", "cache_params"))

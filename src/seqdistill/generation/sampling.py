@@ -13,7 +13,6 @@ sample is for.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -28,9 +27,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from seqdistill.core.batches import padded_batches
+from seqdistill.core.completions import Completions
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
-from seqdistill.generation.batches import padded_batches
+from seqdistill.core.source import Source
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import (
     ModelFacts,
@@ -39,24 +40,15 @@ from seqdistill.generation.model_facts import (
     writing_below,
 )
 from seqdistill.generation.next_tokens import CachedModel, NextLogProbs
-from seqdistill.generation.scoring import evaluation_mode
 from seqdistill.models.adapters import Kind, adapt
+from seqdistill.models.dropout import evaluation_mode
+from seqdistill.models.modalities import modality_of
 
 Precision = Literal["fp32", "bf16"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One written sequence."""
-
-    token_ids: tuple[int, ...]
-    """No start token, no prefix or prompt; an end token is the last one when `finished`."""
-    log_probs: tuple[float, ...] | None
-    """Nats of each token under the distribution that it was drawn from, temperature, top_k and
-    top_p included. None for greedy sequences, which are not drawn, and where the engine does not
-    tell."""
-    finished: bool
-    """False when `max_new_tokens` cut it off: then there is no end token, and none is made up."""
+_LOOK_EVERY = {"cpu": 1}
+"""After how many steps finished rows are looked for, by the kind of device: an answer is free on
+the CPU, and a GPU would wait for it at each step. Elsewhere `_SELDOM`."""
+_SELDOM = 8
 
 
 @runtime_checkable
@@ -66,9 +58,13 @@ class Sampler(Protocol):
     def refresh(self) -> None:
         """Take the weights that the model has now."""
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """One sequence a prompt, in the prompts' order: the same again for the same seed, prompts
-        and weights. Gradients, training mode and torch's random state stay out of it."""
+        and weights. Gradients, training mode and torch's random state stay out of it.
+
+        Log-probabilities are None for greedy sequences, which are not drawn, and where the engine
+        does not tell them.
+        """
 
 
 def check_rollout_decoding(decoding: Decoding) -> None:
@@ -92,7 +88,8 @@ def prove_steps(model: PreTrainedModel, facts: ModelFacts) -> None:
     """
     with evaluation_mode(model), writing(model.device, "fp32"):
         adapt(model)
-        CachedModel(model, facts).begin([[facts.end_id]])
+        tried = [facts.end_id] if facts.kind == "causal" else modality_of(model).tiny(model)
+        CachedModel(model, facts).begin([tried])
 
 
 class TransformersSampler:
@@ -135,7 +132,7 @@ class TransformersSampler:
     def refresh(self) -> None:
         """Nothing: the model is read as it is at every call."""
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
         facts, decoding = self._facts(), self._decoding
         check_lengths(prompts, max_new_tokens=decoding.max_new_tokens, facts=facts)
@@ -189,7 +186,7 @@ class _OwnDistribution:
         self._model = model
         self._decoding = decoding
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+    def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
         return log_probs_of(self._model.begin(prompts), self._decoding)
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
@@ -201,13 +198,13 @@ class _OwnDistribution:
 
 def written_samples(
     distribution: NextLogProbs,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Source],
     decoding: Decoding,
     *,
     end_ids: Sequence[int],
     seed: int,
     device: torch.device,
-) -> list[Sample]:
+) -> Completions:
     """One sample of `distribution` a prompt, in their order, decoded sorted by length."""
     uniforms = torch.rand(
         len(prompts),
@@ -215,28 +212,16 @@ def written_samples(
         dtype=torch.float64,
         generator=named_generator(seed, "rollouts"),
     ).to(device)
-    samples: dict[int, Sample] = {}
+    written = _Written(len(prompts), decoding.max_new_tokens, end_ids, device)
+    choose = likeliest if decoding.mode == "beam" else _Drawn(uniforms)
     lengths = [len(prompt) for prompt in prompts]
     for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
-        choose: Choice = likeliest if decoding.mode == "beam" else _Drawn(uniforms[batch])
-        rows = _write(
-            distribution,
-            [prompts[i] for i in batch],
-            choose,
-            end_ids=end_ids,
-            max_new_tokens=decoding.max_new_tokens,
-        )
-        for index, (token_ids, log_probs) in zip(batch, rows, strict=True):
-            samples[index] = Sample(
-                tuple(token_ids),
-                tuple(log_probs) if decoding.mode == "sample" else None,
-                finished=token_ids[-1] in end_ids,
-            )
-    return [samples[index] for index in range(len(prompts))]
+        _write(distribution, [prompts[i] for i in batch], batch, choose, written)
+    return written.completions(drawn=decoding.mode == "sample")
 
 
 Choice = Callable[[Float[Tensor, "batch vocab"], Int[Tensor, " batch"], int], Int[Tensor, " batch"]]
-"""(log-probs, which rows of the whole batch these are, step) -> each row's next token."""
+"""(log-probs, which prompts these rows are, step) -> each row's next token."""
 
 
 def likeliest(
@@ -249,7 +234,7 @@ def likeliest(
 class _Drawn:
     """Tokens drawn by inverting the cumulative distribution: one uniform number a row and step."""
 
-    def __init__(self, uniforms: Float[Tensor, "whole_batch time"]) -> None:
+    def __init__(self, uniforms: Float[Tensor, "prompts time"]) -> None:
         self._uniforms = uniforms
 
     def __call__(
@@ -261,30 +246,76 @@ class _Drawn:
         return torch.searchsorted(cumulative, level)[:, 0]
 
 
+class _Written:
+    """What is written so far for all prompts, on the device."""
+
+    def __init__(
+        self, num_prompts: int, longest: int, end_ids: Sequence[int], device: torch.device
+    ) -> None:
+        self.longest = longest
+        self.device = device
+        self._ends = torch.tensor(end_ids, device=device)
+        self._token_ids = torch.full((num_prompts, longest), -1, device=device)
+        self._log_probs = torch.zeros(num_prompts, longest, device=device)
+        self._width = 0
+
+    def add(
+        self,
+        rows: Int[Tensor, " batch"],
+        step: int,
+        chosen: Int[Tensor, " batch"],
+        log_probs: Float[Tensor, "batch vocab"],
+    ) -> None:
+        """Appends a token to each of these rows; what follows an end is cut off later."""
+        self._token_ids[rows, step] = chosen
+        self._log_probs[rows, step] = log_probs.gather(1, chosen[:, None])[:, 0]
+        self._width = max(self._width, step + 1)
+
+    def still_open(
+        self, rows: Int[Tensor, " batch"], step: int, num_steps: int
+    ) -> Int[Tensor, " open"]:
+        """Which of these rows have not ended in the last `num_steps` steps."""
+        last = self._token_ids[rows, step + 1 - num_steps : step + 1]
+        return (~torch.isin(last, self._ends).any(dim=1)).nonzero()[:, 0]
+
+    def completions(self, *, drawn: bool) -> Completions:
+        """All that was written; greedy tokens are not drawn and have no log-probabilities."""
+        ids, nats = self._token_ids[:, : self._width], self._log_probs[:, : self._width]
+        is_end = torch.isin(ids, self._ends)
+        # Up to the first end, or as far as there is anything.
+        real = (ids >= 0) & (is_end.cumsum(dim=1) - is_end.long() == 0)
+        return Completions(
+            torch.where(real, ids, 0),
+            real.sum(dim=1),
+            is_end.any(dim=1),
+            torch.where(real, nats, 0.0) if drawn else None,
+        )
+
+
 def _write(
     distribution: NextLogProbs,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Source],
+    places: Sequence[int],
     choose: Choice,
-    *,
-    end_ids: Sequence[int],
-    max_new_tokens: int,
-) -> list[tuple[list[int], list[float]]]:
-    """Token ids and their log-probabilities, a pair a prompt; finished rows leave the batch."""
-    written: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]
+    written: _Written,
+) -> None:
+    """Writes for `prompts`, whose rows are at `places`; finished rows leave the batch.
+
+    Which rows are finished is all that is asked of the device, every few steps: see `_LOOK_EVERY`.
+    """
+    rows = torch.tensor(places, device=written.device)
+    every = _LOOK_EVERY.get(written.device.type, _SELDOM)
     log_probs = distribution.begin(prompts)
-    rows = torch.arange(len(prompts), device=log_probs.device)
-    ends = rows.new_tensor(list(end_ids))
-    for step in range(max_new_tokens):
+    for step in range(written.longest):
         chosen = choose(log_probs, rows, step)
-        nats = log_probs.gather(1, chosen[:, None])[:, 0]
-        for row, token, value in zip(rows.tolist(), chosen.tolist(), nats.tolist(), strict=True):
-            written[row][0].append(token)
-            written[row][1].append(value)
-        (open_rows,) = (~torch.isin(chosen, ends)).nonzero(as_tuple=True)
-        if not len(open_rows) or step == max_new_tokens - 1:
+        written.add(rows, step, chosen, log_probs)
+        if step == written.longest - 1:
             break
-        if len(open_rows) < len(rows):
-            rows, chosen = rows[open_rows], chosen[open_rows]
-            distribution.keep(open_rows)
+        if (step + 1) % every == 0:
+            still_open = written.still_open(rows, step, every)
+            if not len(still_open):
+                break
+            if len(still_open) < len(rows):
+                rows, chosen = rows[still_open], chosen[still_open]
+                distribution.keep(still_open)
         log_probs = distribution.advance(chosen)
-    return written

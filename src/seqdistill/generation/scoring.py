@@ -6,21 +6,25 @@ nothing.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from seqdistill.generation.batches import padded_batches
+from seqdistill.core.batches import padded_batches
+from seqdistill.core.source import Source, padded_ids, token_ids_of
 from seqdistill.generation.model_facts import ModelFacts
+from seqdistill.models.dropout import evaluation_mode
+from seqdistill.models.modalities import modality_of
 
 IdPair = tuple[Sequence[int], Sequence[int]]
 """(source ids, target ids); for decoder-only models (prompt ids, continuation ids)."""
+Pair = tuple[Source, Sequence[int]]
+"""The same, with a source of any modality."""
 
 
 class Prediction(NamedTuple):
@@ -37,20 +41,8 @@ class Prediction(NamedTuple):
 _MAX_LOGITS = 2**24
 
 
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside the block; afterwards every submodule is in the mode it was in."""
-    were_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in were_training:
-            module.training = True
-
-
 def token_log_probs(
-    model: PreTrainedModel, pairs: Sequence[IdPair], *, facts: ModelFacts
+    model: PreTrainedModel, pairs: Sequence[Pair], *, facts: ModelFacts
 ) -> list[list[float]]:
     """log p(token | source, earlier tokens) of every target token in nats, one list a pair.
 
@@ -61,7 +53,7 @@ def token_log_probs(
 
 
 def token_predictions(
-    model: PreTrainedModel, pairs: Sequence[IdPair], *, facts: ModelFacts
+    model: PreTrainedModel, pairs: Sequence[Pair], *, facts: ModelFacts
 ) -> list[list[Prediction]]:
     """What the model says at every target token, given the source and the tokens before it.
 
@@ -79,7 +71,7 @@ def token_predictions(
                 logits = _seq2seq_logits(model, sources, targets, facts)
                 offsets = [len(facts.prefix_ids)] * len(batch)
             else:
-                logits, first = _causal_logits(model, sources, targets)
+                logits, first = _causal_logits(model, token_ids_of(sources), targets)
                 offsets = [len(source) - 1 - first for source in sources]
             for row, (index, offset) in enumerate(zip(batch, offsets, strict=True)):
                 target = pairs[index][1]
@@ -101,18 +93,17 @@ def predictions_of(logits: Float[Tensor, "time vocab"], target: Sequence[int]) -
 
 def _seq2seq_logits(
     model: PreTrainedModel,
-    sources: Sequence[Sequence[int]],
+    sources: Sequence[Source],
     targets: Sequence[Sequence[int]],
     facts: ModelFacts,
 ) -> Float[Tensor, "batch time vocab"]:
-    source_ids, source_mask = padded(sources, model.device)
+    modality = modality_of(model)
+    named = modality.arguments(modality.pad(sources).to(model.device))
     # Padding after a row's last token is never looked at by the tokens before it.
-    decoder_ids, _ = padded(
-        [[facts.start_id or 0, *facts.prefix_ids, *target[:-1]] for target in targets], model.device
+    decoder_ids, _ = padded_ids(
+        [[facts.start_id or 0, *facts.prefix_ids, *target[:-1]] for target in targets]
     )
-    logits: Tensor = model(
-        input_ids=source_ids, attention_mask=source_mask, decoder_input_ids=decoder_ids
-    ).logits
+    logits: Tensor = model(**named, decoder_input_ids=decoder_ids.to(model.device)).logits
     return logits
 
 
@@ -125,23 +116,11 @@ def _causal_logits(
     leave them out give all.
     """
     rows = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
-    ids, mask = padded(rows, model.device)
+    ids, mask = (tensor.to(model.device) for tensor in padded_ids(rows))
     kept = ids.shape[1] - min(map(len, prompts)) + 1
     cuts = "logits_to_keep" in inspect.signature(model.forward).parameters
     named = {"logits_to_keep": kept} if cuts else {}
-    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **named).logits
+    logits: Tensor = model(
+        input_ids=ids, attention_mask=mask.long(), use_cache=False, **named
+    ).logits
     return logits, ids.shape[1] - logits.shape[1]
-
-
-def padded(
-    rows: Sequence[Sequence[int]], device: torch.device, *, side: Literal["left", "right"] = "right"
-) -> tuple[Tensor, Tensor]:
-    """Ids and mask as (batch, time), zeros where padded: masks tell padding, no token id does."""
-    width = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for number, row in enumerate(rows):
-        place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[number, place] = torch.tensor([*row], dtype=torch.long)
-        mask[number, place] = 1
-    return ids.to(device), mask.to(device)

@@ -15,21 +15,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.completions import Completions
 from seqdistill.core.errors import ModelError, RecipeError
+from seqdistill.core.source import Source
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import check_lengths, facts_of
 from seqdistill.generation.next_tokens import CachedModel
 from seqdistill.generation.sampling import (
     Precision,
-    Sample,
     check_rollout_decoding,
     log_probs_of,
     prove_steps,
     writing,
     written_samples,
 )
-from seqdistill.generation.scoring import evaluation_mode
 from seqdistill.models.adapters import Kind
+from seqdistill.models.dropout import evaluation_mode
 
 
 class TeacherMixedSampler:
@@ -84,7 +85,7 @@ class TeacherMixedSampler:
     def refresh(self) -> None:
         """Nothing: the models are read as they are at every call."""
 
-    def sample(self, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Sample]:
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
         for facts in (self._student_facts, self._teacher_facts):
             check_lengths(prompts, max_new_tokens=self._decoding.max_new_tokens, facts=facts)
@@ -131,7 +132,7 @@ class _Mixture:
             math.log1p(-teacher_fraction) if teacher_fraction < 1 else -math.inf
         )
 
-    def begin(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
+    def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
         return self._mixed(self._student.begin(prompts), self._teacher.begin(prompts))
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:

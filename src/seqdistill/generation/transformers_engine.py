@@ -15,8 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.batches import equal_length_batches, padded_batches
 from seqdistill.core.generators import derived_seed
-from seqdistill.generation.batches import equal_length_batches, padded_batches
+from seqdistill.core.source import Source, padded_ids, token_ids_of
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.generation.model_facts import (
     ModelFacts,
@@ -25,8 +26,10 @@ from seqdistill.generation.model_facts import (
     writing_below,
 )
 from seqdistill.generation.recurrence import moves_with_beams, reads_padding
-from seqdistill.generation.scoring import evaluation_mode, padded, token_log_probs
+from seqdistill.generation.scoring import token_log_probs
 from seqdistill.models.adapters import Kind
+from seqdistill.models.dropout import evaluation_mode
+from seqdistill.models.modalities import modality_of
 
 
 class TransformersGenerator:
@@ -56,7 +59,7 @@ class TransformersGenerator:
 
     def generate(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         decoding: Decoding,
         *,
         seed: int = 0,
@@ -74,9 +77,10 @@ class TransformersGenerator:
         with self._prepared(config, seed):
             together = padded_batches
             if sources and facts.kind == "causal":
-                if reads_padding(self._model, sources):
+                prompts = token_ids_of(sources)
+                if reads_padding(self._model, prompts):
                     together = equal_length_batches
-                if config.num_beams > 1 and not moves_with_beams(self._model, sources[0]):
+                if config.num_beams > 1 and not moves_with_beams(self._model, prompts[0]):
                     config.use_cache = False  # slower, and right
             lengths = [len(source) for source in sources]
             for batch in together(lengths, batch_tokens=decoding.batch_tokens):
@@ -104,24 +108,29 @@ class TransformersGenerator:
                 model.generation_config = inherited
 
     def _decode(
-        self, sources: Sequence[Sequence[int]], config: GenerationConfig, facts: ModelFacts
+        self, sources: Sequence[Source], config: GenerationConfig, facts: ModelFacts
     ) -> list[list[list[int]]]:
         """Token ids per source and hypothesis, cut after the first end token."""
-        # A decoder-only model goes on from the last column, so padding goes before the prompt.
-        ids, mask = padded(
-            sources, self._model.device, side="left" if facts.kind == "causal" else "right"
-        )
+        device = self._model.device
+        if facts.kind == "causal":
+            # It goes on from the last column, so padding goes before the prompt.
+            ids, mask = padded_ids(token_ids_of(sources), side="left")
+            named = {"input_ids": ids.to(device), "attention_mask": mask.long().to(device)}
+            skipped = ids.shape[1]
+        else:
+            modality = modality_of(self._model)
+            named = modality.arguments(modality.pad(sources).to(device))
+            skipped = 1 + len(facts.prefix_ids)
         written: Int[Tensor, "outputs time"] = self._model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config
+            **named, generation_config=config
         )
-        skipped = ids.shape[1] if facts.kind == "causal" else 1 + len(facts.prefix_ids)
         rows = [_cut_at_end(row[skipped:], facts.end_ids) for row in written.tolist()]
         per_source = len(rows) // len(sources)
         return [rows[i * per_source : (i + 1) * per_source] for i in range(len(sources))]
 
     def _scored(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         outputs: Sequence[Sequence[Sequence[int]]],
         decoding: Decoding,
         facts: ModelFacts,

@@ -255,7 +255,7 @@ def measure_speed(
     decoders = {
         system.name: Decoder(
             system.generator,
-            [example.prompt_ids for example in system.examples[:_SPEED_SENTENCES]],
+            [example.prompt for example in system.examples[:_SPEED_SENTENCES]],
             system.tokenizer,
         )
         for system, _ in measured

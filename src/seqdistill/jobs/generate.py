@@ -107,7 +107,7 @@ def generate_texts(
         )
     progress.start("generating", len(wanted))
     found = generator.generate(
-        [example.prompt_ids for example in encoded],
+        [example.prompt for example in encoded],
         Decoding(beam_size=beam_size, max_new_tokens=max_new_tokens),
         on_progress=progress.advance,
     )

@@ -55,7 +55,7 @@ def planned_labels(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> str:
     """Whether the labels that are wanted are there; else the time, from a sample of them."""
     if wanted.is_there:
         return wanted.origin
-    sources = [example.source_ids for example in wanted.sources]
+    sources = [example.prompt for example in wanted.sources]
     sample = _spread(sources, _NUM_LABELLED)
     generator = label_generator(recipe, teacher, wanted.sources)
     began = time.perf_counter()
@@ -120,7 +120,7 @@ def _largest_batches(prepared: Prepared) -> list[list[EncodedExample]]:
     wide, long = ((0, 0), [0]), ((0, 0), [0])
     while batches.epoch == 0:
         found = list(batches.next())
-        source = max(len(prepared.train[index].source_ids) for index in found)
+        source = max(prepared.train[index].num_source for index in found)
         target = max(len(prepared.train[index].target_ids) for index in found)
         tokens = len(found) * (source + target)
         wide = max(wide, ((tokens, source + target), found))

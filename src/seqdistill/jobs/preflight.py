@@ -71,7 +71,7 @@ def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tu
     sequences = prepared.recipe.sequences
     if sequences.rolls_out and not sequences.has_two_origins:  # no reference is learned
         row = row.answered(())
-    words = f"{row.id}: {len(row.source_ids):,} tokens read"
+    words = f"{row.id}: {row.num_source:,} tokens read"
     words += f", {row.num_counted:,} learned" if row.target_ids else ""
     if row.counted_spans:
         words += f", earlier turns ⟦in brackets⟧ among them: {len(row.counted_spans)}"

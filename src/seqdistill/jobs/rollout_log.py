@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from seqdistill.assembly.data import chat_settings
 from seqdistill.assembly.preparing import Prepared
-from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.data.conversations import prompt_text
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.sources.completions import Completion
+from seqdistill.sources.completions import Completion, PromptCompletions
 
 _NUM_KEPT = 4
 """Sequences of each batch that is looked at."""
@@ -32,16 +31,17 @@ class RolloutLog:
         self._examples = {example.id: example for example in prepared.train_examples}
         self._next_update: int | None = None
 
-    def __call__(self, update: int, written: Sequence[Completion]) -> None:
-        """Keeps some of what was written, if it is time and the student wrote any of it."""
+    def __call__(self, update: int, found: PromptCompletions) -> None:
+        """Keeps some of the sequences, if it is time and the student had a part in any."""
         if self._next_update is None:
             # Not earlier: a run that is resumed first forgets what it will write again.
             self._next_update = max((self._after(step) for step in self._kept_steps()), default=1)
-        kept = _of_many_prompts([one for one in written if one.origin in STUDENT_ORIGINS])
-        if update < self._next_update or not kept:
+        rows = found.students_rows
+        if update < self._next_update or not rows:
             return
         self._next_update = self._after(update)
-        self._run.log_rollouts(update, [self._row(one) for one in kept])
+        kept = _of_many_prompts(rows, [found.prompts[row].id for row in rows])
+        self._run.log_rollouts(update, [self._row(one) for one in found.select(kept).listed()])
 
     def _after(self, update: int) -> int:
         """When the next `samples_every` updates begin."""
@@ -65,12 +65,7 @@ class RolloutLog:
         }
 
 
-def _of_many_prompts(written: Sequence[Completion]) -> list[Completion]:
-    """The first of each prompt, then the others, as many as are kept."""
-    seen: set[str] = set()
-    first: list[Completion] = []
-    others: list[Completion] = []
-    for one in written:
-        (others if one.example.id in seen else first).append(one)
-        seen.add(one.example.id)
-    return [*first, *others][:_NUM_KEPT]
+def _of_many_prompts(rows: Sequence[int], ids: Sequence[str]) -> list[int]:
+    """The first row of each prompt, then the others, as many as are kept."""
+    is_later = [name in ids[:place] for place, name in enumerate(ids)]
+    return [row for _, row in sorted(zip(is_later, rows, strict=True))][:_NUM_KEPT]

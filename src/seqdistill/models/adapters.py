@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import ModelError
 from seqdistill.core.head import Head
+from seqdistill.core.source import SourceInputs
 from seqdistill.models.heads import (
     check_head,
     head_of,
@@ -24,6 +25,7 @@ from seqdistill.models.heads import (
     widened_head_input,
     widening,
 )
+from seqdistill.models.modalities import modality_of
 
 Kind = Literal["seq2seq", "causal"]
 
@@ -99,8 +101,7 @@ class SequenceModel(nn.Module):
         self,
         decoder_input_ids: Int[Tensor, "batch time"],
         decoder_mask: Bool[Tensor, "batch time"],
-        source_ids: Int[Tensor, "batch source"] | None,
-        source_mask: Bool[Tensor, "batch source"] | None,
+        source: SourceInputs | None,
     ) -> Float[Tensor, "batch time dim"]:
         """The last hidden state at each decoder position."""
         raise AssertionError("use Seq2SeqAdapter or CausalAdapter, made by adapt()")
@@ -113,13 +114,12 @@ class SequenceModel(nn.Module):
     def _check(self) -> None:
         was_training, ids = self.module.training, tiny_ids(self.module)
         self.eval()
-        mask = torch.ones_like(ids, dtype=torch.bool)
-        named = {"input_ids": ids}
+        named, source = {"input_ids": ids}, None
         if self.kind == "seq2seq":
-            hidden = self.forward(ids, mask, ids, mask)
-            named["decoder_input_ids"] = ids
-        else:
-            hidden = self.forward(ids, mask, None, None)
+            modality = modality_of(self.module)
+            source = modality.pad([modality.tiny(self.module)]).to(self.module.device)
+            named = {**modality.arguments(source), "decoder_input_ids": ids}
+        hidden = self.forward(ids, torch.ones_like(ids, dtype=torch.bool), source)
         for factor in (1.0, widening(self.head, hidden)):
             with widened_head_input(self.module, factor):
                 logits = self.module(**named, use_cache=False).logits
@@ -130,9 +130,7 @@ class SequenceModel(nn.Module):
 
 def hidden_states(model: nn.Module, batch: SequenceBatch) -> Float[Tensor, "batch time dim"]:
     """The model's hidden states; `model` may be a SequenceModel wrapped for several processes."""
-    hidden: Tensor = model(
-        batch.decoder_input_ids, batch.decoder_mask, batch.source_ids, batch.source_mask
-    )
+    hidden: Tensor = model(batch.decoder_input_ids, batch.decoder_mask, batch.source)
     return hidden
 
 
@@ -143,21 +141,20 @@ class Seq2SeqAdapter(SequenceModel):
         self,
         decoder_input_ids: Int[Tensor, "batch time"],
         decoder_mask: Bool[Tensor, "batch time"],
-        source_ids: Int[Tensor, "batch source"] | None,
-        source_mask: Bool[Tensor, "batch source"] | None,
+        source: SourceInputs | None,
     ) -> Float[Tensor, "batch time dim"]:
         """The decoder's last hidden state at each position. The batch must hold sources."""
-        if source_ids is None or source_mask is None:
+        if source is None:
             raise ModelError(
                 "An encoder-decoder model needs batches with a source, but this batch has none; "
                 "encode the data for kind 'seq2seq'."
             )
-        encoded = self.module.get_encoder()(input_ids=source_ids, attention_mask=source_mask.long())
+        encoded, encoded_mask = modality_of(self.module).encode(self.module, source)
         decoded = self.module.get_decoder()(
             input_ids=decoder_input_ids,
             attention_mask=decoder_mask.long(),
-            encoder_hidden_states=encoded.last_hidden_state,
-            encoder_attention_mask=source_mask.long(),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=encoded_mask.long(),
             use_cache=False,
         )
         hidden: Tensor = decoded.last_hidden_state
@@ -176,8 +173,7 @@ class CausalAdapter(SequenceModel):
         self,
         decoder_input_ids: Int[Tensor, "batch time"],
         decoder_mask: Bool[Tensor, "batch time"],
-        source_ids: Int[Tensor, "batch source"] | None,
-        source_mask: Bool[Tensor, "batch source"] | None,
+        source: SourceInputs | None,
     ) -> Float[Tensor, "batch time dim"]:
         """The last hidden state at each position; the prompt is part of the decoder's input."""
         positions = (

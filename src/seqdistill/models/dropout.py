@@ -7,6 +7,7 @@ every pass. A rate is known here by its name. Draws nothing and chooses no rate.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 
@@ -45,6 +46,18 @@ def set_dropout(model: PreTrainedModel, rate: float) -> None:
         is_dropout = isinstance(holder, _DropoutNd) or _DROPOUT.search(name)
         if is_dropout or (rate == 0.0 and (_LAYER_DROP.search(name) or name in noises)):
             setattr(holder, name, rate)
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside the block; afterwards every submodule is in the mode it was in."""
+    were_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in were_training:
+            module.training = True
 
 
 def has_dropout(model: nn.Module) -> bool:

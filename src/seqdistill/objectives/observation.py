@@ -44,13 +44,13 @@ class Observation:
         mask = self.batch.target_mask
         if term.origin is None:
             return mask
-        if self.batch.origin is None:
+        if self.batch.origins is None:
             raise RecipeError(
                 f"{term.divergence} counts only sequences written by {', '.join(term.origin)}, "
                 "so the source must say who wrote each, got a batch that does not; remove "
                 "origin, or choose sequences that the student or the teacher writes in training"
             )
-        rows = [writer in term.origin for writer in self.batch.origin]
+        rows = [writer in term.origin for writer in self.batch.origins]
         return mask & torch.tensor(rows, device=mask.device).unsqueeze(1)
 
     @property
@@ -60,7 +60,7 @@ class Observation:
         Those of `teacher_mixed` too: it drew most of their tokens. All where nobody says who wrote
         them.
         """
-        mask, writers = self.batch.target_mask, self.batch.origin
+        mask, writers = self.batch.target_mask, self.batch.origins
         if writers is None:
             return mask
         rows = [writer in STUDENT_ORIGINS for writer in writers]

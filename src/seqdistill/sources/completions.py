@@ -1,40 +1,37 @@
-"""Who writes the sequences of an update, given its prompts: the common form, and the simplest one.
-
-A writer turns prompts into prompts with targets, and says of each who wrote it, when, and what is
-known of it. It does not choose prompts, make tensors or know a loss; `written_batches` does the
-first two. A writer may wrap others: a reward, a mixture, a memory.
-"""
+"""Prompts with their completions and what is known of them: the batch that sources hand on."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from seqdistill.core.errors import DataError
-from seqdistill.core.origins import Origin
+from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.completions import Completions
+from seqdistill.core.origins import STUDENT_ORIGINS, Origin
+from seqdistill.core.source import SourceInputs
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One sequence and what is known of it; what nobody asked for is None."""
+    """One sequence as Python values: for rewards, logs and people."""
 
     example: EncodedExample
-    """The prompt with what was written as its target."""
+    """The prompt with its completion as target."""
     origin: Origin
     sampled_log_probs: tuple[float, ...] | None = None
-    """Nats of each target token under the distribution that it was drawn from."""
     advantage: float | None = None
-    """The reward less its baseline."""
     reward: float | None = None
     sampled_at_update: int = 0
-    """The update that it was sampled at; 0 for what was there before training."""
     finished: bool = True
-    """False for a sequence that the length limit cut off: it has no end token."""
 
     @property
     def content_ids(self) -> tuple[int, ...]:
@@ -43,86 +40,164 @@ class Completion:
         return ids[:-1] if self.finished else ids
 
 
-@runtime_checkable
-class CompletionSource(Protocol):
-    """Writes targets. Called in this order for every update: `begin_update`, `write` once for each
-    micro-batch, `end_update`. What processes must decide alike they draw alike."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptCompletions:
+    """Several sequences, a row each; what is known of the rows before training is on the host.
+
+    `prompts` are what was read, `completions` what was written for them; targets of the prompts
+    themselves are not read any more. Rewards and advantages are NaN in rows that have none.
+    """
+
+    prompts: tuple[EncodedExample, ...]
+    completions: Completions
+    origins: tuple[Origin, ...]
+    sampled_at_update: tuple[int, ...]
+    """The update that each was sampled at; 0 for what was there before training."""
+    rewards: Float[Tensor, " sequences"] | None = None
+    advantages: Float[Tensor, " sequences"] | None = None
+    """Each reward less its baseline."""
+
+    def __len__(self) -> int:
+        """How many sequences these are."""
+        return len(self.prompts)
 
     @property
-    def sequences_per_prompt(self) -> int:
-        """How many sequences `write` gives for a prompt, at most."""
+    def students_rows(self) -> list[int]:
+        """The rows that the student had a part in."""
+        return [row for row, origin in enumerate(self.origins) if origin in STUDENT_ORIGINS]
 
-    def begin_update(self, update: int, updates: int) -> None:
-        """Update number `update` of `updates`, counted from 1, is about to ask for sequences."""
+    def select(self, rows: Sequence[int]) -> PromptCompletions:
+        """These rows, in this order."""
+        return PromptCompletions(
+            tuple(self.prompts[row] for row in rows),
+            self.completions.select(rows),
+            tuple(self.origins[row] for row in rows),
+            tuple(self.sampled_at_update[row] for row in rows),
+            None if self.rewards is None else self.rewards[list(rows)],
+            None if self.advantages is None else self.advantages[list(rows)],
+        )
 
-    def write(self, prompts: Sequence[EncodedExample]) -> list[Completion]:
-        """Sequences for the prompts of one micro-batch; none for none."""
+    @classmethod
+    def concatenated(cls, parts: Sequence[PromptCompletions]) -> PromptCompletions:
+        """The rows of all parts, one part after another."""
+        parts = [part for part in parts if len(part)] or parts[:1]
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            tuple(prompt for part in parts for prompt in part.prompts),
+            Completions.concatenated([part.completions for part in parts]),
+            tuple(origin for part in parts for origin in part.origins),
+            tuple(update for part in parts for update in part.sampled_at_update),
+            _joined([part.rewards for part in parts], [len(part) for part in parts]),
+            _joined([part.advantages for part in parts], [len(part) for part in parts]),
+        )
 
-    def end_update(self) -> dict[str, TokenSum]:
-        """What is worth logging since `begin_update`; the names are the same at every update."""
+    def collated(self, collator: Collator) -> SequenceBatch:
+        """The rows as a batch, on the completions' device.
 
-    def dev_scored(self, scores: Mapping[str, float]) -> None:
-        """The student's dev scores, whenever there are new ones."""
+        Log-probabilities and advantages are None where no row has any; where some have, those of
+        the others are NaN: unknown is not zero, and a loss that reads them stops instead of going
+        wrong.
+        """
+        batch = collator.joined(self.prompts, self.completions)
+        advantages = self.advantages
+        if advantages is not None:
+            advantages = advantages.to(batch.target_ids.device, torch.float32)
+        return dataclasses.replace(batch, origins=self.origins, advantages=advantages)
+
+    def listed(self) -> list[Completion]:
+        """The rows one by one, brought to the host."""
+        found = self.completions
+        rows, finished = found.rows(), found.finished.tolist()
+        nats = None if found.log_probs is None else found.log_probs.tolist()
+        rewards, advantages = _optional(self.rewards), _optional(self.advantages)
+        return [
+            Completion(
+                self.prompts[i].answered(rows[i]),
+                self.origins[i],
+                None if nats is None or math.isnan(nats[i][0]) else tuple(nats[i][: len(rows[i])]),
+                advantages[i] if advantages else None,
+                rewards[i] if rewards else None,
+                self.sampled_at_update[i],
+                finished[i],
+            )
+            for i in range(len(self))
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this writer is, as JSON knows it; asked for between updates."""
+        """The rows as JSON knows them."""
+        completions = self.completions
+        return {
+            "prompts": [
+                [
+                    p.id,
+                    [*p.source_ids],
+                    None if p.source is None else p.source.state_dict(),
+                    dict(p.extras),
+                ]
+                for p in self.prompts
+            ],
+            "token_ids": [[*row] for row in completions.rows()],
+            "finished": completions.finished.tolist(),
+            "log_probs": None
+            if completions.log_probs is None
+            else [
+                row[:length]
+                for row, length in zip(
+                    completions.log_probs.tolist(), completions.lengths.tolist(), strict=True
+                )
+            ],
+            "origins": [*self.origins],
+            "sampled_at_update": [*self.sampled_at_update],
+            "rewards": None if self.rewards is None else self.rewards.tolist(),
+            "advantages": None if self.advantages is None else self.advantages.tolist(),
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken."""
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> PromptCompletions:
+        """The rows whose `state_dict` this is."""
+        return cls(
+            tuple(
+                EncodedExample(
+                    name,
+                    tuple(ids),
+                    (),
+                    source=None if source is None else SourceInputs.from_state_dict(source),
+                    extras=extras,
+                )
+                for name, ids, source, extras in state["prompts"]
+            ),
+            Completions.of_rows(
+                state["token_ids"], finished=state["finished"], log_probs=state["log_probs"]
+            ),
+            tuple(state["origins"]),
+            tuple(state["sampled_at_update"]),
+            *(
+                None if state[name] is None else torch.tensor(state[name], dtype=torch.float64)
+                for name in ("rewards", "advantages")
+            ),
+        )
 
 
-def metric_sum(total: float | int, count: float | int) -> TokenSum:
-    """`total` over `count`, as the loop adds them over processes."""
-    return TokenSum(
-        torch.tensor(total, dtype=torch.float64), torch.tensor(count, dtype=torch.float64)
+def _joined(values: Sequence[Tensor | None], lengths: Sequence[int]) -> Tensor | None:
+    if all(value is None for value in values):
+        return None
+    return torch.cat(
+        [
+            torch.full((length,), torch.nan, dtype=torch.float64) if value is None else value
+            for value, length in zip(values, lengths, strict=True)
+        ]
     )
 
 
-class StoredCompletions:
-    """A writer of the targets that the prompts already have: the references, or a teacher's."""
+def _optional(values: Tensor | None) -> list[float | None]:
+    """Numbers with None for NaN; nothing for None."""
+    return [] if values is None else [None if v != v else v for v in values.tolist()]
 
-    def __init__(self, origin: Origin, *, end_ids: Sequence[int] | None = None) -> None:
-        """Sequences with none of `end_ids` count as cut off; None says that none is."""
-        self._written_by: Origin = origin
-        self._end_ids = end_ids
 
-    @property
-    def sequences_per_prompt(self) -> int:
-        """One."""
-        return 1
-
-    def begin_update(self, update: int, updates: int) -> None:
-        """Nothing changes from update to update."""
-
-    def write(self, prompts: Sequence[EncodedExample]) -> list[Completion]:
-        """The prompts as they are. Raises DataError for one without a target."""
-        for prompt in prompts:
-            if not prompt.target_ids:
-                raise DataError(
-                    f"Sequences written by the {self._written_by} must be in the data, but "
-                    f"{prompt.id!r} has a prompt alone; add its target, or let the student write "
-                    "all sequences."
-                )
-        return [
-            Completion(
-                prompt,
-                self._written_by,
-                finished=self._end_ids is None
-                or not set(self._end_ids).isdisjoint(prompt.target_ids),
-            )
-            for prompt in prompts
-        ]
-
-    def end_update(self) -> dict[str, TokenSum]:
-        """Nothing to tell: these sequences were there before."""
-        return {}
-
-    def dev_scored(self, scores: Mapping[str, float]) -> None:
-        """Nothing here depends on dev scores."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing to keep."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up."""
+def metric_sum(total: float | int | Tensor, count: float | int | Tensor) -> TokenSum:
+    """`total` over `count`, as the loop adds them over processes."""
+    return TokenSum(
+        torch.as_tensor(total, dtype=torch.float64, device="cpu"),
+        torch.as_tensor(count, dtype=torch.float64, device="cpu"),
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from seqdistill.core.errors import DataError, StaleCorpusError
+from seqdistill.core.source import Source, content_of
 from seqdistill.generation.decoding import Decoding
 from seqdistill.records.atomic import write_json
 
@@ -53,11 +54,11 @@ class StoredSettings:
     shard_size: int
 
 
-def fingerprint_sources(examples: Sequence[tuple[str, Sequence[int]]]) -> str:
+def fingerprint_sources(examples: Sequence[tuple[str, Source]]) -> str:
     """A sha256 in hex over ids and token ids of sources, in their order."""
     digest = hashlib.sha256()
-    for example_id, source_ids in examples:
-        digest.update(json.dumps([example_id, list(source_ids)]).encode("ascii"))
+    for example_id, source in examples:
+        digest.update(json.dumps([example_id, content_of(source)]).encode("ascii"))
         digest.update(b"\n")
     return digest.hexdigest()
 

@@ -1,18 +1,19 @@
-"""Two writers, and a coin between them: GKD's lambda, in its papers' three readings.
+"""Two origins of sequences, and a coin between them: GKD's lambda, in its papers' three readings.
 
-The prompts are the same whatever the share. Never decides how either of them writes.
+The prompts are the same whatever the fraction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
-from seqdistill.sources.fractions import Share
+from seqdistill.sources.completions import PromptCompletions, metric_sum
+from seqdistill.sources.fractions import AdaptiveFraction, Fraction
+from seqdistill.sources.source import CompletionSource, SourcePart
 
 Coin = Literal["batch", "example", "both"]
 
@@ -22,91 +23,74 @@ def coin(seed: int, name: str) -> float:
     return (derived_seed(seed, name) >> 10) / 2**53
 
 
-class MixtureSource:
-    """A `CompletionSource`: the student where a coin u < share, the other elsewhere.
+class MixtureSource(CompletionSource):
+    """The student where a coin u < fraction, the other source elsewhere.
 
     `batch`: one coin for the whole batch of an update, so for all its micro-batches on all
     processes (Agarwal et al. 2024, algorithm 1). `example`: one for each prompt (Lin et al. 2020,
     ImitKD). `both`: no coin, every prompt is answered by both (Ko et al. 2025, DistiLLM-2).
     No coin knows its process, and a resumed run needs no state of theirs.
 
-    Facts of `other` are told under names that begin with `other_`.
+    Metrics of `other` have names that begin with `other_`.
     """
 
     def __init__(
         self,
         student: CompletionSource,
         other: CompletionSource,
-        share: Share,
+        fraction: Fraction,
         *,
         coin: Coin,
         seed: int,
     ) -> None:
         self._student, self._other = student, other
-        self._share_of_student = share
+        self._schedule = fraction
         self._coin: Coin = coin
         self._seed = seed
-        self._update, self._share = 0, 0.0
-        self._by_student, self._all = 0, 0
+        self._update, self._fraction = 0, 0.0
+        self._num_student, self._num_all = 0, 0
+
+    def _parts(self) -> Mapping[str, SourcePart]:
+        parts: dict[str, SourcePart] = {"student": self._student, "other": self._other}
+        if isinstance(self._schedule, AdaptiveFraction):
+            parts["fraction"] = self._schedule
+        return parts
 
     @property
     def sequences_per_prompt(self) -> int:
-        """Of the writer of more; of both together with coin `both`."""
+        """The larger number of the two; of both together with coin `both`."""
         each = (self._student.sequences_per_prompt, self._other.sequences_per_prompt)
         return sum(each) if self._coin == "both" else max(each)
 
     def begin_update(self, update: int, updates: int) -> None:
-        """Looks up the share."""
+        """Looks up the fraction."""
         self._update = update
-        self._share = self._share_of_student.value(update, updates)
-        self._by_student, self._all = 0, 0
-        self._student.begin_update(update, updates)
-        self._other.begin_update(update, updates)
+        self._fraction = self._schedule.value(update, updates)
+        self._num_student, self._num_all = 0, 0
+        super().begin_update(update, updates)
 
-    def write(self, prompts: Sequence[EncodedExample]) -> list[Completion]:
-        """First what the student wrote, then what the other did."""
-        if self._coin == "both":
-            for_student = for_other = list(prompts)
-        else:
+    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
+        """First the student's sequences, then the other's."""
+        for_student = for_other = prompts
+        if self._coin != "both":
             for_student = [prompt for prompt in prompts if self._goes_to_student(prompt)]
             for_other = [prompt for prompt in prompts if not self._goes_to_student(prompt)]
         # Both are called for every micro-batch, with nothing if need be, and stay in step.
-        written = self._student.write(for_student)
-        self._by_student += len(written)
-        written = written + self._other.write(for_other)
-        self._all += len(written)
-        return written
+        of_student, of_other = self._student.complete(for_student), self._other.complete(for_other)
+        self._num_student += len(of_student)
+        self._num_all += len(of_student) + len(of_other)
+        return PromptCompletions.concatenated([of_student, of_other])
 
     def _goes_to_student(self, prompt: EncodedExample) -> bool:
         whose = "" if self._coin == "batch" else f"/{prompt.id}"
-        return coin(self._seed, f"mixture/update-{self._update}{whose}") < self._share
+        return coin(self._seed, f"mixture/update-{self._update}{whose}") < self._fraction
 
     def end_update(self) -> dict[str, TokenSum]:
-        """The facts of both, `student_fraction` as the recipe has it at this update, and
+        """The metrics of both, `student_fraction` as the recipe has it at this update, and
         `realized_student_share`: what the coins made of it, of the sequences written."""
-        others = {f"other_{name}": told for name, told in self._other.end_update().items()}
         return {
             **self._student.end_update(),
-            **others,
-            "student_fraction": metric_sum(self._share, 1),
-            "realized_student_share": metric_sum(self._by_student, self._all),
+            **{f"other_{name}": value for name, value in self._other.end_update().items()},
+            "student_fraction": metric_sum(self._fraction, 1),
+            "realized_student_share": metric_sum(self._num_student, self._num_all),
         }
-
-    def dev_scored(self, scores: Mapping[str, float]) -> None:
-        """Handed on to the share and to both writers."""
-        for listener in (self._share_of_student, self._student, self._other):
-            listener.dev_scored(scores)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Those of both writers and of the share."""
-        return {
-            "student": self._student.state_dict(),
-            "other": self._other.state_dict(),
-            "share": self._share_of_student.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken."""
-        self._student.load_state_dict(state["student"])
-        self._other.load_state_dict(state["other"])
-        self._share_of_student.load_state_dict(state["share"])

@@ -1,12 +1,11 @@
 """Rollouts kept and learned from again: cheaper than fresh ones, and no longer on-policy.
 
-The student that wrote a kept sequence is gone; how long ago is logged as staleness. Chooses no
-prompts: a batch that is drawn from memory brings its own.
+The student that a kept sequence was sampled from is gone; how long ago is logged as staleness. A
+batch that is drawn from memory brings its own prompts.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,18 +16,19 @@ from seqdistill.core.generators import named_generator
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
+from seqdistill.sources.completions import PromptCompletions, metric_sum
 from seqdistill.sources.mixture import coin
+from seqdistill.sources.source import CompletionSource, SourcePart
 
 
-class ReplaySource:
-    """A `CompletionSource`: fresh rollouts with probability `fresh_fraction`, else kept ones.
+class ReplaySource(CompletionSource):
+    """Fresh rollouts with probability `fresh_fraction`, else kept ones.
 
     One coin an update, the same on every process, so that none waits for another's rollouts. Fresh
     rollouts are kept; of more than `capacity` the oldest go, and so does what is older than
     `max_age` updates. As many are drawn as the prompts would have got, of those kept by earlier
     updates, uniformly and without replacement within a micro-batch; while they are too few, all are
-    fresh, and the facts say so.
+    fresh, and the metrics say so.
     A memory that no batch fits in could never be drawn from, so it is refused. Every process has a
     memory of its own, so n processes draw other sequences than n micro-batches of one do.
 
@@ -47,39 +47,50 @@ class ReplaySource:
         seed: int,
         rank: int = 0,
     ) -> None:
-        """Raises RecipeError for a capacity or an age below 1."""
-        for name, value in (("capacity", capacity), ("max_age", max_age)):
-            if value < 1:
-                raise RecipeError(
-                    f"sequences.replay.{name} must be at least 1, got {value}; raise it, or use "
-                    "sequences.origin=student"
-                )
+        """Raises ValueError for a capacity or an age below 1."""
+        if min(capacity, max_age) < 1:
+            raise ValueError(
+                f"capacity and max_age must be at least 1, got {capacity} and {max_age}"
+            )
         self._student = student
         self._capacity = capacity
         self._max_age = max_age
-        self._fresh_share = fresh_fraction
+        self._fresh_fraction = fresh_fraction
         self._seed = seed
         self._rank = rank
-        self._kept: list[Completion] = []  # oldest first
+        self._kept: PromptCompletions | None = None  # oldest first
         self._update, self._calls = 0, 0
-        self._share, self._is_fresh = 1.0, True
+        self._fraction, self._is_fresh = 1.0, True
         self._num_fresh, self._num_all, self._ages = 0, 0, 0
+
+    def _parts(self) -> Mapping[str, SourcePart]:
+        return {"student": self._student}
 
     @property
     def sequences_per_prompt(self) -> int:
-        """As many as the student writes."""
+        """As many as the student gives."""
         return self._student.sequences_per_prompt
 
     def begin_update(self, update: int, updates: int) -> None:
         """Drops what is too old and throws the coin."""
         self._update, self._calls = update, 0
         self._num_fresh, self._num_all, self._ages = 0, 0, 0
-        self._kept = [one for one in self._kept if update - one.sampled_at_update <= self._max_age]
-        self._share = self._fresh_share.value(update, updates)
-        self._is_fresh = coin(self._seed, f"replay/update-{update}") < self._share
-        self._student.begin_update(update, updates)
+        if self._kept is not None:
+            self._kept = self._kept.select(self._rows_from(update - self._max_age))
+        self._fraction = self._fresh_fraction.value(update, updates)
+        self._is_fresh = coin(self._seed, f"replay/update-{update}") < self._fraction
+        super().begin_update(update, updates)
 
-    def write(self, prompts: Sequence[EncodedExample]) -> list[Completion]:
+    def _rows_from(self, first: int, last: int | None = None) -> list[int]:
+        """The kept rows sampled at these updates."""
+        updates = () if self._kept is None else self._kept.sampled_at_update
+        return [
+            row
+            for row, update in enumerate(updates)
+            if first <= update and (last is None or update <= last)
+        ]
+
+    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
         """Rollouts of these prompts, or kept ones of others, none older than the limit.
 
         Raises RecipeError for a batch of more sequences than can be kept.
@@ -92,61 +103,43 @@ class ReplaySource:
                 "it, or lower training.batch_tokens"
             )
         self._calls += 1
-        older = [one for one in self._kept if one.sampled_at_update < self._update]
-        if self._is_fresh or len(older) < wanted:
-            written = self._student.write(prompts)
-            self._kept = (self._kept + written)[-self._capacity :]
-            self._num_fresh += len(written)
+        older = self._rows_from(0, self._update - 1)
+        if self._kept is None or self._is_fresh or len(older) < wanted:
+            found = self._student.complete(prompts)
+            kept = [found] if self._kept is None else [self._kept, found]
+            self._kept = PromptCompletions.concatenated(kept)
+            excess = max(0, len(self._kept) - self._capacity)
+            if excess:
+                self._kept = self._kept.select(range(excess, len(self._kept)))
+            self._num_fresh += len(found)
         else:
-            self._student.write([])  # stays in step with the micro-batches
-            written = self._drawn(older, wanted)
-        self._num_all += len(written)
-        self._ages += sum(self._update - one.sampled_at_update for one in written)
-        return written
-
-    def _drawn(self, older: Sequence[Completion], wanted: int) -> list[Completion]:
-        name = f"replay/rank-{self._rank}/update-{self._update}/batch-{self._calls}"
-        order = torch.randperm(len(older), generator=named_generator(self._seed, name))
-        return [older[i] for i in order[:wanted].tolist()]
+            self._student.complete([])  # stays in step with the micro-batches
+            name = f"replay/rank-{self._rank}/update-{self._update}/batch-{self._calls}"
+            order = torch.randperm(len(older), generator=named_generator(self._seed, name))
+            found = self._kept.select([older[i] for i in order[:wanted].tolist()])
+        self._num_all += len(found)
+        self._ages += sum(self._update - update for update in found.sampled_at_update)
+        return found
 
     def end_update(self) -> dict[str, TokenSum]:
-        """The student's facts, `staleness` in updates (fresh ones count as 0), `fresh_fraction` as
-        the schedule has it and `realized_fresh_fraction` of the sequences that there were, and
+        """The student's metrics, `staleness` in updates (fresh ones count as 0), `fresh_fraction`
+        as the schedule has it and `realized_fresh_fraction` of the sequences that there were, and
         `replay_size`, a process's mean number of kept sequences."""
         return {
-            **self._student.end_update(),
+            **super().end_update(),
             "staleness": metric_sum(self._ages, self._num_all),
-            "fresh_fraction": metric_sum(self._share, 1),
+            "fresh_fraction": metric_sum(self._fraction, 1),
             "realized_fresh_fraction": metric_sum(self._num_fresh, self._num_all),
-            "replay_size": metric_sum(len(self._kept), 1),
+            "replay_size": metric_sum(0 if self._kept is None else len(self._kept), 1),
         }
-
-    def dev_scored(self, scores: Mapping[str, float]) -> None:
-        """Handed on."""
-        self._student.dev_scored(scores)
 
     def state_dict(self) -> dict[str, Any]:
         """All kept sequences, and the student's state."""
-        return {
-            "kept": [dataclasses.asdict(one) for one in self._kept],
-            "student": self._student.state_dict(),
-        }
+        kept = None if self._kept is None else self._kept.state_dict()
+        return {"kept": kept, **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to where `state_dict` was taken."""
-        self._kept = [_written(fields) for fields in state["kept"]]
-        self._student.load_state_dict(state["student"])
-
-
-def _written(fields: Mapping[str, Any]) -> Completion:
-    """A sequence from its fields, whose tuples JSON has made lists."""
-    example, log_probs = fields["example"], fields["sampled_log_probs"]
-    return Completion(
-        EncodedExample(example["id"], tuple(example["source_ids"]), tuple(example["target_ids"])),
-        fields["origin"],
-        sampled_log_probs=None if log_probs is None else tuple(log_probs),
-        advantage=fields["advantage"],
-        reward=fields["reward"],
-        sampled_at_update=fields["sampled_at_update"],
-        finished=fields["finished"],
-    )
+        kept = state["kept"]
+        self._kept = None if kept is None else PromptCompletions.from_state_dict(kept)
+        super().load_state_dict(state)

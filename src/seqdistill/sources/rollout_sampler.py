@@ -1,38 +1,28 @@
 """On-policy sequences: sampled from the student's weights of the very update that learns from them.
 
-Never anything older; `replay` keeps old ones and says so. Does not know how a sampler samples.
+Never anything older; `replay` keeps old ones and says so.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+import torch
+
+from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.origins import Origin
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.sampling import Sample, Sampler
-from seqdistill.sources.completions import Completion, metric_sum
+from seqdistill.generation.sampling import Sampler
+from seqdistill.sources.completions import PromptCompletions, metric_sum
+from seqdistill.sources.source import CompletionSource
 
 
-@dataclasses.dataclass
-class _Counts:
-    """What the rollouts since `begin_update` were."""
-
-    sequences: int = 0
-    tokens: int = 0
-    finished: int = 0
-    seconds: float = 0.0
-    refreshes: int = 0
-    refresh_seconds: float = 0.0
-
-
-class RolloutSampler:
-    """A `CompletionSource` of fresh rollouts, `samples_per_prompt` of each prompt.
+class RolloutSampler(CompletionSource):
+    """Fresh rollouts, `samples_per_prompt` of each prompt.
 
     The sampler takes the student's weights once an update, at its first rollouts. Random numbers
     depend on the seed, the update and the batch's place among those of all processes, so n
@@ -56,9 +46,8 @@ class RolloutSampler:
         self._seed = seed
         self._rank, self._world_size = rank, world_size
         self._samples_per_prompt = samples_per_prompt
-        self._written_by: Origin = origin
-        self._update, self._calls = 0, 0
-        self._counts = _Counts()
+        self._origin: Origin = origin
+        self.begin_update(0, 0)
 
     @property
     def sequences_per_prompt(self) -> int:
@@ -68,71 +57,63 @@ class RolloutSampler:
     def begin_update(self, update: int, updates: int) -> None:
         """The weights have moved: earlier rollouts are no longer on-policy."""
         self._update, self._calls = update, 0
-        self._counts = _Counts()
+        self._sampled: list[Completions] = []
+        self._seconds, self._refresh_seconds = 0.0, list[float]()
 
-    def write(self, prompts: Sequence[EncodedExample]) -> list[Completion]:
+    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
         """Rollouts, those of one prompt side by side.
 
         Raises DataError for a prompt that the sampler answers with nothing at all.
         """
         batch = self._calls * self._world_size + self._rank
         self._calls += 1
-        if not prompts:
-            return []
-        self._refresh()
         asked = [prompt for prompt in prompts for _ in range(self._samples_per_prompt)]
-        started = time.perf_counter()
-        samples = self._sampler.sample(
-            [prompt.prompt_ids for prompt in asked],
-            seed=derived_seed(self._seed, f"rollouts/update-{self._update}/batch-{batch}"),
+        found = Completions.of_rows([])
+        if asked:
+            self._refresh()
+            started = time.perf_counter()
+            found = self._sampler.sample(
+                [prompt.prompt for prompt in asked],
+                seed=derived_seed(self._seed, f"rollouts/update-{self._update}/batch-{batch}"),
+            )
+            _require_tokens(asked, found)  # its answer is awaited, so the time is that of the GPU
+            self._seconds += time.perf_counter() - started
+            self._sampled.append(found)
+        return PromptCompletions(
+            tuple(prompt.answered(()) for prompt in asked),
+            found,
+            (self._origin,) * len(asked),
+            (self._update,) * len(asked),
         )
-        self._counts.seconds += time.perf_counter() - started
-        return [self._written(*pair) for pair in zip(asked, samples, strict=True)]
 
     def _refresh(self) -> None:
-        if self._counts.refreshes:
-            return
-        started = time.perf_counter()
-        self._sampler.refresh()
-        self._counts.refreshes = 1
-        self._counts.refresh_seconds = time.perf_counter() - started
-
-    def _written(self, prompt: EncodedExample, sample: Sample) -> Completion:
-        if not sample.token_ids:
-            raise DataError(
-                f"Every prompt must be answered with a token at least, but that of {prompt.id!r} "
-                "is not: CTranslate2 skips sources of special tokens alone; take it out of the "
-                "data, or use engine: transformers for the rollouts."
-            )
-        self._counts.sequences += 1
-        self._counts.tokens += len(sample.token_ids)
-        self._counts.finished += sample.finished
-        return Completion(
-            prompt.answered(sample.token_ids),
-            self._written_by,
-            sampled_log_probs=sample.log_probs,
-            sampled_at_update=self._update,
-            finished=sample.finished,
-        )
+        if not self._refresh_seconds:
+            started = time.perf_counter()
+            self._sampler.refresh()
+            self._refresh_seconds.append(time.perf_counter() - started)
 
     def end_update(self) -> dict[str, TokenSum]:
-        """Lengths in tokens, shares of sequences, speed; `rollouts` is a process's mean."""
-        counts = self._counts
+        """Lengths in tokens, fractions of sequences, speed; `rollouts` is a process's mean."""
+        zero = torch.zeros((), dtype=torch.long)
+        sequences = sum(map(len, self._sampled))
+        tokens = sum((found.lengths.sum() for found in self._sampled), zero)
+        finished = sum((found.finished.sum() for found in self._sampled), zero)
         return {
-            "rollouts": metric_sum(counts.sequences, 1),
-            "completion_length": metric_sum(counts.tokens, counts.sequences),
-            "eos_rate": metric_sum(counts.finished, counts.sequences),
-            "cut_fraction": metric_sum(counts.sequences - counts.finished, counts.sequences),
-            "generation_tokens_per_second": metric_sum(counts.tokens, counts.seconds),
-            "refresh_seconds": metric_sum(counts.refresh_seconds, counts.refreshes),
+            "rollouts": metric_sum(sequences, 1),
+            "completion_length": metric_sum(tokens, sequences),
+            "eos_rate": metric_sum(finished, sequences),
+            "cut_fraction": metric_sum(sequences - finished, sequences),
+            "generation_tokens_per_second": metric_sum(tokens, self._seconds),
+            "refresh_seconds": metric_sum(sum(self._refresh_seconds), len(self._refresh_seconds)),
         }
 
-    def dev_scored(self, scores: Mapping[str, float]) -> None:
-        """Nothing here depends on dev scores."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing to keep: the number of the update is all there is."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up."""
+def _require_tokens(prompts: Sequence[EncodedExample], found: Completions) -> None:
+    if bool((found.lengths > 0).all()):
+        return
+    prompt = prompts[int((found.lengths == 0).nonzero()[0])]
+    raise DataError(
+        f"Every prompt must be answered with a token at least, but that of {prompt.id!r} is not: "
+        "CTranslate2 skips sources of special tokens alone; take it out of the data, or use "
+        "engine: transformers for the rollouts."
+    )

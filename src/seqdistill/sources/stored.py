@@ -1,7 +1,4 @@
-"""Sequences that exist before training starts: the references, or a teacher's stored outputs.
-
-Each `next_batch` reads on in a seeded, resumable order. Nothing is generated here.
-"""
+"""Sequences that exist before training starts: the references, or a teacher's stored outputs."""
 
 from __future__ import annotations
 
@@ -10,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError
-from seqdistill.core.token_sum import TokenSum
-from seqdistill.data.batching import Collator, EpochBatches
+from seqdistill.core.origins import Origin
+from seqdistill.data.batching import EpochBatches
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
+from seqdistill.sources.completions import PromptCompletions
+from seqdistill.sources.source import CompletionSource, SequenceSource
 
 _LOG = logging.getLogger(__name__)
 
 
-class StoredSequences:
+class StoredSequences(SequenceSource):
     """A source over encoded examples, batch after batch, epoch after epoch."""
 
     def __init__(
@@ -46,16 +47,6 @@ class StoredSequences:
         """The next batch, on the CPU."""
         return self._collator([self._examples[i] for i in self._batches.next()])
 
-    def begin_update(self, update: int, updates: int) -> None:
-        """Nothing changes from update to update."""
-
-    def end_update(self) -> dict[str, TokenSum]:
-        """Nothing to tell: these sequences were there before."""
-        return {}
-
-    def dev_scored(self, scores: Mapping[str, float]) -> None:
-        """Nothing here depends on dev scores."""
-
     def state_dict(self) -> dict[str, Any]:
         """The place in the data."""
         return self._batches.state_dict()
@@ -63,6 +54,33 @@ class StoredSequences:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the place given by `state_dict`."""
         self._batches.load_state_dict(dict(state))
+
+
+class StoredCompletions(CompletionSource):
+    """The targets that the prompts already have: the references, or a teacher's."""
+
+    def __init__(self, origin: Origin, *, end_ids: Sequence[int] | None = None) -> None:
+        """Sequences with none of `end_ids` count as cut off; None says that none is."""
+        self._origin: Origin = origin
+        self._end_ids = end_ids
+
+    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
+        """The prompts as they are. Raises DataError for one without a target."""
+        for prompt in prompts:
+            if not prompt.target_ids:
+                raise DataError(
+                    f"Sequences of the {self._origin} must be in the data, but {prompt.id!r} has a "
+                    "prompt alone; add its target, or let the student write all sequences."
+                )
+        ends = self._end_ids
+        targets = [prompt.target_ids for prompt in prompts]
+        finished = [ends is None or not set(ends).isdisjoint(ids) for ids in targets]
+        return PromptCompletions(
+            tuple(prompts),
+            Completions.of_rows(targets, finished=finished),
+            (self._origin,) * len(prompts),
+            (0,) * len(prompts),
+        )
 
 
 def with_teacher_targets(

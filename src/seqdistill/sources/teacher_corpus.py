@@ -19,6 +19,7 @@ from pathlib import Path
 
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.generators import derived_seed
+from seqdistill.core.source import Source
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.records.atomic import JsonLinesWriter, read_json_lines
 from seqdistill.records.environment import versions
@@ -59,8 +60,8 @@ _ENOUGH_TEXTS = 64
 """Examples of which one at least must have got a text; of fewer all may be rightly empty."""
 _LEAST_SHARE = 0.05
 """Of examples with an output. With fewer, the corpus is no sample of what the data asks."""
-Sources = Sequence[tuple[str, Sequence[int]]]
-"""Pairs of an example's id and its source's token ids."""
+Sources = Sequence[tuple[str, Source]]
+"""Pairs of an example's id and its source."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +198,7 @@ class _ShardWriter:
             logger.warning("%s is damaged or of an older form and is made again", path)
         began = time.monotonic()
         hypotheses = self.generator.generate(
-            [source_ids for _, source_ids in part],
+            [source for _, source in part],
             self.settings.decoding,
             seed=derived_seed(self.settings.seed, f"teacher corpus, shard {index}"),
             on_progress=self.on_progress,

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from seqdistill.core.errors import DataError, StaleCorpusError
+from seqdistill.core.source import content_of
 from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.records.atomic import write_json
 from seqdistill.records.fingerprint import of_file
@@ -82,9 +83,8 @@ def fingerprint_encoded(examples: Sequence[EncodedExample]) -> str:
     """A sha256 in hex over ids, source ids, target ids and what counts, in their order."""
     digest = hashlib.sha256()
     for example in examples:
-        line = json.dumps(
-            [example.id, example.source_ids, example.target_ids, *example.counted_spans]
-        )
+        source = content_of(example.source_ids if example.source is None else example.source)
+        line = json.dumps([example.id, source, example.target_ids, *example.counted_spans])
         digest.update(line.encode("ascii"))  # json.dumps escapes everything else
         digest.update(b"\n")
     return digest.hexdigest()

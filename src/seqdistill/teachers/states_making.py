@@ -23,7 +23,8 @@ from torch import Tensor
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.progress import Progress
-from seqdistill.data.batching import Collator, in_length_order
+from seqdistill.data.batching import in_length_order
+from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel, hidden_states
 from seqdistill.records.atomic import new_folder

@@ -31,10 +31,9 @@ from seqdistill.core.errors import NonFiniteLossError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.generation.scoring import evaluation_mode
 from seqdistill.metrics.corpus_metrics import score_key_of
 from seqdistill.models.adapters import SequenceModel, hidden_states
-from seqdistill.models.dropout import has_dropout
+from seqdistill.models.dropout import evaluation_mode, has_dropout
 from seqdistill.sources.source import SequenceSource
 from seqdistill.teachers.in_process import Teacher
 from seqdistill.training.checkpoint import (

@@ -1,4 +1,4 @@
-"""Groups sources into batches of a token budget. Knows lengths alone, no tensors and no engine."""
+"""Groups sequences of similar length into batches of a token budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def padded_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:
     """Indices in groups of similar length, longest first, rows x longest <= batch_tokens.
 
-    A source longer than the budget stands alone. Longest first, so that memory peaks at once and
+    A sequence longer than the budget stands alone. Longest first, so that memory peaks at once and
     the last batches, which workers wait for, are the short ones.
     """
     batches: list[list[int]] = []
@@ -21,7 +21,7 @@ def padded_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[in
 
 
 def equal_length_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:
-    """The same, with sources of one length only in each group: nothing is padded."""
+    """The same, with sequences of one length only in each group: nothing is padded."""
     batches: list[list[int]] = []
     for index in _longest_first(lengths):
         longest = lengths[batches[-1][0]] if batches else -1

@@ -1,6 +1,7 @@
-"""Rows of a head beyond what is shared are padding: whoever writes, writes as if they were cut off.
+"""Samplers and engines write the model's own distribution over whole sequences, by enumeration.
 
-Models have nine rows of which five count; every sequence of the five is enumerated.
+Of a head of five rows, and of one of nine of which five are shared: rows beyond are padding, and
+what is written is as if they were cut off.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 
 from .conftest import END, Tiny, build_tiny
-from .enumeration import every_sequence, require_same_distribution
+from .enumeration import every_sequence, listed, require_same_distribution
 from .test_sampling import plain_log_probs, tokens
 
 ROWS, SHARED = 9, 5
@@ -27,17 +28,12 @@ one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
 both_engines = pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
 
 
-def padded(name: str) -> Tiny:
-    """A model with nine rows and a tokenizer of five symbols, and sentences of these."""
-    tiny = build_tiny(name, vocab_size=ROWS, num_names=SHARED)
+def small(name: str, *, rows: int = ROWS) -> Tiny:
+    """A model with a tokenizer of five symbols, and sentences of these in two lengths."""
+    tiny = build_tiny(name, vocab_size=rows, num_names=SHARED)
     end = [END] if tiny.kind == "seq2seq" else []
-    return Tiny(
-        tiny.model,
-        tiny.tokenizer,
-        tiny.kind,
-        [[4, 3, 3, *end], [3, *end]],
-        [([4, 3, END], [4, 3, END])],
-    )
+    sources = [[4, 3, 3, *end], [3, *end]]
+    return Tiny(tiny.model, tiny.tokenizer, tiny.kind, sources, [([4, 3, END], [4, 3, END])])
 
 
 def sampler(engine: str, tiny: Tiny, decoding: Decoding, vocab_size: int | None) -> Sampler:
@@ -82,16 +78,34 @@ def probabilities(
     return every_sequence(next_log_probs, end=END, longest=longest)
 
 
-@pytest.mark.parametrize("temperature", [1.7, 3.0])
+def forbid_everything(tiny: Tiny) -> None:
+    """A generation config whose author chose otherwise, which must not leak into samples.
+
+    Guards against top_k, top_p and penalties inherited from it (TRL #6337, #4695).
+    """
+    inherited = tiny.model.generation_config
+    inherited.top_k, inherited.top_p, inherited.repetition_penalty = 1, 0.1, 5.0
+    inherited.temperature, inherited.min_new_tokens = 0.1, 3
+
+
+both_heads = pytest.mark.parametrize(
+    ("rows", "temperature"), [(SHARED, 1.0), (ROWS, 1.7)], ids=["whole", "padded"]
+)
+
+
+@both_heads
 @one_of_each_kind
 @both_engines
-def test_rollouts_are_samples_of_the_softmax_over_the_shared_ids(
-    engine: str, name: str, temperature: float
+def test_rollouts_follow_the_distribution_and_so_do_their_log_probs(
+    engine: str, name: str, rows: int, temperature: float
 ) -> None:
-    tiny = padded(name)
+    """Prompts of two lengths in one batch: padding must not move either distribution."""
+    tiny = small(name, rows=rows)
+    forbid_everything(tiny)
     decoding = Decoding(mode="sample", sampling_temperature=temperature, max_new_tokens=3)
     long, short = tiny.sources
-    samples = sampler(engine, tiny, decoding, SHARED).sample([long, short] * 2500, seed=3)
+    size = None if rows == SHARED else SHARED
+    samples = listed(sampler(engine, tiny, decoding, size).sample([long, short] * 2500, seed=11))
     for source, found in ((long, samples[::2]), (short, samples[1::2])):
         probs = probabilities(tiny, source, temperature=temperature)
         require_same_distribution(tokens(found), probs)
@@ -102,17 +116,20 @@ def test_rollouts_are_samples_of_the_softmax_over_the_shared_ids(
             )
 
 
+@both_heads
 @one_of_each_kind
 @both_engines
-def test_generated_samples_and_their_scores_are_of_the_softmax_over_the_shared_ids(
-    engine: str, name: str
+def test_generated_samples_follow_the_distribution_and_are_scored_without_temperature(
+    engine: str, name: str, rows: int, temperature: float
 ) -> None:
-    tiny = padded(name)
-    decoding = Decoding(mode="sample", sampling_temperature=1.5, max_new_tokens=3)
-    source = tiny.sources[0]
-    answers = generator(engine, tiny, SHARED).generate([source] * 4000, decoding, seed=5)
+    tiny = small(name, rows=rows)
+    forbid_everything(tiny)
+    decoding = Decoding(mode="sample", sampling_temperature=temperature, max_new_tokens=3)
+    source, size = tiny.sources[0], None if rows == SHARED else SHARED
+    answers = generator(engine, tiny, size).generate([source] * 3000, decoding, seed=5)
     require_same_distribution(
-        [sample.token_ids for (sample,) in answers], probabilities(tiny, source, temperature=1.5)
+        [sample.token_ids for (sample,) in answers],
+        probabilities(tiny, source, temperature=temperature),
     )
     plain = probabilities(tiny, source)
     for (sample,) in answers[:50]:
@@ -125,7 +142,7 @@ def test_a_beam_as_wide_as_the_space_finds_the_likeliest_sequences_of_shared_ids
     engine: str, name: str
 ) -> None:
     """Two steps of a beam of five see every sequence of five ids."""
-    tiny = padded(name)
+    tiny = small(name)
     decoding = Decoding(beam_size=SHARED, n_best=3, length_penalty=0.0, max_new_tokens=2)
     for source in tiny.sources:
         probs = probabilities(tiny, source, longest=2)
@@ -138,11 +155,11 @@ def test_a_beam_as_wide_as_the_space_finds_the_likeliest_sequences_of_shared_ids
 @one_of_each_kind
 @both_engines
 def test_greedy_rollouts_are_the_likeliest_shared_ids(engine: str, name: str) -> None:
-    tiny = padded(name)
+    tiny = small(name)
     decoding = Decoding(mode="beam", beam_size=1, max_new_tokens=6)
     for source, sample in zip(
         tiny.sources,
-        sampler(engine, tiny, decoding, SHARED).sample(tiny.sources, seed=0),
+        listed(sampler(engine, tiny, decoding, SHARED).sample(tiny.sources, seed=0)),
         strict=True,
     ):
         written: list[int] = []
@@ -157,7 +174,8 @@ def test_without_padding_the_size_changes_nothing(engine: str, name: str) -> Non
     tiny = build_tiny(name)
     drawn = Decoding(mode="sample", max_new_tokens=7)
     whole, same = (
-        sampler(engine, tiny, drawn, size).sample(tiny.sources * 9, seed=1) for size in (None, 24)
+        listed(sampler(engine, tiny, drawn, size).sample(tiny.sources * 9, seed=1))
+        for size in (None, 24)
     )
     assert whole == same
     beam = Decoding(beam_size=4, n_best=2, max_new_tokens=7)
@@ -177,6 +195,6 @@ def test_without_padding_no_symbol_is_suppressed(name: str) -> None:
 
 @both_engines
 def test_an_end_token_that_would_be_no_output_is_refused(engine: str) -> None:
-    tiny = padded("llama")
+    tiny = small("llama")
     with pytest.raises(ModelError, match="end token of what is written must be one id below"):
         generator(engine, tiny, END)

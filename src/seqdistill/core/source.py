@@ -1,0 +1,118 @@
+"""What a model reads before it writes: token ids, or named tensors of another modality.
+
+The code between reader and model asks a source for its length alone; what is inside is known to the
+reader that made it, to the collator and to the model's `Modality`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from seqdistill.core.errors import ModelError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SourceInputs:
+    """Named tensors and how much of them is real: of one example, or of a padded batch.
+
+    The tensors of one example have no batch axis and their first axis is time; those of a batch
+    have the batch before it. `mask` is True on what is real.
+    """
+
+    tensors: Mapping[str, Tensor]
+    mask: Bool[Tensor, "*batch source"]
+
+    @classmethod
+    def of(cls, **tensors: Tensor) -> SourceInputs:
+        """One example; the first axis of the first tensor is its length."""
+        length = len(next(iter(tensors.values())))
+        return cls(tensors, torch.ones(length, dtype=torch.bool))
+
+    def __len__(self) -> int:
+        """Steps of time, padding included: of one example its length."""
+        return self.mask.shape[-1]
+
+    def to(self, device: torch.device) -> SourceInputs:
+        """The same with its tensors on `device`."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return SourceInputs(moved, self.mask.to(device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors as JSON knows them; of one example."""
+        return {
+            name: [str(tensor.dtype).removeprefix("torch."), tensor.tolist()]
+            for name, tensor in self.tensors.items()
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> SourceInputs:
+        """The example whose `state_dict` this is."""
+        return cls.of(
+            **{
+                name: torch.tensor(values, dtype=getattr(torch, dtype))
+                for name, (dtype, values) in state.items()
+            }
+        )
+
+
+Source = Sequence[int] | SourceInputs
+"""Of one example: token ids, or what a model of another modality reads."""
+
+
+def token_ids_of(sources: Sequence[Source]) -> list[Sequence[int]]:
+    """The sources of a model that reads token ids. Raises ModelError for those of another."""
+    ids = [source for source in sources if not isinstance(source, SourceInputs)]
+    if len(ids) < len(sources):
+        raise ModelError(
+            f"This model must be given token ids, but {len(sources) - len(ids)} of {len(sources)} "
+            "sources are of another modality; use a model that reads it"
+        )
+    return ids
+
+
+def pad_sources(sources: Sequence[Source], *, fill: int = 0) -> SourceInputs:
+    """A batch of the sources, padded at the end: token ids as `input_ids` with `fill`, other
+    tensors with zeros."""
+    inputs = [source for source in sources if isinstance(source, SourceInputs)]
+    if len(inputs) < len(sources):
+        ids, mask = padded_ids(token_ids_of(sources), fill=fill)
+        return SourceInputs({"input_ids": ids}, mask)
+    lengths = torch.tensor([len(source) for source in inputs])
+    tensors = {
+        name: torch.nn.utils.rnn.pad_sequence(
+            [source.tensors[name] for source in inputs], batch_first=True
+        )
+        for name in inputs[0].tensors
+    }
+    return SourceInputs(tensors, torch.arange(int(lengths.max())) < lengths[:, None])
+
+
+def padded_ids(
+    rows: Sequence[Sequence[int]], *, fill: int = 0, side: Literal["left", "right"] = "right"
+) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
+    """Ids with `fill` in the holes, and the mask of real ones, on the CPU."""
+    width = max(len(row) for row in rows)
+    holes = [(fill,) * (width - len(row)) for row in rows]
+    pairs = zip(rows, holes, strict=True)
+    ids = [[*row, *hole] if side == "right" else [*hole, *row] for row, hole in pairs]
+    place, lengths = torch.arange(width), torch.tensor([len(row) for row in rows])[:, None]
+    mask = place < lengths if side == "right" else place >= width - lengths
+    return torch.tensor(ids, dtype=torch.long), mask
+
+
+def content_of(source: Source) -> list[int] | str:
+    """What tells a source from others, as JSON knows it: its ids, or a sha256 over its tensors."""
+    if not isinstance(source, SourceInputs):
+        return [*source]
+    digest = hashlib.sha256()
+    for name, tensor in sorted(source.tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

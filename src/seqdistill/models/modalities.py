@@ -1,0 +1,73 @@
+"""How an encoder-decoder reads its sources: text, or whatever a registered modality says.
+
+A model of another modality joins with a `Modality` registered under the `model_type` of its
+configuration, and with a reader that puts its `SourceInputs` into the examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from seqdistill.core.errors import ModelError
+from seqdistill.core.source import Source, SourceInputs, pad_sources
+from seqdistill.models.heads import tiny_ids
+
+
+class Modality:
+    """Text: token ids. Other modalities override what differs."""
+
+    reads_text = True
+    """Whether a source is token ids; engines that know no other input refuse the rest."""
+
+    def pad(self, sources: Sequence[Source]) -> SourceInputs:
+        """A batch of the sources, on the CPU."""
+        return pad_sources(sources)
+
+    def arguments(self, source: SourceInputs) -> dict[str, Tensor]:
+        """The batch as arguments of the model's `forward`, of its encoder and of `generate`."""
+        return {"input_ids": source.tensors["input_ids"], "attention_mask": source.mask.long()}
+
+    def encode(
+        self, model: PreTrainedModel, source: SourceInputs
+    ) -> tuple[Float[Tensor, "batch encoded dim"], Bool[Tensor, "batch encoded"]]:
+        """The encoder's last hidden states, and which of them the decoder may attend to."""
+        encoded: Tensor = model.get_encoder()(**self.arguments(source)).last_hidden_state
+        return encoded, self.encoded_mask(model, source, encoded.shape[1])
+
+    def encoded_mask(
+        self, model: PreTrainedModel, source: SourceInputs, width: int
+    ) -> Bool[Tensor, "batch encoded"]:
+        """Which of the encoder's `width` states are real: an encoder may shorten its source."""
+        return source.mask
+
+    def tiny(self, model: PreTrainedModel) -> Source:
+        """One short source that every model of the kind can read: enough to try it on."""
+        ids: list[int] = tiny_ids(model)[0].tolist()
+        return ids
+
+
+_MODALITIES: dict[str, Modality] = {}
+
+
+def register_modality(model_type: str, modality: Modality) -> None:
+    """Models whose configuration has this `model_type` read their sources so."""
+    _MODALITIES[model_type] = modality
+
+
+def modality_of(model: PreTrainedModel) -> Modality:
+    """How the model reads its sources.
+
+    Raises ModelError for a model that reads something else than token ids and is not registered.
+    """
+    found = _MODALITIES.get(model.config.model_type)
+    if found is None and model.main_input_name != "input_ids":
+        raise ModelError(
+            f"A model must read token ids or be registered with its modality, but "
+            f"{type(model).__name__} reads {model.main_input_name}; call register_modality for "
+            f"{model.config.model_type!r}."
+        )
+    return found or Modality()
