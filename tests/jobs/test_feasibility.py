@@ -25,7 +25,7 @@ from seqdistill.recipe.sequences_schema import SequencesSection
 from seqdistill.records.run_directory import RunDirectory
 
 QUICK = [
-    "training={updates: 2, batch_tokens: 60, warmup_steps: 1, threads: 1, device: cpu}",
+    "training={steps: 2, batch_tokens: 60, warmup_steps: 1, threads: 1, device: cpu}",
     "training.trackers=[]",
     "evaluation={max_new_tokens: 12, bootstrap_resamples: 10, num_samples: 1}",
     "sequences.decoding.max_new_tokens=12",

@@ -15,6 +15,7 @@ from seqdistill.assembly.data import (
 )
 from seqdistill.assembly.decoding import build_decoding, build_generator
 from seqdistill.assembly.judging import text_units
+from seqdistill.assembly.models import teacher_placement
 from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import prompt_text
@@ -124,7 +125,7 @@ def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Examp
         tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
         decoding=build_decoding(section),
         seed=recipe.seed if section.mode == "sample" else 0,
-        engine=f"{section.engine} {section.compute_type}",
+        engine=f"{section.engine} {section.compute_type} of {teacher.model.dtype}",
         sources_fingerprint=fingerprint_sources(sources),
     )
     # Neither the batches nor the workers change an output.
@@ -145,6 +146,7 @@ def label_generator(
 ) -> SequenceGenerator:
     """What writes the labels, compared with the teacher on the first examples."""
     section = recipe.sequences.decoding
+    teacher.model.to(teacher_placement(recipe).device)
     return build_generator(
         teacher,
         engine=section.engine,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import keep_layers
@@ -17,8 +18,10 @@ from seqdistill.models.adapters import begin_like, kind_of
 from seqdistill.models.dropout import set_dropout
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import LoadedModel, fitting, load_config, load_tokenizer
+from seqdistill.models.placement import Placement, device_of
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Device
 
 
 def model_folder(name: str) -> str:
@@ -54,6 +57,28 @@ def without_trust(recipe: Recipe) -> Recipe:
     )
 
 
+def teacher_placement(recipe: Recipe) -> Placement:
+    """Where the recipe's teacher runs, and in what."""
+    section = recipe.teacher
+    return Placement(
+        _device(section.device, recipe, "teacher.device"), section.dtype, section.attention
+    )
+
+
+def evaluation_placement(recipe: Recipe) -> Placement:
+    """Where every system is measured, and in what."""
+    section = recipe.evaluation
+    return Placement(
+        _device(section.device, recipe, "evaluation.device"), section.dtype, section.attention
+    )
+
+
+def _device(wanted: Device, recipe: Recipe, key: str) -> torch.device:
+    if wanted == "auto":
+        return device_of(recipe.training.device)
+    return device_of(wanted, key=key)
+
+
 def build_teacher(recipe: Recipe) -> LoadedModel:
     """The recipe's teacher. Raises RecipeError when it names none."""
     if recipe.teacher.model is None:
@@ -61,7 +86,9 @@ def build_teacher(recipe: Recipe) -> LoadedModel:
             "teacher.model must name a model folder for this method, but it is not set."
         )
     pair = load_stored_pair(
-        model_folder(recipe.teacher.model), trust_remote_code=recipe.teacher.trust_remote_code
+        model_folder(recipe.teacher.model),
+        trust_remote_code=recipe.teacher.trust_remote_code,
+        placement=teacher_placement(recipe),
     )
     named = LoadedModel(pair.model, pair.tokenizer, recipe.teacher.model)
     return with_languages(named, *recipe.data.model_languages)

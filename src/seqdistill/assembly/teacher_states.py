@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from seqdistill.assembly.data import collator_for
+from seqdistill.assembly.models import teacher_placement
 from seqdistill.core.head import Head
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample
@@ -63,7 +64,7 @@ def stored_teacher(
             folder,
             settings=settings,
             batch_tokens=recipe.training.batch_tokens,
-            device=device,
+            device=teacher_placement(recipe).device,
             progress=progress,
         )
     states = StoredStates(folder, examples, settings=settings)

@@ -30,6 +30,7 @@ from transformers import (
 from seqdistill.compression.sparse_code import SparseTensor, to_dense, to_sparse
 from seqdistill.core.errors import ModelError, first_line
 from seqdistill.models.loading import LoadedModel, fitting, load_config, load_pair, load_tokenizer
+from seqdistill.models.placement import ON_CPU, Placement
 from seqdistill.models.saving import save_pair
 from seqdistill.records import atomic
 from seqdistill.records.checksums import check_model_folder, write_checksums
@@ -81,13 +82,18 @@ def load_sparse_pair(name: str, *, trust_remote_code: bool = False) -> LoadedMod
     )
 
 
-def load_stored_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
-    """The fp32 model, in eval mode, and the tokenizer of a folder, sparse or ordinary, or hub name.
+def load_stored_pair(
+    name: str, *, trust_remote_code: bool = False, placement: Placement = ON_CPU
+) -> LoadedModel:
+    """The model, in eval mode, and the tokenizer of a folder, sparse or ordinary, or hub name.
 
     Raises ModelError as `load_sparse_pair` and `load_pair` do.
     """
-    load = load_sparse_pair if (Path(name) / SPARSE_WEIGHTS).is_file() else load_pair
-    return load(name, trust_remote_code=trust_remote_code)
+    if not (Path(name) / SPARSE_WEIGHTS).is_file():
+        return load_pair(name, trust_remote_code=trust_remote_code, placement=placement)
+    pair = load_sparse_pair(name, trust_remote_code=trust_remote_code)
+    pair.model.to(placement.device, placement.dtype_of(pair.model.config))
+    return pair
 
 
 def _load_model(folder: Path, *, trust_remote_code: bool) -> PreTrainedModel:
