@@ -22,6 +22,7 @@ from seqdistill.core.progress import Progress
 from seqdistill.data.readers import read_examples
 from seqdistill.jobs.label import label_data
 from seqdistill.records import atomic
+from seqdistill.sources.teacher_corpus import is_complete
 
 _LOG = logging.getLogger(__name__)
 _NUM_DEV = 500
@@ -63,7 +64,7 @@ def prepare(task: Task, *, labelled: bool = True, progress: Progress) -> dict[Sp
         "output_dir": str(task.folder / "prepared"),
     }
     recipe = recipe_of({**settings, **corpus}, preset="seq_kd")
-    if labelled and not (task.teacher_corpus / "manifest.json").is_file():
+    if labelled and not is_complete(task.teacher_corpus):
         _LOG.info("%s: the teacher writes", task.name)
         inputs = {"data.train": task.labelled_inputs}
         label_data(recipe_of({**settings, **corpus, **inputs}, preset="seq_kd"), progress=progress)

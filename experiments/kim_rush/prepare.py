@@ -22,6 +22,7 @@ from seqdistill.data.readers import read_examples
 from seqdistill.jobs.label import label_data
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records import atomic
+from seqdistill.sources.teacher_corpus import is_complete
 
 _LOG = logging.getLogger(__name__)
 _NUM_DEV = 500
@@ -35,7 +36,7 @@ def prepare(task: Task, *, progress: Progress) -> dict[Split, int]:
     _write_subset(task, examples)
     _write_dev(task)
     for preset, corpus in (("seq_kd", "beam-5"), ("seq_inter", "best-35")):
-        if (task.corpus(corpus) / "manifest.json").is_file():
+        if is_complete(task.corpus(corpus)):
             continue
         settings: dict[str, object] = {"sequences.corpus": str(task.corpus(corpus))}
         if corpus == "best-35":

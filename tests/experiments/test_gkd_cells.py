@@ -160,7 +160,7 @@ def test_the_teacher_writes_nothing_that_nobody_reads(task: Task) -> None:
     sizes = prepare(task, labelled=False, progress=NoProgress())
     assert sizes["train"] == task.num_train and not task.teacher_corpus.exists()
     assert prepare(task, progress=NoProgress()) == sizes
-    assert (task.teacher_corpus / "manifest.json").is_file()
+    assert (task.teacher_corpus / "corpus.json").is_file()
 
 
 def test_seq_kd_reads_the_inputs_that_the_teacher_wrote_outputs_for(task: Task) -> None:
@@ -169,7 +169,7 @@ def test_seq_kd_reads_the_inputs_that_the_teacher_wrote_outputs_for(task: Task) 
     labelled = [example.id for example in read_examples(some.labelled_inputs, split="train")]
     assert len(labelled) == 5
     corpus = TeacherCorpus.open(some.teacher_corpus, expected=None)
-    assert [*corpus.best()] == labelled
+    assert [name for name, _ in corpus.by_example()] == labelled
     read = {
         method: Cell(some, "main", methods_of(ENDS)[method], 1, 2, 1e-3).settings["data.train"]
         for method in ("seq_kd", "supervised_kd")
