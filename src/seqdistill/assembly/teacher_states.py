@@ -20,15 +20,16 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.teachers.states_folder import (
+from seqdistill.teachers.kept_states import (
     DTYPES,
+    KeptStates,
+    KeptStatesTeacher,
     Precision,
     StatesSettings,
     fingerprint_encoded,
     is_finished,
 )
 from seqdistill.teachers.states_making import make_states
-from seqdistill.teachers.stored_states import StoredStates, StoredStatesTeacher
 
 
 def stored_teacher(
@@ -41,7 +42,7 @@ def stored_teacher(
     vocab_size: int,
     device: torch.device,
     progress: Progress,
-) -> StoredStatesTeacher:
+) -> KeptStatesTeacher:
     """The teacher's states for these sequences, made now where they do not exist yet.
 
     `vocab_size` is what its head is cut to.
@@ -54,6 +55,7 @@ def stored_teacher(
         start_id=decoder_start_id(student.model) if student.kind == "seq2seq" else None,
         precision=precision,
         prefix_ids=decoder_prefix_ids(student.model),
+        dtype=str(teacher.model.dtype),
     )
     folder = _folder(recipe, settings)
     if not is_finished(folder):
@@ -67,9 +69,9 @@ def stored_teacher(
             device=teacher_placement(recipe).device,
             progress=progress,
         )
-    states = StoredStates(folder, examples, settings=settings)
+    states = KeptStates(folder, examples, settings=settings)
     # The head was compared with the model's logits when the states of this very teacher were made.
-    return StoredStatesTeacher(states, _frozen(head_of(teacher.model).cut(vocab_size), device))
+    return KeptStatesTeacher(states, _frozen(head_of(teacher.model).cut(vocab_size), device))
 
 
 def states_bytes(

@@ -148,8 +148,7 @@ def train_as_only_writer(
     labelled = time.perf_counter()
     examples, facts = training_sequences(prepared, progress)
     kept = time.perf_counter()
-    with accelerator.main_process_first():
-        teacher = build_scoring(prepared, examples, accelerator.device, progress)
+    teacher = build_scoring(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
         inputs |= sequences_of(train=examples, dev=prepared.dev)
         if started:

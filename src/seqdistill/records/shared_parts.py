@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_LOCKS = ".locks"
+_LOCKS, _FINISH = ".locks", ".finish"
 _POLL_SECONDS = 0.05
 
 
@@ -23,11 +23,14 @@ def make_parts(
     *,
     is_made: Callable[[int], bool],
     make: Callable[[int], None],
+    is_finished: Callable[[], bool],
+    finish: Callable[[], None],
 ) -> None:
     """Returns when every part is made, by this process or another: those of one launch or of many.
 
     `make` writes the file `names[index]` of `folder` in one step. Two processes never make one
-    part at the same time. Whatever `make` raises ends this process's share alone.
+    part at the same time. When all are made one process calls `finish`, and removes locks and what
+    killed processes were writing aside. Whatever is raised ends this process's share alone.
     """
     missing = list(range(len(names)))
     while missing:
@@ -35,6 +38,11 @@ def make_parts(
         if len(busy) == len(missing):
             time.sleep(_POLL_SECONDS)
         missing = busy
+    with FileLock(folder / _FINISH):
+        if not is_finished():
+            finish()
+            remove_left_overs(folder)
+    (folder / _FINISH).unlink(missing_ok=True)
 
 
 def _made(
@@ -62,7 +70,7 @@ def _made(
 
 
 def remove_left_overs(folder: Path) -> None:
-    """Removes locks and what killed processes were writing aside, once all parts are made."""
+    """Removes locks and what was being written aside, once nobody writes there any more."""
     shutil.rmtree(folder / _LOCKS, ignore_errors=True)
     for torn in folder.glob("*.partial-*"):
         torn.unlink(missing_ok=True)

@@ -108,13 +108,21 @@ def interpolate(
     path = corpus.folder / f"choices-{digest[:16]}.parquet"
     note = path.with_suffix(".json")
 
-    def make(_index: int) -> None:
+    def make(_: int) -> None:
         tally, report = _Tally(), on_progress or (lambda _: None)
         write_outputs(path, tally.chosen(corpus, references, similarity, decode, report))
         kept = _Kept(tally.summary(similarity), of_file(path))
         write_json(note, dataclasses.asdict(kept))
 
-    make_parts(corpus.folder, [note.name], is_made=lambda _: note.is_file(), make=make)
+    if not note.is_file():
+        make_parts(
+            corpus.folder,
+            [note.name],
+            is_made=lambda _: note.is_file(),
+            make=make,
+            is_finished=lambda: False,
+            finish=lambda: None,
+        )
     found = Interpolation(path, _read(path, note))
     log_summary(found.summary)
     return found

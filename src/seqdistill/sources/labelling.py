@@ -9,8 +9,6 @@ import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.generators import derived_seed
 from seqdistill.generation.decoding import SequenceGenerator
@@ -81,12 +79,14 @@ def label(
         report(len(sources))
     else:
         labelling = _Labelling(folder, record, sources, generator, decode, ends, report)
-        names = record.shard_names
-        make_parts(folder, names, is_made=labelling.is_made, make=labelling.make)
-        with FileLock(folder / ".finish"):
-            if not is_complete(folder):
-                labelling.finish()
-        (folder / ".finish").unlink(missing_ok=True)
+        make_parts(
+            folder,
+            record.shard_names,
+            is_made=labelling.is_made,
+            make=labelling.make,
+            is_finished=lambda: is_complete(folder),
+            finish=labelling.finish,
+        )
     return TeacherCorpus.open(folder, expected=settings)
 
 
@@ -222,7 +222,6 @@ class _Labelling:
             versions=versions(),
         )
         write_json(self.folder / CORPUS, dataclasses.asdict(finished))
-        remove_left_overs(self.folder)
 
 
 def _warn(counts: Counts, num_examples: int, longest: int) -> None:
