@@ -27,7 +27,7 @@ from seqdistill.data.examples import Example
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
-from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
+from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
@@ -126,7 +126,7 @@ def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Examp
     settings = CorpusSettings(
         # Where its outputs start and end need not be in the configuration.
         teacher_fingerprint=of_settings(
-            [model_fingerprint(teacher.model), facts.start_id, facts.prefix_ids, facts.end_ids]
+            [pair_fingerprint(teacher), facts.start_id, facts.prefix_ids, facts.end_ids]
         ),
         tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
         sources_fingerprint=fingerprint_sources(sources),

@@ -90,7 +90,7 @@ def build_teacher(recipe: Recipe) -> LoadedModel:
         trust_remote_code=recipe.teacher.trust_remote_code,
         placement=teacher_placement(recipe),
     )
-    named = LoadedModel(pair.model, pair.tokenizer, recipe.teacher.model)
+    named = dataclasses.replace(pair, name=recipe.teacher.model)
     return with_languages(named, *recipe.data.model_languages)
 
 

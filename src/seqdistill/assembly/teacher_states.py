@@ -15,7 +15,7 @@ from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import adapt, decoder_prefix_ids, decoder_start_id
 from seqdistill.models.heads import head_of
-from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
+from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
@@ -48,7 +48,7 @@ def stored_teacher(
     `vocab_size` is what its head is cut to.
     """
     settings = StatesSettings(
-        teacher_fingerprint=model_fingerprint(teacher.model),
+        teacher_fingerprint=pair_fingerprint(teacher),
         tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
         data_fingerprint=fingerprint_encoded(examples),
         kind=teacher.kind,

@@ -33,6 +33,7 @@ from seqdistill.models.places import (
     check_sizes,
     check_tokenizer_files,
     check_weight_files,
+    model_folders,
 )
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.records.checksums import check_model_folder
@@ -48,6 +49,8 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    folders: tuple[Path, ...] = ()
+    """The local folders that the model was read from, its adapters' base among them."""
 
     @property
     def kind(self) -> Kind:
@@ -197,6 +200,7 @@ def load_pair(
             load_model(name, trust_remote_code=trust_remote_code, placement=placement),
             load_tokenizer(name, trust_remote_code=trust_remote_code),
             name,
+            model_folders(name),
         )
     )
 
