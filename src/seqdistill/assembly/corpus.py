@@ -113,7 +113,7 @@ _NAMES = {
     "tokenizer_fingerprint": "tokenizer",
     "sources_fingerprint": "data.train or encoding",
 }
-_KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type"}
+_KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type, teacher.dtype"}
 
 
 def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> Wanted:
@@ -141,6 +141,7 @@ def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Examp
         section.model_dump(exclude={"batch_tokens", "threads"}),
         settings.seed,
         settings.sources_fingerprint,
+        settings.engine,
     ]
     beside = output_folder(recipe).parent / "teacher-corpora" / of_settings(named)[:16]
     return Wanted(Path(recipe.sequences.corpus or beside), settings, encoded.examples)

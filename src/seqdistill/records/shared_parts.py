@@ -6,14 +6,15 @@ barrier, and the part of a process that died is made by another.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_LOCKS, _FINISH = ".locks", ".finish"
+_LOCKS = ".locks"
 _POLL_SECONDS = 0.05
 
 
@@ -38,11 +39,27 @@ def make_parts(
         if len(busy) == len(missing):
             time.sleep(_POLL_SECONDS)
         missing = busy
-    with FileLock(folder / _FINISH):
+    with one_at_a_time(folder):
         if not is_finished():
             finish()
-            remove_left_overs(folder)
-    (folder / _FINISH).unlink(missing_ok=True)
+    remove_left_overs(folder)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Makes `folder` and holds it: other processes wait here. What is done is seen by the next."""
+    while True:
+        (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCKS / "all")
+        try:
+            lock.acquire()
+        except FileNotFoundError:  # the locks have just been removed
+            continue
+        try:
+            yield
+        finally:
+            lock.release()
+        return
 
 
 def _made(

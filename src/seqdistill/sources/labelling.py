@@ -15,7 +15,7 @@ from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.records.atomic import write_json
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
-from seqdistill.records.shared_parts import make_parts, remove_left_overs
+from seqdistill.records.shared_parts import make_parts, one_at_a_time, remove_left_overs
 from seqdistill.sources.corpus_shards import Counts, Source, counts_of, is_whole, write_shard
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
@@ -73,11 +73,13 @@ def label(
     if not len(sources):
         raise DataError("labelling needs at least one example, found none; check the data's limits")
     check_usable(folder)
-    record = _begun(folder, CorpusRecord(settings, len(sources), shard_size))
+    record = CorpusRecord(settings, len(sources), shard_size)
     report = on_progress or (lambda _: None)
     if is_complete(folder):
+        _check_record(folder, record)
         report(len(sources))
     else:
+        _begin(folder, record)
         labelling = _Labelling(folder, record, sources, generator, decode, ends, report)
         make_parts(
             folder,
@@ -90,33 +92,36 @@ def label(
     return TeacherCorpus.open(folder, expected=settings)
 
 
-def _begun(folder: Path, wanted: CorpusRecord) -> CorpusRecord:
-    """The record of a corpus begun before, or of this one, which is written.
+def _begin(folder: Path, record: CorpusRecord) -> None:
+    """Writes the record, or checks that the corpus was begun with the same.
 
     Of a finished corpus that has lost shards the others are compared with their checksums: what
     they vouch for is not silently replaced.
     """
-    if not is_begun(folder):
-        try:
-            write_json(folder / CORPUS, dataclasses.asdict(wanted))
-        except OSError as error:
-            raise DataError(
-                f"{folder} must be a folder that can be written, found: {error}; give another "
-                "folder"
-            ) from error
-        return wanted
+    try:
+        with one_at_a_time(folder):
+            if is_begun(folder):
+                stored = _check_record(folder, record)
+                if is_complete(folder) or not stored.checksums:
+                    return
+                for name in stored.checksums:
+                    if (folder / name).is_file():
+                        check_shard(folder, stored, name)
+            write_json(folder / CORPUS, dataclasses.asdict(record))
+    except OSError as error:
+        raise DataError(
+            f"{folder} must be a folder that can be written, found: {error}; give another folder"
+        ) from error
+
+
+def _check_record(folder: Path, wanted: CorpusRecord) -> CorpusRecord:
+    """The record in the folder. Raises StaleCorpusError when it is of another corpus."""
     stored = read_record(folder)
     found = differences(stored.settings, wanted.settings)
     for name in ("num_examples", "shard_size"):
         if getattr(stored, name) != getattr(wanted, name):
             found.append((name, getattr(stored, name), getattr(wanted, name)))
     check_same(folder, found)
-    if stored.checksums and not is_complete(folder):
-        for name in stored.checksums:
-            if (folder / name).is_file():
-                check_shard(folder, stored, name)
-        write_json(folder / CORPUS, dataclasses.asdict(wanted))
-        return wanted
     return stored
 
 

@@ -183,11 +183,9 @@ def check_usable(folder: Path) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder} must be a folder, found a file; give another folder")
     others = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if not entry.name.startswith((".", f"{CORPUS}.partial-"))
+        entry.name for entry in folder.iterdir() if not entry.name.startswith((".", CORPUS))
     )
-    if others:
+    if others and not is_begun(folder):  # another process may just have begun
         raise DataError(
             f"{folder} must be a new or empty folder or a teacher's corpus, found {others[0]!r} "
             f"and no {CORPUS}; give another folder"

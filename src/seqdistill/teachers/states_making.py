@@ -23,7 +23,7 @@ from seqdistill.models.adapters import SequenceModel, hidden_states
 from seqdistill.records.atomic import new_file, write_json
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
-from seqdistill.records.shared_parts import make_parts
+from seqdistill.records.shared_parts import make_parts, one_at_a_time
 from seqdistill.teachers.kept_states import (
     DTYPES,
     PART_EXAMPLES,
@@ -62,12 +62,14 @@ def make_states(
     if is_finished(folder):
         return
     try:
+        with one_at_a_time(folder):
+            record = _begun(folder, settings, examples, teacher.head.weight.shape[1])
         making = _Making(
             teacher.eval().requires_grad_(False).to(device),
             examples,
             collator,
             folder,
-            _begun(folder, settings, examples, teacher.head.weight.shape[1]),
+            record,
             batch_tokens,
             device,
             progress,
@@ -97,13 +99,13 @@ def _begun(
         stored = read_record(folder)
         check_settings(folder, stored.settings, settings)
         return stored
-    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+    own = (".", f"{STATES}.partial-")
+    if any(not path.name.startswith(own) for path in folder.iterdir()):
         raise UserError(
             f"{folder} must be new, empty, or a folder of teacher's states, found other files; "
             "give another one as teacher.states"
         )
     record = StatesRecord(settings, sum(example.num_counted for example in examples), width)
-    folder.mkdir(parents=True, exist_ok=True)
     needed = record.num_positions * width * DTYPES[settings.precision].itemsize
     free = shutil.disk_usage(folder).free
     if needed > free:
