@@ -10,7 +10,12 @@ import torch
 from tests.tiny import character_tokenizer, tiny_model
 from transformers import LlamaConfig
 
-from seqdistill.assembly.models import evaluation_placement, teacher_placement
+from seqdistill.assembly.models import (
+    build_student,
+    build_teacher,
+    evaluation_placement,
+    teacher_placement,
+)
 from seqdistill.core.errors import EngineError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
@@ -130,6 +135,20 @@ def test_a_recipe_places_its_teacher_and_what_it_measures(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"evaluation\.device=cuda"):
         evaluation_placement(apart)
+
+
+def test_a_student_of_a_teachers_layers_is_fp32_whatever_the_teacher_is(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    character_tokenizer().save_pretrained(tmp_path)
+    given = {
+        "teacher": {"model": str(tmp_path), "dtype": "bf16", "device": "cpu"},
+        "student": {"init": "teacher_layers", "decoder_layers": 1},
+    }
+    recipe = Recipe.model_validate(given)
+    teacher = build_teacher(recipe)
+    assert teacher.model.dtype == torch.bfloat16
+    student = build_student(recipe, teacher, ())
+    assert {weight.dtype for weight in student.model.parameters()} == {torch.float32}
 
 
 def test_a_gpu_that_ctranslate2_does_not_find_is_an_engine_error(

@@ -142,6 +142,8 @@ def _from_teacher_layers(recipe: Recipe, teacher: LoadedModel | None) -> LoadedM
         encoder_layers=recipe.student.encoder_layers,
         decoder_layers=recipe.student.decoder_layers,
     )
+    # Whatever the teacher's dtype and device: the student's weights are trained in fp32.
+    model.to("cpu", torch.float32)
     return LoadedModel(_with_dropout(recipe, model), teacher.tokenizer, "student")
 
 

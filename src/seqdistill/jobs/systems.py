@@ -123,7 +123,8 @@ def _start(
         if teacher is not None:
             loaded = LoadedModel(teacher.model.module, teacher.tokenizer, "teacher")
         pair = build_student(recipe, loaded, ())
-        pair.model.to(evaluation_placement(recipe).device)
+        placement = evaluation_placement(recipe)
+        pair.model.to(placement.device, placement.dtype_of(pair.model.config))
         size = parameter_count(pair.model) * (2 if student.save_dtype == "fp16" else 4)
         return _with_generator(START, pair, _init_name(recipe), recipe, examples, num_bytes=size)
     except UserError as error:
