@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, Speech2TextConfig, Speech2TextForCondi
 from seqdistill.assembly.data import collator_for
 from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.core.schedules import Schedule
-from seqdistill.core.source import SourceInputs, content_of
+from seqdistill.core.source import SourceInputs, bytes_of
 from seqdistill.data.encoding import EncodedExample, encode, leave_out_long
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.dev import DevScorer
@@ -317,12 +317,12 @@ def test_limits_lengths_and_fingerprints_are_of_the_frames() -> None:
     assert [e.num_source for e in EXAMPLES[:3]] == [8, 16, 4]
     kept = leave_out_long(EXAMPLES, max_source_tokens=8, max_target_tokens=9)
     assert [e.id for e in kept.examples] == ["e0", "e2", "e6", "e8", "e9", "e10"]
-    contents = {content_of(example.prompt) for example in EXAMPLES}
+    contents = {bytes_of(example.prompt) for example in EXAMPLES}
     assert len(contents) == len(EXAMPLES)
     source = EXAMPLES[0].source
     assert source is not None
     again = SourceInputs.from_state_dict(json.loads(json.dumps(source.state_dict())))
-    assert content_of(again) == content_of(source)
+    assert bytes_of(again) == bytes_of(source)
 
 
 def test_engines_and_models_that_cannot_read_it_say_so() -> None:

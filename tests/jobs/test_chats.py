@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,11 +128,12 @@ def test_a_teachers_answers_are_one_text_with_the_students_prompt(
     student = build_student(recipe, teacher, examples)
     texts = ["pear", "It is so.", "It is so. pear", "apple pear"]
     answers = [
-        TeacherOutput(example.id, 0, (), text, 0.0)
+        (example.id, [TeacherOutput(example.id, 0, (), text, 0.0)])
         for example, text in zip(examples, texts, strict=True)
     ]
-    monkeypatch.setattr("seqdistill.assembly.corpus.label_with_teacher", lambda *_: answers)
-    outputs = teacher_outputs(recipe, teacher, student, examples, NoProgress())
+    corpus = SimpleNamespace(by_example=lambda: answers, folder=Path())
+    monkeypatch.setattr("seqdistill.assembly.corpus.label_with_teacher", lambda *_: corpus)
+    outputs = dict(teacher_outputs(recipe, teacher, student, examples, NoProgress()))
     for example, text in zip(examples, texts, strict=True):
         turns = [turn.as_dict() for turn in example.messages or ()]
         answered = [*turns, {"role": "assistant", "content": text}]
@@ -151,7 +153,7 @@ def test_an_llms_output_keeps_its_first_blank_for_another_tokenizer() -> None:
         end = teacher.tokenizer.eos_token_id
         output = TeacherOutput("a", 0, (*ids, end), answer.strip(), -1.0)
         asked = [Example("a", prompt, None)]
-        [found] = _encoded([output], Recipe(), teacher, student, asked)["a"]
+        [(_, [found])] = _encoded([("a", [output])], Recipe(), teacher, student, asked)
         [expected] = encode([Example("a", prompt, answer)], student.tokenizer, "causal")
         assert found == expected.target_ids
 

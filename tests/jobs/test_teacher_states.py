@@ -19,7 +19,7 @@ from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.stages import stage_recipe
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.teachers.states_folder import STATES, read_manifest
+from seqdistill.teachers.kept_states import STATES, read_record
 
 FP32 = "training.precision=fp32"
 KEPT = "teacher.cache_hidden_states=fp32"
@@ -150,5 +150,5 @@ def test_a_plan_says_what_the_states_take_and_makes_none(place: Path) -> None:
     assert "teacher's states" not in dict(plan(recipe_in(place, "planned")).lines())
     trained(recipe)
     (folder,) = states_folders(place)
-    manifest = read_manifest(folder)
+    manifest = read_record(folder)
     assert manifest.num_positions == planned.target_tokens and manifest.width == 16

@@ -19,7 +19,7 @@ from transformers import BertConfig, EncoderDecoderConfig, GPT2Config, PreTraine
 from seqdistill.assembly.models import build_student
 from seqdistill.core import hub
 from seqdistill.core.errors import ModelError
-from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
+from seqdistill.models.identity import model_fingerprint, pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import (
     LoadedModel,
     load_config,
@@ -209,6 +209,24 @@ def test_code_in_a_model_folder_is_not_run_unless_asked(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         load_config(str(tmp_path))
     assert not ran.exists()
+
+
+def test_a_loaded_model_is_known_by_its_files_wherever_they_lie(
+    pair: LoadedModel, tmp_path: Path
+) -> None:
+    for name in ("one", "other"):
+        save_pair(pair, tmp_path / name)
+    one, other = (load_pair(str(tmp_path / name)) for name in ("one", "other"))
+    assert pair_fingerprint(one) == pair_fingerprint(other) != pair_fingerprint(pair)
+    (tmp_path / "one" / "README.md").write_text("mine")
+    assert pair_fingerprint(one) == pair_fingerprint(other)
+    config = tmp_path / "one" / "config.json"
+    config.write_text(config.read_text().replace("false", "true", 1))
+    assert pair_fingerprint(one) != pair_fingerprint(other)
+    with torch.no_grad():
+        pair.model.get_input_embeddings().weight[5, 0] += 1.0
+    save_pair(pair, tmp_path / "trained")
+    assert pair_fingerprint(load_pair(str(tmp_path / "trained"))) != pair_fingerprint(other)
 
 
 def test_a_fingerprint_changes_with_one_weight_one_setting_and_one_token(

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import ctranslate2
 import pytest
 import torch
+from tests.tiny import character_tokenizer, tiny_model
+from transformers import LlamaConfig
 
-from seqdistill.core.errors import UserError
-from seqdistill.models.placement import device_of, multiplies_bf16, precision_of
+from seqdistill.assembly.models import (
+    build_student,
+    build_teacher,
+    evaluation_placement,
+    teacher_placement,
+)
+from seqdistill.core.errors import EngineError, UserError
+from seqdistill.core.progress import NoProgress
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.jobs.generate import generate_texts
+from seqdistill.models.adapters import adapt
+from seqdistill.models.loading import load_model
+from seqdistill.models.placement import (
+    Dtype,
+    Placement,
+    device_of,
+    multiplies_bf16,
+    precision_of,
+)
+from seqdistill.recipe.schema import Recipe
 
 CPU = torch.device("cpu")
 
@@ -58,3 +81,103 @@ def test_a_gpu_that_is_not_there_is_refused_and_not_replaced(
         device_of("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of("cuda").type == "cuda"
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank, index in ((0, 0), (1, 1), (3, 1)):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert device_of("auto") == torch.device("cuda", index)
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "stored", "dtype"),
+    [
+        ("cpu", "auto", torch.bfloat16, torch.float32),
+        ("cpu", "bf16", torch.float32, torch.bfloat16),
+        ("cuda", "auto", torch.bfloat16, torch.bfloat16),
+        ("cuda", "auto", torch.float16, torch.float16),
+        ("cuda", "auto", torch.float32, torch.float32),
+        ("cuda", "fp32", torch.bfloat16, torch.float32),
+    ],
+)
+def test_auto_rounds_no_weight(
+    device: str, wanted: Dtype, stored: torch.dtype, dtype: torch.dtype
+) -> None:
+    config = LlamaConfig(dtype=stored)
+    assert Placement(torch.device(device), wanted).dtype_of(config) == dtype
+
+
+def test_a_model_loads_in_the_dtype_and_with_the_attention_of_its_placement(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    whole = load_model(str(tmp_path))
+    assert whole.dtype == torch.float32
+    placed = load_model(str(tmp_path), placement=Placement(CPU, "bf16", "eager"))
+    assert placed.config._attn_implementation == "eager" != whole.config._attn_implementation
+    for name, weight in placed.named_parameters():
+        assert torch.equal(weight, whole.get_parameter(name).bfloat16()), name
+    assert adapt(placed).head.weight.dtype == torch.bfloat16, "its head is checked as any other"
+
+
+def test_a_recipe_places_its_teacher_and_what_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    gpu = torch.device("cuda", 0)
+    recipe = Recipe()
+    assert teacher_placement(recipe).device == evaluation_placement(recipe).device == gpu
+    on_cpu = Recipe.model_validate({"training": {"device": "cpu"}, "teacher": {"dtype": "bf16"}})
+    assert teacher_placement(on_cpu) == Placement(CPU, "bf16")
+    assert evaluation_placement(on_cpu) == Placement(CPU)
+    apart = Recipe.model_validate(
+        {"training": {"device": "cpu"}, "evaluation": {"device": "cuda", "attention": "sdpa"}}
+    )
+    assert evaluation_placement(apart) == Placement(gpu, "auto", "sdpa")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"evaluation\.device=cuda"):
+        evaluation_placement(apart)
+
+
+def test_a_student_of_a_teachers_layers_is_fp32_whatever_the_teacher_is(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    character_tokenizer().save_pretrained(tmp_path)
+    given = {
+        "teacher": {"model": str(tmp_path), "dtype": "bf16", "device": "cpu"},
+        "student": {"init": "teacher_layers", "decoder_layers": 1},
+    }
+    recipe = Recipe.model_validate(given)
+    teacher = build_teacher(recipe)
+    assert teacher.model.dtype == torch.bfloat16
+    student = build_student(recipe, teacher, ())
+    assert {weight.dtype for weight in student.model.parameters()} == {torch.float32}
+
+
+def test_a_gpu_that_ctranslate2_does_not_find_is_an_engine_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
+    model, tokenizer = tiny_model("llama"), character_tokenizer()
+    monkeypatch.setattr(type(model), "device", torch.device("cuda", 0))
+    with pytest.raises(EngineError, match="must find the GPU"):
+        CTranslate2Generator(model, tokenizer, kind="causal", verify_on=[((5, 6), (7, 2))])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("name", ["mbart", "llama"])
+@pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
+def test_a_gpu_writes_what_a_cpu_writes(name: str, engine: str, tmp_path: Path) -> None:
+    tiny_model(name).save_pretrained(tmp_path)
+    character_tokenizer().save_pretrained(tmp_path)
+    texts = ["abc", "a longer text", "zz"]
+    written = {
+        device: generate_texts(
+            str(tmp_path),
+            texts,
+            device=device,
+            engine=engine,
+            max_new_tokens=8,
+            progress=NoProgress(),
+        )
+        for device in ("cpu", "cuda")
+    }
+    assert written["cpu"] == written["cuda"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,10 +38,10 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.completions import Completion
-from seqdistill.sources.corpus_export import write_jsonl
 from seqdistill.sources.corpus_shards import TeacherOutput
 from seqdistill.sources.interpolation import interpolate
 from seqdistill.sources.stored import StoredCompletions, StoredSequences, with_teacher_targets
+from seqdistill.sources.teacher_corpus import TeacherCorpus
 
 from .test_teacher_corpus import (
     END,
@@ -51,6 +50,7 @@ from .test_teacher_corpus import (
     FakeGenerator,
     PowerCut,
     label_with,
+    outputs_of,
     shard_bytes,
     spell,
 )
@@ -80,25 +80,25 @@ def test_cut_samples_are_kept_without_an_end_token_and_counted(
     with caplog.at_level(logging.INFO):
         corpus = label_with(rare(), tmp_path, decoding=SAMPLE)
     num_cut = 2 + len(range(3, 23, 3))
-    manifest = corpus.manifest
+    manifest = corpus.record.counts
     assert (manifest.num_hypotheses, manifest.num_cut, manifest.num_dropped) == (46, num_cut, 0)
     assert manifest.num_unfinished == 0, "no prompt is lost"
     assert f"{num_cut} of the teacher's 46 samples were cut off at 128 tokens" in caplog.text
-    assert [len(corpus.n_best(example_id)) for example_id, _ in EXAMPLES] == [2] * 23
+    assert [len(outputs) for _, outputs in corpus.by_example()] == [2] * 23
     for output in corpus:
         assert output.finished == (output.token_ids[-1] == END)
     cut = [output for output in corpus if not output.finished]
     assert {output.log_prob for output in cut} == {-9.5}
-    assert [o.token_ids for o in corpus.n_best("doc/0")] == [o.token_ids for o in cut[:2]]
+    assert [o.id for o in cut[:2]] == ["doc/0"] * 2
     rows = rows_of(tmp_path)
     assert sum(not row["finished"] for row in rows) == num_cut
     assert manifest.num_tokens == sum(len(row["token_ids"]) for row in rows)
 
 
 def test_unfinished_hypotheses_of_a_beam_are_still_dropped(tmp_path: Path) -> None:
-    manifest = label_with(rare(), tmp_path).manifest
+    manifest = label_with(rare(), tmp_path).record.counts
     assert (manifest.num_cut, manifest.num_dropped) == (0, 2 + len(range(3, 23, 3)))
-    assert manifest.unfinished_ids == ("doc/0",)
+    assert manifest.num_unfinished == 1
 
 
 def test_an_answer_without_a_token_is_no_sample(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_an_answer_without_a_token_is_no_sample(tmp_path: Path) -> None:
 
     corpus = label_with(Mute(), tmp_path, decoding=SAMPLE)
     assert {output.id for output in corpus} == {EXAMPLES[0][0], EXAMPLES[1][0]}
-    assert (corpus.manifest.num_unfinished, corpus.manifest.num_cut) == (21, 0)
-    assert corpus.manifest.num_dropped == 42
+    counts = corpus.record.counts
+    assert (counts.num_unfinished, counts.num_cut, counts.num_dropped) == (21, 0, 42)
 
 
 @pytest.mark.parametrize("decoding", [SAMPLE, Decoding(max_new_tokens=7)])
@@ -129,7 +129,7 @@ def test_a_teacher_that_never_ends_is_refused_and_leaves_no_corpus(
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".json")]
 
 
-@pytest.mark.parametrize("num_calls", range(5))
+@pytest.mark.parametrize("num_calls", [0, 3])
 def test_a_corpus_with_cut_samples_resumes_to_what_a_whole_one_is(
     tmp_path: Path, num_calls: int
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_corpus_with_cut_samples_resumes_to_what_a_whole_one_is(
     again = label_with(rare(), tmp_path / "cut", decoding=SAMPLE)
     assert shard_bytes(tmp_path / "cut") == shard_bytes(tmp_path / "whole")
     assert list(again) == list(whole)
-    assert again.manifest.num_cut == whole.manifest.num_cut > 0
+    assert again.record.counts.num_cut == whole.record.counts.num_cut > 0
 
 
 def test_cut_samples_are_encoded_for_another_tokenizer_without_an_end() -> None:
@@ -147,10 +147,16 @@ def test_cut_samples_are_encoded_for_another_tokenizer_without_an_end() -> None:
     cut = TeacherOutput("a", 0, (9, 9), "abc", -1.0, finished=False)
     whole = dataclasses.replace(cut, rank=1, finished=True)
     asked = [Example("a", "x", None)]
-    first, second = _encoded([cut, whole], Recipe(), student, student, asked)["a"]
+
+    def encoded(*outputs: TeacherOutput) -> list[tuple[int, ...]]:
+        ((name, ids),) = _encoded([("a", outputs)], Recipe(), student, student, asked)
+        assert name == "a"
+        return list(ids)
+
+    first, second = encoded(cut, whole)
     assert second == (*first, EOS) and EOS not in first
     inside = dataclasses.replace(cut, text="abc\N{REPLACEMENT CHARACTER}")  # of a character
-    assert _encoded([inside], Recipe(), student, student, asked)["a"] == (first,)
+    assert encoded(inside) == [first]
 
 
 MakeGenerator = Callable[[str], SequenceGenerator]
@@ -199,7 +205,7 @@ def test_targets_from_samples_follow_the_teachers_distribution_cut_ones_included
         make(name), tmp_path, examples=[(i, source) for i in ids], decoding=decoding, shard_size=500
     )
     prompts = [EncodedExample(i, source, ()) for i in ids]
-    targets = [e.target_ids for e in with_teacher_targets(prompts, corpus.best())]
+    targets = [e.target_ids for e in with_teacher_targets(prompts, outputs_of(corpus).items())]
     assert len(targets) == len(ids), "every prompt has its target"
     tables = (probabilities_of_starts(name, source) / 2.0).log_softmax(-1).exp()
     expected = {(EOS,): float(tables[0, EOS])} | {
@@ -223,7 +229,7 @@ def test_targets_from_samples_follow_the_teachers_distribution_cut_ones_included
 def test_a_cut_target_is_batched_as_a_cut_rollout_of_the_student(kind: str) -> None:
     """No end token is made up, neither as a target nor in what the decoder reads."""
     prompts = [EncodedExample("a", (5, 6, EOS), ()), EncodedExample("b", (7, EOS), (9, EOS))]
-    outputs: dict[str, list[tuple[int, ...]]] = {"a": [(8, 9, 10)], "b": [(11, EOS)]}
+    outputs: list[tuple[str, list[tuple[int, ...]]]] = [("a", [(8, 9, 10)]), ("b", [(11, EOS)])]
     examples = with_teacher_targets(prompts, outputs)
     make: Collator = collator("causal" if kind == "causal" else "seq2seq")
     # Both fit one batch, whatever the order.
@@ -250,49 +256,19 @@ def test_a_writer_of_the_teachers_samples_tells_which_were_cut() -> None:
     assert [one.example for one in written] == prompts
 
 
-def without_cut_samples(folder: Path) -> None:
-    """Makes the shards what they were when cut samples were dropped."""
-    for path in folder.glob("shard-*.parquet"):
-        table = pq.read_table(path)
-        metadata = {k: v for k, v in table.schema.metadata.items() if k != b"seqdistill.keeps_cut"}
-        pq.write_table(
-            table.filter(table.column("finished")).replace_schema_metadata(metadata), path
-        )
-
-
-def test_shards_from_before_cut_samples_were_kept_are_made_anew(tmp_path: Path) -> None:
-    whole = label_with(rare(), tmp_path / "whole", decoding=SAMPLE)
-    with pytest.raises(PowerCut):
-        label_with(rare(2), tmp_path / "old", decoding=SAMPLE)
-    without_cut_samples(tmp_path / "old")
-    second = rare()
-    again = label_with(second, tmp_path / "old", decoding=SAMPLE)
-    assert second.num_generated == len(EXAMPLES)
-    assert list(again) == list(whole)
-
-
-def test_a_text_file_has_no_cut_samples_since_readers_would_close_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    corpus = label_with(rare(), tmp_path / "corpus", decoding=SAMPLE)
-    sources = {example_id: example_id for example_id, _ in EXAMPLES}
-    num_cut = 1 + len(range(3, 23, 3))
-    assert write_jsonl(corpus, sources, tmp_path / "x.jsonl") == 23 - num_cut
-    assert f"{num_cut} outputs that were cut off are left out" in caplog.text
-    written = [json.loads(line)["id"] for line in (tmp_path / "x.jsonl").read_text().splitlines()]
-    assert "doc/0" not in written
-
-
 def test_interpolation_chooses_among_finished_outputs(tmp_path: Path) -> None:
-    corpus = label_with(rare(), tmp_path, decoding=SAMPLE)
-    references = {example_id: spell(source) for example_id, source in EXAMPLES}
-    found = interpolate(corpus, references, similarity=smoothed_bleu(), decode=spell)
-    assert "doc/0" not in found.outputs
-    assert len(found.outputs) == 22
-    assert all(output.finished for output in found.outputs.values())
+    references = [(example_id, spell(source)) for example_id, source in EXAMPLES]
+
+    def chosen(corpus: TeacherCorpus) -> dict[str, list[TeacherOutput]]:
+        found = interpolate(corpus, references, similarity=smoothed_bleu(), decode=spell)
+        return {name: outputs for name, outputs in found.targets() if outputs}
+
+    found = chosen(label_with(rare(), tmp_path / "some", decoding=SAMPLE))
+    assert "doc/0" not in found and len(found) == 22
+    assert all(output.finished for (output,) in found.values())
+    never = FakeGenerator(is_finished=lambda source, rank: False)
     with pytest.raises(DataError, match="must hold finished outputs"):
-        cut = [dataclasses.replace(output, finished=False) for output in corpus]
-        interpolate(cut, references, similarity=smoothed_bleu(), decode=spell)
+        chosen(label_with(never, tmp_path / "none", decoding=SAMPLE))
 
 
 @pytest.mark.parametrize("name", ["mbart", "llama"])

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import logging
 import random
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,23 @@ import pytest
 from seqdistill.core.errors import DataError
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.decoding import Decoding, Hypothesis
-from seqdistill.metrics.similarity import SIMILARITIES, sentence_chrf, smoothed_bleu
-from seqdistill.sources.corpus_settings import CorpusSettings
-from seqdistill.sources.corpus_shards import TeacherOutput
-from seqdistill.sources.interpolation import Interpolation, interpolate
+from seqdistill.metrics.similarity import (
+    SIMILARITIES,
+    SentenceSimilarity,
+    sentence_chrf,
+    smoothed_bleu,
+)
+from seqdistill.sources.corpus_shards import Prompt, TeacherOutput
+from seqdistill.sources.interpolation import Interpolation, InterpolationSummary, interpolate
+from seqdistill.sources.labelling import label
 from seqdistill.sources.stored import with_teacher_targets
-from seqdistill.sources.teacher_corpus import TeacherCorpus, label
+from seqdistill.sources.teacher_corpus import CorpusRecord, CorpusSettings, TeacherCorpus
 
 END = 1
 WORDS = dict(enumerate(["aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh"], start=2))
 IDS = {word: number for number, word in WORDS.items()}
 REFERENCES = {"one": "aa bb cc dd ee", "two": "ff gg hh", "three": "bb bb aa dd"}
+SETTINGS = CorpusSettings("t", "k", "s", Decoding(beam_size=3, n_best=3))
 
 
 def spell(token_ids: Sequence[int]) -> str:
@@ -50,8 +57,42 @@ def random_outputs(seed: int) -> list[TeacherOutput]:
     return outputs
 
 
-def choose(outputs: Sequence[TeacherOutput], name: str = "smoothed_bleu") -> Interpolation:
-    return interpolate(outputs, REFERENCES, similarity=SIMILARITIES[name](), decode=spell)
+@dataclasses.dataclass(frozen=True)
+class FakeCorpus(TeacherCorpus):
+    """Outputs in memory, as a corpus of examples in the references' order gives them."""
+
+    outputs: Sequence[TeacherOutput]
+
+    def by_example(self) -> Iterator[tuple[str, list[TeacherOutput]]]:
+        for name in REFERENCES:
+            yield name, [output for output in self.outputs if output.id == name]
+
+
+Found = tuple[dict[str, TeacherOutput], InterpolationSummary]
+
+
+def chosen(found: Interpolation) -> Found:
+    return {name: one for name, outputs in found.targets() for one in outputs}, found.summary
+
+
+def choose(
+    outputs: Sequence[TeacherOutput],
+    name: str = "smoothed_bleu",
+    *,
+    references: Mapping[str, str] = REFERENCES,
+    decode: Callable[[Sequence[int]], str] = spell,
+) -> Found:
+    similarity = SIMILARITIES[name]()
+    with tempfile.TemporaryDirectory() as folder:
+        record = CorpusRecord(SETTINGS, len(REFERENCES), 5)
+        corpus = FakeCorpus(Path(folder), record, outputs)
+        return chosen(
+            interpolate(corpus, [*references.items()], similarity=similarity, decode=decode)
+        )
+
+
+def kept(output: TeacherOutput) -> tuple[str, int, tuple[int, ...]]:
+    return output.id, output.rank, output.token_ids
 
 
 def loses(found: tuple[float, TeacherOutput], other: tuple[float, TeacherOutput]) -> bool:
@@ -67,7 +108,7 @@ def loses(found: tuple[float, TeacherOutput], other: tuple[float, TeacherOutput]
 @pytest.mark.parametrize("seed", range(5))
 def test_the_choice_is_that_of_a_plain_loop(name: str, seed: int) -> None:
     outputs = random_outputs(seed)
-    found = choose(outputs, name)
+    found, summary = choose(outputs, name)
     similarity = SIMILARITIES[name]()
     best: dict[str, tuple[float, TeacherOutput]] = {}
     firsts: list[float] = []
@@ -77,10 +118,9 @@ def test_the_choice_is_that_of_a_plain_loop(name: str, seed: int) -> None:
             firsts.append(value)
         if candidate.id not in best or loses(best[candidate.id], (value, candidate)):
             best[candidate.id] = (value, candidate)
-    assert found.outputs == {name: candidate for name, (_, candidate) in best.items()}
+    assert {n: kept(one) for n, one in found.items()} == {n: kept(o) for n, (_, o) in best.items()}
     ranks = [candidate.rank for _, candidate in best.values()]
     num_ranks = 1 + max(candidate.rank for candidate in outputs)
-    summary = found.summary
     assert summary.mean_similarity == pytest.approx(sum(value for value, _ in best.values()) / 3)
     assert summary.mean_first_similarity == pytest.approx(sum(firsts) / 3)
     assert summary.mean_similarity >= summary.mean_first_similarity
@@ -90,7 +130,7 @@ def test_the_choice_is_that_of_a_plain_loop(name: str, seed: int) -> None:
 
 
 def test_an_output_that_is_the_reference_is_chosen_and_counted_as_equal() -> None:
-    found = choose(
+    found, summary = choose(
         [
             output("one", 0, "aa bb cc dd", -0.1),
             output("one", 1, "aa bb cc dd ee", -9.0),
@@ -98,38 +138,31 @@ def test_an_output_that_is_the_reference_is_chosen_and_counted_as_equal() -> Non
             output("three", 0, "bb bb aa dd", -0.1),
         ]
     )
-    assert found.outputs["one"].rank == 1
-    assert found.targets["one"] == ((2, 3, 4, 5, 6, END),)
-    assert found.summary.exact_match_share == pytest.approx(2 / 3)
-    assert found.summary.rank_counts == (2, 1)
-    only = interpolate(
-        [output("one", 0, "aa bb cc dd ee")],
-        {"one": "aa  bb cc dd ee "},
-        similarity=smoothed_bleu(),
-        decode=spell,
-    )
-    assert (only.summary.mean_similarity, only.summary.exact_match_share) == (100.0, 1.0)
+    assert found["one"].token_ids == (2, 3, 4, 5, 6, END)
+    assert summary.exact_match_share == pytest.approx(2 / 3)
+    assert summary.rank_counts == (2, 1)
+    _, only = choose([output("one", 0, "aa bb cc dd ee")], references={"one": "aa  bb cc dd ee "})
+    assert (only.mean_similarity, only.exact_match_share) == (100.0, 1.0)
 
 
 def test_ties_go_to_the_likelier_output_and_then_to_the_lower_rank() -> None:
     # All have one word of five: beam search's length penalty may rank the less likely one higher.
     words = ["aa ff ff ff ff", "bb gg gg gg gg", "cc hh hh hh hh", "dd ff gg hh ff"]
-    likelier = choose(
+    likelier, _ = choose(
         [output("one", rank, words[rank], [-4.0, -3.0, -2.0, -2.5][rank]) for rank in range(4)]
     )
-    assert likelier.outputs["one"].rank == 2
-    same = choose([output("one", rank, words[rank], -3.0) for rank in (3, 1, 2)])
-    assert same.outputs["one"].rank == 1
-    better = choose([output("one", 0, words[0], -1.0), output("one", 1, "aa bb gg gg gg", -8.0)])
-    assert better.outputs["one"].rank == 1
+    assert likelier["one"].rank == 2
+    same, _ = choose([output("one", rank, words[rank], -3.0) for rank in (3, 1, 2)])
+    assert same["one"].rank == 1
+    better, _ = choose([output("one", 0, words[0], -1.0), output("one", 1, "aa bb gg gg gg", -8.0)])
+    assert better["one"].rank == 1
 
 
 def test_the_order_of_the_outputs_within_an_example_does_not_count() -> None:
     for seed in range(5):
         outputs = sorted(random_outputs(seed), key=lambda output: output.id)
         turned = sorted(outputs, key=lambda output: (output.id, -output.rank))
-        assert choose(turned).outputs == choose(outputs).outputs
-        assert choose(turned).summary == choose(outputs).summary
+        assert choose(turned) == choose(outputs)
 
 
 def test_the_decoder_handed_in_makes_the_text_that_is_compared() -> None:
@@ -138,10 +171,10 @@ def test_the_decoder_handed_in_makes_the_text_that_is_compared() -> None:
     def shouted(token_ids: Sequence[int]) -> str:
         return "aa bb cc dd ee" if len(token_ids) == 3 else spell(token_ids).upper()
 
-    found = interpolate(outputs, REFERENCES, similarity=smoothed_bleu(), decode=shouted)
-    assert found.outputs["one"].rank == 1
-    assert found.summary.exact_match_share == 1.0
-    assert choose(outputs).outputs["one"].rank == 0
+    found, summary = choose(outputs, decode=shouted)
+    assert found["one"].rank == 1
+    assert summary.exact_match_share == 1.0
+    assert choose(outputs)[0]["one"].rank == 0
 
 
 class HalfFinished:
@@ -167,71 +200,128 @@ class HalfFinished:
 
 
 def corpus_of_halves(folder: Path) -> TeacherCorpus:
-    sources = [(i, [IDS[word] for word in text.split()]) for i, text in REFERENCES.items()]
-    settings = CorpusSettings("t", "d", "k", Decoding(beam_size=3, n_best=3))
-    return label(
-        sources,
-        HalfFinished(),
-        settings,
-        folder,
-        decode=spell,
-        source_texts=REFERENCES,
+    sources = [
+        Prompt(name, [IDS[word] for word in text.split()], text)
+        for name, text in REFERENCES.items()
+    ]
+    return label(sources, HalfFinished(), SETTINGS, folder, decode=spell)
+
+
+class Compared:
+    """A decoder that counts how many outputs it was asked to spell, so how many were compared."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, token_ids: Sequence[int]) -> str:
+        self.count += 1
+        return spell(token_ids)
+
+
+def of_corpus(
+    corpus: TeacherCorpus,
+    references: Mapping[str, str] = REFERENCES,
+    similarity: SentenceSimilarity | None = None,
+    done: list[int] | None = None,
+) -> tuple[Found, int]:
+    compared = Compared()
+    found = interpolate(
+        corpus,
+        [*references.items()],
+        similarity=similarity or smoothed_bleu(),
+        decode=compared,
+        on_progress=None if done is None else done.append,
     )
+    return chosen(found), compared.count
 
 
 def test_examples_without_a_finished_output_are_left_out_counted_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus = corpus_of_halves(tmp_path)
-    assert corpus.manifest.unfinished_ids == ("two",)
+    assert corpus.record.counts.num_unfinished == 1
     done: list[int] = []
     with caplog.at_level(logging.INFO):
-        found = interpolate(
-            corpus, REFERENCES, similarity=smoothed_bleu(), decode=spell, on_progress=done.append
-        )
+        (found, summary), _ = of_corpus(corpus, done=done)
     # Ranks count finished outputs: rank 0 is the source less its last word.
-    assert {name: (o.rank, o.text) for name, o in found.outputs.items()} == {
+    assert {name: (o.rank, o.text) for name, o in found.items()} == {
         "one": (0, "aa bb cc dd"),
         "three": (0, "bb bb aa"),
     }
-    assert (found.summary.num_examples, found.summary.num_without_hypothesis) == (2, 1)
-    assert (found.summary.num_hypotheses, found.summary.rank_counts) == (4, (2, 0))
+    assert (summary.num_examples, summary.num_without_hypothesis) == (2, 1)
+    assert (summary.num_hypotheses, summary.rank_counts) == (4, (2, 0))
     assert "left out 1 of 3 references" in caplog.text
-    assert found.summary.signature in caplog.text
+    assert summary.signature in caplog.text
     assert sum(done) == len(REFERENCES)
 
 
 def test_a_part_of_the_references_asks_for_a_part_of_the_corpus(tmp_path: Path) -> None:
-    corpus = corpus_of_halves(tmp_path)
     references = {"three": REFERENCES["three"]}
-    found = interpolate(corpus, references, similarity=sentence_chrf(), decode=spell)
-    assert list(found.outputs) == ["three"]
-    assert (found.summary.num_without_hypothesis, found.summary.num_without_reference) == (0, 1)
+    (found, summary), _ = of_corpus(corpus_of_halves(tmp_path), references, sentence_chrf())
+    assert list(found) == ["three"]
+    assert (summary.num_without_hypothesis, summary.num_without_reference) == (0, 2)
+
+
+def test_the_second_time_nothing_is_compared_and_the_choice_is_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, count = of_corpus(corpus_of_halves(tmp_path))
+    assert count > 0
+    with caplog.at_level(logging.INFO):
+        again = of_corpus(TeacherCorpus.open(tmp_path, expected=None))
+    assert again == (first, 0)
+    assert first[1].signature in caplog.text
+
+
+def test_what_differs_is_chosen_for_anew(tmp_path: Path) -> None:
+    corpus = corpus_of_halves(tmp_path)
+    of_corpus(corpus)
+    changed = {**REFERENCES, "three": "aa aa"}
+    checksums = dict.fromkeys(corpus.record.checksums, "0" * 64)
+    other = dataclasses.replace(
+        corpus, record=dataclasses.replace(corpus.record, checksums=checksums)
+    )
+    assert of_corpus(corpus, changed)[1] > 0
+    assert of_corpus(corpus, similarity=sentence_chrf())[1] > 0
+    assert of_corpus(other)[1] > 0
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_damaged_choices_are_refused_and_labelled_outputs_stay(tmp_path: Path, suffix: str) -> None:
+    corpus = corpus_of_halves(tmp_path)
+    of_corpus(corpus)
+    (path,) = tmp_path.glob(f"choices-*.{suffix}")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="choose again"):
+        of_corpus(corpus)
+    assert len(list(TeacherCorpus.open(tmp_path, expected=None))) > 0
 
 
 def test_the_targets_become_training_data_as_they_are() -> None:
-    found = choose([output("one", 0, "aa"), output("one", 1, "aa bb cc"), output("two", 0, "ff")])
+    outputs = [output("one", 0, "aa"), output("one", 1, "aa bb cc"), output("two", 0, "ff")]
+    found, _ = choose(outputs)
+    targets = [(name, [found[name].token_ids] if name in found else []) for name in REFERENCES]
     examples = [EncodedExample(name, (7, END), (9, END)) for name in REFERENCES]
-    assert with_teacher_targets(examples, found.targets) == [
+    assert with_teacher_targets(examples, targets) == [
         EncodedExample("one", (7, END), (2, 3, 4, END)),
         EncodedExample("two", (7, END), (7, END)),
     ]
 
 
 def test_the_summary_can_be_written_as_json() -> None:
-    summary = choose([output("one", 0, "aa bb")]).summary
+    _, summary = choose([output("one", 0, "aa bb")])
     read = json.loads(json.dumps(dataclasses.asdict(summary)))
     assert read["similarity"] == "smoothed_bleu"
     assert read["rank_counts"] == [1]
 
 
 def test_a_corpus_without_anything_to_choose_is_refused() -> None:
-    with pytest.raises(DataError, match=r"none for the 3 references given .* 1 other examples"):
-        choose([output("four", 0, "aa")])
     with pytest.raises(DataError, match="none for the 3 references"):
         choose([])
 
 
-def test_outputs_of_an_example_that_lie_apart_are_refused() -> None:
-    with pytest.raises(ValueError, match="those of 'one' lie apart"):
-        choose([output("one", 0, "aa"), output("two", 0, "ff"), output("one", 1, "bb")])
+def test_references_that_the_corpus_does_not_have_in_their_order_are_refused() -> None:
+    outputs = [output(name, 0, "aa") for name in REFERENCES]
+    for names in (["one", "four"], ["two", "one"]):
+        with pytest.raises(DataError, match=f"none {names[1]!r} at its place"):
+            choose(outputs, references=dict.fromkeys(names, "aa"))

@@ -46,7 +46,7 @@ def test_a_resumed_source_reads_on_where_it_was() -> None:
 
 
 def test_the_teachers_outputs_replace_the_targets_and_keep_source_and_id() -> None:
-    written = with_teacher_targets(EXAMPLES[:2], {"e0": [(9, EOS)], "e1": [(8, 8, EOS)]})
+    written = with_teacher_targets(EXAMPLES[:2], [("e0", [(9, EOS)]), ("e1", [(8, 8, EOS)])])
     assert [(e.id, e.source_ids) for e in written] == [(e.id, e.source_ids) for e in EXAMPLES[:2]]
     assert [e.target_ids for e in written] == [(9, EOS), (8, 8, EOS)]
 
@@ -54,7 +54,13 @@ def test_the_teachers_outputs_replace_the_targets_and_keep_source_and_id() -> No
 def test_several_outputs_are_several_examples_and_none_is_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    outputs = {"e0": [(9, EOS), (7, EOS)], "e2": [(6, EOS)], "unknown": [(5, EOS)]}
+    outputs: list[tuple[str, list[tuple[int, ...]]]] = [
+        ("e0", [(9, EOS), (7, EOS)]),
+        ("too long", [(5, EOS)]),
+        ("e1", []),
+        ("e2", [(6, EOS)]),
+        ("e3", []),
+    ]
     with caplog.at_level(logging.WARNING):
         written = with_teacher_targets(EXAMPLES[:4], outputs)
     assert [(e.id, e.target_ids) for e in written] == [
@@ -66,5 +72,7 @@ def test_several_outputs_are_several_examples_and_none_is_none(
 
 
 def test_a_corpus_of_other_data_is_refused() -> None:
+    with pytest.raises(DataError, match="none 'e0' at its place"):
+        with_teacher_targets(EXAMPLES, [("other", [(5, EOS)])])
     with pytest.raises(DataError, match="for none of its 30 examples"):
-        with_teacher_targets(EXAMPLES, {"other": [(5, EOS)]})
+        with_teacher_targets(EXAMPLES, [(example.id, []) for example in EXAMPLES])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 from seqdistill.assembly.data import (
     chat_settings,
@@ -15,35 +17,42 @@ from seqdistill.assembly.data import (
 )
 from seqdistill.assembly.decoding import build_decoding, build_generator
 from seqdistill.assembly.judging import text_units
+from seqdistill.assembly.models import teacher_placement
 from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
-from seqdistill.data.conversations import prompt_text
+from seqdistill.data.conversations import ChatSettings, prompt_text
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample, with_placeholder_targets
-from seqdistill.data.examples import Example, fingerprint_examples
+from seqdistill.data.examples import Example
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
-from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
+from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.sources.corpus_manifest import MANIFEST, read_manifest
-from seqdistill.sources.corpus_settings import (
-    SETTINGS,
+from seqdistill.sources.corpus_shards import Prompt, TeacherOutput
+from seqdistill.sources.interpolation import InterpolationSummary, interpolate
+from seqdistill.sources.labelling import label
+from seqdistill.sources.teacher_corpus import (
+    CORPUS,
     CorpusSettings,
+    TeacherCorpus,
     check_same,
     check_usable,
     differences,
     fingerprint_sources,
-    read_settings,
+    in_step,
+    is_begun,
+    is_complete,
+    read_record,
 )
-from seqdistill.sources.corpus_shards import TeacherOutput
-from seqdistill.sources.interpolation import InterpolationSummary
-from seqdistill.sources.kept_choices import kept_interpolation
-from seqdistill.sources.teacher_corpus import TeacherCorpus, is_complete, label
+
+Kept = Iterable[tuple[str, Sequence[TeacherOutput]]]
+"""Each example's id, in order, with the teacher's outputs to use."""
+_ENCODED_TOGETHER = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,27 +66,27 @@ class Wanted:
     @property
     def is_there(self) -> bool:
         """Whether labelling ended there. Raises StaleCorpusError where it was of other settings."""
-        if (self.folder / SETTINGS).is_file():
-            stored = read_settings(self.folder).settings
-            check_same(self.folder, stored=stored, wanted=self.settings)
+        if is_begun(self.folder):
+            stored = read_record(self.folder).settings
+            check_same(self.folder, differences(stored, self.settings))
         return is_complete(self.folder)
 
     @property
     def origin(self) -> str:
         """Whether labels are reused or made anew, and why, in a sentence for people."""
         if self.is_there:
-            made = time.localtime((self.folder / MANIFEST).stat().st_mtime)
-            manifest = read_manifest(self.folder)
+            made = time.localtime((self.folder / CORPUS).stat().st_mtime)
+            record = read_record(self.folder)
             return (
-                f"reusing {manifest.num_hypotheses:,} labels of {manifest.num_examples:,} examples "
-                f"in {self.folder}, made {time.strftime('%Y-%m-%d %H:%M', made)}"
+                f"reusing {record.counts.num_hypotheses:,} labels of {record.num_examples:,} "
+                f"examples in {self.folder}, made {time.strftime('%Y-%m-%d %H:%M', made)}"
             )
-        if (self.folder / SETTINGS).is_file():
+        if is_begun(self.folder):
             shards = len(list(self.folder.glob("shard-*.parquet")))
             return f"going on with the labels in {self.folder}, which has {shards} parts"
         others = [
             (self._changed(found.parent), found.parent)
-            for found in sorted(self.folder.parent.glob(f"*/{SETTINGS}"))
+            for found in sorted(self.folder.parent.glob(f"*/{CORPUS}"))
         ]
         others = [(changed, folder) for changed, folder in others if len(changed) <= _FEW]
         if not others:
@@ -90,7 +99,7 @@ class Wanted:
 
     def _changed(self, folder: Path) -> list[str]:
         """What of the corpus in a folder is otherwise, under the names that recipes use."""
-        stored = read_settings(folder).settings
+        stored = read_record(folder).settings
         return [
             _NAMES.get(name, f"{_KEYS.get(name, f'sequences.{name}')} ({old}, now {new})")
             for name, old, new in differences(stored, self.settings)
@@ -101,11 +110,10 @@ _FEW = 3
 """With more differences than that, it has little to do with what is wanted."""
 _NAMES = {
     "teacher_fingerprint": "teacher.model",
-    "data_fingerprint": "data.train",
     "tokenizer_fingerprint": "tokenizer",
-    "sources_fingerprint": "data.max_source_tokens or encoding",
+    "sources_fingerprint": "data.train or encoding",
 }
-_KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type"}
+_KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type, teacher.dtype"}
 
 
 def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> Wanted:
@@ -114,27 +122,26 @@ def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Examp
     facts = pair_facts(teacher)
     # Prompts alone: what the teacher reads must not depend on the references.
     encoded = encode_for_evaluation(without_references(examples), teacher, recipe.data)
-    sources = [(example.id, example.prompt) for example in encoded.examples]
+    sources = (Prompt(example.id, example.prompt, "") for example in encoded.examples)
     settings = CorpusSettings(
         # Where its outputs start and end need not be in the configuration.
         teacher_fingerprint=of_settings(
-            [model_fingerprint(teacher.model), facts.start_id, facts.prefix_ids, facts.end_ids]
+            [pair_fingerprint(teacher), facts.start_id, facts.prefix_ids, facts.end_ids]
         ),
-        data_fingerprint=fingerprint_examples(without_references(examples)),
         tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
+        sources_fingerprint=fingerprint_sources(sources),
         decoding=build_decoding(section),
         seed=recipe.seed if section.mode == "sample" else 0,
-        engine=f"{section.engine} {section.compute_type}",
-        sources_fingerprint=fingerprint_sources(sources),
+        engine=f"{section.engine} {section.compute_type} of {teacher.model.dtype}",
     )
     # Neither the batches nor the workers change an output.
     named = [
         settings.teacher_fingerprint,
-        settings.data_fingerprint,
         settings.tokenizer_fingerprint,
         section.model_dump(exclude={"batch_tokens", "threads"}),
         settings.seed,
         settings.sources_fingerprint,
+        settings.engine,
     ]
     beside = output_folder(recipe).parent / "teacher-corpora" / of_settings(named)[:16]
     return Wanted(Path(recipe.sequences.corpus or beside), settings, encoded.examples)
@@ -145,6 +152,7 @@ def label_generator(
 ) -> SequenceGenerator:
     """What writes the labels, compared with the teacher on the first examples."""
     section = recipe.sequences.decoding
+    teacher.model.to(teacher_placement(recipe).device)
     return build_generator(
         teacher,
         engine=section.engine,
@@ -162,27 +170,57 @@ def label_generator(
 def label_with_teacher(
     recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], progress: Progress
 ) -> TeacherCorpus:
-    """The teacher's outputs for these examples, made now where they do not exist yet."""
+    """The teacher's outputs for these examples, made now where they do not exist yet.
+
+    Every process that calls this takes part in the making.
+    """
     wanted = wanted_corpus(recipe, teacher, examples)
     check_usable(wanted.folder)
     progress.echo(wanted.origin)
     if wanted.is_there:
         return TeacherCorpus.open(wanted.folder, expected=wanted.settings)
     facts = pair_facts(teacher)
-    decoder, chat = TextDecoder(teacher.tokenizer), chat_settings(recipe.data)
+    decoder = TextDecoder(teacher.tokenizer)
     progress.start("labelling with the teacher", len(examples))
     corpus = label(
-        [(example.id, example.prompt) for example in wanted.sources],
+        _Prompts(examples, wanted.sources, teacher, chat_settings(recipe.data)),
         label_generator(recipe, teacher, wanted.sources),
         wanted.settings,
         wanted.folder,
         decode=lambda ids: decoder.text(ids).strip(),
         ends=named_tokens(teacher.tokenizer, facts.end_ids),
-        source_texts={e.id: prompt_text(e, teacher.tokenizer, chat) for e in examples},
         on_progress=progress.advance,
     )
     progress.finish()
     return corpus
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prompts(Sequence[Prompt]):
+    """What the teacher answers, made of each example when it is asked for."""
+
+    examples: Sequence[Example]
+    encoded: Sequence[EncodedExample]
+    teacher: LoadedModel
+    chat: ChatSettings
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prompt]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        encoded = self.encoded[index]
+        text = prompt_text(self.examples[index], self.teacher.tokenizer, self.chat)
+        return Prompt(encoded.id, encoded.prompt, text)
+
+
+Outputs = Iterator[tuple[str, Sequence[tuple[int, ...]]]]
+"""Each example's id, in order, with its outputs' token ids, best first."""
 
 
 def teacher_outputs(
@@ -191,18 +229,19 @@ def teacher_outputs(
     student: LoadedModel,
     examples: Sequence[Example],
     progress: Progress,
-) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """Example id -> the teacher's outputs in the student's token ids, best first.
+) -> Outputs:
+    """The teacher's outputs in the student's token ids.
 
     With one tokenizer these are the very ids that the teacher wrote; otherwise its texts are
     encoded anew.
     """
     corpus = label_with_teacher(recipe, teacher, examples, progress)
     num_outputs = recipe.sequences.decoding.n_best
-    if _same_tokenizer(teacher, student):
-        return _known_to(student, teacher, corpus.best(num_outputs), corpus.folder)
-    kept = [output for output in corpus if output.rank < num_outputs]
-    return _encoded(kept, recipe, teacher, student, examples)
+    kept = (
+        (name, [output for output in outputs if output.rank < num_outputs])
+        for name, outputs in corpus.by_example()
+    )
+    return _for_student(kept, recipe, teacher, student, examples, corpus.folder)
 
 
 def interpolated_outputs(
@@ -211,58 +250,55 @@ def interpolated_outputs(
     student: LoadedModel,
     examples: Sequence[Example],
     progress: Progress,
-) -> tuple[dict[str, tuple[tuple[int, ...], ...]], InterpolationSummary]:
+) -> tuple[Outputs, InterpolationSummary]:
     """As `teacher_outputs`, but of each example the one output most like its target."""
     corpus = label_with_teacher(recipe, teacher, examples, progress)
     decoder = TextDecoder(teacher.tokenizer)
     progress.start("choosing by similarity to the targets", len(examples))
-    found = kept_interpolation(
+    found = interpolate(
         corpus,
-        {example.id: example.target or "" for example in examples},
+        [(example.id, example.target or "") for example in examples],
         similarity=similarity_of(recipe.sequences.similarity, text_units(recipe, examples)),
         decode=lambda ids: decoder.text(ids).strip(),
         on_progress=progress.advance,
     )
     progress.finish()
-    if _same_tokenizer(teacher, student):
-        return _known_to(student, teacher, found.targets, corpus.folder), found.summary
-    kept = list(found.outputs.values())
-    return _encoded(kept, recipe, teacher, student, examples), found.summary
+    outputs = _for_student(found.targets(), recipe, teacher, student, examples, corpus.folder)
+    return outputs, found.summary
 
 
-def _same_tokenizer(teacher: LoadedModel, student: LoadedModel) -> bool:
-    return tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer)
-
-
-def _known_to(
-    student: LoadedModel,
+def _for_student(
+    kept: Kept,
+    recipe: Recipe,
     teacher: LoadedModel,
-    outputs: dict[str, tuple[tuple[int, ...], ...]],
+    student: LoadedModel,
+    examples: Sequence[Example],
     folder: Path,
-) -> dict[str, tuple[tuple[int, ...], ...]]:
+) -> Outputs:
+    if tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer):
+        return _known_to(student, teacher, kept, folder)
+    return _encoded(kept, recipe, teacher, student, examples)
+
+
+def _known_to(student: LoadedModel, teacher: LoadedModel, kept: Kept, folder: Path) -> Outputs:
     """The outputs, whose every id the student has a row for, ended as the student ends its own.
 
     What ends the teacher's and not the student's becomes the student's first end token. Raises
-    StaleCorpusError for a corpus of before padded rows were cut off.
+    StaleCorpusError for ids that the student has no row for.
     """
     rows: int = student.model.get_output_embeddings().weight.shape[0]
-    for example_id, written in outputs.items():
-        highest = max((token_id for ids in written for token_id in ids), default=0)
+    own = pair_facts(student)
+    foreign = set(pair_facts(teacher).end_ids) - set(own.end_ids)
+    for name, outputs in kept:
+        found = [output.token_ids for output in outputs]
+        highest = max((token_id for ids in found for token_id in ids), default=0)
         if highest >= rows:
             raise StaleCorpusError(
                 f"{folder} must hold outputs of ids below the student's {rows}, but one of example "
-                f"{example_id!r} has {highest}, from the teacher's padded rows; delete the folder "
-                "to label again"
+                f"{name!r} has {highest}, from the teacher's padded rows; delete the folder to "
+                "label again"
             )
-    own = pair_facts(student)
-    others = pair_facts(teacher)
-    foreign = set(others.end_ids) - set(own.end_ids)
-    if not foreign:
-        return outputs
-    return {
-        example_id: tuple((*ids[:-1], own.end_id) if ids[-1] in foreign else ids for ids in written)
-        for example_id, written in outputs.items()
-    }
+        yield name, [(*ids[:-1], own.end_id) if ids[-1] in foreign else ids for ids in found]
 
 
 def _as_written(
@@ -288,26 +324,32 @@ def _as_written(
 
 
 def _encoded(
-    kept: Sequence[TeacherOutput],
+    kept: Kept,
     recipe: Recipe,
     teacher: LoadedModel,
     student: LoadedModel,
     examples: Sequence[Example],
-) -> dict[str, tuple[tuple[int, ...], ...]]:
+) -> Outputs:
     """The outputs in the student's ids: each as the answer to its prompt, with which it is one
     text."""
-    asked = {example.id: example for example in without_references(examples)}
-    texts = _as_written(kept, recipe, teacher, list(asked.values()))
-    answered = [
-        dataclasses.replace(asked[output.id], target=text)
-        for output, text in zip(kept, texts, strict=True)
-    ]
-    encoded = encode_for(student, answered, chat_settings(recipe.data))
+    asked = in_step(((e.id, e) for e in without_references(examples)), kept)
     ends = pair_facts(student).end_ids
-    outputs: dict[str, tuple[tuple[int, ...], ...]] = {}
-    for output, example in zip(kept, encoded, strict=True):
-        ids = example.target_ids
-        if not output.finished and len(ids) > 1 and ids[-1] in ends:
-            ids = ids[:-1]  # a cut sample has no end, and none is made up
-        outputs[example.id] = (*outputs.get(example.id, ()), ids)
-    return outputs
+    while chunk := list(itertools.islice(asked, _ENCODED_TOGETHER)):
+        outputs = [output for _, found in chunk for output in found]
+        texts = _as_written(outputs, recipe, teacher, [example for example, _ in chunk])
+        asking = (example for example, found in chunk for _ in found)
+        answered = [
+            dataclasses.replace(example, target=text)
+            for example, text in zip(asking, texts, strict=True)
+        ]
+        encoded = iter(encode_for(student, answered, chat_settings(recipe.data)))
+        for example, found in chunk:
+            ids = [next(encoded).target_ids for _ in found]
+            yield (
+                example.id,
+                [
+                    # A cut sample has no end, and none is made up.
+                    one[:-1] if not output.finished and len(one) > 1 and one[-1] in ends else one
+                    for one, output in zip(ids, found, strict=True)
+                ],
+            )

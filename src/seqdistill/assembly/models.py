@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import keep_layers
@@ -22,8 +23,10 @@ from seqdistill.models.loading import (
     load_pair,
     load_tokenizer,
 )
+from seqdistill.models.placement import Placement, device_of
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Device
 
 
 def model_folder(name: str) -> str:
@@ -59,6 +62,28 @@ def without_trust(recipe: Recipe) -> Recipe:
     )
 
 
+def teacher_placement(recipe: Recipe) -> Placement:
+    """Where the recipe's teacher runs, and in what."""
+    section = recipe.teacher
+    return Placement(
+        _device(section.device, recipe, "teacher.device"), section.dtype, section.attention
+    )
+
+
+def evaluation_placement(recipe: Recipe) -> Placement:
+    """Where every system is measured, and in what."""
+    section = recipe.evaluation
+    return Placement(
+        _device(section.device, recipe, "evaluation.device"), section.dtype, section.attention
+    )
+
+
+def _device(wanted: Device, recipe: Recipe, key: str) -> torch.device:
+    if wanted == "auto":
+        return device_of(recipe.training.device)
+    return device_of(wanted, key=key)
+
+
 def build_teacher(recipe: Recipe) -> LoadedModel:
     """The recipe's teacher. Raises RecipeError when it names none."""
     if recipe.teacher.model is None:
@@ -66,9 +91,11 @@ def build_teacher(recipe: Recipe) -> LoadedModel:
             "teacher.model must name a model folder for this method, but it is not set."
         )
     pair = load_pair(
-        model_folder(recipe.teacher.model), trust_remote_code=recipe.teacher.trust_remote_code
+        model_folder(recipe.teacher.model),
+        trust_remote_code=recipe.teacher.trust_remote_code,
+        placement=teacher_placement(recipe),
     )
-    named = LoadedModel(pair.model, pair.tokenizer, recipe.teacher.model)
+    named = dataclasses.replace(pair, name=recipe.teacher.model)
     return with_languages(named, *recipe.data.model_languages)
 
 
@@ -120,6 +147,8 @@ def _from_teacher_layers(recipe: Recipe, teacher: LoadedModel | None) -> LoadedM
         encoder_layers=recipe.student.encoder_layers,
         decoder_layers=recipe.student.decoder_layers,
     )
+    # Whatever the teacher's dtype and device: the student's weights are trained in fp32.
+    model.to("cpu", torch.float32)
     return LoadedModel(_with_dropout(recipe, model), teacher.tokenizer, "student")
 
 

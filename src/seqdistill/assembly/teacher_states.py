@@ -9,25 +9,27 @@ from pathlib import Path
 import torch
 
 from seqdistill.assembly.data import collator_for
+from seqdistill.assembly.models import teacher_placement
 from seqdistill.core.head import Head
 from seqdistill.core.progress import Progress
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import adapt, decoder_prefix_ids, decoder_start_id
 from seqdistill.models.heads import head_of
-from seqdistill.models.identity import model_fingerprint, tokenizer_fingerprint
+from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.teachers.states_folder import (
+from seqdistill.teachers.kept_states import (
     DTYPES,
+    KeptStates,
+    KeptStatesTeacher,
     Precision,
     StatesSettings,
     fingerprint_encoded,
     is_finished,
 )
 from seqdistill.teachers.states_making import make_states
-from seqdistill.teachers.stored_states import StoredStates, StoredStatesTeacher
 
 
 def stored_teacher(
@@ -40,19 +42,20 @@ def stored_teacher(
     vocab_size: int,
     device: torch.device,
     progress: Progress,
-) -> StoredStatesTeacher:
+) -> KeptStatesTeacher:
     """The teacher's states for these sequences, made now where they do not exist yet.
 
     `vocab_size` is what its head is cut to.
     """
     settings = StatesSettings(
-        teacher_fingerprint=model_fingerprint(teacher.model),
+        teacher_fingerprint=pair_fingerprint(teacher),
         tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
         data_fingerprint=fingerprint_encoded(examples),
         kind=teacher.kind,
         start_id=decoder_start_id(student.model) if student.kind == "seq2seq" else None,
         precision=precision,
         prefix_ids=decoder_prefix_ids(student.model),
+        dtype=str(teacher.model.dtype),
     )
     folder = _folder(recipe, settings)
     if not is_finished(folder):
@@ -63,12 +66,12 @@ def stored_teacher(
             folder,
             settings=settings,
             batch_tokens=recipe.training.batch_tokens,
-            device=device,
+            device=teacher_placement(recipe).device,
             progress=progress,
         )
-    states = StoredStates(folder, examples, settings=settings)
+    states = KeptStates(folder, examples, settings=settings)
     # The head was compared with the model's logits when the states of this very teacher were made.
-    return StoredStatesTeacher(states, _frozen(head_of(teacher.model).cut(vocab_size), device))
+    return KeptStatesTeacher(states, _frozen(head_of(teacher.model).cut(vocab_size), device))
 
 
 def states_bytes(

@@ -37,6 +37,26 @@ class ComputeType(enum.StrEnum):
     int8 = "int8"
     float16 = "float16"
     bfloat16 = "bfloat16"
+    int8_float16 = "int8_float16"
+    int8_bfloat16 = "int8_bfloat16"
+    int8_float32 = "int8_float32"
+
+
+class Device(enum.StrEnum):
+    """`auto` is a GPU where there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(enum.StrEnum):
+    """`auto` is fp32 on CPUs and the dtype of the stored weights on GPUs."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
 
 
 def generate(
@@ -119,12 +139,29 @@ def generate(
     ] = Engine.auto,
     compute_type: Annotated[
         ComputeType,
-        typer.Option("--compute-type", metavar="TYPE", help="float32, int8, float16 or bfloat16."),
+        typer.Option(
+            "--compute-type",
+            metavar="TYPE",
+            help="Arithmetic of ctranslate2: float32, int8, float16, bfloat16, int8_float16, ...",
+        ),
     ] = ComputeType.float32,
     threads: Annotated[
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: all cores."),
     ] = None,
+    device: Annotated[
+        Device,
+        typer.Option("--device", metavar="NAME", help="cpu, cuda, or auto: a GPU if there is one."),
+    ] = Device.auto,
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            "--dtype",
+            metavar="NAME",
+            help="Of the weights in memory: fp32, bf16 or fp16; auto is fp32 on CPUs, as stored on "
+            "GPUs.",
+        ),
+    ] = Dtype.auto,
     source_language: Annotated[
         str | None,
         typer.Option(
@@ -168,6 +205,8 @@ def generate(
             beam_size=beam_size,
             max_new_tokens=max_new_tokens,
             threads=threads,
+            device=device.value,
+            dtype=dtype.value,
             source_language=source_language,
             target_language=target_language,
             trust_remote_code=trust_remote_code,

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -107,12 +108,12 @@ def padded_ids(
     return torch.tensor(ids, dtype=torch.long), mask
 
 
-def content_of(source: Source) -> list[int] | str:
-    """What tells a source from others, as JSON knows it: its ids, or a sha256 over its tensors."""
+def bytes_of(source: Source) -> bytes:
+    """What tells a source from others: its ids in 64 bits, or a sha256 over its tensors."""
     if not isinstance(source, SourceInputs):
-        return [*source]
+        return np.asarray(source, "<i8").tobytes()
     digest = hashlib.sha256()
     for name, tensor in sorted(source.tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return digest.digest()

@@ -7,17 +7,15 @@ stay in what is written.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import ModelError
+from seqdistill.core.language_codes import language_codes
 from seqdistill.data.endings import special_ids, turn_end_id
 from seqdistill.data.templates import render
 
-_LANGUAGE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
-"""Source: the codes of M2M-100 (`__de__`), mBART (`de_DE`, `en_XX`) and NLLB (`deu_Latn`)."""
 _PROBE = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
 
@@ -40,9 +38,7 @@ def marks(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> dict[
     found |= special & {*ends, *tokenizer("").input_ids}
     found |= special & set(_written_by_template(tokenizer))
     if getattr(tokenizer, "src_lang", None) is not None:
-        spelled = ((token_id, tokenizer.convert_ids_to_tokens(token_id)) for token_id in special)
-        found |= {token_id for token_id, text in spelled if _LANGUAGE.fullmatch(str(text))}
-        found |= set(getattr(tokenizer, "lang_code_to_id", {}).values())  # PLBart's __java__, too
+        found |= set(language_codes(tokenizer).values())
     return {str(tokenizer.convert_ids_to_tokens(token_id)): token_id for token_id in sorted(found)}
 
 

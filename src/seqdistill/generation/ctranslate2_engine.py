@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.batches import equal_length_batches, padded_batches
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.source import Source, token_ids_of
 from seqdistill.generation.ctranslate2_loading import ModelLoader
@@ -34,6 +34,27 @@ from seqdistill.records import atomic
 from seqdistill.records.checksums import write_checksums
 
 _log = logging.getLogger(__name__)
+_CPU = torch.device("cpu")
+
+
+def _check_arithmetic(compute_type: str, device: torch.device) -> None:
+    if device.type == "cuda" and not ctranslate2.get_cuda_device_count():
+        raise EngineError(
+            "CTranslate2 must find the GPU that the model lies on, but this build of it finds none"
+        )
+    supported = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
+    if compute_type not in TOLERANCES or compute_type not in supported:
+        usable = ", ".join(sorted(supported & set(TOLERANCES)))
+        raise ModelError(
+            f"compute_type must be one that this {'GPU' if device.type == 'cuda' else 'CPU'} has "
+            f"({usable}), got {compute_type!r}"
+        )
+
+
+def _num_workers(threads: int | None, device: torch.device) -> int:
+    if device.type == "cuda":
+        return 1
+    return len(os.sched_getaffinity(0)) if threads is None else threads
 
 
 @contextlib.contextmanager
@@ -51,7 +72,10 @@ def _torch_threads_kept() -> Iterator[None]:
 
 
 class CTranslate2Generator:
-    """A `SequenceGenerator` over CTranslate2 workers, one thread each."""
+    """A `SequenceGenerator` over CTranslate2 workers, where the model lies.
+
+    On CPUs each worker has one thread; on a GPU there is one worker.
+    """
 
     def __init__(
         self,
@@ -72,25 +96,21 @@ class CTranslate2Generator:
         which are compared; for decoder-only models (prompt ids, continuation ids). `reach` is how
         long the sequences to decode get: one of that length is compared, too. In other arithmetics
         than float32 the conversion is checked in float32 first. Only ids below `vocab_size` are
-        written, from the softmax over them; None means every id of the model. `threads` None takes
-        every CPU the process may use.
+        written, from the softmax over them; None means every id of the model. `threads` counts on
+        CPUs; None takes every CPU the process may use.
 
         Raises ModelError when the model cannot be converted, when this machine has no such
         arithmetic, or when the converted model disagrees with the live one.
         """
-        supported = ctranslate2.get_supported_compute_types("cpu")
-        if compute_type not in TOLERANCES or compute_type not in supported:
-            usable = ", ".join(sorted(supported & set(TOLERANCES)))
-            raise ModelError(
-                f"compute_type must be one that this CPU has ({usable}), got {compute_type!r}"
-            )
+        device: torch.device = model.device
+        _check_arithmetic(compute_type, device)
         self._tokenizer = tokenizer
         self._kind: Kind = kind
         self._vocab_size = vocab_size
         self._compute_type = compute_type
-        self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        self._threads = _num_workers(threads, device)
         self._loader = ModelLoader(
-            tokenizer, kind, compute_type, self._threads, list(verify_on), reach, sentences
+            tokenizer, kind, compute_type, self._threads, device, list(verify_on), reach, sentences
         )
         with _torch_threads_kept():
             self._loaded = self._loader.load(model)
@@ -102,19 +122,24 @@ class CTranslate2Generator:
         return self._compute_type
 
     @classmethod
-    def open(cls, folder: str | Path, *, threads: int | None = None) -> CTranslate2Generator:
+    def open(
+        cls, folder: str | Path, *, threads: int | None = None, device: torch.device = _CPU
+    ) -> CTranslate2Generator:
         """The model that `save` wrote to `folder`; the live one is not needed.
 
         Raises ModelError for a folder that `save` did not write, or that is damaged.
         """
         stored = read_stored(Path(folder))
+        _check_arithmetic(stored.compute_type, device)
         tokenizer = load_tokenizer(str(folder))
         kind, compute_type = stored.facts.kind, stored.compute_type
         made = cls.__new__(cls)
         made._tokenizer, made._kind, made._vocab_size = tokenizer, kind, None
         made._compute_type = compute_type
-        made._threads = len(os.sched_getaffinity(0)) if threads is None else threads
-        made._loader = ModelLoader(tokenizer, kind, compute_type, made._threads, [], NO_LONGER, 0)
+        made._threads = _num_workers(threads, device)
+        made._loader = ModelLoader(
+            tokenizer, kind, compute_type, made._threads, device, [], NO_LONGER, 0
+        )
         with _torch_threads_kept():
             made._loaded = open_stored(Path(folder), stored, made._loader)
         return made

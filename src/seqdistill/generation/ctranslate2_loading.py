@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ctranslate2
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.errors import EngineError, ModelError
@@ -56,6 +57,7 @@ class ModelLoader:
     kind: Kind
     compute_type: str
     threads: int
+    device: torch.device
     verify_on: Sequence[IdPair]
     reach: Reach
     sentences: int
@@ -140,12 +142,14 @@ class ModelLoader:
         )
 
     def workers(self, converted: ConvertedModel, count: int, compute_type: str) -> Any:
-        """A pool of `count` workers of one thread each. Raises EngineError as CTranslate2 does."""
+        """A pool of `count` workers, on CPUs of one thread each. Raises EngineError as CTranslate2
+        does."""
         engine = ctranslate2.Translator if self.kind == "seq2seq" else ctranslate2.Generator
         with as_engine_error("this model"):
             return engine(
                 "in memory",
-                device="cpu",
+                device=self.device.type,
+                device_index=self.device.index or 0,
                 compute_type=compute_type,
                 inter_threads=count,
                 intra_threads=1,

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from ctranslate2 import DataType
+from ctranslate2 import DataType, Device
 
 from seqdistill.core.errors import EngineError
 from seqdistill.generation.conversion import ConvertedModel, as_engine_error
@@ -85,7 +86,7 @@ def _scored(workers: Any, pair: IdPair) -> torch.Tensor:
     """Logits at each target token of a decoder-only model that reads all at once."""
     source, target = pair
     view = workers.forward_batch([[*source, *target[:-1]]])
-    return torch.from_numpy(np.array(view.to(DataType.float32)))[0, len(source) - 1 :]
+    return torch.from_numpy(_array(view))[0, len(source) - 1 :]
 
 
 def _continued(workers: Any, converted: ConvertedModel, pair: IdPair) -> torch.Tensor:
@@ -104,4 +105,8 @@ def _continued(workers: Any, converted: ConvertedModel, pair: IdPair) -> torch.T
 
 
 def _stacked(steps: Sequence[Any]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([np.array(step.to(DataType.float32)) for step in steps]))
+    return torch.from_numpy(np.stack([_array(step) for step in steps]))
+
+
+def _array(view: Any) -> npt.NDArray[np.float32]:
+    return np.array(view.to_device(Device.cpu).to(DataType.float32))

@@ -27,6 +27,9 @@ TOLERANCES = {
     "float16": Tolerance(mean_nats=0.02, max_nats=0.5),
     "bfloat16": Tolerance(mean_nats=0.05, max_nats=1.0),
     "int8": Tolerance(mean_nats=0.1, max_nats=2.0),
+    "int8_float32": Tolerance(mean_nats=0.1, max_nats=2.0),
+    "int8_float16": Tolerance(mean_nats=0.1, max_nats=2.0),
+    "int8_bfloat16": Tolerance(mean_nats=0.15, max_nats=2.5),
 }
 """Limits by compute type.
 

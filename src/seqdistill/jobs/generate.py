@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.assembly.data import encode_for
@@ -23,6 +24,8 @@ from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.stored_conversion import is_converted
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import load_pair
+from seqdistill.models.placement import Dtype, Placement, device_of
+from seqdistill.recipe.sections import Device
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ def generate_texts(
     beam_size: int = 5,
     max_new_tokens: int = 128,
     threads: int | None = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     source_language: str | None = None,
     target_language: str | None = None,
     trust_remote_code: bool = False,
@@ -67,7 +72,14 @@ def generate_texts(
 
     Raises UserError for options that no template reads, and ModelError where every output is empty.
     """
-    stored = _stored_generator(model, engine=engine, compute_type=compute_type, threads=threads)
+    placement = Placement(device_of(device, key="--device"), dtype)
+    stored = _stored_generator(
+        model,
+        engine=engine,
+        compute_type=compute_type,
+        threads=threads,
+        device=placement.device,
+    )
     languages = (source_language, target_language)
     if stored is not None and languages != (None, None):
         raise ModelError(
@@ -75,7 +87,7 @@ def generate_texts(
             f"whose languages were set when it was exported, got {languages}"
         )
     pair = stored or with_languages(
-        load_pair(model_folder(model), trust_remote_code=trust_remote_code),
+        load_pair(model_folder(model), trust_remote_code=trust_remote_code, placement=placement),
         *languages,
         keys=("--source-language", "--target-language"),
     )
@@ -146,7 +158,7 @@ def _check_options(
 
 
 def _stored_generator(
-    model: str, *, engine: str, compute_type: str, threads: int | None
+    model: str, *, engine: str, compute_type: str, threads: int | None, device: torch.device
 ) -> CTranslate2Generator | None:
     """The decoder of a CTranslate2 folder; None for all other models."""
     folder = Path(model)
@@ -157,7 +169,7 @@ def _stored_generator(
             f"--engine must be ctranslate2 for {model!r}, which is a CTranslate2 folder, got "
             "transformers; leave it out, or run the model that it was made of"
         )
-    generator = CTranslate2Generator.open(folder, threads=threads)
+    generator = CTranslate2Generator.open(folder, threads=threads, device=device)
     if compute_type not in ("float32", generator.compute_type):
         raise ModelError(
             f"--compute-type must be left out for {model!r}, which is stored in "

@@ -21,7 +21,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import MODEL_SUFFIXES, of_file
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.teachers.states_folder import fingerprint_encoded
+from seqdistill.teachers.kept_states import fingerprint_encoded
 
 INPUTS = "inputs"
 """Where they stand in the manifest."""

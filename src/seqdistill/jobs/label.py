@@ -13,7 +13,7 @@ from seqdistill.jobs.measuring import planned_labels
 from seqdistill.jobs.timings import peak_memory_mb
 from seqdistill.recipe.loading import check_label_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.sources.teacher_corpus import TeacherCorpus
+from seqdistill.sources.teacher_corpus import read_record
 
 
 def label_data(recipe: Recipe, *, progress: Progress) -> Path:
@@ -30,7 +30,7 @@ def label_data(recipe: Recipe, *, progress: Progress) -> Path:
 
 def check_labels(folder: Path) -> None:
     """Raises ModelError for a corpus of empty labels alone, however few they are."""
-    if not any(output.text.strip() for output in TeacherCorpus.open(folder, expected=None)):
+    if not read_record(folder).counts.num_with_text:
         raise ModelError(
             f"The teacher must write texts, but every label in {folder} is empty. Is it trained, "
             "and for these texts, in this chat template and these languages? Delete the folder to "

@@ -12,7 +12,12 @@ from pathlib import Path
 
 from seqdistill.assembly.data import collator_for, encode_for_evaluation
 from seqdistill.assembly.decoding import TRANSFORMERS, build_generator, engine_name
-from seqdistill.assembly.models import build_student, model_folder, without_trust
+from seqdistill.assembly.models import (
+    build_student,
+    evaluation_placement,
+    model_folder,
+    without_trust,
+)
 from seqdistill.compression.layers import parameter_count
 from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
@@ -115,6 +120,8 @@ def _start(
         if teacher is not None:
             loaded = LoadedModel(teacher.model.module, teacher.tokenizer, "teacher")
         pair = build_student(recipe, loaded, ())
+        placement = evaluation_placement(recipe)
+        pair.model.to(placement.device, placement.dtype_of(pair.model.config))
         size = parameter_count(pair.model) * (2 if student.save_dtype == "fp16" else 4)
         return _with_generator(START, pair, _init_name(recipe), recipe, examples, num_bytes=size)
     except UserError as error:
@@ -166,7 +173,12 @@ def system_under_test(
 ) -> SystemUnderTest:
     """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
     pair = with_languages(
-        load_pair(folder, trust_remote_code=trust_remote_code), *recipe.data.model_languages
+        load_pair(
+            folder,
+            trust_remote_code=trust_remote_code,
+            placement=evaluation_placement(recipe),
+        ),
+        *recipe.data.model_languages,
     )
     return _with_generator(name, pair, init, recipe, examples, num_bytes=weight_bytes(folder))
 

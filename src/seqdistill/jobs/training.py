@@ -146,11 +146,9 @@ def train_as_only_writer(
     looked_at = preflight(prepared) if accelerator.is_main_process else {}
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
-    with accelerator.main_process_first():
-        examples, facts = training_sequences(prepared, progress)
+    examples, facts = training_sequences(prepared, progress)
     kept = time.perf_counter()
-    with accelerator.main_process_first():
-        teacher = build_scoring(prepared, examples, accelerator.device, progress)
+    teacher = build_scoring(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
         inputs |= sequences_of(train=examples, dev=prepared.dev)
         if started:

@@ -8,9 +8,27 @@ import json
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.models.loading import LoadedModel
+from seqdistill.records.fingerprint import of_folder, of_settings
+
 _BYTES = torch.uint8
 # Keys of a configuration that say where it was or what wrote it, not what it computes.
 _INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+_DECISIVE = (".safetensors", "config.json")
+
+
+def pair_fingerprint(pair: LoadedModel) -> str:
+    """A SHA-256 in hex over what a model that was not trained since was loaded from.
+
+    Its files are read, each once a process; of a hub's model its name and revision are enough. A
+    model that was made in this process is known by its weights.
+    """
+    if pair.folders:
+        return of_settings([of_folder(folder, _DECISIVE) for folder in pair.folders])
+    revision = getattr(pair.model.config, "_commit_hash", None)
+    return of_settings([pair.name, revision]) if revision else model_fingerprint(pair.model)
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:

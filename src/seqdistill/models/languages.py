@@ -10,27 +10,13 @@ import difflib
 import logging
 from collections.abc import Mapping
 
-from transformers import PreTrainedTokenizerBase
-
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.language_codes import language_codes
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
 
 _LOG = logging.getLogger(__name__)
 _NUM_SHOWN = 5
-
-
-def language_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The id of each language code that `src_lang` and `tgt_lang` can be; empty where none can."""
-    if not isinstance(getattr(type(tokenizer), "src_lang", None), property):
-        return {}
-    codes: Mapping[str, int] | None = getattr(tokenizer, "lang_code_to_id", None)
-    if codes is None:  # NLLB's are its special tokens without a role of their own
-        named = {str(token) for token in tokenizer.special_tokens_map.values() if token}
-        named |= {str(tokenizer.mask_token)}
-        added = tokenizer.added_tokens_decoder.items()
-        codes = {str(t): i for i, t in added if t.special and str(t) not in named}
-    return {code: int(i) for code, i in codes.items() if i != tokenizer.unk_token_id}
 
 
 def language_code(wanted: str, codes: Mapping[str, int], *, key: str) -> str:
@@ -71,7 +57,8 @@ def with_languages(
     tokenizer does not have, and for languages that neither the caller nor the folder says.
     """
     tokenizer = pair.tokenizer
-    codes = language_codes(tokenizer) if pair.kind == "seq2seq" else {}
+    told = isinstance(getattr(type(tokenizer), "src_lang", None), property)
+    codes = language_codes(tokenizer) if told and pair.kind == "seq2seq" else {}
     if not codes:
         return pair
     read = tokenizer.init_kwargs.get("src_lang") if source is None else source

@@ -24,6 +24,7 @@ from seqdistill.core.errors import ModelError
 from seqdistill.core.hub import only_local
 from seqdistill.models.adapters import Kind, kind_of
 from seqdistill.models.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapters
+from seqdistill.models.placement import ON_CPU, Placement
 from seqdistill.models.places import (
     CONFIG,
     base_of,
@@ -32,6 +33,7 @@ from seqdistill.models.places import (
     check_sizes,
     check_tokenizer_files,
     check_weight_files,
+    model_folders,
 )
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.records.checksums import check_model_folder
@@ -49,6 +51,8 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    folders: tuple[Path, ...] = ()
+    """The local folders that the model was read from, its adapters' base among them."""
 
     @property
     def kind(self) -> Kind:
@@ -128,29 +132,33 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     return tokenizer
 
 
-def load_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The fp32 model in a folder, in eval mode, adapters merged into it.
+def load_model(
+    name: str, *, trust_remote_code: bool = False, placement: Placement = ON_CPU
+) -> PreTrainedModel:
+    """The model in a folder, where and as `placement` says, in eval mode, adapters merged into it.
+
+    Weights are read from disk straight to where they are to lie, in their dtype.
 
     Raises ModelError when it does not load, or when the folder lacks some of its weights: those
     would be random numbers.
     """
     check_place(name, "weights")
     if not (Path(name) / ADAPTER_CONFIG).is_file():
-        return _load_whole(name, trust_remote_code=trust_remote_code)
+        return _load_whole(name, placement, trust_remote_code=trust_remote_code)
     base = base_of(name)
     if base != name:
-        model = _load_whole(base, trust_remote_code=trust_remote_code)
+        model = _load_whole(base, placement, trust_remote_code=trust_remote_code)
     else:
         with temporary_folder() as bare:
             # transformers would put the adapters onto what it loads, under other names.
             for file in Path(name).iterdir():
                 if file.name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
                     (bare / file.name).symlink_to(file.resolve())
-            model = _load_whole(str(bare), trust_remote_code=trust_remote_code)
+            model = _load_whole(str(bare), placement, trust_remote_code=trust_remote_code)
     return merge_adapters(model, Path(name)).eval()
 
 
-def _load_whole(name: str, *, trust_remote_code: bool) -> PreTrainedModel:
+def _load_whole(name: str, placement: Placement, *, trust_remote_code: bool) -> PreTrainedModel:
     config = load_config(name, trust_remote_code=trust_remote_code)
     check_weight_files(name)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -158,7 +166,9 @@ def _load_whole(name: str, *, trust_remote_code: bool) -> PreTrainedModel:
         model, found = auto.from_pretrained(
             name,
             config=config,
-            dtype=torch.float32,
+            dtype=placement.dtype_of(config),
+            device_map=None if placement.device.type == "cpu" else {"": placement.device},
+            attn_implementation=None if placement.attention == "auto" else placement.attention,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
@@ -182,14 +192,17 @@ def _load_whole(name: str, *, trust_remote_code: bool) -> PreTrainedModel:
     return whole
 
 
-def load_pair(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
+def load_pair(
+    name: str, *, trust_remote_code: bool = False, placement: Placement = ON_CPU
+) -> LoadedModel:
     """Model and tokenizer of one folder, whose files are as they were saved where that is known."""
     check_model_folder(name)
     return fitting(
         LoadedModel(
-            load_model(name, trust_remote_code=trust_remote_code),
+            load_model(name, trust_remote_code=trust_remote_code, placement=placement),
             load_tokenizer(name, trust_remote_code=trust_remote_code),
             name,
+            model_folders(name),
         )
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from seqdistill.core.errors import UserError
 
@@ -14,20 +16,51 @@ Precision = Literal["fp32", "bf16"]
 """The arithmetic of matrix products while training."""
 _BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """Names in torch.cpu.get_capabilities, of x86 and ARM."""
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def device_of(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a model lies, the dtype of its weights, and its attention kernel.
+
+    `auto` is fp32 on CPUs and the dtype that the weights are stored in on GPUs, so that no weight
+    is rounded; as attention it is transformers' own choice. Inference engines run where the model
+    lies.
+    """
+
+    device: torch.device
+    dtype: Dtype = "auto"
+    attention: str = "auto"
+
+    def dtype_of(self, config: PreTrainedConfig) -> torch.dtype:
+        """The dtype in which to load the model of this configuration."""
+        if self.dtype != "auto":
+            return _DTYPES[self.dtype]
+        stored = getattr(config, "dtype", None)
+        keeps = self.device.type != "cpu" and stored in (torch.float16, torch.bfloat16)
+        return stored if keeps and stored is not None else torch.float32
+
+
+ON_CPU = Placement(torch.device("cpu"))
+"""In fp32, on the CPU."""
+
+
+def device_of(
+    wanted: Literal["auto", "cpu", "cuda"], *, key: str = "training.device"
+) -> torch.device:
     """The device of that name; `auto` is a GPU where there is one.
 
-    Raises UserError for a GPU that is not there.
+    Of several processes on a machine each gets a GPU of its own. Raises UserError, which names
+    `key`, for a GPU that is not there.
     """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "training.device=cuda needs a GPU that torch can use, found none; use auto or cpu"
-        )
-    return torch.device(wanted)
+    found = torch.cuda.is_available()
+    if wanted == "cuda" and not found:
+        raise UserError(f"{key}=cuda needs a GPU that torch can use, found none; use auto or cpu")
+    if wanted == "cpu" or not found:
+        return torch.device("cpu")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", rank % max(1, torch.cuda.device_count()))
 
 
 def precision_of(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:

@@ -12,6 +12,10 @@ from pydantic import BeforeValidator, Field
 
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.sections import (
+    Attention,
+    ComputeType,
+    Device,
+    Dtype,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -125,6 +129,14 @@ class TeacherSection(Section):
     training.precision."""
     states: UserPath | None = None
     """Folder of the kept states; beside the runs, named by content, when not given."""
+    device: Device = "auto"
+    """Where the teacher writes labels (by either engine) and its states are made; scores of single
+    batches are computed where the student trains. `auto` is training.device."""
+    dtype: Dtype = "auto"
+    """Of its weights in memory, whatever it does: scores, labels, kept states. `auto` is fp32 on
+    CPUs and the dtype of the stored weights on GPUs."""
+    attention: Attention = "auto"
+    """Its attention kernel; `auto` is transformers' choice."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
 
@@ -273,9 +285,16 @@ class EvaluationSection(Section):
     engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
     """The engine that decodes every system, so that speeds compare. auto is ctranslate2 where it
     computes the same as every system's model, else transformers for all, which is said."""
-    compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
+    compute_type: ComputeType = "float32"
     """Arithmetic of the CTranslate2 engine; with another than float32 auto never is transformers.
     """
+    device: Device = "auto"
+    """Where every system is measured. `auto` is training.device."""
+    dtype: Dtype = "auto"
+    """Of the weights in memory: `auto` is fp32 on CPUs and the dtype of the stored weights on
+    GPUs."""
+    attention: Attention = "auto"
+    """The attention kernel of every system; `auto` is transformers' choice."""
     beam_size: PositiveInt = 5
     """Beam of the `*_beam` columns; the `*_greedy` columns use 1."""
     length_penalty: float = 1.0

@@ -31,6 +31,12 @@ def _expanded(names: str) -> str:
     return ",".join(os.path.expanduser(name) for name in names.split(","))
 
 
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
+ComputeType = Literal[
+    "float32", "int8", "float16", "bfloat16", "int8_float16", "int8_bfloat16", "int8_float32"
+]
 UserPath = Annotated[str, AfterValidator(_expanded)]
 """A path, two with a comma between them, or a name; `~` at the front is the home folder."""
 

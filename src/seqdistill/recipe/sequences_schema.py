@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from seqdistill.recipe.sections import Number, PositiveFloat, PositiveInt, Section, Share, UserPath
+from seqdistill.recipe.sections import (
+    ComputeType,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    UserPath,
+)
 
 
 class DecodingSection(Section):
@@ -15,7 +23,7 @@ class DecodingSection(Section):
     engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
     """ctranslate2 is several times faster on CPU; transformers knows every architecture. auto is
     ctranslate2 where it computes the same as the model, else transformers, which is said."""
-    compute_type: Literal["float32", "int8", "float16", "bfloat16"] = "float32"
+    compute_type: ComputeType = "float32"
     """Arithmetic of the CTranslate2 engine; with another than float32 auto never is transformers.
     """
     mode: Literal["beam", "sample"] = "beam"

@@ -1,22 +1,26 @@
 """Sequence-level interpolation: for each source the teacher's output most like the reference.
 
-Chooses among what a teacher's corpus holds and says what was gained. Generates nothing, reads no
-files and does not train: what the choice is good for is to fine-tune on.
+Chooses among what a teacher's corpus holds and says what was gained; the choice is kept beside the
+corpus, since comparing 35 outputs of every example takes minutes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from seqdistill.core.errors import DataError
-from seqdistill.metrics.agreement import exact_match_share
 from seqdistill.metrics.similarity import SentenceSimilarity
-from seqdistill.sources.corpus_shards import TeacherOutput
+from seqdistill.records.atomic import write_json
+from seqdistill.records.fingerprint import of_file, of_settings
+from seqdistill.records.shared_parts import make_parts
+from seqdistill.sources.corpus_shards import TeacherOutput, read_shard, write_outputs
+from seqdistill.sources.teacher_corpus import TeacherCorpus, in_step
 
 logger = logging.getLogger(__name__)
 
@@ -51,31 +55,28 @@ class InterpolationSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Interpolation:
-    """The chosen output of each example that has one, by its id, and how good the choices are."""
+    """The chosen outputs, read from their file whenever they are asked for, and their summary."""
 
-    outputs: dict[str, TeacherOutput]
+    path: Path
     summary: InterpolationSummary
 
-    @property
-    def targets(self) -> dict[str, tuple[tuple[int, ...], ...]]:
-        """Example id -> its one chosen output's token ids, as `with_teacher_targets` reads them."""
-        return {example_id: (output.token_ids,) for example_id, output in self.outputs.items()}
+    def targets(self) -> Iterator[tuple[str, list[TeacherOutput]]]:
+        """Each example's id, in order, with the one output chosen for it, if there was a choice."""
+        return read_shard(self.path)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Choice:
-    output: TeacherOutput
-    text: str
-    reference: str
-    similarity: float
-    first_similarity: float
-    num_hypotheses: int
-    last_rank: int
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What is kept of an interpolation beside the chosen outputs."""
+
+    summary: InterpolationSummary
+    sha256: str
+    """Of the file of the chosen outputs."""
 
 
 def interpolate(
-    outputs: Iterable[TeacherOutput],
-    references: Mapping[str, str],
+    corpus: TeacherCorpus,
+    references: Sequence[tuple[str, str]],
     *,
     similarity: SentenceSimilarity,
     decode: Callable[[Sequence[int]], str],
@@ -90,114 +91,132 @@ def interpolate(
     Several outputs with one text are such a tie. `decode` makes of token ids, end token included,
     the text that is compared; the labelling's own makes the texts that the corpus stores.
 
-    `outputs` is a TeacherCorpus, or any outputs in which those of an example stand together. Those
-    that are not finished (cut samples) take no part. A reference without output is left out,
-    counted and logged; an example without reference is left out and counted, so that a part of the
-    data can be asked for. `on_progress` receives numbers of references that are done; they add up
-    to all of them.
+    Outputs that are not finished (cut samples) take no part. References stand in the corpus' order;
+    one without output is left out, counted and logged; an example without reference is left out
+    and counted. `on_progress` receives numbers of references that are done.
 
-    Raises DataError when nothing can be chosen, ValueError when an example's outputs lie apart.
+    The choices are kept beside the corpus, under a name of all that decides them, and are read
+    from there the next time; of several processes one makes them. Raises DataError when nothing
+    can be chosen and for kept choices that are damaged.
 
     Source: Kim and Rush 2016, sec. 3.3, with the 35 best of beam search. Their released code
     compares what is in the beam at its end and closes what is unfinished; here only outputs that
     the teacher finished take part.
     """
-    choices: list[_Choice] = []
-    num_without_reference = 0
-    for hypotheses in _by_example(outputs):
-        reference = references.get(hypotheses[0].id)
-        if reference is None:
-            num_without_reference += 1
-            continue
-        choices.append(_choose(hypotheses, reference, similarity=similarity, decode=decode))
-        if on_progress is not None:
-            on_progress(1)
-    if not choices:
-        raise DataError(
-            "The teacher's corpus must hold finished outputs for examples with a reference, but it "
-            f"holds none for the {len(references)} references given (and has outputs for "
-            f"{num_without_reference} other examples); raise sequences.decoding.max_new_tokens, or "
-            "check that the corpus was made of this data and that it has targets."
+    how = [similarity.name, similarity.signature]
+    digest = of_settings([sorted(corpus.record.checksums.items()), list(references), how])
+    path = corpus.folder / f"choices-{digest[:16]}.parquet"
+    note = path.with_suffix(".json")
+
+    def make(_: int) -> None:
+        tally, report = _Tally(), on_progress or (lambda _: None)
+        write_outputs(path, tally.chosen(corpus, references, similarity, decode, report))
+        kept = _Kept(tally.summary(similarity), of_file(path))
+        write_json(note, dataclasses.asdict(kept))
+
+    if not note.is_file():
+        make_parts(
+            corpus.folder,
+            [note.name],
+            is_made=lambda _: note.is_file(),
+            make=make,
+            is_finished=lambda: False,
+            finish=lambda: None,
         )
-    summary = _summarize(
-        choices,
-        similarity,
-        num_without_hypothesis=len(references) - len(choices),
-        num_without_reference=num_without_reference,
-    )
-    log_summary(summary)
-    if on_progress is not None and summary.num_without_hypothesis:
-        on_progress(summary.num_without_hypothesis)
-    return Interpolation({choice.output.id: choice.output for choice in choices}, summary)
+    found = Interpolation(path, _read(path, note))
+    log_summary(found.summary)
+    return found
 
 
-def _by_example(outputs: Iterable[TeacherOutput]) -> Iterator[list[TeacherOutput]]:
-    seen: set[str] = set()
-    finished = (output for output in outputs if output.finished)
-    for example_id, together in itertools.groupby(finished, key=lambda output: output.id):
-        if example_id in seen:
-            raise ValueError(
-                f"the outputs of an example must stand together, but those of {example_id!r} lie "
-                "apart; sort them by id"
+def _read(path: Path, note: Path) -> InterpolationSummary:
+    try:
+        kept = TypeAdapter(_Kept).validate_json(note.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"{note} must describe the outputs that were chosen from the corpus beside it, found: "
+            f"{error}; delete this file to choose again"
+        ) from error
+    if not path.is_file() or of_file(path) != kept.sha256:
+        raise DataError(
+            f"{path} must hold the outputs that were chosen from the corpus beside it, but does "
+            f"not match its checksum: it was damaged or changed; delete {note} to choose again"
+        )
+    return kept.summary
+
+
+class _Tally:
+    """Adds up what is chosen while it is chosen."""
+
+    def __init__(self) -> None:
+        self._ranks: Counter[int] = Counter()
+        self._num_ranks = self._num_hypotheses = self._num_equal = 0
+        self._num_without_hypothesis = self._num_without_reference = 0
+        self._similarity = self._first_similarity = 0.0
+
+    def chosen(
+        self,
+        corpus: TeacherCorpus,
+        references: Sequence[tuple[str, str]],
+        similarity: SentenceSimilarity,
+        decode: Callable[[Sequence[int]], str],
+        report: Callable[[int], None],
+    ) -> Iterator[tuple[str, TeacherOutput | None]]:
+        """Each reference's id with the output chosen for it. Raises DataError where none is."""
+        named = ((name, (name, reference)) for name, reference in references)
+        for (name, reference), outputs in in_step(named, corpus.by_example()):
+            report(1)
+            finished = [output for output in outputs if output.finished]
+            if finished:
+                yield name, self._choose(finished, reference, similarity, decode)
+            else:
+                self._num_without_hypothesis += 1
+                yield name, None
+        self._num_without_reference = corpus.record.num_examples - len(references)
+        if not self._ranks:
+            raise DataError(
+                "The teacher's corpus must hold finished outputs for examples with a reference, "
+                f"but it holds none for the {len(references)} references given; raise "
+                "sequences.decoding.max_new_tokens."
             )
-        seen.add(example_id)
-        yield list(together)
 
+    def _choose(
+        self,
+        hypotheses: Sequence[TeacherOutput],
+        reference: str,
+        similarity: SentenceSimilarity,
+        decode: Callable[[Sequence[int]], str],
+    ) -> TeacherOutput:
+        texts = [decode(hypothesis.token_ids) for hypothesis in hypotheses]
+        similarities = similarity(texts, reference)
+        chosen = max(
+            range(len(hypotheses)),
+            key=lambda at: (similarities[at], hypotheses[at].log_prob, -hypotheses[at].rank),
+        )
+        first = min(range(len(hypotheses)), key=lambda at: hypotheses[at].rank)
+        self._ranks[hypotheses[chosen].rank] += 1
+        self._num_ranks = max(self._num_ranks, 1 + max(one.rank for one in hypotheses))
+        self._num_hypotheses += len(hypotheses)
+        self._similarity += similarities[chosen]
+        self._first_similarity += similarities[first]
+        self._num_equal += texts[chosen].split() == reference.split()
+        return hypotheses[chosen]
 
-def _choose(
-    hypotheses: Sequence[TeacherOutput],
-    reference: str,
-    *,
-    similarity: SentenceSimilarity,
-    decode: Callable[[Sequence[int]], str],
-) -> _Choice:
-    texts = [decode(hypothesis.token_ids) for hypothesis in hypotheses]
-    similarities = similarity(texts, reference)
-    places = range(len(hypotheses))
-    chosen = max(
-        places,
-        key=lambda place: (
-            similarities[place],
-            hypotheses[place].log_prob,
-            -hypotheses[place].rank,
-        ),
-    )
-    first = min(places, key=lambda place: hypotheses[place].rank)
-    return _Choice(
-        output=hypotheses[chosen],
-        text=texts[chosen],
-        reference=reference,
-        similarity=similarities[chosen],
-        first_similarity=similarities[first],
-        num_hypotheses=len(hypotheses),
-        last_rank=max(hypothesis.rank for hypothesis in hypotheses),
-    )
-
-
-def _summarize(
-    choices: Sequence[_Choice],
-    similarity: SentenceSimilarity,
-    *,
-    num_without_hypothesis: int,
-    num_without_reference: int,
-) -> InterpolationSummary:
-    times_chosen = Counter(choice.output.rank for choice in choices)
-    num_ranks = 1 + max(choice.last_rank for choice in choices)
-    return InterpolationSummary(
-        similarity=similarity.name,
-        signature=similarity.signature,
-        num_examples=len(choices),
-        num_hypotheses=sum(choice.num_hypotheses for choice in choices),
-        num_without_hypothesis=num_without_hypothesis,
-        num_without_reference=num_without_reference,
-        mean_similarity=fmean(choice.similarity for choice in choices),
-        mean_first_similarity=fmean(choice.first_similarity for choice in choices),
-        mean_rank=fmean(choice.output.rank for choice in choices),
-        rank_counts=tuple(times_chosen[rank] for rank in range(num_ranks)),
-        exact_match_share=exact_match_share(
-            [choice.text for choice in choices], [choice.reference for choice in choices]
-        ),
-    )
+    def summary(self, similarity: SentenceSimilarity) -> InterpolationSummary:
+        """What was chosen."""
+        count = self._ranks.total()
+        return InterpolationSummary(
+            similarity=similarity.name,
+            signature=similarity.signature,
+            num_examples=count,
+            num_hypotheses=self._num_hypotheses,
+            num_without_hypothesis=self._num_without_hypothesis,
+            num_without_reference=self._num_without_reference,
+            mean_similarity=self._similarity / count,
+            mean_first_similarity=self._first_similarity / count,
+            mean_rank=sum(rank * times for rank, times in self._ranks.items()) / count,
+            rank_counts=tuple(self._ranks[rank] for rank in range(self._num_ranks)),
+            exact_match_share=self._num_equal / count,
+        )
 
 
 def log_summary(summary: InterpolationSummary) -> None:

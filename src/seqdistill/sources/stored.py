@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from seqdistill.core.batch import SequenceBatch
@@ -15,8 +15,11 @@ from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import PromptCompletions
 from seqdistill.sources.source import CompletionSource, SequenceSource
+from seqdistill.sources.teacher_corpus import in_step
 
 _LOG = logging.getLogger(__name__)
+Targets = Sequence[tuple[int, ...]]
+"""The token ids of outputs for one example, best first."""
 
 
 class StoredSequences(SequenceSource):
@@ -84,27 +87,32 @@ class StoredCompletions(CompletionSource):
 
 
 def with_teacher_targets(
-    examples: Sequence[EncodedExample],
-    outputs: Mapping[str, Sequence[tuple[int, ...]]],
+    examples: Sequence[EncodedExample], outputs: Iterable[tuple[str, Targets]]
 ) -> list[EncodedExample]:
     """The examples with the teacher's outputs as targets: sequence-level distillation's data.
 
-    An example with several outputs appears once for each; one without any is left out. An output
+    `outputs` are each example's id with the token ids of its outputs, in the order of the examples
+    and read once. An example with several appears once for each; one without any is left out. One
     is taken as it is: a sample that was cut off has no end token and gets none, like a rollout of
     the student. Raises DataError when none has an output.
 
     Source: Kim and Rush 2016, sec. 3.2.
     """
-    written = [
-        example.answered(target) for example in examples for target in outputs.get(example.id, ())
-    ]
+    num_left_out = 0
+
+    def answered() -> Iterator[EncodedExample]:
+        nonlocal num_left_out
+        for example, targets in in_step(((e.id, e) for e in examples), outputs):
+            num_left_out += not targets
+            yield from (example.answered(target) for target in targets)
+
+    written = list(answered())
     if not written:
         raise DataError(
             "The teacher's corpus must hold outputs for the training data, but for none of its "
             f"{len(examples)} examples an output was found; raise "
             "sequences.decoding.max_new_tokens or check that the teacher fits the data."
         )
-    num_left_out = len({example.id for example in examples} - {example.id for example in written})
     if num_left_out:
         _LOG.warning(
             "left out %d examples for which the teacher's corpus holds no output", num_left_out

@@ -1,75 +1,89 @@
-"""A teacher's outputs for a training set: made once, stored in shards, verified, reused.
+"""A teacher's outputs for a training set, on disk: made once by `labelling`, verified, reused.
 
-    settings.json        what decides the outputs: fingerprints, decoding, engine, seed
-    shard-00000.parquet  id, source, rank, token_ids, text, log_prob, finished (see `corpus_shards`)
-    times.jsonl          seconds of each shard
-    manifest.json        written last: counts, seconds, versions, a checksum of each shard
-
-`label` makes them with any engine and goes on where a killed process stopped; `TeacherCorpus`
-reads them. Which teacher, which data and which folder are the caller's to say.
+corpus.json          what decides the outputs; when all are there also counts and checksums
+shard-00000.parquet  id, source, rank, token_ids, text, log_prob, finished (see `corpus_shards`)
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from seqdistill.core.errors import DataError, ModelError
-from seqdistill.core.generators import derived_seed
-from seqdistill.core.source import Source
-from seqdistill.generation.decoding import SequenceGenerator
-from seqdistill.records.atomic import JsonLinesWriter, read_json_lines
-from seqdistill.records.environment import versions
+from pydantic import TypeAdapter, ValidationError
+
+from seqdistill.core.errors import DataError, StaleCorpusError
+from seqdistill.core.source import bytes_of
+from seqdistill.generation.decoding import Decoding
+from seqdistill.records.fingerprint import of_file
 from seqdistill.records.own_files import own_file
-from seqdistill.sources.corpus_lock import locked
-from seqdistill.sources.corpus_manifest import (
-    MANIFEST,
-    CorpusManifest,
-    manifest_of,
-    read_manifest,
-)
-from seqdistill.sources.corpus_settings import (
-    SETTINGS,
-    CorpusSettings,
-    StoredSettings,
-    begin_or_check,
-    check_same,
-    check_usable,
-    fingerprint_sources,
-)
-from seqdistill.sources.corpus_shards import (
-    TeacherOutput,
-    check_shard,
-    is_whole,
-    num_with_text,
-    read_outputs,
-    shard_name,
-    summarize,
-    write_shard,
-)
+from seqdistill.sources.corpus_shards import Counts, Prompt, TeacherOutput, read_shard
 
-logger = logging.getLogger(__name__)
+CORPUS = "corpus.json"
+_IN_BOTH_MODES = ("mode", "n_best", "max_new_tokens")
+DECIDES = {
+    "beam": (*_IN_BOTH_MODES, "beam_size", "length_penalty"),
+    "sample": (*_IN_BOTH_MODES, "sampling_temperature", "top_k", "top_p"),
+}
+"""The fields of Decoding that decide the outputs in each mode. `batch_tokens` is a matter of speed:
+a corpus made with another value is not stale."""
+Difference = tuple[str, object, object]
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
-TIMES = "times.jsonl"
-_ENOUGH_SEEN = 512
-"""Examples that tell whether a teacher ends its outputs at all: hours before the last one."""
-_ENOUGH_TEXTS = 64
-"""Examples of which one at least must have got a text; of fewer all may be rightly empty."""
-_LEAST_SHARE = 0.05
-"""Of examples with an output. With fewer, the corpus is no sample of what the data asks."""
-Sources = Sequence[tuple[str, Source]]
-"""Pairs of an example's id and its source."""
+
+@dataclasses.dataclass(frozen=True)
+class CorpusSettings:
+    """Everything that decides a teacher's outputs.
+
+    `seed` counts in mode `sample` only. `engine` names the program and its arithmetic, such as
+    "ctranslate2 float32". `sources_fingerprint` is that of `fingerprint_sources`.
+    """
+
+    teacher_fingerprint: str
+    tokenizer_fingerprint: str
+    sources_fingerprint: str
+    decoding: Decoding
+    seed: int = 0
+    engine: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusRecord:
+    """The content of corpus.json: written when labelling begins, and again when it has ended."""
+
+    settings: CorpusSettings
+    num_examples: int
+    shard_size: int
+    checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The sha256 of each shard by its name; none before all are there."""
+    counts: Counts = dataclasses.field(default_factory=Counts)
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def shard_names(self) -> list[str]:
+        """The names of all shards, there or not."""
+        number = -(-self.num_examples // self.shard_size)
+        return [f"shard-{index:05d}.parquet" for index in range(number)]
+
+
+def fingerprint_sources(sources: Iterable[Prompt]) -> str:
+    """A sha256 in hex over ids and token ids of sources, in their order."""
+    digest = hashlib.sha256()
+    for prompt in sources:
+        name, content = prompt.id.encode("utf-8", "surrogatepass"), bytes_of(prompt.source)
+        digest.update(f"{len(name)} {len(content)} ".encode() + name + content)
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class TeacherCorpus:
-    """A verified corpus on disk. Iterating gives every kept output, example by example."""
+    """A verified corpus on disk, whose rows are read from there whenever it is iterated."""
 
     folder: Path
-    manifest: CorpusManifest
+    record: CorpusRecord
 
     @classmethod
     def open(cls, folder: Path, *, expected: CorpusSettings | None) -> TeacherCorpus:
@@ -78,252 +92,124 @@ class TeacherCorpus:
         Raises StaleCorpusError when it was made otherwise than `expected` (None expects nothing),
         and DataError when it is not finished or a shard is damaged.
         """
-        manifest = read_manifest(folder)
+        record = read_record(folder)
         if expected is not None:
-            check_same(folder, stored=manifest.settings, wanted=expected)
-        for shard in manifest.shards:
-            check_shard(own_file(folder, shard.name), shard)
-        return cls(folder, manifest)
+            check_same(folder, differences(record.settings, expected))
+        if not record.checksums:
+            raise DataError(
+                f"{folder} must be a finished teacher's corpus, but its labelling has not ended; "
+                "label again to finish it: shards that are there are kept"
+            )
+        for name in record.checksums:
+            check_shard(folder, record, name)
+        return cls(folder, record)
 
     def __iter__(self) -> Iterator[TeacherOutput]:
-        for shard in self.manifest.shards:
-            yield from read_outputs(own_file(self.folder, shard.name))
+        """Every output that was kept, in the order of the examples, best first."""
+        for _, outputs in self.by_example():
+            yield from outputs
 
-    def best(self, num_outputs: int = 1) -> dict[str, tuple[tuple[int, ...], ...]]:
-        """The token ids of up to `num_outputs` best outputs of each example that has any."""
-        kept: dict[str, tuple[tuple[int, ...], ...]] = {}
-        for output in self:
-            if output.rank < num_outputs:
-                kept[output.id] = (*kept.get(output.id, ()), output.token_ids)
-        return kept
-
-    def n_best(self, example_id: str) -> tuple[TeacherOutput, ...]:
-        """The kept outputs of one example, best first; reads shards until it is found.
-
-        Empty for an example of which nothing was kept. Raises KeyError for an unknown id.
-        """
-        if example_id in self.manifest.unfinished_ids:
-            return ()
-        for shard in self.manifest.shards:
-            outputs = read_outputs(own_file(self.folder, shard.name))
-            found = tuple(output for output in outputs if output.id == example_id)
-            if found:
-                return found
-        raise KeyError(example_id)
+    def by_example(self) -> Iterator[tuple[str, list[TeacherOutput]]]:
+        """Every example's id, in order, with its outputs that were kept: none, or some."""
+        for name in self.record.shard_names:
+            yield from read_shard(own_file(self.folder, name))
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a labelling of this folder has ended; its settings may still be others."""
-    return (folder / MANIFEST).is_file()
+def in_step(
+    items: Iterable[tuple[str, Item]], stream: Iterable[tuple[str, Value]]
+) -> Iterator[tuple[Item, Value]]:
+    """Each item with the value of its id, both read once and in one order.
 
-
-def label(
-    examples: Sources,
-    generator: SequenceGenerator,
-    settings: CorpusSettings,
-    folder: Path,
-    *,
-    decode: Callable[[Sequence[int]], str],
-    ends: str = "its end token",
-    shard_size: int = 2048,
-    source_texts: Mapping[str, str],
-    on_progress: Callable[[int], None] | None = None,
-) -> TeacherCorpus:
-    """The teacher's corpus over `examples`, generated where `folder` does not hold it already.
-
-    `settings` are what decides it: how `generator` decodes, and fingerprints of `examples`, the
-    teacher and the data.
-
-    Of a beam only finished hypotheses are kept; samples that `max_new_tokens` cut off are kept as
-    far as they go, without an end token, and counted. Examples of which nothing is kept are counted
-    and logged. A process may be killed at any moment: the next call keeps every whole shard and
-    gives the same files as an undisturbed one. In mode `sample` each shard draws from its own
-    stream of the seed. `source_texts` give the text of each id, for people who read the files.
-    `on_progress` receives numbers of examples that became ready, stored ones
-    included. A finished corpus is only read: by any number of processes, from a folder that nobody
-    may write. `ends` names the tokens that end an output, for messages.
-
-    Raises ModelError, as soon as it shows and with no corpus left, when hardly any example has an
-    output that ends; StaleCorpusError when the folder was begun with other
-    settings, and DataError when another process is labelling into it, when it holds other things,
-    for ids that come twice and for no examples.
+    Ids of `stream` that no item has are skipped. Raises DataError for an item without a value.
     """
-    _check_ids(examples)
-    wanted = StoredSettings(settings, shard_size)
-    check_usable(folder)
-    if not is_complete(folder):
-        with locked(folder):
-            _remove_torn_files(folder)
-            begin_or_check(folder, wanted=wanted)
-            if not is_complete(folder):  # nobody has finished it since we looked
-                _forget_manifest(folder)
-                parts = [examples[i : i + shard_size] for i in range(0, len(examples), shard_size)]
-                writer = _ShardWriter(
-                    folder, generator, settings, source_texts, decode, on_progress
-                )
-                num_seen, num_without = 0, 0
-                for index, part in enumerate(parts):
-                    writer.ensure(index, part)
-                    num_seen += len(part)
-                    num_without += len(summarize(folder / shard_name(index)).unfinished_ids)
-                    if num_seen >= _ENOUGH_SEEN or index == len(parts) - 1:
-                        _require_outputs(folder, num_without, num_seen, settings, ends)
-                _finish(folder, settings, num_shards=len(parts), num_examples=len(examples))
-                return TeacherCorpus.open(folder, expected=settings)
-    begin_or_check(folder, wanted=wanted)
-    if on_progress is not None:
-        on_progress(len(examples))
-    return TeacherCorpus.open(folder, expected=settings)
-
-
-@dataclasses.dataclass(frozen=True)
-class _ShardWriter:
-    folder: Path
-    generator: SequenceGenerator
-    settings: CorpusSettings
-    source_texts: Mapping[str, str]
-    decode: Callable[[Sequence[int]], str]
-    on_progress: Callable[[int], None] | None
-
-    def ensure(self, index: int, part: Sources) -> None:
-        """Generates and writes the shard, unless it is there, whole, and of these very sources."""
-        path = self.folder / shard_name(index)
-        fingerprint = fingerprint_sources(part)
-        mode = self.settings.decoding.mode
-        if is_whole(path, sources_fingerprint=fingerprint, mode=mode):
-            if self.on_progress is not None:
-                self.on_progress(len(part))
-            return
-        if path.is_file():
-            logger.warning("%s is damaged or of an older form and is made again", path)
-        began = time.monotonic()
-        hypotheses = self.generator.generate(
-            [source for _, source in part],
-            self.settings.decoding,
-            seed=derived_seed(self.settings.seed, f"teacher corpus, shard {index}"),
-            on_progress=self.on_progress,
-        )
-        seconds = time.monotonic() - began
-        ids = [example_id for example_id, _ in part]
-        write_shard(
-            path,
-            ids,
-            [self.source_texts[example_id] for example_id in ids],
-            hypotheses,
-            sources_fingerprint=fingerprint,
-            decode=self.decode,
-            mode=mode,
-        )
-        with JsonLinesWriter(self.folder / TIMES) as times:
-            times.write({"shard": path.name, "seconds": seconds})
-
-
-def _check_ids(examples: Sources) -> None:
-    if not examples:
-        raise DataError("labelling needs at least one example, found none; check the data's limits")
-    first_places: dict[str, int] = {}
-    for number, (example_id, _) in enumerate(examples, start=1):
-        first = first_places.setdefault(example_id, number)
-        if first != number:
+    values = iter(stream)
+    for name, item in items:
+        for found, value in values:
+            if found == name:
+                yield item, value
+                break
+        else:
             raise DataError(
-                f"ids of examples must be unique, found {example_id!r} as examples {first} and "
-                f"{number}; fix the column id"
+                f"The teacher's corpus must be of these examples, but it has none {name!r} at its "
+                "place; label this data, or give another folder as sequences.corpus."
             )
 
 
-def _remove_torn_files(folder: Path) -> None:
-    """Removes what killed processes were writing aside; nobody else writes under the lock."""
-    for name in (SETTINGS, MANIFEST, "shard-*.parquet"):
-        for torn in folder.glob(f"{name}.partial-*"):
-            torn.unlink()
+def read_record(folder: Path) -> CorpusRecord:
+    """What corpus.json holds. Raises DataError when there is none or it cannot be read."""
+    path = folder / CORPUS
+    try:
+        return TypeAdapter(CorpusRecord).validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} must be a teacher's corpus, but has no {CORPUS}; label into it first"
+        ) from error
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"{path} must describe a teacher's corpus, found: {error}; delete the folder to label "
+            "again"
+        ) from error
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether labels were written there, or begun."""
+    return (folder / CORPUS).is_file()
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether there is a manifest and a file for every shard of it, whole or not."""
-    if not is_finished(folder):
+    """Whether labelling has ended there and every shard is there, whole or not."""
+    if not is_begun(folder):
         return False
-    return all(own_file(folder, shard.name).is_file() for shard in read_manifest(folder).shards)
+    checksums = read_record(folder).checksums
+    return bool(checksums) and all(own_file(folder, name).is_file() for name in checksums)
 
 
-def _forget_manifest(folder: Path) -> None:
-    """Removes the manifest, if there is one, of a corpus whose shards are not all there.
+def check_shard(folder: Path, record: CorpusRecord, name: str) -> None:
+    """Raises DataError unless the file has the bytes that corpus.json describes."""
+    path, wanted = own_file(folder, name), record.checksums[name]
+    if not path.is_file():
+        raise DataError(f"{path} must be there, but is missing; label again to have it made again")
+    if (found := of_file(path)) != wanted:
+        raise DataError(
+            f"{path} must have the sha256 {wanted} of {CORPUS}, found {found}: it was damaged or "
+            "replaced; delete this file and label again to have it alone made again"
+        )
 
-    Raises DataError for a damaged shard: what the manifest vouched for is not silently replaced.
-    """
-    if not is_finished(folder):
+
+def check_usable(folder: Path) -> None:
+    """Raises DataError for a file, and for a folder with other things than a teacher's corpus."""
+    if not folder.exists() or is_begun(folder):
         return
-    for shard in read_manifest(folder).shards:
-        if own_file(folder, shard.name).is_file():
-            check_shard(own_file(folder, shard.name), shard)
-    (folder / MANIFEST).unlink()
+    if not folder.is_dir():
+        raise DataError(f"{folder} must be a folder, found a file; give another folder")
+    others = sorted(
+        entry.name for entry in folder.iterdir() if not entry.name.startswith((".", CORPUS))
+    )
+    if others and not is_begun(folder):  # another process may just have begun
+        raise DataError(
+            f"{folder} must be a new or empty folder or a teacher's corpus, found {others[0]!r} "
+            f"and no {CORPUS}; give another folder"
+        )
 
 
-def _require_outputs(
-    folder: Path, num_without: int, num_seen: int, settings: CorpusSettings, ends: str
-) -> None:
-    """Raises ModelError where hardly any example has an output, and takes away what was begun."""
-    if num_seen - num_without >= _LEAST_SHARE * num_seen and num_without < num_seen:
+def differences(stored: CorpusSettings, wanted: CorpusSettings) -> list[Difference]:
+    """The fields that decide outputs and differ, each with what is stored and what is wanted."""
+    names = ["teacher_fingerprint", "tokenizer_fingerprint", "sources_fingerprint", "engine"]
+    if wanted.decoding.mode == "sample":
+        names.append("seed")
+    pairs = [(name, getattr(stored, name), getattr(wanted, name)) for name in names]
+    for name in DECIDES[wanted.decoding.mode]:
+        value = getattr(stored.decoding, name)
+        pairs.append((f"decoding.{name}", value, getattr(wanted.decoding, name)))
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def check_same(folder: Path, found: list[Difference]) -> None:
+    """Raises StaleCorpusError, naming each field that differs, unless none does."""
+    if not found:
         return
-    _take_away(folder)
-    raise ModelError(
-        f"The teacher must end its outputs with {ends} within max_new_tokens "
-        f"({settings.decoding.max_new_tokens}), but it does so for {num_seen - num_without} of "
-        f"{num_seen} examples, and no corpus is written. Raise max_new_tokens, or name the token "
-        "that the teacher ends with in eos_token_id of its generation_config.json"
+    listed = "\n".join(f"  {name}: stored {old!r}, wanted {new!r}" for name, old, new in found)
+    raise StaleCorpusError(
+        f"{folder} must hold a teacher's corpus made as wanted, but it differs in\n{listed}\n"
+        "go back to the stored settings, give another folder, or delete this one to label again"
     )
-
-
-def _take_away(folder: Path) -> None:
-    for begun in [*folder.glob("shard-*.parquet"), folder / TIMES, folder / SETTINGS]:
-        begun.unlink(missing_ok=True)
-
-
-def _finish(folder: Path, settings: CorpusSettings, *, num_shards: int, num_examples: int) -> None:
-    times = [row.get("seconds") for row in read_json_lines(folder / TIMES)]
-    manifest = manifest_of(
-        tuple(summarize(folder / shard_name(index)) for index in range(num_shards)),
-        settings=settings,
-        num_examples=num_examples,
-        seconds=sum(seconds for seconds in times if isinstance(seconds, (int, float))),
-        versions=versions(),
-    )
-    _tell_of_lengths(manifest)
-    num_texts = sum(num_with_text(folder / shard.name) for shard in manifest.shards)
-    if not num_texts and num_examples >= _ENOUGH_TEXTS:
-        _take_away(folder)
-        raise ModelError(
-            f"The teacher must write texts, but its outputs for all {num_examples} examples are "
-            "empty, and no corpus is written. Is it trained, and for these texts, in this chat "
-            "template and these languages?"
-        )
-    if num_texts < manifest.num_hypotheses / 2:
-        logger.warning(
-            "%d of the teacher's %d outputs are empty: was it trained for these texts, in this "
-            "chat template and these languages?",
-            manifest.num_hypotheses - num_texts,
-            manifest.num_hypotheses,
-        )
-    manifest.write(folder)
-
-
-def _tell_of_lengths(manifest: CorpusManifest) -> None:
-    longest = manifest.settings.decoding.max_new_tokens
-    if manifest.num_unfinished:
-        logger.warning(
-            "the teacher's corpus has no output for %d of %d examples (%.1f%%), the first is %r: "
-            "of a beam only what ends within max_new_tokens (%d) is kept, of samples what has a "
-            "token",
-            manifest.num_unfinished,
-            manifest.num_examples,
-            100 * manifest.num_unfinished / manifest.num_examples,
-            manifest.unfinished_ids[0],
-            longest,
-        )
-    if manifest.num_cut:
-        logger.warning(
-            "%d of the teacher's %d samples were cut off at %d tokens (%.1f%%) and are kept so",
-            manifest.num_cut,
-            manifest.num_hypotheses,
-            longest,
-            100 * manifest.num_cut / manifest.num_hypotheses,
-        )

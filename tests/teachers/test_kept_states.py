@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import shutil
 import threading
 import time
@@ -11,29 +10,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tests.tiny import VOCAB, collator, random_examples, tiny_adapter
 
+from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError, ModelError, StaleCorpusError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import DenseScores
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.teachers import states_making
+from seqdistill.teachers import kept_states, states_making
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
-from seqdistill.teachers.states_folder import (
-    INDEX,
-    MANIFEST,
+from seqdistill.teachers.kept_states import (
     STATES,
+    KeptStates,
+    KeptStatesTeacher,
     Precision,
     StatesSettings,
     fingerprint_encoded,
 )
 from seqdistill.teachers.states_making import make_states
-from seqdistill.teachers.stored_states import StoredStates, StoredStatesTeacher
-from seqdistill.teachers.target_checksums import sequence_checksums
 
 # Of n best outputs each is an example of the same id and source.
 SECOND_BEST = [
@@ -46,6 +44,9 @@ CONVERSATIONS = [
     for example in EXAMPLES
     if len(example.source_ids) > 4
 ]
+
+
+PART = "states-00000.npy"
 
 
 class Place(NamedTuple):
@@ -73,12 +74,16 @@ def make(place: Place) -> None:
     )
 
 
-def opened(place: Place) -> StoredStates:
-    return StoredStates(place.folder, EXAMPLES, settings=place.settings)
+def parts(place: Place) -> list[Path]:
+    return sorted(place.folder.glob("*.npy"))
+
+
+def opened(place: Place) -> KeptStates:
+    return KeptStates(place.folder, EXAMPLES, settings=place.settings)
 
 
 def kept(place: Place) -> Teacher:
-    return StoredStatesTeacher(opened(place), place.teacher.head.cut(VOCAB - 2))
+    return KeptStatesTeacher(opened(place), place.teacher.head.cut(VOCAB - 2))
 
 
 def hidden(teacher: Teacher, examples: list[EncodedExample], place: Place) -> torch.Tensor:
@@ -123,8 +128,8 @@ def test_fp16_is_half_the_size_and_read_as_fp32(place: Place) -> None:
     whole, rounded = (hidden(kept(each), EXAMPLES, each) for each in (place, half))
     assert rounded.dtype == torch.float32
     assert torch.equal(rounded, whole.half().float())
-    assert opened(half).manifest.num_bytes * 2 == opened(place).manifest.num_bytes
-    assert (half.folder / STATES).stat().st_size == opened(half).manifest.num_bytes
+    sizes = [sum(p.stat().st_size - 128 for p in parts(each)) for each in (place, half)]
+    assert sizes[0] == 2 * sizes[1] == 4 * 16 * sum(e.num_counted for e in EXAMPLES)
 
 
 def test_what_is_there_is_not_made_again(made: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,107 +158,110 @@ def test_states_of_anything_else_are_refused(
 
 
 def truncate(folder: Path) -> None:
-    content = (folder / STATES).read_bytes()
-    (folder / STATES).write_bytes(content[:-8])
+    content = (folder / PART).read_bytes()
+    (folder / PART).write_bytes(content[:-8])
 
 
 def change_a_byte(folder: Path) -> None:
-    with open(folder / STATES, "r+b") as stream:
-        stream.seek(100)
+    with open(folder / PART, "r+b") as stream:
+        stream.seek(200)
         stream.write(b"\x55\xaa")
 
 
-def lose_the_index(folder: Path) -> None:
-    (folder / INDEX).unlink()
+def lose_a_part(folder: Path) -> None:
+    (folder / PART).unlink()
 
 
-def lose_the_states(folder: Path) -> None:
-    (folder / STATES).unlink()
+def tear_the_record(folder: Path) -> None:
+    text = (folder / STATES).read_text("utf-8")
+    (folder / STATES).write_text(text[: len(text) // 2], "utf-8")
 
 
-def tear_the_manifest(folder: Path) -> None:
-    text = (folder / MANIFEST).read_text("utf-8")
-    (folder / MANIFEST).write_text(text[: len(text) // 2], "utf-8")
-
-
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (truncate, r"states\.bin must have [\d,]+ bytes as its manifest says, found"),
-        (change_a_byte, r"states\.bin must have the sha256"),
-        (lose_the_index, r"index\.safetensors must have .* found no such file"),
-        (lose_the_states, "found no such file"),
-        (tear_the_manifest, r"manifest\.json must be the manifest of a teacher's states"),
-    ],
-)
-def test_damaged_files_are_refused(made: Place, damage: Callable[[Path], None], told: str) -> None:
+@pytest.mark.parametrize("damage", [truncate, change_a_byte, lose_a_part, tear_the_record])
+def test_damaged_files_are_refused(made: Place, damage: Callable[[Path], None]) -> None:
     damage(made.folder)
-    with pytest.raises(DataError, match=told) as caught:
+    name = STATES if damage is tear_the_record else PART
+    with pytest.raises(DataError, match=f"(?s){name} must .* delete the folder"):
         opened(made)
-    assert "delete the folder" in str(caught.value)
 
 
 def test_what_was_not_kept_is_refused(made: Place) -> None:
     stored = kept(made)
     stranger = dataclasses.replace(EXAMPLES[0], id="stranger")
-    with pytest.raises(DataError, match="an example without states: 'stranger'"):
+    with pytest.raises(DataError, match=r"none for these .* of 'stranger'"):
         hidden(stored, [EXAMPLES[1], stranger], made)
     longest = max(EXAMPLES[6:], key=lambda example: len(example.target_ids))
     swapped = (longest.target_ids[1], longest.target_ids[0], *longest.target_ids[2:])
     assert swapped != longest.target_ids
     for targets in (swapped, longest.target_ids[:-1], (*longest.target_ids, 2)):
         other = dataclasses.replace(longest, target_ids=targets)
-        with pytest.raises(DataError, match=f"other targets, {len(targets)} tokens long"):
+        with pytest.raises(DataError, match=f"none for these {len(targets)} targets"):
             hidden(stored, [EXAMPLES[1], other], made)
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, "killed"])
-def test_an_interrupted_making_leaves_nothing_and_the_next_begins_again(
-    place: Place, end: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_an_interrupted_making_goes_on_and_ends_as_a_whole_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, calls = states_making._rows, []
+    monkeypatch.setattr(kept_states, "PART_EXAMPLES", 10)
+    monkeypatch.setattr(states_making, "PART_EXAMPLES", 10)
+    whole = place._replace(folder=place.folder.with_name("whole"))
+    make(whole)
+    rows, batches = states_making._rows, list[int]()
 
-    def interrupted(*given: object) -> torch.Tensor:
-        calls.append(given)
-        if len(calls) == 3:
-            if end == "killed":  # what would be left on disk at this moment
-                shutil.copytree(place.folder.parent, tmp_path / "left")
+    def cut(teacher: SequenceModel, batch: SequenceBatch) -> torch.Tensor:
+        batches.append(batch.num_sequences)
+        if sum(batches) > 25:
             raise KeyboardInterrupt
-        return rows(*given)  # type: ignore[arg-type]
+        return rows(teacher, batch)
 
-    monkeypatch.setattr(states_making, "_rows", interrupted)
+    monkeypatch.setattr(states_making, "_rows", cut)
     with pytest.raises(KeyboardInterrupt):
         make(place)
-    assert not [path for path in place.folder.parent.glob("*") if path.is_dir()]
-    monkeypatch.setattr(states_making, "_rows", rows)
-    if end == "killed":
-        shutil.rmtree(place.folder.parent, ignore_errors=True)
-        (tmp_path / "left").rename(place.folder.parent)
-        (partial,) = (path for path in place.folder.parent.iterdir() if path.is_dir())
-        assert (partial / STATES).exists() and partial != place.folder
+    assert len(parts(place)) == 2
+    with pytest.raises(DataError, match="sha256 none"):
+        opened(place)
+    (place.folder / f"{PART}.partial-999999").write_bytes(b"of a killed process")
+    batches.clear()
+    with pytest.raises(KeyboardInterrupt):
+        make(place._replace(folder=place.folder.with_name("other")))
+    batches[:] = [-100]
     make(place)
-    opened(place)
-    assert [path for path in place.folder.parent.iterdir() if path.is_dir()] == [place.folder]
+    assert 100 + sum(batches) == len(EXAMPLES) - 20
+    assert {path.name for path in place.folder.iterdir()} == {
+        path.name for path in whole.folder.iterdir()
+    }
+    assert [p.read_bytes() for p in parts(place)] == [p.read_bytes() for p in parts(whole)]
+    expected = hidden(kept(whole), EXAMPLES, whole)
+    assert torch.equal(hidden(kept(place), EXAMPLES, place), expected)
 
 
-def test_a_second_process_waits_and_finds_them_finished(
-    made: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_part_that_another_process_makes_is_waited_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aside = made.folder.rename(made.folder.with_name("aside"))
-    monkeypatch.setattr(made.teacher, "forward", None)
-    with open(made.folder.with_name(f"{made.folder.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        second = threading.Thread(target=make, args=(made,))
+    monkeypatch.setattr(kept_states, "PART_EXAMPLES", 10)
+    monkeypatch.setattr(states_making, "PART_EXAMPLES", 10)
+    whole = place._replace(folder=place.folder.with_name("whole"))
+    make(whole)
+    rows, batches = states_making._rows, list[int]()
+
+    def counted(teacher: SequenceModel, batch: SequenceBatch) -> torch.Tensor:
+        batches.append(batch.num_sequences)
+        return rows(teacher, batch)
+
+    monkeypatch.setattr(states_making, "_rows", counted)
+    (place.folder / ".locks").mkdir(parents=True)
+    with FileLock(place.folder / ".locks" / PART):
+        second = threading.Thread(target=make, args=(place,))
         second.start()
-        for _ in range(500):
-            if "waiting until it has finished" in caplog.text:
-                break
+        deadline = time.monotonic() + 60
+        while len(parts(place)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert second.is_alive() and "another process is writing" in caplog.text
-        aside.rename(made.folder)
-    second.join(timeout=10)
-    assert not second.is_alive()
-    opened(made)
+        assert second.is_alive() and sum(batches) == len(EXAMPLES) - 10
+        shutil.copy(whole.folder / PART, place.folder / PART)
+    second.join(timeout=60)
+    assert sum(batches) == len(EXAMPLES) - 10
+    assert [p.read_bytes() for p in parts(place)] == [p.read_bytes() for p in parts(whole)]
+    opened(place)
 
 
 def test_states_too_large_for_fp16_are_refused(place: Place) -> None:
@@ -264,7 +272,7 @@ def test_states_too_large_for_fp16_are_refused(place: Place) -> None:
                 parameter.mul_(1e6)
     with pytest.raises(ModelError, match=r"finite in fp16.*cache_hidden_states=fp32"):
         make(half)
-    assert not half.folder.exists()
+    assert not parts(half)
 
 
 def test_a_full_disk_is_told_before_the_first_batch_is_written(
@@ -274,7 +282,7 @@ def test_a_full_disk_is_told_before_the_first_batch_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"on disk in fp32, found 0\.0 GB free"):
         make(place)
-    assert not place.folder.exists()
+    assert not (place.folder / STATES).exists()
 
 
 def test_a_folder_of_other_things_is_refused_and_kept(place: Place) -> None:
@@ -283,26 +291,6 @@ def test_a_folder_of_other_things_is_refused_and_kept(place: Place) -> None:
     with pytest.raises(UserError, match=r"give another one as teacher\.states"):
         make(place)
     assert (place.folder / "thesis.tex").exists()
-
-
-def test_checksums_equal_a_plain_loop_over_whole_numbers() -> None:
-    golden, limit = 0x9E3779B97F4A7C15, 1 << 64
-    sequences = [[5], [5, 5], [3, 4, 2], [4, 3, 2], [0], [151_000, 0, 0]]
-
-    def mix(number: int) -> int:
-        number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) % limit
-        number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) % limit
-        return number ^ (number >> 31)
-
-    expected = [
-        sum(mix((token + place * golden) % limit) for place, token in enumerate(ids, start=1))
-        % limit
-        for ids in sequences
-    ]
-    flat = np.array([token for ids in sequences for token in ids])
-    found = sequence_checksums(flat, np.array([len(ids) for ids in sequences]))
-    assert found.view(np.uint64).tolist() == expected
-    assert len(set(expected)) == len(sequences)
 
 
 def test_earlier_turns_that_count_have_their_states_too(tmp_path: Path) -> None:
@@ -320,8 +308,8 @@ def test_earlier_turns_that_count_have_their_states_too(tmp_path: Path) -> None:
         device=torch.device("cpu"),
         progress=NoProgress(),
     )
-    states = StoredStates(tmp_path / "kept", CONVERSATIONS, settings=settings)
-    assert states.manifest.num_positions == sum(e.num_counted for e in CONVERSATIONS)
+    states = KeptStates(tmp_path / "kept", CONVERSATIONS, settings=settings)
+    assert states.record.num_positions == sum(e.num_counted for e in CONVERSATIONS)
     batch = collator("causal")(CONVERSATIONS)
     live = InProcessTeacher(teacher, vocab_size=VOCAB).score(batch)
     assert isinstance(live, DenseScores)
@@ -331,5 +319,5 @@ def test_earlier_turns_that_count_have_their_states_too(tmp_path: Path) -> None:
     )
     without = [dataclasses.replace(e, counted_spans=()) for e in CONVERSATIONS]
     assert fingerprint_encoded(without) != fingerprint_encoded(CONVERSATIONS)
-    with pytest.raises(DataError, match="other targets"):
+    with pytest.raises(DataError, match="none for these"):
         states.at_targets(collator("causal")(without))

@@ -1,0 +1,93 @@
+"""A long result made in parts, by however many processes there are.
+
+Each process takes a part that no other one has taken, until all are there: nobody waits at a
+barrier, and the part of a process that died is made by another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_LOCKS = ".locks"
+_POLL_SECONDS = 0.05
+
+
+def make_parts(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    is_made: Callable[[int], bool],
+    make: Callable[[int], None],
+    is_finished: Callable[[], bool],
+    finish: Callable[[], None],
+) -> None:
+    """Returns when every part is made, by this process or another: those of one launch or of many.
+
+    `make` writes the file `names[index]` of `folder` in one step. Two processes never make one
+    part at the same time. When all are made one process calls `finish`, and removes locks and what
+    killed processes were writing aside. Whatever is raised ends this process's share alone.
+    """
+    missing = list(range(len(names)))
+    while missing:
+        busy = [index for index in missing if not _made(folder, names[index], index, is_made, make)]
+        if len(busy) == len(missing):
+            time.sleep(_POLL_SECONDS)
+        missing = busy
+    with one_at_a_time(folder):
+        if not is_finished():
+            finish()
+    remove_left_overs(folder)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Makes `folder` and holds it: other processes wait here. What is done is seen by the next."""
+    while True:
+        (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCKS / "all")
+        try:
+            lock.acquire()
+        except FileNotFoundError:  # the locks have just been removed
+            continue
+        try:
+            yield
+        finally:
+            lock.release()
+        return
+
+
+def _made(
+    folder: Path,
+    name: str,
+    index: int,
+    is_made: Callable[[int], bool],
+    make: Callable[[int], None],
+) -> bool:
+    """Whether the part is there now; False while another process makes it."""
+    if is_made(index):
+        return True
+    lock = FileLock(folder / _LOCKS / name, timeout=0)
+    try:
+        (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (Timeout, FileNotFoundError):  # taken, or finished: the locks have just been removed
+        return is_made(index)
+    try:
+        if not is_made(index):
+            make(index)
+    finally:
+        lock.release()
+    return True
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Removes locks and what was being written aside, once nobody writes there any more."""
+    shutil.rmtree(folder / _LOCKS, ignore_errors=True)
+    for torn in folder.glob("*.partial-*"):
+        torn.unlink(missing_ok=True)

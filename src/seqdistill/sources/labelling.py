@@ -1,0 +1,256 @@
+"""Makes a teacher's corpus, shard by shard, by one process or many, and resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from seqdistill.core.errors import DataError, ModelError
+from seqdistill.core.generators import derived_seed
+from seqdistill.generation.decoding import SequenceGenerator
+from seqdistill.records.atomic import write_json
+from seqdistill.records.environment import versions
+from seqdistill.records.fingerprint import of_file
+from seqdistill.records.shared_parts import make_parts, one_at_a_time, remove_left_overs
+from seqdistill.sources.corpus_shards import Counts, Prompt, counts_of, is_whole, write_shard
+from seqdistill.sources.teacher_corpus import (
+    CORPUS,
+    CorpusRecord,
+    CorpusSettings,
+    TeacherCorpus,
+    check_same,
+    check_shard,
+    check_usable,
+    differences,
+    fingerprint_sources,
+    is_begun,
+    is_complete,
+    read_record,
+)
+
+logger = logging.getLogger(__name__)
+
+_ENOUGH_SEEN = 512
+"""Examples that tell whether a teacher ends its outputs at all: hours before the last one."""
+_ENOUGH_TEXTS = 64
+"""Examples of which one at least must have got a text; of fewer all may be rightly empty."""
+_LEAST_SHARE = 0.05
+"""Of examples with an output. With fewer, the corpus is no sample of what the data asks."""
+
+
+def label(
+    sources: Sequence[Prompt],
+    generator: SequenceGenerator,
+    settings: CorpusSettings,
+    folder: Path,
+    *,
+    decode: Callable[[Sequence[int]], str],
+    ends: str = "its end token",
+    shard_size: int = 2048,
+    on_progress: Callable[[int], None] | None = None,
+) -> TeacherCorpus:
+    """The teacher's corpus over `sources`, generated where `folder` does not hold it already.
+
+    Any number of processes may call this at once, on one launch or several: each makes shards that
+    no other one is making, and all return when all are made. The corpus is the same however many
+    there are. A process may be killed at any moment and loses the shard it was making; the next
+    call goes on. In mode `sample` each shard draws from its own stream of the seed. A finished
+    corpus is only read.
+
+    `settings` are what decides the outputs; ids of `sources` come once each, and their texts are
+    for people who read the files. Of a beam only finished hypotheses are kept; samples that
+    `max_new_tokens` cut off are kept as far as they go, and counted. `on_progress` receives numbers
+    of examples that became ready, stored ones included. `ends` names the tokens that end an output.
+
+    Raises ModelError, as soon as it shows and with no corpus left, when hardly any example has an
+    output that ends; StaleCorpusError when the folder was begun with other settings, and DataError
+    when it holds other things and for no examples.
+    """
+    if not len(sources):
+        raise DataError("labelling needs at least one example, found none; check the data's limits")
+    check_usable(folder)
+    record = CorpusRecord(settings, len(sources), shard_size)
+    report = on_progress or (lambda _: None)
+    if is_complete(folder):
+        _check_record(folder, record)
+        report(len(sources))
+    else:
+        _begin(folder, record)
+        labelling = _Labelling(folder, record, sources, generator, decode, ends, report)
+        make_parts(
+            folder,
+            record.shard_names,
+            is_made=labelling.is_made,
+            make=labelling.make,
+            is_finished=lambda: is_complete(folder),
+            finish=labelling.finish,
+        )
+    return TeacherCorpus.open(folder, expected=settings)
+
+
+def _begin(folder: Path, record: CorpusRecord) -> None:
+    """Writes the record, or checks that the corpus was begun with the same.
+
+    Of a finished corpus that has lost shards the others are compared with their checksums: what
+    they vouch for is not silently replaced.
+    """
+    try:
+        with one_at_a_time(folder):
+            if is_begun(folder):
+                stored = _check_record(folder, record)
+                if is_complete(folder) or not stored.checksums:
+                    return
+                for name in stored.checksums:
+                    if (folder / name).is_file():
+                        check_shard(folder, stored, name)
+            write_json(folder / CORPUS, dataclasses.asdict(record))
+    except OSError as error:
+        raise DataError(
+            f"{folder} must be a folder that can be written, found: {error}; give another folder"
+        ) from error
+
+
+def _check_record(folder: Path, wanted: CorpusRecord) -> CorpusRecord:
+    """The record in the folder. Raises StaleCorpusError when it is of another corpus."""
+    stored = read_record(folder)
+    found = differences(stored.settings, wanted.settings)
+    for name in ("num_examples", "shard_size"):
+        if getattr(stored, name) != getattr(wanted, name):
+            found.append((name, getattr(stored, name), getattr(wanted, name)))
+    check_same(folder, found)
+    return stored
+
+
+@dataclasses.dataclass
+class _Labelling:
+    """One process's share of a corpus."""
+
+    folder: Path
+    record: CorpusRecord
+    sources: Sequence[Prompt]
+    generator: SequenceGenerator
+    decode: Callable[[Sequence[int]], str]
+    ends: str
+    report: Callable[[int], None]
+    num_seen: int = 0
+    num_without: int = 0
+
+    def _part(self, index: int) -> list[Prompt]:
+        size = self.record.shard_size
+        return [
+            self.sources[place]
+            for place in range(index * size, min((index + 1) * size, len(self.sources)))
+        ]
+
+    def _path(self, index: int) -> Path:
+        return self.folder / self.record.shard_names[index]
+
+    def is_made(self, index: int) -> bool:
+        """Whether the shard is there, whole, and of these sources."""
+        path = self._path(index)
+        if not path.is_file():
+            return False
+        part = self._part(index)
+        if not is_whole(path, fingerprint=fingerprint_sources(part)):
+            return False
+        self._see(len(part), counts_of(path))
+        self.report(len(part))
+        return True
+
+    def make(self, index: int) -> None:
+        """Generates and writes the shard."""
+        path, part, settings = self._path(index), self._part(index), self.record.settings
+        if path.is_file():
+            logger.warning("%s is damaged and is made again", path)
+        hypotheses = self.generator.generate(
+            [prompt.source for prompt in part],
+            settings.decoding,
+            seed=derived_seed(settings.seed, f"teacher corpus, shard {index}"),
+            on_progress=self.report,
+        )
+        write_shard(
+            path,
+            part,
+            hypotheses,
+            fingerprint=fingerprint_sources(part),
+            decode=self.decode,
+            mode=settings.decoding.mode,
+        )
+        self._see(len(part), counts_of(path))
+
+    def _see(self, num_examples: int, counts: Counts) -> None:
+        self.num_seen += num_examples
+        self.num_without += counts.num_unfinished
+        if self.num_seen >= _ENOUGH_SEEN:
+            self._require_outputs(self.num_seen, self.num_without)
+
+    def _require_outputs(self, num_seen: int, num_without: int) -> None:
+        """Raises ModelError where hardly any example has an output, and removes what was begun."""
+        if num_seen - num_without >= _LEAST_SHARE * num_seen and num_without < num_seen:
+            return
+        self._remove()
+        raise ModelError(
+            f"The teacher must end its outputs with {self.ends} within max_new_tokens "
+            f"({self.record.settings.decoding.max_new_tokens}), but it does so for "
+            f"{num_seen - num_without} of {num_seen} examples, and no corpus is written. Raise "
+            "max_new_tokens, or name the token that the teacher ends with in eos_token_id of its "
+            "generation_config.json"
+        )
+
+    def _remove(self) -> None:
+        for begun in [*self.folder.glob("shard-*.parquet"), self.folder / CORPUS]:
+            begun.unlink(missing_ok=True)
+        remove_left_overs(self.folder)
+
+    def finish(self) -> None:
+        """Counts all shards and writes corpus.json, by which the corpus is finished."""
+        paths = [self.folder / name for name in self.record.shard_names]
+        counts = functools.reduce(operator.add, map(counts_of, paths))
+        num_examples = len(self.sources)
+        self._require_outputs(num_examples, counts.num_unfinished)
+        if not counts.num_with_text and num_examples >= _ENOUGH_TEXTS:
+            self._remove()
+            raise ModelError(
+                f"The teacher must write texts, but its outputs for all {num_examples} examples "
+                "are empty, and no corpus is written. Is it trained, and for these texts, in this "
+                "chat template and these languages?"
+            )
+        _warn(counts, num_examples, self.record.settings.decoding.max_new_tokens)
+        finished = dataclasses.replace(
+            self.record,
+            checksums={path.name: of_file(path) for path in paths},
+            counts=counts,
+            versions=versions(),
+        )
+        write_json(self.folder / CORPUS, dataclasses.asdict(finished))
+
+
+def _warn(counts: Counts, num_examples: int, longest: int) -> None:
+    if counts.num_with_text < counts.num_hypotheses / 2:
+        logger.warning(
+            "%d of the teacher's %d outputs are empty: was it trained for these texts, in this "
+            "chat template and these languages?",
+            counts.num_hypotheses - counts.num_with_text,
+            counts.num_hypotheses,
+        )
+    if counts.num_unfinished:
+        logger.warning(
+            "the teacher's corpus has no output for %d of %d examples (%.1f%%): of a beam only "
+            "what ends within max_new_tokens (%d) is kept, of samples what has a token",
+            counts.num_unfinished,
+            num_examples,
+            100 * counts.num_unfinished / num_examples,
+            longest,
+        )
+    if counts.num_cut:
+        logger.warning(
+            "%d of the teacher's %d samples were cut off at %d tokens (%.1f%%) and are kept so",
+            counts.num_cut,
+            counts.num_hypotheses,
+            longest,
+            100 * counts.num_cut / counts.num_hypotheses,
+        )
