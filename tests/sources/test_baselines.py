@@ -18,14 +18,14 @@ from torch import Tensor
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.head import Head
 from seqdistill.core.scores import NoScores
+from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.reduction import Reduction
-from seqdistill.objectives.term import Term
 from seqdistill.sources.completions import Completion
 from seqdistill.sources.rewarded import Baseline, RewardedSource
 
+REWARDED = Term.of("negative_log_likelihood", token_weights=["advantages"])
 END, WORDS = 0, (1, 2)
 CUT = tuple(itertools.product(WORDS, (END, *WORDS)))
 SEQUENCES: tuple[tuple[int, ...], ...] = ((END,), *CUT)
@@ -112,7 +112,7 @@ def loss_gradient(hidden: Tensor, written: Sequence[Completion], reduction: Redu
         origin=tuple(one.origin for one in written),
         advantages=torch.tensor([one.advantage for one in written], dtype=torch.float64),
     )
-    objective = WeightedObjective([Term("reward")], reduction=reduction)
+    objective = WeightedObjective([REWARDED], reduction=reduction)
     loss, _ = objective(StudentStates(hidden[places], HEAD), NoScores(), batch)
     (gradient,) = torch.autograd.grad(loss.total / loss.count, hidden)
     return gradient
