@@ -257,6 +257,16 @@ def test_gradient_equals_finite_differences(case: Case) -> None:
 
 
 @every_divergence
+def test_bf16_inputs_are_computed_in_fp32(case: Case) -> None:
+    generator = seeded(7)
+    student, other = log_probs(generator, 9).bfloat16(), case.other(generator, 9)
+    other = other if case.is_hard else other.bfloat16()
+    values = case(student, other)
+    assert values.dtype == torch.float32
+    assert torch.equal(values, case(student.float(), other if case.is_hard else other.float()))
+
+
+@every_divergence
 def test_teacher_zeros_are_finite_with_finite_gradient(case: Case) -> None:
     """Except where theory makes reverse KL infinite: the student says the impossible."""
     student = log_probs(seeded(8)).requires_grad_()

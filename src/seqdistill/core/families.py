@@ -128,9 +128,10 @@ REWARDS = Registry("reward", Reward)
 METRICS = Registry("metric", Metric)
 
 
-def num_members() -> int:
-    """How many there are of all families: whether plug-ins have added any."""
-    return len(DIVERGENCES) + len(TOKEN_WEIGHTS) + len(REWARDS) + len(METRICS)
+def all_members() -> tuple[Member, ...]:
+    """Of all families, those of plug-ins too."""
+    families = (DIVERGENCES, TOKEN_WEIGHTS, REWARDS, METRICS)
+    return tuple(member for family in families for member in family.values())
 
 
 divergence = DIVERGENCES.register

@@ -111,10 +111,10 @@ class Registry(Mapping[str, M]):
                     "which means something else beside it; rename it"
                 )
         there = self._members.get(name)
-        if there is not None and _origin(there.target) != _origin(target):
+        if there is not None and not _places(there.target) & _places(target):
             raise UserError(
-                f"the {self.family} {name!r} of {_origin(target)} must have a name of its own, got "
-                f"that of {_origin(there.target)}; rename it"
+                f"the {self.family} {name!r} of {min(_places(target))} must have a name of its "
+                f"own, got that of {min(_places(there.target))}; rename it"
             )
         self._members[name] = self._kind(name, target, given, **traits)
 
@@ -157,8 +157,10 @@ class Registry(Mapping[str, M]):
         return len(self._members)
 
 
-def _origin(target: Callable[..., Any] | str) -> str:
-    """`module:name`, the same for a function and for the text that names it."""
+def _places(target: Callable[..., Any] | str) -> set[str]:
+    """Where it is defined, `module:name` and `file:name`: one file may be two modules."""
     if isinstance(target, str):
-        return target
-    return f"{target.__module__}:{getattr(target, '__qualname__', target)}"
+        return {target}
+    name = getattr(target, "__qualname__", repr(target))
+    code = getattr(target, "__code__", None)
+    return {f"{place}:{name}" for place in (target.__module__, code and code.co_filename) if place}

@@ -76,7 +76,7 @@ def resolve(name_or_path: str, overrides: Sequence[str]) -> Resolved:
     if (sentence := drop_foreign(settings, presets)) is not None:
         _LOG.warning("%s", sentence)
     wrong: list[KeyPath] = [()] if problems else []
-    _load_plugins(settings, problems)
+    _load_plugins(settings, name_or_path)
     try:
         recipe = Recipe.model_validate(settings.values)
     except ValidationError as error:
@@ -89,16 +89,23 @@ def resolve(name_or_path: str, overrides: Sequence[str]) -> Resolved:
     return Resolved(recipe, settings, problems, wrong)
 
 
-def _load_plugins(settings: Settings, problems: list[str]) -> None:
-    """Lets the plug-ins of a recipe, and the installed ones, register before values are read."""
+def _load_plugins(settings: Settings, name_or_path: str) -> None:
+    """Lets the plug-ins of a recipe, and the installed ones, register before values are read.
+
+    Raises RecipeError at once: without them what the recipe says of them would be called wrong.
+    """
     given = settings.values.get("plugins") or ()
     names = [given] if isinstance(given, str) else given
     if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
         return  # the schema says what is wrong
+    path = pathlib.Path(name_or_path)
+    of_a_run = path.name == "recipe.yaml" and path.with_name("manifest.json").is_file()
+    by_hand = (settings.place_of(("plugins",)) or "").startswith("override ")
     try:
-        load_plugins(tuple(names))
+        load_plugins(tuple(names), of_a_run=of_a_run and not by_hand)
     except UserError as error:
-        problems.append(located(("plugins",), f"must be importable: {error}", settings))
+        sentence = f"must be usable: {error}"
+        raise recipe_error([located(("plugins",), sentence, settings)]) from error
     refresh()
 
 

@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from seqdistill.core.families import METRICS, num_members
+from seqdistill.core.families import METRICS, all_members
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.sections import PositiveFloat, PositiveInt, Section, Share, UserPath
 from seqdistill.recipe.sequences_schema import SequencesSection
-from seqdistill.recipe.unions import NameOf
+from seqdistill.recipe.unions import NameOf, refresh_sections
 
 BleuTokenizer = Literal[
     "auto",
@@ -325,14 +325,15 @@ class Recipe(Section):
     named by content, so that chains share what is equal and train it once."""
 
 
-_made_with = num_members()
+_made_with = all_members()
 
 
 def refresh() -> None:
     """Makes the schema anew from the registries where plug-ins have added to them."""
     global _made_with
-    if _made_with == num_members():
+    if _made_with == all_members():
         return
-    _made_with = num_members()
+    _made_with = all_members()
+    refresh_sections()
     for section in (ObjectiveSection, TrainingSection, EvaluationSection, Recipe):
         section.model_rebuild(force=True)

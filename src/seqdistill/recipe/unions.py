@@ -76,7 +76,17 @@ def section_of_member(base: type[Section], tag: str, member: Member) -> type[Sec
     made = pydantic.create_model(
         f"{base.__name__}_{member.name}", __base__=base, __doc__=member.parameters.__doc__, **fields
     )
+    _MADE.append(made)
     return made
+
+
+_MADE: list[type[Section]] = []
+
+
+def refresh_sections() -> None:
+    """Lets the sections that were made already know the members that came since."""
+    for made in _MADE:
+        made.model_rebuild(force=True)
 
 
 def plain_errors(error: ValidationError) -> list[ErrorDetails]:

@@ -73,10 +73,6 @@ def _check_values(plain: _Plain, hard: bool, *, non_negative: bool, zero_when_eq
     assert values.shape == (4, 5), f"one value for every position, not {tuple(values.shape)}"
     assert values.dtype == torch.float64, "fp64 in, fp64 out"
     assert values.isfinite().all(), "finite where both models have mass everywhere"
-    low = plain(student.bfloat16(), other if hard else other.bfloat16())
-    assert low.dtype == torch.float32, "bf16 is computed in fp32"
-    exact = plain(student.bfloat16().float(), other if hard else other.bfloat16().float())
-    assert torch.equal(low, exact), "bf16 is computed as the same numbers in fp32"
     if non_negative:
         for noise in (0.0, 1e-4, 1e-2, 1.0, 30.0):
             near = (student + noise * _logits(3, 4, 5, _VOCAB)).log_softmax(-1).float()
