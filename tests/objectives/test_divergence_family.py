@@ -61,7 +61,8 @@ class Case:
         return DIVERGENCES[self.name].takes_targets
 
     def __call__(self, student: Tensor, other: Tensor) -> Tensor:
-        return DIVERGENCES[self.name].function(student, other, **self.parameters)
+        values: Tensor = DIVERGENCES[self.name].function(student, other, **self.parameters)
+        return values
 
     def other(self, generator: torch.Generator, *shape: int) -> Tensor:
         """A random teacher, or random targets."""

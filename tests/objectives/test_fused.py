@@ -98,11 +98,13 @@ class Problem:
     def plain(self, temperature: float = 1.0) -> Tensor:
         if self.is_hard:
             log_probs = self.head.logits(self.hidden).log_softmax(-1)
-            return DIVERGENCES[self.name].function(log_probs, self.target_ids)
+            hard: Tensor = DIVERGENCES[self.name].function(log_probs, self.target_ids)
+            return hard
         student = (self.head.logits(self.hidden) / temperature).log_softmax(-1)
         teacher_logits = self.teacher_head.logits(self.teacher_hidden)
         teacher = (teacher_logits / temperature).log_softmax(-1)
-        return DIVERGENCES[self.name].function(student, teacher, **arguments(self.name))
+        soft: Tensor = DIVERGENCES[self.name].function(student, teacher, **arguments(self.name))
+        return soft
 
     def gradients(self, total: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(3.0 * total, self.leaves))
@@ -347,12 +349,13 @@ def test_impossible_arguments_are_refused() -> None:
         case.fused(temperature=0.0)
     with pytest.raises(ValueError, match="chunk_positions must be at least 1"):
         case.fused(chunk=0)
-    for name, parameters, sentence in (
+    wrong_ones: list[tuple[str, dict[str, Any], str]] = [
         ("kl", {}, "'kl'"),
         ("jensen_shannon", {}, "beta of jensen_shannon"),
         ("forward_kl", {"beta": 0.5}, "beta of forward_kl"),
         ("skew_forward_kl", {"alpha": 1.0}, "alpha of skew_forward_kl"),
-    ):
+    ]
+    for name, parameters, sentence in wrong_ones:
         with pytest.raises(RecipeError, match=sentence):
             teacher_part(name, *heads, **parameters)
 

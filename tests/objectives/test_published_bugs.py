@@ -89,7 +89,7 @@ def test_beta_is_a_dial_and_not_a_jump(near: float, end: float) -> None:
     here = world()
 
     def at(beta: float, scale: str) -> WeightedObjective:
-        chosen = term("jensen_shannon", beta=beta, scale=scale)  # type: ignore[arg-type]
+        chosen = term("jensen_shannon", beta=beta, scale=scale)
         return WeightedObjective([chosen], reduction="token")
 
     assert mean(at(near, "gradient"), here) == pytest.approx(mean(at(end, "raw"), here), rel=0.02)

@@ -52,7 +52,7 @@ POSITIVE = st.floats(min_value=1e-30, max_value=1e30)
 INNER = st.floats(0, 1, exclude_min=True, exclude_max=True)
 NUMBERS = INNER | st.fixed_dictionaries({"start": INNER, "end": INNER})
 WEIGHINGS = st.sampled_from(["importance", {"kind": "origin", "origins": ["student"]}])
-TERMS = st.one_of(
+OF_TERMS: list[st.SearchStrategy[dict[str, object]]] = [
     st.fixed_dictionaries(
         {"divergence": st.just(name), "weight": POSITIVE, **parameters},
         optional={"token_weights": st.lists(WEIGHINGS, max_size=2)},
@@ -65,7 +65,8 @@ TERMS = st.one_of(
             {"beta": st.floats(0, 1), "scale": st.sampled_from(["raw", "gradient"])},
         ),
     )
-).map(read_term)
+]
+TERMS = st.one_of(OF_TERMS).map(read_term)
 ARCHITECTURES = st.dictionaries(
     TEXTS, TEXTS | st.booleans() | st.integers() | st.floats(allow_nan=False), max_size=3
 )

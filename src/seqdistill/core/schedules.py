@@ -109,13 +109,15 @@ def between(low: float, high: float) -> AfterValidator:
 
 
 _SCHEDULE = TypeAdapter(Schedule)
+Scheduled = Annotated[
+    Schedule,
+    BeforeValidator(_schedule),
+    PlainSerializer(_given),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "object"}]}),
+]
+"""The type of a setting that is a number, or {start, end, shape}; always a Schedule when read."""
 if TYPE_CHECKING:
     Schedulable = float | Schedule
 else:
-    Schedulable = Annotated[
-        Schedule,
-        BeforeValidator(_schedule),
-        PlainSerializer(_given),
-        WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "object"}]}),
-    ]
-"""The type of a parameter that is a number, or {start, end, shape}: always a Schedule when read."""
+    Schedulable = Scheduled
+"""The same for a parameter, which Python code may give as a number."""

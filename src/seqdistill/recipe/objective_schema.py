@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 
 from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, TokenWeight
 from seqdistill.core.registry import Chosen
-from seqdistill.core.schedules import Schedulable, Schedule
+from seqdistill.core.schedules import Schedule, Scheduled
 from seqdistill.core.terms import Reduction
 from seqdistill.core.terms import Term as BuiltTerm
 from seqdistill.recipe.sections import PositiveFloat, Section, UserPath
@@ -37,7 +37,7 @@ class Term(Section):
 
     divergence: str
     """A divergence of `seqdistill.objectives`, or your own; its parameters stand beside it."""
-    weight: Schedulable = Schedule.constant(1.0)
+    weight: Scheduled = Schedule.constant(1.0)
     """Multiplies the term. Kim and Rush's alpha is the weight of the teacher's term."""
     token_weights: Annotated[
         tuple[Annotated[Weighing, OneOf(TOKEN_WEIGHTS, "kind")], ...], BeforeValidator(_list)
