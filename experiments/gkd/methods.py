@@ -100,8 +100,9 @@ def rewarded_method(teacher_weight: float) -> Method:
 
     Alpha is `teacher_weight`; at 1 nothing is rewarded, and everything else stays.
     """
-    weights = {"reward": 1.0 - teacher_weight, "reverse_kl": teacher_weight}
-    terms = [{"divergence": name, "weight": weight} for name, weight in weights.items() if weight]
+    rewarded = {"divergence": "negative_log_likelihood", "token_weights": "advantages"}
+    pulls = ((rewarded, 1.0 - teacher_weight), ({"divergence": "reverse_kl"}, teacher_weight))
+    terms = [{**term, "weight": weight} for term, weight in pulls if weight]
     settings: dict[str, object] = {"objective.terms": terms}
     if teacher_weight == 1.0:
         settings["objective.reward.function"] = None

@@ -12,7 +12,7 @@ import pytest
 from tests.jobs.test_rollouts_while_training import trained
 from tests.jobs.test_teacher_states import folder_for
 
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.families import DIVERGENCES, METRICS, REWARDS, TOKEN_WEIGHTS
 from seqdistill.recipe import json_schema, load_recipe, schema
 
@@ -90,11 +90,29 @@ def test_all_four_train_measure_and_resume(place: Path) -> None:
     assert {"renyi", "advantages", "reward"} <= set(run.read_metrics()[0])
     assert any("dev_same_length" in row for row in run.read_metrics())
     assert load_recipe(str(run.recipe_path)) == recipe, "imported already: nothing new is run"
+    assert trained(recipe, resume=True).read_metrics() == run.read_metrics()
+    (place / "my_reward.py").write_text((place / "my_reward.py").read_text() + "\n")
+    with pytest.raises(UserError, match="needs the plugins that"):
+        trained(recipe, resume=True)
     selecting = [text for text in settings if not text.startswith("objective")]
     selecting.append("objective.terms=[{divergence: renyi, token_weights: surprising}]")
     selecting.append("output_dir=runs/selected")
     assert "renyi" in trained(load_recipe("own.yaml", selecting)).read_metrics()[0]
     assert "Term_renyi" in str(json_schema())
+
+
+def test_an_installed_package_joins_by_its_entry_point(place: Path) -> None:
+    (place / "my_package.py").write_text(
+        "from seqdistill.plugins import divergence\n"
+        "@divergence('installed')\ndef installed(q, p): return (q - p).sum(-1)"
+    )
+    info = place / "my_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[seqdistill.plugins]\nmine = my_package\n")
+    yours = ["data.train=train.tsv", "student.model=s", "teacher={model: t, scores: dense}"]
+    terms = "objective.terms=[{divergence: installed}]"
+    assert load_recipe("baseline", [*yours, terms]).objective.terms[0].divergence == "installed"
 
 
 def test_a_strangers_run_imports_nothing_unless_trusted(place: Path) -> None:

@@ -219,9 +219,9 @@ def test_alpha_weighs_the_teacher_and_the_rest_the_reward(weight: float) -> None
     method = rewarded_method(weight)
     cell = Cell(SUMMARIES, "reward", method, 1, 10, 1e-3, "t1", teacher_weight=weight)
     recipe = recipe_of({**cell.settings, "student.model": "s"}, preset=method.preset)
-    weights = {term.divergence: term.weight.start for term in recipe.objective.terms}
+    weights = {term.built().name: term.weight.start for term in recipe.objective.terms}
     assert weights.get("reverse_kl", 0.0) == weight
-    assert weights.get("reward", 0.0) == 1.0 - weight
+    assert weights.get("advantages", 0.0) == 1.0 - weight
     assert recipe.sequences.rollouts.samples_per_prompt == 4
 
 
