@@ -14,6 +14,7 @@ from tests.jobs.test_teacher_states import folder_for
 
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.families import DIVERGENCES, METRICS, REWARDS, TOKEN_WEIGHTS
+from seqdistill.jobs.inputs import check_inputs, inputs_of
 from seqdistill.recipe import json_schema, load_recipe, schema
 
 from .code_blocks import ROOT
@@ -93,7 +94,7 @@ def test_all_four_train_measure_and_resume(place: Path) -> None:
     assert trained(recipe, resume=True).read_metrics() == run.read_metrics()
     (place / "my_reward.py").write_text((place / "my_reward.py").read_text() + "\n")
     with pytest.raises(UserError, match="needs the plugins that"):
-        trained(recipe, resume=True)
+        check_inputs(run, inputs_of(recipe))
     selecting = [text for text in settings if not text.startswith("objective")]
     selecting.append("objective.terms=[{divergence: renyi, token_weights: surprising}]")
     selecting.append("output_dir=runs/selected")

@@ -194,7 +194,7 @@ def test_a_point_of_the_grid_is_its_divergence_and_its_writer(
     assert recipe.sequences.origin == origin
     assert recipe.objective.reduction == "sequence"
     if divergence.startswith("jsd"):
-        assert (term.divergence, term.beta, term.scale) == (
+        assert (term.divergence, term.model_dump()["beta"], term.model_dump()["scale"]) == (
             "jensen_shannon",
             float(divergence.removeprefix("jsd_")),
             "raw",
