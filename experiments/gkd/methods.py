@@ -77,8 +77,9 @@ def rewarded_method(alpha: float) -> Method:
 
     At 1 nothing is rewarded, and everything else stays.
     """
-    weights = {"reward": 1.0 - alpha, "reverse_kl": alpha}
-    terms = [{"divergence": name, "weight": weight} for name, weight in weights.items() if weight]
+    rewarded = {"divergence": "negative_log_likelihood", "token_weights": "advantages"}
+    pulls = ((rewarded, 1.0 - alpha), ({"divergence": "reverse_kl"}, alpha))
+    terms = [{**term, "weight": weight} for term, weight in pulls if weight]
     settings: dict[str, object] = {"objective.terms": terms}
     if alpha == 1.0:
         settings["objective.reward.function"] = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 LIKELIHOODS = ("negative_log_likelihood", "teacher_mode_likelihood")
-POLICY_GRADIENTS = ("sequence_reverse_kl", "reward")
+POLICY_GRADIENTS = ("sequence_reverse_kl", "advantages")
 
 
 def plain_model(folder: Path) -> PreTrainedModel:
@@ -87,9 +87,10 @@ def loss(
     loss_temperature: float = 1.0,
 ) -> Tensor:
     """sum_i weight_i D_i, reduced by name; differentiable in the student's logits."""
-    names = [term["divergence"] for term in terms]
-    soft = [name for name in names if name not in (*LIKELIHOODS, *POLICY_GRADIENTS)]
-    mixed = soft and any(name in LIKELIHOODS for name in names)
+    soft = [term["divergence"] for term in terms if term["divergence"] not in LIKELIHOODS]
+    mixed = soft and any(
+        term["divergence"] in LIKELIHOODS and not _is_policy_gradient(term) for term in terms
+    )
     num_tokens = sum(len(one.targets) for one in sequences)
     total = torch.zeros((), dtype=torch.float64)
     for term in terms:
@@ -97,10 +98,11 @@ def loss(
         if mixed and term["divergence"] in soft:
             factor *= loss_temperature**2
         for one in sequences:
-            if one.origin not in term.get("origin", [one.origin]):
+            named = _weighings(term).get("origin")
+            if named is not None and one.origin not in named["origins"]:
                 continue
             share = 1.0 / len(sequences)
-            if term["divergence"] not in POLICY_GRADIENTS:
+            if not _is_policy_gradient(term):
                 share = {
                     "token": 1.0 / num_tokens,
                     "sequence": 1.0 / len(sequences) / len(one.targets),
@@ -115,11 +117,27 @@ def loss(
 
 def _weights(term: Mapping[str, Any], one: Scored) -> list[float]:
     """What each position counts, without a gradient."""
-    if term["divergence"] == "reward":
-        return [one.advantage] * len(one.targets)
-    if term["divergence"] == "sequence_reverse_kl":
-        return _weighted_returns(term, one)
-    return _importance(one) if term.get("importance_weighted") else [1.0] * len(one.targets)
+    found, given = [1.0] * len(one.targets), _weighings(term)
+    if "advantages" in given:
+        found = [weight * one.advantage for weight in found]
+    if "sequence_reverse_kl" in given:
+        ahead = _weighted_returns(given["sequence_reverse_kl"], one)
+        found = [weight * value for weight, value in zip(found, ahead, strict=True)]
+    if "importance" in given:
+        found = [weight * w for weight, w in zip(found, _importance(one), strict=True)]
+    return found
+
+
+def _weighings(term: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The term's token weights by name, each with its settings."""
+    given = term.get("token_weights", [])
+    listed = [given] if isinstance(given, (str, dict)) else given
+    named = [{"kind": one} if isinstance(one, str) else one for one in listed]
+    return {one["kind"]: one for one in named}
+
+
+def _is_policy_gradient(term: Mapping[str, Any]) -> bool:
+    return any(name in POLICY_GRADIENTS for name in _weighings(term))
 
 
 def log_probs(logits: Tensor, targets: Sequence[int]) -> list[float]:
@@ -156,7 +174,7 @@ def _at(
 ) -> Tensor:
     """The term at one position (nats), from two rows of logits."""
     name = term["divergence"]
-    if name in ("negative_log_likelihood", *POLICY_GRADIENTS):
+    if name == "negative_log_likelihood":
         return -student.log_softmax(-1)[target]
     if name == "teacher_mode_likelihood":
         return -student.log_softmax(-1)[int(teacher.argmax())]

@@ -24,6 +24,7 @@ from seqdistill.assembly.data import collator_for
 from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.source import SourceInputs, bytes_of
+from seqdistill.core.terms import Term
 from seqdistill.data.encoding import EncodedExample, encode, leave_out_long
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.dev import DevScorer
@@ -40,7 +41,6 @@ from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.modalities import Modality, register_modality
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.term import Term
 from seqdistill.sources.completions import Completion
 from seqdistill.sources.mixture import MixtureSource
 from seqdistill.sources.replay import ReplaySource
@@ -182,7 +182,7 @@ def trained(
         folder,
         student,
         source=source,
-        objective=WeightedObjective([Term("forward_kl")], reduction="token"),
+        objective=WeightedObjective([Term.of("forward_kl")], reduction="token"),
         metrics=log,
         score_dev=dev_scorer(student),
         eval_metric="chrf",
@@ -299,7 +299,7 @@ def test_on_policy_distillation_through_the_loop_and_a_resumption(tmp_path: Path
         folder,
         first,
         source=on_policy(first),
-        objective=WeightedObjective([Term("forward_kl")], reduction="token"),
+        objective=WeightedObjective([Term.of("forward_kl")], reduction="token"),
         metrics=Recorder(stop_at=13),
         score_dev=dev_scorer(first),
         eval_metric="chrf",

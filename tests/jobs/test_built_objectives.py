@@ -8,39 +8,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from tests.jobs import naive
-from tests.objectives.worlds import World, world
+from tests.objectives.worlds import PARAMETERS
 from torch import Tensor
 
 from seqdistill.assembly.objective import build_objective, build_schedule
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.recipe.objective_schema import Divergence, ObjectiveSection, Term
+from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.sections import Number
+from seqdistill.testing.world import World, rollouts
 
 UPDATE, UPDATES = 3, 5
 """Half of the way is done."""
 
 Settings = Mapping[str, Any]
-
-
-def batch() -> World:
-    """Four sequences of three writers, importance weights around 1, advantages of both signs."""
-    here = world()
-    student, _ = logits_of(here)
-    targets = here.batch.target_ids.unsqueeze(2)
-    likely = student.detach().log_softmax(dim=-1).gather(2, targets)[..., 0]
-    noise = torch.rand(likely.shape, generator=torch.Generator().manual_seed(9)).double() - 0.5
-    return here.told(
-        origins=("student", "teacher", "student", "reference"),
-        sampled_log_probs=(likely + noise).float(),
-        advantages=torch.tensor([0.5, -1.0, 2.0, 0.25]),
-    )
 
 
 def logits_of(here: World) -> tuple[Tensor, Tensor]:
@@ -103,22 +91,29 @@ def close(one: list[Tensor], other: list[Tensor]) -> bool:
     )
 
 
-def of(divergence: str, **settings: Any) -> dict[str, Any]:
-    return {"divergence": divergence, **settings}
+def of(name: str, *weights: object, **settings: Any) -> dict[str, Any]:
+    """A term by its divergence, or by the token weight that makes a policy gradient of it."""
+    if name in TOKEN_WEIGHTS:
+        kept = {key: settings.pop(key) for key in list(settings) if key != "weight"}
+        weights, name = ({"kind": name, **kept}, *weights), "negative_log_likelihood"
+    given: dict[str, Any] = {"token_weights": list(weights)} if weights else {}
+    return {"divergence": name, **given, **settings}
+
+
+def only(*origins: str) -> dict[str, object]:
+    return {"kind": "origin", "origins": list(origins)}
 
 
 def objective_of(*terms: Settings, reduction: str = "sum", **settings: Any) -> dict[str, Any]:
     return {"terms": list(terms), "reduction": reduction, **settings}
 
 
-NEEDED = {"jensen_shannon": {"beta": 0.5}} | {
-    f"skew_{way}_kl": {"alpha": 0.1} for way in ("forward", "reverse")
-}
-
-
-@pytest.mark.parametrize("divergence", get_args(Divergence))
-def test_every_divergence_is_the_one_that_its_name_says(divergence: str) -> None:
-    here, objective = batch(), objective_of(of(divergence, **NEEDED.get(divergence, {})))
+@pytest.mark.parametrize("name", [*DIVERGENCES, *(n for n in TOKEN_WEIGHTS if n != "origin")])
+def test_every_member_is_the_one_that_its_name_says(name: str) -> None:
+    terms = of(name, **PARAMETERS.get(name, {}))
+    if name in ("uniform", "importance"):
+        terms = of("reverse_kl", name)
+    here, objective = rollouts(), objective_of(terms)
     assert close(of_the_recipe(objective, here), of_the_formula(objective, here))
 
 
@@ -132,7 +127,7 @@ OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
     for field, with_it, means, without in (
         ("weight", of("forward_kl", weight=0.3), {}, of("forward_kl")),
         ("weight", of("reverse_kl", weight=LINEAR), {"weight": 0.6}, of("reverse_kl")),
-        ("weight", of("reward", weight=EXPONENTIAL), {"weight": 0.2}, of("reward")),
+        ("weight", of("advantages", weight=EXPONENTIAL), {"weight": 0.2}, of("advantages")),
         (
             "weight",
             of("negative_log_likelihood", weight=COMPLEMENT),
@@ -161,19 +156,20 @@ OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
             {},
             of("interpolated_forward_kl"),
         ),
-        ("importance_weighted", of("reverse_kl", importance_weighted=True), {}, of("reverse_kl")),
+        ("token_weights", of("reverse_kl", "importance"), {}, of("reverse_kl")),
+        (
+            "token_weights",
+            of("forward_kl", only("student"), "importance"),
+            {},
+            of("forward_kl", only("student")),
+        ),
         ("length_normalized", of(LONG_RANGE, length_normalized=False), {}, of(LONG_RANGE)),
         ("estimator", of(LONG_RANGE, estimator="released"), {}, of(LONG_RANGE)),
         ("discount", of(LONG_RANGE, discount=0.5), {}, of(LONG_RANGE)),
         ("clip", of(LONG_RANGE, clip=0.2), {}, of(LONG_RANGE)),
-        ("origin", of("forward_kl", origin=["teacher"]), {}, of("forward_kl")),
-        (
-            "origin",
-            of("reward", origin=["student", "reference"]),
-            {},
-            of("reward"),
-        ),
-        ("origin", of(LONG_RANGE, origin=["student"]), {}, of(LONG_RANGE)),
+        ("origins", of("forward_kl", only("teacher")), {}, of("forward_kl")),
+        ("origins", of("advantages", only("student", "reference")), {}, of("advantages")),
+        ("origins", of(LONG_RANGE, only("student")), {}, of(LONG_RANGE)),
     )
 ]
 
@@ -182,7 +178,7 @@ OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
 def test_a_setting_of_a_term_is_what_its_formula_says(
     field: str, given: Settings, means: Settings, without: Settings
 ) -> None:
-    here = batch()
+    here = rollouts()
     expected = of_the_formula(objective_of({**given, **means}), here)
     plain = of_the_formula(objective_of(without), here)
     assert not close(expected, plain), f"{field} changes nothing here: no test of it"
@@ -194,13 +190,13 @@ NLL, KL = of("negative_log_likelihood", weight=0.3), of("forward_kl", weight=0.7
 RELABELLED = of("teacher_mode_likelihood")
 OF_THE_OBJECTIVE: list[tuple[str, Settings, Settings]] = [
     ("terms", objective_of(NLL, KL), objective_of(NLL)),
-    ("terms", objective_of(KL, KL, of("reward")), objective_of(KL, of("reward"))),
+    ("terms", objective_of(KL, KL, of("advantages")), objective_of(KL, of("advantages"))),
     ("reduction", objective_of(KL, reduction="token"), objective_of(KL, reduction="sum")),
     ("reduction", objective_of(KL, reduction="sequence"), objective_of(KL, reduction="token")),
     (
         "reduction",
-        objective_of(KL, of("reward"), reduction="sequence"),
-        objective_of(KL, of("reward"), reduction="sum"),
+        objective_of(KL, of("advantages"), reduction="sequence"),
+        objective_of(KL, of("advantages"), reduction="sum"),
     ),
     ("loss_temperature", objective_of(KL, loss_temperature=2.0), objective_of(KL)),
     ("loss_temperature", objective_of(NLL, KL, loss_temperature=2.0), objective_of(NLL, KL)),
@@ -211,8 +207,8 @@ OF_THE_OBJECTIVE: list[tuple[str, Settings, Settings]] = [
     ),
     (
         "loss_temperature",
-        objective_of(of("reward"), KL, loss_temperature=2.0),
-        objective_of(of("reward"), KL),
+        objective_of(of("advantages"), KL, loss_temperature=2.0),
+        objective_of(of("advantages"), KL),
     ),
     (
         "loss_temperature",
@@ -226,7 +222,7 @@ OF_THE_OBJECTIVE: list[tuple[str, Settings, Settings]] = [
 def test_a_setting_of_the_objective_is_what_its_formula_says(
     field: str, given: Settings, without: Settings
 ) -> None:
-    here = batch()
+    here = rollouts()
     expected, plain = of_the_formula(given, here), of_the_formula(without, here)
     assert not close(expected, plain), f"{field} changes nothing here: no test of it"
     assert close(of_the_recipe(given, here), expected)
@@ -234,15 +230,17 @@ def test_a_setting_of_the_objective_is_what_its_formula_says(
 
 
 def test_no_setting_is_without_a_test() -> None:
-    of_terms = {"divergence"} | {field for field, *_ in OF_A_TERM}
-    assert of_terms == set(Term.model_fields)
+    families = (DIVERGENCES, TOKEN_WEIGHTS)
+    own = {key for f in families for m in f.values() for key in m.parameters.__pydantic_fields__}
+    adaptive = {"step", "momentum"}  # of updates to come: the test of the moving target
+    assert {field for field, *_ in OF_A_TERM} == {"weight", "token_weights", *own} - adaptive
     # The reward is part of what is written: test_built_sources.
     whole = {"reward", "monitors"} | {field for field, *_ in OF_THE_OBJECTIVE}
     assert whole == set(ObjectiveSection.model_fields)
 
 
 def test_monitors_are_measured_on_the_students_sequences_and_only_when_logged() -> None:
-    here = batch()
+    here = rollouts()
     own = [one for one in scored(here) if one.origin == "student"]
     rows = torch.cat([one.student for one in own]).detach().log_softmax(dim=-1)
     teacher = torch.cat([one.teacher for one in own]).log_softmax(dim=-1)
@@ -257,11 +255,14 @@ def test_monitors_are_measured_on_the_students_sequences_and_only_when_logged() 
         assert set(objective(here.states, here.scores, here.batch)[1]) == {"forward_kl"}
 
 
+@pytest.mark.parametrize(("step", "momentum"), [(5e-4, 0.99), (0.3, 0.5)])
 @pytest.mark.parametrize("updates", [4, 10**6])
-def test_a_moving_target_goes_from_start_share_to_the_teacher(updates: int) -> None:
-    """TAID's algorithm 1 with its authors' step and momentum, told four losses."""
-    here, name = batch(), "interpolated_forward_kl"
-    objective = built(objective_of(of(name, start_fraction=0.1)))
+def test_a_moving_target_goes_from_start_share_to_the_teacher(
+    updates: int, step: float, momentum: float
+) -> None:
+    """TAID's algorithm 1, with its authors' step and momentum and with others, told four losses."""
+    here, name = rollouts(), "interpolated_forward_kl"
+    objective = built(objective_of(of(name, start_fraction=0.1, step=step, momentum=momentum)))
     share, trend, before = 0.1, 0.0, None
     for update, nats in enumerate([3.0, 2.0, 40.0, 0.5], start=1):
         objective.begin_update(update, updates, logged=True)
@@ -272,8 +273,8 @@ def test_a_moving_target_goes_from_start_share_to_the_teacher(updates: int) -> N
         objective.end_update({name: TokenSum(torch.tensor(2 * nats), torch.tensor(2.0))})
         adaptive = share
         if before is not None:
-            trend = 0.99 * trend + 0.01 * (before - nats) / before
-            adaptive += 5e-4 / (1 + math.exp(-trend)) * (1 - share)
+            trend = momentum * trend + (1 - momentum) * (before - nats) / before
+            adaptive += step / (1 + math.exp(-trend)) * (1 - share)
         linear = 0.1 + 0.9 * update / (updates - 1)
         share, before = min(1.0, max(linear, adaptive)), nats
 

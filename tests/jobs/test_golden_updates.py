@@ -34,26 +34,32 @@ from seqdistill.sources.rollout_batches import OnCompletions
 from seqdistill.sources.source import SequenceSource
 
 UPDATES = 3
+
+
+def only(origin: str) -> dict[str, Any]:
+    """The token weight that keeps sequences of one origin."""
+    return {"kind": "origin", "origins": [origin]}
+
+
 NLL: dict[str, Any] = {"divergence": "negative_log_likelihood"}
 HALVES: list[dict[str, Any]] = [
     {"divergence": "negative_log_likelihood", "weight": 0.5},
     {"divergence": "cross_entropy", "weight": 0.5},
 ]
 MINILLM: list[dict[str, Any]] = [
+    {"divergence": "reverse_kl", "token_weights": ["importance", only("teacher_mixed")]},
     {
-        "divergence": "reverse_kl",
-        "importance_weighted": True,
-        "origin": ["teacher_mixed"],
+        "divergence": "negative_log_likelihood",
+        "token_weights": [{"kind": "sequence_reverse_kl", "clip": 0.2}, only("teacher_mixed")],
     },
-    {"divergence": "sequence_reverse_kl", "clip": 0.2, "origin": ["teacher_mixed"]},
-    {"divergence": "negative_log_likelihood", "origin": ["reference"]},
+    {"divergence": "negative_log_likelihood", "token_weights": [only("reference")]},
 ]
 DISTILLM_2: list[dict[str, Any]] = [
-    {"divergence": "skew_forward_kl", "alpha": 0.1, "origin": ["teacher"]},
-    {"divergence": "skew_reverse_kl", "alpha": 0.1, "origin": ["student"]},
+    {"divergence": "skew_forward_kl", "alpha": 0.1, "token_weights": [only("teacher")]},
+    {"divergence": "skew_reverse_kl", "alpha": 0.1, "token_weights": [only("student")]},
 ]
 GKD_RL: list[dict[str, Any]] = [
-    {"divergence": "reward", "weight": 0.5},
+    {"divergence": "negative_log_likelihood", "token_weights": "advantages", "weight": 0.5},
     {"divergence": "reverse_kl", "weight": 0.5},
 ]
 # preset: the terms of its paper, how they are reduced, and who may have written at which update.

@@ -113,7 +113,7 @@ def test_a_student_without_a_teacher_writes_what_its_tokenizer_knows(
     place = place_of(tmp_path, kind, "student")
     given = (
         "teacher={model: null, scores: none}",
-        "objective.terms=[{divergence: reward}]",
+        "objective.terms=[{divergence: negative_log_likelihood, token_weights: advantages}]",
         "objective.monitors=[]",
         "objective.reward.function=tests.jobs.naive:letters_of_the_reference",
     )

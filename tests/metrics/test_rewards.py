@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from seqdistill.core import families
 from seqdistill.core.errors import DataError, RecipeError, UserError
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
-from seqdistill.metrics.rewards import REWARDS, Reward, reward_function
-from seqdistill.recipe.objective_schema import NAMED_REWARDS
+from seqdistill.metrics.rewards import Reward, reward_function
+from seqdistill.testing import check_reward
 
+REWARDS = [name for name in families.REWARDS if name != "entailment"]
 PROMPTS = ["add 1 and 2", "add 3 and 4", "add 5 and 6"]
 REFERENCES = ["one and two is #### 3", "three and four is #### 7", "five and six is #### 11"]
 OUTPUTS = ["one and two is #### 3", "that makes #### 8", ""]
@@ -113,11 +115,8 @@ def test_a_reward_is_the_metric_of_one_sentence(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_a_reward_of_one_output_does_not_depend_on_the_others(name: str) -> None:
-    reward = reward_function(name)
-    together = reward(PROMPTS, OUTPUTS, REFERENCES)
-    alone = [reward([p], [o], [r])[0] for p, o, r in zip(PROMPTS, OUTPUTS, REFERENCES, strict=True)]
-    assert together == alone
+def test_every_reward_passes_the_suite_of_its_family(name: str) -> None:
+    check_reward(name)
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -164,8 +163,8 @@ def test_what_cannot_be_imported_or_called_is_told(own: str, path: str, message:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("too_few", "one number for each of the 3 completions, found 1"),
-        ("infinite", "must be finite, found nan for the completion 'one and two"),
+        ("too_few", "one number for each of the 3 outputs, found 1"),
+        ("infinite", "must be finite, found nan for the output 'one and two"),
         ("nothing", "must return a list of numbers.*found NoneType"),
         ("texts", "must return a list of numbers.*found str '1.0' in it"),
         ("digits", "must return a list of numbers.*found str;"),
@@ -205,7 +204,3 @@ def test_what_a_function_raises_is_told_with_its_name_and_the_line_of_the_users_
     assert told in message
     assert f"{own}.py:{line}; fix the function" in message
     assert type(caught.value.__cause__) is cause
-
-
-def test_a_recipe_may_name_each_reward_and_entailment() -> None:
-    assert set(NAMED_REWARDS) == {*REWARDS, "entailment"}

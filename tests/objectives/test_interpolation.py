@@ -7,21 +7,20 @@ import math
 
 import pytest
 import torch
-from tests.objectives.worlds import World, world
+from tests.objectives.worlds import World, term, world
 
+from seqdistill.core.families import DIVERGENCES, InterpolatedForwardKL
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.interpolation import InterpolationShare
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.registry import DIVERGENCES
-from seqdistill.objectives.term import Term
 
-TAID = Term("interpolated_forward_kl")
+TAID = term("interpolated_forward_kl")
 UPDATES = 100_000
 LOSSES = (2.0, 1.5, 1.6, 0.4, 0.4, 0.39, 30.0, 0.0, 0.0, 1.0)
 
 
 def fresh() -> InterpolationShare:
-    return InterpolationShare(start=0.4, step=5e-4, momentum=0.99)
+    return InterpolationShare(InterpolatedForwardKL())
 
 
 def test_the_share_follows_the_papers_arithmetic() -> None:
@@ -117,7 +116,7 @@ def test_a_fresh_state_reads_back() -> None:
 def test_the_share_is_logged_and_is_that_of_the_loss() -> None:
     here = world()
     objective = WeightedObjective(
-        [Term("interpolated_forward_kl", start_fraction=0.7)], reduction="sum"
+        [term("interpolated_forward_kl", start_fraction=0.7)], reduction="sum"
     )
     _, parts = objective(here.states, here.scores, here.batch)
     assert parts["interpolation_share"].mean == 0.7
@@ -130,7 +129,7 @@ def test_the_share_is_logged_and_is_that_of_the_loss() -> None:
 
 
 def test_two_moving_targets_have_two_states() -> None:
-    terms = [TAID, Term("interpolated_forward_kl", start_fraction=0.8)]
+    terms = [TAID, term("interpolated_forward_kl", start_fraction=0.8)]
     objective, here = WeightedObjective(terms, reduction="token"), world()
     _, parts = objective(here.states, here.scores, here.batch)
     assert parts["interpolation_share"].mean == 0.4

@@ -5,21 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy.special import entr, rel_entr
-from tests.objectives.worlds import VOCAB, World, world
+from tests.objectives.worlds import VOCAB, World, term, world
 
 from seqdistill.core.batch import StudentStates
 from seqdistill.core.scores import DenseScores, NoScores
+from seqdistill.core.terms import Reduction, Term
 from seqdistill.objectives.monitors import Monitor
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.reduction import Reduction
-from seqdistill.objectives.term import Term
 
 BOTH: tuple[Monitor, ...] = ("student_entropy", "teacher_reverse_kl")
-NLL = Term("negative_log_likelihood")
+NLL = term("negative_log_likelihood")
 
 
-def logged(terms: list[Term], reduction: Reduction = "token") -> WeightedObjective:
-    objective = WeightedObjective(terms, reduction=reduction, loss_temperature=2.0, monitors=BOTH)
+def logged(
+    terms: list[Term], reduction: Reduction = "token", temperature: float = 1.0
+) -> WeightedObjective:
+    objective = WeightedObjective(
+        terms, reduction=reduction, loss_temperature=temperature, monitors=BOTH
+    )
     objective.begin_update(10, 100, logged=True)
     return objective
 
@@ -27,7 +30,8 @@ def logged(terms: list[Term], reduction: Reduction = "token") -> WeightedObjecti
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
 def test_monitors_equal_their_oracles_per_token_in_every_reduction(reduction: Reduction) -> None:
     here = world()
-    _, parts = logged([NLL], reduction)(here.states, here.scores, here.batch)
+    terms = [NLL, term("forward_kl")]
+    _, parts = logged(terms, reduction, 2.0)(here.states, here.scores, here.batch)
     mask = here.batch.target_mask
     q, p = (
         x.head.logits(x.hidden)[mask].softmax(-1).detach().numpy()
@@ -37,7 +41,7 @@ def test_monitors_equal_their_oracles_per_token_in_every_reduction(reduction: Re
         "student_entropy": entr(q).sum(-1).mean(),
         "teacher_reverse_kl": rel_entr(q, p).sum(-1).mean(),
     }
-    assert list(parts) == ["negative_log_likelihood", *BOTH]
+    assert list(parts) == ["negative_log_likelihood", "forward_kl", *BOTH]
     for name, value in expected.items():
         assert parts[name].mean == pytest.approx(value), f"{name} at temperature 1, in nats"
         assert parts[name].count == here.batch.num_targets
@@ -56,7 +60,7 @@ def test_monitors_are_silent_unless_the_update_is_logged() -> None:
 
 def test_monitors_change_neither_loss_nor_gradient() -> None:
     here = world()
-    terms = [NLL, Term("jensen_shannon", beta=0.3)]
+    terms = [NLL, term("jensen_shannon", beta=0.3)]
     results = []
     for monitors in ((), BOTH):
         objective = WeightedObjective(terms, reduction="token", monitors=monitors)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
-from tests.objectives.worlds import world
+from tests.objectives.worlds import term, world
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.head import Head
 from seqdistill.core.scores import DenseScores, NoScores
+from seqdistill.core.terms import Term
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.policy_gradient import sequence_reverse_kl_weights
-from seqdistill.objectives.term import Term
+from seqdistill.objectives.observation import Observation
+from seqdistill.objectives.token_weights import returns, sequence_reverse_kl
 
 END, WORDS, LONGEST = 0, (1, 2), 3
 VOCAB, DIM, TEACHER_DIM = 3, 5, 4
-SINGLE, LONG = Term("reverse_kl"), Term("sequence_reverse_kl")
-WEIGHTED = Term("reverse_kl", importance_weighted=True)
+SINGLE, LONG = term("reverse_kl"), term("sequence_reverse_kl")
+WEIGHTED = term("reverse_kl", token_weights=["importance"])
 TEACHER_SHARE = 0.3
 
 
@@ -162,7 +164,7 @@ def test_both_parts_of_minillm_make_the_gradient_of_the_sequence_level_kl() -> N
 def test_the_released_estimator_counts_the_single_step_term_twice() -> None:
     """LMOps #255: returns that start at t hold one more sample of grad KL(Q_t || P_t)."""
     here = tables()
-    released = Term("sequence_reverse_kl", estimator="released")
+    released = term("sequence_reverse_kl", estimator="released", length_normalized=False)
     got = here.gradients(expectation([SINGLE, released], here, of_student(here)))
     exact = here.gradients(here.sequence_kl())
     once = here.gradients(expectation([SINGLE], here, of_student(here)))
@@ -227,7 +229,7 @@ def test_reward_is_the_gradient_of_the_expected_reward(baseline: float, reductio
         (here.steps(log_q, y).sum().exp() * r for y, r in rewards.items()), log_q.new_zeros(())
     )
     loss = expectation(
-        [Term("reward")],
+        [term("advantages")],
         here,
         of_student(here),
         advantages={y: r - baseline for y, r in rewards.items()},
@@ -248,6 +250,16 @@ def random_rows() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return student, teacher, sampled, mask
 
 
+def sequence_weights(
+    student: Tensor, teacher: Tensor, mask: Tensor, sampled: Tensor | None = None, **settings: Any
+) -> Tensor:
+    """The token weight of tokens with these log-probabilities."""
+    here = world((6,) * 4).told(target_mask=mask, sampled_log_probs=sampled)
+    seen = Observation(here.states, here.scores, here.batch)
+    seen.__dict__.update(student_log_probs=student, teacher_log_probs=teacher)
+    return sequence_reverse_kl(seen, **({"length_normalized": False} | settings))
+
+
 @pytest.mark.parametrize("discount", [1.0, 0.95])
 @pytest.mark.parametrize("length_normalized", [False, True])
 @pytest.mark.parametrize("estimator", ["paper", "released"])
@@ -256,12 +268,12 @@ def test_weights_equal_a_naive_loop(
 ) -> None:
     student, teacher, sampled, mask = random_rows()
     importance = (student - sampled).exp()
-    got = sequence_reverse_kl_weights(
+    got = sequence_weights(
         student,
         teacher,
         mask,
-        importance,
-        estimator=estimator,  # type: ignore[arg-type]
+        sampled,
+        estimator=estimator,
         discount=discount,
         length_normalized=length_normalized,
     )
@@ -281,10 +293,9 @@ def test_weights_equal_a_naive_loop(
 
 def test_what_is_masked_is_never_read() -> None:
     student, teacher, _, mask = random_rows()
-    ones = torch.ones_like(student)
-    clean = sequence_reverse_kl_weights(student, teacher, mask, ones)
+    clean = sequence_weights(student, teacher, mask)
     poisoned = torch.where(mask, teacher, torch.nan)
-    assert torch.equal(sequence_reverse_kl_weights(student, poisoned, mask, ones), clean)
+    assert torch.equal(sequence_weights(student, poisoned, mask), clean)
 
 
 def test_clipping_is_that_of_ppo() -> None:
@@ -292,30 +303,17 @@ def test_clipping_is_that_of_ppo() -> None:
     student, teacher, sampled, mask = random_rows()
     live = student.clone().requires_grad_()
     ratio = (live - sampled).exp()
-    returns = sequence_reverse_kl_weights(student, teacher, mask, torch.ones_like(student))
-    surrogate = torch.maximum(-returns * ratio, -returns * ratio.clamp(0.8, 1.2))
+    ahead = sequence_weights(student, teacher, mask)
+    surrogate = torch.maximum(-ahead * ratio, -ahead * ratio.clamp(0.8, 1.2))
     (expected,) = torch.autograd.grad((surrogate * mask).sum(), live)
-    weights = sequence_reverse_kl_weights(
-        student, teacher, mask, (student - sampled).exp(), clip=0.2
-    )
+    weights = sequence_weights(student, teacher, mask, sampled, clip=0.2)
     torch.testing.assert_close(-weights, expected)
-    assert ((weights == 0.0) & (returns != 0.0)).any(), "something must have been clipped"
-
-
-@pytest.mark.parametrize("name", ["sequence_reverse_kl", "reward"])
-def test_the_mean_over_tokens_is_refused(name: str) -> None:
-    with pytest.raises(RecipeError, match=rf"sum or sequence with {name}.*got token; choose sum"):
-        WeightedObjective([Term(name)], reduction="token")
-
-
-def test_a_loss_temperature_is_refused_for_whole_sequences() -> None:
-    with pytest.raises(RecipeError, match="loss_temperature must be 1 with sequence_reverse_kl"):
-        WeightedObjective([LONG], reduction="sum", loss_temperature=2.0)
+    assert ((weights == 0.0) & (ahead != 0.0)).any(), "something must have been clipped"
 
 
 def test_a_batch_without_advantages_is_refused_with_the_cause() -> None:
     here = world()
-    objective = WeightedObjective([Term("reward")], reduction="sum")
+    objective = WeightedObjective([term("advantages")], reduction="sum")
     with pytest.raises(RecipeError, match=r"without advantages: no reward was computed"):
         objective(here.states, NoScores(), here.batch)
 
@@ -341,9 +339,9 @@ def test_padded_rows_of_the_student_head_are_unknown_to_sequence_reverse_kl() ->
 def test_advantages_reach_the_student_only_through_its_likelihoods() -> None:
     """A rewarded sequence becomes likelier, a punished one less likely."""
     here = world((3, 3)).told(advantages=torch.tensor([1.0, -1.0]))
-    objective = WeightedObjective([Term("reward")], reduction="sum")
+    objective = WeightedObjective([term("advantages")], reduction="sum")
     total, parts = objective(here.states, NoScores(), here.batch)
-    assert list(parts) == ["reward"]
+    assert list(parts) == ["advantages"]
     (gradient,) = torch.autograd.grad(total.total, here.states.hidden)
     stepped = StudentStates(here.states.hidden - 1e-3 * gradient, here.states.head)
     before, after = (
@@ -357,30 +355,33 @@ def test_advantages_reach_the_student_only_through_its_likelihoods() -> None:
     assert after[1] < before[1]
 
 
-@pytest.mark.parametrize("term", [WEIGHTED, LONG])
-def test_weights_are_of_the_student_that_wrote_and_not_of_what_dropout_left(term: Term) -> None:
+@pytest.mark.parametrize("weighed", [WEIGHTED, LONG])
+def test_weights_are_of_the_student_that_wrote_and_not_of_what_dropout_left(weighed: Term) -> None:
     """With w = q(y) / p~(y) of the quiet student, on-policy weights are exactly 1."""
     here = world()
     quiet = StudentStates(here.states.hidden.detach() * 0.5 + 0.2, here.states.head)
     log_q = here.states.head.logits(quiet.hidden).log_softmax(-1).detach()
     sampled = log_q.gather(-1, here.batch.target_ids[..., None]).squeeze(-1)
     here = here.told(sampled_log_probs=sampled)
-    objective = WeightedObjective([term], reduction="sum")
+    objective = WeightedObjective([weighed], reduction="sum")
     assert objective.needs_eval_states
     loss, _ = objective(here.states, here.scores, here.batch, quiet)
     mask = here.batch.target_mask
-    if term is WEIGHTED:
+    if weighed is WEIGHTED:
         ones = dataclasses.replace(here.batch, sampled_log_probs=None)
         unweighted = WeightedObjective([SINGLE], reduction="sum")
         expected = unweighted(here.states, here.scores, ones)[0].total
     else:
         teacher = here.scores.head.logits(here.scores.hidden).log_softmax(-1)
-        weights = sequence_reverse_kl_weights(
-            sampled,
-            teacher.gather(-1, here.batch.target_ids[..., None]).squeeze(-1),
+        of_targets = teacher.gather(-1, here.batch.target_ids[..., None]).squeeze(-1)
+        ahead = returns(
+            of_targets - sampled,
             mask,
-            torch.ones_like(sampled),
+            estimator="paper",
+            length_normalized=False,
+            discount=1.0,
         )
+        weights = torch.where(mask, ahead, 0.0)
         own = here.states.head.logits(here.states.hidden).log_softmax(-1)
         own = own.gather(-1, here.batch.target_ids[..., None]).squeeze(-1)
         expected = -(weights * own)[mask].sum()

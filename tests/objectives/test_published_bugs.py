@@ -15,27 +15,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import rel_entr
-from tests.objectives.worlds import World, mean, world
+from tests.objectives.worlds import TERM_NAMES, World, mean, only, term, world
 from torch import Tensor
 
 from seqdistill.core.batch import StudentStates
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.families import DIVERGENCES
 from seqdistill.core.head import Head
-from seqdistill.core.scores import DenseScores, NoScores, TopKScores
+from seqdistill.core.scores import DenseScores, NoScores
+from seqdistill.core.terms import Reduction
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.divergences import jensen_shannon
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.reduction import Reduction
-from seqdistill.objectives.registry import DIVERGENCES
-from seqdistill.objectives.term import TERM_NAMES, Term
 
 LIKELIHOODS = {"negative_log_likelihood", "teacher_mode_likelihood"}
 PULLS = [name for name in DIVERGENCES if name not in LIKELIHOODS]
 """Terms that leave a student alone who equals the teacher."""
-
-
-def term(name: str) -> Term:
-    return Term(name, beta=0.3, alpha=0.1)
 
 
 def objective(*names: str, reduction: Reduction = "sum") -> WeightedObjective:
@@ -94,7 +89,7 @@ def test_beta_is_a_dial_and_not_a_jump(near: float, end: float) -> None:
     here = world()
 
     def at(beta: float, scale: str) -> WeightedObjective:
-        chosen = Term("jensen_shannon", beta=beta, scale=scale)  # type: ignore[arg-type]
+        chosen = term("jensen_shannon", beta=beta, scale=scale)
         return WeightedObjective([chosen], reduction="token")
 
     assert mean(at(near, "gradient"), here) == pytest.approx(mean(at(end, "raw"), here), rel=0.02)
@@ -113,7 +108,7 @@ def test_the_weights_of_the_mixture_are_not_swapped(beta: float) -> None:
         kls = beta * rel_entr(p, mixture) + (1 - beta) * rel_entr(q, mixture)
         return float(kls.sum(-1).mean())
 
-    chosen = WeightedObjective([Term("jensen_shannon", beta=beta)], reduction="token")
+    chosen = WeightedObjective([term("jensen_shannon", beta=beta)], reduction="token")
     assert mean(chosen, here) == pytest.approx(by_hand(beta * p + (1 - beta) * q))
     assert mean(chosen, here) != pytest.approx(by_hand((1 - beta) * p + beta * q), rel=0.05)
 
@@ -130,12 +125,12 @@ def test_forward_and_reverse_are_not_swapped() -> None:
     and the other way round."""
     sure, undecided = (1.0, 0.0), (0.5, 0.5)
     ends = {
-        "forward_kl": Term("jensen_shannon", beta=0.0),
-        "reverse_kl": Term("jensen_shannon", beta=1.0),
+        "forward_kl": term("jensen_shannon", beta=0.0),
+        "reverse_kl": term("jensen_shannon", beta=1.0),
     }
     for name, end in ends.items():
         student, teacher = (undecided, sure) if name == "forward_kl" else (sure, undecided)
-        for same in (Term(name), end):
+        for same in (term(name), end):
             chosen = WeightedObjective([same], reduction="token")
             assert mean(chosen, of_symbols(student, teacher)) == pytest.approx(math.log(2.0))
             assert mean(chosen, of_symbols(teacher, student)) == math.inf
@@ -153,7 +148,7 @@ def test_no_likelihood_of_targets_is_mixed_in_secretly(name: str) -> None:
     assert mean(objective(name), alien) == mean(objective(name), same)
 
 
-@pytest.mark.parametrize("name", ["reward", "sequence_reverse_kl"])
+@pytest.mark.parametrize("name", ["advantages", "sequence_reverse_kl"])
 def test_advantages_and_returns_are_constants(name: str) -> None:
     """TRL's MiniLLM trainer: the advantage, itself a function of the student, was not detached."""
     here = world().told(advantages=torch.randn(4, dtype=torch.float64).requires_grad_())
@@ -169,7 +164,7 @@ def test_advantages_and_returns_are_constants(name: str) -> None:
     for row, time in here.batch.target_mask.nonzero().tolist():
         later = here.batch.target_mask[row, time + 1 :]
         ahead = (teacher - own)[row, time + 1 :][later].sum()
-        constants[row, time] = (ahead if name != "reward" else advantages[row]).detach()
+        constants[row, time] = (ahead if name != "advantages" else advantages[row]).detach()
     (expected,) = torch.autograd.grad(-(constants * own).sum(), here.states.hidden)
     torch.testing.assert_close(gradient(objective(name), here), expected)
     total, _ = objective(name)(here.states, here.scores, here.batch)
@@ -225,7 +220,7 @@ def test_no_divergence_is_negative_in_bf16(name: str) -> None:
         _, parts = objective(name)(states, scores, here.batch)
         assert parts[name].mean >= 0.0
         values = DIVERGENCES[name]
-        if values.needs == "teacher_log_probs" and not values.required_parameters:
+        if name in ("forward_kl", "reverse_kl", "total_variation", "adaptive_kl"):
             q, p = (x.head.logits(x.hidden).log_softmax(-1) for x in (states, scores))
             assert (values.function(q, p) >= 0.0).all()
     q = near.float() @ weight.float().T
@@ -242,10 +237,10 @@ def test_the_loss_does_not_depend_on_the_split_into_micro_batches(reduction: Red
         advantages=torch.randn(4, generator=generator),
         sampled_log_probs=-torch.rand(4, 7, generator=generator, dtype=torch.float64),
     )
-    names = DIVERGENCES if reduction == "token" else TERM_NAMES
-    terms = [term(name) for name in names]
-    terms += [Term("reverse_kl", importance_weighted=True)]
-    terms += [Term("forward_kl", origin=("student",))]
+    names = {"token": list(DIVERGENCES), "sequence": [*DIVERGENCES, "advantages"]}
+    terms = [term(name) for name in names.get(reduction, TERM_NAMES)]
+    terms += [term("reverse_kl", token_weights=["importance"])]
+    terms += [term("forward_kl", token_weights=[only("student")])]
     chosen = WeightedObjective(terms, reduction=reduction)
     weight = here.states.head.weight
     whole, whole_parts = chosen(here.states, here.scores, here.batch)
@@ -276,16 +271,12 @@ def test_padding_does_not_leak(name: str) -> None:
     assert (gradient(objective(name), here)[hole] == 0.0).all()
 
 
-@pytest.mark.parametrize("name", [n for n in TERM_NAMES if term(n).needs_teacher])
+@pytest.mark.parametrize("name", [n for n in TERM_NAMES if term(n).asks_teacher])
 def test_the_top_of_a_distribution_is_not_taken_for_the_whole(name: str) -> None:
     """verl #5041: reverse KL over the teacher's top k collapses; the student leaves the support."""
     here = world()
-    sparse = TopKScores(
-        torch.zeros(4, 7, 2, dtype=torch.long), torch.zeros(4, 7, 2), torch.zeros(4, 7)
-    )
-    for scores in (NoScores(), sparse):
-        with pytest.raises(RecipeError, match=rf"{name} needs the teacher's whole distribution"):
-            objective(name)(here.states, scores, here.batch)
+    with pytest.raises(RecipeError, match=rf"{name} needs the teacher's whole distribution"):
+        objective(name)(here.states, NoScores(), here.batch)
 
 
 def weighted_kls(
@@ -370,7 +361,7 @@ def test_a_sampled_reverse_kl_has_the_gradient_that_the_exact_one_has() -> None:
     students, _ = distributions(here)
     exact = gradient(objective("reverse_kl"), here)
     sampled, k1 = torch.zeros_like(exact), torch.zeros_like(exact)
-    chosen = WeightedObjective([Term("sequence_reverse_kl", estimator="released")], reduction="sum")
+    chosen = WeightedObjective([term("sequence_reverse_kl", estimator="released")], reduction="sum")
     for symbol, probability in enumerate(students[0]):
         drawn = here.told(target_ids=torch.tensor([[symbol]]))
         sampled += probability * gradient(chosen, drawn)

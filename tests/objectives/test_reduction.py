@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from seqdistill.objectives.reduction import Reduction, reduce, reduction_count, reduction_weights
+from seqdistill.core.terms import Reduction
+from seqdistill.objectives.reduction import reduce, reduction_count, reduction_weights
 
 VALUES = torch.tensor([[1.0, 2.0, 3.0], [10.0, 99.0, 99.0], [99.0, 99.0, 99.0]])
 MASK = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from tests.objectives.worlds import mean, naive, world
+from tests.objectives.worlds import TERM_NAMES, mean, naive, only, term, world
+from torch import Tensor
 
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, TokenWeight
 from seqdistill.core.origins import Origin
+from seqdistill.core.registry import Chosen
 from seqdistill.core.schedules import Schedule
+from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.reduction import Reduction, reduce
-from seqdistill.objectives.registry import DIVERGENCES
-from seqdistill.objectives.term import TERM_NAMES, Term
+from seqdistill.objectives.observation import Observation
+from seqdistill.objectives.reduction import reduce
 
+FKL = term("forward_kl")
 WRITERS: tuple[Origin, ...] = ("teacher", "student", "reference", "student")
 
 
 def test_a_scheduled_weight_is_that_of_the_update() -> None:
     here = world()
     objective = WeightedObjective(
-        [Term("forward_kl", weight=Schedule(2.0, 0.5))], reduction="token"
+        [term("forward_kl", weight=Schedule(2.0, 0.5))], reduction="token"
     )
-    value = naive(Term("forward_kl"), here, "token", 1.0)
+    value = naive(term("forward_kl"), here, "token", 1.0)
     assert mean(objective, here) == pytest.approx(2.0 * value), "the start before any update"
     for update, weight in ((1, 2.0), (2, 1.25), (3, 0.5)):
         objective.begin_update(update, 3, logged=False)
@@ -37,17 +43,17 @@ def test_a_scheduled_weight_is_that_of_the_update() -> None:
 def test_a_scheduled_skew_is_that_of_the_update() -> None:
     here = world()
     schedule = Schedule(0.1, 0.4, "exponential")
-    objective = WeightedObjective([Term("skew_reverse_kl", alpha=schedule)], reduction="sum")
+    objective = WeightedObjective([term("skew_reverse_kl", alpha=schedule)], reduction="sum")
     for update, alpha in ((1, 0.1), (2, 0.2), (3, 0.4)):
         objective.begin_update(update, 3, logged=False)
-        expected = naive(Term("skew_reverse_kl", alpha=alpha), here, "sum", 1.0)
+        expected = naive(term("skew_reverse_kl", alpha=alpha), here, "sum", 1.0)
         assert mean(objective, here) == pytest.approx(expected)
 
 
 def test_a_constant_schedule_is_the_number() -> None:
     here = world()
-    number = Term("skew_forward_kl", weight=0.5, alpha=0.1)
-    schedule = Term("skew_forward_kl", weight=Schedule.constant(0.5), alpha=Schedule.constant(0.1))
+    number = term("skew_forward_kl", weight=0.5, alpha=0.1)
+    schedule = term("skew_forward_kl", weight=Schedule.constant(0.5), alpha=Schedule.constant(0.1))
     values = [
         mean(WeightedObjective([term], reduction="token"), here) for term in (number, schedule)
     ]
@@ -59,15 +65,15 @@ def test_terms_by_writer_are_as_if_the_others_were_zero(reduction: Reduction) ->
     """DistiLLM-2: skew KL on the teacher's sequences, skew reverse KL on the student's."""
     here = world().told(origins=WRITERS)
     terms = [
-        Term("skew_forward_kl", alpha=0.1, origin=("teacher",)),
-        Term("skew_reverse_kl", alpha=0.1, origin=("student",)),
+        term("skew_forward_kl", alpha=0.1, token_weights=[only("teacher")]),
+        term("skew_reverse_kl", alpha=0.1, token_weights=[only("student")]),
     ]
     whole, parts = WeightedObjective(terms, reduction=reduction)(
         here.states, here.scores, here.batch
     )
     total = TokenSum.zero()
     for name, rows in (("skew_forward_kl", (0,)), ("skew_reverse_kl", (1, 3))):
-        alone = WeightedObjective([Term(name, alpha=0.1)], reduction=reduction)
+        alone = WeightedObjective([term(name)], reduction=reduction)
         own = TokenSum.zero()
         for row in rows:
             piece = here.rows(slice(row, row + 1))
@@ -76,7 +82,7 @@ def test_terms_by_writer_are_as_if_the_others_were_zero(reduction: Reduction) ->
         assert parts[name].count == own.count
         total = total + own
     torch.testing.assert_close(whole.total, total.total)
-    everything, _ = WeightedObjective([Term("forward_kl")], reduction=reduction)(
+    everything, _ = WeightedObjective([term("forward_kl")], reduction=reduction)(
         here.states, here.scores, here.batch
     )
     assert whole.count == everything.count, "one count, that of the whole batch"
@@ -88,7 +94,7 @@ def test_terms_by_writer_are_as_if_the_others_were_zero(reduction: Reduction) ->
 def test_a_writer_who_wrote_nothing_counts_nothing() -> None:
     here = world().told(origins=WRITERS)
     objective = WeightedObjective(
-        [Term("forward_kl", origin=("teacher_mixed",))], reduction="token"
+        [term("forward_kl", token_weights=[only("teacher_mixed")])], reduction="token"
     )
     total, parts = objective(here.states, here.scores, here.batch)
     assert total.total == 0.0
@@ -100,8 +106,10 @@ def test_a_writer_who_wrote_nothing_counts_nothing() -> None:
 
 def test_a_batch_that_does_not_say_who_wrote_it_is_refused() -> None:
     here = world()
-    objective = WeightedObjective([Term("forward_kl", origin=("student",))], reduction="token")
-    with pytest.raises(RecipeError, match=r"written by student, .* got a batch that does not"):
+    objective = WeightedObjective(
+        [term("forward_kl", token_weights=[only("student")])], reduction="token"
+    )
+    with pytest.raises(RecipeError, match=r"student, .* got a batch without"):
         objective(here.states, here.scores, here.batch)
 
 
@@ -117,50 +125,118 @@ def test_importance_weights_multiply_every_position_of_reverse_kl(reduction: Red
     values = DIVERGENCES["reverse_kl"].function(log_q, log_p)
     weights = (log_q.gather(-1, targets[..., None])[..., 0] - sampled).exp()
     objective = WeightedObjective(
-        [Term("reverse_kl", importance_weighted=True)], reduction=reduction
+        [term("reverse_kl", token_weights=["importance"])], reduction=reduction
     )
     expected = reduce(weights * values, mask, reduction).mean
     assert mean(objective, here.told(sampled_log_probs=sampled)) == pytest.approx(expected)
-    plain = WeightedObjective([Term("reverse_kl")], reduction=reduction)
+    plain = WeightedObjective([term("reverse_kl")], reduction=reduction)
     assert mean(objective, here) == pytest.approx(mean(plain, here)), "1 where nobody says"
 
 
 @pytest.mark.parametrize(
-    ("term", "message"),
+    ("name", "settings", "word"),
     [
-        (Term("rewards"), "Did you mean 'reward'"),
-        (Term("forward_kl", weight=-1.0), "weight of forward_kl must not be negative"),
-        (Term("forward_kl", weight=Schedule(1.0, -1.0)), "must not be negative"),
-        (Term("skew_forward_kl", alpha=Schedule(0.0, 0.5)), "ends excluded, got 0"),
-        (Term("adaptive_kl", head_mass=1.0), "head_mass of adaptive_kl must lie strictly"),
-        (Term("forward_kl", head_mass=0.4), "head_mass must belong to a adaptive_kl term"),
-        (Term("forward_kl", importance_weighted=True), "must belong to a reverse_kl term"),
-        (Term("reward", clip=0.2), "clip must belong to a sequence_reverse_kl term"),
-        (Term("reverse_kl", estimator="released"), "estimator must belong to"),
-        (Term("sequence_reverse_kl", discount=0.0), "discount of .* above 0 and not above 1"),
-        (Term("reverse_kl", discount=0.9), "discount must belong to"),
-        (Term("sequence_reverse_kl", clip=1.0), "clip of sequence_reverse_kl must lie strictly"),
-        (
-            Term("interpolated_forward_kl", start_fraction=1.1),
-            "start_fraction of .* between 0 and 1",
-        ),
-        (Term("interpolated_forward_kl", momentum=1.0), "momentum of .* below 1"),
-        (Term("forward_kl", origin=()), "origin of forward_kl must name"),
+        ("skew_forward_kl", {"alpha": Schedule(0.0, 0.5)}, "alpha"),
+        ("skew_forward_kl", {"alpha": "much"}, "alpha"),
+        ("skew_forward_kl", {"alpha": {"start": 0.1, "stop": 0.5}}, "alpha"),
+        ("jensen_shannon", {"beta": 1.5}, "beta"),
+        ("adaptive_kl", {"head_mass": 1.0}, "head_mass"),
+        ("forward_kl", {"head_mass": 0.4}, "head_mass"),
+        ("interpolated_forward_kl", {"start_fraction": 1.1}, "start_fraction"),
+        ("interpolated_forward_kl", {"step": 1.1}, "step"),
+        ("interpolated_forward_kl", {"momentum": 1.0}, "momentum"),
+        ("sequence_reverse_kl", {"discount": 0.0}, "discount"),
+        ("sequence_reverse_kl", {"clip": 1.0}, "clip"),
+        ("advantages", {"clip": 0.2}, "clip"),
+        ("origin", {"origins": ()}, "origins"),
+        ("origin", {"origins": ("pupil",)}, "origins"),
     ],
 )
-def test_impossible_terms_are_refused(term: Term, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        WeightedObjective([term], reduction="sum")
+def test_impossible_parameters_are_refused(name: str, settings: dict[str, Any], word: str) -> None:
+    with pytest.raises(RecipeError, match=word):
+        term(name, **settings)
+    for family in (DIVERGENCES, TOKEN_WEIGHTS):
+        with pytest.raises(RecipeError, match=f"Did you mean {list(family)[2]!r}"):
+            family.choose(list(family)[2] + "s")
 
 
-def test_importance_weights_belong_to_what_is_computed() -> None:
-    """jensen_shannon with beta = 1 is reverse_kl."""
-    term = Term("jensen_shannon", beta=1.0, importance_weighted=True)
-    assert math.isfinite(mean(WeightedObjective([term], reduction="sum"), world()))
+POLICY = TOKEN_WEIGHTS.choose("advantages")
+
+
+@pytest.mark.parametrize(
+    ("terms", "settings", "word"),
+    [
+        ([], {}, "at least one"),
+        ([term("forward_kl", weight=-1.0)], {}, "at least 0"),
+        ([term("forward_kl", weight=Schedule(1.0, -1.0))], {}, "at least 0"),
+        ([term("forward_kl", weight=0.0)], {}, "greater than 0"),
+        ([term("forward_kl")], {"loss_temperature": 0.0}, "loss_temperature"),
+        ([term("negative_log_likelihood")], {"loss_temperature": 2.0}, "loss_temperature"),
+        ([term("sequence_reverse_kl"), FKL], {"loss_temperature": 2.0}, "loss_temperature"),
+        ([term("sequence_reverse_kl")], {"reduction": "token"}, "reduction"),
+        ([term("sequence_reverse_kl")], {"reduction": "sequence"}, "reduction"),
+        ([term("advantages")], {"reduction": "token"}, "reduction"),
+        ([term("forward_kl", token_weights=[POLICY])], {}, "divergence"),
+        ([term("reverse_kl", token_weights=["importance", "importance"])], {}, "once"),
+        (
+            [
+                Term.of(
+                    "negative_log_likelihood",
+                    token_weights=["advantages", "sequence_reverse_kl"],
+                )
+            ],
+            {},
+            "two terms",
+        ),
+    ],
+)
+def test_terms_that_do_not_go_together_are_refused(
+    terms: list[Term], settings: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(RecipeError, match=word):
+        WeightedObjective(terms, **({"reduction": "sum"} | settings))
 
 
 @pytest.mark.parametrize("name", TERM_NAMES)
 def test_who_needs_a_teacher(name: str) -> None:
-    term = Term(name, beta=0.5, alpha=0.5)
-    objective = WeightedObjective([term], reduction="sum")
-    assert objective.needs_teacher == (name not in ("negative_log_likelihood", "reward"))
+    objective = WeightedObjective([term(name)], reduction="sum")
+    assert objective.needs_teacher == (name not in ("negative_log_likelihood", "advantages"))
+
+
+@pytest.fixture
+def first_tokens() -> Iterator[Chosen[TokenWeight]]:
+    """A weight that keeps the first tokens of each sequence and counts those alone."""
+
+    def weigh(seen: Observation, num: int) -> Tensor:
+        return (torch.arange(seen.target_mask.shape[1]) < num) * torch.ones(seen.target_mask.shape)
+
+    name = "first_tokens"
+    TOKEN_WEIGHTS.add(name, weigh, parameters=FirstTokens, leaves_count=True)
+    yield TOKEN_WEIGHTS.choose(name, num=2)
+    del TOKEN_WEIGHTS._members[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstTokens:
+    num: int
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+def test_a_weight_that_leaves_the_count_is_as_if_the_rest_were_masked(
+    reduction: Reduction, first_tokens: Chosen[TokenWeight]
+) -> None:
+    here = world()
+    shorter = here.batch.target_mask & (torch.arange(7) < 2)
+    objective = WeightedObjective(
+        [term("forward_kl", token_weights=[first_tokens])], reduction=reduction
+    )
+    expected, _ = WeightedObjective([FKL], reduction=reduction)(
+        here.states, here.scores, here.told(target_mask=shorter).batch
+    )
+    found, parts = objective(here.states, here.scores, here.batch)
+    assert (found.total.item(), found.count) == (expected.total.item(), expected.count)
+    assert parts["forward_kl"].mean == pytest.approx(expected.detached().mean)
+    with pytest.raises(RecipeError, match="one count"):
+        WeightedObjective(
+            [term("forward_kl", token_weights=[first_tokens]), FKL], reduction=reduction
+        )

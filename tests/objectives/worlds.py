@@ -1,88 +1,47 @@
-"""What tests of the objective share: a padded batch under two random models, and a naive loop."""
+"""What tests of the objective share: terms by name, and a naive loop over a padded batch."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-import torch
-from torch import Tensor
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, TokenWeight
+from seqdistill.core.origins import Origin
+from seqdistill.core.registry import Chosen
+from seqdistill.core.terms import Reduction, Term
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.testing.world import VOCAB, World, world
 
-from seqdistill.core.batch import SequenceBatch, StudentStates
-from seqdistill.core.head import Head
-from seqdistill.core.scores import DenseScores
-from seqdistill.objectives.objective import Term, WeightedObjective
-from seqdistill.objectives.reduction import Reduction
-from seqdistill.objectives.registry import DIVERGENCES
+__all__ = ["VOCAB", "World", "mean", "naive", "only", "term", "world"]
 
-VOCAB, DIM, TEACHER_DIM = 19, 6, 9
-
-
-@dataclasses.dataclass(frozen=True)
-class World:
-    """A padded batch and two random models' states."""
-
-    batch: SequenceBatch
-    states: StudentStates
-    scores: DenseScores
-
-    def rows(self, rows: slice) -> World:
-        """A micro-batch of it."""
-        whole = self.batch
-        batch = dataclasses.replace(
-            whole,
-            example_ids=whole.example_ids[rows],
-            decoder_input_ids=whole.decoder_input_ids[rows],
-            decoder_mask=whole.decoder_mask[rows],
-            target_ids=whole.target_ids[rows],
-            target_mask=whole.target_mask[rows],
-            origins=None if whole.origins is None else whole.origins[rows],
-            sampled_log_probs=_cut(whole.sampled_log_probs, rows),
-            advantages=_cut(whole.advantages, rows),
-        )
-        states = dataclasses.replace(self.states, hidden=self.states.hidden[rows])
-        scores = dataclasses.replace(self.scores, hidden=self.scores.hidden[rows])
-        return World(batch, states, scores)
-
-    def told(self, **fields: Any) -> World:
-        """The same with more said about the batch."""
-        return dataclasses.replace(self, batch=dataclasses.replace(self.batch, **fields))
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "jensen_shannon": {"beta": 0.3},
+    "skew_forward_kl": {"alpha": 0.1},
+    "skew_reverse_kl": {"alpha": 0.1},
+    "sequence_reverse_kl": {"length_normalized": False},
+}
+TERM_NAMES = (*DIVERGENCES, "advantages", "sequence_reverse_kl")
+"""Divergences, and the policy gradients that weights make of a likelihood."""
 
 
-def world(lengths: tuple[int, ...] = (5, 2, 7, 1)) -> World:
-    generator = torch.Generator().manual_seed(5)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    size, time = len(lengths), max(lengths)
-    mask = torch.arange(time) < torch.tensor(lengths)[:, None]
-    ids = torch.randint(VOCAB, (size, time), generator=generator)
-    batch = SequenceBatch(tuple(map(str, range(size))), ids, mask, ids.roll(-1, 1), mask)
-    head = Head(normal(VOCAB, DIM).requires_grad_(), normal(VOCAB).requires_grad_())
-    states = StudentStates(normal(size, time, DIM).requires_grad_(), head)
-    return World(
-        batch,
-        states,
-        DenseScores(normal(size, time, TEACHER_DIM), Head(normal(VOCAB, TEACHER_DIM))),
-    )
+def term(name: str, **settings: Any) -> Term:
+    """The divergence of that name, or the likelihood with the token weight of that name."""
+    if name in DIVERGENCES:
+        return Term.of(name, **(PARAMETERS.get(name, {}) | settings))
+    weight = TOKEN_WEIGHTS.choose(name, **(PARAMETERS.get(name, {}) | settings))
+    return Term.of("negative_log_likelihood", token_weights=[weight])
 
 
-def _cut(tensor: Tensor | None, rows: slice) -> Tensor | None:
-    return None if tensor is None else tensor[rows]
+def only(*origins: Origin) -> Chosen[TokenWeight]:
+    """The token weight that keeps sequences of these origins."""
+    return TOKEN_WEIGHTS.choose("origin", origins=origins)
 
 
 def naive(term: Term, here: World, reduction: Reduction, temperature: float) -> float:
     """The term's mean, one position after another, with the plain functions."""
-    told = dataclasses.asdict(term) | {"share": term.start_fraction}
-    temperature = 1.0 if DIVERGENCES[term.divergence].one_right_symbol else temperature
-    parameters = {
-        key: told[key]
-        for key in (
-            *DIVERGENCES[term.divergence].required_parameters,
-            *DIVERGENCES[term.divergence].optional_parameters,
-        )
-    }
+    chosen, member = term.divergence, term.divergence.member
+    state = member.new_state(chosen.parameters)
+    parameters = chosen.arguments() if state is None else state.arguments()
+    temperature = 1.0 if member.one_right_symbol else temperature
     per_sequence: list[list[float]] = []
     for row in range(here.batch.num_sequences):
         values = []
@@ -90,14 +49,13 @@ def naive(term: Term, here: World, reduction: Reduction, temperature: float) -> 
             if not here.batch.target_mask[row, time]:
                 continue
             student = here.states.head.logits(here.states.hidden[row, time]).detach()
-            if term.is_hard:
+            if member.takes_targets:
                 other = here.batch.target_ids[row, time]
             else:
                 student = student / temperature
                 teacher = here.scores.head.logits(here.scores.hidden[row, time])
                 other = (teacher / temperature).log_softmax(-1)
-            function = DIVERGENCES[term.divergence].function
-            values.append(float(function(student.log_softmax(-1), other, **parameters)))
+            values.append(float(member.function(student.log_softmax(-1), other, **parameters)))
         if values:
             per_sequence.append(values)
     total = sum(map(sum, per_sequence))

@@ -32,7 +32,8 @@ MIXED = [
 REWARDED = [
     *OWN,
     "sequences={origin: student, rollouts: {samples_per_prompt: 2}}",
-    "objective={terms: [{divergence: reward}], reduction: sequence}",
+    "objective={terms: [{divergence: negative_log_likelihood, token_weights: advantages}], "
+    "reduction: sequence}",
 ]
 
 
@@ -117,16 +118,6 @@ CONTRADICTORY: list[tuple[str, list[str]]] = [
             "student.model=m",
         ],
     ),
-    ("objective.terms.0.beta", [*WITH_TEACHER, term("divergence: jensen_shannon")]),
-    ("objective.terms.0.beta", [*WITH_TEACHER, term("divergence: forward_kl, beta: 0.5")]),
-    ("objective.terms.0.scale", [*WITH_TEACHER, term("divergence: forward_kl, scale: gradient")]),
-    (
-        "objective.terms.0.alpha",
-        [*WITH_TEACHER, term("divergence: jensen_shannon, beta: 0.5, alpha: 0.1")],
-    ),
-    ("objective.terms.0.alpha", [*WITH_TEACHER, term("divergence: skew_forward_kl")]),
-    ("objective.terms.0.alpha", [*WITH_TEACHER, term("divergence: skew_reverse_kl, alpha: 0")]),
-    ("objective.terms.0.alpha", [*WITH_TEACHER, term("divergence: skew_forward_kl, alpha: 1")]),
     ("objective.loss_temperature", [*OWN, "objective.loss_temperature=2"]),
     ("training.warmup_steps", [*OWN, "training={steps: 50, warmup_steps: 51}"]),
     ("output_dir", [*OWN, 'output_dir="a\\0b"']),
@@ -158,12 +149,6 @@ CONTRADICTORY: list[tuple[str, list[str]]] = [
     ("objective", [*OWN, "compare=[baseline]", "objective.reduction=sum"]),
     ("teacher.model", [*OWN, "compare=[baseline, seq_kd]"]),
     ("teacher.cache_hidden_states", [*ON_POLICY, "teacher.cache_hidden_states=fp32"]),
-    ("objective.terms.0.origin", [*OWN, "sequences.origin=student"]),
-    (
-        "objective.terms.0.origin",
-        [*MIXED, term("divergence: negative_log_likelihood"), "teacher.scores=none"],
-    ),
-    ("objective.terms.0.origin", [*MIXED, term("divergence: forward_kl, origin: [teacher]")]),
     ("sequences.rollouts.top_k", [*OWN, "sequences.rollouts.top_k=50"]),
     ("sequences.mixture.student_fraction", [*ON_POLICY, "sequences.mixture.student_fraction=0.5"]),
     ("sequences.replay.capacity", [*MIXED, "sequences.replay.capacity=5"]),
@@ -178,10 +163,6 @@ CONTRADICTORY: list[tuple[str, list[str]]] = [
     (
         "sequences.mixture.student_fraction",
         [*MIXED, "sequences.mixture.student_fraction={start: 0, end: 1, shape: exponential}"],
-    ),
-    (
-        "objective.terms.0.weight",
-        [*MIXED, term("divergence: forward_kl, weight: {start: 1, end: 2, shape: adaptive}")],
     ),
     (
         "sequences.mixture.student_fraction.step",
@@ -203,20 +184,12 @@ CONTRADICTORY: list[tuple[str, list[str]]] = [
         "sequences.rollouts.teacher_fraction",
         [*ON_POLICY, "sequences={origin: replay, rollouts: {teacher_fraction: 0.2}}"],
     ),
-    (
-        "objective.terms.0.divergence",
-        [*WITH_TEACHER, "objective={terms: [{divergence: sequence_reverse_kl}], reduction: sum}"],
-    ),
     ("objective.reward.function", REWARDED),
     ("objective.reward.function", [*ON_POLICY, "objective.reward.function=bleu"]),
     ("objective.reward.classifier", [*REWARDED, "objective.reward.function=entailment"]),
     (
         "sequences.rollouts.samples_per_prompt",
         [*REWARDED, "objective.reward.function=bleu", "sequences.rollouts.samples_per_prompt=1"],
-    ),
-    (
-        "objective.terms.0.origin",
-        [*OWN, term("divergence: negative_log_likelihood, origin: [reference]")],
     ),
     (
         "sequences.mixture.student_fraction",
@@ -235,10 +208,36 @@ CONTRADICTORY: list[tuple[str, list[str]]] = [
         for schedule in ("linear", "cosine")
     ),
     ("objective.monitors", [*OWN, "teacher.model=t", "objective.monitors=[teacher_reverse_kl]"]),
-    ("objective.terms.0.clip", [*ON_POLICY, term("divergence: reverse_kl, clip: 0.2")]),
     (
         "objective.terms.0.weight",
         [*WITH_TEACHER, term("divergence: forward_kl, weight: {start: 1, end: -1}")],
+    ),
+    ("objective.terms.0.divergence", [*OWN, "sequences.origin=student"]),
+    (
+        "objective.terms.0.divergence",
+        [*MIXED, term("divergence: negative_log_likelihood"), "teacher.scores=none"],
+    ),
+    (
+        "objective.terms.0.token_weights",
+        [*MIXED, term("divergence: forward_kl, token_weights: {kind: origin, origins: [teacher]}")],
+    ),
+    (
+        "objective.terms.0.token_weights",
+        [
+            *WITH_TEACHER,
+            term("divergence: negative_log_likelihood, token_weights: sequence_reverse_kl"),
+            "objective.reduction=sum",
+        ],
+    ),
+    (
+        "objective.terms.0.token_weights",
+        [
+            *OWN,
+            term(
+                "divergence: negative_log_likelihood, "
+                "token_weights: {kind: origin, origins: [reference]}"
+            ),
+        ],
     ),
 ]
 

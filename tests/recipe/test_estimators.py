@@ -9,22 +9,31 @@ from seqdistill.recipe.systems import all_contradictions
 
 from .test_checks import OWN, WITH_TEACHER, term
 
-BOTH_PARTS = "{divergence: reverse_kl, %s}, {divergence: sequence_reverse_kl, %s}"
+BOTH_PARTS = (
+    "{divergence: reverse_kl, %s}, "
+    "{divergence: negative_log_likelihood, token_weights: [{kind: sequence_reverse_kl}%s]}"
+)
+LONG_ALONE = (
+    "objective={terms: [{divergence: negative_log_likelihood, token_weights: "
+    "[{kind: sequence_reverse_kl%s}]}], reduction: sum}"
+)
+ONLY = "{kind: origin, origins: [%s]}"
 WHOLE = [
     *WITH_TEACHER,
     "sequences.origin=student",
-    f"objective={{terms: [{BOTH_PARTS % ('weight: 1', 'weight: 1')}], reduction: sum}}",
+    f"objective={{terms: [{BOTH_PARTS % ('weight: 1', '')}], reduction: sum}}",
 ]
 """The reverse KL between whole sequences: its exact part and its long-range part."""
 TEACHER_MIXED = [
     *WHOLE,
     "sequences.rollouts.teacher_fraction=0.2",
-    "objective.terms.0.importance_weighted=true",
+    "objective.terms.0.token_weights=[importance]",
 ]
 PAID = [
     *OWN,
     "sequences.origin=student",
-    "objective={terms: [{divergence: reward}], reduction: sequence}",
+    term("divergence: negative_log_likelihood, token_weights: advantages"),
+    "objective.reduction=sequence",
     "objective.reward={function: bleu, baseline: moving_average}",
 ]
 BESIDE_REFERENCES = "sequences={origin: mixture, mixture: {student_fraction: 0.5}}"
@@ -35,32 +44,32 @@ BIASED: list[tuple[str, list[str], str, str]] = [
     (
         "objective.reduction",
         [*WHOLE, "objective.reduction=token"],
-        "must be sum with sequence_reverse_kl",
+        "must be sum with the token weight sequence_reverse_kl",
         "objective.reduction=sum",
     ),
     (
         "objective.reduction",
         [*PAID, "objective.reduction=token"],
-        "sequence or sum with reward",
+        "sequence or sum with the token weight advantages",
         "objective.reduction=sequence",
     ),
     *(
         (key, [*recipe, *overrides], finding, remedy)
-        for recipe, divergence in ((PAID, "reward"), (WHOLE, "sequence_reverse_kl"))
+        for recipe, divergence in ((PAID, "advantages"), (WHOLE, "sequence_reverse_kl"))
         for key, overrides, finding, remedy in (
             (
                 "sequences.origin",
                 ["sequences.origin=replay"],
-                f"with the term {divergence}, whose gradient is that of the student who wrote",
+                f"with the token weight {divergence}, whose gradient is that of the student",
                 "sequences.origin=student",
             ),
             (
-                "objective.terms.1.divergence"
+                "objective.terms.1.token_weights"
                 if recipe is WHOLE
-                else "objective.terms.0.divergence",
+                else "objective.terms.0.token_weights",
                 ["sequences={origin: teacher}", "teacher.model=t"],
-                f"another than {divergence} where the student writes nothing that it counts, got "
-                "sequences of teacher",
+                f"leave {divergence} out where no sequence that the term counts is the student's, "
+                "got sequences of teacher",
                 "sequences.origin=student",
             ),
             (
@@ -83,13 +92,13 @@ BIASED: list[tuple[str, list[str], str, str]] = [
     (
         "sequences.rollouts.mode",
         [*PAID, "sequences.rollouts.mode=greedy"],
-        "with reward, which is the mean over samples, got greedy",
+        "with advantages, which is the mean over samples, got greedy",
         "remove it",
     ),
     (
         "sequences.rollouts.teacher_fraction",
         [*PAID, "teacher.model=t", "sequences.rollouts.teacher_fraction=0.2"],
-        "reward, which has no importance weights",
+        "advantages, which has no importance weights",
         "remove it",
     ),
     (
@@ -99,29 +108,31 @@ BIASED: list[tuple[str, list[str], str, str]] = [
         "0.2",
     ),
     (
-        "objective.terms.0.importance_weighted",
-        [*TEACHER_MIXED, "objective.terms.0.importance_weighted=false"],
-        "the samples are not the student's alone, got false",
-        "set it to true",
+        "objective.terms.0.token_weights",
+        [*TEACHER_MIXED, "objective.terms.0.token_weights=[]"],
+        "the samples are not the student's alone, got none",
+        "add importance",
     ),
     (
-        "objective.terms.1.origin",
+        "objective.terms.1.token_weights",
         [*WHOLE, BESIDE_REFERENCES],
         "the mean over its samples, got student, reference",
-        "origin: [student]",
+        "origins: [student]",
     ),
     (
-        "objective.terms.0.estimator",
-        [*WHOLE, "objective={terms: [{divergence: sequence_reverse_kl}], reduction: sum}"],
+        "objective.terms.0.token_weights",
+        [*WHOLE, LONG_ALONE % ""],
         "what remains of the gradient beside that term, got paper without it",
         "{divergence: reverse_kl}",
     ),
     (
-        "objective.terms.1.estimator",
+        "objective.terms.1.token_weights",
         [
             *WHOLE,
             BESIDE_REFERENCES,
-            "objective.terms=[" + BOTH_PARTS % ("origin: [reference]", "origin: [student]") + "]",
+            "objective.terms=["
+            + BOTH_PARTS % (f"token_weights: [{ONLY % 'reference'}]", f", {ONLY % 'student'}")
+            + "]",
         ],
         "counts the same sequences",
         "{divergence: reverse_kl}",
@@ -140,10 +151,10 @@ BIASED: list[tuple[str, list[str], str, str]] = [
     ),
     *(
         (
-            "objective.terms.0.importance_weighted",
+            "objective.terms.0.token_weights",
             [
                 *WITH_TEACHER,
-                term("divergence: reverse_kl, importance_weighted: true"),
+                term("divergence: reverse_kl, token_weights: importance"),
                 f"sequences={sequences}",
             ],
             finding,
@@ -154,16 +165,16 @@ BIASED: list[tuple[str, list[str], str, str]] = [
             (
                 "{origin: mixture, mixture: {student_fraction: 0.5}}",
                 "for those of reference",
-                "origin: [student]",
+                "origins: [student]",
             ),
             (
                 "{origin: student, rollouts: {mode: greedy}}",
-                "got true with mode: greedy",
+                "got it with mode: greedy",
                 "mode: sample",
             ),
             (
                 "{origin: student, rollouts: {engine: ctranslate2}}",
-                "got true with engine: ctranslate2",
+                "got it with engine: ctranslate2",
                 "engine: transformers",
             ),
         )
@@ -194,19 +205,22 @@ def test_an_estimator_of_another_gradient_is_refused(
         PAID,
         WHOLE,
         TEACHER_MIXED,
-        [*WHOLE, BESIDE_REFERENCES, "objective.terms.1.origin=[student]"],
+        [
+            *WHOLE,
+            BESIDE_REFERENCES,
+            f"objective.terms.1.token_weights=[sequence_reverse_kl, {ONLY % 'student'}]",
+        ],
         [*PAID, BESIDE_REFERENCES],
         [
             *WHOLE,
-            "objective={terms: [{divergence: sequence_reverse_kl, estimator: released}], "
-            "reduction: sum}",
+            LONG_ALONE % ", estimator: released",
         ],
         [*WHOLE, "objective.terms.0={divergence: jensen_shannon, beta: 1}"],
-        [*TEACHER_MIXED, "objective.terms.1.estimator=released"],
+        [*TEACHER_MIXED, "objective.terms.1.token_weights.0.estimator=released"],
         [
             *TEACHER_MIXED,
-            "objective.terms.0.importance_weighted=false",
-            "objective.terms.1.estimator=released",
+            "objective.terms.0.token_weights=[]",
+            "objective.terms.1.token_weights.0.estimator=released",
         ],
     ],
 )

@@ -75,7 +75,7 @@ def test_values_of_overrides_are_yaml(written: Completion) -> None:
         ],
     )
     assert recipe.training.learning_rate == 5e-4
-    assert recipe.objective.terms[0].beta == 0.1
+    assert recipe.objective.terms[0].model_dump()["beta"] == 0.1
     assert recipe.data.dev == "a=b.tsv"
     assert recipe.sequences.decoding.beam_size == 3 and recipe.student.trust_remote_code is True
 
@@ -117,9 +117,9 @@ def test_every_alias_names_a_setting_and_hides_none() -> None:
 def test_beta_goes_to_the_only_jensen_shannon_term(written: Completion) -> None:
     term = "{divergence: jensen_shannon, beta: 0.5}"
     path = written(f"objective: {{terms: [{term}]}}\nteacher: {{scores: dense}}\n")
-    assert read_recipe(path, ["beta=0.1"]).objective.terms[0].beta == 0.1
+    assert read_recipe(path, ["beta=0.1"]).objective.terms[0].model_dump()["beta"] == 0.1
     path = written(f"objective: {{terms: [{term}]}}\nbeta: 0.2\n")
-    assert read_recipe(path).objective.terms[0].beta == 0.2
+    assert read_recipe(path).objective.terms[0].model_dump()["beta"] == 0.2
     path = written(f"objective: {{terms: [{term}, {term}]}}\n")
     for found in (refusal(path, "beta=0.1"), refusal("word_kd", "beta=0.1")):
         assert "beta must belong to the one jensen_shannon term" in found

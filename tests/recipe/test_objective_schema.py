@@ -1,85 +1,99 @@
-"""What a recipe may say of a term is what the objectives know, and no more."""
+"""What a recipe may say of a term is what the registries have, and no more."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.objectives.worlds import PARAMETERS
 
 from seqdistill.assembly.objective import build_objective
 from seqdistill.core.errors import RecipeError
-from seqdistill.objectives import term as objectives
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
 from seqdistill.recipe.checks import contradictions
 from seqdistill.recipe.loading import load_recipe
-from seqdistill.recipe.objective_checks import objective_findings
-from seqdistill.recipe.objective_schema import Divergence, ObjectiveSection, RewardSection, Term
+from seqdistill.recipe.objective_schema import read_term
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sequences_schema import SequencesSection
+from seqdistill.recipe.writing import json_schema
 
-NAMES = get_args(Divergence)
-SET: dict[str, Any] = {
-    "head_mass": 0.7,
-    "start_fraction": 0.3,
-    "importance_weighted": True,
-    "clip": 0.2,
-}
-"""Parameters of one divergence each, with a value that is not the default."""
+YOURS = ["data.train=train.tsv", "student.model=small", "teacher.model=large"]
 
 
-def test_a_recipe_names_every_term_there_is() -> None:
-    assert set(NAMES) == set(objectives.TERM_NAMES)
+def refusal(*overrides: str, preset: str = "word_kd") -> str:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(preset, [*YOURS, *overrides])
+    return str(error.value)
 
 
-@pytest.mark.parametrize("parameter", SET)
-def test_recipe_and_objectives_agree_on_whose_a_parameter_is(parameter: str) -> None:
-    assert _refused_by_recipes(parameter) == _refused_by_objectives(parameter)
-    assert len(_refused_by_recipes(parameter)) == len(NAMES) - 1
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_a_term_has_the_parameters_of_its_divergence_and_no_others(name: str) -> None:
+    own = PARAMETERS.get(name, {})
+    term = read_term({"divergence": name, **own})
+    assert term.built().divergence == DIVERGENCES.choose(name, **own)
+    every = {key for m in DIVERGENCES.values() for key in m.parameters.__pydantic_fields__}
+    for foreign in every - set(DIVERGENCES[name].parameters.__pydantic_fields__):
+        with pytest.raises(ValidationError, match=foreign):
+            read_term({"divergence": name, **own, foreign: 0.5})
 
 
-def _refused_by_recipes(parameter: str) -> set[str]:
-    refused = set()
-    for name in NAMES:
-        term = Term(divergence=name, **{parameter: SET[parameter]})
-        sequences = SequencesSection(origin="student")
-        recipe = Recipe(objective=ObjectiveSection(terms=(term,)), sequences=sequences)
-        keys = [key for key, _ in objective_findings(recipe)]
-        refused |= {name} if f"objective.terms.0.{parameter}" in keys else set()
-    return refused
-
-
-def _refused_by_objectives(parameter: str) -> set[str]:
-    refused = set()
-    for name in NAMES:
-        shares: dict[str, Any] = {
-            "beta": 0.5 if name == "jensen_shannon" else None,
-            "alpha": 0.1 if name.startswith("skew_") else None,
-        }
-        objectives.check_term(objectives.Term(name, **shares))
-        try:
-            objectives.check_term(objectives.Term(name, **shares, **{parameter: SET[parameter]}))
-        except RecipeError:
-            refused.add(name)
-    return refused
-
-
-def test_a_reward_that_is_no_name_and_no_function_is_refused_by_the_recipe() -> None:
-    terms = (Term(divergence="reward"),)
-    reward = RewardSection(function="exact_anser")
-    objective = ObjectiveSection(terms=terms, reward=reward, reduction="sequence")
-    found = dict(objective_findings(Recipe(objective=objective)))
-    assert "got 'exact_anser'. Did you mean 'exact_answer'?" in found["objective.reward.function"]
+@pytest.mark.parametrize(
+    ("term", "parts"),
+    [
+        ("divergence: forward_kl, beta: 0.5", ["terms.0.beta", "jensen_shannon", "remove"]),
+        ("divergence: forward_kl, hed_mass: 0.5", ["terms.0.hed_mass", "forward_kl has"]),
+        ("divergence: adaptive_kl, hed_mass: 0.5", ["mean 'objective.terms.0.head_mass'?"]),
+        ("divergence: jensen_shannon", ["terms.0.beta", "must be given"]),
+        ("divergence: jensen_shanon, beta: 0.5", ["Did you mean 'jensen_shannon'?"]),
+        ("divergence: skew_reverse_kl, alpha: 0", ["terms.0.alpha", "greater than 0, got 0"]),
+        ("divergence: skew_forward_kl, alpha: 1", ["terms.0.alpha", "less than 1, got 1"]),
+        ("divergence: skew_forward_kl, alpha: true", ["terms.0.alpha", "a number, or a mapping"]),
+        (
+            "divergence: skew_forward_kl, alpha: {start: 0.1, end: 0.2, shape: bent}",
+            ["terms.0.alpha", "shape"],
+        ),
+        ("divergence: adaptive_kl, head_mass: 0", ["terms.0.head_mass", "greater than 0"]),
+        ("divergence: forward_kl, token_weights: importence", ["kind", "mean 'importance'?"]),
+        ("divergence: forward_kl, token_weights: [{kind: origin}]", ["0.origins must be given"]),
+        (
+            "divergence: forward_kl, token_weights: [{kind: origin, origins: []}]",
+            ["terms.0.token_weights.0.origins", "at least 1 item"],
+        ),
+        (
+            "divergence: negative_log_likelihood, "
+            "token_weights: [{kind: sequence_reverse_kl, clip: 1.5}]",
+            ["terms.0.token_weights.0.clip", "less than 1, got 1.5"],
+        ),
+        ("divergence: forward_kl, token_weights: [{kind: uniform, clip: 0.1}]", ["belongs to"]),
+    ],
+)
+def test_a_wrong_parameter_is_one_error_at_its_key(term: str, parts: list[str]) -> None:
+    found = refusal(f"objective.terms=[{{{term}}}]")
+    assert all(part in found for part in parts), found
+    assert "errors" not in found, "one mistake, one sentence"
 
 
 def test_a_parameter_that_a_preset_gives_can_be_set_to_null() -> None:
-    yours = ["data.train=train.tsv", "student.model=small", "teacher.model=large"]
     change = "objective.terms.0.divergence=reverse_kl"
-    with pytest.raises(RecipeError, match=r"terms\.0\.beta .* remove it, or set it to null"):
-        load_recipe("gkd", [*yours, change])
-    (term,) = load_recipe("gkd", [*yours, change, "objective.terms.0.beta=null"]).objective.terms
-    assert term == Term(divergence="reverse_kl")
+    assert "set it to null" in refusal(change, preset="gkd")
+    away = ["objective.terms.0.beta=null", "objective.terms.0.scale=null"]
+    (term,) = load_recipe("gkd", [*YOURS, change, *away]).objective.terms
+    assert term == read_term({"divergence": "reverse_kl"})
+
+
+def test_the_json_schema_has_every_member_with_its_parameters() -> None:
+    sections = json_schema()["$defs"]
+    assert isinstance(sections, dict)
+    for base, family in (("Term", DIVERGENCES), ("Weighing", TOKEN_WEIGHTS)):
+        for name, member in family.items():
+            own = sections[f"{base}_{name}"]
+            assert own["description"] and own["additionalProperties"] is False
+            for parameter in member.parameters.__pydantic_fields__:
+                assert own["properties"][parameter]["description"], f"{name}: {parameter}"
+    assert json.dumps(json_schema())
 
 
 SCHEDULES = st.floats(-0.5, 1.5) | st.builds(
@@ -88,56 +102,60 @@ SCHEDULES = st.floats(-0.5, 1.5) | st.builds(
     st.sampled_from([0.0, 0.7, 1.0]),
     st.sampled_from(["linear", "exponential", "complement_exponential"]),
 )
-ANY_TERM = st.fixed_dictionaries(
-    {"divergence": st.sampled_from(NAMES)},
-    optional={
-        "weight": SCHEDULES,
-        "beta": st.sampled_from([0.0, 0.5, 1.0]),
-        "alpha": SCHEDULES,
-        "head_mass": st.sampled_from([0.0, 0.5, 1.0]),
-        "start_fraction": st.sampled_from([0.0, 0.4, 1.0]),
-        "discount": st.sampled_from([0.0, 0.95, 1.0]),
-        "clip": st.sampled_from([0.0, 0.2, 1.0, 1.5]),
-        "origin": st.sampled_from([[], ["student"], ["reference"]]),
-        "estimator": st.sampled_from(["paper", "released"]),
-    },
+WEIGHTS = st.one_of(
+    st.sampled_from(["uniform", "importance", "advantages", "origin"]),
+    st.builds(
+        lambda **given: {"kind": "sequence_reverse_kl", **given},
+        estimator=st.sampled_from(["paper", "released"]),
+        discount=st.sampled_from([0.0, 0.95, 1.0]),
+        clip=st.sampled_from([None, 0.0, 0.2, 1.0, 1.5]),
+    ),
+    st.builds(
+        lambda origins: {"kind": "origin", "origins": origins},
+        st.sampled_from([[], ["student"], ["reference"], ["teacher_mixed"]]),
+    ),
+)
+OF_DIVERGENCES: dict[str, dict[str, Any]] = {
+    "jensen_shannon": {"beta": st.sampled_from([0.0, 0.5, 1.0, 1.5])},
+    "skew_forward_kl": {"alpha": SCHEDULES},
+    "adaptive_kl": {"head_mass": st.sampled_from([0.0, 0.5, 1.0])},
+    "interpolated_forward_kl": {"start_fraction": st.sampled_from([0.0, 0.4, 1.0])},
+}
+ANY_TERM = st.sampled_from(list(DIVERGENCES)).flatmap(
+    lambda name: st.fixed_dictionaries(
+        {"divergence": st.just(name), **OF_DIVERGENCES.get(name, {})},
+        optional={"weight": SCHEDULES, "token_weights": st.lists(WEIGHTS, max_size=2)},
+    )
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(
     terms=st.lists(ANY_TERM, min_size=1, max_size=2),
     reduction=st.sampled_from(["token", "sequence", "sum"]),
     temperature=st.sampled_from([1.0, 2.0]),
     origin=st.sampled_from(["reference", "student"]),
 )
-def test_whatever_a_check_passes_builds_an_objective(
+def test_a_check_passes_what_builds_and_refuses_what_does_not(
     terms: list[dict[str, object]], reduction: str, temperature: float, origin: str
 ) -> None:
+    """Of what the objective says by itself; with what it says of sequences, what passes builds."""
     values = {
         "data": {"train": "a.tsv"},
         "student": {"model": "s"},
         "teacher": {"model": "t", "scores": "dense"},
         "sequences": {"origin": origin},
-        "objective": {
-            "terms": terms,
-            "reduction": reduction,
-            "loss_temperature": temperature,
-        },
+        "objective": {"terms": terms, "reduction": reduction, "loss_temperature": temperature},
     }
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError:
         return
-    if not contradictions(recipe):
+    found = contradictions(recipe)
+    try:
         build_objective(recipe)
-
-
-@pytest.mark.parametrize(
-    "setting", ["clip: 1.5", "clip: 1", "head_mass: 0", "head_mass: 1", "origin: []"]
-)
-def test_a_parameter_out_of_its_range_is_refused_by_the_recipe(setting: str) -> None:
-    owner = {"clip": "sequence_reverse_kl", "head_mass": "adaptive_kl"}
-    name = owner.get(setting.partition(":")[0], "forward_kl")
-    with pytest.raises(RecipeError, match=r"terms\.0"):
-        load_recipe("word_kd", [f"objective.terms=[{{divergence: {name}, {setting}}}]"])
+    except RecipeError as error:
+        assert any(f"{one.key} {one.sentence}" == str(error) for one in found)
+    else:
+        inner = ("objective.reduction", "objective.loss_temperature")
+        assert not any(one.key in inner for one in found)

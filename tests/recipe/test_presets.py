@@ -9,13 +9,19 @@ import pytest
 from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import list_presets, load_recipe, preset_names, read_recipe, show_preset
 from seqdistill.recipe.documents import parse_document
-from seqdistill.recipe.objective_schema import Term
-from seqdistill.recipe.sections import Number
+from seqdistill.recipe.objective_schema import read_term
 
-NLL = Term(divergence="negative_log_likelihood")
-HALF_NLL = Term(divergence="negative_log_likelihood", weight=Number.constant(0.5))
-HALF_CROSS_ENTROPY = Term(divergence="cross_entropy", weight=Number.constant(0.5))
+NLL = read_term({"divergence": "negative_log_likelihood"})
+HALF_NLL = read_term({"divergence": "negative_log_likelihood", "weight": 0.5})
+HALF_CROSS_ENTROPY = read_term({"divergence": "cross_entropy", "weight": 0.5})
 YOURS = ["data.train=train.tsv", "student.model=small", "teacher.model=large"]
+
+
+def only(origin: str) -> dict[str, object]:
+    """The token weight that keeps sequences of one origin."""
+    return {"kind": "origin", "origins": [origin]}
+
+
 METHODS = {
     "baseline": ("reference", "none", (NLL,)),
     "word_kd": ("reference", "dense", (HALF_NLL, HALF_CROSS_ENTROPY)),
@@ -56,13 +62,15 @@ GKD_FAMILY: dict[str, tuple[str, str, list[dict[str, object]]]] = {
         "mixture",
         "sum",
         [
+            {"divergence": "reverse_kl", "token_weights": ["importance", only("teacher_mixed")]},
             {
-                "divergence": "reverse_kl",
-                "importance_weighted": True,
-                "origin": ["teacher_mixed"],
+                "divergence": "negative_log_likelihood",
+                "token_weights": [
+                    {"kind": "sequence_reverse_kl", "clip": 0.2},
+                    only("teacher_mixed"),
+                ],
             },
-            {"divergence": "sequence_reverse_kl", "clip": 0.2, "origin": ["teacher_mixed"]},
-            {"divergence": "negative_log_likelihood", "origin": ["reference"]},
+            {"divergence": "negative_log_likelihood", "token_weights": only("reference")},
         ],
     ),
     "distillm": ("replay", "token", [{"divergence": "skew_reverse_kl", "alpha": 0.1}]),
@@ -70,8 +78,8 @@ GKD_FAMILY: dict[str, tuple[str, str, list[dict[str, object]]]] = {
         "mixture",
         "sequence",
         [
-            {"divergence": "skew_forward_kl", "alpha": 0.1, "origin": ["teacher"]},
-            {"divergence": "skew_reverse_kl", "alpha": 0.1, "origin": ["student"]},
+            {"divergence": "skew_forward_kl", "alpha": 0.1, "token_weights": only("teacher")},
+            {"divergence": "skew_reverse_kl", "alpha": 0.1, "token_weights": only("student")},
         ],
     ),
     "akl": ("reference", "token", [{"divergence": "adaptive_kl", "head_mass": 0.5}]),
@@ -92,7 +100,11 @@ GKD_FAMILY: dict[str, tuple[str, str, list[dict[str, object]]]] = {
         "student",
         "sequence",
         [
-            {"divergence": "reward", "weight": 0.5},
+            {
+                "divergence": "negative_log_likelihood",
+                "token_weights": "advantages",
+                "weight": 0.5,
+            },
             {"divergence": "reverse_kl", "weight": 0.5},
         ],
     ),
@@ -105,7 +117,7 @@ def test_a_relative_of_gkd_resolves_to_what_its_paper_says(name: str) -> None:
     origin, reduction, terms = GKD_FAMILY[name]
     assert recipe.method == recipe.preset == name
     assert (recipe.sequences.origin, recipe.objective.reduction) == (origin, reduction)
-    assert recipe.objective.terms == tuple(Term.model_validate(term) for term in terms)
+    assert recipe.objective.terms == tuple(map(read_term, terms))
     assert recipe.teacher.scores == "dense" and recipe.objective.loss_temperature == 1.0
 
 
@@ -218,11 +230,12 @@ def test_a_rate_that_the_authors_give_is_taken(name: str, rate: float) -> None:
 def test_the_gradient_of_minillms_released_code_is_three_settings_away() -> None:
     told = " ".join(show_preset("minillm").replace("#", " ").split())
     settings = [
-        "objective.terms.0.importance_weighted=false",
-        "objective.terms.1.estimator=released",
-        "objective.terms.1.discount=0.95",
+        "objective.terms.0.token_weights.0=uniform",
+        "objective.terms.1.token_weights.0.estimator=released",
+        "objective.terms.1.token_weights.0.discount=0.95",
     ]
     assert " ".join(settings) in told
     exact, long_range, _ = load_recipe("minillm", [*YOURS, *settings]).objective.terms
-    assert not exact.importance_weighted
-    assert (long_range.estimator, long_range.discount) == ("released", 0.95)
+    assert exact.token_weights[0].kind == "uniform"
+    returns = long_range.built().token_weights[0].parameters
+    assert (returns.estimator, returns.discount, returns.clip) == ("released", 0.95, 0.2)

@@ -7,9 +7,9 @@ import pathlib
 import pytest
 
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.schedules import Schedule
 from seqdistill.recipe import load_recipe, preset_names, read_recipe, write_recipe
 from seqdistill.recipe.schema import PruningSection, Recipe, Stage
-from seqdistill.recipe.sections import Number
 from seqdistill.recipe.stages import stage_presets, stage_recipe
 from seqdistill.recipe.systems import all_contradictions, comparable_presets
 
@@ -165,7 +165,7 @@ def test_settings_may_be_dotted_or_nested(settings: dict[str, object]) -> None:
     recipe = chain().model_copy(update={"stages": stages})
     made = stage_recipe(recipe, 1, start_from="trained")
     assert made.training.steps == 40
-    assert made.objective.terms[0].weight == Number.constant(0.5)
+    assert made.objective.terms[0].weight == Schedule.constant(0.5)
     assert made.data.dev is None
     assert stage_recipe(recipe, 0, start_from=None).data.dev == "b.tsv"
     assert recipe.stages == stages

@@ -19,7 +19,7 @@ from seqdistill.recipe import (
     read_recipe,
     write_recipe,
 )
-from seqdistill.recipe.objective_schema import ObjectiveSection, Term
+from seqdistill.recipe.objective_schema import ObjectiveSection, read_term
 from seqdistill.recipe.schema import DataSection, Recipe, StudentSection, TrainingSection
 from seqdistill.recipe.sections import Section
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
@@ -49,14 +49,24 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     ["no", "true", "null", "~", "5e-4", "1_0", "0x1f", ".inf", "2024-01-01", "a: b", "# x", "", "="]
 )
 POSITIVE = st.floats(min_value=1e-30, max_value=1e30)
-TERMS = st.builds(
-    Term,
-    divergence=st.sampled_from(["negative_log_likelihood", "jensen_shannon", "skew_forward_kl"]),
-    weight=POSITIVE,
-    beta=st.none() | st.floats(0, 1),
-    alpha=st.none() | st.floats(0, 1),
-    scale=st.sampled_from(["raw", "gradient"]),
-)
+INNER = st.floats(0, 1, exclude_min=True, exclude_max=True)
+NUMBERS = INNER | st.fixed_dictionaries({"start": INNER, "end": INNER})
+WEIGHINGS = st.sampled_from(["importance", {"kind": "origin", "origins": ["student"]}])
+OF_TERMS: list[st.SearchStrategy[dict[str, object]]] = [
+    st.fixed_dictionaries(
+        {"divergence": st.just(name), "weight": POSITIVE, **parameters},
+        optional={"token_weights": st.lists(WEIGHINGS, max_size=2)},
+    )
+    for name, parameters in (
+        ("negative_log_likelihood", {}),
+        ("skew_forward_kl", {"alpha": NUMBERS}),
+        (
+            "jensen_shannon",
+            {"beta": st.floats(0, 1), "scale": st.sampled_from(["raw", "gradient"])},
+        ),
+    )
+]
+TERMS = st.one_of(OF_TERMS).map(read_term)
 ARCHITECTURES = st.dictionaries(
     TEXTS, TEXTS | st.booleans() | st.integers() | st.floats(allow_nan=False), max_size=3
 )

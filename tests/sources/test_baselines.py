@@ -17,16 +17,16 @@ from torch import Tensor
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.head import Head
 from seqdistill.core.scores import NoScores
+from seqdistill.core.terms import Reduction, Term
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.reduction import Reduction
-from seqdistill.objectives.term import Term
 from seqdistill.sources.completions import Completion, PromptCompletions
 from seqdistill.sources.rewarded import Baseline, RewardedSource
 from seqdistill.sources.source import CompletionSource
 
 from .writing import batched
 
+REWARDED = Term.of("negative_log_likelihood", token_weights=["advantages"])
 END, WORDS = 0, (1, 2)
 CUT = tuple(itertools.product(WORDS, (END, *WORDS)))
 SEQUENCES: tuple[tuple[int, ...], ...] = ((END,), *CUT)
@@ -102,7 +102,7 @@ def loss_gradient(hidden: Tensor, written: Sequence[Completion], reduction: Redu
         origins=tuple(one.origin for one in written),
         advantages=torch.tensor([one.advantage for one in written], dtype=torch.float64),
     )
-    objective = WeightedObjective([Term("reward")], reduction=reduction)
+    objective = WeightedObjective([REWARDED], reduction=reduction)
     loss, _ = objective(StudentStates(hidden[places], HEAD), NoScores(), batch)
     (gradient,) = torch.autograd.grad(loss.total / loss.count, hidden)
     return gradient

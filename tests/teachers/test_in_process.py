@@ -7,8 +7,9 @@ import torch
 from tests.tiny import VOCAB, collator, random_examples, tiny_adapter, tiny_model
 
 from seqdistill.core.scores import DenseScores, NoScores
+from seqdistill.core.terms import Term
 from seqdistill.models.adapters import adapt
-from seqdistill.objectives.objective import Term, WeightedObjective
+from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.teachers.in_process import InProcessTeacher, NoTeacher, Teacher
 
 KINDS = {"mbart": "seq2seq", "llama": "causal"}
@@ -58,7 +59,7 @@ def test_padded_tails_of_either_side_are_left_out_of_the_divergence(
     scores = InProcessTeacher(teacher_model, vocab_size=size).score(SEQ2SEQ_BATCH)
     assert isinstance(scores, DenseScores)
     states, mask = student.states(SEQ2SEQ_BATCH), SEQ2SEQ_BATCH.target_mask
-    objective = WeightedObjective([Term("forward_kl")], reduction="token")
+    objective = WeightedObjective([Term.of("forward_kl")], reduction="token")
     loss, _ = objective(states, scores, SEQ2SEQ_BATCH)
     log_q = states.head.logits(states.hidden[mask])[:, :size].double().log_softmax(-1)
     log_p = scores.head.logits(scores.hidden[mask])[:, :size].double().log_softmax(-1)

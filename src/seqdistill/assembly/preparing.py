@@ -257,7 +257,8 @@ def _tried_reward(
     examples: Sequence[Example],
     encoded: Sequence[EncodedExample],
 ) -> RewardOfCompletion | None:
-    if all(term.divergence != "reward" for term in recipe.objective.terms):
+    weights = [weight for term in recipe.objective.terms for weight in term.token_weights]
+    if not any("advantages" in weight.built().member.reads for weight in weights):
         return None
     device, units = device_of(recipe.training.device), text_units(recipe, examples)
     reward = build_reward(

@@ -83,4 +83,4 @@ def _function(section: RewardSection, device: torch.device, units: Units) -> Rew
         )
     if section.function == "entailment" and section.classifier is not None:
         return EntailmentReward(section.classifier).to(device)
-    return reward_function(section.function, units=units)
+    return reward_function(section.function, units=units, parameters=section.parameters)

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from seqdistill.core.errors import UserError
+from seqdistill.core.plugin_loading import trust_plugins
 
 ANY_OPTION = {"ignore_unknown_options": True}
 """typer's settings for a command that refuses unknown options itself: see `read_words`."""
@@ -34,11 +35,20 @@ OutputDir = Annotated[
         help="The run directory; {method} and {seed} are filled in.",
     ),
 ]
+
+
+def _trust(given: bool) -> bool:
+    if given:
+        trust_plugins()
+    return given
+
+
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Run Python code that comes with the models: it can do anything.",
+        callback=_trust,
+        help="Run Python code that comes with the models or a run's recipe: it can do anything.",
     ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The seed of the run.")]

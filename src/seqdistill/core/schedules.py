@@ -7,7 +7,10 @@ resumed run goes on where it was. What reacts to a loss is not a schedule.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, TypeAdapter, WithJsonSchema
+from pydantic_core import PydanticCustomError, PydanticKnownError, ValidationError
 
 Shape = Literal["constant", "linear", "exponential", "complement_exponential"]
 
@@ -44,6 +47,16 @@ class Schedule:
         """The same value at every update."""
         return cls(value, value, "constant")
 
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The values that bound it: every way between is monotone."""
+        return (self.start,) if self.shape == "constant" else (self.start, self.end)
+
+    def __str__(self) -> str:
+        if self.shape == "constant":
+            return f"{self.start:g}"
+        return f"{self.start:g} to {self.end:g} ({self.shape})"
+
     def value(self, update: int, updates: int) -> float:
         """The value at `update`, counted from 1, of a run of `updates`.
 
@@ -57,3 +70,54 @@ class Schedule:
         if self.shape == "exponential":
             return float(self.start * (self.end / self.start) ** done)
         return float(1.0 - (1.0 - self.start) * ((1.0 - self.end) / (1.0 - self.start)) ** done)
+
+
+def _schedule(given: Any) -> Schedule:
+    if isinstance(given, Schedule):
+        return given
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
+        return Schedule.constant(float(given))
+    if not isinstance(given, dict):
+        raise PydanticCustomError(
+            "number_or_schedule", "a number, or a mapping with start, end and shape"
+        )
+    try:
+        return _SCHEDULE.validate_python(given)
+    except ValidationError as error:
+        found = error.errors()[0]
+        key = "".join(f"{part}: " for part in found["loc"])
+        raise PydanticCustomError("schedule", "{why}", {"why": key + found["msg"]}) from None
+
+
+def _given(schedule: Schedule) -> Any:
+    """The number or the mapping that it was made from."""
+    return schedule.start if schedule.shape == "constant" else dataclasses.asdict(schedule)
+
+
+def between(low: float, high: float) -> AfterValidator:
+    """Refuses a schedule with an end that is not strictly between the two."""
+
+    def check(schedule: Schedule) -> Schedule:
+        for end in schedule.ends:
+            if not end > low:
+                raise PydanticKnownError("greater_than", {"gt": low})
+            if not end < high:
+                raise PydanticKnownError("less_than", {"lt": high})
+        return schedule
+
+    return AfterValidator(check)
+
+
+_SCHEDULE = TypeAdapter(Schedule)
+Scheduled = Annotated[
+    Schedule,
+    BeforeValidator(_schedule),
+    PlainSerializer(_given),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "object"}]}),
+]
+"""The type of a setting that is a number, or {start, end, shape}; always a Schedule when read."""
+if TYPE_CHECKING:
+    Schedulable = float | Schedule
+else:
+    Schedulable = Scheduled
+"""The same for a parameter, which Python code may give as a number."""

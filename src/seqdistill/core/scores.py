@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from seqdistill.core.head import Head
@@ -23,17 +23,4 @@ class DenseScores:
     head: Head
 
 
-@dataclasses.dataclass(frozen=True)
-class TopKScores:
-    """The teacher's k likeliest symbols at each position, and the mass of all the others.
-
-    `log_probs` are normalized over the whole vocabulary; exp(log_probs).sum() +
-    exp(tail_log_mass) = 1.
-    """
-
-    top_k_ids: Int[Tensor, "batch time top_k"]
-    log_probs: Float[Tensor, "batch time top_k"]
-    tail_log_mass: Float[Tensor, "batch time"]
-
-
-TeacherScores = NoScores | DenseScores | TopKScores
+TeacherScores = NoScores | DenseScores

@@ -238,10 +238,10 @@ class _Evaluation:
 
 def _check_overrides(overrides: Sequence[str]) -> None:
     for text in overrides:
-        if not text.startswith(("data.", "evaluation.")):
+        if not text.startswith(("data.", "evaluation.", "plugins=")):
             raise RecipeError(
-                "evaluate must be given settings of the sections data and evaluation only, got "
-                f"{text!r}: what is trained cannot be changed afterwards; leave it out."
+                "evaluate must be given settings of the sections data and evaluation only, or "
+                f"plugins, got {text!r}: what is trained cannot be changed afterwards; remove it."
             )
 
 

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 
 from seqdistill.assembly.models import model_folder
 from seqdistill.core.errors import UserError
+from seqdistill.core.plugin_loading import plugin_files
 from seqdistill.data.bundled import SCHEME, corpus_file
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.recipe.schema import Recipe
@@ -48,6 +49,7 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
         "student.model": _model_files(recipe.student.model),
         "objective.reward.classifier": _model_files(reward.classifier),
         "objective.reward.function": _module_file(reward.function),
+        "plugins": plugin_files(recipe.plugins),
     }
     return {
         key: {name: of_file(path) for name, path in found.items()}

@@ -23,6 +23,11 @@ MARK = "####"
 """What stands before the final answer, as in GSM8K."""
 
 
+def has_answer(reference: str) -> bool:
+    """Whether accuracy can compare with the text."""
+    return final_answer(reference) is not None
+
+
 def final_answer(text: str) -> Fraction | str | None:
     """The answer that a solution ends with: a number, else marked words, else None.
 

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from seqdistill.metrics.answers import answer_accuracy, exact_match, final_answer
-from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
-from seqdistill.metrics.score import SummedStatistics
+from seqdistill.core.families import METRICS, Metric
+from seqdistill.core.registry import resolved
+from seqdistill.metrics.checked import CheckedFunction
+from seqdistill.metrics.score import SummedStatistics, mean_statistics
 from seqdistill.metrics.scripts import SPACED, Units
-from seqdistill.metrics.summaries import (
-    rouge_1_statistics,
-    rouge_2_statistics,
-    rouge_l_statistics,
-)
-from seqdistill.metrics.translation import bleu_statistics, chrf_statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,34 +36,51 @@ class CorpusMetric:
         return value if self.higher_is_better else -value
 
 
+@dataclasses.dataclass(frozen=True)
+class _InUnits(Mapping[str, CorpusMetric]):
+    """The registered metrics, counting in some units."""
+
+    units: Units
+
+    def __getitem__(self, name: str) -> CorpusMetric:
+        member = METRICS[name]
+        function: Callable[..., Any] = functools.partial(
+            member.function, **in_units(member.unit, self.units)
+        )
+        if not isinstance(member.target, str):
+            function = functools.partial(_mean, member, function)
+        metric = CorpusMetric(name, function, member.higher_is_better, title=member.title)
+        if member.compares_with is None:
+            return metric
+        return dataclasses.replace(metric, compares_with=resolved(member.compares_with))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(METRICS)
+
+    def __len__(self) -> int:
+        return len(METRICS)
+
+
+def in_units(unit: tuple[str, str] | None, units: Units) -> dict[str, object]:
+    """The keyword by which a metric or reward is told what texts are counted in."""
+    return {} if unit is None else {unit[0]: getattr(units, unit[1])}
+
+
+def _mean(
+    member: Metric, function: Callable[..., Any], outputs: Sequence[str], references: Sequence[str]
+) -> SummedStatistics:
+    """What a metric of the user's own gives: statistics, or numbers whose mean is the score."""
+    found = CheckedFunction("metric", member.name, function)(outputs, references)
+    if isinstance(found, SummedStatistics):
+        return found
+    target = member.function
+    signature = f"mean|{target.__module__}:{target.__qualname__}"
+    return mean_statistics(member.name, signature, found, [1] * len(found))
+
+
 def corpus_metrics(units: Units) -> Mapping[str, CorpusMetric]:
-    """Every metric by its name, counting in these units."""
-    bleu = functools.partial(bleu_statistics, tokenize=units.bleu_tokenizer)
-    errors = functools.partial(token_error_rate, characters=units.unspaced)
-    return MappingProxyType(
-        {
-            metric.name: metric
-            for metric in (
-                CorpusMetric("bleu", bleu, True, title="BLEU"),
-                CorpusMetric("chrf", chrf_statistics, True, title="chrF"),
-                CorpusMetric("token_error_rate", errors, False, title="token error rate"),
-                CorpusMetric(
-                    "sequence_error_rate", sequence_error_rate, False, title="sequence error rate"
-                ),
-                CorpusMetric("rouge_1", rouge_1_statistics, True, title="ROUGE-1"),
-                CorpusMetric("rouge_2", rouge_2_statistics, True, title="ROUGE-2"),
-                CorpusMetric("rouge_l", rouge_l_statistics, True, title="ROUGE-L"),
-                CorpusMetric("exact_match", exact_match, True, title="exact match"),
-                CorpusMetric(
-                    "answer_accuracy",
-                    answer_accuracy,
-                    True,
-                    compares_with=lambda reference: final_answer(reference) is not None,
-                    title="answer accuracy",
-                ),
-            )
-        }
-    )
+    """Every metric by its name, counting in these units; those of plug-ins, too."""
+    return _InUnits(units)
 
 
 CORPUS_METRICS = corpus_metrics(SPACED)

@@ -3,7 +3,9 @@
 Tensors in, numbers out. No model, no file, no recipe is known here.
 """
 
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
 from seqdistill.core.head import Head
+from seqdistill.core.terms import Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.adaptive_divergences import (
     adaptive_kl,
@@ -30,20 +32,17 @@ from seqdistill.objectives.fused import (
 )
 from seqdistill.objectives.monitors import Monitor
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.policy_gradient import POLICY_GRADIENTS
+from seqdistill.objectives.observation import Observation
 from seqdistill.objectives.reduction import reduce, reduction_count, reduction_weights
-from seqdistill.objectives.registry import DIVERGENCES, Divergence
-from seqdistill.objectives.term import TERM_NAMES, Term
 
 __all__ = [
     "DIVERGENCES",
-    "POLICY_GRADIENTS",
-    "TERM_NAMES",
-    "Divergence",
+    "TOKEN_WEIGHTS",
     "FusedLoss",
     "FusedSum",
     "Head",
     "Monitor",
+    "Observation",
     "Term",
     "TokenSum",
     "WeightedObjective",

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seqdistill.core.families import AdaptiveKL, InterpolatedForwardKL
 from seqdistill.objectives.divergences import (
     checked,
     checked_pair,
@@ -20,6 +21,9 @@ from seqdistill.objectives.divergences import (
     negative_log_likelihood,
     within,
 )
+
+_FIRST_RANKED = 32
+"""How many of the likeliest symbols are ranked at first in search of the head."""
 
 
 def adaptive_kl(
@@ -42,7 +46,7 @@ def adaptive_kl(
     Their code leaves the symbol that crosses `head_mass` out of the head and divides 0 by 0 at
     P = Q.
     """
-    check_head_mass(head_mass)
+    AdaptiveKL(head_mass=head_mass)
     student, teacher = checked_pair(student_log_probs, teacher_log_probs)
     with torch.no_grad():
         gap = (teacher.exp() - student.exp()).abs()
@@ -70,7 +74,7 @@ def interpolated_forward_kl(
 
     Source: Shing et al. 2025 (TAID), sec. 3; how t moves is `interpolation`'s.
     """
-    check_share(share)
+    InterpolatedForwardKL(start_fraction=share)
     student, teacher = checked_pair(student_log_probs, teacher_log_probs)
     with torch.no_grad():
         target = _interpolated(student, teacher, share)
@@ -94,30 +98,22 @@ def teacher_mode_likelihood(
     return negative_log_likelihood(student_log_probs, mode)
 
 
-def check_head_mass(head_mass: float) -> None:
-    """Raises ValueError unless head_mass lies strictly between 0 and 1."""
-    if not 0.0 < head_mass < 1.0:
-        raise ValueError(
-            f"head_mass must lie strictly between 0 and 1, got {head_mass}; use reverse_kl for a "
-            "head without symbols and forward_kl for one with all of them"
-        )
-
-
-def check_share(share: float) -> None:
-    """Raises ValueError unless the target's share of the teacher lies between 0 and 1."""
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"share must lie between 0 (student) and 1 (teacher), got {share}")
-
-
 def _head(log_probs: Float[Tensor, "*batch vocab"], mass: float) -> Bool[Tensor, "*batch vocab"]:
     """Which symbols are the likeliest ones that together reach `mass`, in the vocabulary's order.
 
     A symbol belongs if those before it do not reach the mass: so the one that crosses it does.
+    Ever more of the likeliest are ranked until every row has its head, since heads are short and
+    sorting a vocabulary costs more than all the rest.
     """
-    ranked, order = log_probs.exp().sort(dim=-1, descending=True)
+    probs = log_probs.exp()
+    num_ranked = min(_FIRST_RANKED, probs.shape[-1])
+    ranked, ids = probs.topk(num_ranked, dim=-1)
+    while num_ranked < probs.shape[-1] and (ranked.sum(dim=-1) < mass).any():
+        num_ranked = min(8 * num_ranked, probs.shape[-1])
+        ranked, ids = probs.topk(num_ranked, dim=-1)
     before = ranked.cumsum(dim=-1).roll(1, dims=-1)
     before[..., 0] = 0.0
-    return torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before < mass)
+    return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, ids, before < mass)
 
 
 def _interpolated(student: Tensor, teacher: Tensor, share: float) -> Tensor:

@@ -16,11 +16,13 @@ value past its theoretical bounds, and the gradient passes through that correcti
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from seqdistill.core.families import JensenShannon, Skew
 
 Scale = Literal["raw", "gradient"]
 
@@ -80,11 +82,15 @@ def jensen_shannon(
     fp32 numbers its relative error is about 1e-7 / min(beta, 1 - beta), since the raw value is that
     much smaller than the logarithms it is made of: nearer to the ends take fp64, or the ends.
 
-    Raises ValueError unless 0 < beta < 1: the ends are other functions.
+    At the ends themselves it is forward_kl (beta 0) and reverse_kl (beta 1), whatever `scale`.
+
+    Raises ValueError unless 0 <= beta <= 1.
 
     Source: Agarwal et al. 2024 (GKD), eq. 1; the scaled form is ours.
     """
-    check_beta(beta)
+    JensenShannon(beta=beta, scale=scale)
+    if beta in (0.0, 1.0):
+        return (reverse_kl if beta else forward_kl)(student_log_probs, teacher_log_probs)
     student, teacher = map(_not_infinite, checked_pair(student_log_probs, teacher_log_probs))
     mixture = _log_mixture(teacher, student, beta)
     raw = beta * kl(teacher, mixture) + (1.0 - beta) * kl(student, mixture)
@@ -105,7 +111,7 @@ def skew_forward_kl(
 
     Source: Ko et al. 2024 (DistiLLM), sec. 3.1, SKL; they use alpha = 0.1.
     """
-    check_alpha(alpha, "forward_kl")
+    Skew(alpha=alpha)
     student, teacher = map(_not_infinite, checked_pair(student_log_probs, teacher_log_probs))
     return within(kl(teacher, _log_mixture(teacher, student, alpha)), -math.log(alpha))
 
@@ -124,7 +130,7 @@ def skew_reverse_kl(
 
     Source: Ko et al. 2024 (DistiLLM), sec. 3.1, SRKL; they use alpha = 0.1.
     """
-    check_alpha(alpha, "reverse_kl")
+    Skew(alpha=alpha)
     student, teacher = map(_not_infinite, checked_pair(student_log_probs, teacher_log_probs))
     return within(kl(student, _log_mixture(student, teacher, alpha)), -math.log(alpha))
 
@@ -171,31 +177,8 @@ def negative_log_likelihood(
     return within(-student.gather(-1, target_ids.long().unsqueeze(-1)).squeeze(-1))
 
 
-def check_beta(beta: float) -> None:
-    """Raises ValueError unless beta lies strictly between 0 and 1."""
-    if not 0.0 < beta < 1.0:
-        raise ValueError(
-            f"beta must lie strictly between 0 and 1, got {beta}; use forward_kl for the end at 0 "
-            "and reverse_kl for the end at 1"
-        )
-
-
-def check_alpha(alpha: float, end: str) -> None:
-    """Raises ValueError unless alpha lies strictly between 0 and 1; `end` is the limit at 0."""
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(
-            f"alpha must lie strictly between 0 and 1, got {alpha}; use {end} for the end at 0 (at "
-            "1 the divergence is zero whatever the student says)"
-        )
-
-
 def jensen_shannon_factor(beta: float, scale: Scale) -> float:
-    """What multiplies the raw Jensen-Shannon divergence: 1, or 1 / (beta (1 - beta)).
-
-    Raises ValueError for an unknown scale.
-    """
-    if scale not in get_args(Scale):
-        raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}; got {scale!r}")
+    """What multiplies the raw Jensen-Shannon divergence: 1, or 1 / (beta (1 - beta))."""
     return 1.0 / (beta * (1.0 - beta)) if scale == "gradient" else 1.0
 
 

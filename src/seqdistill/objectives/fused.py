@@ -1,24 +1,29 @@
 """Losses straight from hidden states and heads: logits exist for one chunk of positions at a time.
 
-The plain forms are in `registry`; tests say that both agree in value and gradient. Masks and
-counts are the caller's: he passes the positions that count and the weight of each. The teacher
-never receives a gradient.
+The plain forms are the functions of `DIVERGENCES`; tests say that both agree in value and gradient.
+Masks and counts are the caller's: he passes the positions that count and the weight of each. The
+teacher never receives a gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
-from seqdistill.objectives import manual_gradients
+from seqdistill.core.registry import Chosen, resolved
 from seqdistill.objectives.chunked_head import Blocking, LogitsPass, arithmetic_dtype, product_dtype
-from seqdistill.objectives.chunked_loss import ChunkWalk, FusedLoss, FusedSum, Part
-from seqdistill.objectives.divergences import Scale
-from seqdistill.objectives.registry import Parameters, closed_form
+from seqdistill.objectives.chunked_loss import ChunkWalk, FusedLoss, FusedSum, Part, RowLoss
+from seqdistill.objectives.manual_gradients import SoftRows
+
+RowFunction = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
+"""Student's and teacher's logits, and buffers, to (rows, 1) nats; the student's logits are
+overwritten with the gradient of every row's value."""
 
 
 def fused_divergence(
@@ -29,49 +34,28 @@ def fused_divergence(
     teacher_head: Head,
     *,
     weights: Float[Tensor, " positions"],
-    beta: float | None = None,
-    alpha: float | None = None,
-    scale: Scale = "raw",
-    share: float | None = None,
-    head_mass: float = 0.5,
     temperature: float = 1.0,
     chunk_positions: int | None = None,
+    **parameters: Any,
 ) -> FusedLoss:
     """The divergence `name` in nats at every position, and its weighted sum.
 
     Equals the function of that name in `DIVERGENCES` on the log-softmax of both models' logits
-    divided by `temperature` (no T squared). `beta` and `scale` belong to jensen_shannon, `alpha`
-    to the skew divergences, `share` to interpolated_forward_kl, `head_mass` to adaptive_kl.
-    Products run in the dtype of each model's hidden states, or in autocast's where it is on; the
-    rest in fp32 (fp64 for an fp64 student); gradients come in the dtype of the tensor they are
-    for. `chunk_positions` bounds how many positions have logits at the same time; by default a
-    chunk has at most 20 million logits. Positions that do not count should be left out rather
-    than weighted 0: an infinite value times 0 is not a number.
+    divided by `temperature` (no T squared); `parameters` are that divergence's own. Products run
+    in the dtype of each model's hidden states, or in autocast's where it is on; the rest in fp32
+    (fp64 for an fp64 student); gradients come in the dtype of the tensor they are for.
+    `chunk_positions` bounds how many positions have logits at the same time; by default a chunk
+    has at most 20 million logits. Positions that do not count should be left out rather than
+    weighted 0: an infinite value times 0 is not a number.
 
-    Raises ValueError for an unknown name, a parameter missing or out of range, heads over
-    different vocabularies, or a temperature that is not positive.
+    Raises RecipeError for an unknown name and parameters missing, foreign or out of range, and
+    ValueError for heads over different vocabularies or a temperature that is not positive.
     """
-    part = teacher_part(
-        name,
-        teacher_hidden,
-        teacher_head,
-        beta=beta,
-        alpha=alpha,
-        scale=scale,
-        share=share,
-        head_mass=head_mass,
-        temperature=temperature,
+    part = teacher_part(name, teacher_hidden, teacher_head, temperature=temperature, **parameters)
+    found = fused_sum(
+        student_hidden, student_head, [part], weights=weights, chunk_positions=chunk_positions
     )
-    return _only(
-        fused_sum(
-            student_hidden,
-            student_head,
-            [part],
-            weights=weights,
-            temperature=temperature,
-            chunk_positions=chunk_positions,
-        )
-    )
+    return FusedLoss(found.total, found.values[0])
 
 
 def fused_negative_log_likelihood(
@@ -84,11 +68,12 @@ def fused_negative_log_likelihood(
 ) -> FusedLoss:
     """-log Q(target) in nats at every position, and its weighted sum.
 
-    Equals `negative_log_likelihood` of the log-softmax of `head.logits(hidden)`. Hard targets know
+    Equals `negative_log_likelihood` of the log-softmax of `head.logits(hidden)`. Hard targets have
     no temperature. Dtypes and `chunk_positions` as in `fused_divergence`.
     """
-    part = target_part(target_ids)
-    return _only(fused_sum(hidden, head, [part], weights=weights, chunk_positions=chunk_positions))
+    parts = [target_part(target_ids)]
+    found = fused_sum(hidden, head, parts, weights=weights, chunk_positions=chunk_positions)
+    return FusedLoss(found.total, found.values[0])
 
 
 def fused_sum(
@@ -97,7 +82,6 @@ def fused_sum(
     parts: Sequence[Part],
     *,
     weights: Float[Tensor, " positions"],
-    temperature: float = 1.0,
     chunk_positions: int | None = None,
 ) -> FusedSum:
     """Several losses of the same student logits, in one pass over the head.
@@ -107,20 +91,19 @@ def fused_sum(
     with weights of its own is summed with those instead of `weights`. Conventions as in
     `fused_divergence`.
 
-    Raises ValueError for no parts, a teacher's part over another vocabulary or made for another
-    temperature, a target's part at a temperature other than 1, or a temperature that is not
-    positive.
+    Raises ValueError for no parts, parts at several temperatures or at one that is not positive,
+    and a teacher's part over another vocabulary.
     """
-    if not parts:
-        raise ValueError("fused_sum needs at least one part, got none")
+    temperatures = {part.temperature for part in parts}
+    if len(temperatures) != 1:
+        raise ValueError(
+            "fused_sum needs at least one part, all of them at one temperature, got "
+            f"{', '.join(map(str, sorted(temperatures))) or 'none'}"
+        )
+    (temperature,) = temperatures
     if not temperature > 0.0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     for part in parts:
-        if part.temperature != temperature:
-            raise ValueError(
-                "all parts must be losses of the logits at one temperature, got a part for "
-                f"temperature {part.temperature} in a sum at {temperature}"
-            )
         if part.vocab_size is not None and part.vocab_size != head.vocab_size:
             raise ValueError(
                 "both heads must score the same symbols, got vocabularies of "
@@ -138,27 +121,31 @@ def fused_sum(
 
 
 def teacher_part(
-    name: str,
+    divergence: str | Chosen[Divergence],
     teacher_hidden: Float[Tensor, "positions teacher_dim"],
     teacher_head: Head,
     *,
     factor: float = 1.0,
-    beta: float | None = None,
-    alpha: float | None = None,
-    scale: Scale = "raw",
-    share: float | None = None,
-    head_mass: float = 0.5,
     temperature: float = 1.0,
     weights: Float[Tensor, " positions"] | None = None,
+    manual: bool = True,
+    **parameters: Any,
 ) -> Part:
-    """The divergence `name` from a teacher, as a part of `fused_sum`; see `fused_divergence`.
+    """A divergence from a teacher, by name or as chosen, as a part of `fused_sum`.
 
-    Raises ValueError for an unknown name, or a parameter missing or out of range.
+    `parameters` are those of a divergence by name; of a chosen one, what its function is called
+    with. Without `manual` autograd finds the gradient even where it is written out.
+
+    Raises RecipeError for an unknown name and parameters missing, foreign or out of range.
     """
-    form = closed_form(name, Parameters(beta, alpha, share, scale, head_mass))
+    if isinstance(divergence, str):
+        divergence = DIVERGENCES.choose(divergence, **parameters)
+        state = divergence.member.new_state(divergence.parameters)
+        parameters = divergence.arguments() if state is None else dict(state.arguments())
+    form = row_function(divergence.member, parameters, manual=manual)
     teacher_dtype = product_dtype(teacher_hidden)
 
-    def open_loss(blocking: Blocking, dtype: torch.dtype) -> _TeacherRows:
+    def open_loss(blocking: Blocking, dtype: torch.dtype) -> RowLoss:
         teacher = LogitsPass(
             teacher_hidden,
             teacher_head,
@@ -169,6 +156,31 @@ def teacher_part(
         return _TeacherRows(teacher, form, dtype, blocking)
 
     return Part(open_loss, factor, temperature, teacher_head.vocab_size, weights)
+
+
+def row_function(
+    member: Divergence, arguments: dict[str, Any], *, manual: bool = True
+) -> RowFunction:
+    """The divergence on rows of logits: with its gradient written out, or by autograd."""
+    if manual and member.manual_gradient is not None:
+        by_hand: Callable[..., Tensor] = resolved(member.manual_gradient)
+        return lambda student, teacher, buffers: by_hand(
+            SoftRows.of(student, teacher, buffers), **arguments
+        )
+
+    def by_autograd(student: Tensor, teacher: Tensor, _buffers: tuple[Tensor, ...]) -> Tensor:
+        with torch.enable_grad():
+            logits = student.detach().requires_grad_()
+            log_probs = logits.log_softmax(dim=-1)
+            values: Tensor = member.function(log_probs, teacher.log_softmax(dim=-1), **arguments)
+            if not values.requires_grad:  # it does not depend on the student
+                values = values + 0.0 * logits.sum(dim=-1)
+            (gradient,) = torch.autograd.grad(values.sum(), logits)
+        student.copy_(gradient)
+        broken = log_probs[:, :1].isnan() | teacher[:, :1].isnan()
+        return values.detach().unsqueeze(-1).masked_fill(broken, torch.nan)
+
+    return by_autograd
 
 
 def target_part(
@@ -186,34 +198,29 @@ def target_part(
     return Part(lambda _blocking, _dtype: loss, factor, 1.0, vocab_size, weights)
 
 
-def _only(found: FusedSum) -> FusedLoss:
-    return FusedLoss(found.total, found.values[0])
+def entropy_part() -> Part:
+    """The student's entropy H(Q), to be looked at: it leaves no gradient."""
+    return Part(lambda _blocking, _dtype: _EntropyRows())
 
 
 class _TeacherRows:
-    """A closed form between the student's logits and a teacher's."""
+    """A divergence between the student's logits and a teacher's."""
 
     def __init__(
-        self,
-        teacher: LogitsPass,
-        form: manual_gradients.ClosedForm,
-        dtype: torch.dtype,
-        blocking: Blocking,
+        self, teacher: LogitsPass, form: RowFunction, dtype: torch.dtype, blocking: Blocking
     ) -> None:
         self._teacher = teacher
         self._form = form
         self._dtype = dtype
-        rows = min(blocking.slice, blocking.chunk)
-        shape = (rows, teacher.head.vocab_size)
-        first, second, third = (teacher.hidden.new_empty(shape, dtype=dtype) for _ in range(3))
-        self._buffers = (first, second, third)
+        shape = (min(blocking.slice, blocking.chunk), teacher.head.vocab_size)
+        self._buffers = tuple(teacher.hidden.new_empty(shape, dtype=dtype) for _ in range(3))
 
     def enter_chunk(self, start: int, stop: int) -> None:
         self._teacher.enter_chunk(start, stop)
 
     def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
         teacher_logits = self._teacher.rows(start, stop).to(self._dtype)
-        return self._form(manual_gradients.SoftRows.of(logits, teacher_logits, self._buffers))
+        return self._form(logits, teacher_logits, self._buffers)
 
 
 class _TargetRows:
@@ -233,3 +240,14 @@ class _TargetRows:
         values = gap - probs.amax(dim=-1, keepdim=True).log_()
         probs.scatter_add_(-1, targets, torch.full_like(values, -1.0))
         return values.clamp_(min=0.0)
+
+
+class _EntropyRows:
+    """The entropy of the student. It is only ever looked at, so there is no gradient to leave."""
+
+    def enter_chunk(self, start: int, stop: int) -> None:
+        """Nothing is shared by a chunk."""
+
+    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
+        entropies: Tensor = torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1, keepdim=True)
+        return entropies

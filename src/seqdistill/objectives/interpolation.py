@@ -1,4 +1,4 @@
-"""How the moving target of interpolated_forward_kl moves: the one thing an objective learns.
+"""How the target of interpolated_forward_kl moves: the state of its term.
 
 It knows the mean of its term over a whole update, of all micro-batches and processes, and nothing
 of batches or models.
@@ -6,46 +6,51 @@ of batches or models.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 
+from seqdistill.core.families import InterpolatedForwardKL
 
-@dataclasses.dataclass
+
 class InterpolationShare:
-    """t, the teacher's share of the target: from `start` to 1, sooner if the loss falls fast.
+    """t, the teacher's share of the target: from its start to 1, sooner if the loss falls fast.
 
     After an update with the mean loss l: rel = (l_prev - l) / l_prev; m <- momentum m +
     (1 - momentum) rel; t <- min(1, max(t_lin, t + step sigmoid(m) (1 - t))), where t_lin goes
-    linearly from `start` at the first update to 1 at the last. There is no rel after the first
+    linearly from the start at the first update to 1 at the last. There is no rel after the first
     update, so only t_lin moves t then; an update without sequences of its term leaves t alone but
     for t_lin; l_prev = 0 counts as rel = 0.
 
     Source: Shing et al. 2025 (TAID), sec. 3.2 and its released code.
     """
 
-    start: float
-    step: float
-    momentum: float
-    share: float = dataclasses.field(init=False)
-    trend: float = dataclasses.field(init=False, default=0.0)
-    previous_loss: float | None = dataclasses.field(init=False, default=None)
+    def __init__(self, parameters: InterpolatedForwardKL) -> None:
+        self._parameters = parameters
+        self.share = parameters.start_fraction
+        self.trend = 0.0
+        self.previous_loss: float | None = None
 
-    def __post_init__(self) -> None:
-        self.share = self.start
+    def arguments(self) -> dict[str, float]:
+        """What the divergence is called with: t."""
+        return {"share": self.share}
+
+    def logged(self) -> dict[str, float]:
+        """t, under a name of its own."""
+        return {"interpolation_share": self.share}
 
     def learn(self, loss: float, update: int, updates: int) -> None:
         """Moves t after `update`, counted from 1, of `updates`; NaN says that nothing counted."""
-        moved = self.share
+        given, moved = self._parameters, self.share
         if math.isfinite(loss):
             if self.previous_loss is not None:
                 fall = self.previous_loss - loss
                 relative = fall / self.previous_loss if self.previous_loss > 0.0 else 0.0
-                self.trend = self.momentum * self.trend + (1.0 - self.momentum) * relative
-                moved += self.step * _sigmoid(self.trend) * (1.0 - self.share)
+                self.trend = given.momentum * self.trend + (1.0 - given.momentum) * relative
+                moved += given.step * _sigmoid(self.trend) * (1.0 - self.share)
             self.previous_loss = loss
         done = update / (updates - 1) if updates > 1 else 1.0
-        self.share = min(1.0, max(self.start + done * (1.0 - self.start), moved))
+        linear = given.start_fraction + done * (1.0 - given.start_fraction)
+        self.share = min(1.0, max(linear, moved))
 
     def state_dict(self) -> dict[str, float]:
         """t, m and l_prev, the last only once there is one."""

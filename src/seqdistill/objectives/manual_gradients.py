@@ -1,7 +1,7 @@
-"""Divergences with the gradient for the student's logits written out, in place on a few rows.
+"""The divergences used most with the gradient for the student's logits written out, in place.
 
-The formulas are those of `divergences`, derived by hand; tests hold both together. With Q the
-softmax of the logits z, a derivative u_i = (dD / d log q_i) / q_i gives dD/dz = q (u - sum q u).
+Optimizations of what autograd gives: tests hold both together. With Q the softmax of the logits
+z, a derivative u_i = (dD / d log q_i) / q_i gives dD/dz = q (u - sum q u).
 Everything is overwritten: what a caller wants to keep it copies before. No matrix product, no
 mask, no weight is known here.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,7 +21,8 @@ from seqdistill.objectives.divergences import Scale, jensen_shannon_factor
 class SoftRows:
     """Both models' distributions over a few rows, each (rows, vocab), and one buffer to work in.
 
-    A closed form leaves the gradient of every row's value in `student_log_probs`.
+    A function of them gives (rows, 1) values in nats and leaves the gradient of every row's value
+    in `student_log_probs`.
     """
 
     student_log_probs: Tensor
@@ -33,20 +33,13 @@ class SoftRows:
 
     @classmethod
     def of(
-        cls, student_logits: Tensor, teacher_logits: Tensor, buffers: tuple[Tensor, Tensor, Tensor]
+        cls, student_logits: Tensor, teacher_logits: Tensor, buffers: tuple[Tensor, ...]
     ) -> SoftRows:
         """Normalizes both logits in place and fills the buffers with their probabilities."""
         student_probs, teacher_probs, scratch = (b[: student_logits.shape[0]] for b in buffers)
         _normalize(student_logits, student_probs)
         _normalize(teacher_logits, teacher_probs)
         return cls(student_logits, student_probs, teacher_logits, teacher_probs, scratch)
-
-
-ClosedForm = Callable[[SoftRows], Tensor]
-"""Rows -> (rows, 1) values in nats, with the gradient left in `student_log_probs`."""
-
-_FIRST_RANKED = 32
-"""How many of the likeliest symbols are ranked at first in search of the head."""
 
 
 def forward_kl(rows: SoftRows) -> Tensor:
@@ -74,6 +67,8 @@ def reverse_kl(rows: SoftRows) -> Tensor:
 
 def jensen_shannon(rows: SoftRows, beta: float, scale: Scale) -> Tensor:
     """beta KL(P || M) + (1 - beta) KL(Q || M); gradient (1 - beta) q (log(q/m) - KL(Q || M))."""
+    if beta in (0.0, 1.0):
+        return reverse_kl(rows) if beta else forward_kl(rows)
     mixture = _mixture(rows.student_probs, rows.teacher_probs, beta, rows.scratch).log_()
     of_student = _expectation(rows.student_probs, rows.student_log_probs.sub_(mixture))
     of_teacher = _expectation(rows.teacher_probs, rows.teacher_log_probs.sub_(mixture))
@@ -110,76 +105,6 @@ def skew_reverse_kl(rows: SoftRows, alpha: float) -> Tensor:
     gradient.addcmul_(shares, rows.student_probs, value=-alpha)
     _subtract_mean(rows, gradient.sum(dim=-1, keepdim=True))
     return _within(values, rows, -math.log(alpha))
-
-
-def total_variation(rows: SoftRows) -> Tensor:
-    """0.5 sum |P - Q|; gradient 0.5 q (s - sum q s), s the sign of q - p."""
-    difference = torch.sub(rows.student_probs, rows.teacher_probs, out=rows.scratch)
-    gradient = torch.sign(difference, out=rows.student_log_probs)
-    values = difference.abs_().sum(dim=-1, keepdim=True).mul_(0.5)
-    gradient.mul_(rows.student_probs)
-    _subtract_mean(rows, gradient.sum(dim=-1, keepdim=True))
-    gradient.mul_(0.5)
-    return _within(values, rows, 1.0)
-
-
-def adaptive_kl(rows: SoftRows, head_mass: float = 0.5) -> Tensor:
-    """w_h KL(P || Q) + w_t KL(Q || P); gradient w_h (q - p) + w_t q (log(q/p) - KL(Q || P))."""
-    gap = torch.sub(rows.student_probs, rows.teacher_probs, out=rows.scratch).abs_()
-    of_head, of_tail = _head_and_tail(gap, rows.teacher_probs, head_mass)
-    whole = (of_head + of_tail).clamp_(min=torch.finfo(gap.dtype).tiny)
-    of_head, of_tail = of_head / whole, of_tail / whole
-    ratio = rows.student_log_probs.sub_(rows.teacher_log_probs)
-    forward = -_expectation(rows.teacher_probs, rows.scratch.copy_(ratio))
-    reverse = _expectation(rows.student_probs, ratio)
-    _subtract_mean(rows, reverse)
-    difference = torch.sub(rows.student_probs, rows.teacher_probs, out=rows.scratch)
-    rows.student_log_probs.mul_(of_tail).addcmul_(difference, of_head)
-    for weight, values in ((of_head, forward), (of_tail, reverse)):
-        values.clamp_(min=0.0).mul_(weight).masked_fill_(weight == 0.0, 0.0)  # 0 * inf = 0
-    return _within(forward.add_(reverse), rows)
-
-
-def interpolated_forward_kl(rows: SoftRows, share: float) -> Tensor:
-    """KL(P_t || Q), P_t = softmax((1 - t) log Q + t log P) held constant; gradient q - p_t."""
-    if share == 1.0:
-        return forward_kl(rows)
-    target = rows.teacher_log_probs
-    if share == 0.0:
-        target.copy_(rows.student_log_probs)
-    else:
-        target.mul_(share).add_(rows.student_log_probs, alpha=1.0 - share)
-    nowhere = target.amax(dim=-1, keepdim=True).isneginf()
-    _normalize(target.masked_fill_(nowhere, 0.0), rows.teacher_probs)
-    return forward_kl(rows).masked_fill_(nowhere, math.inf)
-
-
-def teacher_mode_likelihood(rows: SoftRows) -> Tensor:
-    """-log Q(argmax P); gradient q - onehot(argmax P)."""
-    mode = rows.teacher_probs.argmax(dim=-1, keepdim=True)
-    values = -rows.student_log_probs.gather(-1, mode)
-    rows.student_log_probs.copy_(rows.student_probs)
-    rows.student_log_probs.scatter_add_(-1, mode, torch.full_like(values, -1.0))
-    return _within(values, rows)
-
-
-def _head_and_tail(gap: Tensor, probs: Tensor, mass: float) -> tuple[Tensor, Tensor]:
-    """(rows, 1) sums of `gap` over the likeliest symbols that reach `mass`, and over the others.
-
-    Leaves only the others' in `gap`. Asks for ever more of the likeliest symbols until every row
-    has its head, since heads are short and sorting a vocabulary costs more than all the rest.
-    """
-    num_ranked = min(_FIRST_RANKED, probs.shape[-1])
-    ranked, ids = probs.topk(num_ranked, dim=-1)
-    while num_ranked < probs.shape[-1] and (ranked.sum(dim=-1) < mass).any():
-        num_ranked = min(8 * num_ranked, probs.shape[-1])
-        ranked, ids = probs.topk(num_ranked, dim=-1)
-    before = ranked.cumsum(dim=-1).roll(1, dims=-1)
-    before[:, 0] = 0.0
-    in_head, found = before < mass, gap.gather(-1, ids)
-    gap.scatter_(-1, ids, found.masked_fill(in_head, 0.0))
-    of_head = found.masked_fill(~in_head, 0.0).sum(dim=-1, keepdim=True)
-    return of_head, gap.sum(dim=-1, keepdim=True)
 
 
 def _normalize(logits: Tensor, probs: Tensor) -> None:

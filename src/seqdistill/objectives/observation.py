@@ -1,116 +1,169 @@
-"""One micro-batch as terms look at it: whom they count, and what both models say of its tokens.
+"""One micro-batch as token weights look at it, and what both models say of its tokens.
 
-What several terms read is computed once. Nothing here has a gradient, and no loss is known.
+What several of them read is computed once, when it is first asked for, in chunks of positions.
+Nothing here has a gradient.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Collection
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.families import TokenWeight
 from seqdistill.core.head import Head
-from seqdistill.core.origins import STUDENT_ORIGINS
+from seqdistill.core.origins import Origin
+from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import DenseScores, TeacherScores
-from seqdistill.objectives.policy_gradient import target_log_probs
-from seqdistill.objectives.term import Term
+from seqdistill.objectives.chunked_head import detached_head
+from seqdistill.objectives.fused import entropy_part, fused_sum, target_part, teacher_part
 
 
 class Observation:
-    """A batch with what the student and the teacher say about it."""
+    """A batch with what the student and the teacher say about it.
+
+    Values at positions that do not count are 0. `asked_by` is the term that looks, for messages.
+    """
 
     def __init__(
         self,
         states: StudentStates,
         scores: TeacherScores,
         batch: SequenceBatch,
-        eval_states: StudentStates,
+        eval_states: StudentStates | None = None,
     ) -> None:
-        """`eval_states` are the student's states as it writes, with its dropout off."""
+        """`eval_states` are the student's states with its dropout off; `states` where None."""
         self.states = states
         self.scores = scores
         self.batch = batch
-        self.eval_states = eval_states
-        self._student_log_probs: Tensor | None = None
-        self._teacher_log_probs: Tensor | None = None
-
-    def counted(self, term: Term) -> Bool[Tensor, "batch time"]:
-        """The positions that count, of the sequences that the term counts.
-
-        Raises RecipeError when the term asks who wrote them and nobody says so.
-        """
-        mask = self.batch.target_mask
-        if term.origin is None:
-            return mask
-        if self.batch.origins is None:
-            raise RecipeError(
-                f"{term.divergence} counts only sequences written by {', '.join(term.origin)}, "
-                "so the source must say who wrote each, got a batch that does not; remove "
-                "origin, or choose sequences that the student or the teacher writes in training"
-            )
-        rows = [writer in term.origin for writer in self.batch.origins]
-        return mask & torch.tensor(rows, device=mask.device).unsqueeze(1)
+        self.eval_states = eval_states or states
+        self.asked_by = "the objective"
+        self._weights: dict[Chosen[TokenWeight], Tensor] = {}
 
     @property
-    def students_own(self) -> Bool[Tensor, "batch time"]:
-        """The positions that count of the sequences that the student had a hand in.
+    def target_mask(self) -> Bool[Tensor, "batch time"]:
+        """The positions that count."""
+        return self.batch.target_mask
 
-        Those of `teacher_mixed` too: it drew most of their tokens. All where nobody says who wrote
-        them.
-        """
-        mask, writers = self.batch.target_mask, self.batch.origins
-        if writers is None:
-            return mask
-        rows = [writer in STUDENT_ORIGINS for writer in writers]
-        return mask & torch.tensor(rows, device=mask.device).unsqueeze(1)
+    @property
+    def target_ids(self) -> Int[Tensor, "batch time"]:
+        """The token at each position."""
+        return self.batch.target_ids
+
+    def of_origins(self, origins: Collection[Origin]) -> Bool[Tensor, "batch 1"]:
+        """The sequences that come from there. Raises RecipeError when the batch does not say."""
+        if self.batch.origins is None:
+            raise RecipeError(
+                f"{self.asked_by} counts only sequences of the origins {', '.join(origins)}, so "
+                "the source must give the origin of each, got a batch without; remove the weight, "
+                "or choose sequences that are sampled in training"
+            )
+        rows = [origin in origins for origin in self.batch.origins]
+        return torch.tensor(rows, device=self.target_mask.device).unsqueeze(1)
 
     @property
     def advantages(self) -> Float[Tensor, " batch"]:
-        """Each sequence's advantage. Raises RecipeError when the batch has none."""
+        """Each sequence's reward less its baseline. Raises RecipeError when the batch has none."""
         if self.batch.advantages is None:
             raise RecipeError(
-                "reward needs the advantage of every sequence, got a batch without advantages: no "
-                "reward was computed for it; set the recipe's reward, or remove the reward term"
+                f"{self.asked_by} needs the advantage of every sequence, got a batch without "
+                "advantages: no reward was computed for it; set objective.reward, or remove the "
+                "term"
             )
         return self.batch.advantages
 
-    def student_log_probs(self, asked_by: str) -> Float[Tensor, "batch time"]:
-        """log q of the targets among the symbols that the teacher scores; 0 where none counts.
+    @property
+    def sampled_log_probs(self) -> Float[Tensor, "batch time"] | None:
+        """The log-probability of each token where it was drawn; None where nothing says."""
+        return self.batch.sampled_log_probs
 
-        Of the student as it writes.
-        """
-        if self._student_log_probs is None:
-            vocab_size = dense(self.scores, asked_by).head.vocab_size
-            head = self.eval_states.head.cut(vocab_size)
-            self._student_log_probs = self._of_targets(self.eval_states.hidden, head, asked_by)
-        return self._student_log_probs
+    def extra(self, name: str) -> Float[Tensor, " batch"]:
+        """A numeric column of the data. Raises RecipeError when the batch does not have it."""
+        extras: dict[str, Tensor] = getattr(self.batch, "extras", None) or {}
+        if name not in extras:
+            raise RecipeError(
+                f"{self.asked_by} needs the numeric column {name!r} of the data, got a batch with "
+                f"{', '.join(extras) or 'none'}; name it in data.extras"
+            )
+        return extras[name]
 
-    def teacher_log_probs(self, asked_by: str) -> Float[Tensor, "batch time"]:
-        """log p of the targets; 0 where none counts."""
-        if self._teacher_log_probs is None:
-            teacher = dense(self.scores, asked_by)
-            self._teacher_log_probs = self._of_targets(teacher.hidden, teacher.head, asked_by)
-        return self._teacher_log_probs
+    @functools.cached_property
+    def student_log_probs(self) -> Float[Tensor, "batch time"]:
+        """log q of the targets among the symbols that the teacher scores, as the student samples
+        (dropout off)."""
+        head = self.eval_states.head.cut(self.teacher.head.vocab_size)
+        return self._of_targets(self.eval_states.hidden, head)
 
-    def _of_targets(self, hidden: Tensor, head: Head, asked_by: str) -> Tensor:
-        mask = self.batch.target_mask
-        targets = self.batch.target_ids[mask]
+    @functools.cached_property
+    def teacher_log_probs(self) -> Float[Tensor, "batch time"]:
+        """log p of the targets."""
+        return self._of_targets(self.teacher.hidden, self.teacher.head)
+
+    @functools.cached_property
+    def student_entropy(self) -> Float[Tensor, "batch time"]:
+        """H(Q) in nats of the student with its dropout off."""
+        return self._placed(self._measured(entropy_part()))
+
+    def values(self, divergence: str, **parameters: Any) -> Float[Tensor, "batch time"]:
+        """A divergence from the teacher in nats, of the student with its dropout off."""
+        hidden = self.teacher.hidden[self.target_mask]
+        part = teacher_part(divergence, hidden, self.teacher.head, **parameters)
+        return self._placed(self._measured(part, self.teacher.head.vocab_size))
+
+    @property
+    def teacher(self) -> DenseScores:
+        """The teacher's whole distribution. Raises RecipeError when the scores are less."""
+        if isinstance(self.scores, DenseScores):
+            return self.scores
+        raise RecipeError(
+            f"{self.asked_by} needs the teacher's whole distribution at every position, got "
+            f"{type(self.scores).__name__}; set teacher.scores to dense, or use "
+            "negative_log_likelihood"
+        )
+
+    def weights(self, chosen: Chosen[TokenWeight]) -> Float[Tensor, "batch time"]:
+        """What a token weight gives each position."""
+        if chosen not in self._weights:
+            with torch.no_grad():
+                found: Tensor = chosen.member.function(self, **chosen.arguments())
+            self._weights[chosen] = found.expand(self.target_mask.shape)
+        return self._weights[chosen]
+
+    def _of_targets(self, hidden: Tensor, head: Head) -> Tensor:
+        mask, targets = self.target_mask, self.target_ids[self.target_mask]
         if targets.numel() and int(targets.max()) >= head.vocab_size:
             raise RecipeError(
-                f"{asked_by} needs targets that the teacher scores, ids below {head.vocab_size}, "
-                f"got {int(targets.max())}; sample from the teacher's vocabulary only"
+                f"{self.asked_by} needs targets that the teacher scores, ids below "
+                f"{head.vocab_size}, got {int(targets.max())}; sample from the teacher's "
+                "vocabulary only"
             )
-        values = target_log_probs(hidden[mask], head, targets)
+        return self._placed(-target_nats(hidden[mask], head, targets))
+
+    def _measured(self, part: Any, vocab_size: int | None = None) -> Tensor:
+        hidden = self.eval_states.hidden[self.target_mask].detach()
+        head = self.eval_states.head
+        head = detached_head(head if vocab_size is None else head.cut(vocab_size))
+        weights = hidden.new_ones(hidden.shape[0])
+        return fused_sum(hidden, head, [part], weights=weights).values[0]
+
+    def _placed(self, values: Tensor) -> Tensor:
+        mask = self.target_mask
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
-def dense(scores: TeacherScores, asked_by: str) -> DenseScores:
-    """The scores as the whole distribution. Raises RecipeError when they are anything less."""
-    if isinstance(scores, DenseScores):
-        return scores
-    raise RecipeError(
-        f"{asked_by} needs the teacher's whole distribution at every position, got "
-        f"{type(scores).__name__}; set teacher.scores to dense, or use negative_log_likelihood"
-    )
+def target_nats(
+    hidden: Float[Tensor, "positions dim"], head: Head, target_ids: Int[Tensor, " positions"]
+) -> Float[Tensor, " positions"]:
+    """-log Q of every target, without a gradient, in chunks of positions."""
+    return fused_sum(
+        hidden.detach(),
+        detached_head(head),
+        [target_part(target_ids)],
+        weights=hidden.new_ones(hidden.shape[0]),
+    ).values[0]

@@ -7,15 +7,12 @@ over micro-batches, gradient_accumulation_steps steps and ranks.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seqdistill.core.terms import Reduction
 from seqdistill.core.token_sum import TokenSum
-
-Reduction = Literal["token", "sequence", "sum"]
 
 
 def reduction_weights(

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from seqdistill.core.errors import RecipeError, did_you_mean
+from seqdistill.core.errors import RecipeError, UserError, did_you_mean
+from seqdistill.core.plugin_loading import load_plugins
 from seqdistill.recipe.belonging import brings_bundled, drop_foreign
 from seqdistill.recipe.documents import (
     MAX_BYTES,
@@ -27,9 +28,10 @@ from seqdistill.recipe.documents import (
     parse_value,
 )
 from seqdistill.recipe.presets import preset_names, show_preset
-from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.schema import Recipe, refresh
 from seqdistill.recipe.schema_errors import MOST_COMPLAINTS, located, odd_numbers, schema_complaints
 from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, known_keys
+from seqdistill.recipe.unions import plain_errors
 
 _LOG = logging.getLogger(__name__)
 _MOST_SHOWN = 30
@@ -74,6 +76,7 @@ def resolve(name_or_path: str, overrides: Sequence[str]) -> Resolved:
     if (sentence := drop_foreign(settings, presets)) is not None:
         _LOG.warning("%s", sentence)
     wrong: list[KeyPath] = [()] if problems else []
+    _load_plugins(settings, name_or_path)
     try:
         recipe = Recipe.model_validate(settings.values)
     except ValidationError as error:
@@ -86,11 +89,31 @@ def resolve(name_or_path: str, overrides: Sequence[str]) -> Resolved:
     return Resolved(recipe, settings, problems, wrong)
 
 
+def _load_plugins(settings: Settings, name_or_path: str) -> None:
+    """Lets the plug-ins of a recipe, and the installed ones, register before values are read.
+
+    Raises RecipeError at once: without them what the recipe says of them would be called wrong.
+    """
+    given = settings.values.get("plugins") or ()
+    names = [given] if isinstance(given, str) else given
+    if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+        return  # the schema says what is wrong
+    path = pathlib.Path(name_or_path)
+    of_a_run = path.name == "recipe.yaml" and path.with_name("manifest.json").is_file()
+    by_hand = (settings.place_of(("plugins",)) or "").startswith("override ")
+    try:
+        load_plugins(tuple(names), of_a_run=of_a_run and not by_hand)
+    except UserError as error:
+        sentence = f"must be usable: {error}"
+        raise recipe_error([located(("plugins",), sentence, settings)]) from error
+    refresh()
+
+
 def _right_part(settings: Settings, error: ValidationError, wrong: list[KeyPath]) -> Recipe:
     """The recipe without what is wrong, whose paths are added to `wrong`."""
     values = copy.deepcopy(settings.values)
     while True:
-        for details in error.errors():
+        for details in plain_errors(error):
             path = _removed(values, details["loc"])
             if details["type"] == "extra_forbidden":
                 wrong.append(())

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from seqdistill.core.families import METRICS, all_members
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.sections import (
     Attention,
@@ -24,18 +25,8 @@ from seqdistill.recipe.sections import (
     UserPath,
 )
 from seqdistill.recipe.sequences_schema import SequencesSection
+from seqdistill.recipe.unions import NameOf, refresh_sections
 
-CorpusMetricName = Literal[
-    "bleu",
-    "chrf",
-    "token_error_rate",
-    "sequence_error_rate",
-    "rouge_1",
-    "rouge_2",
-    "rouge_l",
-    "exact_match",
-    "answer_accuracy",
-]
 BleuTokenizer = Literal[
     "auto",
     "13a",
@@ -221,7 +212,7 @@ class TrainingSection(Section):
     """`auto` takes a GPU when there is one."""
     eval_every: PositiveInt | None = None
     """Score dev by generation every n updates; only at the end when not given."""
-    eval_metric: Literal[CorpusMetricName, "loss", "auto"] = "auto"
+    eval_metric: Annotated[str, NameOf(METRICS, "loss", "auto")] = "auto"
     """What chooses the best checkpoints: the highest BLEU or chrF on dev, the lowest error rate, or
     the lowest `loss` (nats a token of dev's targets). `auto`: answer_accuracy where every target
     marks its answer by ####; else `loss` for chats and decoder-only models; else, for
@@ -265,7 +256,9 @@ class EvaluationSection(Section):
     """How the final numbers are measured."""
 
     metrics: Annotated[
-        tuple[Literal[CorpusMetricName, "auto"], ...], Field(min_length=1), BeforeValidator(_list)
+        tuple[Annotated[str, NameOf(METRICS, "auto")], ...],
+        Field(min_length=1),
+        BeforeValidator(_list),
     ] = ("auto",)
     """Columns of quality. The first is the main one: it chooses the best student, is tested and
     leads the report. Error rates compare tokens between white space (PER where they are phonemes;
@@ -339,6 +332,9 @@ class Recipe(Section):
     """Every random stream of the run derives from it."""
     output_dir: UserPath = "runs/{method}"
     """The run directory; `{method}` and `{seed}` are filled in."""
+    plugins: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
+    """Your own divergences, token weights, rewards and metrics: importable modules, or Python files
+    (`path/to/file.py`, from the current folder). They are run, so name only what you trust."""
     data: DataSection = DataSection()
     teacher: TeacherSection = TeacherSection()
     student: StudentSection = StudentSection()
@@ -353,3 +349,17 @@ class Recipe(Section):
     stages: tuple[Stage, ...] = ()
     """Trained one after another, each from the student of the one before, in
     `output_dir`/1-NAME, `output_dir`/2-NAME, ..."""
+
+
+_made_with = all_members()
+
+
+def refresh() -> None:
+    """Makes the schema anew from the registries where plug-ins have added to them."""
+    global _made_with
+    if _made_with == all_members():
+        return
+    _made_with = all_members()
+    refresh_sections()
+    for section in (ObjectiveSection, TrainingSection, EvaluationSection, Recipe):
+        section.model_rebuild(force=True)

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
 from seqdistill.recipe.spelling import known_keys, unknown_key_advice
+from seqdistill.recipe.unions import plain_errors
 
 _KINDS = {
     "int": "a whole number",
@@ -36,7 +37,7 @@ MOST_COMPLAINTS = 100
 
 def schema_complaints(error: ValidationError, settings: Settings) -> list[str]:
     """One sentence for each wrong value, in the order of the schema."""
-    found = error.errors()[:MOST_COMPLAINTS]
+    found = plain_errors(error)[:MOST_COMPLAINTS]
     inner = [details["loc"] for details in found]
     sentences = [
         _complaint(details, settings)
@@ -55,7 +56,7 @@ def odd_numbers(
     `found` are the values as given and `used` the recipe's, as nested mappings and lists.
     """
     if isinstance(found, dict) and isinstance(used, dict):
-        for key in found:
+        for key in (key for key in found if key in used):
             yield from odd_numbers(found[key], used[key], path=(*path, key))
     elif isinstance(found, list) and isinstance(used, (list, tuple)):
         for position, (inner, inner_used) in enumerate(zip(found, used, strict=True)):
@@ -85,7 +86,8 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
     kind, found = details["type"], _shown(details["input"])
     context = details.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"is an unknown key; {unknown_key_advice(path)}"
+        advice = context.get("advice") or unknown_key_advice(path)
+        return f"is an unknown key; {advice}"
     if kind == "missing":
         return f"must be given, got {found} without it; add it"
     if kind == "literal_error":

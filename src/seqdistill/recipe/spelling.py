@@ -104,7 +104,8 @@ def all_keys() -> tuple[KeyPath, ...]:
 def section_of(field: FieldInfo) -> type[Section] | None:
     """The section that a field holds, alone or as the items of its tuple; None for values."""
     annotation = field.annotation
-    for candidate in (annotation, *get_args(annotation)):
+    for annotated in (annotation, *get_args(annotation)):
+        candidate = getattr(annotated, "__origin__", annotated)  # of Annotated[Term, ...]
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate
     return None

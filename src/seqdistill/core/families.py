@@ -1,0 +1,294 @@
+"""The four families of methods, and the members that the package brings: names and parameters.
+
+The functions themselves, which need torch, are imported when they are first called. A divergence
+and a token weight make a term of the objective, a reward scores what the student wrote, a metric
+what a finished student writes. Registering from outside: `seqdistill.plugins`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from seqdistill.core.origins import Origin
+from seqdistill.core.registry import Member, NoParameters, Registry, parameters, resolved
+from seqdistill.core.schedules import Schedulable, between
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+InnerFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+"""Neither end: what is left of a distribution would have no mass, or a range no width."""
+
+
+@runtime_checkable
+class DivergenceState(Protocol):
+    """What a divergence learns from one update for the next; each term has one of its own."""
+
+    def arguments(self) -> Mapping[str, Any]:
+        """What the function is called with now, in place of the parameters."""
+
+    def logged(self) -> Mapping[str, float]:
+        """What metrics show of it, by name."""
+
+    def learn(self, loss: float, update: int, updates: int) -> None:
+        """Moves on after `update`, counted from 1, of `updates`; `loss` is its term's mean over the
+        whole update, NaN where nothing counted."""
+
+    def state_dict(self) -> Mapping[str, float]:
+        """For a checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go to where `state_dict` was taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence(Member):
+    """`function(student_log_probs, teacher_log_probs, **parameters)`: nats at every position."""
+
+    takes_targets: bool = False
+    """The second argument is target ids: no teacher is asked."""
+    one_right_symbol: bool = False
+    """A likelihood: temperatures are none of its business."""
+    manual_gradient: str | None = None
+    """`module:name` of the same with the gradient written out, see `manual_gradients`; without
+    one autograd finds it, chunk by chunk."""
+    state: Callable[..., Any] | str | None = None
+    """Makes the DivergenceState of a term from the parameters."""
+
+    def new_state(self, given: object) -> DivergenceState | None:
+        """The state of a term that begins; None for a divergence that learns nothing."""
+        return None if self.state is None else resolved(self.state)(given)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenWeight(Member):
+    """`function(observation, **parameters)`: what multiplies every position, (batch, time)."""
+
+    reads: tuple[str, ...] = ()
+    """The attributes of the observation that it looks at beside masks, ids, origins, extras."""
+    selects: bool = False
+    """A weight of 0 leaves its position out: of the head's work, and of the term's logged mean."""
+    leaves_count: bool = False
+    """... and out of the number that the objective is divided by; implies `selects`."""
+    on_policy: bool = False
+    """The term is an expectation over whole sequences that the present student samples: a policy
+    gradient. Every token weighs 1 in it, whatever the reduction, and sequences are counted."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it looks at the teacher's distribution."""
+        return any(name in self.reads for name in ("teacher_log_probs", "values"))
+
+    @property
+    def needs_eval_states(self) -> bool:
+        """Whether it looks at the student as it samples, with its dropout off."""
+        return any(
+            name in self.reads for name in ("student_log_probs", "student_entropy", "values")
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward(Member):
+    """`function(prompts, completions, references, **parameters)`: a finite number for each
+    completion, more is better; a reference is None where there is none."""
+
+    unit: tuple[str, str] | None = None
+    """As a metric's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric(Member):
+    """`function(outputs, references)`: a number for each output, whose mean is the score, or
+    `SummedStatistics`."""
+
+    higher_is_better: bool = True
+    compares_with: Callable[[str], bool] | str | None = None
+    """Whether a text can be a reference: not every text holds an answer. All can when None."""
+    unit: tuple[str, str] | None = None
+    """What it is told about the language: its keyword, and the attribute of `Units`."""
+    title: str = ""
+    """What people call it, where that is not its name."""
+
+
+DIVERGENCES = Registry(
+    "divergence",
+    Divergence,
+    reserved=(
+        "divergence",
+        "weight",
+        "token_weights",
+        "weights",
+        "factor",
+        "temperature",
+        "manual",
+    ),
+)
+TOKEN_WEIGHTS = Registry("token weight", TokenWeight, reserved=("kind",))
+REWARDS = Registry("reward", Reward)
+METRICS = Registry("metric", Metric)
+
+
+def all_members() -> tuple[Member, ...]:
+    """Of all families, those of plug-ins too."""
+    families = (DIVERGENCES, TOKEN_WEIGHTS, REWARDS, METRICS)
+    return tuple(member for family in families for member in family.values())
+
+
+divergence = DIVERGENCES.register
+token_weight = TOKEN_WEIGHTS.register
+reward = REWARDS.register
+metric = METRICS.register
+
+
+@parameters
+class JensenShannon:
+    """beta KL(P || M) + (1 - beta) KL(Q || M), M = beta P + (1 - beta) Q (GKD)."""
+
+    beta: Fraction
+    """The teacher's share of M. 0 means forward_kl and 1 reverse_kl."""
+    scale: Literal["raw", "gradient"] = "raw"
+    """`gradient` divides by beta (1 - beta), so that the gradient's size stays continuous toward
+    forward and reverse KL; `raw` is the paper's value."""
+
+
+@parameters
+class Skew:
+    """KL to a mixture of both distributions, which cannot explode (DistiLLM)."""
+
+    alpha: Annotated[Schedulable, between(0.0, 1.0)]
+    """The share of the other distribution that is mixed in; DistiLLM uses 0.1."""
+
+
+@parameters
+class AdaptiveKL:
+    """Forward and reverse KL, weighed for each token (AKL)."""
+
+    head_mass: InnerFraction = 0.5
+    """The teacher's likeliest symbols up to this mass are the head."""
+
+
+@parameters
+class InterpolatedForwardKL:
+    """Forward KL to a target that moves from the student to the teacher (TAID)."""
+
+    start_fraction: Fraction = 0.4
+    """The teacher's share of the target at the first update, which grows to 1."""
+    step: Fraction = 5e-4
+    """The largest adaptive step of that share."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    """Of the average of the loss's relative falls."""
+
+
+@parameters
+class ByOrigin:
+    """1 for sequences of these origins and 0 for all others."""
+
+    origins: Annotated[tuple[Origin, ...], Field(min_length=1)]
+    """reference, teacher, student, teacher_mixed. The sum is still divided by all sequences."""
+
+
+@parameters
+class SequenceReverseKL:
+    """What is to come: the log-ratios of the later tokens, the long-range part of KL(Q || P) over
+    whole sequences (MiniLLM)."""
+
+    estimator: Literal["paper", "released"] = "paper"
+    """`paper` sums the log-ratios of the later tokens; `released`, as MiniLLM's code does, counts
+    the token's own ratio, which reverse_kl has counted already."""
+    length_normalized: bool = True
+    """The return after a token divided by the number of tokens after it."""
+    discount: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """How much less each later token of a return counts than the one before it; 1, not at all, as
+    in MiniLLM's paper (its code uses 0.95)."""
+    clip: InnerFraction | None = None
+    """Importance weights are clipped to 1 - clip ... 1 + clip, as in PPO; not when not given."""
+
+
+_PLAIN, _ADAPTIVE, _MANUAL = (
+    f"seqdistill.objectives.{module}:%s"
+    for module in ("divergences", "adaptive_divergences", "manual_gradients")
+)
+
+
+def _by_hand(name: str, given: type[Any] = NoParameters) -> None:
+    DIVERGENCES.add(name, _PLAIN % name, parameters=given, manual_gradient=_MANUAL % name)
+
+
+DIVERGENCES.add(
+    "negative_log_likelihood",
+    _PLAIN % "negative_log_likelihood",
+    takes_targets=True,
+    one_right_symbol=True,
+)
+_by_hand("cross_entropy")
+_by_hand("forward_kl")
+_by_hand("reverse_kl")
+_by_hand("jensen_shannon", JensenShannon)
+_by_hand("skew_forward_kl", Skew)
+_by_hand("skew_reverse_kl", Skew)
+DIVERGENCES.add("total_variation", _PLAIN % "total_variation")
+DIVERGENCES.add("adaptive_kl", _ADAPTIVE % "adaptive_kl", parameters=AdaptiveKL)
+DIVERGENCES.add(
+    "interpolated_forward_kl",
+    _ADAPTIVE % "interpolated_forward_kl",
+    parameters=InterpolatedForwardKL,
+    state="seqdistill.objectives.interpolation:InterpolationShare",
+)
+DIVERGENCES.add(
+    "teacher_mode_likelihood", _ADAPTIVE % "teacher_mode_likelihood", one_right_symbol=True
+)
+
+_WEIGHT = "seqdistill.objectives.token_weights:%s"
+TOKEN_WEIGHTS.add("uniform", _WEIGHT % "uniform")
+TOKEN_WEIGHTS.add("origin", _WEIGHT % "by_origin", parameters=ByOrigin, selects=True)
+TOKEN_WEIGHTS.add(
+    "importance", _WEIGHT % "importance", reads=("student_log_probs", "sampled_log_probs")
+)
+TOKEN_WEIGHTS.add("advantages", _WEIGHT % "advantages", reads=("advantages",), on_policy=True)
+TOKEN_WEIGHTS.add(
+    "sequence_reverse_kl",
+    _WEIGHT % "sequence_reverse_kl",
+    parameters=SequenceReverseKL,
+    reads=("student_log_probs", "teacher_log_probs", "sampled_log_probs"),
+    on_policy=True,
+)
+
+_REWARD = "seqdistill.metrics.rewards:%s"
+for _name in ("exact_answer", "rouge_l", "rouge_2"):
+    REWARDS.add(_name, _REWARD % _name)
+REWARDS.add("bleu", _REWARD % "bleu", unit=("tokenize", "bleu_tokenizer"))
+REWARDS.add("entailment", "seqdistill.generation.entailment:EntailmentReward")
+
+_METRIC = "seqdistill.metrics.%s"
+METRICS.add(
+    "bleu",
+    _METRIC % "translation:bleu_statistics",
+    unit=("tokenize", "bleu_tokenizer"),
+    title="BLEU",
+)
+METRICS.add("chrf", _METRIC % "translation:chrf_statistics", title="chrF")
+METRICS.add(
+    "token_error_rate",
+    _METRIC % "error_rates:token_error_rate",
+    higher_is_better=False,
+    unit=("characters", "unspaced"),
+    title="token error rate",
+)
+METRICS.add(
+    "sequence_error_rate",
+    _METRIC % "error_rates:sequence_error_rate",
+    higher_is_better=False,
+    title="sequence error rate",
+)
+for _name in ("rouge_1", "rouge_2", "rouge_l"):
+    _title = _name.upper().replace("_", "-")
+    METRICS.add(_name, _METRIC % f"summaries:{_name}_statistics", title=_title)
+METRICS.add("exact_match", _METRIC % "answers:exact_match", title="exact match")
+METRICS.add(
+    "answer_accuracy",
+    _METRIC % "answers:answer_accuracy",
+    compares_with=_METRIC % "answers:has_answer",
+    title="answer accuracy",
+)

@@ -1,0 +1,160 @@
+"""One part of an objective: a divergence x token weights x a factor, and which parts go together.
+
+The rules stand here alone, without torch: recipes are checked and objectives are built by them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, Divergence, TokenWeight
+from seqdistill.core.registry import Chosen
+from seqdistill.core.schedules import Schedule
+
+Reduction = Literal["token", "sequence", "sum"]
+Weighing = str | Chosen[TokenWeight]
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """factor x divergence x the product of its token weights."""
+
+    divergence: Chosen[Divergence]
+    weight: float | Schedule = 1.0
+    """The factor."""
+    token_weights: tuple[Chosen[TokenWeight], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        *,
+        weight: float | Schedule = 1.0,
+        token_weights: Sequence[Weighing] = (),
+        **parameters: Any,
+    ) -> Term:
+        """The divergence of that name with its parameters; weights by name or as chosen.
+
+        Raises RecipeError for an unknown name and parameters missing, foreign or out of range.
+        """
+        chosen = tuple(
+            TOKEN_WEIGHTS.choose(given) if isinstance(given, str) else given
+            for given in token_weights
+        )
+        return cls(DIVERGENCES.choose(name, **parameters), weight, chosen)
+
+    @property
+    def policy(self) -> Chosen[TokenWeight] | None:
+        """The weight that makes the term a policy gradient, if one does."""
+        return next((w for w in self.token_weights if w.member.on_policy), None)
+
+    @property
+    def name(self) -> str:
+        """What logs call it: a policy gradient is no distance, and is called as its weight."""
+        return (self.divergence if self.policy is None else self.policy).member.name
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the divergence or a weight reads the teacher's distribution."""
+        takes_targets = self.divergence.member.takes_targets
+        return not takes_targets or any(w.member.needs_teacher for w in self.token_weights)
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether it pulls to one right symbol at every position, whoever names it."""
+        return self.divergence.member.one_right_symbol and self.policy is None
+
+    @property
+    def takes_temperature(self) -> bool:
+        """Whether the loss temperature divides its logits."""
+        return not self.divergence.member.one_right_symbol
+
+    @property
+    def selecting(self) -> tuple[Chosen[TokenWeight], ...]:
+        """The weights whose zeros leave positions out."""
+        return tuple(w for w in self.token_weights if w.member.selects or w.member.leaves_count)
+
+    @property
+    def counting(self) -> frozenset[Chosen[TokenWeight]]:
+        """The weights whose zeros are not counted by the objective either."""
+        return frozenset(w for w in self.token_weights if w.member.leaves_count)
+
+    def weight_at(self, update: int, updates: int) -> float:
+        """The factor at `update`, counted from 1, of a run of `updates`."""
+        given = self.weight
+        return given.value(update, updates) if isinstance(given, Schedule) else given
+
+
+def term_findings(
+    terms: Sequence[Term], reduction: Reduction, loss_temperature: float
+) -> Iterator[tuple[str, str]]:
+    """What does not go together: a key below `objective`, and a sentence that goes on from it."""
+    for position, term in enumerate(terms):
+        yield from _findings_of(f"terms.{position}", term)
+        if term.counting != terms[0].counting:
+            yield (
+                f"terms.{position}.token_weights",
+                "must leave the same positions out of the count as those of the first term, since "
+                "all terms are divided by one count, got others; give both terms the same ones",
+            )
+    policies = [term.policy.member.name for term in terms if term.policy is not None]
+    whole = "sequence_reverse_kl" in policies
+    if policies and reduction == "token":
+        remedy = "sum" if whole else "sequence or sum"
+        yield (
+            "reduction",
+            f"must be {remedy} with the token weight {policies[0]}, which makes a sum over whole "
+            f"sequences, got token; set objective.reduction={remedy.split()[0]}",
+        )
+    if whole and reduction == "sequence":
+        yield (
+            "reduction",
+            "must be sum with sequence_reverse_kl, which is a sum over each whole sequence beside "
+            "which a mean over tokens would count for less, got sequence; set "
+            "objective.reduction=sum",
+        )
+    if loss_temperature == 1.0:
+        return
+    if whole:
+        yield (
+            "loss_temperature",
+            "must be 1 with sequence_reverse_kl, which compares what the models themselves say of "
+            f"whole sequences, got {loss_temperature:g}; remove it",
+        )
+    if not any(term.takes_temperature for term in terms):
+        yield (
+            "loss_temperature",
+            "must be 1 when no term compares with the teacher, got "
+            f"{loss_temperature:g}; remove it, or add a term such as forward_kl",
+        )
+
+
+def _findings_of(key: str, term: Term) -> Iterator[tuple[str, str]]:
+    names = [chosen.member.name for chosen in term.token_weights]
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        yield (
+            f"{key}.token_weights",
+            f"must name each weight once, got {name} {names.count(name)} times; remove the others",
+        )
+    policies = [chosen.member.name for chosen in term.token_weights if chosen.member.on_policy]
+    if len(policies) > 1:
+        yield (
+            f"{key}.token_weights",
+            f"must name one policy gradient at most, got {' and '.join(policies)}; make two terms",
+        )
+    if policies and not term.divergence.member.takes_targets:
+        yield (
+            f"{key}.divergence",
+            f"must be negative_log_likelihood with the token weight {policies[0]}, which weighs "
+            f"the likelihood of sampled tokens, got {term.divergence.member.name}; set it",
+        )
+    ends = term.weight.ends if isinstance(term.weight, Schedule) else (term.weight,)
+    if min(ends) < 0.0:
+        yield f"{key}.weight", f"must be at least 0, got {term.weight}; give a number in that range"
+    elif max(ends) == 0.0:
+        yield (
+            f"{key}.weight",
+            f"must be greater than 0, got {term.weight}; leave the term out instead",
+        )

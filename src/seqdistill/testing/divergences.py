@@ -1,0 +1,190 @@
+"""What every divergence must satisfy, in the plain form and in the chunks that training uses."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqdistill.core.families import DIVERGENCES
+from seqdistill.core.head import Head
+from seqdistill.core.terms import Term
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.testing.world import world
+
+_VOCAB, _DIM = 23, 6
+
+
+def check_divergence(
+    name: str,
+    *,
+    non_negative: bool = True,
+    zero_when_equal: bool = True,
+    holds_constant: bool = False,
+    **parameters: Any,
+) -> None:
+    """Runs the suite of the family on the registered divergence with these parameters.
+
+    Say so where it may be negative, where it is not zero at P = Q, and where its gradient holds
+    something constant on purpose, which finite differences would move.
+
+    Raises AssertionError for the first property that does not hold.
+    """
+    chosen = DIVERGENCES.choose(name, **parameters)
+    state = chosen.member.new_state(chosen.parameters)
+    arguments = chosen.arguments() if state is None else state.arguments()
+    plain: _Plain = functools.partial(chosen.member.function, **arguments)
+    hard = chosen.member.takes_targets
+    _check_values(plain, hard, non_negative=non_negative, zero_when_equal=zero_when_equal)
+    _check_symmetries(plain, hard)
+    if not holds_constant:
+        _check_finite_differences(plain, hard)
+    _check_zeros(plain, hard)
+    for chunk in (None, 1, 4):
+        for temperature in (1.0,) if chosen.member.one_right_symbol else (1.0, 2.5):
+            _check_chunks(name, plain, hard, chunk, temperature, parameters)
+    _check_objective(name, plain, hard, parameters)
+
+
+_Plain = Callable[[Tensor, Tensor], Tensor]
+
+
+def _logits(seed: int, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _other(hard: bool, seed: int, *shape: int) -> Tensor:
+    """A random teacher, or random targets."""
+    if hard:
+        return torch.randint(_VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+    return (3.0 * _logits(seed, *shape, _VOCAB)).log_softmax(-1)
+
+
+def _check_values(plain: _Plain, hard: bool, *, non_negative: bool, zero_when_equal: bool) -> None:
+    student, other = (3.0 * _logits(1, 4, 5, _VOCAB)).log_softmax(-1), _other(hard, 2, 4, 5)
+    values = plain(student, other)
+    assert values.shape == (4, 5), f"one value for every position, not {tuple(values.shape)}"
+    assert values.dtype == torch.float64, "fp64 in, fp64 out"
+    assert values.isfinite().all(), "finite where both models have mass everywhere"
+    if non_negative:
+        for noise in (0.0, 1e-4, 1e-2, 1.0, 30.0):
+            near = (student + noise * _logits(3, 4, 5, _VOCAB)).log_softmax(-1).float()
+            assert (plain(student.float(), other if hard else near) >= 0.0).all(), (
+                f"never negative, not even by rounding (noise {noise})"
+            )
+    if zero_when_equal and not hard:
+        same = plain(student, student)
+        assert same.abs().max() < 1e-10, "zero where both models agree"
+        assert (values > 1e-6).all(), "and only there"
+
+
+def _check_symmetries(plain: _Plain, hard: bool) -> None:
+    logits, other = _logits(4, 7, _VOCAB).requires_grad_(), _other(hard, 5, 7)
+    values = plain(logits.log_softmax(-1), other)
+    (gradient,) = torch.autograd.grad(values.sum(), logits, materialize_grads=True)
+    assert gradient.isfinite().all(), "the gradient is finite"
+    shifted = plain((logits + 50.0).log_softmax(-1), other)
+    torch.testing.assert_close(values, shifted, msg="a shift of all logits changes nothing")
+    assert gradient.sum(-1).abs().max() <= 1e-10 * gradient.abs().max() + 1e-15, (
+        "a shift of all logits changes nothing: the gradient of every row sums to 0"
+    )
+    order = torch.randperm(_VOCAB, generator=torch.Generator().manual_seed(6))
+    moved = order.argsort()[other] if hard else other[:, order]
+    permuted = plain(logits.log_softmax(-1)[:, order], moved)
+    torch.testing.assert_close(permuted, values, msg="the vocabulary's order changes nothing")
+
+
+def _check_finite_differences(plain: _Plain, hard: bool) -> None:
+    logits, other = _logits(7, 3, _VOCAB).requires_grad_(), _other(hard, 8, 3)
+    assert torch.autograd.gradcheck(lambda z: plain(z.log_softmax(-1), other), (logits,)), (
+        "the gradient is that of finite differences"
+    )
+
+
+def _check_zeros(plain: _Plain, hard: bool) -> None:
+    """Symbols to which neither model gives any mass are as if they were not there."""
+    generator = torch.Generator().manual_seed(9)
+    padding = torch.full((5, 4), -math.inf, dtype=torch.float64)
+    student = _logits(10, 5, _VOCAB).log_softmax(-1)
+    other = _other(hard, 11, 5)
+    if hard:
+        other = torch.randint(_VOCAB, (5,), generator=generator)
+    padded = torch.cat([student, padding], dim=-1).requires_grad_()
+    values = plain(padded, other if hard else torch.cat([other, padding], dim=-1))
+    torch.testing.assert_close(values, plain(student, other), msg="impossible symbols cost nothing")
+    (gradient,) = torch.autograd.grad(values.sum(), padded, materialize_grads=True)
+    assert gradient.isfinite().all(), "impossible symbols give no NaN to the gradient"
+    broken = student.clone()
+    broken[2] = math.nan
+    assert plain(broken, other)[2].isnan(), "a NaN of the student is not hidden"
+
+
+def _check_chunks(
+    name: str,
+    plain: _Plain,
+    hard: bool,
+    chunk: int | None,
+    temperature: float,
+    parameters: dict[str, Any],
+) -> None:
+    """From hidden states, a few positions at a time, by hand and by autograd: the plain form."""
+    hidden, weight = _logits(12, 11, _DIM).requires_grad_(), _logits(13, _VOCAB, _DIM)
+    weight.requires_grad_()
+    of_teacher, teacher = _logits(14, 11, _DIM), Head(_logits(15, _VOCAB, _DIM))
+    positions = torch.rand(11, generator=torch.Generator().manual_seed(16)).double() + 0.1
+    targets = _other(True, 17, 11)
+    head = Head(weight, soft_cap=5.0)
+    other = targets if hard else (teacher.logits(of_teacher) / temperature).log_softmax(-1)
+    values = plain((head.logits(hidden) / temperature).log_softmax(-1), other)
+    expected = torch.autograd.grad(
+        (positions * values).sum(), (hidden, weight), materialize_grads=True
+    )
+    for manual in (True, False):
+        part = (
+            target_part(targets)
+            if hard
+            else teacher_part(
+                name, of_teacher, teacher, temperature=temperature, manual=manual, **parameters
+            )
+        )
+        found = fused_sum(hidden, head, [part], weights=positions, chunk_positions=chunk)
+        how = (
+            f"chunks of {chunk} at temperature {temperature}, {'by hand' if manual else 'autograd'}"
+        )
+        torch.testing.assert_close(
+            found.values[0], values.detach(), rtol=1e-9, atol=1e-11, msg=f"same value: {how}"
+        )
+        for got, wanted in zip(
+            torch.autograd.grad(found.total, (hidden, weight)), expected, strict=True
+        ):
+            torch.testing.assert_close(
+                got, wanted, rtol=1e-8, atol=1e-10, msg=f"same gradient: {how}"
+            )
+
+
+def _check_objective(name: str, plain: _Plain, hard: bool, parameters: dict[str, Any]) -> None:
+    """In an objective: padding is not read, and the split into micro-batches does not matter."""
+    here = world()
+    mask = here.batch.target_mask
+    student, teacher = here.log_probs()
+    values = plain(student[mask], here.batch.target_ids[mask] if hard else teacher[mask]).detach()
+    objective = WeightedObjective([Term.of(name, **parameters)], reduction="token")
+    bad = here.poisoned(~mask)
+    total, _ = objective(bad.states, bad.scores, bad.batch)
+    assert abs(total.detached().mean - float(values.mean())) < 1e-9, (
+        "an objective of it is the mean over the positions that count; padding is never read"
+    )
+    parts = TokenSum.zero()
+    for rows in (slice(0, 1), slice(1, 4)):
+        piece = here.rows(rows)
+        parts = parts + objective(piece.states, piece.scores, piece.batch)[0]
+    assert abs(parts.detached().mean - float(values.mean())) < 1e-9, (
+        "micro-batches add up to the batch"
+    )

@@ -1,0 +1,45 @@
+"""Every member of the families of objectives passes the suite that users run on theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
+from seqdistill.testing import check_divergence, check_token_weight
+
+DIVERGENCE_CASES: dict[str, list[dict[str, Any]]] = {
+    "jensen_shannon": [
+        {"beta": beta, "scale": scale}
+        for beta, scale in ((0.1, "raw"), (0.5, "gradient"), (0.9, "gradient"), (0, "raw"))
+    ],
+    "skew_forward_kl": [{"alpha": 0.1}, {"alpha": 0.6}],
+    "skew_reverse_kl": [{"alpha": 0.1}, {"alpha": 0.6}],
+    "adaptive_kl": [{"head_mass": 0.5}, {"head_mass": 0.9}],
+    "interpolated_forward_kl": [{"start_fraction": 0.4}, {"start_fraction": 1.0}],
+}
+NOT_ZERO = ("cross_entropy", "teacher_mode_likelihood")
+HOLDING = ("adaptive_kl", "interpolated_forward_kl")
+WEIGHT_CASES: dict[str, list[dict[str, Any]]] = {
+    "origin": [{"origins": ("student",)}, {"origins": ("teacher", "reference")}],
+    "sequence_reverse_kl": [{}, {"estimator": "released", "clip": 0.2, "discount": 0.9}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [(name, case) for name in DIVERGENCES for case in DIVERGENCE_CASES.get(name, [{}])],
+)
+def test_every_divergence(name: str, parameters: dict[str, Any]) -> None:
+    check_divergence(
+        name, zero_when_equal=name not in NOT_ZERO, holds_constant=name in HOLDING, **parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [(name, case) for name in TOKEN_WEIGHTS for case in WEIGHT_CASES.get(name, [{}])],
+)
+def test_every_token_weight(name: str, parameters: dict[str, Any]) -> None:
+    check_token_weight(name, **parameters)
