@@ -83,7 +83,7 @@ def test_two_processes_equal_one_with_twice_the_micro_batches(
         metrics=metrics,
         score_dev=scripted([2.0], lambda _module: None),
         gradient_accumulation_steps=4,
-        updates=4,
+        steps=4,
     ).run(resume=False)
     found = by_two(trained_by_two, "exact")
     for name, parameter in weights(model).items():

@@ -260,7 +260,7 @@ def test_an_old_best_student_that_is_damaged_can_be_given_up(
             model,
             metrics=metrics,
             score_dev=scripted(scores, lambda _module: None),
-            updates=6,
+            steps=6,
             eval_every=2,
             checkpoint_every=1,
         )

@@ -8,6 +8,8 @@ padding is known by mask alone, never by a token id.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,24 +53,19 @@ class SequenceBatch:
         """How many positions count."""
         return int(self.target_mask.sum())
 
-    def to(self, device: torch.device) -> SequenceBatch:
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> SequenceBatch:
         """The same batch with its tensors on `device`."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
+    def pin_memory(self) -> SequenceBatch:
+        """The same batch in page-locked memory, which a GPU copies from while it computes."""
+        return self._with(lambda tensor: tensor.pin_memory())
 
-        return SequenceBatch(
-            self.example_ids,
-            self.decoder_input_ids.to(device),
-            self.decoder_mask.to(device),
-            self.target_ids.to(device),
-            self.target_mask.to(device),
-            moved(self.source_ids),
-            moved(self.source_mask),
-            self.origin,
-            moved(self.sampled_log_probs),
-            moved(self.advantages),
-        )
+    def _with(self, change: Callable[[Tensor], Tensor]) -> SequenceBatch:
+        """The batch with every tensor changed."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        changed: dict[str, Any] = {n: change(v) for n, v in values.items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **changed)
 
 
 @dataclasses.dataclass(frozen=True)

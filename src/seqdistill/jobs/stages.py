@@ -31,7 +31,7 @@ from seqdistill.recipe.writing import write_recipe
 from seqdistill.records import atomic
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.locks import exclusive_lock
-from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.run_directory import Resume, RunDirectory
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class _Trained:
     reused: bool
 
 
-def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
+def train_stages(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunDirectory:
     """The run directory of a chain, its student trained through all stages.
 
     Finished stages are used as they are, whoever trained them, and an unfinished one goes on from
@@ -58,7 +58,7 @@ def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) ->
 
 
 def _train_stages(
-    recipe: Recipe, processes: PartialState, *, progress: Progress, resume: bool
+    recipe: Recipe, processes: PartialState, *, progress: Progress, resume: Resume
 ) -> RunDirectory:
     run = open_run(recipe, resume=resume)
     for ahead in unfinished_recipes(recipe):
@@ -69,7 +69,7 @@ def _train_stages(
         start_from = newest_student([before.stage for before in trained])
         stage = stage_run(recipe, index, start_from=start_from)
         title = f"stage {index + 1} of {len(recipe.stages)}, {stage.recipe.method}"
-        reused = _train_stage(stage, processes, NamedProgress(progress, title))
+        reused = _train_stage(stage, processes, NamedProgress(progress, title), resume or True)
         trained.append(_Trained(stage, given.preset, reused))
     if processes.is_main_process:
         _write_run(run, recipe, trained)
@@ -77,7 +77,9 @@ def _train_stages(
     return run
 
 
-def _train_stage(stage: StageRun, processes: PartialState, progress: Progress) -> bool:
+def _train_stage(
+    stage: StageRun, processes: PartialState, progress: Progress, resume: Resume
+) -> bool:
     """Sees to it that the stage's student is there. True when it was there already."""
     is_main = processes.is_main_process
     with exclusive_lock(stage.run.path, "training in") if is_main else contextlib.nullcontext():
@@ -91,7 +93,7 @@ def _train_stage(stage: StageRun, processes: PartialState, progress: Progress) -
             progress.advance(_num_updates(stage))
             progress.finish()
         else:
-            train_as_only_writer(stage.recipe, progress=progress, resume=True)
+            train_as_only_writer(stage.recipe, progress=progress, resume=resume)
         processes.wait_for_everyone()
     return reused
 
