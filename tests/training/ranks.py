@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from tests.tiny import character_tokenizer, collator, random_examples
-from tests.training.small import Recorder, make_loop, scripted, stored, student, weights
+from tests.training.small import Recorder, make_loop, stored, student, weights
 from torch import nn
 
 from seqdistill.core.errors import NonFiniteLossError, UserError
@@ -146,23 +146,21 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
         samples_student=True,
     )
     keep("on-policy", model, learning)
-    for name, steps in (("whole", 4), ("half", 2), ("half", 4)):
-        model = student(dropout=0.3, seed=int(name == "half" and steps == 4))
-        resume = name == "half" and steps == 4
-        score = scripted([1.0], lambda _model: None)
-        place = folder / f"{name}-run"
-        more: dict[str, Any] = {"steps": steps, "score_dev": score, "eval_metric": "bleu"}
-        metrics = train(
-            place, accelerator, model, resume=resume, gradient_checkpointing=True, **more
+    for name, steps, resume in (("whole", 4, False), ("half", 2, False), ("half", 4, True)):
+        model = student(dropout=0.3, seed=int(resume))
+        learning = train(
+            folder / f"{name}-run",
+            accelerator,
+            model,
+            resume=resume,
+            steps=steps,
+            schedule="constant",  # rates that do not know how many updates there will be
+            gradient_checkpointing=True,
+            score_dev=None,
         )
-        keep("resumed" if resume else name, model, metrics)
-    # For another number of processes to go on with.
-    exact("begun", optimizer="sgd", max_grad_norm=0.5, steps=2, learning_rate=0.01, **FOUR)
+        keep("resumed" if resume else name, model, learning)
+    exact("begun", optimizer="sgd", schedule="constant", steps=2)
     return rows
-
-
-FOUR: dict[str, Any] = {"schedule": "constant"}
-"""Rates that do not know how many updates there will be."""
 
 
 def gone_on(folder: Path, begun: Path, accelerator: Accelerator) -> None:
@@ -177,9 +175,8 @@ def gone_on(folder: Path, begun: Path, accelerator: Accelerator) -> None:
         model,
         resume=True,
         optimizer="sgd",
-        max_grad_norm=0.5,
+        schedule="constant",
         gradient_accumulation_steps=1,  # the checkpoint says how many there were
-        **FOUR,
     )
     save_file(weights(model), folder / f"continued-{accelerator.process_index}.safetensors")
 
@@ -220,7 +217,6 @@ def main(folder: Path, parallel: Any, begun: Path | None) -> None:
         gone_on(folder, begun, accelerator)
     facts["poisoned"] = refused(folder, accelerator)
     (folder / f"facts-{accelerator.process_index}.json").write_text(json.dumps(facts))
-    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 

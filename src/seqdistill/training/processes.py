@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedType,
     FullyShardedDataParallelPlugin,
@@ -101,9 +101,11 @@ def make_accelerator(
         log_with=list(trackers),
         project_dir=folder,
     )
-    if sharded and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # accelerate itself shards on accelerators only; what it then calls works on CPUs, too.
-        accelerator.state.distributed_type = DistributedType.FSDP
+    if sharded and accelerator.use_distributed:
+        # On CPUs accelerate itself does not shard, though what it calls for it works there. And a
+        # second accelerator of this process would keep the first one's choice of layers.
+        for state in (PartialState(), accelerator.state):
+            state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
 
