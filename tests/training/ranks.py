@@ -1,6 +1,9 @@
 """What every number of processes must train alike; `test_processes.py` starts it.
 
-RANK=0 WORLD_SIZE=2 ... python ranks.py FOLDER ddp|fsdp2 [FOLDER OF ANOTHER NUMBER]
+RANK=0 WORLD_SIZE=2 ... python ranks.py FOLDER
+
+It leaves `FOLDER/2-ddp` and `FOLDER/2-fsdp2`; what two processes began under DDP all others go on
+with.
 """
 
 from __future__ import annotations
@@ -31,9 +34,11 @@ from seqdistill.objectives.objective import Term, WeightedObjective
 from seqdistill.sources.rollout_batches import RolloutBatches
 from seqdistill.sources.rollout_sampler import RolloutSampler
 from seqdistill.teachers.in_process import InProcessTeacher
-from seqdistill.training.processes import all_gather_object, make_accelerator, prepare
+from seqdistill.training.processes import Parallel, all_gather_object, make_accelerator, prepare
 from seqdistill.training.sharding import shard_frozen
 
+PARALLELS: tuple[Parallel, ...] = ("ddp", "fsdp2")
+BEGUN = "2-ddp"
 MICRO_BATCHES = 6
 """Of every update, over all processes."""
 TOKENIZER = character_tokenizer()
@@ -198,7 +203,7 @@ def poison(model: SequenceModel) -> None:
     model.register_forward_hook(lambda _module, _inputs, hidden: hidden * float("nan"))
 
 
-def main(folder: Path, parallel: Any, begun: Path | None) -> None:
+def main(folder: Path) -> None:
     """Everything in one go: starting processes is what costs."""
     torch.set_num_threads(1)
     refusal = ""
@@ -210,15 +215,18 @@ def main(folder: Path, parallel: Any, begun: Path | None) -> None:
         except UserError as error:
             refusal = str(error)
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = make_accelerator(parallel, on_cpu=True)
-    facts: dict[str, Any] = {"rows": trainings(folder, accelerator), "refusal": refusal}
-    facts["kind"] = str(accelerator.distributed_type)
-    if begun is not None:
-        gone_on(folder, begun, accelerator)
-    facts["poisoned"] = refused(folder, accelerator)
-    (folder / f"facts-{accelerator.process_index}.json").write_text(json.dumps(facts))
+    for parallel in PARALLELS:
+        accelerator = make_accelerator(parallel, on_cpu=True)
+        place = folder / f"{accelerator.num_processes}-{parallel}"
+        facts: dict[str, Any] = {"rows": trainings(place, accelerator), "refusal": refusal}
+        if place != folder / BEGUN:
+            gone_on(place, folder / BEGUN, accelerator)
+        facts["poisoned"] = refused(place, accelerator)
+        facts["kind"] = str(accelerator.distributed_type)
+        (place / f"facts-{accelerator.process_index}.json").write_text(json.dumps(facts))
+        AcceleratorState._reset_state()
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    main(Path(sys.argv[1]))

@@ -25,12 +25,14 @@ from seqdistill.training.processes import all_gather_object, broadcast_from_main
 from seqdistill.training.sharding import layer_classes
 
 ROOT = Path(__file__).parents[2]
-RUNS = {"2-ddp": (2, "ddp"), "2-fsdp2": (2, "fsdp2"), "3-ddp": (3, "ddp"), "3-fsdp2": (3, "fsdp2")}
+RUNS = [f"{count}-{parallel}" for count in (2, 3) for parallel in ranks.PARALLELS]
+
+OF_ONE_PROCESS = ("rollouts", "generation_tokens_per_second", "refresh_seconds")
+"""Logged as the mean of a process, or by a clock."""
 
 
-def started(folder: Path, name: str, *further: Path) -> list[subprocess.Popen[str]]:
+def started(folder: Path, count: int) -> list[subprocess.Popen[str]]:
     """As torchrun would start them, without the seconds that it takes to start itself."""
-    count, parallel = RUNS[name]
     source = Path(seqdistill.__file__).parents[1]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -43,8 +45,7 @@ def started(folder: Path, name: str, *further: Path) -> list[subprocess.Popen[st
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
-    script = Path(__file__).with_name("ranks.py")
-    words = [sys.executable, str(script), str(folder / name), parallel, *map(str, further)]
+    words = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(folder)]
     return [
         subprocess.Popen(
             words,
@@ -59,13 +60,10 @@ def started(folder: Path, name: str, *further: Path) -> list[subprocess.Popen[st
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where one process, and every other number of them, left weights, rows and refusals.
-
-    All but the first go on with what two processes under DDP began.
-    """
+    """Where every number of processes left weights, rows and refusals."""
     folder = tmp_path_factory.mktemp("ranks")
-    for name in RUNS:
-        processes = started(folder, name, *([] if name == "2-ddp" else [folder / "2-ddp"]))
+    for count in (2, 3):
+        processes = started(folder, count)
         try:
             for process in processes:
                 _, errors = process.communicate(timeout=600)
@@ -77,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone = Accelerator(cpu=True)
     rows = ranks.trainings(folder / "one", alone)
     (folder / "one" / "facts-0.json").write_text(json.dumps({"rows": rows}))
-    ranks.gone_on(folder / "one", folder / "2-ddp", alone)
+    ranks.gone_on(folder / "one", folder / ranks.BEGUN, alone)
     model = student(dtype=torch.float64)
     ranks.train(folder / "whole", alone, model, optimizer="sgd", schedule="constant")
     save_file(weights(model), folder / "one" / "uninterrupted-0.safetensors")
@@ -110,8 +108,8 @@ def test_several_processes_equal_one_with_their_global_batch(trained: Path, name
         assert difference(left(trained, name, training), expected) < limit, training
         rows = facts(trained, name)["rows"][training]
         for row, one in zip(rows, facts(trained, "one")["rows"][training], strict=True):
-            timeless = {key: value for key, value in one.items() if "second" not in key}
-            assert {key: row[key] for key in timeless} == pytest.approx(timeless, rel=1e-9)
+            compared = {key: value for key, value in one.items() if key not in OF_ONE_PROCESS}
+            assert {key: row[key] for key in compared} == pytest.approx(compared, rel=1e-9)
     assert not same(left(trained, "one", "sgd"), weights(student(dtype=torch.float64)))
 
 
@@ -120,7 +118,7 @@ def test_several_processes_equal_one_with_their_global_batch(trained: Path, name
 def test_only_the_main_process_logs_and_all_end_alike(trained: Path, name: str) -> None:
     assert not any(facts(trained, name, rank=1)["rows"].values())
     for training in ("sgd", "whole", "resumed", "on-policy"):
-        found = [left(trained, name, training, rank) for rank in range(RUNS[name][0])]
+        found = [left(trained, name, training, rank) for rank in range(int(name[0]))]
         assert all(same(found[0], other) for other in found), training
 
 
@@ -130,7 +128,9 @@ def test_every_processs_dropout_is_resumed(trained: Path, name: str) -> None:
     state = trained / name / "half-run" / "checkpoint-2"
     states = [load_file(state / file) for file in ("random.safetensors", "random-1.safetensors")]
     assert not torch.equal(states[0]["cpu"], states[1]["cpu"])
-    assert same(left(trained, name, "resumed"), left(trained, name, "whole"))
+    # DDP sums over three processes in another order after its first update.
+    limit = 1e-6 if name == "3-ddp" else 0.0
+    assert difference(left(trained, name, "resumed"), left(trained, name, "whole")) <= limit
     assert not same(left(trained, name, "resumed"), left(trained, name, "half"))
 
 
@@ -146,7 +146,7 @@ def test_any_number_of_processes_goes_on_with_a_checkpoint_of_two(trained: Path,
 def test_a_loss_that_is_not_finite_stops_all_processes_with_one_error(
     trained: Path, name: str
 ) -> None:
-    told = {facts(trained, name, rank)["poisoned"] for rank in range(RUNS[name][0])}
+    told = {facts(trained, name, rank)["poisoned"] for rank in range(int(name[0]))}
     assert len(told) == 1
     assert "the term nll is nan for the examples e" in told.pop()
 
