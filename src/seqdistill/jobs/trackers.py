@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import socket
 from collections.abc import Iterator, Sequence
 
 from accelerate import Accelerator
@@ -54,5 +55,7 @@ def trackers_started(accelerator: Accelerator, recipe: Recipe, run: RunDirectory
         for tracker in accelerator.trackers:
             tracker.finish()
         accelerator.trackers.clear()
+        for events in run.tensorboard_path.rglob("events.*"):  # without the machine's name
+            events.rename(events.with_name(events.name.replace(f".{socket.gethostname()}.", ".")))
         for key in ours:
             del os.environ[key]

@@ -98,7 +98,7 @@ def make_accelerator(
         cpu=on_cpu,
         mixed_precision="no",
         fsdp_plugin=plugin,
-        log_with=list(trackers),
+        log_with=list(trackers) or None,
         project_dir=folder,
     )
     if sharded and accelerator.use_distributed:
