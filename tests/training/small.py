@@ -20,6 +20,7 @@ from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
 from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.reduction import Reduction
 from seqdistill.recipe.schema import TrainingSection
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.source import SequenceSource
@@ -42,9 +43,9 @@ TIMINGS = ("seconds", "tokens_per_second")
 class PlainObjective(WeightedObjective):
     """Cross entropy of whole logits, by torch: slow, short and independent of the fused forms."""
 
-    needs_eval_states = False  # type: ignore[assignment]
+    needs_eval_states = False
 
-    def __init__(self, reduction: str = "token") -> None:
+    def __init__(self, reduction: Reduction = "token") -> None:
         self._reduction = reduction
 
     def __call__(

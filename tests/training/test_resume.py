@@ -140,11 +140,11 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken_when_asked(
     path = damaged(tmp_path, what, how)
     named = "" if what == "checksums" else path.name  # a digit of them is another file's
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=f"checkpoint-4 .*{named}.* from checkpoint-2, .*whole"):
+    with pytest.raises(UserError, match=f"{named}.* from checkpoint-2, .*whole"):
         train(tmp_path, metrics, resume=True, left=2)
     assert sorted(tmp_path.rglob("*")) == before
     model = train(tmp_path, metrics, resume="latest-whole", left=2)
-    assert f"checkpoint-4 is damaged ({named}" in caplog.text
+    assert "checkpoint-4 is damaged" in caplog.text and named in caplog.text
     assert same(weights(model), uninterrupted[0])
     assert metrics.without_timings == uninterrupted[1].without_timings
 
@@ -157,7 +157,7 @@ def test_without_a_whole_checkpoint_nothing_is_trained_or_removed(
     damaged(tmp_path, "model", "flipped")
     (tmp_path / "checkpoint-2" / CHECKSUMS).unlink()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=r"checkpoint-4 model\.saf.*no older one is whole"):
+    with pytest.raises(UserError, match=r"checkpoint-4/model\.saf.*no older one is whole"):
         train(tmp_path, metrics, resume=resume, left=2)
     assert sorted(tmp_path.rglob("*")) == before
 

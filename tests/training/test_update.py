@@ -28,6 +28,8 @@ from seqdistill.core.errors import NonFiniteLossError
 from seqdistill.core.scores import TeacherScores
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.models.placement import Precision
+from seqdistill.objectives.reduction import Reduction
 from seqdistill.report.contents import TrainingLog
 from seqdistill.report.speeds import training_rates
 from seqdistill.training.optimization import learning_rate
@@ -41,7 +43,7 @@ def split(micro_batches: int) -> ListedBatches:
     return ListedBatches([EIGHT[i : i + size] for i in range(0, len(EIGHT), size)])
 
 
-def naive_mean(model: SequenceModel, reduction: str) -> torch.Tensor:
+def naive_mean(model: SequenceModel, reduction: Reduction) -> torch.Tensor:
     """The loss by a loop over sentences, each alone and unpadded."""
     per_sentence = []
     for example in EIGHT:
@@ -55,7 +57,7 @@ def naive_mean(model: SequenceModel, reduction: str) -> torch.Tensor:
     return torch.cat(per_sentence).mean()
 
 
-def naive_update(model: SequenceModel, reduction: str, max_grad_norm: float) -> float:
+def naive_update(model: SequenceModel, reduction: Reduction, max_grad_norm: float) -> float:
     """One step of torch's own AdamW; its gradient's norm before clipping."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
@@ -88,7 +90,7 @@ def naive_update(model: SequenceModel, reduction: str, max_grad_norm: float) -> 
     ],
 )
 def test_any_split_gives_the_update_of_the_mean_over_all(
-    micro_batches: int, reduction: str, max_grad_norm: float, tmp_path: Path
+    micro_batches: int, reduction: Reduction, max_grad_norm: float, tmp_path: Path
 ) -> None:
     model = student(dtype=torch.float64)
     expected = copy.deepcopy(model)
@@ -235,7 +237,7 @@ class AsWriter(PlainObjective):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_objective_that_reads_the_writer_gets_its_states_with_dropout_off(
-    tmp_path: Path, precision: str
+    tmp_path: Path, precision: Precision
 ) -> None:
     model = student(dropout=0.3)
     objective = AsWriter(model, needs_eval_states=True)

@@ -153,10 +153,11 @@ def checkpoint_to_resume(folder: Path, resume: Resume) -> Path | None:
     damaged: dict[Path, str] = {}
     whole_one = None
     for path in reversed(saved):
-        if (found := damage(path) or damage_of(folder, _best_of(path))) is None:
+        in_best = damage_of(folder, _best_of(path))
+        if (found := damage(path)) is None and in_best is None:
             whole_one = path
             break
-        damaged[path] = found
+        damaged[path] = f"{path}/{found}" if found else f"{folder}/{in_best}"
     if not damaged:
         return whole_one
     name, what = saved[-1].name, damaged[saved[-1]]
@@ -175,8 +176,7 @@ def checkpoint_to_resume(folder: Path, resume: Resume) -> Path | None:
     if whole_one is None and damage(saved[-1]) is None:
         remedy = "go on without that best student by --resume-whole"
     raise UserError(
-        f"A run must be resumed from a whole checkpoint, but of {saved[-1]} {what}; restore the "
-        f"file, or {remedy}."
+        f"A run must be resumed from a whole checkpoint, but {what}; restore the file, or {remedy}."
     )
 
 
