@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -20,8 +21,17 @@ from tests.training.small import same, student, weights
 from torch import Tensor, nn
 
 import seqdistill
+from seqdistill.compression.pruning import prune
+from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
-from seqdistill.training.processes import all_gather_object, broadcast_from_main, prepare
+from seqdistill.recipe.schema import TrainingSection
+from seqdistill.training.loop import check_trainable
+from seqdistill.training.processes import (
+    all_gather_object,
+    broadcast_from_main,
+    make_accelerator,
+    prepare,
+)
 from seqdistill.training.sharding import layer_classes
 
 ROOT = Path(__file__).parents[2]
@@ -189,3 +199,38 @@ def test_a_launch_that_accelerate_did_not_join_is_refused(
 )
 def test_layers_are_sharded_whole(name: str, layers: list[str]) -> None:
     assert layer_classes(tiny_adapter(name)) == layers
+
+
+def test_sharding_of_the_first_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match="fsdp_version: 2"):
+        make_accelerator("auto", on_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("sharded", "settings", "pruned", "named"),
+    [
+        (True, {}, True, "fsdp2 must be left out with pruning"),
+        (True, {"optimizer": "adamw_8bit"}, False, "fsdp2 must be left out with .*8bit"),
+        (False, {"gradient_checkpointing": True}, False, "gradient_checkpointing"),
+        (False, {}, True, None),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch,
+    sharded: bool,
+    settings: dict[str, Any],
+    pruned: bool,
+    named: str | None,
+) -> None:
+    monkeypatch.setattr(Accelerator, "is_fsdp2", sharded)
+    monkeypatch.setattr("seqdistill.training.loop.check_optimizer", lambda settings: None)
+    model = student()
+    model.module.supports_gradient_checkpointing = False
+    mask = PruningMask.of_nothing()
+    if pruned:
+        mask = prune(model.module, pruned_share=0.5, scheme="class_blind")
+    told = pytest.raises(UserError, match=named) if named else contextlib.nullcontext()
+    with told:
+        check_trainable(model, mask, TrainingSection(**settings), Accelerator(cpu=True))

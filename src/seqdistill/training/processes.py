@@ -83,7 +83,7 @@ def make_accelerator(
     sharded = parallel == "fsdp2" or (parallel == "auto" and configured)
     plugin = None
     if sharded:
-        version = int(os.environ.get("FSDP_VERSION", "1")) if configured else 2
+        version = int(os.environ.get("FSDP_VERSION", "1")) if parallel == "auto" else 2
         if version != 2:
             raise UserError(
                 f"Sharded training must use FSDP2, but accelerate is configured for version "
