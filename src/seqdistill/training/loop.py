@@ -279,7 +279,7 @@ class TrainingLoop:
     def _accumulate(self) -> StepStats:
         """Gradients of the totals of all micro-batches, and their sums over all processes."""
         loss, parts = TokenSum.zero(), dict[str, TokenSum]()
-        num_targets, seen = torch.zeros(()), list[_Seen]()
+        num_targets, seen = torch.zeros((), dtype=torch.long), list[_Seen]()
         for index in range(self._micro_batches):
             batch = self._source.next_batch().to(self._accelerator.device, non_blocking=True)
             last = index == self._micro_batches - 1
