@@ -10,7 +10,7 @@ from tests.tiny import EOS, PAD, VOCAB, collator, random_examples, tiny_adapter,
 from seqdistill.core.head import Head
 from seqdistill.data.collating import Collator
 from seqdistill.evaluation import likelihood
-from seqdistill.evaluation.likelihood import mean_reference_nats, reference_predictions
+from seqdistill.evaluation.likelihood import reference_nats, reference_predictions
 
 EXAMPLES = random_examples(12)
 
@@ -60,10 +60,8 @@ def test_the_loss_on_dev_is_the_mean_over_all_tokens_however_batched(name: str) 
     mean = np.concatenate(found.nats).mean()
     for batch_tokens in (1, 30, 4096):
         adapter.train()
-        loss = mean_reference_nats(
-            adapter, EXAMPLES, collator(adapter.kind), batch_tokens=batch_tokens
-        )
-        assert loss == pytest.approx(mean, rel=1e-5)
+        loss = reference_nats(adapter, EXAMPLES, collator(adapter.kind), batch_tokens=batch_tokens)
+        assert loss.mean == pytest.approx(mean, rel=1e-5)
 
 
 def test_predictions_are_blind_to_the_pad_token_and_to_dropout() -> None:

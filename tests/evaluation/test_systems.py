@@ -13,6 +13,7 @@ from tests.tiny import EOS, character_tokenizer, collator, tiny_adapter, tiny_mo
 
 from seqdistill.compression.layers import parameter_count
 from seqdistill.compression.pruning import prune
+from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample, encode
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.dev import DevScorer, best_texts
@@ -223,7 +224,7 @@ def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
         tokenizer=TOKENIZER,
         generator=make,
         metrics=("bleu", "chrf", "token_error_rate"),
-        loss_nats=lambda: 2.5,
+        loss=lambda examples: TokenSum(torch.tensor(5.0), torch.tensor(2.0)),
         max_new_tokens=9,
     )
     model = tiny_model("mbart")
@@ -258,7 +259,7 @@ def test_a_choice_by_zeros_is_warned_of_once_and_what_would_tell_is_named(
         tokenizer=TOKENIZER,
         generator=lambda _model: generator,
         metrics=("bleu", "chrf", "token_error_rate"),
-        loss_nats=lambda: 2.5,
+        loss=lambda examples: TokenSum(torch.tensor(5.0), torch.tensor(2.0)),
         max_new_tokens=9,
         chooses=chooses,
     )

@@ -28,7 +28,7 @@ from seqdistill.core.terms import Term
 from seqdistill.data.encoding import EncodedExample, encode, leave_out_long
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.dev import DevScorer
-from seqdistill.evaluation.likelihood import mean_reference_nats, reference_predictions
+from seqdistill.evaluation.likelihood import reference_nats, reference_predictions
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
@@ -50,12 +50,13 @@ from seqdistill.sources.rollout_sampler import RolloutSampler
 from seqdistill.sources.source import CompletionSource, SequenceSource
 from seqdistill.sources.stored import StoredCompletions, StoredSequences
 from seqdistill.teachers.in_process import InProcessTeacher
-from seqdistill.training.optimization import RateSchedule
 
 FRAMES, CHANNELS = 4, 6
 TOKENIZER = character_tokenizer()
 SETTINGS: dict[str, Any] = {
-    "schedule": RateSchedule(peak=0.01, updates=40, warmup_steps=3, shape="linear"),
+    "steps": 40,
+    "warmup_steps": 3,
+    "weight_decay": 0.0,
     "max_grad_norm": 1.0,
 }
 SAMPLED = Decoding(mode="sample", max_new_tokens=5, batch_tokens=40)
@@ -167,7 +168,7 @@ def dev_scorer(student: SequenceModel) -> DevScorer:
         tokenizer=TOKENIZER,
         generator=lambda live: TransformersGenerator(live, TOKENIZER, kind="seq2seq"),
         metrics=["chrf"],
-        loss_nats=lambda: mean_reference_nats(student, EXAMPLES, collator),
+        loss=lambda examples: reference_nats(student, examples, collator),
         max_new_tokens=6,
         chooses="chrf",
     )
@@ -266,7 +267,7 @@ def test_both_engines_of_transformers_write_the_same_greedily() -> None:
 def test_supervised_distillation_through_the_loop(tmp_path: Path) -> None:
     learner = student()
     source = StoredSequences(EXAMPLES, collator_for(loaded(learner)), batch_tokens=48, seed=1)
-    rows = trained(tmp_path, learner, source, updates=30, eval_every=15)
+    rows = trained(tmp_path, learner, source, steps=30, eval_every=15)
     losses = [row["loss_nats"] for row in rows if "loss_nats" in row]
     assert losses[-1] < 0.7 * losses[0]
     assert sum("dev_chrf" in row for row in rows) == 2
@@ -288,7 +289,7 @@ def on_policy(learner: SequenceModel) -> RolloutBatches:
 
 def test_on_policy_distillation_through_the_loop_and_a_resumption(tmp_path: Path) -> None:
     whole = student()
-    rows = trained(tmp_path / "whole", whole, on_policy(whole), updates=20, eval_every=10)
+    rows = trained(tmp_path / "whole", whole, on_policy(whole), steps=20, eval_every=10)
     losses = [row["loss_nats"] for row in rows if "loss_nats" in row]
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert {"staleness", "realized_student_share", "reward"} <= rows[0].keys()
@@ -303,13 +304,12 @@ def test_on_policy_distillation_through_the_loop_and_a_resumption(tmp_path: Path
         metrics=Recorder(stop_at=13),
         score_dev=dev_scorer(first),
         eval_metric="chrf",
-        updates=20,
-        **SETTINGS | changes,
+        **SETTINGS | changes | {"steps": 20},
     )
     stopped._teacher = InProcessTeacher(adapt(model(2)), vocab_size=VOCAB)
     with pytest.raises(KeyboardInterrupt):
         stopped.run(resume=True)
-    trained(folder, second, on_policy(second), updates=20, **changes)
+    trained(folder, second, on_policy(second), steps=20, **changes)
     assert same(weights(whole), weights(second))
 
 

@@ -14,9 +14,8 @@ from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.training import train_student
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.records.run_directory import RunDirectory
-from seqdistill.training.contracts import TrainingResult
-from seqdistill.training.loop import TrainingLoop
+from seqdistill.records.run_directory import Resume, RunDirectory
+from seqdistill.training.loop import TrainingLoop, TrainingResult
 
 
 class Stopped(Exception):
@@ -28,8 +27,8 @@ def trained_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The precision of each training that began; each is stopped before its first update."""
     begun: list[str] = []
 
-    def stop(self: TrainingLoop, *, resume: bool) -> TrainingResult:
-        begun.append(self._settings.precision)
+    def stop(self: TrainingLoop, *, resume: Resume) -> TrainingResult:
+        begun.append(self._precision)
         raise Stopped
 
     monkeypatch.setattr(TrainingLoop, "run", stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import get_args
 
 import pytest
 
@@ -12,7 +11,7 @@ from seqdistill.recipe import load_recipe, preset_names, read_recipe
 from seqdistill.recipe.checks import contradictions
 from seqdistill.recipe.schema import Recipe, TrainingSection
 from seqdistill.recipe.systems import all_contradictions
-from seqdistill.training.optimization import RateSchedule, Schedule
+from seqdistill.training.optimization import learning_rate
 
 OWN = ["data.train=a.tsv", "student.model=small"]
 WITH_TEACHER = [*OWN, "teacher.model=large", "teacher.scores=dense"]
@@ -309,18 +308,22 @@ def test_an_empty_recipe_lacks_data_and_student_only() -> None:
 
 
 @pytest.mark.parametrize("final_share", [0.0, 0.5])
-@pytest.mark.parametrize("schedule", get_args(Schedule))
+@pytest.mark.parametrize("schedule", ["inverse_sqrt", "linear", "cosine", "constant"])
 def test_exactly_the_schedules_whose_every_rate_is_zero_are_refused(
-    schedule: Schedule, final_share: float
+    schedule: str, final_share: float
 ) -> None:
     share = 0.0 if schedule in ("inverse_sqrt", "constant") else final_share
     for updates in (1, 2, 3):
         for warmup in range(updates + 1):
-            rates = RateSchedule(1.0, updates, warmup, schedule, share)
-            learns = any(rates.rate(update) > 0.0 for update in range(1, updates + 1))
-            training = TrainingSection(
-                steps=updates, warmup_steps=warmup, schedule=schedule, final_rate_fraction=share
+            training = TrainingSection.model_validate(
+                {
+                    "steps": updates,
+                    "warmup_steps": warmup,
+                    "schedule": schedule,
+                    "final_rate_fraction": share,
+                }
             )
+            learns = any(learning_rate(training, update) > 0.0 for update in range(1, updates + 1))
             found = [c.key for c in contradictions(Recipe(training=training))]
             assert ("training.steps" not in found) == learns, (updates, warmup)
 

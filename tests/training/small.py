@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,43 +16,36 @@ from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import TeacherScores
+from seqdistill.core.terms import Reduction
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.models.placement import Precision
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.recipe.schema import TrainingSection
+from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.source import SequenceSource
 from seqdistill.sources.stored import StoredSequences
-from seqdistill.teachers.in_process import NoTeacher
-from seqdistill.training.contracts import DevScorer, LoopSettings, Objective
-from seqdistill.training.loop import TrainingLoop
-from seqdistill.training.optimization import RateSchedule
+from seqdistill.teachers.in_process import NoTeacher, Teacher
+from seqdistill.training.loop import DevScorer, TrainingLoop
 
-SETTINGS = LoopSettings(
-    updates=6,
-    gradient_accumulation_steps=1,
-    schedule=RateSchedule(peak=0.01, updates=6, warmup_steps=2, shape="linear"),
+SETTINGS = TrainingSection(
+    steps=6,
+    learning_rate=0.01,
+    warmup_steps=2,
     max_grad_norm=1e9,
-    precision="fp32",
-    adam_beta1=0.9,
-    adam_beta2=0.98,
     weight_decay=0.01,
-    seed=5,
     log_every=1,
-    eval_every=None,
-    eval_metric="bleu",
-    keep_best=1,
-    patience=None,
-    checkpoint_every=None,
-    average_best=False,
 )
 TIMINGS = ("seconds", "tokens_per_second")
 """What no two trainings log alike."""
 
 
-class PlainObjective:
+class PlainObjective(WeightedObjective):
     """Cross entropy of whole logits, by torch: slow, short and independent of the fused forms."""
 
     needs_eval_states = False
 
-    def __init__(self, reduction: str = "token") -> None:
+    def __init__(self, reduction: Reduction = "token") -> None:
         self._reduction = reduction
 
     def __call__(
@@ -86,10 +78,11 @@ class PlainObjective:
         """There is no state."""
 
 
-class Recorder:
-    """A log in memory. `stop_at` raises when that step is logged, as a kill would."""
+class Recorder(RunDirectory):
+    """A run directory with its log in memory. `stop_at` raises when that step is logged."""
 
     def __init__(self, *, stop_at: int | None = None) -> None:
+        super().__init__("nowhere")
         self.rows: list[dict[str, Any]] = []
         self.stop_at = stop_at
 
@@ -98,11 +91,11 @@ class Recorder:
             raise KeyboardInterrupt
         self.rows.append({"step": step, **values})
 
-    def state_dict(self) -> dict[str, Any]:
+    def logs_so_far(self) -> dict[str, Any]:
         return {"rows": len(self.rows)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        del self.rows[state.get("rows", 0) :]
+    def go_back_to(self, logs: Mapping[str, Any]) -> None:
+        del self.rows[logs.get("rows", 0) :]
 
     @property
     def without_timings(self) -> list[dict[str, Any]]:
@@ -150,25 +143,35 @@ def make_loop(
     model: SequenceModel,
     *,
     source: SequenceSource | None = None,
-    objective: Objective | None = None,
+    objective: Any = None,
     metrics: Recorder | None = None,
     score_dev: DevScorer | None = None,
     mask: PruningMask | None = None,
+    precision: Precision = "fp32",
+    eval_metric: str = "bleu",
+    accelerator: Accelerator | None = None,
+    teacher: Teacher | None = None,
+    samples_student: bool = False,
     **changes: Any,
 ) -> TrainingLoop:
     """A loop with `SETTINGS` but for the named changes."""
+    run = metrics or Recorder()
+    run.path = run.checkpoints_path = folder
     return TrainingLoop(
         model=model,
         source=source or stored(),
-        teacher=NoTeacher(),
+        teacher=teacher or NoTeacher(),
         objective=objective or PlainObjective(),
         mask=mask or PruningMask.of_nothing(),
-        settings=dataclasses.replace(SETTINGS, **changes),
-        accelerator=Accelerator(cpu=True),
-        folder=folder,
-        metrics=metrics or Recorder(),
+        settings=TrainingSection(**{**SETTINGS.model_dump(), **changes}),
+        precision=precision,
+        eval_metric=eval_metric,
+        seed=5,
+        accelerator=accelerator or Accelerator(cpu=True),
+        run=run,
         progress=NoProgress(),
         score_dev=score_dev,
+        samples_student=samples_student,
     )
 
 

@@ -22,7 +22,7 @@ def trained(folder: Path, scores: list[float], **changes: Any) -> tuple[Any, Any
         folder,
         model,
         score_dev=scripted(scores, lambda _module: seen.append(weights(model))),
-        **{"updates": 6, "eval_every": 1, **changes},
+        **{"steps": 6, "eval_every": 1, **changes},
     )
     return model, loop.run(resume=False), seen
 
@@ -46,7 +46,7 @@ def test_of_an_error_rate_the_lowest_is_best(tmp_path: Path) -> None:
         tmp_path,
         model,
         score_dev=score_dev,
-        updates=6,
+        steps=6,
         eval_every=1,
         eval_metric="token_error_rate",
         keep_best=2,
@@ -93,7 +93,7 @@ def test_the_mean_of_the_k_best_is_the_mean_of_their_weights(tmp_path: Path) -> 
 
 
 def test_the_last_update_is_scored_even_when_none_is_due(tmp_path: Path) -> None:
-    _, result, seen = trained(tmp_path, [1.0, 2.0], updates=5, eval_every=3)
+    _, result, seen = trained(tmp_path, [1.0, 2.0], steps=5, eval_every=3)
     assert result.best == ((2.0, 5),)
     assert len(seen) == 2
 
@@ -105,7 +105,7 @@ def test_scoring_sees_evaluation_mode_and_training_goes_on_with_dropout(tmp_path
     scorer = scripted([1.0, 2.0], lambda module: modes.append(module.training))
     calls: list[bool] = []
     model.register_forward_hook(lambda module, *_: calls.append(module.training))
-    make_loop(tmp_path, model, score_dev=scorer, updates=2, eval_every=1).run(resume=False)
+    make_loop(tmp_path, model, score_dev=scorer, steps=2, eval_every=1).run(resume=False)
     assert modes == [False, False]
     assert calls == [True, True]
 
@@ -113,7 +113,7 @@ def test_scoring_sees_evaluation_mode_and_training_goes_on_with_dropout(tmp_path
 def test_scores_are_logged_under_dev(tmp_path: Path) -> None:
     metrics = Recorder()
     loop = make_loop(
-        tmp_path, student(), metrics=metrics, score_dev=scripted([7.0], print), updates=2
+        tmp_path, student(), metrics=metrics, score_dev=scripted([7.0], print), steps=2
     )
     loop.run(resume=False)
     assert metrics.rows[-1] == {"step": 2, "dev_bleu": 7.0, "dev_chrf": 0.0}

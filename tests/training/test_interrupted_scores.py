@@ -17,7 +17,7 @@ from torch import Tensor
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.training import loop as loop_module
 from seqdistill.training.checkpoint import BestStudents, save_state, saved_states
-from seqdistill.training.contracts import TrainingResult
+from seqdistill.training.loop import TrainingResult
 
 
 class Killed(BaseException):

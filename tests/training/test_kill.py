@@ -64,7 +64,7 @@ def recipe_for(folder: Path, name: str) -> Recipe:
         "max_position_embeddings": 64,
     }
     training = {
-        "updates": UPDATES,
+        "steps": UPDATES,
         "batch_tokens": 120,
         "gradient_accumulation_steps": 2,
         "warmup_steps": 4,

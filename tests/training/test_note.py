@@ -19,7 +19,8 @@ def work(loss: float, **written: float) -> StepStats:
     def mean(value: float) -> TokenSum:
         return TokenSum(torch.tensor(2.0 * value), torch.tensor(2.0))
 
-    return StepStats(mean(loss), {}, {name: mean(value) for name, value in written.items()}, 2)
+    two = torch.tensor(2.0)
+    return StepStats(mean(loss), {}, {name: mean(value) for name, value in written.items()}, two)
 
 
 def test_the_loss_on_screen_is_the_mean_of_the_last_updates() -> None:

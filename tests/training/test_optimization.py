@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from seqdistill.training.optimization import RateSchedule, Schedule, make_optimizer
+from seqdistill.core.errors import UserError
+from seqdistill.recipe.schema import TrainingSection
+from seqdistill.training.optimization import check_optimizer, learning_rate, make_optimizer
 
-SHAPES: tuple[Schedule, ...] = ("inverse_sqrt", "linear", "cosine", "constant")
+SHAPES = get_args(TrainingSection.model_fields["schedule"].annotation)
 
 
-def rates(schedule: RateSchedule) -> list[float]:
-    return [schedule.rate(update) for update in range(1, schedule.updates + 1)]
+def rates(steps: int, warmup: int, shape: str, final: float = 0.0) -> list[float]:
+    settings = TrainingSection.model_validate(
+        {
+            "steps": steps,
+            "learning_rate": 0.4,
+            "warmup_steps": warmup,
+            "schedule": shape,
+            "final_rate_fraction": final,
+        }
+    )
+    return [learning_rate(settings, update) for update in range(1, steps + 1)]
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 10, 50])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rates_rise_in_a_line_to_the_peak_and_never_rise_again(
-    shape: Schedule, warmup: int
-) -> None:
-    found = rates(RateSchedule(0.4, 50, warmup, shape, final_share=0.1))
+def test_rates_rise_in_a_line_to_the_peak_and_never_rise_again(shape: str, warmup: int) -> None:
+    found = rates(50, warmup, shape, 0.1)
     assert found[:warmup] == pytest.approx([0.4 * (u + 1) / warmup for u in range(warmup)])
     after = found[max(warmup - 1, 0) :]
     assert all(later <= earlier for earlier, later in itertools.pairwise(after))
@@ -33,47 +43,53 @@ def test_rates_rise_in_a_line_to_the_peak_and_never_rise_again(
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
-def test_linear_and_cosine_end_at_their_share_of_the_peak(shape: Schedule, share: float) -> None:
-    schedule = RateSchedule(0.4, 50, 10, shape, final_share=share)
-    assert schedule.rate(50) == pytest.approx(0.4 * share, abs=1e-12)
-    assert schedule.rate(30) == pytest.approx(0.4 * (1 + share) / 2), "halfway is half the way"
+def test_linear_and_cosine_end_at_their_share_of_the_peak(shape: str, share: float) -> None:
+    found = rates(50, 10, shape, share)
+    assert found[-1] == pytest.approx(0.4 * share, abs=1e-12)
+    assert found[29] == pytest.approx(0.4 * (1 + share) / 2), "halfway is half the way"
 
 
-def test_cosine_is_above_the_line_at_first_and_below_it_at_last() -> None:
-    line, cosine = (RateSchedule(1.0, 100, 0, shape) for shape in ("linear", "cosine"))
-    assert cosine.rate(25) > line.rate(25)
-    assert cosine.rate(75) < line.rate(75)
+def test_the_shapes_differ_as_their_names_say() -> None:
+    line, cosine = rates(100, 0, "linear"), rates(100, 0, "cosine")
+    assert cosine[24] > line[24] and cosine[74] < line[74]
+    assert rates(1000, 20, "inverse_sqrt")[79] == pytest.approx(0.2), "4 times the warm-up: half"
+    assert rates(10, 0, "inverse_sqrt")[3] == pytest.approx(0.2)
+    assert set(rates(20, 5, "constant")[4:]) == {0.4}
 
 
-def test_inverse_sqrt_halves_at_four_times_the_warm_up() -> None:
-    schedule = RateSchedule(0.4, 1000, 20, "inverse_sqrt")
-    assert schedule.rate(80) == pytest.approx(0.2)
-    assert RateSchedule(0.4, 10, 0, "inverse_sqrt").rate(4) == pytest.approx(0.2)
-
-
-def test_constant_stays_at_the_peak() -> None:
-    assert set(rates(RateSchedule(0.4, 20, 5, "constant"))[4:]) == {0.4}
-
-
-def test_only_matrices_decay() -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_only_matrices_decay(optimizer: str) -> None:
     model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4))
     frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
     model.register_parameter("frozen", frozen)
     for parameter in model.parameters():
         nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
-    optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.1)
-    for group in optimizer.param_groups:
+    settings = TrainingSection.model_validate({"weight_decay": 0.1, "optimizer": optimizer})
+    made = make_optimizer(model, settings)
+    for group in made.param_groups:
         group["lr"] = 0.5
-    optimizer.step()
+    made.step()
     for name, parameter in model.named_parameters():
-        # Without a gradient AdamW only multiplies by 1 - rate * decay.
+        # Without a gradient both only multiply by 1 - rate * decay.
         decays = parameter.ndim == 2 and name != "frozen"
         torch.testing.assert_close(
             parameter.data, torch.full_like(parameter, 0.95 if decays else 1)
         )
 
 
-def test_a_model_without_vectors_has_an_optimizer_too() -> None:
-    optimizer = make_optimizer(nn.Linear(2, 2, bias=False), beta1=0.9, beta2=0.98, weight_decay=0.0)
-    assert len(optimizer.param_groups) == 1
+def test_sgd_follows_the_gradient_and_remembers_nothing() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    before = model.weight.detach().clone()
+    model.weight.grad = torch.ones_like(before)
+    optimizer = make_optimizer(model, TrainingSection(optimizer="sgd"))
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), before - 0.5)
+    assert not any(v is not None for slots in optimizer.state.values() for v in slots.values())
+
+
+def test_the_8_bit_optimizer_asks_for_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"seqdistill\[8bit\]"):
+        check_optimizer(TrainingSection(optimizer="adamw_8bit"))

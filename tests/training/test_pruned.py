@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.training.small import (
+    SETTINGS,
     PlainObjective,
     Recorder,
     make_loop,
@@ -26,7 +27,7 @@ from seqdistill.core.batch import StudentStates
 from seqdistill.core.errors import UserError
 from seqdistill.core.scores import NoScores
 from seqdistill.models.adapters import SequenceModel, hidden_states
-from seqdistill.training.checkpoint import load_state, newest_whole_state
+from seqdistill.training.checkpoint import load_state, saved_states
 from seqdistill.training.optimization import make_optimizer
 
 UPDATES = 6
@@ -68,7 +69,7 @@ def test_updates_are_those_of_a_plain_loop_that_multiplies_by_the_mask(tmp_path:
     make_loop(tmp_path, model, mask=mask, metrics=metrics, max_grad_norm=0.5).run(resume=False)
 
     kept = {plain.module.get_parameter(name): part for name, part in pruned(plain).kept().items()}
-    optimizer = make_optimizer(plain, beta1=0.9, beta2=0.98, weight_decay=0.01)
+    optimizer = make_optimizer(plain, SETTINGS)
     source, norms = stored(), []
     for row in metrics.rows:
         batch = source.next_batch()
@@ -101,7 +102,7 @@ def train(
 ) -> tuple[SequenceModel, PruningMask]:
     """Six updates with dropout, one kept weight made zero by hand, a state every second."""
     # A student that is put back from a state may have started from, and lost, anything.
-    model = student(dropout=0.3, seed=1 if newest_whole_state(folder) else 0)
+    model = student(dropout=0.3, seed=1 if saved_states(folder) else 0)
     mask = PruningMask.of_nothing() if share is None else pruned(model, share=share)
 
     def accident(_model: object) -> None:
@@ -140,7 +141,7 @@ def test_a_state_holds_the_mask_and_zero_moments_of_what_is_pruned(tmp_path: Pat
     model = student(seed=1)
     again = pruned(model, share=0.0)
     assert again.density > 0.99
-    optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.01)
+    optimizer = make_optimizer(model, SETTINGS)
     load_state(path, model=model, mask=again, optimizer=optimizer, device=torch.device("cpu"))
     assert again.density == mask.density
     for name, kept in mask.kept().items():

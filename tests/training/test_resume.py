@@ -8,19 +8,35 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.training.small import Recorder, make_loop, same, scripted, student, weights
+from tests.training.small import (
+    SETTINGS,
+    Recorder,
+    make_loop,
+    same,
+    scripted,
+    stored,
+    student,
+    weights,
+)
 from torch import Tensor
 
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
 from seqdistill.records.checksums import CHECKSUMS, write_checksums
-from seqdistill.training.checkpoint import LoopState, load_state, newest_whole_state, saved_states
+from seqdistill.records.run_directory import Resume
+from seqdistill.training.checkpoint import (
+    LoopState,
+    checkpoint_to_resume,
+    load_state,
+    saved_states,
+)
 from seqdistill.training.optimization import make_optimizer
+from seqdistill.training.prefetching import PrefetchedSource
 
 SCORES = [3.0, 9.0, 4.0]
 
 
-def train(folder: Path, metrics: Recorder, *, resume: bool = False, left: int = 3) -> Any:
+def train(folder: Path, metrics: Recorder, *, resume: Resume = False, left: int = 3) -> Any:
     """Six updates with dropout, a state every second and a dev score every second."""
     # A student that is put back from a state may have started from anything.
     model = student(dropout=0.3, seed=1 if saved_states(folder) else 0)
@@ -113,7 +129,7 @@ def damaged(folder: Path, what: str, how: str) -> Path:
         ("best", "missing"),
     ],
 )
-def test_a_damaged_state_is_told_of_and_the_one_before_taken(
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken_when_asked(
     what: str,
     how: str,
     uninterrupted: tuple[dict[str, Tensor], Recorder],
@@ -122,21 +138,27 @@ def test_a_damaged_state_is_told_of_and_the_one_before_taken(
 ) -> None:
     metrics = stopped_at_five(tmp_path)
     path = damaged(tmp_path, what, how)
-    model = train(tmp_path, metrics, resume=True, left=2)
     named = "" if what == "checksums" else path.name  # a digit of them is another file's
-    assert f"checkpoint-4 is damaged ({named}" in caplog.text
-    assert "resuming from checkpoint-2" in caplog.text
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=f"{named}.* from checkpoint-2, .*whole"):
+        train(tmp_path, metrics, resume=True, left=2)
+    assert sorted(tmp_path.rglob("*")) == before
+    model = train(tmp_path, metrics, resume="latest-whole", left=2)
+    assert "checkpoint-4 is damaged" in caplog.text and named in caplog.text
     assert same(weights(model), uninterrupted[0])
     assert metrics.without_timings == uninterrupted[1].without_timings
 
 
-def test_without_a_whole_state_nothing_is_trained_or_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("resume", [True, "latest-whole"])
+def test_without_a_whole_checkpoint_nothing_is_trained_or_removed(
+    resume: Resume, tmp_path: Path
+) -> None:
     metrics = stopped_at_five(tmp_path)
     damaged(tmp_path, "model", "flipped")
     (tmp_path / "checkpoint-2" / CHECKSUMS).unlink()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=r"of checkpoint-4 model\.saf.*of checkpoint-2 checksums"):
-        train(tmp_path, metrics, resume=True, left=2)
+    with pytest.raises(UserError, match=r"checkpoint-4/model\.saf.*no older one is whole"):
+        train(tmp_path, metrics, resume=resume, left=2)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -153,11 +175,19 @@ def test_a_best_student_damaged_while_training_goes_on_is_not_taken(tmp_path: Pa
         loop.run(resume=False)
 
 
-def test_best_students_may_be_read_by_whom_new_files_may_be(tmp_path: Path) -> None:
-    stopped_at_five(tmp_path)
-    (tmp_path / "new").touch()
-    mode = (tmp_path / "new").stat().st_mode
-    assert {path.stat().st_mode for path in tmp_path.rglob("*.*")} == {mode}
+def test_what_is_read_ahead_is_not_lost_when_a_run_resumes() -> None:
+    ahead, plain = PrefetchedSource(stored(), torch.device("cpu")), stored()
+    for number in range(50):
+        if number % 7 == 3:  # a place that is taken up by another process, then by this one again
+            state = ahead.state_dict()
+            assert state == plain.state_dict()
+            ahead = PrefetchedSource(stored(), torch.device("cpu"))
+            ahead.load_state_dict(state)
+            ahead.next_batch()
+            ahead.load_state_dict(state)
+        found, expected = ahead.next_batch(), plain.next_batch()
+        assert found.example_ids == expected.example_ids
+        assert torch.equal(found.target_ids, expected.target_ids)
 
 
 def test_half_written_states_are_ignored_and_removed(
@@ -201,30 +231,11 @@ def test_a_failure_while_writing_leaves_no_half_state(
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-def test_no_folder_has_no_state(tmp_path: Path) -> None:
-    assert newest_whole_state(tmp_path / "nowhere") is None
-
-
 def test_states_are_numbered_and_the_newest_is_the_highest(tmp_path: Path) -> None:
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11.partial-7", "checkpoint-x"):
         (tmp_path / name).mkdir()
     assert [path.name for path in saved_states(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
-
-
-def test_a_state_is_refused_by_another_student_and_other_processes(tmp_path: Path) -> None:
-    train(tmp_path, Recorder())
-    path, model, mask = tmp_path / "checkpoint-6", student(), PruningMask.of_nothing()
-    optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.0)
-    device = torch.device("cpu")
-    with pytest.raises(UserError, match="saved by 1 and this run has 2"):
-        load_state(
-            path, model=model, mask=mask, optimizer=optimizer, device=device, num_processes=2
-        )
-    stored = load_file(path / "model.safetensors")
-    removed = sorted(stored)[0]
-    save_file({n: t for n, t in stored.items() if n != removed}, path / "model.safetensors")
-    with pytest.raises(UserError, match=f"differs in '{removed}'"):
-        load_state(path, model=model, mask=mask, optimizer=optimizer, device=device)
+    assert checkpoint_to_resume(tmp_path / "nowhere", True) is None
 
 
 def test_a_state_holds_tied_weights_once_and_every_counter(tmp_path: Path) -> None:
@@ -233,7 +244,7 @@ def test_a_state_holds_tied_weights_once_and_every_counter(tmp_path: Path) -> No
     assert {name for name in stored if "shared" in name or "embed_tokens" in name} == {
         "module.model.shared.weight"
     }
-    optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.01)
+    optimizer = make_optimizer(model, SETTINGS)
     state = load_state(
         tmp_path / "checkpoint-6",
         model=model,
@@ -253,24 +264,21 @@ def test_an_old_best_student_that_is_damaged_can_be_given_up(
 ) -> None:
     scores, metrics = [9.0, 1.0, 2.0], Recorder()
 
-    def run(*, resume: bool) -> Any:
-        model = student()
+    def run(resume: Resume) -> Any:
         loop = make_loop(
             tmp_path,
-            model,
+            student(),
             metrics=metrics,
             score_dev=scripted(scores, lambda _module: None),
-            updates=6,
             eval_every=2,
             checkpoint_every=1,
         )
         return loop.run(resume=resume)
 
-    run(resume=False)
+    run(False)
     best = tmp_path / "best-2.safetensors"
     best.write_bytes(best.read_bytes()[:-1])
-    with pytest.raises(UserError, match="put an empty file in the place of that best student"):
-        run(resume=True)
-    best.write_bytes(b"")
-    assert run(resume=True).best == ()
-    assert "best-2.safetensors was emptied; going on without it" in caplog.text
+    with pytest.raises(UserError, match=r"best-2.* go on without that best student"):
+        run(True)
+    assert run("latest-whole").best == ()
+    assert "best-2.safetensors does not match its checksum; going on without it" in caplog.text

@@ -26,12 +26,14 @@ from tests.training.small import (
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import NonFiniteLossError
 from seqdistill.core.scores import TeacherScores
+from seqdistill.core.terms import Reduction
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.training.optimization import RateSchedule
+from seqdistill.models.placement import Precision
+from seqdistill.training.optimization import learning_rate
 
 EIGHT = random_examples(8, seed=3)
-ONE_UPDATE = {"updates": 1, "gradient_accumulation_steps": 1}
+ONE_UPDATE = {"steps": 1, "gradient_accumulation_steps": 1}
 
 
 def split(micro_batches: int) -> ListedBatches:
@@ -39,7 +41,7 @@ def split(micro_batches: int) -> ListedBatches:
     return ListedBatches([EIGHT[i : i + size] for i in range(0, len(EIGHT), size)])
 
 
-def naive_mean(model: SequenceModel, reduction: str) -> torch.Tensor:
+def naive_mean(model: SequenceModel, reduction: Reduction) -> torch.Tensor:
     """The loss by a loop over sentences, each alone and unpadded."""
     per_sentence = []
     for example in EIGHT:
@@ -53,7 +55,7 @@ def naive_mean(model: SequenceModel, reduction: str) -> torch.Tensor:
     return torch.cat(per_sentence).mean()
 
 
-def naive_update(model: SequenceModel, reduction: str, max_grad_norm: float) -> float:
+def naive_update(model: SequenceModel, reduction: Reduction, max_grad_norm: float) -> float:
     """One step of torch's own AdamW; its gradient's norm before clipping."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
@@ -63,7 +65,7 @@ def naive_update(model: SequenceModel, reduction: str, max_grad_norm: float) -> 
     ]
     optimizer = torch.optim.AdamW(
         groups,
-        lr=SETTINGS.schedule.rate(1),
+        lr=learning_rate(SETTINGS, 1),
         betas=(SETTINGS.adam_beta1, SETTINGS.adam_beta2),
         weight_decay=SETTINGS.weight_decay,
         fused=False,
@@ -86,7 +88,7 @@ def naive_update(model: SequenceModel, reduction: str, max_grad_norm: float) -> 
     ],
 )
 def test_any_split_gives_the_update_of_the_mean_over_all(
-    micro_batches: int, reduction: str, max_grad_norm: float, tmp_path: Path
+    micro_batches: int, reduction: Reduction, max_grad_norm: float, tmp_path: Path
 ) -> None:
     model = student(dtype=torch.float64)
     expected = copy.deepcopy(model)
@@ -98,19 +100,19 @@ def test_any_split_gives_the_update_of_the_mean_over_all(
         source=split(micro_batches),
         objective=PlainObjective(reduction),
         metrics=metrics,
-        updates=1,
+        steps=1,
         gradient_accumulation_steps=micro_batches,
         max_grad_norm=max_grad_norm,
     ).run(resume=False)
     for name, parameter in model.named_parameters():
         difference = (parameter - expected.get_parameter(name)).detach().abs().max()
-        assert float(difference) < 1e-6 * SETTINGS.schedule.rate(1), name
+        assert float(difference) < 1e-6 * learning_rate(SETTINGS, 1), name
     (row,) = metrics.rows
     assert row["gradient_norm"] == pytest.approx(norm, rel=1e-9)
     assert row["loss_nats"] == pytest.approx(naive_mean(student(), reduction).item(), rel=1e-5)
     assert row["loss_nats"] == row["nll"]
     assert row["tokens"] == sum(len(example.target_ids) for example in EIGHT)
-    assert row["learning_rate"] == SETTINGS.schedule.rate(1)
+    assert row["learning_rate"] == learning_rate(SETTINGS, 1)
 
 
 class Poisoned(PlainObjective):
@@ -158,7 +160,7 @@ def train_poisoned(folder: Path, *, at: int, gradient: bool) -> tuple[Any, str, 
 def after_one_update(tmp_path: Path) -> dict[str, torch.Tensor]:
     model = student()
     source = ListedBatches([EIGHT[:2], EIGHT[2:4]])
-    make_loop(tmp_path / "one", model, source=source, gradient_accumulation_steps=2, updates=1).run(
+    make_loop(tmp_path / "one", model, source=source, gradient_accumulation_steps=2, steps=1).run(
         resume=False
     )
     return weights(model)
@@ -197,7 +199,7 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:
             return super().__call__(states, scores, batch)
 
     model = student()
-    make_loop(tmp_path, model, objective=Watching(), updates=1, precision="bf16").run(resume=False)
+    make_loop(tmp_path, model, objective=Watching(), steps=1, precision="bf16").run(resume=False)
     assert seen == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
@@ -233,13 +235,11 @@ class AsWriter(PlainObjective):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_objective_that_reads_the_writer_gets_its_states_with_dropout_off(
-    tmp_path: Path, precision: str
+    tmp_path: Path, precision: Precision
 ) -> None:
     model = student(dropout=0.3)
     objective = AsWriter(model, needs_eval_states=True)
-    make_loop(tmp_path, model, objective=objective, updates=2, precision=precision).run(
-        resume=False
-    )
+    make_loop(tmp_path, model, objective=objective, steps=2, precision=precision).run(resume=False)
     assert len(objective.seen) == 2
     for trained, eval_states, written in objective.seen:
         assert eval_states is not None
@@ -254,7 +254,7 @@ def test_the_student_is_not_asked_twice_for_nothing(
 ) -> None:
     model = student(dropout=dropout)
     objective = AsWriter(model, needs_eval_states=needs_eval_states)
-    make_loop(tmp_path, model, objective=objective, updates=1).run(resume=False)
+    make_loop(tmp_path, model, objective=objective, steps=1).run(resume=False)
     ((_, eval_states, _),) = objective.seen
     assert eval_states is None
 
@@ -272,9 +272,7 @@ def test_the_mean_of_nothing_is_no_number_in_the_log(tmp_path: Path) -> None:
             return loss, parts | {"of_nobody": TokenSum.zero()}
 
     metrics = Recorder()
-    make_loop(tmp_path, student(), objective=OfNobody(), metrics=metrics, updates=1).run(
-        resume=False
-    )
+    make_loop(tmp_path, student(), objective=OfNobody(), metrics=metrics, steps=1).run(resume=False)
     (row,) = metrics.rows
     assert row["of_nobody"] is None
     assert row["nll"] == row["loss_nats"]
@@ -291,7 +289,7 @@ def quarters(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quarters")
 def test_speed_is_of_the_training_since_the_row_before(tmp_path: Path) -> None:
     metrics = Recorder()
-    make_loop(tmp_path, student(), metrics=metrics, updates=7, log_every=3).run(resume=False)
+    make_loop(tmp_path, student(), metrics=metrics, steps=7, log_every=3).run(resume=False)
     before = 0
     for row, updates in zip(metrics.rows, (3, 3, 1), strict=True):
         assert row["tokens_per_second"] == (row["tokens"] - before) / (updates / 4)
@@ -327,9 +325,9 @@ def test_training_learns_a_batch_by_heart_and_ends_in_evaluation_mode(tmp_path: 
         model,
         source=ListedBatches([EIGHT] * 40),
         metrics=metrics,
-        updates=40,
+        steps=40,
         log_every=15,
-        schedule=RateSchedule(0.01, 40, 5, "linear"),
+        warmup_steps=5,
     )
     result = loop.run(resume=False)
     losses = [row["loss_nats"] for row in metrics.rows]

@@ -28,10 +28,18 @@ from seqdistill.records.writable import check_writable
 if TYPE_CHECKING:
     from seqdistill.recipe.loading import Purpose
     from seqdistill.recipe.schema import Recipe
+    from seqdistill.records.run_directory import Resume as Resumption
     from seqdistill.records.run_directory import RunDirectory
 
 Resume = Annotated[
     bool, typer.Option("--resume", help="Resume the run in output_dir from its latest checkpoint.")
+]
+ResumeWhole = Annotated[
+    bool,
+    typer.Option(
+        "--resume-whole",
+        help="Resume from the newest checkpoint that is whole, dropping damaged ones.",
+    ),
 ]
 DryRun = Annotated[
     bool,
@@ -50,6 +58,7 @@ def demo(
     output_dir: OutputDir = None,
     seed: Seed = None,
     resume: Resume = False,
+    resume_whole: ResumeWhole = False,
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
@@ -60,9 +69,10 @@ def demo(
     """
     given = read_words(settings or [])
     _refuse_positional(given.positional)
+    how = _resumption(resume, whole=resume_whole)
     overrides = [*given.overrides, *named_settings(output_dir, seed)]
     recipe = _recipe("demo", overrides, purpose="measure")
-    _check_output(recipe, resume=resume)
+    _check_output(recipe, resume=how)
     if dry_run:
         _show_plan(recipe, verbose=verbose)
         return
@@ -70,7 +80,7 @@ def demo(
     with job(console_on(), verbose=verbose) as progress:
         from seqdistill.jobs.demo import run_recipe
 
-        run = run_recipe(recipe, progress=progress, resume=resume)
+        run = run_recipe(recipe, progress=progress, resume=how)
     _show_demo(run)
 
 
@@ -81,6 +91,7 @@ def train(
     output_dir: OutputDir = None,
     seed: Seed = None,
     resume: Resume = False,
+    resume_whole: ResumeWhole = False,
     dry_run: DryRun = False,
     trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
@@ -90,10 +101,11 @@ def train(
     A setting reads key=value; the usual names of Hugging Face scripts are understood.
     """
     given, name = _with_recipe(recipe, settings)
+    how = _resumption(resume, whole=resume_whole)
     overrides = [*given.overrides, *named_settings(output_dir, seed, trust_remote_code)]
     chosen = _recipe(name, overrides)
     _refuse_untrusted(name, chosen, overrides, trusted=trust_remote_code)
-    _check_output(chosen, resume=resume)
+    _check_output(chosen, resume=how)
     if dry_run:
         _show_plan(chosen, verbose=verbose)
         return
@@ -101,7 +113,7 @@ def train(
     with job(console_on(), verbose=verbose) as progress:
         from seqdistill.jobs.train import train as train_recipe
 
-        run = train_recipe(chosen, progress=progress, resume=resume)
+        run = train_recipe(chosen, progress=progress, resume=how)
     _show_trained(run)
 
 
@@ -203,6 +215,11 @@ def _refuse_untrusted(
         )
 
 
+def _resumption(resume: bool, *, whole: bool) -> Resumption:
+    """What the two options together ask for."""
+    return "latest-whole" if whole else resume
+
+
 def _refuse_positional(words: Sequence[str]) -> None:
     if words:
         raise UserError(
@@ -217,7 +234,7 @@ def _recipe(name: str, overrides: Sequence[str], *, purpose: Purpose = "train") 
     return load_recipe(name, overrides, purpose=purpose)
 
 
-def _check_output(recipe: Recipe, *, resume: bool) -> None:
+def _check_output(recipe: Recipe, *, resume: Resumption) -> None:
     """Raises UserError when the run cannot be written where it should be."""
     from seqdistill.recipe.systems import output_folder
     from seqdistill.records.run_directory import RunDirectory

@@ -29,11 +29,8 @@ class TokenSum:
         return TokenSum(self.total + other.total, self.count + other.count)
 
     def detached(self) -> TokenSum:
-        """The same numbers in fp64 on the CPU, without the graph: for logs."""
-        return TokenSum(
-            self.total.detach().to("cpu", torch.float64),
-            self.count.detach().to("cpu", torch.float64),
-        )
+        """The same numbers in fp64 without the graph, where they are: to be added up and logged."""
+        return TokenSum(self.total.detach().double(), self.count.detach().double())
 
     @property
     def mean(self) -> float:

@@ -91,14 +91,14 @@ def _predictions(
 
 
 @torch.no_grad()
-def mean_reference_nats(
+def reference_nats(
     model: SequenceModel,
     examples: Sequence[EncodedExample],
     collator: Collator,
     *,
     batch_tokens: int = 4096,
-) -> float:
-    """-log p of the references in nats, the mean over their tokens: the loss on dev.
+) -> TokenSum:
+    """-log p of the references in nats over their tokens; its mean is the loss on dev.
 
     The model is in evaluation mode meanwhile and afterwards.
     """
@@ -112,4 +112,4 @@ def mean_reference_nats(
             hidden, states.head, targets, weights=torch.ones_like(hidden[:, 0])
         )
         total = total + TokenSum(found.total, mask.sum().float()).detached()
-    return total.mean
+    return total

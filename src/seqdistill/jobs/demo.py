@@ -11,11 +11,11 @@ from seqdistill.jobs.timings import timed
 from seqdistill.jobs.train import train
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records import atomic
-from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.run_directory import Resume, RunDirectory
 from seqdistill.report import write_report
 
 
-def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
+def run_recipe(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunDirectory:
     """Trains, evaluates, exports the best student to int8 and writes the report.
 
     The best student of a comparison is copied to `student/` of its run directory; its int8

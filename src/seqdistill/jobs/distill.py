@@ -18,7 +18,7 @@ from seqdistill.jobs.demo import run_recipe
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.records.results import Results
-from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.run_directory import Resume, RunDirectory
 
 Data = str | Path | Mapping[str, str | Path]
 
@@ -45,7 +45,7 @@ def distill(
     method: str = "seq_kd",
     output_dir: str | Path,
     overrides: Mapping[str, object] | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     progress: Progress | None = None,
 ) -> Distilled:
     """Trains a student of `teacher` by `method`, measures both, and writes the report.

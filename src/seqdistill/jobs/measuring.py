@@ -136,7 +136,7 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
     objective = build_objective(prepared.recipe)
     teacher = live_teacher(prepared, device)
     # Its moments take memory; the rate is 0, so that what is measured stays the student.
-    optimizer = make_optimizer(model, beta1=0.9, beta2=0.98, weight_decay=0.0)
+    optimizer = make_optimizer(model, prepared.recipe.training)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     updates = prepared.recipe.training.steps

@@ -26,12 +26,12 @@ from seqdistill.recipe.systems import output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records import atomic
 from seqdistill.records.environment import environment_facts
-from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.run_directory import Resume, RunDirectory
 
 _LOG = logging.getLogger(__name__)
 
 
-def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
+def train_stages(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunDirectory:
     """The run directory of a chain, its student trained through all stages.
 
     With `resume`, stages that are finished are used as they are and an unfinished one goes on from
@@ -50,7 +50,7 @@ def train_stages(recipe: Recipe, *, progress: Progress, resume: bool = False) ->
         reused = []
         for number, stage in enumerate(stages, start=1):
             named = NamedProgress(progress, f"stage {number} of {len(stages)}, {stage.method}")
-            reused.append(_train_stage(stage, processes, named))
+            reused.append(_train_stage(stage, processes, named, resume or True))
         if processes.is_main_process:
             _write_run(run, recipe, stages, reused)
         processes.wait_for_everyone()
@@ -80,7 +80,9 @@ def _unfinished(recipe: Recipe, stages: Sequence[Recipe]) -> list[Recipe]:
     return [stage_recipe(recipe, n, start_from=start_from) for n in range(done, len(stages))]
 
 
-def _train_stage(stage: Recipe, processes: PartialState, progress: Progress) -> bool:
+def _train_stage(
+    stage: Recipe, processes: PartialState, progress: Progress, resume: Resume
+) -> bool:
     """Sees to it that the stage's student exists. True when it did already."""
     run = RunDirectory(stage.output_dir)
     reused = run.is_finished
@@ -95,7 +97,7 @@ def _train_stage(stage: Recipe, processes: PartialState, progress: Progress) -> 
             atomic.remove_left_overs(run.path)
             atomic.remove_left_overs(run.checkpoints_path)
     processes.wait_for_everyone()
-    train_as_only_writer(stage, progress=progress, resume=True)  # a damaged student is made again
+    train_as_only_writer(stage, progress=progress, resume=resume)  # a damaged student is remade
     processes.wait_for_everyone()
     return reused
 

@@ -16,11 +16,11 @@ from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import compare_member
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records.environment import environment_facts
-from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.run_directory import Resume, RunDirectory
 from seqdistill.training.processes import check_launch
 
 
-def train(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
+def train(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunDirectory:
     """The run directory of the trained student, or of the comparison with a sub-run a method.
 
     Raises UserError, before anything is written, for whatever cannot work. With `resume`, finished
@@ -37,7 +37,7 @@ def train(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDir
 
 
 def _train_compared(
-    recipe: Recipe, processes: PartialState, progress: Progress, *, resume: bool
+    recipe: Recipe, processes: PartialState, progress: Progress, *, resume: Resume
 ) -> RunDirectory:
     run = open_run(recipe, resume=resume)
     is_new = not (resume and run.is_begun)
@@ -58,7 +58,7 @@ def _train_member(
     processes: PartialState,
     progress: Progress,
     *,
-    resume: bool,
+    resume: Resume,
 ) -> None:
     path = run.member(member.method).path
     try:

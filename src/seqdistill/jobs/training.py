@@ -28,15 +28,21 @@ from seqdistill.assembly.scoring import build_scoring
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
+from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.evaluation.dev import DevScorer, GeneratorFactory
-from seqdistill.evaluation.likelihood import mean_reference_nats
+from seqdistill.evaluation.dev import DevScorer, GeneratorFactory, Ranks
+from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of, sequences_of
 from seqdistill.jobs.preflight import preflight, shown_row
 from seqdistill.jobs.rollout_log import RolloutLog
 from seqdistill.jobs.timings import add_timings, timed, timing
-from seqdistill.jobs.trackers import MetricsFanOut
-from seqdistill.models.placement import Precision, device_of, use_fast_attention
+from seqdistill.jobs.trackers import check_trackers, trackers_started
+from seqdistill.models.placement import (
+    Precision,
+    device_of,
+    set_attention,
+    use_fast_attention,
+)
 from seqdistill.models.proof import probe_logits
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.loading import load_recipe
@@ -47,18 +53,19 @@ from seqdistill.records.atomic import remove_left_overs
 from seqdistill.records.checksums import damage
 from seqdistill.records.environment import environment_facts
 from seqdistill.records.locks import held
-from seqdistill.records.run_directory import CHECKPOINTS, RunDirectory
+from seqdistill.records.run_directory import CHECKPOINTS, TENSORBOARD, Resume, RunDirectory
 from seqdistill.records.writable import check_writable
-from seqdistill.teachers.in_process import Teacher
-from seqdistill.training.contracts import DevScorer as DevScoring
-from seqdistill.training.contracts import LoopSettings, TrainingResult
-from seqdistill.training.loop import TrainingLoop
-from seqdistill.training.optimization import RateSchedule
+from seqdistill.sources.stored import StoredSequences
+from seqdistill.teachers.in_process import InProcessTeacher, Teacher
+from seqdistill.training.loop import TrainingLoop, TrainingResult, check_trainable
+from seqdistill.training.prefetching import PrefetchedSource
+from seqdistill.training.processes import all_gather_object, make_accelerator
+from seqdistill.training.sharding import shard_frozen
 
 _LOG = logging.getLogger(__name__)
 
 
-def open_run(recipe: Recipe, *, resume: bool) -> RunDirectory:
+def open_run(recipe: Recipe, *, resume: Resume) -> RunDirectory:
     """The run directory to write to; with `resume` the existing one of this very recipe."""
     path = output_folder(recipe)
     if not resume or not RunDirectory(path).is_begun:
@@ -88,7 +95,7 @@ def _first_difference(stored: dict[str, object], given: dict[str, object], at: s
     return "nothing differs"
 
 
-def train_student(recipe: Recipe, *, progress: Progress, resume: bool = False) -> RunDirectory:
+def train_student(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunDirectory:
     """Trains the recipe's student and saves it. Returns its run directory.
 
     Under `torchrun` or `accelerate launch` every process trains, and the first one writes. Raises
@@ -118,16 +125,23 @@ def only_writer(recipe: Recipe) -> Iterator[PartialState]:
 
 
 def train_as_only_writer(
-    recipe: Recipe, *, progress: Progress, resume: bool = False
+    recipe: Recipe, *, progress: Progress, resume: Resume = False
 ) -> RunDirectory:
     """As `train_student`, for callers that keep others away from the run directory.
 
     A run that is finished is left as it is, unless its student was damaged since: it is made again
     from the checkpoints.
     """
-    accelerator = Accelerator(cpu=_on_cpu(recipe), mixed_precision="no")
+    training = recipe.training
+    check_trackers(training.trackers)
+    accelerator = make_accelerator(
+        training.parallel,
+        on_cpu=_on_cpu(recipe),
+        trackers=training.trackers,
+        folder=output_folder(recipe) / TENSORBOARD,
+    )
     run = open_run(recipe, resume=resume)
-    started = resume and run.is_begun
+    started = bool(resume) and run.is_begun
     if started and run.is_finished:
         if (found := damage(run.student_path)) is None:
             return run
@@ -139,6 +153,9 @@ def train_as_only_writer(
     prepared = prepare(recipe)
     if started:
         prepared = _as_begun(prepared, run)
+    check_trainable(prepared.adapted, prepared.mask, training, accelerator)
+    if training.attention != "auto":
+        set_attention(prepared.student.model, training.attention)
     warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
     decode_dev, engines = dev_generator(prepared), dict[str, object]()
     if not started and accelerator.is_main_process:
@@ -169,7 +186,14 @@ def train_as_only_writer(
     accelerator.wait_for_everyone()
     with _step(run, "training", accelerator):
         result = _train(
-            prepared, examples, teacher, decode_dev, run, accelerator, progress, resume=started
+            prepared,
+            examples,
+            teacher,
+            decode_dev,
+            run,
+            accelerator,
+            progress,
+            resume=resume if started else False,
         )
     if accelerator.is_main_process:
         logs = run.logs_so_far()
@@ -261,14 +285,22 @@ def _try_engines(prepared: Prepared, decode_dev: GeneratorFactory) -> dict[str, 
     return {"engines": engines} if engines else {}
 
 
-def dev_scorer(prepared: Prepared, decode_dev: GeneratorFactory) -> DevScoring | None:
-    """What scores the live student on dev; None without dev."""
+def dev_scorer(
+    prepared: Prepared,
+    decode_dev: GeneratorFactory,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> DevScorer | None:
+    """What scores the live student on dev, shared by `ranks`; None without dev."""
     if not prepared.dev:
         return None
     evaluation = prepared.recipe.evaluation
     collator = collator_for(prepared.student)
     longest = prepared.recipe.data.max_target_tokens
-    fitting = [example for example in prepared.dev if len(example.target_ids) <= longest]
+
+    def loss(examples: Sequence[EncodedExample]) -> TokenSum:
+        fitting = [example for example in examples if len(example.target_ids) <= longest]
+        return reference_nats(prepared.adapted, fitting, collator)
+
     return DevScorer(
         examples=prepared.dev,
         references=prepared.dev_references,
@@ -277,37 +309,9 @@ def dev_scorer(prepared: Prepared, decode_dev: GeneratorFactory) -> DevScoring |
         metrics=prepared.judging.dev_metrics,
         units=prepared.judging.units,
         chooses=prepared.judging.dev_score,
-        loss_nats=lambda: mean_reference_nats(prepared.adapted, fitting, collator),
+        loss=loss,
         max_new_tokens=evaluation.max_new_tokens,
-    )
-
-
-def _settings(prepared: Prepared) -> LoopSettings:
-    recipe, training = prepared.recipe, prepared.recipe.training
-    schedule = RateSchedule(
-        peak=training.learning_rate,
-        updates=training.steps,
-        warmup_steps=training.warmup,
-        shape=training.schedule,
-        final_share=training.final_rate_fraction,
-    )
-    return LoopSettings(
-        updates=training.steps,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        schedule=schedule,
-        max_grad_norm=training.max_grad_norm,
-        precision=prepared.precision,
-        adam_beta1=training.adam_beta1,
-        adam_beta2=training.adam_beta2,
-        weight_decay=training.weight_decay,
-        seed=recipe.seed,
-        log_every=training.log_every,
-        eval_every=training.eval_every,
-        eval_metric=prepared.judging.dev_score,
-        keep_best=training.keep_best,
-        patience=training.patience,
-        checkpoint_every=training.checkpoint_every,
-        average_best=training.average_best,
+        ranks=ranks,
     )
 
 
@@ -320,30 +324,41 @@ def _train(
     accelerator: Accelerator,
     progress: Progress,
     *,
-    resume: bool,
+    resume: Resume,
 ) -> TrainingResult:
-    recipe = prepared.recipe
-    use_fast_attention(prepared.student.model, accelerator.device)
-    model = prepared.adapted.to(accelerator.device)
+    recipe, rank = prepared.recipe, accelerator.process_index
+    if recipe.training.attention == "auto":
+        use_fast_attention(prepared.student.model, accelerator.device)
     source = build_source(
         prepared,
         examples,
-        rank=accelerator.process_index,
+        rank=rank,
         world_size=accelerator.num_processes,
         on_completions=RolloutLog(prepared, run) if accelerator.is_main_process else None,
     )
-    with MetricsFanOut(run, recipe.training.trackers) as metrics:
+    if isinstance(source, StoredSequences):
+        source = PrefetchedSource(source, accelerator.device)
+    if accelerator.is_fsdp2 and isinstance(teacher, InProcessTeacher):
+        if recipe.sequences.rollouts.teacher_fraction > 0.0:
+            _LOG.warning("the teacher takes part in sampling, so every process keeps it whole")
+        else:
+            shard_frozen(teacher.model)
+    ranks = Ranks(rank, accelerator.num_processes, all_gather_object)
+    with contextlib.closing(run), trackers_started(accelerator, recipe, run):
         loop = TrainingLoop(
-            model=model,
+            model=prepared.adapted,
             source=source,
             teacher=teacher,
             objective=build_objective(recipe),
             mask=prepared.mask,
-            settings=_settings(prepared),
+            settings=recipe.training,
+            precision=prepared.precision,
+            eval_metric=prepared.judging.dev_score,
+            seed=recipe.seed,
             accelerator=accelerator,
-            folder=run.checkpoints_path,
-            metrics=metrics,
+            run=run,
             progress=progress,
-            score_dev=dev_scorer(prepared, decode_dev),
+            score_dev=dev_scorer(prepared, decode_dev, ranks),
+            samples_student=recipe.sequences.rolls_out,
         )
         return loop.run(resume=resume)

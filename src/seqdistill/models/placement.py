@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from seqdistill.core.errors import UserError
+from seqdistill.core.errors import UserError, first_line
 
 Precision = Literal["fp32", "bf16"]
 """The arithmetic of matrix products while training."""
@@ -91,3 +91,14 @@ def use_fast_attention(model: PreTrainedModel, device: torch.device) -> None:
     """
     if device.type == "cpu" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation("eager")
+
+
+def set_attention(model: PreTrainedModel, kernel: str) -> None:
+    """Chooses the kernel of that name. Raises UserError where the model cannot run it here."""
+    try:
+        model.set_attn_implementation(kernel)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"training.attention={kernel} must be a kernel that {type(model).__name__} can run "
+            f"here, but: {first_line(error)} Leave it out to take what works."
+        ) from error

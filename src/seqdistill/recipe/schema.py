@@ -190,8 +190,9 @@ class TrainingSection(Section):
     """Updates of linear rise from zero; when not given, a tenth of `steps` and at most 100."""
     final_rate_fraction: Share = 0.0
     """Rate at the last update as a share of the peak (linear, cosine)."""
-    optimizer: Literal["adamw"] = "adamw"
-    """AdamW with torch's fused kernel."""
+    optimizer: Literal["adamw", "adamw_8bit", "sgd"] = "adamw"
+    """AdamW with torch's fused kernel; `adamw_8bit` keeps its moments in 8 bits (bitsandbytes, the
+    extra `8bit`); `sgd` has no momentum."""
     adam_beta1: ShareBelowOne = 0.9
     """First-moment decay."""
     adam_beta2: ShareBelowOne = 0.98
@@ -210,6 +211,18 @@ class TrainingSection(Section):
     """CPU threads; torch's default when not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU when there is one."""
+    attention: Attention = "auto"
+    """The student's attention kernel while it trains; `auto` is eager on CPUs, whose fused kernel
+    is slow backwards, and transformers' choice elsewhere."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a
+    third more time."""
+    parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """How several processes train (torchrun, accelerate launch). `ddp`: each has the whole student.
+    `fsdp2`: weights, gradients, optimizer and teacher are in shards; each process keeps one whole
+    copy of the student's weights besides, on the CPU, or on its GPU where the student samples, and
+    gathers it for sampling, dev scores and checkpoints. `auto`: fsdp2 where accelerate's
+    configuration says so, else ddp."""
     eval_every: PositiveInt | None = None
     """Score dev by generation every n updates; only at the end when not given."""
     eval_metric: Annotated[str, NameOf(METRICS, "loss", "auto")] = "auto"
@@ -227,8 +240,9 @@ class TrainingSection(Section):
     """The student is the mean of the kept best checkpoints' weights instead of the best one."""
     log_every: PositiveInt = 10
     """Write metrics every n updates."""
-    trackers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
-    """Where metrics go besides the run directory's metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go besides the run directory's metrics.jsonl; the package of each must be
+    installed. What they write to disk lies in the run directory."""
 
     @property
     def warmup(self) -> int:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
@@ -33,6 +33,8 @@ CHECKPOINTS = "checkpoints"
 STUDENT = "student"
 ADAPTER = "adapter"
 TENSORBOARD = "tensorboard"
+Resume = bool | Literal["latest-whole"]
+"""Whether a run goes on from its latest checkpoint; `latest-whole` passes over damaged ones."""
 _CHECKSUM = "sha256"
 _FILES = "files"
 """Where the manifest keeps the SHA-256 of files that are written whole."""

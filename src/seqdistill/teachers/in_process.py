@@ -34,11 +34,11 @@ class InProcessTeacher:
     """
 
     def __init__(self, model: SequenceModel, *, vocab_size: int) -> None:
-        self._model = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
         self._vocab_size = vocab_size
 
     @torch.no_grad()
     def score(self, batch: SequenceBatch) -> TeacherScores:
         """The teacher's last hidden states at every position, without a graph."""
-        states = self._model.states(batch)
+        states = self.model.states(batch)
         return DenseScores(states.hidden, states.head.cut(self._vocab_size))

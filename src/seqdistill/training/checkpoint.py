@@ -1,8 +1,9 @@
-"""Resumable states and best students on disk: safetensors and JSON, written aside and renamed.
+"""Checkpoints and best students on disk: safetensors and JSON, written aside and renamed.
 
-A state is everything that a bit-for-bit continuation needs: weights, which of them are pruned,
-optimizer, random states, the place in the data, the loop's own counters. Every file has a checksum,
-and a state is taken up only when it is whole. No pickle is ever read or written.
+A checkpoint is everything that a bit-for-bit continuation needs: weights, which of them are pruned,
+optimizer, random states, the place in the data, the loop's own counters. Tensors are stored whole,
+however many processes shared them, so that any number of processes can go on. Every file has a
+checksum, and a checkpoint is resumed from only when it is whole. No pickle is read or written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.checksums import damage, damage_of, write_checksums
 from seqdistill.records.fingerprint import of_file
+from seqdistill.records.run_directory import Resume
+from seqdistill.training.sharding import as_sharded, unique_parameters, whole
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -53,34 +56,33 @@ class LoopState:
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     """How much of the metrics was logged."""
     seconds: float = 0.0
-    num_processes: int = 1
-    """How many processes read the data in turns."""
+    micro_batches: int = 1
+    """Of an update, over all processes."""
 
 
-def unique_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> tensor of every parameter and persistent buffer, shared ones once."""
-    seen: dict[int, str] = {}
-    unique: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen[id(tensor)] = name
-            unique[name] = tensor.detach()
-    return unique
+def optimizer_tensors(optimizer: torch.optim.Optimizer, *, keep: bool = True) -> dict[str, Tensor]:
+    """Whole copies on the CPU of all that the optimizer remembers, by parameter number and name.
 
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{index}.{key}": torch.as_tensor(value)
-        for index, slots in optimizer.state_dict()["state"].items()
-        for key, value in slots.items()
-    }
+    Collective where they are in shards; a process that does not `keep` them gets none.
+    """
+    found = {}
+    for index, slots in optimizer.state_dict()["state"].items():
+        for key, value in slots.items():
+            tensor = whole(torch.as_tensor(value))
+            if keep:
+                found[f"{index}.{key}"] = tensor
+    return _on_cpu(found)
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, object]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
+        # A count that was a Python number, as 8-bit optimizers have, is one again.
+        is_number = tensor.ndim == 0 and tensor.dtype == torch.int64
+        value = tensor.item() if is_number else as_sharded(tensor, parameters[int(index)])
+        state.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -102,23 +104,24 @@ def save_state(
     *,
     model: nn.Module,
     mask: PruningMask,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Mapping[str, Tensor],
     state: LoopState,
     random_by_rank: Sequence[Mapping[str, Tensor]],
     keep: int = 2,
 ) -> Path:
     """Writes `folder/checkpoint-<update>` in one step and removes all but the newest `keep`.
 
-    `random_by_rank` holds every process's `random_states`. What killed processes left half written
-    goes, too. Raises FileExistsError when there is a state of that update already.
+    `optimizer` holds `optimizer_tensors`, `random_by_rank` every process's `random_states`. What
+    killed processes left half written goes, too. Raises FileExistsError when there is a state of
+    that update already.
     """
     path = folder / f"checkpoint-{state.update}"
     folder.mkdir(exist_ok=True)
     with atomic.new_folder(path) as aside:
-        save_file(_contiguous(unique_parameters(model)), aside / "model.safetensors")
+        save_file(_on_cpu(unique_parameters(model)), aside / "model.safetensors")
         if bits := mask.state_dict():
             save_file(bits, aside / _MASK)
-        save_file(_contiguous(_optimizer_tensors(optimizer)), aside / "optimizer.safetensors")
+        save_file(dict(optimizer), aside / "optimizer.safetensors")
         for rank, states in enumerate(random_by_rank):
             save_file(dict(states), aside / _random_name(rank))
         atomic.write_json(aside / _STATE, dataclasses.asdict(state))
@@ -128,7 +131,7 @@ def save_state(
     return path
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -138,45 +141,43 @@ def saved_states(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def newest_whole_state(folder: Path) -> Path | None:
-    """The newest state whose files, and those of its best students, are as they were written.
+def checkpoint_to_resume(folder: Path, resume: Resume) -> Path | None:
+    """The latest checkpoint; None when there is none.
 
-    None when no state was saved. Newer ones that are damaged are told of and removed: training will
-    save them again. A best student is given up where an empty file lies in its place. Raises
-    UserError, and removes nothing, when every state is damaged.
+    Raises UserError where a file of it, or of a best student that it refers to, is not as it was
+    written. With `latest-whole` the newest whole checkpoint is taken instead and the damaged ones
+    after it are removed, for training will save them again; where all that is damaged are best
+    students, the latest checkpoint is taken and `load_state` gives those up.
     """
+    saved = saved_states(folder)
     damaged: dict[Path, str] = {}
-    for path in reversed(saved_states(folder)):
-        found = _damage(path)
-        if found is None:
-            for bad, what in damaged.items():
-                _LOG.warning("%s is damaged (%s); resuming from %s", bad.name, what, path.name)
-                shutil.rmtree(bad)
-            return path
-        damaged[path] = found
-    if damaged:
-        told = ", ".join(f"of {path.name} {what}" for path, what in damaged.items())
-        only_best = all(damage(path) is None for path in damaged)
-        without = "put an empty file in the place of that best student to go on without it"
-        raise UserError(
-            f"A run must be resumed from a whole checkpoint, but {folder} holds none: {told}; "
-            f"restore a file, {without + ', ' if only_best else ''}or start again in a new "
-            "output_dir."
-        )
-    return None
-
-
-def _damage(path: Path) -> str | None:
-    if (found := damage(path)) is not None:
-        return found
-    best = {name: sha256 for name, sha256 in _best_of(path).items() if not _is_given_up(path, name)}
-    return damage_of(path.parent, best)
-
-
-def _is_given_up(path: Path, best: str) -> bool:
-    """Whether the user has put an empty file in the place of a best student of a state."""
-    file = path.parent / best
-    return file.is_file() and file.stat().st_size == 0
+    whole_one = None
+    for path in reversed(saved):
+        in_best = damage_of(folder, _best_of(path))
+        if (found := damage(path)) is None and in_best is None:
+            whole_one = path
+            break
+        damaged[path] = f"{path}/{found}" if found else f"{folder}/{in_best}"
+    if not damaged:
+        return whole_one
+    name, what = saved[-1].name, damaged[saved[-1]]
+    if resume == "latest-whole":
+        chosen = whole_one or next((path for path in damaged if damage(path) is None), None)
+        if chosen is not None:
+            _LOG.warning("%s is damaged (%s); resuming from %s", name, what, chosen.name)
+            for path in saved[saved.index(chosen) + 1 :]:
+                shutil.rmtree(path)
+            return chosen
+    remedy = (
+        f"resume from {whole_one.name}, the newest that is whole, by --resume-whole"
+        if whole_one is not None
+        else "no older one is whole: start again in a new output_dir"
+    )
+    if whole_one is None and damage(saved[-1]) is None:
+        remedy = "go on without that best student by --resume-whole"
+    raise UserError(
+        f"A run must be resumed from a whole checkpoint, but {what}; restore the file, or {remedy}."
+    )
 
 
 def _best_name(update: int) -> str:
@@ -199,33 +200,29 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     rank: int = 0,
-    num_processes: int = 1,
 ) -> LoopState:
     """The loop's counters; all else is put back in place: model, mask, optimizer, random state.
 
-    Raises UserError when the state was saved by a model of other parameter names or shapes, by one
-    that was pruned elsewhere or not at all, or by another number of processes, which share out the
-    data otherwise.
+    A process that was not there when it was saved keeps its own random state. Best students that
+    are damaged are given up with a warning. Raises UserError when the state was saved by a model of
+    other parameter names or shapes, or by one that was pruned elsewhere or not at all.
     """
     fields = json.loads((path / _STATE).read_bytes())
     fields["best"] = [(score, update) for score, update in fields["best"]]
     state = LoopState(**fields)
-    for name in [name for name in state.best_sha256 if _is_given_up(path, name)]:
-        _LOG.warning("%s was emptied; going on without it among the best", path.parent / name)
-        del state.best_sha256[name]
-        state.best = [item for item in state.best if _best_name(item[1]) != name]
-    if state.num_processes != num_processes:
-        raise UserError(
-            f"A run must be resumed with as many processes as it was started with, but {path} was "
-            f"saved by {state.num_processes} and this run has {num_processes}."
-        )
+    for name, sha256 in list(state.best_sha256.items()):
+        if (found := damage_of(path.parent, {name: sha256})) is not None:
+            _LOG.warning("%s; going on without it among the best", found)
+            del state.best_sha256[name]
+            state.best = [item for item in state.best if _best_name(item[1]) != name]
     load_parameters(model, load_file(path / "model.safetensors"), where=str(path))
     mask.load_state_dict(load_file(path / _MASK) if (path / _MASK).exists() else {})
     _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
-    stored = load_file(path / _random_name(rank))
-    torch.set_rng_state(stored["cpu"])
-    if "cuda" in stored and device.type == "cuda":
-        torch.cuda.set_rng_state(stored["cuda"], device)
+    if (own := path / _random_name(rank)).exists():
+        stored = load_file(own)
+        torch.set_rng_state(stored["cpu"])
+        if "cuda" in stored and device.type == "cuda":
+            torch.cuda.set_rng_state(stored["cuda"], device)
     return state
 
 
@@ -272,7 +269,7 @@ class BestStudents:
             self._folder.mkdir(exist_ok=True)
             path = self.path(state.update)
             with atomic.new_file(path) as aside:
-                save_file(_contiguous(unique_parameters(model)), aside)
+                save_file(_on_cpu(unique_parameters(model)), aside)
             state.best_sha256 = {**state.best_sha256, path.name: of_file(path)}
         state.best = kept
         names = {self.path(update).name for _, update in kept}

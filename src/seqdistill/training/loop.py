@@ -1,67 +1,80 @@
 """The training loop: batch, teacher, student, objective, one division, one update.
 
     for each update:
-        for each micro-batch:  source -> batch -> teacher's scores, student's states -> TokenSum
+        for each micro-batch:  source -> batch -> teacher's scores -> student's loss as a TokenSum
                                backward of the total (not of a mean)
         gradients / global count     the only division: any split of a batch gives the same update
         clip, step, keep pruned weights at zero
-        now and then: score dev, save a resumable state, keep the best students
+        now and then: score dev, save a checkpoint, keep the best students
 
-It does not know who writes sequences, what a divergence is, which weights should be pruned, or how
-dev is scored.
+It does not know where sequences come from, what a divergence is, which weights should be pruned, or
+how dev is scored. One process or many, it is the same: whole, copied (DDP) or in shards (FSDP2).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from seqdistill.compression.pruning_mask import PruningMask
-from seqdistill.core.batch import SequenceBatch, StudentStates
-from seqdistill.core.errors import NonFiniteLossError
+from seqdistill.core.errors import NonFiniteLossError, UserError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.metrics.corpus_metrics import score_key_of
-from seqdistill.models.adapters import SequenceModel, hidden_states
-from seqdistill.models.dropout import evaluation_mode, has_dropout
+from seqdistill.models.adapters import SequenceModel
+from seqdistill.models.placement import Precision
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.recipe.schema import TrainingSection
+from seqdistill.records.run_directory import Resume, RunDirectory
 from seqdistill.sources.source import SequenceSource
 from seqdistill.teachers.in_process import Teacher
 from seqdistill.training.checkpoint import (
     BestStudents,
     LoopState,
+    checkpoint_to_resume,
     load_state,
-    newest_whole_state,
+    optimizer_tensors,
     random_states,
     save_state,
 )
-from seqdistill.training.contracts import (
-    DevScorer,
-    LoopSettings,
-    MetricsLog,
-    Objective,
-    TrainingResult,
-)
 from seqdistill.training.note import Note, dev_line
-from seqdistill.training.optimization import make_optimizer
+from seqdistill.training.optimization import check_optimizer, learning_rate, make_optimizer
 from seqdistill.training.processes import (
     StepStats,
     all_gather_object,
     broadcast_from_main,
-    joined,
     over_processes,
+    prepare,
 )
+from seqdistill.training.sharding import gather_weights, scatter_weights, whole
+from seqdistill.training.student import StudentLoss
 
 _LOG = logging.getLogger(__name__)
+
+DevScorer = Callable[[PreTrainedModel], Mapping[str, float]]
+"""Scores the live student on dev, all processes together; the keys become metrics `dev_<key>`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training was: counters, best dev scores, seconds of training itself."""
+
+    updates: int
+    tokens: int
+    seconds: float
+    best: tuple[tuple[float, int], ...]
+    stopped_early: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +85,23 @@ class _Snapshot:
     random_by_rank: Sequence[Mapping[str, Tensor]]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """A micro-batch of the present update, to be named if its loss was not finite."""
+
+    example_ids: Sequence[str]
+    total: Tensor
+    parts: Mapping[str, TokenSum]
+
+
 class TrainingLoop:
-    """One student's training. `run` returns when it is done; the student has its final weights."""
+    """One student's training. `run` returns when it is done; `model` has its final weights.
+
+    Under FSDP2 what is trained is a sharded twin of `model`, which stays whole for sampling, dev
+    scores and checkpoints: a copy of the weights on each process, gathered for each of these. Where
+    the source samples from it (`samples_student`), that is before every update, and it stays on the
+    device; else it waits in the memory of the CPU.
+    """
 
     def __init__(
         self,
@@ -81,14 +109,17 @@ class TrainingLoop:
         model: SequenceModel,
         source: SequenceSource,
         teacher: Teacher,
-        objective: Objective,
+        objective: WeightedObjective,
         mask: PruningMask,
-        settings: LoopSettings,
+        settings: TrainingSection,
+        precision: Precision,
+        eval_metric: str,
+        seed: int,
         accelerator: Accelerator,
-        folder: Path,
-        metrics: MetricsLog,
+        run: RunDirectory,
         progress: Progress,
         score_dev: DevScorer | None = None,
+        samples_student: bool = False,
     ) -> None:
         self._student = model
         self._source = source
@@ -96,47 +127,54 @@ class TrainingLoop:
         self._objective = objective
         self._mask = mask
         self._settings = settings
+        self._precision = precision
+        self._eval_metric = eval_metric
+        self._seed = seed
         self._accelerator = accelerator
-        self._folder = folder
-        self._metrics = metrics
+        self._run = run
         self._progress = progress
         self._score_dev = score_dev
+        self._samples_student = samples_student
+        self._is_main: bool = accelerator.is_main_process
         self._best = BestStudents(
-            folder,
-            keep=settings.keep_best,
-            score_key=score_key_of(settings.eval_metric),
+            run.checkpoints_path, keep=settings.keep_best, score_key=score_key_of(eval_metric)
         )
-        self._state = LoopState()
+        self._micro_batches = settings.gradient_accumulation_steps
+        self._state = LoopState(micro_batches=self._micro_batches * accelerator.num_processes)
         self._saved_at = 0
         self._note = Note()
         self._timed_to = (0, 0.0)  # tokens and seconds that a logged speed has told of
-        self._wrapped = joined(model, accelerator)
-        self._drops_out = has_dropout(model)
-        self._optimizer = make_optimizer(
-            model,
-            beta1=settings.adam_beta1,
-            beta2=settings.adam_beta2,
-            weight_decay=settings.weight_decay,
-        )
+        self._is_sharded: bool = accelerator.is_fsdp2
+        if settings.gradient_checkpointing:
+            model.module.gradient_checkpointing_enable({"use_reentrant": False})
+        if self._is_sharded:
+            self._trained = copy.deepcopy(model)
+        else:
+            self._trained = model.to(accelerator.device)
+        loss = StudentLoss(self._trained, objective)
+        self._loss, self._optimizer = prepare(loss, make_optimizer(loss, settings), accelerator)
+        if self._is_sharded and samples_student:
+            model.to(accelerator.device)
 
-    def run(self, *, resume: bool) -> TrainingResult:
-        """Trains to the end, from the newest saved state when `resume` and there is one."""
-        torch.manual_seed(
-            derived_seed(self._settings.seed, f"dropout/rank-{self._accelerator.process_index}")
-        )
+    def run(self, *, resume: Resume) -> TrainingResult:
+        """Trains to the end, from a checkpoint when `resume` and there is one."""
+        rank = self._accelerator.process_index
+        torch.manual_seed(derived_seed(self._seed, f"dropout/rank-{rank}"))
         if resume:
-            self._resume()
+            self._resume(resume)
         self._timed_to = (self._state.tokens, self._state.seconds)
-        self._progress.start("training", self._settings.updates)
+        self._progress.start("training", self._settings.steps)
         self._progress.advance(self._state.update)
         # A run that was interrupted while it scored dev has that before it.
         stopped = self._evaluate_and_save() if self._dev_is_due() else self._stops_early()
-        while self._state.update < self._settings.updates and not stopped:
+        while self._state.update < self._settings.steps and not stopped:
             self._step()
             stopped = self._evaluate_and_save()
         self._progress.finish()
-        if self._state.best:
-            self._best.restore(self._student, self._state, average=self._settings.average_best)
+        with self._whole_student():
+            if self._state.best:
+                average = self._settings.average_best
+                self._best.restore(self._student, self._state, average=average)
         self._student.eval()
         return TrainingResult(
             self._state.update,
@@ -146,145 +184,190 @@ class TrainingLoop:
             stopped,
         )
 
-    def _resume(self) -> None:
-        is_main = self._accelerator.is_main_process
-        path = broadcast_from_main(
-            newest_whole_state(self._folder) if is_main else None, self._accelerator
-        )
+    def _resume(self, resume: Resume) -> None:
+        accelerator = self._accelerator
+        path, refused = None, None
+        if self._is_main:
+            try:
+                path = checkpoint_to_resume(self._run.checkpoints_path, resume)
+            except UserError as error:
+                refused = error
+        path, refused = broadcast_from_main((path, refused), accelerator)
+        if refused is not None:
+            raise refused
         if path is not None:
             self._state = load_state(
                 path,
                 model=self._student,
                 mask=self._mask,
                 optimizer=self._optimizer,
-                device=self._accelerator.device,
-                rank=self._accelerator.process_index,
-                num_processes=self._accelerator.num_processes,
+                device=accelerator.device,
+                rank=accelerator.process_index,
             )
-            self._source.load_state_dict(self._state.sources[self._accelerator.process_index])
+            if self._is_sharded:
+                scatter_weights(self._student, self._trained)
+            self._share_out()
             self._objective.load_state_dict(self._state.objective)
             self._saved_at = self._state.update
-        # Without a state training starts anew, and so do its metrics.
-        if is_main:
-            self._metrics.load_state_dict(self._state.metrics)
+        # Without a checkpoint training starts anew, and so do its metrics.
+        if self._is_main:
+            self._run.go_back_to(self._state.metrics)
         _LOG.info("resumed at update %d", self._state.update)
 
+    def _share_out(self) -> None:
+        """Takes this process's part of the checkpoint's sources, and of its micro-batches.
+
+        Of another number of processes an update keeps its micro-batches where they can be shared
+        out evenly. The place in the data is the same for all; what else a source remembers (replay)
+        is taken from one of the processes that there were.
+        """
+        count, wanted = self._accelerator.num_processes, self._state.micro_batches
+        sources = self._state.sources
+        self._source.load_state_dict(sources[self._accelerator.process_index % len(sources)])
+        if wanted % count == 0:
+            self._micro_batches = wanted // count
+        else:
+            _LOG.warning(
+                "an update was made of %d micro-batches, which %d processes cannot share out "
+                "evenly; going on with %d for each",
+                wanted,
+                count,
+                self._micro_batches,
+            )
+
+    @contextlib.contextmanager
+    def _whole_student(self) -> Iterator[None]:
+        """While open, `model` has the present weights and is on the device. Collective."""
+        if self._is_sharded:
+            self._student.to(self._accelerator.device)
+            gather_weights(self._trained, self._student)
+        yield
+        if self._is_sharded and not self._samples_student:
+            self._student.to("cpu")
+
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        return torch.autocast(
-            self._accelerator.device.type,
-            dtype=torch.bfloat16,
-            enabled=self._settings.precision == "bf16",
-        )
+        enabled = self._precision == "bf16"
+        return torch.autocast(self._accelerator.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _step(self) -> None:
         started = time.perf_counter()
-        update = self._state.update + 1
-        self._student.train()
-        rate = self._settings.schedule.rate(update)
+        update, steps = self._state.update + 1, self._settings.steps
+        if self._is_sharded and self._samples_student:
+            gather_weights(self._trained, self._student)
+        self._loss.train()
+        rate = learning_rate(self._settings, update)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        logged = update % self._settings.log_every == 0 or update == self._settings.updates
-        self._source.begin_update(update, self._settings.updates)
-        self._objective.begin_update(update, self._settings.updates, logged=logged)
-        work = over_processes(self._accumulate(), self._accelerator)
-        self._objective.end_update(work.parts)
-        self._divide(work.loss.count)
+        logged = update % self._settings.log_every == 0 or update == steps
+        self._source.begin_update(update, steps)
+        self._objective.begin_update(update, steps, logged=logged)
+        stats = self._accumulate()
+        self._objective.end_update(stats.parts)
+        self._divide(stats.loss.count)
         norm = self._clip()
         self._optimizer.step()
         self._mask.enforce(self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
         self._state.update = update
-        self._state.tokens += work.num_targets
+        self._state.tokens += int(stats.num_targets)
         self._state.seconds += time.perf_counter() - started
         if logged:
-            self._log(work, rate, norm)
-        self._note.add(work)
+            self._log_step(stats, rate, norm)
+        self._note.add(stats)
         self._progress.advance(1, self._note.text)
 
     def _accumulate(self) -> StepStats:
-        total, parts, num_targets = TokenSum.zero(), dict[str, TokenSum](), 0
-        for index in range(self._settings.gradient_accumulation_steps):
-            batch = self._source.next_batch().to(self._accelerator.device)
-            last = index == self._settings.gradient_accumulation_steps - 1
-            sync = contextlib.nullcontext() if last else self._accelerator.no_sync(self._wrapped)
+        """Gradients of the totals of all micro-batches, and their sums over all processes."""
+        loss, parts = TokenSum.zero(), dict[str, TokenSum]()
+        num_targets, seen = torch.zeros((), dtype=torch.long), list[_Seen]()
+        for index in range(self._micro_batches):
+            batch = self._source.next_batch().to(self._accelerator.device, non_blocking=True)
+            last = index == self._micro_batches - 1
+            sync = contextlib.nullcontext() if last else self._accelerator.no_sync(self._loss)
             with sync:
                 with self._autocast():
-                    scores = self._teacher.score(batch)
-                    hidden = hidden_states(self._wrapped, batch)
-                    states = StudentStates(hidden, self._student.head)
-                    eval_states = self._as_writer(batch)
-                    loss, named = self._objective(states, scores, batch, eval_states)
-                self._refuse_non_finite(loss, named, batch)
-                self._accelerator.backward(loss.total)
-            total = total + loss.detached()
-            num_targets += batch.num_targets
+                    total, count, sums = self._loss(batch, self._teacher.score(batch))
+                self._accelerator.backward(total)
+            found = TokenSum(total, count).detached()
+            named = {name: TokenSum(*part) for name, part in sums.items()}
+            seen.append(_Seen(batch.example_ids, found.total, named))
+            loss = loss + found
+            num_targets = num_targets + batch.target_mask.sum()
             for name, part in named.items():
-                parts[name] = parts.get(name, TokenSum.zero()) + part.detached()
-        return StepStats(total, parts, self._source.end_update(), num_targets)
+                parts[name] = parts.get(name, TokenSum.zero()) + part
+        own = StepStats(loss, parts, self._source.end_update(), num_targets)
+        stats = over_processes(own, self._accelerator)
+        if not math.isfinite(stats.loss.total):
+            self._refuse_non_finite(seen)
+        return stats
 
-    @torch.no_grad()
-    def _as_writer(self, batch: SequenceBatch) -> StudentStates | None:
-        """What the student says with its dropout off; None where that is asked or told already."""
-        if not (self._objective.needs_eval_states and self._drops_out):
-            return None
-        with evaluation_mode(self._student):
-            return self._student.states(batch)
-
-    def _refuse_non_finite(
-        self, loss: TokenSum, parts: Mapping[str, TokenSum], batch: SequenceBatch
-    ) -> None:
-        total = loss.total.item()
-        if math.isfinite(total):
-            return
-        bad = [name for name, part in parts.items() if not math.isfinite(part.total.item())]
+    def _refuse_non_finite(self, seen: Sequence[_Seen]) -> None:
+        """Raises, on every process alike, an error that names the first micro-batch at fault."""
+        bad = next((one for one in seen if not math.isfinite(one.total)), None)
+        told = None
+        if bad is not None:
+            names = [name for name, part in bad.parts.items() if not math.isfinite(part.total)]
+            told = (
+                f"the term {', '.join(names) or 'sum'} is {float(bad.total)} for the examples "
+                f"{', '.join(bad.example_ids[:5])} (first of {len(bad.example_ids)})"
+            )
+        first = next((one for one in all_gather_object(told) if one is not None), "the sum is not")
         raise NonFiniteLossError(
-            f"The loss must be finite, but at update {self._state.update + 1} the term "
-            f"{', '.join(bad) or 'sum'} is {total} for the examples "
-            f"{', '.join(batch.example_ids[:5])} (first of {batch.num_sequences}). Lower "
+            f"The loss must be finite, but at update {self._state.update + 1} {first}. Lower "
             "training.learning_rate, use training.precision=fp32, or look at these examples."
         )
 
-    def _trained(self) -> list[torch.nn.Parameter]:
-        return [p for p in self._student.parameters() if p.requires_grad]
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self._trained.parameters() if p.grad is not None]
 
     def _divide(self, count: Tensor) -> None:
         # Gradients are of totals; processes average theirs, which the factor undoes.
-        factor = self._accelerator.num_processes / max(float(count), 1.0)
-        for parameter in self._trained():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+        torch._foreach_mul_(
+            self._gradients(), self._accelerator.num_processes / max(float(count), 1.0)
+        )
 
     def _clip(self) -> float:
         """The norm of the gradient before it was clipped, of the weights that are not pruned."""
         self._mask.zero_gradients()
-        trained = self._trained()
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, self._settings.max_grad_norm))
+        found = torch.nn.utils.get_total_norm(self._gradients())
+        norm = float(whole(found))
         if not math.isfinite(norm):
             raise NonFiniteLossError(
                 f"The gradient must be finite, but at update {self._state.update + 1} its norm is "
                 f"{norm} although the loss is finite. Lower training.learning_rate or use "
                 "training.precision=fp32."
             )
+        trained = list(self._trained.parameters())
+        limit = self._settings.max_grad_norm
+        torch.nn.utils.clip_grads_with_norm_(trained, limit, found)
         return norm
 
-    def _log(self, work: StepStats, rate: float, norm: float) -> None:
-        values: dict[str, object] = {
-            "loss_nats": work.loss.mean,
-            **{name: _mean(part) for name, part in (work.parts | work.written).items()},
-            "learning_rate": rate,
-            "gradient_norm": norm,
-            "tokens": self._state.tokens,
-            "seconds": round(self._state.seconds, 3),
-            "tokens_per_second": self._tokens_per_second(),
-        }
-        if self._accelerator.is_main_process:
-            self._metrics.log_metrics(self._state.update, values)
+    def _log(self, values: Mapping[str, object]) -> None:
+        """Into the run directory and to the trackers, by the main process."""
+        if self._is_main:
+            self._run.log_metrics(self._state.update, values)
+            numbers = {n: v for n, v in values.items() if isinstance(v, int | float)}
+            self._accelerator.log(numbers, step=self._state.update)
+
+    def _log_step(self, stats: StepStats, rate: float, norm: float) -> None:
+        means = {name: _mean(part) for name, part in ({**stats.parts, **stats.source}).items()}
+        self._log(
+            {
+                "loss_nats": stats.loss.mean,
+                **means,
+                "learning_rate": rate,
+                "gradient_norm": norm,
+                "tokens": self._state.tokens,
+                "seconds": round(self._state.seconds, 3),
+                "tokens_per_second": self._tokens_per_second(),
+            }
+        )
 
     def _tokens_per_second(self) -> float:
         """Targets a second of training, of all processes, since it was last asked for.
 
-        After a resumption first since the state that was taken up. Reports make the same of the
-        logged `tokens` and `seconds`, which older runs have too.
+        After a resumption first since the checkpoint. Reports make the same of the logged `tokens`
+        and `seconds`, which older runs have too.
         """
         (tokens_before, seconds_before), state = self._timed_to, self._state
         self._timed_to = (state.tokens, state.seconds)
@@ -295,35 +378,38 @@ class TrainingLoop:
         update, every = self._state.update, self._settings.eval_every
         if self._score_dev is None or update in (0, self._state.scored_at):
             return False
-        return update == self._settings.updates or bool(every and update % every == 0)
+        return update == self._settings.steps or bool(every and update % every == 0)
 
     def _evaluate_and_save(self) -> bool:
-        """Score dev and save a state where they are due; True when training should stop early."""
+        """Score dev and save where they are due; True when training should stop early."""
         update, every = self._state.update, self._settings.checkpoint_every
         if self._score_dev is not None and self._dev_is_due():
             unscored = self._snapshot()
-            try:
-                self._evaluate(self._score_dev)
-            except BaseException:
-                self._save(unscored)  # hours of training outlive a dev score that cannot be had
-                raise
+            with self._whole_student():
+                try:
+                    self._evaluate(self._score_dev)
+                except BaseException:
+                    # Hours of training outlive a dev score that cannot be had; shards would have to
+                    # be gathered from processes that may be gone.
+                    if not self._is_sharded:
+                        self._save(unscored)
+                    raise
         stop = self._stops_early()
-        if update == self._settings.updates or stop or (every and update % every == 0):
+        if update == self._settings.steps or stop or (every and update % every == 0):
             self._save(self._snapshot())
             self._accelerator.wait_for_everyone()
         return stop
 
     def _evaluate(self, score_dev: DevScorer) -> None:
         state = self._state
-        if self._accelerator.is_main_process:
-            self._student.eval()
-            state.dev_scores = dict(score_dev(self._student.module))
-            self._metrics.log_metrics(
-                state.update, {f"dev_{name}": value for name, value in state.dev_scores.items()}
-            )
-            score = state.dev_scores[self._settings.eval_metric]
+        self._student.eval()
+        scores = dict(score_dev(self._student.module))
+        if self._is_main:
+            state.dev_scores = scores
+            self._log({f"dev_{name}": value for name, value in scores.items()})
+            score = scores[self._eval_metric]
             is_best = self._best.offer(self._student, score, state)
-            self._progress.echo(dev_line(state.update, state.dev_scores, is_best=is_best))
+            self._progress.echo(dev_line(state.update, scores, is_best=is_best))
             state.evaluations_without_best = 0 if is_best else state.evaluations_without_best + 1
             state.scored_at = state.update
         self._state = broadcast_from_main(state, self._accelerator)
@@ -334,34 +420,56 @@ class TrainingLoop:
         return patience is not None and self._state.evaluations_without_best >= patience
 
     def _snapshot(self) -> _Snapshot:
-        """All that is to be saved but for the weights. Every process has to take part."""
-        is_main = self._accelerator.is_main_process
+        """All that is to be saved but for tensors in shards. Every process has to take part."""
         state = dataclasses.replace(
             self._state,
             sources=all_gather_object(self._source.state_dict()),
             objective=self._objective.state_dict(),
-            metrics=self._metrics.state_dict() if is_main else {},
-            num_processes=self._accelerator.num_processes,
+            metrics=self._run.logs_so_far() if self._is_main else {},
+            micro_batches=self._micro_batches * self._accelerator.num_processes,
         )
         return _Snapshot(state, all_gather_object(random_states(self._accelerator.device)))
 
     def _save(self, snapshot: _Snapshot) -> None:
-        """Saves the state, if this process writes and there is none of this update already.
+        """Saves a checkpoint, by the main process, if there is none of this update already.
 
         There is one where a run was interrupted as it scored dev: it stays as it is.
         """
-        if not self._accelerator.is_main_process or self._saved_at == snapshot.state.update:
+        if self._saved_at == snapshot.state.update:
             return
-        save_state(
-            self._folder,
-            model=self._student,
-            mask=self._mask,
-            optimizer=self._optimizer,
-            state=snapshot.state,
-            random_by_rank=snapshot.random_by_rank,
-        )
+        if not (self._is_main or self._is_sharded):
+            return
+        with self._whole_student():
+            remembered = optimizer_tensors(self._optimizer, keep=self._is_main)
+            if self._is_main:
+                save_state(
+                    self._run.checkpoints_path,
+                    model=self._student,
+                    mask=self._mask,
+                    optimizer=remembered,
+                    state=snapshot.state,
+                    random_by_rank=snapshot.random_by_rank,
+                )
+                self._best.clean(snapshot.state)
         self._saved_at = snapshot.state.update
-        self._best.clean(snapshot.state)
+
+
+def check_trainable(
+    model: SequenceModel, mask: PruningMask, settings: TrainingSection, accelerator: Accelerator
+) -> None:
+    """Raises UserError for settings that this student cannot be trained with, before it begins."""
+    check_optimizer(settings)
+    if settings.gradient_checkpointing and not model.module.supports_gradient_checkpointing:
+        raise UserError(
+            "training.gradient_checkpointing must be left out for models that do not support it, "
+            f"such as {type(model.module).__name__}; remove it"
+        )
+    if accelerator.is_fsdp2 and (mask.num_weights or settings.optimizer == "adamw_8bit"):
+        what = "pruning" if mask.num_weights else "training.optimizer=adamw_8bit"
+        raise UserError(
+            f"training.parallel=fsdp2 must be left out with {what}, which works on whole weights; "
+            "use ddp"
+        )
 
 
 def _mean(part: TokenSum) -> float | None:

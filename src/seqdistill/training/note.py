@@ -23,10 +23,10 @@ class Note:
         self._weighted: dict[str, float] = {}
         self._weights: dict[str, float] = {}
 
-    def add(self, work: StepStats) -> None:
+    def add(self, stats: StepStats) -> None:
         """One more update."""
-        self._learn("loss", work.loss.mean)
-        reward = work.written.get("reward")
+        self._learn("loss", stats.loss.mean)
+        reward = stats.source.get("reward")
         if reward is not None and float(reward.count):
             self._learn("reward", reward.mean)
 

@@ -1,24 +1,30 @@
-"""Several processes that train one student: what they share, and that they do share it.
-
-Knows accelerate's collectives and nothing of batches or losses.
-"""
+"""Several processes that train one student: whether they do, and what they tell each other."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
-from torch import nn
+from accelerate import Accelerator, PartialState
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    broadcast_object_list,
+    gather_object,
+)
+from torch import Tensor, nn
 
 from seqdistill.core.errors import UserError
 from seqdistill.core.token_sum import TokenSum
 
 Shared = TypeVar("Shared")
+Parallel = Literal["auto", "ddp", "fsdp2"]
+_FSDP = "ACCELERATE_USE_FSDP"
+"""Set by `accelerate launch` where its configuration shards."""
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Where torchrun and the programs of MPI say how many processes there are."""
 
@@ -28,10 +34,10 @@ class StepStats:
     """What one update has seen: the loss and its parts, its sequences, how many targets counted."""
 
     loss: TokenSum
-    parts: dict[str, TokenSum]
-    written: dict[str, TokenSum]
+    parts: Mapping[str, TokenSum]
+    source: Mapping[str, TokenSum]
     """What the source tells of the sequences."""
-    num_targets: int
+    num_targets: Tensor
 
 
 def check_launch() -> None:
@@ -64,39 +70,81 @@ def _is_from_cluster() -> bool:
     )
 
 
-def joined(model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """The model as all processes train it together: as it is when there is only one.
+def make_accelerator(
+    parallel: Parallel, *, on_cpu: bool, trackers: Sequence[str] = (), folder: Path | None = None
+) -> Accelerator:
+    """The accelerator of this process; `auto` shards where accelerate's own configuration does.
+
+    One process alone neither copies nor shards. Raises UserError for FSDP of the first version.
+    """
+    configured = os.environ.get(_FSDP, "false").lower() == "true"
+    if parallel == "ddp":
+        os.environ[_FSDP] = "false"
+    sharded = parallel == "fsdp2" or (parallel == "auto" and configured)
+    plugin = None
+    if sharded:
+        version = int(os.environ.get("FSDP_VERSION", "1")) if parallel == "auto" else 2
+        if version != 2:
+            raise UserError(
+                f"Sharded training must use FSDP2, but accelerate is configured for version "
+                f"{version}; set fsdp_version: 2 in its configuration, or training.parallel=ddp"
+            )
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            cpu_ram_efficient_loading=False,  # every process has loaded the weights
+        )
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision="no",
+        fsdp_plugin=plugin,
+        log_with=list(trackers) or None,
+        project_dir=folder,
+    )
+    if sharded and accelerator.use_distributed:
+        # On CPUs accelerate itself does not shard, though what it calls for it works there. And a
+        # second accelerator of this process would keep the first one's choice of layers.
+        for state in (PartialState(), accelerator.state):
+            state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+
+def prepare(
+    model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Model and optimizer as all processes train them together.
 
     Raises UserError where each process would silently train a model of its own.
     """
-    wrapped: nn.Module = accelerator.prepare_model(model)
+    wrapped, prepared = accelerator.prepare(model, optimizer)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched > 1 and (accelerator.num_processes != launched or wrapped is model):
+    alone = wrapped is model and not accelerator.is_fsdp2
+    if launched > 1 and (accelerator.num_processes != launched or alone):
         raise UserError(
             f"All {launched} launched processes must train one model, but accelerate joined "
             f"{accelerator.num_processes} and wrapped it as {type(wrapped).__name__}; on a CPU set "
             "training.device=cpu."
         )
-    return wrapped
+    return wrapped, prepared.optimizer
 
 
 def over_processes(own: StepStats, accelerator: Accelerator) -> StepStats:
-    """The sums over all processes: what one process would have seen with all the batches."""
-    if accelerator.num_processes == 1:
-        return own
-    sums = [own.loss, *own.parts.values(), *own.written.values()]
-    numbers = [float(own.num_targets)]
-    numbers += [float(number) for part in sums for number in (part.total, part.count)]
-    summed = accelerator.reduce(
-        torch.tensor(numbers, dtype=torch.float64, device=accelerator.device), reduction="sum"
-    ).cpu()
+    """The sums over all processes, on the CPU: what one would have seen with all the batches.
+
+    The one place where an update waits for its device.
+    """
+    sums = [own.loss, *own.parts.values(), *own.source.values()]
+    numbers = [own.num_targets] + [number for part in sums for number in (part.total, part.count)]
+    device = accelerator.device
+    stacked = torch.stack([number.to(device, torch.float64) for number in numbers])
+    summed = accelerator.reduce(stacked, reduction="sum").cpu()
     loss, *others = (TokenSum(summed[i], summed[i + 1]) for i in range(1, len(numbers), 2))
-    parts, written = others[: len(own.parts)], others[len(own.parts) :]
     return StepStats(
         loss,
-        dict(zip(own.parts, parts, strict=True)),
-        dict(zip(own.written, written, strict=True)),
-        int(summed[0]),
+        dict(zip(own.parts, others, strict=False)),
+        dict(zip(own.source, others[len(own.parts) :], strict=True)),
+        summed[0],
     )
 
 

@@ -1,0 +1,233 @@
+"""What every number of processes must train alike; `test_processes.py` starts it.
+
+RANK=0 WORLD_SIZE=2 ... python ranks.py FOLDER
+
+It leaves `FOLDER/2-ddp` and `FOLDER/2-fsdp2`; what two processes began under DDP all others go on
+with.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
+from tests.tiny import character_tokenizer, collator, random_examples
+from tests.training.small import Recorder, make_loop, stored, student, weights
+from torch import nn
+
+from seqdistill.core.errors import NonFiniteLossError, UserError
+from seqdistill.core.terms import Term
+from seqdistill.core.token_sum import TokenSum
+from seqdistill.evaluation.dev import DevScorer, Ranks
+from seqdistill.evaluation.likelihood import reference_nats
+from seqdistill.generation.decoding import Decoding
+from seqdistill.generation.sampling import TransformersSampler
+from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.models.adapters import SequenceModel
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.sources.rollout_batches import RolloutBatches
+from seqdistill.sources.rollout_sampler import RolloutSampler
+from seqdistill.teachers.in_process import InProcessTeacher
+from seqdistill.training.processes import Parallel, all_gather_object, make_accelerator, prepare
+from seqdistill.training.sharding import shard_frozen
+
+PARALLELS: tuple[Parallel, ...] = ("ddp", "fsdp2")
+BEGUN = "2-ddp"
+MICRO_BATCHES = 6
+"""Of every update, over all processes."""
+TOKENIZER = character_tokenizer()
+DEV = random_examples(7, seed=9)
+
+
+def ranks_of(accelerator: Accelerator) -> Ranks:
+    return Ranks(accelerator.process_index, accelerator.num_processes, all_gather_object)
+
+
+def dev_scorer(model: SequenceModel, accelerator: Accelerator) -> DevScorer:
+    """A real one: greedy outputs and the loss, each process its share of seven examples."""
+
+    def loss(examples: Any) -> TokenSum:
+        return reference_nats(model, examples, collator(model.kind))
+
+    return DevScorer(
+        examples=DEV,
+        references=[str(example.id) for example in DEV],
+        tokenizer=TOKENIZER,
+        generator=lambda module: TransformersGenerator(module, TOKENIZER, kind=model.kind),
+        metrics=("bleu", "chrf"),
+        loss=loss,
+        max_new_tokens=6,
+        ranks=ranks_of(accelerator),
+    )
+
+
+def teacher_of(model: SequenceModel, accelerator: Accelerator) -> InProcessTeacher:
+    teacher = InProcessTeacher(student(seed=3, dtype=torch.float64), vocab_size=40)
+    if accelerator.is_fsdp2:
+        shard_frozen(teacher.model)
+    return teacher
+
+
+def train(
+    folder: Path,
+    accelerator: Accelerator,
+    model: SequenceModel,
+    *,
+    resume: bool = False,
+    **more: Any,
+) -> Recorder:
+    """Four updates of six micro-batches each, however many processes share them."""
+    metrics = Recorder()
+    count = accelerator.num_processes
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "gradient_accumulation_steps": MICRO_BATCHES // count,
+        "source": stored(rank=accelerator.process_index, world_size=count),
+        "score_dev": dev_scorer(model, accelerator),
+        "eval_metric": "loss_nats",
+        **more,
+    }
+    make_loop(folder, model, accelerator=accelerator, metrics=metrics, **settings).run(
+        resume=resume
+    )
+    return metrics
+
+
+def on_policy(model: SequenceModel, accelerator: Accelerator) -> RolloutBatches:
+    """What the student samples, three prompts or so at a time."""
+    sampler = TransformersSampler(
+        model.module,
+        TOKENIZER,
+        kind=model.kind,
+        decoding=Decoding(mode="sample", beam_size=1, max_new_tokens=5, batch_tokens=64),
+    )
+    place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    return RolloutBatches(
+        random_examples(40),
+        RolloutSampler(sampler, seed=5, **place),
+        collator(model.kind),
+        batch_tokens=24,
+        expected_new_tokens=5,
+        seed=5,
+        **place,
+    )
+
+
+def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str, Any]]]:
+    """Every kind of training; weights are left in `folder`, the rows of the logs are returned."""
+    folder.mkdir(exist_ok=True, parents=True)
+    rows: dict[str, list[dict[str, Any]]] = {}
+
+    def keep(name: str, model: SequenceModel, metrics: Recorder) -> None:
+        rows[name] = metrics.without_timings
+        save_file(weights(model), folder / f"{name}-{accelerator.process_index}.safetensors")
+
+    def exact(name: str, **more: Any) -> None:
+        model = student(dtype=torch.float64)
+        keep(name, model, train(folder / f"{name}-run", accelerator, model, **more))
+
+    exact("sgd", optimizer="sgd", max_grad_norm=0.5)
+    exact("adam")
+    model = student(dtype=torch.float64)
+    distilling = WeightedObjective(
+        [Term.of("forward_kl"), Term.of("negative_log_likelihood")], reduction="sequence"
+    )
+    teacher = teacher_of(model, accelerator)
+    exact("distilled", optimizer="sgd", objective=distilling, teacher=teacher)
+    learning = train(
+        folder / "on-policy-run",
+        accelerator,
+        model,
+        optimizer="sgd",
+        objective=WeightedObjective([Term.of("reverse_kl")], reduction="token"),
+        teacher=teacher,
+        source=on_policy(model, accelerator),
+        samples_student=True,
+    )
+    keep("on-policy", model, learning)
+    for name, steps, resume in (("whole", 4, False), ("half", 2, False), ("half", 4, True)):
+        model = student(dropout=0.3, seed=int(resume))
+        learning = train(
+            folder / f"{name}-run",
+            accelerator,
+            model,
+            resume=resume,
+            steps=steps,
+            schedule="constant",  # rates that do not know how many updates there will be
+            gradient_checkpointing=True,
+            score_dev=None,
+        )
+        keep("resumed" if resume else name, model, learning)
+    exact("begun", optimizer="sgd", schedule="constant", steps=2)
+    return rows
+
+
+def gone_on(folder: Path, begun: Path, accelerator: Accelerator) -> None:
+    """Two more updates from the checkpoint that another number of processes left."""
+    if accelerator.is_main_process:
+        shutil.copytree(begun / "begun-run", folder / "continued-run")
+    accelerator.wait_for_everyone()
+    model = student(dtype=torch.float64, seed=1)
+    train(
+        folder / "continued-run",
+        accelerator,
+        model,
+        resume=True,
+        optimizer="sgd",
+        schedule="constant",
+        gradient_accumulation_steps=1,  # the checkpoint says how many there were
+    )
+    save_file(weights(model), folder / f"continued-{accelerator.process_index}.safetensors")
+
+
+def refused(folder: Path, accelerator: Accelerator) -> str:
+    """What is said where the last process alone has a loss that is not finite."""
+    model = student()
+    if accelerator.process_index == accelerator.num_processes - 1:
+        poison(model)
+    try:
+        train(folder / "poisoned", accelerator, model, score_dev=None)
+    except NonFiniteLossError as error:
+        return str(error)
+    return ""
+
+
+def poison(model: SequenceModel) -> None:
+    """The loss of this process's batches is not a number, whatever the weights."""
+    model.register_forward_hook(lambda _module, _inputs, hidden: hidden * float("nan"))
+
+
+def main(folder: Path) -> None:
+    """Everything in one go: starting processes is what costs."""
+    torch.set_num_threads(1)
+    refusal = ""
+    if not torch.cuda.is_available():
+        try:  # not told to stay on the CPU, accelerate does not join processes there
+            linear = nn.Linear(2, 2)
+            prepare(linear, torch.optim.SGD(linear.parameters()), Accelerator())
+            refusal = "nothing was refused"
+        except UserError as error:
+            refusal = str(error)
+        AcceleratorState._reset_state(reset_partial_state=True)
+    for parallel in PARALLELS:
+        accelerator = make_accelerator(parallel, on_cpu=True)
+        place = folder / f"{accelerator.num_processes}-{parallel}"
+        facts: dict[str, Any] = {"rows": trainings(place, accelerator), "refusal": refusal}
+        if place != folder / BEGUN:
+            gone_on(place, folder / BEGUN, accelerator)
+        facts["poisoned"] = refused(place, accelerator)
+        facts["kind"] = str(accelerator.distributed_type)
+        (place / f"facts-{accelerator.process_index}.json").write_text(json.dumps(facts))
+        AcceleratorState._reset_state()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
