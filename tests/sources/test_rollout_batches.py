@@ -107,7 +107,8 @@ def test_unknown_log_probs_and_advantages_are_not_zero(kind: str) -> None:
         sampled_log_probs=(-1.0, -2.0, -3.0),
         advantage=0.5,
     )
-    unknown = Completion(EncodedExample("b", (5, EOS), (7, EOS)), "reference")
+    earlier_turn = ((1, 2),) if kind == "causal" else ()
+    unknown = Completion(EncodedExample("b", (5, 9, EOS), (7, EOS), earlier_turn), "reference")
     make = collator("causal" if kind == "causal" else "seq2seq")
     batch = batched([known, unknown]).collated(make)
     assert batch.sampled_log_probs is not None and batch.advantages is not None
