@@ -151,7 +151,7 @@ def test_a_changed_stage_is_refused_and_trained_again_once_its_folder_is_removed
     run.write_results({"systems": []})
     old, before = student_of(run), files_in(run.path)
     changed = chain_in(place, "first", "stages.1.settings.training.learning_rate=0.002")
-    with pytest.raises(UserError, match=r"2-seq_inter.* learning_rate was .* is now 0.002"):
+    with pytest.raises(UserError, match=r"2-seq_inter.*learning_rate was .* is now 0\.002"):
         trained(changed, resume=True)
     assert files_in(run.path) == before
     shutil.rmtree(run.path / "2-seq_inter")
