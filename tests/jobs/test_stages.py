@@ -152,9 +152,14 @@ def test_a_changed_stage_is_refused_and_trained_again_once_its_folder_is_removed
     run.write_results(Results(metrics=()))
     old, before = student_of(run), files_in(run.path)
     changed = chain_in(place, "first", "stages.1.settings.training.learning_rate=0.002")
-    with pytest.raises(UserError, match=r"2-seq_inter.* learning_rate was .* is now 0.002"):
+    with pytest.raises(UserError, match=r"2-seq_inter.*learning_rate was .* is now 0\.002"):
         trained(changed, resume=True)
     assert files_in(run.path) == before
+    shutil.move(run.path / "1-seq_kd", place / "aside")
+    with pytest.raises(UserError, match="2-seq_inter"):
+        trained(changed, resume=True)
+    assert not (run.path / "1-seq_kd").exists(), "all stages are looked at before one is trained"
+    shutil.move(place / "aside", run.path / "1-seq_kd")
     shutil.rmtree(run.path / "2-seq_inter")
     trained(changed, resume=True)
     assert reused(run) == [True, False]
