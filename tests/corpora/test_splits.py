@@ -203,7 +203,8 @@ def test_division_keeps_documents_apart_and_does_not_depend_on_order() -> None:
     again = summaries.divide([*found, near, same], **sizes)
     train = {d.package for d in again.parts["train"]}
     assert not {"same", test.package} & train
-    assert "near" not in train or test not in again.parts["test"]
+    kept = {d.package for of in again.parts.values() for d in of}
+    assert len({"near", test.package} & kept) == 1  # whichever has the lesser hash
 
     entries = [g2p.Entry("ab" + "c" * n, ("AH", "B")) for n in range(50)]
     words = g2p.divide(entries, num_dev=5, num_test=10)

@@ -18,8 +18,7 @@ from seqdistill.records.tables import Row
 from seqdistill.report import numbers, svg
 
 _HIDDEN = ("cell", "split", "system", "metric", "value", "low", "high", "worth", "version", "error")
-_MEASURED = ("steps", "seconds", "parameters", "seed")
-_FURTHER = ("perplexity", "words_per_second_greedy")
+_FURTHER = ("perplexity",)  # not speeds: cells ran beside each other
 
 
 def sweep_page(rows: Sequence[Row], differences: Sequence[Row], sweep: Sweep) -> str:
