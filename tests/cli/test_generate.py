@@ -40,6 +40,8 @@ class Echo:
         beam_size: int,
         max_new_tokens: int,
         threads: int | None,
+        device: str,
+        dtype: str,
         trust_remote_code: bool,
         source_language: str | None,
         target_language: str | None,
@@ -57,6 +59,7 @@ class Echo:
             "beam_size": beam_size,
             "max_new_tokens": max_new_tokens,
             "threads": threads,
+            "placement": (device, dtype),
             "trust_remote_code": trust_remote_code,
             "languages": (source_language, target_language),
         }
@@ -122,19 +125,20 @@ def test_settings_have_their_defaults_and_both_spellings(program: Program, echo:
         "beam_size": 5,
         "max_new_tokens": 128,
         "threads": None,
+        "placement": ("auto", "auto"),
         "trust_remote_code": False,
         "languages": (None, None),
     }
     told = ["--source-language", "en", "--target_language", "de"]
     assert program("generate", "small", "text", *told).exit_code == 0
     assert echo.settings["languages"] == ("en", "de")
-    given = {"beam_size": 2, "max_new_tokens": 9, "compute_type": "int8", "threads": 1}
-    given["trust_remote_code"] = True
+    given: dict[str, object] = {"beam_size": 2, "max_new_tokens": 9, "compute_type": "int8"}
+    given |= {"threads": 1, "trust_remote_code": True, "placement": ("cpu", "bf16")}
     for options in (
         "--beam-size 2 --max-new-tokens 9 --compute-type int8 --threads 1 --engine transformers"
-        " --trust-remote-code",
+        " --trust-remote-code --device cpu --dtype bf16",
         "--num_beams 2 --max_new_tokens 9 --compute_type int8 --threads 1 --engine transformers"
-        " --trust_remote_code",
+        " --trust_remote_code --device cpu --dtype bf16",
     ):
         assert program("generate", "small", "text", *options.split()).exit_code == 0
         assert echo.settings.pop("languages") == (None, None)

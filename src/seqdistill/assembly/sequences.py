@@ -174,7 +174,7 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     if section.teacher_fraction > 0.0 and prepared.teacher is not None:
         return TeacherMixedSampler(
             student.model,
-            prepared.teacher.model,
+            prepared.teacher.model.to(student.model.device),
             student.tokenizer,
             kind=student.kind,
             decoding=decoding,
