@@ -63,7 +63,7 @@ REWARDS = st.sampled_from([{}, {"function": "rouge_l"}, {"function": "rouge_3"}]
 
 
 @settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

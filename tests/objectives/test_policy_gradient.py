@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.objectives.worlds import VOCAB as VOCAB_OF_WORLD
 from tests.objectives.worlds import term, world
 from torch import Tensor
 
@@ -328,7 +329,8 @@ def test_targets_beyond_the_teachers_vocabulary_are_refused() -> None:
 
 def test_padded_rows_of_the_student_head_are_unknown_to_sequence_reverse_kl() -> None:
     here = world()
-    kept = int(here.batch.target_ids.max()) + 1
+    kept = VOCAB_OF_WORLD - 4
+    here = here.told(target_ids=here.batch.target_ids.clamp(max=kept - 1))
     smaller = DenseScores(here.scores.hidden, here.scores.head.cut(kept))
     cut = StudentStates(here.states.hidden, here.states.head.cut(kept))
     objective = WeightedObjective([SINGLE, LONG], reduction="sum")
