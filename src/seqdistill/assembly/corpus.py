@@ -18,8 +18,9 @@ from seqdistill.assembly.judging import text_units
 from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import prompt_text
+from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
-from seqdistill.data.encoding import EncodedExample, with_placeholder_targets
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, fingerprint_examples
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import pair_facts

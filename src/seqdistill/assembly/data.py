@@ -12,14 +12,11 @@ from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.batching import Collator
 from seqdistill.data.conversations import ChatSettings
-from seqdistill.data.encoding import (
-    Encoded,
-    EncodedExample,
-    cut_long_sources,
-    encode,
-)
+from seqdistill.data.dataset import Encoded, cut_long_sources
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
+from seqdistill.data.text_encoding import encode
 from seqdistill.generation.model_facts import declared_ends
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel

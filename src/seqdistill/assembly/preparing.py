@@ -29,13 +29,8 @@ from seqdistill.assembly.rewards import RewardOfCompletion, build_reward, try_re
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import DataError, RecipeError, UserError
 from seqdistill.data.batching import EpochBatches
-from seqdistill.data.encoding import (
-    Encoded,
-    EncodedExample,
-    Kind,
-    cut_unread_targets,
-    leave_out_long,
-)
+from seqdistill.data.dataset import Encoded, cut_unread_targets, leave_out_long
+from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.data.examples import Example
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of

@@ -9,8 +9,9 @@ import torch
 
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.data.conversations import ChatSettings, prompt_text
+from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
-from seqdistill.data.encoding import EncodedExample, with_placeholder_targets
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.generation.entailment import EntailmentReward
 from seqdistill.metrics.rewards import Reward, reward_function

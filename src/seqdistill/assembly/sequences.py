@@ -18,7 +18,8 @@ from seqdistill.assembly.objective import build_schedule
 from seqdistill.assembly.preparing import Prepared, asks_teacher, check_vocabularies
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
-from seqdistill.data.encoding import EncodedExample, leave_out_long, with_placeholder_targets
+from seqdistill.data.dataset import leave_out_long, with_placeholder_targets
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import pair_facts

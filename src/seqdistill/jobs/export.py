@@ -22,7 +22,7 @@ from seqdistill.compression.int8_folders import MODEL, PACKED_MODEL, pack_folder
 from seqdistill.compression.sparse_files import load_stored_pair, save_sparse_pair
 from seqdistill.core.errors import ModelError, UserError, with_hint
 from seqdistill.data.conversations import PLAIN_CHAT
-from seqdistill.data.encoding import with_placeholder_targets
+from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.data.examples import Example
 from seqdistill.data.readers import read_examples
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator

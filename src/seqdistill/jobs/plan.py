@@ -15,7 +15,8 @@ from seqdistill.assembly.data import read_split
 from seqdistill.assembly.preparing import Prepared, asks_teacher, prepare
 from seqdistill.assembly.teacher_states import states_bytes
 from seqdistill.compression.layers import parameter_count
-from seqdistill.data.encoding import EncodedExample, with_placeholder_targets
+from seqdistill.data.dataset import with_placeholder_targets
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.jobs.measuring import (
     dev_scores,
     planned_labels,
