@@ -53,7 +53,7 @@ class Wanted:
 
     folder: Path
     settings: CorpusSettings
-    sources: tuple[EncodedExample, ...]
+    sources: Sequence[EncodedExample]
 
     @property
     def is_there(self) -> bool:

@@ -110,10 +110,7 @@ class ExampleTable(Table[Example]):
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:
-        ids = (batch.column("id").to_pylist() for batch in self._stored.batches)
-        every = [name for names in ids for name in names]
-        chosen = every if self._rows is None else [every[row] for row in self._rows]
-        return {name: place for place, name in enumerate(chosen)}
+        return {name: place for place, name in enumerate(self.ids)}
 
 
 def fingerprint_examples(examples: Iterable[Example]) -> str:

@@ -157,6 +157,13 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
         """The rows, each as `edit` shows it; `name` says what that is a function of."""
         return type(self)(self._stored, self._rows, (*self._edits, (name, edit)))
 
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all rows, in order."""
+        columns = (batch.column("id").to_pylist() for batch in self._stored.batches)
+        every = [name for names in columns for name in names]
+        return every if self._rows is None else [every[row] for row in self._rows]
+
     def __len__(self) -> int:
         return self._stored.num_rows if self._rows is None else len(self._rows)
 

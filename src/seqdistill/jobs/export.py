@@ -23,7 +23,7 @@ from seqdistill.compression.sparse_files import load_stored_pair, save_sparse_pa
 from seqdistill.core.errors import ModelError, UserError, with_hint
 from seqdistill.data.conversations import PLAIN_CHAT
 from seqdistill.data.dataset import with_placeholder_targets
-from seqdistill.data.examples import Example
+from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.data.readers import read_examples
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.model_facts import pair_facts
@@ -155,12 +155,12 @@ def _int8_generator(
             compute_type="int8",
             threads=threads,
             verify_on=verification_pairs(encoded),
-            reach=reach_of([e.source_ids for e in encoded], new),
+            reach=reach_of(encoded, new),
             sentences=COMPARED_SENTENCES,
         )
 
 
-def _verification(verify_on: str | None, run: RunDirectory | None) -> list[Example]:
+def _verification(verify_on: str | None, run: RunDirectory | None) -> ExampleTable:
     """Examples to compare an int8 copy on: given ones, or the run's own."""
     if verify_on is not None:
         return read_examples(verify_on, split="test", need_target=False)

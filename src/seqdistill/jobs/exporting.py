@@ -42,7 +42,7 @@ def export_int8(
             compute_type="int8",
             threads=threads,
             verify_on=verification_pairs(system.examples),
-            reach=reach_of([e.source_ids for e in system.examples], max_new_tokens),
+            reach=reach_of(system.examples, max_new_tokens),
             sentences=COMPARED_SENTENCES,
         )
     with atomic.replaced_folder(folder) as aside:

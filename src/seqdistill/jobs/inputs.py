@@ -8,7 +8,7 @@ the files does. What is in them is not known here.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -17,11 +17,10 @@ from huggingface_hub.errors import HFValidationError
 from seqdistill.assembly.models import model_folder
 from seqdistill.core.errors import UserError
 from seqdistill.data.bundled import SCHEME, corpus_file
-from seqdistill.data.encoding import EncodedExample
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import MODEL_SUFFIXES, of_file
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.teachers.states_folder import fingerprint_encoded
 
 INPUTS = "inputs"
 """Where they stand in the manifest."""
@@ -56,9 +55,9 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
     }
 
 
-def sequences_of(**splits: Sequence[EncodedExample]) -> Fingerprints:
+def sequences_of(**splits: EncodedDataset) -> Fingerprints:
     """The fingerprint of the token ids that are learned from and scored on."""
-    return {SEQUENCES: {name: fingerprint_encoded(split) for name, split in splits.items()}}
+    return {SEQUENCES: {name: split.fingerprint for name, split in splits.items()}}
 
 
 def check_inputs(run: RunDirectory, found: Mapping[str, Mapping[str, str]]) -> None:

@@ -53,9 +53,10 @@ class RolloutBatches:
         self._on_written = on_completions
         self._update = 0
         self._batches = EpochBatches(
-            [_as_long_as_expected(example, expected_new_tokens) for example in examples],
+            examples,
             collator.kind,
             batch_tokens=max(1, batch_tokens // writer.sequences_per_prompt),
+            expected_new_tokens=expected_new_tokens,
             seed=seed,
             rank=rank,
             world_size=world_size,
@@ -89,13 +90,6 @@ class RolloutBatches:
         """Go to where `state_dict` was taken."""
         self._batches.load_state_dict(state["batches"])
         self._writer.load_state_dict(state["writer"])
-
-
-def _as_long_as_expected(example: EncodedExample, num_tokens: int) -> EncodedExample:
-    """The example with a target to plan with. Only its length is read."""
-    if example.target_ids:
-        return example
-    return dataclasses.replace(example, target_ids=(0,) * num_tokens)
 
 
 def collated(written: Sequence[Completion], collator: Collator) -> SequenceBatch:

@@ -13,6 +13,7 @@ from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.batching import Collator, EpochBatches
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 
 _LOG = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class StoredSequences:
 def with_teacher_targets(
     examples: Sequence[EncodedExample],
     outputs: Mapping[str, Sequence[tuple[int, ...]]],
-) -> list[EncodedExample]:
+) -> EncodedDataset:
     """The examples with the teacher's outputs as targets: sequence-level distillation's data.
 
     An example with several outputs appears once for each; one without any is left out. An output
@@ -77,16 +78,17 @@ def with_teacher_targets(
 
     Source: Kim and Rush 2016, sec. 3.2.
     """
-    written = [
-        example.answered(target) for example in examples for target in outputs.get(example.id, ())
-    ]
+    dataset = EncodedDataset.of(examples)
+    written = EncodedDataset.of(
+        example.answered(target) for example in dataset for target in outputs.get(example.id, ())
+    )
     if not written:
         raise DataError(
             "The teacher's corpus must hold outputs for the training data, but for none of its "
             f"{len(examples)} examples an output was found; raise "
             "sequences.decoding.max_new_tokens or check that the teacher fits the data."
         )
-    num_left_out = len({example.id for example in examples} - {example.id for example in written})
+    num_left_out = sum(not outputs.get(name) for name in dataset.ids)
     if num_left_out:
         _LOG.warning(
             "left out %d examples for which the teacher's corpus holds no output", num_left_out

@@ -10,8 +10,6 @@ It runs no model and knows no batches.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from seqdistill.core.errors import DataError, StaleCorpusError
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.records.atomic import write_json
 from seqdistill.records.fingerprint import of_file
@@ -78,21 +77,9 @@ class StatesManifest:
         write_json(folder / MANIFEST, dataclasses.asdict(self))
 
 
-def fingerprint_encoded(examples: Sequence[EncodedExample]) -> str:
-    """A sha256 in hex over ids, source ids, target ids and what counts, in their order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        line = json.dumps(
-            [example.id, example.source_ids, example.target_ids, *example.counted_spans]
-        )
-        digest.update(line.encode("ascii"))  # json.dumps escapes everything else
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
 def target_lengths(examples: Sequence[EncodedExample]) -> Integers:
     """The number of each example's tokens that count."""
-    return np.array([example.num_counted for example in examples], dtype=np.int64)
+    return EncodedDataset.of(examples).lengths.counted
 
 
 def target_checksums(examples: Sequence[EncodedExample]) -> Integers:

@@ -20,6 +20,7 @@ from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError
 from seqdistill.core.head import Head
 from seqdistill.core.scores import DenseScores, TeacherScores
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.teachers.states_folder import (
     DTYPES,
@@ -58,7 +59,7 @@ class StoredStates:
                 "others; delete the folder to have the teacher's states made again"
             )
         # An id alone is not enough: of the n best outputs each is an example of the same id.
-        ids = (example.id for example in examples)
+        ids = EncodedDataset.of(examples).ids
         places = zip(ids, checksums.tolist(), index["offsets"].tolist(), strict=True)
         self._offsets = {(name, checksum): offset for name, checksum, offset in places}
         # Plain, since indexing a memmap object costs time that indexing an array does not.
