@@ -14,13 +14,12 @@ from typing import Any
 from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.core.siblings import may_be_hub_dataset, sibling_hint
 from seqdistill.data.bundled import SCHEME, read_bundled
-from seqdistill.data.cache import stored
+from seqdistill.data.cache import file_digest, stored
 from seqdistill.data.columns import ColumnChoice
 from seqdistill.data.examples import ExampleTable
 from seqdistill.data.files import aligned_rows, jsonl_rows, parquet_rows, source_rows, tsv_rows
 from seqdistill.data.rows import Rows, examples_of
 from seqdistill.data.tables import Notes
-from seqdistill.records.fingerprint import of_file
 
 SPLITS = ("train", "dev", "test")
 EXTENSIONS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
@@ -94,11 +93,11 @@ def read_examples(
         _check_exists(path)
     packed = 1 if _extension(path) in (".tsv", ".jsonl", ".txt") else 4
     size = sum(path.stat().st_size for path in paths) * packed
-    return _table(lambda: _rows(paths, choice), choice, [str(p) for p in paths], size)
+    return _table(lambda: _rows(paths, choice), choice, paths, size)
 
 
 def _table(
-    make: Callable[[], Rows], choice: ColumnChoice, identity: str | list[str], size: int
+    make: Callable[[], Rows], choice: ColumnChoice, identity: str | list[Path], size: int
 ) -> ExampleTable:
     """The examples of the rows, from the cache where they were read before.
 
@@ -106,8 +105,8 @@ def _table(
     """
 
     def key() -> object:
-        files = [identity] if isinstance(identity, str) else [of_file(path) for path in identity]
-        return [files, dataclasses.asdict(choice)]
+        content = identity if isinstance(identity, str) else [*map(file_digest, identity)]
+        return [content, dataclasses.asdict(choice)]
 
     def batches() -> Iterator[tuple[Any, Notes]]:
         return ExampleTable.batches_of(examples_of(make(), need_target=choice.need_target))

@@ -1,8 +1,7 @@
 """What a run reads, by content: fingerprints of the files of its data and models.
 
 Kept in the manifest when a run begins and compared when it goes on: resumed on other data, or with
-another teacher, it would be another run. Every byte is read once, which takes as long as reading
-the files does. What is in them is not known here.
+another teacher, it would be another run. What is in them is not known here.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from huggingface_hub.errors import HFValidationError
 from seqdistill.assembly.models import model_folder
 from seqdistill.core.errors import UserError
 from seqdistill.data.bundled import SCHEME, corpus_file
+from seqdistill.data.cache import file_digest
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.recipe.schema import Recipe
-from seqdistill.records.fingerprint import MODEL_SUFFIXES, of_file
+from seqdistill.records.fingerprint import MODEL_SUFFIXES
 from seqdistill.records.run_directory import RunDirectory
 
 INPUTS = "inputs"
@@ -49,7 +49,7 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
         "objective.reward.function": _module_file(reward.function),
     }
     return {
-        key: {name: of_file(path) for name, path in found.items()}
+        key: {name: file_digest(path) for name, path in found.items()}
         for key, found in files.items()
         if found
     }
