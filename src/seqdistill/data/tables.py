@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ class Stored:
     notes: Notes
     mapped: mmap.mmap | None = None
 
-    @property
+    @functools.cached_property
     def num_rows(self) -> int:
         """How many rows all batches have."""
         return sum(batch.num_rows for batch in self.batches)
