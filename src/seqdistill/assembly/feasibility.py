@@ -13,7 +13,7 @@ import numpy as np
 
 from seqdistill.assembly.decoding import may_fall_back, remedy_of
 from seqdistill.core.errors import DataError, RecipeError, with_hint
-from seqdistill.data.dataset import EncodedDataset, without_targets
+from seqdistill.data.dataset import EncodedDataset, cut_unread_targets
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.conversion import loader_for
 from seqdistill.generation.model_facts import check_output_length, pair_facts
@@ -93,7 +93,9 @@ def check_models_fit(
     asks_teacher: bool,
 ) -> None:
     """Everything that training, labelling and the scores on dev and test need of the models."""
-    read = train if learns_from_references(recipe) else without_targets(train)
+    read = (
+        train if learns_from_references(recipe) else cut_unread_targets(train, max_target_tokens=0)
+    )
     check_lengths_fit(student, read, "student")
     if recipe.data.dev is not None or recipe.data.test is not None:
         check_decoding_fits(

@@ -7,6 +7,7 @@ again. Any of it may be deleted at any time.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import mmap
@@ -21,7 +22,7 @@ import xxhash
 from filelock import FileLock
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.tables import Digest, Notes, Stored, add_notes, in_memory
+from seqdistill.data.tables import Notes, Stored, add_notes, in_memory
 from seqdistill.records.atomic import new_file, write_json
 from seqdistill.records.fingerprint import of_file, of_settings
 
@@ -105,11 +106,11 @@ def stored(
 
 
 def _write(path: Path, batches: Iterable[tuple[Any, Notes]], schema: Any) -> None:
-    digest, notes = Digest(), dict[str, int]()
+    digest, notes = hashlib.sha256(), dict[str, int]()
     with new_file(path) as aside:
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for batch, noted in batches:
-                digest.add(batch)
+                digest.update(batch.serialize())
                 writer.write_batch(batch)
                 add_notes(notes, noted)
         checksum = _checksum(aside)

@@ -178,18 +178,6 @@ def _with_placeholder(example: EncodedExample, *, max_tokens: int | None) -> Enc
     return dataclasses.replace(example, target_ids=example.source_ids[:max_tokens])
 
 
-def without_targets(examples: Sequence[EncodedExample]) -> EncodedDataset:
-    """The examples as prompts alone."""
-    dataset = EncodedDataset.of(examples)
-    none = np.zeros(len(dataset), np.int64)
-    return dataset.reshaped(
-        "without targets",
-        lambda example: dataclasses.replace(example, target_ids=()),
-        target=none,
-        counted=dataset.lengths.counted - dataset.lengths.target,
-    )
-
-
 def leave_out_long(
     examples: Sequence[EncodedExample], *, max_source_tokens: int, max_target_tokens: int
 ) -> Encoded:

@@ -52,26 +52,11 @@ class Stored:
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
-class Digest:
-    """A SHA-256 over record batches, in their order."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add(self, batch: Any) -> None:
-        """Takes in one batch."""
-        self._digest.update(batch.serialize())
-
-    def hexdigest(self) -> str:
-        """The digest of all batches so far."""
-        return self._digest.hexdigest()
-
-
 def in_memory(batches: Iterable[tuple[Any, Notes]]) -> Stored:
     """Batches kept in memory."""
-    kept, digest, notes = [], Digest(), dict[str, int]()
+    kept, digest, notes = [], hashlib.sha256(), dict[str, int]()
     for batch, noted in batches:
-        digest.add(batch)
+        digest.update(batch.serialize())
         kept.append(batch)
         add_notes(notes, noted)
     return Stored(kept, digest.hexdigest(), notes)
