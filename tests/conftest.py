@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,3 +16,6 @@ os.environ.setdefault("CT2_USE_MKL", "1")
 from jaxtyping import install_import_hook
 
 install_import_hook("seqdistill", "beartype.beartype")
+# Tokenized data of tests do not belong into the user's cache.
+os.environ["SEQDISTILL_CACHE"] = tempfile.mkdtemp(prefix="seqdistill-tests-")
+atexit.register(shutil.rmtree, os.environ["SEQDISTILL_CACHE"], ignore_errors=True)

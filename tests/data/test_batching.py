@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
 from tests.tiny import EOS, PAD, collator, random_examples
 
 from seqdistill.core.errors import DataError
+from seqdistill.core.generators import named_generator
 from seqdistill.data.batching import EpochBatches, cut_by_tokens, in_length_order
 from seqdistill.data.collating import Collator
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample, Kind
 
 KINDS: tuple[Kind, ...] = ("seq2seq", "causal")
@@ -96,6 +100,11 @@ def test_empty_sides_are_refused(kind: Kind) -> None:
         collator(kind)([EncodedExample("no prompt", (), (5, EOS))])
 
 
+def batches_in_order(kind: Kind, batch_tokens: int) -> list[list[int]]:
+    cuts = cut_by_tokens(EncodedDataset.of(EXAMPLES).lengths.widths(kind), batch_tokens)
+    return [list(range(start, stop)) for start, stop in itertools.pairwise(cuts)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch_tokens", [1, 7, 40, 10_000])
 def test_no_batch_exceeds_the_budget_unless_it_is_one_long_example(
@@ -103,7 +112,7 @@ def test_no_batch_exceeds_the_budget_unless_it_is_one_long_example(
 ) -> None:
     for batches in (
         in_length_order(EXAMPLES, kind, batch_tokens),
-        cut_by_tokens(range(len(EXAMPLES)), EXAMPLES, kind, batch_tokens),
+        batches_in_order(kind, batch_tokens),
     ):
         assert sorted(itertools.chain(*batches)) == list(range(len(EXAMPLES)))
         for batch in batches:
@@ -117,10 +126,54 @@ def test_no_batch_exceeds_the_budget_unless_it_is_one_long_example(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_are_as_full_as_the_budget_allows(kind: Kind) -> None:
-    batches = cut_by_tokens(range(len(EXAMPLES)), EXAMPLES, kind, 60)
+    batches = batches_in_order(kind, 60)
     for batch, following in itertools.pairwise(batches):
         grown = [*batch, following[0]]
         assert len(grown) * max(width(EXAMPLES[i], kind) for i in grown) > 60
+
+
+def planned_one_by_one(
+    examples: Sequence[EncodedExample], kind: Kind, batch_tokens: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """An epoch's batches by Python's sort and a loop over examples."""
+    generator = named_generator(seed, f"batches/epoch-{epoch}")
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    pool = int(50 * batch_tokens / (sum(width(e, kind) for e in examples) / len(examples)))
+    batches: list[list[int]] = []
+    for start in range(0, len(order), max(1, pool)):
+        window = order[start : start + max(1, pool)]
+        window.sort(key=lambda i: (width(examples[i], kind), len(examples[i].source_ids)))
+        batches.append([])
+        for index in window:
+            grown = [*batches[-1], index]
+            if len(grown) > 1 and len(grown) * width(examples[index], kind) > batch_tokens:
+                batches.append([])
+            batches[-1].append(index)
+    shuffled = torch.randperm(len(batches), generator=generator).tolist()
+    return [batches[place] for place in shuffled]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_tokens", [1, 9, 30, 5000])
+def test_planning_on_arrays_gives_the_batches_of_planning_one_by_one(
+    kind: Kind, batch_tokens: int
+) -> None:
+    examples = [
+        EncodedExample(f"{i}", (5,) * (1 + i * 7919 % 31), (6,) * (1 + i * 104729 % 17))
+        for i in range(500)
+    ]
+    batches = EpochBatches(EncodedDataset.of(examples), kind, batch_tokens=batch_tokens, seed=3)
+    for epoch in range(3):
+        expected = planned_one_by_one(examples, kind, batch_tokens, 3, epoch)
+        assert [batches.next() for _ in expected] == expected
+
+
+def test_a_missing_target_is_planned_as_long_as_expected() -> None:
+    prompts = [EncodedExample(f"{i}", (5,) * (1 + i % 4), (6,) * (i % 3)) for i in range(60)]
+    filled = [dataclasses.replace(e, target_ids=e.target_ids or (6,) * 9) for e in prompts]
+    planned = EpochBatches(prompts, "causal", batch_tokens=40, seed=1, expected_new_tokens=9)
+    expected = EpochBatches(filled, "causal", batch_tokens=40, seed=1)
+    assert [planned.next() for _ in range(30)] == [expected.next() for _ in range(30)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

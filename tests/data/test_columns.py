@@ -14,9 +14,9 @@ import pytest
 from tests.chat_families import family_tokenizer
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.encoding import encode
 from seqdistill.data.examples import Example, Turn, fingerprint_examples
 from seqdistill.data.readers import read_examples
+from seqdistill.data.text_encoding import encode
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}]

@@ -15,8 +15,9 @@ from seqdistill.core.errors import DataError
 from seqdistill.data import conversations, templates
 from seqdistill.data.collating import Collator
 from seqdistill.data.conversations import ChatSettings
-from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
+from seqdistill.data.text_encoding import encode
 
 TURNS = (
     Turn("user", "Name a fruit, number 0."),

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from seqdistill.data.detokenizing import TextDecoder
-from seqdistill.data.encoding import encode
 from seqdistill.data.examples import Example
 from seqdistill.data.marks import marks
+from seqdistill.data.text_encoding import encode
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 TEXTS = ["the cat </s> sat <pad> here", "<s>the cat", "the </ s> cat", "a dog <|im_end|> ran"]

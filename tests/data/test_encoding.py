@@ -10,15 +10,11 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.errors import DataError, ModelError
-from seqdistill.data.encoding import (
-    EncodedExample,
-    Kind,
-    cut_long_sources,
-    encode,
-    leave_out_long,
-)
+from seqdistill.data.dataset import cut_long_sources, leave_out_long
+from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.data.endings import end_token_id
 from seqdistill.data.examples import Example, Turn
+from seqdistill.data.text_encoding import encode
 
 PAIRS = [Example("1", "a cat", "eine katze"), Example("2", "dog", "hund"), Example("3", "x", None)]
 PLAIN_CHAT = (

@@ -11,9 +11,11 @@ import pytest
 from tests.tiny import BOS, EOS, character_tokenizer
 
 from seqdistill.data.collating import Collator
-from seqdistill.data.encoding import Kind, encode, leave_out_long
+from seqdistill.data.dataset import leave_out_long
+from seqdistill.data.encoding import Kind
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
+from seqdistill.data.text_encoding import encode
 
 WORDS = ["null", "NA", "N/A", "NaN", "None", "nan", "true", "1e5"]
 CHAT = (

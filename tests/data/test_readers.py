@@ -356,3 +356,33 @@ def test_cells_in_a_folder_of_tables_are_texts(
     (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = read_examples(str(folder), split="train")
     assert [(example.source, example.target) for example in found] == rows
+
+
+def test_extra_columns_are_numbers_of_the_rows(write_rows: Callable[[list[Any]], str]) -> None:
+    rows = [{**row, "pass_rate": rate, "n": 1} for row, rate in zip(ROWS, (0, 0.5, 1), strict=True)]
+    spec = write_rows(rows)
+    assert read_examples(spec) == EXAMPLES
+    found = read_examples(spec, extra_columns=["pass_rate"])
+    assert [dict(example.extras) for example in found] == [
+        {"pass_rate": 0.0},
+        {"pass_rate": 0.5},
+        {"pass_rate": 1.0},
+    ]
+    with pytest.raises(DataError, match=r"extra_columns .* 'pass_rte' .* mean 'pass_rate'"):
+        read_examples(spec, extra_columns=["pass_rte"])
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, float("nan"), float("inf"), [1]])
+def test_an_extra_that_is_no_finite_number_names_its_row(tmp_path: Path, value: object) -> None:
+    rows = [{**ROWS[0], "rate": 1}, {**ROWS[1], "rate": value}, ROWS[2]]
+    spec = write_jsonl(tmp_path / "x.jsonl", rows)
+    with pytest.raises(DataError, match=r"x\.jsonl:2: rate must be a finite number") as caught:
+        read_examples(spec, extra_columns=["rate"])
+    assert "2 of 3 lines" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x.tsv", "x.txt"])
+def test_files_without_columns_have_no_extras(tmp_path: Path, name: str) -> None:
+    spec = write(tmp_path / name, "a\tb\n")
+    with pytest.raises(DataError, match=r"data\.extra_columns .* \.jsonl"):
+        read_examples(spec, need_target=False, extra_columns=["rate"])

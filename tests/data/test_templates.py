@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.errors import UserError
 from seqdistill.data import templates
-from seqdistill.data.encoding import encode
 from seqdistill.data.examples import Example, Turn
+from seqdistill.data.text_encoding import encode
 
 CHAT = [Example("row 7", "", "meow", (Turn("user", "hello"),))]
 LOOP = "{% for i in range(99999) %}"

@@ -14,8 +14,9 @@ from tests.tiny import EOS, character_tokenizer, collator, tiny_adapter, tiny_mo
 from seqdistill.compression.layers import parameter_count
 from seqdistill.compression.pruning import prune
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
+from seqdistill.data.text_encoding import encode
 from seqdistill.evaluation.dev import DevScorer, best_texts
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.evaluation.systems import (

@@ -14,7 +14,7 @@ from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
-from seqdistill.generation.verified_pairs import Reach, boundaries, long_pairs, reach_of
+from seqdistill.generation.verified_pairs import Reach, boundaries, long_pairs
 
 from .conftest import END, Tiny
 from .enumeration import listed
@@ -76,9 +76,9 @@ def test_a_family_writes_what_transformers_writes_or_is_refused(name: str) -> No
     sources = long_sources(tiny)
     if name in REFUSED:
         with pytest.raises(EngineError, match=r"use the transformers engine$"):
-            converted(tiny, reach_of(sources, NEW))
+            converted(tiny, Reach(max(map(len, sources)), NEW))
         return
-    generator = converted(tiny, reach_of(sources, NEW))
+    generator = converted(tiny, Reach(max(map(len, sources)), NEW))
     assert generator.agreement.argmax_share == 1.0
     decoding = Decoding(beam_size=1, max_new_tokens=NEW)
     plain = TransformersGenerator(tiny.model, tiny.tokenizer, kind=tiny.kind)

@@ -25,8 +25,10 @@ from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.source import SourceInputs, bytes_of
 from seqdistill.core.terms import Term
-from seqdistill.data.encoding import EncodedExample, encode, leave_out_long
+from seqdistill.data.dataset import leave_out_long
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
+from seqdistill.data.text_encoding import encode
 from seqdistill.evaluation.dev import DevScorer
 from seqdistill.evaluation.likelihood import reference_nats, reference_predictions
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator

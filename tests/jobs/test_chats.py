@@ -20,8 +20,9 @@ from seqdistill.assembly.preparing import prepare
 from seqdistill.core.errors import DataError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.conversations import prompt_text
-from seqdistill.data.encoding import EncodedExample, encode
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
+from seqdistill.data.text_encoding import encode
 from seqdistill.evaluation.dev import best_texts
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.jobs.evaluate import evaluate_run

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.core.errors import DataError
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.jobs.preflight import preflight, shown_row
 from seqdistill.recipe.loading import load_recipe
@@ -176,7 +177,7 @@ def test_a_target_that_goes_on_behind_its_end_is_refused() -> None:
     (row,) = prepared.train
     twice = dataclasses.replace(row, target_ids=row.target_ids * 2)
     with pytest.raises(DataError, match="goes on behind '</s>'"):
-        preflight(dataclasses.replace(prepared, train=(twice,)))
+        preflight(dataclasses.replace(prepared, train=EncodedDataset.of([twice])))
 
 
 def test_targets_of_which_no_text_comes_back_are_refused() -> None:
@@ -186,4 +187,4 @@ def test_targets_of_which_no_text_comes_back_are_refused() -> None:
     end = prepared.student.tokenizer.eos_token_id
     ended = EncodedExample("1", (5,), (int(end),))
     with pytest.raises(DataError, match="come back empty"):
-        preflight(dataclasses.replace(prepared, train=(ended,)))
+        preflight(dataclasses.replace(prepared, train=EncodedDataset.of([ended])))

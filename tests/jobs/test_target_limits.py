@@ -11,7 +11,8 @@ from tests.jobs.test_rollouts_while_training import losses, place_for, recipe_in
 from seqdistill.assembly.preparing import prepare
 from seqdistill.core.errors import DataError
 from seqdistill.data.batching import EpochBatches
-from seqdistill.data.encoding import EncodedExample, cut_unread_targets
+from seqdistill.data.dataset import cut_unread_targets
+from seqdistill.data.encoding import EncodedExample
 
 LIMIT = 12
 LIMITED = f"data.max_target_tokens={LIMIT}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import ctranslate2
@@ -54,13 +55,13 @@ def directly(name: str, **settings: object) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def pair(request: pytest.FixtureRequest) -> tuple[str, LoadedModel, list[EncodedExample]]:
+def pair(request: pytest.FixtureRequest) -> tuple[str, LoadedModel, Sequence[EncodedExample]]:
     found = told(request.param)
     return request.param, found, encode_for(found, EXAMPLES, PLAIN_CHAT)
 
 
 def test_sources_and_targets_are_what_the_tokenizer_makes_of_them(
-    pair: tuple[str, LoadedModel, list[EncodedExample]],
+    pair: tuple[str, LoadedModel, Sequence[EncodedExample]],
 ) -> None:
     name, found, encoded = pair
     _, tokenizer, _ = FAMILIES[name].oracle()
@@ -71,7 +72,7 @@ def test_sources_and_targets_are_what_the_tokenizer_makes_of_them(
 
 
 def test_log_probabilities_are_those_of_labels(
-    pair: tuple[str, LoadedModel, list[EncodedExample]],
+    pair: tuple[str, LoadedModel, Sequence[EncodedExample]],
 ) -> None:
     name, found, encoded = pair
     model, tokenizer, _ = FAMILIES[name].oracle()
@@ -98,7 +99,7 @@ def test_log_probabilities_are_those_of_labels(
 
 @pytest.mark.parametrize("beam_size", [1, 4])
 def test_every_engine_writes_what_transformers_writes(
-    pair: tuple[str, LoadedModel, list[EncodedExample]], beam_size: int
+    pair: tuple[str, LoadedModel, Sequence[EncodedExample]], beam_size: int
 ) -> None:
     name, found, encoded = pair
     facts = facts_of(found.model, found.tokenizer, kind="seq2seq")
@@ -141,7 +142,7 @@ def test_every_engine_writes_what_transformers_writes(
 
 
 def test_samplers_write_what_transformers_writes(
-    pair: tuple[str, LoadedModel, list[EncodedExample]],
+    pair: tuple[str, LoadedModel, Sequence[EncodedExample]],
 ) -> None:
     name, found, encoded = pair
     facts = facts_of(found.model, found.tokenizer, kind="seq2seq")

@@ -19,6 +19,7 @@ from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError, ModelError, StaleCorpusError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import DenseScores
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.teachers import kept_states, states_making
@@ -29,7 +30,6 @@ from seqdistill.teachers.kept_states import (
     KeptStatesTeacher,
     Precision,
     StatesSettings,
-    fingerprint_encoded,
 )
 from seqdistill.teachers.states_making import make_states
 
@@ -57,7 +57,7 @@ class Place(NamedTuple):
 
 def settings_for(teacher: SequenceModel, precision: Precision = "fp32") -> StatesSettings:
     return StatesSettings(
-        "teacher", "tokenizer", fingerprint_encoded(EXAMPLES), teacher.kind, 2, precision
+        "teacher", "tokenizer", EncodedDataset.of(EXAMPLES).fingerprint, teacher.kind, 2, precision
     )
 
 
@@ -296,7 +296,7 @@ def test_a_folder_of_other_things_is_refused_and_kept(place: Place) -> None:
 def test_earlier_turns_that_count_have_their_states_too(tmp_path: Path) -> None:
     teacher = tiny_adapter("llama")
     settings = dataclasses.replace(
-        settings_for(teacher), data_fingerprint=fingerprint_encoded(CONVERSATIONS)
+        settings_for(teacher), data_fingerprint=EncodedDataset.of(CONVERSATIONS).fingerprint
     )
     make_states(
         teacher,
@@ -318,6 +318,6 @@ def test_earlier_turns_that_count_have_their_states_too(tmp_path: Path) -> None:
         states.at_targets(batch)[mask], live.hidden[mask], rtol=1e-5, atol=1e-5
     )
     without = [dataclasses.replace(e, counted_spans=()) for e in CONVERSATIONS]
-    assert fingerprint_encoded(without) != fingerprint_encoded(CONVERSATIONS)
+    assert EncodedDataset.of(without).fingerprint != settings.data_fingerprint
     with pytest.raises(DataError, match="none for these"):
         states.at_targets(collator("causal")(without))

@@ -21,8 +21,9 @@ from seqdistill.assembly.models import teacher_placement
 from seqdistill.core.errors import StaleCorpusError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import ChatSettings, prompt_text
+from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
-from seqdistill.data.encoding import EncodedExample, with_placeholder_targets
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import pair_facts
@@ -61,7 +62,7 @@ class Wanted:
 
     folder: Path
     settings: CorpusSettings
-    sources: tuple[EncodedExample, ...]
+    sources: Sequence[EncodedExample]
 
     @property
     def is_there(self) -> bool:

@@ -1,4 +1,4 @@
-"""From a recipe's data section to examples and token ids. Trains and scores nothing."""
+"""From a recipe's data section to examples and token ids."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.collating import Collator
 from seqdistill.data.conversations import ChatSettings
-from seqdistill.data.encoding import (
-    Encoded,
-    EncodedExample,
-    cut_long_sources,
-    encode,
-)
-from seqdistill.data.examples import Example
+from seqdistill.data.dataset import Encoded, EncodedDataset, cut_long_sources
+from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.data.readers import read_examples
+from seqdistill.data.text_encoding import encode
 from seqdistill.generation.model_facts import declared_ends
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
@@ -29,7 +25,7 @@ from seqdistill.recipe.schema import DataSection, Recipe
 Split = Literal["train", "dev", "test"]
 
 
-def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> list[Example]:
+def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> ExampleTable:
     """The examples of a split, or the seeded subset of them that the recipe asks for."""
     data = recipe.data
     spec = {"train": data.train, "dev": data.dev, "test": data.test}[split]
@@ -44,6 +40,7 @@ def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> lis
         target_language=data.row_languages[1],
         need_target=need_target,
         ignore_columns=data.ignore_columns,
+        extra_columns=data.extra_columns if split == "train" else (),
     )
     if need_target and split != "train":
         _check_comparable(examples, split)
@@ -74,16 +71,16 @@ def _limit(data: DataSection, split: Split) -> int | None:
     }[split]
 
 
-def _subset(examples: list[Example], limit: int | None, *, seed: int, name: str) -> list[Example]:
+def _subset(examples: ExampleTable, limit: int | None, *, seed: int, name: str) -> ExampleTable:
     if limit is None or limit >= len(examples):
         return examples
     order = torch.randperm(len(examples), generator=named_generator(seed, name))
-    return [examples[i] for i in sorted(order[:limit].tolist())]
+    return examples.select(order[:limit].sort().values.numpy())
 
 
 def encode_for(
     pair: LoadedModel, examples: Sequence[Example], chat: ChatSettings
-) -> list[EncodedExample]:
+) -> EncodedDataset:
     """Token ids of the examples as the model reads and writes them."""
     return encode(
         examples,
@@ -107,9 +104,10 @@ def encode_for_evaluation(
     )
 
 
-def without_references(examples: Sequence[Example]) -> list[Example]:
+def without_references(examples: Sequence[Example]) -> ExampleTable:
     """The same sources with nothing to compare to."""
-    return [dataclasses.replace(example, target=None, answer_more="") for example in examples]
+    table = ExampleTable.of(examples)
+    return table.edited("without references", Example.without_reference)
 
 
 def collator_for(pair: LoadedModel) -> Collator:

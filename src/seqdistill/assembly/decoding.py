@@ -10,6 +10,7 @@ from typing import TypeVar
 from transformers import PreTrainedModel
 
 from seqdistill.core.errors import EngineError, with_hint
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
@@ -19,6 +20,8 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.sequences_schema import DecodingSection
 
 _LOG = logging.getLogger(__name__)
+_NUM_OFFERED = 64
+"""Of these, those that fit the model are taken until there are enough."""
 Made = TypeVar("Made")
 
 TRANSFORMERS = "transformers float32"
@@ -34,8 +37,9 @@ def build_decoding(section: DecodingSection) -> Decoding:
 def verification_pairs(
     examples: Sequence[EncodedExample],
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The examples with targets, on the first few of which a converted model is compared."""
-    return [(e.source_ids, e.target_ids) for e in examples if e.target_ids]
+    """The first examples with targets: a converted model is compared on a few of them."""
+    first = EncodedDataset.of(examples).answered(_NUM_OFFERED)
+    return [(example.source_ids, example.target_ids) for example in first]
 
 
 def engine_name(generator: SequenceGenerator) -> str:
@@ -107,7 +111,7 @@ def build_generator(
             compute_type=compute_type,
             threads=threads,
             verify_on=verification_pairs(examples),
-            reach=reach_of([e.source_ids for e in examples], max_new_tokens),
+            reach=reach_of(examples, max_new_tokens),
             vocab_size=vocab_size,
         ),
         engine=engine,

@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from seqdistill.assembly.decoding import may_fall_back, remedy_of
 from seqdistill.core.errors import DataError, RecipeError, with_hint
+from seqdistill.data.dataset import EncodedDataset, cut_unread_targets
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.conversion import loader_for
 from seqdistill.generation.model_facts import check_output_length, pair_facts
@@ -32,16 +35,18 @@ def check_lengths_fit(pair: LoadedModel, examples: Sequence[EncodedExample], rol
     limit = facts.max_positions
     if limit is None:
         return
-    for example in examples:
-        # A limit of positions is one of tokens: what else an encoder reads has its own.
-        source, target = len(example.source_ids), facts.length(example.target_ids)
-        length = source + target if pair.kind == "causal" else max(source, target)
-        if length > limit:
-            raise DataError(
-                f"Every example must fit the {role}'s {limit} positions, but example "
-                f"{example.id!r} has {source} source and {target} target tokens; lower "
-                "data.max_source_tokens and data.max_target_tokens."
-            )
+    dataset = EncodedDataset.of(examples)
+    lengths = dataset.lengths
+    lengths = dataclasses.replace(lengths, target=lengths.target + len(facts.prefix_ids))
+    if not dataset.reads_text:  # a limit of positions is one of tokens
+        lengths = dataclasses.replace(lengths, source=np.zeros_like(lengths.source))
+    for index in np.flatnonzero(lengths.widths(pair.kind) > limit)[:1]:
+        raise DataError(
+            f"Every example must fit the {role}'s {limit} positions, but example "
+            f"{dataset[int(index)].id!r} has {lengths.source[index]} source and "
+            f"{lengths.target[index]} target tokens; lower data.max_source_tokens and "
+            "data.max_target_tokens."
+        )
 
 
 def check_decoding_fits(
@@ -72,7 +77,7 @@ def check_rollouts_fit(
     facts = pair_facts(pair)
     check_output_length(rollouts.max_new_tokens, facts=facts, key=f"{section}.max_new_tokens")
     limit = facts.max_positions
-    longest = max((len(prompt.prompt_ids) for prompt in prompts), default=0)
+    longest = int(EncodedDataset.of(prompts).lengths.prompt.max(initial=0))
     if pair.kind == "causal" and limit is not None and longest + rollouts.max_new_tokens > limit:
         raise RecipeError(
             f"{section}.max_new_tokens must leave room for the longest prompt in the {role}'s "
@@ -90,9 +95,9 @@ def check_models_fit(
     asks_teacher: bool,
 ) -> None:
     """Everything that training, labelling and the scores on dev and test need of the models."""
-    read = train
-    if not learns_from_references(recipe):
-        read = [dataclasses.replace(example, target_ids=()) for example in train]
+    read = (
+        train if learns_from_references(recipe) else cut_unread_targets(train, max_target_tokens=0)
+    )
     check_lengths_fit(student, read, "student")
     if recipe.data.dev is not None or recipe.data.test is not None:
         check_decoding_fits(

@@ -11,8 +11,9 @@ import logging
 from collections.abc import Sequence
 
 from seqdistill.core.errors import DataError
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample, Kind
-from seqdistill.data.examples import Example
+from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.evaluation.settings import described
 from seqdistill.metrics.answers import MARK
 from seqdistill.metrics.corpus_metrics import LOSS, corpus_metrics
@@ -74,7 +75,7 @@ class Judging:
 def text_units(recipe: Recipe, examples: Sequence[Example]) -> Units:
     """What metrics of these examples' targets count in."""
     return units_of(
-        [example.target for example in examples if example.target],
+        (example.target for example in examples if example.target),
         tokenizer=recipe.evaluation.bleu_tokenizer,
         language=recipe.data.target_language,
     )
@@ -119,7 +120,7 @@ def _mark_answers(examples: Sequence[Example]) -> bool:
 
 def _is_free_text(examples: Sequence[Example], kind: Kind) -> bool:
     """Chats, and whatever decoder-only models answer."""
-    return kind == "causal" or any(example.messages for example in examples)
+    return kind == "causal" or ExampleTable.of(examples).has_chats
 
 
 def _are_too_short(examples: Sequence[Example], units: Units) -> bool:
@@ -154,7 +155,7 @@ def check_judging(judging: Judging, examples: Sequence[Example], split: str) -> 
             judging.units.bleu_tokenizer,
             split,
         )
-    if judging.dev_metrics[0] == "bleu" and any(example.messages for example in examples):
+    if judging.dev_metrics[0] == "bleu" and ExampleTable.of(examples).has_chats:
         _LOG.warning(
             "evaluation.metrics names bleu first for the chats of data.%s, where it says little; "
             "leave it out for rouge_l and exact_match",
@@ -164,7 +165,7 @@ def check_judging(judging: Judging, examples: Sequence[Example], split: str) -> 
 
 def warn_of_cut_outputs(examples: Sequence[EncodedExample], most: int, split: str) -> None:
     """Says how many targets no output can equal, since outputs are cut before."""
-    num_longer = sum(len(example.target_ids) > most for example in examples)
+    num_longer = int((EncodedDataset.of(examples).lengths.target > most).sum())
     if num_longer:
         _LOG.warning(
             "%d of %d targets of data.%s are longer than evaluation.max_new_tokens=%d, where "

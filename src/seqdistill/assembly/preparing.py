@@ -1,4 +1,4 @@
-"""All that a training needs, read and checked before anything is written. Trains nothing."""
+"""All that a training needs, read and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -29,14 +29,9 @@ from seqdistill.assembly.rewards import RewardOfCompletion, build_reward, try_re
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import DataError, RecipeError, UserError
 from seqdistill.data.batching import EpochBatches
-from seqdistill.data.encoding import (
-    Encoded,
-    EncodedExample,
-    Kind,
-    cut_unread_targets,
-    leave_out_long,
-)
-from seqdistill.data.examples import Example
+from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets, leave_out_long
+from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.adapters import SequenceModel, adapt
@@ -61,10 +56,10 @@ class Prepared:
     """The student's adapters, where only they are trained."""
     mask: PruningMask
     """Which of the student's weights are zero, and are to stay so."""
-    train_examples: tuple[Example, ...]
-    train: tuple[EncodedExample, ...]
+    train_examples: ExampleTable
+    train: EncodedDataset
     num_too_long: int
-    dev: tuple[EncodedExample, ...]
+    dev: EncodedDataset
     dev_references: tuple[str, ...]
     judging: Judging
     """How outputs for dev and test are judged."""
@@ -82,9 +77,9 @@ def prepare(recipe: Recipe) -> Prepared:
     needs_teacher = asks_teacher(recipe)
     sequences = recipe.sequences
     train_examples = _read_train(recipe)
-    dev_examples = _read_held_out(recipe, "dev") if recipe.data.dev is not None else []
+    dev_examples = _read_held_out(recipe, "dev")
     # Used after training: a mistake in it is told before.
-    test_examples = _read_held_out(recipe, "test") if recipe.data.test is not None else []
+    test_examples = _read_held_out(recipe, "test")
     teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
     student = build_student(recipe, teacher, train_examples)
     if recipe.evaluation.calculator and student.kind != "causal":
@@ -117,7 +112,7 @@ def prepare(recipe: Recipe) -> Prepared:
         adapt(student.model),
         lora,
         build_mask(recipe, student.model),
-        tuple(train_examples),
+        train_examples,
         encoded.examples,
         encoded.num_too_long,
         dev.examples,
@@ -144,12 +139,12 @@ def _judging(
     return judging
 
 
-def _check_dev(recipe: Recipe, judging: Judging, dev: Sequence[EncodedExample]) -> None:
+def _check_dev(recipe: Recipe, judging: Judging, dev: EncodedDataset) -> None:
     """Warns of targets that no output can equal; refuses a loss that no target gives."""
     warn_of_cut_outputs(dev, recipe.evaluation.max_new_tokens, "dev")
     longest = recipe.data.max_target_tokens
-    too_long = dev and all(len(example.target_ids) > longest for example in dev)
-    if too_long and judging.eval_metric == "loss":
+    too_long = dev.lengths.target > longest
+    if len(dev) and too_long.all() and judging.eval_metric == "loss":
         raise DataError(
             "training.eval_metric=loss must find a target in data.dev of at most "
             f"data.max_target_tokens={longest} tokens, got none; raise it"
@@ -168,7 +163,7 @@ def _precision(recipe: Recipe) -> Precision:
     return precision
 
 
-def _read_train(recipe: Recipe) -> list[Example]:
+def _read_train(recipe: Recipe) -> ExampleTable:
     setting = recipe.sequences.needs_references
     if setting is None:
         return read_split(recipe, "train", need_target=False)
@@ -202,7 +197,9 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
     )
 
 
-def _read_held_out(recipe: Recipe, split: Literal["dev", "test"]) -> list[Example]:
+def _read_held_out(recipe: Recipe, split: Literal["dev", "test"]) -> ExampleTable:
+    if getattr(recipe.data, split) is None:
+        return ExampleTable.of([])
     return _read_with_targets(
         recipe,
         split,
@@ -211,7 +208,7 @@ def _read_held_out(recipe: Recipe, split: Literal["dev", "test"]) -> list[Exampl
     )
 
 
-def _read_with_targets(recipe: Recipe, split: Split, why: str) -> list[Example]:
+def _read_with_targets(recipe: Recipe, split: Split, why: str) -> ExampleTable:
     """The split; where its prompts could be read alone, an error says who asks for more."""
     try:
         return read_split(recipe, split)
@@ -235,10 +232,11 @@ def _check_memory(recipe: Recipe, train: Sequence[EncodedExample], kind: Kind) -
     together = samples + (sequences.reads_mixture and sequences.mixture.coin == "both")
     longest = sequences.rollouts.max_new_tokens
     batches = EpochBatches(
-        [e if e.target_ids else dataclasses.replace(e, target_ids=(0,) * longest) for e in train],
+        train,
         kind,
         batch_tokens=max(1, recipe.training.batch_tokens // together),
         seed=recipe.seed,
+        expected_new_tokens=longest,
     )
     most = 0
     while batches.epoch == 0:

@@ -9,9 +9,10 @@ import torch
 
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.data.conversations import ChatSettings, prompt_text
+from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
-from seqdistill.data.encoding import EncodedExample, with_placeholder_targets
-from seqdistill.data.examples import Example
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.generation.entailment import EntailmentReward
 from seqdistill.metrics.rewards import Reward, reward_function
 from seqdistill.metrics.scripts import SPACED, Units
@@ -41,11 +42,11 @@ def build_reward(
     RecipeError for a reward that is not there.
     """
     function = _function(section, device, units)
-    by_id = {example.id: example for example in examples}
+    table = ExampleTable.of(examples)
     decoder = TextDecoder(student.tokenizer)
 
     def reward(written: Sequence[Completion]) -> Sequence[float]:
-        asked = [by_id[one.example.id] for one in written]
+        asked = [table.named(one.example.id) for one in written]
         texts = decoder.texts(one.content_ids for one in written)
         return function(
             [prompt_text(example, student.tokenizer, chat) for example in asked],

@@ -18,7 +18,8 @@ from seqdistill.assembly.objective import build_schedule
 from seqdistill.assembly.preparing import Prepared, asks_teacher, check_vocabularies
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
-from seqdistill.data.encoding import EncodedExample, leave_out_long, with_placeholder_targets
+from seqdistill.data.dataset import EncodedDataset, leave_out_long, with_placeholder_targets
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import pair_facts
@@ -44,7 +45,7 @@ from seqdistill.sources.stored import (
 
 def training_sequences(
     prepared: Prepared, progress: Progress
-) -> tuple[Sequence[EncodedExample], dict[str, object]]:
+) -> tuple[EncodedDataset, dict[str, object]]:
     """The sequences that exist before training, and facts about their choice.
 
     They are references or what the teacher wrote; where the student writes all, prompts.
@@ -189,7 +190,7 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
             kind=student.kind,
             decoding=decoding,
             verify_on=_verified_on(examples, section.max_new_tokens),
-            reach=reach_of([e.source_ids for e in examples], section.max_new_tokens),
+            reach=reach_of(examples, section.max_new_tokens),
             vocab_size=vocab_size,
             threads=recipe.training.threads,
         ),

@@ -12,6 +12,7 @@ from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.models import teacher_placement
 from seqdistill.core.head import Head
 from seqdistill.core.progress import Progress
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import adapt, decoder_prefix_ids, decoder_start_id
 from seqdistill.models.heads import head_of
@@ -26,7 +27,6 @@ from seqdistill.teachers.kept_states import (
     KeptStatesTeacher,
     Precision,
     StatesSettings,
-    fingerprint_encoded,
     is_finished,
 )
 from seqdistill.teachers.states_making import make_states
@@ -50,7 +50,7 @@ def stored_teacher(
     settings = StatesSettings(
         teacher_fingerprint=pair_fingerprint(teacher),
         tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
-        data_fingerprint=fingerprint_encoded(examples),
+        data_fingerprint=EncodedDataset.of(examples).fingerprint,
         kind=teacher.kind,
         start_id=decoder_start_id(student.model) if student.kind == "seq2seq" else None,
         precision=precision,
@@ -79,7 +79,7 @@ def states_bytes(
 ) -> int:
     """What the states for these sequences take on disk."""
     width = teacher.model.get_output_embeddings().weight.shape[1]
-    num_positions = sum(example.num_counted for example in examples)
+    num_positions = int(EncodedDataset.of(examples).lengths.counted.sum())
     return num_positions * int(width) * DTYPES[precision].itemsize
 
 

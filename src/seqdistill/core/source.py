@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from safetensors.torch import load, save
 from torch import Tensor
 
 from seqdistill.core.errors import ModelError
@@ -44,6 +45,16 @@ class SourceInputs:
         """The same with its tensors on `device`."""
         moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         return SourceInputs(moved, self.mask.to(device))
+
+    def to_bytes(self) -> bytes:
+        """The tensors as a safetensors file; of one example."""
+        content: bytes = save({name: t.contiguous() for name, t in self.tensors.items()})
+        return content
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> SourceInputs:
+        """The example whose `to_bytes` this is."""
+        return cls.of(**load(content))
 
     def state_dict(self) -> dict[str, Any]:
         """The tensors as JSON knows them; of one example."""

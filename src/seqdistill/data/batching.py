@@ -1,18 +1,24 @@
-"""Which examples make a batch, within a budget of tokens.
+"""Token ids -> padded batches with aligned targets, within a budget of tokens.
 
 The order of the data is a function of the seed and the epoch alone, so the place in it is two
-numbers, and a resumed run reads on exactly where it stopped.
+numbers, and a resumed run reads on exactly where it stopped. Targets are shifted here and nowhere
+else.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from seqdistill.core.batches import padded_batches
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import named_generator
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample, Kind
 
 # Examples are sorted by length inside windows of this many batches: long enough for little
@@ -20,40 +26,34 @@ from seqdistill.data.encoding import EncodedExample, Kind
 _POOL_BATCHES = 50
 
 
-def _width(example: EncodedExample, kind: Kind) -> int:
-    if kind == "seq2seq":
-        return max(len(example.target_ids), example.num_source)
-    return len(example.target_ids) + len(example.source_ids)
+def cut_by_tokens(widths: npt.NDArray[np.integer[Any]], batch_tokens: int) -> list[int]:
+    """Where consecutive sequences are cut so that no batch's rectangle exceeds `batch_tokens`.
 
-
-def cut_by_tokens(
-    order: Sequence[int], examples: Sequence[EncodedExample], kind: Kind, batch_tokens: int
-) -> list[list[int]]:
-    """Consecutive indices grouped so that no group's padded rectangle exceeds `batch_tokens`.
-
-    The rectangle's width is the longer side of an encoder-decoder example, its decoder's prefix not
-    counted, the whole of a decoder-only one. An example longer than the budget stands alone.
+    Batch i goes from cut i to cut i + 1; the first cut is 0 and the last the number of sequences.
+    A sequence wider than the budget stands alone.
     """
-    batches: list[list[int]] = []
-    current: list[int] = []
-    widest = 0
-    for index in order:
-        width = _width(examples[index], kind)
-        if current and max(widest, width) * (len(current) + 1) > batch_tokens:
-            batches.append(current)
-            current, widest = [], 0
-        current.append(index)
+    cuts, count, widest = [0], 0, 0
+    for place, width in enumerate(widths.tolist()):
         widest = max(widest, width)
-    if current:
-        batches.append(current)
-    return batches
+        if count and widest * (count + 1) > batch_tokens:
+            cuts.append(place)
+            count, widest = 0, width
+        count += 1
+    return [*cuts, len(widths)] if len(widths) else cuts
 
 
 def in_length_order(
     examples: Sequence[EncodedExample], kind: Kind, batch_tokens: int
 ) -> list[list[int]]:
-    """Batches of indices covering every example once, longest first: for scoring and decoding."""
-    return padded_batches([_width(e, kind) for e in examples], batch_tokens=batch_tokens)
+    """Batches of indices covering every example once, longest first: for scoring and decoding.
+
+    A batch's width is the longer side of an encoder-decoder example, its decoder's prefix not
+    counted, and the whole of a decoder-only one.
+    """
+    widths = EncodedDataset.of(examples).lengths.widths(kind)
+    order = np.argsort(-widths, kind="stable")
+    cuts = cut_by_tokens(widths[order], batch_tokens)
+    return [order[start:stop].tolist() for start, stop in pairwise(cuts)]
 
 
 class EpochBatches:
@@ -73,34 +73,36 @@ class EpochBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        expected_new_tokens: int = 0,
     ) -> None:
+        """`expected_new_tokens` is how long the target of an example without one is planned."""
         if not examples:
             raise DataError("Batches need at least one example, but there is none; check the data.")
-        self._examples = examples
-        self._kind = kind
+        lengths = EncodedDataset.of(examples).lengths
+        target = np.where(lengths.target == 0, expected_new_tokens, lengths.target)
+        self._sources = lengths.source
+        self._widths = dataclasses.replace(lengths, target=target).widths(kind)
         self._batch_tokens = batch_tokens
         self._seed = seed
         self._rank, self._world_size = rank, world_size
         self.epoch, self._position = 0, 0
-        self._batches = self._plan()
+        self._plan()
 
-    def _plan(self) -> list[list[int]]:
+    def _plan(self) -> None:
+        """The epoch's order of examples, where it is cut into batches, and the batches' order."""
         generator = named_generator(self._seed, f"batches/epoch-{self.epoch}")
-        order = torch.randperm(len(self._examples), generator=generator).tolist()
-        mean = sum(_width(e, self._kind) for e in self._examples) / len(self._examples)
+        order = torch.randperm(len(self._widths), generator=generator).numpy()
+        mean = int(self._widths.sum()) / len(self._widths)
         pool = max(1, int(_POOL_BATCHES * self._batch_tokens / mean))
-        batches: list[list[int]] = []
+        cuts = [0]
         for start in range(0, len(order), pool):
             window = order[start : start + pool]
-            window.sort(
-                key=lambda i: (
-                    _width(self._examples[i], self._kind),
-                    self._examples[i].num_source,
-                )
-            )
-            batches += cut_by_tokens(window, self._examples, self._kind, self._batch_tokens)
-        shuffled = torch.randperm(len(batches), generator=generator).tolist()
-        return [batches[i] for i in shuffled]
+            window = window[np.lexsort((self._sources[window], self._widths[window]))]
+            order[start : start + pool] = window
+            within = cut_by_tokens(self._widths[window], self._batch_tokens)
+            cuts += [start + cut for cut in within[1:]]
+        self._order, self._cuts = order, cuts
+        self._shuffled = torch.randperm(len(cuts) - 1, generator=generator).tolist()
 
     def next(self) -> list[int]:
         """Indices of this rank's next batch."""
@@ -108,12 +110,13 @@ class EpochBatches:
         return everyones[self._rank]
 
     def _next_of_all(self) -> list[int]:
-        if self._position >= len(self._batches):
+        if self._position >= len(self._shuffled):
             self.epoch, self._position = self.epoch + 1, 0
-            self._batches = self._plan()
-        batch = self._batches[self._position]
+            self._plan()
+        batch = self._shuffled[self._position]
         self._position += 1
-        return batch
+        found: list[int] = self._order[self._cuts[batch] : self._cuts[batch + 1]].tolist()
+        return found
 
     def state_dict(self) -> dict[str, int]:
         """The place in the stream: the same on every rank that has read as often."""
@@ -122,4 +125,4 @@ class EpochBatches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a place given by `state_dict` of a stream over the same data and seed."""
         self.epoch, self._position = state["epoch"], state["position"]
-        self._batches = self._plan()
+        self._plan()

@@ -59,6 +59,16 @@ class ColumnChoice:
     need_target: bool = True
     ignore_columns: tuple[str, ...] = ()
     """Columns, and keys of turns, that are left out knowingly."""
+    extra_columns: tuple[str, ...] = ()
+    """Columns of numbers that come with each example."""
+
+    def check_no_extras(self, file: object) -> None:
+        """Raises DataError when extra columns are asked of a file that can have none."""
+        if self.extra_columns:
+            raise DataError(
+                f"data.extra_columns must be columns of the rows, but {file} has a source and a "
+                "target alone; use .jsonl or .parquet"
+            )
 
     def kept(self, names: Collection[str]) -> list[str]:
         """The columns that are not left out."""
@@ -84,11 +94,14 @@ class Layout:
     of_chat: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     """Keys of turns that are left out."""
+    extras: tuple[str, ...] = ()
+    """Columns of numbers."""
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
-        named = (self.source, self.about, self.target, ID if self.has_id else None, *self.of_chat)
+        sides = (self.source, self.about, self.target, ID if self.has_id else None)
+        named = (*sides, *self.of_chat, *self.extras)
         return [name for name in dict.fromkeys(named) if name is not None]
 
 
@@ -145,6 +158,12 @@ def find_layout(
     for columns whose loss would change what a row means.
     """
     layout = _with_more(_sides(choice.kept(names), choice, file, first_translation), names, choice)
+    for name in choice.extra_columns:
+        if name not in names:
+            raise DataError(
+                f"{file}: data.extra_columns must name columns, found {name!r} and the columns "
+                f"{_listed(names)}.{did_you_mean(name, names)}"
+            )
     unread = [name for name in names if name not in (*layout.columns, *choice.ignore_columns)]
     lost = [name for name in _CHANGE_MEANING if name in unread]
     if lost:
@@ -172,7 +191,13 @@ def _with_more(layout: Layout, names: Collection[str], choice: ColumnChoice) -> 
     if layout.source == INSTRUCTION:
         about = next((text for text, _ in _WITH_INSTRUCTION if text in kept), None)
     of_chat = tuple(name for name in (SYSTEM, TOOLS, REASONING) if name in kept)
-    return dataclasses.replace(layout, about=about, of_chat=of_chat, ignored=choice.ignore_columns)
+    return dataclasses.replace(
+        layout,
+        about=about,
+        of_chat=of_chat,
+        ignored=choice.ignore_columns,
+        extras=choice.extra_columns,
+    )
 
 
 def _sides(

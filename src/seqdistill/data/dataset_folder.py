@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import pandas  # type: ignore[import-untyped]
@@ -12,8 +12,10 @@ from datasets.packaged_modules.csv.csv import Csv
 
 from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.data.columns import TRANSLATION, ColumnChoice, find_layout
-from seqdistill.data.examples import Example
-from seqdistill.data.rows import Row, examples_from_rows, unreadable
+from seqdistill.data.files import rows_of_batches
+from seqdistill.data.rows import Rows, unreadable
+
+_ROWS_READ = 1024
 
 SPLIT_SPELLINGS = {
     "train": ("train",),
@@ -23,8 +25,8 @@ SPLIT_SPELLINGS = {
 """What a split of ours may be called in a data set."""
 
 
-def read_dataset_folder(path: Path, choice: ColumnChoice, *, split: str | None) -> list[Example]:
-    """The examples of one split of a folder: one that `save_to_disk` wrote, or of data files.
+def folder_rows(path: Path, choice: ColumnChoice, *, split: str | None) -> Rows:
+    """The rows of one split of a folder: one that `save_to_disk` wrote, or of data files.
 
     A folder that holds a single saved table has no splits and is taken whole. Raises DataError
     for a folder that `datasets` cannot load and for a split that is not there.
@@ -38,7 +40,7 @@ def read_dataset_folder(path: Path, choice: ColumnChoice, *, split: str | None) 
             f"the folder {path} must be one that `datasets` wrote, or hold .jsonl, .parquet, "
             f".csv or .tsv files, but it cannot be loaded: {error}"
         ) from error
-    return _examples(_chosen_split(loaded, split, str(path)), choice, file=str(path))
+    return _rows(_chosen_split(loaded, split, str(path)), choice, file=str(path))
 
 
 def _load_files(path: Path) -> Any:
@@ -61,8 +63,8 @@ def _load_files(path: Path) -> Any:
     return datasets.load_dataset(str(path), features=features, **form)
 
 
-def read_hub_dataset(spec: str, choice: ColumnChoice, *, split: str | None) -> list[Example]:
-    """The examples of one split of a hub data set, `name` or `name:configuration`.
+def hub_rows(spec: str, choice: ColumnChoice, *, split: str | None) -> Rows:
+    """The rows of one split of a hub data set, `name` or `name:configuration`.
 
     Raises DataError when it cannot be fetched: unknown, offline, or a configuration is missing.
     """
@@ -76,7 +78,7 @@ def read_hub_dataset(spec: str, choice: ColumnChoice, *, split: str | None) -> l
             f"reached: no such path exists, and the hub gave {type(error).__name__}: {error}; "
             "check the spelling, or the network"
         ) from error
-    return _examples(_chosen_split(loaded, split, spec), choice, file=spec)
+    return _rows(_chosen_split(loaded, split, spec), choice, file=spec)
 
 
 def _chosen_split(loaded: Any, split: str | None, file: str) -> Any:
@@ -96,12 +98,13 @@ def _chosen_split(loaded: Any, split: str | None, file: str) -> Any:
     )
 
 
-def _examples(table: Any, choice: ColumnChoice, *, file: str) -> list[Example]:
+def _rows(table: Any, choice: ColumnChoice, *, file: str) -> Rows:
     names = [str(name) for name in table.column_names]
     try:
         first = table[0][TRANSLATION] if TRANSLATION in names and len(table) else None
-        layout = find_layout(names, choice, file=file, first_translation=first)
-        rows = cast("list[Row]", table.select_columns(layout.columns).to_list())
     except (ValueError, OverflowError) as error:  # a date beyond the year 9999
         raise DataError(f"{file}: {unreadable(error)}") from error
-    return examples_from_rows(rows, layout, file=file, unit="row", need_target=choice.need_target)
+    layout = find_layout(names, choice, file=file, first_translation=first)
+    arrow = table.select_columns(layout.columns).with_format("arrow")
+    rows = rows_of_batches(arrow.iter(_ROWS_READ), file=file)
+    return Rows(file, "row", layout, rows, identity=str(table._fingerprint), size=table.data.nbytes)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from seqdistill.data.tables import Table
+
+NO_EXTRAS: Mapping[str, float] = {}
 
 
 class Turn(NamedTuple):
@@ -20,13 +27,13 @@ class Turn(NamedTuple):
 
     def as_dict(self) -> dict[str, object]:
         """The turn as chat templates know it."""
-        said = {} if self.content is None else {"content": self.content}
-        return {"role": self.role, **said, **(json.loads(self.more) if self.more else {})}
+        content = {} if self.content is None else {"content": self.content}
+        return {"role": self.role, **content, **(json.loads(self.more) if self.more else {})}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    """A source text and what should be written for it; `target` is None where nobody wrote one.
+    """A source text and its target; `target` is None where there is none yet.
 
     A conversation has the turns before its last answer in `messages`, an empty `source`, and the
     assistant's last answer (not among `messages`) as `target`.
@@ -40,6 +47,8 @@ class Example:
     """What the answer's turn holds besides its content, as `Turn.more`."""
     tools: str = ""
     """The tools that the assistant may call: the JSON of a list of schemas, or nothing."""
+    extras: Mapping[str, float] = dataclasses.field(default_factory=lambda: NO_EXTRAS)
+    """The numbers of the row that a recipe names in `data.extra_columns`."""
 
     @property
     def answer(self) -> Turn | None:
@@ -48,24 +57,80 @@ class Example:
             return None
         return Turn("assistant", self.target, self.answer_more)
 
+    def without_reference(self) -> Example:
+        """The same source with nothing to compare to."""
+        return dataclasses.replace(self, target=None, answer_more="")
+
+
+class ExampleTable(Table[Example]):
+    """Examples in Arrow."""
+
+    schema = pa.schema(
+        {
+            "id": pa.string(),
+            "source": pa.string(),
+            "target": pa.string(),
+            "messages": pa.string(),
+            "answer_more": pa.string(),
+            "tools": pa.string(),
+            "extras": pa.map_(pa.string(), pa.float64()),
+        }
+    )
+
+    @classmethod
+    def columns_of(cls, items: Sequence[Example]) -> list[Sequence[object]]:
+        """Turns are stored as JSON."""
+        return [
+            [e.id for e in items],
+            [e.source for e in items],
+            [e.target for e in items],
+            [None if e.messages is None else json.dumps(e.messages) for e in items],
+            [e.answer_more for e in items],
+            [e.tools for e in items],
+            [list(e.extras.items()) for e in items],
+        ]
+
+    def _read(self, batch: Any, place: int) -> Example:
+        name, source, target, messages, answer_more, tools, extras = (
+            column[place].as_py() for column in batch.columns
+        )
+        turns = None if messages is None else tuple(Turn(*turn) for turn in json.loads(messages))
+        return Example(name, source, target, turns, answer_more, tools, dict(extras))
+
+    @property
+    def has_chats(self) -> bool:
+        """Whether any of the stored rows is a conversation."""
+        return any(
+            batch.column("messages").null_count < batch.num_rows for batch in self._stored.batches
+        )
+
+    def named(self, example_id: str) -> Example:
+        """The example of that id."""
+        return self[self._places[example_id]]
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.ids)}
+
 
 def fingerprint_examples(examples: Iterable[Example]) -> str:
     """A sha256 in hex over ids, texts, turns and tools: equal exactly when the sets are.
 
-    The order does not count, since everything downstream is keyed by id.
+    The order does not count, since everything downstream is keyed by id; extras do not either.
     """
-    lines = sorted(json.dumps(_fields(example)) for example in examples)
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode("ascii"))  # json.dumps escapes everything else
-        digest.update(b"\n")
-    return digest.hexdigest()
+    total = 0
+    for example in examples:
+        row = hashlib.sha256(json.dumps(_fields(example)).encode("ascii")).digest()
+        total += int.from_bytes(row, "big")
+    return hashlib.sha256(str(total).encode()).hexdigest()
 
 
 def _fields(example: Example) -> list[object]:
-    fields: list[object] = [example.id, example.source, example.target]
-    if example.messages is None:
-        return [*fields, None]
-    turns = [turn if turn.more else turn[:2] for turn in example.messages]
-    more = [example.answer_more, example.tools] if example.answer_more or example.tools else []
-    return [*fields, turns, *more]
+    return [
+        example.id,
+        example.source,
+        example.target,
+        example.messages,
+        example.answer_more,
+        example.tools,
+    ]

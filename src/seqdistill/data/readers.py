@@ -1,23 +1,25 @@
 """From what a user names to examples: files, pairs of files, folders, hub names, bundled corpora.
 
-This module decides by the name which reader reads; the formats are in the modules beside it. It
-does not tokenize, filter or shuffle: ids and order are those of the file.
+This module decides by the name which reader reads; the formats are in `files` and
+`dataset_folder`. Ids and order are those of the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.core.siblings import may_be_hub_dataset, sibling_hint
 from seqdistill.data.bundled import SCHEME, read_bundled
+from seqdistill.data.cache import file_digest, stored
 from seqdistill.data.columns import ColumnChoice
-from seqdistill.data.examples import Example
-from seqdistill.data.jsonl import read_jsonl
-from seqdistill.data.line_aligned import read_line_aligned, read_sources
-from seqdistill.data.parquet import read_parquet
-from seqdistill.data.tsv import read_tsv
+from seqdistill.data.examples import ExampleTable
+from seqdistill.data.files import aligned_rows, jsonl_rows, parquet_rows, source_rows, tsv_rows
+from seqdistill.data.rows import Rows, examples_of
+from seqdistill.data.tables import Notes
 
 SPLITS = ("train", "dev", "test")
 EXTENSIONS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
@@ -33,7 +35,8 @@ def read_examples(
     target_language: str | None = None,
     need_target: bool = True,
     ignore_columns: Sequence[str] = (),
-) -> list[Example]:
+    extra_columns: Sequence[str] = (),
+) -> ExampleTable:
     """The examples that `spec` names, in the order of the file.
 
     `spec` is `bundled:en-de`; a .tsv, .jsonl or .parquet file (text may be packed as .gz); two
@@ -42,7 +45,10 @@ def read_examples(
     parts of a bundled corpus or of a data set; a single file is its own split. Columns are found
     by name (see `columns.PAIRS`; `translation`; `messages`) unless given. With `need_target`
     False sources alone are enough, a .txt file among them, and a missing target is None. Columns
-    and keys of turns in `ignore_columns` are as if they were not there.
+    and keys of turns in `ignore_columns` are as if they were not there; those in `extra_columns`
+    hold numbers that come with the examples.
+
+    What is large is read and checked once, kept in the cache, and mapped into memory.
 
     An id is the value of the column `id`, else the number of the row counted from 1. Raises
     DataError, naming file and line, for anything that cannot be used.
@@ -58,48 +64,71 @@ def read_examples(
         target_language,
         need_target,
         tuple(ignore_columns),
+        tuple(extra_columns),
     )
     path = Path(spec)
     if spec.startswith(SCHEME):
-        return read_bundled(spec, split=split)
+        choice.check_no_extras(spec)
+        return ExampleTable.of(read_bundled(spec, split=split))
     if not spec.strip():
         raise DataError("data must be named by a file, folder or hub name, got an empty name")
     if path.is_dir() or (not path.exists() and may_be_hub_dataset(spec)):
         # Imported here: `datasets` takes a second to import, and most data are files.
-        from seqdistill.data.dataset_folder import read_dataset_folder, read_hub_dataset
+        from seqdistill.data.dataset_folder import folder_rows, hub_rows
 
-        if path.is_dir():
-            return read_dataset_folder(path, choice, split=split)
-        return read_hub_dataset(spec, choice, split=split)
-    if not path.exists() and "," in spec:
-        return _read_pair(spec)
-    return _read_file(path, choice)
-
-
-def _read_pair(spec: str) -> list[Example]:
-    names = spec.split(",")
-    if len(names) != 2 or not all(names):
+        rows = (
+            folder_rows(path, choice, split=split)
+            if path.is_dir()
+            else hub_rows(spec, choice, split=split)
+        )
+        return _table(lambda: rows, choice, rows.identity, rows.size)
+    names = spec.split(",") if not path.exists() and "," in spec else [spec]
+    if len(names) > 2 or not all(names):
         raise DataError(
             f"line-aligned files must be two names with a comma between them, got {spec!r}; "
             "write source_file,target_file without spaces around the comma"
         )
-    source_path, target_path = Path(names[0]), Path(names[1])
-    for path in (source_path, target_path):
+    paths = [Path(name) for name in names]
+    for path in paths:
         _check_exists(path)
-    return read_line_aligned(source_path, target_path)
+    packed = 1 if _extension(path) in (".tsv", ".jsonl", ".txt") else 4
+    size = sum(path.stat().st_size for path in paths) * packed
+    return _table(lambda: _rows(paths, choice), choice, paths, size)
 
 
-def _read_file(path: Path, choice: ColumnChoice) -> list[Example]:
-    _check_exists(path)
+def _table(
+    make: Callable[[], Rows], choice: ColumnChoice, identity: str | list[Path], size: int
+) -> ExampleTable:
+    """The examples of the rows, from the cache where they were read before.
+
+    `identity` are the files, or what else the content is known by.
+    """
+
+    def key() -> object:
+        content = identity if isinstance(identity, str) else [*map(file_digest, identity)]
+        return [content, dataclasses.asdict(choice)]
+
+    def batches() -> Iterator[tuple[Any, Notes]]:
+        return ExampleTable.batches_of(examples_of(make(), need_target=choice.need_target))
+
+    return ExampleTable(stored("rows", key, batches, ExampleTable.schema, num_bytes=size))
+
+
+def _rows(paths: list[Path], choice: ColumnChoice) -> Rows:
+    path = paths[0]
+    if len(paths) == 2:
+        choice.check_no_extras(f"{path},{paths[1]}")
+        return aligned_rows(path, paths[1])
     match _extension(path):
         case ".tsv" | ".tsv.gz":
-            return read_tsv(path, choice)
+            return tsv_rows(path, choice)
         case ".jsonl" | ".jsonl.gz":
-            return read_jsonl(path, choice)
+            return jsonl_rows(path, choice)
         case ".parquet":
-            return read_parquet(path, choice)
+            return parquet_rows(path, choice)
         case ".txt" | ".txt.gz" if not choice.need_target:
-            return read_sources(path)
+            choice.check_no_extras(path)
+            return source_rows(path)
         case ".txt" | ".txt.gz":
             raise DataError(
                 f"{path} must come with its targets, found one text file; give two line-aligned "

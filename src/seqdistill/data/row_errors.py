@@ -1,7 +1,4 @@
-"""What is wrong with a data file, told in one error: the first few errors and how many there are.
-
-It does not know file formats; it words the message.
-"""
+"""What is wrong with a data file, in one error: the first few errors and how many there are."""
 
 from __future__ import annotations
 
@@ -14,14 +11,18 @@ Unit = Literal["line", "row"]
 """Text files have lines, tables have rows; both are counted from 1."""
 
 
-class Offences:
+class RowError(Exception):
+    """The sentence about one row; becomes one line of a DataError."""
+
+
+class RowErrors:
     """Collects the unusable lines or rows of one file, to be reported together."""
 
     def __init__(self, file: str, unit: Unit) -> None:
         self._file = file
         self._unit = unit
         self._shown: list[str] = []
-        self._num_offences = 0
+        self.num_errors = 0
 
     def place(self, number: int) -> str:
         """The place as a person would look it up: `file:7` or `file, row 7`."""
@@ -29,30 +30,21 @@ class Offences:
             return f"{self._file}:{number}"
         return f"{self._file}, row {number}"
 
-    def add(self, number: int, sentence: str) -> None:
+    def add(self, number: int, sentence: object) -> None:
         """Notes that line or row `number` breaks what `sentence` says."""
-        self._num_offences += 1
+        self.num_errors += 1
         if len(self._shown) < NUM_SHOWN:
             self._shown.append(f"{self.place(number)}: {sentence}")
 
     def raise_if_any(self, num_checked: int) -> None:
         """Raises DataError when anything was added; `num_checked` is how many were looked at."""
-        if not self._num_offences:
+        if not self.num_errors:
             return
         lines = [
-            f"{self._file}: {self._num_offences:,} of {num_checked:,} {self._unit}s "
+            f"{self._file}: {self.num_errors:,} of {num_checked:,} {self._unit}s "
             "cannot be used; fix or remove them:",
             *(f"  {shown}" for shown in self._shown),
         ]
-        if self._num_offences > len(self._shown):
-            lines.append(f"  and {self._num_offences - len(self._shown):,} more")
+        if self.num_errors > len(self._shown):
+            lines.append(f"  and {self.num_errors - len(self._shown):,} more")
         raise DataError("\n".join(lines))
-
-
-def text_offence(side: str, text: str) -> str | None:
-    """What keeps `text` from being used as the `side` of an example; None when nothing does."""
-    if not text.strip():
-        return f"{side} must hold text, found {'only blanks' if text else 'nothing'}"
-    if "\0" in text:
-        return f"{side} must not hold NUL characters, found one at character {text.index(chr(0))}"
-    return None

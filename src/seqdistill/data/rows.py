@@ -1,18 +1,20 @@
 """Rows of named values (from JSONL, Parquet, `datasets`) as examples.
 
-It checks every value and reports all row_errors of a file together. It reads no files.
+Every value is checked, and all errors of a file are reported together. It reads no files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from seqdistill.core.errors import DataError
 from seqdistill.data.columns import ID, REASONING, SYSTEM, TOOLS, Layout
 from seqdistill.data.examples import Example, Turn
-from seqdistill.data.row_errors import Offences, Unit, text_offence
+from seqdistill.data.row_errors import RowError, RowErrors, Unit
 
 Row = Mapping[str, object]
 Turns = tuple[Turn, ...]
@@ -21,8 +23,19 @@ _SAYS = frozenset({"tool_calls", "function_call", "reasoning_content", "reasonin
 _MAY_BE_EMPTY = ("system", "tool")
 
 
-class UnusableRowError(Exception):
-    """The sentence about one row; becomes one line of a DataError."""
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of one file or table, to be read once, and where an example's parts are in them."""
+
+    file: str
+    unit: Unit
+    layout: Layout
+    rows: Iterator[Row | RowError]
+    num_header_lines: int = 0
+    identity: str = ""
+    """What the content is known by, where it is not that of files."""
+    size: int = 0
+    """About its bytes, likewise."""
 
 
 def unreadable(error: Exception) -> str:
@@ -33,43 +46,56 @@ def unreadable(error: Exception) -> str:
     )
 
 
-def examples_from_rows(
-    rows: Sequence[Row], layout: Layout, *, file: str, unit: Unit, need_target: bool
-) -> list[Example]:
+def examples_of(rows: Rows, *, need_target: bool) -> Iterator[Example]:
     """One example a row, in order. An id is the row's `id`, else its number counted from 1.
 
-    Raises DataError for values that are missing, not text or empty, and for ids that come twice.
+    Raises DataError in the end for values that are missing, not text or empty, for ids that come
+    twice, and for no rows at all.
     """
-    if not rows:
-        raise DataError(f"{file} must hold examples, but it has no {unit}s; give another file")
-    row_errors = Offences(file, unit)
-    examples: list[Example] = []
+    errors = RowErrors(rows.file, rows.unit)
     first_places: dict[str, int] = {}
-    for number, row in enumerate(rows, start=1):
+    number = 0
+    for number, row in enumerate(rows.rows, start=1):
+        place = number + rows.num_header_lines
         try:
-            if unit == "row":
-                row = cast("Row", _without_holes(row))
-            example = _example(row, layout, number=number, need_target=need_target)
-        except UnusableRowError as error:
-            row_errors.add(number, str(error))
+            if isinstance(row, RowError):
+                raise row
+            example = _example(row, rows.layout, number=number, need_target=need_target)
+            if rows.layout.has_id and first_places.setdefault(example.id, place) != place:
+                first = errors.place(first_places[example.id])
+                raise RowError(f"id must be unique, found {example.id!r} here and in {first}")
+        except RowError as error:
+            errors.add(place, error)
             continue
-        first = first_places.setdefault(example.id, number)
-        if first != number:
-            found = f"found {example.id!r} here and in {row_errors.place(first)}"
-            row_errors.add(number, f"id must be unique, {found}")
-        examples.append(example)
-    row_errors.raise_if_any(len(rows))
-    return examples
+        if not errors.num_errors:
+            yield example
+    if not number:
+        raise DataError(
+            f"{rows.file} must hold examples, but it has no {rows.unit}s; give another file"
+        )
+    errors.raise_if_any(number + rows.num_header_lines)
 
 
-def _without_holes(value: object) -> object:
-    """The value without the nulls of a table, whose turns all have the keys that any turn has."""
-    if isinstance(value, Mapping):
-        return {key: _without_holes(one) for key, one in value.items() if one is not None}
-    return [_without_holes(one) for one in value] if isinstance(value, list) else value
+def _extras(row: Row, layout: Layout) -> dict[str, float]:
+    found = {}
+    for name in layout.extras:
+        value = row.get(name)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(cast("float", value)):
+            shown = repr(value) if isinstance(value, float) else _kind(value)
+            raise RowError(f"{name} must be a finite number, found {shown}")
+        found[name] = float(cast("float", value))
+    return found
 
 
 def _example(row: Row, layout: Layout, *, number: int, need_target: bool) -> Example:
+    example = _texts(row, layout, number=number, need_target=need_target)
+    if not layout.extras:
+        return example
+    return dataclasses.replace(example, extras=_extras(row, layout))
+
+
+def _texts(row: Row, layout: Layout, *, number: int, need_target: bool) -> Example:
     example_id = _id(row) if layout.has_id else str(number)
     source, target = _sides(row, layout)
     if isinstance(source, list):
@@ -80,10 +106,10 @@ def _example(row: Row, layout: Layout, *, number: int, need_target: bool) -> Exa
             prompt = turns
             answer = _answer(target, layout, need_target=need_target)
         if not prompt:
-            raise UnusableRowError(f"{layout.source} must hold a turn to answer, found none")
+            raise RowError(f"{layout.source} must hold a turn to answer, found none")
         return _conversation(example_id, row, layout, prompt, answer)
     if layout.target is None and layout.languages is None and need_target:
-        raise UnusableRowError(
+        raise RowError(
             f"{layout.source} must be a list of messages, found {_kind(source)} and no target; "
             "if another column is the target, name it with data.target_column"
         )
@@ -109,7 +135,7 @@ def _conversation(
     system = found.get(SYSTEM)
     if system is not None and system != "":
         if turns[0].role == "system":
-            raise UnusableRowError(
+            raise RowError(
                 f"there must be one system prompt, found the column {SYSTEM} and a first turn of "
                 "the system; leave one out with data.ignore_columns"
             )
@@ -134,11 +160,11 @@ def _tools(value: object) -> str:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise UnusableRowError(f"{TOOLS} must be a list in JSON, found {error}") from error
+            raise RowError(f"{TOOLS} must be a list in JSON, found {error}") from error
     if value is None or value in ("", []):
         return ""
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise UnusableRowError(f"{TOOLS} must be a list of schemas, found {_kind(value)}")
+        raise RowError(f"{TOOLS} must be a list of schemas, found {_kind(value)}")
     return _json(value, TOOLS)
 
 
@@ -146,7 +172,7 @@ def _json(value: object, name: str) -> str:
     try:
         return json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise UnusableRowError(f"{name} must be what JSON can hold, found {error}") from error
+        raise RowError(f"{name} must be what JSON can hold, found {error}") from error
 
 
 def _sides(row: Row, layout: Layout) -> tuple[object, object]:
@@ -155,7 +181,7 @@ def _sides(row: Row, layout: Layout) -> tuple[object, object]:
         return row.get(layout.source), target
     sides = row.get(layout.source)
     if not isinstance(sides, dict):
-        raise UnusableRowError(
+        raise RowError(
             f"{layout.source} must be a dictionary from language to text, found {_kind(sides)}"
         )
     source_language, target_language = layout.languages
@@ -173,16 +199,18 @@ def _side_names(layout: Layout) -> tuple[str, str]:
 def _id(row: Row) -> str:
     value = row.get(ID)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise UnusableRowError(f"id must be text or a whole number, found {_kind(value)}")
+        raise RowError(f"id must be text or a whole number, found {_kind(value)}")
     return _encodable(str(value), ID)
 
 
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
-        raise UnusableRowError(f"{name} must be text, found {_kind(value)}")
-    offence = text_offence(name, value)
-    if offence is not None:
-        raise UnusableRowError(offence)
+        raise RowError(f"{name} must be text, found {_kind(value)}")
+    if not value.strip():
+        raise RowError(f"{name} must hold text, found {'only blanks' if value else 'nothing'}")
+    if "\0" in value:
+        place = value.index("\0")
+        raise RowError(f"{name} must not hold NUL characters, found one at character {place}")
     return _encodable(value, name)
 
 
@@ -191,7 +219,7 @@ def _encodable(text: str, name: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UnusableRowError(
+        raise RowError(
             f"{name} must be valid Unicode, found half a surrogate pair "
             f"(U+{ord(text[error.start]):04X}) at character {error.start}"
         ) from error
@@ -208,9 +236,7 @@ def _turns(value: list[object], name: str, ignored: Sequence[str]) -> Turns:
         if "role" not in given or not ({"content"} | _SAYS) & given:
             keys = ", ".join(map(str, given))
             found = f"the keys {keys}" if keys else _kind(turn)
-            raise UnusableRowError(
-                f"{place} must be a dictionary with role and content, found {found}"
-            )
+            raise RowError(f"{place} must be a dictionary with role and content, found {found}")
         role = _text(fields.pop("role", None), f"{place}, role")
         content = fields.pop("content", None)
         if isinstance(content, list):
@@ -229,7 +255,7 @@ def _joined(parts: list[object], name: str) -> str:
     for part in parts:
         if not isinstance(part, dict) or part.get("type") != "text":
             found = part.get("type") if isinstance(part, dict) else _kind(part)
-            raise UnusableRowError(f"{name} must be text or parts of type text, found {found!r}")
+            raise RowError(f"{name} must be text or parts of type text, found {found!r}")
         texts.append(_text(part.get("text"), name))
     return "".join(texts)
 
@@ -240,7 +266,7 @@ def _split_chat(turns: Turns, name: str, *, need_target: bool) -> tuple[Turns, T
         return turns[:-1], turns[-1]
     if need_target:
         found = f"one of {turns[-1].role!r}" if turns else "no turns"
-        raise UnusableRowError(f"{name} must end with a turn of the assistant, found {found}")
+        raise RowError(f"{name} must end with a turn of the assistant, found {found}")
     return turns, None
 
 
@@ -253,7 +279,7 @@ def _answer(value: object, layout: Layout, *, need_target: bool) -> Turn | None:
         return Turn("assistant", _text(value, name))
     turns = _turns(value, name, layout.ignored)
     if len(turns) != 1 or turns[0].role != "assistant":
-        raise UnusableRowError(
+        raise RowError(
             f"{name} must be one turn of the assistant, found roles {[turn.role for turn in turns]}"
         )
     return turns[0]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tokenizers import Encoding, Tokenizer
@@ -17,8 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.data.marks import marks
+from seqdistill.data.tables import Notes
 
-_LOG = logging.getLogger(__name__)
+MARK = "mark "
+"""What the notes on marks in the data begin with."""
 _GUARD = "\U0010f8f0"
 """Stands inside a mark of the data while a template is rendered, so that it is none."""
 _SPELLED = "\U0010f8f1{}\U0010f8f2"
@@ -45,26 +47,22 @@ class TextTokenizer:
         longest_first = sorted(self._marks, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._renamed: Tokenizer | None = None
-        self._num_marked, self._example = 0, ""
+        self._noted: Counter[str] = Counter()
 
-    def log_marks(self) -> None:
-        """Says in one line how many texts held marks, if any did."""
-        if self._num_marked:
-            _LOG.warning(
-                "%d texts hold marks of the model such as %r: they are read as text",
-                self._num_marked,
-                self._example,
-            )
+    def notes(self) -> Notes:
+        """How many texts held which mark since this was last asked: `MARK` and the mark."""
+        found = dict(self._noted)
+        self._noted.clear()
+        return found
 
     def has_marks(self, text: str) -> bool:
         """Whether a mark is spelled in the text."""
         return self._pattern.search(text) is not None
 
     def note(self, texts: Iterable[str]) -> bool:
-        """Counts the texts that hold marks, for `log_marks`; whether any does."""
+        """Counts the texts that hold marks, for `notes`; whether any does."""
         marked = [found.group() for found in map(self._pattern.search, texts) if found is not None]
-        self._num_marked += len(marked)
-        self._example = self._example or next(iter(marked), "")
+        self._noted.update(MARK + mark for mark in marked)
         return bool(marked)
 
     def guarded(self, text: str) -> str:
@@ -120,7 +118,7 @@ class TextTokenizer:
             raise DataError(
                 "Conversations whose texts hold marks of the model must be tokenized by a fast "
                 f"tokenizer, but {type(self._tokenizer).__name__} is none; convert it, or take "
-                f"texts with {self._example!r} out of the data"
+                "the texts with marks out of the data"
             )
 
         def ids_of(beginning: str) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,17 +23,21 @@ _SILENT = frozenset({"name", "tool_call_id", "id", "weight", "timestamp"})
 """Keys of turns whose loss does not change what was said."""
 
 
+def check_options(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) -> None:
+    """Warns of template options that the chat template does not name."""
+    for name in settings.template_options:
+        if name not in str(tokenizer.chat_template):
+            _LOG.warning("the chat template does not read the template option %r", name)
+
+
 def check_read(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
+    examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
 ) -> None:
     """Raises DataError for keys of turns, or tools, that the chat template does not render.
 
     Said without them, a conversation means something else. A key counts as read when leaving it
     out changes the text of one of the first examples that have it.
     """
-    for name in settings.template_options if examples else ():
-        if name not in str(tokenizer.chat_template):
-            _LOG.warning("the chat template does not read the template option %r", name)
     with_key: dict[str, list[Example]] = {}
     for example in examples:
         for key in _keys(example):

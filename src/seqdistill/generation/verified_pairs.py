@@ -16,6 +16,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from seqdistill.core.errors import ModelError
+from seqdistill.data.dataset import EncodedDataset
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.generation.scoring import IdPair
 
@@ -48,9 +50,9 @@ NO_LONGER = Reach()
 """No longer than the sentences that are compared."""
 
 
-def reach_of(sources: Sequence[Sequence[int]], max_new_tokens: int) -> Reach:
-    """The reach of a run that decodes these sources."""
-    return Reach(max(map(len, sources), default=0), max_new_tokens)
+def reach_of(examples: Sequence[EncodedExample], max_new_tokens: int) -> Reach:
+    """The reach of a run that decodes the sources of these examples."""
+    return Reach(int(EncodedDataset.of(examples).lengths.source.max(initial=0)), max_new_tokens)
 
 
 def short_pairs(

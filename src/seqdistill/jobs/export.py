@@ -18,8 +18,9 @@ from seqdistill.assembly.models import model_folder
 from seqdistill.compression.sparse import pack_folder, unpack_folder
 from seqdistill.core.errors import ModelError, UserError, with_hint
 from seqdistill.data.conversations import PLAIN_CHAT
-from seqdistill.data.encoding import EncodedExample, with_placeholder_targets
-from seqdistill.data.examples import Example
+from seqdistill.data.dataset import with_placeholder_targets
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.data.readers import read_examples
 from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.generation.conversion import WEIGHTS
@@ -173,12 +174,12 @@ def _int8_generator(
             compute_type="int8",
             threads=threads,
             verify_on=verification_pairs(examples),
-            reach=reach_of([e.source_ids for e in examples], max_new_tokens),
+            reach=reach_of(examples, max_new_tokens),
             sentences=_COMPARED_SENTENCES,
         )
 
 
-def _verification(verify_on: str | None, run: RunDirectory | None) -> list[Example]:
+def _verification(verify_on: str | None, run: RunDirectory | None) -> ExampleTable:
     """Examples to compare an int8 copy on: given ones, or the run's own."""
     if verify_on is not None:
         return read_examples(verify_on, split="test", need_target=False)

@@ -15,10 +15,12 @@ from seqdistill.assembly.models import model_folder
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import ChatSettings
+from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
-from seqdistill.data.encoding import EncodedExample, encode, with_placeholder_targets
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
+from seqdistill.data.text_encoding import encode
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.stored_conversion import is_converted

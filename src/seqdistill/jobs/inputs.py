@@ -1,14 +1,13 @@
 """What a run reads, by content: fingerprints of the files of its data and models.
 
 Kept in the manifest when a run begins and compared when it goes on: resumed on other data, or with
-another teacher, it would be another run. Every byte is read once, which takes as long as reading
-the files does. What is in them is not known here.
+another teacher, it would be another run. What is in them is not known here.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -18,11 +17,11 @@ from seqdistill.assembly.models import model_folder
 from seqdistill.core.errors import UserError
 from seqdistill.core.plugin_loading import plugin_files
 from seqdistill.data.bundled import SCHEME, corpus_file
-from seqdistill.data.encoding import EncodedExample
+from seqdistill.data.cache import file_digest
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.recipe.schema import Recipe
-from seqdistill.records.fingerprint import MODEL_SUFFIXES, of_file
+from seqdistill.records.fingerprint import MODEL_SUFFIXES
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.teachers.kept_states import fingerprint_encoded
 
 INPUTS = "inputs"
 """Where they stand in the manifest."""
@@ -52,15 +51,15 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
         "plugins": plugin_files(recipe.plugins),
     }
     return {
-        key: {name: of_file(path) for name, path in found.items()}
+        key: {name: file_digest(path) for name, path in found.items()}
         for key, found in files.items()
         if found
     }
 
 
-def sequences_of(**splits: Sequence[EncodedExample]) -> Fingerprints:
+def sequences_of(**splits: EncodedDataset) -> Fingerprints:
     """The fingerprint of the token ids that are learned from and scored on."""
-    return {SEQUENCES: {name: fingerprint_encoded(split) for name, split in splits.items()}}
+    return {SEQUENCES: {name: split.fingerprint for name, split in splits.items()}}
 
 
 def check_inputs(run: RunDirectory, found: Mapping[str, Mapping[str, str]]) -> None:

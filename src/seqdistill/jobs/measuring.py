@@ -21,7 +21,7 @@ from seqdistill.assembly.preparing import Prepared
 from seqdistill.assembly.scoring import live_teacher
 from seqdistill.assembly.sequences import build_source
 from seqdistill.data.batching import EpochBatches
-from seqdistill.data.encoding import EncodedExample
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.jobs.training import dev_generator, dev_scorer
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import use_fast_attention
@@ -47,7 +47,8 @@ def _batches(prepared: Prepared) -> EpochBatches:
 def tokens_per_update(prepared: Prepared) -> float:
     """The mean number of tokens that an update learns, over the first batches."""
     batches = _batches(prepared)
-    sizes = [sum(prepared.train[i].num_counted for i in batches.next()) for _ in range(50)]
+    counted = prepared.train.lengths.counted
+    sizes = [int(counted[batches.next()].sum()) for _ in range(50)]
     return prepared.recipe.training.gradient_accumulation_steps * sum(sizes) / len(sizes)
 
 
@@ -83,7 +84,7 @@ def dev_scores(prepared: Prepared) -> str:
 def _seconds_of_dev(prepared: Prepared, count: int) -> float:
     part = dataclasses.replace(
         prepared,
-        dev=tuple(_spread(prepared.dev, count)),
+        dev=EncodedDataset.of(_spread(prepared.dev, count)),
         dev_references=tuple(_spread(prepared.dev_references, count)),
     )
     score = dev_scorer(part, dev_generator(part))
@@ -107,25 +108,25 @@ def training_seconds(prepared: Prepared, device: torch.device) -> float:
     num_batches = training.steps * training.gradient_accumulation_steps
     if prepared.recipe.teacher.cache_hidden_states == "none":
         return num_batches * (teacher + student)
-    num_tokens = sum(example.num_counted for example in prepared.train)
+    num_tokens = int(prepared.train.lengths.counted.sum())
     batches_an_epoch = (
         training.gradient_accumulation_steps * num_tokens / tokens_per_update(prepared)
     )
     return num_batches * student + batches_an_epoch * teacher
 
 
-def _largest_batches(prepared: Prepared) -> list[list[EncodedExample]]:
+def _largest_batches(prepared: Prepared) -> list[EncodedDataset]:
     """Of an epoch's batches the one with most tokens, padding included, and the longest."""
-    batches = _batches(prepared)
+    batches, lengths = _batches(prepared), prepared.train.lengths
     wide, long = ((0, 0), [0]), ((0, 0), [0])
     while batches.epoch == 0:
         found = list(batches.next())
-        source = max(prepared.train[index].num_source for index in found)
-        target = max(len(prepared.train[index].target_ids) for index in found)
+        source = int(lengths.source[found].max())
+        target = int(lengths.target[found].max())
         tokens = len(found) * (source + target)
         wide = max(wide, ((tokens, source + target), found))
         long = max(long, ((source + target, tokens), found))
-    return [[prepared.train[index] for index in found] for _, found in (wide, long)]
+    return [prepared.train.select(found) for _, found in (wide, long)]
 
 
 def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, float]:

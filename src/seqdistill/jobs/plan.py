@@ -15,7 +15,7 @@ from seqdistill.assembly.data import read_split
 from seqdistill.assembly.preparing import Prepared, asks_teacher, prepare
 from seqdistill.assembly.teacher_states import states_bytes
 from seqdistill.compression.layers import parameter_count
-from seqdistill.data.encoding import EncodedExample, with_placeholder_targets
+from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.jobs.measuring import (
     dev_scores,
     planned_labels,
@@ -150,7 +150,7 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
     preflight(prepared)  # for what it refuses and warns of
     row = tuple(shown_row(prepared, prepared.train))
     labels = _labels(dataclasses.replace(prepared, recipe=labelled or recipe))
-    num_guessed = sum(not example.target_ids for example in prepared.train)
+    num_guessed = int((prepared.train.lengths.target == 0).sum())
     prepared = dataclasses.replace(prepared, train=_with_guessed_targets(prepared))
     training = recipe.training
     student, teacher = prepared.student.model, prepared.teacher
@@ -162,8 +162,8 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
         methods=(recipe.method,),
         train_examples=len(prepared.train),
         left_out=prepared.num_too_long,
-        source_tokens=sum(example.num_source for example in prepared.train),
-        target_tokens=sum(example.num_counted for example in prepared.train),
+        source_tokens=int(prepared.train.lengths.source.sum()),
+        target_tokens=int(prepared.train.lengths.counted.sum()),
         updates=training.steps,
         tokens_per_update=tokens_per_update(prepared),
         student_parameters=parameter_count(student),
@@ -184,17 +184,10 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
     )
 
 
-def _with_guessed_targets(prepared: Prepared) -> tuple[EncodedExample, ...]:
+def _with_guessed_targets(prepared: Prepared) -> EncodedDataset:
     sequences = prepared.recipe.sequences
     writing = sequences.rollouts if sequences.rolls_out else sequences.decoding
-    return tuple(
-        guessed
-        if given.target_ids
-        else dataclasses.replace(guessed, target_ids=guessed.target_ids[: writing.max_new_tokens])
-        for given, guessed in zip(
-            prepared.train, with_placeholder_targets(prepared.train), strict=True
-        )
-    )
+    return with_placeholder_targets(prepared.train, max_tokens=writing.max_new_tokens)
 
 
 def _pruned(prepared: Prepared) -> str:

@@ -10,12 +10,14 @@ import logging
 import math
 import unicodedata
 from collections.abc import Sequence
+from itertools import islice
 
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.assembly.preparing import Prepared
 from seqdistill.core.errors import DataError
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.model_facts import ModelFacts, pair_facts
@@ -38,14 +40,14 @@ def preflight(prepared: Prepared) -> dict[str, object]:
     less likely than chance: it was trained for other texts, another template or another language.
     """
     tokenizer, facts = prepared.student.tokenizer, pair_facts(prepared.student)
-    rows = [example for example in prepared.train if example.target_ids][:_NUM_ROWS]
+    rows = prepared.train.answered(_NUM_ROWS)
     found: dict[str, object] = {
         "rows": len(rows),
         "end_tokens": named_tokens(tokenizer, facts.end_ids),
         "decoder_prefix": named_tokens(tokenizer, facts.prefix_ids),
     }
     is_chat_model = prepared.student.kind == "causal" and tokenizer.chat_template is not None
-    if is_chat_model and all(example.messages is None for example in prepared.train_examples):
+    if is_chat_model and not prepared.train_examples.has_chats:
         _LOG.warning(
             "the student has a chat template, but the rows of data.train are plain texts: they are "
             "read as they stand, prompt and answer without anything between; rows of messages go "
@@ -60,14 +62,14 @@ def preflight(prepared: Prepared) -> dict[str, object]:
     return found
 
 
-def shown_row(prepared: Prepared, examples: Sequence[EncodedExample]) -> list[tuple[str, str]]:
+def shown_row(prepared: Prepared, examples: EncodedDataset) -> list[tuple[str, str]]:
     """(label, text) pairs: the first training sequence as the student sees it.
 
     How much of it is read and learned, its tokens in letters that people read, and what stops an
     output. Earlier turns that count stand in brackets.
     """
     tokenizer, facts = prepared.student.tokenizer, pair_facts(prepared.student)
-    row = next((example for example in examples if example.target_ids), examples[0])
+    row = next(iter(examples.answered(1)), examples[0])
     sequences = prepared.recipe.sequences
     if sequences.rolls_out and not sequences.has_two_origins:  # no reference is learned
         row = row.answered(())
@@ -115,7 +117,9 @@ def _check_texts(rows: Sequence[EncodedExample], prepared: Prepared) -> dict[str
             sum(len(row.target_ids) for row in rows),
             len(rows),
         )
-    texts = {example.id: example.target or "" for example in prepared.train_examples}
+    wanted = {row.id for row in rows}
+    asked = (example for example in prepared.train_examples if example.id in wanted)
+    texts = {example.id: example.target or "" for example in islice(asked, len(wanted))}
     changed = [
         (row.id, texts[row.id], text)
         for row, text in zip(rows, decoded, strict=True)

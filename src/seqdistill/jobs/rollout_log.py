@@ -28,7 +28,7 @@ class RolloutLog:
         self._decoder = TextDecoder(self._tokenizer)
         self._chat = chat_settings(prepared.recipe.data)
         self._every = prepared.recipe.sequences.rollouts.samples_every
-        self._examples = {example.id: example for example in prepared.train_examples}
+        self._examples = prepared.train_examples
         self._next_update: int | None = None
 
     def __call__(self, update: int, found: PromptCompletions) -> None:
@@ -51,7 +51,7 @@ class RolloutLog:
         return [int(str(row["step"])) for row in self._run.read_rollouts()]
 
     def _row(self, one: Completion) -> dict[str, object]:
-        ids, example = one.example.target_ids, self._examples[one.example.id]
+        ids, example = one.example.target_ids, self._examples.named(one.example.id)
         return {
             "id": example.id,
             "prompt": prompt_text(example, self._tokenizer, self._chat),

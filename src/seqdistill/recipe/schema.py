@@ -74,6 +74,9 @@ class DataSection(Section):
     ignore_columns: tuple[str, ...] = ()
     """Columns of rows, and keys of conversations' turns, to leave out knowingly: [images]. What
     would change the meaning of a row is refused when nothing reads it, until it is named here."""
+    extra_columns: tuple[str, ...] = ()
+    """Columns of numbers in the rows of train that token weights and rewards may read:
+    [pass_rate]. A row that lacks one is refused."""
     template_options: dict[str, str | int | float | bool] = Field(default={})
     """Further arguments of the chat template, {enable_thinking: false}: in training, labelling,
     rollouts and evaluation alike."""

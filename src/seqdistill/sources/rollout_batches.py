@@ -6,7 +6,6 @@ that differ in a fraction alone see the same prompts.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,9 +49,10 @@ class RolloutBatches(SequenceSource):
         self._on_completions = on_completions
         self._update = 0
         self._batches = EpochBatches(
-            [_as_long_as_expected(example, expected_new_tokens) for example in examples],
+            examples,
             collator.kind,
             batch_tokens=max(1, batch_tokens // completing.sequences_per_prompt),
+            expected_new_tokens=expected_new_tokens,
             seed=seed,
             rank=rank,
             world_size=world_size,
@@ -81,10 +81,3 @@ class RolloutBatches(SequenceSource):
         """Go to where `state_dict` was taken."""
         self._batches.load_state_dict(state["batches"])
         super().load_state_dict(state)
-
-
-def _as_long_as_expected(example: EncodedExample, num_tokens: int) -> EncodedExample:
-    """The example with a target to plan with. Only its length is read."""
-    if example.target_ids:
-        return example
-    return dataclasses.replace(example, target_ids=(0,) * num_tokens)

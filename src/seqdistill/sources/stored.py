@@ -12,6 +12,7 @@ from seqdistill.core.errors import DataError
 from seqdistill.core.origins import Origin
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.collating import Collator
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import PromptCompletions
 from seqdistill.sources.source import CompletionSource, SequenceSource
@@ -88,7 +89,7 @@ class StoredCompletions(CompletionSource):
 
 def with_teacher_targets(
     examples: Sequence[EncodedExample], outputs: Iterable[tuple[str, Targets]]
-) -> list[EncodedExample]:
+) -> EncodedDataset:
     """The examples with the teacher's outputs as targets: sequence-level distillation's data.
 
     `outputs` are each example's id with the token ids of its outputs, in the order of the examples
@@ -106,7 +107,7 @@ def with_teacher_targets(
             num_left_out += not targets
             yield from (example.answered(target) for target in targets)
 
-    written = list(answered())
+    written = EncodedDataset.of(answered())
     if not written:
         raise DataError(
             "The teacher's corpus must hold outputs for the training data, but for none of its "

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,6 @@ from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError, StaleCorpusError
 from seqdistill.core.head import Head
 from seqdistill.core.scores import DenseScores, TeacherScores
-from seqdistill.core.source import bytes_of
 from seqdistill.data.encoding import EncodedExample, Kind
 from seqdistill.records.fingerprint import of_file
 
@@ -73,18 +72,6 @@ class StatesRecord:
 def part_names(num_examples: int) -> list[str]:
     """The files of so many examples."""
     return [f"states-{index:05d}.npy" for index in range(-(-num_examples // PART_EXAMPLES))]
-
-
-def fingerprint_encoded(examples: Iterable[EncodedExample]) -> str:
-    """A sha256 in hex over ids, source ids, target ids and what counts, in their order."""
-    digest = hashlib.sha256()
-    for e in examples:
-        spans = [place for span in e.counted_spans for place in span]
-        source = bytes_of(e.source_ids if e.source is None else e.source)
-        name = e.id.encode("utf-8", "surrogatepass")
-        for content in (name, source, bytes_of(e.target_ids), bytes_of(spans)):
-            digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()
 
 
 def is_finished(folder: Path) -> bool:

@@ -1,0 +1,148 @@
+"""Where read and tokenized data are kept between runs: Arrow files under the name of their content.
+
+A file is whole or absent, and is read only when its checksum is right: what was damaged is made
+again. Any of it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import xxhash
+from filelock import FileLock
+
+from seqdistill.core.errors import DataError
+from seqdistill.data.tables import Notes, Stored, add_notes, in_memory
+from seqdistill.records.atomic import new_file, write_json
+from seqdistill.records.fingerprint import of_file, of_settings
+
+_LOG = logging.getLogger(__name__)
+FOLDER_VARIABLE = "SEQDISTILL_CACHE"
+"""The environment variable that names the folder of the cache."""
+CACHED_FROM_BYTES = 4 * 2**20
+"""Smaller data stay in memory: making them again takes a second."""
+_LARGE_FILE = 64 * 2**20
+"""Smaller files are read in a blink."""
+_SETTLED_SECONDS = 2.0
+"""A file written a moment ago may be written again without a new time of change."""
+VERSION = 1
+"""Of what is in the files: another version finds none of the older ones."""
+
+
+def cache_folder() -> Path:
+    """`$SEQDISTILL_CACHE`, else `seqdistill` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdistill"
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes; a large file that is as it was is read once for all runs.
+
+    As it was is one at the same place, of the same size and with the same times of change.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return of_file(path)  # says what is wrong
+    if found.st_size < _LARGE_FILE or time.time() - found.st_ctime < _SETTLED_SECONDS:
+        return of_file(path)
+    known_by = [os.path.realpath(path), found.st_ino, found.st_size]
+    known_by += [found.st_mtime_ns, found.st_ctime_ns]
+    note = cache_folder() / "files" / f"{of_settings(known_by)[:32]}.json"
+    try:
+        return str(json.loads(note.read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        digest = of_file(path)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is reported by `stored`
+        write_json(note, {"file": str(path), "sha256": digest})
+    return digest
+
+
+def stored(
+    name: str,
+    key: Callable[[], object],
+    make: Callable[[], Iterable[tuple[Any, Notes]]],
+    schema: Any,
+    *,
+    num_bytes: int,
+) -> Stored:
+    """The batches that `make` makes, or those that it once made under the same `key`.
+
+    `num_bytes` is about what they take: little is kept in memory alone. While one process makes
+    them, others wait for it. Raises DataError where the cache cannot be written.
+    """
+    if num_bytes < CACHED_FROM_BYTES:
+        return in_memory(make())
+    path = cache_folder() / name / f"{of_settings([VERSION, key()])[:32]}.arrow"
+    if (found := _opened(path)) is not None:
+        return found
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock")).acquire()
+    except OSError as error:
+        raise DataError(
+            f"The cache of read and tokenized data must be in a folder that can be written, found: "
+            f"{error}; set the environment variable {FOLDER_VARIABLE} to another folder"
+        ) from error
+    with lock:
+        if (found := _opened(path)) is None:
+            for left in path.parent.glob(f"{path.name}.partial-*"):  # of a process that was killed
+                left.unlink(missing_ok=True)
+            _write(path, make(), schema)
+            found = _opened(path)
+    assert found is not None, "what was just written is whole"
+    return found
+
+
+def _write(path: Path, batches: Iterable[tuple[Any, Notes]], schema: Any) -> None:
+    digest, notes = hashlib.sha256(), dict[str, int]()
+    with new_file(path) as aside:
+        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch, noted in batches:
+                digest.update(batch.serialize())
+                writer.write_batch(batch)
+                add_notes(notes, noted)
+        checksum = _checksum(aside)
+    facts = {"checksum": checksum, "fingerprint": digest.hexdigest(), "notes": notes}
+    write_json(_facts(path), facts)
+
+
+def _facts(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _checksum(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as stream:
+        while content := stream.read(2**22):
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _opened(path: Path) -> Stored | None:
+    """The whole file, mapped; None where there is none, or none that is whole."""
+    try:
+        facts = json.loads(_facts(path).read_bytes())
+        if facts["checksum"] != _checksum(path):
+            raise ValueError("another checksum")
+        with open(path, "rb") as stream:
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        reader = pa.ipc.open_file(pa.py_buffer(mapped))
+        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        return Stored(batches, str(facts["fingerprint"]), dict(facts["notes"]), mapped)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        _LOG.warning("%s is damaged (%s) and is made again", path, error)
+        return None

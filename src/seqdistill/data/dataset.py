@@ -1,0 +1,272 @@
+"""Encoded examples in Arrow with their lengths as arrays, and views of them that cost no copy.
+
+Jobs that need lengths read arrays; an example is made when it is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqdistill.core.errors import DataError
+from seqdistill.core.source import SourceInputs
+from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.tables import Stored, Table
+
+_LOG = logging.getLogger(__name__)
+Integers = npt.NDArray[np.int64]
+_IDS = pa.list_(pa.int32())
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """How many tokens each example has; of a source of another modality, its steps."""
+
+    source: Integers
+    target: Integers
+    counted: Integers
+    """Those that are learned: of the target and of earlier turns."""
+    prompt: Integers
+    """Those that are read where a target is to be written."""
+
+    def widths(self, kind: Kind) -> Integers:
+        """The longer side of an encoder-decoder example, the whole of a decoder-only one."""
+        if kind == "seq2seq":
+            return np.maximum(self.source, self.target)
+        return self.source + self.target
+
+    def at(self, indices: Integers) -> Lengths:
+        """The lengths of these examples."""
+        return Lengths(*(getattr(self, f.name)[indices] for f in dataclasses.fields(self)))
+
+
+class EncodedDataset(Table[EncodedExample]):
+    """Encoded examples in Arrow."""
+
+    schema = pa.schema(
+        {
+            "id": pa.string(),
+            "source": _IDS,
+            "target": _IDS,
+            "spans": _IDS,
+            "own_prompt": _IDS,
+            "extras": pa.map_(pa.string(), pa.float64()),
+            "inputs": pa.large_binary(),
+            "num_source": pa.int32(),
+            "counted": pa.int32(),
+        }
+    )
+    _lengths: Lengths | None = None
+
+    @classmethod
+    def columns_of(cls, items: Sequence[EncodedExample]) -> list[Sequence[object]]:
+        """Spans are stored as starts and stops in turn, other modalities as safetensors."""
+        return [
+            [e.id for e in items],
+            [e.source_ids for e in items],
+            [e.target_ids for e in items],
+            [[place for span in e.counted_spans for place in span] for e in items],
+            [e.own_prompt_ids for e in items],
+            [list(e.extras.items()) for e in items],
+            [None if e.source is None else e.source.to_bytes() for e in items],
+            [e.num_source for e in items],
+            [e.num_counted for e in items],
+        ]
+
+    def _read(self, batch: Any, place: int) -> EncodedExample:
+        name, source, target, spans, own_prompt, extras, inputs, *_ = (
+            column[place] for column in batch.columns
+        )
+        places = spans.as_py()
+        return EncodedExample(
+            name.as_py(),
+            _ids(source),
+            _ids(target),
+            tuple(zip(places[::2], places[1::2], strict=True)),
+            _ids(own_prompt) if own_prompt.is_valid else None,
+            dict(extras.as_py()),
+            SourceInputs.from_bytes(inputs.as_py()) if inputs.is_valid else None,
+        )
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether sources are token ids, and not of another modality."""
+        return all(
+            batch.column("inputs").null_count == len(batch) for batch in self._stored.batches
+        )
+
+    @property
+    def lengths(self) -> Lengths:
+        """The lengths of all examples, in order."""
+        if self._lengths is None:
+            stored = _stored_lengths(self._stored)
+            self._lengths = stored if self._rows is None else stored.at(self._rows)
+        return self._lengths
+
+    def select(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> EncodedDataset:
+        """The examples at these indices, in that order."""
+        chosen = super().select(indices)
+        if chosen is not self:
+            chosen._lengths = self.lengths.at(np.asarray(indices, dtype=np.int64))
+        return chosen
+
+    def reshaped(
+        self,
+        name: str,
+        edit: Callable[[EncodedExample], EncodedExample],
+        **lengths: Integers,
+    ) -> EncodedDataset:
+        """The examples as `edit` shows them, and the lengths that this changes."""
+        edited = self.edited(name, edit)
+        edited._lengths = dataclasses.replace(self.lengths, **lengths)
+        return edited
+
+    def answered(self, count: int) -> EncodedDataset:
+        """The first `count` examples that have a target."""
+        return self.select(np.flatnonzero(self.lengths.target)[:count])
+
+
+def _ids(scalar: Any) -> tuple[int, ...]:
+    return tuple(scalar.values.to_numpy().tolist())
+
+
+def _stored_lengths(stored: Stored) -> Lengths:
+    def lengths(name: str) -> Integers:
+        return _joined([pc.list_value_length(b.column(name)).fill_null(-1) for b in stored.batches])
+
+    def numbers(name: str) -> Integers:
+        return _joined([batch.column(name) for batch in stored.batches])
+
+    own, source, counted = lengths("own_prompt"), numbers("num_source"), numbers("counted")
+    found = Lengths(source, lengths("target"), counted, np.where(own < 0, source, own))
+    stored.release()
+    return found
+
+
+def _joined(arrays: Sequence[Any]) -> Integers:
+    parts = [array.to_numpy(zero_copy_only=False) for array in arrays]
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Examples that fit, and how many were longer than the limits and left out or cut."""
+
+    examples: EncodedDataset
+    num_too_long: int
+
+
+def with_placeholder_targets(
+    examples: Sequence[EncodedExample], *, max_tokens: int | None = None
+) -> EncodedDataset:
+    """The examples, those without a target with their source's tokens in its place.
+
+    At most `max_tokens` of them. For what needs a target of a likely length and does not care
+    what it says: comparing a converted model with the live one, timing a batch.
+    """
+    dataset = EncodedDataset.of(examples)
+    lengths = dataset.lengths
+    if lengths.target.all():
+        return dataset
+    added = np.where(lengths.target == 0, lengths.source if dataset.reads_text else 0, 0)
+    if max_tokens is not None:
+        added = np.minimum(added, max_tokens)
+    return dataset.reshaped(
+        f"placeholder targets {max_tokens}",
+        functools.partial(_with_placeholder, max_tokens=max_tokens),
+        target=lengths.target + added,
+        counted=lengths.counted + added,
+    )
+
+
+def _with_placeholder(example: EncodedExample, *, max_tokens: int | None) -> EncodedExample:
+    if example.target_ids:
+        return example
+    return dataclasses.replace(example, target_ids=example.source_ids[:max_tokens])
+
+
+def leave_out_long(
+    examples: Sequence[EncodedExample], *, max_source_tokens: int, max_target_tokens: int
+) -> Encoded:
+    """The examples within both limits, for training; the others are counted and logged.
+
+    Raises DataError when none is left.
+    """
+    dataset = EncodedDataset.of(examples)
+    lengths = dataset.lengths
+    fits = lengths.target <= max_target_tokens
+    if dataset.reads_text:
+        fits &= lengths.source <= max_source_tokens
+    num_too_long = len(dataset) - int(fits.sum())
+    if len(dataset) and not fits.any():
+        raise DataError(
+            f"Some examples must fit into {max_source_tokens} source and {max_target_tokens} "
+            f"target tokens, but all {len(dataset)} are longer; raise data.max_source_tokens and "
+            "data.max_target_tokens."
+        )
+    if num_too_long:
+        _LOG.warning("left out %d examples longer than the limits", num_too_long)
+    return Encoded(dataset.select(np.flatnonzero(fits)), num_too_long)
+
+
+def cut_unread_targets(
+    examples: Sequence[EncodedExample], *, max_target_tokens: int
+) -> EncodedDataset:
+    """Every example, its target cut to the limit: for trainings that learn from no such target.
+
+    There a target says how long an output may be, for planning batches, and leaves nothing out.
+    """
+    dataset = EncodedDataset.of(examples)
+    lengths = dataset.lengths
+    cut = np.minimum(lengths.target, max_target_tokens)
+    if np.array_equal(cut, lengths.target):
+        return dataset
+    return dataset.reshaped(
+        f"targets cut to {max_target_tokens}",
+        lambda e: dataclasses.replace(e, target_ids=e.target_ids[:max_target_tokens]),
+        target=cut,
+        counted=lengths.counted - lengths.target + cut,
+    )
+
+
+def cut_long_sources(
+    examples: Sequence[EncodedExample], *, max_source_tokens: int, kind: Kind
+) -> Encoded:
+    """Every example, for evaluation: long sources keep their first tokens and their end token.
+
+    Prompts of decoder-only models keep their last tokens instead, which lead into the completion;
+    earlier turns do not count in what is cut.
+    """
+    dataset = EncodedDataset.of(examples)
+    lengths = dataset.lengths
+    is_long = lengths.source > max_source_tokens
+    if not dataset.reads_text or not is_long.any():
+        return Encoded(dataset, 0)
+    _LOG.warning("cut %d sources to %d tokens", is_long.sum(), max_source_tokens)
+
+    def cut(example: EncodedExample) -> EncodedExample:
+        ids = example.source_ids
+        if len(ids) <= max_source_tokens:
+            return example
+        kept = ids[-max_source_tokens:]
+        if kind == "seq2seq":
+            kept = (*ids[: max_source_tokens - 1], ids[-1])
+        own = example.own_prompt_ids and example.own_prompt_ids[-max_source_tokens:]
+        return dataclasses.replace(example, source_ids=kept, counted_spans=(), own_prompt_ids=own)
+
+    shown = dataset.reshaped(
+        f"{kind} sources cut to {max_source_tokens}",
+        cut,
+        source=np.minimum(lengths.source, max_source_tokens),
+        counted=np.where(is_long, lengths.target, lengths.counted),
+        prompt=np.where(is_long, np.minimum(lengths.prompt, max_source_tokens), lengths.prompt),
+    )
+    return Encoded(shown, int(is_long.sum()))

@@ -1,0 +1,184 @@
+"""Rows in Arrow, in memory or mapped from a file, as a sequence of objects made when asked for.
+
+A table may be a selection of the stored rows, and may show them edited: both cost an index and no
+copy. What the rows mean is left to subclasses.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import hashlib
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, ClassVar, Generic, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+T = TypeVar("T")
+This = TypeVar("This", bound="Table[Any]")
+Notes = Mapping[str, int]
+"""How many rows something was noticed of, by what it was."""
+ROWS_PER_BATCH = 2048
+"""Every batch but the last has so many rows, however it was made: a row's place is a division."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Record batches of ROWS_PER_BATCH rows, their fingerprint, and what was noticed of them."""
+
+    batches: Sequence[Any]
+    fingerprint: str
+    notes: Notes
+    mapped: mmap.mmap | None = None
+
+    @functools.cached_property
+    def num_rows(self) -> int:
+        """How many rows all batches have."""
+        return sum(batch.num_rows for batch in self.batches)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the columns hold."""
+        return sum(int(batch.nbytes) for batch in self.batches)
+
+    def release(self) -> None:
+        """Takes the pages of a mapped file out of this process's memory; they stay readable."""
+        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def in_memory(batches: Iterable[tuple[Any, Notes]]) -> Stored:
+    """Batches kept in memory."""
+    kept, digest, notes = [], hashlib.sha256(), dict[str, int]()
+    for batch, noted in batches:
+        digest.update(batch.serialize())
+        kept.append(batch)
+        add_notes(notes, noted)
+    return Stored(kept, digest.hexdigest(), notes)
+
+
+def add_notes(notes: dict[str, int], more: Notes) -> None:
+    """Counts `more` into `notes`."""
+    for name, count in more.items():
+        notes[name] = notes.get(name, 0) + count
+
+
+class Table(Sequence[T], abc.ABC, Generic[T]):
+    """A sequence of rows; equal to any sequence of equal rows."""
+
+    schema: ClassVar[Any]
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        stored: Stored,
+        rows: npt.NDArray[np.int64] | None = None,
+        edits: tuple[tuple[str, Callable[[T], T]], ...] = (),
+    ) -> None:
+        self._stored, self._rows, self._edits = stored, rows, edits
+
+    @classmethod
+    @abc.abstractmethod
+    def columns_of(cls, items: Sequence[T]) -> list[Sequence[object]]:
+        """The values of each column of the schema, for these rows."""
+
+    @abc.abstractmethod
+    def _read(self, batch: Any, place: int) -> T:
+        """The row at a place of a record batch."""
+
+    @classmethod
+    def batch_of(cls, items: Sequence[T]) -> Any:
+        """The rows as one record batch."""
+        arrays = zip(cls.columns_of(items), cls.schema, strict=True)
+        return pa.record_batch(
+            [pa.array(values, field.type) for values, field in arrays], schema=cls.schema
+        )
+
+    @classmethod
+    def batches_of(cls, items: Iterable[T]) -> Iterator[tuple[Any, Notes]]:
+        """Rows, however many, as record batches."""
+        remaining = iter(items)
+        while chunk := list(islice(remaining, ROWS_PER_BATCH)):
+            yield cls.batch_of(chunk), {}
+
+    @classmethod
+    def of(cls: type[This], items: Iterable[Any]) -> This:
+        """The rows as a table in memory; a table stays what it is."""
+        return items if isinstance(items, cls) else cls(in_memory(cls.batches_of(items)))
+
+    @property
+    def notes(self) -> Notes:
+        """What was noticed when the stored rows were made."""
+        return self._stored.notes
+
+    @property
+    def num_bytes(self) -> int:
+        """About the size of these rows."""
+        return self._stored.num_bytes * len(self) // max(1, self._stored.num_rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 in hex: of equal tables that were made alike, in their order."""
+        found = self._stored.fingerprint
+        if self._rows is not None:
+            found = hashlib.sha256(found.encode() + self._rows.tobytes()).hexdigest()
+        for name, _ in self._edits:
+            found = hashlib.sha256(f"{found} {name}".encode()).hexdigest()
+        return found
+
+    def select(self: This, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> This:
+        """The rows at these indices, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        if len(chosen) == len(self) and np.array_equal(chosen, np.arange(len(self))):
+            return self
+        rows = chosen if self._rows is None else self._rows[chosen]
+        return type(self)(self._stored, rows, self._edits)
+
+    def edited(self: This, name: str, edit: Callable[[Any], Any]) -> This:
+        """The rows, each as `edit` shows it; `name` says what that is a function of."""
+        return type(self)(self._stored, self._rows, (*self._edits, (name, edit)))
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all rows, in order."""
+        columns = (batch.column("id").to_pylist() for batch in self._stored.batches)
+        every = [name for names in columns for name in names]
+        return every if self._rows is None else [every[row] for row in self._rows]
+
+    def __len__(self) -> int:
+        return self._stored.num_rows if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self: This, index: slice) -> This: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.select(np.arange(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        place = int(index) % len(self)
+        row = place if self._rows is None else int(self._rows[place])
+        item = self._read(self._stored.batches[row // ROWS_PER_BATCH], row % ROWS_PER_BATCH)
+        for _, edit in self._edits:
+            item = edit(item)
+        return item
+
+    def __iter__(self) -> Iterator[T]:
+        for index in range(len(self)):
+            yield self[index]
+            if index % ROWS_PER_BATCH == ROWS_PER_BATCH - 1:
+                self._stored.release()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({[*islice(self, 3)]!r}, {len(self):,} rows)"

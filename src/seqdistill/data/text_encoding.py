@@ -1,0 +1,355 @@
+"""Texts -> token ids: where a source is over, and where a target begins and ends.
+
+For encoder-decoder models the source and the target are what the tokenizer makes of the two texts,
+end token included. For decoder-only models prompt and answer are one text: its ids are split at the
+answer, and end with an end token. Nothing is padded here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tokenizers
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from seqdistill.core.errors import DataError, ModelError
+from seqdistill.core.version import __version__
+from seqdistill.data.cache import CACHED_FROM_BYTES, stored
+from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, converse
+from seqdistill.data.dataset import EncodedDataset
+from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.endings import end_ids, end_token_id
+from seqdistill.data.examples import Example, ExampleTable
+from seqdistill.data.tables import ROWS_PER_BATCH, Notes
+from seqdistill.data.tokenizing import MARK, TextTokenizer, Tokens
+from seqdistill.data.unread_keys import check_options, check_read
+from seqdistill.records.environment import usable_cores
+
+_LOG = logging.getLogger(__name__)
+
+
+def _closed(ids: list[int], end: int, special: frozenset[int]) -> tuple[int, ...]:
+    """The ids with an end token, unless it is among the special tokens that close them already.
+
+    mBART writes `X </s> en_XX`: a second end token there would be one that it has never seen.
+    """
+    for token_id in reversed(ids):
+        if token_id == end:
+            return tuple(ids)
+        if token_id not in special:
+            break
+    return (*ids, end)
+
+
+def _without_prefix(ids: list[int], prefix_ids: Sequence[int]) -> list[int]:
+    """What the tokenizer wrote after the tokens that the decoder is given anyway."""
+    return ids[len(prefix_ids) :] if ids[: len(prefix_ids)] == [*prefix_ids] else ids
+
+
+class _Seq2SeqEncoder:
+    """Encodes for one encoder-decoder."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prefix_ids: Sequence[int]) -> None:
+        self._end, self._special = end_token_id(tokenizer), frozenset(tokenizer.all_special_ids)
+        self._has_no_target_language = getattr(tokenizer, "tgt_lang", "") is None
+        self._prefix_ids = prefix_ids
+        self._texts = TextTokenizer(tokenizer)
+
+    def __call__(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        sources = self._texts.ids([example.source for example in examples])
+        targets = sources
+        if any(example.target is not None for example in examples):
+            if self._has_no_target_language:
+                raise ModelError(
+                    "A multilingual tokenizer must know the language of the targets, but its "
+                    "tgt_lang is None, which would be taken for the source's; set it."
+                )
+            targets = self._texts.ids([e.target or "" for e in examples], as_targets=True)
+        return [
+            EncodedExample(
+                example.id,
+                self._closed(source),
+                () if example.target is None else self._closed(self._without_prefix(target)),
+                extras=example.extras,
+            )
+            for example, source, target in zip(examples, sources, targets, strict=True)
+        ]
+
+    def notes(self) -> Notes:
+        """What was noticed since this was last asked."""
+        return self._texts.notes()
+
+    def _closed(self, ids: list[int]) -> tuple[int, ...]:
+        """The ids with an end token, unless it is among the special tokens that close them already.
+
+        mBART writes `X </s> en_XX`: a second end token there would be one that it has never seen.
+        """
+        for token_id in reversed(ids):
+            if token_id == self._end:
+                return tuple(ids)
+            if token_id not in self._special:
+                break
+        return (*ids, self._end)
+
+    def _without_prefix(self, ids: list[int]) -> list[int]:
+        """What the tokenizer wrote after the tokens that the decoder is given anyway."""
+        length = len(self._prefix_ids)
+        return ids[length:] if ids[:length] == [*self._prefix_ids] else ids
+
+
+class _CausalEncoder:
+    """Encodes for one decoder-only model."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, chat: ChatSettings, ends: Sequence[int]
+    ) -> None:
+        self._tokenizer, self._chat = tokenizer, chat
+        self._texts = TextTokenizer(tokenizer, ends)
+        self._end, self._ends = end_token_id(tokenizer), frozenset(ends)
+        self._noted: Counter[str] = Counter()
+
+    def __call__(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        plain = iter(self._plain([e for e in examples if e.messages is None]))
+        encoded = (
+            next(plain) if example.messages is None else self._conversation(example)
+            for example in examples
+        )
+        return [
+            dataclasses.replace(one, extras=example.extras) if example.extras else one
+            for one, example in zip(encoded, examples, strict=True)
+        ]
+
+    def notes(self) -> Notes:
+        """What was noticed since this was last asked."""
+        found = {**self._noted, **self._texts.notes()}
+        self._noted.clear()
+        return found
+
+    def _plain(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        prompts = self._texts.ids([example.source for example in examples])
+        for prompt in prompts:
+            while len(prompt) > 1 and prompt[-1] == self._end:
+                prompt.pop()  # some tokenizers close every text; a prompt is still open
+        answered = [example for example in examples if example.target is not None]
+        self._texts.note(example.target or "" for example in answered)
+        wholes = self._texts.plain([e.source + (e.target or "") for e in answered])
+        return [
+            EncodedExample(example.id, tuple(prompt), ())
+            if example.target is None
+            else self._completion(example, next(wholes), tuple(prompt))
+            for example, prompt in zip(examples, prompts, strict=True)
+        ]
+
+    def _completion(
+        self, example: Example, whole: Tokens, prompt_ids: tuple[int, ...]
+    ) -> EncodedExample:
+        first = whole.first_from(len(example.source))
+        ids = list(whole.ids[first:])
+        while ids and ids[-1] == self._end:
+            ids.pop()
+        return self._split(example.id, whole, first, (*ids, self._end), prompt_ids)
+
+    def _conversation(self, example: Example) -> EncodedExample:
+        found = converse(example, self._tokenizer, self._texts, self._chat)
+        prompt = self._texts.rendered(found.prompt, is_spelled=found.is_spelled)
+        if example.answer is None:
+            return EncodedExample(example.id, prompt.ids, ())
+        whole = self._texts.rendered(found.whole, is_spelled=found.is_spelled)
+        self._noted["composed"] += found.is_composed
+        self._noted["unseen"] += found.num_unseen
+        self._noted["calls alone"] += found.is_call_alone
+        start, stop = found.answer
+        first = whole.first_from(start)
+        closing = next(
+            (
+                i
+                for i in range(whole.first_from(stop), len(whole.ids))
+                if whole.ids[i] in self._ends
+            ),
+            None,
+        )
+        if closing is None:  # the template closes turns with text, or not at all
+            over = len(found.whole.rstrip("\n"))
+            target = (*whole.ids[first : whole.first_from(over)], self._end)
+        else:
+            target = whole.ids[first : closing + 1]
+        spans = tuple(self._span(found.whole, whole, span) for span in found.earlier)
+        encoded = self._split(example.id, whole, first, target, prompt.ids)
+        kept = tuple((a, b) for a, b in spans if a < b <= first)
+        return dataclasses.replace(encoded, counted_spans=kept)
+
+    def _span(self, text: str, whole: Tokens, span: tuple[int, int]) -> tuple[int, int]:
+        """The tokens of an earlier turn with the mark that ends it, where one follows."""
+        start, stop = (whole.first_from(place) for place in span)
+        blanks = len(text) - len(text[span[1] :].lstrip())
+        closing = whole.first_from(blanks)
+        if closing < len(whole.ids) and whole.ids[closing] in self._ends:
+            stop = closing + 1
+        return max(1, start), stop  # nothing foretells the first token of all
+
+    def _split(
+        self,
+        example_id: str,
+        whole: Tokens,
+        first: int,
+        target: tuple[int, ...],
+        prompt_ids: tuple[int, ...],
+    ) -> EncodedExample:
+        source = whole.ids[:first]
+        if source == prompt_ids:
+            return EncodedExample(example_id, source, target)
+        self._noted["across"] += 1
+        return EncodedExample(example_id, source, target, (), prompt_ids)
+
+
+_NOTED = {
+    "across": "%d prompts end otherwise alone than before their answers, as a token lies across "
+    "the border (a blank at a prompt's end, perhaps) or the chat template opens an answer "
+    "otherwise than it shows one: learned as in the whole text, generated from the prompt alone",
+    "composed": "the chat template drops a part of %d answers (a thought, perhaps): they are "
+    "learned as they stand after the prompt",
+    "calls alone": "the chat template drops what %d answers say beside their calls: the calls "
+    "alone are learned",
+    "unseen": "%d earlier turns of the assistant are not found in the rendered conversations: they "
+    "do not count",
+}
+
+
+def _log(notes: Notes) -> None:
+    marks = {name: count for name, count in notes.items() if name.startswith(MARK)}
+    if marks:
+        _LOG.warning(
+            "%d texts hold marks of the model such as %r: they are read as text",
+            sum(marks.values()),
+            next(iter(marks)).removeprefix(MARK),
+        )
+    for name, sentence in _NOTED.items():
+        if notes.get(name):
+            _LOG.warning(sentence, notes[name])
+
+
+_Encoder = _Seq2SeqEncoder | _CausalEncoder
+_MOST_PROCESSES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tokenizing:
+    """One table's tokenization, which processes that are forked from this one share."""
+
+    examples: ExampleTable
+    encoder: _Encoder
+
+    def batch(self, start: int) -> tuple[Any, Notes]:
+        """The encoded rows of one batch."""
+        rows = list(self.examples[start : start + ROWS_PER_BATCH])
+        return EncodedDataset.batch_of(self.encoder(rows)), self.encoder.notes()
+
+    def batches(self) -> Iterator[tuple[Any, Notes]]:
+        """All batches, by as many processes as the data are worth."""
+        starts = range(0, len(self.examples), ROWS_PER_BATCH)
+        num_processes = min(len(starts), usable_cores(), _MOST_PROCESSES)
+        is_large = self.examples.num_bytes >= CACHED_FROM_BYTES
+        if num_processes < 2 or not is_large or not sys.platform.startswith("linux"):
+            yield from map(self.batch, starts)
+            return
+        # Forked, so that models, tokenizer and rows are shared and a caller's script runs once.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which no child uses
+            pool = multiprocessing.get_context("fork").Pool(num_processes, _begin_work, (self,))
+        with pool:
+            yield from pool.imap(_work, starts)
+
+
+_working: _Tokenizing | None = None
+
+
+def _begin_work(tokenizing: _Tokenizing) -> None:
+    global _working
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _working = tokenizing
+
+
+def _work(start: int) -> tuple[Any, Notes]:
+    assert _working is not None
+    return _working.batch(start)
+
+
+def _described(tokenizer: PreTrainedTokenizerBase) -> object:
+    """All of a tokenizer that decides ids, as JSON."""
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        rules = {**backend, "truncation": None, "padding": None}  # states of the last call
+    else:
+        rules = {"vocabulary": tokenizer.get_vocab(), "options": repr(tokenizer)}
+    return [
+        type(tokenizer).__name__,
+        rules,
+        tokenizer.chat_template,
+        {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        [str(getattr(tokenizer, name, None)) for name in ("src_lang", "tgt_lang")],
+        [transformers.__version__, tokenizers.__version__, __version__],
+    ]
+
+
+def encode(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    chat: ChatSettings = PLAIN_CHAT,
+    *,
+    prefix_ids: Sequence[int] = (),
+    declared_ends: int | Sequence[int] | None = None,
+) -> EncodedDataset:
+    """Token ids of every example, in order; `chat` says how conversations are rendered.
+
+    Many examples are tokenized once, by several processes, and kept in the cache.
+
+    `prefix_ids` are those that the model's decoder is given after its start token: targets that
+    the tokenizer begins with them (a language code, <s>) lose them. `declared_ends` are what the
+    model's generation config says that sequences end with: where one closes a turn it is learned.
+
+    Of decoder-only models source and target together are the ids of the whole text, prompt and
+    answer as they stand (a blank between them is the user's), up to the answer's end. A token that
+    lies across the border belongs to the answer; then `prompt_ids` are those of the prompt alone.
+    """
+    table = ExampleTable.of(examples)
+    if not table:
+        return EncodedDataset.of([])
+    ends: tuple[int, ...] = ()
+    encoder: _Encoder
+    if kind == "causal":
+        ends = end_ids(tokenizer, declared_ends)
+        encoder = _CausalEncoder(tokenizer, chat, ends)
+        if table.has_chats:
+            check_options(tokenizer, chat)
+    elif table.has_chats:
+        raise DataError(
+            "Rows with messages (or with columns system, tools or reasoning_content) are for "
+            "decoder-only models, but the model is an encoder-decoder; give source and target "
+            "columns, or name what can be left out in data.ignore_columns."
+        )
+    else:
+        encoder = _Seq2SeqEncoder(tokenizer, prefix_ids)
+
+    def make() -> Iterator[tuple[Any, Notes]]:
+        if table.has_chats and tokenizer.chat_template is not None:
+            check_read(table, tokenizer, chat)
+        return _Tokenizing(table, encoder).batches()
+
+    def key() -> object:
+        settings = [kind, chat.template_options, chat.assistant_turns, prefix_ids, ends]
+        return [table.fingerprint, _described(tokenizer), *settings]
+
+    found = stored("tokenized", key, make, EncodedDataset.schema, num_bytes=table.num_bytes)
+    _log(found.notes)
+    return EncodedDataset(found)
