@@ -19,7 +19,10 @@ from seqdistill.recipe import json_schema, load_recipe, schema
 
 from .code_blocks import ROOT
 
-PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+PAGES = [
+    ROOT / "docs" / "how-to" / f"{family}.md"
+    for family in ("divergence", "metric", "reward", "token-weight")
+]
 _FILE = re.compile(r"^```\w+ file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FAMILIES = (DIVERGENCES, METRICS, REWARDS, TOKEN_WEIGHTS)
 

@@ -32,6 +32,7 @@ from seqdistill.recipe.stages import stage_presets
 from seqdistill.sources.completions import Completion, PromptCompletions
 from seqdistill.sources.rollout_batches import OnCompletions
 from seqdistill.sources.source import SequenceSource
+from seqdistill.training.prefetching import PrefetchedSource
 
 UPDATES = 3
 
@@ -109,6 +110,7 @@ class Spy:
     def __init__(self) -> None:
         self.updates: list[Update] = []
         self._written: list[Completion] = []
+        self._stored: dict[str, Completion] = {}
         self._model: PreTrainedModel | None = None
 
     def build_source(
@@ -131,16 +133,14 @@ class Spy:
         source = _BUILD_SOURCE(prepared, examples, on_completions=heard, **places)
         if not rolls_out:
             who: Origin = "teacher" if prepared.recipe.sequences.decoded_by_teacher else "reference"
-            known = {one.id: one for one in examples}
-            next_batch = source.next_batch
-
-            def told() -> SequenceBatch:
-                batch = next_batch()
-                self._written += [Completion(known[name], who) for name in batch.example_ids]
-                return batch
-
-            source.next_batch = told  # type: ignore[method-assign]
+            self._stored = {one.id: Completion(one, who) for one in examples}
         return source
+
+    def handed_out(self, source: PrefetchedSource) -> SequenceBatch:
+        """The next batch of stored sequences, as training gets it."""
+        batch = _NEXT_BATCH(source)
+        self._written += [self._stored[name] for name in batch.example_ids]
+        return batch
 
     def before_step(self, *_: Any) -> None:
         """Keeps what the optimizer is about to see."""
@@ -157,13 +157,14 @@ class Spy:
         self._written = []
 
 
-_BUILD_SOURCE = build_source
+_BUILD_SOURCE, _NEXT_BATCH = build_source, PrefetchedSource.next_batch
 
 
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spy]:
     spying = Spy()
     monkeypatch.setattr(training, "build_source", spying.build_source)
+    monkeypatch.setattr(PrefetchedSource, "next_batch", lambda source: spying.handed_out(source))
     handle = register_optimizer_step_pre_hook(spying.before_step)
     yield spying
     handle.remove()

@@ -60,7 +60,7 @@ def rewarded_by(folder: Path, function: str, *overrides: str) -> Recipe:
     ("function", "message"),
     [
         ("own_rewards:looks_up", r"raised KeyError: .* at \S+own_rewards.py:9; fix the function"),
-        ("own_rewards:too_few", "one number for each of the 4 completions, found 1"),
+        ("own_rewards:too_few", "one number for each of the 4 outputs, found 1"),
         ("own_rewards:infinite", "must be finite, found inf"),
         ("own_rewards:lnog", "Did you mean 'long'"),
     ],
