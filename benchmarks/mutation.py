@@ -1,0 +1,249 @@
+"""How many faults the tests notice: small changes to the code that decides numbers, one at a time.
+
+    python benchmarks/mutation.py docs/results/mutation.json [--each N] [--seed S] [--only NAME]
+
+A mutant is a module with one change: a comparison or an operator replaced by its neighbour, a number
+by the next, a condition negated, an argument of a call left out, a statement dropped. A seeded draw of
+them is tried per module. Each runs the module's own tests in a forked process whose libraries are
+loaded already; a mutant is killed when a test fails or time runs out. Lines that only word an error
+and annotations are not changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src"
+# What is changed, and the tests that are asked: those of its own package and of whole updates.
+SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "objectives": (
+        (
+            "objectives/divergences.py",
+            "objectives/adaptive_divergences.py",
+            "objectives/manual_gradients.py",
+            "objectives/chunked_loss.py",
+            "objectives/chunked_head.py",
+            "objectives/fused.py",
+            "objectives/interpolation.py",
+            "objectives/objective.py",
+        ),
+        ("tests/objectives", "tests/jobs/test_built_objectives.py"),
+    ),
+    "reduction": (("objectives/reduction.py", "core/token_sum.py"), ("tests/objectives", "tests/core")),
+    "weights": (("objectives/token_weights.py",), ("tests/objectives", "tests/sources/test_baselines.py")),
+    "encoding": (
+        ("data/text_encoding.py", "data/tokenizing.py"),
+        ("tests/data", "tests/jobs/test_chats.py"),
+    ),
+    "collator": (("data/collating.py", "data/batching.py"), ("tests/data", "tests/sources")),
+}
+_SECONDS = 240
+_NEIGHBOURS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.MatMult: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
+
+
+def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
+    """Every change that can be made: number of the node, which of its changes, and words for it."""
+    silent = _silent(tree)
+    for number, node in enumerate(ast.walk(tree)):
+        if number in silent:
+            continue
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in _NEIGHBOURS:
+            yield number, 0, f"line {line}: {type(node.op).__name__}"
+        elif isinstance(node, ast.Compare) and type(node.ops[0]) in _NEIGHBOURS:
+            yield number, 0, f"line {line}: {type(node.ops[0]).__name__}"
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
+            yield number, 0, f"line {line}: {node.value!r}"
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not | ast.Invert):
+            yield number, 0, f"line {line}: {type(node.op).__name__} dropped"
+        elif isinstance(node, ast.If | ast.IfExp | ast.While):
+            yield number, 0, f"line {line}: condition negated"
+        elif isinstance(node, ast.Call):
+            for index, keyword in enumerate(node.keywords):
+                if keyword.arg is not None:
+                    yield number, index, f"line {line}: {keyword.arg}= left out"
+        elif isinstance(node, ast.AugAssign) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        ):
+            yield number, 0, f"line {line}: statement dropped"
+
+
+def _silent(tree: ast.Module) -> set[int]:
+    """The numbers of nodes that decide nothing: annotations, messages, checks of types."""
+    numbers = {id(node): number for number, node in enumerate(ast.walk(tree))}
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        quiet: list[ast.AST] = []
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            quiet.append(node.annotation)
+        if isinstance(node, ast.FunctionDef):
+            quiet += [*node.decorator_list, *([node.returns] if node.returns else [])]
+        if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
+            quiet.append(node)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("_LOG.", "warnings.")):
+            quiet.append(node)
+        found |= {numbers[id(inner)] for outer in quiet for inner in ast.walk(outer)}
+    return found
+
+
+def mutated(tree: ast.Module, number: int, which: int) -> ast.Module:
+    """A copy of the tree with that change."""
+    changed = copy.deepcopy(tree)
+    node = next(node for place, node in enumerate(ast.walk(changed)) if place == number)
+    if isinstance(node, ast.BinOp | ast.BoolOp):
+        node.op = _NEIGHBOURS[type(node.op)]()  # type: ignore[assignment]
+    elif isinstance(node, ast.Compare):
+        node.ops[0] = _NEIGHBOURS[type(node.ops[0])]()  # type: ignore[call-overload]
+    elif isinstance(node, ast.Constant):
+        value = node.value
+        node.value = not value if isinstance(value, bool) else value + 1  # type: ignore[operator]
+    elif isinstance(node, ast.UnaryOp):
+        node.op = ast.UAdd() if isinstance(node.op, ast.USub) else node.op
+        if not isinstance(node.op, ast.UAdd):
+            _replace(changed, node, node.operand)
+    elif isinstance(node, ast.If | ast.IfExp | ast.While):
+        node.test = ast.UnaryOp(ast.Not(), node.test)
+    elif isinstance(node, ast.Call):
+        del node.keywords[which]
+    else:
+        _replace(changed, node, ast.Pass())
+    return ast.fix_missing_locations(changed)
+
+
+def _replace(tree: ast.AST, old: ast.AST, new: ast.AST) -> None:
+    for parent in ast.walk(tree):
+        for name, value in ast.iter_fields(parent):
+            if value is old:
+                setattr(parent, name, new)
+            elif isinstance(value, list) and any(item is old for item in value):
+                setattr(parent, name, [new if item is old else item for item in value])
+
+
+class _Mutant(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module from its changed tree."""
+
+    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
+        self._name, self._path, self._tree = name, path, tree
+
+    def find_spec(
+        self, name: str, path: object, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self._name:
+            return None
+        return importlib.util.spec_from_file_location(name, self._path, loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self._tree, str(self._path), "exec"), module.__dict__)
+
+
+def survives(module: str, tree: ast.Module, tests: Sequence[str], log: Path) -> bool:
+    """Whether all tests pass with the changed module, in a process of its own."""
+    started, child = time.monotonic(), os.fork()
+    if child == 0:
+        with log.open("w") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        name = "seqdistill." + module.removesuffix(".py").replace("/", ".")
+        sys.meta_path.insert(0, _Mutant(name, SOURCE / "seqdistill" / module, tree))
+        import pytest
+
+        os._exit(int(pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])))
+    while time.monotonic() - started < _SECONDS:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def main() -> None:
+    """Tries the mutants and writes what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--each", type=int, default=40, help="mutants of each subject")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=sorted(SUBJECTS))
+    given = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path[:0] = [str(ROOT), str(SOURCE)]
+    import ctranslate2  # noqa: F401  (loaded once, for all forks)
+    import scipy.stats  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    torch.set_num_threads(1)
+    found: dict[str, object] = {}
+    for subject, (modules, tests) in SUBJECTS.items():
+        if given.only not in (None, subject):
+            continue
+        every = []
+        for module in modules:
+            tree = ast.parse((SOURCE / "seqdistill" / module).read_text("utf-8"))
+            every += [(module, tree, place) for place in places(tree)]
+        chosen = random.Random(given.seed).sample(every, min(given.each, len(every)))
+
+        def tried(
+            one: tuple[str, ast.Module, tuple[int, int, str]], tests: Sequence[str] = tests
+        ) -> str | None:
+            module, tree, (number, which, words) = one
+            log = Path(f"/tmp/mutant-{os.getpid()}-{number}-{which}.log")
+            alive = survives(module, mutated(tree, number, which), tests, log)
+            log.unlink(missing_ok=True)
+            return f"{module} {words}" if alive else None
+
+        with ThreadPoolExecutor(2) as pool:
+            alive = [words for words in pool.map(tried, chosen) if words is not None]
+        score = 1 - len(alive) / len(chosen)
+        found[subject] = {
+            "places": len(every),
+            "tried": len(chosen),
+            "killed": len(chosen) - len(alive),
+            "score": round(score, 3),
+            "survivors": sorted(alive),
+        }
+        print(subject, found[subject], flush=True)
+        given.output.write_text(json.dumps({"seed": given.seed, **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
