@@ -21,7 +21,7 @@ demo: $(STAMP)  ## distil the bundled translator: eight to twenty minutes on two
 	$(BIN)/seqdistill demo $(ARGS)
 
 test: $(STAMP)  ## all unit tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
