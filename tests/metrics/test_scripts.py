@@ -185,11 +185,6 @@ def test_a_known_language_decides_before_the_script(language: str | None, expect
     assert units_of(["OK"], language=language).bleu_tokenizer == expected
 
 
-def test_a_tokenizer_that_is_given_is_kept() -> None:
-    assert units_of(["我今天去北京"], tokenizer="char", language="zh").bleu_tokenizer == "char"
-    assert units_of(["我今天去北京"], tokenizer="13a") == Units("13a", unspaced=True)
-
-
 def test_german_with_a_foreign_name_has_spaces_and_a_chinese_text_with_a_kana_is_chinese() -> None:
     german = ["Der Ort heißt 東京 und liegt in Japan.", "Er ist sehr groß und sehr alt."]
     assert units_of(german) == Units()

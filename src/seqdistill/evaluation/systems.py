@@ -19,7 +19,7 @@ from seqdistill.data.collating import Collator
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
-from seqdistill.evaluation.calculated import calculated
+from seqdistill.evaluation.calculator import calculated
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
 from seqdistill.evaluation.sampled import SampledOutputs, sampled_outputs, sampled_scores
 from seqdistill.evaluation.settings import EvaluationSettings
