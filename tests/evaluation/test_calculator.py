@@ -225,5 +225,5 @@ def test_the_outputs_with_a_calculator_are_scored(monkeypatch: pytest.MonkeyPatc
     assert (score.value, score.low is None, found.corrections_per_output) == (50.0, False, 0.5)
     unasked = dataclasses.replace(ASKED, calculator=False)
     assert calculated(*given, unasked, kind="seq2seq") is None
-    with pytest.raises(RecipeError, match="evaluation.calculator"):
+    with pytest.raises(RecipeError, match="calculator must be left out"):
         calculated(*given, ASKED, kind="seq2seq")

@@ -17,8 +17,7 @@ from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import declare_ends, facts_of, writing_below
-from seqdistill.generation.sampling import TransformersSampler
-from seqdistill.generation.teacher_mixed import TeacherMixedSampler
+from seqdistill.generation.sampling import TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import Kind
 from seqdistill.models.vocabulary import check_ends

@@ -23,8 +23,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import pair_facts
-from seqdistill.generation.sampling import Sampler, TransformersSampler
-from seqdistill.generation.teacher_mixed import TeacherMixedSampler
+from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.verified_pairs import reach_of
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
