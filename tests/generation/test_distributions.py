@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from seqdistill.core.errors import ModelError
-from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.model_facts import facts_of, writing_below
 from seqdistill.generation.sampling import Sampler, TransformersSampler
@@ -41,15 +40,9 @@ def sampler(engine: str, tiny: Tiny, decoding: Decoding, vocab_size: int | None)
         return TransformersSampler(
             tiny.model, tiny.tokenizer, kind=tiny.kind, decoding=decoding, vocab_size=vocab_size
         )
-    return CTranslate2Sampler(
-        tiny.model,
-        tiny.tokenizer,
-        kind=tiny.kind,
-        decoding=decoding,
-        vocab_size=vocab_size,
-        verify_on=tiny.verify_on,
-        threads=1,
-    )
+    fast = generator(engine, tiny, vocab_size)
+    assert isinstance(fast, CTranslate2Generator)
+    return CTranslate2Sampler(tiny.model, fast, decoding)
 
 
 def generator(engine: str, tiny: Tiny, vocab_size: int | None) -> SequenceGenerator:

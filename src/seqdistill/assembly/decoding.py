@@ -15,7 +15,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
-from seqdistill.generation.verified_pairs import reach_of
+from seqdistill.generation.verification import reach_of
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.sequences_schema import DecodingSection
 

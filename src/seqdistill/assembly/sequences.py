@@ -20,11 +20,11 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.dataset import EncodedDataset, leave_out_long, with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
-from seqdistill.generation.verified_pairs import reach_of
+from seqdistill.generation.verification import reach_of
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import RolloutsSection, StudentFraction
@@ -185,13 +185,16 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     fast = made_by_ctranslate2(
         lambda: CTranslate2Sampler(
             student.model,
-            student.tokenizer,
-            kind=student.kind,
-            decoding=decoding,
-            verify_on=_verified_on(examples, section.max_new_tokens),
-            reach=reach_of(examples, section.max_new_tokens),
-            vocab_size=vocab_size,
-            threads=recipe.training.threads,
+            CTranslate2Generator(
+                student.model,
+                student.tokenizer,
+                kind=student.kind,
+                verify_on=_verified_on(examples, section.max_new_tokens),
+                reach=reach_of(examples, section.max_new_tokens),
+                vocab_size=vocab_size,
+                threads=recipe.training.threads,
+            ),
+            decoding,
         ),
         engine=section.engine,
         engine_key="sequences.rollouts.engine",

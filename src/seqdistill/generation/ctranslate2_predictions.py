@@ -18,7 +18,7 @@ from seqdistill.core.errors import EngineError
 from seqdistill.generation.conversion import ConvertedModel, as_engine_error
 from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.generation.scoring import IdPair, Prediction, predictions_of
-from seqdistill.generation.verified_pairs import MAX_SHORT
+from seqdistill.generation.verification import MAX_SHORT
 
 # Logits of sentences that are compared together: 2 ** 26 fp32 values are 256 MiB.
 _MAX_LOGITS = 2**26
