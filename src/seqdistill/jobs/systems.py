@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqdistill.assembly.data import collator_for, encode_for_evaluation
-from seqdistill.assembly.decoding import TRANSFORMERS, build_generator, engine_name
+from seqdistill.assembly.decoding import (
+    TRANSFORMERS,
+    build_generator,
+    engine_name,
+    evaluation_engine,
+)
 from seqdistill.assembly.models import (
     build_student,
     evaluation_placement,
@@ -195,10 +200,7 @@ def _with_generator(
     encoded = encode_for_evaluation(examples, pair, recipe.data).examples
     generator = build_generator(
         pair,
-        engine=recipe.evaluation.engine,
-        engine_key="evaluation.engine",
-        compute_type=recipe.evaluation.compute_type,
-        threads=recipe.training.threads,
+        evaluation_engine(recipe),
         examples=encoded,
         max_new_tokens=recipe.evaluation.max_new_tokens,
     )

@@ -19,13 +19,12 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from seqdistill.assembly.data import collator_for
-from seqdistill.assembly.decoding import engine_name, generator_factory
+from seqdistill.assembly.decoding import engine_name, evaluation_engine, generator_factory
 from seqdistill.assembly.models import without_trust
-from seqdistill.assembly.objective import build_objective
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.pruning import pruning_facts, warn_of_zeros
-from seqdistill.assembly.scoring import build_scoring
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
+from seqdistill.assembly.teachers import build_teacher_scores
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
@@ -149,7 +148,8 @@ def train_as_only_writer(
     inputs = inputs_of(recipe) if accelerator.is_main_process else {}
     if started:
         check_inputs(run, inputs)
-    _apply_threads(recipe)
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
     prepared = prepare(recipe)
     if started:
         prepared = _as_begun(prepared, run)
@@ -165,7 +165,7 @@ def train_as_only_writer(
     labelled = time.perf_counter()
     examples, facts = training_sequences(prepared, progress)
     kept = time.perf_counter()
-    teacher = build_scoring(prepared, examples, accelerator.device, progress)
+    teacher = build_teacher_scores(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
         inputs |= sequences_of(train=examples, dev=prepared.dev)
         if started:
@@ -184,7 +184,8 @@ def train_as_only_writer(
         if recipe.teacher.cache_hidden_states != "none":
             add_timings(run, [timing("teacher's states", time.perf_counter() - kept)])
     accelerator.wait_for_everyone()
-    with _step(run, "training", accelerator):
+    writes = accelerator.is_main_process
+    with timed(run, "training") if writes else contextlib.nullcontext():
         result = _train(
             prepared,
             examples,
@@ -246,26 +247,12 @@ def _begin(
     )
 
 
-def _step(
-    run: RunDirectory, name: str, accelerator: Accelerator
-) -> contextlib.AbstractContextManager[None]:
-    return timed(run, name) if accelerator.is_main_process else contextlib.nullcontext()
-
-
-def _apply_threads(recipe: Recipe) -> None:
-    if recipe.training.threads is not None:
-        torch.set_num_threads(recipe.training.threads)
-
-
 def dev_generator(prepared: Prepared) -> GeneratorFactory:
     """What decodes dev with the student's present weights, adapters included."""
     evaluation, lora = prepared.recipe.evaluation, prepared.lora
     make = generator_factory(
         prepared.student,
-        engine=evaluation.engine,
-        engine_key="evaluation.engine",
-        compute_type=evaluation.compute_type,
-        threads=prepared.recipe.training.threads,
+        evaluation_engine(prepared.recipe),
         examples=prepared.dev,
         max_new_tokens=evaluation.max_new_tokens,
     )
@@ -349,7 +336,7 @@ def _train(
             model=prepared.adapted,
             source=source,
             teacher=teacher,
-            objective=build_objective(recipe),
+            objective=prepared.objective,
             mask=prepared.mask,
             settings=recipe.training,
             precision=prepared.precision,
