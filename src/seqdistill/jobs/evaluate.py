@@ -160,13 +160,11 @@ class _Evaluation:
         for system in systems:
             teacher = self._teacher(found)
             with timed(self.run, f"evaluate {system.name}"):
-                known = known_teacher if self.recipe.teacher.model and not found else None
-                if known is None or known.row.engine != system.engine:
+                result = known_teacher if self.recipe.teacher.model and not found else None
+                if result is None or result.row.engine != system.engine:
                     result = evaluate_system(
                         system, self.references, self.settings, teacher=teacher
                     )
-                else:
-                    result = known
             found.append((system, self._with_faults(result, teacher)))
             self.progress.advance(1, system.name)
         return found
@@ -266,14 +264,17 @@ def measure_speed(
         "beam": speeds_of(decoders, settings.beam),
     }
 
+    def value(rate: Rate) -> Value:
+        return Value(value=rate.median, low=rate.slowest, high=rate.fastest)
+
     def timed_row(row: System, mode: str) -> Decoded:
         speed, decoded = speeds[mode].get(row.name), row.greedy if mode == "greedy" else row.beam
         if speed is None:
             return decoded
         return decoded.model_copy(
             update={
-                "words_per_second": _value(speed.words),
-                "sentences_per_second": _value(speed.sentences),
+                "words_per_second": value(speed.words),
+                "sentences_per_second": value(speed.sentences),
                 "timed_sentences": speed.num_sentences,
             }
         )
@@ -282,10 +283,6 @@ def measure_speed(
         result.with_row(**{mode: timed_row(result.row, mode) for mode in speeds})
         for _, result in measured
     ]
-
-
-def _value(rate: Rate) -> Value:
-    return Value(value=rate.median, low=rate.slowest, high=rate.fastest)
 
 
 def _results(

@@ -21,6 +21,7 @@ from seqdistill.assembly.sequences import build_source
 from seqdistill.assembly.teachers import live_teacher
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import EncodedDataset
+from seqdistill.evaluation.dev import Ranks
 from seqdistill.jobs.training import dev_generator, dev_scorer
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import use_fast_attention
@@ -86,7 +87,7 @@ def _seconds_of_dev(prepared: Prepared, count: int) -> float:
         dev=EncodedDataset.of(_spread(prepared.dev, count)),
         dev_references=tuple(_spread(prepared.dev_references, count)),
     )
-    score = dev_scorer(part, dev_generator(part))
+    score = dev_scorer(part, dev_generator(part), Ranks())
     began = time.perf_counter()
     prepared.adapted.eval()
     if score is not None:

@@ -55,35 +55,28 @@ def systems_of(
     All decode with one engine, so that their speeds compare: where `auto` takes transformers for
     one of them, it does for all. Raises UserError when no student is there.
     """
-    systems = []
-    if recipe.teacher.model is not None:
-        folder = model_folder(recipe.teacher.model)
-        systems.append(
-            system_under_test(
-                "teacher",
-                folder,
-                "trained",
-                recipe,
-                examples,
-                trust_remote_code=trust_remote_code,
-            )
-        )
     trusted = recipe if trust_remote_code else without_trust(recipe)
-    start = _start(trusted, examples, systems[0] if systems else None)
-    if start is not None:
-        systems.append(start)
-    for member, trained in _trained_runs(run, overrides):
-        folder = str(trained.student_path)
+    teacher = recipe.teacher.model
+    systems = []
+    if teacher is not None:
         systems.append(
             system_under_test(
-                member.method,
-                folder,
-                _init_name(member),
-                member,
-                examples,
-                trust_remote_code=trust_remote_code,
+                "teacher", teacher, "trained", recipe, examples, trust_remote_code=trust_remote_code
             )
         )
+    start = _start(trusted, examples, systems[0] if systems else None)
+    systems += [] if start is None else [start]
+    systems += [
+        system_under_test(
+            member.method,
+            str(trained.student_path),
+            _init_name(member),
+            member,
+            examples,
+            trust_remote_code=trust_remote_code,
+        )
+        for member, trained in _trained_runs(run, overrides)
+    ]
     return _on_one_engine(systems)
 
 
@@ -169,22 +162,17 @@ def weight_bytes(folder: str) -> int:
 
 def system_under_test(
     name: str,
-    folder: str,
+    model: str,
     init: str,
     recipe: Recipe,
     examples: Sequence[Example],
     *,
     trust_remote_code: bool = False,
 ) -> SystemUnderTest:
-    """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
-    pair = with_languages(
-        load_pair(
-            folder,
-            trust_remote_code=trust_remote_code,
-            placement=evaluation_placement(recipe),
-        ),
-        *recipe.data.model_languages,
-    )
+    """The model as the recipe's evaluation decodes it, with the examples encoded."""
+    folder, placement = model_folder(model), evaluation_placement(recipe)
+    loaded = load_pair(folder, trust_remote_code=trust_remote_code, placement=placement)
+    pair = with_languages(loaded, *recipe.data.model_languages)
     return _with_generator(name, pair, init, recipe, examples, num_bytes=weight_bytes(folder))
 
 
@@ -235,10 +223,10 @@ def _trained_runs(run: RunDirectory, overrides: Sequence[str]) -> list[tuple[Rec
         members = [(load_recipe(str(m.whole(m.recipe_path)), overrides), m) for m in run.members()]
         order = {name: position for position, name in enumerate(recipe.compare)}
         found = sorted(members, key=lambda item: order.get(item[0].preset or "", len(order)))
-    finished = [(r, m) for r, m in found if m.student_path.is_dir()]
-    if not finished:
+    found = [(r, m) for r, m in found if m.student_path.is_dir()]
+    if not found:
         raise UserError(
             f"A run must have a trained student to be evaluated, but {run.path} has none; finish "
             "it with `seqdistill train ... --resume`."
         )
-    return finished
+    return found

@@ -281,7 +281,7 @@ def analysis(contents: RunContents, looks: Looks) -> list[Chart]:
     ]
     likeness = [Series(s.name, looks[s.name], _agreement(s)) for s in systems]
     return [
-        *_drawn("gap", dots(lambda x, s: _dot(x, s.greedy_beam_gap)), metric),
+        *_drawn("gap", dots(lambda x, s: _dot(float(x), s.greedy_beam_gap)), metric),
         *_drawn(
             "certainty", dots(lambda _, s: _dot(number(s.perplexity), s.mode_share, factor=100.0))
         ),
