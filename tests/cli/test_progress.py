@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 
+import huggingface_hub.utils
 import pytest
 from rich.console import Console
 
@@ -75,6 +76,14 @@ def test_the_terminal_is_left_in_order_when_the_work_fails() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(7.0, "0:07"), (754.0, "12:34"), (3723, "1:02:03")])
 def test_times_read_as_clocks_do(seconds: float, text: str) -> None:
     assert clock_time(float(seconds)) == text
+
+
+def test_libraries_that_were_imported_before_draw_no_bars() -> None:
+    huggingface_hub.utils.enable_progress_bars()
+    tame_libraries(verbose=True)
+    assert not huggingface_hub.utils.are_progress_bars_disabled()
+    tame_libraries(verbose=False)
+    assert huggingface_hub.utils.are_progress_bars_disabled()
 
 
 def test_a_command_says_a_warning_once(capsys: pytest.CaptureFixture[str]) -> None:
