@@ -1,9 +1,7 @@
 """From a recipe's sequences section to the source that training reads.
 
-    what exists before training:  references, or the teacher's outputs
-    what is written meanwhile:    student -> replay -> mixture with what exists -> reward
-
-Trains and decodes nothing while it builds, but for the teacher's corpus.
+what exists before training:  references, or the teacher's outputs
+what is written meanwhile:    student -> replay -> mixture with what exists -> reward
 """
 
 from __future__ import annotations
@@ -13,9 +11,9 @@ from collections.abc import Sequence
 
 from seqdistill.assembly.corpus import interpolated_outputs, teacher_outputs
 from seqdistill.assembly.data import collator_for
-from seqdistill.assembly.decoding import made_by_ctranslate2, verification_pairs
+from seqdistill.assembly.decoding import made_by_ctranslate2, rollout_engine, verification_pairs
 from seqdistill.assembly.objective import build_schedule
-from seqdistill.assembly.preparing import Prepared, asks_teacher, check_vocabularies
+from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.dataset import EncodedDataset, leave_out_long, with_placeholder_targets
@@ -182,6 +180,9 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
             teacher_fraction=section.teacher_fraction,
             precision=precision,
         )
+    # With targets no longer than a rollout, which fit the model where others may not.
+    pairs = verification_pairs(with_placeholder_targets(examples))
+    longest = max(1, section.max_new_tokens - 1)
     fast = made_by_ctranslate2(
         lambda: CTranslate2Sampler(
             student.model,
@@ -189,15 +190,14 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
                 student.model,
                 student.tokenizer,
                 kind=student.kind,
-                verify_on=_verified_on(examples, section.max_new_tokens),
+                verify_on=[(source, target[:longest]) for source, target in pairs],
                 reach=reach_of(examples, section.max_new_tokens),
                 vocab_size=vocab_size,
                 threads=recipe.training.threads,
             ),
             decoding,
         ),
-        engine=section.engine,
-        engine_key="sequences.rollouts.engine",
+        rollout_engine(recipe),
     )
     return fast or TransformersSampler(
         student.model,
@@ -209,21 +209,13 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     )
 
 
-def _verified_on(
-    examples: Sequence[EncodedExample], max_new_tokens: int
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Prompts with targets no longer than a rollout, which fit the model where others may not."""
-    pairs = verification_pairs(with_placeholder_targets(examples))
-    return [(source, target[: max(1, max_new_tokens - 1)]) for source, target in pairs]
-
-
 def _written_vocab_size(prepared: Prepared) -> int:
     """Ids of what the student writes lie below it: it is what the objective cuts both heads to.
 
     Where no teacher reads what is written, these are the ids that the student's tokenizer knows.
     """
     recipe = prepared.recipe
-    if asks_teacher(recipe) or recipe.sequences.rollouts.teacher_fraction > 0.0:
+    if prepared.asks_teacher or recipe.sequences.rollouts.teacher_fraction > 0.0:
         return check_vocabularies(prepared.student, prepared.teacher)
     return num_known_ids(prepared.student.tokenizer)
 
