@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from seqdistill.core.errors import ModelError
-from seqdistill.data.endings import end_ids, turn_end_id
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import declare_ends, facts_of, writing_below
@@ -209,12 +208,6 @@ def test_ends_beyond_the_output_layer_are_no_ends() -> None:
     assert writing_below(facts, found.ends[1]).end_ids == (END,)
     with pytest.raises(ModelError, match="must be one id below"):
         writing_below(facts, END)
-
-
-def test_the_turn_end_is_found_in_templates_that_close_the_whole_conversation_too() -> None:
-    phi = talker("phi")
-    assert turn_end_id(phi.tokenizer) == phi.ends[1]
-    assert end_ids(phi.tokenizer, None) == tuple(phi.ends)
 
 
 def test_models_that_end_with_other_sets_are_refused_naming_both() -> None:
