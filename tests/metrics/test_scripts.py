@@ -60,9 +60,6 @@ LANGUAGES = {
     "cantonese_mixed": ("我哋今日去 Central 飲茶", "我哋今日去 Central 行街", "zh", True),
     "vietnamese": ("Hôm nay tôi đi học với bạn.", "Hôm nay tôi đi chợ với bạn.", "13a", False),
     "persian": ("امروز با دوستم به مدرسه می‌روم", "امروز با دوستم به بازار می‌روم", "13a", False),
-    "greek": ("Σήμερα πάω στο σχολείο μαζί.", "Σήμερα πάω στην αγορά μαζί.", "13a", False),
-    "hebrew": ("היום אני הולך לבית הספר", "היום אני הולך לשוק הגדול", "13a", False),
-    "tamil": ("நான் இன்று பள்ளிக்கு செல்கிறேன்", "நான் இன்று சந்தைக்கு செல்கிறேன்", "13a", False),
     "german": (
         "Heute gehe ich zur großen Schule.",
         "Heute gehe ich zum großen Markt.",
@@ -133,7 +130,7 @@ def test_rouge_is_rouge_scores_of_words_cut_by_hand(name: str, kind: str) -> Non
     [
         "The don't-care states_of 3.5 runners' flying 1,000 things!",
         "a_b  C++ e.g. U.S.A. tab\tand\nlines",
-        "“Curly” quotes – and dashes… don’t matter",
+        "“Curly” runners – and flying dashes… don’t matter",
         "",
         "...",
     ],

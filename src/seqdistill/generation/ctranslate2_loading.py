@@ -84,8 +84,8 @@ class ModelLoader:
         facts = facts_of(model, self.tokenizer, kind=self.kind)
         disposable = detached_cpu_copy(model)
         short = short_pairs(self.verify_on, facts, count=self.sentences)
-        long = long_pairs(short, facts, disposable.config, self.reach)
-        live = token_predictions(disposable, [*short, *long], facts=facts)
+        pairs = [*short, *long_pairs(short, facts, disposable.config, self.reach)]
+        live = token_predictions(disposable, pairs, facts=facts)
         exact, converted = convert(
             disposable, self.tokenizer, facts, compute_type=self.compute_type
         )
@@ -93,15 +93,15 @@ class ModelLoader:
         if exact is not converted:
             checked = self.workers(exact, 1, "float32")
             require_agreement(
-                live, predictions(checked, exact, short, long, facts), compute_type="float32"
+                live, predictions(checked, exact, pairs, facts), compute_type="float32"
             )
         workers = self.workers(converted, self.threads, self.compute_type)
         agreement = require_agreement(
             live,
-            predictions(workers, converted, short, long, facts),
+            predictions(workers, converted, pairs, facts),
             compute_type=self.compute_type,
         )
-        longest = max(positions_taken(pair, facts) for pair in [*short, *long])
+        longest = max(positions_taken(pair, facts) for pair in pairs)
         _log.info(
             "CTranslate2 %s model verified on %d tokens, up to position %d: at most %.2g nats from "
             "the live one",
@@ -134,7 +134,7 @@ class ModelLoader:
         workers = self.workers(converted, self.threads, self.compute_type)
         agreement = require_agreement(
             live,
-            predictions(workers, converted, [pair], [], facts),
+            predictions(workers, converted, [pair], facts),
             compute_type=self.compute_type,
         )
         _log.debug("refreshed weights are at most %.2g nats from the live", agreement.max_nats)
