@@ -240,3 +240,8 @@ def test_exact_match_is_of_the_whole_answer_but_for_case_and_outer_marks(
     found = exact_match([output], [reference])
     assert found.score().value == (100.0 if right else 0.0)
     assert "nfkc" in found.signature
+
+
+def test_a_tokenizer_that_is_given_is_kept() -> None:
+    assert units_of(["我今天去北京"], tokenizer="char", language="zh").bleu_tokenizer == "char"
+    assert units_of(["我今天去北京"], tokenizer="13a") == Units("13a", unspaced=True)
