@@ -6,6 +6,7 @@ side until none is left. What was measured with the same settings and teacher is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,7 @@ from experiments.running import (
 )
 from seqdistill.assembly.data import read_split
 from seqdistill.assembly.models import model_folder
-from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_outputs
+from seqdistill.evaluation.systems import SystemSource, evaluate_outputs
 from seqdistill.generation.conversion import WEIGHTS
 from seqdistill.jobs.cells import Cell
 from seqdistill.jobs.evaluate import evaluation_settings, measure_speed
@@ -154,7 +155,7 @@ def speed_rows(task: Task, cells: Mapping[str, Cell]) -> list[Row]:
     ]
     if not students:
         return []
-    found: list[tuple[Row, SystemUnderTest]] = []
+    found: list[tuple[Row, SystemSource]] = []
     for engine in (FLOAT32, INT8):
         settings = {
             **{k: v for k, v in task.settings.items() if k.startswith(("data.", "evaluation."))},
@@ -171,12 +172,13 @@ def speed_rows(task: Task, cells: Mapping[str, Cell]) -> list[Row]:
             row |= {"engine": engine, "name": name}
             if size == "teacher":
                 row["stages"] = []
-            system = system_under_test(name, folder, "trained", recipe, examples)
-            found.append((row, system))
+            load = functools.partial(system_under_test, name, folder, "trained", recipe, examples)
+            found.append((row, SystemSource(name, folder, load)))
     references = [example.target or "" for example in examples]
-    judged = evaluation_settings(recipe, examples, found[0][1].model.kind)
-    measured: list[tuple[SystemUnderTest, SystemResult]] = [
-        (system, evaluate_outputs(system, references, judged, teacher=None)) for _, system in found
+    judged = evaluation_settings(recipe, examples, "seq2seq")
+    measured = [
+        (source, evaluate_outputs(source.load(), references, judged, teacher=None))
+        for _, source in found
     ]
     return [
         row | {k: v for k, v in result.row.columns().items() if k not in (*OWN_NAMES, "bytes")}

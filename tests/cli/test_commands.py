@@ -16,7 +16,7 @@ from seqdistill.core.progress import Progress
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.results import Results
-from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.run_directory import Resume, RunDirectory
 
 from .conftest import Program, files_in
 
@@ -27,7 +27,7 @@ class Calls:
 
     recipes: list[Recipe] = dataclasses.field(default_factory=list)
     evaluated: list[tuple[Path, tuple[str, ...], bool]] = dataclasses.field(default_factory=list)
-    resumed: list[bool] = dataclasses.field(default_factory=list)
+    resumed: list[Resume] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Stand-ins for the jobs, which would import torch and take minutes."""
     made = Calls()
 
-    def train(recipe: Recipe, *, progress: Progress, resume: bool) -> RunDirectory:
+    def train(recipe: Recipe, *, progress: Progress, resume: Resume) -> RunDirectory:
         made.recipes.append(recipe)
         made.resumed.append(resume)
         progress.start("training", 2)
@@ -56,7 +56,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             write_run(folder / name)
         return RunDirectory(folder)
 
-    def run_recipe(recipe: Recipe, *, progress: Progress, resume: bool) -> RunDirectory:
+    def run_recipe(recipe: Recipe, *, progress: Progress, resume: Resume) -> RunDirectory:
         made.recipes.append(recipe)
         made.resumed.append(resume)
         return RunDirectory(write_run(Path("runs/measured")))
@@ -81,7 +81,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     for module_name, functions in (
         ("train", [train]),
-        ("demo", [run_recipe]),
+        ("distill", [run_recipe]),
         ("label", [label_data]),
         ("evaluate", [evaluate_run]),
         ("plan", [plan]),
@@ -133,25 +133,19 @@ def test_train_hands_on_its_settings_and_quotes_paths(
     assert "seqdistill evaluate 'my runs/5'" in answer.stdout
 
 
-def test_resume_continues_in_a_folder_that_is_not_empty(
+def test_dry_run_writes_nothing_and_resume_goes_into_a_full_folder(
     program: Program, recipe_file: str, calls: Calls
 ) -> None:
-    Path("runs/baseline").mkdir(parents=True)
-    Path("runs/baseline/recipe.yaml").touch()
-    answer = program("train", recipe_file, "--resume")
-    assert answer.exit_code == 0, answer.stderr
-    assert calls.resumed == [True]
-
-
-@pytest.mark.parametrize("words", [("train", "recipe.yaml"), ("demo",)], ids=" ".join)
-@pytest.mark.parametrize("option", ["--dry-run", "--dry_run"])
-def test_dry_run_writes_nothing(
-    program: Program, recipe_file: str, calls: Calls, words: tuple[str, ...], option: str
-) -> None:
     before = files_in(Path())
-    assert program(*words, option, "training.steps=300").exit_code == 0
+    for words in (("train", "recipe.yaml", "--dry_run"), ("demo", "--dry-run")):
+        assert program(*words, "training.steps=300").exit_code == 0
     assert files_in(Path()) == before
     assert calls.recipes[0].training.steps == 300
+    Path("runs/baseline").mkdir(parents=True)
+    Path("runs/baseline/recipe.yaml").touch()
+    for word in ("--resume", "--resume-whole"):
+        assert program("train", recipe_file, word).exit_code == 0
+    assert calls.resumed == [True, "latest-whole"]
 
 
 def test_evaluate_hands_on_settings_and_trust(program: Program, calls: Calls) -> None:

@@ -14,7 +14,6 @@ from .conftest import Program, files_in
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """A model folder in the program's own."""
     tiny_model("mbart").save_pretrained(tmp_path / "small")
     character_tokenizer().save_pretrained(tmp_path / "small")
     return "small"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seqdistill.cli.overrides import named_settings, read_words
+from seqdistill.cli.options import named_settings, read_words
 from seqdistill.core.errors import UserError
 from seqdistill.recipe.resolving import read_recipe
 

@@ -1,43 +1,21 @@
-"""Progress as lines in a log and as bars on a terminal."""
+"""Progress as lines in a log and as bars on a terminal; what is logged there."""
 
 from __future__ import annotations
 
 import io
+import logging
 
+import huggingface_hub.utils
 import pytest
 from rich.console import Console
 
 from seqdistill.cli.progress import PlainProgress, clock_time, progress_on
+from seqdistill.cli.quiet import tame_libraries
 
 
-class Clock:
-    """A clock that the test turns."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def lines() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def plain(lines: list[str], clock: Clock) -> PlainProgress:
-    return PlainProgress(lines.append, clock=clock)
-
-
-def test_plain_lines_come_at_the_start_each_tenth_and_the_end(
-    plain: PlainProgress, lines: list[str]
-) -> None:
+def test_plain_lines_come_at_the_start_each_tenth_and_the_end() -> None:
+    lines: list[str] = []
+    plain = PlainProgress(lines.append, clock=lambda: 0.0)
     plain.start("training", 1000)
     for update in range(1000):
         plain.advance(1, f"loss {update}")
@@ -48,35 +26,27 @@ def test_plain_lines_come_at_the_start_each_tenth_and_the_end(
     assert lines[-1] == "training: done, 1,000 of 1,000 in 0:00, loss 999"
 
 
-def test_time_left_follows_the_speed_of_this_process_alone(
-    plain: PlainProgress, lines: list[str], clock: Clock
-) -> None:
+def test_time_left_follows_the_speed_of_this_process_alone() -> None:
+    lines: list[str] = []
+    now = [1000.0]
+    plain = PlainProgress(lines.append, clock=lambda: now[0])
     plain.start("training", 100)
     plain.advance(50)  # done by an earlier process, in no time
     for _ in range(10):
-        clock.now += 2.0
+        now[0] += 2.0
         plain.advance(1)
     assert lines[-1] == "training: 60 % (60 of 100), 0:20 elapsed, 1:20 left"
-
-
-@pytest.mark.parametrize(("total", "done"), [(100, 30), (0, 0)])
-def test_a_job_that_stops_early_or_is_empty_says_how_far_it_came(
-    plain: PlainProgress, lines: list[str], total: int, done: int
-) -> None:
-    plain.start("training", total)
-    plain.advance(done)
-    plain.finish()
-    assert lines[-1] == f"training: done, {done} of {total} in 0:00"
 
 
 def test_a_log_has_no_control_characters() -> None:
     stream = io.StringIO()
     with progress_on(Console(file=stream)) as progress:
-        progress.start("training", 20)
-        progress.advance(20)
-        progress.finish()
+        for total, done in ((0, 0), (100, 30)):
+            progress.start("training", total)
+            progress.advance(done)
+            progress.finish()
     assert not {"\r", "\x1b"} & set(stream.getvalue())
-    assert stream.getvalue().endswith("training: done, 20 of 20 in 0:00\n")
+    assert stream.getvalue().endswith("training: done, 30 of 100 in 0:00\n")
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
@@ -106,3 +76,24 @@ def test_the_terminal_is_left_in_order_when_the_work_fails() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(7.0, "0:07"), (754.0, "12:34"), (3723, "1:02:03")])
 def test_times_read_as_clocks_do(seconds: float, text: str) -> None:
     assert clock_time(float(seconds)) == text
+
+
+def test_libraries_that_were_imported_before_draw_no_bars() -> None:
+    huggingface_hub.utils.enable_progress_bars()
+    tame_libraries(verbose=True)
+    assert not huggingface_hub.utils.are_progress_bars_disabled()
+    tame_libraries(verbose=False)
+    assert huggingface_hub.utils.are_progress_bars_disabled()
+
+
+def test_a_command_says_a_warning_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("seqdistill.test")
+    tame_libraries(verbose=False)
+    for _ in range(3):
+        log.warning("left out %d examples", 7)
+    log.warning("left out %d examples", 8)
+    said = "WARNING seqdistill.test: left out 7 examples\n"
+    assert capsys.readouterr().err == said + said.replace("7", "8")
+    tame_libraries(verbose=False)
+    log.warning("left out %d examples", 7)
+    assert capsys.readouterr().err == said, "another command says it again"

@@ -26,21 +26,9 @@ def test_schema_is_the_recipe_s(program: Program) -> None:
     assert set(schema["properties"]) == set(Recipe.model_fields)
 
 
-def test_check_says_what_would_be_trained(program: Program, recipe_file: str) -> None:
-    answer = program("recipe", "check", recipe_file, "max_steps=500")
-    assert answer.exit_code == 0, answer.stderr
-    assert answer.stdout == "recipe.yaml is valid; it trains baseline into runs/baseline\n"
-
-
 def test_resolved_recipe_reads_back_as_the_same(program: Program, recipe_file: str) -> None:
     answer = program("recipe", "check", recipe_file, "--resolved", "max_steps=500")
     with open("resolved.yaml", "w", encoding="utf-8") as stream:
         stream.write(answer.stdout)
     expected = read_recipe(recipe_file, ["training.steps=500"])
     assert read_recipe("resolved.yaml") == expected
-
-
-def test_no_command_of_recipes_prints_their_help(program: Program) -> None:
-    answer = program("recipe")
-    assert answer.exit_code == 0
-    assert "schema" in answer.stdout

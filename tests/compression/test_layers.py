@@ -197,15 +197,6 @@ def test_the_copy_of_a_model_trained_with_layer_drop_drops_no_layers() -> None:
     assert model.config.decoder_layerdrop == 0.9
 
 
-def test_one_layer_is_the_first() -> None:
-    model = build("mbart")
-    smaller = keep_layers(model, encoder_layers=1, decoder_layers=1)
-    for side in ("encoder", "decoder"):
-        first = stack(model, side)[0].state_dict()
-        only = stack(smaller, side)[0].state_dict()
-        assert all(torch.equal(first[key], only[key]) for key in first)
-
-
 @pytest.mark.parametrize("total", range(1, 14))
 def test_evenly_spaced_keeps_ends_and_leaves_gaps_that_differ_by_one_at_most(total: int) -> None:
     for keep in range(1, total + 1):
@@ -228,10 +219,3 @@ def test_layers_that_do_not_exist_are_refused_by_name() -> None:
         keep_layers(seq2seq, encoder_layers=1, decoder_layers=0)
     with pytest.raises(ModelError, match="llama has no encoder"):
         keep_layers(causal, encoder_layers=2, decoder_layers=2)
-
-
-def test_parameters_are_counted_once_each() -> None:
-    shared = nn.Linear(3, 5, bias=False)
-    both = nn.ModuleList([shared, nn.Linear(3, 5)])
-    both[1].weight = shared.weight
-    assert parameter_count(both) == 15 + 5

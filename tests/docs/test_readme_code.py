@@ -15,7 +15,7 @@ from tests.tiny import character_tokenizer, tiny_model
 from typer.testing import CliRunner
 
 from seqdistill.cli.main import app
-from seqdistill.cli.overrides import read_words
+from seqdistill.cli.options import read_words
 from seqdistill.jobs.distill import distill
 from seqdistill.recipe.loading import load_recipe
 

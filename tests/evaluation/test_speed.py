@@ -10,7 +10,7 @@ from tests.evaluation.fixed import says
 from tests.tiny import character_tokenizer
 
 from seqdistill.evaluation import speed
-from seqdistill.evaluation.speed import Decoder, speeds_of
+from seqdistill.evaluation.speed import Decoder, sentences_of_round, speeds_of
 from seqdistill.generation.decoding import Decoding, Hypothesis
 
 TOKENIZER = character_tokenizer()
@@ -49,53 +49,44 @@ class Clock:
 CLOCK = Clock()
 
 
+def watched(name: str, text: str, log: list[str], seconds: list[float]) -> Callable[[], Decoder]:
+    """Loads the system again and again; its clock goes on."""
+    generator = Watched(name, text, log, iter(seconds))
+
+    def load() -> Decoder:
+        log.append(f"load {name}")
+        return Decoder(generator, SOURCES, TOKENIZER)
+
+    return load
+
+
 def test_rates_are_words_over_the_median_of_interleaved_rounds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(speed, "time", CLOCK)
     log: list[str] = []
-    # First the warm-up, which must not count, then three rounds of which one is disturbed.
-    decoders = {
-        "teacher": Decoder(
-            Watched("teacher", "one two three", log, iter([99.0, 2.0, 50.0, 3.0])),
-            SOURCES,
-            TOKENIZER,
-        ),
-        "student": Decoder(
-            Watched("student", "one two", log, iter([99.0, 0.5, 0.25, 20.0])), SOURCES, TOKENIZER
-        ),
+    # Before each round a warm-up, which must not count; one of three rounds is disturbed.
+    systems = {
+        "teacher": watched("teacher", "one two three", log, [99.0, 2.0, 99.0, 50.0, 99.0, 3.0]),
+        "student": watched("student", "one two", log, [99.0, 0.5, 99.0, 0.25, 99.0, 20.0]),
     }
-    speeds = speeds_of(decoders, Decoding(beam_size=1), rounds=3)
-    rates = {name: found.words for name, found in speeds.items()}
+    speeds = speeds_of(systems, {"greedy": Decoding(beam_size=1)}, {"greedy": 40})["greedy"]
     # 2 x 3 words in 2, 50 and 3 seconds; 2 x 2 words in 0.5, 0.25 and 20 seconds.
-    assert {name: rate.median for name, rate in rates.items()} == pytest.approx(
-        {"teacher": 6 / 3.0, "student": 4 / 0.5}
-    )
-    assert (rates["teacher"].slowest, rates["teacher"].fastest) == pytest.approx((6 / 50, 6 / 2))
-    assert (rates["student"].slowest, rates["student"].fastest) == pytest.approx((4 / 20, 4 / 0.25))
-    assert log == ["teacher", "student"] * 4
+    teacher, student = speeds["teacher"].words, speeds["student"].words
+    assert [teacher.value, teacher.low, teacher.high] == pytest.approx([6 / 3.0, 6 / 50, 6 / 2])
+    assert [student.value, student.low, student.high] == pytest.approx([4 / 0.5, 4 / 20, 4 / 0.25])
+    turn = [of for name in ("teacher", "student") for of in (f"load {name}", name, name)]
+    assert log == turn * 3
     # 2 sentences each in the same times: fewer words make no system slower.
-    assert {name: found.sentences.median for name, found in speeds.items()} == pytest.approx(
-        {"teacher": 2 / 3.0, "student": 2 / 0.5}
-    )
+    assert speeds["teacher"].sentences.value == pytest.approx(2 / 3.0)
+    assert speeds["student"].sentences.value == pytest.approx(2 / 0.5)
+    assert speeds["teacher"].num_sentences == 2
 
 
 @pytest.mark.parametrize(
-    ("warm_up", "sentences"),
-    # 8 sentences took both systems this long together; 60 seconds buy the rest.
-    [(0.0, 40), (2 * 6.0, 40), (2 * 10.0, 24), (2 * 15.0, 16), (2 * 500.0, 16)],
+    ("seconds", "sentences"), [((0.0, 0.0), 60_000_000), ((0.5, 1.0), 40), ((9.0, 1.0), 16)]
 )
 def test_systems_that_are_slow_decode_fewer_of_the_sentences(
-    monkeypatch: pytest.MonkeyPatch, warm_up: float, sentences: int
+    seconds: tuple[float, float], sentences: int
 ) -> None:
-    monkeypatch.setattr(speed, "time", CLOCK)
-    decoders = {
-        name: Decoder(
-            Watched(name, "one two", [], iter([warm_up / 2, 1.0, 1.0])), SOURCES * 20, TOKENIZER
-        )
-        for name in ("teacher", "student")
-    }
-    speeds = speeds_of(decoders, Decoding(beam_size=1), rounds=2, round_seconds=60.0)
-    for found in speeds.values():
-        assert found.num_sentences == sentences
-        assert found.words.median == pytest.approx(2 * sentences)
+    assert sentences_of_round(seconds) == sentences

@@ -9,19 +9,17 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 
 from seqdistill.core.errors import ModelError
-from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
-from seqdistill.generation.model_facts import facts_of, writing_below
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 
 from .conftest import END, Tiny, build_tiny
-from .enumeration import every_sequence, listed, require_same_distribution
+from .enumeration import listed, require_same_distribution
 from .test_sampling import plain_log_probs, tokens
+from .test_sampling import probabilities as of_every_sequence
 
 ROWS, SHARED = 9, 5
 one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
@@ -41,15 +39,9 @@ def sampler(engine: str, tiny: Tiny, decoding: Decoding, vocab_size: int | None)
         return TransformersSampler(
             tiny.model, tiny.tokenizer, kind=tiny.kind, decoding=decoding, vocab_size=vocab_size
         )
-    return CTranslate2Sampler(
-        tiny.model,
-        tiny.tokenizer,
-        kind=tiny.kind,
-        decoding=decoding,
-        vocab_size=vocab_size,
-        verify_on=tiny.verify_on,
-        threads=1,
-    )
+    fast = generator(engine, tiny, vocab_size)
+    assert isinstance(fast, CTranslate2Generator)
+    return CTranslate2Sampler(tiny.model, fast, decoding)
 
 
 def generator(engine: str, tiny: Tiny, vocab_size: int | None) -> SequenceGenerator:
@@ -71,11 +63,7 @@ def probabilities(
     tiny: Tiny, source: list[int], *, temperature: float = 1.0, longest: int = 3
 ) -> dict[tuple[int, ...], float]:
     """Of every sequence of up to so many ids under the softmax over the shared rows."""
-
-    def next_log_probs(written: list[int]) -> torch.Tensor:
-        return (plain_log_probs(tiny, source, written)[:SHARED] / temperature).log_softmax(-1)
-
-    return every_sequence(next_log_probs, end=END, longest=longest)
+    return of_every_sequence(tiny, source, longest=longest, temperature=temperature, size=SHARED)
 
 
 def forbid_everything(tiny: Tiny) -> None:
@@ -166,31 +154,6 @@ def test_greedy_rollouts_are_the_likeliest_shared_ids(engine: str, name: str) ->
         while len(written) < 6 and written[-1:] != [END]:
             written.append(int(plain_log_probs(tiny, source, written)[:SHARED].argmax()))
         assert sample.token_ids == tuple(written)
-
-
-@one_of_each_kind
-@both_engines
-def test_without_padding_the_size_changes_nothing(engine: str, name: str) -> None:
-    tiny = build_tiny(name)
-    drawn = Decoding(mode="sample", max_new_tokens=7)
-    whole, same = (
-        listed(sampler(engine, tiny, drawn, size).sample(tiny.sources * 9, seed=1))
-        for size in (None, 24)
-    )
-    assert whole == same
-    beam = Decoding(beam_size=4, n_best=2, max_new_tokens=7)
-    searched, again = (
-        generator(engine, tiny, size).generate(tiny.sources, beam) for size in (None, 30)
-    )
-    assert searched == again
-
-
-@one_of_each_kind
-def test_without_padding_no_symbol_is_suppressed(name: str) -> None:
-    tiny = build_tiny(name)
-    facts = facts_of(tiny.model, tiny.tokenizer, kind=tiny.kind)
-    assert writing_below(facts, None) is facts and writing_below(facts, 24) is facts
-    assert writing_below(facts, 22).suppressed_ids == (22, 23)
 
 
 @both_engines

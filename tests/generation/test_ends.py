@@ -12,13 +12,10 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from seqdistill.core.errors import ModelError
-from seqdistill.data.endings import end_ids, turn_end_id
-from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import declare_ends, facts_of, writing_below
-from seqdistill.generation.sampling import TransformersSampler
-from seqdistill.generation.teacher_mixed import TeacherMixedSampler
+from seqdistill.generation.sampling import TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import Kind
 from seqdistill.models.vocabulary import check_ends
@@ -145,19 +142,14 @@ def test_every_engine_stops_where_transformers_stops(name: str) -> None:
     assert ended and all(len(row) < LONGEST for row in ended), "nothing to stop at"
     decoding = Decoding(beam_size=1, max_new_tokens=LONGEST)
     model, tokenizer, kind = found.model, found.tokenizer, found.kind
-    engines = (
-        TransformersGenerator(model, tokenizer, kind=kind),
-        CTranslate2Generator(model, tokenizer, kind=kind, verify_on=found.verify_on, threads=1),
-    )
-    for engine in engines:
+    fast = CTranslate2Generator(model, tokenizer, kind=kind, verify_on=found.verify_on, threads=1)
+    for engine in (TransformersGenerator(model, tokenizer, kind=kind), fast):
         best = [answers[0] for answers in engine.generate(found.sources, decoding)]
         assert [list(h.token_ids) for h in best] == expected
         assert [h.finished for h in best] == [row[-1] in found.ends for row in expected]
     samplers = (
         TransformersSampler(model, tokenizer, kind=kind, decoding=decoding),
-        CTranslate2Sampler(
-            model, tokenizer, kind=kind, decoding=decoding, verify_on=found.verify_on, threads=1
-        ),
+        CTranslate2Sampler(model, fast, decoding),
     )
     for sampler in samplers:
         samples = listed(sampler.sample(found.sources, seed=1))
@@ -216,12 +208,6 @@ def test_ends_beyond_the_output_layer_are_no_ends() -> None:
     assert writing_below(facts, found.ends[1]).end_ids == (END,)
     with pytest.raises(ModelError, match="must be one id below"):
         writing_below(facts, END)
-
-
-def test_the_turn_end_is_found_in_templates_that_close_the_whole_conversation_too() -> None:
-    phi = talker("phi")
-    assert turn_end_id(phi.tokenizer) == phi.ends[1]
-    assert end_ids(phi.tokenizer, None) == tuple(phi.ends)
 
 
 def test_models_that_end_with_other_sets_are_refused_naming_both() -> None:

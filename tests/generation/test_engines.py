@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable
 
 import pytest
-import torch
-from transformers import PreTrainedModel
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
@@ -15,6 +13,7 @@ from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
 
 from .conftest import CAUSAL, END, PAD, SEQ2SEQ, Tiny, build_tiny
+from .test_sampling import plain_log_probs
 
 
 def with_ctranslate2(tiny: Tiny) -> SequenceGenerator:
@@ -40,26 +39,10 @@ every_model = pytest.mark.parametrize("name", SEQ2SEQ + CAUSAL)
 one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
 
 
-def naive_next_log_probs(tiny: Tiny, source: list[int], written: list[int]) -> torch.Tensor:
-    """log p(. | source, written) from one plain forward pass."""
-    model: PreTrainedModel = tiny.model
-    with torch.no_grad():
-        if tiny.kind == "seq2seq":
-            start = model.config.decoder_start_token_id
-            decoder = torch.tensor([[start, *written]])
-            logits = model(input_ids=torch.tensor([source]), decoder_input_ids=decoder).logits
-        else:
-            logits = model(input_ids=torch.tensor([source + written])).logits
-    last: torch.Tensor = logits[0, -1].double()
-    if tiny.model.config.pad_token_id == last.numel() - 1:
-        last[-1] = -torch.inf  # marian-mute-pad: its last symbol is no output
-    return last.log_softmax(-1)
-
-
 def naive_log_prob(tiny: Tiny, source: list[int], written: tuple[int, ...]) -> float:
     """The sum over `written` of its tokens' log-probabilities, one forward pass a token."""
     return sum(
-        float(naive_next_log_probs(tiny, source, [*written[:t]])[written[t]])
+        float(plain_log_probs(tiny, source, [*written[:t]])[written[t]])
         for t in range(len(written))
     )
 
@@ -67,7 +50,7 @@ def naive_log_prob(tiny: Tiny, source: list[int], written: tuple[int, ...]) -> f
 def naive_greedy(tiny: Tiny, source: list[int], max_new_tokens: int) -> tuple[int, ...]:
     written: list[int] = []
     while len(written) < max_new_tokens and written[-1:] != [END]:
-        written.append(int(naive_next_log_probs(tiny, source, written).argmax()))
+        written.append(int(plain_log_probs(tiny, source, written).argmax()))
     return tuple(written)
 
 
@@ -122,7 +105,7 @@ def test_n_best_is_sorted_distinct_and_truthful(engine: Engine, name: str) -> No
 def test_top_k_and_top_p_leave_the_likeliest_symbols_only(engine: Engine, name: str) -> None:
     tiny, generator = ready(engine, name)
     source = tiny.sources[0]
-    log_probs = naive_next_log_probs(tiny, source, [])
+    log_probs = plain_log_probs(tiny, source, [])
     likeliest = set(log_probs.topk(3).indices.tolist())
     order = log_probs.argsort(descending=True)
     mass_before = log_probs[order].exp().cumsum(0) - log_probs[order].exp()
@@ -153,26 +136,14 @@ def test_samples_repeat_with_the_seed_and_differ_without(engine: Engine, name: s
 def test_hypotheses_do_not_depend_on_the_batch(engine: Engine, name: str) -> None:
     tiny, generator = ready(engine, name)
     together = generator.generate(tiny.sources, Decoding(beam_size=3, max_new_tokens=7))
-    alone = generator.generate(
-        tiny.sources, Decoding(beam_size=3, max_new_tokens=7, batch_tokens=1)
-    )
+    seen: list[int] = []
+    one_by_one = Decoding(beam_size=3, max_new_tokens=7, batch_tokens=1)
+    alone = generator.generate(tiny.sources, one_by_one, on_progress=seen.append)
+    assert seen == [1] * len(tiny.sources)
+    assert generator.generate([], one_by_one) == []
     for left, right in zip(together, alone, strict=True):
         assert left[0].token_ids == right[0].token_ids
         assert left[0].log_prob == pytest.approx(right[0].log_prob, abs=1e-3)
-
-
-@one_of_each_kind
-@both_engines
-def test_progress_counts_every_source_once_and_no_source_is_fine(engine: Engine, name: str) -> None:
-    tiny, generator = ready(engine, name)
-    seen: list[int] = []
-    generator.generate(
-        tiny.sources, Decoding(max_new_tokens=3, batch_tokens=8), on_progress=seen.append
-    )
-    assert sum(seen) == len(tiny.sources)
-    assert len(seen) > 1
-    for mode in (Decoding(max_new_tokens=3), Decoding(mode="sample", max_new_tokens=3)):
-        assert generator.generate([], mode) == []
 
 
 @one_of_each_kind

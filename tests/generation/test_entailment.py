@@ -103,24 +103,17 @@ def test_long_prompts_are_cut_at_their_end_and_that_is_told_once(
     assert reward([long], ["two cats"], [None]) != first
 
 
-def test_a_folder_without_a_classification_head_is_refused(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    BertModel(BertConfig(**SIZES, id2label=LABELS)).save_pretrained(tmp_path)
-    character_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"every weight.*'classifier\.bias' \(2 are missing\)"):
-        EntailmentReward(tmp_path)
-
-
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    torch.save(classifier("bert").state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="The classifier must load from the folder"):
-        EntailmentReward(folder)
-
-
-def test_a_tokenizer_that_cannot_pad_is_refused(folder: Path) -> None:
+def test_folders_without_a_whole_classifier_are_refused(folder: Path) -> None:
     tokenizer = character_tokenizer()
     tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match="tokenizer that can pad"):
+        EntailmentReward(folder)
+    character_tokenizer().save_pretrained(folder)
+    BertModel(BertConfig(**SIZES, id2label=LABELS)).save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"every weight.*'classifier\.bias' \(2 are missing\)"):
+        EntailmentReward(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(classifier("bert").state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="The classifier must load from the folder"):
         EntailmentReward(folder)

@@ -14,7 +14,7 @@ from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
-from seqdistill.generation.verified_pairs import Reach, boundaries, long_pairs
+from seqdistill.generation.verification import Reach, boundaries, long_pairs
 
 from .conftest import END, Tiny
 from .enumeration import listed

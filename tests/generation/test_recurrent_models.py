@@ -21,9 +21,7 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from seqdistill.core.errors import ModelError
 from seqdistill.generation.decoding import Decoding
-from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 
 TOKENIZER = character_tokenizer()
@@ -103,9 +101,3 @@ def test_beams_are_those_without_a_cache(name: str) -> None:
         for prompt in PROMPTS
     ]
     assert written(name, 3) == [tuple(ids) for ids in found]
-
-
-@pytest.mark.parametrize("name", ["rwkv", "mamba"])
-def test_who_cannot_write_step_by_step_is_refused_before_it_has_to(name: str) -> None:
-    with pytest.raises(ModelError, match="written step by step by models that hand on a cache"):
-        TransformersSampler(built(name), TOKENIZER, kind="causal", decoding=Decoding(mode="sample"))

@@ -9,8 +9,7 @@ import torch
 
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.generation.decoding import Decoding
-from seqdistill.generation.sampling import Sampler, TransformersSampler
-from seqdistill.generation.teacher_mixed import TeacherMixedSampler
+from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
 
 from .conftest import END, Tiny, build_tiny
 from .enumeration import every_sequence, listed, require_same_distribution

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 import seqdistill
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
-from seqdistill.jobs.demo import run_recipe
+from seqdistill.jobs.distill import run_recipe
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.records.run_directory import RunDirectory
 

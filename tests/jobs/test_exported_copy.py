@@ -14,7 +14,7 @@ from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.export import INT8_FOLDER
 from seqdistill.jobs.systems import exported_system
-from seqdistill.metrics.translation import corpus_bleu
+from seqdistill.metrics.translation import bleu_statistics
 from seqdistill.records.results import Results
 from seqdistill.records.run_directory import RunDirectory
 
@@ -57,7 +57,7 @@ def test_all_outputs_are_kept_and_give_the_scores_again(run: RunDirectory) -> No
     for row in rows:
         for mode, decoded in (("greedy", row.greedy), ("beam", row.beam)):
             texts = [line[mode][row.name] for line in outputs]
-            assert corpus_bleu(texts, references).value == decoded.scores["bleu"].value
+            assert bleu_statistics(texts, references).score().value == decoded.scores["bleu"].value
 
 
 def test_a_copy_of_a_student_that_is_not_in_the_run_is_left_out_with_a_warning(

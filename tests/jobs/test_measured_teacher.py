@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from seqdistill.assembly.data import read_split
 from seqdistill.core.progress import NoProgress
 from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
 from seqdistill.jobs import evaluate as evaluation
+from seqdistill.jobs import systems
 from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
 from seqdistill.jobs.systems import system_under_test
 from seqdistill.recipe.loading import load_recipe
@@ -53,3 +56,20 @@ def test_a_measured_teacher_gives_the_same_results(
         }
     assert found.paired_tests == expected.paired_tests
     assert found.entropy_by_position == expected.entropy_by_position
+
+
+def test_one_system_at_a_time_is_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start("teacher.model=bart")
+    loaded: list[weakref.ref[Any]] = []
+
+    def load(*given: Any, **named: Any) -> SystemUnderTest:
+        gc.collect()
+        assert all(model() is None for model in loaded), "the one before is still there"
+        system = system_under_test(*given, **named)
+        loaded.append(weakref.ref(system.model.module))
+        return system
+
+    monkeypatch.setattr(systems, "system_under_test", load)
+    found = evaluate_run(run, TEST_SET, progress=NoProgress(), export=True)
+    assert (len(found.systems), len(found.exports)) == (2, 1)
+    assert len(loaded) >= 2 * 4

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from scipy import stats
-from tests.cli.test_end_to_end import save_model, save_pairs
+from tests.jobs.test_distill import save_pairs
+from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
@@ -49,8 +50,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files(place: Path) -> None:
-    save_model(place / "teacher", layers=2, seed=1)
-    save_model(place / "small", layers=1, seed=2)
+    for seed, name in enumerate(("teacher", "small")):
+        tiny_model("marian", seed=seed).save_pretrained(place / name)
+        character_tokenizer().save_pretrained(place / name)
     for name, count in (("train", 20), ("dev", 4), ("test", 5)):
         save_pairs(place / f"{name}.tsv", count, seed=count)
 

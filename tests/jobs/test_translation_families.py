@@ -17,8 +17,7 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.data.conversations import PLAIN_CHAT
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
-from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.sampling import TransformersSampler
@@ -151,14 +150,14 @@ def test_samplers_write_what_transformers_writes(
     decoding = Decoding(beam_size=1, max_new_tokens=LONGEST)
     prompts = [e.source_ids for e in encoded]
     sampler = TransformersSampler(found.model, found.tokenizer, kind="seq2seq", decoding=decoding)
-    converted = CTranslate2Sampler(
+    engine = CTranslate2Generator(
         found.model,
         found.tokenizer,
         kind="seq2seq",
-        decoding=decoding,
         verify_on=[(e.source_ids, e.target_ids) for e in encoded],
         threads=1,
     )
+    converted = CTranslate2Sampler(found.model, engine, decoding)
     for writer in (sampler, converted):
         samples = listed(writer.sample(prompts, seed=0))
         assert [list(s.token_ids) for s in samples] == [whole[num_given:] for whole in written]

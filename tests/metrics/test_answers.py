@@ -2,85 +2,45 @@
 
 from __future__ import annotations
 
-import ast
-import operator
 import random
+import re
 from fractions import Fraction
 
 import pytest
 
 from seqdistill.core.errors import DataError
-from seqdistill.metrics.answers import answer_accuracy, final_answer, same_answer
+from seqdistill.metrics.answers import answer_accuracy, same_answer
 from seqdistill.metrics.arithmetic import decimal_text, evaluate, numbers_in, rounded_text
 
 
-def by_pythons_parser(text: str) -> Fraction | None:
-    """The oracle: Python's syntax tree, walked with fractions."""
-    operations = {
-        ast.Add: operator.add,
-        ast.Sub: operator.sub,
-        ast.Mult: operator.mul,
-        ast.Div: operator.truediv,
-    }
-
-    def walk(node: ast.expr) -> Fraction:
-        if isinstance(node, ast.BinOp):
-            return operations[type(node.op)](walk(node.left), walk(node.right))  # type: ignore
-        if isinstance(node, ast.UnaryOp):
-            return -walk(node.operand)
-        assert isinstance(node, ast.Constant)
-        return Fraction(str(node.value))
-
-    try:
-        return walk(ast.parse(text, mode="eval").body)
-    except ZeroDivisionError:
-        return None
-
-
-def random_expression(draw: random.Random, depth: int) -> str:
-    if depth == 0 or draw.random() < 0.2:
-        return draw.choice(["7", "12", "0", "3.5", "0.25", "-4"])
-    left, right = (random_expression(draw, depth - 1) for _ in range(2))
-    text = f"{left} {draw.choice('+-*/')} {right}"
-    return f"({text})" if draw.random() < 0.4 else text
-
-
-def test_expressions_have_the_value_that_pythons_own_parser_gives_them() -> None:
+def test_expressions_have_the_value_that_python_gives_fractions() -> None:
     draw = random.Random(1)
     undefined = 0
+
+    def expression(depth: int) -> str:
+        if depth == 0 or draw.random() < 0.2:
+            return draw.choice(["7", "12", "0", "3.5", "0.25", "-4"])
+        text = f"{expression(depth - 1)} {draw.choice('+-*/')} {expression(depth - 1)}"
+        return f"({text})" if draw.random() < 0.4 else text
+
     for _ in range(1000):
-        text = random_expression(draw, draw.randint(1, 4))
-        if len(text) > 200:
-            continue
-        expected = by_pythons_parser(text)
-        undefined += expected is None
-        assert evaluate(text) == expected, text
+        text = expression(draw.randint(1, 4))[:200]
+        try:
+            value = eval(re.sub(r"[\d.]+", r"Fraction('\g<0>')", text))
+        except (ZeroDivisionError, SyntaxError):
+            value = None
+            undefined += 1
+        assert evaluate(text) == value, text
     assert undefined > 0
+    assert evaluate("3 × 4 ÷ 2 − 1") == 5
+    assert evaluate("1,000 + 0.5") == Fraction("1000.5")
 
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        " ",
-        "3 +",
-        "* 3",
-        "(3",
-        "3)",
-        "()",
-        "3 4",
-        "2**3",
-        "2^3",
-        "1e9",
-        "x + 1",
-        "__import__('os')",
-        "1/0",
-        "5/(3-3)",
-        "9" * 41,
-        "1+" * 150 + "1",
-        "1.2.3",
-    ],
-)
+    ["", " ", "3 +", "* 3", "(3", "3)", "()", "3 4", "2**3", "2//3", "2^3", "1e9", "x + 1", "1,2",
+     "__import__('os')", "n0", "1/0", "5/(3-3)", "9" * 41, "1+" * 150 + "1", "1.2.3", "1 . 2"],
+)  # fmt: skip
 def test_what_is_no_bounded_expression_has_no_value(text: str) -> None:
     assert evaluate(text) is None
 
@@ -93,11 +53,6 @@ def test_deep_brackets_cannot_exhaust_the_stack() -> None:
         assert evaluate(signs * 5000) is None
     for signs in ("(", "-", "(-"):
         assert evaluate(signs * (200 // len(signs))) is None
-
-
-def test_other_signs_for_the_same_operations_are_known() -> None:
-    assert evaluate("3 × 4 ÷ 2 − 1") == 5
-    assert evaluate("1,000 + 0.5") == Fraction("1000.5")
 
 
 def test_decimals_are_written_exactly_or_not_at_all() -> None:
@@ -150,6 +105,8 @@ def test_numbers_are_found_as_people_write_them() -> None:
         ("", "#### 0", False),
         ("0.0", "#### 0", True),
         ("#### -4", "#### 4", False),
+        ("no number at all", "#### 4", False),
+        ("first 3, then #### 4 and later 5", "4", True),
     ],
 )
 def test_answers_compare_as_numbers_and_words_as_words(
@@ -158,18 +115,10 @@ def test_answers_compare_as_numbers_and_words_as_words(
     assert same_answer(output, reference) == same
 
 
-def test_the_mark_is_believed_rather_than_the_last_number() -> None:
-    assert final_answer("first 3, then #### 4 and later 5") == 4
-    assert final_answer("no number at all") is None
-
-
 def test_accuracy_is_the_share_of_right_answers_and_its_rows_add_up() -> None:
     found = answer_accuracy(["#### 1", "2", "x", "4"], ["#### 1", "#### 2", "#### 3", "#### 5"])
     assert found.score().value == 50.0
     assert found.rows[:, 0].tolist() == [1.0, 1.0, 0.0, 0.0]
     assert "####" in found.signature
-
-
-def test_a_reference_without_an_answer_is_a_mistake_of_the_data() -> None:
     with pytest.raises(DataError, match="'no answer here' has none"):
         answer_accuracy(["#### 1"], ["no answer here"])

@@ -20,65 +20,36 @@ PROMPTS = ["add 1 and 2", "add 3 and 4", "add 5 and 6"]
 REFERENCES = ["one and two is #### 3", "three and four is #### 7", "five and six is #### 11"]
 OUTPUTS = ["one and two is #### 3", "that makes #### 8", ""]
 
-OWN = """
-import json
-
-import numpy as np
-
-def brief(prompts, completions, references):
-    assert isinstance(completions, list)
-    return [1 / (1 + len(text)) for text in completions]
-
-def too_few(prompts, completions, references):
-    return [0.0]
-
-def infinite(prompts, completions, references):
-    return [float("nan") for _ in completions]
-
-def nothing(prompts, completions, references):
-    return None
-
-def texts(prompts, completions, references):
-    return ["1.0" for _ in completions]
-
-def digits(prompts, completions, references):
-    return "1" * len(completions)
-
-def by_output(prompts, completions, references):
-    return dict.fromkeys(range(len(completions)), 1.0)
-
-def nested(prompts, completions, references):
-    return [[1.0] for _ in completions]
-
-def huge(prompts, completions, references):
-    return [10**400 for _ in completions]
-
-def arrays(prompts, completions, references):
-    return np.arange(len(completions))
-
-def truths(prompts, completions, references):
-    return (bool(text) for text in completions)
-
+# A user's module: one function a line, but for those whose line is told.
+ONE_LINERS = {
+    "brief": "[1 / (1 + len(text)) for text in completions]",
+    "too_few": "[0.0]",
+    "infinite": '[float("nan") for _ in completions]',
+    "nothing": "None",
+    "texts": '["1.0" for _ in completions]',
+    "digits": '"1" * len(completions)',
+    "by_output": "dict.fromkeys(range(len(completions)), 1.0)",
+    "nested": "[[1.0] for _ in completions]",
+    "huge": "[10**400 for _ in completions]",
+    "arrays": "np.arange(len(completions))",
+    "truths": "(bool(text) for text in completions)",
+    "looks_up": "[score(text) for text in completions]",
+    "parses": "[json.loads(text) for text in completions]  # the line of parses",
+    "lazily": "(1 / len(text) for text in completions)  # the line of lazily",
+}
+OWN = "import json\nimport numpy as np\nlimit = 3\n" + "\n".join(
+    f"def {name}(prompts, completions, references): return {body}"
+    for name, body in ONE_LINERS.items()
+)
+OWN += """
 def score(text):
     return {"a": 1.0}[text]  # the line of score
-
-def looks_up(prompts, completions, references):
-    return [score(text) for text in completions]
-
-def parses(prompts, completions, references):
-    return [json.loads(text) for text in completions]  # the line of parses
-
-def lazily(prompts, completions, references):
-    for text in completions:
-        yield 1 / len(text)  # the line of lazily
 
 def mute(prompts, completions, references):
     raise TimeoutError  # the line of mute
 
 def completions_alone(completions):  # the line of completions_alone
     return [0.0 for _ in completions]
-
-limit = 3
 """
 UNUSABLE = {
     "broken_rewards": "import no_such_package_anywhere\n",
@@ -105,6 +76,9 @@ def test_the_reference_is_paid_most_and_every_reward_lies_in_the_unit_interval(n
     right, wrong, silent = reward(PROMPTS, OUTPUTS, REFERENCES)
     assert right == pytest.approx(1.0)
     assert 1.0 > wrong >= silent == 0.0
+    check_reward(name)
+    with pytest.raises(DataError, match=f"reward {name} compares with references"):
+        reward(PROMPTS, OUTPUTS, [None] * 3)
 
 
 @pytest.mark.parametrize("name", ["rouge_l", "rouge_2"])
@@ -114,36 +88,15 @@ def test_a_reward_is_the_metric_of_one_sentence(name: str) -> None:
     assert metric.statistics(OUTPUTS, REFERENCES).score().value == pytest.approx(100 * mean)
 
 
-@pytest.mark.parametrize("name", REWARDS)
-def test_every_reward_passes_the_suite_of_its_family(name: str) -> None:
-    check_reward(name)
-
-
-@pytest.mark.parametrize("name", REWARDS)
-def test_data_without_references_are_refused_by_name(name: str) -> None:
-    with pytest.raises(DataError, match=f"reward {name} compares with references"):
-        reward_function(name)(PROMPTS, OUTPUTS, [None] * 3)
-
-
-def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match=r"one of exact_answer, .* Did you mean 'rouge_l'"):
-        reward_function("rougel")
-
-
 def test_a_users_function_is_found_and_called(own: str) -> None:
     reward: Reward = reward_function(f"{own}:brief")
     assert reward(PROMPTS, ["", "a", "abc"], [None] * 3) == [1.0, 0.5, 0.25]
 
 
-def test_the_module_is_imported_only_when_the_reward_is_asked_for(own: str) -> None:
-    assert own not in sys.modules
-    reward_function(f"{own}:brief")
-    assert own in sys.modules
-
-
 @pytest.mark.parametrize(
     ("path", "message"),
     [
+        ("rougel", r"one of exact_answer, .* Did you mean 'rouge_l'"),
         ("no_such_module_anywhere:f", "Cannot import.*no_such_module_anywhere"),
         ("broken_rewards:f", "Cannot import.*no_such_package_anywhere"),
         ("own_rewards:brie", "found nothing of that name. Did you mean 'brief'"),

@@ -60,9 +60,6 @@ LANGUAGES = {
     "cantonese_mixed": ("我哋今日去 Central 飲茶", "我哋今日去 Central 行街", "zh", True),
     "vietnamese": ("Hôm nay tôi đi học với bạn.", "Hôm nay tôi đi chợ với bạn.", "13a", False),
     "persian": ("امروز با دوستم به مدرسه می‌روم", "امروز با دوستم به بازار می‌روم", "13a", False),
-    "greek": ("Σήμερα πάω στο σχολείο μαζί.", "Σήμερα πάω στην αγορά μαζί.", "13a", False),
-    "hebrew": ("היום אני הולך לבית הספר", "היום אני הולך לשוק הגדול", "13a", False),
-    "tamil": ("நான் இன்று பள்ளிக்கு செல்கிறேன்", "நான் இன்று சந்தைக்கு செல்கிறேன்", "13a", False),
     "german": (
         "Heute gehe ich zur großen Schule.",
         "Heute gehe ich zum großen Markt.",
@@ -133,7 +130,7 @@ def test_rouge_is_rouge_scores_of_words_cut_by_hand(name: str, kind: str) -> Non
     [
         "The don't-care states_of 3.5 runners' flying 1,000 things!",
         "a_b  C++ e.g. U.S.A. tab\tand\nlines",
-        "“Curly” quotes – and dashes… don’t matter",
+        "“Curly” runners – and flying dashes… don’t matter",
         "",
         "...",
     ],
@@ -183,11 +180,6 @@ def test_error_rates_of_scripts_without_spaces_count_characters() -> None:
 )  # fmt: skip
 def test_a_known_language_decides_before_the_script(language: str | None, expected: str) -> None:
     assert units_of(["OK"], language=language).bleu_tokenizer == expected
-
-
-def test_a_tokenizer_that_is_given_is_kept() -> None:
-    assert units_of(["我今天去北京"], tokenizer="char", language="zh").bleu_tokenizer == "char"
-    assert units_of(["我今天去北京"], tokenizer="13a") == Units("13a", unspaced=True)
 
 
 def test_german_with_a_foreign_name_has_spaces_and_a_chinese_text_with_a_kana_is_chinese() -> None:
@@ -248,3 +240,8 @@ def test_exact_match_is_of_the_whole_answer_but_for_case_and_outer_marks(
     found = exact_match([output], [reference])
     assert found.score().value == (100.0 if right else 0.0)
     assert "nfkc" in found.signature
+
+
+def test_a_tokenizer_that_is_given_is_kept() -> None:
+    assert units_of(["我今天去北京"], tokenizer="char", language="zh").bleu_tokenizer == "char"
+    assert units_of(["我今天去北京"], tokenizer="13a") == Units("13a", unspaced=True)

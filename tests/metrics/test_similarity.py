@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import sacrebleu
@@ -12,8 +12,6 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from seqdistill.metrics.similarity import (
     SIMILARITIES,
-    SentenceSimilarity,
-    clipped_matches,
     sentence_bleu,
     sentence_chrf,
     smoothed_bleu,
@@ -29,9 +27,6 @@ REFERENCES = [
     "a b",
     "",
 ]
-every_similarity = pytest.mark.parametrize(
-    "similarity", [make() for make in SIMILARITIES.values()], ids=list(SIMILARITIES)
-)
 
 
 def hypotheses_for(reference: str, seed: int, number: int = 35) -> list[str]:
@@ -115,85 +110,17 @@ def test_sentence_bleu_and_chrf_are_sacrebleus_to_the_last_bit(reference: str) -
         assert similarity.signature == str(metric.get_signature())
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-def test_the_papers_bleu_is_sacrebleus_for_four_words_and_a_match(reference: str) -> None:
-    hypotheses = hypotheses_for(reference, seed=3)
-    words = BLEU().tokenizer
-    rows = zip(
-        hypotheses,
-        smoothed_bleu()(hypotheses, reference),
-        sentence_bleu()(hypotheses, reference),
-        strict=True,
-    )
-    for hypothesis, papers, sacrebleus in rows:
-        if len(words(hypothesis).split()) >= 4 and sacrebleus > 0.0:
-            assert papers == pytest.approx(sacrebleus, rel=1e-12)
-
-
-def test_only_the_papers_bleu_tells_apart_hypotheses_without_a_match() -> None:
-    hypotheses = ["p q r s", "p q r s t u v w"]
-    assert sentence_bleu()(hypotheses, "a b c d") == [0.0, 0.0]
-    short, long = smoothed_bleu()(hypotheses, "a b c d")
-    assert short > long > 0.0
-
-
-@pytest.mark.parametrize("order", [1, 2, 3, 6])
-def test_matches_are_clipped_and_do_not_span_hypotheses(order: int) -> None:
-    generator = random.Random(order)
-    reference = generator.choices("ab", k=20)
-    hypotheses = [generator.choices("abc", k=generator.randint(0, 12)) for _ in range(50)]
-    matches = clipped_matches(hypotheses, reference, max_order=order)
-    assert matches.tolist() == [
-        [naive_matches(hypothesis, reference, n) for n in range(1, order + 1)]
-        for hypothesis in hypotheses
-    ]
-    assert matches[:, -1].any()
-
-
-@every_similarity
-def test_a_similarity_goes_by_its_name_and_tells_its_settings(
-    similarity: SentenceSimilarity,
-) -> None:
-    assert SIMILARITIES[similarity.name]().signature == similarity.signature
-    assert sacrebleu.__version__ in similarity.signature
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_values_run_from_nothing_to_the_reference_itself(name: str) -> None:
+    similarity = SIMILARITIES[name]()
+    assert similarity.name == name
     assert "nrefs:1|case:mixed" in similarity.signature
-
-
-@pytest.mark.parametrize("make", [smoothed_bleu, sentence_bleu])
-def test_the_tokenizer_changes_the_score_and_the_signature(
-    make: Callable[..., SentenceSimilarity],
-) -> None:
-    split, whole = make(tokenize="13a"), make(tokenize="none")
-    assert ("tok:13a" in split.signature, "tok:none" in whole.signature) == (True, True)
-    assert split(["open the file."], "open the file .") == [pytest.approx(100.0)]
-    assert whole(["open the file."], "open the file .")[0] < 90.0
-
-
-@every_similarity
-@pytest.mark.parametrize("reference", [text for text in REFERENCES if text])
-def test_the_reference_itself_has_one_hundred_and_nothing_more(
-    similarity: SentenceSimilarity, reference: str
-) -> None:
-    values = similarity(hypotheses_for(reference, seed=4), reference)
-    assert values[0] == pytest.approx(100.0, rel=1e-12)
-    assert max(values) <= values[0]
-    assert min(values) >= 0.0
-
-
-@every_similarity
-def test_an_empty_text_has_zero_even_against_an_empty_reference(
-    similarity: SentenceSimilarity,
-) -> None:
+    assert sacrebleu.__version__ in similarity.signature
+    for reference in filter(None, REFERENCES):
+        values = similarity(hypotheses_for(reference, seed=4), reference)
+        assert values[0] == pytest.approx(100.0, rel=1e-12)
+        assert max(values) <= values[0]
+        assert min(values) >= 0.0
     assert similarity(["", " "], "some words") == [0.0, 0.0]
     assert similarity([""], "") == [0.0]
     assert similarity([], "some words") == []
-
-
-@every_similarity
-def test_a_value_does_not_depend_on_the_hypotheses_beside_it(
-    similarity: SentenceSimilarity,
-) -> None:
-    hypotheses = hypotheses_for(REFERENCES[1], seed=5)
-    together = similarity(hypotheses, REFERENCES[1])
-    assert together == [similarity([text], REFERENCES[1])[0] for text in hypotheses]
-    assert len(set(together)) > 10

@@ -33,8 +33,9 @@ from tests.report.made import (
 from tests.snapshots import assert_as_kept
 
 from seqdistill.core.errors import UserError
-from seqdistill.records.results import Results, Score, System
-from seqdistill.report import build_report, headlines, write_report
+from seqdistill.records.results import EntropyCurve, Results, System
+from seqdistill.records.run_directory import RunDirectory
+from seqdistill.report import build_report, charts, headlines, write_report
 from seqdistill.report.contents import read_contents
 
 
@@ -105,10 +106,6 @@ def html(everything: Path) -> str:
     return build_report(everything)
 
 
-def page_of(folder: Path, found: Results) -> Page:
-    return Page(build_report(write_run(folder / "run", found)))
-
-
 def headline_of(found: Results) -> str:
     text = "".join(phrase.text for phrase in headlines.headline(found))
     return text.replace("\u202f", " ")
@@ -140,8 +137,8 @@ def test_ids_are_unique_links_have_targets_and_header_cells_a_scope(html: str) -
 
 
 def test_charts_take_their_colours_from_the_scheme(html: str) -> None:
-    charts = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
-    colours = {colour for chart in charts for colour in re.findall(r"#[0-9a-fA-F]{6}\b", chart)}
+    drawn = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    colours = {colour for chart in drawn for colour in re.findall(r"#[0-9a-fA-F]{6}\b", chart)}
     assert colours == set(), "a fixed colour would be unreadable in one of the schemes"
     for number in range(4):
         assert f"var(--series-{number})" in html
@@ -149,65 +146,88 @@ def test_charts_take_their_colours_from_the_scheme(html: str) -> None:
 
 
 def test_equal_folders_give_equal_bytes(everything: Path, html: str) -> None:
-    assert build_report(everything) == html
+    assert write_report(everything).read_text(encoding="utf-8") == html
+
+
+def broken(each: System) -> System:
+    return each.model_copy(update={"faults": (ENDLESS,)})
+
+
+def with_errors(name: str, quality: float) -> System:
+    return system(name, name, quality, 10.0, metric=ERRORS)
+
+
+PAGES = {
+    "a copy is never recommended": (
+        COMPARED.model_copy(update={"exports": (COPY.model_copy(update={"beam": TEACHER.beam}),)}),
+        ["Speed of seq_kd int8 | 1.0× | | 100 % of the BLEU, 5.0 MB", "seq_kd keeps 93 %"],
+        [],
+    ),
+    "systems with nothing but names": (
+        results([System(name=name, method=name) for name in ("teacher", "student")]),
+        ["teacher was measured without BLEU", "holds no training log"],
+        ["Gain of beam search", "Agreement", "Confidence"],
+    ),
+    "all are broken": (
+        results([TEACHER, broken(BASELINE), broken(SEQ_KD)]),
+        ["No student is sound, so none is recommended"],
+        ["Speed, beam search"],
+    ),
+    "one student has no badge and is compared with its teacher": (
+        results(
+            [TEACHER, SEQ_KD],
+            paired_tests=(paired("seq_kd", -2.4, 0.01, versus="teacher"),),
+            baseline="teacher",
+        ),
+        ["Against teacher | −2.4 | BLEU: worse than teacher (p = 0.010)"],
+        ["recommended", "Gain from distillation"],
+    ),
+    "of an error rate the lowest is the best": (
+        results(
+            [with_errors("teacher", 5.0), with_errors("baseline", 9.0), with_errors("seq_kd", 7.0)],
+            [ERRORS, CHRF],
+            paired_tests=(paired("seq_kd", -2.0, 0.001, metric="token_error_rate"),),
+        ),
+        [
+            "seq_kd has a token error rate of 7.0 against the teacher’s 5.0, the worst",
+            "better than baseline (p = 0.001)",
+            "down is better",
+            "Token error rate on dev",
+        ],
+        ["up is better", "BLEU 1"],
+    ),
+}
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_report_is_written_beside_the_results(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", results([SEQ_KD]))
-    assert write_report(folder) == folder / "report.html"
-    assert (folder / "report.html").read_text(encoding="utf-8") == build_report(folder)
+@pytest.mark.parametrize(("found", "said", "absent"), PAGES.values(), ids=PAGES)
+def test_what_the_page_says(
+    tmp_path: Path, found: Results, said: list[str], absent: list[str]
+) -> None:
+    folder = write_run(tmp_path / "run", found)
+    if found.metrics[0] == ERRORS:
+        row = {"step": 1, "dev_token_error_rate": 12.5, "dev_bleu": 1.0}
+        write_lines(folder / "seq_kd" / "metrics.jsonl", [row])
+        (folder / "seq_kd" / "recipe.yaml").touch()
+    text = Page(build_report(folder)).text
+    assert [words for words in said if words not in text] == []
+    assert [words for words in absent if words in text] == []
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_copy_stands_beside_the_systems_and_is_never_recommended(tmp_path: Path) -> None:
-    scores = {"bleu": Score(value=33.9)}
-    copy = COPY.model_copy(update={"beam": COPY.beam.model_copy(update={"scores": scores})})
-    page = page_of(tmp_path, COMPARED.model_copy(update={"exports": (copy,)}))
-    assert "Speed of seq_kd int8 | 8.0× | | 100 % of the BLEU, 5.0 MB" in page.text
-    assert page.text.startswith("seq_kd keeps 93 %")
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_single_run_in_any_script_and_without_dev_scores_has_a_page(tmp_path: Path) -> None:
+def test_a_single_run_in_any_script_has_a_page_before_and_after_it_is_measured(
+    tmp_path: Path,
+) -> None:
     name = "my $x_1$ 学生"
-    folder = write_run(tmp_path / "run", results([system(name, "seq_kd", 31.62, 51.0)]))
-    write_lines(folder / "metrics.jsonl", [{"step": s, "loss_nats": 1.0 / s} for s in (1, 2)])
-    outputs = {
-        "id": "1",
-        "source": "open",
-        "reference": "ファイルを開く",
-        "outputs": {name: "開く"},
-    }
-    write_lines(folder / "samples.jsonl", [outputs])
-    page = Page(build_report(folder))
+    write_lines(tmp_path / "metrics.jsonl", [{"step": s, "loss_nats": 1.0 / s} for s in (1, 2)])
+    assert "Not evaluated yet" in Page(build_report(tmp_path)).text
+    RunDirectory(tmp_path).write_results(results([system(name, "seq_kd", 31.62, 51.0)]))
+    row = {"id": "1", "source": "open", "reference": "開く", "outputs": {name: "開く"}}
+    write_lines(tmp_path / "samples.jsonl", [row])
+    page = Page(build_report(tmp_path))
     said = f"{name} reaches 31.6 BLEU at 51 sentences per second with 5.3 M parameters."
     assert said in page.text
     assert len(page.labels) == 1, "one system has no trade-off, only its loss"
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_run_that_was_not_evaluated_shows_how_its_training_went(tmp_path: Path) -> None:
-    write_lines(tmp_path / "metrics.jsonl", metrics_of(Course())[:4])
-    assert "Not evaluated yet" in Page(build_report(tmp_path)).text
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_systems_with_nothing_but_names_have_a_page(tmp_path: Path) -> None:
-    systems = [System(name=name, method=name) for name in ("teacher", "student")]
-    page = page_of(tmp_path, results(systems))
-    assert "teacher was measured without BLEU" in page.text
-    assert "holds no training log" in page.text
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_older_results_have_a_page_without_what_was_not_measured(tmp_path: Path) -> None:
-    bare = {"mode_share": None, "perplexity": None, "greedy_beam_gap": None}
-    systems = [each.model_copy(update=bare) for each in (TEACHER, BASELINE)]
-    page = page_of(tmp_path, results(systems))
-    assert "Output length" in page.text
-    for absent in ("Gain of beam search", "Agreement", "Confidence", "perplexity", "Sampling"):
-        assert absent not in page.text.split("Glossary\nBLEU")[0], absent
 
 
 def test_the_headline_names_the_best_the_worst_and_what_is_broken() -> None:
@@ -228,46 +248,6 @@ def test_the_headline_names_the_best_the_worst_and_what_is_broken() -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_where_all_are_broken_nothing_is_recommended_or_praised(tmp_path: Path) -> None:
-    broken = [each.model_copy(update={"faults": (ENDLESS,)}) for each in (BASELINE, SEQ_KD)]
-    text = page_of(tmp_path, results([TEACHER, *broken])).text
-    assert "No student is sound, so none is recommended" in text
-    assert text.count("recommended") == 1
-    assert "Speed, beam search" not in text
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_one_student_has_no_badge_and_is_compared_with_its_teacher(tmp_path: Path) -> None:
-    test = paired("seq_kd", -2.4, 0.01, versus="teacher")
-    found = results([TEACHER, SEQ_KD], paired_tests=(test,), baseline="teacher")
-    text = page_of(tmp_path, found).text
-    assert "recommended" not in text
-    assert "Against teacher | −2.4 | BLEU: worse than teacher (p = 0.010)" in text
-    assert "Gain from distillation" not in text
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_of_an_error_rate_the_lowest_is_recommended_and_less_is_better(tmp_path: Path) -> None:
-    systems = [
-        system(name, name, quality, 10.0, metric=ERRORS)
-        for name, quality in (("teacher", 5.0), ("baseline", 9.0), ("seq_kd", 7.0))
-    ]
-    test = paired("seq_kd", -2.0, 0.001, metric="token_error_rate")
-    found = results(systems, [ERRORS, CHRF], paired_tests=(test,))
-    folder = write_run(tmp_path / "run", found)
-    row = {"step": 1, "dev_token_error_rate": 12.5, "dev_bleu": 1.0}
-    write_lines(folder / "seq_kd" / "metrics.jsonl", [row])
-    (folder / "seq_kd" / "recipe.yaml").touch()
-    page = Page(build_report(folder))
-    said = "seq_kd has a token error rate of 7.0 against the teacher’s 5.0, the worst"
-    assert said in page.text
-    assert "better than baseline (p = 0.001)" in page.text
-    assert "down is better" in page.text and "up is better" not in page.text
-    assert "Token error rate on dev" in page.text
-    assert "BLEU" not in page.text.split("Glossary\nToken error rate")[0]
-
-
-@pytest.mark.usefixtures("undrawn")
 def test_the_start_does_not_change_how_students_look(tmp_path: Path) -> None:
     def mark(*systems: System) -> str:
         folder = write_run(tmp_path / str(len(systems)), results(systems))
@@ -277,17 +257,9 @@ def test_the_start_does_not_change_how_students_look(tmp_path: Path) -> None:
     assert mark(TEACHER, START, BASELINE, SEQ_KD) == mark(TEACHER, BASELINE, SEQ_KD) != ""
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_entropy_is_drawn_as_far_as_a_tenth_of_the_references_reach(tmp_path: Path) -> None:
-    def label(last: float) -> str:
-        curve = {"entropy_nats": (1.0, 2.0, last), "counts": (20, 10, 1)}
-        content = results([TEACHER, SEQ_KD]).model_dump() | {
-            "entropy_by_position": {"seq_kd": curve}
-        }
-        page = page_of(tmp_path / str(last), Results.model_validate(content))
-        return next(label for label in page.labels if label.startswith("Entropy"))
-
-    assert label(9.0) == label(1.0)
+def test_entropy_is_drawn_as_far_as_a_tenth_of_the_references_reach() -> None:
+    curve = EntropyCurve(entropy_nats=(1.0, 2.0, 9.0), counts=(20, 2, 1))
+    assert [point.y for point in charts._entropy(curve)] == [1.0, 2.0]
 
 
 def test_a_single_runs_curves_are_its_students(tmp_path: Path) -> None:
@@ -329,12 +301,7 @@ def test_a_folder_without_anything_to_show_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_difference_is_significant_below_the_level_and_signed_by_the_metric() -> None:
-    assert [headlines.significance(test, COMPARED) for test in TESTS] == [
-        headlines.NOT_SIGNIFICANT,
-        "better",
-        "better",
-    ]
-    assert headlines.significance(paired("seq_kd", -1.0, 0.049), COMPARED) == "worse"
-    assert (
-        headlines.significance(paired("seq_kd", 0.0, 0.01), COMPARED) == headlines.NOT_SIGNIFICANT
-    )
+    tests = [*TESTS, paired("seq_kd", -1.0, 0.049), paired("seq_kd", 0.0, 0.01)]
+    found = [headlines.significance(test, COMPARED) for test in tests]
+    none = headlines.NOT_SIGNIFICANT
+    assert found == [none, "better", "better", "worse", none]

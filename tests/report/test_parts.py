@@ -23,15 +23,10 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(("output", "reference"), TEXTS)
-def test_joined_pieces_are_the_output(output: str, reference: str) -> None:
-    assert "".join(piece.text for piece in pieces(output, reference)) == output
-
-
-@pytest.mark.parametrize(("output", "_reference"), TEXTS)
-def test_a_text_does_not_differ_from_itself(output: str, _reference: str) -> None:
-    assert all(piece.kind == "same" for piece in pieces(output, output))
-    assert all(piece.kind == "same" for piece in pieces(output, None))
+def test_pieces_join_to_the_output_and_a_text_does_not_differ_from_itself() -> None:
+    for output, reference in TEXTS:
+        assert "".join(piece.text for piece in pieces(output, reference)) == output
+        assert all(p.kind == "same" for p in [*pieces(output, output), *pieces(output, None)])
 
 
 def test_other_words_are_marked_whole_and_missing_words_leave_a_mark() -> None:
@@ -43,9 +38,7 @@ def test_other_words_are_marked_whole_and_missing_words_leave_a_mark() -> None:
         ("big", "other"),
         (" cats", "same"),
     ]
-
-
-def test_scripts_without_spaces_are_compared_by_character() -> None:
+    # Scripts without spaces are compared by character.
     assert [p.text for p in pieces("開きます", "開けます") if p.kind == "other"] == ["き"]
 
 
@@ -88,6 +81,11 @@ def test_missing_numbers_are_a_dash_whatever_they_would_have_been() -> None:
         (numbers.p_value(0.214), "p\u00a0=\u00a00.21"),
         (numbers.fact("memory_bytes", 16_000_000_000), f"16.0{T}GB"),
         (numbers.fact("seeds", [1, 2]), "[1, 2]"),
+        *zip(
+            map(numbers.significant, (0.01234, 4.567, 9.996, 1234.6, -0.5, 0.0, 99.96, None)),
+            ("0.0123", "4.57", "10.0", "1,230", "−0.500", "0", "100", numbers.MISSING),
+            strict=True,
+        ),
     ],
 )
 def test_numbers_are_shown_with_the_figures_that_matter(shown: str, expected: str) -> None:
@@ -98,17 +96,6 @@ def test_the_running_mean_of_a_constant_is_the_constant_and_of_one_point_itself(
     assert running_mean([2.0] * 7, 3) == [2.0] * 7
     assert running_mean([1.0, 2.0, 6.0], 2) == [1.0, 1.5, 4.0]
     assert running_mean([1.0, 5.0], 1) == [1.0, 5.0]
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0.01234, "0.0123"), (4.567, "4.57"), (9.996, "10.0"), (1234.6, "1,230"), (-0.5, "−0.500"),
-     (0.0, "0"), (99.96, "100"), (None, numbers.MISSING)],
-)  # fmt: skip
-def test_quantities_of_any_size_are_shown_with_three_figures(
-    value: float | None, shown: str
-) -> None:
-    assert numbers.significant(value) == shown
 
 
 def test_the_report_starts_without_torch_and_without_matplotlib() -> None:

@@ -35,15 +35,11 @@ def signs_of(folder: Path, course: Course) -> tuple[str, ...]:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_without_rollouts_shows_nothing_of_them(tmp_path: Path) -> None:
+def test_what_was_not_sampled_or_never_moves_has_no_chart(tmp_path: Path) -> None:
     write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "loss_nats": 1.0}])
     text = Page(build_report(tmp_path)).text
     for absent in ("Reward", "Rollout", "Sampling", "Self-BLEU", "The rule"):
         assert absent not in text, absent
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_staleness_and_the_students_share_that_never_move_have_no_chart(tmp_path: Path) -> None:
     write_course(tmp_path, Course(), staleness=0.0, student_fraction=1.0)
     text = Page(build_report(tmp_path)).text
     assert "Staleness" not in text and "Student’s share" not in text

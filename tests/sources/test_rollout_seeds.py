@@ -15,7 +15,7 @@ from tests.tiny import EOS, character_tokenizer, tiny_model
 from seqdistill.core.completions import Completions
 from seqdistill.core.source import Source
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.models.adapters import adapt
@@ -40,14 +40,14 @@ def with_transformers(name: str) -> Sampler:
 
 def with_ctranslate2(name: str) -> Sampler:
     model = tiny_model(name)
-    return CTranslate2Sampler(
+    generator = CTranslate2Generator(
         model,
         character_tokenizer(closes=False),
         kind=adapt(model).kind,
-        decoding=SAMPLED,
         verify_on=[((5, 6, 7, EOS), (4, 7, EOS))],
         threads=1,
     )
+    return CTranslate2Sampler(model, generator, SAMPLED)
 
 
 both_engines = pytest.mark.parametrize("make", [with_transformers, with_ctranslate2])

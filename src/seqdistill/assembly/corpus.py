@@ -15,7 +15,7 @@ from seqdistill.assembly.data import (
     encode_for_evaluation,
     without_references,
 )
-from seqdistill.assembly.decoding import build_decoding, build_generator
+from seqdistill.assembly.decoding import build_decoding, build_generator, labelling_engine
 from seqdistill.assembly.judging import text_units
 from seqdistill.assembly.models import teacher_placement
 from seqdistill.core.errors import StaleCorpusError
@@ -152,16 +152,12 @@ def label_generator(
     recipe: Recipe, teacher: LoadedModel, examples: Sequence[EncodedExample]
 ) -> SequenceGenerator:
     """What writes the labels, compared with the teacher on the first examples."""
-    section = recipe.sequences.decoding
     teacher.model.to(teacher_placement(recipe).device)
     return build_generator(
         teacher,
-        engine=section.engine,
-        engine_key="sequences.decoding.engine",
-        compute_type=section.compute_type,
-        threads=section.threads,
+        labelling_engine(recipe),
         examples=with_placeholder_targets(examples),
-        max_new_tokens=section.max_new_tokens,
+        max_new_tokens=recipe.sequences.decoding.max_new_tokens,
         # Whatever student the corpus is for: it knows these ids if it has this tokenizer, and what
         # is written with others is no text.
         vocab_size=num_known_ids(teacher.tokenizer),

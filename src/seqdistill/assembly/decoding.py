@@ -15,8 +15,9 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
-from seqdistill.generation.verified_pairs import reach_of
+from seqdistill.generation.verification import reach_of
 from seqdistill.models.loading import LoadedModel
+from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import DecodingSection
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +27,54 @@ Made = TypeVar("Made")
 
 TRANSFORMERS = "transformers float32"
 """What `engine_name` says of the transformers engine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineChoice:
+    """The engine that was asked for, and the setting that asked: errors name it."""
+
+    name: str
+    """`ctranslate2`, `transformers`, or `auto`: CTranslate2 where it computes the same."""
+    key: str
+    compute_type: str = "float32"
+    threads: int | None = None
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether transformers takes over where CTranslate2 cannot run a model.
+
+        Not where another arithmetic was asked for, which transformers would not keep.
+        """
+        return self.name == "auto" and self.compute_type == "float32"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a model that CTranslate2 cannot run."""
+        other = self.compute_type != "float32"
+        without = f" without compute_type {self.compute_type}" if other else ""
+        return f"use {self.key}=transformers{without}"
+
+
+def evaluation_engine(recipe: Recipe) -> EngineChoice:
+    """What decodes dev and test."""
+    section = recipe.evaluation
+    return EngineChoice(
+        section.engine, "evaluation.engine", section.compute_type, recipe.training.threads
+    )
+
+
+def labelling_engine(recipe: Recipe) -> EngineChoice:
+    """What the teacher decodes with."""
+    section = recipe.sequences.decoding
+    return EngineChoice(
+        section.engine, "sequences.decoding.engine", section.compute_type, section.threads
+    )
+
+
+def rollout_engine(recipe: Recipe) -> EngineChoice:
+    """What the student samples with while it trains."""
+    engine = recipe.sequences.rollouts.engine
+    return EngineChoice(engine, "sequences.rollouts.engine", threads=recipe.training.threads)
 
 
 def build_decoding(section: DecodingSection) -> Decoding:
@@ -49,47 +98,27 @@ def engine_name(generator: SequenceGenerator) -> str:
     return TRANSFORMERS
 
 
-def may_fall_back(engine: str, compute_type: str = "float32") -> bool:
-    """Whether transformers takes over where CTranslate2 cannot run a model.
-
-    Not where another arithmetic was asked for, which transformers would not keep.
-    """
-    return engine == "auto" and compute_type == "float32"
-
-
-def remedy_of(engine_key: str, compute_type: str = "float32") -> str:
-    """What to do about a model that CTranslate2 cannot run; `engine_key` chose it."""
-    without = "" if compute_type == "float32" else f" without compute_type {compute_type}"
-    return f"use {engine_key}=transformers{without}"
-
-
-def made_by_ctranslate2(
-    make: Callable[[], Made], *, engine: str, engine_key: str, compute_type: str = "float32"
-) -> Made | None:
+def made_by_ctranslate2(make: Callable[[], Made], engine: EngineChoice) -> Made | None:
     """What `make` makes of CTranslate2; None where transformers is to take its place.
 
-    So it is where `engine` says so, and for `auto`, with a line of the log that says why, where
-    CTranslate2 cannot run the model. Else that raises EngineError, which names `engine_key`.
+    Raises EngineError, which names the setting, where CTranslate2 must run the model and cannot.
     """
-    if engine == "transformers":
+    if engine.name == "transformers":
         return None
     try:
-        with with_hint(remedy_of(engine_key, compute_type)):
+        with with_hint(engine.remedy):
             return make()
     except EngineError as error:
-        if not may_fall_back(engine, compute_type):
+        if not engine.may_fall_back:
             raise
-        _LOG.warning("%s: auto takes transformers, which is slower. %s", engine_key, error.problem)
+        _LOG.warning("%s: auto takes transformers, which is slower. %s", engine.key, error.problem)
         return None
 
 
 def build_generator(
     pair: LoadedModel,
+    engine: EngineChoice,
     *,
-    engine: str,
-    engine_key: str,
-    compute_type: str,
-    threads: int | None,
     examples: Sequence[EncodedExample],
     max_new_tokens: int,
     vocab_size: int | None = None,
@@ -97,26 +126,21 @@ def build_generator(
     """An engine with the model's present weights, for ids below `vocab_size`; None means all.
 
     `examples` are what it is to decode: a conversion is compared with the model on the first of
-    them and at the length of the longest with `max_new_tokens` beside it. `auto` is CTranslate2
-    where that agrees, else transformers, said in one line of the log.
-
-    `engine_key` is the setting that chose the engine. Raises EngineError, which names it, for a
-    model that CTranslate2 cannot run.
+    them and at the length of the longest with `max_new_tokens` beside it. Raises EngineError for a
+    model that CTranslate2 must run and cannot.
     """
     fast = made_by_ctranslate2(
         lambda: CTranslate2Generator(
             pair.model,
             pair.tokenizer,
             kind=pair.kind,
-            compute_type=compute_type,
-            threads=threads,
+            compute_type=engine.compute_type,
+            threads=engine.threads,
             verify_on=verification_pairs(examples),
             reach=reach_of(examples, max_new_tokens),
             vocab_size=vocab_size,
         ),
-        engine=engine,
-        engine_key=engine_key,
-        compute_type=compute_type,
+        engine,
     )
     return fast or TransformersGenerator(
         pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size
@@ -125,11 +149,8 @@ def build_generator(
 
 def generator_factory(
     pair: LoadedModel,
+    engine: EngineChoice,
     *,
-    engine: str,
-    engine_key: str,
-    compute_type: str,
-    threads: int | None,
     examples: Sequence[EncodedExample],
     max_new_tokens: int,
 ) -> Callable[[PreTrainedModel], SequenceGenerator]:
@@ -137,20 +158,13 @@ def generator_factory(
 
     Where `auto` has once taken transformers it stays.
     """
-    wanted = engine
 
     def make(model: PreTrainedModel) -> SequenceGenerator:
-        nonlocal wanted
-        generator = build_generator(
-            LoadedModel(model, pair.tokenizer, pair.name),
-            engine=wanted,
-            engine_key=engine_key,
-            compute_type=compute_type,
-            threads=threads,
-            examples=examples,
-            max_new_tokens=max_new_tokens,
-        )
-        wanted = "transformers" if engine_name(generator) == TRANSFORMERS else wanted
+        nonlocal engine
+        now = LoadedModel(model, pair.tokenizer, pair.name)
+        generator = build_generator(now, engine, examples=examples, max_new_tokens=max_new_tokens)
+        if engine_name(generator) == TRANSFORMERS:
+            engine = dataclasses.replace(engine, name="transformers")
         return generator
 
     return make

@@ -39,6 +39,7 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
 from seqdistill.models.vocabulary import check_ends, check_starts, shared_vocab_size
+from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ class Prepared:
     """Of what the student writes, where the objective has one; it was tried."""
     precision: Precision
     """What `training.precision` means on this device."""
+    objective: WeightedObjective
+    asks_teacher: bool
+    """Whether training asks the teacher what it would say: for a term, or to be looked at."""
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -74,8 +78,8 @@ def prepare(recipe: Recipe) -> Prepared:
 
     Raises UserError for whatever does not fit.
     """
-    needs_teacher = asks_teacher(recipe)
-    sequences = recipe.sequences
+    sequences, objective = recipe.sequences, build_objective(recipe)
+    asks_teacher = objective.needs_teacher or recipe.teacher.scores != "none"
     train_examples = _read_train(recipe)
     dev_examples = _read_held_out(recipe, "dev")
     # Used after training: a mistake in it is told before.
@@ -87,7 +91,7 @@ def prepare(recipe: Recipe) -> Prepared:
             "evaluation.calculator must be left out unless the student is decoder-only, got an "
             "encoder-decoder; remove it"
         )
-    if needs_teacher or sequences.rollouts.teacher_fraction > 0.0:
+    if asks_teacher or sequences.rollouts.teacher_fraction > 0.0:
         check_vocabularies(student, teacher)
     if sequences.origin == "interpolation":
         similarity_of(sequences.similarity, text_units(recipe, train_examples))
@@ -99,27 +103,27 @@ def prepare(recipe: Recipe) -> Prepared:
         teacher=teacher,
         student=student,
         train=encoded.examples,
-        asks_teacher=needs_teacher,
+        asks_teacher=asks_teacher,
     )
     _check_memory(recipe, encoded.examples, student.kind)
     _check_dev(recipe, judging, dev.examples)
-    reward = _tried_reward(recipe, student, train_examples, encoded.examples)
-    lora = _lora(recipe, student)
     return Prepared(
-        recipe,
-        teacher,
-        student,
-        adapt(student.model),
-        lora,
-        build_mask(recipe, student.model),
-        train_examples,
-        encoded.examples,
-        encoded.num_too_long,
-        dev.examples,
-        tuple(example.target or "" for example in dev_examples),
-        judging,
-        reward,
-        _precision(recipe),
+        recipe=recipe,
+        teacher=teacher,
+        student=student,
+        reward=_tried_reward(recipe, student, train_examples, encoded.examples),
+        lora=_lora(recipe, student),
+        adapted=adapt(student.model),
+        mask=build_mask(recipe, student.model),
+        train_examples=train_examples,
+        train=encoded.examples,
+        num_too_long=encoded.num_too_long,
+        dev=dev.examples,
+        dev_references=tuple(example.target or "" for example in dev_examples),
+        judging=judging,
+        precision=_precision(recipe),
+        objective=objective,
+        asks_teacher=asks_teacher,
     )
 
 
@@ -283,12 +287,6 @@ def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
         targets=section.targets,
         seed=recipe.seed,
     )
-
-
-def asks_teacher(recipe: Recipe) -> bool:
-    """Whether training asks the teacher what it would say: for a term, or to be looked at."""
-    needs_teacher = build_objective(recipe).needs_teacher  # refuses what it cannot be built from
-    return recipe.teacher.scores != "none" or needs_teacher
 
 
 def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int:

@@ -1,9 +1,7 @@
 """From a recipe's sequences section to the source that training reads.
 
-    what exists before training:  references, or the teacher's outputs
-    what is written meanwhile:    student -> replay -> mixture with what exists -> reward
-
-Trains and decodes nothing while it builds, but for the teacher's corpus.
+what exists before training:  references, or the teacher's outputs
+what is written meanwhile:    student -> replay -> mixture with what exists -> reward
 """
 
 from __future__ import annotations
@@ -13,19 +11,18 @@ from collections.abc import Sequence
 
 from seqdistill.assembly.corpus import interpolated_outputs, teacher_outputs
 from seqdistill.assembly.data import collator_for
-from seqdistill.assembly.decoding import made_by_ctranslate2, verification_pairs
+from seqdistill.assembly.decoding import made_by_ctranslate2, rollout_engine, verification_pairs
 from seqdistill.assembly.objective import build_schedule
-from seqdistill.assembly.preparing import Prepared, asks_teacher, check_vocabularies
+from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.dataset import EncodedDataset, leave_out_long, with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import pair_facts
-from seqdistill.generation.sampling import Sampler, TransformersSampler
-from seqdistill.generation.teacher_mixed import TeacherMixedSampler
-from seqdistill.generation.verified_pairs import reach_of
+from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
+from seqdistill.generation.verification import reach_of
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import RolloutsSection, StudentFraction
@@ -183,19 +180,24 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
             teacher_fraction=section.teacher_fraction,
             precision=precision,
         )
+    # With targets no longer than a rollout, which fit the model where others may not.
+    pairs = verification_pairs(with_placeholder_targets(examples))
+    longest = max(1, section.max_new_tokens - 1)
     fast = made_by_ctranslate2(
         lambda: CTranslate2Sampler(
             student.model,
-            student.tokenizer,
-            kind=student.kind,
-            decoding=decoding,
-            verify_on=_verified_on(examples, section.max_new_tokens),
-            reach=reach_of(examples, section.max_new_tokens),
-            vocab_size=vocab_size,
-            threads=recipe.training.threads,
+            CTranslate2Generator(
+                student.model,
+                student.tokenizer,
+                kind=student.kind,
+                verify_on=[(source, target[:longest]) for source, target in pairs],
+                reach=reach_of(examples, section.max_new_tokens),
+                vocab_size=vocab_size,
+                threads=recipe.training.threads,
+            ),
+            decoding,
         ),
-        engine=section.engine,
-        engine_key="sequences.rollouts.engine",
+        rollout_engine(recipe),
     )
     return fast or TransformersSampler(
         student.model,
@@ -207,21 +209,13 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     )
 
 
-def _verified_on(
-    examples: Sequence[EncodedExample], max_new_tokens: int
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Prompts with targets no longer than a rollout, which fit the model where others may not."""
-    pairs = verification_pairs(with_placeholder_targets(examples))
-    return [(source, target[: max(1, max_new_tokens - 1)]) for source, target in pairs]
-
-
 def _written_vocab_size(prepared: Prepared) -> int:
     """Ids of what the student writes lie below it: it is what the objective cuts both heads to.
 
     Where no teacher reads what is written, these are the ids that the student's tokenizer knows.
     """
     recipe = prepared.recipe
-    if asks_teacher(recipe) or recipe.sequences.rollouts.teacher_fraction > 0.0:
+    if prepared.asks_teacher or recipe.sequences.rollouts.teacher_fraction > 0.0:
         return check_vocabularies(prepared.student, prepared.teacher)
     return num_known_ids(prepared.student.tokenizer)
 

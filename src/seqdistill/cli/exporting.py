@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.overrides import TrustRemoteCode
+from seqdistill.cli.options import Threads, TrustRemoteCode, Verbose
 from seqdistill.cli.paths import expanded
+from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, program, quoted, say_aligned
 from seqdistill.records.writable import check_writable
-
-
-class Format(enum.StrEnum):
-    """How a model is stored."""
-
-    sparse = "sparse"
-    int8 = "int8"
-    dense = "dense"
-
-
-class Store(enum.StrEnum):
-    """Precision of the weights in sparse and dense folders."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
 
 
 def export(
@@ -48,7 +32,7 @@ def export(
     ],
     *,
     form: Annotated[
-        Format,
+        Literal["sparse", "int8", "dense"],
         typer.Option(
             "--format",
             metavar="FORM",
@@ -57,7 +41,7 @@ def export(
         ),
     ],
     save_dtype: Annotated[
-        Store | None,
+        Literal["fp32", "fp16"] | None,
         typer.Option(
             "--save-dtype",
             metavar="TYPE",
@@ -74,10 +58,7 @@ def export(
             callback=expanded,
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: all cores."),
-    ] = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
@@ -92,8 +73,8 @@ def export(
         made = export_model(
             model,
             output,
-            form=form.value,
-            save_dtype=None if save_dtype is None else save_dtype.value,
+            form=form,
+            save_dtype=save_dtype,
             verify_on=verify_on,
             threads=threads,
             trust_remote_code=trust_remote_code,
@@ -102,7 +83,7 @@ def export(
     rows = [("written", str(made.folder)), ("weights", f"{made.weight_bytes:,} bytes{was}")]
     if made.agreement is not None:
         rows.append(("agreement", made.agreement.sentence))
-    if form is Format.sparse:
+    if form == "sparse":
         back = f"{program()} export {quoted(made.folder)} OUTPUT --format dense"
         rows.append(("unpack it", back))
     say_aligned(rows)

@@ -38,8 +38,6 @@ _REMEDIES = {
     errno.ENFILE: "close other programs, too many files are open",
     errno.EIO: "check the disk",
     errno.ESTALE: "check the connection to the disk",
-    errno.ENODEV: "check the connection to the disk",
-    errno.ENXIO: _ANOTHER_PLACE,
 }
 
 
@@ -64,7 +62,9 @@ class ExplainingGroup(TyperGroup):
             sentence = _sentence(error, resumable=ctx.invoked_subcommand in _RESUMABLE)
             if sentence is None:
                 raise
-            _complain(sentence)
+            # Not wrapped by us: a terminal wraps by itself, and a path must survive copying.
+            label = typer.style("error:", fg=typer.colors.RED, bold=True)
+            typer.echo(f"{label} {sentence}", err=True)
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             hint = "; continue with --resume" if ctx.invoked_subcommand in _RESUMABLE else ""
@@ -77,7 +77,9 @@ def _sentence(error: Exception, *, resumable: bool) -> str | None:
     of ours."""
     again = ", and continue with --resume" if resumable else ""
     if (full := _full(error)) is not None:
-        return f"Disk full: {_place(full)} is full ({_reason(full)}); free some{again}"
+        name, reason = getattr(full, "filename", None), getattr(full, "strerror", None)
+        place = "the disk" if name is None else f"the disk of {name!r}"
+        return f"Disk full: {place} is full ({reason or first_line(full)}); free some{again}"
     if isinstance(error, UserError):
         return str(error)
     if _out_of_memory(error):
@@ -118,21 +120,7 @@ def _full(error: BaseException) -> BaseException | None:
     return next((seen for seen in others if any(w in str(seen) for w in _FULL_WORDS)), None)
 
 
-def _place(error: BaseException) -> str:
-    name = getattr(error, "filename", None)
-    return "the disk" if name is None else f"the disk of {name!r}"
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or first_line(error)
-
-
 def _out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: by type, on GPUs and in Python, or by torch's words, on CPUs."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
-
-
-def _complain(message: str) -> None:
-    # Not wrapped by us: a terminal wraps by itself, and a path must survive copying.
-    typer.echo(f"{typer.style('error:', fg=typer.colors.RED, bold=True)} {message}", err=True)

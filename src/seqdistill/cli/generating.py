@@ -1,62 +1,27 @@
-"""The command `generate`: texts or rows in, one line out for each, whole or not at all.
-
-The model's side is `jobs.generate`.
-"""
+"""The command `generate`: texts or rows in, one line out for each, whole or not at all."""
 
 from __future__ import annotations
 
-import enum
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.overrides import TrustRemoteCode
+from seqdistill.cli.options import Threads, TrustRemoteCode, Verbose
 from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, expanded, read_lines, write_lines
+from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, echo
 from seqdistill.core.errors import UserError
-from seqdistill.data.examples import Example
 
+if TYPE_CHECKING:
+    from seqdistill.data.examples import Example
 
-class Engine(enum.StrEnum):
-    """What decodes."""
-
-    auto = "auto"
-    ctranslate2 = "ctranslate2"
-    transformers = "transformers"
-
-
-class ComputeType(enum.StrEnum):
-    """The arithmetic of CTranslate2."""
-
-    float32 = "float32"
-    int8 = "int8"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    int8_float16 = "int8_float16"
-    int8_bfloat16 = "int8_bfloat16"
-    int8_float32 = "int8_float32"
-
-
-class Device(enum.StrEnum):
-    """`auto` is a GPU where there is one."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(enum.StrEnum):
-    """`auto` is fp32 on CPUs and the dtype of the stored weights on GPUs."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+ComputeType = Literal[
+    "float32", "int8", "float16", "bfloat16", "int8_float16", "int8_bfloat16", "int8_float32"
+]
 
 
 def generate(
@@ -130,13 +95,13 @@ def generate(
         ),
     ] = 128,
     engine: Annotated[
-        Engine,
+        Literal["auto", "ctranslate2", "transformers"],
         typer.Option(
             "--engine",
             metavar="NAME",
             help="ctranslate2, transformers, or auto: ctranslate2 where it computes the same.",
         ),
-    ] = Engine.auto,
+    ] = "auto",
     compute_type: Annotated[
         ComputeType,
         typer.Option(
@@ -144,24 +109,21 @@ def generate(
             metavar="TYPE",
             help="Arithmetic of ctranslate2: float32, int8, float16, bfloat16, int8_float16, ...",
         ),
-    ] = ComputeType.float32,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: all cores."),
-    ] = None,
+    ] = "float32",
+    threads: Threads = None,
     device: Annotated[
-        Device,
+        Literal["auto", "cpu", "cuda"],
         typer.Option("--device", metavar="NAME", help="cpu, cuda, or auto: a GPU if there is one."),
-    ] = Device.auto,
+    ] = "auto",
     dtype: Annotated[
-        Dtype,
+        Literal["auto", "fp32", "bf16", "fp16"],
         typer.Option(
             "--dtype",
             metavar="NAME",
             help="Of the weights in memory: fp32, bf16 or fp16; auto is fp32 on CPUs, as stored on "
             "GPUs.",
         ),
-    ] = Dtype.auto,
+    ] = "auto",
     source_language: Annotated[
         str | None,
         typer.Option(
@@ -186,7 +148,10 @@ def generate(
     if output_file is not None:
         check_new_file(output_file, "--output")
     options = _template_options(template_option or [])
-    _check_raw(raw, options)
+    if raw and options:
+        raise UserError(
+            "--template-option is for the chat template, which --raw skips; leave one of them out"
+        )
     with job(console_on(stderr=True), verbose=verbose, transient=True) as progress:
         from seqdistill.jobs.generate import generate_texts, is_rows, read_rows
 
@@ -200,19 +165,23 @@ def generate(
             prompts,
             raw=raw,
             template_options=options,
-            engine=engine.value,
-            compute_type=compute_type.value,
+            engine=engine,
+            compute_type=compute_type,
             beam_size=beam_size,
             max_new_tokens=max_new_tokens,
             threads=threads,
-            device=device.value,
-            dtype=dtype.value,
+            device=device,
+            dtype=dtype,
             source_language=source_language,
             target_language=target_language,
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-    _report_empty(prompts, outputs)
+    asked = [
+        o for p, o in zip(prompts, outputs, strict=True) if not isinstance(p, str) or p.strip()
+    ]
+    if not all(asked):
+        typer.echo(f"{asked.count('')} of {len(asked)} outputs are empty", err=True)
     lines = [" ".join(output.splitlines()) for output in outputs]
     if output_file is not None and output_file.name.endswith(".jsonl"):
         lines = [json.dumps(row, ensure_ascii=False) for row in _rows(prompts, outputs)]
@@ -231,23 +200,6 @@ def _rows(prompts: Sequence[str | Example], outputs: Sequence[str]) -> Iterator[
             continue
         turns = prompt.messages and [turn.as_dict() for turn in prompt.messages]
         yield {"id": prompt.id, "prompt": turns or prompt.source, "output": output}
-
-
-def _report_empty(prompts: Sequence[str | Example], outputs: Sequence[str]) -> None:
-    """Reports on stderr how many outputs are empty."""
-    asked = [
-        o for p, o in zip(prompts, outputs, strict=True) if not isinstance(p, str) or p.strip()
-    ]
-    num_empty = sum(not output for output in asked)
-    if num_empty:
-        typer.echo(f"{num_empty} of {len(asked)} outputs are empty", err=True)
-
-
-def _check_raw(raw: bool, options: dict[str, object]) -> None:
-    if raw and options:
-        raise UserError(
-            "--template-option is for the chat template, which --raw skips; leave one of them out"
-        )
 
 
 def _template_options(given: Sequence[str]) -> dict[str, object]:

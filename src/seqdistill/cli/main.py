@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 import seqdistill
-from seqdistill.cli import environment, exporting, generating, measuring, sweeping, training
+from seqdistill.cli import exporting, generating, measuring, sweeping, training
 from seqdistill.cli.failures import ExplainingGroup
-from seqdistill.cli.overrides import ANY_OPTION
+from seqdistill.cli.options import ANY_OPTION
 from seqdistill.cli.quiet import make_streams_safe
 from seqdistill.cli.recipes import recipes
-from seqdistill.cli.screen import echo
+from seqdistill.cli.screen import echo, say_aligned
 
 _MAKE, _LOOK = "Make students", "Use and measure them"
 
@@ -39,7 +39,19 @@ app.command(rich_help_panel=_LOOK)(measuring.evaluate)
 app.command(rich_help_panel=_LOOK)(measuring.report)
 app.command(rich_help_panel=_LOOK)(generating.generate)
 app.command(rich_help_panel=_LOOK)(exporting.export)
-app.command(rich_help_panel=_LOOK)(environment.env)
+
+
+@app.command(rich_help_panel=_LOOK)
+def env() -> None:
+    """Versions and machine, for bug reports."""
+    from seqdistill.records.environment import environment_facts
+
+    facts = environment_facts()
+    rows = [(name, str(value)) for name, value in facts["versions"].items()]
+    machine = facts["machine"]
+    rows += [(name, str(value)) for name, value in machine.items() if name != "memory_bytes"]
+    rows.append(("memory", f"{int(machine['memory_bytes']) / 2**30:.1f} GiB"))
+    say_aligned(rows)
 
 
 def _show_version(wanted: bool) -> bool:

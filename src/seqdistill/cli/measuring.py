@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.overrides import TrustRemoteCode, read_words
+from seqdistill.cli.options import TrustRemoteCode, Verbose, read_words
 from seqdistill.cli.paths import check_new_file, expanded
+from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic

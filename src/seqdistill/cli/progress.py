@@ -1,6 +1,6 @@
 """Progress on screen: a bar with time left on a terminal, a line every tenth elsewhere.
 
-Implements `core.progress.Progress`, whose jobs follow one another. Knows nothing of the jobs.
+`job` is the frame around every command that computes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from seqdistill.core.progress import Progress
+from seqdistill.cli.quiet import tame_libraries
+from seqdistill.cli.screen import is_main_rank
+from seqdistill.core.allocator import keep_freed_memory
+from seqdistill.core.progress import NoProgress, Progress
 
 # Seconds of history behind the time left: updates can take seconds each, and dev scoring minutes.
 _SPEED_SECONDS = 120.0
@@ -162,3 +165,18 @@ def clock_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextlib.contextmanager
+def job(console: Console, *, verbose: bool, transient: bool = False) -> Iterator[Progress]:
+    """The progress to hand down, libraries quiet; `transient` bars leave no trace when done.
+
+    Before torch is imported: the command imports what it runs inside.
+    """
+    tame_libraries(verbose=verbose)
+    keep_freed_memory()
+    if not is_main_rank():
+        yield NoProgress()
+        return
+    with progress_on(console, transient=transient) as progress:
+        yield progress

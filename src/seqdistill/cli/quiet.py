@@ -49,6 +49,8 @@ def tame_libraries(*, verbose: bool) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         warnings.filterwarnings("ignore", module=_THEIR_WARNINGS)
+        if (hub := sys.modules.get("huggingface_hub.utils")) is not None:
+            hub.disable_progress_bars()  # imported with the recipe: it has read the environment
     root = logging.getLogger()
     ours = [handler for handler in root.handlers if isinstance(handler, _StderrHandler)]
     for handler in ours:

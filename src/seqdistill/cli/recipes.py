@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.failures import ExplainingGroup
-from seqdistill.cli.overrides import ANY_OPTION, Arguments, read_words
+from seqdistill.cli.options import ANY_OPTION, Arguments, read_words
 from seqdistill.cli.screen import echo, say_aligned
 from seqdistill.core.errors import UserError
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seqdistill.cli.jobs import Verbose
+from seqdistill.cli.options import Verbose
 from seqdistill.cli.paths import expanded
 from seqdistill.cli.quiet import tame_libraries
 from seqdistill.cli.screen import echo, program, quoted, say_aligned

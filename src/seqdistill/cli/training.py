@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seqdistill.cli.jobs import Verbose, job
-from seqdistill.cli.overrides import (
+from seqdistill.cli.options import (
     Arguments,
-    Given,
     OutputDir,
     Seed,
     TrustRemoteCode,
+    Verbose,
     named_settings,
     read_words,
 )
+from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
 from seqdistill.core.errors import UserError
 from seqdistill.records.writable import check_writable
@@ -67,18 +67,14 @@ def demo(
     Trains a student without distillation, one with word-level and one with
     sequence-level distillation, and compares them on the test set.
     """
-    given = read_words(settings or [])
-    _refuse_positional(given.positional)
-    how = _resumption(resume, whole=resume_whole)
-    overrides = [*given.overrides, *named_settings(output_dir, seed)]
-    recipe = _recipe("demo", overrides, purpose="measure")
-    _check_output(recipe, resume=how)
+    recipe = _read("demo", settings, output_dir, seed, purpose="measure")
+    how = _resumption(recipe, resume, whole=resume_whole)
     if dry_run:
         _show_plan(recipe, verbose=verbose)
         return
 
     with job(console_on(), verbose=verbose) as progress:
-        from seqdistill.jobs.demo import run_recipe
+        from seqdistill.jobs.distill import run_recipe
 
         run = run_recipe(recipe, progress=progress, resume=how)
     _show_demo(run)
@@ -100,12 +96,9 @@ def train(
 
     A setting reads key=value; the usual names of Hugging Face scripts are understood.
     """
-    given, name = _with_recipe(recipe, settings)
-    how = _resumption(resume, whole=resume_whole)
-    overrides = [*given.overrides, *named_settings(output_dir, seed, trust_remote_code)]
-    chosen = _recipe(name, overrides)
-    _refuse_untrusted(name, chosen, overrides, trusted=trust_remote_code)
-    _check_output(chosen, resume=how)
+    words = [recipe, *(settings or [])]
+    chosen = _read(None, words, output_dir, seed, trust_remote_code)
+    how = _resumption(chosen, resume, whole=resume_whole)
     if dry_run:
         _show_plan(chosen, verbose=verbose)
         return
@@ -135,23 +128,20 @@ def label(
     file with the columns id, source, rank (0 is the best), token_ids, text, log_prob and finished.
     Stopped at any moment, the same command continues.
     """
-    given, name = _with_recipe(recipe, settings)
-    overrides = [*given.overrides, *named_settings(output_dir, seed, trust_remote_code)]
-    chosen = _recipe(name, overrides, purpose="label")
-    _refuse_untrusted(name, chosen, overrides, trusted=trust_remote_code)
+    words = [recipe, *(settings or [])]
+    chosen = _read(None, words, output_dir, seed, trust_remote_code, purpose="label")
     from seqdistill.recipe.systems import output_folder
 
-    if any(word.partition("=")[0] == "output_dir" for word in overrides):
+    named = output_dir is not None or any(word.startswith("output_dir=") for word in words)
+    if named:
         if chosen.sequences.corpus is not None:
             raise UserError(
                 "output_dir must be left out where sequences.corpus names the labels' folder, "
                 f"got {chosen.sequences.corpus!r} as the latter; remove one of the two"
             )
-        corpus = str(output_folder(chosen))
-        sequences = chosen.sequences.model_copy(update={"corpus": corpus})
+        corpus = {"corpus": str(output_folder(chosen))}
+        sequences = chosen.sequences.model_copy(update=corpus)
         chosen = chosen.model_copy(update={"sequences": sequences})
-    else:
-        corpus = None
     check_writable(Path(chosen.sequences.corpus or output_folder(chosen)), "output_dir")
     if dry_run:
         with job(console_on(), verbose=verbose):
@@ -168,30 +158,45 @@ def label(
         folder = label_data(chosen, progress=progress)
         check_labels(folder)
     echo()
-    say_aligned(
-        [
-            ("teacher's corpus", str(folder)),
-            (
-                "train on it",
-                f"{program()} train {name} ... with the same data and decoding"
-                + (f" and sequences.corpus={quoted(folder)}" if corpus else ""),
-            ),
-        ]
-    )
+    name = read_words(words).positional[0]
+    at = f" and sequences.corpus={quoted(folder)}" if named else ""
+    use = f"{program()} train {name} ... with the same data and decoding{at}"
+    say_aligned([("teacher's corpus", str(folder)), ("train on it", use)])
 
 
-def _with_recipe(recipe: str, settings: Sequence[str] | None) -> tuple[Given, str]:
-    """The settings, and the one word among them that names the recipe."""
-    given = read_words([recipe, *(settings or [])])
-    if not given.positional:
-        raise UserError("RECIPE must be a YAML file or a preset, but none was given; see --help")
-    _refuse_positional(given.positional[1:])
-    return given, given.positional[0]
+def _read(
+    name: str | None,
+    words: Sequence[str] | None,
+    output_dir: str | None,
+    seed: int | None,
+    trusted: bool = False,
+    *,
+    purpose: Purpose = "train",
+) -> Recipe:
+    """The recipe of a command line. Without `name`, the one word that is no setting names it."""
+    from seqdistill.recipe.loading import load_recipe
+
+    given = read_words(words or [])
+    positional = list(given.positional)
+    if name is None:
+        if not positional:
+            raise UserError(
+                "RECIPE must be a YAML file or a preset, but none was given; see --help"
+            )
+        name = positional.pop(0)
+    if positional:
+        raise UserError(
+            f"a setting must read key=value or --key value, got {positional[0]!r}; "
+            "write for example training.steps=200"
+        )
+    overrides = [*given.overrides, *named_settings(output_dir, seed, trusted)]
+    recipe = load_recipe(name, overrides, purpose=purpose)
+    if not trusted:
+        _refuse_untrusted(name, recipe, overrides)
+    return recipe
 
 
-def _refuse_untrusted(
-    name: str, recipe: Recipe, overrides: Sequence[str], *, trusted: bool
-) -> None:
+def _refuse_untrusted(name: str, recipe: Recipe, overrides: Sequence[str]) -> None:
     """Raises UserError where a run's own recipe, which may be a stranger's, would run code.
 
     A recipe file of the user's own, and settings on this command line, are trusted.
@@ -199,7 +204,7 @@ def _refuse_untrusted(
     from seqdistill.records.run_directory import MANIFEST, RECIPE
 
     path = Path(name)
-    if trusted or path.name != RECIPE or not (path.parent / MANIFEST).is_file():
+    if path.name != RECIPE or not (path.parent / MANIFEST).is_file():
         return
     asked = {
         "teacher.trust_remote_code": recipe.teacher.trust_remote_code,
@@ -215,34 +220,16 @@ def _refuse_untrusted(
         )
 
 
-def _resumption(resume: bool, *, whole: bool) -> Resumption:
-    """What the two options together ask for."""
-    return "latest-whole" if whole else resume
-
-
-def _refuse_positional(words: Sequence[str]) -> None:
-    if words:
-        raise UserError(
-            f"a setting must read key=value or --key value, got {words[0]!r}; "
-            "write for example training.steps=200"
-        )
-
-
-def _recipe(name: str, overrides: Sequence[str], *, purpose: Purpose = "train") -> Recipe:
-    from seqdistill.recipe.loading import load_recipe
-
-    return load_recipe(name, overrides, purpose=purpose)
-
-
-def _check_output(recipe: Recipe, *, resume: Resumption) -> None:
-    """Raises UserError when the run cannot be written where it should be."""
+def _resumption(recipe: Recipe, resume: bool, *, whole: bool) -> Resumption:
+    """What the two options ask for. Raises UserError when the run cannot be written."""
     from seqdistill.recipe.systems import output_folder
     from seqdistill.records.run_directory import RunDirectory
 
     folder = output_folder(recipe)
-    if not resume:
+    if not (resume or whole):
         RunDirectory(folder).check_free()
     check_writable(folder, "output_dir")
+    return "latest-whole" if whole else resume
 
 
 def _show_plan(recipe: Recipe, *, verbose: bool) -> None:
@@ -257,40 +244,30 @@ def _show_plan(recipe: Recipe, *, verbose: bool) -> None:
 def _show_trained(run: RunDirectory) -> None:
     members = run.members() or [run]
     many = len(members) > 1 or members[0].path != run.path
-    echo()
-    say_aligned(
-        [
-            *(
-                (f"student {m.path.name}" if many else "student", str(m.student_path))
-                for m in members
-            ),
-            *_judging(members[0]),
-            ("next", f"{program()} evaluate {quoted(run.path)}"),
-        ]
+    students = [
+        (f"student {m.path.name}" if many else "student", str(m.student_path)) for m in members
+    ]
+    judging = (
+        members[0].read_manifest().get("judging") if members[0].manifest_path.exists() else None
     )
-
-
-def _judging(run: RunDirectory) -> list[tuple[str, str]]:
-    """What chose the checkpoints and will measure, as the run noted it; nothing of older runs."""
-    judging = run.read_manifest().get("judging") if run.manifest_path.is_file() else None
-    return [("judged by", str(judging["in_words"]))] if isinstance(judging, dict) else []
+    judged = [("judged by", str(judging["in_words"]))] if isinstance(judging, dict) else []
+    echo()
+    say_aligned([*students, *judged, ("next", f"{program()} evaluate {quoted(run.path)}")])
 
 
 def _show_demo(run: RunDirectory) -> None:
     from seqdistill.cli.tables import show_results
 
     student, results = run.student_path, run.read_results()
+    generate = f'{program()} generate {quoted(student)} "Click the button to open the file."'
+    label = "student" if results.recommended is None else "best student"
     echo()
     show_results(results, console_on())
-    sentence = "Click the button to open the file."
     echo()
     say_aligned(
         [
-            (
-                "student" if results.recommended is None else "best student",
-                f"{results.student}, in {student}",
-            ),
-            ("translate", f'{program()} generate {quoted(student)} "{sentence}"'),
+            (label, f"{results.student}, in {student}"),
+            ("translate", generate),
             ("in Python", f'AutoModelForSeq2SeqLM.from_pretrained("{student}")  # transformers'),
             *(
                 (copy.init or copy.name, f"{run.path / copy.folder}  (CTranslate2)")

@@ -15,7 +15,6 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.evaluation.likelihood import ReferencePredictions
 from seqdistill.evaluation.settings import EvaluationSettings, measured, scored
 from seqdistill.generation.decoding import Hypothesis
-from seqdistill.metrics.agreement import exact_match_share, length_ratio
 from seqdistill.metrics.bootstrap import paired_bootstrap
 from seqdistill.metrics.likelihood import (
     mean_by_position,
@@ -80,7 +79,7 @@ def decoded(
     return Decoded(
         scores={name: scored(statistics[name], settings) for name in settings.metrics},
         length=sum(lengths) / len(lengths),
-        length_ratio=length_ratio(lengths, [len(ids) for ids in target_ids]),
+        length_ratio=sum(lengths) / sum(map(len, target_ids)),
     )
 
 
@@ -113,7 +112,8 @@ def entropy_curve(predictions: ReferencePredictions) -> EntropyCurve:
 def agreement_with_outputs(
     texts: Sequence[str], teacher_texts: Sequence[str], settings: EvaluationSettings
 ) -> tuple[Score | None, float | None]:
-    """The main metric against the teacher's beam outputs, and the fraction that is the same text.
+    """The main metric against the teacher's beam outputs, and the fraction that is the same text,
+    white space apart.
 
     None where the teacher wrote nothing at all. A teacher's output that the metric cannot compare
     with, one without an answer, is left out of the first, which is None where that is all of them.
@@ -130,7 +130,8 @@ def agreement_with_outputs(
     if pairs:
         own, others = zip(*pairs, strict=True)
         score = scored(metric.statistics(own, others), settings)
-    return score, exact_match_share(texts, teacher_texts)
+    same = sum(t.split() == o.split() for t, o in zip(texts, teacher_texts, strict=True))
+    return score, same / len(texts)
 
 
 def token_agreement(

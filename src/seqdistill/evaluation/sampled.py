@@ -106,4 +106,4 @@ def _self_bleu(texts: Sequence[Sequence[str]], settings: EvaluationSettings) -> 
     tokenize = settings.units.bleu_tokenizer
     scores = [self_bleu([group], tokenize=tokenize) for group in texts]
     signature = scores[0].signature
-    return mean_statistics("self_bleu", signature, [s.value for s in scores], [1] * len(scores))
+    return mean_statistics("self_bleu", signature, [s.value for s in scores])

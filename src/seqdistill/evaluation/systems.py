@@ -7,7 +7,8 @@ measured apart, for all systems in turn.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ from seqdistill.data.collating import Collator
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
-from seqdistill.evaluation.calculated import calculated
+from seqdistill.evaluation.calculator import calculated
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
 from seqdistill.evaluation.sampled import SampledOutputs, sampled_outputs, sampled_scores
 from seqdistill.evaluation.settings import EvaluationSettings
@@ -51,6 +52,17 @@ class SystemUnderTest:
 
 
 @dataclasses.dataclass(frozen=True)
+class SystemSource:
+    """A system by its name, which is loaded when it is its turn: one at a time is in memory."""
+
+    name: str
+    folder: str
+    """Of a model of its kind, with its tokenizer."""
+    load: Callable[..., SystemUnderTest]
+    """May be told the `engine` to take instead of its recipe's."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Outputs:
     """What a system wrote for the test set by one way of decoding."""
 
@@ -59,6 +71,8 @@ class Outputs:
     """The hypotheses that the texts are of; None where there was not any."""
     statistics: Mapping[str, SummedStatistics]
     """Of each metric; the first is the main one."""
+    seconds: float
+    """That decoding took."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +98,9 @@ def _outputs(
     references: Sequence[str],
     settings: EvaluationSettings,
 ) -> Outputs:
+    started = time.perf_counter()
     found = system.generator.generate([e.prompt for e in system.examples], decoding)
+    seconds = time.perf_counter() - started
     best = tuple(hypotheses[0] if hypotheses else None for hypotheses in found)
     ids = [() if hypothesis is None else hypothesis.content_ids for hypothesis in best]
     decoded = TextDecoder(system.tokenizer).texts(ids)
@@ -92,7 +108,7 @@ def _outputs(
     statistics = {
         name: settings.metric(name).statistics(texts, references) for name in settings.metrics
     }
-    return Outputs(texts, best, statistics)
+    return Outputs(texts, best, statistics, seconds)
 
 
 def evaluate_outputs(

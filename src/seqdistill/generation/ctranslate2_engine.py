@@ -1,7 +1,7 @@
 """Decoding with CTranslate2: what decodes where it computes the same as the model.
 
 Encoder-decoder and decoder-only models, converted from a live model and compared with it by
-`ctranslate2_loading`. Does not tokenize text and does not choose what to decode.
+`ctranslate2_loading`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.batches import equal_length_batches, padded_batches
+from seqdistill.core.completions import Completions
 from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.source import Source, token_ids_of
 from seqdistill.generation.ctranslate2_loading import ModelLoader
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.generation.model_facts import check_lengths, writing_below
+from seqdistill.generation.sampling import check_rollout_decoding
 from seqdistill.generation.scoring import IdPair
 from seqdistill.generation.stored_conversion import open_stored, read_stored, write_stored
-from seqdistill.generation.verification import TOLERANCES, Agreement
-from seqdistill.generation.verified_pairs import NO_LONGER, NUM_SHORT, Reach
+from seqdistill.generation.verification import NO_LONGER, NUM_SHORT, TOLERANCES, Agreement, Reach
 from seqdistill.models.adapters import Kind
 from seqdistill.models.loading import load_tokenizer
 from seqdistill.records import atomic
@@ -104,13 +105,10 @@ class CTranslate2Generator:
         """
         device: torch.device = model.device
         _check_arithmetic(compute_type, device)
-        self._tokenizer = tokenizer
-        self._kind: Kind = kind
+        workers = _num_workers(threads, device)
         self._vocab_size = vocab_size
-        self._compute_type = compute_type
-        self._threads = _num_workers(threads, device)
         self._loader = ModelLoader(
-            tokenizer, kind, compute_type, self._threads, device, list(verify_on), reach, sentences
+            tokenizer, kind, compute_type, workers, device, list(verify_on), reach, sentences
         )
         with _torch_threads_kept():
             self._loaded = self._loader.load(model)
@@ -119,7 +117,7 @@ class CTranslate2Generator:
     @property
     def compute_type(self) -> str:
         """The arithmetic of the workers."""
-        return self._compute_type
+        return self._loader.compute_type
 
     @classmethod
     def open(
@@ -131,14 +129,14 @@ class CTranslate2Generator:
         """
         stored = read_stored(Path(folder))
         _check_arithmetic(stored.compute_type, device)
-        tokenizer = load_tokenizer(str(folder))
-        kind, compute_type = stored.facts.kind, stored.compute_type
         made = cls.__new__(cls)
-        made._tokenizer, made._kind, made._vocab_size = tokenizer, kind, None
-        made._compute_type = compute_type
-        made._threads = _num_workers(threads, device)
+        made._vocab_size = None
         made._loader = ModelLoader(
-            tokenizer, kind, compute_type, made._threads, device, [], NO_LONGER, 0
+            load_tokenizer(str(folder)),
+            stored.facts.kind,
+            stored.compute_type,
+            _num_workers(threads, device),
+            device,
         )
         with _torch_threads_kept():
             made._loaded = open_stored(Path(folder), stored, made._loader)
@@ -147,12 +145,12 @@ class CTranslate2Generator:
     @property
     def kind(self) -> Kind:
         """`seq2seq` or `causal`."""
-        return self._kind
+        return self._loader.kind
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's."""
-        return self._tokenizer
+        return self._loader.tokenizer
 
     @property
     def longest(self) -> int:
@@ -171,7 +169,7 @@ class CTranslate2Generator:
         time, another one at every call. A model of other tokens (a Marian model whose last row
         has begun to move) is loaded and verified whole again.
 
-        Raises ModelError for a model of other shapes, and when the two disagree.
+        Raises EngineError when the two disagree.
         """
         with _torch_threads_kept():
             self._loaded = self._loader.refreshed(model, self._loaded)
@@ -188,12 +186,13 @@ class CTranslate2Generator:
             with atomic.new_folder(folder) as aside:
                 for name, content in self._loaded.converted.files.items():
                     atomic.write_bytes(aside / name, content)
-                self._tokenizer.save_pretrained(aside)
-                write_stored(aside, self._loaded, self._compute_type)
+                self._loader.tokenizer.save_pretrained(aside)
+                write_stored(aside, self._loaded, self.compute_type)
                 write_checksums(aside)
         except FileExistsError as error:
             raise ModelError(str(error)) from error
 
+    @_torch_threads_kept()
     def generate(
         self,
         sources: Sequence[Source],
@@ -210,16 +209,6 @@ class CTranslate2Generator:
         CTranslate2 does not decode an encoder's source of nothing but start and end tokens: the
         answer is then empty and unfinished, and the number of such sources is logged.
         """
-        with _torch_threads_kept():
-            return self._generate(sources, decoding, seed, on_progress)
-
-    def _generate(
-        self,
-        sources: Sequence[Source],
-        decoding: Decoding,
-        seed: int,
-        on_progress: Callable[[int], None] | None,
-    ) -> list[list[Hypothesis]]:
         facts = self._loaded.facts
         check_lengths(sources, max_new_tokens=decoding.max_new_tokens, facts=facts)
         lengths = [len(source) for source in sources]
@@ -229,7 +218,7 @@ class CTranslate2Generator:
         else:
             batches = padded_batches(lengths, batch_tokens=decoding.batch_tokens)
         if decoding.mode == "sample":
-            pools = self._seeded_pools(min(self._threads, len(batches)), seed)
+            pools = self._seeded_pools(min(self._loader.threads, len(batches)), seed)
         else:
             pools = [self._loaded.workers]
         pending = [
@@ -257,7 +246,7 @@ class CTranslate2Generator:
         pools = []
         converted = self._loaded.converted
         for number in range(count):
-            pool = self._loader.workers(converted, 1, self._compute_type)
+            pool = self._loader.workers(converted, 1, self.compute_type)
             # CTranslate2 takes 32 bits; all ones means "unseeded" there.
             ctranslate2.set_random_seed(derived_seed(seed, f"ctranslate2 {number}") & 0x7FFFFFFF)
             first = Decoding(mode="sample", max_new_tokens=1)
@@ -268,17 +257,18 @@ class CTranslate2Generator:
 
     def _submit(self, pool: Any, sources: Sequence[Source], decoding: Decoding) -> list[Any]:
         """Promises of results, one a source, decoded as one batch."""
-        strings = [self._loaded.converted.strings([*source]) for source in token_ids_of(sources)]
+        facts, converted = self._loaded.facts, self._loaded.converted
+        strings = [converted.strings([*source]) for source in token_ids_of(sources)]
         options: dict[str, Any] = {
             "asynchronous": True,
             "num_hypotheses": decoding.n_best,
             "return_scores": True,
             "return_end_token": True,
-            "end_token": self._end_strings(),
+            "end_token": converted.strings(converted.known(facts.end_ids)),
         }
-        if self._vocab_size is not None and self._vocab_size < self._loaded.facts.vocab_size:
+        if self._vocab_size is not None and self._vocab_size < facts.vocab_size:
             # CTranslate2 takes single tokens out before its softmax: scores are those of the rest.
-            beyond = self._loaded.converted.token_strings[self._vocab_size :]
+            beyond = converted.token_strings[self._vocab_size :]
             options["suppress_sequences"] = [[string] for string in beyond]
         if decoding.mode == "beam":
             options |= {
@@ -293,9 +283,9 @@ class CTranslate2Generator:
                 "sampling_topp": decoding.top_p,
                 "sampling_temperature": decoding.sampling_temperature,
             }
-        if self._kind == "seq2seq":
+        if self.kind == "seq2seq":
             # By default CTranslate2 cuts sources at 1,024 tokens and forbids empty outputs.
-            prefix = self._prefix_strings()
+            prefix = converted.strings(facts.prefix_ids)
             answers: list[Any] = pool.translate_batch(
                 strings,
                 max_input_length=0,
@@ -314,29 +304,47 @@ class CTranslate2Generator:
             )
         return answers
 
-    def _end_strings(self) -> list[str]:
-        """What ends a sequence."""
-        converted = self._loaded.converted
-        return converted.strings(converted.known(self._loaded.facts.end_ids))
-
-    def _prefix_strings(self) -> list[str]:
-        return self._loaded.converted.strings(self._loaded.facts.prefix_ids)
-
     def _read(self, result: Any, decoding: Decoding) -> list[Hypothesis]:
         """The hypotheses of one source; scores become plain sums of log-probabilities again."""
         penalty = decoding.length_penalty if decoding.mode == "beam" else 0.0
-        sequences = result.hypotheses if self._kind == "seq2seq" else result.sequences
-        hypotheses = []
-        prefix = self._loaded.facts.prefix_ids
+        sequences = result.hypotheses if self.kind == "seq2seq" else result.sequences
+        facts, hypotheses = self._loaded.facts, []
         for strings, score in zip(sequences, result.scores, strict=True):
             # The prefix counts as length, but no log-probability of it is in the score.
             written = self._loaded.converted.ids(strings)
-            token_ids = written[len(prefix) :]
-            hypotheses.append(
-                Hypothesis(
-                    token_ids=token_ids,
-                    log_prob=score * len(written) ** penalty,
-                    finished=self._loaded.facts.is_finished(token_ids),
-                )
-            )
+            ids = written[len(facts.prefix_ids) :]
+            log_prob = score * len(written) ** penalty
+            hypotheses.append(Hypothesis(ids, log_prob, facts.is_finished(ids)))
         return hypotheses
+
+
+class CTranslate2Sampler:
+    """A `Sampler` that sees the model's weights as they were at the last `refresh`.
+
+    Samples depend on the number of threads, besides the seed: each worker has a stream of its
+    own. `log_probs` are None: CTranslate2 tells them of whole sequences only.
+
+    A source of nothing but start and end tokens is answered with no token, unfinished.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, generator: CTranslate2Generator, decoding: Decoding
+    ) -> None:
+        """`generator` was made of `model`. Raises RecipeError for a beam of more than one."""
+        check_rollout_decoding(decoding)
+        self._model = model
+        self._decoding = decoding
+        self._generator = generator
+
+    def refresh(self) -> None:
+        """Takes the model's present weights and compares one sentence.
+
+        Raises EngineError when the two disagree.
+        """
+        self._generator.refresh(self._model)
+
+    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
+        """See `Sampler.sample`."""
+        answers = self._generator.generate(prompts, self._decoding, seed=seed)
+        best = [hypotheses[0] for hypotheses in answers]
+        return Completions.of_rows([h.token_ids for h in best], finished=[h.finished for h in best])

@@ -14,19 +14,27 @@ import ctranslate2
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqdistill.core.errors import EngineError, ModelError
+from seqdistill.core.errors import EngineError
 from seqdistill.generation.conversion import (
     ConvertedModel,
     as_engine_error,
     convert,
+    detached_cpu_copy,
     with_weights_of,
 )
 from seqdistill.generation.ctranslate2_predictions import predictions
-from seqdistill.generation.disposable_copies import detached_cpu_copy, tensor_shapes
 from seqdistill.generation.model_facts import ModelFacts, facts_of
 from seqdistill.generation.scoring import IdPair, token_predictions
-from seqdistill.generation.verification import Agreement, require_agreement
-from seqdistill.generation.verified_pairs import Reach, long_pairs, positions_taken, short_pairs
+from seqdistill.generation.verification import (
+    NO_LONGER,
+    NUM_SHORT,
+    Agreement,
+    Reach,
+    long_pairs,
+    positions_taken,
+    require_agreement,
+    short_pairs,
+)
 from seqdistill.models.adapters import Kind
 from seqdistill.models.loading import check_finite
 from seqdistill.models.modalities import modality_of
@@ -39,7 +47,6 @@ class VerifiedModel:
     """A converted and verified model with its workers."""
 
     facts: ModelFacts
-    shapes: dict[str, tuple[int, ...]]
     converted: ConvertedModel
     workers: Any
     agreement: Agreement
@@ -58,9 +65,9 @@ class ModelLoader:
     compute_type: str
     threads: int
     device: torch.device
-    verify_on: Sequence[IdPair]
-    reach: Reach
-    sentences: int
+    verify_on: Sequence[IdPair] = ()
+    reach: Reach = NO_LONGER
+    sentences: int = NUM_SHORT
 
     def load(self, model: PreTrainedModel) -> VerifiedModel:
         """Converts `model` and compares it on every pair, in float32 first.
@@ -77,8 +84,8 @@ class ModelLoader:
         facts = facts_of(model, self.tokenizer, kind=self.kind)
         disposable = detached_cpu_copy(model)
         short = short_pairs(self.verify_on, facts, count=self.sentences)
-        long = long_pairs(short, facts, disposable.config, self.reach)
-        live = token_predictions(disposable, [*short, *long], facts=facts)
+        pairs = [*short, *long_pairs(short, facts, disposable.config, self.reach)]
+        live = token_predictions(disposable, pairs, facts=facts)
         exact, converted = convert(
             disposable, self.tokenizer, facts, compute_type=self.compute_type
         )
@@ -86,15 +93,15 @@ class ModelLoader:
         if exact is not converted:
             checked = self.workers(exact, 1, "float32")
             require_agreement(
-                live, predictions(checked, exact, short, long, facts), compute_type="float32"
+                live, predictions(checked, exact, pairs, facts), compute_type="float32"
             )
         workers = self.workers(converted, self.threads, self.compute_type)
         agreement = require_agreement(
             live,
-            predictions(workers, converted, short, long, facts),
+            predictions(workers, converted, pairs, facts),
             compute_type=self.compute_type,
         )
-        longest = max(positions_taken(pair, facts) for pair in [*short, *long])
+        longest = max(positions_taken(pair, facts) for pair in pairs)
         _log.info(
             "CTranslate2 %s model verified on %d tokens, up to position %d: at most %.2g nats from "
             "the live one",
@@ -103,15 +110,13 @@ class ModelLoader:
             longest,
             agreement.max_nats,
         )
-        shapes = tensor_shapes(model)
-        return VerifiedModel(facts, shapes, converted, workers, agreement, longest)
+        return VerifiedModel(facts, converted, workers, agreement, longest)
 
     def refreshed(self, model: PreTrainedModel, earlier: VerifiedModel) -> VerifiedModel:
         """`earlier` with the weights that `model` has now, compared on one sentence.
 
-        Raises ModelError for a model of other shapes, and when the two disagree.
+        Raises EngineError when the two disagree.
         """
-        _require_shapes(tensor_shapes(model), earlier.shapes)
         facts = facts_of(model, self.tokenizer, kind=self.kind)
         if facts != earlier.facts:
             return self.load(model)
@@ -129,7 +134,7 @@ class ModelLoader:
         workers = self.workers(converted, self.threads, self.compute_type)
         agreement = require_agreement(
             live,
-            predictions(workers, converted, [pair], [], facts),
+            predictions(workers, converted, [pair], facts),
             compute_type=self.compute_type,
         )
         _log.debug("refreshed weights are at most %.2g nats from the live", agreement.max_nats)
@@ -156,18 +161,3 @@ class ModelLoader:
                 max_queued_batches=-1,
                 files=converted.files,
             )
-
-
-def _require_shapes(
-    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
-) -> None:
-    if found == expected:
-        return
-    changed = sorted(
-        name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
-    )
-    raise ModelError(
-        "Weights can be refreshed from a model of the same shapes only, but "
-        f"{changed[0]!r} was {expected.get(changed[0])} and is {found.get(changed[0])} "
-        f"({len(changed)} differ); load the model again"
-    )

@@ -1,7 +1,7 @@
 """What a CTranslate2 model says of given tokens, as its decoding computes it.
 
 Tokens are forced on the decoder one after another through its cache of keys and values, so that a
-wrong cache shows as a wrong layer does. Judges nothing: `verification` does.
+wrong cache shows as a wrong layer does.
 """
 
 from __future__ import annotations
@@ -10,45 +10,36 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from ctranslate2 import DataType, Device
 
+from seqdistill.core.batches import padded_batches
 from seqdistill.core.errors import EngineError
 from seqdistill.generation.conversion import ConvertedModel, as_engine_error
 from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.generation.scoring import IdPair, Prediction, predictions_of
-from seqdistill.generation.verified_pairs import MAX_SHORT
 
 # Logits of sentences that are compared together: 2 ** 26 fp32 values are 256 MiB.
 _MAX_LOGITS = 2**26
 
 
 def predictions(
-    workers: Any,
-    converted: ConvertedModel,
-    short: Sequence[IdPair],
-    long: Sequence[IdPair],
-    facts: ModelFacts,
+    workers: Any, converted: ConvertedModel, pairs: Sequence[IdPair], facts: ModelFacts
 ) -> list[list[Prediction]]:
-    """What the model says at every target token of `short` and then `long`, one list a pair.
+    """What the model says at every target token of `pairs`, one list a pair.
 
     Raises EngineError where CTranslate2 fails or reads other tokens than it is given.
     """
     with as_engine_error("this model"):
-        if facts.kind == "seq2seq":
-            size = max(1, _MAX_LOGITS // (facts.vocab_size * MAX_SHORT))
-            batches = [short[i : i + size] for i in range(0, len(short), size)]
-            batches += [[pair] for pair in long]
-            return [
-                row
-                for batch in batches
-                for row in _translated(workers, converted, batch, facts.prefix_ids)
-            ]
-        return [
-            *(predictions_of(_scored(workers, pair), pair[1]) for pair in short),
-            *(predictions_of(_continued(workers, converted, pair), pair[1]) for pair in long),
-        ]
+        if facts.kind == "causal":
+            return [predictions_of(_continued(workers, converted, p), p[1]) for p in pairs]
+        found: list[list[Prediction]] = [[] for _ in pairs]
+        lengths = [len(target) for _, target in pairs]
+        for batch in padded_batches(lengths, batch_tokens=_MAX_LOGITS // facts.vocab_size):
+            rows = _translated(workers, converted, [pairs[i] for i in batch], facts.prefix_ids)
+            for index, row in zip(batch, rows, strict=True):
+                found[index] = row
+        return found
 
 
 def _translated(
@@ -82,19 +73,12 @@ def _translated(
     return rows
 
 
-def _scored(workers: Any, pair: IdPair) -> torch.Tensor:
-    """Logits at each target token of a decoder-only model that reads all at once."""
-    source, target = pair
-    view = workers.forward_batch([[*source, *target[:-1]]])
-    return torch.from_numpy(_array(view))[0, len(source) - 1 :]
-
-
 def _continued(workers: Any, converted: ConvertedModel, pair: IdPair) -> torch.Tensor:
     """Logits at each target token of a decoder-only model that reads the prompt, then writes."""
     prompt, target = pair
     results = workers.generate_batch(
         [converted.strings([prompt[-1], *target[:-1]])],
-        static_prompt=converted.strings([*prompt[:-1]]),
+        static_prompt=converted.strings([*prompt[:-1]]) or None,
         cache_static_prompt=False,
         beam_size=1,
         max_length=len(target),
@@ -105,8 +89,5 @@ def _continued(workers: Any, converted: ConvertedModel, pair: IdPair) -> torch.T
 
 
 def _stacked(steps: Sequence[Any]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([_array(step) for step in steps]))
-
-
-def _array(view: Any) -> npt.NDArray[np.float32]:
-    return np.array(view.to_device(Device.cpu).to(DataType.float32))
+    rows = [np.array(step.to_device(Device.cpu).to(DataType.float32)) for step in steps]
+    return torch.from_numpy(np.stack(rows))

@@ -93,11 +93,9 @@ class EntailmentReward:
     def _encoded(self, pairs: Sequence[tuple[str, str]]) -> dict[str, list[list[int]]]:
         """Premise and hypothesis of each pair as the classifier reads them, cut where too long."""
         premises, hypotheses = ([pair[side] for pair in pairs] for side in (0, 1))
-        if self._max_length is None:
-            return dict(self._tokenizer(premises, hypotheses))
         whole = self._tokenizer(premises, hypotheses, verbose=False)
-        lengths = [len(ids) for ids in whole["input_ids"]]
-        num_long = sum(length > self._max_length for length in lengths)
+        limit = self._max_length
+        num_long = sum(limit is not None and len(ids) > limit for ids in whole["input_ids"])
         if not num_long:
             return dict(whole)
         if not self._told:
@@ -107,13 +105,10 @@ class EntailmentReward:
                 "ends are cut, in later batches too",
                 num_long,
                 len(pairs),
-                self._max_length,
+                limit,
             )
-        return dict(
-            self._tokenizer(
-                premises, hypotheses, truncation="only_first", max_length=self._max_length
-            )
-        )
+        cut = self._tokenizer(premises, hypotheses, truncation="only_first", max_length=limit)
+        return dict(cut)
 
 
 def _load_classifier(name: str) -> PreTrainedModel:

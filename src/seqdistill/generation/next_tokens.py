@@ -1,14 +1,14 @@
 """What a live model says of the next token, one step at a time, with its key-value cache.
 
-One form for encoder-decoder and decoder-only models. It chooses no token and knows no temperature;
-`sampling` draws from what it says, `teacher_mixed` mixes what two of them say.
+One form for encoder-decoder and decoder-only models. It chooses no token and knows no temperature:
+`sampling` does.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,20 +22,6 @@ from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.models.adapters import positions_from_mask
 from seqdistill.models.heads import head_of
 from seqdistill.models.modalities import modality_of
-
-
-@runtime_checkable
-class NextLogProbs(Protocol):
-    """A distribution over the next token of every row of a batch, in nats."""
-
-    def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
-        """The log-probabilities of each row's first token."""
-
-    def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
-        """Each row has written this token: the log-probabilities of its next one."""
-
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """The batch goes on with these rows alone, in this order."""
 
 
 class CachedModel:

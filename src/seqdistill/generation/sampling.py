@@ -13,7 +13,9 @@ sample is for.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -29,7 +31,7 @@ from transformers import (
 
 from seqdistill.core.batches import padded_batches
 from seqdistill.core.completions import Completions
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.source import Source
 from seqdistill.generation.decoding import Decoding
@@ -39,7 +41,7 @@ from seqdistill.generation.model_facts import (
     facts_of,
     writing_below,
 )
-from seqdistill.generation.next_tokens import CachedModel, NextLogProbs
+from seqdistill.generation.next_tokens import CachedModel
 from seqdistill.models.adapters import Kind, adapt
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
@@ -121,31 +123,87 @@ class TransformersSampler:
         form, of another kind, or without a cache, and RecipeError for a beam of more than one.
         """
         check_rollout_decoding(decoding)
-        self._model = model
+        self._fractions: list[tuple[PreTrainedModel, float]] = [(model, 1.0)]
         self._tokenizer = tokenizer
         self._kind: Kind = kind
         self._decoding = decoding
         self._vocab_size = vocab_size
         self._precision: Precision = precision
-        prove_steps(model, self._facts())
+        prove_steps(model, self._facts(model))
 
     def refresh(self) -> None:
-        """Nothing: the model is read as it is at every call."""
+        """Nothing: models are read as they are at every call."""
 
     def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
-        facts, decoding = self._facts(), self._decoding
-        check_lengths(prompts, max_new_tokens=decoding.max_new_tokens, facts=facts)
-        device = self._model.device
-        with evaluation_mode(self._model), writing(device, self._precision):
-            own = _OwnDistribution(CachedModel(self._model, facts), decoding)
-            return written_samples(
-                own, prompts, decoding, end_ids=facts.end_ids, seed=seed, device=device
+        decoding, device = self._decoding, self._fractions[0][0].device
+        every = [(model, self._facts(model), share) for model, share in self._fractions]
+        with contextlib.ExitStack() as stack:
+            for model, facts, _ in every:
+                check_lengths(prompts, max_new_tokens=decoding.max_new_tokens, facts=facts)
+                stack.enter_context(evaluation_mode(model))
+            stack.enter_context(writing(device, self._precision))
+            mixture = _Mixture(
+                [(CachedModel(model, facts), share) for model, facts, share in every],
+                decoding,
+                self._vocab_size,
             )
+            return _written_samples(mixture, prompts, decoding, every[0][1].end_ids, seed, device)
 
-    def _facts(self) -> ModelFacts:
-        facts = facts_of(self._model, self._tokenizer, kind=self._kind)
+    def _facts(self, model: PreTrainedModel) -> ModelFacts:
+        facts = facts_of(model, self._tokenizer, kind=self._kind)
         return writing_below(facts, self._vocab_size)
+
+
+class TeacherMixedSampler(TransformersSampler):
+    """A `Sampler` of the mixture teacher_fraction p + (1 - teacher_fraction) q at every token.
+
+    p is the teacher and q the student, each over its first `vocab_size` symbols (the tail beyond
+    is padding and is cut off before the softmax) and at the temperature, top_k and top_p of
+    `decoding`. Log-probabilities are the mixture's: the objective corrects for the teacher's share
+    by the weights q / mixture. A fraction of 0 is the student alone, 1 the teacher alone.
+
+    Source: Gu et al. 2023 (MiniLLM), sec. 2.2, teacher-mixed sampling, teacher_fraction 0.2.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        kind: Kind,
+        decoding: Decoding,
+        vocab_size: int,
+        teacher_fraction: float = 0.2,
+        precision: Precision = "fp32",
+    ) -> None:
+        """`tokenizer` is the student's; token ids mean the same to both models.
+
+        Raises RecipeError for a fraction outside [0, 1] and for greedy decoding, and ModelError for
+        a model with fewer symbols than `vocab_size` or without what `TransformersSampler` needs.
+        """
+        if decoding.mode != "sample":
+            raise RecipeError("A mixture of teacher and student must be sampled; use mode: sample")
+        if not 0.0 <= teacher_fraction <= 1.0:
+            raise RecipeError(f"teacher_fraction must lie in [0, 1], got {teacher_fraction}")
+        for whose, model in (("student", student), ("teacher", teacher)):
+            found = facts_of(model, tokenizer, kind=kind).vocab_size
+            if found < vocab_size:
+                raise ModelError(
+                    f"The {whose} must score the {vocab_size} symbols shared by both models, but "
+                    f"it has {found}; use the smaller of the two sizes."
+                )
+        super().__init__(
+            student,
+            tokenizer,
+            kind=kind,
+            decoding=decoding,
+            vocab_size=vocab_size,
+            precision=precision,
+        )
+        prove_steps(teacher, self._facts(teacher))
+        self._fractions = [(student, 1.0 - teacher_fraction), (teacher, teacher_fraction)]
 
 
 @contextlib.contextmanager
@@ -164,158 +222,133 @@ def writing(device: torch.device, precision: Precision) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-def log_probs_of(
-    logits: Float[Tensor, "batch vocab"], decoding: Decoding
-) -> Float[Tensor, "batch vocab"]:
-    """Log-probabilities of logits divided by the sampling temperature, then cut to top_k, top_p."""
-    cuts = LogitsProcessorList()
-    if decoding.top_k:
-        cuts.append(TopKLogitsWarper(top_k=min(decoding.top_k, logits.shape[1])))
-    if decoding.top_p < 1.0:
-        cuts.append(TopPLogitsWarper(top_p=decoding.top_p))
-    # The processors want token ids, which these do not read.
-    ids = torch.empty(0, dtype=torch.long)
-    kept: Float[Tensor, "batch vocab"] = cuts(ids, logits / decoding.sampling_temperature)
-    return kept.log_softmax(dim=-1)
+class _Mixture:
+    """What models say of the next token in nats, each at the sampler's settings, mixed."""
 
-
-class _OwnDistribution:
-    """What one model says, at the settings of the sampler."""
-
-    def __init__(self, model: CachedModel, decoding: Decoding) -> None:
-        self._model = model
+    def __init__(
+        self,
+        models: Sequence[tuple[CachedModel, float]],
+        decoding: Decoding,
+        vocab_size: int | None,
+    ) -> None:
+        self._models = [(model, math.log(share)) for model, share in models if share > 0.0]
         self._decoding = decoding
+        self._vocab_size = vocab_size
 
     def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
-        return log_probs_of(self._model.begin(prompts), self._decoding)
+        """The log-probabilities of each row's first token."""
+        return self._mixed([model.begin(prompts) for model, _ in self._models])
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
-        return log_probs_of(self._model.advance(token_ids), self._decoding)
+        """Each row has written this token: the log-probabilities of its next one."""
+        return self._mixed([model.advance(token_ids) for model, _ in self._models])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        self._model.keep(rows)
+        """The batch goes on with these rows alone, in this order."""
+        for model, _ in self._models:
+            model.keep(rows)
+
+    def _mixed(self, logits: Sequence[Tensor]) -> Float[Tensor, "batch vocab"]:
+        parts = [
+            log_share + self._log_probs(of_one[:, : self._vocab_size])
+            for of_one, (_, log_share) in zip(logits, self._models, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.logaddexp(*parts)
+
+    def _log_probs(self, logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
+        """Of logits divided by the sampling temperature, then cut to top_k and top_p."""
+        decoding, cuts = self._decoding, LogitsProcessorList()
+        if decoding.top_k:
+            cuts.append(TopKLogitsWarper(top_k=min(decoding.top_k, logits.shape[1])))
+        if decoding.top_p < 1.0:
+            cuts.append(TopPLogitsWarper(top_p=decoding.top_p))
+        # The processors want token ids, which these do not read.
+        ids = torch.empty(0, dtype=torch.long)
+        kept: Float[Tensor, "batch vocab"] = cuts(ids, logits / decoding.sampling_temperature)
+        return kept.log_softmax(dim=-1)
 
 
-def written_samples(
-    distribution: NextLogProbs,
+def _written_samples(
+    distribution: _Mixture,
     prompts: Sequence[Source],
     decoding: Decoding,
-    *,
     end_ids: Sequence[int],
     seed: int,
     device: torch.device,
 ) -> Completions:
     """One sample of `distribution` a prompt, in their order, decoded sorted by length."""
-    uniforms = torch.rand(
-        len(prompts),
-        decoding.max_new_tokens,
-        dtype=torch.float64,
-        generator=named_generator(seed, "rollouts"),
-    ).to(device)
-    written = _Written(len(prompts), decoding.max_new_tokens, end_ids, device)
-    choose = likeliest if decoding.mode == "beam" else _Drawn(uniforms)
+    shape = (len(prompts), decoding.max_new_tokens)
+    random = named_generator(seed, "rollouts")
+    uniforms = torch.rand(*shape, dtype=torch.float64, generator=random).to(device)
+    written = _Written(
+        uniforms=uniforms if decoding.mode == "sample" else None,
+        ends=torch.tensor(end_ids, device=device),
+        token_ids=torch.full(shape, -1, device=device),
+        log_probs=torch.zeros(shape, device=device),
+    )
     lengths = [len(prompt) for prompt in prompts]
     for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
-        _write(distribution, [prompts[i] for i in batch], batch, choose, written)
-    return written.completions(drawn=decoding.mode == "sample")
+        written.write(distribution, [prompts[i] for i in batch], torch.tensor(batch, device=device))
+    return written.completions()
 
 
-Choice = Callable[[Float[Tensor, "batch vocab"], Int[Tensor, " batch"], int], Int[Tensor, " batch"]]
-"""(log-probs, which prompts these rows are, step) -> each row's next token."""
-
-
-def likeliest(
-    log_probs: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], step: int
-) -> Int[Tensor, " batch"]:
-    """The likeliest token of each row: greedy."""
-    return log_probs.argmax(dim=-1)
-
-
-class _Drawn:
-    """Tokens drawn by inverting the cumulative distribution: one uniform number a row and step."""
-
-    def __init__(self, uniforms: Float[Tensor, "prompts time"]) -> None:
-        self._uniforms = uniforms
-
-    def __call__(
-        self, log_probs: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], step: int
-    ) -> Int[Tensor, " batch"]:
-        cumulative = log_probs.exp().cumsum(dim=-1, dtype=torch.float64)
-        # In (0, whole mass]: the first symbol that reaches it has a probability above zero.
-        level = (1.0 - self._uniforms[rows, step])[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, level)[:, 0]
-
-
+@dataclasses.dataclass
 class _Written:
     """What is written so far for all prompts, on the device."""
 
-    def __init__(
-        self, num_prompts: int, longest: int, end_ids: Sequence[int], device: torch.device
+    uniforms: Float[Tensor, "prompts time"] | None
+    """A number a prompt and step to draw by; None for greedy."""
+    ends: Int[Tensor, " ends"]
+    token_ids: Int[Tensor, "prompts time"]
+    log_probs: Float[Tensor, "prompts time"]
+
+    def write(
+        self, distribution: _Mixture, prompts: Sequence[Source], rows: Int[Tensor, " batch"]
     ) -> None:
-        self.longest = longest
-        self.device = device
-        self._ends = torch.tensor(end_ids, device=device)
-        self._token_ids = torch.full((num_prompts, longest), -1, device=device)
-        self._log_probs = torch.zeros(num_prompts, longest, device=device)
-        self._width = 0
+        """Writes for `prompts`, whose places are `rows`; finished rows leave the batch.
 
-    def add(
-        self,
-        rows: Int[Tensor, " batch"],
-        step: int,
-        chosen: Int[Tensor, " batch"],
-        log_probs: Float[Tensor, "batch vocab"],
-    ) -> None:
-        """Appends a token to each of these rows; what follows an end is cut off later."""
-        self._token_ids[rows, step] = chosen
-        self._log_probs[rows, step] = log_probs.gather(1, chosen[:, None])[:, 0]
-        self._width = max(self._width, step + 1)
+        Which rows are finished is all that is asked of the device, every few steps: see
+        `_LOOK_EVERY`. What follows an end meanwhile is cut off later.
+        """
+        every, last = _LOOK_EVERY.get(rows.device.type, _SELDOM), self.token_ids.shape[1] - 1
+        log_probs = distribution.begin(prompts)
+        for step in range(last + 1):
+            chosen = self._chosen(log_probs, rows, step)
+            self.token_ids[rows, step] = chosen
+            self.log_probs[rows, step] = log_probs.gather(1, chosen[:, None])[:, 0]
+            if step == last:
+                break
+            if (step + 1) % every == 0:
+                new = self.token_ids[rows, step + 1 - every : step + 1]
+                still_open = (~torch.isin(new, self.ends).any(dim=1)).nonzero()[:, 0]
+                if not len(still_open):
+                    break
+                if len(still_open) < len(rows):
+                    rows, chosen = rows[still_open], chosen[still_open]
+                    distribution.keep(still_open)
+            log_probs = distribution.advance(chosen)
 
-    def still_open(
-        self, rows: Int[Tensor, " batch"], step: int, num_steps: int
-    ) -> Int[Tensor, " open"]:
-        """Which of these rows have not ended in the last `num_steps` steps."""
-        last = self._token_ids[rows, step + 1 - num_steps : step + 1]
-        return (~torch.isin(last, self._ends).any(dim=1)).nonzero()[:, 0]
+    def _chosen(
+        self, log_probs: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], step: int
+    ) -> Int[Tensor, " batch"]:
+        """The likeliest tokens, or tokens drawn by inverting the cumulative distribution."""
+        if self.uniforms is None:
+            return log_probs.argmax(dim=-1)
+        cumulative = log_probs.exp().cumsum(dim=-1, dtype=torch.float64)
+        # In (0, whole mass]: the first symbol that reaches it has a probability above zero.
+        level = (1.0 - self.uniforms[rows, step])[:, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, level)[:, 0]
 
-    def completions(self, *, drawn: bool) -> Completions:
+    def completions(self) -> Completions:
         """All that was written; greedy tokens are not drawn and have no log-probabilities."""
-        ids, nats = self._token_ids[:, : self._width], self._log_probs[:, : self._width]
-        is_end = torch.isin(ids, self._ends)
+        width = int((self.token_ids >= 0).any(dim=0).sum())
+        ids, nats = self.token_ids[:, :width], self.log_probs[:, :width]
+        is_end = torch.isin(ids, self.ends)
         # Up to the first end, or as far as there is anything.
         real = (ids >= 0) & (is_end.cumsum(dim=1) - is_end.long() == 0)
         return Completions(
             torch.where(real, ids, 0),
             real.sum(dim=1),
             is_end.any(dim=1),
-            torch.where(real, nats, 0.0) if drawn else None,
+            None if self.uniforms is None else torch.where(real, nats, 0.0),
         )
-
-
-def _write(
-    distribution: NextLogProbs,
-    prompts: Sequence[Source],
-    places: Sequence[int],
-    choose: Choice,
-    written: _Written,
-) -> None:
-    """Writes for `prompts`, whose rows are at `places`; finished rows leave the batch.
-
-    Which rows are finished is all that is asked of the device, every few steps: see `_LOOK_EVERY`.
-    """
-    rows = torch.tensor(places, device=written.device)
-    every = _LOOK_EVERY.get(written.device.type, _SELDOM)
-    log_probs = distribution.begin(prompts)
-    for step in range(written.longest):
-        chosen = choose(log_probs, rows, step)
-        written.add(rows, step, chosen, log_probs)
-        if step == written.longest - 1:
-            break
-        if (step + 1) % every == 0:
-            still_open = written.still_open(rows, step, every)
-            if not len(still_open):
-                break
-            if len(still_open) < len(rows):
-                rows, chosen = rows[still_open], chosen[still_open]
-                distribution.keep(still_open)
-        log_probs = distribution.advance(chosen)

@@ -90,7 +90,7 @@ def open_stored(folder: Path, stored: StoredConversion, loader: ModelLoader) -> 
             f"{folder} must hold a whole CTranslate2 model, but it cannot be read: {error}; "
             f"{_REMEDY}"
         ) from error
-    return VerifiedModel(stored.facts, {}, converted, workers, stored.agreement, stored.longest)
+    return VerifiedModel(stored.facts, converted, workers, stored.agreement, stored.longest)
 
 
 def _read_converted(folder: Path) -> ConvertedModel:

@@ -11,9 +11,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.batches import equal_length_batches, padded_batches
 from seqdistill.core.generators import derived_seed
@@ -25,11 +25,17 @@ from seqdistill.generation.model_facts import (
     facts_of,
     writing_below,
 )
-from seqdistill.generation.recurrence import moves_with_beams, reads_padding
 from seqdistill.generation.scoring import token_log_probs
 from seqdistill.models.adapters import Kind
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
+from seqdistill.models.proof import difference
+
+_PADDING = 8
+"""Columns of padding that are tried."""
+_ROUNDING = {torch.float32: 1e-3}
+"""Differences of logits, as a share of the largest, that batches of other shapes may make."""
+_COARSE_ROUNDING = 5e-2
 
 
 class TransformersGenerator:
@@ -190,3 +196,51 @@ def _generation_config(decoding: Decoding, facts: ModelFacts) -> GenerationConfi
         config.top_k = decoding.top_k
         config.top_p = decoding.top_p
     return config
+
+
+def reads_padding(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> bool:
+    """Whether a decoder-only model says something else of a prompt when a longer one is beside it.
+
+    Recurrent layers of some architectures (RWKV, RecurrentGemma) read the padding before a prompt,
+    whatever the attention mask says. Asked of the shortest of `prompts`, in the caller's evaluation
+    mode; False where all are as long, since nothing is padded then.
+    """
+    shortest, longest = min(prompts, key=len), max(prompts, key=len)
+    if len(shortest) == len(longest):
+        return False
+    together = [shortest, longest[: len(shortest) + _PADDING]]
+    alone, beside = _next_logits(model, [shortest]), _next_logits(model, together)[:1]
+    return difference(alone, beside) > _ROUNDING.get(alone.dtype, _COARSE_ROUNDING)
+
+
+def _next_logits(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]]
+) -> Float[Tensor, "batch 1 vocab"]:
+    ids, mask = padded_ids(prompts, side="left")
+    # All said out loud: `generate` fills what is left out from the model's own configuration.
+    config = GenerationConfig(
+        max_new_tokens=1,
+        do_sample=False,
+        num_beams=1,
+        num_return_sequences=1,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    found = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.long().to(model.device),
+        generation_config=config,
+    )
+    logits: Tensor = found.logits[0]
+    return logits[:, None]
+
+
+def moves_with_beams(model: PreTrainedModel, prompt: Sequence[int]) -> bool:
+    """Whether a decoder-only model hands on a cache that a beam search can put in another order.
+
+    Some recurrent models keep their states elsewhere.
+    """
+    ids = torch.tensor([[prompt[0]]], device=model.device)
+    output = model(input_ids=ids, use_cache=True)
+    return any(isinstance(output.get(key), Cache) for key in ("past_key_values", "cache_params"))

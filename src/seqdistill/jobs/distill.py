@@ -1,8 +1,9 @@
-"""The Python door: one call from a teacher, a student and data to a measured student."""
+"""The whole job in one call: train, measure, choose, export, report."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,11 +15,16 @@ from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress, Progress
 from seqdistill.data.bundled import SCHEME
-from seqdistill.jobs.demo import run_recipe
+from seqdistill.jobs.evaluate import evaluate_run
+from seqdistill.jobs.timings import timed
+from seqdistill.jobs.train import train
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.schema import Recipe
+from seqdistill.records import atomic
 from seqdistill.records.results import Results
 from seqdistill.records.run_directory import Resume, RunDirectory
+from seqdistill.report import write_report
 
 Data = str | Path | Mapping[str, str | Path]
 
@@ -73,6 +79,27 @@ def distill(
     run: RunDirectory = run_recipe(recipe, progress=progress or NoProgress(), resume=resume)
     pair = load_pair(str(run.student_path), trust_remote_code=trusts_code(recipe))
     return Distilled(pair.model, pair.tokenizer, run.read_results(), run.path)
+
+
+def run_recipe(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunDirectory:
+    """Trains, evaluates, exports the best student to int8 and writes the report.
+
+    The best student of a comparison is copied to `student/` of its run directory; its int8
+    CTranslate2 copy lies beside it in `student-int8/`, unless the recipe evaluates with
+    transformers, or `auto` does for a model that CTranslate2 cannot run.
+    """
+    run = train(recipe, progress=progress, resume=resume)
+    with_copy = recipe.evaluation.engine != "transformers"
+    results = evaluate_run(
+        run, progress=progress, export=with_copy, trust_remote_code=trusts_code(recipe)
+    )
+    if recipe.compare:
+        with atomic.replaced_folder(run.student_path) as aside:
+            best = run.member(str(results.student)).student_path
+            shutil.copytree(best, aside, dirs_exist_ok=True)
+    with timed(run, "report"):
+        write_report(run.path)
+    return run
 
 
 def _splits(data: Data) -> Mapping[str, str | Path]:

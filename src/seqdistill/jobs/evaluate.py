@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import logging
 import shutil
 from collections.abc import Sequence
@@ -14,26 +15,30 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.assembly.data import chat_settings, read_split
+from seqdistill.assembly.decoding import TRANSFORMERS
 from seqdistill.assembly.judging import check_judging, judging_of, warn_of_cut_outputs
-from seqdistill.core.errors import EngineError, RecipeError
+from seqdistill.core.errors import EngineError, RecipeError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import prompt_text
 from seqdistill.data.encoding import Kind
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.analyses import entropy_curve
 from seqdistill.evaluation.settings import EvaluationSettings, described
-from seqdistill.evaluation.speed import Decoder, Rate, speeds_of
+from seqdistill.evaluation.speed import Decoder, sentences_of_round, speeds_of
 from seqdistill.evaluation.systems import (
     SystemResult,
+    SystemSource,
     SystemUnderTest,
     compare_systems,
     evaluate_outputs,
     evaluate_system,
 )
+from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.export import INT8_FOLDER, export_int8
-from seqdistill.jobs.systems import exported_system, systems_of
+from seqdistill.jobs.systems import exported_system, on_transformers, systems_of
 from seqdistill.jobs.timings import timed
 from seqdistill.metrics.soundness import faults_of, fraction_kept
+from seqdistill.models.loading import load_config, load_tokenizer
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import environment_facts
@@ -45,7 +50,6 @@ from seqdistill.records.results import (
     Results,
     Sample,
     System,
-    Value,
     best_student,
     recommended_student,
 )
@@ -111,8 +115,9 @@ def evaluate_run(
         recipe = load_recipe(str(run.whole(run.recipe_path)), overrides)
         examples = read_split(recipe, "test")
         systems = systems_of(run, recipe, examples, overrides, trust_remote_code=trust_remote_code)
-        settings = evaluation_settings(recipe, examples, systems[-1].model.kind)
-        warn_of_cut_outputs(systems[-1].examples, settings.max_new_tokens, "test")
+        config = load_config(systems[-1].folder, trust_remote_code=trust_remote_code)
+        kind: Kind = "seq2seq" if config.is_encoder_decoder else "causal"
+        settings = evaluation_settings(recipe, examples, kind)
         exported = exported_system(run, overrides)
         progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
         evaluation = _Evaluation(run, recipe, examples, settings, progress)
@@ -121,7 +126,8 @@ def evaluate_run(
         original = best if export else exported
         num_systems = len(measured)
         if original is not None:
-            measured += evaluation.copied(next(s for s in systems if s.name == original), measured)
+            source = next(source for source, _ in measured if source.name == original)
+            measured += evaluation.copied(source, measured)
         with timed(run, "measure speed"):
             results = measure_speed(measured, settings)
         progress.advance(1, "speed")
@@ -129,13 +135,14 @@ def evaluate_run(
         systems_alone, copies = results[:num_systems], results[num_systems:]
         found = _results(systems_alone, copies, settings, overrides)
         run.write_results(found)
-        run.write_samples(_samples(recipe, examples, systems_alone, systems[-1].tokenizer))
+        tokenizer = load_tokenizer(systems[-1].folder, trust_remote_code=trust_remote_code)
+        run.write_samples(_samples(recipe, examples, systems_alone, tokenizer))
         run.write_outputs(_outputs(examples, results))
         run.update_manifest({"environment_of_evaluation": environment_facts()})
         return found
 
 
-_Measured = tuple[SystemUnderTest, SystemResult]
+_Measured = tuple[SystemSource, SystemResult]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,37 +160,73 @@ class _Evaluation:
         return [example.target or "" for example in self.examples]
 
     def measured(
-        self, systems: Sequence[SystemUnderTest], known_teacher: SystemResult | None
+        self, sources: Sequence[SystemSource], known_teacher: SystemResult | None
     ) -> list[_Measured]:
-        """Every system in turn, the students beside the teacher; of each also its faults."""
+        """Every system, loaded in its turn, the students beside the teacher; each with its faults.
+
+        All decode with one engine, so that their speeds compare: where `auto` takes transformers
+        for one of them, those measured before are measured again.
+        """
+        found = self._measured(sources, known_teacher)
+        lacking = [s.name for s, result in found if result.row.engine == TRANSFORMERS]
+        if not lacking:
+            return found
+        sources = [on_transformers(source) for source, _ in found]
+        if len(lacking) == len(found):
+            return list(zip(sources, (result for _, result in found), strict=True))
+        _LOG.warning(
+            "all systems decode with transformers, as %s must, so that their speeds compare",
+            " and ".join(lacking),
+        )
+        return self._measured(sources, known_teacher)
+
+    def _measured(
+        self, sources: Sequence[SystemSource], known_teacher: SystemResult | None
+    ) -> list[_Measured]:
         found: list[_Measured] = []
-        for system in systems:
+        for source in sources:
             teacher = self._teacher(found)
-            with timed(self.run, f"evaluate {system.name}"):
-                known = known_teacher if self.recipe.teacher.model and not found else None
-                if known is None or known.row.engine != system.engine:
+            with timed(self.run, f"evaluate {source.name}"):
+                try:
+                    system = source.load()
+                except UserError as error:
+                    if source.name != START:
+                        raise
+                    _LOG.warning("the student before its first update is left out: %s", error)
+                    continue
+                if source is sources[-1]:
+                    warn_of_cut_outputs(system.examples, self.settings.max_new_tokens, "test")
+                result = known_teacher if self.recipe.teacher.model and not found else None
+                if result is None or result.row.engine != system.engine:
                     result = evaluate_system(
                         system, self.references, self.settings, teacher=teacher
                     )
-                else:
-                    result = known
-            found.append((system, self._with_faults(result, teacher)))
-            self.progress.advance(1, system.name)
+                del system  # before the next is loaded
+            found.append((source, self._with_faults(result, teacher)))
+            self.progress.advance(1, source.name)
         return found
 
-    def copied(self, system: SystemUnderTest, measured: Sequence[_Measured]) -> list[_Measured]:
+    def copied(self, source: SystemSource, measured: Sequence[_Measured]) -> list[_Measured]:
         """The system's int8 copy, written and measured; none where it cannot be made."""
         teacher, found = self._teacher(measured), []
         with timed(self.run, "export and evaluate int8"):
-            copy = self._exported(system)
+            copy = self._exported(source.load())
             if copy is not None:
                 result = evaluate_outputs(copy, self.references, self.settings, teacher=teacher)
                 result = self._with_faults(result, teacher).with_row(
-                    copy_of=system.name, format="ctranslate2 int8", folder=INT8_FOLDER
+                    copy_of=source.name, format="ctranslate2 int8", folder=INT8_FOLDER
                 )
-                found.append((copy, result))
-        self.progress.advance(1, f"{system.name} int8")
+                read = functools.partial(self._stored_copy, source, copy.name)
+                found.append((SystemSource(copy.name, source.folder, read), result))
+        self.progress.advance(1, f"{source.name} int8")
         return found
+
+    def _stored_copy(self, source: SystemSource, name: str) -> SystemUnderTest:
+        system, threads = source.load(engine="transformers"), self.recipe.training.threads
+        generator = CTranslate2Generator.open(
+            self.run.path / INT8_FOLDER, threads=threads, device=system.model.module.device
+        )
+        return dataclasses.replace(system, name=name, generator=generator)
 
     def _teacher(self, measured: Sequence[_Measured]) -> SystemResult | None:
         """What the others are compared with: the first, where the recipe names a teacher."""
@@ -246,25 +289,24 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 def measure_speed(
-    measured: Sequence[tuple[SystemUnderTest, SystemResult]], settings: EvaluationSettings
+    measured: Sequence[_Measured], settings: EvaluationSettings
 ) -> list[SystemResult]:
     """The results with words and sentences per second, greedy and by beam, measured in turns.
 
     The start is left out: it may not stop by itself yet, and is not to be used.
     """
-    decoders = {
-        system.name: Decoder(
-            system.generator,
-            [example.prompt for example in system.examples[:_SPEED_SENTENCES]],
-            system.tokenizer,
+    tested = [(source, result) for source, result in measured if source.name != START]
+    num_sentences = {
+        mode: sentences_of_round(
+            [getattr(r, mode).seconds / max(1, len(r.greedy.texts)) for _, r in tested]
         )
-        for system, _ in measured
-        if system.method != START
+        for mode in ("greedy", "beam")
     }
-    speeds = {
-        "greedy": speeds_of(decoders, settings.greedy),
-        "beam": speeds_of(decoders, settings.beam),
-    }
+    speeds = speeds_of(
+        {result.row.name: functools.partial(_decoder, source) for source, result in tested},
+        {"greedy": settings.greedy, "beam": settings.beam},
+        num_sentences,
+    )
 
     def timed_row(row: System, mode: str) -> Decoded:
         speed, decoded = speeds[mode].get(row.name), row.greedy if mode == "greedy" else row.beam
@@ -272,8 +314,8 @@ def measure_speed(
             return decoded
         return decoded.model_copy(
             update={
-                "words_per_second": _value(speed.words),
-                "sentences_per_second": _value(speed.sentences),
+                "words_per_second": speed.words,
+                "sentences_per_second": speed.sentences,
                 "timed_sentences": speed.num_sentences,
             }
         )
@@ -284,8 +326,10 @@ def measure_speed(
     ]
 
 
-def _value(rate: Rate) -> Value:
-    return Value(value=rate.median, low=rate.slowest, high=rate.fastest)
+def _decoder(source: SystemSource) -> Decoder:
+    system = source.load()
+    sources = [example.prompt for example in system.examples[:_SPEED_SENTENCES]]
+    return Decoder(system.generator, sources, system.tokenizer)
 
 
 def _results(

@@ -26,8 +26,7 @@ from seqdistill.evaluation.systems import SystemUnderTest
 from seqdistill.generation.conversion import WEIGHTS
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.model_facts import pair_facts
-from seqdistill.generation.verification import Agreement
-from seqdistill.generation.verified_pairs import reach_of
+from seqdistill.generation.verification import Agreement, reach_of
 from seqdistill.models.loading import SPARSE_WEIGHTS, LoadedModel, load_pair
 from seqdistill.models.saving import save_pair, stored_precision
 from seqdistill.recipe.loading import load_recipe

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.assembly.data import encode_for
-from seqdistill.assembly.decoding import build_generator
+from seqdistill.assembly.decoding import EngineChoice, build_generator
 from seqdistill.assembly.models import model_folder
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.progress import Progress
@@ -112,10 +112,7 @@ def generate_texts(
         encoded = encode_for(pair, examples, chat)
         generator = build_generator(
             pair,
-            engine=engine,
-            engine_key="--engine",
-            compute_type=compute_type,
-            threads=threads,
+            EngineChoice(engine, "--engine", compute_type, threads),
             examples=with_placeholder_targets(encoded),
             max_new_tokens=max_new_tokens,
         )

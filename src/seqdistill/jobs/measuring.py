@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from seqdistill.assembly.corpus import Wanted, label_generator
-from seqdistill.assembly.objective import build_objective
 from seqdistill.assembly.preparing import Prepared
-from seqdistill.assembly.scoring import live_teacher
 from seqdistill.assembly.sequences import build_source
+from seqdistill.assembly.teachers import live_teacher
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import EncodedDataset
+from seqdistill.evaluation.dev import Ranks
 from seqdistill.jobs.training import dev_generator, dev_scorer
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import use_fast_attention
@@ -66,11 +66,11 @@ def planned_labels(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> str:
     return f"{wanted.origin}: about {minutes:.1f} minutes, from {len(sample)} that were timed"
 
 
-def dev_scores(prepared: Prepared) -> str:
+def dev_scores(prepared: Prepared) -> str | None:
     """How often dev is scored, and how long once takes: a fixed part and one for each example."""
     training, size = prepared.recipe.training, len(prepared.dev)
     if not size:
-        return "none"
+        return None
     seconds = [_seconds_of_dev(prepared, count) for count in (_FIRST, _NUM_SCORED)]
     each = max(0.0, (seconds[1] - seconds[0]) / (_NUM_SCORED - _FIRST))
     once = seconds[1] + each * max(0, size - _NUM_SCORED)
@@ -87,7 +87,7 @@ def _seconds_of_dev(prepared: Prepared, count: int) -> float:
         dev=EncodedDataset.of(_spread(prepared.dev, count)),
         dev_references=tuple(_spread(prepared.dev_references, count)),
     )
-    score = dev_scorer(part, dev_generator(part))
+    score = dev_scorer(part, dev_generator(part), Ranks())
     began = time.perf_counter()
     prepared.adapted.eval()
     if score is not None:
@@ -134,7 +134,6 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
     fastest of some batches of the epoch. The largest come first, for the memory that they take."""
     use_fast_attention(prepared.student.model, device)
     model = prepared.adapted.to(device)
-    objective = build_objective(prepared.recipe)
     teacher = live_teacher(prepared, device)
     # Its moments take memory; the rate is 0, so that what is measured stays the student.
     optimizer = make_optimizer(model, prepared.recipe.training)
@@ -154,7 +153,7 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
             started = time.perf_counter()
             scores = teacher.score(batch)
             scored = time.perf_counter()
-            loss, _ = objective(prepared.adapted.states(batch), scores, batch)
+            loss, _ = prepared.objective(prepared.adapted.states(batch), scores, batch)
         torch.autograd.backward(loss.total)
         loss.total.item()  # waits for a GPU
         ended = time.perf_counter()

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import seqdistill
 from seqdistill.assembly.data import read_split
+from seqdistill.assembly.models import trusts_code
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress
 from seqdistill.evaluation.systems import SystemResult, evaluate_system
@@ -162,6 +163,7 @@ def measured_rows(cell: Cell) -> list[Row]:
         ["evaluation.include_start=false"],
         progress=NoProgress(),
         measured_teacher=measured_teacher(recipe) if recipe.teacher.model else None,
+        trust_remote_code=trusts_code(recipe),
     )
     return [
         {**facts, "parameters": system["parameters"], "system": role, **score}
@@ -185,7 +187,12 @@ def measured_teacher(recipe: Recipe) -> SystemResult:
     if key not in _TEACHERS:
         examples = read_split(recipe, "test")
         system = system_under_test(
-            "teacher", str(recipe.teacher.model), "trained", recipe, examples
+            "teacher",
+            str(recipe.teacher.model),
+            "trained",
+            recipe,
+            examples,
+            trust_remote_code=trusts_code(recipe),
         )
         _TEACHERS[key] = evaluate_system(
             system,

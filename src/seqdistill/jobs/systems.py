@@ -1,4 +1,4 @@
-"""The systems of a run directory, loaded and with its test set: teacher, start, students, copy.
+"""The systems of a run directory, with its test set: teacher, start, students, copy.
 
 Measures nothing.
 """
@@ -6,12 +6,17 @@ Measures nothing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from seqdistill.assembly.data import collator_for, encode_for_evaluation
-from seqdistill.assembly.decoding import TRANSFORMERS, build_generator, engine_name
+from seqdistill.assembly.decoding import (
+    build_generator,
+    engine_name,
+    evaluation_engine,
+)
 from seqdistill.assembly.models import (
     build_student,
     evaluation_placement,
@@ -21,8 +26,7 @@ from seqdistill.assembly.models import (
 from seqdistill.compression.layers import parameter_count
 from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
-from seqdistill.evaluation.systems import SystemUnderTest
-from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.evaluation.systems import SystemSource, SystemUnderTest
 from seqdistill.jobs.export import INT8_FOLDER
 from seqdistill.models.adapters import adapt
 from seqdistill.models.languages import with_languages
@@ -44,89 +48,66 @@ def systems_of(
     overrides: Sequence[str],
     *,
     trust_remote_code: bool = False,
-) -> list[SystemUnderTest]:
+) -> list[SystemSource]:
     """The teacher where the recipe names one, the start of its students, then every student.
 
-    All decode with one engine, so that their speeds compare: where `auto` takes transformers for
-    one of them, it does for all. Raises UserError when no student is there.
+    Nothing is loaded yet. Raises UserError when no student is there.
     """
-    systems = []
-    if recipe.teacher.model is not None:
-        folder = model_folder(recipe.teacher.model)
-        systems.append(
-            system_under_test(
-                "teacher",
-                folder,
-                "trained",
-                recipe,
-                examples,
-                trust_remote_code=trust_remote_code,
-            )
-        )
-    trusted = recipe if trust_remote_code else without_trust(recipe)
-    start = _start(trusted, examples, systems[0] if systems else None)
-    if start is not None:
-        systems.append(start)
-    for member, trained in _trained_runs(run, overrides):
-        folder = str(trained.student_path)
-        systems.append(
-            system_under_test(
-                member.method,
-                folder,
-                _init_name(member),
-                member,
-                examples,
-                trust_remote_code=trust_remote_code,
-            )
-        )
-    return _on_one_engine(systems)
 
-
-def _on_one_engine(systems: list[SystemUnderTest]) -> list[SystemUnderTest]:
-    lacking = [system.name for system in systems if system.engine == TRANSFORMERS]
-    if len(lacking) in (0, len(systems)):
-        return systems
-    _LOG.warning(
-        "all systems decode with transformers, as %s must, so that their speeds compare",
-        " and ".join(lacking),
-    )
-    return [
-        dataclasses.replace(
-            system,
-            engine=TRANSFORMERS,
-            generator=TransformersGenerator(
-                system.model.module, system.tokenizer, kind=system.model.kind
-            ),
+    def source(name: str, model: str, init: str, settings: Recipe) -> SystemSource:
+        load = functools.partial(
+            system_under_test,
+            *(name, model, init, settings, examples),
+            trust_remote_code=trust_remote_code,
         )
-        for system in systems
+        return SystemSource(name, model_folder(model), load)
+
+    teacher, systems = recipe.teacher.model, []
+    if teacher is not None:
+        systems.append(source("teacher", teacher, "trained", recipe))
+    if _has_start(recipe):
+        trusted = recipe if trust_remote_code else without_trust(recipe)
+        folder = model_folder(str(recipe.student.model or teacher))
+        systems.append(SystemSource(START, folder, functools.partial(_start, trusted, examples)))
+    systems += [
+        source(member.method, str(trained.student_path), _init_name(member), member)
+        for member, trained in _trained_runs(run, overrides)
     ]
+    return systems
+
+
+def on_transformers(source: SystemSource) -> SystemSource:
+    """The same system, which decodes with transformers."""
+    return dataclasses.replace(source, load=functools.partial(source.load, engine="transformers"))
+
+
+def _has_start(recipe: Recipe) -> bool:
+    """Not where the recipe leaves it out, for random weights, or where it is the teacher itself."""
+    student = recipe.student
+    if not recipe.evaluation.include_start or student.init == "scratch":
+        return False
+    is_teacher = _is_one_folder(student.model, recipe.teacher.model)
+    return not (student.init == "pretrained" and is_teacher)
 
 
 def _start(
-    recipe: Recipe, examples: Sequence[Example], teacher: SystemUnderTest | None
-) -> SystemUnderTest | None:
-    """The student before its first update, which all members of a comparison share.
-
-    None where the recipe leaves it out, for random weights, and for the teacher itself. Where it
-    cannot be made again, None, and a warning says why.
-    """
-    student = recipe.student
-    if not recipe.evaluation.include_start or student.init == "scratch":
-        return None
-    if student.init == "pretrained" and _is_one_folder(student.model, recipe.teacher.model):
-        return None
-    try:
-        loaded = None
-        if teacher is not None:
-            loaded = LoadedModel(teacher.model.module, teacher.tokenizer, "teacher")
-        pair = build_student(recipe, loaded, ())
-        placement = evaluation_placement(recipe)
-        pair.model.to(placement.device, placement.dtype_of(pair.model.config))
-        size = parameter_count(pair.model) * (2 if student.save_dtype == "fp16" else 4)
-        return _with_generator(START, pair, _init_name(recipe), recipe, examples, num_bytes=size)
-    except UserError as error:
-        _LOG.warning("the student before its first update is left out: %s", error)
-        return None
+    recipe: Recipe, examples: Sequence[Example], *, engine: str | None = None
+) -> SystemUnderTest:
+    """The student before its first update, which all members of a comparison share."""
+    student, placement, loaded = recipe.student, evaluation_placement(recipe), None
+    if student.init == "teacher_layers" and recipe.teacher.model is not None:
+        loaded = with_languages(
+            load_pair(
+                model_folder(recipe.teacher.model),
+                trust_remote_code=recipe.teacher.trust_remote_code,
+                placement=placement,
+            ),
+            *recipe.data.model_languages,
+        )
+    pair = build_student(recipe, loaded, ())
+    pair.model.to(placement.device, placement.dtype_of(pair.model.config))
+    size = parameter_count(pair.model) * (2 if student.save_dtype == "fp16" else 4)
+    return _with_generator(START, pair, _init_name(recipe), recipe, examples, size, engine)
 
 
 def _is_one_folder(name: str | None, other: str | None) -> bool:
@@ -164,23 +145,19 @@ def weight_bytes(folder: str) -> int:
 
 def system_under_test(
     name: str,
-    folder: str,
+    model: str,
     init: str,
     recipe: Recipe,
     examples: Sequence[Example],
     *,
     trust_remote_code: bool = False,
+    engine: str | None = None,
 ) -> SystemUnderTest:
-    """The model in a folder as the recipe's evaluation decodes it, with the examples encoded."""
-    pair = with_languages(
-        load_pair(
-            folder,
-            trust_remote_code=trust_remote_code,
-            placement=evaluation_placement(recipe),
-        ),
-        *recipe.data.model_languages,
-    )
-    return _with_generator(name, pair, init, recipe, examples, num_bytes=weight_bytes(folder))
+    """The model as the recipe's evaluation decodes it, or `engine`, with the examples encoded."""
+    folder, placement = model_folder(model), evaluation_placement(recipe)
+    loaded = load_pair(folder, trust_remote_code=trust_remote_code, placement=placement)
+    pair = with_languages(loaded, *recipe.data.model_languages)
+    return _with_generator(name, pair, init, recipe, examples, weight_bytes(folder), engine)
 
 
 def _with_generator(
@@ -189,16 +166,14 @@ def _with_generator(
     init: str,
     recipe: Recipe,
     examples: Sequence[Example],
-    *,
     num_bytes: int,
+    engine: str | None,
 ) -> SystemUnderTest:
+    choice = evaluation_engine(recipe)
     encoded = encode_for_evaluation(examples, pair, recipe.data).examples
     generator = build_generator(
         pair,
-        engine=recipe.evaluation.engine,
-        engine_key="evaluation.engine",
-        compute_type=recipe.evaluation.compute_type,
-        threads=recipe.training.threads,
+        dataclasses.replace(choice, name=engine or choice.name),
         examples=encoded,
         max_new_tokens=recipe.evaluation.max_new_tokens,
     )
@@ -233,10 +208,10 @@ def _trained_runs(run: RunDirectory, overrides: Sequence[str]) -> list[tuple[Rec
         members = [(load_recipe(str(m.whole(m.recipe_path)), overrides), m) for m in run.members()]
         order = {name: position for position, name in enumerate(recipe.compare)}
         found = sorted(members, key=lambda item: order.get(item[0].preset or "", len(order)))
-    finished = [(r, m) for r, m in found if m.student_path.is_dir()]
-    if not finished:
+    found = [(r, m) for r, m in found if m.student_path.is_dir()]
+    if not found:
         raise UserError(
             f"A run must have a trained student to be evaluated, but {run.path} has none; finish "
             "it with `seqdistill train ... --resume`."
         )
-    return finished
+    return found

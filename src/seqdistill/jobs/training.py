@@ -19,13 +19,12 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from seqdistill.assembly.data import collator_for
-from seqdistill.assembly.decoding import engine_name, generator_factory
+from seqdistill.assembly.decoding import engine_name, evaluation_engine, generator_factory
 from seqdistill.assembly.models import without_trust
-from seqdistill.assembly.objective import build_objective
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.pruning import pruning_facts, warn_of_zeros
-from seqdistill.assembly.scoring import build_scoring
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
+from seqdistill.assembly.teachers import build_teacher_scores
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
@@ -57,7 +56,7 @@ from seqdistill.records.run_directory import CHECKPOINTS, TENSORBOARD, Resume, R
 from seqdistill.records.writable import check_writable
 from seqdistill.sources.stored import StoredSequences
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
-from seqdistill.training.loop import TrainingLoop, TrainingResult, check_trainable
+from seqdistill.training.loop import TrainingLoop, check_trainable
 from seqdistill.training.prefetching import PrefetchedSource
 from seqdistill.training.processes import all_gather_object, make_accelerator
 from seqdistill.training.sharding import shard_frozen
@@ -111,7 +110,10 @@ def only_writer(recipe: Recipe) -> Iterator[PartialState]:
 
     It keeps other commands away from there, and removes what killed ones left.
     """
-    processes, folder = PartialState(cpu=_on_cpu(recipe)), output_folder(recipe)
+    processes, folder = (
+        PartialState(cpu=device_of(recipe.training.device).type == "cpu"),
+        output_folder(recipe),
+    )
     if not processes.is_main_process:
         yield processes
         return
@@ -136,7 +138,7 @@ def train_as_only_writer(
     check_trackers(training.trackers)
     accelerator = make_accelerator(
         training.parallel,
-        on_cpu=_on_cpu(recipe),
+        on_cpu=device_of(recipe.training.device).type == "cpu",
         trackers=training.trackers,
         folder=output_folder(recipe) / TENSORBOARD,
     )
@@ -149,7 +151,8 @@ def train_as_only_writer(
     inputs = inputs_of(recipe) if accelerator.is_main_process else {}
     if started:
         check_inputs(run, inputs)
-    _apply_threads(recipe)
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
     prepared = prepare(recipe)
     if started:
         prepared = _as_begun(prepared, run)
@@ -157,22 +160,25 @@ def train_as_only_writer(
     if training.attention != "auto":
         set_attention(prepared.student.model, training.attention)
     warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
-    decode_dev, engines = dev_generator(prepared), dict[str, object]()
-    if not started and accelerator.is_main_process:
-        engines = _try_engines(prepared, decode_dev)
+    decode_dev, engines = dev_generator(prepared), dict[str, str]()
+    if not started and accelerator.is_main_process:  # where CTranslate2 must run and cannot
+        if prepared.dev:
+            engines["evaluation"] = engine_name(decode_dev(prepared.student.model))
+        if (rollouts := try_rollout_engine(prepared)) is not None:
+            engines["sequences.rollouts"] = rollouts
     looked_at = preflight(prepared) if accelerator.is_main_process else {}
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
     examples, facts = training_sequences(prepared, progress)
     kept = time.perf_counter()
-    teacher = build_scoring(prepared, examples, accelerator.device, progress)
+    teacher = build_teacher_scores(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
         inputs |= sequences_of(train=examples, dev=prepared.dev)
         if started:
             check_inputs(run, inputs)
-        facts |= {"processes": accelerator.num_processes}
-        facts |= {"warmup_steps": recipe.training.warmup, INPUTS: inputs}
-        facts |= {"preflight": looked_at, **engines}
+        facts |= {"processes": accelerator.num_processes, "warmup_steps": training.warmup}
+        facts |= {INPUTS: inputs, "preflight": looked_at}
+        facts |= {"engines": engines} if engines else {}
         _begin(run, prepared, facts, started=started)
         judged = [("judged by", str(prepared.judging))] if prepared.dev else []
         for label, text in [*shown_row(prepared, examples), *judged]:
@@ -184,17 +190,20 @@ def train_as_only_writer(
         if recipe.teacher.cache_hidden_states != "none":
             add_timings(run, [timing("teacher's states", time.perf_counter() - kept)])
     accelerator.wait_for_everyone()
-    with _step(run, "training", accelerator):
-        result = _train(
+    writes = accelerator.is_main_process
+    with timed(run, "training") if writes else contextlib.nullcontext():
+        ranks = Ranks(accelerator.process_index, accelerator.num_processes, all_gather_object)
+        loop = _loop(
             prepared,
             examples,
             teacher,
-            decode_dev,
             run,
             accelerator,
             progress,
-            resume=resume if started else False,
+            score_dev=dev_scorer(prepared, decode_dev, ranks),
         )
+        with contextlib.closing(run), trackers_started(accelerator, recipe, run):
+            result = loop.run(resume=resume if started else False)
     if accelerator.is_main_process:
         logs = run.logs_so_far()
         _save(prepared, run)
@@ -203,10 +212,6 @@ def train_as_only_writer(
         )
     run.close()
     return run
-
-
-def _on_cpu(recipe: Recipe) -> bool:
-    return device_of(recipe.training.device).type == "cpu"
 
 
 def _save(prepared: Prepared, run: RunDirectory) -> None:
@@ -246,49 +251,22 @@ def _begin(
     )
 
 
-def _step(
-    run: RunDirectory, name: str, accelerator: Accelerator
-) -> contextlib.AbstractContextManager[None]:
-    return timed(run, name) if accelerator.is_main_process else contextlib.nullcontext()
-
-
-def _apply_threads(recipe: Recipe) -> None:
-    if recipe.training.threads is not None:
-        torch.set_num_threads(recipe.training.threads)
-
-
 def dev_generator(prepared: Prepared) -> GeneratorFactory:
     """What decodes dev with the student's present weights, adapters included."""
     evaluation, lora = prepared.recipe.evaluation, prepared.lora
     make = generator_factory(
         prepared.student,
-        engine=evaluation.engine,
-        engine_key="evaluation.engine",
-        compute_type=evaluation.compute_type,
-        threads=prepared.recipe.training.threads,
+        evaluation_engine(prepared.recipe),
         examples=prepared.dev,
         max_new_tokens=evaluation.max_new_tokens,
     )
     return make if lora is None else lambda _model: make(lora.merged_copy())
 
 
-def _try_engines(prepared: Prepared, decode_dev: GeneratorFactory) -> dict[str, object]:
-    """What decodes dev and what writes rollouts, for the manifest.
-
-    Raises EngineError now, before any training, where CTranslate2 must run the student and cannot.
-    """
-    engines = {}
-    if prepared.dev:
-        engines["evaluation"] = engine_name(decode_dev(prepared.student.model))
-    if (rollouts := try_rollout_engine(prepared)) is not None:
-        engines["sequences.rollouts"] = rollouts
-    return {"engines": engines} if engines else {}
-
-
 def dev_scorer(
     prepared: Prepared,
     decode_dev: GeneratorFactory,
-    ranks: Ranks = Ranks(),  # noqa: B008
+    ranks: Ranks,
 ) -> DevScorer | None:
     """What scores the live student on dev, shared by `ranks`; None without dev."""
     if not prepared.dev:
@@ -315,17 +293,16 @@ def dev_scorer(
     )
 
 
-def _train(
+def _loop(
     prepared: Prepared,
     examples: Sequence[EncodedExample],
     teacher: Teacher,
-    decode_dev: GeneratorFactory,
     run: RunDirectory,
     accelerator: Accelerator,
     progress: Progress,
     *,
-    resume: Resume,
-) -> TrainingResult:
+    score_dev: DevScorer | None,
+) -> TrainingLoop:
     recipe, rank = prepared.recipe, accelerator.process_index
     if recipe.training.attention == "auto":
         use_fast_attention(prepared.student.model, accelerator.device)
@@ -343,22 +320,19 @@ def _train(
             _LOG.warning("the teacher takes part in sampling, so every process keeps it whole")
         else:
             shard_frozen(teacher.model)
-    ranks = Ranks(rank, accelerator.num_processes, all_gather_object)
-    with contextlib.closing(run), trackers_started(accelerator, recipe, run):
-        loop = TrainingLoop(
-            model=prepared.adapted,
-            source=source,
-            teacher=teacher,
-            objective=build_objective(recipe),
-            mask=prepared.mask,
-            settings=recipe.training,
-            precision=prepared.precision,
-            eval_metric=prepared.judging.dev_score,
-            seed=recipe.seed,
-            accelerator=accelerator,
-            run=run,
-            progress=progress,
-            score_dev=dev_scorer(prepared, decode_dev, ranks),
-            samples_student=recipe.sequences.rolls_out,
-        )
-        return loop.run(resume=resume)
+    return TrainingLoop(
+        model=prepared.adapted,
+        source=source,
+        teacher=teacher,
+        objective=prepared.objective,
+        mask=prepared.mask,
+        settings=recipe.training,
+        precision=prepared.precision,
+        eval_metric=prepared.judging.dev_score,
+        seed=recipe.seed,
+        accelerator=accelerator,
+        run=run,
+        progress=progress,
+        score_dev=score_dev,
+        samples_student=recipe.sequences.rolls_out,
+    )

@@ -11,13 +11,10 @@ import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
 
-import numpy as np
-from jaxtyping import Float
-
 from seqdistill.core.errors import DataError
 from seqdistill.core.version import __version__
 from seqdistill.metrics.arithmetic import numbers_in
-from seqdistill.metrics.score import SummedStatistics, check_corpus
+from seqdistill.metrics.score import SummedStatistics, check_corpus, mean_statistics
 
 MARK = "####"
 """What stands before the final answer, as in GSM8K."""
@@ -85,13 +82,14 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> SummedS
     Source: Rajpurkar et al. 2016 (SQuAD), who also drop English articles and all punctuation.
     """
     check_corpus(hypotheses, references)
-    return _shares(
+    return mean_statistics(
         "exact_match",
         f"match:exact|norm:nfkc+casefold+outer-marks|version:{__version__}",
         [
             normalized_answer(output) == normalized_answer(reference)
             for output, reference in zip(hypotheses, references, strict=True)
         ],
+        scale=100.0,
     )
 
 
@@ -104,20 +102,12 @@ def answer_accuracy(hypotheses: Sequence[str], references: Sequence[str]) -> Sum
     Source: Cobbe et al. 2021 (GSM8K), whose answers stand after `####`.
     """
     check_corpus(hypotheses, references)
-    return _shares(
+    return mean_statistics(
         "answer_accuracy",
         f"answer:after-last-{MARK}-or-last-number|numbers:exact|version:{__version__}",
         [
             same_answer(output, reference)
             for output, reference in zip(hypotheses, references, strict=True)
         ],
+        scale=100.0,
     )
-
-
-def _shares(name: str, signature: str, right: Sequence[bool]) -> SummedStatistics:
-    rows = np.asarray([(float(one), 1.0) for one in right], dtype=np.float64)
-
-    def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
-        return 100.0 * float(sums[0] / sums[1])
-
-    return SummedStatistics(name, signature, rows, score_of_sums)

@@ -22,9 +22,7 @@ MAX_DECIMALS = 6
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 # A minus that follows a number or a closing bracket is a difference: "5-3" holds 5 and 3.
 _NUMBER = re.compile(rf"(?<![\w.,])(?:(?<![)\]\d] )(?<![)\]\d])[-−])?[$€£]?(?:{_PLAIN})(?:/\d+)?")
-_TOKEN = re.compile(rf"\s*(?:({_PLAIN})|([-+*/()−×÷]))")
 _SIGNS = str.maketrans("−×÷", "-*/")
-_OPERATORS = frozenset("+-*/()")
 _COMPUTE: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -46,15 +44,11 @@ def numbers_in(text: str) -> list[Fraction]:
 def _number(text: str) -> Fraction | None:
     if len(text) > MAX_NUMBER_LENGTH:
         return None
-    plain = re.sub(r"[,$€£]", "", text.translate(_SIGNS))
+    above, _, below = re.sub(r"[,$€£]", "", text.translate(_SIGNS)).partition("/")
     try:
-        return Fraction(plain) if "/" not in plain else _quotient(*plain.split("/"))
+        return Fraction(above) / Fraction(below or 1)
     except ZeroDivisionError:
         return None
-
-
-def _quotient(above: str, below: str) -> Fraction:
-    return Fraction(above) / Fraction(below)
 
 
 def evaluate(expression: str) -> Fraction | None:
@@ -63,13 +57,21 @@ def evaluate(expression: str) -> Fraction | None:
     None for anything but + - * / ( ) and decimals, for a division by zero, and for texts or
     numbers beyond the limits above. Products bind before sums, equals from the left.
     """
-    tokens = _tokens(expression)
-    numbers = [Fraction(token) for token in tokens if token not in _OPERATORS]
-    names = iter(range(len(numbers)))
+    text = " ".join(expression.translate(_SIGNS).split())
+    if len(expression) > MAX_EXPRESSION_LENGTH or not re.fullmatch(r"[-+*/() \d.,]+", text):
+        return None
+    numbers: list[str] = []
+
+    def name(match: re.Match[str]) -> str:
+        numbers.append(match.group().replace(",", ""))
+        return f" n{len(numbers) - 1} "
+
     # Numbers become names, since Python would read 0.1 inexactly and 007 not at all.
-    text = " ".join(token if token in _OPERATORS else f"n{next(names)}" for token in tokens)
+    named = re.sub(_PLAIN, name, text)
+    if max(map(len, numbers), default=0) > MAX_NUMBER_LENGTH:
+        return None
     try:
-        return _value(ast.parse(text, mode="eval").body, numbers)
+        return _value(ast.parse(named.strip(), mode="eval").body, [Fraction(n) for n in numbers])
     except (SyntaxError, ZeroDivisionError):
         return None
 
@@ -82,8 +84,7 @@ def _value(node: ast.expr, numbers: list[Fraction]) -> Fraction:
             value = _value(operand, numbers)
             return -value if isinstance(sign, ast.USub) else value
         case ast.BinOp(left, sign, right) if type(sign) in _COMPUTE:
-            compute = _COMPUTE[type(sign)]
-            return compute(_value(left, numbers), _value(right, numbers))
+            return _COMPUTE[type(sign)](_value(left, numbers), _value(right, numbers))
     raise SyntaxError("no expression")
 
 
@@ -92,32 +93,13 @@ def decimal_text(value: Fraction) -> str | None:
 
     `evaluate` of the text is the value again.
     """
-    scaled = value * 10**MAX_DECIMALS
-    if scaled.denominator != 1:
-        return None
-    whole, rest = divmod(abs(scaled.numerator), 10**MAX_DECIMALS)
-    decimals = f"{rest:0{MAX_DECIMALS}d}".rstrip("0")
-    return ("-" if value < 0 else "") + str(whole) + ("." + decimals if decimals else "")
+    text = rounded_text(value, decimals=MAX_DECIMALS)
+    return text.rstrip("0").rstrip(".") if Fraction(text) == value else None
 
 
 def rounded_text(value: Fraction, *, decimals: int) -> str:
     """The value rounded to so many decimals, ties to the even neighbour: `3.33`, `4`, `4.0`."""
     scaled = round(value * 10**decimals)
     digits = f"{abs(scaled):0{decimals + 1}d}"
-    whole, rest = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
-    return ("-" if scaled < 0 else "") + whole + ("." + rest if rest else "")
-
-
-def _tokens(expression: str) -> list[str]:
-    """Numbers and signs; empty where something else stands among them."""
-    if len(expression) > MAX_EXPRESSION_LENGTH:
-        return []
-    tokens, place, text = [], 0, expression.strip()
-    while place < len(text):
-        match = _TOKEN.match(text, place)
-        if match is None or len(match.group()) > MAX_NUMBER_LENGTH:
-            return []
-        number, sign = match.groups()
-        tokens.append(sign.translate(_SIGNS) if sign else number.replace(",", ""))
-        place = match.end()
-    return tokens
+    point = len(digits) - decimals
+    return ("-" if scaled < 0 else "") + digits[:point] + ("." + digits[point:] if decimals else "")

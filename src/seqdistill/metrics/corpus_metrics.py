@@ -75,7 +75,7 @@ def _mean(
         return found
     target = member.function
     signature = f"mean|{target.__module__}:{target.__qualname__}"
-    return mean_statistics(member.name, signature, found, [1] * len(found))
+    return mean_statistics(member.name, signature, found)
 
 
 def corpus_metrics(units: Units) -> Mapping[str, CorpusMetric]:

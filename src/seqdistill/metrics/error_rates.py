@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from jaxtyping import Float
-
 from seqdistill.core.version import __version__
-from seqdistill.metrics.score import SummedStatistics, check_corpus
+from seqdistill.metrics.score import SummedStatistics, check_corpus, mean_statistics
 
 
 def token_error_rate(
@@ -34,19 +31,10 @@ def token_error_rate(
     check_corpus(hypotheses, references)
     split = _characters if characters else str.split
     pairs = [(split(h), split(r)) for h, r in zip(hypotheses, references, strict=True)]
-    rows = np.asarray(
-        [(edit_distance(output, reference), len(reference)) for output, reference in pairs],
-        dtype=np.float64,
-    )
-    if not rows[:, 1].any():
-        raise ValueError("an error rate needs references with at least one token, got none")
-
-    def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
-        return 100.0 * float(sums[0]) / max(float(sums[1]), 1.0)
-
+    edits, lengths = zip(*((edit_distance(o, r), len(r)) for o, r in pairs), strict=True)
     tokens = "char" if characters else "whitespace"
     signature = f"edits:sub+ins+del|tok:{tokens}|norm:reference|version:{__version__}"
-    return SummedStatistics("token_error_rate", signature, rows, score_of_sums)
+    return mean_statistics("token_error_rate", signature, edits, lengths, scale=100.0)
 
 
 def sequence_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
@@ -60,19 +48,9 @@ def sequence_error_rate(hypotheses: Sequence[str], references: Sequence[str]) ->
     Source: Bisani and Ney 2008, sec. 5.1.
     """
     check_corpus(hypotheses, references)
-    rows = np.asarray(
-        [
-            (float(output.split() != reference.split()), 1.0)
-            for output, reference in zip(hypotheses, references, strict=True)
-        ],
-        dtype=np.float64,
-    )
-
-    def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
-        return 100.0 * float(sums[0] / sums[1])
-
+    wrong = [o.split() != r.split() for o, r in zip(hypotheses, references, strict=True)]
     signature = f"match:exact|tok:whitespace|version:{__version__}"
-    return SummedStatistics("sequence_error_rate", signature, rows, score_of_sums)
+    return mean_statistics("sequence_error_rate", signature, wrong, scale=100.0)
 
 
 def _characters(text: str) -> list[str]:

@@ -38,19 +38,12 @@ def perplexity_statistics(nats: Sequence[float], num_targets: Sequence[int]) -> 
             "every segment needs its nats and its number of tokens, "
             f"got {len(nats)} and {len(num_targets)}"
         )
-    rows = np.column_stack(
-        [np.asarray(nats, dtype=np.float64), np.asarray(num_targets, dtype=np.float64)]
-    )
+    rows = np.column_stack([nats, num_targets]).astype(np.float64)
 
     def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
         return perplexity(float(sums[0]), int(sums[1]))
 
     return SummedStatistics("perplexity", "exp(nats/token)|eos:scored", rows, score_of_sums)
-
-
-def mode_share(log_probs: Sequence[float]) -> float:
-    """Mean over sentences of p(y_hat | x), in [0, 1]; see `mode_share_statistics`."""
-    return mode_share_statistics(log_probs).score().value
 
 
 def mode_share_statistics(log_probs: Sequence[float]) -> SummedStatistics:
@@ -74,7 +67,7 @@ def mode_share_statistics(log_probs: Sequence[float]) -> SummedStatistics:
             "pass the sum of the tokens' log-probabilities, not a beam score"
         )
     shares = np.exp(np.minimum(values, 0.0))
-    return mean_statistics("mode_share", "p(y_hat)|eos:scored", shares.tolist(), [1] * len(shares))
+    return mean_statistics("mode_share", "p(y_hat)|eos:scored", shares.tolist())
 
 
 def mean_by_position(

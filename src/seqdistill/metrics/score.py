@@ -53,25 +53,30 @@ class SummedStatistics:
 
 
 def mean_statistics(
-    name: str, signature: str, totals: Sequence[float], counts: Sequence[int]
+    name: str,
+    signature: str,
+    totals: Sequence[float | int],
+    counts: Sequence[int] | None = None,
+    *,
+    scale: float = 1.0,
 ) -> SummedStatistics:
-    """Rows of (total, count), one per segment: the score is sum of totals / sum of counts.
+    """Rows of (total, count), one per segment: scale * sum of totals / sum of counts.
 
-    So a segment weighs as much as its count. Raises ValueError if the sides differ in length or
-    nothing was counted.
+    So a segment weighs as much as its count, which is 1 where none are given. A resample in which
+    nothing was counted is divided by 1. Raises ValueError if the sides differ in length or nothing
+    was counted.
     """
+    counts = [1] * len(totals) if counts is None else counts
     if len(totals) != len(counts) or not any(counts):
         raise ValueError(
-            f"the mean of {name} needs a total and a count for every segment and something "
-            f"counted, got {len(totals)} totals and {len(counts)} counts"
+            f"{name} needs a total and a count for every segment and something counted, got "
+            f"{len(totals)} totals and {sum(counts)} counted in {len(counts)} segments"
         )
-    rows = np.column_stack(
-        [np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64)]
-    )
 
     def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
-        return float(sums[0] / sums[1])
+        return scale * float(sums[0] / max(sums[1], 1.0))
 
+    rows = np.column_stack([totals, counts]).astype(np.float64)
     return SummedStatistics(name, signature, rows, score_of_sums)
 
 

@@ -12,12 +12,10 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-from jaxtyping import Float
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
-from seqdistill.metrics.score import SummedStatistics, check_corpus
+from seqdistill.metrics.score import SummedStatistics, check_corpus, mean_statistics
 from seqdistill.metrics.scripts import words
 
 RougeType = Literal["rouge1", "rouge2", "rougeL"]
@@ -87,20 +85,10 @@ def _statistics(
     name: str, rouge_type: RougeType, hypotheses: Sequence[str], references: Sequence[str]
 ) -> SummedStatistics:
     check_corpus(hypotheses, references)
-    rows = np.asarray(
-        [
-            (rouge_f1(rouge_type, output, reference), 1.0)
-            for output, reference in zip(hypotheses, references, strict=True)
-        ],
-        dtype=np.float64,
-    )
-
-    def score_of_sums(sums: Float[np.ndarray, " statistics"]) -> float:
-        return 100.0 * float(sums[0] / sums[1])
-
+    values = [rouge_f1(rouge_type, o, r) for o, r in zip(hypotheses, references, strict=True)]
     version = importlib.metadata.version("rouge-score")
     signature = (
         f"{rouge_type}|f1|mean|tok:words+unspaced-characters|stem:porter-a-to-z|case:lower"
         f"|rouge-score:{version}"
     )
-    return SummedStatistics(name, signature, rows, score_of_sums)
+    return mean_statistics(name, signature, values, scale=100.0)

@@ -14,16 +14,7 @@ from jaxtyping import Float
 from sacrebleu.metrics import BLEU, CHRF
 
 from seqdistill.core.errors import RecipeError
-from seqdistill.metrics.score import Score, SummedStatistics, check_corpus
-
-__all__ = [
-    "Score",
-    "bleu_statistics",
-    "bleu_tokens",
-    "chrf_statistics",
-    "corpus_bleu",
-    "corpus_chrf",
-]
+from seqdistill.metrics.score import SummedStatistics, check_corpus
 
 
 def bleu_statistics(
@@ -49,18 +40,6 @@ def chrf_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> Sum
     Source: Popovic 2015, with sacrebleu's effective order; beta = 2, no word n-grams.
     """
     return _statistics("chrf", CHRF(), hypotheses, references)
-
-
-def corpus_bleu(
-    hypotheses: Sequence[str], references: Sequence[str], *, tokenize: str = "13a"
-) -> Score:
-    """BLEU-4 of the corpus, 0 to 100, with sacrebleu's signature. See `bleu_statistics`."""
-    return bleu_statistics(hypotheses, references, tokenize=tokenize).score()
-
-
-def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """chrF2 of the corpus, 0 to 100, with sacrebleu's signature. See `chrf_statistics`."""
-    return chrf_statistics(hypotheses, references).score()
 
 
 def bleu_tokens(tokenize: str) -> Callable[[str], Sequence[str]]:

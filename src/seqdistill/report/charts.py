@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from seqdistill.records.results import Metric, System, Value
+from seqdistill.records.results import EntropyCurve, Metric, System, Value, number
 from seqdistill.report import numbers, plots
 from seqdistill.report.contents import Points, RunContents, TrainingLog, repetition_curve
 from seqdistill.report.plots import Frame, Look, Point, Scale, Series
@@ -40,80 +40,61 @@ class _Kind:
     """What a chart is called and what its axes are, `{metric}` and `{better}` to be filled in."""
 
     title: str
-    x: str
-    y: str
     caption: str
-    x_scale: Scale = "linear"
-    y_scale: Scale = "linear"
-    level: float | None = None
-    small: bool = False
+    frame: Frame
 
 
-def _updates(title: str, y: str, caption: str, *, small: bool = False) -> _Kind:
-    return _Kind(title, "update", y, caption, x_scale="steps", small=small)
+def _updates(
+    title: str, y: str, caption: str, *, small: bool = False, y_scale: Scale = "linear"
+) -> _Kind:
+    return _Kind(title, caption, Frame("update", y, "steps", y_scale, small=small))
 
 
 _KINDS = {
     "speed": _Kind(
         "Quality vs. speed",
-        "sentences per second",
-        "{metric}",
         "Right is faster, {better} is better. A line joins a system’s greedy (hollow) and "
         "beam-search (filled) decoding.",
-        x_scale="log",
+        Frame("sentences per second", "{metric}", x_scale="log"),
     ),
     "size": _Kind(
         "Quality vs. size",
-        "size on disk, MB",
-        "{metric}",
         "Left is smaller, {better} is better. Systems of equal size stand side by side.",
-        x_scale="log",
+        Frame("size on disk, MB", "{metric}", x_scale="log"),
     ),
     "gap": _Kind(
         "Gain of beam search",
-        "",
-        "gain in {metric}",
-        "Beam search minus greedy decoding; above 0 beam search is better. In the order of the "
-        "legend.",
-        x_scale="bare",
-        level=0.0,
+        "Beam search minus greedy decoding; above 0 beam search is better. In the order of "
+        "the legend.",
+        Frame("", "gain in {metric}", x_scale="bare", level=0.0),
     ),
     "certainty": _Kind(
         "Mode share vs. perplexity",
-        "perplexity of the references",
-        "mode share, %",
-        "High: most of the probability lies on the system’s own output. Left: the references are "
-        "likely.",
-        x_scale="log",
+        "High: most of the probability lies on the system’s own output. Left: the "
+        "references are likely.",
+        Frame("perplexity of the references", "mode share, %", x_scale="log"),
     ),
     "entropy": _Kind(
         "Entropy of the next token",
-        "position in the reference",
-        "nats",
         "Mean over the references, up to the length that 10 % of them reach.",
-        x_scale="steps",
+        Frame("position in the reference", "nats", x_scale="steps"),
     ),
     "agreement": _Kind(
         "Agreement with the teacher",
-        "same likeliest token, % of positions",
-        "{metric} against its outputs",
         "Right: the same next token. {Better}: outputs closer to the teacher’s own.",
+        Frame("same likeliest token, % of positions", "{metric} against its outputs"),
     ),
     "length": _Kind(
         "Output length",
-        "",
-        "tokens / reference tokens",
-        "Greedy (hollow) and beam search (filled); at 1 outputs are as long as the references. In "
-        "the order of the legend.",
-        x_scale="bare",
-        level=1.0,
+        "Greedy (hollow) and beam search (filled); at 1 outputs are as long as the "
+        "references. In the order of the legend.",
+        Frame("", "tokens / reference tokens", x_scale="bare", level=1.0),
     ),
     "sampling": _Kind(
         "Quality vs. diversity",
-        "100 − self-BLEU of the samples",
-        "{metric}",
-        "Right is more diverse, {better} is better. A line joins the temperatures of a system, the "
-        "lowest hollow.",
+        "Right is more diverse, {better} is better. A line joins the temperatures of a "
+        "system, the lowest hollow.",
+        Frame("100 − self-BLEU of the samples", "{metric}"),
     ),
     "dev": _updates(
         "{Metric} on dev", "{metric}", "Greedy decoding while training; {better} is better."
@@ -155,14 +136,12 @@ _KINDS = {
         "% of 4-grams",
         "4-grams that a rollout has had before. Dashed: the references’.",
     ),
-    "throughput": dataclasses.replace(
-        _updates(
-            "Throughput",
-            "tokens per second",
-            "Solid: sampled, per second of sampling. Dashed: trained on, per second of the whole "
-            "update.",
-            small=True,
-        ),
+    "throughput": _updates(
+        "Throughput",
+        "tokens per second",
+        "Solid: sampled, per second of sampling. Dashed: trained on, per second of the whole "
+        "update.",
+        small=True,
         y_scale="log",
     ),
 }
@@ -195,29 +174,17 @@ def _drawn(
     kind, title = _KINDS[key], "" if metric is None else metric.title
     better = "up" if metric is None or metric.higher_is_better else "down"
     words = {"metric": title, "Metric": capital(title), "better": better, "Better": capital(better)}
-    frame = Frame(
-        kind.x,
-        kind.y.format(**words),
-        kind.x_scale,
-        kind.y_scale,
-        kind.level if level is None else level,
-        kind.small,
-    )
+    frame = dataclasses.replace(kind.frame, y=kind.frame.y.format(**words))
+    if level is not None:
+        frame = dataclasses.replace(frame, level=level)
     name = kind.title.format(**words)
     window = plots.smoothing(found)
     caption = kind.caption.format(**words)
     if window > 1:
         caption += f" Running mean of {window} points."
-    return [
-        Chart(
-            name,
-            Markup(plots.draw(f"{section}-{key}", found, frame)),
-            f"{name}: {frame.y}"
-            + (f" over {frame.x}. " if frame.x else ". ")
-            + _spoken(found, with_x=key in _SPOKEN_WITH_X),
-            caption,
-        )
-    ]
+    over = f" over {frame.x}" if frame.x else ""
+    spoken = f"{name}: {frame.y}{over}. {_spoken(found, with_x=key in _SPOKEN_WITH_X)}"
+    return [Chart(name, Markup(plots.draw(f"{section}-{key}", found, frame)), spoken, caption)]
 
 
 def _spoken(series: Sequence[Series], *, with_x: bool) -> str:
@@ -240,9 +207,14 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _dot(x: float, found: Value, *, factor: float = 1.0, filled: bool = True) -> Point:
+def _dot(
+    x: float | None, found: Value | None, *, factor: float = 1.0, filled: bool = True
+) -> list[Point]:
+    """One dot with its interval; none where either was not measured."""
+    if x is None or found is None or found.value is None:
+        return []
     low, high = (None if end is None else factor * end for end in (found.low, found.high))
-    return Point(x, factor * (found.value or 0.0), filled, low, high)
+    return [Point(x, factor * found.value, filled, low, high)]
 
 
 def trade_offs(contents: RunContents, looks: Looks) -> list[Chart]:
@@ -264,13 +236,12 @@ def trade_offs(contents: RunContents, looks: Looks) -> list[Chart]:
 
 
 def _speed_dots(system: System, metric: Metric) -> list[Point]:
-    dots = []
+    dots: list[Point] = []
     for decoded, filled in ((system.greedy, False), (system.beam, True)):
-        speed, score = decoded.sentences_per_second, decoded.scores.get(metric.name)
-        if speed is not None and speed.value and score is not None and score.value is not None:
-            # The interval of beam search alone, so that the two do not overlap.
-            found = score if filled else Value(value=score.value)
-            dots.append(_dot(speed.value, found, filled=filled))
+        speed, score = number(decoded.sentences_per_second), decoded.scores.get(metric.name)
+        # The interval of beam search alone, so that the two do not overlap.
+        found = score if filled else Value(value=number(score))
+        dots += _dot(speed or None, found, filled=filled)
     return dots
 
 
@@ -284,7 +255,7 @@ def _size_dots(systems: Sequence[System], metric: Metric, looks: Looks) -> list[
         # Students often weigh the same to the byte: a few percent apart, all can be seen.
         while any(abs(megabytes / each.points[0].x - 1.0) < 0.035 for each in found):
             megabytes *= 1.04
-        found.append(Series(system.name, looks[system.name], [_dot(megabytes, score)]))
+        found.append(Series(system.name, looks[system.name], _dot(megabytes, score)))
     return found
 
 
@@ -304,50 +275,35 @@ def analysis(contents: RunContents, looks: Looks) -> list[Chart]:
         return found if several else []
 
     curves = [
-        Series(s.name, looks[s.name], _entropy(*_curve(contents, s)), "curve")
+        Series(s.name, looks[s.name], _entropy(results.entropy_by_position[s.name]), "curve")
         for s in systems
         if s.name in results.entropy_by_position
     ]
     likeness = [Series(s.name, looks[s.name], _agreement(s)) for s in systems]
     return [
-        *_drawn("gap", dots(lambda x, s: _gap(x, s)), metric),
-        *_drawn("certainty", dots(lambda _, s: _certainty(s))),
+        *_drawn("gap", dots(lambda x, s: _dot(float(x), s.greedy_beam_gap)), metric),
+        *_drawn(
+            "certainty", dots(lambda _, s: _dot(number(s.perplexity), s.mode_share, factor=100.0))
+        ),
         *_drawn("entropy", curves),
         *_drawn("agreement", likeness, metric),
         *_drawn("length", dots(_lengths)),
     ]
 
 
-def _gap(x: int, system: System) -> list[Point]:
-    gap = system.greedy_beam_gap
-    return [] if gap is None or gap.value is None else [_dot(float(x), gap)]
-
-
-def _certainty(system: System) -> list[Point]:
-    share, perplexity = system.mode_share, system.perplexity
-    if share is None or share.value is None or perplexity is None or perplexity.value is None:
-        return []
-    return [_dot(perplexity.value, share, factor=100.0)]
-
-
-def _curve(contents: RunContents, system: System) -> tuple[Sequence[float], Sequence[int]]:
-    curve = contents.results.entropy_by_position[system.name]
-    return curve.entropy_nats, curve.counts
-
-
-def _entropy(nats: Sequence[float], counts: Sequence[int]) -> list[Point]:
+def _entropy(curve: EntropyCurve) -> list[Point]:
     return [
         Point(float(position), value)
-        for position, (value, count) in enumerate(zip(nats, counts, strict=True), start=1)
-        if count >= REACHED_BY * counts[0]
+        for position, (value, count) in enumerate(
+            zip(curve.entropy_nats, curve.counts, strict=True), start=1
+        )
+        if count >= REACHED_BY * curve.counts[0]
     ]
 
 
 def _agreement(system: System) -> list[Point]:
-    same, score = system.agreement_top1, system.to_teacher
-    if same is None or same.value is None or score is None or score.value is None:
-        return []
-    return [_dot(100.0 * same.value, score)]
+    same = number(system.agreement_top1)
+    return _dot(None if same is None else 100.0 * same, system.to_teacher)
 
 
 def _lengths(x: int, system: System) -> list[Point]:
@@ -362,11 +318,11 @@ def sampling(contents: RunContents, looks: Looks) -> list[Chart]:
         return []
     series = []
     for system in contents.measured:
-        points = []
+        points: list[Point] = []
         for place, at in enumerate(system.sampled):
-            score, alike = at.scores.get(metric.name), at.self_bleu
-            if score is not None and alike is not None and alike.value is not None:
-                points.append(_dot(100.0 - alike.value, score, filled=place > 0))
+            alike = number(at.self_bleu)
+            unlike = None if alike is None else 100.0 - alike
+            points += _dot(unlike, at.scores.get(metric.name), filled=place > 0)
         series.append(Series(system.name, looks[system.name], points))
     return _drawn("sampling", series, metric)
 

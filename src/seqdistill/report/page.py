@@ -28,7 +28,6 @@ from seqdistill.report import (
 )
 from seqdistill.report.columns import columns_of
 from seqdistill.report.contents import RunContents, read_contents
-from seqdistill.report.glossary import glossary
 
 NUM_COLOURS = 6
 """--series-1 to --series-6 in style.css; --series-0 is the teacher's."""
@@ -83,7 +82,6 @@ def build_report(run_directory: Path) -> str:
         signals=reward_signals,
         rollout_tables=rollout_samples.tables(on_policy),
         ORIGINS=rollout_samples.ORIGINS,
-        glossary=glossary(contents),
     )
 
 

@@ -1,20 +1,31 @@
 """A chart as SVG text: dots and curves over two axes, each linear, logarithmic or bare.
 
 No text of the user's is drawn: names stand in the page's own legend, where any script and
-direction works. Does not know systems: points and lines come ready.
+direction works. matplotlib draws with stand-in colours, each of which becomes a CSS variable of
+the page. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
-
-from seqdistill.report import svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+_FIRST_COLOUR = 0x10  # not 0: matplotlib leaves black out of the SVG, as the default
+# Stand-in colours; the page defines the variables for both schemes.
+INK, MUTED, GRID, SURFACE = "#0000f0", "#0000f1", "#0000f2", "#0000f3"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SURFACE: "--surface"}
+
+FULL, SMALL = (5.2, 3.3), (3.4, 2.2)
+"""Sizes in inches. The page stretches a chart to its place: in a small one the text is as large."""
 
 MARKERS = {
     "circle": "o",
@@ -76,8 +87,8 @@ def draw(name: str, series: Sequence[Series], frame: Frame) -> str:
     """The chart as SVG; ids in it begin with its name. On a log scale values must be positive."""
     window = smoothing(series)
     points = [point for each in series for point in each.points]
-    with svg.styled(name):
-        figure, axes = svg.empty(svg.SMALL if frame.small else svg.FULL)
+    with styled(name):
+        figure, axes = empty(SMALL if frame.small else FULL)
         axes.margins(x=0.03 if frame.x_scale == "steps" else 0.12, y=0.1)
         if frame.x_scale == "log":
             axes.set_xscale("log")
@@ -86,14 +97,14 @@ def draw(name: str, series: Sequence[Series], frame: Frame) -> str:
         axes.set_xlabel(frame.x)
         axes.set_ylabel(frame.y)
         if frame.level is not None:
-            axes.axhline(frame.level, color=svg.MUTED, linewidth=0.8, linestyle=_DASHES, zorder=1)
+            axes.axhline(frame.level, color=MUTED, linewidth=0.8, linestyle=_DASHES, zorder=1)
         for each in series:
             (_draw_dots if each.style == "dots" else _draw_curve)(axes, each, window)
         _scale(axes.xaxis, frame.x_scale, [point.x for point in points])
         _scale(axes.yaxis, frame.y_scale, [point.y for point in points])
         if frame.y_scale == "linear":
             _end_at_zero(axes, [point.y for point in points])
-        return svg.text_of(figure, name)
+        return text_of(figure, name)
 
 
 def smoothing(series: Sequence[Series]) -> int:
@@ -116,7 +127,7 @@ def _end_at_zero(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _draw_dots(axes: Axes, series: Series, _window: int) -> None:
-    colour = svg.stand_in(series.look.colour)
+    colour = stand_in(series.look.colour)
     for point in series.points:
         if point.low is not None and point.high is not None:
             axes.vlines(
@@ -128,7 +139,7 @@ def _draw_dots(axes: Axes, series: Series, _window: int) -> None:
             color=colour,
             marker=MARKERS[series.look.marker],
             markersize=7.5,
-            markerfacecolor=colour if point.filled else svg.SURFACE,
+            markerfacecolor=colour if point.filled else SURFACE,
             markeredgecolor=colour,
             markeredgewidth=1.4,
             zorder=4,
@@ -138,7 +149,7 @@ def _draw_dots(axes: Axes, series: Series, _window: int) -> None:
 
 
 def _draw_curve(axes: Axes, series: Series, window: int) -> None:
-    colour, solid = svg.stand_in(series.look.colour), series.style == "curve"
+    colour, solid = stand_in(series.look.colour), series.style == "curve"
     x, y = [point.x for point in series.points], [point.y for point in series.points]
     if window > 1:
         axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.25)
@@ -186,3 +197,75 @@ def _scale(axis: Axis, scale: Scale, values: Sequence[float]) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
+
+
+def stand_in(series: int) -> str:
+    """The colour that matplotlib draws --series-N with."""
+    return f"#0000{_FIRST_COLOUR + series:02x}"
+
+
+@contextlib.contextmanager
+def styled(name: str) -> Iterator[None]:
+    """Within, matplotlib draws as the page wants it; `name` makes the ids of equal charts equal."""
+    # Imported here: the package must load in milliseconds, also for those who draw nothing.
+    import matplotlib
+
+    settings = {
+        "svg.fonttype": "none",
+        "axes.formatter.useoffset": False,
+        "svg.hashsalt": name,
+        "font.size": 8.5,
+        "text.color": INK,
+        "text.parse_math": False,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": MUTED,
+        "axes.linewidth": 0.7,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.major.size": 0.0,
+        "ytick.major.size": 0.0,
+        "xtick.major.pad": 5.0,
+        "ytick.major.pad": 5.0,
+        "legend.frameon": False,
+        "lines.solid_capstyle": "round",
+        "lines.solid_joinstyle": "round",
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def empty(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """A figure of `size` inches with axes and nothing in them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", visible=False)
+    return figure, axes
+
+
+def text_of(figure: Figure, name: str) -> str:
+    """The SVG, with ids that begin with the chart's name and with the page's colours."""
+    buffer = io.StringIO()
+    # Without metadata: dates would make equal inputs differ, and addresses are not ours to state.
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # Several charts share a page: every id gets the chart's name in front.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"#0000f[0-3]", lambda found: f"var({_VARIABLES[found[0]]})", text)
+    text = re.sub(
+        r"#0000([1-9a-e][0-9a-f])",
+        lambda found: f"var(--series-{int(found[1], 16) - _FIRST_COLOUR})",
+        text,
+    )
+    return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1).strip()

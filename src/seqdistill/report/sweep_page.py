@@ -15,7 +15,7 @@ from markupsafe import Markup
 from seqdistill.metrics.repetitions import mean, t_interval
 from seqdistill.recipe.sweep_schema import Sweep
 from seqdistill.records.tables import Row
-from seqdistill.report import numbers, svg
+from seqdistill.report import numbers, plots
 
 _HIDDEN = ("cell", "split", "system", "metric", "value", "low", "high", "worth", "version", "error")
 _FURTHER = ("perplexity",)  # not speeds: cells ran beside each other
@@ -122,18 +122,18 @@ def _cells(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
 
 def _picture(systems: Mapping[tuple[str, ...], Sequence[Row]], metric: str) -> str:
     """A line a system: every seed as a dot, the mean as a bar."""
-    with svg.styled("sweep"):
-        figure, axes = svg.empty((svg.FULL[0], 0.9 + 0.32 * len(systems)))
+    with plots.styled("sweep"):
+        figure, axes = plots.empty((plots.FULL[0], 0.9 + 0.32 * len(systems)))
         for place, rows in enumerate(systems.values()):
             values = [row["value"] for row in rows if row["metric"] == metric]
-            axes.plot(values, [-place] * len(values), "o", color=svg.stand_in(1), alpha=0.7)
-            axes.plot([mean(values)], [-place], "|", color=svg.INK, markersize=16)
+            axes.plot(values, [-place] * len(values), "o", color=plots.stand_in(1), alpha=0.7)
+            axes.plot([mean(values)], [-place], "|", color=plots.INK, markersize=16)
         labels = [" · ".join(part for part in key if part) for key in systems]
         axes.set_yticks([-place for place in range(len(systems))], labels)
         axes.grid(axis="x", visible=True)
         axes.margins(y=0.2 / len(systems) + 0.05)
         axes.set_xlabel(f"{metric}: a dot is a seed, the bar their mean")
-        return svg.text_of(figure, "sweep")
+        return plots.text_of(figure, "sweep")
 
 
 def _shown(value: object) -> str:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from tests.evaluation.fixed import FixedGenerator
+from tests.evaluation.test_sampled import SETTINGS, TOKENIZER
 from tests.tiny import EOS, UNK, character_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.errors import RecipeError
-from seqdistill.generation import calculator
-from seqdistill.generation.calculator import first_correction, greedy_with_calculator
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.evaluation import calculator
+from seqdistill.evaluation.calculator import (
+    CalculatedOutput,
+    calculated,
+    first_correction,
+    greedy_with_calculator,
+)
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
 
@@ -143,11 +152,12 @@ def test_an_endless_calculation_is_left_after_so_many_rounds(
 )
 def test_the_first_wrong_step_is_put_right(text: str, corrected: str | None) -> None:
     found = first_correction(text)
-    assert (None if found is None else found.text) == corrected
+    assert (None if found is None else "".join(found)) == corrected
     if found is not None:
-        assert text.startswith(found.text[: found.kept])
-        assert found.text[: found.kept].endswith("=")
-        assert first_correction(found.text) is None
+        own, _ = found
+        assert text.startswith(own)
+        assert own.endswith("=")
+        assert first_correction("".join(found)) is None
 
 
 def test_what_is_put_right_is_right_for_any_expression() -> None:
@@ -159,7 +169,7 @@ def test_what_is_put_right_is_right_for_any_expression() -> None:
         )
         found = first_correction(f"<<{expression}=1000000>>")
         assert found is not None
-        assert first_correction(found.text) is None, found.text
+        assert first_correction("".join(found)) is None, found
 
 
 def test_a_real_model_goes_on_from_the_corrected_beginning(
@@ -175,7 +185,7 @@ def test_a_real_model_goes_on_from_the_corrected_beginning(
         if min(plain[0].token_ids) > UNK:
             break
     texts = [tokenizer.decode(list(h.token_ids), skip_special_tokens=True) for h in plain]
-    wanted = {texts[0]: calculator.Correction(texts[0][:5] + "7>>", 5)}
+    wanted = {texts[0]: (texts[0][:5], "7>>")}
     monkeypatch.setattr(calculator, "first_correction", wanted.get)
     found = greedy_with_calculator(engine, prompts, decoding, tokenizer=tokenizer)
     assert found[1].token_ids == plain[1].token_ids
@@ -187,15 +197,6 @@ def test_a_real_model_goes_on_from_the_corrected_beginning(
     assert found[0].num_corrections == 1
 
 
-@pytest.mark.parametrize("decoding", [Decoding(beam_size=4), Decoding(mode="sample")])
-def test_anything_but_greedy_decoding_is_refused(
-    tokenizer: PreTrainedTokenizerFast, decoding: Decoding
-) -> None:
-    generator = ScriptedGenerator(tokenizer, off_by_one)
-    with pytest.raises(RecipeError, match="needs greedy decoding"):
-        greedy_with_calculator(generator, [prompt(tokenizer)], decoding, tokenizer=tokenizer)
-
-
 def test_a_result_that_cannot_be_spelled_is_left_and_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -204,3 +205,25 @@ def test_a_result_that_cannot_be_spelled_is_left_and_told(
     (found,) = greedy_with_calculator(generator, [prompt(poor)], GREEDY, tokenizer=poor)
     assert found.text == "<<3*4=13>>"
     assert "cannot spell" in caplog.text
+
+
+EXAMPLES = [EncodedExample("1", (5,), (6, EOS)), EncodedExample("2", (7,), (6, EOS))]
+REFERENCES = ["<<3*4=12>> #### 12", "<<1+1=2>> #### 2"]
+ASKED = dataclasses.replace(SETTINGS, metrics=("answer_accuracy",), calculator=True)
+
+
+def test_the_outputs_with_a_calculator_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = [
+        CalculatedOutput((1,), text="<<3*4=12>> #### 12", num_corrections=1),
+        CalculatedOutput((1,), text="<<1+1=2>> #### 3"),
+    ]
+    monkeypatch.setattr(calculator, "greedy_with_calculator", lambda *_, **__: outputs)
+    given = (FixedGenerator({}), EXAMPLES, TOKENIZER, REFERENCES)
+    found = calculated(*given, ASKED, kind="causal")
+    assert found is not None
+    score = found.scores["answer_accuracy"]
+    assert (score.value, score.low is None, found.corrections_per_output) == (50.0, False, 0.5)
+    unasked = dataclasses.replace(ASKED, calculator=False)
+    assert calculated(*given, unasked, kind="seq2seq") is None
+    with pytest.raises(RecipeError, match="calculator must be left out"):
+        calculated(*given, ASKED, kind="seq2seq")

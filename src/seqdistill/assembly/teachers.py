@@ -1,4 +1,4 @@
-"""The teacher's kept states of a recipe: where they lie, what they depend on, who reads them."""
+"""From a recipe to its teacher while training: none, the live model, or its kept states."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.models import teacher_placement
+from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.head import Head
 from seqdistill.core.progress import Progress
 from seqdistill.data.dataset import EncodedDataset
@@ -21,6 +22,7 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
+from seqdistill.teachers.in_process import InProcessTeacher, NoTeacher, Teacher
 from seqdistill.teachers.kept_states import (
     DTYPES,
     KeptStates,
@@ -32,21 +34,26 @@ from seqdistill.teachers.kept_states import (
 from seqdistill.teachers.states_making import make_states
 
 
-def stored_teacher(
-    recipe: Recipe,
-    teacher: LoadedModel,
-    student: LoadedModel,
+def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
+    """The recipe's teacher on `device`, run for every batch; none where nothing asks it."""
+    if not prepared.asks_teacher or prepared.teacher is None:
+        return NoTeacher()
+    size = check_vocabularies(prepared.student, prepared.teacher)
+    return InProcessTeacher(adapt(prepared.teacher.model.to(device)), vocab_size=size)
+
+
+def build_teacher_scores(
+    prepared: Prepared,
     examples: Sequence[EncodedExample],
-    *,
-    precision: Precision,
-    vocab_size: int,
     device: torch.device,
     progress: Progress,
-) -> KeptStatesTeacher:
-    """The teacher's states for these sequences, made now where they do not exist yet.
-
-    `vocab_size` is what its head is cut to.
-    """
+) -> Teacher:
+    """What scores the batches of these sequences: kept states, made now if need be, or a model."""
+    recipe, teacher, student = prepared.recipe, prepared.teacher, prepared.student
+    precision = recipe.teacher.cache_hidden_states
+    if precision == "none" or not prepared.asks_teacher or teacher is None:
+        return live_teacher(prepared, device)
+    vocab_size = check_vocabularies(student, teacher)
     settings = StatesSettings(
         teacher_fingerprint=pair_fingerprint(teacher),
         tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),

@@ -1,7 +1,4 @@
-"""Settings given on the command line as `key=value`, and the options that stand for settings.
-
-The recipe package knows which keys exist and what their values mean.
-"""
+"""Options that several commands share, and settings given as `key=value`."""
 
 from __future__ import annotations
 
@@ -51,6 +48,11 @@ TrustRemoteCode = Annotated[
         help="Run Python code that comes with the models or a run's recipe: it can do anything.",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: all cores."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries do.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The seed of the run.")]
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
