@@ -2,11 +2,11 @@
 
     python benchmarks/mutation.py docs/results/mutation.json [--each N] [--seed S] [--only NAME]
 
-A mutant is a module with one change: a comparison or an operator replaced by its neighbour, a number
-by the next, a condition negated, an argument of a call left out, a statement dropped. A seeded draw of
-them is tried per module. Each runs the module's own tests in a forked process whose libraries are
-loaded already; a mutant is killed when a test fails or time runs out. Lines that only word an error
-and annotations are not changed.
+A mutant is a module with one change: a comparison or an operator replaced by its neighbour, a
+number by the next, a condition negated, an argument of a call left out, a statement dropped. A
+seeded draw of them is tried per subject. Each runs the subject's tests in a forked process whose
+libraries are loaded already; a mutant is killed when a test fails or time runs out. Lines that only
+word an error and annotations are not changed.
 """
 
 from __future__ import annotations
@@ -45,8 +45,14 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("tests/objectives", "tests/jobs/test_built_objectives.py"),
     ),
-    "reduction": (("objectives/reduction.py", "core/token_sum.py"), ("tests/objectives", "tests/core")),
-    "weights": (("objectives/token_weights.py",), ("tests/objectives", "tests/sources/test_baselines.py")),
+    "reduction": (
+        ("objectives/reduction.py", "core/token_sum.py"),
+        ("tests/objectives", "tests/core"),
+    ),
+    "weights": (
+        ("objectives/token_weights.py",),
+        ("tests/objectives", "tests/sources/test_baselines.py"),
+    ),
     "encoding": (
         ("data/text_encoding.py", "data/tokenizing.py"),
         ("tests/data", "tests/jobs/test_chats.py"),
