@@ -187,7 +187,6 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     [
         ("config.json", '{"model_type": "mbart", "d_model": "many"}', "d_model.*'many'"),
         ("tokenizer.json", "{}", "a file there lacks 'added_tokens'"),
-        ("tokenizer_config.json", '{"model_max_length": "x"}', "must be a number, but it is 'x'"),
         ("generation_config.json", '{"eos_token_id": ["x"]}', r"eos_token_id.*it is \['x'\]"),
     ],
 )
@@ -308,8 +307,6 @@ SHARD = "model-00002-of-00004.safetensors"
         (_holding("chat_template.jinja", b"\xff\xfe"), "The tokenizer must load"),
         (_configured(model_type="nosuch"), "The configuration must load"),
         (_configured(model_type=3), "The configuration must load"),
-        (_configured(vocab_size=10**30), "its vocab_size is 1000"),
-        (_configured(num_hidden_layers=10**20), "its num_hidden_layers is 1000"),
         (_configured(vocab_size=-1), "The weights must load"),
         (_configured(vocab_size="40"), "The configuration must load"),
         (_configured(hidden_size=0), "The weights must load"),

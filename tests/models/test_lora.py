@@ -113,9 +113,9 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("name", "targets", "words"),
     [
-        ("llama", ["lm_head"], "leave the output layer out"),
-        ("llama-tied", ["q_proj", "lm_head"], "leave the output layer out"),
-        ("t5", ["lm_head"], "leave the output layer out"),
+        ("llama", ["lm_head"], "lm_head, the output layer"),
+        ("llama-tied", ["q_proj", "lm_head"], "lm_head, the output layer"),
+        ("t5", ["lm_head"], "lm_head, the output layer"),
         ("llama-tied", ["embed_tokens"], "embed_tokens, shared with lm_head"),
         ("gpt2", ["wte"], "wte, shared with lm_head"),
         ("t5", ["shared"], "shared with .*encoder.embed_tokens"),
