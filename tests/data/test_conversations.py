@@ -90,8 +90,11 @@ def test_counted_positions_are_those_that_predict_the_assistants_tokens(name: st
     assert found.num_counted == len(counted)
 
 
-def test_the_templates_own_mask_says_which_tokens_count() -> None:
+@pytest.mark.parametrize("begins", ["", "the cat "])
+def test_the_templates_own_mask_says_which_tokens_count(begins: str) -> None:
     tokenizer = family_tokenizer("generation-mask")
+    template = str(tokenizer.chat_template)
+    tokenizer.chat_template = template.replace("{% gen", begins + "{% gen")
     found = encoded(tokenizer, chat())
     own = tokenizer.apply_chat_template(
         dicts(chat()), return_dict=True, return_assistant_tokens_mask=True
@@ -164,6 +167,17 @@ def test_an_earlier_call_counts_where_the_template_takes_nothing_else_in_its_pla
     called, answered = counted_texts(tokenizer, encoded(tokenizer, chat("sunny", messages=turns)))
     assert called == '{"name": "weather", "arguments": {"city": "Paris"}}<|im_end|>'
     assert answered == "sunny<|im_end|>"
+
+
+def test_what_every_answer_begins_with_is_learned_in_each() -> None:
+    tokenizer = with_template(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think> "
+        "</think>\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    earlier, last = counted_texts(tokenizer, encoded(tokenizer, chat()))
+    assert earlier.split() == ["<think>", "</think>", "apple<|im_end|>"]
+    assert last.split() == ["<think>", "</think>", "pear<|im_end|>"]
 
 
 def test_an_end_that_only_the_model_declares_closes_turns_and_is_text_in_the_data() -> None:

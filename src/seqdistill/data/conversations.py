@@ -163,13 +163,10 @@ class _View:
     @property
     def answer_place(self) -> Span:
         """Where the last turn stands in the whole text: from where generation would begin it."""
-        text, prompt, last = self.whole.text, self.prompt, len(self.turns) - 1
-        region = self._region(last)
+        text, prompt = self.whole.text, self.prompt
+        region = self._region(len(self.turns) - 1)
         if region is None:  # the template wants this turn as it is
-            begun = _common_prefix(prompt, text)
-            said = self.said(last).strip()
-            found = text.find(said, begun) if said else -1
-            return (begun, len(text.rstrip()) if found < 0 else found + len(said))
+            return _common_prefix(prompt, text), len(text.rstrip())
         start, stop = region
         if text.startswith(prompt) and len(prompt) <= start:
             start = len(prompt)
@@ -197,30 +194,24 @@ class _View:
         return tuple(spans), num_unseen
 
     def _opened(self, index: int, start: int) -> int:
-        """Where generation would have begun the turn: after what opens an answer, or at `start`."""
-        text = self.whole.text
-        if self._opening.strip() and text.endswith(self._opening, 0, start):
+        """Where generation would have begun the turn: after what opens an answer, or at `start`.
+
+        What lies between is what the template has every answer begin with.
+        """
+        text, opening = self.whole.text, self._opening
+        if not index or not opening.strip() or text.endswith(opening, 0, start):
             return start
-        opened = self._tried(self.turns[:index], opens_answer=True)
-        if opened is None:
-            return start
-        if text.startswith(opened):
-            return min(start, len(opened))
-        header, before = self._header(opened, self.turns[:index]), self._region(index - 1)
-        if before is None or not header.strip():
-            return start
-        # The turn begins after its own header, and what lies between is what it opens with.
-        found = text.rfind(header, before[1], start)
-        return start if found < 0 else found + len(header)
+        before = self._region(index - 1)
+        found = -1 if before is None else text.rfind(opening, before[1], start)
+        return start if found < 0 else found + len(opening)
 
     @functools.cached_property
     def _opening(self) -> str:
-        return self._header(self.prompt, self._prompt_turns)
-
-    def _header(self, opened: str, turns: Sequence[Mapping[str, object]]) -> str:
-        """What opens an answer: the prompt behind the turns in it; nothing where none can say."""
-        closed = self._tried(turns)
-        return opened[len(closed) :] if closed is not None and opened.startswith(closed) else ""
+        """What opens the answer: the prompt behind the turns in it; nothing where none can say."""
+        closed = self._tried(self._prompt_turns)
+        if closed is None or not self.prompt.startswith(closed):
+            return ""
+        return self.prompt[len(closed) :]
 
     def _between_turns(self, index: int) -> Span | None:
         """A turn that the template wants as it is (a call): from the text before to that with it.
@@ -253,7 +244,7 @@ class _View:
         around = _NUMBERED.split(self._tried(turns) or "")
         if around[1::2] != [str(i) for i in spoken]:
             return {}
-        for shown_as in (str, str.strip, str.lstrip, str.rstrip):
+        for shown_as in (str, str.strip):
             around[1::2] = [shown_as(self.said(i)) for i in spoken]
             if "".join(around) == self.whole.text:
                 ends = list(itertools.accumulate(map(len, around)))
@@ -262,16 +253,14 @@ class _View:
 
     def _differing(self, index: int) -> Span | None:
         """The stretch of the text that changes with the turn; None where it cannot change."""
-        turn, text = self.turns[index], self.whole.text
-        for kept in ({"role": turn["role"]}, turn):
-            stand_in = {**kept, "content": _STAND_IN}
-            other = self._tried([*self.turns[:index], stand_in, *self.turns[index + 1 :]])
-            if other is None or _STAND_IN not in other:
-                continue
-            start = _common_prefix(text, other)
-            shared = _common_prefix(text[start:][::-1], other[start:][::-1])
-            return start, len(text) - shared
-        return None
+        text = self.whole.text
+        stand_in = {"role": self.turns[index]["role"], "content": _STAND_IN}
+        other = self._tried([*self.turns[:index], stand_in, *self.turns[index + 1 :]])
+        if other is None or _STAND_IN not in other:
+            return None
+        start = _common_prefix(text, other)
+        shared = _common_prefix(text[start:][::-1], other[start:][::-1])
+        return start, len(text) - shared
 
     def _tried(
         self, turns: Sequence[Mapping[str, object]], *, opens_answer: bool = False

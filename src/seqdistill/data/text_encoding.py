@@ -135,8 +135,9 @@ class _CausalEncoder:
         after = range(whole.first_from(stop), len(whole.ids))
         closing = next((i for i in after if whole.ids[i] in self._ends), None)
         if closing is None:  # the template closes turns with text, or not at all
-            over = len(found.whole.rstrip("\n"))
-            target = (*whole.ids[first : whole.first_from(over)], self._end)
+            target = whole.ids[first : whole.first_from(len(found.whole.rstrip("\n")))]
+            if self._ends.isdisjoint(target[-1:]):
+                target = (*target, self._end)
         else:
             target = whole.ids[first : closing + 1]
         encoded = self._split(example.id, whole, first, target, prompt.ids)
