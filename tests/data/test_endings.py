@@ -32,10 +32,8 @@ def tokenizer_of(template: str | None) -> PreTrainedTokenizerFast:
         (_TURNS + "{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}", "</s>"),
         (_TURNS + "\n{% endfor %}", None),
         (_TURNS + "\n{% endfor %}<|assistant|>", None),
-        (_TURNS + "\n{% endfor %}<|user|>", None),
         ("<|sys|>{{ messages[0]['content'] }}<|end|>", None),
         ("{{ raise_exception('no system turn') }}", None),
-        ("{{ 1 / 0 }}", None),
     ],
 )
 def test_the_turn_end_is_what_closes_an_answer(template: str | None, turn_end: str | None) -> None:
