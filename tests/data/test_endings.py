@@ -9,7 +9,7 @@ from tests.tiny import EOS, character_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.errors import ModelError
-from seqdistill.data.endings import end_ids, turn_end_id
+from seqdistill.data.marks import end_ids, turn_end_id
 
 MARKS = ["<|user|>", "<|assistant|>", "<|end|>", "<|sys|>"]
 _TURNS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from seqdistill.core.errors import ModelError
-from seqdistill.data.endings import end_ids, turn_end_id
+from seqdistill.data.marks import end_ids, turn_end_id
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.ctranslate2_sampler import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding

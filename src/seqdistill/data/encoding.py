@@ -61,6 +61,10 @@ class EncodedExample:
         """How many tokens are learned."""
         return sum(stop - start for start, stop in self.counted_spans) + len(self.target_ids)
 
+    def with_target(self, target_ids: tuple[int, ...]) -> EncodedExample:
+        """The same with another target."""
+        return dataclasses.replace(self, target_ids=target_ids)
+
     def answered(self, target_ids: tuple[int, ...]) -> EncodedExample:
         """The prompt with a target that was written for it."""
         return EncodedExample(

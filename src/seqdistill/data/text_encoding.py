@@ -29,8 +29,8 @@ from seqdistill.data.cache import CACHED_FROM_BYTES, stored
 from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, converse
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample, Kind
-from seqdistill.data.endings import end_ids, end_token_id
 from seqdistill.data.examples import Example, ExampleTable
+from seqdistill.data.marks import end_ids, end_token_id
 from seqdistill.data.tables import ROWS_PER_BATCH, Notes
 from seqdistill.data.tokenizing import MARK, TextTokenizer, Tokens
 from seqdistill.data.unread_keys import check_options, check_read
