@@ -46,7 +46,9 @@ def marks(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> dict[
         template, added = str(tokenizer.chat_template), tokenizer.added_tokens_decoder
         found |= special & {i for i, token in added.items() if token.content in template}
         for turns, opens_answer in ((_PROBE, False), (_PROBE[:1], True)):
-            found |= {*_special_in(tokenizer, _probed(tokenizer, turns, opens_answer) or "")}
+            text = _probed(tokenizer, turns, opens_answer) or ""
+            form = text.replace(_QUESTION, "").replace(_ANSWER, "")
+            found |= {*_special_in(tokenizer, form)}
     if getattr(tokenizer, "src_lang", None) is not None:
         found |= set(language_codes(tokenizer).values())
     return {str(tokenizer.convert_ids_to_tokens(token_id)): token_id for token_id in sorted(found)}
