@@ -39,16 +39,14 @@ def read_examples(
     `spec` is `bundled:en-de`; a .tsv, .jsonl or .parquet file (text may be packed as .gz); two
     line-aligned text files `a.src,b.tgt`; a folder for `datasets`; or a hub name, with
     `:configuration` where it has several. `split` ("train", "dev" or "test") chooses among the
-    parts of a bundled corpus or of a data set; a single file is its own split. Columns are found
-    by name (see `columns.PAIRS`; `translation`; `messages`) unless given. With `need_target`
-    False sources alone are enough, a .txt file among them, and a missing target is None. Columns
-    and keys of turns in `ignore_columns` are as if they were not there; those in `extra_columns`
-    hold numbers that come with the examples.
+    parts of a bundled corpus or of a data set. Columns are found by name (see `columns.PAIRS`;
+    `translation`; `messages`) unless given; those in `extra_columns` hold numbers, and columns and
+    keys of turns in `ignore_columns` are as if they were not there. With `need_target` False
+    sources alone are enough, a .txt file among them, and a missing target is None.
 
-    What is large is read and checked once, kept in the cache, and mapped into memory.
-
-    An id is the value of the column `id`, else the number of the row counted from 1. Raises
-    DataError, naming file and line, for anything that cannot be used.
+    An id is the value of the column `id`, else the number of the row counted from 1. What is large
+    is read and checked once, kept in the cache, and mapped into memory. Raises DataError, naming
+    file and line, for anything that cannot be used.
     """
     if split is not None and split not in SPLITS:
         raise DataError(

@@ -194,9 +194,6 @@ def _log(notes: Notes) -> None:
             _LOG.warning(sentence, notes[name])
 
 
-_MOST_PROCESSES = 16
-
-
 @dataclasses.dataclass(frozen=True)
 class _Tokenizing:
     """One table's tokenization, which processes that are forked from this one share."""
@@ -213,7 +210,7 @@ class _Tokenizing:
     def batches(self) -> Iterator[tuple[Any, Notes]]:
         """All batches, by as many processes as the data are worth."""
         starts = range(0, len(self.examples), ROWS_PER_BATCH)
-        num_processes = min(len(starts), usable_cores(), _MOST_PROCESSES)
+        num_processes = min(len(starts), usable_cores(), 16)
         is_large = self.examples.num_bytes >= CACHED_FROM_BYTES
         if num_processes < 2 or not is_large or not sys.platform.startswith("linux"):
             yield from map(self.batch, starts)

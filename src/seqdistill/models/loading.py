@@ -187,8 +187,8 @@ def _load_whole(name: str, placement: Placement, *, trust_remote_code: bool) -> 
     check_finite(model)
     whole: PreTrainedModel = model.eval()
     for module in whole.modules():
-        # Marian's tables of positions get no gradient, but loading makes them look trainable:
-        # several processes would wait for it.
+        # Marian's tables of positions: loading makes them look trainable, and several processes
+        # would wait for their gradient.
         if "Sinusoidal" in type(module).__name__:
             module.requires_grad_(requires_grad=False)
     return whole

@@ -1,7 +1,6 @@
 """Low-rank adapters on a student: few weights are trained, and merged into the others at the end.
 
-peft makes, merges and stores them. Everybody else sees the same model as before, whose frozen
-weights are joined by small trained ones.
+peft makes, merges and stores them; the rest of the package sees the same model as before.
 """
 
 from __future__ import annotations
@@ -48,9 +47,8 @@ class LoraAdapter:
     ) -> None:
         """`targets`: ends of module names, or `all-linear` for every linear layer but the output's.
 
-        Raises UserError without peft, and ModelError when no layer of the model has such a name,
-        or one that does may not have adapters: the output layer, whose matrix the losses read as
-        it is, and a matrix that several layers share, which cannot be merged into for one alone.
+        Raises UserError without peft, and ModelError for names of no layer, of the output layer
+        and of a matrix that several layers share.
         """
         _require_peft()
         from peft import LoraConfig, get_peft_model
@@ -116,9 +114,7 @@ class LoraAdapter:
     def merge(self) -> PreTrainedModel:
         """The model itself, plain again: the adapters are merged in and gone."""
         merged: PreTrainedModel = self._wrapped.merge_and_unload()
-        for parameter in merged.parameters():
-            parameter.requires_grad_(True)
-        return merged
+        return merged.requires_grad_(True)
 
     def save(self, folder: Path) -> None:
         """Writes the adapters alone, as `peft.PeftModel.from_pretrained` reads them."""
@@ -166,9 +162,7 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"says, but the merged model's logits differ by {apart:.2g} of the largest: they sit "
             "on a matrix that is tied to another. Untie it, or give a folder of the merged model."
         )
-    for parameter in merged.parameters():
-        parameter.requires_grad_(True)
-    return merged
+    return merged.requires_grad_(True)
 
 
 def _require_peft() -> None:
