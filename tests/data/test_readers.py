@@ -63,14 +63,17 @@ def write_rows(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[list
     return lambda rows: writer(tmp_path / name, rows)
 
 
-@pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz"])
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("header", ["", "source\ttarget", "prompt\tcompletion"])
+@pytest.mark.parametrize(
+    ("name", "line_end", "mark"),
+    [("x.tsv", "\n", ""), ("x.tsv", "\r\n", "\ufeff"), ("x.tsv.gz", "\n", "")],
+)
 @pytest.mark.parametrize("last_end", [True, False])
 def test_tsv_gives_one_example_a_line_whatever_the_line_ends(
-    tmp_path: Path, name: str, line_end: str, mark: str, last_end: bool
+    tmp_path: Path, name: str, line_end: str, mark: str, last_end: bool, header: str
 ) -> None:
-    text = mark + line_end.join("\t".join(pair) for pair in PAIRS) + line_end * last_end
+    lines = [*([header] if header else []), *("\t".join(pair) for pair in PAIRS)]
+    text = mark + line_end.join(lines) + line_end * last_end
     assert read_examples(write(tmp_path / name, text)) == EXAMPLES
 
 
@@ -109,12 +112,6 @@ def test_columns_are_found_by_convention_or_named(
     if len(chosen) == 2:
         rows = [{"source": "no", "src": "no", **row} for row in rows]
     assert read_examples(write_jsonl(tmp_path / "x.jsonl", rows), **chosen) == EXAMPLES
-
-
-@pytest.mark.parametrize("header", ["source\ttarget", "prompt\tcompletion", "src\ttgt"])
-def test_a_tsv_header_of_known_names_is_no_example(tmp_path: Path, header: str) -> None:
-    text = header + "\n" + "\n".join("\t".join(pair) for pair in PAIRS)
-    assert read_examples(write(tmp_path / "x.tsv", text)) == EXAMPLES
 
 
 def test_a_tsv_header_decides_which_side_is_which(tmp_path: Path) -> None:
@@ -198,10 +195,8 @@ def test_user_only_messages_need_no_dummy_answer(write_rows: Callable[[list[Any]
 
 
 @pytest.mark.parametrize("column", ["prompt", "source", "src", "document", "input"])
-def test_sources_alone_are_enough_without_targets(
-    write_rows: Callable[[list[Any]], str], column: str
-) -> None:
-    spec = write_rows([{column: "a house"}])
+def test_sources_alone_are_enough_without_targets(tmp_path: Path, column: str) -> None:
+    spec = write_jsonl(tmp_path / "x.jsonl", [{column: "a house"}])
     assert read_examples(spec, need_target=False) == [Example("1", "a house", None)]
     target = dict(columns.PAIRS)[column]
     with pytest.raises(DataError, match=f"'{column}' must have targets beside it .* '{target}'"):
@@ -227,18 +222,14 @@ def test_targets_that_are_there_are_read_even_when_not_needed(
     assert examples == [*EXAMPLES, Example("4", "open", None)]
 
 
-@pytest.mark.parametrize("ids", [["x", "y", "z"], [7, 3, 5]])
+@pytest.mark.parametrize("ids", [["x", "y", "z"], [7, 3, 5], ["a", "b", "a"]])
 def test_an_id_column_gives_the_ids(write_rows: Callable[[list[Any]], str], ids: list[Any]) -> None:
-    rows = [row | {"id": example_id} for row, example_id in zip(ROWS, ids, strict=True)]
-    assert [example.id for example in read_examples(write_rows(rows))] == [str(i) for i in ids]
-
-
-def test_an_id_that_comes_twice_names_both_places(
-    write_rows: Callable[[list[Any]], str],
-) -> None:
-    rows = [row | {"id": example_id} for row, example_id in zip(ROWS, "aba", strict=True)]
+    spec = write_rows([row | {"id": name} for row, name in zip(ROWS, ids, strict=True)])
+    if len({*ids}) == 3:
+        assert [example.id for example in read_examples(spec)] == [*map(str, ids)]
+        return
     with pytest.raises(DataError, match=r"(:|row )3: id must be unique, found 'a'.*(:|row )1"):
-        read_examples(write_rows(rows))
+        read_examples(spec)
 
 
 def test_a_folder_of_data_files_is_a_data_set(tmp_path: Path, monkeypatch: Any) -> None:
@@ -259,14 +250,10 @@ def test_the_splits_of_a_saved_data_set_are_told_apart(tmp_path: Path) -> None:
     import datasets
 
     parts = {"train": ROWS, "valid": ROWS[1:], "test": ROWS[2:]}
-    saved = datasets.DatasetDict(
-        {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
-    )
-    saved.save_to_disk(str(tmp_path / "saved"))
-    counts = [
-        len(read_examples(str(tmp_path / "saved"), split=s)) for s in ("train", "dev", "test")
-    ]
-    assert counts == [3, 2, 1]
+    tables = {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
+    spec = str(tmp_path / "saved")
+    datasets.DatasetDict(tables).save_to_disk(spec)
+    assert [len(read_examples(spec, split=s)) for s in ("train", "dev", "test")] == [3, 2, 1]
 
 
 def test_a_first_line_that_looks_like_a_header_is_told(
