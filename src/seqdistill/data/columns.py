@@ -51,14 +51,6 @@ class ColumnChoice:
     extra_columns: tuple[str, ...] = ()
     """Columns of numbers that come with each example."""
 
-    def check_no_extras(self, file: object) -> None:
-        """Raises DataError when extra columns are asked of a file that can have none."""
-        if self.extra_columns:
-            raise DataError(
-                f"data.extra_columns must be columns of the rows, but {file} has a source and a "
-                "target alone; use .jsonl or .parquet"
-            )
-
 
 @dataclasses.dataclass(frozen=True)
 class Layout:

@@ -63,7 +63,7 @@ def read_examples(
     )
     path = Path(spec)
     if spec.startswith(SCHEME):
-        choice.check_no_extras(spec)
+        _check_no_extras(spec, choice)
         return ExampleTable.of(read_bundled(spec, split=split))
     if not spec.strip():
         raise DataError("data must be named by a file, folder or hub name, got an empty name")
@@ -84,6 +84,8 @@ def read_examples(
     for path in paths:
         _check_exists(path)
     packed = 1 if _extension(path) in (".tsv", ".jsonl", ".txt") else 4
+    if len(paths) == 2 or not _extension(path).startswith((".jsonl", ".parquet")):
+        _check_no_extras(spec, choice)
     size = sum(path.stat().st_size for path in paths) * packed
     return _table(lambda: _rows(paths, choice), choice, lambda: [*map(file_digest, paths)], size)
 
@@ -105,7 +107,6 @@ def _table(
 def _rows(paths: list[Path], choice: ColumnChoice) -> Rows:
     path = paths[0]
     if len(paths) == 2:
-        choice.check_no_extras(f"{path},{paths[1]}")
         return aligned_rows(path, paths[1])
     match _extension(path).removesuffix(".gz"):
         case ".tsv":
@@ -115,7 +116,6 @@ def _rows(paths: list[Path], choice: ColumnChoice) -> Rows:
         case ".parquet" if not path.name.endswith(".gz"):
             return parquet_rows(path, choice)
         case ".txt" if not choice.need_target:
-            choice.check_no_extras(path)
             return source_rows(path)
         case ".txt":
             raise DataError(
@@ -127,6 +127,14 @@ def _rows(paths: list[Path], choice: ColumnChoice) -> Rows:
                 f"{path} must have one of the extensions {', '.join(EXTENSIONS)}; rename or "
                 "convert it, or give two line-aligned text files as source_file,target_file"
             )
+
+
+def _check_no_extras(spec: str, choice: ColumnChoice) -> None:
+    if choice.extra_columns:
+        raise DataError(
+            f"data.extra_columns must be columns of the rows, but {spec} has a source and a "
+            "target alone; use .jsonl or .parquet"
+        )
 
 
 def _check_exists(path: Path) -> None:
