@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Literal
 
 from tokenizers import (
     Regex,
@@ -33,15 +34,14 @@ TEXTS = [
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A way to tokenize, special tokens and a template."""
+    """A way to tokenize, special tokens in the order of their ids, and a template."""
 
-    byte_level: bool
-    special: tuple[str, ...]
+    style: Literal["byte-level", "metaspace", "legacy metaspace"]
     bos: str | None
     eos: str
     turn_end: str
+    special: str
     template: str
-    legacy_metaspace: bool = False
 
 
 _PATTERN = (
@@ -56,45 +56,8 @@ _CHATML = """{%- if tools %}<|im_start|>system
 _CALLS = """{%- for call in m.tool_calls or [] %}<tool_call>
 {{ call.function | tojson }}
 </tool_call>{% endfor %}"""
-FAMILIES = {
-    "llama-3": Family(
-        True,
-        (
-            "<|begin_of_text|>",
-            "<|end_of_text|>",
-            "<|start_header_id|>",
-            "<|end_header_id|>",
-            "<|eot_id|>",
-        ),
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
-        "<|eot_id|>",
-        "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + "
-        "'<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
-        "{% endif %}",
-    ),
-    "qwen": Family(
-        True,
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-        None,
-        "<|im_end|>",
-        "<|im_end|>",
-        _CHATML
-        + "{{ m.content }}"
-        + _CALLS
-        + "<|im_end|>\n{% endfor %}"
-        + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    ),
-    # Earlier thoughts are dropped, the last answer always has one, and it may be left out.
-    "qwen-thinking": Family(
-        True,
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-        None,
-        "<|im_end|>",
-        "<|im_end|>",
-        _CHATML
-        + """{%- set content = m.content %}{%- set thought = m.reasoning_content or '' %}
+_OPENS = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+_THINKS = """{%- set content = m.content %}{%- set thought = m.reasoning_content or '' %}
 {%- if m.role == 'assistant' and '</think>' in content %}
 {%- set thought = content.split('</think>')[0].split('<think>')[-1].strip('\n') %}
 {%- set content = content.split('</think>')[-1].lstrip('\n') %}{%- endif %}
@@ -102,83 +65,77 @@ FAMILIES = {
 {%- endif %}{{ content }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}
-{%- endif %}{%- endif %}""",
+{%- endif %}{%- endif %}"""
+_IM = ("<|im_end|>", "<|im_end|>", "<|endoftext|> <|im_start|> <|im_end|>")
+_LLAMA_2 = ("<s>", "</s>", "</s>", "<unk> <s> </s>")
+FAMILIES = {
+    "llama-3": Family(
+        "byte-level",
+        *("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"),
+        "<|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|>",
+        "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + "
+        "'<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+        "{% endif %}",
     ),
+    "qwen": Family(
+        "byte-level",
+        None,
+        *_IM,
+        _CHATML + "{{ m.content }}" + _CALLS + "<|im_end|>\n{% endfor %}" + _OPENS,
+    ),
+    # Earlier thoughts are dropped, the last answer always has one, and it may be left out.
+    "qwen-thinking": Family("byte-level", None, *_IM, _CHATML + _THINKS),
     "gemma": Family(
-        False,
-        ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
-        "<bos>",
-        "<eos>",
-        "<end_of_turn>",
+        "metaspace",
+        *("<bos>", "<eos>", "<end_of_turn>"),
+        "<pad> <eos> <bos> <unk> <start_of_turn> <end_of_turn>",
         "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' "
         "else m['role'] %}{{ '<start_of_turn>' + role + '\n' + m['content'] | trim + "
         "'<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}"
         "{{ '<start_of_turn>model\n' }}{% endif %}",
     ),
     "phi-3": Family(
-        False,
-        (
-            "<unk>",
-            "<s>",
-            "</s>",
-            "<|endoftext|>",
-            "<|system|>",
-            "<|user|>",
-            "<|assistant|>",
-            "<|end|>",
-        ),
-        "<s>",
-        "<|endoftext|>",
-        "<|end|>",
+        "legacy metaspace",
+        *("<s>", "<|endoftext|>", "<|end|>"),
+        "<unk> <s> </s> <|endoftext|> <|system|> <|user|> <|assistant|> <|end|>",
         "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
-        legacy_metaspace=True,
     ),
     "llama-2": Family(
-        False,
-        ("<unk>", "<s>", "</s>"),
-        "<s>",
-        "</s>",
-        "</s>",
+        "legacy metaspace",
+        *_LLAMA_2,
         "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + "
         "m['content'] | trim + ' [/INST]' }}{% elif m['role'] == 'system' %}{{ '<<SYS>>\n' + "
         "m['content'] + '\n<</SYS>>\n\n' }}{% else %}{{ ' ' + m['content'] | trim + ' ' "
         "+ eos_token }}{% endif %}{% endfor %}",
-        legacy_metaspace=True,
     ),
     "mistral": Family(
-        False,
-        ("<unk>", "<s>", "</s>"),
-        "<s>",
-        "</s>",
-        "</s>",
+        "metaspace",
+        *_LLAMA_2,
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + "
         "eos_token }}{% else %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% endif %}{% endfor %}",
     ),
     # The thought is opened by the template, and gone from finished turns.
     "r1": Family(
-        True,
-        ("<|bos|>", "<|eos|>", "<|User|>", "<|Assistant|>"),
-        "<|bos|>",
-        "<|eos|>",
-        "<|eos|>",
+        "byte-level",
+        *("<|bos|>", "<|eos|>", "<|eos|>"),
+        "<|bos|> <|eos|> <|User|> <|Assistant|>",
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|Assistant|>' + "
         "m.content.split('</think>')[-1] + eos_token }}{% else %}{{ '<|User|>' + m.content }}"
         "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}"
         "{% endif %}",
     ),
     "generation-mask": Family(
-        True,
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "byte-level",
         None,
-        "<|endoftext|>",
-        "<|im_end|>",
+        *("<|endoftext|>", "<|im_end|>", _IM[2]),
         _CHATML
         + "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
         + _CALLS
         + "<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}"
         + "\n{% endfor %}"
-        + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        + _OPENS,
     ),
 }
 
@@ -187,10 +144,12 @@ FAMILIES = {
 def _trained(name: str) -> str:
     family = FAMILIES[name]
     tokenizer = Tokenizer(
-        models.BPE() if family.byte_level else models.BPE(byte_fallback=True, unk_token="<unk>")
+        models.BPE()
+        if family.style == "byte-level"
+        else models.BPE(byte_fallback=True, unk_token="<unk>")
     )
-    special = [*family.special]
-    if family.byte_level:
+    special = family.special.split()
+    if family.style == "byte-level":
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(_PATTERN), "isolated"),
@@ -202,7 +161,7 @@ def _trained(name: str) -> str:
     else:
         alphabet = []
         special += [f"<0x{byte:02X}>" for byte in range(256)]
-        if family.legacy_metaspace:
+        if family.style == "legacy metaspace":
             tokenizer.normalizer = normalizers.Sequence(
                 [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
             )
@@ -227,7 +186,7 @@ def family_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """A fresh tokenizer of the family, with its template and marks."""
     family = FAMILIES[name]
     backend = Tokenizer.from_str(_trained(name))
-    if not family.byte_level:  # bytes are pieces and no marks
+    if family.style != "byte-level":  # bytes are pieces and no marks
         backend.pre_tokenizer = None
     if family.bos is not None:
         backend.post_processor = processors.TemplateProcessing(
@@ -238,8 +197,8 @@ def family_tokenizer(name: str) -> PreTrainedTokenizerFast:
         tokenizer_object=backend,
         bos_token=family.bos,
         eos_token=family.eos,
-        unk_token=None if family.byte_level else "<unk>",
-        extra_special_tokens=[*family.special],
+        unk_token=None if family.style == "byte-level" else "<unk>",
+        extra_special_tokens=family.special.split(),
     )
     tokenizer.chat_template = family.template
     return tokenizer

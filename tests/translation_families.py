@@ -34,25 +34,13 @@ TEXTS = [
 _CORPUS = [text for pair in TEXTS for text in pair] * 3
 _SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 _BART: dict[str, Any] = {
-    "d_model": 16,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "max_position_embeddings": 64,
-    "init_std": 0.5,
-    "dropout": 0.0,
+    **{"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2},
+    **{"decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
+    **{"max_position_embeddings": 64, "init_std": 0.5, "dropout": 0.0},
 }
 _T5: dict[str, Any] = {
-    "d_model": 16,
-    "d_kv": 8,
-    "d_ff": 32,
-    "num_layers": 1,
-    "num_heads": 2,
-    "initializer_factor": 1.5,
-    "dropout_rate": 0.0,
+    **{"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+    **{"initializer_factor": 1.5, "dropout_rate": 0.0},
 }
 
 
@@ -195,14 +183,11 @@ def _marian() -> PreTrainedTokenizerBase:
         return transformers.MarianTokenizer(spm, spm, str(_piece_file(pad_last=True)))
 
 
-def _forced(code: str) -> Callable[[PreTrainedTokenizerBase], dict[str, int]]:
-    return lambda tokenizer: {"forced_bos_token_id": int(tokenizer.convert_tokens_to_ids(code))}
+def _given(name: str, code: str) -> Callable[[PreTrainedTokenizerBase], dict[str, int]]:
+    return lambda tokenizer: {name: int(tokenizer.convert_tokens_to_ids(code))}
 
 
-def _started(code: str) -> Callable[[PreTrainedTokenizerBase], dict[str, int]]:
-    return lambda tokenizer: {"decoder_start_token_id": int(tokenizer.convert_tokens_to_ids(code))}
-
-
+_forced = functools.partial(_given, "forced_bos_token_id")
 _M2M = ("M2M100Config", "M2M100ForConditionalGeneration")
 _MBART = ("MBartConfig", "MBartForConditionalGeneration")
 FAMILIES = {
@@ -210,12 +195,8 @@ FAMILIES = {
     "m2m100": Family(_m2m100, *_M2M, _BART, ("en", "de"), None, _forced("__de__")),
     "mbart50": Family(_mbart50, *_MBART, _BART, ("en_XX", "de_DE"), ("en", "de"), _forced("de_DE")),
     "mbart": Family(
-        _mbart,
-        *_MBART,
-        {**_BART, "start": None},
-        ("en_XX", "de_DE"),
-        ("en", "de"),
-        _started("de_DE"),
+        *(_mbart, *_MBART, {**_BART, "start": None}, ("en_XX", "de_DE"), ("en", "de")),
+        _given("decoder_start_token_id", "de_DE"),
     ),
     "t5": Family(_t5, "T5Config", "T5ForConditionalGeneration", {**_T5, "start": "<pad>"}),
     "bart": Family(_bart, "BartConfig", "BartForConditionalGeneration", _BART),

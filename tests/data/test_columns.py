@@ -14,7 +14,7 @@ import pytest
 from tests.chat_families import family_tokenizer
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.examples import Example, Turn, fingerprint_examples
+from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
 
@@ -76,17 +76,6 @@ def test_turns_are_kept_whole_in_every_format(tmp_path: Path) -> None:
     assert from_table.messages is not None and from_jsonl.messages is not None
     for ours, theirs in zip(from_table.messages, from_jsonl.messages, strict=True):
         assert ours.as_dict() == theirs.as_dict()
-
-
-def test_whatever_is_in_turns_or_tools_changes_the_fingerprint(tmp_path: Path) -> None:
-    rows = [
-        {"messages": CHAT},
-        {"messages": [CHAT[0], {**CHAT[1], "tool_calls": CALL * 2}, *CHAT[2:]]},
-        {"messages": [*CHAT[:3], {"role": "assistant", "content": "18 C"}]},
-        {"messages": CHAT, "tools": TOOLS},
-    ]
-    found = {fingerprint_examples([one(tmp_path, row)]) for row in rows}
-    assert len(found) == len(rows)
 
 
 @pytest.mark.parametrize("lost", ["images", "rejected", "documents", "tool_calls"])

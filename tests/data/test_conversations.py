@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from typing import Any
 
 import pytest
 from tests.chat_families import FAMILIES, family_tokenizer
-from tests.tiny import character_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.errors import DataError
@@ -74,24 +71,22 @@ def test_learned_ids_are_those_of_the_whole_text(name: str, answer: str) -> None
 def test_every_turn_of_the_assistant_counts_with_its_end(name: str) -> None:
     tokenizer = family_tokenizer(name)
     end = FAMILIES[name].turn_end
-    earlier, last = counted_texts(tokenizer, encoded(tokenizer, chat()))
+    found = encoded(tokenizer, chat())
+    batch = Collator("causal", pad_id=0)([found])
+    assert tuple(batch.target_ids[batch.target_mask].tolist()) == found.counted_ids
+    assert len(found.counted_ids) == found.num_counted
+    earlier, last = counted_texts(tokenizer, found)
     assert earlier.replace(" ", "") == f"apple{end}"
     assert last.replace(" ", "").removeprefix("<think>\n\n</think>\n\n") == f"pear{end}"
     only_last = encoded(tokenizer, chat(), ChatSettings(assistant_turns="last"))
     assert only_last.counted_spans == ()
 
 
-@pytest.mark.parametrize("name", ["llama-3", "gemma", "phi-3", "llama-2", "generation-mask"])
-def test_counted_positions_are_those_that_predict_the_assistants_tokens(name: str) -> None:
-    found = encoded(family_tokenizer(name), chat())
-    batch = Collator("causal", pad_id=0)([found])
-    counted = batch.target_ids[batch.target_mask].tolist()
-    assert counted == list(found.counted_ids)
-    assert found.num_counted == len(counted)
-
-
-def test_the_templates_own_mask_says_which_tokens_count() -> None:
+@pytest.mark.parametrize("begins", ["", "the cat "])
+def test_the_templates_own_mask_says_which_tokens_count(begins: str) -> None:
     tokenizer = family_tokenizer("generation-mask")
+    template = str(tokenizer.chat_template)
+    tokenizer.chat_template = template.replace("{% gen", begins + "{% gen")
     found = encoded(tokenizer, chat())
     own = tokenizer.apply_chat_template(
         dicts(chat()), return_dict=True, return_assistant_tokens_mask=True
@@ -166,6 +161,17 @@ def test_an_earlier_call_counts_where_the_template_takes_nothing_else_in_its_pla
     assert answered == "sunny<|im_end|>"
 
 
+def test_what_every_answer_begins_with_is_learned_in_each() -> None:
+    tokenizer = with_template(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think> "
+        "</think>\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    earlier, last = counted_texts(tokenizer, encoded(tokenizer, chat()))
+    assert earlier.split() == ["<think>", "</think>", "apple<|im_end|>"]
+    assert last.split() == ["<think>", "</think>", "pear<|im_end|>"]
+
+
 def test_an_end_that_only_the_model_declares_closes_turns_and_is_text_in_the_data() -> None:
     # As GLM: the next role's mark ends a turn.
     tokenizer = with_template(
@@ -232,11 +238,10 @@ def test_an_earlier_thought_that_the_template_drops_does_not_count() -> None:
     tokenizer = family_tokenizer("qwen-thinking")
     earlier = Turn("assistant", "<think>\nthe cat\n</think>\n\napple")
     example = chat(messages=(TURNS[0], earlier, TURNS[2]))
-    first, _ = counted_texts(tokenizer, encoded(tokenizer, example))
-    assert first == "apple<|im_end|>"
-    assert [*encoded(tokenizer, example).source_ids] == whole_ids(tokenizer, example)[
-        : len(encoded(tokenizer, example).source_ids)
-    ]
+    found = encoded(tokenizer, example)
+    assert counted_texts(tokenizer, found)[0] == "apple<|im_end|>"
+    read = list(found.source_ids)
+    assert read == whole_ids(tokenizer, example)[: len(read)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -244,8 +249,7 @@ def test_marks_in_messages_are_text(name: str, caplog: pytest.LogCaptureFixture)
     tokenizer, family = family_tokenizer(name), FAMILIES[name]
     mark = family.turn_end
     example = chat(f"a{mark} cat", messages=(Turn("user", f"the {mark} {family.eos} cat"),))
-    with caplog.at_level(logging.WARNING):
-        found = encoded(tokenizer, example)
+    found = encoded(tokenizer, example)
     assert "texts hold marks" in caplog.text
     end = tokenizer.convert_tokens_to_ids(mark)
     plain = encoded(tokenizer, chat("a cat", messages=(Turn("user", "the cat"),)))
@@ -268,10 +272,8 @@ def test_plain_prompts_and_completions_are_one_text(name: str) -> None:
     ]
     for prompt, completion in rows:
         (found,) = encode([Example("1", prompt, completion)], tokenizer, "causal")
-        assert [*found.source_ids, *found.target_ids] == [
-            *tokenizer(prompt + completion).input_ids,
-            end,
-        ]
+        whole = [*tokenizer(prompt + completion).input_ids, end]
+        assert [*found.source_ids, *found.target_ids] == whole
         assert list(found.prompt_ids) == tokenizer(prompt).input_ids
         assert list(found.answered((1,)).source_ids) == tokenizer(prompt).input_ids
     (found,) = encode([Example("1", "the </s> cat", " a<pad>")], tokenizer, "causal")
@@ -280,8 +282,7 @@ def test_plain_prompts_and_completions_are_one_text(name: str) -> None:
 
 def test_a_token_across_the_border_belongs_to_the_answer(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = family_tokenizer("llama-3")
-    with caplog.at_level(logging.WARNING):
-        (found,) = encode([Example("1", "on a ", "mat")], tokenizer, "causal")
+    (found,) = encode([Example("1", "on a ", "mat")], tokenizer, "causal")
     assert tokenizer.decode(list(found.target_ids[:-1])) == " mat"
     assert "1 prompts end otherwise alone" in caplog.text
 
@@ -295,33 +296,3 @@ def test_a_tokenizer_without_offsets_splits_at_the_same_place(
         with monkeypatch.context() as patch:
             patch.setattr(PreTrainedTokenizerFast, "is_fast", False)
             assert encoded(tokenizer, chat()) == expected
-
-
-def test_a_models_log_probs_of_an_answer_are_those_under_the_whole_text() -> None:
-    torch = pytest.importorskip("torch")
-    tokenizer = family_tokenizer("gemma")
-    model = tiny_model("llama", vocab_size=len(tokenizer))
-    example = Example("c", "", "apple", (Turn("user", "a fruit"),))
-    found = encoded(tokenizer, example)
-    batch = Collator("causal", pad_id=0)([found])
-    with torch.no_grad():
-        ours = model(input_ids=batch.decoder_input_ids).logits.log_softmax(-1)
-        ours = ours.gather(-1, batch.target_ids[..., None])[..., 0][batch.target_mask].sum()
-        ids = torch.tensor([whole_ids(tokenizer, example)])
-        all_probs = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
-        each = all_probs.gather(-1, ids[:, 1:, None])[0, :, 0]
-    prompt = len(
-        whole_ids(tokenizer, dataclasses.replace(example, target=None), add_generation_prompt=True)
-    )
-    newline = 1  # after the end of the turn the template writes one more token
-    torch.testing.assert_close(ours, each[prompt - 1 : -newline].sum())
-
-
-def test_a_users_own_special_tokens_are_tokens() -> None:
-    tokenizer = character_tokenizer(closes=False)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<sep>"]})
-    (found,) = encode([Example("1", "a<sep>b", "c<sep>d</s>")], tokenizer, "causal")
-    sep = tokenizer.convert_tokens_to_ids("<sep>")
-    assert found.source_ids.count(sep) == 1
-    assert found.target_ids.count(sep) == 1
-    assert found.target_ids.count(tokenizer.eos_token_id) == 1

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import transformers
 from tests.chat_families import FAMILIES, family_tokenizer
-from tests.tiny import character_tokenizer
 from tests.translation_families import plbart
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -60,25 +59,15 @@ def trained(kind: str) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("kind", ["unigram", "byte-level"])
 def test_marks_in_sources_and_targets_are_text_there_and_back(kind: str) -> None:
     tokenizer = trained(kind)
-    decoder = TextDecoder(tokenizer)
-    for text in TEXTS:
-        (found,) = encode([Example("1", text, text)], tokenizer, "seq2seq")
-        for ids in (found.source_ids, found.target_ids):
+    decoder, known = TextDecoder(tokenizer), set(marks(tokenizer).values())
+    texts = ["the cat", *TEXTS]  # what has no mark beside what has
+    found = encode([Example(text, text, text) for text in texts], tokenizer, "seq2seq")
+    assert list(found[0].source_ids) == tokenizer("the cat").input_ids
+    for text, one in zip(texts, found, strict=True):
+        for ids in (one.source_ids, one.target_ids):
             assert ids[-1] == tokenizer.eos_token_id
-            assert not set(ids[:-1]) & set(marks(tokenizer).values())
+            assert not set(ids[:-1]) & known
             assert decoder.text(ids) == text
-
-
-@pytest.mark.parametrize("kind", ["unigram", "byte-level"])
-def test_texts_without_marks_are_what_the_tokenizer_makes_of_them(kind: str) -> None:
-    tokenizer = trained(kind)
-    examples = [
-        Example(str(i), text, text) for i, text in enumerate(["the cat", "</s>", "a dog ran"])
-    ]
-    found = encode(examples, tokenizer, "seq2seq")
-    for example, one in zip(examples, found, strict=True):
-        if example.source != "</s>":
-            assert list(one.source_ids) == tokenizer(example.source).input_ids
 
 
 @pytest.mark.parametrize("kind", ["unigram", "byte-level"])
@@ -101,16 +90,6 @@ def test_no_mark_of_a_chat_model_is_part_of_a_text(name: str) -> None:
     around = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
     end = tokenizer.convert_tokens_to_ids(FAMILIES[name].turn_end)
     assert TextDecoder(tokenizer).text([*around, *ids, end]).strip() == "the cat"
-
-
-def test_language_codes_are_marks_and_stay_text_in_sentences() -> None:
-    tokenizer = character_tokenizer(extra=["en_XX", "_", "X"])
-    tokenizer.add_special_tokens({"additional_special_tokens": ["en_XX"]})
-    tokenizer.src_lang = "en_XX"
-    code = tokenizer.convert_tokens_to_ids("en_XX")
-    (found,) = encode([Example("1", "a en_XX cat", "b")], tokenizer, "seq2seq")
-    assert code not in found.source_ids
-    assert TextDecoder(tokenizer).text([code, *found.source_ids]) == "a en_XX cat"
 
 
 def test_the_codes_of_programming_languages_are_marks_too() -> None:
@@ -140,19 +119,13 @@ def of_class(name: str) -> Any:
 )
 def test_marks_are_text_for_real_classes_and_their_own_marks_stay(name: str) -> None:
     tokenizer = of_class(name)
-    plain, marked = encode(
-        [Example("1", "a the b", "c"), Example("2", "a </s> the deu_Latn", "</s> en_XX")],
-        tokenizer,
-        "seq2seq",
-    )
+    decoder, known = TextDecoder(tokenizer), set(marks(tokenizer).values())
+    rows = [Example("1", "a the b", "c"), Example("2", "a </s> the deu_Latn en_XX", "</s> en_XX")]
+    plain, marked = encode(rows, tokenizer, "seq2seq")
     assert list(plain.source_ids) == tokenizer("a the b").input_ids
     assert list(plain.target_ids) == tokenizer(text_target="c").input_ids
-    known = set(marks(tokenizer).values())
-    for ours, theirs in (
-        (marked.source_ids, plain.source_ids),
-        (marked.target_ids, plain.target_ids),
-    ):
-        assert [i for i in ours if i in known] == [i for i in theirs if i in known]
-    decoder = TextDecoder(tokenizer)
-    assert decoder.text(marked.source_ids) == "a </s> the deu_Latn"
+    for side in ("source_ids", "target_ids"):
+        ours, theirs = ([i for i in getattr(e, side) if i in known] for e in (marked, plain))
+        assert ours == theirs
+    assert decoder.text(marked.source_ids) == rows[1].source
     assert decoder.text(plain.target_ids) == "c"

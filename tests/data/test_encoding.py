@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.data.dataset import cut_long_sources, leave_out_long
 from seqdistill.data.encoding import EncodedExample, Kind
-from seqdistill.data.endings import end_token_id
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.text_encoding import encode
 
+KINDS: tuple[Kind, ...] = ("seq2seq", "causal")
 PAIRS = [Example("1", "a cat", "eine katze"), Example("2", "dog", "hund"), Example("3", "x", None)]
 PLAIN_CHAT = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -35,18 +35,15 @@ def chat_tokenizer(template: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def test_sources_and_targets_of_encoder_decoders_end_once() -> None:
-    for tokenizer in (character_tokenizer(), character_tokenizer(closes=True, pad="</s>")):
-        first, second, prompt = encode(PAIRS, tokenizer, "seq2seq")
-        assert first.source_ids == (*letters(tokenizer, "a cat"), EOS)
-        assert first.target_ids == (*letters(tokenizer, "eine katze"), EOS)
-        assert (second.id, prompt.id, prompt.target_ids) == ("2", "3", ())
-
-
-def test_a_tokenizer_that_does_not_close_texts_has_them_closed() -> None:
-    tokenizer = character_tokenizer(closes=False)
-    first = encode(PAIRS, tokenizer, "seq2seq")[0]
-    assert first.source_ids == (BOS, *letters(tokenizer, "a cat"), EOS)
+@pytest.mark.parametrize("pad", ["<pad>", "</s>"])
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_tokenizer_that_does_not_close_texts_has_them_closed(closes: bool, pad: str) -> None:
+    tokenizer = character_tokenizer(closes=closes, pad=pad)
+    start = () if closes else (BOS,)
+    first, second, prompt = encode(PAIRS, tokenizer, "seq2seq")
+    assert first.source_ids == (*start, *letters(tokenizer, "a cat"), EOS)
+    assert first.target_ids == (*start, *letters(tokenizer, "eine katze"), EOS)
+    assert (second.id, prompt.id, prompt.target_ids) == ("2", "3", ())
 
 
 def test_a_language_code_after_the_end_gets_no_second_end() -> None:
@@ -78,11 +75,8 @@ def test_encoding_together_equals_encoding_one_by_one() -> None:
     assert encode(mixed, tokenizer, "causal") == [
         encode([example], tokenizer, "causal")[0] for example in mixed
     ]
-
-
-@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
-def test_no_examples_are_no_ids(kind: Kind) -> None:
-    assert encode([], character_tokenizer(), kind) == []
+    for kind in KINDS:
+        assert encode([], tokenizer, kind) == []
 
 
 @pytest.mark.parametrize("template", [PLAIN_CHAT, CLOSING_CHAT])
@@ -94,13 +88,6 @@ def test_a_chats_answer_starts_where_its_prompt_stops(template: str) -> None:
     prompt = f"system: be a cat{end}\nuser: hello{end}\nassistant: "
     assert list(found.source_ids) == letters(tokenizer, prompt)
     assert found.target_ids == (*letters(tokenizer, "meow"), EOS)
-
-
-def test_a_chat_may_be_a_prompt_alone() -> None:
-    tokenizer = chat_tokenizer(PLAIN_CHAT)
-    (found,) = encode([Example("c", "", None, (Turn("user", "hello"),))], tokenizer, "causal")
-    assert list(found.source_ids) == letters(tokenizer, "user: hello\nassistant: ")
-    assert found.target_ids == ()
 
 
 def test_an_answer_is_learned_as_rendered_and_generated_as_the_template_opens_it() -> None:
@@ -123,13 +110,6 @@ def test_chats_that_cannot_be_encoded_are_refused() -> None:
     refusing = chat_tokenizer("{{ raise_exception('roles must alternate') }}")
     with pytest.raises(DataError, match=r"'row 7' .* refuses them: roles must alternate"):
         encode([chat], refusing, "causal")
-
-
-def test_a_tokenizer_without_an_end_is_refused() -> None:
-    tokenizer = character_tokenizer()
-    tokenizer.eos_token = None
-    with pytest.raises(ModelError, match="its eos_token is None"):
-        end_token_id(tokenizer)
 
 
 LONG = [
@@ -158,12 +138,8 @@ def test_evaluation_keeps_every_example_and_cuts_long_sources(
     with caplog.at_level(logging.WARNING):
         encoder = cut_long_sources(LONG, max_source_tokens=3, kind="seq2seq")
     assert "cut 1 sources to 3 tokens" in caplog.text
-    assert [example.source_ids for example in encoder.examples] == [
-        (4, 5, EOS),
-        (4, 5, EOS),
-        (4, EOS),
-    ]
-    assert encoder.num_too_long == 1
+    cut = [example.source_ids for example in encoder.examples]
+    assert cut == [(4, 5, EOS), (4, 5, EOS), (4, EOS)] and encoder.num_too_long == 1
     causal = cut_long_sources(LONG, max_source_tokens=2, kind="causal")
     assert causal.examples[1].source_ids == (6, EOS), "a prompt keeps what leads into the answer"
     assert [example.target_ids for example in causal.examples] == [e.target_ids for e in LONG]

@@ -9,7 +9,7 @@ from tests.tiny import EOS, character_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.errors import ModelError
-from seqdistill.data.endings import end_ids, turn_end_id
+from seqdistill.data.marks import end_ids, turn_end_id
 
 MARKS = ["<|user|>", "<|assistant|>", "<|end|>", "<|sys|>"]
 _TURNS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
@@ -32,10 +32,8 @@ def tokenizer_of(template: str | None) -> PreTrainedTokenizerFast:
         (_TURNS + "{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}", "</s>"),
         (_TURNS + "\n{% endfor %}", None),
         (_TURNS + "\n{% endfor %}<|assistant|>", None),
-        (_TURNS + "\n{% endfor %}<|user|>", None),
         ("<|sys|>{{ messages[0]['content'] }}<|end|>", None),
         ("{{ raise_exception('no system turn') }}", None),
-        ("{{ 1 / 0 }}", None),
     ],
 )
 def test_the_turn_end_is_what_closes_an_answer(template: str | None, turn_end: str | None) -> None:

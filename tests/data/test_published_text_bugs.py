@@ -29,19 +29,16 @@ MESSAGES = [{"role": "user", "content": "hello"}, {"role": "assistant", "content
 def write_words(form: str, folder: Path) -> str:
     """Rows whose source and target are a word that is a value elsewhere; returns where they are."""
     path = folder / f"words.{form}"
-    if form == "tsv":
-        lines = ["source\ttarget", *(f"{word}\t{word}" for word in WORDS)]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    elif form == "jsonl":
-        rows = [json.dumps({"source": word, "target": word}) for word in WORDS]
-        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    elif form == "parquet":
+    if form == "parquet":
         pq.write_table(pa.table({"source": WORDS, "target": WORDS}), path)
-    else:
-        for side in ("src", "tgt"):
-            (folder / f"words.{side}").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
-        return f"{folder / 'words.src'},{folder / 'words.tgt'}"
-    return str(path)
+        return str(path)
+    lines = {
+        "tsv": ["source\ttarget", *(f"{word}\t{word}" for word in WORDS)],
+        "jsonl": [json.dumps({"source": word, "target": word}) for word in WORDS],
+        "lines": WORDS,
+    }
+    path.write_text("\n".join(lines[form]) + "\n", encoding="utf-8")
+    return f"{path},{path}" if form == "lines" else str(path)
 
 
 @pytest.mark.parametrize("form", ["tsv", "jsonl", "parquet", "lines"])
@@ -79,9 +76,7 @@ def test_the_end_is_learned_once_and_the_prompt_never(kind: Kind, closes: bool) 
 def test_a_long_answer_is_left_out_and_not_learned_without_its_end() -> None:
     """open-instruct PR 1876: cut at the limit, an answer teaches never to stop; transformers
     #19742: cut and closed, it teaches to stop anywhere."""
-    tokenizer = character_tokenizer()
     examples = [Example("1", "a", "short"), Example("2", "a", "a much longer answer")]
-    kept = leave_out_long(
-        encode(examples, tokenizer, "causal"), max_source_tokens=10, max_target_tokens=8
-    )
+    encoded = encode(examples, character_tokenizer(), "causal")
+    kept = leave_out_long(encoded, max_source_tokens=10, max_target_tokens=8)
     assert [example.id for example in kept.examples] == ["1"] and kept.num_too_long == 1

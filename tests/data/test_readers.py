@@ -14,7 +14,7 @@ import pytest
 
 from seqdistill.core.errors import DataError
 from seqdistill.data import columns
-from seqdistill.data.examples import Example, Turn, fingerprint_examples
+from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
 
 PAIRS = [
@@ -63,14 +63,17 @@ def write_rows(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[list
     return lambda rows: writer(tmp_path / name, rows)
 
 
-@pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz"])
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("header", ["", "source\ttarget", "prompt\tcompletion"])
+@pytest.mark.parametrize(
+    ("name", "line_end", "mark"),
+    [("x.tsv", "\n", ""), ("x.tsv", "\r\n", "\ufeff"), ("x.tsv.gz", "\n", "")],
+)
 @pytest.mark.parametrize("last_end", [True, False])
 def test_tsv_gives_one_example_a_line_whatever_the_line_ends(
-    tmp_path: Path, name: str, line_end: str, mark: str, last_end: bool
+    tmp_path: Path, name: str, line_end: str, mark: str, last_end: bool, header: str
 ) -> None:
-    text = mark + line_end.join("\t".join(pair) for pair in PAIRS) + line_end * last_end
+    lines = [*([header] if header else []), *("\t".join(pair) for pair in PAIRS)]
+    text = mark + line_end.join(lines) + line_end * last_end
     assert read_examples(write(tmp_path / name, text)) == EXAMPLES
 
 
@@ -84,49 +87,31 @@ def test_two_line_aligned_files_are_zipped(tmp_path: Path, pack: str) -> None:
 def test_rows_of_all_formats_give_the_same_examples(
     write_rows: Callable[[list[Any]], str],
 ) -> None:
-    assert read_examples(write_rows(ROWS)) == EXAMPLES
+    others = {"input": "no", "output": "no", "prompt": "no", "completion": "no"}
+    assert read_examples(write_rows([others | row for row in ROWS])) == EXAMPLES
 
 
 @pytest.mark.parametrize(
-    ("source", "target"),
-    [("prompt", "completion"), ("src", "tgt"), ("document", "summary"), ("input", "output")],
+    ("names", "chosen"),
+    [
+        (("prompt", "completion"), {}),
+        (("src", "tgt"), {}),
+        (("document", "summary"), {}),
+        (("input", "output"), {}),
+        (("question", "reply"), {"source_column": "question", "target_column": "reply"}),
+        (("question", "target"), {"source_column": "question"}),
+        (("prompt", "answer"), {"target_column": "answer"}),
+        (("de", "en"), {"source_language": "de", "target_language": "en"}),
+    ],
 )
-def test_conventional_pairs_of_names_are_recognised(
-    write_rows: Callable[[list[Any]], str], source: str, target: str
+def test_columns_are_found_by_convention_or_named(
+    tmp_path: Path, names: tuple[str, str], chosen: dict[str, Any]
 ) -> None:
-    rows = [{"other": "x", target: target_text, source: text} for text, target_text in PAIRS]
-    assert read_examples(write_rows(rows)) == EXAMPLES
-
-
-def test_source_and_target_win_over_other_conventions(
-    write_rows: Callable[[list[Any]], str],
-) -> None:
-    rows = [
-        {"input": "no", "output": "no", "prompt": "no", "completion": "no"} | row for row in ROWS
-    ]
-    assert read_examples(write_rows(rows)) == EXAMPLES
-
-
-def test_named_columns_win_over_conventions(write_rows: Callable[[list[Any]], str]) -> None:
-    rows = [
-        {"source": "no", "target": "no", "question": source, "reply": target}
-        for source, target in PAIRS
-    ]
-    spec = write_rows(rows)
-    assert read_examples(spec, source_column="question", target_column="reply") == EXAMPLES
-
-
-def test_one_named_column_takes_the_conventional_other_side(
-    write_rows: Callable[[list[Any]], str],
-) -> None:
-    spec = write_rows([{"question": source, "target": target} for source, target in PAIRS])
-    assert read_examples(spec, source_column="question") == EXAMPLES
-
-
-@pytest.mark.parametrize("header", ["source\ttarget", "prompt\tcompletion", "src\ttgt"])
-def test_a_tsv_header_of_known_names_is_no_example(tmp_path: Path, header: str) -> None:
-    text = header + "\n" + "\n".join("\t".join(pair) for pair in PAIRS)
-    assert read_examples(write(tmp_path / "x.tsv", text)) == EXAMPLES
+    source, target = names
+    rows = [{"other": "x", target: said, source: text} for text, said in PAIRS]
+    if len(chosen) == 2:
+        rows = [{"source": "no", "src": "no", **row} for row in rows]
+    assert read_examples(write_jsonl(tmp_path / "x.jsonl", rows), **chosen) == EXAMPLES
 
 
 def test_a_tsv_header_decides_which_side_is_which(tmp_path: Path) -> None:
@@ -146,38 +131,30 @@ def test_tsv_has_no_quoting(tmp_path: Path) -> None:
 TRANSLATIONS = [{"translation": {"en": source, "de": target}} for source, target in PAIRS]
 
 
-@pytest.mark.parametrize(
-    "languages",
-    [
-        {"source_language": "en", "target_language": "de"},
-        {"source_language": "en"},
-        {"target_language": "de"},
-    ],
-)
+@pytest.mark.parametrize("languages", [("en", "de"), ("en", None), (None, "de")])
 def test_translation_rows_go_the_way_the_languages_say(
-    write_rows: Callable[[list[Any]], str], languages: dict[str, str]
+    write_rows: Callable[[list[Any]], str], languages: tuple[str | None, str | None]
 ) -> None:
-    assert read_examples(write_rows(TRANSLATIONS), **languages) == EXAMPLES  # type: ignore[arg-type]
-
-
-def test_translation_rows_can_be_reversed(write_rows: Callable[[list[Any]], str]) -> None:
     spec = write_rows(TRANSLATIONS)
-    backward = read_examples(spec, source_language="de", target_language="en")
+    source, target = languages
+    assert read_examples(spec, source_language=source, target_language=target) == EXAMPLES
+    backward = read_examples(spec, source_language=target, target_language=source)
     assert [(example.target, example.source) for example in backward] == PAIRS
 
 
-def test_translation_rows_without_languages_are_refused_naming_both(
-    write_rows: Callable[[list[Any]], str],
+@pytest.mark.parametrize(
+    ("languages", "found"),
+    [
+        ((None, None), r"'en', 'de'.*data.source_language=en data.target_language=de"),
+        (("eng", "de"), r"'eng' must be one of 'en', 'de'.*Did you mean 'en'"),
+    ],
+)
+def test_languages_that_the_rows_do_not_tell_are_asked_for(
+    write_rows: Callable[[list[Any]], str], languages: tuple[str, str], found: str
 ) -> None:
-    with pytest.raises(
-        DataError, match=r"'en'.*'de'.*data.source_language=en data.target_language=de"
-    ):
-        read_examples(write_rows(TRANSLATIONS))
-
-
-def test_an_unknown_language_names_the_known_ones(write_rows: Callable[[list[Any]], str]) -> None:
-    with pytest.raises(DataError, match=r"'eng' must be one of 'en', 'de'.*Did you mean 'en'"):
-        read_examples(write_rows(TRANSLATIONS), source_language="eng", target_language="de")
+    source, target = languages
+    with pytest.raises(DataError, match=f"1: .*{found}"):
+        read_examples(write_rows(TRANSLATIONS[:1]), source_language=source, target_language=target)
 
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -186,20 +163,26 @@ ASSISTANT = {"role": "assistant", "content": "Yes."}
 PROMPT = (Turn("system", "Be brief."), Turn("user", "Hello?"))
 
 
-def test_the_last_assistant_turn_is_the_target_of_messages(
-    write_rows: Callable[[list[Any]], str],
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [SYSTEM, USER, ASSISTANT]},
+        {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]},
+        {"prompt": [SYSTEM, USER], "completion": "Yes."},
+    ],
+)
+def test_the_last_assistant_turn_is_the_target(
+    write_rows: Callable[[list[Any]], str], row: dict[str, Any]
 ) -> None:
-    spec = write_rows([{"messages": [SYSTEM, USER, ASSISTANT]}])
+    spec = write_rows([row])
     expected = [Example("1", "", "Yes.", PROMPT)]
     assert read_examples(spec) == expected
     assert read_examples(spec, need_target=False) == expected
 
 
-def test_earlier_assistant_turns_belong_to_the_prompt(
-    write_rows: Callable[[list[Any]], str],
-) -> None:
-    spec = write_rows([{"messages": [USER, ASSISTANT, USER, ASSISTANT]}])
-    (example,) = read_examples(spec)
+def test_earlier_assistant_turns_belong_to_the_prompt(tmp_path: Path) -> None:
+    spec = write_jsonl(tmp_path / "x.jsonl", [{"chat": [USER, ASSISTANT, USER, ASSISTANT]}])
+    (example,) = read_examples(spec, source_column="chat")
     assert [turn.role for turn in example.messages or ()] == ["user", "assistant", "user"]
     assert example.target == "Yes."
 
@@ -207,40 +190,17 @@ def test_earlier_assistant_turns_belong_to_the_prompt(
 def test_user_only_messages_need_no_dummy_answer(write_rows: Callable[[list[Any]], str]) -> None:
     spec = write_rows([{"messages": [SYSTEM, USER]}])
     assert read_examples(spec, need_target=False) == [Example("1", "", None, PROMPT)]
-    with pytest.raises(
-        DataError, match="must end with a turn of the assistant, found one of 'user'"
-    ):
+    with pytest.raises(DataError, match="found one of 'user'"):
         read_examples(spec)
 
 
-def test_conversational_prompt_and_completion(write_rows: Callable[[list[Any]], str]) -> None:
-    spec = write_rows([{"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}])
-    assert read_examples(spec) == [Example("1", "", "Yes.", PROMPT)]
-
-
-def test_messages_under_another_name_are_read_when_named(
-    write_rows: Callable[[list[Any]], str],
-) -> None:
-    spec = write_rows([{"chat": [SYSTEM, USER, ASSISTANT]}])
-    assert read_examples(spec, source_column="chat") == [Example("1", "", "Yes.", PROMPT)]
-
-
 @pytest.mark.parametrize("column", ["prompt", "source", "src", "document", "input"])
-def test_sources_alone_are_enough_without_targets(
-    write_rows: Callable[[list[Any]], str], column: str
-) -> None:
-    spec = write_rows([{column: "a house"}])
+def test_sources_alone_are_enough_without_targets(tmp_path: Path, column: str) -> None:
+    spec = write_jsonl(tmp_path / "x.jsonl", [{column: "a house"}])
     assert read_examples(spec, need_target=False) == [Example("1", "a house", None)]
     target = dict(columns.PAIRS)[column]
     with pytest.raises(DataError, match=f"'{column}' must have targets beside it .* '{target}'"):
         read_examples(spec)
-
-
-def test_a_source_whose_target_has_another_name_is_told_how_to_name_it(tmp_path: Path) -> None:
-    spec = write_jsonl(tmp_path / "x.jsonl", [{"prompt": "1 + 1", "answer": "2"}])
-    with pytest.raises(DataError, match=r"found 'prompt', 'answer'.*with data\.target_column"):
-        read_examples(spec)
-    assert read_examples(spec, target_column="answer") == [Example("1", "1 + 1", "2")]
 
 
 def test_text_files_of_sources_alone_are_enough_without_targets(tmp_path: Path) -> None:
@@ -262,18 +222,14 @@ def test_targets_that_are_there_are_read_even_when_not_needed(
     assert examples == [*EXAMPLES, Example("4", "open", None)]
 
 
-@pytest.mark.parametrize("ids", [["x", "y", "z"], [7, 3, 5]])
+@pytest.mark.parametrize("ids", [["x", "y", "z"], [7, 3, 5], ["a", "b", "a"]])
 def test_an_id_column_gives_the_ids(write_rows: Callable[[list[Any]], str], ids: list[Any]) -> None:
-    rows = [row | {"id": example_id} for row, example_id in zip(ROWS, ids, strict=True)]
-    assert [example.id for example in read_examples(write_rows(rows))] == [str(i) for i in ids]
-
-
-def test_an_id_that_comes_twice_names_both_places(
-    write_rows: Callable[[list[Any]], str],
-) -> None:
-    rows = [row | {"id": example_id} for row, example_id in zip(ROWS, "aba", strict=True)]
+    spec = write_rows([row | {"id": name} for row, name in zip(ROWS, ids, strict=True)])
+    if len({*ids}) == 3:
+        assert [example.id for example in read_examples(spec)] == [*map(str, ids)]
+        return
     with pytest.raises(DataError, match=r"(:|row )3: id must be unique, found 'a'.*(:|row )1"):
-        read_examples(write_rows(rows))
+        read_examples(spec)
 
 
 def test_a_folder_of_data_files_is_a_data_set(tmp_path: Path, monkeypatch: Any) -> None:
@@ -288,40 +244,16 @@ def test_a_folder_of_data_files_is_a_data_set(tmp_path: Path, monkeypatch: Any) 
     assert read_examples(str(folder), split="dev") == EXAMPLES[:1]
     with pytest.raises(DataError, match="split must be one of train, validation, got test"):
         read_examples(str(folder), split="test")
-    with pytest.raises(DataError, match="split must be one of train, validation, got None"):
-        read_examples(str(folder))
 
 
 def test_the_splits_of_a_saved_data_set_are_told_apart(tmp_path: Path) -> None:
     import datasets
 
     parts = {"train": ROWS, "valid": ROWS[1:], "test": ROWS[2:]}
-    saved = datasets.DatasetDict(
-        {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
-    )
-    saved.save_to_disk(str(tmp_path / "saved"))
-    counts = [
-        len(read_examples(str(tmp_path / "saved"), split=s)) for s in ("train", "dev", "test")
-    ]
-    assert counts == [3, 2, 1]
-
-
-def test_a_fingerprint_depends_on_the_set_of_examples_alone() -> None:
-    fingerprint = fingerprint_examples(EXAMPLES)
-    assert fingerprint == fingerprint_examples(EXAMPLES[::-1])
-    changed = [
-        Example("9", EXAMPLES[0].source, EXAMPLES[0].target),
-        Example("1", "another", EXAMPLES[0].target),
-        Example("1", EXAMPLES[0].source, None),
-        Example("1", EXAMPLES[0].source, EXAMPLES[0].target, (Turn("user", "x"),)),
-    ]
-    others = {fingerprint_examples([example, *EXAMPLES[1:]]) for example in changed}
-    assert len(others | {fingerprint, fingerprint_examples(EXAMPLES[1:])}) == 6
-
-
-def test_texts_cannot_slip_between_the_fields_of_a_fingerprint() -> None:
-    first = fingerprint_examples([Example("1", 'a", "b', "c")])
-    assert first != fingerprint_examples([Example("1", "a", 'b", "c')])
+    tables = {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
+    spec = str(tmp_path / "saved")
+    datasets.DatasetDict(tables).save_to_disk(spec)
+    assert [len(read_examples(spec, split=s)) for s in ("train", "dev", "test")] == [3, 2, 1]
 
 
 def test_a_first_line_that_looks_like_a_header_is_told(
@@ -363,11 +295,7 @@ def test_extra_columns_are_numbers_of_the_rows(write_rows: Callable[[list[Any]],
     spec = write_rows(rows)
     assert read_examples(spec) == EXAMPLES
     found = read_examples(spec, extra_columns=["pass_rate"])
-    assert [dict(example.extras) for example in found] == [
-        {"pass_rate": 0.0},
-        {"pass_rate": 0.5},
-        {"pass_rate": 1.0},
-    ]
+    assert [dict(example.extras) for example in found] == [{"pass_rate": r} for r in (0, 0.5, 1)]
     with pytest.raises(DataError, match=r"extra_columns .* 'pass_rte' .* mean 'pass_rate'"):
         read_examples(spec, extra_columns=["pass_rte"])
 
@@ -383,6 +311,5 @@ def test_an_extra_that_is_no_finite_number_names_its_row(tmp_path: Path, value: 
 
 @pytest.mark.parametrize("name", ["x.tsv", "x.txt"])
 def test_files_without_columns_have_no_extras(tmp_path: Path, name: str) -> None:
-    spec = write(tmp_path / name, "a\tb\n")
-    with pytest.raises(DataError, match=r"data\.extra_columns .* \.jsonl"):
-        read_examples(spec, need_target=False, extra_columns=["rate"])
+    with pytest.raises(DataError, match=r"data\.extra_columns"):
+        read_examples(write(tmp_path / name, "a\tb\n"), need_target=False, extra_columns=["rate"])

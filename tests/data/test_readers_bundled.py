@@ -68,23 +68,23 @@ def test_a_further_test_set_is_named_after_a_slash(corpus: Path) -> None:
         read_examples("bundled:tiny/stran", split="test")
 
 
-@pytest.mark.parametrize("spec", ["bundled:tiny/train", "bundled:tiny/"])
-def test_an_ordinary_split_is_no_further_test_set(corpus: Path, spec: str) -> None:
-    with pytest.raises(DataError, match="must be one of none"):
-        read_examples(spec, split="test")
-
-
 def test_a_changed_file_is_refused(corpus: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS[1:]), corpus / "corpus.parquet")
     with pytest.raises(DataError, match=r"corpus\.parquet must have the sha256"):
         read_examples("bundled:tiny", split="train")
 
 
-def test_a_bundled_corpus_is_never_read_without_saying_which_split(corpus: Path) -> None:
-    with pytest.raises(DataError, match="one of train, dev, test for bundled:tiny, got None"):
-        read_examples("bundled:tiny")
-
-
-def test_an_unknown_name_lists_the_bundled_corpora(corpus: Path) -> None:
-    with pytest.raises(DataError, match=r"one of bundled:tiny, got 'bundled:tin'.*'bundled:tiny'"):
-        read_examples("bundled:tin", split="train")
+@pytest.mark.parametrize(
+    ("spec", "split", "found"),
+    [
+        ("bundled:tiny", None, "one of train, dev, test for bundled:tiny, got None"),
+        ("bundled:tin", "train", "one of bundled:tiny, got 'bundled:tin'.*'bundled:tiny'"),
+        ("bundled:tiny/train", "test", "must be one of none"),
+        ("bundled:tiny/", "test", "must be one of none"),
+    ],
+)
+def test_a_corpus_a_part_and_a_split_must_be_there(
+    corpus: Path, spec: str, split: str | None, found: str
+) -> None:
+    with pytest.raises(DataError, match=found):
+        read_examples(spec, split=split)

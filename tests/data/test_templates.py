@@ -29,11 +29,8 @@ def with_template(template: str) -> PreTrainedTokenizerFast:
     [
         ("{% include 'x' %}", "'row 7' .* fails on them with TypeError"),
         ("{{ 1/0 }}", "fails on them with ZeroDivisionError"),
-        ("{{ messages[0].content + 1 }}", "fails on them with TypeError"),
-        ("{% for i in range(10**9) %}{% endfor %}", "fails on them with OverflowError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails on them with RecursionError"),
         ("{{ raise_exception('no') }}", "refuses them: no; fix its roles"),
-        ("{% broken", "refuses them: .*unknown tag"),
         ("{{ messages.__class__.__mro__ }}", "refuses them: .*unsafe"),
     ],
 )

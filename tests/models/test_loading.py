@@ -8,13 +8,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tests.tiny import character_tokenizer, save_unlisted, tiny_model
-from transformers import BertConfig, EncoderDecoderConfig, GPT2Config, PreTrainedConfig
+from transformers import BertConfig, EncoderDecoderConfig
 
 from seqdistill.assembly.models import build_student
 from seqdistill.core import hub
@@ -30,7 +31,6 @@ from seqdistill.models.loading import (
 from seqdistill.models.proof import difference, probe_logits
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.schema import Recipe
-from seqdistill.records.checksums import CHECKSUMS
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def pair() -> LoadedModel:
     return LoadedModel(tiny_model("mbart"), character_tokenizer(), "tiny")
 
 
-@pytest.mark.parametrize("name", ["mbart", "llama", "gpt2", "t5"])
+@pytest.mark.parametrize("name", ["marian", "mbart", "llama", "gpt2", "t5"])
 def test_a_saved_pair_comes_back_the_same(name: str, tmp_path: Path) -> None:
     saved = LoadedModel(tiny_model(name), character_tokenizer(), "tiny")
     save_pair(saved, tmp_path / "student")
@@ -47,26 +47,21 @@ def test_a_saved_pair_comes_back_the_same(name: str, tmp_path: Path) -> None:
     assert not loaded.model.training
     assert model_fingerprint(loaded.model) == model_fingerprint(saved.model)
     assert tokenizer_fingerprint(loaded.tokenizer) == tokenizer_fingerprint(saved.tokenizer)
-
-
-@pytest.mark.parametrize("name", ["marian", "mbart", "llama", "gpt2", "t5"])
-def test_what_has_no_gradient_asks_for_none_after_loading_either(name: str, tmp_path: Path) -> None:
-    """Marian's positions are a table: several processes would wait for its gradient for ever."""
-    model = tiny_model(name)
-    model.save_pretrained(tmp_path)
-    loaded = load_model(str(tmp_path))
-    trained = {key for key, weight in model.named_parameters() if weight.requires_grad}
-    assert {key for key, weight in loaded.named_parameters() if weight.requires_grad} == trained
+    # Marian's positions are a table: several processes would wait for its gradient for ever.
+    trained, again = (
+        {key for key, weight in pair.model.named_parameters() if weight.requires_grad}
+        for pair in (saved, loaded)
+    )
+    assert trained == again
 
 
 def test_fp16_halves_the_file_and_loads_as_fp32(pair: LoadedModel, tmp_path: Path) -> None:
     save_pair(pair, tmp_path / "fp32", save_dtype="fp32")
     save_pair(pair, tmp_path / "fp16", save_dtype="fp16")
-    sizes = {
-        save_dtype: (tmp_path / save_dtype / "model.safetensors").stat().st_size
-        for save_dtype in ("fp32", "fp16")
-    }
-    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    half, full = (
+        (tmp_path / name / "model.safetensors").stat().st_size for name in ("fp16", "fp32")
+    )
+    assert half < 0.6 * full
     loaded = load_pair(str(tmp_path / "fp16")).model.state_dict()
     for name, tensor in pair.model.state_dict().items():
         assert loaded[name].dtype == torch.float32
@@ -87,52 +82,14 @@ def test_weights_beyond_fp16_are_refused_and_the_old_folder_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
-def test_saving_replaces_what_was_there(pair: LoadedModel, tmp_path: Path) -> None:
-    folder = tmp_path / "student"
-    folder.mkdir()
-    (folder / "stray.txt").write_text("old")
-    (tmp_path / "student.new").mkdir()  # of a process that was killed while saving
-    save_pair(pair, folder)
-    assert not (folder / "stray.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["student"]
-    load_pair(str(folder))
-
-
-def test_missing_weights_are_refused_and_not_drawn_at_random(
-    pair: LoadedModel, tmp_path: Path
-) -> None:
-    save_pair(pair, tmp_path)
-    (tmp_path / CHECKSUMS).unlink()
+def test_missing_weights_are_refused_and_not_drawn_at_random(tmp_path: Path) -> None:
+    save_unlisted(tiny_model("mbart"), character_tokenizer(), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     gone = "model.decoder.layers.1.fc1.weight"
     kept = {name: tensor.clone() for name, tensor in weights.items() if name != gone}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=rf"has no '{gone}' \(1 are missing\)"):
         load_pair(str(tmp_path))
-
-
-def test_broken_folders_are_refused_in_one_sentence(pair: LoadedModel, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no folder"):
-        load_pair(str(tmp_path / "nowhere"))
-    save_pair(pair, tmp_path)
-    (tmp_path / CHECKSUMS).unlink()
-    weights = tmp_path / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:100])
-    with pytest.raises(ModelError, match="The weights must load"):
-        load_pair(str(tmp_path))
-    weights.unlink()
-    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="The weights must load"):
-        load_pair(str(tmp_path))
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config\.json must be a JSON object"):
-        load_config(str(tmp_path))
-
-
-def test_a_teacher_behind_a_server_is_refused_and_not_looked_for_on_the_hub() -> None:
-    with pytest.raises(ModelError, match="is an address: models run in this process"):
-        load_pair("http://localhost:8000/v1")
 
 
 class NoHub:
@@ -176,31 +133,6 @@ def test_a_folder_is_loaded_without_asking_the_network(no_hub: NoHub, tmp_path: 
     assert no_hub.tried == []
 
 
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    tiny_model("mbart").save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"The tokenizer must load.*it holds none"):
-        load_tokenizer(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "told"),
-    [
-        ("config.json", '{"model_type": "mbart", "d_model": "many"}', "d_model.*'many'"),
-        ("tokenizer.json", "{}", "a file there lacks 'added_tokens'"),
-        ("tokenizer_config.json", '{"model_max_length": "x"}', "must be a number, but it is 'x'"),
-        ("generation_config.json", '{"eos_token_id": ["x"]}', r"eos_token_id.*it is \['x'\]"),
-    ],
-)
-def test_what_a_library_says_of_a_damaged_file_is_told_to_its_end(
-    file: str, content: str, told: str, tmp_path: Path
-) -> None:
-    tiny_model("mbart").save_pretrained(tmp_path)
-    character_tokenizer().save_pretrained(tmp_path)
-    (tmp_path / file).write_text(content)
-    with pytest.raises(ModelError, match=told):
-        load_pair(str(tmp_path))
-
-
 def test_code_in_a_model_folder_is_not_run_unless_asked(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     (tmp_path / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
@@ -217,9 +149,8 @@ def test_a_loaded_model_is_known_by_its_files_wherever_they_lie(
     for name in ("one", "other"):
         save_pair(pair, tmp_path / name)
     one, other = (load_pair(str(tmp_path / name)) for name in ("one", "other"))
-    assert pair_fingerprint(one) == pair_fingerprint(other) != pair_fingerprint(pair)
     (tmp_path / "one" / "README.md").write_text("mine")
-    assert pair_fingerprint(one) == pair_fingerprint(other)
+    assert pair_fingerprint(one) == pair_fingerprint(other) != pair_fingerprint(pair)
     config = tmp_path / "one" / "config.json"
     config.write_text(config.read_text().replace("false", "true", 1))
     assert pair_fingerprint(one) != pair_fingerprint(other)
@@ -229,38 +160,31 @@ def test_a_loaded_model_is_known_by_its_files_wherever_they_lie(
     assert pair_fingerprint(load_pair(str(tmp_path / "trained"))) != pair_fingerprint(other)
 
 
-def test_a_fingerprint_changes_with_one_weight_one_setting_and_one_token(
-    pair: LoadedModel,
-) -> None:
-    before = model_fingerprint(pair.model)
-    assert model_fingerprint(tiny_model("mbart")) == before
+def test_a_fingerprint_changes_with_one_weight_one_setting_and_one_token() -> None:
+    same, weight, setting = (tiny_model("mbart") for _ in range(3))
     with torch.no_grad():
-        pair.model.get_input_embeddings().weight[5, 0] += 1e-6
-    assert model_fingerprint(pair.model) != before
-    other = tiny_model("mbart")
-    other.config.scale_embedding = True
-    assert model_fingerprint(other) != before
-    tokenizers = [
-        character_tokenizer(),
-        character_tokenizer(closes=False),
-        character_tokenizer(extra=["x"]),
-        character_tokenizer(pad="</s>"),
-    ]
-    assert len({tokenizer_fingerprint(tokenizer) for tokenizer in tokenizers}) == 4
+        weight.get_input_embeddings().weight[5, 0] += 1e-6
+    setting.config.scale_embedding = True
+    models = (tiny_model("mbart"), same, weight, setting)
+    assert len({model_fingerprint(model) for model in models}) == 3
+    changes: list[dict[str, Any]] = [{}, {"closes": False}, {"extra": ["x"]}, {"pad": "</s>"}]
+    found = {tokenizer_fingerprint(character_tokenizer(**change)) for change in changes}
+    assert len(found) == 4
 
 
-def _without(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
+def _without(*names: str) -> Callable[[Path], object]:
+    return lambda folder: [(folder / name).rename(folder / f"old.{name}") for name in names]
 
 
-def _holding(name: str, content: bytes) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        (folder / name).write_bytes(content)
-
-    return change
+def _renamed(name: str, other: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).rename(folder / other)
 
 
-def _configured(**settings: object) -> Callable[[Path], None]:
+def _holding(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def _configured(**settings: object) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text()) | settings
         (folder / "config.json").write_text(json.dumps(config))
@@ -268,7 +192,7 @@ def _configured(**settings: object) -> Callable[[Path], None]:
     return change
 
 
-def _sharded(then: Callable[[Path], None]) -> Callable[[Path], None]:
+def _sharded(then: Callable[[Path], object]) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
         tiny_model("llama").bfloat16().save_pretrained(folder, max_shard_size="4KB")
@@ -277,63 +201,45 @@ def _sharded(then: Callable[[Path], None]) -> Callable[[Path], None]:
     return change
 
 
-def _index_names_outside(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    said = json.loads(index.read_text())
-    said["weight_map"]["lm_head.weight"] = "../outside.safetensors"
-    index.write_text(json.dumps(said))
-
-
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 SHARD = "model-00002-of-00004.safetensors"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (_without("tokenizer_config.json"), "it has no tokenizer_config.json"),
-        (_without("tokenizer.json"), "The tokenizer must load"),
-        (_without("config.json"), "holds no config.json"),
-        (_without("model.safetensors"), "The weights must load"),
-        *(
-            (_holding(name, content), f"{name} must be a JSON object")
-            for name in (
-                "config.json",
-                "tokenizer_config.json",
-                "tokenizer.json",
-                "generation_config.json",
-            )
-            for content in (b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 5000)
-        ),
-        (_holding("tokenizer.json", b"{}"), "The tokenizer must load"),
-        (_holding("chat_template.jinja", b"\xff\xfe"), "The tokenizer must load"),
-        (_configured(model_type="nosuch"), "The configuration must load"),
-        (_configured(model_type=3), "The configuration must load"),
-        (_configured(vocab_size=10**30), "its vocab_size is 1000"),
-        (_configured(num_hidden_layers=10**20), "its num_hidden_layers is 1000"),
-        (_configured(vocab_size=-1), "The weights must load"),
-        (_configured(vocab_size="40"), "The configuration must load"),
-        (_configured(hidden_size=0), "The weights must load"),
-        (_holding("model.safetensors", b""), "The weights must load"),
-        (_holding("model.safetensors", b"\xff" * 100), "The weights must load"),
-        (_sharded(_without(SHARD)), f"has no {SHARD}, one of the 4 files"),
-        (_sharded(_holding(SHARD, b"cut")), "The weights must load"),
-        (_sharded(_index_names_outside), "must name files of its own folder"),
-        (_sharded(_holding("model.safetensors.index.json", b"{}")), "The weights must load"),
-    ],
-)
+DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (_without("tokenizer_config.json"), "it has no tokenizer_config.json"),
+    (_without("tokenizer.json"), "The tokenizer must load"),
+    (_without(*TOKENIZER), "The tokenizer must load.*it holds none"),
+    (_without("config.json"), "holds no config.json"),
+    (_without("model.safetensors"), "The weights must load"),
+    *(
+        (_holding(name, b"[1]"), f"{name} must be a JSON object")
+        for name in ("tokenizer_config.json", "tokenizer.json", "generation_config.json")
+    ),
+    *(
+        (_holding("config.json", content), "config.json must be a JSON object")
+        for content in (b"", b"{", b"null", b"\xff\xfe", b"[" * 5000)
+    ),
+    (_holding("generation_config.json", b'{"eos_token_id": ["x"]}'), r"eos_token_id.*\['x'\]"),
+    (_holding("tokenizer.json", b"{}"), "a file there lacks 'added_tokens'"),
+    (_holding("chat_template.jinja", b"\xff\xfe"), "The tokenizer must load"),
+    (_configured(model_type="nosuch"), "The configuration must load"),
+    (_configured(vocab_size=-1), "The weights must load"),
+    (_configured(vocab_size="40"), "vocab_size.*'40'"),
+    (_holding("model.safetensors", b""), "The weights must load"),
+    (_renamed("model.safetensors", "pytorch_model.bin"), "pytorch_model.bin, a pickle"),
+    (_sharded(_without(SHARD)), f"The weights must load.*{SHARD}"),
+    (_sharded(_holding(SHARD, b"cut")), "The weights must load"),
+    (_sharded(_holding("model.safetensors.index.json", b"{}")), "The weights must load"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), DAMAGES)
 def test_whatever_is_wrong_in_a_folder_is_one_sentence(
-    change: Callable[[Path], None], words: str, tmp_path: Path
+    change: Callable[[Path], object], words: str, tmp_path: Path
 ) -> None:
     save_unlisted(tiny_model("llama"), character_tokenizer(), tmp_path)
     change(tmp_path)
     with pytest.raises(ModelError, match=words):
-        load_pair(str(tmp_path))
-
-
-def test_pickled_weights_are_refused_and_how_to_convert_them_is_said(tmp_path: Path) -> None:
-    save_unlisted(tiny_model("llama"), character_tokenizer(), tmp_path)
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pytorch_model.bin, a pickle.*save_pretrained"):
         load_pair(str(tmp_path))
 
 
@@ -376,6 +282,7 @@ def test_a_tokenizer_that_grew_beyond_its_model_is_refused(name: str, tmp_path: 
         ("models/smal", "models/small"),
         ("models/nothing/like/it", None),
         ("with space", None),
+        ("http://localhost:8000/v1", None),
     ],
 )
 def test_a_mistyped_folder_is_told_at_once(
@@ -391,9 +298,8 @@ def test_a_mistyped_folder_is_told_at_once(
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "config.json").write_text("{}")
     began = time.monotonic()
-    with pytest.raises(
-        ModelError, match=f"Did you mean '{meant}'" if meant else "there is no folder"
-    ):
+    found = f"Did you mean '{meant}'" if meant else "there is no folder|is an address"
+    with pytest.raises(ModelError, match=found):
         load(name)
     assert time.monotonic() - began < 1.0
     if meant is not None:
@@ -410,15 +316,10 @@ def test_a_hub_that_does_not_even_resolve_holds_nobody_up(
     assert time.monotonic() - began < 1.0
 
 
-@pytest.mark.parametrize("decoder", [BertConfig, GPT2Config])
-def test_two_models_put_together_are_refused_by_name(
-    decoder: type[PreTrainedConfig], tmp_path: Path
-) -> None:
+def test_two_models_put_together_are_refused_by_name(tmp_path: Path) -> None:
     sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    both = EncoderDecoderConfig.from_encoder_decoder_configs(
-        BertConfig(**sizes, intermediate_size=32), decoder(**sizes, is_decoder=True)
-    )
-    both.save_pretrained(tmp_path)
+    part = BertConfig(**sizes, intermediate_size=32)
+    EncoderDecoderConfig.from_encoder_decoder_configs(part, part).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is an EncoderDecoderModel"):
         load_model(str(tmp_path))
 

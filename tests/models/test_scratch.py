@@ -13,38 +13,25 @@ from seqdistill.models.adapters import adapt
 from seqdistill.models.identity import model_fingerprint
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 
-MBART: dict[str, str | int | float | bool] = {
-    "model_type": "mbart",
-    "d_model": 16,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
+Architecture = dict[str, str | int | float | bool]
+_BART = ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads")
+MBART: Architecture = {
+    **{"model_type": "mbart", "d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
+    **dict.fromkeys(_BART, 2),
 }
-LLAMA: dict[str, str | int | float | bool] = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
+LLAMA: Architecture = {
+    **{"model_type": "llama", "hidden_size": 16, "intermediate_size": 32},
+    **{"num_hidden_layers": 1, "num_attention_heads": 2},
 }
-T5: dict[str, str | int | float | bool] = {
-    "model_type": "t5",
-    "d_model": 16,
-    "d_kv": 8,
-    "d_ff": 32,
-    "num_layers": 1,
-    "num_heads": 2,
+T5: Architecture = {
+    **{"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32},
+    **{"num_layers": 1, "num_heads": 2},
 }
 VOCABULARY = train_vocabulary(["the cat sat on the mat", "die Katze saß"] * 3, vocab_size=270)
 
 
 @pytest.mark.parametrize("architecture", [MBART, LLAMA, T5], ids=["mbart", "llama", "t5"])
-def test_a_seed_makes_the_weights_and_leaves_torchs_state(
-    architecture: dict[str, str | int | float | bool],
-) -> None:
+def test_a_seed_makes_the_weights_and_leaves_torchs_state(architecture: Architecture) -> None:
     config = configuration(architecture, character_tokenizer())
     before = torch.get_rng_state()
     made = [model_fingerprint(random_model(config, seed=seed)) for seed in (1, 1, 2)]
@@ -74,9 +61,7 @@ def test_sizes_and_special_ids_are_the_tokenizers() -> None:
         ({"decoder_start_token_id": 1}, "leave decoder_start_token_id to the tokenizer"),
     ],
 )
-def test_impossible_architectures_are_refused(
-    change: dict[str, str | int | float | bool], message: str
-) -> None:
+def test_impossible_architectures_are_refused(change: Architecture, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         configuration({**MBART, **change}, character_tokenizer())
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from tests.tiny import character_tokenizer
 
 from seqdistill.core.errors import ModelError
-from seqdistill.core.head import Head
 from seqdistill.models.vocabulary import shared_vocab_size
 
 SIZE = len(character_tokenizer())
@@ -17,43 +15,24 @@ SIZE = len(character_tokenizer())
     ("student_rows", "teacher_rows"), [(SIZE, SIZE), (SIZE + 5, SIZE + 9), (SIZE + 9, SIZE + 5)]
 )
 def test_padded_tails_are_cut_to_the_smaller_head(student_rows: int, teacher_rows: int) -> None:
-    tokenizer = character_tokenizer()
-    size = shared_vocab_size(
-        tokenizer, tokenizer, student_rows=student_rows, teacher_rows=teacher_rows
-    )
+    student, teacher = character_tokenizer(closes=True), character_tokenizer(closes=False)
+    size = shared_vocab_size(student, teacher, student_rows=student_rows, teacher_rows=teacher_rows)
     assert size == min(student_rows, teacher_rows)
-    for rows in (student_rows, teacher_rows):
-        assert Head(torch.zeros(rows, 2)).cut(size).vocab_size == size
 
 
-def test_how_texts_are_closed_does_not_matter() -> None:
-    size = shared_vocab_size(
-        character_tokenizer(closes=True),
-        character_tokenizer(closes=False),
-        student_rows=SIZE,
-        teacher_rows=SIZE,
-    )
-    assert size == SIZE
-
-
-def test_another_string_for_an_id_is_refused_naming_both_sizes_and_the_token() -> None:
-    student = character_tokenizer(extra=["x1", "same", "only"])
-    teacher = character_tokenizer(extra=["y1", "same"])
-    with pytest.raises(ModelError) as refused:
-        shared_vocab_size(student, teacher, student_rows=64, teacher_rows=64)
-    message = str(refused.value)
-    for named in (
-        f"student has {SIZE + 3} tokens",
-        f"teacher {SIZE + 2}",
-        f"id {SIZE} is 'x1' for the student and 'y1' for the teacher",
-        "seq_kd",
-    ):
-        assert named in message
-
-
-def test_real_tokens_past_the_others_end_are_refused_and_not_cut() -> None:
-    student, teacher = character_tokenizer(), character_tokenizer(extra=["<tool>"])
-    with pytest.raises(ModelError, match=f"id {SIZE} is None for the student and '<tool>'"):
+@pytest.mark.parametrize(
+    ("ours", "theirs", "first"),
+    [
+        (["x1", "same", "only"], ["y1", "same"], "'x1' for the student and 'y1' for the teacher"),
+        ([], ["<tool>"], "None for the student and '<tool>' for the teacher"),
+    ],
+)
+def test_another_string_for_an_id_is_refused_naming_both_sizes_and_the_token(
+    ours: list[str], theirs: list[str], first: str
+) -> None:
+    student, teacher = character_tokenizer(extra=ours), character_tokenizer(extra=theirs)
+    sizes = f"student has {SIZE + len(ours)} tokens and the teacher {SIZE + len(theirs)}"
+    with pytest.raises(ModelError, match=f"{sizes}, and id {SIZE} is {first}.*seq_kd"):
         shared_vocab_size(student, teacher, student_rows=64, teacher_rows=64)
 
 

@@ -30,7 +30,7 @@ def read_bundled(spec: str, *, split: str | None) -> list[Example]:
     """
     name, _, part = spec.removeprefix(SCHEME).partition("/")
     corpus = _corpus_folder(spec, name)
-    manifest = json.loads(corpus.joinpath("corpus.json").read_text("utf-8"))
+    manifest = json.loads((corpus / "corpus.json").read_text("utf-8"))
     if "/" in spec:
         further = [f"{SCHEME}{name}/{known}" for known in manifest.get("further_tests", [])]
         if spec not in further:
@@ -45,16 +45,10 @@ def read_bundled(spec: str, *, split: str | None) -> list[Example]:
         )
     file = corpus_file(spec)
     _check_sha256(file, manifest["sha256"])
-    with file.open("rb") as stream:
-        names = pq.read_schema(stream).names
-    pair = named_pair(names, ColumnChoice())
+    pair = named_pair(pq.read_schema(file).names, ColumnChoice())
     assert pair is not None, "every bundled corpus has a source and a target column"
-    with file.open("rb") as stream:
-        table = pq.read_table(
-            stream,
-            columns=["id", *pair],
-            filters=[("split", "==", part or split)],
-        )
+    chosen = [("split", "==", part or split)]
+    table = pq.read_table(file, columns=["id", *pair], filters=chosen)
     columns = (table.column(name).to_pylist() for name in ("id", *pair))
     return [Example(*fields) for fields in zip(*columns, strict=True)]
 
@@ -70,19 +64,14 @@ def corpus_file(spec: str) -> Path:
 
 
 def _corpus_folder(spec: str, name: str) -> Path:
-    folder = bundled_folder()
-    known = (
-        sorted(entry.name for entry in folder.iterdir() if entry.joinpath("corpus.json").is_file())
-        if folder.is_dir()
-        else []
-    )
+    known = sorted(file.parent.name for file in bundled_folder().glob("*/corpus.json"))
     if name not in known:
         specs = [SCHEME + other for other in known]
         raise DataError(
             f"a bundled corpus must be one of {', '.join(specs) or 'none in this installation'}, "
             f"got {spec!r}.{did_you_mean(spec, specs)}"
         )
-    return folder.joinpath(name)
+    return bundled_folder() / name
 
 
 @functools.cache

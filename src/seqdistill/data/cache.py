@@ -13,6 +13,7 @@ import logging
 import mmap
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import xxhash
 from filelock import FileLock
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.tables import Notes, Stored, add_notes, in_memory
+from seqdistill.data.tables import Notes, Stored, in_memory
 from seqdistill.records.atomic import new_file, write_json
 from seqdistill.records.fingerprint import of_file, of_settings
 
@@ -106,34 +107,27 @@ def stored(
 
 
 def _write(path: Path, batches: Iterable[tuple[Any, Notes]], schema: Any) -> None:
-    digest, notes = hashlib.sha256(), dict[str, int]()
+    digest, notes = hashlib.sha256(), Counter[str]()
     with new_file(path) as aside:
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for batch, noted in batches:
                 digest.update(batch.serialize())
                 writer.write_batch(batch)
-                add_notes(notes, noted)
+                notes.update(noted)
         checksum = _checksum(aside)
-    facts = {"checksum": checksum, "fingerprint": digest.hexdigest(), "notes": notes}
-    write_json(_facts(path), facts)
-
-
-def _facts(path: Path) -> Path:
-    return path.with_suffix(".json")
+    facts = {"checksum": checksum, "fingerprint": digest.hexdigest(), "notes": dict(notes)}
+    write_json(path.with_suffix(".json"), facts)
 
 
 def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_128()
     with open(path, "rb") as stream:
-        while content := stream.read(2**22):
-            digest.update(content)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
 
 
 def _opened(path: Path) -> Stored | None:
     """The whole file, mapped; None where there is none, or none that is whole."""
     try:
-        facts = json.loads(_facts(path).read_bytes())
+        facts = json.loads(path.with_suffix(".json").read_bytes())
         if facts["checksum"] != _checksum(path):
             raise ValueError("another checksum")
         with open(path, "rb") as stream:

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast
@@ -25,12 +24,10 @@ from seqdistill.data.examples import Example, Turn
 from seqdistill.data.templates import Rendered, TemplateFailure, render
 from seqdistill.data.tokenizing import TextTokenizer
 
-_LOG = logging.getLogger(__name__)
 _STAND_IN = "\U0010f8f3"
 """Takes an answer's place; no text begins or ends with it."""
 _NUMBERED = re.compile(f"{_STAND_IN}([0-9]+){_STAND_IN}")
 """The same where several answers are replaced at once."""
-_CALLS = ("tool_calls", "function_call")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +54,14 @@ class Conversation:
     """The text with the answer; the prompt where there is none."""
     answer: Span
     """From where the answer is learned to where it is over, its closing mark not included."""
-    earlier: tuple[Span, ...]
+    earlier: tuple[Span, ...] = ()
     """The assistant's earlier turns that count."""
-    num_unseen: int = 0
-    """Earlier turns of the assistant that could not be found in the text."""
     is_spelled: bool = False
     """Whether the text has spellings of marks (see `TextTokenizer.spelled`)."""
-    is_composed: bool = False
-    """Whether the template drops a part of the answer, which follows the prompt as it stands."""
-    is_call_alone: bool = False
-    """Whether the template drops what the answer says beside its call."""
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """What was noticed: `unseen` counts earlier turns of the assistant that could not be found in
+    the text; the template drops a part of the answer, which follows the prompt as it stands
+    (`composed`), or what it says beside its call (`call alone`)."""
 
 
 def prompt_text(
@@ -85,37 +80,36 @@ def converse(
     settings: ChatSettings,
 ) -> Conversation:
     """The example's conversation. Raises DataError, with its id, when the template refuses it."""
-    marked = texts.note(_strings(example))
+    strings = [text for turn in turns_of(example) for text in (turn.content or "", turn.more)]
+    marked = texts.note([*strings, example.tools])
     view = _View(example, tokenizer, texts if marked else None, settings)
     prompt = view.prompt
     if example.answer is None:
-        return Conversation(prompt, prompt, (len(prompt),) * 2, (), is_spelled=marked)
-    whole, last = view.whole, len(view.turns) - 1
-    start, stop = view.place_of(last)
-    said, shown = view.said(last), whole.text[start:stop]
-    is_dropped = bool(said) and _squashed(said) not in _squashed(shown)
+        return Conversation(prompt, prompt, (len(prompt),) * 2, is_spelled=marked)
+    whole, said, (start, stop) = view.whole, view.said(len(view.turns) - 1), view.answer_place
+    text = whole.text
+    is_dropped = bool(said) and _squashed(said) not in _squashed(text[start:stop])
     called = _called(example.answer)
-    if any(name not in whole.text[start:] for name in called):
+    if any(name not in text[start:] for name in called):
         raise DataError(
             f"The model's chat template must render the calls of the last turn, but leaves them "
             f"out beside its content (example {example.id!r}); take the content out of the data, "
             "or set data.ignore_columns=[tool_calls] to learn without the call."
         )
     if is_dropped and not called:
-        return _composed(prompt, whole.text, (start, stop), said, marked)
-    generated = whole.generated
-    if generated is not None:
-        start = min((max(start, a) for a, b in generated if b > start), default=start)
+        # What the prompt has already opened (`<think>`) is not said twice.
+        sizes = range(len(prompt) - start, 0, -1)
+        opened = next((size for size in sizes if said.startswith(prompt[-size:])), 0)
+        body = prompt + said[opened:]
+        place = len(prompt), len(body)
+        return Conversation(
+            prompt, body + text[stop:], place, is_spelled=marked, notes={"composed": 1}
+        )
+    if whole.generated is not None:
+        start = min((max(start, a) for a, b in whole.generated if b > start), default=start)
     earlier, num_unseen = view.earlier(start) if settings.assistant_turns == "all" else ((), 0)
-    return Conversation(
-        prompt,
-        whole.text,
-        (start, stop),
-        earlier,
-        num_unseen,
-        is_spelled=marked,
-        is_call_alone=is_dropped,
-    )
+    notes = {"unseen": num_unseen, "call alone": int(is_dropped)}
+    return Conversation(prompt, text, (start, stop), earlier, marked, notes)
 
 
 def whole_text(example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) -> str:
@@ -147,15 +141,14 @@ class _View:
             )
         self._example, self._tokenizer, self._guard = example, tokenizer, guard
         self._options = settings.template_options
-        answer = () if example.answer is None else (example.answer,)
-        self._prompt_turns = [self._shown(turn) for turn in example.messages or ()]
-        self.turns = [*self._prompt_turns, *(self._shown(turn) for turn in answer)]
+        self.turns = [self._shown(turn) for turn in turns_of(example)]
+        self._prompt_turns = self.turns[: len(example.messages or ())]
         tools = json.loads(example.tools) if example.tools else None
         self._tools = cast("list[dict[str, object]] | None", self._guarded(tools))
 
     @functools.cached_property
     def prompt(self) -> str:
-        return self._text(self._prompt_turns, opens_answer=True)
+        return self._render(self._prompt_turns, opens_answer=True).text
 
     @functools.cached_property
     def whole(self) -> Rendered:
@@ -167,15 +160,13 @@ class _View:
         text = content if isinstance(content, str) else ""
         return text if self._guard is None else self._guard.spelled(text)
 
-    def place_of(self, index: int) -> Span:
+    @property
+    def answer_place(self) -> Span:
         """Where the last turn stands in the whole text: from where generation would begin it."""
         text, prompt = self.whole.text, self.prompt
-        region = self._region(index)
+        region = self._region(len(self.turns) - 1)
         if region is None:  # the template wants this turn as it is
-            begun = _common_prefix(prompt, text)
-            said = self.said(index).strip()
-            found = text.find(said, begun) if said else -1
-            return (begun, len(text.rstrip()) if found < 0 else found + len(said))
+            return _common_prefix(prompt, text), len(text.rstrip())
         start, stop = region
         if text.startswith(prompt) and len(prompt) <= start:
             start = len(prompt)
@@ -183,9 +174,8 @@ class _View:
 
     def earlier(self, before: int) -> tuple[tuple[Span, ...], int]:
         """The assistant's turns before the answer, and how many of them could not be found."""
-        generated = self.whole.generated
-        if generated is not None:
-            return tuple(span for span in generated if span[1] <= before), 0
+        if self.whole.generated is not None:
+            return tuple(span for span in self.whole.generated if span[1] <= before), 0
         spans: list[Span] = []
         num_unseen, floor = 0, 0
         for index, turn in enumerate(self._prompt_turns):
@@ -193,7 +183,7 @@ class _View:
                 continue
             region = self._region(index)
             if region is None:
-                region = self._betweenturns_of(index)
+                region = self._between_turns(index)
             elif region[0] >= floor:
                 region = max(floor, self._opened(index, region[0])), region[1]
             if region is None or not floor <= region[0] <= region[1] <= before:
@@ -204,43 +194,33 @@ class _View:
         return tuple(spans), num_unseen
 
     def _opened(self, index: int, start: int) -> int:
-        """Where generation would have begun the turn: after what opens an answer, or at `start`."""
-        text = self.whole.text
-        if self._opening.strip() and text.endswith(self._opening, 0, start):
+        """Where generation would have begun the turn: after what opens an answer, or at `start`.
+
+        What lies between is what the template has every answer begin with.
+        """
+        text, opening = self.whole.text, self._opening
+        if not index or not opening.strip() or text.endswith(opening, 0, start):
             return start
-        try:
-            opened = self._text(self.turns[:index], opens_answer=True)
-            if text.startswith(opened):
-                return min(start, len(opened))
-            closed = self._text(self.turns[:index], opens_answer=False)
-        except DataError:
-            return start
-        header = opened[len(closed) :] if opened.startswith(closed) else ""
         before = self._region(index - 1)
-        if before is None or not header.strip():
-            return start
-        # The turn begins after its own header, and what lies between is what it opens with.
-        found = text.rfind(header, before[1], start)
-        return start if found < 0 else found + len(header)
+        found = -1 if before is None else text.rfind(opening, before[1], start)
+        return start if found < 0 else found + len(opening)
 
     @functools.cached_property
     def _opening(self) -> str:
         """What opens the answer: the prompt behind the turns in it; nothing where none can say."""
-        try:
-            closed = self._text(self._prompt_turns, opens_answer=False)
-        except DataError:
+        closed = self._tried(self._prompt_turns)
+        if closed is None or not self.prompt.startswith(closed):
             return ""
-        return self.prompt[len(closed) :] if self.prompt.startswith(closed) else ""
+        return self.prompt[len(closed) :]
 
-    def _betweenturns_of(self, index: int) -> Span | None:
+    def _between_turns(self, index: int) -> Span | None:
         """A turn that the template wants as it is (a call): from the text before to that with it.
 
         None where the text does not begin so.
         """
-        try:
-            before = self._text(self.turns[:index], opens_answer=True)
-            through = self._text(self.turns[: index + 1], opens_answer=False)
-        except DataError:
+        before = self._tried(self.turns[:index], opens_answer=True)
+        through = self._tried(self.turns[: index + 1])
+        if before is None or through is None:
             return None
         if not through.startswith(before) or not self.whole.text.startswith(through):
             return None
@@ -261,13 +241,10 @@ class _View:
             {"role": turn["role"], "content": f"{_STAND_IN}{i}{_STAND_IN}"} if i in spoken else turn
             for i, turn in enumerate(self.turns)
         ]
-        try:
-            around = _NUMBERED.split(self._text(turns, opens_answer=False))
-        except DataError:
-            return {}
+        around = _NUMBERED.split(self._tried(turns) or "")
         if around[1::2] != [str(i) for i in spoken]:
             return {}
-        for shown_as in (str, str.strip, str.lstrip, str.rstrip):
+        for shown_as in (str, str.strip):
             around[1::2] = [shown_as(self.said(i)) for i in spoken]
             if "".join(around) == self.whole.text:
                 ends = list(itertools.accumulate(map(len, around)))
@@ -276,23 +253,23 @@ class _View:
 
     def _differing(self, index: int) -> Span | None:
         """The stretch of the text that changes with the turn; None where it cannot change."""
-        turn, text = self.turns[index], self.whole.text
-        role = {"role": turn["role"]}
-        for stand_in in ({**role, "content": _STAND_IN}, {**turn, "content": _STAND_IN}):
-            turns = [*self.turns[:index], stand_in, *self.turns[index + 1 :]]
-            try:
-                other = self._text(turns, opens_answer=False)
-            except DataError:
-                continue
-            if _STAND_IN not in other:
-                continue
-            start = _common_prefix(text, other)
-            shared = _common_prefix(text[start:][::-1], other[start:][::-1])
-            return start, len(text) - shared
-        return None
+        text = self.whole.text
+        stand_in = {"role": self.turns[index]["role"], "content": _STAND_IN}
+        other = self._tried([*self.turns[:index], stand_in, *self.turns[index + 1 :]])
+        if other is None or _STAND_IN not in other:
+            return None
+        start = _common_prefix(text, other)
+        shared = _common_prefix(text[start:][::-1], other[start:][::-1])
+        return start, len(text) - shared
 
-    def _text(self, turns: Sequence[Mapping[str, object]], *, opens_answer: bool) -> str:
-        return self._render(turns, opens_answer=opens_answer).text
+    def _tried(
+        self, turns: Sequence[Mapping[str, object]], *, opens_answer: bool = False
+    ) -> str | None:
+        """The turns as text; None where the template refuses them."""
+        try:
+            return self._render(turns, opens_answer=opens_answer).text
+        except DataError:
+            return None
 
     def _render(
         self,
@@ -328,9 +305,7 @@ class _View:
         return cast("dict[str, object]", self._guarded(turn.as_dict()))
 
     def _guarded(self, value: object) -> object:
-        if self._guard is None:
-            return value
-        if isinstance(value, str):
+        if isinstance(value, str) and self._guard is not None:
             return self._guard.guarded(value)
         if isinstance(value, list):
             return [self._guarded(one) for one in value]
@@ -339,45 +314,15 @@ class _View:
         return value
 
 
-def _composed(prompt: str, whole: str, place: Span, said: str, marked: bool) -> Conversation:
-    """The answer as it stands after the prompt, for a template that drops a part of it.
-
-    What the prompt has already opened (`<think>`) is not said twice; the template closes the turn.
-    """
-    opened = max(
-        (
-            size
-            for size in range(len(prompt) - place[0] + 1)
-            if size and said.startswith(prompt[-size:])
-        ),
-        default=0,
-    )
-    body = prompt + said[opened:]
-    return Conversation(
-        prompt,
-        body + whole[place[1] :],
-        (len(prompt), len(body)),
-        (),
-        is_spelled=marked,
-        is_composed=True,
-    )
-
-
-def _called(turn: Turn | None) -> list[str]:
+def _called(turn: Turn) -> list[str]:
     """The names of the functions that a turn calls."""
-    more = json.loads(turn.more) if turn is not None and turn.more else {}
-    calls = [call for key in _CALLS for call in _as_list(more.get(key)) if isinstance(call, dict)]
+    more = json.loads(turn.more or "{}")
+    given = more.get("tool_calls") or more.get("function_call")
+    calls = [
+        one for one in (given if isinstance(given, list) else [given]) if isinstance(one, dict)
+    ]
     functions = [call.get("function", call) for call in calls]
     return [str(one["name"]) for one in functions if isinstance(one, dict) and one.get("name")]
-
-
-def _as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
-
-
-def _strings(example: Example) -> list[str]:
-    turns = [text for turn in turns_of(example) for text in (turn.content or "", turn.more)]
-    return [*turns, example.tools]
 
 
 def _squashed(text: str) -> str:

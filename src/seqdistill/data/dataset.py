@@ -6,7 +6,6 @@ Jobs that need lengths read arrays; an example is made when it is asked for.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -142,10 +141,11 @@ def _stored_lengths(stored: Stored) -> Lengths:
     def lengths(name: str) -> Integers:
         return _joined([pc.list_value_length(b.column(name)).fill_null(-1) for b in stored.batches])
 
-    def numbers(name: str) -> Integers:
-        return _joined([batch.column(name) for batch in stored.batches])
-
-    own, source, counted = lengths("own_prompt"), numbers("num_source"), numbers("counted")
+    source, counted = (
+        _joined([batch.column(name) for batch in stored.batches])
+        for name in ("num_source", "counted")
+    )
+    own = lengths("own_prompt")
     found = Lengths(source, lengths("target"), counted, np.where(own < 0, source, own))
     stored.release()
     return found
@@ -181,16 +181,10 @@ def with_placeholder_targets(
         added = np.minimum(added, max_tokens)
     return dataset.reshaped(
         f"placeholder targets {max_tokens}",
-        functools.partial(_with_placeholder, max_tokens=max_tokens),
+        lambda e: e if e.target_ids else e.with_target(e.source_ids[:max_tokens]),
         target=lengths.target + added,
         counted=lengths.counted + added,
     )
-
-
-def _with_placeholder(example: EncodedExample, *, max_tokens: int | None) -> EncodedExample:
-    if example.target_ids:
-        return example
-    return dataclasses.replace(example, target_ids=example.source_ids[:max_tokens])
 
 
 def leave_out_long(
@@ -231,7 +225,7 @@ def cut_unread_targets(
         return dataset
     return dataset.reshaped(
         f"targets cut to {max_target_tokens}",
-        lambda e: dataclasses.replace(e, target_ids=e.target_ids[:max_target_tokens]),
+        lambda e: e.with_target(e.target_ids[:max_target_tokens]),
         target=cut,
         counted=lengths.counted - lengths.target + cut,
     )

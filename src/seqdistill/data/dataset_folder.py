@@ -11,46 +11,40 @@ import pandas  # type: ignore[import-untyped]
 from datasets.packaged_modules.csv.csv import Csv
 
 from seqdistill.core.errors import DataError, did_you_mean
-from seqdistill.data.columns import TRANSLATION, ColumnChoice, find_layout
-from seqdistill.data.files import rows_of_batches
-from seqdistill.data.rows import Rows, unreadable
+from seqdistill.data.columns import ColumnChoice, find_layout
+from seqdistill.data.files import ROWS_READ, rows_of_batches
+from seqdistill.data.rows import Rows
 
-_ROWS_READ = 1024
-
-SPLIT_SPELLINGS = {
-    "train": ("train",),
-    "dev": ("dev", "validation", "valid", "val"),
-    "test": ("test",),
-}
-"""What a split of ours may be called in a data set."""
+_SPELLINGS_OF_DEV = ("dev", "validation", "valid", "val")
 
 
-def folder_rows(path: Path, choice: ColumnChoice, *, split: str | None) -> Rows:
+def folder_rows(folder: str, choice: ColumnChoice, *, split: str | None) -> Rows:
     """The rows of one split of a folder: one that `save_to_disk` wrote, or of data files.
 
     A folder that holds a single saved table has no splits and is taken whole. Raises DataError
     for a folder that `datasets` cannot load and for a split that is not there.
     """
-    is_saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    saved = (Path(folder) / name for name in ("state.json", "dataset_dict.json"))
     try:
-        loaded = datasets.load_from_disk(str(path)) if is_saved else _load_files(path)
+        is_saved = any(file.is_file() for file in saved)
+        loaded = datasets.load_from_disk(folder) if is_saved else _load_files(folder)
     # Broad because `datasets` lets the errors of pyarrow, fsspec and its readers through.
     except Exception as error:
         raise DataError(
-            f"the folder {path} must be one that `datasets` wrote, or hold .jsonl, .parquet, "
+            f"the folder {folder} must be one that `datasets` wrote, or hold .jsonl, .parquet, "
             f".csv or .tsv files, but it cannot be loaded: {error}"
         ) from error
-    return _rows(_chosen_split(loaded, split, str(path)), choice, file=str(path))
+    return _rows(_chosen_split(loaded, split, folder), choice, file=folder)
 
 
-def _load_files(path: Path) -> Any:
+def _load_files(folder: str) -> Any:
     """The data files of a folder. Cells of .csv and .tsv are texts: NA is a word, 007 no number.
 
     In .tsv quotes are characters, as they are where such a file is named by itself.
     """
-    builder = datasets.load_dataset_builder(str(path))
+    builder = datasets.load_dataset_builder(folder)
     if not isinstance(builder, Csv):
-        return datasets.load_dataset(str(path))
+        return datasets.load_dataset(folder)
     files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
     is_tsv = files[0].lower().endswith((".tsv", ".tsv.gz"))
     form: dict[str, Any] = {
@@ -60,7 +54,7 @@ def _load_files(path: Path) -> Any:
     }
     columns = pandas.read_csv(files[0], nrows=0, **form).columns
     features = datasets.Features({str(name): datasets.Value("string") for name in columns})
-    return datasets.load_dataset(str(path), features=features, **form)
+    return datasets.load_dataset(folder, features=features, **form)
 
 
 def hub_rows(spec: str, choice: ColumnChoice, *, split: str | None) -> Rows:
@@ -88,7 +82,7 @@ def _chosen_split(loaded: Any, split: str | None, file: str) -> Any:
     names = [str(name) for name in loaded]
     if split is None and len(names) == 1:
         return loaded[names[0]]
-    for spelling in () if split is None else SPLIT_SPELLINGS.get(split, (split,)):
+    for spelling in _SPELLINGS_OF_DEV if split == "dev" else (split,):
         if spelling in names:
             return loaded[spelling]
     hint = "" if split is None else did_you_mean(split, names)
@@ -99,12 +93,7 @@ def _chosen_split(loaded: Any, split: str | None, file: str) -> Any:
 
 
 def _rows(table: Any, choice: ColumnChoice, *, file: str) -> Rows:
-    names = [str(name) for name in table.column_names]
-    try:
-        first = table[0][TRANSLATION] if TRANSLATION in names and len(table) else None
-    except (ValueError, OverflowError) as error:  # a date beyond the year 9999
-        raise DataError(f"{file}: {unreadable(error)}") from error
-    layout = find_layout(names, choice, file=file, first_translation=first)
+    layout = find_layout([*map(str, table.column_names)], choice, file=file)
     arrow = table.select_columns(layout.columns).with_format("arrow")
-    rows = rows_of_batches(arrow.iter(_ROWS_READ), file=file)
+    rows = rows_of_batches(arrow.iter(ROWS_READ), file=file)
     return Rows(file, "row", layout, rows, identity=str(table._fingerprint), size=table.data.nbytes)

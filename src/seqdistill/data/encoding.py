@@ -24,8 +24,7 @@ class EncodedExample:
     target_ids: tuple[int, ...]
     counted_spans: tuple[tuple[int, int], ...] = ()
     """Stretches [start, stop) of `source_ids` that are learned like `target_ids`: the assistant's
-    earlier turns of a conversation. Of decoder-only models, and only where the data's own sequence
-    is learned: whoever writes another target drops them."""
+    earlier turns. Whoever writes another target drops them."""
     own_prompt_ids: tuple[int, ...] | None = None
     """The tokens of the prompt alone, where they are not `source_ids`: a token of the whole text
     lies across the border, or the template opens an answer otherwise than it shows a finished one.
@@ -60,6 +59,10 @@ class EncodedExample:
     def num_counted(self) -> int:
         """How many tokens are learned."""
         return sum(stop - start for start, stop in self.counted_spans) + len(self.target_ids)
+
+    def with_target(self, target_ids: tuple[int, ...]) -> EncodedExample:
+        """The same with another target."""
+        return dataclasses.replace(self, target_ids=target_ids)
 
     def answered(self, target_ids: tuple[int, ...]) -> EncodedExample:
         """The prompt with a target that was written for it."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -111,26 +110,3 @@ class ExampleTable(Table[Example]):
     @functools.cached_property
     def _places(self) -> dict[str, int]:
         return {name: place for place, name in enumerate(self.ids)}
-
-
-def fingerprint_examples(examples: Iterable[Example]) -> str:
-    """A sha256 in hex over ids, texts, turns and tools: equal exactly when the sets are.
-
-    The order does not count, since everything downstream is keyed by id; extras do not either.
-    """
-    total = 0
-    for example in examples:
-        row = hashlib.sha256(json.dumps(_fields(example)).encode("ascii")).digest()
-        total += int.from_bytes(row, "big")
-    return hashlib.sha256(str(total).encode()).hexdigest()
-
-
-def _fields(example: Example) -> list[object]:
-    return [
-        example.id,
-        example.source,
-        example.target,
-        example.messages,
-        example.answer_more,
-        example.tools,
-    ]

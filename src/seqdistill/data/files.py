@@ -7,13 +7,14 @@ form feed or a lone CR inside a sentence stays where it is. (So the lines are sp
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.columns import (
-    PAIRS,
-    TRANSLATION,
-    ColumnChoice,
-    Layout,
-    find_layout,
-    named_pair,
-)
-from seqdistill.data.row_errors import RowError, RowErrors
-from seqdistill.data.rows import Row, Rows, unreadable
+from seqdistill.data.columns import PAIRS, ColumnChoice, Layout, find_layout, named_pair
+from seqdistill.data.rows import Row, RowError, Rows
 
 _LOG = logging.getLogger(__name__)
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,30}")
 _SIDES = Layout("source", "target", has_id=False)
-_ROWS_READ = 1024
+ROWS_READ = 1024
 """Rows of a table that are read at a time."""
 
 
@@ -83,16 +76,11 @@ def lines_of(path: Path) -> Iterator[str | RowError]:
 def jsonl_rows(path: Path, choice: ColumnChoice) -> Rows:
     """One row a line. The file is read twice: which columns there are must be known first."""
     names: dict[str, None] = {}
-    errors, number, first = RowErrors(str(path), "line"), 0, None
-    for number, row in enumerate(_objects(path), start=1):
-        if isinstance(row, RowError):
-            errors.add(number, row)
-            continue
-        names |= dict.fromkeys(row)
-        first = row if first is None else first
-    errors.raise_if_any(number)
-    first_translation = (first or {}).get(TRANSLATION)
-    layout = find_layout(list(names), choice, file=str(path), first_translation=first_translation)
+    for row in _objects(path):
+        if not isinstance(row, RowError):
+            names |= dict.fromkeys(row)
+    # Without names every line is wrong, and the second reading says how.
+    layout = find_layout(list(names), choice, file=str(path)) if names else _SIDES
     return Rows(str(path), "line", layout, _objects(path))
 
 
@@ -118,56 +106,52 @@ def tsv_rows(path: Path, choice: ColumnChoice) -> Rows:
     names columns, which must then be among them. Where no target is needed a line may hold the
     source alone.
     """
-    choice.check_no_extras(path)
-    first = next(lines_of(path))
-    source, num_header_lines = _header(path, "" if isinstance(first, RowError) else first, choice)
-    cells = _cells(path, source, num_header_lines, need_target=choice.need_target)
-    return Rows(str(path), "line", _SIDES, cells, num_header_lines)
+    lines = lines_of(path)
+    first = next(lines)
+    header = None if isinstance(first, RowError) else _header(path, first, choice)
+    if header is None:
+        second = next(lines, None)
+        _warn_of_header(path, first, second)
+        lines = chain([first] if second is None else [first, second], lines)
+    rows = (_cells(line, header or ("source", "target"), choice) for line in lines)
+    return Rows(str(path), "line", _SIDES, rows, num_header_lines=header is not None)
 
 
-def _cells(
-    path: Path, source: int, num_header_lines: int, *, need_target: bool
-) -> Iterator[Row | RowError]:
-    number, first, has_sentences = 0, "", False
-    for number, line in enumerate(lines_of(path), start=1):
-        if number <= num_header_lines:
-            continue
-        if isinstance(line, RowError):
-            yield line
-            continue
-        first = first or line
-        has_sentences |= number > 1 and " " in line
-        cells = line.split("\t")
-        if len(cells) == 2:
-            yield {"source": cells[source], "target": cells[1 - source]}
-        elif len(cells) == 1 and not need_target:
-            yield {"source": cells[0]}
-        else:
-            found = f"found {len(cells)}"
-            yield RowError(f"must hold exactly two columns with a tab between them, {found}")
-    if number == num_header_lines:
-        raise DataError(f"{path} must hold examples below its header, but it ends there")
-    # A line of single words above lines of several.
-    if not num_header_lines and has_sentences and all(map(_NAME.fullmatch, first.split("\t"))):
-        _LOG.warning(
-            "%s: the first line, %r, is read as an example; if it is a header, name its columns "
-            "with data.source_column and data.target_column",
-            path,
-            first,
-        )
+def _cells(line: str | RowError, sides: tuple[str, ...], choice: ColumnChoice) -> Row | RowError:
+    if isinstance(line, RowError):
+        return line
+    cells = line.split("\t")
+    if len(cells) == 2:
+        return dict(zip(sides, cells, strict=True))
+    if len(cells) == 1 and not choice.need_target:
+        return {"source": cells[0]}
+    return RowError(f"must hold exactly two columns with a tab between them, found {len(cells)}")
 
 
-def _header(path: Path, line: str, choice: ColumnChoice) -> tuple[int, int]:
-    """The column of the source (0 or 1), and how many header lines there are (0 or 1)."""
+def _header(path: Path, line: str, choice: ColumnChoice) -> tuple[str, ...] | None:
+    """Which side is in which column; None for a line that is no header."""
     cells = line.split("\t")
     try:
         pair = named_pair(cells, choice)
     except DataError as error:
         raise DataError(f"{path}:1: the header's {error}") from error
     if pair is not None and len(cells) <= 2:
-        return cells.index(pair[0]), 1
-    lone_source = len(cells) == 1 and cells[0] in {source for source, _ in PAIRS}
-    return 0, int(lone_source and not choice.need_target)
+        return ("source", "target") if cells[0] == pair[0] else ("target", "source")
+    is_lone_source = len(cells) == 1 and cells[0] in dict(PAIRS)
+    return ("source", "target") if is_lone_source and not choice.need_target else None
+
+
+def _warn_of_header(path: Path, first: str | RowError, second: str | RowError | None) -> None:
+    """Warns of a line of names above one of several words."""
+    if isinstance(first, RowError) or " " not in str(second):
+        return
+    if all(map(_NAME.fullmatch, first.split("\t"))):
+        _LOG.warning(
+            "%s: the first line, %r, is read as an example; if it is a header, name its columns "
+            "with data.source_column and data.target_column",
+            path,
+            first,
+        )
 
 
 def aligned_rows(source: Path, target: Path) -> Rows:
@@ -207,32 +191,28 @@ def parquet_rows(path: Path, choice: ColumnChoice) -> Rows:
 
     Raises DataError when the file is no whole Parquet file.
     """
-    try:
+    with _parquet_errors(path):
         file = pq.ParquetFile(path)
-        names = [str(name) for name in file.schema_arrow.names]
-        first: Any = None
-        if TRANSLATION in names and file.metadata.num_rows:
-            head = next(file.iter_batches(batch_size=1, columns=[TRANSLATION]))
-            first = head.column(0)[0].as_py()
-    except (pa.ArrowException, OSError) as error:
-        raise _no_parquet(path, error) from error
-    layout = find_layout(names, choice, file=str(path), first_translation=first)
+    names = [str(name) for name in file.schema_arrow.names]
+    layout = find_layout(names, choice, file=str(path))
 
     def batches() -> Iterator[Any]:
-        try:
-            for batch in file.iter_batches(batch_size=_ROWS_READ, columns=layout.columns):
+        with _parquet_errors(path):
+            for batch in file.iter_batches(batch_size=ROWS_READ, columns=layout.columns):
                 batch.validate(full=True)  # Parquet does not promise that its strings are UTF-8
                 yield batch
-        except (pa.ArrowException, OSError) as error:
-            raise _no_parquet(path, error) from error
 
     return Rows(str(path), "row", layout, rows_of_batches(batches(), file=str(path)))
 
 
-def _no_parquet(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} must be a whole Parquet file with UTF-8 text, found: {error}; write it again"
-    )
+@contextlib.contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} must be a whole Parquet file with UTF-8 text, found: {error}; write it again"
+        ) from error
 
 
 def rows_of_batches(batches: Iterable[Any], *, file: str) -> Iterator[Row]:
@@ -244,7 +224,10 @@ def rows_of_batches(batches: Iterable[Any], *, file: str) -> Iterator[Row]:
         try:
             yield from map(_without_nulls, batch.to_pylist())
         except (ValueError, OverflowError) as error:  # a date beyond the year 9999
-            raise DataError(f"{file}: {unreadable(error)}") from error
+            raise DataError(
+                f"{file}: the columns that are read must hold values that Python knows, found one "
+                f"that it does not ({error}); store them as text"
+            ) from error
 
 
 def _without_nulls(value: Any) -> Any:

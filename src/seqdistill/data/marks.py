@@ -1,22 +1,28 @@
-"""Which tokens are marks of the model's form and not text: the one owner of that question.
+"""Which tokens are marks of the model's form and not text, and which of them end a sequence.
 
 Where such a mark is spelled in the data it is text, and where a model writes one it is no part of
 the text. A user's own special tokens (`<sep>`, `<2de>`) are no marks: they are read as tokens and
 stay in what is written.
+
+A model may end a sequence with its tokenizer's eos, with any token that its generation config
+lists, or with what its chat template closes an assistant's turn with. Whatever learns from, writes,
+decodes or scores sequences asks here, so that all of it stops at the same place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import ModelError
 from seqdistill.core.language_codes import language_codes
-from seqdistill.data.endings import special_ids, turn_end_id
-from seqdistill.data.templates import render
+from seqdistill.data.templates import TemplateFailure, render
 
-_PROBE = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+_LOG = logging.getLogger(__name__)
+_QUESTION, _ANSWER = "question", "xanswerx"
+_PROBE = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
 
 
 def marks(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> dict[str, int]:
@@ -33,26 +39,85 @@ def marks(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> dict[
         tokenizer.unk_token_id,
         turn_end_id(tokenizer),
     )
-    special = special_ids(tokenizer)
     found = {int(token_id) for token_id in named if token_id is not None}
+    special = _special_ids(tokenizer)
     found |= special & {*ends, *tokenizer("").input_ids}
-    found |= special & set(_written_by_template(tokenizer))
+    if tokenizer.chat_template is not None:
+        template, added = str(tokenizer.chat_template), tokenizer.added_tokens_decoder
+        found |= special & {i for i, token in added.items() if token.content in template}
+        for turns, opens_answer in ((_PROBE, False), (_PROBE[:1], True)):
+            text = _probed(tokenizer, turns, opens_answer) or ""
+            form = text.replace(_QUESTION, "").replace(_ANSWER, "")
+            found |= {*_special_in(tokenizer, form)}
     if getattr(tokenizer, "src_lang", None) is not None:
         found |= set(language_codes(tokenizer).values())
     return {str(tokenizer.convert_ids_to_tokens(token_id)): token_id for token_id in sorted(found)}
 
 
-def _written_by_template(tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
-    """Special tokens that stand in the template's text, or that it builds for two turns."""
+def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The end-of-sequence id. Raises ModelError when the tokenizer has none."""
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "The tokenizer must name an end-of-sequence token, but its eos_token is None; set it "
+            "in tokenizer_config.json."
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def end_ids(
+    tokenizer: PreTrainedTokenizerBase, declared: int | Iterable[int] | None = None
+) -> tuple[int, ...]:
+    """Every id that ends a sequence, the tokenizer's eos first, then in ascending order.
+
+    `declared` is what the model's generation config (or configuration) says: an id, a list or
+    nothing. Raises ModelError when there is no end token at all.
+    """
+    declared = () if declared is None else (declared,) if isinstance(declared, int) else declared
+    turn = turn_end_id(tokenizer)
+    found = {int(token_id) for token_id in declared} | ({turn} if turn is not None else set())
+    if tokenizer.eos_token_id is None and found:
+        return tuple(sorted(found))
+    first = end_token_id(tokenizer)
+    return (first, *sorted(found - {first}))
+
+
+def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the chat template closes an assistant's turn with.
+
+    None without a template, and for one that closes turns with plain text, or with what opens the
+    next one. It is found by rendering a probe: `<|im_end|>` for Qwen, `<|eot_id|>` for Llama 3,
+    `<end_of_turn>` for Gemma, `<|end|>` for Phi 3, the eos token for Llama 2.
+    """
+    text = _probed(tokenizer, _PROBE, opens_answer=False) or ""
+    opening, answer, closing = text.rpartition(_ANSWER)
+    if not answer:
+        return None
+    found = _special_in(tokenizer, closing)
+    openers = {_special_in(tokenizer, before)[-1:] for before in opening.split(_QUESTION)}
+    return None if not found or found[:1] in openers else found[0]
+
+
+def _probed(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], opens_answer: bool
+) -> str | None:
+    """The turns in the chat template; None where there is none, or it refuses them."""
     if tokenizer.chat_template is None:
-        return
-    text = str(tokenizer.chat_template)
-    for token_id, token in tokenizer.added_tokens_decoder.items():
-        if token.content in text:
-            yield token_id
-    for turns in (_PROBE, _PROBE[:1]):
-        try:
-            rendered = render(tokenizer, turns, opens_answer=turns is not _PROBE)
-        except ModelError:
-            continue  # told where conversations are rendered
-        yield from tokenizer(rendered.text, add_special_tokens=False).input_ids
+        return None
+    try:
+        return render(tokenizer, turns, opens_answer=opens_answer).text
+    except TemplateFailure as error:  # told where conversations are rendered
+        _LOG.info("the chat template renders no probe: it %s", error)
+        return None
+
+
+def _special_in(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """The special tokens of a text, in order."""
+    special = _special_ids(tokenizer)
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return tuple(int(token_id) for token_id in ids if token_id in special)
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids of tokens that are marks and not text: named ones and added ones that say so."""
+    added = tokenizer.added_tokens_decoder
+    return frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}

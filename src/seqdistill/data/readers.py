@@ -7,21 +7,18 @@ This module decides by the name which reader reads; the formats are in `files` a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.core.siblings import may_be_hub_dataset, sibling_hint
-from seqdistill.data.bundled import SCHEME, read_bundled
+from seqdistill.data.bundled import SCHEME, SPLITS, read_bundled
 from seqdistill.data.cache import file_digest, stored
 from seqdistill.data.columns import ColumnChoice
 from seqdistill.data.examples import ExampleTable
 from seqdistill.data.files import aligned_rows, jsonl_rows, parquet_rows, source_rows, tsv_rows
 from seqdistill.data.rows import Rows, examples_of
-from seqdistill.data.tables import Notes
 
-SPLITS = ("train", "dev", "test")
 EXTENSIONS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
 
 
@@ -42,16 +39,14 @@ def read_examples(
     `spec` is `bundled:en-de`; a .tsv, .jsonl or .parquet file (text may be packed as .gz); two
     line-aligned text files `a.src,b.tgt`; a folder for `datasets`; or a hub name, with
     `:configuration` where it has several. `split` ("train", "dev" or "test") chooses among the
-    parts of a bundled corpus or of a data set; a single file is its own split. Columns are found
-    by name (see `columns.PAIRS`; `translation`; `messages`) unless given. With `need_target`
-    False sources alone are enough, a .txt file among them, and a missing target is None. Columns
-    and keys of turns in `ignore_columns` are as if they were not there; those in `extra_columns`
-    hold numbers that come with the examples.
+    parts of a bundled corpus or of a data set. Columns are found by name (see `columns.PAIRS`;
+    `translation`; `messages`) unless given; those in `extra_columns` hold numbers, and columns and
+    keys of turns in `ignore_columns` are as if they were not there. With `need_target` False
+    sources alone are enough, a .txt file among them, and a missing target is None.
 
-    What is large is read and checked once, kept in the cache, and mapped into memory.
-
-    An id is the value of the column `id`, else the number of the row counted from 1. Raises
-    DataError, naming file and line, for anything that cannot be used.
+    An id is the value of the column `id`, else the number of the row counted from 1. What is large
+    is read and checked once, kept in the cache, and mapped into memory. Raises DataError, naming
+    file and line, for anything that cannot be used.
     """
     if split is not None and split not in SPLITS:
         raise DataError(
@@ -68,7 +63,7 @@ def read_examples(
     )
     path = Path(spec)
     if spec.startswith(SCHEME):
-        choice.check_no_extras(spec)
+        _check_no_extras(spec, choice)
         return ExampleTable.of(read_bundled(spec, split=split))
     if not spec.strip():
         raise DataError("data must be named by a file, folder or hub name, got an empty name")
@@ -76,12 +71,9 @@ def read_examples(
         # Imported here: `datasets` takes a second to import, and most data are files.
         from seqdistill.data.dataset_folder import folder_rows, hub_rows
 
-        rows = (
-            folder_rows(path, choice, split=split)
-            if path.is_dir()
-            else hub_rows(spec, choice, split=split)
-        )
-        return _table(lambda: rows, choice, rows.identity, rows.size)
+        read = folder_rows if path.is_dir() else hub_rows
+        rows = read(spec, choice, split=split)
+        return _table(lambda: rows, choice, lambda: rows.identity, rows.size)
     names = spec.split(",") if not path.exists() and "," in spec else [spec]
     if len(names) > 2 or not all(names):
         raise DataError(
@@ -92,44 +84,40 @@ def read_examples(
     for path in paths:
         _check_exists(path)
     packed = 1 if _extension(path) in (".tsv", ".jsonl", ".txt") else 4
+    if len(paths) == 2 or not _extension(path).startswith((".jsonl", ".parquet")):
+        _check_no_extras(spec, choice)
     size = sum(path.stat().st_size for path in paths) * packed
-    return _table(lambda: _rows(paths, choice), choice, paths, size)
+    return _table(lambda: _rows(paths, choice), choice, lambda: [*map(file_digest, paths)], size)
 
 
 def _table(
-    make: Callable[[], Rows], choice: ColumnChoice, identity: str | list[Path], size: int
+    make: Callable[[], Rows], choice: ColumnChoice, content: Callable[[], object], size: int
 ) -> ExampleTable:
-    """The examples of the rows, from the cache where they were read before.
-
-    `identity` are the files, or what else the content is known by.
-    """
-
-    def key() -> object:
-        content = identity if isinstance(identity, str) else [*map(file_digest, identity)]
-        return [content, dataclasses.asdict(choice)]
-
-    def batches() -> Iterator[tuple[Any, Notes]]:
-        return ExampleTable.batches_of(examples_of(make(), need_target=choice.need_target))
-
-    return ExampleTable(stored("rows", key, batches, ExampleTable.schema, num_bytes=size))
+    """The examples of the rows, from the cache where rows of this content were read before."""
+    found = stored(
+        "rows",
+        lambda: [content(), dataclasses.asdict(choice)],
+        lambda: ExampleTable.batches_of(examples_of(make(), need_target=choice.need_target)),
+        ExampleTable.schema,
+        num_bytes=size,
+    )
+    return ExampleTable(found)
 
 
 def _rows(paths: list[Path], choice: ColumnChoice) -> Rows:
     path = paths[0]
     if len(paths) == 2:
-        choice.check_no_extras(f"{path},{paths[1]}")
         return aligned_rows(path, paths[1])
-    match _extension(path):
-        case ".tsv" | ".tsv.gz":
+    match _extension(path).removesuffix(".gz"):
+        case ".tsv":
             return tsv_rows(path, choice)
-        case ".jsonl" | ".jsonl.gz":
+        case ".jsonl":
             return jsonl_rows(path, choice)
-        case ".parquet":
+        case ".parquet" if not path.name.endswith(".gz"):
             return parquet_rows(path, choice)
-        case ".txt" | ".txt.gz" if not choice.need_target:
-            choice.check_no_extras(path)
+        case ".txt" if not choice.need_target:
             return source_rows(path)
-        case ".txt" | ".txt.gz":
+        case ".txt":
             raise DataError(
                 f"{path} must come with its targets, found one text file; give two line-aligned "
                 "files as source_file,target_file"
@@ -139,6 +127,14 @@ def _rows(paths: list[Path], choice: ColumnChoice) -> Rows:
                 f"{path} must have one of the extensions {', '.join(EXTENSIONS)}; rename or "
                 "convert it, or give two line-aligned text files as source_file,target_file"
             )
+
+
+def _check_no_extras(spec: str, choice: ColumnChoice) -> None:
+    if choice.extra_columns:
+        raise DataError(
+            f"data.extra_columns must be columns of the rows, but {spec} has a source and a "
+            "target alone; use .jsonl or .parquet"
+        )
 
 
 def _check_exists(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows of named values (from JSONL, Parquet, `datasets`) as examples.
+"""Rows of named values (of any format) as examples.
 
 Every value is checked, and all errors of a file are reported together. It reads no files.
 """
@@ -9,18 +9,24 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from typing import Literal, cast
 
-from seqdistill.core.errors import DataError
-from seqdistill.data.columns import ID, REASONING, SYSTEM, TOOLS, Layout
+from seqdistill.core.errors import DataError, did_you_mean
+from seqdistill.data.columns import ID, REASONING, SYSTEM, TOOLS, TRANSLATION, Layout, listed
 from seqdistill.data.examples import Example, Turn
-from seqdistill.data.row_errors import RowError, RowErrors, Unit
 
 Row = Mapping[str, object]
 Turns = tuple[Turn, ...]
+Unit = Literal["line", "row"]
+"""Text files have lines, tables have rows; both are counted from 1."""
+_NUM_SHOWN = 5
 _SAYS = frozenset({"tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"})
 """Keys with which a turn of the assistant says something without content."""
 _MAY_BE_EMPTY = ("system", "tool")
+
+
+class RowError(Exception):
+    """The sentence about one row; becomes one line of a DataError."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +43,10 @@ class Rows:
     size: int = 0
     """About its bytes, likewise."""
 
-
-def unreadable(error: Exception) -> str:
-    """The sentence about a value in a table that Python has no type for."""
-    return (
-        f"the columns that are read must hold values that Python knows, found one that it does "
-        f"not ({error}); store them as text"
-    )
+    def place(self, number: int) -> str:
+        """Where a row stands, as a person would look it up: `file:7` or `file, row 7`."""
+        number += self.num_header_lines
+        return f"{self.file}:{number}" if self.unit == "line" else f"{self.file}, row {number}"
 
 
 def examples_of(rows: Rows, *, need_target: bool) -> Iterator[Example]:
@@ -52,75 +55,75 @@ def examples_of(rows: Rows, *, need_target: bool) -> Iterator[Example]:
     Raises DataError in the end for values that are missing, not text or empty, for ids that come
     twice, and for no rows at all.
     """
-    errors = RowErrors(rows.file, rows.unit)
-    first_places: dict[str, int] = {}
-    number = 0
+    first_numbers: dict[str, int] = {}
+    shown: list[str] = []
+    number = num_errors = 0
     for number, row in enumerate(rows.rows, start=1):
-        place = number + rows.num_header_lines
         try:
             if isinstance(row, RowError):
                 raise row
             example = _example(row, rows.layout, number=number, need_target=need_target)
-            if rows.layout.has_id and first_places.setdefault(example.id, place) != place:
-                first = errors.place(first_places[example.id])
+            if rows.layout.has_id and first_numbers.setdefault(example.id, number) != number:
+                first = rows.place(first_numbers[example.id])
                 raise RowError(f"id must be unique, found {example.id!r} here and in {first}")
         except RowError as error:
-            errors.add(place, error)
+            num_errors += 1
+            if num_errors <= _NUM_SHOWN:
+                shown.append(f"  {rows.place(number)}: {error}")
             continue
-        if not errors.num_errors:
+        if not num_errors:
             yield example
     if not number:
-        raise DataError(
-            f"{rows.file} must hold examples, but it has no {rows.unit}s; give another file"
+        raise DataError(f"{rows.file} must hold examples, but it has none; give another file")
+    if num_errors:
+        more = [f"  and {num_errors - len(shown):,} more"] if num_errors > len(shown) else []
+        wrong = (
+            f"{rows.file}: {num_errors:,} of {number + rows.num_header_lines:,} {rows.unit}s "
+            "cannot be used; fix or remove them:"
         )
-    errors.raise_if_any(number + rows.num_header_lines)
-
-
-def _extras(row: Row, layout: Layout) -> dict[str, float]:
-    found = {}
-    for name in layout.extras:
-        value = row.get(name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(cast("float", value)):
-            shown = repr(value) if isinstance(value, float) else _kind(value)
-            raise RowError(f"{name} must be a finite number, found {shown}")
-        found[name] = float(cast("float", value))
-    return found
+        raise DataError("\n".join([wrong, *shown, *more]))
 
 
 def _example(row: Row, layout: Layout, *, number: int, need_target: bool) -> Example:
     example = _texts(row, layout, number=number, need_target=need_target)
     if not layout.extras:
         return example
-    return dataclasses.replace(example, extras=_extras(row, layout))
+    extras = {name: _finite(row.get(name), name) for name in layout.extras}
+    return dataclasses.replace(example, extras=extras)
+
+
+def _finite(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        shown = repr(value) if isinstance(value, float) else _kind(value)
+        raise RowError(f"{name} must be a finite number, found {shown}")
+    return float(value)
 
 
 def _texts(row: Row, layout: Layout, *, number: int, need_target: bool) -> Example:
     example_id = _id(row) if layout.has_id else str(number)
-    source, target = _sides(row, layout)
+    (source_name, source), (target_name, target) = _sides(row, layout, need_target=need_target)
+    answer: Turn | None = None
     if isinstance(source, list):
-        turns = _turns(source, layout.source, layout.ignored)
-        if layout.target is None:
-            prompt, answer = _split_chat(turns, layout.source, need_target=need_target)
-        else:
-            prompt = turns
-            answer = _answer(target, layout, need_target=need_target)
-        if not prompt:
-            raise RowError(f"{layout.source} must hold a turn to answer, found none")
-        return _conversation(example_id, row, layout, prompt, answer)
+        turns = _turns(source, source_name, layout.ignored)
+        if layout.target is not None:
+            answer = _answer(target, target_name, layout, need_target=need_target)
+        elif turns and turns[-1].role == "assistant":
+            turns, answer = turns[:-1], turns[-1]
+        elif need_target:
+            found = f"one of {turns[-1].role!r}" if turns else "no turns"
+            raise RowError(f"{source_name} must end with a turn of the assistant, found {found}")
+        if not turns:
+            raise RowError(f"{source_name} must hold a turn to answer, found none")
+        return _conversation(example_id, row, layout, turns, answer)
     if layout.target is None and layout.languages is None and need_target:
         raise RowError(
-            f"{layout.source} must be a list of messages, found {_kind(source)} and no target; "
+            f"{source_name} must be a list of messages, found {_kind(source)} and no target; "
             "if another column is the target, name it with data.target_column"
         )
-    source_name, target_name = _side_names(layout)
     text = _text(source, source_name)
-    about = None if layout.about is None else row.get(layout.about)
-    if layout.about is not None and about not in (None, ""):
-        text = f"{text}\n\n{_text(about, layout.about)}"
-    said = None
-    if need_target or (target is not None and target != ""):
-        said = _text(target, target_name)
+    if layout.about is not None and _is_given(row.get(layout.about)):
+        text = f"{text}\n\n{_text(row.get(layout.about), layout.about)}"
+    said = _text(target, target_name) if need_target or _is_given(target) else None
     if layout.of_chat:
         answer = None if said is None else Turn("assistant", said)
         return _conversation(example_id, row, layout, (Turn("user", text),), answer)
@@ -131,37 +134,31 @@ def _conversation(
     example_id: str, row: Row, layout: Layout, turns: Turns, answer: Turn | None
 ) -> Example:
     """The example with what its further columns bring."""
-    found = {name: row.get(name) for name in layout.of_chat}
-    system = found.get(SYSTEM)
-    if system is not None and system != "":
+    found = {name: row[name] for name in layout.of_chat if _is_given(row.get(name))}
+    if SYSTEM in found:
         if turns[0].role == "system":
             raise RowError(
                 f"there must be one system prompt, found the column {SYSTEM} and a first turn of "
                 "the system; leave one out with data.ignore_columns"
             )
-        turns = (Turn("system", _text(system, SYSTEM)), *turns)
-    reasoning = found.get(REASONING)
-    if answer is not None and reasoning is not None and reasoning != "":
-        more = json.loads(answer.more or "{}")
-        answer = answer._replace(more=json.dumps({**more, REASONING: _text(reasoning, REASONING)}))
-    return Example(
-        example_id,
-        "",
-        None if answer is None else answer.content or "",
-        turns,
-        "" if answer is None else answer.more,
-        _tools(found.get(TOOLS)),
-    )
+        turns = (Turn("system", _text(found[SYSTEM], SYSTEM)), *turns)
+    if answer is None:
+        return Example(example_id, "", None, turns, "", _tools(found.get(TOOLS)))
+    if REASONING in found:
+        more = {**json.loads(answer.more or "{}"), REASONING: _text(found[REASONING], REASONING)}
+        answer = answer._replace(more=json.dumps(more))
+    tools = _tools(found.get(TOOLS))
+    return Example(example_id, "", answer.content or "", turns, answer.more, tools)
 
 
 def _tools(value: object) -> str:
     """The JSON of a list of schemas, given as a list or as such JSON; nothing for none."""
-    if isinstance(value, str) and value:
+    if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise RowError(f"{TOOLS} must be a list in JSON, found {error}") from error
-    if value is None or value in ("", []):
+    if value is None or value == []:
         return ""
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise RowError(f"{TOOLS} must be a list of schemas, found {_kind(value)}")
@@ -175,25 +172,48 @@ def _json(value: object, name: str) -> str:
         raise RowError(f"{name} must be what JSON can hold, found {error}") from error
 
 
-def _sides(row: Row, layout: Layout) -> tuple[object, object]:
+def _sides(
+    row: Row, layout: Layout, *, need_target: bool
+) -> tuple[tuple[str, object], tuple[str, object]]:
+    """Name and value of the source and of the target."""
+    sides = row.get(layout.source)
     if layout.languages is None:
         target = None if layout.target is None else row.get(layout.target)
-        return row.get(layout.source), target
-    sides = row.get(layout.source)
-    if not isinstance(sides, dict):
+        return (layout.source, sides), (layout.target or "target", target)
+    if not isinstance(sides, dict) or not sides:
         raise RowError(
-            f"{layout.source} must be a dictionary from language to text, found {_kind(sides)}"
+            f"{TRANSLATION} must be a dictionary from language to text, such as "
+            f"{{'en': ..., 'de': ...}}, found {_kind(sides)}"
         )
-    source_language, target_language = layout.languages
-    target = None if target_language is None else sides.get(target_language)
-    return sides.get(source_language), target
+    source, target = _languages([*map(str, sides)], layout.languages, need_target=need_target)
+    return (
+        (f"{TRANSLATION}[{source!r}]", sides.get(source)),
+        (f"{TRANSLATION}[{target!r}]", sides.get(target)),
+    )
 
 
-def _side_names(layout: Layout) -> tuple[str, str]:
-    if layout.languages is None:
-        return layout.source, layout.target or "target"
-    source_language, target_language = layout.languages
-    return f"{layout.source}[{source_language!r}]", f"{layout.source}[{target_language!r}]"
+def _languages(
+    found: list[str], wanted: tuple[str | None, str | None], *, need_target: bool
+) -> tuple[str, str | None]:
+    """The languages of source and target: those that are wanted, and the only other one."""
+    for language in wanted:
+        if language is not None and language not in found:
+            raise RowError(
+                f"language {language!r} must be one of {listed(found)}."
+                f"{did_you_mean(language, found)} Where the model's tokenizer names it otherwise, "
+                "a recipe gives both, as key:code"
+            )
+    source, target = wanted
+    if source is not None and (target is not None or not need_target):
+        return source, target
+    others = [language for language in found if language not in wanted]
+    if wanted != (None, None) and len(others) == 1:
+        return source or others[0], target or others[0]
+    raise RowError(
+        f"data.source_language and data.target_language must say which way to translate, found "
+        f"{listed(found)} and no choice; give both, such as "
+        f"data.source_language={found[0]} data.target_language={found[-1]}"
+    )
 
 
 def _id(row: Row) -> str:
@@ -227,26 +247,25 @@ def _encodable(text: str, name: str) -> str:
 
 
 def _turns(value: list[object], name: str, ignored: Sequence[str]) -> Turns:
-    turns = []
-    for number, turn in enumerate(value, start=1):
-        place = f"{name}, turn {number}"
-        fields = dict(cast("dict[str, object]", turn)) if isinstance(turn, dict) else {}
-        fields = {k: v for k, v in fields.items() if v is not None and k not in ignored}
-        given = turn.keys() if isinstance(turn, dict) else set()
-        if "role" not in given or not ({"content"} | _SAYS) & given:
-            keys = ", ".join(map(str, given))
-            found = f"the keys {keys}" if keys else _kind(turn)
-            raise RowError(f"{place} must be a dictionary with role and content, found {found}")
-        role = _text(fields.pop("role", None), f"{place}, role")
-        content = fields.pop("content", None)
-        if isinstance(content, list):
-            content = _joined(content, f"{place}, content")
-        empty = content is None or content == ""
-        if not empty or not (_SAYS & fields.keys() or role in _MAY_BE_EMPTY):
-            content = _text(content, f"{place}, content")
-        more = _json(fields, place) if fields else ""
-        turns.append(Turn(role, None if content is None else str(content), more))
-    return tuple(turns)
+    return tuple(
+        _turn(turn, f"{name}, turn {number}", ignored) for number, turn in enumerate(value, start=1)
+    )
+
+
+def _turn(turn: object, place: str, ignored: Sequence[str]) -> Turn:
+    given = cast("dict[str, object]", turn) if isinstance(turn, dict) else {}
+    if "role" not in given or not ({"content"} | _SAYS) & given.keys():
+        found = f"the keys {', '.join(map(str, given))}" if given else _kind(turn)
+        raise RowError(f"{place} must be a dictionary with role and content, found {found}")
+    fields = {k: v for k, v in given.items() if v is not None and k not in ignored}
+    role = _text(fields.pop("role", None), f"{place}, role")
+    content = fields.pop("content", None)
+    if isinstance(content, list):
+        content = _joined(content, f"{place}, content")
+    if _is_given(content) or not (_SAYS & fields.keys() or role in _MAY_BE_EMPTY):
+        content = _text(content, f"{place}, content")
+    more = _json(fields, place) if fields else ""
+    return Turn(role, None if content is None else str(content), more)
 
 
 def _joined(parts: list[object], name: str) -> str:
@@ -260,29 +279,22 @@ def _joined(parts: list[object], name: str) -> str:
     return "".join(texts)
 
 
-def _split_chat(turns: Turns, name: str, *, need_target: bool) -> tuple[Turns, Turn | None]:
-    """The prompt and the answer: the last turn when the assistant spoke it."""
-    if turns and turns[-1].role == "assistant":
-        return turns[:-1], turns[-1]
-    if need_target:
-        found = f"one of {turns[-1].role!r}" if turns else "no turns"
-        raise RowError(f"{name} must end with a turn of the assistant, found {found}")
-    return turns, None
-
-
-def _answer(value: object, layout: Layout, *, need_target: bool) -> Turn | None:
+def _answer(value: object, name: str, layout: Layout, *, need_target: bool) -> Turn | None:
     """A completion as a turn, which is a string or a list of one assistant turn."""
-    name = layout.target or "target"
-    if not need_target and (value is None or value in ("", [])):
+    if not need_target and (not _is_given(value) or value == []):
         return None
     if not isinstance(value, list):
         return Turn("assistant", _text(value, name))
     turns = _turns(value, name, layout.ignored)
-    if len(turns) != 1 or turns[0].role != "assistant":
+    if [turn.role for turn in turns] != ["assistant"]:
         raise RowError(
             f"{name} must be one turn of the assistant, found roles {[turn.role for turn in turns]}"
         )
     return turns[0]
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value != ""
 
 
 def _kind(value: object) -> str:

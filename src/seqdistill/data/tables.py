@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import mmap
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar, overload
@@ -54,18 +55,12 @@ class Stored:
 
 def in_memory(batches: Iterable[tuple[Any, Notes]]) -> Stored:
     """Batches kept in memory."""
-    kept, digest, notes = [], hashlib.sha256(), dict[str, int]()
+    kept, digest, notes = [], hashlib.sha256(), Counter[str]()
     for batch, noted in batches:
         digest.update(batch.serialize())
         kept.append(batch)
-        add_notes(notes, noted)
+        notes.update(noted)
     return Stored(kept, digest.hexdigest(), notes)
-
-
-def add_notes(notes: dict[str, int], more: Notes) -> None:
-    """Counts `more` into `notes`."""
-    for name, count in more.items():
-        notes[name] = notes.get(name, 0) + count
 
 
 class Table(Sequence[T], abc.ABC, Generic[T]):

@@ -24,7 +24,7 @@ MAX_SECONDS = 5.0
 """A conversation takes a thousandth of a second."""
 MAX_CHARACTERS = 20_000_000
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-NO_OPTIONS: Mapping[str, object] = {}
+_NO_OPTIONS: Mapping[str, object] = {}
 
 
 class TemplateFailure(ModelError):
@@ -48,7 +48,7 @@ def render(
     turns: Sequence[Mapping[str, object]],
     *,
     opens_answer: bool,
-    options: Mapping[str, object] = NO_OPTIONS,
+    options: Mapping[str, object] = _NO_OPTIONS,
     tools: Sequence[Mapping[str, object]] | None = None,
     finds_generated: bool = False,
 ) -> Rendered:
@@ -60,11 +60,7 @@ def render(
     the template raises, and ModelError when it goes beyond a limit.
     """
     conversation, given = [dict(turn) for turn in turns], [dict(tool) for tool in tools or ()]
-    arguments = {
-        "tools": given or None,
-        "add_generation_prompt": opens_answer,
-        **options,
-    }
+    arguments = {"tools": given or None, "add_generation_prompt": opens_answer, **options}
     try:
         with _time_limit():
             text = str(tokenizer.apply_chat_template(conversation, tokenize=False, **arguments))

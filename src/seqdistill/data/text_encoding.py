@@ -8,6 +8,7 @@ answer, and end with an end token. Nothing is padded here.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import multiprocessing
@@ -28,8 +29,8 @@ from seqdistill.data.cache import CACHED_FROM_BYTES, stored
 from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, converse
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample, Kind
-from seqdistill.data.endings import end_ids, end_token_id
 from seqdistill.data.examples import Example, ExampleTable
+from seqdistill.data.marks import end_ids, end_token_id
 from seqdistill.data.tables import ROWS_PER_BATCH, Notes
 from seqdistill.data.tokenizing import MARK, TextTokenizer, Tokens
 from seqdistill.data.unread_keys import check_options, check_read
@@ -38,32 +39,15 @@ from seqdistill.records.environment import usable_cores
 _LOG = logging.getLogger(__name__)
 
 
-def _closed(ids: list[int], end: int, special: frozenset[int]) -> tuple[int, ...]:
-    """The ids with an end token, unless it is among the special tokens that close them already.
-
-    mBART writes `X </s> en_XX`: a second end token there would be one that it has never seen.
-    """
-    for token_id in reversed(ids):
-        if token_id == end:
-            return tuple(ids)
-        if token_id not in special:
-            break
-    return (*ids, end)
-
-
-def _without_prefix(ids: list[int], prefix_ids: Sequence[int]) -> list[int]:
-    """What the tokenizer wrote after the tokens that the decoder is given anyway."""
-    return ids[len(prefix_ids) :] if ids[: len(prefix_ids)] == [*prefix_ids] else ids
-
-
 class _Seq2SeqEncoder:
     """Encodes for one encoder-decoder."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prefix_ids: Sequence[int]) -> None:
+        self.noted: Counter[str] = Counter()
         self._end, self._special = end_token_id(tokenizer), frozenset(tokenizer.all_special_ids)
         self._has_no_target_language = getattr(tokenizer, "tgt_lang", "") is None
-        self._prefix_ids = prefix_ids
-        self._texts = TextTokenizer(tokenizer)
+        self._prefix_ids = [*prefix_ids]
+        self._texts = TextTokenizer(tokenizer, self.noted)
 
     def __call__(self, examples: Sequence[Example]) -> list[EncodedExample]:
         sources = self._texts.ids([example.source for example in examples])
@@ -85,26 +69,18 @@ class _Seq2SeqEncoder:
             for example, source, target in zip(examples, sources, targets, strict=True)
         ]
 
-    def notes(self) -> Notes:
-        """What was noticed since this was last asked."""
-        return self._texts.notes()
-
     def _closed(self, ids: list[int]) -> tuple[int, ...]:
         """The ids with an end token, unless it is among the special tokens that close them already.
 
         mBART writes `X </s> en_XX`: a second end token there would be one that it has never seen.
         """
-        for token_id in reversed(ids):
-            if token_id == self._end:
-                return tuple(ids)
-            if token_id not in self._special:
-                break
-        return (*ids, self._end)
+        closing = itertools.takewhile(self._special.__contains__, reversed(ids))
+        return tuple(ids) if self._end in closing else (*ids, self._end)
 
     def _without_prefix(self, ids: list[int]) -> list[int]:
         """What the tokenizer wrote after the tokens that the decoder is given anyway."""
         length = len(self._prefix_ids)
-        return ids[length:] if ids[:length] == [*self._prefix_ids] else ids
+        return ids[length:] if ids[:length] == self._prefix_ids else ids
 
 
 class _CausalEncoder:
@@ -113,13 +89,13 @@ class _CausalEncoder:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, chat: ChatSettings, ends: Sequence[int]
     ) -> None:
+        self.noted: Counter[str] = Counter()
         self._tokenizer, self._chat = tokenizer, chat
-        self._texts = TextTokenizer(tokenizer, ends)
+        self._texts = TextTokenizer(tokenizer, self.noted, ends)
         self._end, self._ends = end_token_id(tokenizer), frozenset(ends)
-        self._noted: Counter[str] = Counter()
 
     def __call__(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        plain = iter(self._plain([e for e in examples if e.messages is None]))
+        plain = self._plain([e for e in examples if e.messages is None])
         encoded = (
             next(plain) if example.messages is None else self._conversation(example)
             for example in examples
@@ -129,35 +105,23 @@ class _CausalEncoder:
             for one, example in zip(encoded, examples, strict=True)
         ]
 
-    def notes(self) -> Notes:
-        """What was noticed since this was last asked."""
-        found = {**self._noted, **self._texts.notes()}
-        self._noted.clear()
-        return found
-
-    def _plain(self, examples: Sequence[Example]) -> list[EncodedExample]:
+    def _plain(self, examples: Sequence[Example]) -> Iterator[EncodedExample]:
         prompts = self._texts.ids([example.source for example in examples])
-        for prompt in prompts:
-            while len(prompt) > 1 and prompt[-1] == self._end:
-                prompt.pop()  # some tokenizers close every text; a prompt is still open
         answered = [example for example in examples if example.target is not None]
         self._texts.note(example.target or "" for example in answered)
         wholes = self._texts.plain([e.source + (e.target or "") for e in answered])
-        return [
-            EncodedExample(example.id, tuple(prompt), ())
-            if example.target is None
-            else self._completion(example, next(wholes), tuple(prompt))
-            for example, prompt in zip(examples, prompts, strict=True)
-        ]
-
-    def _completion(
-        self, example: Example, whole: Tokens, prompt_ids: tuple[int, ...]
-    ) -> EncodedExample:
-        first = whole.first_from(len(example.source))
-        ids = list(whole.ids[first:])
-        while ids and ids[-1] == self._end:
-            ids.pop()
-        return self._split(example.id, whole, first, (*ids, self._end), prompt_ids)
+        for example, prompt in zip(examples, prompts, strict=True):
+            while len(prompt) > 1 and prompt[-1] == self._end:
+                prompt.pop()  # some tokenizers close every text; a prompt is still open
+            if example.target is None:
+                yield EncodedExample(example.id, tuple(prompt), ())
+                continue
+            whole = next(wholes)
+            first = whole.first_from(len(example.source))
+            ids = list(whole.ids[first:])
+            while ids and ids[-1] == self._end:
+                ids.pop()
+            yield self._split(example.id, whole, first, (*ids, self._end), tuple(prompt))
 
     def _conversation(self, example: Example) -> EncodedExample:
         found = converse(example, self._tokenizer, self._texts, self._chat)
@@ -165,26 +129,19 @@ class _CausalEncoder:
         if example.answer is None:
             return EncodedExample(example.id, prompt.ids, ())
         whole = self._texts.rendered(found.whole, is_spelled=found.is_spelled)
-        self._noted["composed"] += found.is_composed
-        self._noted["unseen"] += found.num_unseen
-        self._noted["calls alone"] += found.is_call_alone
+        self.noted.update(found.notes)
         start, stop = found.answer
         first = whole.first_from(start)
-        closing = next(
-            (
-                i
-                for i in range(whole.first_from(stop), len(whole.ids))
-                if whole.ids[i] in self._ends
-            ),
-            None,
-        )
+        after = range(whole.first_from(stop), len(whole.ids))
+        closing = next((i for i in after if whole.ids[i] in self._ends), None)
         if closing is None:  # the template closes turns with text, or not at all
-            over = len(found.whole.rstrip("\n"))
-            target = (*whole.ids[first : whole.first_from(over)], self._end)
+            target = whole.ids[first : whole.first_from(len(found.whole.rstrip("\n")))]
+            if self._ends.isdisjoint(target[-1:]):
+                target = (*target, self._end)
         else:
             target = whole.ids[first : closing + 1]
-        spans = tuple(self._span(found.whole, whole, span) for span in found.earlier)
         encoded = self._split(example.id, whole, first, target, prompt.ids)
+        spans = (self._span(found.whole, whole, span) for span in found.earlier)
         kept = tuple((a, b) for a, b in spans if a < b <= first)
         return dataclasses.replace(encoded, counted_spans=kept)
 
@@ -208,7 +165,7 @@ class _CausalEncoder:
         source = whole.ids[:first]
         if source == prompt_ids:
             return EncodedExample(example_id, source, target)
-        self._noted["across"] += 1
+        self.noted["across"] += 1
         return EncodedExample(example_id, source, target, (), prompt_ids)
 
 
@@ -218,7 +175,7 @@ _NOTED = {
     "otherwise than it shows one: learned as in the whole text, generated from the prompt alone",
     "composed": "the chat template drops a part of %d answers (a thought, perhaps): they are "
     "learned as they stand after the prompt",
-    "calls alone": "the chat template drops what %d answers say beside their calls: the calls "
+    "call alone": "the chat template drops what %d answers say beside their calls: the calls "
     "alone are learned",
     "unseen": "%d earlier turns of the assistant are not found in the rendered conversations: they "
     "do not count",
@@ -226,20 +183,15 @@ _NOTED = {
 
 
 def _log(notes: Notes) -> None:
-    marks = {name: count for name, count in notes.items() if name.startswith(MARK)}
+    marks = [name.removeprefix(MARK) for name in notes if name.startswith(MARK)]
     if marks:
+        count = sum(notes[MARK + mark] for mark in marks)
         _LOG.warning(
-            "%d texts hold marks of the model such as %r: they are read as text",
-            sum(marks.values()),
-            next(iter(marks)).removeprefix(MARK),
+            "%d texts hold marks of the model such as %r: they are read as text", count, marks[0]
         )
     for name, sentence in _NOTED.items():
         if notes.get(name):
             _LOG.warning(sentence, notes[name])
-
-
-_Encoder = _Seq2SeqEncoder | _CausalEncoder
-_MOST_PROCESSES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,17 +199,18 @@ class _Tokenizing:
     """One table's tokenization, which processes that are forked from this one share."""
 
     examples: ExampleTable
-    encoder: _Encoder
+    encoder: _Seq2SeqEncoder | _CausalEncoder
 
     def batch(self, start: int) -> tuple[Any, Notes]:
-        """The encoded rows of one batch."""
-        rows = list(self.examples[start : start + ROWS_PER_BATCH])
-        return EncodedDataset.batch_of(self.encoder(rows)), self.encoder.notes()
+        """The encoded rows of one batch, and what was noticed of them."""
+        self.encoder.noted.clear()
+        encoded = self.encoder(list(self.examples[start : start + ROWS_PER_BATCH]))
+        return EncodedDataset.batch_of(encoded), dict(self.encoder.noted)
 
     def batches(self) -> Iterator[tuple[Any, Notes]]:
         """All batches, by as many processes as the data are worth."""
         starts = range(0, len(self.examples), ROWS_PER_BATCH)
-        num_processes = min(len(starts), usable_cores(), _MOST_PROCESSES)
+        num_processes = min(len(starts), usable_cores(), 16)
         is_large = self.examples.num_bytes >= CACHED_FROM_BYTES
         if num_processes < 2 or not is_large or not sys.platform.startswith("linux"):
             yield from map(self.batch, starts)
@@ -326,7 +279,7 @@ def encode(
     if not table:
         return EncodedDataset.of([])
     ends: tuple[int, ...] = ()
-    encoder: _Encoder
+    encoder: _Seq2SeqEncoder | _CausalEncoder
     if kind == "causal":
         ends = end_ids(tokenizer, declared_ends)
         encoder = _CausalEncoder(tokenizer, chat, ends)

@@ -6,18 +6,19 @@ chat template write themselves becomes a mark. Knows no examples and no conversa
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.data.marks import marks
-from seqdistill.data.tables import Notes
 
 MARK = "mark "
 """What the notes on marks in the data begin with."""
@@ -27,40 +28,29 @@ _SPELLED = "\U0010f8f1{}\U0010f8f2"
 """How a mark is spelled for a tokenizer that takes its usual spelling for text."""
 
 
-class Tokens:
+class Tokens(NamedTuple):
     """The ids of one text; `first_from(c)` is the first token that covers a character from c on.
 
     A token that lies across c is from c on: it belongs to what begins there.
     """
 
-    def __init__(self, ids: Sequence[int], first_from: Callable[[int], int]) -> None:
-        self.ids = tuple(ids)
-        self.first_from = first_from
+    ids: tuple[int, ...]
+    first_from: Callable[[int], int]
 
 
 class TextTokenizer:
-    """Tokenizes for one model; counts the texts that hold marks."""
+    """Tokenizes for one model; counts in `noted` the texts with marks, as `MARK` and the mark."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, noted: Counter[str], ends: Sequence[int] = ()
+    ) -> None:
+        self._tokenizer, self._noted = tokenizer, noted
         self._marks = marks(tokenizer, ends)
         longest_first = sorted(self._marks, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._renamed: Tokenizer | None = None
-        self._noted: Counter[str] = Counter()
-
-    def notes(self) -> Notes:
-        """How many texts held which mark since this was last asked: `MARK` and the mark."""
-        found = dict(self._noted)
-        self._noted.clear()
-        return found
-
-    def has_marks(self, text: str) -> bool:
-        """Whether a mark is spelled in the text."""
-        return self._pattern.search(text) is not None
 
     def note(self, texts: Iterable[str]) -> bool:
-        """Counts the texts that hold marks, for `notes`; whether any does."""
+        """Counts the texts that hold marks; whether any does."""
         marked = [found.group() for found in map(self._pattern.search, texts) if found is not None]
         self._noted.update(MARK + mark for mark in marked)
         return bool(marked)
@@ -84,11 +74,12 @@ class TextTokenizer:
         if not texts:
             return []
         given = list(texts)
-        result = encode(text_target=given) if as_targets else encode(given)
-        found: list[list[int]] = result.input_ids
+        found: list[list[int]] = (
+            encode(text_target=given) if as_targets else encode(given)
+        ).input_ids
         if self.note(given):
             for place, text in enumerate(given):
-                if self.has_marks(text):
+                if self._pattern.search(text):
                     found[place] = self._with_marks_as_text(text, as_target=as_targets)
         return found
 
@@ -97,7 +88,7 @@ class TextTokenizer:
         if not self._tokenizer.is_fast:
             return self._tokens_without_offsets(text, False, is_spelled)
         if is_spelled:
-            found = self._backend().encode(text, add_special_tokens=False)
+            found = self._renamed.encode(text, add_special_tokens=False)
         else:
             found = self._tokenizer(text, add_special_tokens=False).encodings[0]
         return _with_offsets(found, len(text))
@@ -105,11 +96,12 @@ class TextTokenizer:
     def plain(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """The tokens of texts, marks in them read as text, with what the tokenizer puts around."""
         if not self._tokenizer.is_fast:
-            yield from (self._tokens_without_offsets(t, True, self.has_marks(t)) for t in texts)
+            for text in texts:
+                yield self._tokens_without_offsets(text, True, bool(self._pattern.search(text)))
             return
         encodings = self._tokenizer(list(texts)).encodings if texts else []
         for text, encoding in zip(texts, encodings, strict=True):
-            found = self._backend().encode(text) if self.has_marks(text) else encoding
+            found = self._renamed.encode(text) if self._pattern.search(text) else encoding
             yield _with_offsets(found, len(text))
 
     def _tokens_without_offsets(self, text: str, adds_marks: bool, is_spelled: bool) -> Tokens:
@@ -133,19 +125,17 @@ class TextTokenizer:
             pairs = zip(whole, ids_of(text[:character]), strict=False)
             return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
-        return Tokens(whole, first_from)
+        return Tokens(tuple(whole), first_from)
 
     def _with_marks_as_text(self, text: str, *, as_target: bool) -> list[int]:
         if not self._tokenizer.is_fast:
             key = "text_target" if as_target else "text"
             slow: list[int] = self._tokenizer(**{key: text}, split_special_tokens=True).input_ids
             return slow
-        if not as_target:
-            return list(self._backend().encode(text).ids)
         # What stands around a target is a state of multilingual tokenizers; others have no modes.
-        enter = getattr(self._tokenizer, "_switch_to_target_mode", None)
+        enter = getattr(self._tokenizer, "_switch_to_target_mode", None) if as_target else None
         if enter is None:
-            return list(self._backend().encode(text).ids)
+            return list(self._renamed.encode(text).ids)
         enter()
         try:
             target = _renamed(self._tokenizer.backend_tokenizer, self._marks)
@@ -153,10 +143,9 @@ class TextTokenizer:
             self._tokenizer._switch_to_input_mode()
         return list(target.encode(text).ids)
 
-    def _backend(self) -> Tokenizer:
-        if self._renamed is None:
-            self._renamed = _renamed(self._tokenizer.backend_tokenizer, self._marks)
-        return self._renamed
+    @functools.cached_property
+    def _renamed(self) -> Tokenizer:
+        return _renamed(self._tokenizer.backend_tokenizer, self._marks)
 
 
 def _with_offsets(encoding: Encoding, length: int) -> Tokens:
@@ -167,7 +156,7 @@ def _with_offsets(encoding: Encoding, length: int) -> Tokens:
         covering = (encoding.char_to_token(place) for place in range(character, length))
         return next((i for i in covering if i is not None), len(encoding.ids))
 
-    return Tokens(encoding.ids, first_from)
+    return Tokens(tuple(encoding.ids), first_from)
 
 
 def _renamed(backend: Tokenizer, known: Mapping[str, int]) -> Tokenizer:

@@ -1,7 +1,4 @@
-"""What a chat template leaves out: keys of turns, and tools, that it does not render.
-
-Said without them, a conversation means something else.
-"""
+"""What a chat template leaves out: keys of turns, and tools, that it does not render."""
 
 from __future__ import annotations
 
@@ -40,9 +37,9 @@ def check_read(
     """
     with_key: dict[str, list[Example]] = {}
     for example in examples:
-        for key in _keys(example):
-            found = with_key.setdefault(key, [])
-            if len(found) < _NUM_TRIED:
+        keys = {"tools"} if example.tools else set[str]()
+        for key in keys.union(*(json.loads(turn.more or "{}") for turn in turns_of(example))):
+            if len(found := with_key.setdefault(key, [])) < _NUM_TRIED:
                 found.append(example)
     for key, having in with_key.items():
         if any(_reads(key, example, tokenizer, settings) for example in having):
@@ -61,31 +58,17 @@ def check_read(
 def _reads(
     key: str, example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
 ) -> bool:
+    def dropped(more: str) -> str:
+        return json.dumps({k: v for k, v in json.loads(more or "{}").items() if k != key})
+
+    without = dataclasses.replace(
+        example,
+        messages=tuple(turn._replace(more=dropped(turn.more)) for turn in example.messages or ()),
+        answer_more=dropped(example.answer_more),
+        tools="" if key == "tools" else example.tools,
+    )
     shown = whole_text(example, tokenizer, settings)
     try:
-        return shown != whole_text(_without(example, key), tokenizer, settings)
+        return shown != whole_text(without, tokenizer, settings)
     except DataError:
         return True  # it cannot do without
-
-
-def _keys(example: Example) -> set[str]:
-    keys = {"tools"} if example.tools else set()
-    for turn in turns_of(example):
-        keys |= json.loads(turn.more).keys() if turn.more else set()
-    return keys
-
-
-def _without(example: Example, key: str) -> Example:
-    if key == "tools":
-        return dataclasses.replace(example, tools="")
-    messages = tuple(
-        turn._replace(more=_dropped(turn.more, key)) for turn in example.messages or ()
-    )
-    return dataclasses.replace(
-        example, messages=messages, answer_more=_dropped(example.answer_more, key)
-    )
-
-
-def _dropped(more: str, key: str) -> str:
-    left = {name: value for name, value in json.loads(more or "{}").items() if name != key}
-    return json.dumps(left) if left else ""

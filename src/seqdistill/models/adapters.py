@@ -1,7 +1,7 @@
-"""Two adapters make every transformers model look the same: encoder-decoder and decoder-only.
+"""An adapter makes every transformers model look the same: encoder-decoder and decoder-only.
 
-They run the network up to its last hidden states; the vocabulary projection is left to the
-objectives, which never build it whole. They know no loss, no sampling and no device policy.
+It runs the network up to its last hidden states; the vocabulary projection is left to the
+objectives, which never build it whole. It knows no loss, no sampling and no device policy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
-from seqdistill.core.errors import ModelError
 from seqdistill.core.head import Head
 from seqdistill.core.source import SourceInputs
 from seqdistill.models.heads import (
@@ -85,6 +84,8 @@ class SequenceModel(nn.Module):
     def __init__(self, module: PreTrainedModel) -> None:
         super().__init__()
         self.module = module
+        parameters = inspect.signature(module.base_model.forward).parameters
+        self._takes_positions = "position_ids" in parameters
         self._check()
 
     @property
@@ -103,8 +104,23 @@ class SequenceModel(nn.Module):
         decoder_mask: Bool[Tensor, "batch time"],
         source: SourceInputs | None,
     ) -> Float[Tensor, "batch time dim"]:
-        """The last hidden state at each decoder position."""
-        raise AssertionError("use Seq2SeqAdapter or CausalAdapter, made by adapt()")
+        """The last hidden state at each decoder position.
+
+        The prompt of a decoder-only model is part of the decoder's input.
+        """
+        named = {"input_ids": decoder_input_ids, "attention_mask": decoder_mask.long()}
+        if self.kind == "seq2seq":
+            assert source is not None, "batches of kind seq2seq have sources"
+            encoded, encoded_mask = modality_of(self.module).encode(self.module, source)
+            named["encoder_hidden_states"] = encoded
+            named["encoder_attention_mask"] = encoded_mask.long()
+            network = self.module.get_decoder()
+        else:
+            network = self.module.base_model
+            if self._takes_positions:
+                named["position_ids"] = positions_from_mask(decoder_mask)
+        hidden: Tensor = network(**named, use_cache=False).last_hidden_state
+        return hidden
 
     def states(self, batch: SequenceBatch) -> StudentStates:
         """What the model says of the batch."""
@@ -134,61 +150,6 @@ def hidden_states(model: nn.Module, batch: SequenceBatch) -> Float[Tensor, "batc
     return hidden
 
 
-class Seq2SeqAdapter(SequenceModel):
-    """Encoder-decoder models: T5, BART, mBART, Marian, Pegasus and their kin."""
-
-    def forward(
-        self,
-        decoder_input_ids: Int[Tensor, "batch time"],
-        decoder_mask: Bool[Tensor, "batch time"],
-        source: SourceInputs | None,
-    ) -> Float[Tensor, "batch time dim"]:
-        """The decoder's last hidden state at each position. The batch must hold sources."""
-        if source is None:
-            raise ModelError(
-                "An encoder-decoder model needs batches with a source, but this batch has none; "
-                "encode the data for kind 'seq2seq'."
-            )
-        encoded, encoded_mask = modality_of(self.module).encode(self.module, source)
-        decoded = self.module.get_decoder()(
-            input_ids=decoder_input_ids,
-            attention_mask=decoder_mask.long(),
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=encoded_mask.long(),
-            use_cache=False,
-        )
-        hidden: Tensor = decoded.last_hidden_state
-        return hidden
-
-
-class CausalAdapter(SequenceModel):
-    """Decoder-only models: Llama, Qwen, GPT-2, Gemma and their kin."""
-
-    def __init__(self, module: PreTrainedModel) -> None:
-        parameters = inspect.signature(module.base_model.forward).parameters
-        self._takes_positions = "position_ids" in parameters
-        super().__init__(module)
-
-    def forward(
-        self,
-        decoder_input_ids: Int[Tensor, "batch time"],
-        decoder_mask: Bool[Tensor, "batch time"],
-        source: SourceInputs | None,
-    ) -> Float[Tensor, "batch time dim"]:
-        """The last hidden state at each position; the prompt is part of the decoder's input."""
-        positions = (
-            {"position_ids": positions_from_mask(decoder_mask)} if self._takes_positions else {}
-        )
-        output = self.module.base_model(
-            input_ids=decoder_input_ids,
-            attention_mask=decoder_mask.long(),
-            use_cache=False,
-            **positions,
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
-
-
 def adapt(model: PreTrainedModel) -> SequenceModel:
-    """The adapter of the model's kind."""
-    return Seq2SeqAdapter(model) if kind_of(model) == "seq2seq" else CausalAdapter(model)
+    """The model as the objectives see it."""
+    return SequenceModel(model)

@@ -21,6 +21,7 @@ from seqdistill.core.errors import ModelError
 _DROPOUT = re.compile(r"dropout|pdrop|^drop$")
 # Whole layers or paths left out by chance.
 _LAYER_DROP = re.compile(r"layer_?drop|drop_?path|drop_prob")
+_BY_CHANCE = re.compile(f"{_DROPOUT.pattern}|{_LAYER_DROP.pattern}")
 # Noise on what a router of experts reads: the name in layers, and in their configuration. Some
 # layers keep a number of the latter name that is no chance but part of what they compute.
 _NOISE, _NOISE_IN_CONFIGURATION = "jitter_noise", "router_jitter_noise"
@@ -31,11 +32,8 @@ _OF_CLASSIFIERS = re.compile(r"classif|summary|pooler")
 def set_dropout(model: PreTrainedModel, rate: float) -> None:
     """Every dropout rate in the model's layers and configurations becomes `rate`, in place.
 
-    Configurations are saved with the model, so a loaded one has the same rates. At 0 nothing is
-    left to chance: the leaving out of whole layers (`layerdrop`) and noise in routers of experts
-    end too, and a pass in training mode equals one in evaluation mode. At other rates those stay
-    as they are: they drop no activations.
-
+    At 0 nothing is left to chance: the leaving out of whole layers (`layerdrop`) and noise in
+    routers of experts end too. At other rates those stay as they are: they drop no activations.
     Raises ModelError for a rate outside [0, 1).
     """
     if not 0.0 <= rate < 1.0:
@@ -67,17 +65,12 @@ def has_dropout(model: nn.Module) -> bool:
     were put into the model later, such as LoRA's. Rates that a configuration gives to heads for
     classification do not, where the model has no such layer.
     """
-    for holder, name, number in _numbers(model):
-        by_chance = (
-            isinstance(holder, _DropoutNd)
-            or name == _NOISE
-            or _LAYER_DROP.search(name)
-            or _DROPOUT.search(name)
-        )
-        unused = isinstance(holder, PreTrainedConfig) and _OF_CLASSIFIERS.search(name)
-        if by_chance and not unused and number > 0.0:
-            return True
-    return False
+    return any(
+        number > 0.0
+        and (isinstance(holder, _DropoutNd) or name == _NOISE or _BY_CHANCE.search(name))
+        and not (isinstance(holder, PreTrainedConfig) and _OF_CLASSIFIERS.search(name))
+        for holder, name, number in _numbers(model)
+    )
 
 
 def _numbers(model: nn.Module) -> Iterator[tuple[nn.Module | PreTrainedConfig, str, float]]:

@@ -11,11 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.models.loading import LoadedModel
 from seqdistill.records.fingerprint import of_folder, of_settings
 
-_BYTES = torch.uint8
 # Keys of a configuration that say where it was or what wrote it, not what it computes.
 _INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-
-
 _DECISIVE = (".safetensors", "config.json")
 
 
@@ -37,7 +34,9 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_BYTES).numpy().data)
+        digest.update(
+            tensor.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy().data
+        )
     return digest.hexdigest()
 
 

@@ -49,12 +49,9 @@ def with_languages(
 ) -> LoadedModel:
     """The same pair, which from now on reads `source` and writes `target`, also when it is saved.
 
-    The tokenizer then marks sources and targets, and the model's generation config holds what its
-    decoder begins with. Given none, they stay what the folder says they are, which is logged.
-    Nothing happens to a tokenizer that has no language codes.
-
-    `keys` are the settings that both are given by. Raises RecipeError for a code that the
-    tokenizer does not have, and for languages that neither the caller nor the folder says.
+    Given none, they stay what the folder says they are. Nothing happens to a tokenizer that has no
+    language codes. Raises RecipeError, naming the settings `keys`, for a code that the tokenizer
+    does not have, and for languages that neither the caller nor the folder says.
     """
     tokenizer = pair.tokenizer
     told = isinstance(getattr(type(tokenizer), "src_lang", None), property)

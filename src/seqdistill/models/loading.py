@@ -20,22 +20,22 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import ModelError, first_line
 from seqdistill.core.hub import only_local
 from seqdistill.models.adapters import Kind, kind_of
-from seqdistill.models.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapters
+from seqdistill.models.lora import merge_adapters
 from seqdistill.models.placement import ON_CPU, Placement
 from seqdistill.models.places import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     CONFIG,
     base_of,
-    check_files,
     check_place,
-    check_sizes,
     check_tokenizer_files,
     check_weight_files,
     model_folders,
+    read_object,
 )
-from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.records.checksums import check_model_folder
 from seqdistill.records.temporary import temporary_folder
 
@@ -60,24 +60,19 @@ class LoadedModel:
         return kind_of(self.model)
 
 
-def _found(error: Exception) -> str:
-    """What a library says of a folder: its first sentence, or the list that it leads up to."""
-    if isinstance(error, KeyError):
-        return f"a file there lacks {error}."
-    first = str(error).strip().partition("\n")[0].rstrip()
-    if first.endswith(":"):
-        first = " ".join(str(error).split())[:200]
-    return first or type(error).__name__
-
-
 def _explained(name: str, what: str, error: Exception) -> ModelError:
-    found = _found(error)
+    """A library's error: its first sentence, or the list that it leads up to."""
     if "trust_remote_code" in str(error):
         return ModelError(
             f"The {what} of {name!r} must load without Python code of its own, but its config.json "
             "names code (auto_map), which could do anything on this machine; read it, and where "
             "you trust it say so on the command line: --trust-remote-code."
         )
+    found = first_line(error).rstrip()
+    if isinstance(error, KeyError):
+        found = f"a file there lacks {error}."
+    elif found.endswith(":"):
+        found = " ".join(str(error).split())[:200]
     where = "folder" if Path(name).exists() else "hub name"
     return ModelError(
         f"The {what} must load from the {where} {name!r}, but: {found} "
@@ -90,10 +85,10 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
 
     Raises ModelError when there is none, and for folders of CTranslate2 and of quantized weights.
     """
-    _check_not_converted(name)
     check_place(name, "configuration")
+    _check_not_converted(name)
     base = base_of(name)
-    check_files(base, (CONFIG,))
+    read_object(Path(base) / CONFIG)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             base,
@@ -102,7 +97,6 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
         )
     except Exception as error:  # whatever a configuration says that it should not
         raise _explained(base, "configuration", error) from error
-    check_sizes(config, base)
     if config.model_type == "encoder-decoder":
         raise ModelError(
             "A model must be one network whose last states and output layer can be read, but "
@@ -110,7 +104,16 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
             "with a vocabulary and head of its own; use an architecture that is an "
             "encoder-decoder itself, such as T5, BART, mBART or Marian."
         )
-    return _unquantized(config, name)
+    if quantized := getattr(config, "quantization_config", None):
+        method = (
+            quantized.get("quant_method") if isinstance(quantized, dict) else quantized.quant_method
+        )
+        raise ModelError(
+            f"The model {name!r} must have weights that are not quantized, since they are trained "
+            f"and compared in fp32, but its quantization_config says {str(method)!r}; give the "
+            "model that was quantized."
+        )
+    return config
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -142,7 +145,6 @@ def load_model(
     Raises ModelError when it does not load, or when the folder lacks some of its weights: those
     would be random numbers.
     """
-    check_place(name, "weights")
     if not (Path(name) / ADAPTER_CONFIG).is_file():
         return _load_whole(name, placement, trust_remote_code=trust_remote_code)
     base = base_of(name)
@@ -185,8 +187,8 @@ def _load_whole(name: str, placement: Placement, *, trust_remote_code: bool) -> 
     check_finite(model)
     whole: PreTrainedModel = model.eval()
     for module in whole.modules():
-        # Marian's tables of positions get no gradient, but loading makes them look trainable:
-        # several processes would wait for it.
+        # Marian's tables of positions: loading makes them look trainable, and several processes
+        # would wait for their gradient.
         if "Sinusoidal" in type(module).__name__:
             module.requires_grad_(requires_grad=False)
     return whole
@@ -214,16 +216,13 @@ def fitting(pair: LoadedModel) -> LoadedModel:
     tokenizer's are padding.
     """
     rows = int(pair.model.get_input_embeddings().weight.shape[0])
-    if num_known_ids(pair.tokenizer) > rows:
-        beyond = sorted(
-            (number, token)
-            for token, number in pair.tokenizer.get_vocab().items()
-            if number >= rows
-        )
+    beyond = {i: token for token, i in pair.tokenizer.get_vocab().items() if i >= rows}
+    if beyond:
+        first = min(beyond)
         raise ModelError(
             f"The tokenizer of {pair.name!r} must have no token that its model has no row for, but "
             f"the embedding has {rows} rows and {len(beyond)} tokens lie beyond, first "
-            f"{beyond[0][1]!r} (id {beyond[0][0]}): they were added and the model was never "
+            f"{beyond[first]!r} (id {first}): they were added and the model was never "
             "resized; call model.resize_token_embeddings(len(tokenizer)) and save both again."
         )
     return pair
@@ -243,19 +242,6 @@ def _check_not_converted(name: str) -> None:
             f"The folder {name!r} must hold a transformers model, but its weights are stored "
             f"without zeros; run `seqdistill export {name} OUTPUT --format dense` and give OUTPUT."
         )
-
-
-def _unquantized(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
-    """`config`, where it says of no quantized weights; else ModelError."""
-    found = getattr(config, "quantization_config", None)
-    if found:
-        method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
-        raise ModelError(
-            f"The model {name!r} must have weights that are not quantized, since they are trained "
-            f"and compared in fp32, but its quantization_config says {str(method)!r}; give the "
-            "model that was quantized."
-        )
-    return config
 
 
 def check_finite(model: PreTrainedModel) -> None:

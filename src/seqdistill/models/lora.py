@@ -1,17 +1,14 @@
 """Low-rank adapters on a student: few weights are trained, and merged into the others at the end.
 
-peft makes, merges and stores them. Everybody else sees the same model as before, whose frozen
-weights are joined by small trained ones.
+peft makes, merges and stores them; the rest of the package sees the same model as before.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-import json
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +19,11 @@ from transformers import PreTrainedModel
 
 from seqdistill.core.errors import ModelError, UserError, first_line
 from seqdistill.core.generators import derived_seed
+from seqdistill.models.places import ADAPTER_WEIGHTS
 from seqdistill.models.proof import EXACT, difference, probe_logits
 from seqdistill.records import atomic
 
 _LOG = logging.getLogger(__name__)
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class LoraAdapter:
@@ -52,9 +47,8 @@ class LoraAdapter:
     ) -> None:
         """`targets`: ends of module names, or `all-linear` for every linear layer but the output's.
 
-        Raises UserError without peft, and ModelError when no layer of the model has such a name,
-        or one that does may not have adapters: the output layer, whose matrix the losses read as
-        it is, and a matrix that several layers share, which cannot be merged into for one alone.
+        Raises UserError without peft, and ModelError for names of no layer, of the output layer
+        and of a matrix that several layers share.
         """
         _require_peft()
         from peft import LoraConfig, get_peft_model
@@ -82,34 +76,27 @@ class LoraAdapter:
         _LOG.info("LoRA: %d of %d weights are trained", trained, all_weights)
 
     def _refuse_shared(self, output: nn.Module, targets: str | Sequence[str]) -> None:
-        named = [
-            (name, parameter)
-            for name, parameter in self._wrapped.named_parameters(remove_duplicate=False)
-        ]
-        uses = Counter(id(parameter) for _, parameter in named)
+        users: dict[int, list[str]] = {}
+        for name, parameter in self._wrapped.named_parameters(remove_duplicate=False):
+            users.setdefault(id(parameter), []).append(_shown(name))
         for name, module in self._wrapped.named_modules():
             base = getattr(module, "base_layer", None)
             if base is None:
                 continue
-            shown = name.removeprefix("base_model.model.")
-            if base is output:
-                raise ModelError(
-                    "student.lora.targets must leave the output layer out, whose matrix the losses "
-                    f"read as it is, but {targets!r} names {shown}; use all-linear, or the ends of "
-                    "other names, such as q_proj."
-                )
-            if uses[id(base.weight)] > 1:
-                others = [
-                    other.removeprefix("base_model.model.").removesuffix(".weight")
-                    for other, parameter in named
-                    if parameter is base.weight and not other.startswith(f"{name}.")
-                ]
-                raise ModelError(
-                    "student.lora.targets must name layers whose matrix is their own, but "
-                    f"{targets!r} names {shown}, shared with {', '.join(others)}: adapters "
-                    "merged into the one would change the others. Use all-linear, or the ends of "
-                    "other names, such as q_proj."
-                )
+            others = [other for other in users[id(base.weight)] if other != _shown(name)]
+            if base is not output and not others:
+                continue
+            found = (
+                "the output layer, whose matrix the losses read as it is"
+                if base is output
+                else f"shared with {', '.join(others)}: adapters merged into the one would change "
+                "the others"
+            )
+            raise ModelError(
+                "student.lora.targets must name layers whose matrix is their own and not the "
+                f"output's, but {targets!r} names {_shown(name)}, {found}. Use all-linear, or the "
+                "ends of other names, such as q_proj."
+            )
 
     def joined_weights(self) -> dict[str, nn.Parameter]:
         """The frozen matrices W that adapters are added to, by name."""
@@ -127,9 +114,7 @@ class LoraAdapter:
     def merge(self) -> PreTrainedModel:
         """The model itself, plain again: the adapters are merged in and gone."""
         merged: PreTrainedModel = self._wrapped.merge_and_unload()
-        for parameter in merged.parameters():
-            parameter.requires_grad_(True)
-        return merged
+        return merged.requires_grad_(True)
 
     def save(self, folder: Path) -> None:
         """Writes the adapters alone, as `peft.PeftModel.from_pretrained` reads them."""
@@ -137,18 +122,11 @@ class LoraAdapter:
             self._wrapped.save_pretrained(aside)
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """What a folder of adapters says of them. Raises ModelError where that is no JSON object."""
-    path = folder / ADAPTER_CONFIG
-    try:
-        said = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path} must be a JSON object, but: {error}; restore the file."
-        ) from error
-    if not isinstance(said, dict):
-        raise ModelError(f"{path} must be a JSON object, got {str(said)[:40]!r}; restore the file.")
-    return said
+def _shown(name: str) -> str:
+    """A layer's name without what peft puts around it."""
+    return (
+        name.removeprefix("base_model.model.").removesuffix(".weight").removesuffix(".base_layer")
+    )
 
 
 def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -165,7 +143,6 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"{folder} must hold its adapters as {ADAPTER_WEIGHTS}, but has no such file; save "
             "them there with peft's save_pretrained."
         )
-    read_adapter_config(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -185,9 +162,7 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"says, but the merged model's logits differ by {apart:.2g} of the largest: they sit "
             "on a matrix that is tied to another. Untie it, or give a folder of the merged model."
         )
-    for parameter in merged.parameters():
-        parameter.requires_grad_(True)
-    return merged
+    return merged.requires_grad_(True)
 
 
 def _require_peft() -> None:

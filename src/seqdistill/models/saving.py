@@ -29,9 +29,8 @@ def save_pair(
     """Writes model and tokenizer to `folder`; what was there goes only when all is written.
 
     With fp16 the stored tensors take half the bytes; config.json still says float32, which is what
-    `from_pretrained` then gives. Before the folder takes its place it is loaded, and what it says
-    is compared with `said`, the `probe_logits` of the model as it was trained; when None, with what
-    the model says now.
+    `from_pretrained` then gives. Before the folder takes its place it is loaded and compared with
+    `said`, the `probe_logits` of the model as it was trained; when None, as it is now.
 
     Raises ModelError for weights beyond what fp16 can hold, for a model that transformers does not
     save, and for a folder that does not say the same.

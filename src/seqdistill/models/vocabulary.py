@@ -12,10 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from seqdistill.core.errors import ModelError
 
 
-def _tokens_by_id(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    return {token_id: token for token, token_id in tokenizer.get_vocab().items()}
-
-
 def num_known_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     """Every id that the tokenizer gives a meaning to lies below this: rows beyond are padding."""
     return int(max(tokenizer.get_vocab().values())) + 1
@@ -28,20 +24,18 @@ def check_ends(
     student_end_ids: Sequence[int],
     teacher_end_ids: Sequence[int],
 ) -> None:
-    """Nothing for models that end their sequences alike; ModelError naming both sets else.
+    """Raises ModelError, naming both sets, for models that end their sequences differently.
 
-    The tokenizers map ids to the same strings (`shared_vocab_size`). A base model and an instruct
-    model of one family often differ in this alone: the student goes on after a token that ends
-    the teacher's sequences, or stops, with what closes its targets first of all, where the teacher
-    goes on. The order does not count: each may close its own targets with another of the set.
+    A base model and an instruct model of one family often differ in this alone: the student goes
+    on where the teacher ends, or the other way round. The order does not count: each may close its
+    own targets with another of the set.
     """
     if set(student_end_ids) == set(teacher_end_ids):
         return
-    student_ends = named_tokens(student, student_end_ids)
-    teacher_ends = named_tokens(teacher, teacher_end_ids)
     raise ModelError(
         "Teacher and student must end sequences with the same tokens where they are compared token "
-        f"by token, but the student ends with {student_ends} and the teacher with {teacher_ends}. "
+        f"by token, but the student ends with {named_tokens(student, student_end_ids)} and the "
+        f"teacher with {named_tokens(teacher, teacher_end_ids)}. "
         "Set eos_token in the student's tokenizer_config.json and eos_token_id in its "
         "generation_config.json, where a list names several, to what the teacher's are, or use "
         "method seq_kd, which compares texts. (What a chat template closes turns with is an end, "
@@ -93,7 +87,10 @@ def shared_vocab_size(
     smaller. Raises ModelError naming both sizes and the first differing token, or the head that
     is too small for its own tokenizer.
     """
-    student_tokens, teacher_tokens = _tokens_by_id(student), _tokens_by_id(teacher)
+    student_tokens, teacher_tokens = (
+        {token_id: token for token, token_id in tokenizer.get_vocab().items()}
+        for tokenizer in (student, teacher)
+    )
     if student_tokens != teacher_tokens:
         every_id = sorted(student_tokens.keys() | teacher_tokens.keys())
         first = next(i for i in every_id if student_tokens.get(i) != teacher_tokens.get(i))
