@@ -10,6 +10,7 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import list_presets, load_recipe, preset_names, read_recipe, show_preset
 from seqdistill.recipe.documents import parse_document
 from seqdistill.recipe.objective_schema import read_term
+from seqdistill.recipe.sequences_schema import AdaptiveSection
 
 NLL = read_term({"divergence": "negative_log_likelihood"})
 HALF_NLL = read_term({"divergence": "negative_log_likelihood", "weight": 0.5})
@@ -144,8 +145,8 @@ def test_who_writes_how_much_is_the_papers() -> None:
     assert found["minillm"].rollouts.teacher_fraction == 0.2
     distillm = found["distillm"]
     phi = distillm.mixture.student_fraction
-    assert phi is not None
-    assert (phi.shape, phi.start, phi.step, phi.threshold) == ("adaptive", 0.0, 0.1, 0.1)
+    assert isinstance(phi, AdaptiveSection)
+    assert (phi.start, phi.step, phi.threshold) == (0.0, 0.1, 0.1)
     assert distillm.replay.capacity == 1000
     assert distillm.replay.fresh_fraction.ends == (1.0, 0.0)
     assert found["gkd_rl"].rollouts.samples_per_prompt == 4

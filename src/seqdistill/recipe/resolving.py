@@ -29,7 +29,7 @@ from seqdistill.recipe.documents import (
 )
 from seqdistill.recipe.presets import preset_names, show_preset
 from seqdistill.recipe.schema import Recipe, refresh
-from seqdistill.recipe.schema_errors import MOST_COMPLAINTS, located, odd_numbers, schema_complaints
+from seqdistill.recipe.schema_errors import MOST_COMPLAINTS, located, odd_values, schema_complaints
 from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, known_keys
 from seqdistill.recipe.unions import plain_errors
 
@@ -83,7 +83,7 @@ def resolve(name_or_path: str, overrides: Sequence[str]) -> Resolved:
         problems.extend(schema_complaints(error, settings))
         recipe = _right_part(settings, error, wrong)
     else:
-        for path, sentence in odd_numbers(settings.values, recipe.model_dump()):
+        for path, sentence in odd_values(settings.values, recipe.model_dump()):
             problems.append(located(path, sentence, settings))
             wrong.append(path)
     return Resolved(recipe, settings, problems, wrong)

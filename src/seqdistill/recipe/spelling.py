@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from seqdistill.recipe.documents import KeyPath, dotted
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sections import Number, Section
+from seqdistill.recipe.sections import Section
 
 ALIASES: dict[str, KeyPath] = {
     "model_name_or_path": ("student", "model"),
@@ -92,7 +92,7 @@ def all_keys() -> tuple[KeyPath, ...]:
         found: list[KeyPath] = []
         for name, field in section.model_fields.items():
             inner = section_of(field)
-            if inner is None or is_list(field) or issubclass(inner, Number):
+            if inner is None or is_list(field):
                 found.append((*path, name))
             else:
                 found.extend(below(inner, (*path, name)))
