@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.objectives.worlds import TERM_NAMES, mean, naive, only, term, world
+from tests.objectives.worlds import mean, naive, only, term, world
 from torch import Tensor
 
 from seqdistill.core.errors import RecipeError
@@ -48,16 +48,6 @@ def test_a_scheduled_skew_is_that_of_the_update() -> None:
         objective.begin_update(update, 3, logged=False)
         expected = naive(term("skew_reverse_kl", alpha=alpha), here, "sum", 1.0)
         assert mean(objective, here) == pytest.approx(expected)
-
-
-def test_a_constant_schedule_is_the_number() -> None:
-    here = world()
-    number = term("skew_forward_kl", weight=0.5, alpha=0.1)
-    schedule = term("skew_forward_kl", weight=Schedule.constant(0.5), alpha=Schedule.constant(0.1))
-    values = [
-        mean(WeightedObjective([term], reduction="token"), here) for term in (number, schedule)
-    ]
-    assert values[0] == values[1]
 
 
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
@@ -195,12 +185,6 @@ def test_terms_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=word):
         WeightedObjective(terms, **({"reduction": "sum"} | settings))
-
-
-@pytest.mark.parametrize("name", TERM_NAMES)
-def test_who_needs_a_teacher(name: str) -> None:
-    objective = WeightedObjective([term(name)], reduction="sum")
-    assert objective.needs_teacher == (name not in ("negative_log_likelihood", "advantages"))
 
 
 @pytest.fixture

@@ -325,13 +325,12 @@ def _sequences(recipe: Recipe) -> Findings:
     if not sequences.can_roll_out:
         return
     share, key = sequences.mixture.student_fraction, "sequences.mixture.student_fraction"
-    if share is not None:
-        if sequences.mixture.coin == "both" and share.ends != (0.5,):
-            yield (
-                key,
-                "must be 0.5 with sequences.mixture.coin: both, where every prompt is answered by "
-                f"both, got {share}; set it to 0.5, or sequences.mixture.coin=batch",
-            )
+    if share is not None and sequences.mixture.coin == "both" and share.ends != (0.5,):
+        yield (
+            key,
+            "must be 0.5 with sequences.mixture.coin: both, where every prompt is answered by "
+            f"both, got {share}; set it to 0.5, or sequences.mixture.coin=batch",
+        )
     needed, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
     if sequences.origin == "replay" and capacity < needed:
         yield (
