@@ -85,11 +85,11 @@ class Observation:
 
     def extra(self, name: str) -> Float[Tensor, " batch"]:
         """A numeric column of the data. Raises RecipeError when the batch does not have it."""
-        extras: dict[str, Tensor] = getattr(self.batch, "extras", None) or {}
+        extras = self.batch.extras
         if name not in extras:
             raise RecipeError(
                 f"{self.asked_by} needs the numeric column {name!r} of the data, got a batch with "
-                f"{', '.join(extras) or 'none'}; name it in data.extras"
+                f"{', '.join(extras) or 'none'}; name it in data.extra_columns"
             )
         return extras[name]
 

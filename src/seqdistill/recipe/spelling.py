@@ -36,9 +36,10 @@ ALIASES: dict[str, KeyPath] = {
     "eval_steps": ("training", "eval_every"),
     "save_steps": ("training", "checkpoint_every"),
     "logging_steps": ("training", "log_every"),
+    "beta": ("objective", "terms", 0, "beta"),
     "lmbda": ("sequences", "mixture", "student_fraction"),
 }
-"""Top-level names and what they set. `beta` is apart: it belongs to one term of the objective."""
+"""Top-level names and what they set; `beta` is that of the first term."""
 
 AMBIGUOUS = {
     "temperature": "objective.loss_temperature (divides logits in the loss) or "
