@@ -16,7 +16,6 @@ from seqdistill.core.head import Head
 from seqdistill.objectives.chunked_loss import FusedLoss
 from seqdistill.objectives.fused import (
     fused_divergence,
-    fused_negative_log_likelihood,
     fused_sum,
     target_part,
     teacher_part,
@@ -77,13 +76,14 @@ class Problem:
 
     def fused(self, temperature: float = 1.0, chunk: int | None = None) -> FusedLoss:
         if self.is_hard:
-            return fused_negative_log_likelihood(
+            found = fused_sum(
                 self.hidden,
                 self.head,
-                self.target_ids,
+                [target_part(self.target_ids)],
                 weights=self.weights,
                 chunk_positions=chunk,
             )
+            return FusedLoss(found.total, found.values[0])
         return fused_divergence(
             self.name,
             self.hidden,

@@ -17,7 +17,13 @@ from torch import Tensor
 from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen, resolved
-from seqdistill.objectives.chunked_head import Blocking, LogitsPass, arithmetic_dtype, product_dtype
+from seqdistill.objectives.chunked_head import (
+    Blocking,
+    LogitsPass,
+    arithmetic_dtype,
+    detached_head,
+    product_dtype,
+)
 from seqdistill.objectives.chunked_loss import ChunkWalk, FusedLoss, FusedSum, Part, RowLoss
 from seqdistill.objectives.manual_gradients import SoftRows
 
@@ -58,22 +64,16 @@ def fused_divergence(
     return FusedLoss(found.total, found.values[0])
 
 
-def fused_negative_log_likelihood(
-    hidden: Float[Tensor, "positions dim"],
-    head: Head,
-    target_ids: Int[Tensor, " positions"],
-    *,
-    weights: Float[Tensor, " positions"],
-    chunk_positions: int | None = None,
-) -> FusedLoss:
-    """-log Q(target) in nats at every position, and its weighted sum.
-
-    Equals `negative_log_likelihood` of the log-softmax of `head.logits(hidden)`. Hard targets have
-    no temperature. Dtypes and `chunk_positions` as in `fused_divergence`.
-    """
-    parts = [target_part(target_ids)]
-    found = fused_sum(hidden, head, parts, weights=weights, chunk_positions=chunk_positions)
-    return FusedLoss(found.total, found.values[0])
+def target_nats(
+    hidden: Float[Tensor, "positions dim"], head: Head, target_ids: Int[Tensor, " positions"]
+) -> Float[Tensor, " positions"]:
+    """-log Q of every target, without a gradient, in chunks of positions."""
+    return fused_sum(
+        hidden.detach(),
+        detached_head(head),
+        [target_part(target_ids)],
+        weights=hidden.new_ones(hidden.shape[0]),
+    ).values[0]
 
 
 def fused_sum(

@@ -22,7 +22,7 @@ from seqdistill.core.origins import Origin
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.objectives.chunked_head import detached_head
-from seqdistill.objectives.fused import entropy_part, fused_sum, target_part, teacher_part
+from seqdistill.objectives.fused import entropy_part, fused_sum, target_nats, teacher_part
 
 
 class Observation:
@@ -155,15 +155,3 @@ class Observation:
     def _placed(self, values: Tensor) -> Tensor:
         mask = self.target_mask
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
-
-
-def target_nats(
-    hidden: Float[Tensor, "positions dim"], head: Head, target_ids: Int[Tensor, " positions"]
-) -> Float[Tensor, " positions"]:
-    """-log Q of every target, without a gradient, in chunks of positions."""
-    return fused_sum(
-        hidden.detach(),
-        detached_head(head),
-        [target_part(target_ids)],
-        weights=hidden.new_ones(hidden.shape[0]),
-    ).values[0]
