@@ -20,7 +20,6 @@ from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.observation import Observation
-from seqdistill.objectives.reduction import reduce
 
 FKL = term("forward_kl")
 WRITERS: tuple[Origin, ...] = ("teacher", "student", "reference", "student")
@@ -101,26 +100,6 @@ def test_a_batch_that_does_not_say_who_wrote_it_is_refused() -> None:
     )
     with pytest.raises(RecipeError, match=r"student, .* got a batch without"):
         objective(here.states, here.scores, here.batch)
-
-
-@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
-def test_importance_weights_multiply_every_position_of_reverse_kl(reduction: Reduction) -> None:
-    here = world()
-    mask, targets = here.batch.target_mask, here.batch.target_ids
-    log_q = here.states.head.logits(here.states.hidden).log_softmax(-1).detach()
-    sampled = log_q.gather(-1, targets[..., None])[..., 0] - torch.randn(
-        mask.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
-    log_p = here.scores.head.logits(here.scores.hidden).log_softmax(-1)
-    values = DIVERGENCES["reverse_kl"].function(log_q, log_p)
-    weights = (log_q.gather(-1, targets[..., None])[..., 0] - sampled).exp()
-    objective = WeightedObjective(
-        [term("reverse_kl", token_weights=["importance"])], reduction=reduction
-    )
-    expected = reduce(weights * values, mask, reduction).mean
-    assert mean(objective, here.told(sampled_log_probs=sampled)) == pytest.approx(expected)
-    plain = WeightedObjective([term("reverse_kl")], reduction=reduction)
-    assert mean(objective, here) == pytest.approx(mean(plain, here)), "1 where nobody says"
 
 
 @pytest.mark.parametrize(

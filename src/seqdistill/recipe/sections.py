@@ -40,6 +40,11 @@ class Section(BaseModel):
         return {name: value for name, (value, default) in values.items() if value != default}
 
 
+def as_list(given: object) -> object:
+    """One name, or one section, as a list of it."""
+    return [given] if isinstance(given, (str, dict)) else given
+
+
 Findings = Iterator[tuple[str, str]]
 """Keys, as users write them, each with a sentence that goes on from the key."""
 
