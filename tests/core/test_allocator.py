@@ -13,63 +13,6 @@ import pytest
 import seqdistill
 from seqdistill.core import allocator
 
-
-class FakeGlibc:
-    """Records what mallopt is asked for, and answers as it is told."""
-
-    def __init__(self, answer: int = 1) -> None:
-        self.asked: list[tuple[int, int]] = []
-        self._answer = answer
-
-    def mallopt(self, parameter: int, value: int) -> int:
-        self.asked.append((parameter, value))
-        return self._answer
-
-
-def use(monkeypatch: pytest.MonkeyPatch, glibc: FakeGlibc) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: glibc)
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delenv("SEQDISTILL_KEEP_MEMORY", raising=False)
-
-
-def test_it_asks_never_to_map_and_never_to_trim(monkeypatch: pytest.MonkeyPatch) -> None:
-    glibc = FakeGlibc()
-    use(monkeypatch, glibc)
-    assert allocator.keep_freed_memory() is True
-    # From malloc.h: M_MMAP_MAX is -4 and M_TRIM_THRESHOLD is -1.
-    assert glibc.asked == [(-4, 0), (-1, -1)]
-
-
-def test_a_refusal_of_glibc_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, FakeGlibc(answer=0))
-    assert allocator.keep_freed_memory() is False
-
-
-def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    glibc = FakeGlibc()
-    use(monkeypatch, glibc)
-    monkeypatch.setenv("SEQDISTILL_KEEP_MEMORY", "0")
-    assert allocator.keep_freed_memory() is False
-    assert glibc.asked == []
-
-
-def test_other_systems_and_other_c_libraries_are_left_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    glibc = FakeGlibc()
-    use(monkeypatch, glibc)
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert allocator.keep_freed_memory() is False
-    assert glibc.asked == []
-
-    def no_glibc(_name: str) -> None:
-        raise OSError("libc.so.6: cannot open shared object file")
-
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ctypes, "CDLL", no_glibc)
-    assert allocator.keep_freed_memory() is False
-
-
 _FREE_64_MIB = """
 from seqdistill.core.allocator import keep_freed_memory
 def resident():
@@ -92,3 +35,11 @@ def test_freed_memory_stays_with_the_process_only_when_asked(setting: str, expec
         [sys.executable, "-c", _FREE_64_MIB], env=environment, capture_output=True, text=True
     )
     assert found.stdout.strip() == expected, found.stderr
+
+
+def test_without_glibc_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_glibc(_name: str) -> None:
+        raise OSError("libc.so.6: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", no_glibc)
+    assert allocator.keep_freed_memory() is False

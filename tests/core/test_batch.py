@@ -10,14 +10,6 @@ from tests.tiny import collator, random_examples
 from seqdistill.core.batch import SequenceBatch
 
 
-def test_counts_are_of_examples_and_of_targets() -> None:
-    examples = random_examples(5)
-    for kind in ("seq2seq", "causal"):
-        batch = collator(kind)(examples)
-        assert batch.num_sequences == 5
-        assert batch.num_targets == sum(len(example.target_ids) for example in examples)
-
-
 def test_moving_keeps_every_field() -> None:
     examples = [dataclasses.replace(e, extras={"pass_rate": 0.25}) for e in random_examples(3)]
     batch = collator("seq2seq")(examples)

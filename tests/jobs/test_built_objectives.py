@@ -16,13 +16,12 @@ from tests.jobs import naive
 from tests.objectives.worlds import PARAMETERS
 from torch import Tensor
 
-from seqdistill.assembly.objective import build_objective, build_schedule
+from seqdistill.assembly.objective import build_objective
 from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.resolving import read_recipe
-from seqdistill.recipe.sections import Number
 from seqdistill.testing.world import World, rollouts
 
 UPDATE, UPDATES = 3, 5
@@ -277,8 +276,3 @@ def test_a_moving_target_goes_from_start_share_to_the_teacher(
             adaptive += step / (1 + math.exp(-trend)) * (1 - share)
         linear = 0.1 + 0.9 * update / (updates - 1)
         share, before = min(1.0, max(linear, adaptive)), nats
-
-
-def test_an_adaptive_number_is_no_schedule() -> None:
-    with pytest.raises(ValueError, match="follows dev scores"):
-        build_schedule(Number(start=0.0, end=1.0, shape="adaptive"))

@@ -1,4 +1,4 @@
-"""What a check passes can be prepared: objective, sequences and reward of generated recipes."""
+"""What a check passes can be prepared, and what it refuses is not trained: generated recipes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from tests.jobs.test_rollouts_while_training import place_for, recipe_in
 from seqdistill.assembly.objective import build_objective
 from seqdistill.assembly.preparing import prepare
 from seqdistill.assembly.sequences import build_source
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.train import train
 from seqdistill.recipe.checks import contradictions
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.systems import output_folder
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ REWARDS = st.sampled_from([{}, {"function": "rouge_l"}, {"function": "rouge_3"}]
 
 
 @settings(
-    max_examples=25,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -74,7 +78,7 @@ REWARDS = st.sampled_from([{}, {"function": "rouge_l"}, {"function": "rouge_3"}]
     reward=REWARDS,
     reduction=st.sampled_from(["token", "sequence", "sum"]),
 )
-def test_a_checked_recipe_can_be_prepared(
+def test_a_recipe_passes_where_it_can_be_prepared_and_nowhere_else(
     base: Recipe,
     terms: list[dict[str, Any]],
     sequences: dict[str, Any],
@@ -88,7 +92,11 @@ def test_a_checked_recipe_can_be_prepared(
         recipe = Recipe.model_validate(values)
     except ValidationError:
         return
-    if contradictions(recipe):
+    if found := contradictions(recipe):
+        with pytest.raises(RecipeError) as refused:
+            train(recipe, progress=NoProgress())
+        assert all(f"{item.key} {item.sentence}" in str(refused.value) for item in found)
+        assert not output_folder(recipe).exists()
         return
     prepared = prepare(recipe)
     assert build_objective(recipe) and build_source(prepared, prepared.train)

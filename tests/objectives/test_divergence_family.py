@@ -17,15 +17,11 @@ from scipy.special import entr, log_softmax, rel_entr
 from torch import Tensor
 
 from seqdistill.core.families import DIVERGENCES
-from seqdistill.core.terms import Reduction
 from seqdistill.objectives.divergences import (
     forward_kl,
     jensen_shannon,
     reverse_kl,
-    skew_forward_kl,
-    skew_reverse_kl,
 )
-from seqdistill.objectives.reduction import reduce
 
 Array = NDArray[np.float64]
 VOCAB = 23
@@ -233,15 +229,16 @@ def test_rounding_never_makes_it_negative_or_too_large(case: Case, dtype: torch.
         assert (values <= case.bound * (1 + 1e-6)).all(), f"beyond its bound at noise {noise}"
 
 
-@every_divergence
-def test_gradient_equals_finite_differences(case: Case) -> None:
+@pytest.mark.parametrize(
+    "case", [case for case in cases() if "adaptive_kl" in case.id or "interpolated" in case.id]
+)
+def test_what_a_divergence_holds_constant_has_no_gradient(case: Case) -> None:
+    """The gradient of all others is that of finite differences: see the suite of the family."""
     generator = seeded(6)
-    logits = torch.randn(3, VOCAB, generator=generator, dtype=torch.float64, requires_grad=True)
-    other = case.other(generator, 3)
-    if case.is_hard:
-        assert torch.autograd.gradcheck(lambda z: case(z.log_softmax(-1), other), (logits,))
-        return
-    teacher = torch.randn(3, VOCAB, generator=generator, dtype=torch.float64, requires_grad=True)
+    logits, teacher = (
+        torch.randn(3, VOCAB, generator=generator, dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    )
     held = with_held_parts(case, logits, teacher)
     expected, got = (
         torch.autograd.grad(
@@ -252,9 +249,6 @@ def test_gradient_equals_finite_differences(case: Case) -> None:
         for function in (held, case)
     )
     torch.testing.assert_close(got, expected)
-    assert torch.autograd.gradcheck(
-        lambda z, t: held(z.log_softmax(-1), t.log_softmax(-1)), (logits, teacher)
-    )
 
 
 @every_divergence
@@ -320,20 +314,6 @@ def test_underflowing_probabilities_give_no_nan(case: Case) -> None:
     assert not gradient.isnan().any()
 
 
-@every_divergence
-@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
-def test_masking_equals_deleting(case: Case, reduction: Reduction) -> None:
-    generator = seeded(10)
-    student, other = log_probs(generator, 3, 6), case.other(generator, 3, 6)
-    values = case(student, other)
-    mask = torch.tensor([[True] * 4 + [False] * 2, [False] * 6, [True] * 4 + [False] * 2])
-    poisoned = torch.where(mask, values, math.nan)
-    masked = reduce(poisoned, mask, reduction)
-    kept = case(student[::2, :4], other[::2, :4])
-    deleted = reduce(kept, torch.ones(2, 4, dtype=torch.bool), reduction)
-    assert masked.mean == pytest.approx(deleted.mean, rel=1e-12)
-
-
 @pytest.mark.parametrize(
     ("beta", "end"), [(1e-7, forward_kl), (1 - 1e-7, reverse_kl)], ids=["to_0", "to_1"]
 )
@@ -351,33 +331,6 @@ def test_jensen_shannon_tends_to_both_kls(
         torch.testing.assert_close(near, limit, rtol=1e-3, atol=0.0)
         (slope,) = torch.autograd.grad(near.sum(), logits)
         torch.testing.assert_close(slope, expected, rtol=1e-2, atol=1e-4)
-
-
-def test_scaled_jensen_shannon_agrees_with_kl_nearby_for_every_beta() -> None:
-    generator = seeded(13)
-    logits = torch.randn(4, VOCAB, generator=generator, dtype=torch.float64)
-    nudge = 1e-4 * torch.randn(4, VOCAB, generator=generator, dtype=torch.float64)
-    student, teacher = (logits + nudge).log_softmax(-1), logits.log_softmax(-1)
-    for beta in (0.1, 0.5, 0.9):
-        scaled = jensen_shannon(student, teacher, beta, scale="gradient")
-        torch.testing.assert_close(scaled, forward_kl(student, teacher), rtol=1e-3, atol=0.0)
-
-
-def test_jensen_shannon_is_symmetric_when_roles_and_beta_swap() -> None:
-    generator = seeded(14)
-    student, teacher = log_probs(generator, 4), log_probs(generator, 4)
-    torch.testing.assert_close(
-        jensen_shannon(student, teacher, 0.2), jensen_shannon(teacher, student, 0.8)
-    )
-
-
-def test_skew_divergences_tend_to_the_kls() -> None:
-    generator = seeded(15)
-    student, teacher = log_probs(generator, 4), log_probs(generator, 4)
-    for skew, end in ((skew_forward_kl, forward_kl), (skew_reverse_kl, reverse_kl)):
-        torch.testing.assert_close(
-            skew(student, teacher, 1e-9), end(student, teacher), rtol=1e-4, atol=0.0
-        )
 
 
 def test_clamped_values_keep_their_gradient() -> None:
@@ -452,13 +405,6 @@ def test_long_heads_are_found_whole(head_mass: float) -> None:
     expected = oracle_adaptive_kl(student.exp().numpy(), teacher.exp().numpy(), head_mass)
     found = DIVERGENCES["adaptive_kl"].function(student, teacher, head_mass)
     torch.testing.assert_close(found, torch.from_numpy(expected))
-
-
-@pytest.mark.parametrize(("name", "value"), [("beta", -0.1), ("beta", math.nan), ("alpha", 1.0)])
-def test_a_parameter_out_of_its_range_is_refused(name: str, value: float) -> None:
-    p = log_probs(seeded(16), 2)
-    with pytest.raises(ValueError, match=name):
-        (jensen_shannon if name == "beta" else skew_reverse_kl)(p, p, value)
 
 
 def test_every_member_has_an_oracle() -> None:

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import DIVERGENCES
 from seqdistill.core.head import Head
 from seqdistill.objectives.chunked_loss import FusedLoss
 from seqdistill.objectives.fused import (
     fused_divergence,
-    fused_negative_log_likelihood,
     fused_sum,
     target_part,
     teacher_part,
@@ -78,13 +76,14 @@ class Problem:
 
     def fused(self, temperature: float = 1.0, chunk: int | None = None) -> FusedLoss:
         if self.is_hard:
-            return fused_negative_log_likelihood(
+            found = fused_sum(
                 self.hidden,
                 self.head,
-                self.target_ids,
+                [target_part(self.target_ids)],
                 weights=self.weights,
                 chunk_positions=chunk,
             )
+            return FusedLoss(found.total, found.values[0])
         return fused_divergence(
             self.name,
             self.hidden,
@@ -138,13 +137,10 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 @every_name
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["fp64", "fp32"])
 @pytest.mark.parametrize("chunk", [None, 4], ids=lambda chunk: f"chunk{chunk}")
-@pytest.mark.parametrize("temperature", [1.0, 2.5], ids=["T1", "T2.5"])
-@pytest.mark.parametrize("head", ["plain", "all"])
-def test_fused_equals_plain(
-    name: str, head: str, temperature: float, chunk: int | None, dtype: torch.dtype
-) -> None:
-    case = problem(name, head, dtype)
-    got, expected = case.fused(temperature, chunk), case.plain(temperature)
+def test_fused_equals_plain(name: str, chunk: int | None, dtype: torch.dtype) -> None:
+    """In the suite of the family it does in fp64 and for plain heads."""
+    case = problem(name, "all", dtype)
+    got, expected = case.fused(2.5, chunk), case.plain(2.5)
     assert got.total.dtype == dtype
     assert relative_error(got.values, expected.detach()) < TOLERANCE[dtype]
     total = (case.weights * expected).sum()
@@ -168,6 +164,7 @@ def test_bf16_states_come_close_and_keep_each_dtype(name: str) -> None:
         teacher_hidden=exact.teacher_hidden.bfloat16(),
     )
     got, expected = rounded.fused(), exact.plain()
+    assert (got.values >= 0.0).all(), "not even by rounding"
     assert relative_error(got.values.double(), expected.detach()) < 0.03
     gradients = rounded.gradients(got.total)
     assert [gradient.dtype for gradient in gradients] == [leaf.dtype for leaf in rounded.leaves]
@@ -331,8 +328,8 @@ def test_parts_of_one_pass_equal_the_sum_of_single_losses(head: str, chunk: int 
 
 def test_impossible_arguments_are_refused() -> None:
     case = problem("forward_kl")
-    heads = (case.teacher_hidden, case.teacher_head)
-    parts = [target_part(case.target_ids), teacher_part("forward_kl", *heads, temperature=2.0)]
+    warm = teacher_part("forward_kl", case.teacher_hidden, case.teacher_head, temperature=2.0)
+    parts = [target_part(case.target_ids), warm]
     for wrong, sentence in ((parts, r"at one temperature, got 1\.0, 2\.0"), ([], "at least one")):
         with pytest.raises(ValueError, match=sentence):
             fused_sum(case.hidden, case.head, wrong, weights=case.weights)
@@ -340,31 +337,3 @@ def test_impossible_arguments_are_refused() -> None:
         case.fused(temperature=0.0)
     with pytest.raises(ValueError, match="chunk_positions must be at least 1"):
         case.fused(chunk=0)
-    wrong_ones: list[tuple[str, dict[str, Any], str]] = [
-        ("kl", {}, "'kl'"),
-        ("jensen_shannon", {}, "beta of jensen_shannon"),
-        ("forward_kl", {"beta": 0.5}, "beta of forward_kl"),
-        ("skew_forward_kl", {"alpha": 1.0}, "alpha of skew_forward_kl"),
-    ]
-    for name, parameters, sentence in wrong_ones:
-        with pytest.raises(RecipeError, match=sentence):
-            teacher_part(name, *heads, **parameters)
-
-
-@pytest.mark.parametrize("name", [n for n, m in DIVERGENCES.items() if m.manual_gradient])
-@pytest.mark.parametrize("chunk", [None, 4])
-@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
-def test_a_gradient_by_hand_is_that_of_autograd(name: str, chunk: int | None, beta: float) -> None:
-    case = problem(name)
-    parameters = SETTINGS.get(name, {}) | ({"beta": beta} if name == "jensen_shannon" else {})
-    found = []
-    for manual in (True, False):
-        part = teacher_part(
-            name, case.teacher_hidden, case.teacher_head, manual=manual, **parameters
-        )
-        loss = fused_sum(
-            case.hidden, case.head, [part], weights=case.weights, chunk_positions=chunk
-        )
-        found.append((loss.values, *case.gradients(loss.total)))
-    for by_hand, by_autograd in zip(*found, strict=True):
-        torch.testing.assert_close(by_hand, by_autograd, rtol=1e-11, atol=1e-13)

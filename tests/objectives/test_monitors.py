@@ -92,14 +92,6 @@ def test_padded_rows_of_the_student_head_are_entropy_but_no_divergence() -> None
     assert parts["teacher_reverse_kl"].mean == pytest.approx(rel_entr(cut, p).sum(-1).mean())
 
 
-def test_a_batch_without_targets_is_measured_as_nothing() -> None:
-    here = world((0, 0, 3)).rows(slice(0, 2))
-    _, parts = logged([NLL])(here.states, here.scores, here.batch)
-    for name in BOTH:
-        assert parts[name].total == 0.0
-        assert parts[name].count == 0.0
-
-
 def as_writer_of(here: World) -> StudentStates:
     """Other states of the same student, as with its dropout off."""
     return StudentStates(here.states.hidden.detach() * 0.5 + 0.2, here.states.head)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from tests.objectives.worlds import VOCAB, mean, naive, term, world
+from tests.objectives.worlds import TERM_NAMES, VOCAB, mean, naive, only, term, world
 
 from seqdistill.core.batch import StudentStates
 from seqdistill.core.errors import RecipeError
@@ -31,6 +33,10 @@ def test_every_term_equals_a_naive_loop(name: str, reduction: Reduction) -> None
     assert list(parts) == [name, *moving]
     assert parts[name].mean == pytest.approx(expected, rel=1e-6)
     assert not parts[name].total.requires_grad
+    assert not objective.needs_eval_states
+    if name == "negative_log_likelihood":
+        alone, _ = objective(here.states, NoScores(), here.batch)
+        assert alone.total == total.total, "no teacher is asked"
     assert objective.needs_teacher == (name != "negative_log_likelihood")
 
 
@@ -56,61 +62,6 @@ def test_the_teachers_mode_is_a_hard_target_beside_which_soft_terms_get_t_square
     assert mean(beside, rewarded) == pytest.approx(naive(FKL, here, "sum", 3.0), rel=1e-6)
 
 
-def test_word_level_kd_is_the_weighted_sum_of_its_terms() -> None:
-    here = world()
-    terms = [term(name, weight=0.5) for name in ("negative_log_likelihood", "cross_entropy")]
-    expected = sum(0.5 * naive(term, here, "sum", 1.0) for term in terms)
-    assert mean(WeightedObjective(terms, reduction="sum"), here) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("beta", "end"), [(0.0, "forward_kl"), (1.0, "reverse_kl")])
-def test_ends_of_beta_are_the_two_kls(beta: float, end: str) -> None:
-    here = world()
-    at_end = WeightedObjective([term("jensen_shannon", beta=beta)], reduction="token")
-    named = WeightedObjective([term(end)], reduction="token")
-    assert mean(at_end, here) == mean(named, here)
-    _, parts = at_end(here.states, here.scores, here.batch)
-    assert list(parts) == ["jensen_shannon"], "logs keep the name that the user typed"
-
-
-@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
-def test_micro_batches_sum_to_the_whole_in_value_and_gradient(reduction: Reduction) -> None:
-    here = world()
-    objective = WeightedObjective(
-        [NLL, term("jensen_shannon", beta=0.5)], reduction=reduction, loss_temperature=2.0
-    )
-    weight = here.states.head.weight
-    whole, _ = objective(here.states, here.scores, here.batch)
-    (expected,) = torch.autograd.grad(whole.total / whole.count, weight)
-    parts = TokenSum.zero()
-    for rows in (slice(0, 1), slice(1, 4)):
-        piece = here.rows(rows)
-        parts = parts + objective(piece.states, piece.scores, piece.batch)[0]
-    (gradient,) = torch.autograd.grad(parts.total / parts.count, weight)
-    assert parts.detached().mean == pytest.approx(whole.detached().mean, rel=1e-6)
-    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
-
-
-def test_padding_is_never_read_and_receives_no_gradient() -> None:
-    here = world()
-    hole = ~here.batch.target_mask
-    here.states.hidden.data[hole] = torch.nan
-    here.scores.hidden[hole] = torch.nan
-    objective = WeightedObjective([NLL, FKL], reduction="token")
-    total, _ = objective(here.states, here.scores, here.batch)
-    (gradient,) = torch.autograd.grad(total.total, here.states.hidden)
-    assert (gradient[hole] == 0.0).all()
-    assert gradient.isfinite().all()
-
-
-def test_hard_terms_need_no_teacher() -> None:
-    here = world()
-    objective = WeightedObjective([NLL], reduction="token")
-    total, _ = objective(here.states, NoScores(), here.batch)
-    assert not objective.needs_teacher
-    assert total.detached().mean == pytest.approx(naive(NLL, here, "token", 1.0), rel=1e-6)
-
-
 def test_a_batch_without_targets_counts_nothing() -> None:
     here = world((0, 0, 3)).rows(slice(0, 2))
     total, parts = WeightedObjective([NLL, FKL], reduction="token")(
@@ -121,10 +72,11 @@ def test_a_batch_without_targets_counts_nothing() -> None:
     assert parts["forward_kl"].count == 0.0
 
 
-def test_soft_terms_refuse_scores_that_are_not_dense() -> None:
+@pytest.mark.parametrize("name", [name for name in TERM_NAMES if term(name).asks_teacher])
+def test_soft_terms_refuse_scores_that_are_not_dense(name: str) -> None:
     here = world()
-    objective = WeightedObjective([FKL], reduction="token")
-    with pytest.raises(RecipeError, match=r"forward_kl needs .* teacher.scores to dense"):
+    objective = WeightedObjective([term(name)], reduction="sum")
+    with pytest.raises(RecipeError, match=rf"{name} needs .* teacher.scores to dense"):
         objective(here.states, NoScores(), here.batch)
 
 
@@ -153,3 +105,49 @@ def test_padded_rows_of_the_student_head_are_known_to_hard_targets_only() -> Non
     _, parts = both(here.states, smaller, here.batch)
     hard = naive(NLL, here, "token", 1.0)
     assert parts["negative_log_likelihood"].mean == pytest.approx(hard, rel=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+def test_the_loss_does_not_depend_on_the_split_into_micro_batches(reduction: Reduction) -> None:
+    """TRL #4719, ms-swift #10165: means of means. All terms at once, writers and importance weights
+    too, and policy gradients where they may be."""
+    generator = torch.Generator().manual_seed(9)
+    here = world().told(
+        origins=("student", "teacher", "student", "reference"),
+        advantages=torch.randn(4, generator=generator),
+        sampled_log_probs=-torch.rand(4, 7, generator=generator, dtype=torch.float64),
+    )
+    names = {"token": list(DIVERGENCES), "sequence": [*DIVERGENCES, "advantages"]}
+    terms = [term(name) for name in names.get(reduction, TERM_NAMES)]
+    terms += [term("reverse_kl", token_weights=["importance"])]
+    terms += [term("forward_kl", token_weights=[only("student")])]
+    chosen = WeightedObjective(terms, reduction=reduction)
+    weight = here.states.head.weight
+    whole, whole_parts = chosen(here.states, here.scores, here.batch)
+    (expected,) = torch.autograd.grad(whole.total / whole.count, weight)
+    for cuts in ((0, 1, 4), (0, 2, 3, 4)):
+        total, parts = TokenSum.zero(), dict.fromkeys(whole_parts, TokenSum.zero())
+        for first, last in itertools.pairwise(cuts):
+            piece = here.rows(slice(first, last))
+            loss, named = chosen(piece.states, piece.scores, piece.batch)
+            total = total + loss
+            parts = {name: parts[name] + part for name, part in named.items()}
+        (found,) = torch.autograd.grad(total.total / total.count, weight)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+        for name, part in parts.items():
+            assert part.mean == pytest.approx(whole_parts[name].mean, rel=1e-6), name
+
+
+@pytest.mark.parametrize("name", TERM_NAMES)
+def test_padding_is_never_read_and_receives_no_gradient(name: str) -> None:
+    """TRL #7024: MiniLLM's mask was true everywhere, so padding was scored."""
+    here = world().told(advantages=torch.tensor([1.0, -2.0, 0.5, 1.0]))
+    objective = WeightedObjective([term(name)], reduction="sum")
+    clean, hole = mean(objective, here), ~here.batch.target_mask
+    here.states.hidden.data[hole] = torch.nan
+    here.scores.hidden[hole] = torch.nan
+    here.batch.target_ids[hole] = here.states.head.vocab_size + 5
+    total, _ = objective(here.states, here.scores, here.batch)
+    assert total.detached().mean == clean
+    (gradient,) = torch.autograd.grad(total.total, here.states.hidden)
+    assert (gradient[hole] == 0.0).all() and gradient.isfinite().all()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.objectives.worlds import TERM_NAMES, mean, naive, only, term, world
+from tests.objectives.worlds import mean, naive, only, term, world
 from torch import Tensor
 
 from seqdistill.core.errors import RecipeError
@@ -20,7 +20,6 @@ from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.observation import Observation
-from seqdistill.objectives.reduction import reduce
 
 FKL = term("forward_kl")
 WRITERS: tuple[Origin, ...] = ("teacher", "student", "reference", "student")
@@ -48,16 +47,6 @@ def test_a_scheduled_skew_is_that_of_the_update() -> None:
         objective.begin_update(update, 3, logged=False)
         expected = naive(term("skew_reverse_kl", alpha=alpha), here, "sum", 1.0)
         assert mean(objective, here) == pytest.approx(expected)
-
-
-def test_a_constant_schedule_is_the_number() -> None:
-    here = world()
-    number = term("skew_forward_kl", weight=0.5, alpha=0.1)
-    schedule = term("skew_forward_kl", weight=Schedule.constant(0.5), alpha=Schedule.constant(0.1))
-    values = [
-        mean(WeightedObjective([term], reduction="token"), here) for term in (number, schedule)
-    ]
-    assert values[0] == values[1]
 
 
 @pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
@@ -111,26 +100,6 @@ def test_a_batch_that_does_not_say_who_wrote_it_is_refused() -> None:
     )
     with pytest.raises(RecipeError, match=r"student, .* got a batch without"):
         objective(here.states, here.scores, here.batch)
-
-
-@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
-def test_importance_weights_multiply_every_position_of_reverse_kl(reduction: Reduction) -> None:
-    here = world()
-    mask, targets = here.batch.target_mask, here.batch.target_ids
-    log_q = here.states.head.logits(here.states.hidden).log_softmax(-1).detach()
-    sampled = log_q.gather(-1, targets[..., None])[..., 0] - torch.randn(
-        mask.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
-    log_p = here.scores.head.logits(here.scores.hidden).log_softmax(-1)
-    values = DIVERGENCES["reverse_kl"].function(log_q, log_p)
-    weights = (log_q.gather(-1, targets[..., None])[..., 0] - sampled).exp()
-    objective = WeightedObjective(
-        [term("reverse_kl", token_weights=["importance"])], reduction=reduction
-    )
-    expected = reduce(weights * values, mask, reduction).mean
-    assert mean(objective, here.told(sampled_log_probs=sampled)) == pytest.approx(expected)
-    plain = WeightedObjective([term("reverse_kl")], reduction=reduction)
-    assert mean(objective, here) == pytest.approx(mean(plain, here)), "1 where nobody says"
 
 
 @pytest.mark.parametrize(
@@ -195,12 +164,6 @@ def test_terms_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=word):
         WeightedObjective(terms, **({"reduction": "sum"} | settings))
-
-
-@pytest.mark.parametrize("name", TERM_NAMES)
-def test_who_needs_a_teacher(name: str) -> None:
-    objective = WeightedObjective([term(name)], reduction="sum")
-    assert objective.needs_teacher == (name not in ("negative_log_likelihood", "advantages"))
 
 
 @pytest.fixture

@@ -8,16 +8,8 @@ import pytest
 
 from seqdistill.recipe import load_recipe, preset_names, read_recipe
 from seqdistill.recipe.schema import DataSection
-from seqdistill.recipe.stages import stage_presets
 
 BRINGS_DATA = [name for name in preset_names() if read_recipe(name).data.train is not None]
-
-
-def test_the_presets_that_bring_data_are_those_that_run_by_themselves() -> None:
-    assert BRINGS_DATA == ["demo", "teacher"]
-    for name in stage_presets():
-        assert read_recipe(name).data == DataSection(), name
-        assert read_recipe(name).teacher.model is None, name
 
 
 @pytest.mark.parametrize("name", BRINGS_DATA)
@@ -51,13 +43,6 @@ def test_what_is_given_beside_own_data_stays(caplog: pytest.LogCaptureFixture) -
     assert recipe.data == DataSection(train="a.tsv", dev="b.tsv", max_dev_examples=7, test="c.tsv")
     assert (recipe.training.eval_every, recipe.training.average_best) == (300, True)
     assert not caplog.messages
-
-
-def test_own_dev_alone_is_not_cut_to_the_preset_s_subset(caplog: pytest.LogCaptureFixture) -> None:
-    recipe = read_recipe("teacher", ["data.dev=b.tsv"])
-    assert recipe.data.max_dev_examples is None
-    assert (recipe.data.train, recipe.data.test) == ("bundled:en-de", "bundled:en-de")
-    assert "data.max_dev_examples=500" in caplog.text
 
 
 @pytest.mark.parametrize("overrides", [[], ["data.train=bundled:en-de"], ["seed=3"]])

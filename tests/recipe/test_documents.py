@@ -86,10 +86,6 @@ def test_tags_that_build_objects_are_refused(text: str) -> None:
     assert len(problems) == 1 and "plain YAML" in problems[0] and "line 1" in problems[0]
 
 
-def test_an_empty_document_holds_nothing() -> None:
-    assert document("").values == document("# only a comment\n").values == {}
-
-
 def test_mappings_are_merged_and_lists_replaced_with_their_lines() -> None:
     settings = document("a:\n  x: 1\n  y: 2\nb: [1, 2, 3]\n")
     settings.merge(parse_document("a: {y: 3}\nb: [9]\n", "over.yaml", []))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from seqdistill.core.errors import RecipeError
-from seqdistill.recipe import check_recipe, load_recipe, read_recipe
+from seqdistill.recipe import load_recipe, read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, all_keys
 
@@ -46,38 +45,11 @@ def test_a_file_inherits_from_its_preset_and_overrides_win(written: Completion) 
     assert recipe.preset == recipe.method == "word_kd"
 
 
-def test_a_list_in_the_file_replaces_the_presets(written: Completion) -> None:
-    path = written(
-        "preset: word_kd\nobjective: {terms: [{divergence: reverse_kl, weight: 0.3}]}\n" + MINIMAL
-    )
-    (term,) = load_recipe(path, []).objective.terms
-    assert (term.divergence, term.weight.start) == ("reverse_kl", 0.3)
-
-
 def test_the_preset_itself_can_be_overridden(written: Completion) -> None:
     path = written("preset: word_kd\n" + MINIMAL)
     recipe = load_recipe(path, ["preset=seq_kd"])
     assert recipe.method == recipe.preset == "seq_kd"
     assert recipe.teacher.scores == "none"
-
-
-def test_values_of_overrides_are_yaml(written: Completion) -> None:
-    recipe = load_recipe(
-        written(MINIMAL),
-        [
-            "training.learning_rate=5e-4",
-            "objective.terms=[{divergence: jensen_shannon, beta: 0.1}]",
-            "teacher.scores=dense",
-            "data.dev=a=b.tsv",
-            "sequences.decoding={beam_size: 3}",
-            "student.trust_remote_code=true",
-            "training.patience=null",
-        ],
-    )
-    assert recipe.training.learning_rate == 5e-4
-    assert recipe.objective.terms[0].model_dump()["beta"] == 0.1
-    assert recipe.data.dev == "a=b.tsv"
-    assert recipe.sequences.decoding.beam_size == 3 and recipe.student.trust_remote_code is True
 
 
 def test_names_of_other_trainers_set_the_same_settings(written: Completion) -> None:
@@ -110,19 +82,15 @@ def test_names_of_other_trainers_set_the_same_settings(written: Completion) -> N
 
 
 def test_every_alias_names_a_setting_and_hides_none() -> None:
-    assert set(ALIASES.values()) <= set(all_keys())
+    assert {path[:2] if "terms" in path else path for path in ALIASES.values()} <= set(all_keys())
     assert not (set(ALIASES) | set(AMBIGUOUS)) & set(Recipe.model_fields)
 
 
-def test_beta_goes_to_the_only_jensen_shannon_term(written: Completion) -> None:
+def test_beta_is_that_of_the_first_term(written: Completion) -> None:
     term = "{divergence: jensen_shannon, beta: 0.5}"
     path = written(f"objective: {{terms: [{term}]}}\nteacher: {{scores: dense}}\n")
     assert read_recipe(path, ["beta=0.1"]).objective.terms[0].model_dump()["beta"] == 0.1
-    path = written(f"objective: {{terms: [{term}]}}\nbeta: 0.2\n")
-    assert read_recipe(path).objective.terms[0].model_dump()["beta"] == 0.2
-    path = written(f"objective: {{terms: [{term}, {term}]}}\n")
-    for found in (refusal(path, "beta=0.1"), refusal("word_kd", "beta=0.1")):
-        assert "beta must belong to the one jensen_shannon term" in found
+    assert "belongs to jensen_shannon" in refusal("word_kd", "beta=0.1")
 
 
 def test_a_setting_under_two_names_is_refused(written: Completion) -> None:
@@ -135,11 +103,6 @@ def test_a_setting_under_two_names_is_refused(written: Completion) -> None:
 @pytest.mark.parametrize("name", sorted(AMBIGUOUS))
 def test_a_name_without_one_meaning_is_refused_with_what_to_write(name: str) -> None:
     assert AMBIGUOUS[name] in refusal("word_kd", f"{name}=1")
-
-
-def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Completion) -> None:
-    found = refusal(written("seed: 1\ntemperature: 0.9\n"))
-    assert re.search(r"my\.yaml, line 2: temperature .*objective\.loss_temperature", found)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +136,17 @@ def test_an_ambiguous_name_in_a_file_is_refused_with_its_line(written: Completio
         ("student.architecture=x", ["student.architecture must be a mapping, got 'x'"]),
         ("student.architecture={a: [1]}", ["student.architecture.a must be text, a number"]),
         ("objective.terms.7.weight=1", ["objective.terms.7 must be a key of a section"]),
+        ("sequences.mixture.student_fraction=2", ["student_fraction must be at most 1, got 2"]),
+        (
+            "sequences.mixture.student_fraction={start: 0, end: 1, shape: exponential}",
+            ["must have positive ends"],
+        ),
+        ("sequences.mixture.student_fraction={start: 0, step: 0.2}", ["step: "]),
+        ("sequences.mixture.student_fraction={shape: adaptive, step: 0}", ["step: "]),
+        ("sequences.replay.fresh_fraction=-1", ["fresh_fraction must be at least 0"]),
+        ('output_dir="a\\0b"', ["output_dir must be plain text"]),
+        ('data.dev="a\\uD800.tsv"', ["data.dev must be plain text"]),
+        (f"seed={10**18}", ["seed must be a number of at most 18 digits"]),
         ("preset.x=1", ["preset.x must be a key of a section"]),
         ("preset=nonsense", ["preset must be one of akl", "got 'nonsense'"]),
         ("preset=wordkd", ["Did you mean 'word_kd'?"]),
@@ -232,12 +206,6 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: pathlib.Path) ->
         str(path)
     )
     assert str(tmp_path) in refusal(str(tmp_path))
-
-
-def test_recipes_built_in_python_are_checked_too() -> None:
-    with pytest.raises(RecipeError, match=r"data\.train must name"):
-        check_recipe(Recipe())
-    check_recipe(load_recipe("teacher"))
 
 
 def test_recipes_and_records_start_without_torch_transformers_and_pyarrow() -> None:

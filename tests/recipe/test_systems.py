@@ -6,7 +6,6 @@ import pathlib
 
 import pytest
 
-from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import check_recipe, compare_member, load_recipe, output_folder, read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import comparable_presets
@@ -43,13 +42,3 @@ def test_members_are_written_below_the_comparison_each_by_itself() -> None:
     folders = [output_folder(compare_member(demo, name)) for name in demo.compare]
     assert output_folder(demo) == pathlib.Path("runs/demo-5")
     assert folders == [output_folder(demo) / name for name in ("baseline", "word_kd", "seq_kd")]
-
-
-def test_methods_can_be_compared_but_no_comparison_and_no_teacher() -> None:
-    assert {"baseline", "word_kd", "seq_kd", "seq_kd_word_kd"} <= set(comparable_presets())
-    assert not {"demo", "teacher"} & set(comparable_presets())
-
-
-def test_an_unknown_member_is_refused() -> None:
-    with pytest.raises(RecipeError, match="'nonsense'"):
-        compare_member(load_recipe("demo"), "nonsense")

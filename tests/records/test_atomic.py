@@ -9,18 +9,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
-
-
-def test_a_written_file_has_the_content_and_leaves_nothing_aside(tmp_path: Path) -> None:
-    atomic.write_text(tmp_path / "deep" / "a.txt", "grün\n")
-    assert (tmp_path / "deep" / "a.txt").read_bytes() == "grün\n".encode()
-    assert [child.name for child in (tmp_path / "deep").iterdir()] == ["a.txt"]
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_aside(
@@ -56,13 +49,6 @@ def test_a_new_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     assert [child.name for child in tmp_path.iterdir()] == ["student"]
 
 
-def test_a_new_folder_is_removed_on_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), atomic.new_folder(tmp_path / "student") as folder:
-        (folder / "a.txt").write_text("a")
-        raise RuntimeError("halfway")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_new_folder_refuses_to_replace_a_filled_one(tmp_path: Path) -> None:
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "kept.txt").write_text("kept")
@@ -72,13 +58,6 @@ def test_a_new_folder_refuses_to_replace_a_filled_one(tmp_path: Path) -> None:
         "student",
         "student/kept.txt",
     ]
-
-
-def test_a_new_folder_takes_the_place_of_an_empty_one(tmp_path: Path) -> None:
-    (tmp_path / "student").mkdir()
-    with atomic.new_folder(tmp_path / "student") as folder:
-        (folder / "a.txt").write_text("a")
-    assert (tmp_path / "student" / "a.txt").exists()
 
 
 def test_a_killed_process_leaves_no_half_filled_folder(tmp_path: Path) -> None:
@@ -146,11 +125,6 @@ def test_a_damaged_inner_line_is_refused_with_its_number(tmp_path: Path, bad: st
         atomic.read_json_lines(path)
 
 
-def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
-    assert atomic.read_json_lines(tmp_path / "none.jsonl") == []
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_new_file_is_whole_or_absent_and_may_be_read_like_any(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with atomic.new_file(tmp_path / "a.bin") as aside:
@@ -176,16 +150,6 @@ def test_left_overs_of_dead_processes_go_and_nothing_else(tmp_path: Path) -> Non
     (tmp_path / f"other.partial-{dead.pid}").touch()
     atomic.remove_left_overs(tmp_path, "run")
     assert (tmp_path / f"other.partial-{dead.pid}").exists()
-
-
-@pytest.mark.parametrize("made", [atomic.new_folder, atomic.replaced_folder])
-def test_links_to_folders_are_followed(tmp_path: Path, made: Any) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to("real")
-    with made(tmp_path / "link") as aside:
-        (aside / "a.txt").write_text("a")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real" / "a.txt").read_text() == "a"
 
 
 def test_files_of_a_new_folder_can_be_read_by_whoever_can_read_a_new_file(tmp_path: Path) -> None:
@@ -225,11 +189,6 @@ def test_pipes_and_devices_are_written_to_and_never_replaced(tmp_path: Path) -> 
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_full_device_says_that_it_is_full() -> None:
-    with pytest.raises(OSError, match="No space left"):
-        atomic.write_text("/dev/full", "text")
-
-
 def test_standard_output_that_is_a_file_is_appended_to(tmp_path: Path) -> None:
     code = (
         "from seqdistill.records import atomic; print('first', flush=True); "
@@ -251,6 +210,10 @@ def test_of_a_link_the_target_is_replaced_and_the_link_stays(tmp_path: Path, exi
     (tmp_path / "file").symlink_to(file)
     (tmp_path / "folder").symlink_to(folder)
     atomic.write_text(tmp_path / "file", "new")
+    if not exists:
+        with atomic.new_folder(tmp_path / "folder"):
+            pass
+        assert folder.is_dir() and (tmp_path / "folder").is_symlink()
     with atomic.replaced_folder(tmp_path / "folder") as aside:
         (aside / "inner").write_text("new")
     assert (tmp_path / "file").is_symlink() and file.read_text() == "new"

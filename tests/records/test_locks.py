@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -66,26 +65,6 @@ def test_two_names_of_one_folder_are_one(tmp_path: Path) -> None:
         pytest.fail("the block must not begin")
 
 
-def test_many_that_wait_come_one_after_another(tmp_path: Path) -> None:
-    inside: list[int] = []
-    most: list[int] = []
-
-    def work() -> None:
-        for _ in range(20):
-            with locks.exclusive_lock(tmp_path / "one", "training in"):
-                inside.append(1)
-                most.append(len(inside))
-                inside.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(most) == 80 and set(most) == {1}
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_folder_whose_parent_cannot_be_written_is_locked_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,12 +79,3 @@ def test_a_folder_whose_parent_cannot_be_written_is_locked_inside(
         ):
             pytest.fail("the block must not begin")
     assert not list((tmp_path / "one").iterdir())
-
-
-def test_a_folder_that_is_locked_inside_goes_when_nothing_was_written(tmp_path: Path) -> None:
-    with locks.held_inside(tmp_path / "deep" / "one", "labelling into"):
-        assert (tmp_path / "deep" / "one" / ".lock").is_file()
-    assert not list(tmp_path.iterdir())
-    with locks.held_inside(tmp_path / "one", "labelling into"):
-        (tmp_path / "one" / "kept").touch()
-    assert [path.name for path in (tmp_path / "one").iterdir()] == ["kept"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from seqdistill.core.schedules import Schedule
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sections import Number
 
 
 def build_objective(recipe: Recipe) -> WeightedObjective:
@@ -17,10 +15,3 @@ def build_objective(recipe: Recipe) -> WeightedObjective:
         loss_temperature=section.loss_temperature,
         monitors=section.monitors,
     )
-
-
-def build_schedule(number: Number) -> Schedule:
-    """The number as a function of the update. Raises ValueError for an adaptive one."""
-    if number.shape == "adaptive":
-        raise ValueError("an adaptive number follows dev scores and is no schedule")
-    return Schedule(number.start, number.end, number.shape)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from seqdistill.assembly.corpus import interpolated_outputs, teacher_outputs
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import made_by_ctranslate2, rollout_engine, verification_pairs
-from seqdistill.assembly.objective import build_schedule
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
+from seqdistill.core.schedules import Schedule
 from seqdistill.data.dataset import EncodedDataset, leave_out_long, with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
@@ -25,7 +25,7 @@ from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, Transfo
 from seqdistill.generation.verification import reach_of
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sequences_schema import RolloutsSection, StudentFraction
+from seqdistill.recipe.sequences_schema import AdaptiveSection, RolloutsSection
 from seqdistill.sources.fractions import AdaptiveFraction, Fraction
 from seqdistill.sources.mixture import MixtureSource
 from seqdistill.sources.replay import ReplaySource
@@ -134,7 +134,7 @@ def _completions(
             source,
             capacity=sequences.replay.capacity,
             max_age=sequences.replay.max_age,
-            fresh_fraction=build_schedule(sequences.replay.fresh_fraction),
+            fresh_fraction=sequences.replay.fresh_fraction,
             seed=seed,
             rank=rank,
         )
@@ -157,12 +157,12 @@ def _completions(
     return source
 
 
-def _student_fraction(asked: StudentFraction) -> Fraction:
-    if asked.shape == "adaptive":
-        return AdaptiveFraction(
-            start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
-        )
-    return build_schedule(asked)
+def _student_fraction(asked: Schedule | AdaptiveSection) -> Fraction:
+    if isinstance(asked, Schedule):
+        return asked
+    return AdaptiveFraction(
+        start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
+    )
 
 
 def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:

@@ -34,7 +34,7 @@ _SILENCE_SECONDS = 600.0
 _WORDS_WIDTH, _MIN_BAR, _MAX_BAR = 78, 6, 40
 
 
-class RichProgress:
+class RichProgress(Progress):
     """One bar a job, on a terminal. A bar stays on screen when its job is over."""
 
     def __init__(self, console: Console, *, transient: bool = False) -> None:
@@ -86,7 +86,7 @@ class RichProgress:
             self._bars = None
 
 
-class PlainProgress:
+class PlainProgress(Progress):
     """Lines for a log: at the start, at every tenth of the job and at its end.
 
     In between also after ten minutes without a line.

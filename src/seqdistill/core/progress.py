@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
 
-
-@runtime_checkable
-class Progress(Protocol):
-    """A listener to one job at a time."""
+class Progress:
+    """A listener to one job at a time; by itself it says nothing."""
 
     def start(self, description: str, total: int) -> None:
         """A job of `total` units begins."""
@@ -22,41 +19,28 @@ class Progress(Protocol):
         """A line that stays, such as a score on dev."""
 
 
-class NoProgress:
-    """Listens and says nothing."""
-
-    def start(self, description: str, total: int) -> None:
-        """Ignore the job's start."""
-
-    def advance(self, units: int = 1, note: str = "") -> None:
-        """Ignore the advance."""
-
-    def finish(self) -> None:
-        """Ignore the end."""
-
-    def echo(self, line: str) -> None:
-        """Ignore the line."""
+class NoProgress(Progress):
+    """Says nothing."""
 
 
-class NamedProgress:
+class NamedProgress(Progress):
     """Passes progress on, under the name of what is being made: for several made in turn."""
 
     def __init__(self, inner: Progress, name: str) -> None:
-        self._inner = inner
-        self._name = name
+        self._inner, self._name = inner, name
 
     def start(self, description: str, total: int) -> None:
-        """A job of what bears the name begins."""
+        """The job, under the name."""
         self._inner.start(f"{self._name}: {description}", total)
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Pass the advance on."""
+        """Passed on."""
         self._inner.advance(units, note)
 
     def finish(self) -> None:
-        """Pass the end on."""
+        """Passed on."""
         self._inner.finish()
 
     def echo(self, line: str) -> None:
-        """Pass the line on, after the name."""
+        """The line, after the name."""
         self._inner.echo(f"{self._name}: {line}")

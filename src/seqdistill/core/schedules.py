@@ -7,11 +7,13 @@ resumed run goes on where it was. What reacts to a loss is not a schedule.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, TypeAdapter, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError, ValidationError
 
+T = TypeVar("T")
 Shape = Literal["constant", "linear", "exponential", "complement_exponential"]
 
 
@@ -72,7 +74,8 @@ class Schedule:
         return float(1.0 - (1.0 - self.start) * ((1.0 - self.end) / (1.0 - self.start)) ** done)
 
 
-def _schedule(given: Any) -> Schedule:
+def read_schedule(given: Any) -> Schedule:
+    """The schedule that a number or a mapping stands for."""
     if isinstance(given, Schedule):
         return given
     if isinstance(given, (int, float)) and not isinstance(given, bool):
@@ -81,8 +84,13 @@ def _schedule(given: Any) -> Schedule:
         raise PydanticCustomError(
             "number_or_schedule", "a number, or a mapping with start, end and shape"
         )
+    return in_one_error(_SCHEDULE.validate_python, given)
+
+
+def in_one_error(validate: Callable[[Any], T], given: object) -> T:
+    """What `validate` makes of a mapping; its first error becomes that of the whole mapping."""
     try:
-        return _SCHEDULE.validate_python(given)
+        return validate(given)
     except ValidationError as error:
         found = error.errors()[0]
         key = "".join(f"{part}: " for part in found["loc"])
@@ -108,10 +116,19 @@ def between(low: float, high: float) -> AfterValidator:
     return AfterValidator(check)
 
 
+def fraction(schedule: Schedule) -> Schedule:
+    """Refuses a schedule with an end outside [0, 1]."""
+    if min(schedule.ends) < 0.0:
+        raise PydanticKnownError("greater_than_equal", {"ge": 0.0})
+    if max(schedule.ends) > 1.0:
+        raise PydanticKnownError("less_than_equal", {"le": 1.0})
+    return schedule
+
+
 _SCHEDULE = TypeAdapter(Schedule)
 Scheduled = Annotated[
     Schedule,
-    BeforeValidator(_schedule),
+    BeforeValidator(read_schedule),
     PlainSerializer(_given),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "object"}]}),
 ]

@@ -21,6 +21,7 @@ from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.divergences import NEGLIGIBLE_LOG_PROB
+from seqdistill.objectives.fused import target_nats
 
 _CHUNK_LOGITS = 4_000_000
 """Logits at the same time: 16 MB in fp32, so that the passes over them stay in the cache."""
@@ -100,6 +101,12 @@ def reference_nats(
 
     The model is in evaluation mode meanwhile and afterwards.
     """
-    found = reference_predictions(model, examples, collator, batch_tokens=batch_tokens)
-    nats = torch.from_numpy(np.concatenate(found.nats))
-    return TokenSum(nats.sum(), torch.tensor(float(len(nats))))
+    model.eval()
+    device, total = next(model.parameters()).device, TokenSum.zero()
+    for indices in in_length_order(examples, model.kind, batch_tokens):
+        batch = collator([examples[i] for i in indices]).to(device)
+        states, mask = model.states(batch), batch.target_mask
+        hidden, targets = states.hidden[mask], batch.target_ids[mask]
+        nats = target_nats(hidden, states.head, targets).sum()
+        total = total + TokenSum(nats, mask.sum().float()).detached()
+    return total

@@ -25,7 +25,6 @@ from seqdistill.objectives.divergences import (
 )
 from seqdistill.objectives.fused import (
     fused_divergence,
-    fused_negative_log_likelihood,
     fused_sum,
     target_part,
     teacher_part,
@@ -50,7 +49,6 @@ __all__ = [
     "cross_entropy",
     "forward_kl",
     "fused_divergence",
-    "fused_negative_log_likelihood",
     "fused_sum",
     "interpolated_forward_kl",
     "jensen_shannon",

@@ -98,16 +98,22 @@ class LogitsPass:
             if self._in_place
             else hidden.new_empty((blocking.slice, head.vocab_size), dtype=exact)
         )
-        self._start = 0
+        self._start = self._stop = 0
 
-    def enter_chunk(self, start: int, stop: int) -> Tensor:
-        """The plain products h W^T of these positions; `rows` then reads from them."""
-        self._start = start
-        product = self._product[: stop - start]
-        return torch.mm(self.hidden[start:stop], self.weight.T, out=product)
+    @property
+    def chunk(self) -> Tensor:
+        """The plain products h W^T of the present chunk, or the gradients given back for them."""
+        return self._product[: self._stop - self._start]
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """The logits of some positions of the chunk, in a buffer the loss may overwrite."""
+        """The logits of positions of one chunk, in a buffer the loss may overwrite.
+
+        The first position of a chunk computes its products.
+        """
+        if not self._start <= start < self._stop:
+            self._start = start
+            self._stop = min(start + self._product.shape[0], self.hidden.shape[0])
+            torch.mm(self.hidden[start : self._stop], self.weight.T, out=self.chunk)
         logits = self._product[start - self._start : stop - self._start]
         if not self._in_place:
             logits = self._slice[: stop - start].copy_(logits)
@@ -172,9 +178,9 @@ class HeadGradients:
         if self.bias is not None:
             self.bias.add_(gradient.sum(dim=0))
 
-    def add_chunk(self, student: LogitsPass, start: int, stop: int, gradient: Tensor) -> None:
+    def add_chunk(self, student: LogitsPass, start: int, stop: int) -> None:
         """Adds what a chunk gives hidden states and weight: two matrix products."""
-        scale = student.head.scale
+        scale, gradient = student.head.scale, student.chunk
         if self.hidden is not None:
             rows = self.hidden[start:stop]
             if rows.dtype == gradient.dtype:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,15 +42,9 @@ class FusedSum:
     values: Float[Tensor, "parts positions"]
 
 
-@runtime_checkable
-class RowLoss(Protocol):
-    """A loss of logits, a few positions at a time."""
-
-    def enter_chunk(self, start: int, stop: int) -> None:
-        """Prepares what positions `start` to `stop` have in common (the teacher's products)."""
-
-    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
-        """(rows, 1) values in nats; overwrites the logits with every row's own gradient."""
+RowLoss = Callable[[int, int, Tensor], Tensor]
+"""Positions from start to stop and their logits, to (rows, 1) values in nats; the logits are
+overwritten with the gradient of every row's value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +102,15 @@ class ChunkWalk:
         gradients = HeadGradients.zeros(hidden, self.head, needs)
         for start in range(0, hidden.shape[0], self.blocking.chunk):
             stop = min(start + self.blocking.chunk, hidden.shape[0])
-            chunk = student.enter_chunk(start, stop)
-            losses.enter_chunk(start, stop)
             for first in range(start, stop, self.blocking.slice):
                 last = min(first + self.blocking.slice, stop)
                 logits = student.rows(first, last)
                 slope = cap_slope(logits, self.head.soft_cap, self.temperature)
-                values[:, first:last] = losses.values_and_gradient(first, last, logits)
+                values[:, first:last] = losses(first, last, logits)
                 if needs.any:
                     gradients.add_rows(student, logits, slope)
                     student.give_back(first, last, logits)
-            gradients.add_chunk(student, start, stop, chunk)
+            gradients.add_chunk(student, start, stop)
         return values, gradients
 
 
@@ -140,16 +132,12 @@ class _SharedLogits:
         shape = (len(walk.parts) - 1, rows, walk.head.vocab_size)
         self._copies = hidden.new_empty(shape, dtype=exact)
 
-    def enter_chunk(self, start: int, stop: int) -> None:
-        for loss in self._losses:
-            loss.enter_chunk(start, stop)
-
-    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
+    def __call__(self, start: int, stop: int, logits: Tensor) -> Tensor:
         """(parts, rows) values; overwrites the logits with the gradient of their scaled sum."""
         copies = self._copies[:, : stop - start]
         copies.copy_(logits)
         values = [
-            loss.values_and_gradient(start, stop, own)
+            loss(start, stop, own)
             for loss, own in zip(self._losses, [*copies, logits], strict=True)
         ]
         if self._needs.any:

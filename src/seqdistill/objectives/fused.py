@@ -17,7 +17,13 @@ from torch import Tensor
 from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen, resolved
-from seqdistill.objectives.chunked_head import Blocking, LogitsPass, arithmetic_dtype, product_dtype
+from seqdistill.objectives.chunked_head import (
+    Blocking,
+    LogitsPass,
+    arithmetic_dtype,
+    detached_head,
+    product_dtype,
+)
 from seqdistill.objectives.chunked_loss import ChunkWalk, FusedLoss, FusedSum, Part, RowLoss
 from seqdistill.objectives.manual_gradients import SoftRows
 
@@ -58,22 +64,16 @@ def fused_divergence(
     return FusedLoss(found.total, found.values[0])
 
 
-def fused_negative_log_likelihood(
-    hidden: Float[Tensor, "positions dim"],
-    head: Head,
-    target_ids: Int[Tensor, " positions"],
-    *,
-    weights: Float[Tensor, " positions"],
-    chunk_positions: int | None = None,
-) -> FusedLoss:
-    """-log Q(target) in nats at every position, and its weighted sum.
-
-    Equals `negative_log_likelihood` of the log-softmax of `head.logits(hidden)`. Hard targets have
-    no temperature. Dtypes and `chunk_positions` as in `fused_divergence`.
-    """
-    parts = [target_part(target_ids)]
-    found = fused_sum(hidden, head, parts, weights=weights, chunk_positions=chunk_positions)
-    return FusedLoss(found.total, found.values[0])
+def target_nats(
+    hidden: Float[Tensor, "positions dim"], head: Head, target_ids: Int[Tensor, " positions"]
+) -> Float[Tensor, " positions"]:
+    """-log Q of every target, without a gradient, in chunks of positions."""
+    return fused_sum(
+        hidden.detach(),
+        detached_head(head),
+        [target_part(target_ids)],
+        weights=hidden.new_ones(hidden.shape[0]),
+    ).values[0]
 
 
 def fused_sum(
@@ -153,7 +153,11 @@ def teacher_part(
             temperature=temperature,
             blocking=blocking,
         )
-        return _TeacherRows(teacher, form, dtype, blocking)
+        shape = (min(blocking.slice, blocking.chunk), teacher_head.vocab_size)
+        buffers = tuple(teacher_hidden.new_empty(shape, dtype=dtype) for _ in range(3))
+        return lambda start, stop, logits: form(
+            logits, teacher.rows(start, stop).to(dtype), buffers
+        )
 
     return Part(open_loss, factor, temperature, teacher_head.vocab_size, weights)
 
@@ -194,60 +198,25 @@ def target_part(
 
     Among the head's first `vocab_size` symbols, or all of them.
     """
-    loss = _TargetRows(target_ids.long())
-    return Part(lambda _blocking, _dtype: loss, factor, 1.0, vocab_size, weights)
+    ids = target_ids.long()
 
-
-def entropy_part() -> Part:
-    """The student's entropy H(Q), to be looked at: it leaves no gradient."""
-    return Part(lambda _blocking, _dtype: _EntropyRows())
-
-
-class _TeacherRows:
-    """A divergence between the student's logits and a teacher's."""
-
-    def __init__(
-        self, teacher: LogitsPass, form: RowFunction, dtype: torch.dtype, blocking: Blocking
-    ) -> None:
-        self._teacher = teacher
-        self._form = form
-        self._dtype = dtype
-        shape = (min(blocking.slice, blocking.chunk), teacher.head.vocab_size)
-        self._buffers = tuple(teacher.hidden.new_empty(shape, dtype=dtype) for _ in range(3))
-
-    def enter_chunk(self, start: int, stop: int) -> None:
-        self._teacher.enter_chunk(start, stop)
-
-    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
-        teacher_logits = self._teacher.rows(start, stop).to(self._dtype)
-        return self._form(logits, teacher_logits, self._buffers)
-
-
-class _TargetRows:
-    """The negative log-likelihood of one right answer per position; gradient q - onehot."""
-
-    def __init__(self, target_ids: Tensor) -> None:
-        self._target_ids = target_ids
-
-    def enter_chunk(self, start: int, stop: int) -> None:
-        """Nothing is shared by a chunk."""
-
-    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
-        targets = self._target_ids[start:stop, None]
+    def rows(start: int, stop: int, logits: Tensor) -> Tensor:
+        targets = ids[start:stop, None]
         gap = logits.amax(dim=-1, keepdim=True) - logits.gather(-1, targets)
         probs = torch.softmax(logits, dim=-1, out=logits)
         # log sum exp(z) = max z - log max q: no second pass of exponentials.
         values = gap - probs.amax(dim=-1, keepdim=True).log_()
-        probs.scatter_add_(-1, targets, torch.full_like(values, -1.0))
+        probs.scatter_add_(-1, targets, torch.full_like(values, -1.0))  # the gradient: q - onehot
         return values.clamp_(min=0.0)
 
+    return Part(lambda _blocking, _dtype: rows, factor, 1.0, vocab_size, weights)
 
-class _EntropyRows:
-    """The entropy of the student. It is only ever looked at, so there is no gradient to leave."""
 
-    def enter_chunk(self, start: int, stop: int) -> None:
-        """Nothing is shared by a chunk."""
+def entropy_part() -> Part:
+    """The student's entropy H(Q), to be looked at: it leaves no gradient."""
 
-    def values_and_gradient(self, start: int, stop: int, logits: Tensor) -> Tensor:
+    def rows(_start: int, _stop: int, logits: Tensor) -> Tensor:
         entropies: Tensor = torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1, keepdim=True)
         return entropies
+
+    return Part(lambda _blocking, _dtype: rows)

@@ -22,7 +22,7 @@ from seqdistill.core.origins import Origin
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.objectives.chunked_head import detached_head
-from seqdistill.objectives.fused import entropy_part, fused_sum, target_part, teacher_part
+from seqdistill.objectives.fused import entropy_part, fused_sum, target_nats, teacher_part
 
 
 class Observation:
@@ -85,11 +85,11 @@ class Observation:
 
     def extra(self, name: str) -> Float[Tensor, " batch"]:
         """A numeric column of the data. Raises RecipeError when the batch does not have it."""
-        extras: dict[str, Tensor] = getattr(self.batch, "extras", None) or {}
+        extras = self.batch.extras
         if name not in extras:
             raise RecipeError(
                 f"{self.asked_by} needs the numeric column {name!r} of the data, got a batch with "
-                f"{', '.join(extras) or 'none'}; name it in data.extras"
+                f"{', '.join(extras) or 'none'}; name it in data.extra_columns"
             )
         return extras[name]
 
@@ -155,15 +155,3 @@ class Observation:
     def _placed(self, values: Tensor) -> Tensor:
         mask = self.target_mask
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
-
-
-def target_nats(
-    hidden: Float[Tensor, "positions dim"], head: Head, target_ids: Int[Tensor, " positions"]
-) -> Float[Tensor, " positions"]:
-    """-log Q of every target, without a gradient, in chunks of positions."""
-    return fused_sum(
-        hidden.detach(),
-        detached_head(head),
-        [target_part(target_ids)],
-        weights=hidden.new_ones(hidden.shape[0]),
-    ).values[0]

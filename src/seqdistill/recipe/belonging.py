@@ -7,8 +7,8 @@ a warning says so.
 
 from __future__ import annotations
 
-from seqdistill.recipe.contradictions import shown
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
+from seqdistill.recipe.sections import shown
 
 _SPLITS = ("train", "dev", "test")
 BUNDLED = "bundled:"

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
-from pydantic import BaseModel
-
-from seqdistill.recipe.contradictions import Findings, number_findings, shown
 from seqdistill.recipe.objective_checks import is_soft, objective_findings
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Findings, Section, shown
 
-_CONTROL = r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]"
-_TOO_LARGE = 10**18
 FILE_SUFFIXES = (".tsv", ".txt", ".jsonl", ".parquet", ".gz")
 """One file holds one set of examples."""
 _GIVEN: tuple[object, ...] = ()
@@ -56,14 +52,6 @@ _READ_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("sequences.rollouts.top_k", "sequences.rollouts.teacher_fraction", (0.0,)),
     ("sequences.rollouts.top_p", "sequences.rollouts.teacher_fraction", (0.0,)),
     ("sequences.rollouts.engine", "student.lora.rank", (None,)),
-    *(
-        (
-            f"sequences.mixture.student_fraction.{name}",
-            "sequences.mixture.student_fraction.shape",
-            ("adaptive",),
-        )
-        for name in ("step", "threshold")
-    ),
     ("pruning.*", "pruning.sparsity", _GIVEN),
     ("training.final_rate_fraction", "training.schedule", ("linear", "cosine")),
     ("training.keep_best", "training.eval_every", _GIVEN),
@@ -95,13 +83,13 @@ def contradictions(recipe: Recipe) -> list[Contradiction]:
 
     The members of a comparison are systems of their own: see `systems.comparison_contradictions`.
     """
-    checks = (_texts, _names, _train, _data, _unread, _needed, _teacher, _scratch, _sequences)
+    checks = (_names, _train, _data, _unread, _needed, _teacher, _scratch, _sequences)
     return _found_by(*checks, objective_findings, _training, _metrics, recipe=recipe)
 
 
 def label_contradictions(recipe: Recipe) -> list[Contradiction]:
     """As `contradictions`, of what labelling needs: data, a teacher, how it decodes."""
-    found = _found_by(_texts, _names, _train, _unread, _n_best, _labelling, recipe=recipe)
+    found = _found_by(_names, _train, _unread, _n_best, _labelling, recipe=recipe)
     read = ("method", "output_dir", "data", "teacher.model", "sequences.decoding", "stages")
     return [item for item in found if item.key.startswith(read)]
 
@@ -127,9 +115,8 @@ def _changed(recipe: Recipe, keys: str) -> Iterator[tuple[str, object]]:
     """The settings that are not at their defaults, of one key or of all in a section."""
     section, _, only = keys.rpartition(".")
     values = value_at(recipe, section)
-    for name, field in type(values).model_fields.items() if isinstance(values, BaseModel) else ():
-        value = getattr(values, name)
-        if only in ("*", name) and value != field.default:
+    for name, value in values.changed().items() if isinstance(values, Section) else ():
+        if only in ("*", name):
             yield f"{section}.{name}", value
 
 
@@ -175,27 +162,6 @@ def _needed(recipe: Recipe) -> Findings:
         found = value_at(recipe, reader)
         if _holds(found, values) and value_at(recipe, key) is None:
             yield key, f"must be given with {reader} {shown(found)}, got none; add {key}=..."
-
-
-def _texts(recipe: Recipe) -> Findings:
-    """Texts that no file's name can hold, and numbers that no counter can."""
-    for key, value in _leaves("", recipe.model_dump()):
-        if isinstance(value, str) and (bad := re.search(_CONTROL, value)) is not None:
-            yield key, f"must be plain text, got one with {bad[0]!a} in it; remove the character"
-        if isinstance(value, int) and abs(value) >= _TOO_LARGE:
-            yield key, "must be a number of at most 18 digits, got a larger one; lower it"
-
-
-def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
-    inner: Iterable[tuple[object, object]] = ()
-    if isinstance(value, dict):
-        inner = value.items()
-    elif isinstance(value, (list, tuple)):
-        inner = enumerate(value)
-    else:
-        yield key, value
-    for name, item in inner:
-        yield from _leaves(f"{key}.{name}" if key else str(name), item)
 
 
 def _names(recipe: Recipe) -> Findings:
@@ -359,17 +325,12 @@ def _sequences(recipe: Recipe) -> Findings:
     if not sequences.can_roll_out:
         return
     share, key = sequences.mixture.student_fraction, "sequences.mixture.student_fraction"
-    if share is not None:
-        yield from number_findings(key, share, least=0.0, most=1.0)
-        if sequences.mixture.coin == "both" and share.ends != (0.5,):
-            yield (
-                key,
-                "must be 0.5 with sequences.mixture.coin: both, where every prompt is answered by "
-                f"both, got {share}; set it to 0.5, or sequences.mixture.coin=batch",
-            )
-    yield from number_findings(
-        "sequences.replay.fresh_fraction", sequences.replay.fresh_fraction, least=0.0, most=1.0
-    )
+    if share is not None and sequences.mixture.coin == "both" and share.ends != (0.5,):
+        yield (
+            key,
+            "must be 0.5 with sequences.mixture.coin: both, where every prompt is answered by "
+            f"both, got {share}; set it to 0.5, or sequences.mixture.coin=batch",
+        )
     needed, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
     if sequences.origin == "replay" and capacity < needed:
         yield (

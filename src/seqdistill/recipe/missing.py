@@ -11,8 +11,8 @@ from pathlib import Path
 from seqdistill.core.hub import nowhere
 from seqdistill.core.siblings import HUB_NAME, may_be_hub_dataset, sibling_hint
 from seqdistill.recipe.belonging import BUNDLED
-from seqdistill.recipe.contradictions import Findings
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Findings
 
 
 def missing_findings(recipe: Recipe, *, labels_only: bool) -> Findings:

@@ -11,8 +11,8 @@ from seqdistill.core.families import REWARDS, ByOrigin
 from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.terms import Term, term_findings
 from seqdistill.recipe import objective_schema
-from seqdistill.recipe.contradictions import Findings, changed, shown
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Findings, shown
 
 
 def is_soft(term: objective_schema.Term) -> bool:
@@ -130,7 +130,7 @@ def _policy_gradient(key: str, term: Term, terms: list[Term], recipe: Recipe) ->
             "remove it",
         )
     for setting in ("sampling_temperature", "top_k", "top_p"):
-        if setting in changed(rollouts) and rollouts.mode == "sample":
+        if setting in rollouts.changed() and rollouts.mode == "sample":
             yield (
                 f"sequences.rollouts.{setting}",
                 f"must be left out with {name}, which is the mean over samples of the student's "

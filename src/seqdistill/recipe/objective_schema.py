@@ -11,7 +11,7 @@ from seqdistill.core.registry import Chosen
 from seqdistill.core.schedules import Schedule, Scheduled
 from seqdistill.core.terms import Reduction
 from seqdistill.core.terms import Term as BuiltTerm
-from seqdistill.recipe.sections import PositiveFloat, Section, UserPath
+from seqdistill.recipe.sections import PositiveFloat, Section, UserPath, as_list
 from seqdistill.recipe.unions import OneOf
 
 
@@ -27,11 +27,6 @@ class Weighing(Section):
         return TOKEN_WEIGHTS.choose(self.kind, **given)
 
 
-def _list(given: object) -> object:
-    """One weight as a list of it."""
-    return [given] if isinstance(given, (str, dict)) else given
-
-
 class Term(Section):
     """One weighted part of the objective: divergence x token weights x weight."""
 
@@ -40,7 +35,7 @@ class Term(Section):
     weight: Scheduled = Schedule.constant(1.0)
     """Multiplies the term. Kim and Rush's alpha is the weight of the teacher's term."""
     token_weights: Annotated[
-        tuple[Annotated[Weighing, OneOf(TOKEN_WEIGHTS, "kind")], ...], BeforeValidator(_list)
+        tuple[Annotated[Weighing, OneOf(TOKEN_WEIGHTS, "kind")], ...], BeforeValidator(as_list)
     ] = ()
     """What multiplies each token's value: [importance, {kind: origin, origins: [student]}]. With
     `advantages` or `sequence_reverse_kl` the likelihood becomes a policy gradient."""

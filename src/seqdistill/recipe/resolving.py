@@ -29,7 +29,7 @@ from seqdistill.recipe.documents import (
 )
 from seqdistill.recipe.presets import preset_names, show_preset
 from seqdistill.recipe.schema import Recipe, refresh
-from seqdistill.recipe.schema_errors import MOST_COMPLAINTS, located, odd_numbers, schema_complaints
+from seqdistill.recipe.schema_errors import MOST_COMPLAINTS, located, odd_values, schema_complaints
 from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, known_keys
 from seqdistill.recipe.unions import plain_errors
 
@@ -83,7 +83,7 @@ def resolve(name_or_path: str, overrides: Sequence[str]) -> Resolved:
         problems.extend(schema_complaints(error, settings))
         recipe = _right_part(settings, error, wrong)
     else:
-        for path, sentence in odd_numbers(settings.values, recipe.model_dump()):
+        for path, sentence in odd_values(settings.values, recipe.model_dump()):
             problems.append(located(path, sentence, settings))
             wrong.append(path)
     return Resolved(recipe, settings, problems, wrong)
@@ -227,23 +227,19 @@ def _document(name_or_path: str, problems: list[str]) -> Settings:
 
 def _lay_over(settings: Settings, layer: Settings, problems: list[str]) -> None:
     """Merges a document into `settings`, its aliases last and only where the key is not given."""
-    borrowed = {key: layer.values.pop(key) for key in list(layer.values) if _is_alias(key)}
+    borrowed = {key: layer.values.pop(key) for key in list(layer.values) if key in ALIASES}
     _open_empty_sections(layer.values)
     settings.merge(layer)
     for alias, value in borrowed.items():
         place = layer.places[(alias,)]
-        path = ALIASES.get(alias)
-        if path is not None and path in layer.places:
+        path = ALIASES[alias]
+        if path in layer.places:
             problems.append(
                 f"{place}: {alias} must not stand beside {dotted(path)} ({layer.places[path]}), "
                 "which is the same setting; remove one of the two"
             )
             continue
         _put(settings, (alias,), value, place, problems)
-
-
-def _is_alias(key: str) -> bool:
-    return key in ALIASES or key == "beta"
 
 
 def _open_empty_sections(values: dict[str, object]) -> None:
@@ -280,15 +276,6 @@ def _preset_override(parsed: Sequence[tuple[KeyPath, object, str]]) -> object:
 def _put(settings: Settings, path: KeyPath, value: object, place: str, problems: list[str]) -> None:
     if not path:
         return  # reported already
-    if path == ("beta",):
-        position = _only_jensen_shannon(settings)
-        if position is None:
-            problems.append(
-                f"{place}: beta must belong to the one jensen_shannon term of the objective, got "
-                "none or several; write it into objective.terms"
-            )
-            return
-        path = ("objective", "terms", position, "beta")
     if len(path) == 1 and str(path[0]) in AMBIGUOUS:
         problems.append(f"{place}: {path[0]} is an unknown key; write {AMBIGUOUS[str(path[0])]}")
         return
@@ -302,16 +289,3 @@ def _put(settings: Settings, path: KeyPath, value: object, place: str, problems:
             f"{place}: {dotted(reached)} must be a key of a section or a position in a list, got "
             f"a value or a shorter list at {dotted(reached[:-1])}; set that as a whole"
         )
-
-
-def _only_jensen_shannon(settings: Settings) -> int | None:
-    objective = settings.values.get("objective")
-    terms = objective.get("terms") if isinstance(objective, dict) else None
-    if not isinstance(terms, list):
-        return None
-    positions = [
-        position
-        for position, term in enumerate(terms)
-        if isinstance(term, dict) and term.get("divergence") == "jensen_shannon"
-    ]
-    return positions[0] if len(positions) == 1 else None

@@ -23,6 +23,7 @@ from seqdistill.recipe.sections import (
     Share,
     ShareBelowOne,
     UserPath,
+    as_list,
 )
 from seqdistill.recipe.sequences_schema import SequencesSection
 from seqdistill.recipe.unions import NameOf, refresh_sections
@@ -41,11 +42,6 @@ BleuTokenizer = Literal[
     "flores200",
     "spBLEU-1K",
 ]
-
-
-def _list(given: object) -> object:
-    """One name as a list of it."""
-    return [given] if isinstance(given, str) else given
 
 
 class DataSection(Section):
@@ -275,7 +271,7 @@ class EvaluationSection(Section):
     metrics: Annotated[
         tuple[Annotated[str, NameOf(METRICS, "auto")], ...],
         Field(min_length=1),
-        BeforeValidator(_list),
+        BeforeValidator(as_list),
     ] = ("auto",)
     """Columns of quality. The first is the main one: it chooses the best student, is tested and
     leads the report. Error rates compare tokens between white space (PER where they are phonemes;
@@ -349,7 +345,7 @@ class Recipe(Section):
     """Every random stream of the run derives from it."""
     output_dir: UserPath = "runs/{method}"
     """The run directory; `{method}` and `{seed}` are filled in."""
-    plugins: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
+    plugins: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
     """Your own divergences, token weights, rewards and metrics: importable modules, or Python files
     (`path/to/file.py`, from the current folder). They are run, so name only what you trust."""
     data: DataSection = DataSection()

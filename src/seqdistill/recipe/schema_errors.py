@@ -6,6 +6,7 @@ Each has the place, the key, what must hold, what was found and what to do.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 from pydantic import ValidationError
@@ -31,6 +32,8 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+_CONTROL = r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]"
+_TOO_LARGE = 10**18
 MOST_COMPLAINTS = 100
 """Advice on a misspelt key takes milliseconds, and nobody reads more wrong values than that."""
 
@@ -48,23 +51,27 @@ def schema_complaints(error: ValidationError, settings: Settings) -> list[str]:
     return list(dict.fromkeys(sentences))
 
 
-def odd_numbers(
-    found: object, used: object, *, path: KeyPath = ()
-) -> Iterator[tuple[KeyPath, str]]:
-    """One sentence for each true or false read as a number, and each number that is not finite.
+def odd_values(found: object, used: object, *, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """One sentence for each value that no setting can have, whatever its type.
 
-    `found` are the values as given and `used` the recipe's, as nested mappings and lists.
+    True or false read as a number, numbers that are not finite or that no counter holds, characters
+    that no file's name has. `found` are the values as given and `used` the recipe's, as nested
+    mappings and lists.
     """
     if isinstance(found, dict) and isinstance(used, dict):
         for key in (key for key in found if key in used):
-            yield from odd_numbers(found[key], used[key], path=(*path, key))
+            yield from odd_values(found[key], used[key], path=(*path, key))
     elif isinstance(found, list) and isinstance(used, (list, tuple)):
         for position, (inner, inner_used) in enumerate(zip(found, used, strict=True)):
-            yield from odd_numbers(inner, inner_used, path=(*path, position))
+            yield from odd_values(inner, inner_used, path=(*path, position))
     elif isinstance(found, bool) and not isinstance(used, bool):
         yield path, f"must be a number, got {str(found).lower()}; write the number"
     elif isinstance(used, float) and not math.isfinite(used):
         yield path, f"must be a finite number, got {used}; write a number"
+    elif isinstance(used, int) and abs(used) >= _TOO_LARGE:
+        yield path, "must be a number of at most 18 digits, got a larger one; lower it"
+    elif isinstance(used, str) and (bad := re.search(_CONTROL, used)) is not None:
+        yield path, f"must be plain text, got one with {bad[0]!a} in it; remove the character"
 
 
 def located(path: KeyPath, sentence: str, settings: Settings) -> str:

@@ -1,28 +1,15 @@
-"""What all sections of a recipe are made of: strictness, ranges, and numbers that may change.
-
-Knows no setting.
-"""
+"""What all sections of a recipe are made of: strictness and ranges. Knows no setting."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_serializer,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
-InnerShare = Annotated[float, Field(gt=0.0, lt=1.0)]
-"""Neither end: what is left of a distribution would have no mass, or a range no width."""
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 
@@ -46,47 +33,26 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    def changed(self) -> dict[str, object]:
+        """The settings that are not at their defaults."""
+        fields = type(self).model_fields.items()
+        values = {name: (getattr(self, name), field.default) for name, field in fields}
+        return {name: value for name, (value, default) in values.items() if value != default}
 
-class Number(Section):
-    """A number, or one that changes while the student trains: {start: 1, end: 0, shape: linear}."""
 
-    start: float
-    """Its value at the first update."""
-    end: float
-    """Its value at the last update."""
-    shape: Literal["constant", "linear", "exponential", "complement_exponential", "adaptive"] = (
-        "linear"
-    )
-    """The way between: `linear`; `exponential`, by equal factors; `complement_exponential`, where
-    1 - value falls by equal factors (ImitKD's share of the student, from 0 to 0.995); `adaptive`,
-    for the student's share alone, raised when dev gets worse."""
+def as_list(given: object) -> object:
+    """One name, or one section, as a list of it."""
+    return [given] if isinstance(given, (str, dict)) else given
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_number(cls, given: Any) -> Any:
-        if isinstance(given, (int, float)):
-            return {"start": given, "end": given, "shape": "constant"}
-        if isinstance(given, (dict, Number)):
-            return given
-        raise PydanticCustomError(
-            "number_or_schedule", "a number, or a mapping with start, end and shape"
-        )
 
-    @model_serializer(mode="wrap")
-    def _to_number(self, usual: Callable[[Any], Any]) -> Any:
-        return self.start if self.shape == "constant" else usual(self)
+Findings = Iterator[tuple[str, str]]
+"""Keys, as users write them, each with a sentence that goes on from the key."""
 
-    @classmethod
-    def constant(cls, value: float) -> Number:
-        """The same number at every update."""
-        return cls(start=value, end=value, shape="constant")
 
-    @property
-    def ends(self) -> tuple[float, ...]:
-        """The values that bound it: one where it does not change."""
-        return (self.start,) if self.shape == "constant" else (self.start, self.end)
-
-    def __str__(self) -> str:
-        if self.shape == "constant":
-            return f"{self.start:g}"
-        return f"{self.start:g} to {self.end:g} ({self.shape})"
+def shown(value: object) -> str:
+    """The value as users write it."""
+    if isinstance(value, (tuple, list)):
+        return str(list(value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from seqdistill.core.schedules import Schedule, Scheduled, fraction, in_one_error, read_schedule
 from seqdistill.recipe.sections import (
     ComputeType,
-    Number,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -77,16 +77,42 @@ class RolloutsSection(Section):
     """Every n updates a few of the sequences just written are kept in rollouts.jsonl."""
 
 
-class StudentFraction(Number):
-    """As any number, or raised when dev gets worse: {shape: adaptive, start: 0, step: 0.1}."""
+class AdaptiveSection(Section):
+    """A fraction that is raised when dev gets worse, DistiLLM's."""
 
-    end: float = 1.0
-    """Its value at the last update; the most it may become where the shape is adaptive."""
+    shape: Literal["adaptive"]
+    """Apart from those that follow the updates."""
+    start: Share = 0.0
+    """Its value at the first update."""
+    end: Share = 1.0
+    """The most it may become."""
     step: PositiveFloat = 0.1
-    """With `adaptive`, DistiLLM's: how much it is raised at once, from `start` to at most `end`."""
+    """How much it is raised at once."""
     threshold: float = 0.1
-    """With `adaptive`: raised when the dev loss (nats per token) is at least so much above the one
-    before."""
+    """Raised when the dev loss (nats per token) is at least so much above the one before."""
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The values that bound it."""
+        return self.start, self.end
+
+    def __str__(self) -> str:
+        return f"{self.start:g} to {self.end:g} (adaptive)"
+
+
+def _student_fraction(given: Any) -> Any:
+    if given is None or isinstance(given, AdaptiveSection):
+        return given
+    if isinstance(given, dict) and given.get("shape") == "adaptive":
+        return in_one_error(AdaptiveSection.model_validate, given)
+    return fraction(read_schedule({"end": 1.0, **given} if isinstance(given, dict) else given))
+
+
+StudentFraction = Annotated[
+    AdaptiveSection | Scheduled,
+    BeforeValidator(_student_fraction),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "object"}]}),
+]
 
 
 class MixtureSection(Section):
@@ -95,7 +121,8 @@ class MixtureSection(Section):
     student_fraction: StudentFraction | None = None
     """GKD's lambda: 0 means the others write all and nothing is sampled, 1 that the student does
     and prompts alone are enough. Must be given with `origin: mixture`; with `replay` all are
-    the student's when not given. The coin `both` has 0.5."""
+    the student's when not given. The coin `both` has 0.5. Or {shape: adaptive, start: 0, end: 1,
+    step: 0.1, threshold: 0.1}: raised by `step` when the dev loss is `threshold` worse."""
     coin: Literal["batch", "example", "both"] = "batch"
     """`batch`: one coin for a whole batch, the same on every process (GKD). `example`: one for each
     prompt (ImitKD). `both`: every prompt is answered by both (DistiLLM-2, f-distill)."""
@@ -111,7 +138,7 @@ class ReplaySection(Section):
     """Sequences kept on each process; the oldest goes first. DistiLLM uses 1000."""
     max_age: PositiveInt = 1000
     """Updates after which a sequence is dropped: the student that sampled it is gone."""
-    fresh_fraction: Number = Number(start=1.0, end=0.0)
+    fresh_fraction: Annotated[Scheduled, AfterValidator(fraction)] = Schedule(1.0, 0.0)
     """Share of the batches that are sampled again (and kept); the others are drawn from the kept
     ones. Falls linearly to 0 in DistiLLM."""
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from seqdistill.recipe.documents import KeyPath, dotted
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sections import Number, Section
+from seqdistill.recipe.sections import Section
 
 ALIASES: dict[str, KeyPath] = {
     "model_name_or_path": ("student", "model"),
@@ -36,9 +36,10 @@ ALIASES: dict[str, KeyPath] = {
     "eval_steps": ("training", "eval_every"),
     "save_steps": ("training", "checkpoint_every"),
     "logging_steps": ("training", "log_every"),
+    "beta": ("objective", "terms", 0, "beta"),
     "lmbda": ("sequences", "mixture", "student_fraction"),
 }
-"""Top-level names and what they set. `beta` is apart: it belongs to one term of the objective."""
+"""Top-level names and what they set; `beta` is that of the first term."""
 
 AMBIGUOUS = {
     "temperature": "objective.loss_temperature (divides logits in the loss) or "
@@ -92,7 +93,7 @@ def all_keys() -> tuple[KeyPath, ...]:
         found: list[KeyPath] = []
         for name, field in section.model_fields.items():
             inner = section_of(field)
-            if inner is None or is_list(field) or issubclass(inner, Number):
+            if inner is None or is_list(field):
                 found.append((*path, name))
             else:
                 found.extend(below(inner, (*path, name)))

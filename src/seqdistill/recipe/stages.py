@@ -17,7 +17,7 @@ from seqdistill.recipe.documents import KeyPath, Settings, dotted
 from seqdistill.recipe.presets import preset_names
 from seqdistill.recipe.resolving import read_recipe, recipe_error
 from seqdistill.recipe.schema import Recipe, Stage
-from seqdistill.recipe.schema_errors import located, odd_numbers, schema_complaints
+from seqdistill.recipe.schema_errors import located, odd_values, schema_complaints
 from seqdistill.recipe.spelling import all_keys
 
 _OF_THE_CHAIN = ("preset", "method", "output_dir", "compare", "stages")
@@ -183,7 +183,7 @@ def _made_stage(
     else:
         problems += [
             located(path, sentence, Settings())
-            for path, sentence in odd_numbers(settings.values, made.model_dump())
+            for path, sentence in odd_values(settings.values, made.model_dump())
         ]
     for problem in problems:
         key, _, sentence = problem.partition(" ")

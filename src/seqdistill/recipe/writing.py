@@ -11,7 +11,7 @@ import yaml
 
 from seqdistill.recipe.documents import RecipeDumper
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sections import Number, Section
+from seqdistill.recipe.sections import Section
 
 _WIDTH = 98
 
@@ -33,25 +33,20 @@ def json_schema() -> dict[str, object]:
 
 def _section_lines(section: Section, *, indent: int) -> list[str]:
     lines: list[str] = []
+    plain, margin = section.model_dump(mode="json"), " " * indent
     for name, field in type(section).model_fields.items():
         value: object = getattr(section, name)
-        if isinstance(value, Section) and not isinstance(value, Number):
-            lines += ["", *_comment(type(value).__doc__, indent), f"{' ' * indent}{name}:"]
+        if isinstance(value, Section) and isinstance(field.default, Section):
+            lines += ["", *_comment(type(value).__doc__, indent), f"{margin}{name}:"]
             lines += _section_lines(value, indent=indent + 2)
+            continue
+        lines += _comment(field.description, indent)
+        if isinstance(value, tuple) and any(isinstance(item, Section) for item in value):
+            items = [item.model_dump(exclude_defaults=True) for item in value]
+            lines += [f"{margin}{name}:", *(f"{margin}- {_flow(item)}" for item in items)]
         else:
-            lines += _comment(field.description, indent)
-            lines += _value_lines(name, value, indent)
+            lines.append(f"{margin}{name}: {_flow(plain[name])}")
     return lines
-
-
-def _value_lines(name: str, value: object, indent: int) -> list[str]:
-    margin = " " * indent
-    if isinstance(value, tuple) and any(isinstance(item, Section) for item in value):
-        items = [item.model_dump(exclude_defaults=True) for item in value]
-        return [f"{margin}{name}:", *(f"{margin}- {_flow(item)}" for item in items)]
-    if isinstance(value, Number):
-        value = value.model_dump()
-    return [f"{margin}{name}: {_flow(list(value) if isinstance(value, tuple) else value)}"]
 
 
 def _comment(text: str | None, indent: int) -> list[str]:

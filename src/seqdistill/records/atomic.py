@@ -16,7 +16,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 from seqdistill.core.errors import UserError
@@ -35,17 +34,9 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        with open(aside, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with _aside(path) as aside:
+        aside.write_bytes(content)
+        _sync(aside)
 
 
 @contextlib.contextmanager
@@ -56,16 +47,30 @@ def new_file(path: str | Path) -> Iterator[Path]:
     by, whatever the library thinks; on an error it is removed.
     """
     path = Path(path)
-    aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
+    with _aside(path) as aside:
         yield aside
         aside.chmod(_mode_of_new_files(path.parent))
         _sync(aside)
+
+
+@contextlib.contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name beside `path`, which it takes when the block ends; removed on an error."""
+    aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        yield aside
         os.replace(aside, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        _remove(aside)
         raise
     sync_folder(path.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_stream(path: str | Path) -> bool:
@@ -122,19 +127,16 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} must not exist yet or be empty; remove it or take another")
-    aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    if aside.exists():  # left by a killed process whose number came round again
-        shutil.rmtree(aside)
-    aside.mkdir(parents=True)
-    try:
+    with _aside(path) as aside:
+        _remove(aside)  # left by a killed process whose number came round again
+        aside.mkdir(parents=True)
         yield aside
-        _share_like_new_files(aside)
-        sync_tree(aside)
-        os.replace(aside, path)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    sync_folder(path.parent)
+        mode = _mode_of_new_files(aside)  # safetensors makes files for one user
+        for folder, _, names in os.walk(aside):
+            for file in (Path(folder) / name for name in names):
+                file.chmod(mode)
+                _sync(file)
+            _sync(Path(folder))
 
 
 @contextlib.contextmanager
@@ -167,30 +169,17 @@ def remove_left_overs(folder: Path, name: str = "*") -> None:
         number = left.name.rpartition("-")[2]
         if not number.isdecimal() or _is_another_alive(int(number)):
             continue
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        _remove(left)
 
 
 def _is_another_alive(process: int) -> bool:
-    if process == os.getpid():
-        return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # somebody else's
         return True
-    return True
-
-
-def _share_like_new_files(folder: Path) -> None:
-    """Lets others read what they could read of a new file: safetensors makes files for one user."""
-    mode = _mode_of_new_files(folder)
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(mode)
+    return process != os.getpid()
 
 
 def _mode_of_new_files(folder: Path) -> int:
@@ -205,14 +194,6 @@ def _mode_of_new_files(folder: Path) -> int:
 def sync_folder(path: str | Path) -> None:
     """Makes the names in the folder durable."""
     _sync(Path(path))
-
-
-def sync_tree(path: Path) -> None:
-    """Makes every file and folder under `path` durable."""
-    for folder, _, names in os.walk(path):
-        for name in names:
-            _sync(Path(folder) / name)
-        _sync(Path(folder))
 
 
 def _sync(path: Path) -> None:
@@ -270,12 +251,7 @@ class JsonLinesWriter:
     def __enter__(self) -> JsonLinesWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -291,17 +267,15 @@ def read_json_lines(path: str | Path) -> list[dict[str, JsonValue]]:
     rows: list[dict[str, JsonValue]] = []
     *lines, _torn = path.read_bytes().split(b"\n")  # what follows the last line end is torn or ""
     for number, line in enumerate(lines, start=1):
+        why = ""
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number}: every line must be a JSON object, got "
-                f"{line[:60]!r} ({error}); the file was damaged or edited, restore it or remove it"
-            ) from error
+            row, why = None, f" ({error})"
         if not isinstance(row, dict):
             raise UserError(
-                f"{path}, line {number}: every line must be a JSON object, got {line[:60]!r}; "
-                "restore the file or remove it"
+                f"{path}, line {number}: every line must be a JSON object, got {line[:60]!r}{why}; "
+                "the file was damaged or edited, restore it or remove it"
             )
         rows.append(cast("dict[str, JsonValue]", row))
     return rows

@@ -1,4 +1,4 @@
-"""One process at a time may write a folder: the second is refused, or waits.
+"""One process at a time may write a folder: the second is refused.
 
 The lock is the system's (by filelock), so a process that dies, however it dies, leaves none behind.
 The file that is locked says which process has it and goes with the lock.
@@ -7,7 +7,6 @@ The file that is locked says which process has it and goes with the lock.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from filelock import FileLock, Timeout
 
 from seqdistill.core.errors import UserError
 
-_LOG = logging.getLogger(__name__)
 INSIDE = ".lock"
 """The lock's file where it lies in the folder that it stands for."""
 
@@ -30,30 +28,26 @@ def lock_of(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path, doing: str) -> Iterator[None]:
-    """Waits while another process holds `folder`, and then keeps others waiting.
-
-    `doing` completes the sentence "process 17 is ... FOLDER" that others get to read.
-    """
-    with _held(lock_of(folder), folder, doing, waits=True):
-        yield
-
-
-@contextlib.contextmanager
 def held(folder: Path, doing: str) -> Iterator[None]:
-    """Holds the folder, which need not exist, until the block ends; `doing` as above.
+    """Holds the folder, which need not exist, until the block ends.
 
-    Raises UserError, saying what another process does there, while one holds it.
+    `doing` completes the sentence "process 17 is ... FOLDER" that others get to read: while one
+    holds it they raise UserError. The lock's file goes with the lock, as do folders made for it.
     """
-    with _held(lock_of(folder), folder, doing, waits=False):
-        yield
-
-
-@contextlib.contextmanager
-def held_inside(folder: Path, doing: str) -> Iterator[None]:
-    """As `held`, by the file `.lock` in the folder, which is made, and goes if it stays empty."""
-    with _held(folder / INSIDE, folder, doing, waits=False):
-        yield
+    lock = lock_of(folder)
+    made = [parent for parent in lock.parents if not parent.exists()]
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with _acquired(lock, folder):
+            try:
+                lock.write_text(f"process {os.getpid()} is {doing}\n", "utf-8")
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):  # something was written there
+                parent.rmdir()
 
 
 def check_not_held(folder: Path) -> None:
@@ -64,39 +58,14 @@ def check_not_held(folder: Path) -> None:
             pass
 
 
-@contextlib.contextmanager
-def _held(lock: Path, folder: Path, doing: str, *, waits: bool) -> Iterator[None]:
-    """Holds `lock`, a file that is made for it and removed with it, as are its folders."""
-    made = [parent for parent in lock.parents if not parent.exists()]
+def _acquired(lock: Path, folder: Path) -> contextlib.AbstractContextManager[object]:
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with _acquired(lock, folder, waits=waits):
-            try:
-                lock.write_text(f"process {os.getpid()} is {doing}\n", "utf-8")
-                yield
-            finally:
-                lock.unlink(missing_ok=True)  # who waited for this file makes it again
-    finally:
-        for parent in made:
-            with contextlib.suppress(OSError):  # something was written there
-                parent.rmdir()
-
-
-def _acquired(
-    lock: Path, folder: Path, *, waits: bool
-) -> contextlib.AbstractContextManager[object]:
-    file = FileLock(lock, thread_local=False)
-    try:
-        return file.acquire(blocking=False)
+        return FileLock(lock, thread_local=False).acquire(blocking=False)
     except Timeout:
-        holder = _holder(lock)
-    if not waits:
         raise UserError(
-            f"{folder} must be written by one process at a time, but {holder} it; wait until "
-            "it has finished, or give another folder"
-        )
-    _LOG.warning("%s %s; waiting until it has finished", holder, folder)
-    return file.acquire()
+            f"{folder} must be written by one process at a time, but {_holder(lock)} it; wait "
+            "until it has finished, or give another folder"
+        ) from None
 
 
 def _holder(lock: Path) -> str:

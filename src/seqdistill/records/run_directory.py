@@ -45,30 +45,18 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.recipe_path = self.path / RECIPE
-        """The resolved recipe: every setting of the run."""
-        self.manifest_path = self.path / MANIFEST
-        """Versions, machine, seeds, fingerprints of the data, begin and end."""
-        self.metrics_path = self.path / METRICS
-        """What was measured while training, one JSON object a line."""
-        self.rollouts_path = self.path / ROLLOUTS
-        """Some of the sequences written while training, one JSON object a line."""
-        self.results_path = self.path / RESULTS
-        """The final numbers: an object with rows under `systems`."""
-        self.samples_path = self.path / SAMPLES
-        """Sentences side by side, one JSON object a line."""
-        self.outputs_path = self.path / OUTPUTS
-        """What every system wrote for the whole test set, one JSON object an example."""
-        self.report_path = self.path / REPORT
-        """The page that people look at."""
-        self.checkpoints_path = self.path / CHECKPOINTS
-        """The folder of resumable states."""
-        self.student_path = self.path / STUDENT
-        """The folder that `from_pretrained` loads."""
-        self.adapter_path = self.path / ADAPTER
-        """The folder of a student's adapters alone, for peft."""
-        self.tensorboard_path = self.path / TENSORBOARD
-        """The folder of TensorBoard's event files."""
+        self.recipe_path = self.path / RECIPE  # every setting of the run, resolved
+        self.manifest_path = self.path / MANIFEST  # versions, machine, seeds, fingerprints
+        self.metrics_path = self.path / METRICS  # measured in training
+        self.rollouts_path = self.path / ROLLOUTS  # some of the sequences sampled in training
+        self.results_path = self.path / RESULTS  # the final numbers
+        self.samples_path = self.path / SAMPLES  # test sentences side by side
+        self.outputs_path = self.path / OUTPUTS  # what every system wrote for the test set
+        self.report_path = self.path / REPORT  # for people
+        self.checkpoints_path = self.path / CHECKPOINTS  # resumable states
+        self.student_path = self.path / STUDENT  # what `from_pretrained` loads
+        self.adapter_path = self.path / ADAPTER  # adapters alone, for peft
+        self.tensorboard_path = self.path / TENSORBOARD  # event files
         self._writers: dict[Path, atomic.JsonLinesWriter] = {}
         self._ends: dict[Path, int] = {}
         """Bytes of the logs when they were last closed."""
@@ -245,12 +233,7 @@ class RunDirectory:
         return atomic.read_json_lines(self.whole(self.outputs_path))
 
     def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
-        """Appends what was measured at `step`; the line is on its way to disk on return.
-
-        Raises ValueError when `values` names a `step` of its own.
-        """
-        if "step" in values:
-            raise ValueError("log_metrics takes the step by itself; take 'step' out of values")
+        """Appends what was measured at `step`; the line is on its way to disk on return."""
         self._log(self.metrics_path, {"step": step, **values})
 
     def read_metrics(self) -> list[dict[str, JsonValue]]:

@@ -48,18 +48,17 @@ def make_parts(
 @contextlib.contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Makes `folder` and holds it: other processes wait here. What is done is seen by the next."""
+    with _locked(folder, "all"):
+        yield
+
+
+def _locked(
+    folder: Path, name: str, *, timeout: float = -1.0
+) -> contextlib.AbstractContextManager[object]:
     while True:
         (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCKS / "all")
-        try:
-            lock.acquire()
-        except FileNotFoundError:  # the locks have just been removed
-            continue
-        try:
-            yield
-        finally:
-            lock.release()
-        return
+        with contextlib.suppress(FileNotFoundError):  # the locks have just been removed
+            return FileLock(folder / _LOCKS / name).acquire(timeout=timeout)
 
 
 def _made(
@@ -72,17 +71,12 @@ def _made(
     """Whether the part is there now; False while another process makes it."""
     if is_made(index):
         return True
-    lock = FileLock(folder / _LOCKS / name, timeout=0)
     try:
-        (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (Timeout, FileNotFoundError):  # taken, or finished: the locks have just been removed
+        with _locked(folder, name, timeout=0.0):
+            if not is_made(index):
+                make(index)
+    except Timeout:
         return is_made(index)
-    try:
-        if not is_made(index):
-            make(index)
-    finally:
-        lock.release()
     return True
 
 

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from seqdistill.core.errors import DataError, StaleCorpusError
 from seqdistill.core.source import bytes_of
 from seqdistill.generation.decoding import Decoding
+from seqdistill.records.checksums import own_file
 from seqdistill.records.fingerprint import of_file
-from seqdistill.records.own_files import own_file
 from seqdistill.sources.corpus_shards import Counts, Prompt, TeacherOutput, read_shard
 
 CORPUS = "corpus.json"

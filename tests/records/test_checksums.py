@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seqdistill.core.errors import DataError
-from seqdistill.records.own_files import own_file
+from seqdistill.records.checksums import own_file
 
 
 @pytest.mark.parametrize(
