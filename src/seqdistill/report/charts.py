@@ -203,8 +203,8 @@ def _spoken(series: Sequence[Series], *, with_x: bool) -> str:
 
 
 def capital(text: str) -> str:
-    """With a capital first letter."""
-    return text[:1].upper() + text[1:]
+    """With a capital first letter, unless it has capitals of its own, such as chrF."""
+    return text[:1].upper() + text[1:] if text.islower() else text
 
 
 def _dot(
