@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from seqdistill.assembly.data import encode_for
 from seqdistill.assembly.decoding import EngineChoice, build_generator
@@ -99,7 +98,13 @@ def generate_texts(
         for place, prompt in enumerate(prompts)
         if isinstance(prompt, Example) or prompt.strip()
     }
-    _check_options(template_options or {}, pair.tokenizer, raw=raw)
+    template = "" if raw else str(pair.tokenizer.chat_template or "")
+    for name in template_options or ():
+        if name not in template:
+            raise UserError(
+                f"--template-option must name what the model's chat template reads, got {name!r}, "
+                "but it is not in the template; leave it out"
+            )
     outputs = [""] * len(prompts)
     if not wanted:
         return outputs
@@ -140,20 +145,6 @@ def _example(place: int, prompt: str | Example, *, templated: bool) -> Example:
     if templated:
         return Example(str(place), "", None, (Turn("user", prompt),))
     return Example(str(place), prompt, None)
-
-
-def _check_options(
-    options: Mapping[str, object], tokenizer: PreTrainedTokenizerBase, *, raw: bool
-) -> None:
-    if not options:
-        return
-    template = "" if raw else str(tokenizer.chat_template or "")
-    for name in options:
-        if name not in template:
-            raise UserError(
-                f"--template-option must name what the model's chat template reads, got {name!r}, "
-                "but it is not in the template; leave it out"
-            )
 
 
 def _stored_generator(
