@@ -107,7 +107,11 @@ def _cells(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
             cells.setdefault(row["cell"], []).append(row)
     return [
         {
-            "facts": {k: _shown(v) for k, v in of[0].items() if k not in _HIDDEN},
+            "facts": {
+                key: numbers.fixed(value) if key == "seconds" else _shown(value)
+                for key, value in of[0].items()
+                if key not in _HIDDEN
+            },
             "scores": [_score(of, metric) for metric in metrics],
             "cell": cell,
         }
