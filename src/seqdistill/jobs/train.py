@@ -9,7 +9,7 @@ from accelerate import PartialState
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NamedProgress, Progress
 from seqdistill.jobs.stages import train_stages
-from seqdistill.jobs.timings import add_timings, timings_of
+from seqdistill.jobs.timings import take_over_timings
 from seqdistill.jobs.training import only_writer, open_run, train_student
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import compare_member
@@ -63,5 +63,4 @@ def _train_member(
                 run.path.rmdir()
         raise
     if processes.is_main_process:
-        rows = timings_of(run.member(member.method))
-        add_timings(run, [{**row, "step": f"{member.method}: {row['step']}"} for row in rows])
+        take_over_timings(run, run.member(member.method), member.method)
