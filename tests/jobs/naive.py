@@ -23,7 +23,8 @@ POLICY_GRADIENTS = ("sequence_reverse_kl", "advantages")
 
 def plain_model(folder: Path) -> PreTrainedModel:
     """As transformers reads it, in float64 and without dropout."""
-    is_causal = "CausalLM" in (folder / "config.json").read_text("utf-8")
+    said = (folder / "config.json").read_text("utf-8")
+    is_causal = "CausalLM" in said or "LMHeadModel" in said
     auto = AutoModelForCausalLM if is_causal else AutoModelForSeq2SeqLM
     model: PreTrainedModel = auto.from_pretrained(folder).double().eval()
     return model
