@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.tiny import EOS
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
@@ -24,7 +23,8 @@ POLICY_GRADIENTS = ("sequence_reverse_kl", "advantages")
 
 def plain_model(folder: Path) -> PreTrainedModel:
     """As transformers reads it, in float64 and without dropout."""
-    is_causal = "CausalLM" in (folder / "config.json").read_text("utf-8")
+    said = (folder / "config.json").read_text("utf-8")
+    is_causal = "CausalLM" in said or "LMHeadModel" in said
     auto = AutoModelForCausalLM if is_causal else AutoModelForSeq2SeqLM
     model: PreTrainedModel = auto.from_pretrained(folder).double().eval()
     return model
@@ -33,37 +33,11 @@ def plain_model(folder: Path) -> PreTrainedModel:
 def plain_logits(model: PreTrainedModel, source: Sequence[int], targets: Sequence[int]) -> Tensor:
     """(time, vocab): what the model says before each target."""
     if model.config.is_encoder_decoder:
-        inputs = torch.tensor([[EOS, *targets[:-1]]])  # EOS starts the decoders of these tests
+        inputs = torch.tensor([[model.config.decoder_start_token_id, *targets[:-1]]])
         logits: Tensor = model(torch.tensor([[*source]]), decoder_input_ids=inputs).logits
         return logits[0]
     whole: Tensor = model(torch.tensor([[*source, *targets]])).logits
     return whole[0, len(source) - 1 : -1]
-
-
-@torch.no_grad()
-def greedy(model: PreTrainedModel, source: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
-    """The likeliest token after another, to the end token or the limit."""
-    written: tuple[int, ...] = ()
-    while len(written) < max_new_tokens and written[-1:] != (EOS,):
-        what_comes = plain_logits(model, source, (*written, EOS))[-1]
-        written = (*written, int(what_comes.argmax()))
-    return written
-
-
-def sampled_from(
-    logits: Tensor, *, sampling_temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
-) -> Tensor:
-    """(time, vocab): probabilities at a temperature, of the k likeliest, of the likeliest that
-    together have the mass top_p."""
-    rows = []
-    for row in (logits / sampling_temperature).softmax(-1).detach():
-        order = row.argsort(descending=True).tolist()[: top_k or None]
-        kept, whole = torch.zeros_like(row), float(row[order].sum())
-        for symbol in order:
-            if float(kept.sum()) < top_p * whole:
-                kept[symbol] = row[symbol]
-        rows.append(kept / kept.sum())
-    return torch.stack(rows)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from tests.jobs import naive
 from tests.tiny import PAD, tiny_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source, training_sequences
@@ -55,23 +55,10 @@ def bench(recipe: Recipe, *, rank: int = 0, world_size: int = 1) -> Bench:
     return Bench(prepared, examples, source, written)
 
 
-def plain_model(folder: Path, name: str) -> PreTrainedModel:
-    """As transformers reads it, in float64."""
-    auto = AutoModelForSeq2SeqLM if name in ("mbart", "t5") else AutoModelForCausalLM
-    model: PreTrainedModel = auto.from_pretrained(folder).double().eval()
-    return model
-
-
 def plain_logits(model: PreTrainedModel, example: EncodedExample) -> Tensor:
-    """(time, vocab): what the model says before each target; no batch, no mask, no cache."""
-    source, targets = list(example.source_ids), list(example.target_ids)
+    """(time, vocab): what the model says before each target."""
     with torch.no_grad():
-        if model.config.is_encoder_decoder:
-            inputs = torch.tensor([[model.config.decoder_start_token_id, *targets[:-1]]])
-            logits: Tensor = model(torch.tensor([source]), decoder_input_ids=inputs).logits
-            return logits[0]
-        whole: Tensor = model(torch.tensor([source + targets])).logits
-        return whole[0, len(source) - 1 : -1]
+        return naive.plain_logits(model, example.source_ids, example.target_ids)
 
 
 def model_of(kind: str, seed: int) -> PreTrainedModel:
@@ -82,9 +69,9 @@ def model_of(kind: str, seed: int) -> PreTrainedModel:
     return model
 
 
-def scored(folder: Path, kind: str, written: Sequence[Completion]) -> list[naive.Scored]:
+def scored(folder: Path, written: Sequence[Completion]) -> list[naive.Scored]:
     """The sequences by both models' plain logits, of the symbols that both of them have."""
-    student, teacher = (plain_model(folder / who, kind) for who in ("student", "teacher"))
+    student, teacher = (naive.plain_model(folder / who) for who in ("student", "teacher"))
     found = []
     for one in written:
         own, others = (plain_logits(model, one.example) for model in (student, teacher))

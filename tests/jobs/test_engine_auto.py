@@ -18,7 +18,6 @@ from seqdistill.jobs.export import INT8_FOLDER
 from seqdistill.jobs.generate import generate_texts
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
-from seqdistill.recipe.schema import Recipe
 from seqdistill.records.results import Results
 from seqdistill.records.run_directory import RunDirectory
 
@@ -33,12 +32,6 @@ def evaluated(run: RunDirectory, *, export: bool = False) -> Results:
 
 def engines(run: RunDirectory) -> object:
     return json.loads(run.manifest_path.read_text("utf-8"))["engines"]
-
-
-def test_auto_is_the_default_where_ctranslate2_is_worth_it() -> None:
-    recipe = Recipe()
-    assert recipe.evaluation.engine == recipe.sequences.decoding.engine == "auto"
-    assert recipe.sequences.rollouts.engine == "transformers"
 
 
 def test_auto_takes_ctranslate2_where_it_agrees(

@@ -36,6 +36,10 @@ QUICK = [
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with data and two kinds of models, whose 40 positions are few."""
     monkeypatch.chdir(tmp_path)
+    return fill(tmp_path)
+
+
+def fill(tmp_path: Path) -> Path:
     lines = ["source\ttarget", *(f"rot {'a' * n}\tblau {'b' * n}" for n in range(1, 9))]
     for name in ("train", "dev", "test"):
         (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -84,16 +88,6 @@ def test_an_engine_that_computes_another_model_is_refused_before_training(
     assert not (folder / "runs" / "x").exists()
     if method != "seq_kd":  # a random teacher writes nothing
         start(*overrides, f"{key}=transformers", method=method)
-
-
-def test_an_engine_that_computes_another_model_is_refused_where_students_are_evaluated(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = start("data.test=test.tsv")
-    monkeypatch.setitem(TOLERANCES, "float32", Tolerance(mean_nats=-1.0, max_nats=-1.0))
-    given = ["evaluation.engine=ctranslate2"]
-    with pytest.raises(EngineError, match=r"off by up to .*; use evaluation.engine=transformers$"):
-        evaluate_run(run, given, progress=NoProgress())
 
 
 def test_an_engine_that_does_not_know_the_model_is_refused_before_training(folder: Path) -> None:
@@ -159,7 +153,7 @@ def test_sources_alone_are_enough_where_the_teacher_writes(folder: Path) -> None
     assert (run.student_path / "model.safetensors").is_file()
 
 
-def test_what_the_recipe_may_name_is_what_the_rooms_have() -> None:
+def test_what_the_recipe_may_name_is_what_the_packages_have() -> None:
     similarity = SequencesSection.model_fields["similarity"].annotation
     assert set(get_args(similarity)) == set(SIMILARITIES)
     assert all(extension.endswith(FILE_SUFFIXES) for extension in EXTENSIONS)

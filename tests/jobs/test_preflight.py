@@ -11,8 +11,7 @@ import pytest
 import torch
 from tests.chat_families import FAMILIES, family_tokenizer
 from tests.tiny import character_tokenizer, tiny_model
-from tokenizers import ByteLevelBPETokenizer, normalizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import normalizers
 
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.core.errors import DataError
@@ -66,20 +65,6 @@ def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
     assert found["texts_changed"] == found["unknown_tokens"] == 0
 
 
-def test_letters_of_byte_level_tokens_are_shown_as_people_read_them() -> None:
-    tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(["altı kişi şöför\n", "<s></s>"] * 20, 300, 2, False, ["</s>"])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>")
-    tiny_model("llama", vocab_size=len(fast)).save_pretrained("student")
-    fast.save_pretrained("student")
-    row: dict[str, object] = {"prompt": "bir kişi\n", "completion": "altı kişi 好"}
-    prepared = prepared_on([row], "student.model=student", method="baseline")
-    lines = dict(shown_row(prepared, prepared.train))
-    assert "kişi" in lines["reads"] and lines["reads"].endswith("Ċ")
-    assert lines["learns"].startswith("altı Ġkişi Ġ")
-    assert lines["learns"].endswith("å ¥ ½ </s>"), "a part of a letter is as the vocabulary has it"
-
-
 def test_a_student_that_samples_is_not_said_to_learn_the_references() -> None:
     plain_student()
     short = "sequences.rollouts.max_new_tokens=8"
@@ -100,24 +85,34 @@ def plain_student(*, lowercases: bool = False) -> None:
     tokenizer.save_pretrained("student")
 
 
-def test_a_tokenizer_without_the_datas_script_is_warned_of(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    plain_student()
-    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau и"}] * 2
-    prepared = prepared_on(rows, "student.model=student", method="baseline")
-    assert preflight(prepared)["unknown_tokens"] == 4  # bytes
-    assert "are unknown to the student's tokenizer" in caplog.text
+def plain(completion: str, *overrides: str, method: str = "baseline") -> Prepared:
+    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": completion}] * 2
+    return prepared_on(rows, "student.model=student", *overrides, method=method)
 
 
-def test_targets_that_come_back_as_other_texts_are_warned_of(
+@pytest.mark.parametrize(
+    ("completion", "lowercases", "name", "found", "said"),
+    [
+        (" blau и", False, "unknown_tokens", 4, "are unknown to the student's tokenizer"),  # bytes
+        (" Blau", True, "texts_changed", 2, "' Blau' comes back as ' blau'"),
+        (" blau", False, "texts_changed", 0, ""),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_the_texts_is_warned_of(
+    completion: str,
+    lowercases: bool,
+    name: str,
+    found: int,
+    said: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    plain_student(lowercases=True)
-    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " Blau"}]
-    prepared = prepared_on(rows, "student.model=student", method="baseline")
-    assert preflight(prepared)["texts_changed"] == 1
-    assert "' Blau' comes back as ' blau'" in caplog.text
+    plain_student(lowercases=lowercases)
+    prepared = plain(completion)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        looked_at = preflight(prepared)
+    assert looked_at[name] == found
+    assert said in caplog.text if said else not caplog.records
 
 
 def test_what_a_template_writes_before_answers_is_said_with_the_remedy(
@@ -151,40 +146,19 @@ def test_a_teacher_of_other_texts_is_warned_of(caplog: pytest.LogCaptureFixture)
         teacher.lm_head.weight.mul_(20)  # sure of itself, and of nothing in these data
     teacher.save_pretrained("teacher")
     character_tokenizer(closes=False).save_pretrained("teacher")
-    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}] * 3
-    models = ("student.model=student", "teacher.model=teacher")
-    prepared = prepared_on(rows, *models, method="word_kd")
-    nats = preflight(prepared)["teacher_nats_per_token"]
-    assert isinstance(nats, float)
-    assert nats > 4.0
+    nats = preflight(plain(" blau", "teacher.model=teacher", method="word_kd"))
+    assert isinstance(found := nats["teacher_nats_per_token"], float) and found > 4.0
     assert "less than chance" in caplog.text
 
 
-def test_an_ordinary_row_is_looked_at_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_targets_without_text_or_that_go_on_behind_their_end_are_refused() -> None:
     plain_student()
-    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}]
-    prepared = prepared_on(rows, "student.model=student", method="baseline")
-    with caplog.at_level(logging.WARNING):
-        caplog.clear()
-        preflight(prepared)
-    assert not caplog.records
-
-
-def test_a_target_that_goes_on_behind_its_end_is_refused() -> None:
-    plain_student()
-    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}]
-    prepared = prepared_on(rows, "student.model=student", method="baseline")
-    (row,) = prepared.train
+    prepared = plain(" blau")
+    row, _ = prepared.train
     twice = dataclasses.replace(row, target_ids=row.target_ids * 2)
-    with pytest.raises(DataError, match="goes on behind '</s>'"):
-        preflight(dataclasses.replace(prepared, train=EncodedDataset.of([twice])))
-
-
-def test_targets_of_which_no_text_comes_back_are_refused() -> None:
-    plain_student()
-    rows: list[dict[str, object]] = [{"prompt": "rot", "completion": " blau"}]
-    prepared = prepared_on(rows, "student.model=student", method="baseline")
-    end = prepared.student.tokenizer.eos_token_id
-    ended = EncodedExample("1", (5,), (int(end),))
-    with pytest.raises(DataError, match="come back empty"):
-        preflight(dataclasses.replace(prepared, train=EncodedDataset.of([ended])))
+    for wrong, said in (
+        (twice, "goes on behind '</s>'"),
+        (EncodedExample("1", (5,), row.target_ids[-1:]), "come back empty"),
+    ):
+        with pytest.raises(DataError, match=said):
+            preflight(dataclasses.replace(prepared, train=EncodedDataset.of([wrong])))

@@ -20,7 +20,6 @@ from tests.jobs.recipe_bench import (
     likeliest_outputs,
     model_of,
     plain_logits,
-    plain_model,
     scored,
 )
 from tests.jobs.test_rollouts_while_training import place_for, recipe_in, trained
@@ -43,7 +42,7 @@ HOT = "sequences.rollouts.sampling_temperature=3.0"
 
 
 def assert_logged_loss_is_naive(
-    folder: Path, kind: str, *overrides: str, beta: float = 0.5, loss_temperature: float = 1.0
+    folder: Path, *overrides: str, beta: float = 0.5, loss_temperature: float = 1.0
 ) -> list[Completion]:
     """A GKD run logs the mean over sequences of their mean JSD over tokens: what was written."""
     given = (
@@ -59,7 +58,7 @@ def assert_logged_loss_is_naive(
     assert len({len(one.example.target_ids) for one in found.written}) > 1, "nothing is padded"
     logged: dict[str, Any] = trained(recipe).read_metrics()[0]
     expected = naive.loss(
-        scored(folder, kind, found.written),
+        scored(folder, found.written),
         [{"divergence": "jensen_shannon", "beta": beta}],
         reduction="sequence",
         loss_temperature=loss_temperature,
@@ -67,20 +66,6 @@ def assert_logged_loss_is_naive(
     assert logged["loss_nats"] == pytest.approx(float(expected), rel=1e-4)
     assert 0.0 < logged["gradient_norm"] < float("inf")
     return found.written
-
-
-@every_kind
-@pytest.mark.parametrize("beta", [0.5, 1.0])
-def test_rollouts_of_any_lengths_are_scored_whole_and_nothing_else_is(
-    tmp_path: Path, kind: str, beta: float
-) -> None:
-    """TRL PR 2058 scored padding, its slice at the longest prompt lost tokens, distillm's labels
-    were not shifted; TRL #5594 and ms-swift #8436 got NaN from -inf in the holes, in reverse KL
-    first."""
-    place = place_for(tmp_path, kind)
-    for who, seed in (("student", 8), ("teacher", 3)):
-        model_of(kind, seed).save_pretrained(place / who)
-    assert_logged_loss_is_naive(place, kind, HOT, beta=beta)
 
 
 def place_of_many_lengths(folder: Path, kind: str) -> Path:
@@ -135,51 +120,34 @@ def assert_learned(loss: float, *, rightly: float, wrongly: float) -> None:
     assert wrongly != pytest.approx(rightly, rel=1e-4), "the bug would not show here"
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_no_token_is_lost_to_the_longest_prompt_of_the_batch(tmp_path: Path, kind: str) -> None:
+@every_kind
+def test_rollouts_are_scored_whole_where_each_token_is_predicted_and_nothing_else_is(
+    tmp_path: Path, kind: str
+) -> None:
     """TRL #6006: all rows were cut where the longest prompt ended, so that the first tokens behind
-    shorter ones had no loss."""
+    shorter ones had no loss. TRL PR 2058: what generation fills up to the longest rollout was in
+    the loss. distillm: labels of rollouts unshifted, those of data shifted: the mask lay on what
+    follows the end, and not on what comes before the first token. TRL GKD: one mean over the tokens
+    of the batch, where long rollouts weigh more."""
     place = place_of_many_lengths(tmp_path, kind)
     logged, written = one_update(place, "gkd", *GKD)
+    whole = scored(place, written)
     prompts = [len(one.example.source_ids) for one in written]
-    whole = scored(place, kind, written)
     cut = [
         without_the_first(one, max(prompts) - prompt)
         for one, prompt in zip(whole, prompts, strict=True)
     ]
-    assert_learned(
-        logged["loss_nats"], rightly=gkd(whole), wrongly=gkd([one for one in cut if one.targets])
-    )
-    assert logged["tokens"] == sum(len(one.targets) for one in whole)
-
-
-@every_kind
-def test_padding_behind_a_rollout_is_not_scored(tmp_path: Path, kind: str) -> None:
-    """TRL PR 2058: what generation fills up to the longest rollout was in the loss."""
-    place = place_of_many_lengths(tmp_path, kind)
-    logged, written = one_update(place, "gkd", *GKD)
     lengths = [len(one.example.target_ids) for one in written]
     filled = followed_by_padding(written, [max(lengths) - length for length in lengths])
-    assert_learned(
-        logged["loss_nats"],
-        rightly=gkd(scored(place, kind, written)),
-        wrongly=gkd(scored(place, kind, filled)),
-    )
+    longer = scored(place, followed_by_padding(written, [1] * len(written)))
+    for wrongly in (
+        gkd([one for one in cut if one.targets]),
+        gkd(scored(place, filled)),
+        gkd([without_the_first(one, 1) for one in longer]),
+        gkd(whole, reduction="token"),
+    ):
+        assert_learned(logged["loss_nats"], rightly=gkd(whole), wrongly=wrongly)
     assert logged["tokens"] == sum(lengths)
-
-
-@every_kind
-def test_rollouts_are_scored_where_each_token_is_predicted(tmp_path: Path, kind: str) -> None:
-    """distillm: labels of rollouts unshifted, those of data shifted. The mask lay one position too
-    late: on what follows the end, and not on what comes before the first token."""
-    place = place_of_many_lengths(tmp_path, kind)
-    logged, written = one_update(place, "gkd", *GKD)
-    longer = scored(place, kind, followed_by_padding(written, [1] * len(written)))
-    assert_learned(
-        logged["loss_nats"],
-        rightly=gkd(scored(place, kind, written)),
-        wrongly=gkd([without_the_first(one, 1) for one in longer]),
-    )
 
 
 @one_of_each_kind
@@ -202,21 +170,10 @@ def test_minus_infinity_behind_the_last_position_is_never_read(
     place = place_of_many_lengths(tmp_path, kind)
     logged, written = one_update(place, "gkd", *GKD, f"objective.terms.0.beta={beta}")
     assert min(holes) > 0
-    expected = gkd(scored(place, kind, written), beta=beta)
+    expected = gkd(scored(place, written), beta=beta)
     assert logged["loss_nats"] == pytest.approx(expected, rel=1e-4)
     assert 0.0 < logged["gradient_norm"] < float("inf")
     assert all(map(math.isfinite, (logged["student_entropy"], logged["teacher_reverse_kl"])))
-
-
-@one_of_each_kind
-def test_gkd_means_over_sequences_and_not_over_all_tokens(tmp_path: Path, kind: str) -> None:
-    """TRL GKD: one mean over the tokens of the batch, where long rollouts weigh more."""
-    place = place_of_many_lengths(tmp_path, kind)
-    logged, written = one_update(place, "gkd", *GKD)
-    sequences = scored(place, kind, written)
-    assert_learned(
-        logged["loss_nats"], rightly=gkd(sequences), wrongly=gkd(sequences, reduction="token")
-    )
 
 
 @one_of_each_kind
@@ -225,7 +182,7 @@ def test_minillms_single_step_term_has_its_importance_weights(tmp_path: Path, ki
     place = place_of_many_lengths(tmp_path, kind)
     logged, written = one_update(place, "minillm")
     samples = []
-    for one in scored(place, kind, [w for w in written if w.origin == "teacher_mixed"]):
+    for one in scored(place, [w for w in written if w.origin == "teacher_mixed"]):
         drawn_from = (0.2 * one.teacher.softmax(-1) + 0.8 * one.student.softmax(-1)).log()
         sampled = naive.log_probs(drawn_from, one.targets)
         samples.append(dataclasses.replace(one, sampled=sampled))
@@ -237,7 +194,7 @@ def test_minillms_single_step_term_has_its_importance_weights(tmp_path: Path, ki
     assert_learned(logged["reverse_kl"], rightly=weighted, wrongly=plain)
 
 
-@every_kind
+@one_of_each_kind
 def test_an_end_token_that_also_pads_is_learned(tmp_path: Path, kind: str) -> None:
     """TRL #6357, distillm's and TAID's code: rows were stripped and masked by the id that pads."""
     place = place_for(tmp_path, kind)
@@ -247,7 +204,7 @@ def test_an_end_token_that_also_pads_is_learned(tmp_path: Path, kind: str) -> No
         model = model_of(kind, seed)
         model.config.pad_token_id = EOS
         model.save_pretrained(place / who)
-    written = assert_logged_loss_is_naive(place, kind, HOT)
+    written = assert_logged_loss_is_naive(place, HOT)
     ended = [one.example.target_ids[-1] == EOS for one in written]
     assert any(ended) and not all(ended)
     assert [one.finished for one in written] == ended
@@ -260,7 +217,7 @@ def test_rows_beyond_the_shared_vocabulary_are_cut_before_the_softmax(
     """TRL #2215, torchtune #2119: one family, two padded sizes."""
     place = place_for(tmp_path, kind)
     tiny_model(kind, seed=3, vocab_size=48).save_pretrained(place / "teacher")
-    assert_logged_loss_is_naive(place, kind)
+    assert_logged_loss_is_naive(place)
 
 
 @one_of_each_kind
@@ -268,8 +225,8 @@ def test_the_sampling_temperature_of_a_recipe_is_not_its_losss(tmp_path: Path, k
     """TRL's GKD: one setting of 0.9 for the sampler, and for the loss of one of its paths."""
     place = place_for(tmp_path, kind)
     cool = "sequences.rollouts.sampling_temperature=0.9"
-    written = assert_logged_loss_is_naive(place, kind, cool)
-    student = plain_model(place / "student", kind)
+    written = assert_logged_loss_is_naive(place, cool)
+    student = naive.plain_model(place / "student")
     for one in written:
         logits = plain_logits(student, one.example) / 0.9
         assert one.sampled_log_probs == pytest.approx(
@@ -277,7 +234,6 @@ def test_the_sampling_temperature_of_a_recipe_is_not_its_losss(tmp_path: Path, k
         )
     again = assert_logged_loss_is_naive(
         place,
-        kind,
         cool,
         "objective.loss_temperature=2",
         f"output_dir={place / 'runs' / 'softer'}",
@@ -286,9 +242,13 @@ def test_the_sampling_temperature_of_a_recipe_is_not_its_losss(tmp_path: Path, k
     assert again == written, "the loss's temperature has moved the sampler's"
 
 
-@one_of_each_kind
 @pytest.mark.parametrize(
-    ("engine", "lora"), [("transformers", False), ("transformers", True), ("ctranslate2", False)]
+    ("engine", "lora", "kind"),
+    [
+        ("transformers", False, "llama"),
+        ("transformers", True, "mbart"),
+        ("ctranslate2", False, "mbart"),
+    ],
 )
 def test_rollouts_are_of_the_weights_that_this_update_began_with(
     tmp_path: Path, engine: str, lora: bool, kind: str
@@ -404,7 +364,7 @@ def test_rollouts_of_a_student_in_training_know_no_dropout(tmp_path: Path, kind:
     found = bench(recipe_in(place_for(tmp_path, kind), "on_policy_kd", "training.dropout=0.5"))
     found.prepared.adapted.train()
     found.batch()
-    student = plain_model(tmp_path / "student", kind)
+    student = naive.plain_model(tmp_path / "student")
     for one in found.written:
         assert one.sampled_log_probs == pytest.approx(
             naive.log_probs(plain_logits(student, one.example), one.example.target_ids), abs=1e-4

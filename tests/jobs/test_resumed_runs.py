@@ -54,25 +54,22 @@ def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     return recipe
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
+def test_what_changed_since_is_named_and_brought_back_it_goes_on(
+    killed: Recipe, tmp_path: Path
+) -> None:
+    for name, key in (
         ("train.tsv", "data.train"),
         ("test.tsv", "data.test"),
         ("teacher/model.safetensors", "teacher.model"),
         ("teacher/tokenizer.json", "teacher.model"),
         ("student/config.json", "student.model"),
-    ],
-)
-def test_what_changed_since_is_named_and_brought_back_it_goes_on(
-    killed: Recipe, tmp_path: Path, name: str, key: str
-) -> None:
-    path = tmp_path / name
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + b"\x01")
-    with pytest.raises(UserError, match=f"{key} that .* but {path.name} changed since"):
-        trained(killed, resume=True)
-    path.write_bytes(content)
+    ):
+        path = tmp_path / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + b"\x01")
+        with pytest.raises(UserError, match=f"{key} that .* but {path.name} changed since"):
+            trained(killed, resume=True)
+        path.write_bytes(content)
     assert trained(killed, resume=True).is_finished
 
 

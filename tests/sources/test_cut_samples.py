@@ -48,10 +48,8 @@ from .test_teacher_corpus import (
     EXAMPLES,
     SAMPLE,
     FakeGenerator,
-    PowerCut,
     label_with,
     outputs_of,
-    shard_bytes,
     spell,
 )
 from .writing import batched
@@ -95,12 +93,6 @@ def test_cut_samples_are_kept_without_an_end_token_and_counted(
     assert manifest.num_tokens == sum(len(row["token_ids"]) for row in rows)
 
 
-def test_unfinished_hypotheses_of_a_beam_are_still_dropped(tmp_path: Path) -> None:
-    manifest = label_with(rare(), tmp_path).record.counts
-    assert (manifest.num_cut, manifest.num_dropped) == (0, 2 + len(range(3, 23, 3)))
-    assert manifest.num_unfinished == 1
-
-
 def test_an_answer_without_a_token_is_no_sample(tmp_path: Path) -> None:
     answered = [tuple(source) for _, source in EXAMPLES[:2]]
 
@@ -127,19 +119,6 @@ def test_a_teacher_that_never_ends_is_refused_and_leaves_no_corpus(
     with pytest.raises(ModelError, match="for 0 of 23 examples, and no corpus is written"):
         label_with(Endless(), tmp_path, decoding=decoding)
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".json")]
-
-
-@pytest.mark.parametrize("num_calls", [0, 3])
-def test_a_corpus_with_cut_samples_resumes_to_what_a_whole_one_is(
-    tmp_path: Path, num_calls: int
-) -> None:
-    whole = label_with(rare(), tmp_path / "whole", decoding=SAMPLE)
-    with pytest.raises(PowerCut):
-        label_with(rare(num_calls), tmp_path / "cut", decoding=SAMPLE)
-    again = label_with(rare(), tmp_path / "cut", decoding=SAMPLE)
-    assert shard_bytes(tmp_path / "cut") == shard_bytes(tmp_path / "whole")
-    assert list(again) == list(whole)
-    assert again.record.counts.num_cut == whole.record.counts.num_cut > 0
 
 
 def test_cut_samples_are_encoded_for_another_tokenizer_without_an_end() -> None:
@@ -191,8 +170,9 @@ def probabilities_of_starts(name: str, source: tuple[int, ...]) -> torch.Tensor:
     return torch.cat([first[:1], second])
 
 
-@pytest.mark.parametrize("name", ["mbart", "llama"])
-@pytest.mark.parametrize("make", [with_transformers, with_ctranslate2])
+@pytest.mark.parametrize(
+    ("make", "name"), [(with_transformers, "mbart"), (with_ctranslate2, "llama")]
+)
 def test_targets_from_samples_follow_the_teachers_distribution_cut_ones_included(
     tmp_path: Path, make: MakeGenerator, name: str
 ) -> None:
@@ -271,8 +251,7 @@ def test_interpolation_chooses_among_finished_outputs(tmp_path: Path) -> None:
         chosen(label_with(never, tmp_path / "none", decoding=SAMPLE))
 
 
-@pytest.mark.parametrize("name", ["mbart", "llama"])
-@pytest.mark.parametrize("method", ["f_distill", "distillm_2"])
+@pytest.mark.parametrize(("method", "name"), [("f_distill", "mbart"), ("distillm_2", "llama")])
 def test_a_recipe_whose_teacher_samples_learns_from_every_prompt(
     tmp_path: Path, method: str, name: str
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import random
 import tempfile
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.metrics.similarity import (
     SIMILARITIES,
@@ -25,7 +23,6 @@ from seqdistill.metrics.similarity import (
 from seqdistill.sources.corpus_shards import Prompt, TeacherOutput
 from seqdistill.sources.interpolation import Interpolation, InterpolationSummary, interpolate
 from seqdistill.sources.labelling import label
-from seqdistill.sources.stored import with_teacher_targets
 from seqdistill.sources.teacher_corpus import CorpusRecord, CorpusSettings, TeacherCorpus
 
 END = 1
@@ -286,33 +283,21 @@ def test_what_differs_is_chosen_for_anew(tmp_path: Path) -> None:
     assert of_corpus(other)[1] > 0
 
 
-@pytest.mark.parametrize("suffix", ["json", "parquet"])
-def test_damaged_choices_are_refused_and_labelled_outputs_stay(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("place", [None, 60])
+def test_damaged_choices_are_refused_and_labelled_outputs_stay(
+    tmp_path: Path, place: int | None
+) -> None:
+    """Cut, or with another byte in a page."""
     corpus = corpus_of_halves(tmp_path)
     of_corpus(corpus)
-    (path,) = tmp_path.glob(f"choices-*.{suffix}")
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="choose again"):
+    (path,) = tmp_path.glob("choices-*.parquet")
+    content = bytearray(path.read_bytes())
+    if place is not None:
+        content[place] ^= 1
+    path.write_bytes(content if place else content[:-20])
+    with pytest.raises(DataError, match=r"choose again|made again"):
         of_corpus(corpus)
     assert len(list(TeacherCorpus.open(tmp_path, expected=None))) > 0
-
-
-def test_the_targets_become_training_data_as_they_are() -> None:
-    outputs = [output("one", 0, "aa"), output("one", 1, "aa bb cc"), output("two", 0, "ff")]
-    found, _ = choose(outputs)
-    targets = [(name, [found[name].token_ids] if name in found else []) for name in REFERENCES]
-    examples = [EncodedExample(name, (7, END), (9, END)) for name in REFERENCES]
-    assert with_teacher_targets(examples, targets) == [
-        EncodedExample("one", (7, END), (2, 3, 4, END)),
-        EncodedExample("two", (7, END), (7, END)),
-    ]
-
-
-def test_the_summary_can_be_written_as_json() -> None:
-    _, summary = choose([output("one", 0, "aa bb")])
-    read = json.loads(json.dumps(dataclasses.asdict(summary)))
-    assert read["similarity"] == "smoothed_bleu"
-    assert read["rank_counts"] == [1]
 
 
 def test_a_corpus_without_anything_to_choose_is_refused() -> None:

@@ -63,11 +63,11 @@ def test_kept_sequences_are_drawn_uniformly() -> None:
     writer.begin_update(1, 100)
     kept = writer.complete(PROMPTS).listed()  # 24 of them
     drawn = collections.Counter(
-        one.example.id for written in updates_of(writer, range(2, 1002), 6) for one in written
+        one.example.id for written in updates_of(writer, range(2, 402), 6) for one in written
     )
     counts = [drawn[one.example.id] for one in kept]
-    assert sum(counts) == 6000
-    assert all(abs(count - 250) < 4.5 * math.sqrt(250) for count in counts)
+    assert sum(counts) == 2400
+    assert all(abs(count - 100) < 4.5 * math.sqrt(100) for count in counts)
 
 
 def test_capacity_keeps_the_newest_and_age_drops_the_oldest() -> None:
@@ -97,11 +97,11 @@ def test_a_memory_too_small_for_a_batch_is_refused_and_not_passed_over() -> None
             replay(NEVER, capacity=limits[0], max_age=limits[1])
 
 
-@pytest.mark.parametrize("max_age", [1, 2, 5])
+@pytest.mark.parametrize("max_age", [1, 4])
 def test_nothing_older_than_the_limit_is_ever_given_and_ages_are_told(max_age: int) -> None:
     writer, seen = replay(Schedule.constant(0.3), max_age=max_age), collections.Counter[int]()
-    for update in range(1, 200):
-        writer.begin_update(update, 200)
+    for update in range(1, 80):
+        writer.begin_update(update, 80)
         ages = [
             update - one.sampled_at_update
             for one in writer.complete(PROMPTS[:3]).listed()

@@ -15,8 +15,7 @@ from tests.tiny import collator
 import seqdistill.sources
 from seqdistill.core.schedules import Schedule
 from seqdistill.sources.completions import Completion
-from seqdistill.sources.fractions import AdaptiveFraction, Fraction
-from seqdistill.sources.mixture import Coin, MixtureSource
+from seqdistill.sources.mixture import AdaptiveFraction, Coin, Fraction, MixtureSource
 from seqdistill.sources.replay import ReplaySource
 from seqdistill.sources.rewarded import Baseline, RewardedSource
 from seqdistill.sources.rollout_batches import RolloutBatches

@@ -9,7 +9,6 @@ import torch
 from tests.tiny import EOS, collator, random_examples
 
 from seqdistill.core.errors import DataError
-from seqdistill.sources.source import SequenceSource
 from seqdistill.sources.stored import StoredSequences, with_teacher_targets
 
 EXAMPLES = random_examples(30)
@@ -17,10 +16,6 @@ EXAMPLES = random_examples(30)
 
 def source(seed: int = 1) -> StoredSequences:
     return StoredSequences(EXAMPLES, collator("seq2seq"), batch_tokens=24, seed=seed)
-
-
-def test_stored_sequences_are_a_source() -> None:
-    assert isinstance(source(), SequenceSource)
 
 
 def test_batches_hold_the_examples_they_name() -> None:
@@ -43,12 +38,6 @@ def test_a_resumed_source_reads_on_where_it_was() -> None:
         expected, found = whole.next_batch(), resumed.next_batch()
         assert found.example_ids == expected.example_ids
         assert torch.equal(found.target_ids, expected.target_ids)
-
-
-def test_the_teachers_outputs_replace_the_targets_and_keep_source_and_id() -> None:
-    written = with_teacher_targets(EXAMPLES[:2], [("e0", [(9, EOS)]), ("e1", [(8, 8, EOS)])])
-    assert [(e.id, e.source_ids) for e in written] == [(e.id, e.source_ids) for e in EXAMPLES[:2]]
-    assert [e.target_ids for e in written] == [(9, EOS), (8, 8, EOS)]
 
 
 def test_several_outputs_are_several_examples_and_none_is_none(

@@ -150,7 +150,7 @@ def test_unfinished_hypotheses_are_dropped_counted_and_logged(
 
 
 @pytest.mark.parametrize("decoding", [BEAM, SAMPLE], ids=["beam", "sample"])
-@pytest.mark.parametrize("num_calls", range(6))
+@pytest.mark.parametrize("num_calls", [0, 1, 4])
 def test_a_corpus_cut_in_generation_and_resumed_equals_a_whole_one(
     tmp_path: Path, decoding: Decoding, num_calls: int
 ) -> None:
@@ -414,7 +414,7 @@ def test_no_examples_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     ids=st.lists(st.text(min_size=1), min_size=1, max_size=6, unique=True),
     texts=st.lists(st.text(), min_size=6, max_size=6),

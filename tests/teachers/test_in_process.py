@@ -6,11 +6,11 @@ import pytest
 import torch
 from tests.tiny import VOCAB, collator, random_examples, tiny_adapter, tiny_model
 
-from seqdistill.core.scores import DenseScores, NoScores
+from seqdistill.core.scores import DenseScores
 from seqdistill.core.terms import Term
 from seqdistill.models.adapters import adapt
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.teachers.in_process import InProcessTeacher, NoTeacher, Teacher
+from seqdistill.teachers.in_process import InProcessTeacher, Teacher
 
 KINDS = {"mbart": "seq2seq", "llama": "causal"}
 SEQ2SEQ_BATCH = collator("seq2seq")(random_examples(4))
@@ -20,12 +20,6 @@ def dense(teacher: Teacher) -> DenseScores:
     scores = teacher.score(SEQ2SEQ_BATCH)
     assert isinstance(scores, DenseScores)
     return scores
-
-
-def test_both_are_teachers_and_silence_is_no_scores() -> None:
-    assert isinstance(NoTeacher(), Teacher)
-    assert isinstance(InProcessTeacher(tiny_adapter("mbart"), vocab_size=VOCAB), Teacher)
-    assert NoTeacher().score(SEQ2SEQ_BATCH) == NoScores()
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -38,15 +32,6 @@ def test_scores_are_the_models_own_distribution(name: str) -> None:
     scores = InProcessTeacher(adapter, vocab_size=VOCAB).score(batch)
     assert isinstance(scores, DenseScores)
     torch.testing.assert_close(scores.head.logits(scores.hidden), expected)
-
-
-def test_a_padded_tail_is_cut_off() -> None:
-    whole = dense(InProcessTeacher(tiny_adapter("mbart"), vocab_size=VOCAB))
-    cut = dense(InProcessTeacher(tiny_adapter("mbart"), vocab_size=VOCAB - 6))
-    assert cut.head.vocab_size == VOCAB - 6
-    torch.testing.assert_close(
-        cut.head.logits(cut.hidden), whole.head.logits(whole.hidden)[..., : VOCAB - 6]
-    )
 
 
 @pytest.mark.parametrize(("student_rows", "teacher_rows"), [(VOCAB, 44), (44, VOCAB), (44, 48)])

@@ -1,16 +1,21 @@
 """What every number of processes must train alike; `test_processes.py` starts it.
 
-RANK=0 WORLD_SIZE=2 ... python ranks.py FOLDER
+python ranks.py FOLDER
 
-It leaves `FOLDER/2-ddp` and `FOLDER/2-fsdp2`; what two processes began under DDP all others go on
-with.
+Two processes and then three leave `FOLDER/2-ddp`, `FOLDER/2-fsdp2` and so on; what two began under
+DDP all others go on with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +87,12 @@ def train(
     *,
     resume: bool = False,
     **more: Any,
-) -> Recorder:
-    """Four updates of six micro-batches each, however many processes share them."""
+) -> list[dict[str, Any]]:
+    """The log of two updates of six micro-batches each, however many processes share them."""
     metrics = Recorder()
     count = accelerator.num_processes
     settings: dict[str, Any] = {
-        "steps": 4,
+        "steps": 2,
         "gradient_accumulation_steps": MICRO_BATCHES // count,
         "source": stored(rank=accelerator.process_index, world_size=count),
         "score_dev": dev_scorer(model, accelerator),
@@ -97,7 +102,7 @@ def train(
     make_loop(folder, model, accelerator=accelerator, metrics=metrics, **settings).run(
         resume=resume
     )
-    return metrics
+    return metrics.without_timings
 
 
 def on_policy(model: SequenceModel, accelerator: Accelerator) -> RolloutBatches:
@@ -125,25 +130,20 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
     folder.mkdir(exist_ok=True, parents=True)
     rows: dict[str, list[dict[str, Any]]] = {}
 
-    def keep(name: str, model: SequenceModel, metrics: Recorder) -> None:
-        rows[name] = metrics.without_timings
+    def kept(name: str, model: SequenceModel, run: str = "", **more: Any) -> None:
+        rows[name] = train(folder / f"{run or name}-run", accelerator, model, **more)
         save_file(weights(model), folder / f"{name}-{accelerator.process_index}.safetensors")
 
-    def exact(name: str, **more: Any) -> None:
-        model = student(dtype=torch.float64)
-        keep(name, model, train(folder / f"{name}-run", accelerator, model, **more))
-
-    exact("sgd", optimizer="sgd", max_grad_norm=0.5)
-    exact("adam")
+    kept("adam", student(dtype=torch.float64), max_grad_norm=0.5)
     model = student(dtype=torch.float64)
     distilling = WeightedObjective(
         [Term.of("forward_kl"), Term.of("negative_log_likelihood")], reduction="sequence"
     )
     teacher = teacher_of(model, accelerator)
-    exact("distilled", optimizer="sgd", objective=distilling, teacher=teacher)
-    learning = train(
-        folder / "on-policy-run",
-        accelerator,
+    kept("distilled", model, optimizer="sgd", objective=distilling, teacher=teacher)
+    model = student(dtype=torch.float64)
+    kept(
+        "on-policy",
         model,
         optimizer="sgd",
         objective=WeightedObjective([Term.of("reverse_kl")], reduction="token"),
@@ -151,26 +151,24 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
         source=on_policy(model, accelerator),
         samples_student=True,
     )
-    keep("on-policy", model, learning)
-    for name, steps, resume in (("whole", 4, False), ("half", 2, False), ("half", 4, True)):
-        model = student(dropout=0.3, seed=int(resume))
-        learning = train(
-            folder / f"{name}-run",
-            accelerator,
-            model,
-            resume=resume,
+    for name, steps in (("whole", 2), ("half", 1), ("resumed", 2)):
+        kept(
+            name,
+            student(dropout=0.3, seed=int(name == "resumed")),
+            "whole" if name == "whole" else "half",
+            resume=name == "resumed",
             steps=steps,
             schedule="constant",  # rates that do not know how many updates there will be
             gradient_checkpointing=True,
             score_dev=None,
         )
-        keep("resumed" if resume else name, model, learning)
-    exact("begun", optimizer="sgd", schedule="constant", steps=2)
+    model = student(dtype=torch.float64)
+    kept("begun", model, optimizer="sgd", schedule="constant", steps=1)
     return rows
 
 
 def gone_on(folder: Path, begun: Path, accelerator: Accelerator) -> None:
-    """Two more updates from the checkpoint that another number of processes left."""
+    """One more update from the checkpoint that another number of processes left."""
     if accelerator.is_main_process:
         shutil.copytree(begun / "begun-run", folder / "continued-run")
     accelerator.wait_for_everyone()
@@ -204,8 +202,8 @@ def poison(model: SequenceModel) -> None:
     model.register_forward_hook(lambda _module, _inputs, hidden: hidden * float("nan"))
 
 
-def main(folder: Path) -> None:
-    """Everything in one go: starting processes is what costs."""
+def one_rank(folder: Path) -> None:
+    """What one process of a launch does."""
     torch.set_num_threads(1)
     refusal = ""
     if not torch.cuda.is_available():
@@ -229,5 +227,31 @@ def main(folder: Path) -> None:
     accelerator.end_training()
 
 
+def launched(folder: Path, count: int) -> bool:
+    """Whether so many processes, forked from this one, which has imported all, end well."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    os.environ |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = []
+    for rank in range(count):
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        if not (child := os.fork()):
+            try:
+                one_rank(folder)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    for _ in range(count):
+        if os.wait()[1]:
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            return False
+    return True
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(not all(launched(Path(sys.argv[1]), count) for count in (2, 3)))

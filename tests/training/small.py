@@ -36,6 +36,10 @@ SETTINGS = TrainingSection(
     weight_decay=0.01,
     log_every=1,
 )
+Then = Callable[
+    [StudentStates, StudentStates | None, SequenceBatch, TokenSum],
+    tuple[TokenSum, dict[str, TokenSum]],
+]
 TIMINGS = ("seconds", "tokens_per_second")
 """What no two trainings log alike."""
 
@@ -45,8 +49,10 @@ class PlainObjective(WeightedObjective):
 
     needs_eval_states = False
 
-    def __init__(self, reduction: Reduction = "token") -> None:
+    def __init__(self, reduction: Reduction = "token", *, then: Then | None = None) -> None:
+        """`then` sees states, eval states, batch and loss, and gives what is returned."""
         self._reduction = reduction
+        self._then = then
 
     def __call__(
         self,
@@ -63,6 +69,8 @@ class PlainObjective(WeightedObjective):
             loss = TokenSum((values.sum(dim=1) / lengths).sum(), torch.tensor(len(lengths) * 1.0))
         else:
             loss = TokenSum(values.sum(), lengths.sum().to(values.dtype))
+        if self._then is not None:
+            return self._then(states, eval_states, batch, loss)
         return loss, {"nll": loss}
 
     def begin_update(self, update: int, updates: int, *, logged: bool) -> None:

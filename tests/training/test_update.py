@@ -25,7 +25,6 @@ from tests.training.small import (
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import NonFiniteLossError
-from seqdistill.core.scores import TeacherScores
 from seqdistill.core.terms import Reduction
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
@@ -33,7 +32,6 @@ from seqdistill.models.placement import Precision
 from seqdistill.training.optimization import learning_rate
 
 EIGHT = random_examples(8, seed=3)
-ONE_UPDATE = {"steps": 1, "gradient_accumulation_steps": 1}
 
 
 def split(micro_batches: int) -> ListedBatches:
@@ -82,7 +80,10 @@ def naive_update(model: SequenceModel, reduction: Reduction, max_grad_norm: floa
 @pytest.mark.parametrize(
     ("micro_batches", "reduction", "max_grad_norm"),
     [
-        *itertools.product([1, 2, 4, 8], ["token", "sequence"], [1e9]),
+        (1, "token", 1e9),
+        (4, "token", 1e9),
+        (2, "sequence", 1e9),
+        (8, "sequence", 1e9),
         # About Adam's epsilon, where an update does depend on the gradient's size.
         (2, "token", 1e-7),
     ],
@@ -115,30 +116,22 @@ def test_any_split_gives_the_update_of_the_mean_over_all(
     assert row["learning_rate"] == learning_rate(SETTINGS, 1)
 
 
-class Poisoned(PlainObjective):
+def poisoned(at: int, *, gradient: bool) -> PlainObjective:
     """The plain objective until a micro-batch, whose total or gradient is then not finite."""
+    calls = itertools.count(1)
 
-    def __init__(self, at: int, *, gradient: bool) -> None:
-        super().__init__()
-        self._left = at
-        self._gradient = gradient
-
-    def __call__(
-        self,
-        states: StudentStates,
-        scores: TeacherScores,
-        batch: SequenceBatch,
-        eval_states: StudentStates | None = None,
+    def then(
+        states: StudentStates, _: StudentStates | None, batch: SequenceBatch, loss: TokenSum
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
-        loss, parts = super().__call__(states, scores, batch)
-        self._left -= 1
-        if self._left:
-            return loss, {**parts, "other": loss}
-        if self._gradient:  # sqrt(0) is finite, and its derivative is not
+        if next(calls) != at:
+            return loss, {"nll": loss, "other": loss}
+        if gradient:  # sqrt(0) is finite, and its derivative is not
             zero = torch.sqrt((states.hidden - states.hidden.detach()).sum().abs())
-            return TokenSum(loss.total + zero, loss.count), parts
+            return TokenSum(loss.total + zero, loss.count), {"nll": loss}
         nan = TokenSum(loss.total * float("nan"), loss.count)
         return nan, {"good": loss.detached(), "bad": nan.detached()}
+
+    return PlainObjective(then=then)
 
 
 def train_poisoned(folder: Path, *, at: int, gradient: bool) -> tuple[Any, str, Recorder]:
@@ -147,7 +140,7 @@ def train_poisoned(folder: Path, *, at: int, gradient: bool) -> tuple[Any, str, 
         folder,
         model,
         source=ListedBatches([EIGHT[:2], EIGHT[2:4], EIGHT[4:6], EIGHT[6:]]),
-        objective=Poisoned(at, gradient=gradient),
+        objective=poisoned(at, gradient=gradient),
         metrics=metrics,
         gradient_accumulation_steps=2,
     )
@@ -156,126 +149,76 @@ def train_poisoned(folder: Path, *, at: int, gradient: bool) -> tuple[Any, str, 
     return model, str(stopped.value), metrics
 
 
-@pytest.fixture
-def after_one_update(tmp_path: Path) -> dict[str, torch.Tensor]:
-    model = student()
+@pytest.mark.parametrize(
+    ("gradient", "words"),
+    [
+        (False, ("update 2", "the term bad is nan", "e6, e7", "first of 2")),
+        (True, ("at update 2 its norm is",)),
+    ],
+)
+def test_what_is_not_finite_stops_before_the_optimizer_moves(
+    gradient: bool,
+    words: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    expected = student()
     source = ListedBatches([EIGHT[:2], EIGHT[2:4]])
-    make_loop(tmp_path / "one", model, source=source, gradient_accumulation_steps=2, steps=1).run(
-        resume=False
+    first = make_loop(
+        tmp_path / "one", expected, source=source, gradient_accumulation_steps=2, steps=1
     )
-    return weights(model)
-
-
-def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(
-    tmp_path: Path, after_one_update: dict[str, torch.Tensor]
-) -> None:
-    model, message, metrics = train_poisoned(tmp_path / "run", at=4, gradient=False)
-    for named in ("update 2", "the term bad is nan", "e6, e7", "first of 2"):
-        assert named in message
-    assert same(weights(model), after_one_update)
+    first.run(resume=False)
+    model, message, metrics = train_poisoned(tmp_path / "run", at=4, gradient=gradient)
+    assert all(named in message for named in words)
+    assert same(weights(model), weights(expected))
     assert [row["step"] for row in metrics.rows] == [1]
-
-
-def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_moves(
-    tmp_path: Path, after_one_update: dict[str, torch.Tensor]
-) -> None:
-    model, message, _ = train_poisoned(tmp_path / "run", at=4, gradient=True)
-    assert "at update 2 its norm is" in message
-    assert same(weights(model), after_one_update)
 
 
 def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:
     seen = set()
 
-    class Watching(PlainObjective):
-        def __call__(
-            self,
-            states: StudentStates,
-            scores: TeacherScores,
-            batch: SequenceBatch,
-            eval_states: StudentStates | None = None,
-        ) -> tuple[TokenSum, dict[str, TokenSum]]:
-            seen.add((states.hidden @ states.head.weight.T).dtype)
-            return super().__call__(states, scores, batch)
+    def then(
+        states: StudentStates, _: StudentStates | None, batch: SequenceBatch, loss: TokenSum
+    ) -> tuple[TokenSum, dict[str, TokenSum]]:
+        seen.add((states.hidden @ states.head.weight.T).dtype)
+        return loss, {"of_nobody": TokenSum.zero()}
 
-    model = student()
-    make_loop(tmp_path, model, objective=Watching(), steps=1, precision="bf16").run(resume=False)
+    model, metrics, objective = student(), Recorder(), PlainObjective(then=then)
+    make_loop(tmp_path, model, objective=objective, metrics=metrics, steps=1, precision="bf16").run(
+        resume=False
+    )
     assert seen == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-
-
-class AsWriter(PlainObjective):
-    """The plain objective, which notes whether it was given the student's states as it writes.
-
-    And whether it was in training mode when the loss was taken.
-    """
-
-    def __init__(self, model: SequenceModel, *, needs_eval_states: bool) -> None:
-        super().__init__()
-        self.needs_eval_states = needs_eval_states
-        self._model = model
-        self.seen: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
-
-    def __call__(
-        self,
-        states: StudentStates,
-        scores: TeacherScores,
-        batch: SequenceBatch,
-        eval_states: StudentStates | None = None,
-    ) -> tuple[TokenSum, dict[str, TokenSum]]:
-        assert self._model.training, "the loss is taken in training mode, whoever was asked before"
-        with torch.random.fork_rng(), torch.no_grad():
-            self._model.eval()
-            written = self._model.states(batch).hidden
-            self._model.train()
-        own = None if eval_states is None else eval_states.hidden
-        self.seen.append((states.hidden.detach(), own, written))
-        return super().__call__(states, scores, batch)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_objective_that_reads_the_writer_gets_its_states_with_dropout_off(
-    tmp_path: Path, precision: Precision
-) -> None:
-    model = student(dropout=0.3)
-    objective = AsWriter(model, needs_eval_states=True)
-    make_loop(tmp_path, model, objective=objective, steps=2, precision=precision).run(resume=False)
-    assert len(objective.seen) == 2
-    for trained, eval_states, written in objective.seen:
-        assert eval_states is not None
-        assert not eval_states.requires_grad
-        assert torch.equal(eval_states, written)
-        assert not torch.allclose(trained, written, atol=1e-3), "dropout must matter here"
-
-
-@pytest.mark.parametrize(("dropout", "needs_eval_states"), [(0.0, True), (0.3, False)])
-def test_the_student_is_not_asked_twice_for_nothing(
-    tmp_path: Path, dropout: float, needs_eval_states: bool
-) -> None:
-    model = student(dropout=dropout)
-    objective = AsWriter(model, needs_eval_states=needs_eval_states)
-    make_loop(tmp_path, model, objective=objective, steps=1).run(resume=False)
-    ((_, eval_states, _),) = objective.seen
-    assert eval_states is None
-
-
-def test_the_mean_of_nothing_is_no_number_in_the_log(tmp_path: Path) -> None:
-    class OfNobody(PlainObjective):
-        def __call__(
-            self,
-            states: StudentStates,
-            scores: TeacherScores,
-            batch: SequenceBatch,
-            eval_states: StudentStates | None = None,
-        ) -> tuple[TokenSum, dict[str, TokenSum]]:
-            loss, parts = super().__call__(states, scores, batch)
-            return loss, parts | {"of_nobody": TokenSum.zero()}
-
-    metrics = Recorder()
-    make_loop(tmp_path, student(), objective=OfNobody(), metrics=metrics, steps=1).run(resume=False)
     (row,) = metrics.rows
-    assert row["of_nobody"] is None
-    assert row["nll"] == row["loss_nats"]
+    assert row["of_nobody"] is None, "the mean of nothing is no number"
+
+
+@pytest.mark.parametrize(
+    ("precision", "dropout", "needed"),
+    [("fp32", 0.3, True), ("bf16", 0.3, True), ("fp32", 0.0, True), ("fp32", 0.3, False)],
+)
+def test_an_objective_that_reads_eval_states_gets_them_with_dropout_off(
+    tmp_path: Path, precision: Precision, dropout: float, needed: bool
+) -> None:
+    model, calls = student(dropout=dropout), []
+
+    def then(
+        states: StudentStates, own: StudentStates | None, batch: SequenceBatch, loss: TokenSum
+    ) -> tuple[TokenSum, dict[str, TokenSum]]:
+        assert model.training, "the loss is taken in training mode, whatever was asked before"
+        with torch.random.fork_rng(), torch.no_grad():
+            model.eval()
+            expected = model.states(batch).hidden
+            model.train()
+        calls.append(own)
+        if own is not None:
+            assert not own.hidden.requires_grad and torch.equal(own.hidden, expected)
+            assert not torch.allclose(states.hidden, expected, atol=1e-3), "dropout must matter"
+        return loss, {"nll": loss}
+
+    objective = PlainObjective(then=then)
+    objective.needs_eval_states = needed
+    make_loop(tmp_path, model, objective=objective, steps=2, precision=precision).run(resume=False)
+    assert [own is not None for own in calls] == [needed and dropout > 0.0] * 2
 
 
 @pytest.fixture
@@ -323,15 +266,15 @@ def test_training_learns_a_batch_by_heart_and_ends_in_evaluation_mode(tmp_path: 
     loop = make_loop(
         tmp_path,
         model,
-        source=ListedBatches([EIGHT] * 40),
+        source=ListedBatches([EIGHT] * 20),
         metrics=metrics,
-        steps=40,
-        log_every=15,
+        steps=20,
+        log_every=8,
         warmup_steps=5,
     )
     result = loop.run(resume=False)
     losses = [row["loss_nats"] for row in metrics.rows]
-    assert [row["step"] for row in metrics.rows] == [15, 30, 40], "and always the last"
-    assert losses[-1] < 0.5 * losses[0]
+    assert [row["step"] for row in metrics.rows] == [8, 16, 20], "and always the last"
+    assert losses[-1] < 0.8 * losses[0]
     assert not model.training
-    assert (result.updates, result.stopped_early, result.best) == (40, False, ())
+    assert (result.updates, result.stopped_early, result.best) == (20, False, ())

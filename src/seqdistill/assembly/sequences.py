@@ -26,8 +26,7 @@ from seqdistill.generation.verification import reach_of
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import AdaptiveSection, RolloutsSection
-from seqdistill.sources.fractions import AdaptiveFraction, Fraction
-from seqdistill.sources.mixture import MixtureSource
+from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource
 from seqdistill.sources.replay import ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
 from seqdistill.sources.rollout_batches import OnCompletions, RolloutBatches

@@ -5,8 +5,10 @@ Equal outputs give equal bytes (with one version of pyarrow).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,7 +20,7 @@ import pyarrow.parquet as pq
 from seqdistill.core.errors import DataError
 from seqdistill.core.source import Source
 from seqdistill.generation.decoding import Hypothesis
-from seqdistill.records.atomic import new_file, write_bytes
+from seqdistill.records.atomic import new_file
 
 SCHEMA = pa.schema(
     [
@@ -36,7 +38,7 @@ the template renders it), its `token_ids`, their `text`, and their `log_prob` in
 the best. A sample that the length limit cut off is not finished: its tokens have no end token. An
 example of which nothing was kept has one row that is not finished and has no tokens and no
 log_prob."""
-SOURCES, DROPPED = b"seqdistill.sources", b"seqdistill.num_dropped"
+_SOURCES, _DROPPED, _FACTS = (f"seqdistill.{name}" for name in ("sources", "num_dropped", "facts"))
 _ROWS_READ = 1024
 
 Mode = Literal["beam", "sample"]
@@ -94,7 +96,7 @@ def write_shard(
     fingerprint: str,
     decode: Callable[[Sequence[int]], str],
     mode: Mode,
-) -> None:
+) -> Counts:
     """Writes the hypotheses of each source that are kept, best first, in one step.
 
     `beam` keeps finished ones: an unfinished one is the beginning of some output, and not the
@@ -107,46 +109,60 @@ def write_shard(
     for source, found in zip(sources, hypotheses, strict=True):
         kept = [h for h in found if h.finished or (mode == "sample" and h.token_ids)]
         num_dropped += len(found) - len(kept)
-        named = {"id": source.id, "source": source.text}
-        rows += [named | _row(rank, one, decode) for rank, one in enumerate(kept)]
-        if not kept:
-            rows.append(named | _NO_OUTPUT)
-    metadata = {SOURCES: fingerprint.encode(), DROPPED: str(num_dropped).encode()}
+        outputs = [
+            TeacherOutput(
+                source.id, rank, h.token_ids, decode(h.content_ids), h.log_prob, h.finished
+            )
+            for rank, h in enumerate(kept)
+        ]
+        rows += _rows(source.id, source.text, outputs)
+    _write(path, rows, lambda: {_SOURCES: fingerprint, _DROPPED: str(num_dropped)})
+    return _counts(pa.Table.from_pylist(rows, schema=SCHEMA), num_dropped)
 
-    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_bytes(path, sink.getvalue().to_pybytes())
+
+def write_outputs(
+    path: Path, chosen: Iterable[tuple[str, TeacherOutput | None]], facts: Callable[[], str]
+) -> None:
+    """Writes one output, or none, of each example id, in one step; read by `read_shard`.
+
+    `facts` are asked for when all is written, and come back from `facts_of`.
+    """
+    rows = (row for name, one in chosen for row in _rows(name, "", [one] if one else []))
+    _write(path, rows, lambda: {_FACTS: facts()})
 
 
-def write_outputs(path: Path, chosen: Iterable[tuple[str, TeacherOutput | None]]) -> None:
-    """Writes one output, or none, of each example id, in one step; read by `read_shard`."""
-    rows = (
-        {"id": name, "source": ""} | (_NO_OUTPUT if output is None else dataclasses.asdict(output))
-        for name, output in chosen
-    )
+def _rows(name: str, source: str, outputs: Sequence[TeacherOutput]) -> list[dict[str, object]]:
+    nothing = {"rank": 0, "token_ids": [], "text": "", "log_prob": None, "finished": False}
+    found = [dataclasses.asdict(one) for one in outputs] or [nothing]
+    return [{"id": name, "source": source} | one for one in found]
+
+
+def _write(
+    path: Path, rows: Iterable[dict[str, object]], facts: Callable[[], dict[str, str]]
+) -> None:
+    rows = iter(rows)
     with (
         new_file(path) as aside,
         pq.ParquetWriter(aside, SCHEMA, compression="zstd", write_page_checksum=True) as writer,
     ):
         while part := list(itertools.islice(rows, _ROWS_READ)):
             writer.write_table(pa.Table.from_pylist(part, schema=SCHEMA))
+        writer.add_key_value_metadata(facts())
 
 
-def is_whole(path: Path, *, fingerprint: str) -> bool:
-    """Whether the file is there, can be read to its last page and belongs to these sources."""
-    if not path.is_file():
-        return False
+def counts_of(path: Path, *, fingerprint: str) -> Counts | None:
+    """What a shard holds; None unless it can be read to its last page and is of these sources."""
     try:
-        metadata = _read(path).schema.metadata or {}
+        with _opened(path) as file:
+            table, facts = file.read(), file.metadata.metadata or {}
     except DataError:
-        return False
-    return bool(metadata.get(SOURCES) == fingerprint.encode())
+        return None
+    if not table.schema.equals(SCHEMA) or facts.get(_SOURCES.encode()) != fingerprint.encode():
+        return None
+    return _counts(table, int(facts[_DROPPED.encode()]))
 
 
-def counts_of(path: Path) -> Counts:
-    """What a shard holds, from its rows."""
-    table = _read(path)
+def _counts(table: pa.Table, num_dropped: int) -> Counts:
     lengths = pc.list_value_length(table.column("token_ids"))
     num_unfinished = pc.sum(pc.equal(lengths, 0)).as_py() or 0
     texts = pc.utf8_trim_whitespace(table.column("text"))
@@ -154,10 +170,17 @@ def counts_of(path: Path) -> Counts:
         num_unfinished=num_unfinished,
         num_hypotheses=table.num_rows - num_unfinished,
         num_cut=table.num_rows - num_unfinished - (pc.sum(table.column("finished")).as_py() or 0),
-        num_dropped=int(table.schema.metadata[DROPPED]),
+        num_dropped=num_dropped,
         num_tokens=pc.sum(lengths).as_py() or 0,
         num_with_text=pc.sum(pc.not_equal(texts, "")).as_py() or 0,
     )
+
+
+def facts_of(path: Path) -> str:
+    """What `write_outputs` was told."""
+    with _opened(path) as file:
+        facts: dict[bytes, bytes] = file.metadata.metadata or {}
+        return facts.get(_FACTS.encode(), b"").decode()
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, list[TeacherOutput]]]:
@@ -166,63 +189,24 @@ def read_shard(path: Path) -> Iterator[tuple[str, list[TeacherOutput]]]:
     Rows are read a thousand at a time.
     """
     names = [name for name in SCHEMA.names if name != "source"]
-    outputs: list[TeacherOutput] = []
-    current: str | None = None
     with _opened(path) as file:
-        for batch in file.iter_batches(batch_size=_ROWS_READ, columns=names):
-            rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-            for example_id, rank, token_ids, text, log_prob, finished in rows:
-                if current is not None and example_id != current:
-                    yield current, outputs
-                    outputs = []
-                current = example_id
-                if token_ids:
-                    ids = tuple(token_ids)
-                    outputs.append(TeacherOutput(example_id, rank, ids, text, log_prob, finished))
-    if current is not None:
-        yield current, outputs
+        batches = file.iter_batches(batch_size=_ROWS_READ, columns=names)
+        rows = (
+            row
+            for batch in batches
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        )
+        for name, own in itertools.groupby(rows, operator.itemgetter(0)):
+            kept = (rest for _, *rest in own if rest[1])
+            yield name, [TeacherOutput(name, rank, tuple(ids), *more) for rank, ids, *more in kept]
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
     except (pa.ArrowException, OSError) as error:
-        raise _not_whole(path, error) from error
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        with _opened(path) as file:
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise _not_whole(path, error) from error
-    if not table.schema.equals(SCHEMA):
-        raise DataError(f"{path} must have the columns {SCHEMA.names}, found {table.column_names}")
-    return table
-
-
-def _not_whole(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} must be a whole Parquet file, found: {error}; delete it and label again"
-    )
-
-
-def _row(
-    rank: int, hypothesis: Hypothesis, decode: Callable[[Sequence[int]], str]
-) -> dict[str, object]:
-    return {
-        "rank": rank,
-        "token_ids": list(hypothesis.token_ids),
-        "text": decode(hypothesis.content_ids),
-        "log_prob": hypothesis.log_prob,
-        "finished": hypothesis.finished,
-    }
-
-
-_NO_OUTPUT: dict[str, object] = {
-    "rank": 0,
-    "token_ids": [],
-    "text": "",
-    "log_prob": None,
-    "finished": False,
-}
+        raise DataError(
+            f"{path} must be a whole Parquet file, found: {error}; delete it to have it made again"
+        ) from error

@@ -7,19 +7,19 @@ corpus, since comparing 35 outputs of every example takes minutes.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from seqdistill.core.errors import DataError
 from seqdistill.metrics.similarity import SentenceSimilarity
-from seqdistill.records.atomic import write_json
-from seqdistill.records.fingerprint import of_file, of_settings
+from seqdistill.records.fingerprint import of_settings
 from seqdistill.records.shared_parts import make_parts
-from seqdistill.sources.corpus_shards import TeacherOutput, read_shard, write_outputs
+from seqdistill.sources.corpus_shards import TeacherOutput, facts_of, read_shard, write_outputs
 from seqdistill.sources.teacher_corpus import TeacherCorpus, in_step
 
 logger = logging.getLogger(__name__)
@@ -65,15 +65,6 @@ class Interpolation:
         return read_shard(self.path)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """What is kept of an interpolation beside the chosen outputs."""
-
-    summary: InterpolationSummary
-    sha256: str
-    """Of the file of the chosen outputs."""
-
-
 def interpolate(
     corpus: TeacherCorpus,
     references: Sequence[tuple[str, str]],
@@ -106,120 +97,96 @@ def interpolate(
     how = [similarity.name, similarity.signature]
     digest = of_settings([sorted(corpus.record.checksums.items()), list(references), how])
     path = corpus.folder / f"choices-{digest[:16]}.parquet"
-    note = path.with_suffix(".json")
 
-    def make(_: int) -> None:
-        tally, report = _Tally(), on_progress or (lambda _: None)
-        write_outputs(path, tally.chosen(corpus, references, similarity, decode, report))
-        kept = _Kept(tally.summary(similarity), of_file(path))
-        write_json(note, dataclasses.asdict(kept))
+    sums, ranks = defaultdict[str, float](float), Counter[int]()
 
-    if not note.is_file():
+    def chosen() -> Iterator[tuple[str, TeacherOutput | None]]:
+        named = ((name, (name, reference)) for name, reference in references)
+        for (name, reference), outputs in in_step(named, corpus.by_example()):
+            finished = [output for output in outputs if output.finished]
+            if finished:
+                output, told = _choice(finished, reference, similarity, decode)
+                ranks.update(dict.fromkeys((one.rank for one in finished), 0))
+                ranks[output.rank] += 1
+                for key, value in told.items():
+                    sums[key] += value
+            if on_progress is not None:
+                on_progress(1)
+            yield name, output if finished else None
+
+    def facts() -> str:
+        summary = _summary(sums, ranks, corpus, len(references), similarity)
+        return json.dumps(dataclasses.asdict(summary))
+
+    if not path.is_file():
         make_parts(
             corpus.folder,
-            [note.name],
-            is_made=lambda _: note.is_file(),
-            make=make,
+            [path.name],
+            is_made=lambda _: path.is_file(),
+            make=lambda _: write_outputs(path, chosen(), facts),
             is_finished=lambda: False,
             finish=lambda: None,
         )
-    found = Interpolation(path, _read(path, note))
-    log_summary(found.summary)
-    return found
-
-
-def _read(path: Path, note: Path) -> InterpolationSummary:
     try:
-        kept = TypeAdapter(_Kept).validate_json(note.read_bytes())
-    except (OSError, ValidationError) as error:
+        summary = TypeAdapter(InterpolationSummary).validate_json(facts_of(path))
+    except (DataError, ValidationError) as error:
         raise DataError(
-            f"{note} must describe the outputs that were chosen from the corpus beside it, found: "
+            f"{path} must hold the outputs that were chosen from the corpus beside it, found: "
             f"{error}; delete this file to choose again"
         ) from error
-    if not path.is_file() or of_file(path) != kept.sha256:
+    _log(summary)
+    return Interpolation(path, summary)
+
+
+def _choice(
+    hypotheses: Sequence[TeacherOutput],
+    reference: str,
+    similarity: SentenceSimilarity,
+    decode: Callable[[Sequence[int]], str],
+) -> tuple[TeacherOutput, dict[str, float]]:
+    """The output to take, and what is added up of it."""
+    texts = [decode(hypothesis.token_ids) for hypothesis in hypotheses]
+    found = list(zip(similarity(texts, reference), hypotheses, texts, strict=True))
+    value, chosen, text = max(found, key=lambda one: (one[0], one[1].log_prob, -one[1].rank))
+    first, *_ = min(found, key=lambda one: one[1].rank)
+    return chosen, {
+        "hypotheses": float(len(hypotheses)),
+        "similarity": value,
+        "first": first,
+        "equal": float(text.split() == reference.split()),
+    }
+
+
+def _summary(
+    sums: Mapping[str, float],
+    ranks: Counter[int],
+    corpus: TeacherCorpus,
+    num_references: int,
+    similarity: SentenceSimilarity,
+) -> InterpolationSummary:
+    if not ranks:
         raise DataError(
-            f"{path} must hold the outputs that were chosen from the corpus beside it, but does "
-            f"not match its checksum: it was damaged or changed; delete {note} to choose again"
+            "The teacher's corpus must hold finished outputs for examples with a reference, "
+            f"but it holds none for the {num_references} references given; raise "
+            "sequences.decoding.max_new_tokens."
         )
-    return kept.summary
+    count = ranks.total()
+    return InterpolationSummary(
+        similarity=similarity.name,
+        signature=similarity.signature,
+        num_examples=count,
+        num_hypotheses=int(sums["hypotheses"]),
+        num_without_hypothesis=num_references - count,
+        num_without_reference=corpus.record.num_examples - num_references,
+        mean_similarity=sums["similarity"] / count,
+        mean_first_similarity=sums["first"] / count,
+        mean_rank=sum(rank * times for rank, times in ranks.items()) / count,
+        rank_counts=tuple(ranks[rank] for rank in range(1 + max(ranks))),
+        exact_match_share=sums["equal"] / count,
+    )
 
 
-class _Tally:
-    """Adds up what is chosen while it is chosen."""
-
-    def __init__(self) -> None:
-        self._ranks: Counter[int] = Counter()
-        self._num_ranks = self._num_hypotheses = self._num_equal = 0
-        self._num_without_hypothesis = self._num_without_reference = 0
-        self._similarity = self._first_similarity = 0.0
-
-    def chosen(
-        self,
-        corpus: TeacherCorpus,
-        references: Sequence[tuple[str, str]],
-        similarity: SentenceSimilarity,
-        decode: Callable[[Sequence[int]], str],
-        report: Callable[[int], None],
-    ) -> Iterator[tuple[str, TeacherOutput | None]]:
-        """Each reference's id with the output chosen for it. Raises DataError where none is."""
-        named = ((name, (name, reference)) for name, reference in references)
-        for (name, reference), outputs in in_step(named, corpus.by_example()):
-            report(1)
-            finished = [output for output in outputs if output.finished]
-            if finished:
-                yield name, self._choose(finished, reference, similarity, decode)
-            else:
-                self._num_without_hypothesis += 1
-                yield name, None
-        self._num_without_reference = corpus.record.num_examples - len(references)
-        if not self._ranks:
-            raise DataError(
-                "The teacher's corpus must hold finished outputs for examples with a reference, "
-                f"but it holds none for the {len(references)} references given; raise "
-                "sequences.decoding.max_new_tokens."
-            )
-
-    def _choose(
-        self,
-        hypotheses: Sequence[TeacherOutput],
-        reference: str,
-        similarity: SentenceSimilarity,
-        decode: Callable[[Sequence[int]], str],
-    ) -> TeacherOutput:
-        texts = [decode(hypothesis.token_ids) for hypothesis in hypotheses]
-        similarities = similarity(texts, reference)
-        chosen = max(
-            range(len(hypotheses)),
-            key=lambda at: (similarities[at], hypotheses[at].log_prob, -hypotheses[at].rank),
-        )
-        first = min(range(len(hypotheses)), key=lambda at: hypotheses[at].rank)
-        self._ranks[hypotheses[chosen].rank] += 1
-        self._num_ranks = max(self._num_ranks, 1 + max(one.rank for one in hypotheses))
-        self._num_hypotheses += len(hypotheses)
-        self._similarity += similarities[chosen]
-        self._first_similarity += similarities[first]
-        self._num_equal += texts[chosen].split() == reference.split()
-        return hypotheses[chosen]
-
-    def summary(self, similarity: SentenceSimilarity) -> InterpolationSummary:
-        """What was chosen."""
-        count = self._ranks.total()
-        return InterpolationSummary(
-            similarity=similarity.name,
-            signature=similarity.signature,
-            num_examples=count,
-            num_hypotheses=self._num_hypotheses,
-            num_without_hypothesis=self._num_without_hypothesis,
-            num_without_reference=self._num_without_reference,
-            mean_similarity=self._similarity / count,
-            mean_first_similarity=self._first_similarity / count,
-            mean_rank=sum(rank * times for rank, times in self._ranks.items()) / count,
-            rank_counts=tuple(self._ranks[rank] for rank in range(self._num_ranks)),
-            exact_match_share=self._num_equal / count,
-        )
-
-
-def log_summary(summary: InterpolationSummary) -> None:
+def _log(summary: InterpolationSummary) -> None:
     """Tells the log what was chosen, and warns of references that were left out."""
     logger.info(
         "chose 1 of %.1f outputs each for %d examples by %s (%s): mean similarity %.2f, of the "

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
-import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from seqdistill.records.atomic import write_json
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
 from seqdistill.records.shared_parts import make_parts, one_at_a_time, remove_left_overs
-from seqdistill.sources.corpus_shards import Counts, Prompt, counts_of, is_whole, write_shard
+from seqdistill.sources.corpus_shards import Counts, Prompt, counts_of, write_shard
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusRecord,
@@ -136,34 +134,31 @@ class _Labelling:
     decode: Callable[[Sequence[int]], str]
     ends: str
     report: Callable[[int], None]
+    counts: Counts = dataclasses.field(default_factory=Counts)
+    """Of the examples in the shards that are there."""
     num_seen: int = 0
-    num_without: int = 0
 
-    def _part(self, index: int) -> list[Prompt]:
+    def _part(self, index: int) -> tuple[Path, list[Prompt]]:
         size = self.record.shard_size
-        return [
-            self.sources[place]
-            for place in range(index * size, min((index + 1) * size, len(self.sources)))
-        ]
-
-    def _path(self, index: int) -> Path:
-        return self.folder / self.record.shard_names[index]
+        places = range(index * size, min((index + 1) * size, len(self.sources)))
+        path = self.folder / self.record.shard_names[index]
+        return path, [self.sources[place] for place in places]
 
     def is_made(self, index: int) -> bool:
         """Whether the shard is there, whole, and of these sources."""
-        path = self._path(index)
+        path = self.folder / self.record.shard_names[index]
         if not path.is_file():
             return False
-        part = self._part(index)
-        if not is_whole(path, fingerprint=fingerprint_sources(part)):
-            return False
-        self._see(len(part), counts_of(path))
-        self.report(len(part))
-        return True
+        _, part = self._part(index)
+        counts = counts_of(path, fingerprint=fingerprint_sources(part))
+        if counts is not None:
+            self._see(len(part), counts)
+            self.report(len(part))
+        return counts is not None
 
     def make(self, index: int) -> None:
         """Generates and writes the shard."""
-        path, part, settings = self._path(index), self._part(index), self.record.settings
+        (path, part), settings = self._part(index), self.record.settings
         if path.is_file():
             logger.warning("%s is damaged and is made again", path)
         hypotheses = self.generator.generate(
@@ -172,7 +167,7 @@ class _Labelling:
             seed=derived_seed(settings.seed, f"teacher corpus, shard {index}"),
             on_progress=self.report,
         )
-        write_shard(
+        counts = write_shard(
             path,
             part,
             hypotheses,
@@ -180,23 +175,25 @@ class _Labelling:
             decode=self.decode,
             mode=settings.decoding.mode,
         )
-        self._see(len(part), counts_of(path))
+        self._see(len(part), counts)
 
     def _see(self, num_examples: int, counts: Counts) -> None:
         self.num_seen += num_examples
-        self.num_without += counts.num_unfinished
+        self.counts += counts
         if self.num_seen >= _ENOUGH_SEEN:
-            self._require_outputs(self.num_seen, self.num_without)
+            self._require_outputs()
 
-    def _require_outputs(self, num_seen: int, num_without: int) -> None:
+    def _require_outputs(self) -> None:
         """Raises ModelError where hardly any example has an output, and removes what was begun."""
-        if num_seen - num_without >= _LEAST_SHARE * num_seen and num_without < num_seen:
+        num_seen = self.num_seen
+        num_ended = num_seen - self.counts.num_unfinished
+        if num_ended and num_ended >= _LEAST_SHARE * num_seen:
             return
         self._remove()
         raise ModelError(
             f"The teacher must end its outputs with {self.ends} within max_new_tokens "
             f"({self.record.settings.decoding.max_new_tokens}), but it does so for "
-            f"{num_seen - num_without} of {num_seen} examples, and no corpus is written. Raise "
+            f"{num_ended} of {num_seen} examples, and no corpus is written. Raise "
             "max_new_tokens, or name the token that the teacher ends with in eos_token_id of its "
             "generation_config.json"
         )
@@ -207,22 +204,20 @@ class _Labelling:
         remove_left_overs(self.folder)
 
     def finish(self) -> None:
-        """Counts all shards and writes corpus.json, by which the corpus is finished."""
-        paths = [self.folder / name for name in self.record.shard_names]
-        counts = functools.reduce(operator.add, map(counts_of, paths))
-        num_examples = len(self.sources)
-        self._require_outputs(num_examples, counts.num_unfinished)
-        if not counts.num_with_text and num_examples >= _ENOUGH_TEXTS:
+        """Writes corpus.json with counts and checksums, by which the corpus is finished."""
+        counts = self.counts  # every process has seen every shard
+        self._require_outputs()
+        if not counts.num_with_text and self.num_seen >= _ENOUGH_TEXTS:
             self._remove()
             raise ModelError(
-                f"The teacher must write texts, but its outputs for all {num_examples} examples "
+                f"The teacher must write texts, but its outputs for all {self.num_seen} examples "
                 "are empty, and no corpus is written. Is it trained, and for these texts, in this "
                 "chat template and these languages?"
             )
-        _warn(counts, num_examples, self.record.settings.decoding.max_new_tokens)
+        _warn(counts, self.num_seen, self.record.settings.decoding.max_new_tokens)
         finished = dataclasses.replace(
             self.record,
-            checksums={path.name: of_file(path) for path in paths},
+            checksums={name: of_file(self.folder / name) for name in self.record.shard_names},
             counts=counts,
             versions=versions(),
         )

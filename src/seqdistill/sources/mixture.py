@@ -6,13 +6,14 @@ The prompts are the same whatever the fraction.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import derived_seed
+from seqdistill.core.schedules import Schedule
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import PromptCompletions, metric_sum
-from seqdistill.sources.fractions import AdaptiveFraction, Fraction
 from seqdistill.sources.source import CompletionSource, SourcePart
 
 Coin = Literal["batch", "example", "both"]
@@ -21,6 +22,58 @@ Coin = Literal["batch", "example", "both"]
 def coin(seed: int, name: str) -> float:
     """A number in [0, 1) that depends on the seed and the name alone."""
     return (derived_seed(seed, name) >> 10) / 2**53
+
+
+class AdaptiveFraction(SourcePart):
+    """A fraction that rises by `step` whenever dev's loss is worse by at least `threshold` nats.
+
+    Worse than it was at the last rise, and until there is one, than the first dev loss, which is
+    only remembered. So losses that creep up add up, and one that fell first has that far to go. The
+    fraction never falls, and stays at `most`.
+
+    Source: more of the student's sequences when dev gets worse is the paper's idea (Ko et al. 2024,
+    DistiLLM, sec. 3.2, adaptive off-policy). Step, threshold and what the loss is compared with are
+    its code's; there the first loss is measured before training, here at the first dev score.
+    """
+
+    def __init__(
+        self, *, start: float = 0.0, step: float = 0.1, threshold: float = 0.1, most: float = 1.0
+    ) -> None:
+        self._fraction = start
+        self._step = step
+        self._threshold = threshold
+        self._most = most
+        self._previous: float | None = None
+
+    def value(self, update: int, updates: int) -> float:
+        """The fraction as dev has left it."""
+        return self._fraction
+
+    def dev_scored(self, scores: Mapping[str, float]) -> None:
+        """Raises the fraction where it is due. Raises RecipeError for scores without a loss."""
+        if "loss_nats" not in scores:
+            raise RecipeError(
+                "An adaptive student_fraction must be told dev's loss, but the dev scores are "
+                f"{', '.join(sorted(scores)) or 'none'}; give dev data with targets, or a fraction "
+                "that follows a schedule"
+            )
+        loss = float(scores["loss_nats"])
+        if self._previous is None:
+            self._previous = loss
+        elif loss >= self._previous + self._threshold:
+            self._fraction = min(self._most, self._fraction + self._step)
+            self._previous = loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fraction and the dev loss that others are compared with: the last rise's."""
+        return {"fraction": self._fraction, "previous": self._previous}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._fraction, self._previous = state["fraction"], state["previous"]
+
+
+Fraction = Schedule | AdaptiveFraction
+"""A number in [0, 1] with a `value` at each update."""
 
 
 class MixtureSource(CompletionSource):
@@ -59,8 +112,9 @@ class MixtureSource(CompletionSource):
     @property
     def sequences_per_prompt(self) -> int:
         """The larger number of the two; of both together with coin `both`."""
-        each = (self._student.sequences_per_prompt, self._other.sequences_per_prompt)
-        return sum(each) if self._coin == "both" else max(each)
+        if self._coin == "both":
+            return self._student.sequences_per_prompt + self._other.sequences_per_prompt
+        return super().sequences_per_prompt
 
     def begin_update(self, update: int, updates: int) -> None:
         """Looks up the fraction."""

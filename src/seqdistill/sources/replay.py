@@ -66,11 +66,6 @@ class ReplaySource(CompletionSource):
     def _parts(self) -> Mapping[str, SourcePart]:
         return {"student": self._student}
 
-    @property
-    def sequences_per_prompt(self) -> int:
-        """As many as the student gives."""
-        return self._student.sequences_per_prompt
-
     def begin_update(self, update: int, updates: int) -> None:
         """Drops what is too old and throws the coin."""
         self._update, self._calls = update, 0
@@ -139,7 +134,6 @@ class ReplaySource(CompletionSource):
         return {"kept": kept, **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken."""
         kept = state["kept"]
         self._kept = None if kept is None else PromptCompletions.from_state_dict(kept)
         super().load_state_dict(state)

@@ -58,11 +58,6 @@ class RewardedSource(CompletionSource):
     def _parts(self) -> Mapping[str, SourcePart]:
         return {"source": self._source}
 
-    @property
-    def sequences_per_prompt(self) -> int:
-        """As many as the rewarded source gives."""
-        return self._source.sequences_per_prompt
-
     def begin_update(self, update: int, updates: int) -> None:
         """Forgets the rewards of the update before."""
         self._seen = []
@@ -142,7 +137,6 @@ class RewardedSource(CompletionSource):
         return {"average": self._average, **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken."""
         self._average = state["average"]
         super().load_state_dict(state)
 

@@ -78,6 +78,5 @@ class RolloutBatches(SequenceSource):
         return {"batches": self._batches.state_dict(), **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken."""
         self._batches.load_state_dict(state["batches"])
         super().load_state_dict(state)

@@ -66,8 +66,9 @@ class CompletionSource(SourcePart):
 
     @property
     def sequences_per_prompt(self) -> int:
-        """How many sequences `complete` gives for a prompt, at most."""
-        return 1
+        """How many sequences `complete` gives for a prompt, at most; by default as its parts do."""
+        parts = [part for part in self._parts().values() if isinstance(part, CompletionSource)]
+        return max((part.sequences_per_prompt for part in parts), default=1)
 
     def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
         """Sequences for the prompts of one micro-batch; none for none."""

@@ -56,7 +56,6 @@ class StoredSequences(SequenceSource):
         return self._batches.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to the place given by `state_dict`."""
         self._batches.load_state_dict(dict(state))
 
 

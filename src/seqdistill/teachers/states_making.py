@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError, UserError
@@ -65,15 +64,9 @@ def make_states(
     try:
         with one_at_a_time(folder):
             record = _begun(folder, settings, examples, teacher.head.weight.shape[1])
+        teacher.eval().requires_grad_(False).to(device)
         making = _Making(
-            teacher.eval().requires_grad_(False).to(device),
-            examples,
-            collator,
-            folder,
-            record,
-            batch_tokens,
-            device,
-            progress,
+            teacher, examples, collator, folder, record, batch_tokens, device, progress
         )
         progress.start("keeping the teacher's hidden states", len(examples))
         make_parts(
@@ -133,17 +126,16 @@ class _Making:
     progress: Progress
 
     def _part(self, index: int) -> tuple[Path, list[EncodedExample]]:
-        first = index * PART_EXAMPLES
-        last = min(first + PART_EXAMPLES, len(self.examples))
         path = self.folder / part_names(len(self.examples))[index]
-        return path, [self.examples[place] for place in range(first, last)]
+        places = range(index * PART_EXAMPLES, min((index + 1) * PART_EXAMPLES, len(self.examples)))
+        return path, [self.examples[place] for place in places]
 
     def is_made(self, index: int) -> bool:
         """Whether the part is there: it was renamed when it was whole."""
         path, part = self._part(index)
-        if path.is_file():
+        if is_there := path.is_file():
             self.progress.advance(len(part))
-        return path.is_file()
+        return is_there
 
     def make(self, index: int) -> None:
         """Runs the teacher over the part's examples and writes its states, batch by batch."""
@@ -159,23 +151,20 @@ class _Making:
             )
             for indices in in_length_order(part, self.collator.kind, self.batch_tokens):
                 batch = self.collator([part[place] for place in indices]).to(self.device)
-                states = _rows(self.teacher, batch).cpu().numpy()
+                states = _rows(self.teacher, batch)
                 places = [np.arange(starts[i], starts[i] + lengths[i]) for i in indices]
                 with np.errstate(over="ignore"):  # told as not finite
                     stored = states.astype(rows.dtype)
-                self._check_finite(stored, batch)
+                if not np.isfinite(stored).all():
+                    raise ModelError(
+                        "The teacher's hidden states must be finite in "
+                        f"{self.record.settings.precision}, but among the examples "
+                        f"{', '.join(batch.example_ids[:5])} (first of {batch.num_sequences}) one "
+                        "is not; set teacher.cache_hidden_states=fp32, or look at these examples"
+                    )
                 rows[np.concatenate(places)] = stored
                 self.progress.advance(len(indices))
             rows.flush()
-
-    def _check_finite(self, stored: np.ndarray, batch: SequenceBatch) -> None:
-        if not np.isfinite(stored).all():
-            raise ModelError(
-                f"The teacher's hidden states must be finite in {self.record.settings.precision}, "
-                f"but among the examples {', '.join(batch.example_ids[:5])} (first of "
-                f"{batch.num_sequences}) one is not; set teacher.cache_hidden_states=fp32, or look "
-                "at these examples"
-            )
 
     def finish(self) -> None:
         """Writes the checksums, by which the states are finished."""
@@ -186,6 +175,7 @@ class _Making:
 
 
 @torch.no_grad()
-def _rows(teacher: SequenceModel, batch: SequenceBatch) -> Tensor:
-    """The hidden states at the positions that count, example after example."""
-    return hidden_states(teacher, batch)[batch.target_mask].float()
+def _rows(teacher: SequenceModel, batch: SequenceBatch) -> np.ndarray:
+    """The hidden states at the positions that count, example after example, in fp32."""
+    rows: np.ndarray = hidden_states(teacher, batch)[batch.target_mask].float().cpu().numpy()
+    return rows

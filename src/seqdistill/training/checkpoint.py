@@ -264,16 +264,15 @@ class BestStudents:
         ranked = sorted(
             [*state.best, (score, state.update)], key=lambda item: (-self._worth(item[0]), item[1])
         )
-        kept = ranked[: self._keep]
-        if (score, state.update) in kept:
+        state.best, sums = ranked[: self._keep], dict(state.best_sha256)
+        if (score, state.update) in state.best:
             self._folder.mkdir(exist_ok=True)
             path = self.path(state.update)
             with atomic.new_file(path) as aside:
                 save_file(_on_cpu(unique_parameters(model)), aside)
-            state.best_sha256 = {**state.best_sha256, path.name: of_file(path)}
-        state.best = kept
-        names = {self.path(update).name for _, update in kept}
-        state.best_sha256 = {n: found for n, found in state.best_sha256.items() if n in names}
+            sums[path.name] = of_file(path)
+        names = [self.path(update).name for _, update in state.best]
+        state.best_sha256 = {name: sums[name] for name in names}
         return is_best
 
     def clean(self, state: LoopState) -> None:
@@ -296,15 +295,12 @@ class BestStudents:
                 "restore the file, or train on from a checkpoint before it by --resume."
             )
         updates = [update for _, update in (state.best if average else state.best[:1])]
-        sums: dict[str, Tensor] = {}
+        mean: dict[str, Tensor] = {}
         for update in updates:
             for name, tensor in load_file(self.path(update)).items():
-                if not tensor.is_floating_point():
-                    sums[name] = tensor  # counters and the like: the last, not a mean
+                if tensor.is_floating_point():
+                    share = tensor.double() / len(updates)
+                    mean[name] = mean[name] + share if name in mean else share
                 else:
-                    sums[name] = sums.get(name, torch.zeros(())) + tensor.double()
-        mean = {
-            name: value / len(updates) if value.is_floating_point() else value
-            for name, value in sums.items()
-        }
+                    mean[name] = tensor  # counters and the like: the last, not a mean
         load_parameters(model, mean, where=str(self._folder))

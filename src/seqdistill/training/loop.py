@@ -77,21 +77,10 @@ class TrainingResult:
     stopped_early: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Snapshot:
-    """The loop at some moment: counters, and the random states of every process."""
-
-    state: LoopState
-    random_by_rank: Sequence[Mapping[str, Tensor]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Seen:
-    """A micro-batch of the present update, to be named if its loss was not finite."""
-
-    example_ids: Sequence[str]
-    total: Tensor
-    parts: Mapping[str, TokenSum]
+_Snapshot = tuple[LoopState, list[dict[str, Tensor]]]
+"""The loop at some moment: counters, and the random states of every process."""
+_Seen = tuple[Sequence[str], Tensor, dict[str, TokenSum]]
+"""Example ids, total and parts of a micro-batch, to be named if its loss was not finite."""
 
 
 class TrainingLoop:
@@ -263,8 +252,7 @@ class TrainingLoop:
         self._objective.begin_update(update, steps, logged=logged)
         stats = self._accumulate()
         self._objective.end_update(stats.parts)
-        self._divide(stats.loss.count)
-        norm = self._clip()
+        norm = self._divide_and_clip(stats.loss.count)
         self._optimizer.step()
         self._mask.enforce(self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
@@ -290,7 +278,7 @@ class TrainingLoop:
                 self._accelerator.backward(total)
             found = TokenSum(total, count).detached()
             named = {name: TokenSum(*part) for name, part in sums.items()}
-            seen.append(_Seen(batch.example_ids, found.total, named))
+            seen.append((batch.example_ids, found.total, named))
             loss = loss + found
             num_targets = num_targets + batch.target_mask.sum()
             for name, part in named.items():
@@ -303,33 +291,27 @@ class TrainingLoop:
 
     def _refuse_non_finite(self, seen: Sequence[_Seen]) -> None:
         """Raises, on every process alike, an error that names the first micro-batch at fault."""
-        bad = next((one for one in seen if not math.isfinite(one.total)), None)
         told = None
-        if bad is not None:
-            names = [name for name, part in bad.parts.items() if not math.isfinite(part.total)]
-            told = (
-                f"the term {', '.join(names) or 'sum'} is {float(bad.total)} for the examples "
-                f"{', '.join(bad.example_ids[:5])} (first of {len(bad.example_ids)})"
-            )
+        for ids, total, parts in seen:
+            if told is None and not math.isfinite(total):
+                names = [name for name, part in parts.items() if not math.isfinite(part.total)]
+                told = (
+                    f"the term {', '.join(names) or 'sum'} is {float(total)} for the examples "
+                    f"{', '.join(ids[:5])} (first of {len(ids)})"
+                )
         first = next((one for one in all_gather_object(told) if one is not None), "the sum is not")
         raise NonFiniteLossError(
             f"The loss must be finite, but at update {self._state.update + 1} {first}. Lower "
             "training.learning_rate, use training.precision=fp32, or look at these examples."
         )
 
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self._trained.parameters() if p.grad is not None]
-
-    def _divide(self, count: Tensor) -> None:
-        # Gradients are of totals; processes average theirs, which the factor undoes.
-        torch._foreach_mul_(
-            self._gradients(), self._accelerator.num_processes / max(float(count), 1.0)
-        )
-
-    def _clip(self) -> float:
+    def _divide_and_clip(self, count: Tensor) -> float:
         """The norm of the gradient before it was clipped, of the weights that are not pruned."""
+        gradients = [p.grad for p in self._trained.parameters() if p.grad is not None]
+        # Gradients are of totals; processes average theirs, which the factor undoes.
+        torch._foreach_mul_(gradients, self._accelerator.num_processes / max(float(count), 1.0))
         self._mask.zero_gradients()
-        found = torch.nn.utils.get_total_norm(self._gradients())
+        found = torch.nn.utils.get_total_norm(gradients)
         norm = float(whole(found))
         if not math.isfinite(norm):
             raise NonFiniteLossError(
@@ -337,9 +319,8 @@ class TrainingLoop:
                 f"{norm} although the loss is finite. Lower training.learning_rate or use "
                 "training.precision=fp32."
             )
-        trained = list(self._trained.parameters())
         limit = self._settings.max_grad_norm
-        torch.nn.utils.clip_grads_with_norm_(trained, limit, found)
+        torch.nn.utils.clip_grads_with_norm_(self._trained.parameters(), limit, found)
         return norm
 
     def _log(self, values: Mapping[str, object]) -> None:
@@ -350,28 +331,25 @@ class TrainingLoop:
             self._accelerator.log(numbers, step=self._state.update)
 
     def _log_step(self, stats: StepStats, rate: float, norm: float) -> None:
-        means = {name: _mean(part) for name, part in ({**stats.parts, **stats.source}).items()}
+        (tokens_before, seconds_before), state = self._timed_to, self._state
+        self._timed_to = (state.tokens, state.seconds)
+        speed = (state.tokens - tokens_before) / (state.seconds - seconds_before)
+        # The mean of nothing is no number that a log can hold.
+        means = {
+            name: part.mean if float(part.count) else None
+            for name, part in (*stats.parts.items(), *stats.source.items())
+        }
         self._log(
             {
                 "loss_nats": stats.loss.mean,
                 **means,
                 "learning_rate": rate,
                 "gradient_norm": norm,
-                "tokens": self._state.tokens,
-                "seconds": round(self._state.seconds, 3),
-                "tokens_per_second": self._tokens_per_second(),
+                "tokens": state.tokens,
+                "seconds": round(state.seconds, 3),
+                "tokens_per_second": speed,
             }
         )
-
-    def _tokens_per_second(self) -> float:
-        """Targets a second of training, of all processes, since it was last asked for.
-
-        After a resumption first since the checkpoint. Reports make the same of the logged `tokens`
-        and `seconds`, which older runs have too.
-        """
-        (tokens_before, seconds_before), state = self._timed_to, self._state
-        self._timed_to = (state.tokens, state.seconds)
-        return (state.tokens - tokens_before) / (state.seconds - seconds_before)
 
     def _dev_is_due(self) -> bool:
         """Whether dev should be scored after this update, and was not yet."""
@@ -428,16 +406,15 @@ class TrainingLoop:
             metrics=self._run.logs_so_far() if self._is_main else {},
             micro_batches=self._micro_batches * self._accelerator.num_processes,
         )
-        return _Snapshot(state, all_gather_object(random_states(self._accelerator.device)))
+        return state, all_gather_object(random_states(self._accelerator.device))
 
     def _save(self, snapshot: _Snapshot) -> None:
         """Saves a checkpoint, by the main process, if there is none of this update already.
 
         There is one where a run was interrupted as it scored dev: it stays as it is.
         """
-        if self._saved_at == snapshot.state.update:
-            return
-        if not (self._is_main or self._is_sharded):
+        state, random_by_rank = snapshot
+        if self._saved_at == state.update or not (self._is_main or self._is_sharded):
             return
         with self._whole_student():
             remembered = optimizer_tensors(self._optimizer, keep=self._is_main)
@@ -447,11 +424,11 @@ class TrainingLoop:
                     model=self._student,
                     mask=self._mask,
                     optimizer=remembered,
-                    state=snapshot.state,
-                    random_by_rank=snapshot.random_by_rank,
+                    state=state,
+                    random_by_rank=random_by_rank,
                 )
-                self._best.clean(snapshot.state)
-        self._saved_at = snapshot.state.update
+                self._best.clean(state)
+        self._saved_at = state.update
 
 
 def check_trainable(
@@ -470,8 +447,3 @@ def check_trainable(
             f"training.parallel=fsdp2 must be left out with {what}, which works on whole weights; "
             "use ddp"
         )
-
-
-def _mean(part: TokenSum) -> float | None:
-    """The mean of a part; None of nothing, which is no number that a log can hold."""
-    return part.mean if float(part.count) else None

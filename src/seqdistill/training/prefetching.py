@@ -42,7 +42,6 @@ class PrefetchedSource(SequenceSource):
         return self._state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken."""
         if self._ahead is not None:
             self._ahead.result()
         self._ahead = None
