@@ -114,7 +114,7 @@ def train(
         from seqdistill.jobs.train import train as train_recipe
 
         run = train_recipe(chosen, progress=progress, resume=how)
-    _show_trained(run)
+    _show_trained(run, chosen.plugins)
 
 
 def label(
@@ -254,7 +254,8 @@ def _show_plan(recipe: Recipe, *, verbose: bool) -> None:
     echo("Nothing was written.")
 
 
-def _show_trained(run: RunDirectory) -> None:
+def _show_trained(run: RunDirectory, plugins: Sequence[str]) -> None:
+    named = f" {quoted('plugins=[' + ', '.join(plugins) + ']')}" if plugins else ""
     members = run.members() or [run]
     many = len(members) > 1 or members[0].path != run.path
     echo()
@@ -265,7 +266,7 @@ def _show_trained(run: RunDirectory) -> None:
                 for m in members
             ),
             *_judging(members[0]),
-            ("next", f"{program()} evaluate {quoted(run.path)}"),
+            ("next", f"{program()} evaluate {quoted(run.path)}{named}"),
         ]
     )
 

@@ -67,7 +67,7 @@ class ColumnChoice:
         if self.extra_columns:
             raise DataError(
                 f"data.extra_columns must be columns of the rows, but {file} has a source and a "
-                "target alone; use .jsonl or .parquet"
+                "target alone; use .jsonl, .parquet, or a .tsv whose first line names its columns"
             )
 
     def kept(self, names: Collection[str]) -> list[str]:

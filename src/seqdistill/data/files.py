@@ -7,13 +7,14 @@ form feed or a lone CR inside a sentence stays where it is. (So the lines are sp
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +113,41 @@ def _objects(path: Path) -> Iterator[Row | RowError]:
 
 
 def tsv_rows(path: Path, choice: ColumnChoice) -> Rows:
-    """Tab-separated lines of two columns: no quoting, no escapes.
+    """Tab-separated lines: no quoting, no escapes.
 
-    The first line is a header when its cells are a known pair of column names, or when the user
-    names columns, which must then be among them. Where no target is needed a line may hold the
-    source alone.
+    The first line is a header when a known pair of column names is among its cells, or when the
+    user names columns, which must then be among them; it may name further columns. Without one
+    there are two columns. Where no target is needed a line may hold the source alone.
     """
-    choice.check_no_extras(path)
     first = next(lines_of(path))
-    source, num_header_lines = _header(path, "" if isinstance(first, RowError) else first, choice)
+    header = "" if isinstance(first, RowError) else first
+    source, num_header_lines = _header(path, header, choice)
+    names = header.split("\t")
+    if num_header_lines and len(names) > 2:
+        layout = find_layout(names, choice, file=str(path), first_translation=None)
+        rows = _named_cells(path, names, layout.extras)
+        return Rows(str(path), "line", layout, rows, num_header_lines)
+    choice.check_no_extras(path)
     cells = _cells(path, source, num_header_lines, need_target=choice.need_target)
     return Rows(str(path), "line", _SIDES, cells, num_header_lines)
+
+
+def _named_cells(path: Path, names: list[str], numbers: Iterable[str]) -> Iterator[Row | RowError]:
+    """The lines below a header, by its names; `numbers` are the columns that hold such."""
+    for line in islice(lines_of(path), 1, None):
+        cells = [] if isinstance(line, RowError) else line.split("\t")
+        if isinstance(line, RowError):
+            yield line
+        elif len(cells) != len(names):
+            yield RowError(
+                f"must hold {len(names)} columns, as the header does, found {len(cells)}"
+            )
+        else:
+            row: dict[str, object] = dict(zip(names, cells, strict=True))
+            for name in numbers:
+                with contextlib.suppress(ValueError):
+                    row[name] = float(str(row[name]))
+            yield row
 
 
 def _cells(
@@ -164,7 +189,7 @@ def _header(path: Path, line: str, choice: ColumnChoice) -> tuple[int, int]:
         pair = named_pair(cells, choice)
     except DataError as error:
         raise DataError(f"{path}:1: the header's {error}") from error
-    if pair is not None and len(cells) <= 2:
+    if pair is not None:
         return cells.index(pair[0]), 1
     lone_source = len(cells) == 1 and cells[0] in {source for source, _ in PAIRS}
     return 0, int(lone_source and not choice.need_target)

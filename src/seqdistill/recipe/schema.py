@@ -6,11 +6,13 @@ A method is where the sequences come from (`sequences`) x what the teacher says 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from seqdistill.core.families import METRICS, all_members
+from seqdistill.core.plugin_loading import load_plugins, loaded_plugins
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.sections import (
     Attention,
@@ -71,10 +73,10 @@ class DataSection(Section):
     """The same for the targets: what a multilingual model begins its outputs with. When not given,
     what the model's generation_config.json forces is written; a model that forces none is
     refused."""
-    ignore_columns: tuple[str, ...] = ()
+    ignore_columns: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
     """Columns of rows, and keys of conversations' turns, to leave out knowingly: [images]. What
     would change the meaning of a row is refused when nothing reads it, until it is named here."""
-    extra_columns: tuple[str, ...] = ()
+    extra_columns: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
     """Columns of numbers in the rows of train that token weights and rewards may read:
     [pass_rate]. A row that lacks one is refused."""
     template_options: dict[str, str | int | float | bool] = Field(default={})
@@ -366,6 +368,17 @@ class Recipe(Section):
     stages: tuple[Stage, ...] = ()
     """Trained one after another, each from the student of the one before, in
     `output_dir`/1-NAME, `output_dir`/2-NAME, ..."""
+
+    def __reduce__(self) -> tuple[Callable[..., Recipe], tuple[object, ...]]:
+        """Pickled by its settings: the sections of terms are classes that no module holds."""
+        return _from_settings, (self.model_dump(mode="json", exclude_unset=True), loaded_plugins())
+
+
+def _from_settings(settings: dict[str, object], plugins: tuple[str, ...]) -> Recipe:
+    """A recipe that another process of this program sent, whose plug-ins it had loaded."""
+    load_plugins(plugins)
+    refresh()
+    return Recipe.model_validate(settings)
 
 
 _made_with = all_members()
