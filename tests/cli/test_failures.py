@@ -160,3 +160,9 @@ def test_mistakes_end_with_two_and_write_nothing(
     assert found in answer.stderr
     assert answer.stdout == ""
     assert files_in(tmp_path) == before
+
+
+def test_evaluate_is_of_one_process(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    answer = program("evaluate", ".")
+    assert answer.exit_code == 2 and "without torchrun" in answer.stderr

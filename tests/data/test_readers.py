@@ -300,6 +300,20 @@ def test_extra_columns_are_numbers_of_the_rows(write_rows: Callable[[list[Any]],
         read_examples(spec, extra_columns=["pass_rte"])
 
 
+def test_a_header_may_name_further_columns_of_a_tsv(tmp_path: Path) -> None:
+    spec = write(tmp_path / "x.tsv", "rate\ttarget\tsource\tid\n0.5\ta\tb\tone\n1e-2\tc\td\ttwo\n")
+    found = read_examples(spec, extra_columns=["rate"])
+    assert [(e.id, e.source, e.target, dict(e.extras)) for e in found] == [
+        ("one", "b", "a", {"rate": 0.5}),
+        ("two", "d", "c", {"rate": 0.01}),
+    ]
+    assert not read_examples(spec)[0].extras
+    spec = write(tmp_path / "y.tsv", "source\ttarget\trate\nb\ta\tx\nb\ta\n")
+    with pytest.raises(DataError, match=r"y\.tsv:2: rate must be a finite") as caught:
+        read_examples(spec, extra_columns=["rate"])
+    assert "y.tsv:3: must hold 3 columns" in str(caught.value)
+
+
 @pytest.mark.parametrize("value", [None, "0.5", True, float("nan"), float("inf"), [1]])
 def test_an_extra_that_is_no_finite_number_names_its_row(tmp_path: Path, value: object) -> None:
     rows = [{**ROWS[0], "rate": 1}, {**ROWS[1], "rate": value}, ROWS[2]]

@@ -12,10 +12,9 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = (
     "README.md",
     *(
-        f"docs/{path}"
-        for path in sorted(
-            str(found.relative_to(ROOT / "docs")) for found in (ROOT / "docs").glob("guides/*.md")
-        )
+        str(found.relative_to(ROOT))
+        for folder in ("guides", "how-to")
+        for found in sorted((ROOT / "docs" / folder).glob("*.md"))
     ),
 )
 """The pages whose commands and code are run."""

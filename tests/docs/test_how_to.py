@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +44,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if name.startswith(("my_", "seqdistill_plugin_")):
             del sys.modules[name]
     schema.refresh()
+
+
+def read_back() -> None:
+    print(repr(pickle.loads(Path("recipe.pickle").read_bytes())))
 
 
 def files_of(page: Path) -> dict[str, str]:
@@ -92,6 +99,16 @@ def test_all_four_train_measure_and_resume(place: Path) -> None:
     (place / "my_reward.py").write_text((place / "my_reward.py").read_text() + "\n")
     with pytest.raises(UserError, match="needs the plugins that"):
         check_inputs(run, inputs_of(recipe))
+    again = "from tests.docs.test_how_to import read_back; read_back()"
+    (place / "recipe.pickle").write_bytes(pickle.dumps(recipe))
+    told = subprocess.run(
+        [sys.executable, "-c", again],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+    )
+    assert told.stdout == f"{recipe!r}\n", "another process loads the plug-ins of a recipe it gets"
     selecting = [text for text in settings if not text.startswith("objective")]
     selecting.append("objective.terms=[{divergence: renyi, token_weights: surprising}]")
     selecting.append("output_dir=runs/selected")

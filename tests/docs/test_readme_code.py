@@ -18,6 +18,7 @@ from seqdistill.cli.main import app
 from seqdistill.cli.options import read_words
 from seqdistill.jobs.distill import distill
 from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.sweep_schema import read_sweep, trials
 
 from .code_blocks import PAGES, ROOT, blocks
 
@@ -31,6 +32,11 @@ def commands() -> list[list[str]]:
     text = text.replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]
     return [words[words.index("seqdistill") + 1 :] for words in lines if "seqdistill" in words]
+
+
+def documents() -> list[str]:
+    """Every YAML block that is no file of a how-to's own test."""
+    return [block for page in PAGES for block in blocks(page, "yaml")]
 
 
 def python(beginning: str) -> str:
@@ -55,6 +61,32 @@ def test_every_command_is_known_and_every_recipe_valid(
     assert answer.exit_code == 0
     for option in (word for word in words if word.startswith("--")):
         assert option in answer.output, option
+
+
+@pytest.mark.parametrize("text", documents(), ids=lambda text: text.split()[0])
+def test_every_recipe_and_sweep_is_valid(text: str, tmp_path: Path) -> None:
+    (file := tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    if "methods:" not in text:
+        assert load_recipe(str(file)).output_dir == "runs/mine"
+        return
+    sweep = read_sweep(file)
+    for trial in trials(sweep):
+        assert load_recipe(trial.recipe, trial.overrides), trial.name
+
+
+def test_the_int8_copy_of_a_chat_model_runs_as_shown(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer(closes=False)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tiny_model("llama").save_pretrained(tmp_path / "llm")
+    tokenizer.save_pretrained(tmp_path / "llm")
+    (tmp_path / "texts.tsv").write_text(LINES, encoding="utf-8")
+    with contextlib.chdir(tmp_path):
+        words = ["llm", "runs/mine/student-int8", "--format", "int8", "--verify-on", "texts.tsv"]
+        answer = CliRunner().invoke(app, ["export", *words])
+        assert answer.exit_code == 0, answer.output
+    opening = python("import ctranslate2").partition("tokenizer, translator")[0]
+    opening += "tokenizer = transformers.AutoTokenizer.from_pretrained(folder)\n"
+    assert printed(opening + python("generator = "), tmp_path).strip()
 
 
 @pytest.fixture(scope="module")

@@ -177,6 +177,14 @@ def test_every_cell_is_checked_before_anything_runs(place: Path) -> None:
     assert not (place / "runs").exists()
 
 
+def test_what_is_compared_is_judged_by_one_metric(place: Path) -> None:
+    files(place)
+    text = FILE.replace("[baseline, word_kd]", "{a: baseline, b: {recipe: baseline, settings: {}}}")
+    text = text.replace("settings: {}", "settings: {evaluation.metrics: bleu}")
+    with pytest.raises(RecipeError, match=r"^b.*: evaluation\.metrics must begin with one metric"):
+        planned_cells(sweep_of(text))
+
+
 def test_t_quantiles_are_those_of_scipy() -> None:
     for degrees in (1, 2, 3, 4, 7, 30):
         assert t_quantile(degrees, 0.95) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9)

@@ -132,6 +132,20 @@ def test_impossible_parameters_are_refused(name: str, settings: dict[str, Any], 
 POLICY = TOKEN_WEIGHTS.choose("advantages")
 
 
+def test_an_extra_is_one_number_a_sequence_and_other_shapes_are_refused() -> None:
+    rates = torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+    here = world().told(extras={"rate": rates})
+    seen = Observation(here.states, here.scores, here.batch)
+    of_rate = TokenWeight("of_rate", lambda seen: seen.extra("rate"))
+    found = seen.weights(Chosen(of_rate, of_rate.parameters()))
+    assert torch.equal(found, rates[:, None].expand(here.batch.target_mask.shape))
+    flat = TokenWeight("flat", lambda seen: seen.target_mask[0].double())
+    with pytest.raises(RecipeError, match=r"flat must .* \(batch, time\)"):
+        seen.weights(Chosen(flat, flat.parameters()))
+    with pytest.raises(RecipeError, match=r"'other' .* data\.extra_columns"):
+        seen.extra("other")
+
+
 @pytest.mark.parametrize(
     ("terms", "settings", "word"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 import pytest
@@ -218,3 +219,11 @@ def test_the_gradient_of_minillms_released_code_is_three_settings_away() -> None
     assert exact.token_weights[0].kind == "uniform"
     returns = long_range.built().token_weights[0].parameters
     assert (returns.estimator, returns.discount, returns.clip) == ("released", 0.95, 0.2)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_recipe_goes_to_another_process_as_it_is(name: str) -> None:
+    recipe = read_recipe(name)
+    sent = pickle.loads(pickle.dumps(recipe))
+    assert sent == recipe
+    assert sent.model_dump(exclude_unset=True) == recipe.model_dump(exclude_unset=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,11 @@ def evaluate(
         raise UserError(
             f"RUN_DIR must be a run directory, got the CTranslate2 folder {str(run_dir)!r}; "
             "evaluate the run that it lies in, which measures its copy, too, or `generate` with it"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "evaluate must run in one process, since it times every system, got "
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}; start it without torchrun"
         )
     run = RunDirectory.open(run_dir)
     check_writable(run.path, "RUN_DIR")

@@ -63,8 +63,16 @@ def check(
 
 
 @recipes.command()
-def schema() -> None:
+def schema(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE", help="A recipe whose plug-ins belong to the schema, too."),
+    ] = None,
+) -> None:
     """Print the JSON schema of recipe files, for editors that complete and check."""
+    from seqdistill.recipe.resolving import resolve
     from seqdistill.recipe.writing import json_schema
 
+    if file is not None:
+        resolve(file, [])
     echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

@@ -54,6 +54,6 @@ def program() -> str:
     return "seqdistill"
 
 
-def quoted(path: Path) -> str:
-    """The path as one word of a shell command."""
+def quoted(path: Path | str) -> str:
+    """A path or setting as one word of a shell command."""
     return shlex.quote(str(path))

@@ -107,7 +107,7 @@ def train(
         from seqdistill.jobs.train import train as train_recipe
 
         run = train_recipe(chosen, progress=progress, resume=how)
-    _show_trained(run)
+    _show_trained(run, chosen.plugins)
 
 
 def label(
@@ -241,7 +241,8 @@ def _show_plan(recipe: Recipe, *, verbose: bool) -> None:
     echo("Nothing was written.")
 
 
-def _show_trained(run: RunDirectory) -> None:
+def _show_trained(run: RunDirectory, plugins: Sequence[str]) -> None:
+    named = f" {quoted('plugins=[' + ', '.join(plugins) + ']')}" if plugins else ""
     members = run.members() or [run]
     many = len(members) > 1 or members[0].path != run.path
     students = [
@@ -252,7 +253,7 @@ def _show_trained(run: RunDirectory) -> None:
     )
     judged = [("judged by", str(judging["in_words"]))] if isinstance(judging, dict) else []
     echo()
-    say_aligned([*students, *judged, ("next", f"{program()} evaluate {quoted(run.path)}")])
+    say_aligned([*students, *judged, ("next", f"{program()} evaluate {quoted(run.path)}{named}")])
 
 
 def _show_demo(run: RunDirectory) -> None:

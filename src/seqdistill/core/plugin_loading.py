@@ -14,6 +14,7 @@ from pathlib import Path
 from seqdistill.core.errors import UserError, first_line
 
 _trusting = False
+_loaded: list[str] = []
 
 
 def trust_plugins() -> None:
@@ -40,14 +41,20 @@ def load_plugins(names: tuple[str, ...], *, of_a_run: bool = False) -> None:
             continue
         if of_a_run and not _trusting:
             raise UserError(
-                f"the plug-in {name!r} must be trusted on this command line when the recipe is "
-                "that of a run, which may be someone else's; read it, and give "
-                "--trust-remote-code where you trust it"
+                f"the plug-in {name!r} must be named on this command line when the recipe is that "
+                f"of a run, which may be someone else's; where you trust it, give plugins={name} "
+                "beside the run, or --trust-remote-code"
             )
         if name.endswith(".py"):
             _imported(name, functools.partial(_from_file, _path(name)))
         else:
             _imported(name, functools.partial(importlib.import_module, name))
+        _loaded.append(name)
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """The names that this process loaded, for one that it starts."""
+    return tuple(_loaded)
 
 
 def plugin_files(names: tuple[str, ...]) -> dict[str, Path]:
@@ -72,7 +79,7 @@ def _module_of(path: Path) -> str:
 def _from_file(path: Path) -> None:
     name = _module_of(path)
     if not path.is_file():
-        raise ImportError(f"there is no file {path}")
+        raise ImportError(f"there is no file {path}, as paths count from the current folder")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")

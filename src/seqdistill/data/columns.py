@@ -52,6 +52,15 @@ class ColumnChoice:
     """Columns of numbers that come with each example."""
 
 
+def check_no_extras(file: object, choice: ColumnChoice) -> None:
+    """Raises DataError when extra columns are asked of a file that can have none."""
+    if choice.extra_columns:
+        raise DataError(
+            f"data.extra_columns must be columns of the rows, but {file} has a source and a target "
+            "alone; use .jsonl, .parquet, or a .tsv whose first line names its columns"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Where an example's parts are in a row.

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.columns import PAIRS, ColumnChoice, Layout, find_layout, named_pair
+from seqdistill.data.columns import (
+    PAIRS,
+    ColumnChoice,
+    Layout,
+    check_no_extras,
+    find_layout,
+    named_pair,
+)
 from seqdistill.data.rows import Row, RowError, Rows
 
 _LOG = logging.getLogger(__name__)
@@ -100,15 +107,20 @@ def _objects(path: Path) -> Iterator[Row | RowError]:
 
 
 def tsv_rows(path: Path, choice: ColumnChoice) -> Rows:
-    """Tab-separated lines of two columns: no quoting, no escapes.
+    """Tab-separated lines: no quoting, no escapes.
 
-    The first line is a header when its cells are a known pair of column names, or when the user
-    names columns, which must then be among them. Where no target is needed a line may hold the
-    source alone.
+    The first line is a header when a known pair of column names is among its cells, or when the
+    user names columns, which must then be among them; it may name further columns. Without one
+    there are two columns. Where no target is needed a line may hold the source alone.
     """
     lines = lines_of(path)
     first = next(lines)
     header = None if isinstance(first, RowError) else _header(path, first, choice)
+    names = [] if isinstance(first, RowError) else first.split("\t")
+    if header is not None and len(names) > 2:
+        layout = find_layout(names, choice, file=str(path))
+        return Rows(str(path), "line", layout, _named_cells(lines, names, layout.extras), 1)
+    check_no_extras(path, choice)
     if header is None:
         second = next(lines, None)
         _warn_of_header(path, first, second)
@@ -128,6 +140,25 @@ def _cells(line: str | RowError, sides: tuple[str, ...], choice: ColumnChoice) -
     return RowError(f"must hold exactly two columns with a tab between them, found {len(cells)}")
 
 
+def _named_cells(
+    lines: Iterable[str | RowError], names: Sequence[str], numbers: Iterable[str]
+) -> Iterator[Row | RowError]:
+    """The lines below a header, by its names; `numbers` are the columns that hold such."""
+    for line in lines:
+        if isinstance(line, RowError):
+            yield line
+            continue
+        cells = line.split("\t")
+        if len(cells) != len(names):
+            yield RowError(f"must hold {len(names)} columns as the header, found {len(cells)}")
+            continue
+        row: dict[str, object] = dict(zip(names, cells, strict=True))
+        for name in numbers:
+            with contextlib.suppress(ValueError):
+                row[name] = float(str(row[name]))
+        yield row
+
+
 def _header(path: Path, line: str, choice: ColumnChoice) -> tuple[str, ...] | None:
     """Which side is in which column; None for a line that is no header."""
     cells = line.split("\t")
@@ -135,7 +166,7 @@ def _header(path: Path, line: str, choice: ColumnChoice) -> tuple[str, ...] | No
         pair = named_pair(cells, choice)
     except DataError as error:
         raise DataError(f"{path}:1: the header's {error}") from error
-    if pair is not None and len(cells) <= 2:
+    if pair is not None:
         return ("source", "target") if cells[0] == pair[0] else ("target", "source")
     is_lone_source = len(cells) == 1 and cells[0] in dict(PAIRS)
     return ("source", "target") if is_lone_source and not choice.need_target else None

@@ -14,7 +14,7 @@ from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.core.siblings import may_be_hub_dataset, sibling_hint
 from seqdistill.data.bundled import SCHEME, SPLITS, read_bundled
 from seqdistill.data.cache import file_digest, stored
-from seqdistill.data.columns import ColumnChoice
+from seqdistill.data.columns import ColumnChoice, check_no_extras
 from seqdistill.data.examples import ExampleTable
 from seqdistill.data.files import aligned_rows, jsonl_rows, parquet_rows, source_rows, tsv_rows
 from seqdistill.data.rows import Rows, examples_of
@@ -63,7 +63,7 @@ def read_examples(
     )
     path = Path(spec)
     if spec.startswith(SCHEME):
-        _check_no_extras(spec, choice)
+        check_no_extras(spec, choice)
         return ExampleTable.of(read_bundled(spec, split=split))
     if not spec.strip():
         raise DataError("data must be named by a file, folder or hub name, got an empty name")
@@ -84,8 +84,8 @@ def read_examples(
     for path in paths:
         _check_exists(path)
     packed = 1 if _extension(path) in (".tsv", ".jsonl", ".txt") else 4
-    if len(paths) == 2 or not _extension(path).startswith((".jsonl", ".parquet")):
-        _check_no_extras(spec, choice)
+    if len(paths) == 2 or not _extension(path).startswith((".jsonl", ".parquet", ".tsv")):
+        check_no_extras(spec, choice)
     size = sum(path.stat().st_size for path in paths) * packed
     return _table(lambda: _rows(paths, choice), choice, lambda: [*map(file_digest, paths)], size)
 
@@ -127,14 +127,6 @@ def _rows(paths: list[Path], choice: ColumnChoice) -> Rows:
                 f"{path} must have one of the extensions {', '.join(EXTENSIONS)}; rename or "
                 "convert it, or give two line-aligned text files as source_file,target_file"
             )
-
-
-def _check_no_extras(spec: str, choice: ColumnChoice) -> None:
-    if choice.extra_columns:
-        raise DataError(
-            f"data.extra_columns must be columns of the rows, but {spec} has a source and a "
-            "target alone; use .jsonl or .parquet"
-        )
 
 
 def _check_exists(path: Path) -> None:

@@ -53,11 +53,22 @@ def planned_cells(sweep: Sweep) -> dict[str, Cell]:
     """
     cells: dict[str, Cell] = {}
     problems: dict[str, str] = {}
+    judges: dict[str, tuple[str, str]] = {}
     for trial in trials(sweep):
         try:
             cells[trial.name] = _cell(sweep, trial)
         except RecipeError as error:
             problems.setdefault(str(error), trial.name)
+            continue
+        judged = _judged_by(cells[trial.name].recipes[0])
+        first_name, first = judges.setdefault(str(trial.varied), (trial.name, judged))
+        if judged != first:
+            sentence = (
+                "evaluation.metrics must begin with one metric and data.test be one file where "
+                f"methods are compared, got {judged} and {first} of {first_name}; "
+                "set both in the sweep's settings"
+            )
+            problems.setdefault(sentence, trial.name)
     if problems:
         raise RecipeError("; ".join(f"{name}: {error}" for error, name in problems.items()))
     return cells
@@ -104,6 +115,10 @@ def _cell(sweep: Sweep, trial: Trial) -> Cell:
     recipe = load_recipe(trial.recipe, [*trial.overrides, f"output_dir={folder}"])
     facts = {"method": trial.method, **trial.varied, **trial.chosen, "seed": trial.seed}
     return Cell(key, trial.name, (recipe,), facts)
+
+
+def _judged_by(recipe: Recipe) -> str:
+    return f"{recipe.evaluation.metrics[0]} on {recipe.data.test}"
 
 
 def _identity(row: Row) -> tuple[str, bool]:

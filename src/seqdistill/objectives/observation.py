@@ -68,7 +68,7 @@ class Observation:
         return torch.tensor(rows, device=self.target_mask.device).unsqueeze(1)
 
     @property
-    def advantages(self) -> Float[Tensor, " batch"]:
+    def advantages(self) -> Float[Tensor, "batch 1"]:
         """Each sequence's reward less its baseline. Raises RecipeError when the batch has none."""
         if self.batch.advantages is None:
             raise RecipeError(
@@ -76,14 +76,14 @@ class Observation:
                 "advantages: no reward was computed for it; set objective.reward, or remove the "
                 "term"
             )
-        return self.batch.advantages
+        return self.batch.advantages.unsqueeze(1)
 
     @property
     def sampled_log_probs(self) -> Float[Tensor, "batch time"] | None:
         """The log-probability of each token where it was drawn; None where nothing says."""
         return self.batch.sampled_log_probs
 
-    def extra(self, name: str) -> Float[Tensor, " batch"]:
+    def extra(self, name: str) -> Float[Tensor, "batch 1"]:
         """A numeric column of the data. Raises RecipeError when the batch does not have it."""
         extras = self.batch.extras
         if name not in extras:
@@ -91,7 +91,7 @@ class Observation:
                 f"{self.asked_by} needs the numeric column {name!r} of the data, got a batch with "
                 f"{', '.join(extras) or 'none'}; name it in data.extra_columns"
             )
-        return extras[name]
+        return extras[name].unsqueeze(1)
 
     @functools.cached_property
     def student_log_probs(self) -> Float[Tensor, "batch time"]:
@@ -132,7 +132,15 @@ class Observation:
         if chosen not in self._weights:
             with torch.no_grad():
                 found: Tensor = chosen.member.function(self, **chosen.arguments())
-            self._weights[chosen] = found.expand(self.target_mask.shape)
+            mask = self.target_mask
+            fits = found.ndim == 2 and found.shape[0] in (1, len(mask))
+            if not (fits and found.shape[1] in (1, mask.shape[1])):
+                raise RecipeError(
+                    f"the token weight {chosen.member.name} must give a factor for every position, "
+                    f"(batch, time) = {tuple(mask.shape)}, got the shape {tuple(found.shape)}; "
+                    "a number a sequence is (batch, 1)"
+                )
+            self._weights[chosen] = found.expand(mask.shape)
         return self._weights[chosen]
 
     def _of_targets(self, hidden: Tensor, head: Head) -> Tensor:

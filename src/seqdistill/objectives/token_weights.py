@@ -41,7 +41,7 @@ def advantages(seen: Observation) -> Float[Tensor, "batch time"]:
 
     Source: Williams 1992; with a distillation term beside it, Agarwal et al. 2024 (GKD), sec. 3.
     """
-    return seen.advantages.detach().unsqueeze(1).expand(seen.target_mask.shape)
+    return seen.advantages.detach().expand(seen.target_mask.shape)
 
 
 def importance(seen: Observation) -> Float[Tensor, "batch time"]:

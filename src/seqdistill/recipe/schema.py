@@ -6,12 +6,13 @@ A method is where the sequences come from (`sequences`) x what the teacher says 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from seqdistill.core.families import METRICS, all_members
-from seqdistill.core.plugin_loading import load_plugins
+from seqdistill.core.plugin_loading import load_plugins, loaded_plugins
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.sections import (
     Attention,
@@ -68,10 +69,10 @@ class DataSection(Section):
     """The same for the targets: what a multilingual model begins its outputs with. When not given,
     what the model's generation_config.json forces is written; a model that forces none is
     refused."""
-    ignore_columns: tuple[str, ...] = ()
+    ignore_columns: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
     """Columns of rows, and keys of conversations' turns, to leave out knowingly: [images]. What
     would change the meaning of a row is refused when nothing reads it, until it is named here."""
-    extra_columns: tuple[str, ...] = ()
+    extra_columns: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
     """Columns of numbers in the rows of train that token weights and rewards may read:
     [pass_rate]. A row that lacks one is refused."""
     template_options: dict[str, str | int | float | bool] = Field(default={})
@@ -364,13 +365,14 @@ class Recipe(Section):
     """Trained one after another, each from the student of the one before, in
     `output_dir`/1-NAME, `output_dir`/2-NAME, ..."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Terms are of classes made at run time: another process builds it from its settings."""
-        return _from_settings, (self.model_dump(mode="json", exclude_unset=True),)
+    def __reduce__(self) -> tuple[Callable[..., Recipe], tuple[object, ...]]:
+        """Pickled by its settings: the sections of terms are classes that no module holds."""
+        return _from_settings, (self.model_dump(mode="json", exclude_unset=True), loaded_plugins())
 
 
-def _from_settings(settings: dict[str, Any]) -> Recipe:
-    load_plugins(tuple(settings.get("plugins", ())))
+def _from_settings(settings: dict[str, object], plugins: tuple[str, ...]) -> Recipe:
+    """A recipe that another process of this program sent, whose plug-ins it had loaded."""
+    load_plugins(plugins)
     refresh()
     return Recipe.model_validate(settings)
 
