@@ -71,8 +71,11 @@ def test_turns_are_kept_whole_in_every_format(tmp_path: Path) -> None:
     assert [
         turn.as_dict() for turn in (*(from_jsonl.messages or ()), from_jsonl.answer) if turn
     ] == [{key: value for key, value in turn.items() if value is not None} for turn in CHAT]
-    pq.write_table(pa.Table.from_pylist([{"messages": CHAT}]), tmp_path / "rows.parquet")
-    (from_table,) = read_examples(str(tmp_path / "rows.parquet"))
+    other = [{"type": "function", "function": {"name": "time", "arguments": {"zone": "x"}}}]
+    turns = [CHAT[0], {**CHAT[1], "tool_calls": other}, *CHAT[2:]]
+    table = pa.Table.from_pylist([{"messages": CHAT}, {"messages": turns}])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    from_table, _ = read_examples(str(tmp_path / "rows.parquet"))
     assert from_table.messages is not None and from_jsonl.messages is not None
     for ours, theirs in zip(from_table.messages, from_jsonl.messages, strict=True):
         assert ours.as_dict() == theirs.as_dict()

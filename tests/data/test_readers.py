@@ -100,6 +100,7 @@ def test_rows_of_all_formats_give_the_same_examples(
         (("input", "output"), {}),
         (("question", "reply"), {"source_column": "question", "target_column": "reply"}),
         (("question", "target"), {"source_column": "question"}),
+        (("target", "output"), {"source_column": "target"}),
         (("prompt", "answer"), {"target_column": "answer"}),
         (("de", "en"), {"source_language": "de", "target_language": "en"}),
     ],
