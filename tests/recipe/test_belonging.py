@@ -77,3 +77,10 @@ def test_a_recipe_of_one_s_own_keeps_its_dev_when_another_train_is_named(
     recipe = read_recipe(str(path), ["data.train=c.tsv"])
     assert recipe.data == DataSection(train="c.tsv", dev="b.tsv", max_dev_examples=5)
     assert not caplog.messages
+
+
+def test_own_dev_alone_is_not_cut_to_the_preset_s_subset(caplog: pytest.LogCaptureFixture) -> None:
+    recipe = read_recipe("teacher", ["data.dev=b.tsv"])
+    assert recipe.data.max_dev_examples is None
+    assert (recipe.data.train, recipe.data.test) == ("bundled:en-de", "bundled:en-de")
+    assert "data.max_dev_examples=500" in caplog.text
