@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.small import make_loop, same, scripted, student, weights
+from tests.training.small import Recorder, make_loop, same, scripted, student, weights
 from torch import Tensor, nn
 
 from seqdistill.core.errors import UserError
@@ -63,6 +63,16 @@ def test_neither_a_second_best_nor_an_equal_score_is_a_new_best(
 ) -> None:
     _, result, _ = trained(tmp_path, scores, patience=2, keep_best=3)
     assert result.updates == 3
+
+
+def test_a_stopped_run_that_is_resumed_stays_stopped(tmp_path: Path) -> None:
+    model, _, _ = trained(tmp_path, [5.0, 1.0, 1.0], patience=2)
+    again, metrics = student(seed=9), Recorder()
+    loop = make_loop(tmp_path, again, metrics=metrics, score_dev=scripted([], print), patience=2)
+    result = loop.run(resume=True)
+    assert (result.updates, result.stopped_early) == (3, True)
+    assert same(weights(again), weights(model))
+    assert metrics.rows == []
 
 
 def test_the_mean_of_the_k_best_is_the_mean_of_their_weights(tmp_path: Path) -> None:
