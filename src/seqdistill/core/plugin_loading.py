@@ -37,23 +37,23 @@ def load_plugins(names: tuple[str, ...], *, of_a_run: bool = False) -> None:
         _imported(entry.value, entry.load)
     for name in names:
         module = _module_of(_path(name)) if name.endswith(".py") else name
-        if module in sys.modules:
-            continue
-        if of_a_run and not _trusting:
+        is_new = module not in sys.modules
+        if is_new and of_a_run and not _trusting:
             raise UserError(
                 f"the plug-in {name!r} must be named on this command line when the recipe is that "
                 f"of a run, which may be someone else's; where you trust it, give plugins={name} "
-                "beside the run, or --trust-remote-code"
+                "to train or evaluate, or --trust-remote-code"
             )
-        if name.endswith(".py"):
+        if is_new and name.endswith(".py"):
             _imported(name, functools.partial(_from_file, _path(name)))
-        else:
+        elif is_new:
             _imported(name, functools.partial(importlib.import_module, name))
-        _loaded.append(name)
+        if name not in _loaded:
+            _loaded.append(name)
 
 
 def loaded_plugins() -> tuple[str, ...]:
-    """The names that this process loaded, for one that it starts."""
+    """What this process loaded, for those that it starts."""
     return tuple(_loaded)
 
 
