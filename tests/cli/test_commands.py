@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 from tests.report.made import COMPARED, write_run
@@ -28,15 +28,6 @@ class Calls:
     recipes: list[Recipe] = dataclasses.field(default_factory=list)
     evaluated: list[tuple[Path, tuple[str, ...], bool]] = dataclasses.field(default_factory=list)
     resumed: list[Resume] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True)
-class StandInPlan:
-    """Stands for a plan."""
-
-    def lines(self) -> list[tuple[str, str]]:
-        """Two facts."""
-        return [("train examples", "12"), ("updates", "300")]
 
 
 @pytest.fixture
@@ -75,23 +66,20 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         made.evaluated.append((run.path, tuple(overrides), trust_remote_code))
         return COMPARED
 
-    def plan(recipe: Recipe) -> StandInPlan:
+    def plan(recipe: Recipe) -> SimpleNamespace:
         made.recipes.append(recipe)
-        return StandInPlan()
+        lines = [("train examples", "12"), ("updates", "300")]
+        return SimpleNamespace(lines=lambda: lines)
 
-    for module_name, functions in (
-        ("train", [train]),
-        ("distill", [run_recipe]),
-        ("label", [label_data]),
-        ("evaluate", [evaluate_run]),
-        ("plan", [plan]),
-    ):
-        module = ModuleType(f"seqdistill.jobs.{module_name}")
-        for function in functions:
-            setattr(module, function.__name__, function)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    labelling = sys.modules["seqdistill.jobs.label"]
-    monkeypatch.setattr(labelling, "check_labels", lambda _folder: None, raising=False)
+    stand_ins: dict[str, dict[str, Callable[..., object]]] = {
+        "train": {"train": train},
+        "distill": {"run_recipe": run_recipe},
+        "label": {"label_data": label_data, "check_labels": lambda _folder: None},
+        "evaluate": {"evaluate_run": evaluate_run},
+        "plan": {"plan": plan},
+    }
+    for name, functions in stand_ins.items():
+        monkeypatch.setitem(sys.modules, f"seqdistill.jobs.{name}", SimpleNamespace(**functions))
     return made
 
 

@@ -67,6 +67,7 @@ def test_own_data_and_models_go_through_unchanged(
     assert len(generated.stdout.split("\n")) == 4
     assert generated.stdout.split("\n")[1] == ""
 
+    assert "--max_new_tokens must be" in program("generate", "runs/own/student", "ab").stderr
     again = program("train", "own.yaml", "learning_rate=1e-3")
     assert again.exit_code == 2
     assert "--resume" in again.stderr

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 
-import huggingface_hub.utils
 import pytest
 from rich.console import Console
 
@@ -79,11 +79,12 @@ def test_times_read_as_clocks_do(seconds: float, text: str) -> None:
 
 
 def test_libraries_that_were_imported_before_draw_no_bars() -> None:
-    huggingface_hub.utils.enable_progress_bars()
+    hub = importlib.import_module("huggingface_hub.utils")
+    hub.enable_progress_bars()
     tame_libraries(verbose=True)
-    assert not huggingface_hub.utils.are_progress_bars_disabled()
+    assert not hub.are_progress_bars_disabled()
     tame_libraries(verbose=False)
-    assert huggingface_hub.utils.are_progress_bars_disabled()
+    assert hub.are_progress_bars_disabled()
 
 
 def test_a_command_says_a_warning_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 
-from seqdistill.core.errors import ModelError
-from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.writing import write_recipe
 
@@ -117,12 +114,3 @@ def test_a_strangers_reward_is_not_imported(program: Program, stranger: Path, ma
     for words in (["evaluate", "runs/theirs"], ["train", "runs/theirs/recipe.yaml"]):
         assert program(*words).exit_code == 2
         assert not mark.exists()
-
-
-@pytest.mark.parametrize("make", [lambda p: p.name, str])
-def test_code_is_refused_by_name_in_folders(
-    stranger: Path, mark: Path, make: Callable[[Path], str]
-) -> None:
-    with pytest.raises(ModelError, match="--trust-remote-code"):
-        load_pair(make(stranger.parent.parent / "teacher"))
-    assert not mark.exists()

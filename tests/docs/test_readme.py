@@ -42,8 +42,3 @@ def test_demo_rows_have_the_promised_columns_and_plausible_values() -> None:
         assert {"parameters", "bytes", "chrf_beam", "words_per_second_beam"} <= row.keys()
         assert row["bleu_beam_low"] <= row["bleu_beam"] <= row["bleu_beam_high"]
         assert 0.0 < row["mode_share"] <= 1.0 < row["perplexity"]
-
-
-def test_a_missing_marker_is_an_error() -> None:
-    with pytest.raises(ValueError, match="markers"):
-        readme.with_block("no markers here", "file map", "content")

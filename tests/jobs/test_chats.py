@@ -134,7 +134,8 @@ def test_a_teachers_answers_are_one_text_with_the_students_prompt(
     ]
     corpus = SimpleNamespace(by_example=lambda: answers, folder=Path())
     monkeypatch.setattr("seqdistill.assembly.corpus.label_with_teacher", lambda *_: corpus)
-    outputs = dict(teacher_outputs(recipe, teacher, student, examples, NoProgress()))
+    found, _ = teacher_outputs(recipe, teacher, student, examples, NoProgress())
+    outputs = dict(found)
     for example, text in zip(examples, texts, strict=True):
         turns = [turn.as_dict() for turn in example.messages or ()]
         answered = [*turns, {"role": "assistant", "content": text}]

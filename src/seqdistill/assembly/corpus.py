@@ -226,55 +226,36 @@ def teacher_outputs(
     student: LoadedModel,
     examples: Sequence[Example],
     progress: Progress,
-) -> Outputs:
-    """The teacher's outputs in the student's token ids.
+) -> tuple[Outputs, InterpolationSummary | None]:
+    """The teacher's outputs in the student's token ids; of an interpolation of each example the
+    one output most like its target, and how the choice went.
 
     With one tokenizer these are the very ids that the teacher wrote; otherwise its texts are
     encoded anew.
     """
-    corpus = label_with_teacher(recipe, teacher, examples, progress)
-    num_outputs = recipe.sequences.decoding.n_best
-    kept = (
-        (name, [output for output in outputs if output.rank < num_outputs])
-        for name, outputs in corpus.by_example()
-    )
-    return _for_student(kept, recipe, teacher, student, examples, corpus.folder)
-
-
-def interpolated_outputs(
-    recipe: Recipe,
-    teacher: LoadedModel,
-    student: LoadedModel,
-    examples: Sequence[Example],
-    progress: Progress,
-) -> tuple[Outputs, InterpolationSummary]:
-    """As `teacher_outputs`, but of each example the one output most like its target."""
-    corpus = label_with_teacher(recipe, teacher, examples, progress)
-    decoder = TextDecoder(teacher.tokenizer)
-    progress.start("choosing by similarity to the targets", len(examples))
-    found = interpolate(
-        corpus,
-        [(example.id, example.target or "") for example in examples],
-        similarity=similarity_of(recipe.sequences.similarity, text_units(recipe, examples)),
-        decode=lambda ids: decoder.text(ids).strip(),
-        on_progress=progress.advance,
-    )
-    progress.finish()
-    outputs = _for_student(found.targets(), recipe, teacher, student, examples, corpus.folder)
-    return outputs, found.summary
-
-
-def _for_student(
-    kept: Kept,
-    recipe: Recipe,
-    teacher: LoadedModel,
-    student: LoadedModel,
-    examples: Sequence[Example],
-    folder: Path,
-) -> Outputs:
+    corpus, summary = label_with_teacher(recipe, teacher, examples, progress), None
+    if recipe.sequences.origin == "interpolation":
+        decoder = TextDecoder(teacher.tokenizer)
+        progress.start("choosing by similarity to the targets", len(examples))
+        found = interpolate(
+            corpus,
+            [(example.id, example.target or "") for example in examples],
+            similarity=similarity_of(recipe.sequences.similarity, text_units(recipe, examples)),
+            decode=lambda ids: decoder.text(ids).strip(),
+            on_progress=progress.advance,
+        )
+        progress.finish()
+        kept: Kept = found.targets()
+        summary = found.summary
+    else:
+        num_outputs = recipe.sequences.decoding.n_best
+        kept = (
+            (name, [output for output in outputs if output.rank < num_outputs])
+            for name, outputs in corpus.by_example()
+        )
     if tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer):
-        return _known_to(student, teacher, kept, folder)
-    return _encoded(kept, recipe, teacher, student, examples)
+        return _known_to(student, teacher, kept, corpus.folder), summary
+    return _encoded(kept, recipe, teacher, student, examples), summary
 
 
 def _known_to(student: LoadedModel, teacher: LoadedModel, kept: Kept, folder: Path) -> Outputs:

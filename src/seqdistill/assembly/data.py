@@ -28,7 +28,11 @@ Split = Literal["train", "dev", "test"]
 def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> ExampleTable:
     """The examples of a split, or the seeded subset of them that the recipe asks for."""
     data = recipe.data
-    spec = {"train": data.train, "dev": data.dev, "test": data.test}[split]
+    spec, limit = {
+        "train": (data.train, data.max_train_examples),
+        "dev": (data.dev, data.max_dev_examples),
+        "test": (data.test, data.max_test_examples),
+    }[split]
     if spec is None:
         raise RecipeError(f"data.{split} must name the {split} examples, but it is not set.")
     examples = read_examples(
@@ -44,7 +48,11 @@ def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> Exa
     )
     if need_target and split != "train":
         _check_comparable(examples, split)
-    return _subset(examples, _limit(data, split), seed=recipe.seed, name=f"{split} subset")
+    if limit is None or limit >= len(examples):
+        return examples
+    generator = named_generator(recipe.seed, f"{split} subset")
+    order = torch.randperm(len(examples), generator=generator)
+    return examples.select(order[:limit].sort().values.numpy())
 
 
 def _check_comparable(examples: Sequence[Example], split: Split) -> None:
@@ -61,21 +69,6 @@ def _check_comparable(examples: Sequence[Example], split: Split) -> None:
 def chat_settings(data: DataSection) -> ChatSettings:
     """How the recipe has conversations rendered and learned."""
     return ChatSettings(data.template_options, data.assistant_turns)
-
-
-def _limit(data: DataSection, split: Split) -> int | None:
-    return {
-        "train": data.max_train_examples,
-        "dev": data.max_dev_examples,
-        "test": data.max_test_examples,
-    }[split]
-
-
-def _subset(examples: ExampleTable, limit: int | None, *, seed: int, name: str) -> ExampleTable:
-    if limit is None or limit >= len(examples):
-        return examples
-    order = torch.randperm(len(examples), generator=named_generator(seed, name))
-    return examples.select(order[:limit].sort().values.numpy())
 
 
 def encode_for(

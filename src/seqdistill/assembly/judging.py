@@ -1,7 +1,6 @@
 """From a recipe and the targets that outputs are held against to the metrics that judge them.
 
 What the recipe leaves open (`auto`) is decided here, once and by rules that `recipe.schema` states.
-Scores nothing.
 """
 
 from __future__ import annotations

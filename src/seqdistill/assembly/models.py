@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import keep_layers
 from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
@@ -25,8 +25,7 @@ from seqdistill.models.loading import (
 )
 from seqdistill.models.placement import Placement, device_of
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
-from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sections import Device
+from seqdistill.recipe.schema import EvaluationSection, Recipe, TeacherSection
 
 
 def model_folder(name: str) -> str:
@@ -64,24 +63,20 @@ def without_trust(recipe: Recipe) -> Recipe:
 
 def teacher_placement(recipe: Recipe) -> Placement:
     """Where the recipe's teacher runs, and in what."""
-    section = recipe.teacher
-    return Placement(
-        _device(section.device, recipe, "teacher.device"), section.dtype, section.attention
-    )
+    return _placement(recipe.teacher, recipe, "teacher.device")
 
 
 def evaluation_placement(recipe: Recipe) -> Placement:
     """Where every system is measured, and in what."""
-    section = recipe.evaluation
-    return Placement(
-        _device(section.device, recipe, "evaluation.device"), section.dtype, section.attention
-    )
+    return _placement(recipe.evaluation, recipe, "evaluation.device")
 
 
-def _device(wanted: Device, recipe: Recipe, key: str) -> torch.device:
-    if wanted == "auto":
-        return device_of(recipe.training.device)
-    return device_of(wanted, key=key)
+def _placement(section: TeacherSection | EvaluationSection, recipe: Recipe, key: str) -> Placement:
+    if section.device == "auto":
+        device = device_of(recipe.training.device)
+    else:
+        device = device_of(section.device, key=key)
+    return Placement(device, section.dtype, section.attention)
 
 
 def build_teacher(recipe: Recipe) -> LoadedModel:
@@ -111,6 +106,8 @@ def build_student(
     pair = with_languages(
         _initial_student(recipe, teacher, train_examples), *recipe.data.model_languages
     )
+    if recipe.training.dropout is not None:
+        set_dropout(pair.model, recipe.training.dropout)
     declare_ends(pair.model, pair.tokenizer, kind=pair.kind)
     try:
         if pair.model.generation_config is not None:
@@ -136,7 +133,7 @@ def _initial_student(
     pair = load_pair(
         model_folder(recipe.student.model), trust_remote_code=recipe.student.trust_remote_code
     )
-    return LoadedModel(_with_dropout(recipe, pair.model), pair.tokenizer, recipe.student.model)
+    return dataclasses.replace(pair, name=recipe.student.model)
 
 
 def _from_teacher_layers(recipe: Recipe, teacher: LoadedModel | None) -> LoadedModel:
@@ -149,7 +146,7 @@ def _from_teacher_layers(recipe: Recipe, teacher: LoadedModel | None) -> LoadedM
     )
     # Whatever the teacher's dtype and device: the student's weights are trained in fp32.
     model.to("cpu", torch.float32)
-    return LoadedModel(_with_dropout(recipe, model), teacher.tokenizer, "student")
+    return LoadedModel(model, teacher.tokenizer, "student")
 
 
 def _from_scratch(
@@ -160,7 +157,7 @@ def _from_scratch(
         folder = model_folder(recipe.student.model)
         config = load_config(folder, trust_remote_code=recipe.student.trust_remote_code)
         tokenizer = load_tokenizer(folder, trust_remote_code=recipe.student.trust_remote_code)
-        model = _with_dropout(recipe, random_model(config, seed=recipe.seed))
+        model = random_model(config, seed=recipe.seed)
         return dataclasses.replace(
             fitting(LoadedModel(model, tokenizer, recipe.student.model)), name="student"
         )
@@ -175,11 +172,4 @@ def _from_scratch(
     model = random_model(config, seed=recipe.seed)
     if teacher is not None and kind_of(model) == teacher.kind == "seq2seq":
         begin_like(model, teacher.model)
-    return LoadedModel(_with_dropout(recipe, model), tokenizer, "student")
-
-
-def _with_dropout(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:
-    """The model with every dropout rate at the recipe's value, if it gives one."""
-    if recipe.training.dropout is not None:
-        set_dropout(model, recipe.training.dropout)
-    return model
+    return LoadedModel(model, tokenizer, "student")

@@ -41,7 +41,15 @@ def build_reward(
     A conversation's prompt is all of it up to the answer, as the chat template renders it. Raises
     RecipeError for a reward that is not there.
     """
-    function = _function(section, device, units)
+    if section.function is None:
+        raise RecipeError(
+            "objective.reward.function must name the reward, but it is not set; name one, such as "
+            "exact_answer, or your own as module:function"
+        )
+    if section.function == "entailment" and section.classifier is not None:
+        function: Reward = EntailmentReward(section.classifier).to(device)
+    else:
+        function = reward_function(section.function, units=units, parameters=section.parameters)
     table = ExampleTable.of(examples)
     decoder = TextDecoder(student.tokenizer)
 
@@ -74,14 +82,3 @@ def try_reward(reward: RewardOfCompletion, examples: Sequence[EncodedExample]) -
             f"The reward must give one finite number for each of {len(written)} outputs, but gave "
             f"{rewards}; fix objective.reward.function"
         )
-
-
-def _function(section: RewardSection, device: torch.device, units: Units) -> Reward:
-    if section.function is None:
-        raise RecipeError(
-            "objective.reward.function must name the reward, but it is not set; name one, such as "
-            "exact_answer, or your own as module:function"
-        )
-    if section.function == "entailment" and section.classifier is not None:
-        return EntailmentReward(section.classifier).to(device)
-    return reward_function(section.function, units=units, parameters=section.parameters)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from seqdistill.assembly.corpus import interpolated_outputs, teacher_outputs
+from seqdistill.assembly.corpus import teacher_outputs
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import made_by_ctranslate2, rollout_engine, verification_pairs
 from seqdistill.assembly.objective import build_schedule
@@ -51,13 +51,9 @@ def training_sequences(
         return prepared.train, {}
     if prepared.teacher is None:
         raise RecipeError("The teacher's outputs need teacher.model, but it is not set.")
-    facts: dict[str, object] = {}
-    who = (prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress)
-    if prepared.recipe.sequences.origin == "interpolation":
-        outputs, summary = interpolated_outputs(*who)
-        facts["interpolation"] = dataclasses.asdict(summary)
-    else:
-        outputs = teacher_outputs(*who)
+    outputs, summary = teacher_outputs(
+        prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
+    )
     written = with_teacher_targets(prepared.train, outputs)
     data = prepared.recipe.data
     kept = leave_out_long(
@@ -65,7 +61,9 @@ def training_sequences(
         max_source_tokens=data.max_source_tokens,
         max_target_tokens=data.max_target_tokens,
     )
-    return kept.examples, facts
+    if summary is None:
+        return kept.examples, {}
+    return kept.examples, {"interpolation": dataclasses.asdict(summary)}
 
 
 def build_source(

@@ -26,18 +26,12 @@ _FULL_WORDS = (
     f"os error {errno.ENOSPC})",
     f"os error {errno.EDQUOT})",
 )
-_ANOTHER_PLACE = "name another place"
 _REMEDIES = {
+    **dict.fromkeys((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EROFS), "name another place"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk and the connection to it"),
     errno.ENAMETOOLONG: "shorten the name",
-    errno.ELOOP: "remove the link that leads to itself",
-    errno.ENOTDIR: _ANOTHER_PLACE,
-    errno.EISDIR: _ANOTHER_PLACE,
-    errno.EROFS: _ANOTHER_PLACE,
     errno.EFBIG: "name a place where files may be larger (`ulimit -f` shows a limit)",
     errno.EMFILE: "raise the number of files that may be open (`ulimit -n`)",
-    errno.ENFILE: "close other programs, too many files are open",
-    errno.EIO: "check the disk",
-    errno.ESTALE: "check the connection to the disk",
 }
 
 

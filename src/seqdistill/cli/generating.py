@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from seqdistill.cli.options import Threads, TrustRemoteCode, Verbose
-from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, expanded, read_lines, write_lines
+from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, expanded, read_lines
 from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, echo
 from seqdistill.core.errors import UserError
+from seqdistill.records import atomic
 
 if TYPE_CHECKING:
     from seqdistill.data.examples import Example
@@ -186,7 +187,7 @@ def generate(
     if output_file is not None and output_file.name.endswith(".jsonl"):
         lines = [json.dumps(row, ensure_ascii=False) for row in _rows(prompts, outputs)]
     if output_file is not None:
-        write_lines(output_file, lines)
+        atomic.write_text(output_file, "".join(f"{line}\n" for line in lines))
         return
     for line in lines:
         echo(line)

@@ -50,11 +50,6 @@ def read_lines(name: str) -> list[str]:
     return [_decoded(line, f"{shown}:{number}") for number, line in enumerate(lines, start=1)]
 
 
-def write_lines(path: Path, lines: list[str]) -> None:
-    """Replaces the file by these lines, in one step; a pipe or device is written to."""
-    atomic.write_text(path, "".join(f"{line}\n" for line in lines))
-
-
 def _decoded(line: bytes, place: str) -> str:
     try:
         return line.removesuffix(b"\r").decode("utf-8")

@@ -131,7 +131,7 @@ def pool_of(jobs: int, *, threads: int | None = None) -> Executor:
 def _begin(threads: int) -> None:
     keep_freed_memory()
     torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -110,7 +110,12 @@ def evaluate_run(
     `measured_teacher` is what `evaluate_system` found of this teacher on this test set under these
     settings, where that is known: only its speed is measured again, beside the students'.
     """
-    _check_overrides(overrides)
+    for text in overrides:
+        if not text.startswith(("data.", "evaluation.", "plugins=")):
+            raise RecipeError(
+                "evaluate must be given settings of the sections data and evaluation only, or "
+                f"plugins, got {text!r}: what is trained cannot be changed afterwards; remove it."
+            )
     with held(run.path, "evaluating"):
         recipe = load_recipe(str(run.whole(run.recipe_path)), overrides)
         examples = read_split(recipe, "test")
@@ -277,15 +282,6 @@ class _Evaluation:
                 _LOG.warning("%s, which was made before, is removed", folder)
                 shutil.rmtree(folder)
             return None
-
-
-def _check_overrides(overrides: Sequence[str]) -> None:
-    for text in overrides:
-        if not text.startswith(("data.", "evaluation.", "plugins=")):
-            raise RecipeError(
-                "evaluate must be given settings of the sections data and evaluation only, or "
-                f"plugins, got {text!r}: what is trained cannot be changed afterwards; remove it."
-            )
 
 
 def measure_speed(

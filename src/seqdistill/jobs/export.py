@@ -138,13 +138,10 @@ def export_int8(
         bytes=weight_bytes(folder),
         generator=generator,
         engine=engine_name(generator),
-        agreement=agreement_of(generator),
+        agreement=CopyAgreement(
+            **dataclasses.asdict(generator.agreement), longest=generator.longest
+        ),
     )
-
-
-def agreement_of(generator: CTranslate2Generator) -> CopyAgreement:
-    """How far a copy lay from its model."""
-    return CopyAgreement(**dataclasses.asdict(generator.agreement), longest=generator.longest)
 
 
 def _int8_of_pair(

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from seqdistill.assembly.data import encode_for
 from seqdistill.assembly.decoding import EngineChoice, build_generator
@@ -23,6 +22,7 @@ from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.model_facts import check_output_length, pair_facts
 from seqdistill.generation.stored_conversion import is_converted
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import load_pair
@@ -99,7 +99,13 @@ def generate_texts(
         for place, prompt in enumerate(prompts)
         if isinstance(prompt, Example) or prompt.strip()
     }
-    _check_options(template_options or {}, pair.tokenizer, raw=raw)
+    template = "" if raw else str(pair.tokenizer.chat_template or "")
+    for name in template_options or ():
+        if name not in template:
+            raise UserError(
+                f"--template-option must name what the model's chat template reads, got {name!r}, "
+                "but it is not in the template; leave it out"
+            )
     outputs = [""] * len(prompts)
     if not wanted:
         return outputs
@@ -109,6 +115,7 @@ def generate_texts(
         generator: SequenceGenerator = pair
         _warn_of_lengths(pair, encoded, max_new_tokens)
     else:
+        check_output_length(max_new_tokens, facts=pair_facts(pair), key="--max_new_tokens")
         encoded = encode_for(pair, examples, chat)
         generator = build_generator(
             pair,
@@ -140,20 +147,6 @@ def _example(place: int, prompt: str | Example, *, templated: bool) -> Example:
     if templated:
         return Example(str(place), "", None, (Turn("user", prompt),))
     return Example(str(place), prompt, None)
-
-
-def _check_options(
-    options: Mapping[str, object], tokenizer: PreTrainedTokenizerBase, *, raw: bool
-) -> None:
-    if not options:
-        return
-    template = "" if raw else str(tokenizer.chat_template or "")
-    for name in options:
-        if name not in template:
-            raise UserError(
-                f"--template-option must name what the model's chat template reads, got {name!r}, "
-                "but it is not in the template; leave it out"
-            )
 
 
 def _stored_generator(

@@ -163,16 +163,8 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
             writes = prepared.recipe.sequences.rolls_out
             student = ended - scored + (started - began if writes else 0)
             fastest = (min(fastest[0], scored - started), min(fastest[1], student))
-    _as_saving_does([*model.parameters(), *_moments(optimizer)])
+    # As saving does: a state is copied whole before it is written.
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    kept = [*model.parameters(), *(m for m in moments if isinstance(m, Tensor))]
+    _ = [tensor.detach().cpu().clone() for tensor in kept]
     return fastest
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    states = optimizer.state.values()
-    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
-
-
-def _as_saving_does(tensors: Sequence[Tensor]) -> None:
-    """Holds a copy of all for a moment: a state is copied whole before it is written."""
-    copies = [tensor.detach().cpu().clone() for tensor in tensors]
-    copies.clear()

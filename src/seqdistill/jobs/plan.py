@@ -40,6 +40,7 @@ class Plan:
     methods: tuple[str, ...]
     target_tokens: int
     updates: int
+    warmup: int
     tokens_per_update: float
     memory_mb: float
     """The peak of this process after it has done a little of everything."""
@@ -68,6 +69,7 @@ class Plan:
             **self.data,
             "target tokens": f"{self.target_tokens:,}{guessed if self.guessed_targets else ''}",
             "updates": f"{self.updates:,} of about {self.tokens_per_update:,.0f} target tokens",
+            "warm-up": f"{self.warmup:,} updates",
             "epochs": f"{epochs:.2f}",
             **self.models,
             "memory": f"about {self.memory_mb / 1024:.1f} GiB, measured: this process did the "
@@ -113,6 +115,7 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
         methods=(recipe.method,),
         target_tokens=int(prepared.train.lengths.counted.sum()),
         updates=recipe.training.steps,
+        warmup=recipe.training.warmup,
         tokens_per_update=tokens_per_update(prepared),
         memory_mb=peak_memory_mb(),
         seconds_per_method=seconds,
@@ -142,7 +145,6 @@ def _data_facts(prepared: Prepared, labelled: Recipe) -> dict[str, str]:
 def _model_facts(prepared: Prepared) -> dict[str, str]:
     recipe, teacher, mask = prepared.recipe, prepared.teacher, prepared.mask
     facts = {
-        "warm-up": f"{recipe.training.warmup:,} updates",
         "judged by": str(prepared.judging),
         "student parameters": f"{parameter_count(prepared.student.model):,}",
     }

@@ -1,7 +1,7 @@
 """A look at a few real rows before the first step: what the model reads, learns and stops at.
 
 Between text and tokens errors are silent: a template that doubles an answer, a tokenizer that lacks
-a script, an end that is never said. Each costs a second here, and a run later. Trains nothing.
+a script, an end that is never said. Each costs a second here, and a run later.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from seqdistill.assembly.preparing import prepare
 from seqdistill.core.progress import NamedProgress, Progress
 from seqdistill.jobs.inputs import check_inputs, inputs_of
-from seqdistill.jobs.timings import add_timings, timings_of
+from seqdistill.jobs.timings import take_over_timings
 from seqdistill.jobs.training import only_writer, open_run, train_as_only_writer
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.stages import stage_recipe
@@ -123,8 +123,7 @@ def _write_run(
     with atomic.replaced_folder(run.student_path) as aside:
         shutil.copytree(runs[-1].student_path, aside, dirs_exist_ok=True)
     for number, (stage, found) in enumerate(zip(stages, runs, strict=True), start=1):
-        name = f"stage {number}, {stage.method}"
-        add_timings(run, [{**row, "step": f"{name}: {row['step']}"} for row in timings_of(found)])
+        take_over_timings(run, found, f"stage {number}, {stage.method}")
     rows = [
         {
             "preset": given.preset,

@@ -1,7 +1,4 @@
-"""The systems of a run directory, with its test set: teacher, start, students, copy.
-
-Measures nothing.
-"""
+"""The systems of a run directory, with its test set: teacher, start, students, copy."""
 
 from __future__ import annotations
 

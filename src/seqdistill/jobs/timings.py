@@ -37,8 +37,13 @@ def timing(step: str, seconds: float) -> dict[str, object]:
     return {"step": step, "seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb()}
 
 
-def timings_of(run: RunDirectory) -> list[dict[str, object]]:
-    """The rows that were written so far, in their order."""
+def take_over_timings(run: RunDirectory, part: RunDirectory, name: str) -> None:
+    """Adds the rows of a run inside this one, under its name."""
+    rows = _timings_of(part)
+    add_timings(run, [{**row, "step": f"{name}: {row['step']}"} for row in rows])
+
+
+def _timings_of(run: RunDirectory) -> list[dict[str, object]]:
     known = run.read_manifest().get("timings") if run.manifest_path.exists() else None
     rows = known if isinstance(known, list) else []
     return [dict(row) for row in rows if isinstance(row, dict)]
@@ -47,5 +52,5 @@ def timings_of(run: RunDirectory) -> list[dict[str, object]]:
 def add_timings(run: RunDirectory, rows: Sequence[Mapping[str, object]]) -> None:
     """Appends rows to the manifest; one of a step that is there already takes its place."""
     steps = {row["step"] for row in rows}
-    kept = [row for row in timings_of(run) if row.get("step") not in steps]
+    kept = [row for row in _timings_of(run) if row.get("step") not in steps]
     run.update_manifest({"timings": [*kept, *rows]})

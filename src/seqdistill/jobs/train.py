@@ -9,7 +9,7 @@ from accelerate import PartialState
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NamedProgress, Progress
 from seqdistill.jobs.stages import train_stages
-from seqdistill.jobs.timings import add_timings, timings_of
+from seqdistill.jobs.timings import take_over_timings
 from seqdistill.jobs.training import only_writer, open_run, train_student
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import compare_member
@@ -31,23 +31,17 @@ def train(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunD
     if not recipe.compare:
         return train_student(recipe, progress=progress, resume=resume)
     with only_writer(recipe) as processes:
-        return _train_compared(recipe, processes, progress, resume=resume)
-
-
-def _train_compared(
-    recipe: Recipe, processes: PartialState, progress: Progress, *, resume: Resume
-) -> RunDirectory:
-    run = open_run(recipe, resume=resume)
-    is_new = not (resume and run.is_begun)
-    processes.wait_for_everyone()  # all have looked before the first one writes
-    if is_new and processes.is_main_process:
-        RunDirectory.create(run.path)
-        run.write_recipe(write_recipe(recipe))
-    for preset in recipe.compare:
-        _train_member(compare_member(recipe, preset), run, processes, progress, resume=resume)
-    if processes.is_main_process:
-        run.update_manifest({"environment": environment_facts()})
-    return run
+        run = open_run(recipe, resume=resume)
+        is_new = not (resume and run.is_begun)
+        processes.wait_for_everyone()  # all have looked before the first one writes
+        if is_new and processes.is_main_process:
+            RunDirectory.create(run.path)
+            run.write_recipe(write_recipe(recipe))
+        for preset in recipe.compare:
+            _train_member(compare_member(recipe, preset), run, processes, progress, resume=resume)
+        if processes.is_main_process:
+            run.update_manifest({"environment": environment_facts()})
+        return run
 
 
 def _train_member(
@@ -69,5 +63,4 @@ def _train_member(
                 run.path.rmdir()
         raise
     if processes.is_main_process:
-        rows = timings_of(run.member(member.method))
-        add_timings(run, [{**row, "step": f"{member.method}: {row['step']}"} for row in rows])
+        take_over_timings(run, run.member(member.method), member.method)

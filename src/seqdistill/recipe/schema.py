@@ -6,11 +6,12 @@ A method is where the sequences come from (`sequences`) x what the teacher says 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from seqdistill.core.families import METRICS, all_members
+from seqdistill.core.plugin_loading import load_plugins
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.sections import (
     Attention,
@@ -366,6 +367,16 @@ class Recipe(Section):
     stages: tuple[Stage, ...] = ()
     """Trained one after another, each from the student of the one before, in
     `output_dir`/1-NAME, `output_dir`/2-NAME, ..."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Terms are of classes made at run time: another process builds it from its settings."""
+        return _from_settings, (self.model_dump(mode="json", exclude_unset=True),)
+
+
+def _from_settings(settings: dict[str, Any]) -> Recipe:
+    load_plugins(tuple(settings.get("plugins", ())))
+    refresh()
+    return Recipe.model_validate(settings)
 
 
 _made_with = all_members()

@@ -80,15 +80,14 @@ def _size(student: System, teacher: System) -> Figure:
 
 def _copy(copy: System, teacher: System, metric: Metric) -> Figure:
     own, its = quality(copy, metric), quality(teacher, metric)
-    kept = (
-        f"{numbers.percent(ratio(own, its))} of the {metric.title}"
-        if metric.higher_is_better
-        else f"{metric.title} {numbers.fixed(own)}"
+    value = headlines.kept(own, its, metric)
+    named = (
+        f"{value} of the {metric.title}" if metric.higher_is_better else f"{metric.title} {value}"
     )
     return Figure(
         f"Speed of {copy.name}",
         numbers.times(speed_ratio(copy, teacher)),
-        f"{kept}, {numbers.size(copy.bytes)}",
+        f"{named}, {numbers.size(copy.bytes)}",
         speed_ratio(teacher, copy),
     )
 

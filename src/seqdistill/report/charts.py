@@ -68,12 +68,6 @@ _KINDS = {
         "the legend.",
         Frame("", "gain in {metric}", x_scale="bare", level=0.0),
     ),
-    "certainty": _Kind(
-        "Mode share vs. perplexity",
-        "High: most of the probability lies on the system’s own output. Left: the "
-        "references are likely.",
-        Frame("perplexity of the references", "mode share, %", x_scale="log"),
-    ),
     "entropy": _Kind(
         "Entropy of the next token",
         "Mean over the references, up to the length that 10 % of them reach.",
@@ -154,7 +148,7 @@ _ROLLOUTS = (
     "staleness",
     "student_fraction",
 )
-_SPOKEN_WITH_X = {"speed", "certainty", "agreement", "sampling"}
+_SPOKEN_WITH_X = {"speed", "agreement", "sampling"}
 """Not `size`, whose dots are moved apart."""
 _ONLY_IF_VARYING = {"staleness", "student_fraction"}
 
@@ -203,18 +197,15 @@ def _spoken(series: Sequence[Series], *, with_x: bool) -> str:
 
 
 def capital(text: str) -> str:
-    """With a capital first letter."""
-    return text[:1].upper() + text[1:]
+    """With a capital first letter, unless it has capitals of its own, such as chrF."""
+    return text[:1].upper() + text[1:] if text.islower() else text
 
 
-def _dot(
-    x: float | None, found: Value | None, *, factor: float = 1.0, filled: bool = True
-) -> list[Point]:
+def _dot(x: float | None, found: Value | None, *, filled: bool = True) -> list[Point]:
     """One dot with its interval; none where either was not measured."""
     if x is None or found is None or found.value is None:
         return []
-    low, high = (None if end is None else factor * end for end in (found.low, found.high))
-    return [Point(x, factor * found.value, filled, low, high)]
+    return [Point(x, found.value, filled, found.low, found.high)]
 
 
 def trade_offs(contents: RunContents, looks: Looks) -> list[Chart]:
@@ -260,7 +251,7 @@ def _size_dots(systems: Sequence[System], metric: Metric, looks: Looks) -> list[
 
 
 def analysis(contents: RunContents, looks: Looks) -> list[Chart]:
-    """What explains the quality: search, certainty, likeness to the teacher, length.
+    """What explains the quality: search, certainty by position, likeness to the teacher, length.
 
     Nothing of a single system, nor of the start, which would stretch every scale.
     """
@@ -282,9 +273,6 @@ def analysis(contents: RunContents, looks: Looks) -> list[Chart]:
     likeness = [Series(s.name, looks[s.name], _agreement(s)) for s in systems]
     return [
         *_drawn("gap", dots(lambda x, s: _dot(float(x), s.greedy_beam_gap)), metric),
-        *_drawn(
-            "certainty", dots(lambda _, s: _dot(number(s.perplexity), s.mode_share, factor=100.0))
-        ),
         *_drawn("entropy", curves),
         *_drawn("agreement", likeness, metric),
         *_drawn("length", dots(_lengths)),

@@ -77,6 +77,12 @@ def ratio(part: float | int | None, whole: float | int | None) -> float | None:
     return None if part is None or not whole else part / whole
 
 
+def kept(own: float | None, its: float | None, metric: Metric) -> str:
+    """The fraction of the teacher’s that is kept; of an error rate, where it means nothing, the
+    rate itself."""
+    return numbers.percent(ratio(own, its)) if metric.higher_is_better else numbers.fixed(own)
+
+
 def speed_ratio(system: System, other: System) -> float | None:
     """How many times as many sentences per second, by beam search."""
     return ratio(speed(system), speed(other))
@@ -108,18 +114,17 @@ def headline(results: Results) -> tuple[Phrase, ...]:
 def _against_teacher(results: Results, student: System, teacher: System) -> list[Phrase]:
     metric, others = results.metrics[0], students(results)
     own, its = quality(student, metric), quality(teacher, metric)
-    if metric.higher_is_better:
-        parts = [
-            Phrase(f"{student.name} keeps "),
-            Phrase(numbers.percent(ratio(own, its)), strong=True),
-            Phrase(f" of the teacher’s {metric.title}"),
-        ]
-    else:  # a fraction of errors kept means nothing
-        parts = [
-            Phrase(f"{student.name} has a {metric.title} of "),
-            Phrase(numbers.fixed(own), strong=True),
-            Phrase(f" against the teacher’s {numbers.fixed(its)}"),
-        ]
+    before, behind = " keeps ", f" of the teacher’s {metric.title}"
+    if not metric.higher_is_better:
+        before, behind = (
+            f" has a {metric.title} of ",
+            f" against the teacher’s {numbers.fixed(its)}",
+        )
+    parts = [
+        Phrase(student.name + before),
+        Phrase(kept(own, its, metric), strong=True),
+        Phrase(behind),
+    ]
     gains = [
         (_span([speed_ratio(s, teacher) for s in others]), "speed"),
         (_span([ratio(s.bytes, teacher.bytes) for s in others]), "size"),
@@ -129,10 +134,7 @@ def _against_teacher(results: Results, student: System, teacher: System) -> list
         reversed(others), key=lambda s: metric.score_key(quality(s, metric) or 0.0), default=student
     )
     if worst is not student:
-        found = quality(worst, metric)
-        value = (
-            numbers.percent(ratio(found, its)) if metric.higher_is_better else numbers.fixed(found)
-        )
+        value = kept(quality(worst, metric), its, metric)
         name = f"{worst.name}, broken" if worst.faults else worst.name
         parts += [Phrase(f", the worst student ({name}) "), Phrase(value, strong=True)]
         parts += [Phrase(",")] if gains else []
@@ -176,12 +178,9 @@ def explanation(results: Results) -> str:
     faster = ratio(number(student.greedy.sentences_per_second), speed(teacher))
     if greedy is None or faster is None:
         return sentence
-    kept = (
-        f"keeps {numbers.percent(ratio(greedy, its))}"
-        if metric.higher_is_better
-        else f"has a {metric.title} of {numbers.fixed(greedy)}"
-    )
-    return f"{sentence} With greedy decoding it {kept} at {numbers.times(faster)} the speed."
+    verb = "keeps" if metric.higher_is_better else f"has a {metric.title} of"
+    found = f"{verb} {kept(greedy, its, metric)} at {numbers.times(faster)} the speed"
+    return f"{sentence} With greedy decoding it {found}."
 
 
 def main_test(system: System, results: Results) -> PairedTest | None:

@@ -192,7 +192,8 @@ def _scale(axis: Axis, scale: Scale, values: Sequence[float]) -> None:
     elif scale == "log":
         ratio = max(values) / min(values)
         few = (1.0, 2.0, 5.0) if ratio < 100.0 else (1.0,)
-        steps = few if ratio > 2.5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        # Where less than two ticks would be in sight, matplotlib takes a linear scale's.
+        steps = few if ratio > 3.5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
         axis.set_major_locator(LogLocator(base=10.0, subs=steps))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axis.set_minor_locator(NullLocator())

@@ -1,7 +1,4 @@
-"""The page of a sweep: methods with their differences and a picture first, every cell below.
-
-Reads rows and draws; measures and compares nothing.
-"""
+"""The page of a sweep: methods with their differences and a picture first, every cell below."""
 
 from __future__ import annotations
 
@@ -83,10 +80,8 @@ def _score(rows: Sequence[Row], metric: str) -> str:
 
 
 def _ends(row: Row) -> str:
-    ends = row.get("low"), row.get("high")
-    return (
-        f" [{numbers.fixed(ends[0], 2)}, {numbers.fixed(ends[1], 2)}]" if None not in ends else ""
-    )
+    low, high = (numbers.fixed(row.get(end), 2) for end in ("low", "high"))
+    return "" if numbers.MISSING in (low, high) else f" [{low}, {high}]"
 
 
 def _gain(
@@ -112,7 +107,11 @@ def _cells(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
             cells.setdefault(row["cell"], []).append(row)
     return [
         {
-            "facts": {k: _shown(v) for k, v in of[0].items() if k not in _HIDDEN},
+            "facts": {
+                key: numbers.fixed(value) if key == "seconds" else _shown(value)
+                for key, value in of[0].items()
+                if key not in _HIDDEN
+            },
             "scores": [_score(of, metric) for metric in metrics],
             "cell": cell,
         }
