@@ -54,7 +54,12 @@ def prune(
         )
     parameters = prunable_weights(model, exclude=exclude)
     weights = {name: parameter.detach() for name, parameter in parameters.items()}
-    _refuse_non_finite(weights)
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise ModelError(
+                f"Weights to prune must be finite, but {name!r} holds NaN or infinity; use a model "
+                "from before its training failed."
+            )
     mask = PruningMask(parameters, SCHEMES[scheme](weights, pruned_share))
     if mask.num_kept == 0:
         raise ModelError(
@@ -80,7 +85,7 @@ def class_blind(weights: Weights, pruned_share: float) -> Kept:
     equal magnitudes, the earlier class and place is pruned first.
     """
     flat = torch.cat([weight.flatten() for weight in weights.values()]).abs()
-    kept = ~_least(flat, _num_pruned(flat, pruned_share))
+    kept = ~_least(flat, max(round(pruned_share * flat.numel()), int((flat == 0.0).sum())))
     parts = torch.split(kept, [weight.numel() for weight in weights.values()])
     return {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
 
@@ -120,14 +125,6 @@ def _quotients(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.where(exact == 0.0, 0.0, exact / exact.std(correction=0))  # zero before 0 / 0
 
 
-def _num_zeros(weight: Float[Tensor, "*shape"]) -> int:
-    return weight.numel() - int(weight.count_nonzero())
-
-
-def _num_pruned(magnitudes: Float[Tensor, " weights"], pruned_share: float) -> int:
-    return max(round(pruned_share * magnitudes.numel()), _num_zeros(magnitudes))
-
-
 def _least(magnitudes: Float[Tensor, " weights"], count: int) -> Bool[Tensor, " weights"]:
     """True at the `count` least magnitudes; of equal ones, at the earliest."""
     if count == 0:
@@ -137,12 +134,3 @@ def _least(magnitudes: Float[Tensor, " weights"], count: int) -> Bool[Tensor, " 
     ties = (magnitudes == threshold).nonzero().flatten()
     least[ties[: count - int(least.sum())]] = True
     return least
-
-
-def _refuse_non_finite(weights: Weights) -> None:
-    for name, weight in weights.items():
-        if not bool(weight.isfinite().all()):
-            raise ModelError(
-                f"Weights to prune must be finite, but {name!r} holds NaN or infinity; use a model "
-                "from before its training failed."
-            )

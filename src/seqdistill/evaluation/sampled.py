@@ -16,7 +16,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.settings import EvaluationSettings, measured, scored
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.metrics.corpus_metrics import CorpusMetric
 from seqdistill.metrics.diversity import repetition_rate, self_bleu
 from seqdistill.metrics.score import SummedStatistics, mean_statistics
@@ -51,20 +51,13 @@ def sampled_outputs(
         )
         seed = derived_seed(settings.seed, f"evaluation/temperature-{temperature:g}")
         hypotheses = generator.generate([e.prompt for e in examples], decoding, seed=seed)
-        found.append(_read(temperature, hypotheses, tokenizer))
+        flat = [hypothesis for group in hypotheses for hypothesis in group]
+        decoded = TextDecoder(tokenizer).texts(h.content_ids for h in flat)
+        texts = iter(text.strip() for text in decoded)
+        groups = tuple(tuple(next(texts) for _ in group) for group in hypotheses)
+        finished = sum(h.finished for h in flat) / max(1, len(flat))
+        found.append(SampledOutputs(temperature, groups, finished))
     return found
-
-
-def _read(
-    temperature: float,
-    hypotheses: Sequence[Sequence[Hypothesis]],
-    tokenizer: PreTrainedTokenizerBase,
-) -> SampledOutputs:
-    flat = [hypothesis for group in hypotheses for hypothesis in group]
-    decoded = TextDecoder(tokenizer).texts(h.content_ids for h in flat)
-    texts = iter(text.strip() for text in decoded)
-    groups = tuple(tuple(next(texts) for _ in group) for group in hypotheses)
-    return SampledOutputs(temperature, groups, sum(h.finished for h in flat) / max(1, len(flat)))
 
 
 def sampled_scores(
