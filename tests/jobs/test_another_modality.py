@@ -34,9 +34,8 @@ from seqdistill.evaluation.likelihood import reference_nats, reference_predictio
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
-from seqdistill.generation.sampling import TransformersSampler
+from seqdistill.generation.sampling import TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.scoring import token_log_probs
-from seqdistill.generation.teacher_mixed import TeacherMixedSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models import modalities
 from seqdistill.models.adapters import SequenceModel, adapt

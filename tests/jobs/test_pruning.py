@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,34 @@ def test_every_state_of_a_pruned_stage_has_its_zeros(finished: Path) -> None:
                     assert not weight[~mask].any(), f"{state.name}: {name}"
 
 
+def test_the_manifest_says_what_was_pruned(finished: Path) -> None:
+    run = RunDirectory.open(finished / "runs" / "first")
+    manifests = [r.read_manifest() for r in stage_directories(run)]
+    assert "pruning" not in manifests[0]
+    for manifest, stage in zip(manifests[1:], stage_directories(run)[1:], strict=True):
+        facts = manifest["pruning"]
+        assert isinstance(facts, dict)
+        assert facts["kept"] == pytest.approx(0.2 * facts["weights"], abs=1)
+        assert facts["densities"].keys() == mask_of(stage).kept().keys()
+
+
+def test_an_interrupted_pruned_stage_goes_on_and_ends_the_same(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = RunDirectory.open(place / "runs" / "first")
+    kept = RunDirectory(shutil.copytree(whole.path, place / "kept"))
+    stages = stage_directories(whole)
+    shutil.rmtree(stages[2].path)
+    shutil.rmtree(stages[1].student_path)
+    shutil.rmtree(stages[1].checkpoints_path / "checkpoint-4")
+    stages[1].update_manifest({"finished": None})
+    with caplog.at_level(logging.INFO, logger="seqdistill"):
+        run = trained(chain_in(place, "first"), resume=True)
+    assert "resumed at update 2" in caplog.text
+    assert [stage["reused"] for stage in stages_of(run)] == [True, False, False]
+    assert_equal_students(run, kept)
+
+
 def test_the_next_stage_may_fill_the_zeros_with_a_warning(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -110,6 +139,24 @@ def test_the_next_stage_may_fill_the_zeros_with_a_warning(
     assert mask_of(run).density > 0.8  # not 1: few updates reach every row of an embedding
     told = [message for message in caplog.messages if "exactly zero" in message]
     assert len(told) == 1 and "pruning.sparsity=0" in told[0]
+
+
+def test_a_share_of_zero_keeps_the_zeros_that_are_there(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = stage_directories(RunDirectory.open(place / "runs" / "first"))[1]
+    pruned = f"student.model={before.student_path}"
+    run = trained(plain_in(place, "kept", pruned, "pruning.sparsity=0"))
+    kept = mask_of(before).kept()
+    assert all(torch.equal(found, kept[name]) for name, found in mask_of(run).kept().items())
+    assert "exactly zero" not in caplog.text
+
+
+def test_a_student_that_was_never_pruned_is_not_warned_of(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(plain_in(place, "dense"))
+    assert "exactly zero" not in caplog.text
 
 
 def test_of_adapters_only_the_zeros_that_they_fill_are_told(

@@ -60,7 +60,7 @@ def test_where_the_coin_falls_to_references_the_log_waits_for_the_student(
     assert kept(run) == [*expected, (9, writer, ids[6]), (10, writer, ids[7])]
 
 
-@pytest.mark.parametrize("resumed_at", [1, 3, 8])
+@pytest.mark.parametrize("resumed_at", range(1, 11))
 def test_a_log_that_is_resumed_keeps_the_same(
     prepared: Prepared, tmp_path: Path, resumed_at: int
 ) -> None:
@@ -93,6 +93,20 @@ def test_several_samples_of_a_prompt_leave_room_for_other_prompts(
     log(7, batched(written(prepared, "student", [5] * 8)))
     names = [name for _, _, name in kept(run)]
     assert names == [*ids[:3], ids[0], *ids[:4], *[ids[5]] * 4]
+
+
+def test_a_run_whose_coin_falls_to_references_first_shows_what_its_student_wrote(
+    tmp_path: Path,
+) -> None:
+    given = ("seed=2", "data.dev=null", "training.steps=6")
+    recipe = recipe_in(place_for(tmp_path, "mbart"), "gkd", *given)
+    run = trained(recipe)
+    rows: list[dict[str, Any]] = run.read_metrics()
+    rolls_out = [int(row["step"]) for row in rows if row["realized_student_share"] == 1.0]
+    assert rolls_out[0] > 1, "the first coin must fall to the references"
+    first_of_two = {(update - 1) // 2: update for update in reversed(rolls_out)}
+    assert {step for step, _, _ in kept(run)} == set(first_of_two.values())
+    assert {writer for _, writer, _ in kept(run)} == {"student"}
 
 
 def test_minillms_monitors_are_logged_and_its_mixed_samples_kept(tmp_path: Path) -> None:

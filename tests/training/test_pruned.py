@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ from tests.training.small import (
     student,
     weights,
 )
+from torch import Tensor
 
 from seqdistill.compression.pruning import prune
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning_mask import PruningMask, bit_patterns
 from seqdistill.core.batch import StudentStates
 from seqdistill.core.errors import UserError
 from seqdistill.core.scores import NoScores
@@ -33,6 +35,31 @@ UPDATES = 6
 
 def pruned(model: SequenceModel, *, share: float = 0.7) -> PruningMask:
     return prune(model.module, pruned_share=share, scheme="class_blind")
+
+
+def assert_zero(model: SequenceModel, kept: dict[str, Tensor]) -> None:
+    for name, mask in kept.items():
+        values = bit_patterns(model.module.get_parameter(name))[~mask]
+        assert not values.any(), f"{name} was filled"
+
+
+def test_pruned_weights_are_zero_at_every_update_and_the_others_train(tmp_path: Path) -> None:
+    model = student(dropout=0.3)
+    mask = pruned(model)
+    before, seen = weights(model), list[int]()
+
+    def look(module: Any) -> None:
+        assert_zero(model, mask.kept())
+        seen.append(sum(int(p.count_nonzero()) for p in module.parameters()))
+
+    make_loop(
+        tmp_path, model, mask=mask, score_dev=scripted([1.0] * UPDATES, look), eval_every=1
+    ).run(resume=False)
+    assert len(seen) == UPDATES
+    after = weights(model)
+    for name, kept in mask.kept().items():
+        moved = (after[f"module.{name}"] != before[f"module.{name}"])[kept]
+        assert moved.any(), f"nothing of {name} was trained"
 
 
 def test_updates_are_those_of_a_plain_loop_that_multiplies_by_the_mask(tmp_path: Path) -> None:
@@ -95,9 +122,10 @@ def train(
     return model, mask
 
 
-def test_resumed_equals_uninterrupted_whatever_was_zero(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed_at", [3, 5])
+def test_resumed_equals_uninterrupted_whatever_was_zero(killed_at: int, tmp_path: Path) -> None:
     expected, mask = train(tmp_path / "whole", Recorder())
-    metrics = Recorder(stop_at=5)
+    metrics = Recorder(stop_at=killed_at)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "killed", metrics)
     metrics.stop_at = None
@@ -129,3 +157,8 @@ def test_a_state_of_a_student_pruned_otherwise_is_refused(
     train(tmp_path, Recorder(), share=first)
     with pytest.raises(UserError, match="stored pruning mask must be of this model's own weights"):
         train(tmp_path, Recorder(), share=second, resume=True)
+
+
+def test_a_student_that_is_not_pruned_has_no_mask_in_its_states(tmp_path: Path) -> None:
+    train(tmp_path, Recorder(), share=None)
+    assert not list(tmp_path.rglob("pruning.safetensors"))

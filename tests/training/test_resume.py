@@ -60,7 +60,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, T
     return weights(train(tmp_path_factory.mktemp("whole"), metrics)), metrics
 
 
-@pytest.mark.parametrize(("killed_at", "resumed_from", "left"), [(2, 0, 3), (3, 2, 2), (6, 4, 1)])
+@pytest.mark.parametrize(
+    ("killed_at", "resumed_from", "left"), [(2, 0, 3), (3, 2, 2), (4, 2, 2), (5, 4, 1), (6, 4, 1)]
+)
 def test_resumed_equals_uninterrupted(
     killed_at: int,
     resumed_from: int,
@@ -100,6 +102,9 @@ def test_the_dropout_state_is_what_makes_it_equal(
     assert not same(weights(model), uninterrupted[0])
 
 
+FILES = ["model", "optimizer", "random", "state", "checksums", "best"]
+
+
 def damaged(folder: Path, what: str, how: str) -> Path:
     """A file of checkpoint-4, or the best student only it refers to, spoilt."""
     if what == "best":
@@ -118,9 +123,8 @@ def damaged(folder: Path, what: str, how: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "how"),
     [
+        *((what, "flipped") for what in FILES),
         ("model", "truncated"),
-        ("state", "flipped"),
-        ("checksums", "flipped"),
         ("checksums", "missing"),
         ("best", "missing"),
     ],
@@ -186,10 +190,45 @@ def test_what_is_read_ahead_is_not_lost_when_a_run_resumes() -> None:
         assert torch.equal(found.target_ids, expected.target_ids)
 
 
+def test_half_written_states_are_ignored_and_removed(
+    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
+) -> None:
+    metrics = stopped_at_five(tmp_path)
+    torn = tmp_path / "checkpoint-6.partial-123"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    model = train(tmp_path, metrics, resume=True, left=1)
+    assert same(weights(model), uninterrupted[0])
+    assert not torn.exists()
+
+
+def test_a_finished_run_that_is_resumed_gives_its_student_again(
+    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
+) -> None:
+    train(tmp_path, Recorder())
+    metrics = Recorder()
+    model = train(tmp_path, metrics, resume=True, left=1)
+    assert same(weights(model), uninterrupted[0])
+    assert metrics.rows == []
+
+
 def test_a_new_run_does_not_take_up_old_states(tmp_path: Path) -> None:
     train(tmp_path, Recorder())
     with pytest.raises(FileExistsError):
         train(tmp_path, Recorder())
+
+
+def test_a_failure_while_writing_leaves_no_half_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("seqdistill.training.checkpoint.atomic.write_json", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path, Recorder())
+    assert saved_states(tmp_path) == []
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_states_are_numbered_and_the_newest_is_the_highest(tmp_path: Path) -> None:
