@@ -100,6 +100,10 @@ def test_training_is_rewarded_by_what_was_tried(place: Path) -> None:
     assert tried[1] == tried[2] and len(written) == 4, "once before, then once an update"
 
 
+def test_without_the_term_nothing_is_rewarded(place: Path) -> None:
+    assert prepare(recipe_in(place, "on_policy_kd")).reward is None
+
+
 @pytest.mark.parametrize("given", [[1.0], [1.0] * 5, [float("nan")] * 4])
 def test_rewards_of_any_kind_must_be_as_many_finite_numbers_as_there_are_outputs(
     place: Path, given: Sequence[float]
@@ -134,3 +138,12 @@ def test_a_classifier_judges_on_the_device_of_the_training(
     for wanted in ("cpu", "auto"):
         prepare(rewarded_by(place, "entailment", judged, f"training.device={wanted}"))
     assert moved == [torch.device("cpu"), device_of("auto")]
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_a_folder_is_made(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"training\.device=cuda needs a GPU"):
+        trained(recipe_in(place, "on_policy_kd", "training.device=cuda"))
+    assert not (place / "runs").exists()

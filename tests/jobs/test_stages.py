@@ -168,8 +168,8 @@ def test_a_changed_stage_is_refused_and_trained_again_once_its_folder_is_removed
     assert "learning_rate: 0.002" in run.read_recipe()
 
 
-def test_a_chain_does_not_go_on_with_another_teacher(place: Path) -> None:
-    name = "teacher/model.safetensors"
+@pytest.mark.parametrize("name", ["train.tsv", "teacher/model.safetensors"])
+def test_a_chain_does_not_go_on_with_other_data_or_models(place: Path, name: str) -> None:
     shutil.rmtree(place / "runs" / "first" / "2-seq_inter")
     content = bytearray((place / name).read_bytes())
     content[-1] ^= 1
@@ -181,7 +181,7 @@ def test_a_chain_does_not_go_on_with_another_teacher(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("left", "goes_on"),
-    [("a checkpoint", "at update 2"), ("a torn recipe", "")],
+    [("a checkpoint", "at update 2"), ("a recipe", "at update 0"), ("a torn recipe", "")],
 )
 def test_an_interrupted_stage_goes_on_and_ends_the_same(
     place: Path, left: str, goes_on: str, caplog: pytest.LogCaptureFixture
@@ -252,6 +252,13 @@ def test_what_fails_in_the_second_stage_is_refused_before_the_first(
         trained(chain_in(place, "refused", *given))
     assert files_in(place) == before
     assert not (place / "runs" / "refused").exists()
+
+
+def test_a_taken_folder_is_refused(place: Path) -> None:
+    before = files_in(place)
+    with pytest.raises(UserError, match="output_dir must be a new or empty folder"):
+        trained(chain_in(place, "first"))
+    assert files_in(place) == before
 
 
 def test_a_stage_whose_student_was_damaged_is_made_again(

@@ -106,6 +106,15 @@ def test_runs_share_the_states_and_the_second_never_runs_the_teacher(
     assert_close_students(live, changed)
 
 
+def test_other_data_teachers_and_precisions_have_folders_of_their_own(place: Path) -> None:
+    trained(recipe_in(place, "one", KEPT))
+    trained(recipe_in(place, "fewer", KEPT, "data.max_train_examples=20"))
+    trained(recipe_in(place, "rounded", "teacher.cache_hidden_states=fp16"))
+    tiny_model("mbart", seed=9).save_pretrained(place / "teacher")
+    trained(recipe_in(place, "another", KEPT))
+    assert len(states_folders(place)) == 4
+
+
 def test_a_named_folder_is_used_and_refused_when_stale_before_the_run_exists(place: Path) -> None:
     own = f"teacher.states={place / 'mine'}"
     trained(recipe_in(place, "one", KEPT, own))
