@@ -107,7 +107,14 @@ def test_another_arithmetic_is_never_given_up_silently(
     with pytest.raises(EngineError, match=remedy):
         start("data.dev=dev.tsv", "evaluation.compute_type=int8")
     with pytest.raises(EngineError, match=r"use --engine=transformers without compute_type int8$"):
-        generate_texts("bart", ["rot"], compute_type="int8", threads=1, progress=NoProgress())
+        generate_texts(
+            "bart",
+            ["rot"],
+            compute_type="int8",
+            max_new_tokens=8,
+            threads=1,
+            progress=NoProgress(),
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ctranslate2.converters.transformers._MODEL_LOADERS", {})
         with pytest.raises(EngineError, match=remedy):
