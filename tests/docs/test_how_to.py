@@ -15,6 +15,7 @@ import pytest
 from tests.jobs.test_rollouts_while_training import trained
 from tests.jobs.test_teacher_states import folder_for
 
+from seqdistill.core import plugin_loading
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.families import DIVERGENCES, METRICS, REWARDS, TOKEN_WEIGHTS
 from seqdistill.jobs.inputs import check_inputs, inputs_of
@@ -36,6 +37,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = [dict(family._members) for family in FAMILIES]
     modules = set(sys.modules)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugin_loading, "_trusting", False)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     for family, members in zip(FAMILIES, before, strict=True):

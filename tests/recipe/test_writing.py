@@ -14,6 +14,7 @@ from seqdistill.recipe import (
     json_schema,
     preset_names,
     read_recipe,
+    unions,
     write_recipe,
 )
 from seqdistill.recipe.objective_schema import ObjectiveSection, read_term
@@ -106,10 +107,14 @@ def test_every_setting_stands_under_its_explanation() -> None:
 
 
 def test_every_field_of_the_schema_is_documented() -> None:
+    described = json_schema()["$defs"]
+    assert isinstance(described, dict)
     pending: list[type[Section]] = [Section]
     while pending:
         section = pending.pop()
         pending.extend(section.__subclasses__())
+        if section.__module__ == unions.__name__ and section.__name__ not in described:
+            continue  # made of a plug-in that another test loaded
         assert section.__doc__, section
         for name, field in section.model_fields.items():
             is_section = isinstance(field.default, Section)

@@ -52,11 +52,6 @@ def load_plugins(names: tuple[str, ...], *, of_a_run: bool = False) -> None:
             _loaded.append(name)
 
 
-def loaded_plugins() -> tuple[str, ...]:
-    """What this process loaded, for those that it starts."""
-    return tuple(_loaded)
-
-
 def plugin_files(names: tuple[str, ...]) -> dict[str, Path]:
     """The file of each plug-in that has one, by the name that the recipe gives it."""
     found: dict[str, Path] = {}

@@ -11,6 +11,7 @@ from seqdistill.core.progress import NamedProgress, Progress
 from seqdistill.jobs.stages import train_stages
 from seqdistill.jobs.timings import take_over_timings
 from seqdistill.jobs.training import only_writer, open_run, train_student
+from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import compare_member
 from seqdistill.recipe.writing import write_recipe
@@ -26,6 +27,7 @@ def train(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunD
     students are kept and an unfinished one goes on from its newest checkpoint.
     """
     check_launch()
+    check_recipe(recipe)
     if recipe.stages:
         return train_stages(recipe, progress=progress, resume=resume)
     if not recipe.compare:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from seqdistill.core.families import METRICS, all_members
-from seqdistill.core.plugin_loading import load_plugins, loaded_plugins
+from seqdistill.core.plugin_loading import load_plugins
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.sections import (
     Attention,
@@ -367,11 +367,11 @@ class Recipe(Section):
 
     def __reduce__(self) -> tuple[Callable[..., Recipe], tuple[object, ...]]:
         """Pickled by its settings: the sections of terms are classes that no module holds."""
-        return _from_settings, (self.model_dump(mode="json", exclude_unset=True), loaded_plugins())
+        return _from_settings, (self.model_dump(mode="json", exclude_unset=True), self.plugins)
 
 
 def _from_settings(settings: dict[str, object], plugins: tuple[str, ...]) -> Recipe:
-    """A recipe that another process of this program sent, whose plug-ins it had loaded."""
+    """A recipe that another process of this program sent, with its plug-ins."""
     load_plugins(plugins)
     refresh()
     return Recipe.model_validate(settings)
