@@ -42,10 +42,10 @@ def test_slips_in_names_are_told_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("x.tsv", b"", "must hold examples"),
         ("x.jsonl", b"", "must hold examples"),
-        ("x.tsv.gz", gzip.compress(b""), "must hold examples"),
+        ("x.tsv.gz", gzip.compress(b"", mtime=0), "must hold examples"),
         ("x.tsv", "source\ttarget\n", "must hold examples"),
         ("x.tsv", "a\tb\n".encode("utf-16"), "UTF-16"),
-        ("x.tsv.gz", gzip.compress(b"a\tb\n" * 1000)[:-9], "whole gzip file"),
+        ("x.tsv.gz", gzip.compress(b"a\tb\n" * 1000, mtime=0)[:-9], "whole gzip file"),
         ("x.tsv.gz", b"a\tb\n", "whole gzip file"),
         ("x.parquet", b"PAR1 not really", "whole Parquet file"),
         ("x.csv", b"a,b\n", ".tsv, .tsv.gz, .jsonl, .jsonl.gz, .parquet"),
@@ -91,7 +91,9 @@ def test_all_wrong_lines_are_counted_and_the_first_named(
 @pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz", "x.jsonl"])
 def test_bad_utf8_names_line_and_offset(tmp_path: Path, name: str) -> None:
     content = b"\xef\xbb\xbfcaf\xc3\xa9\tx\ncaf\xe9\tx\n\xff\n"
-    spec = file(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
+    spec = file(
+        tmp_path / name, gzip.compress(content, mtime=0) if name.endswith(".gz") else content
+    )
     message = message_of(spec)
     offset = content.index(b"\xe9")
     assert f"{spec}:2: text must be UTF-8, found byte 0xe9 at offset {offset} of" in message
