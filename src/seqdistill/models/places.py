@@ -175,7 +175,8 @@ def base_of(name: str) -> str:
             "the merged model."
         )
     beside = folder / base
-    found = str(beside) if not Path(base).exists() and (beside / CONFIG).is_file() else base
+    named = (Path(base) / CONFIG).is_file()
+    found = str(beside) if not named and (beside / CONFIG).is_file() else base
     try:
         check_place(found, "base model")
     except ModelError as error:
