@@ -12,16 +12,12 @@ from collections.abc import Callable, Sequence
 import pytest
 from tests.tiny import EOS, character_tokenizer, tiny_model
 
-from seqdistill.core.completions import Completions
-from seqdistill.core.source import Source
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.models.adapters import adapt
 from seqdistill.sources.rollout_sampler import RolloutSampler
-
-from .writing import DiceSampler
 
 UPDATES = 4
 PROMPTS = [EncodedExample(f"e{i}", (5, 6, 7 + i % 3, EOS), ()) for i in range(8)]
@@ -110,29 +106,3 @@ def test_a_resumed_run_draws_the_numbers_of_an_uninterrupted_one(
         before = rollouts(first, range(1, stop + 1))
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert before + rollouts(second, range(stop + 1, UPDATES + 1)) == whole
-
-
-class Listening(DiceSampler):
-    """Notes the seeds that it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seeds: list[int] = []
-
-    def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
-        self.seeds.append(seed)
-        return super().sample(prompts, seed=seed)
-
-
-def test_no_two_calls_of_a_long_run_on_several_processes_share_a_seed() -> None:
-    seeds: list[int] = []
-    for rank in range(4):
-        sampler = Listening()
-        writer = RolloutSampler(sampler, seed=5, rank=rank, world_size=4)
-        for update in range(1, 101):
-            writer.begin_update(update, 100)
-            for _ in range(3):
-                writer.complete(PROMPTS[:1])
-        seeds += sampler.seeds
-    assert len(seeds) == 1200 and len({seed & 0x7FFFFFFF for seed in seeds}) > 1195
-    assert len(set(seeds)) == 1200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,15 +54,15 @@ class SourcePart:
             part.load_state_dict(state[name])
 
 
-class SequenceSource(SourcePart):
+class SequenceSource(SourcePart, abc.ABC):
     """Where the batches of training come from; the training step does not know."""
 
+    @abc.abstractmethod
     def next_batch(self) -> SequenceBatch:
         """The next batch of sequences with aligned targets: once for each micro-batch."""
-        raise NotImplementedError
 
 
-class CompletionSource(SourcePart):
+class CompletionSource(SourcePart, abc.ABC):
     """Completes prompts: `complete` is called once for each micro-batch of an update."""
 
     @property
@@ -70,6 +71,6 @@ class CompletionSource(SourcePart):
         parts = [part for part in self._parts().values() if isinstance(part, CompletionSource)]
         return max((part.sequences_per_prompt for part in parts), default=1)
 
+    @abc.abstractmethod
     def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
         """Sequences for the prompts of one micro-batch; none for none."""
-        raise NotImplementedError
