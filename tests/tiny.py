@@ -17,9 +17,10 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from seqdistill.core.batch import Kind
 from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.models.adapters import Kind, SequenceModel, adapt
+from seqdistill.models.adapters import SequenceModel, adapt
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 VOCAB = 40

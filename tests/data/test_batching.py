@@ -10,12 +10,13 @@ import pytest
 import torch
 from tests.tiny import EOS, PAD, collator, random_examples
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.batching import EpochBatches, in_length_order
 from seqdistill.data.collating import Collator
 from seqdistill.data.dataset import EncodedDataset
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 
 KINDS: tuple[Kind, ...] = ("seq2seq", "causal")
 EXAMPLES = random_examples(200)

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from tests.tiny import character_tokenizer
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError
 from seqdistill.data import cache, readers, tables, text_encoding
 from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.dataset import EncodedDataset
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable, Turn
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode

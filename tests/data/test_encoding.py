@@ -9,9 +9,10 @@ from tests.tiny import BOS, EOS, character_tokenizer
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.data.dataset import cut_long_sources, leave_out_long
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.text_encoding import encode
 

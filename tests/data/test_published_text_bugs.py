@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.tiny import BOS, EOS, character_tokenizer
 
+from seqdistill.core.batch import Kind
 from seqdistill.data.collating import Collator
 from seqdistill.data.dataset import leave_out_long
-from seqdistill.data.encoding import Kind
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode

@@ -12,7 +12,7 @@ import transformers
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from seqdistill.models.adapters import Kind
+from seqdistill.core.batch import Kind
 
 BOS, PAD, END, UNK = 0, 1, 2, 3
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from seqdistill.models.adapters import Kind
+from seqdistill.core.batch import Kind
 
 from .conftest import BART_LIKE, BOS, END, PAD, T5_LIKE, Tiny, word_tokenizer
 

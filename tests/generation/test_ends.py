@@ -11,13 +11,13 @@ from tests.generation.enumeration import listed
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import ModelError
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import declare_ends, facts_of, writing_below
 from seqdistill.generation.sampling import TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
-from seqdistill.models.adapters import Kind
 from seqdistill.models.vocabulary import check_ends
 
 LONGEST = 10

@@ -13,6 +13,7 @@ from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.assembly.data import read_split
 from seqdistill.assembly.judging import judging_of
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.examples import Example, Turn
@@ -20,7 +21,6 @@ from seqdistill.evaluation.systems import evaluate_system
 from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
 from seqdistill.jobs.systems import system_under_test
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
-from seqdistill.models.adapters import Kind
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.resolving import read_recipe
 

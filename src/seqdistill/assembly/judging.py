@@ -9,9 +9,10 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError
 from seqdistill.data.dataset import EncodedDataset
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.evaluation.settings import described
 from seqdistill.metrics.answers import MARK

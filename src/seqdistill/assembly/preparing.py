@@ -27,10 +27,11 @@ from seqdistill.assembly.objective import build_objective
 from seqdistill.assembly.pruning import build_mask
 from seqdistill.assembly.rewards import RewardOfCompletion, build_reward, try_reward
 from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, RecipeError, UserError
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets, leave_out_long
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,9 @@ from torch import Tensor
 from seqdistill.core.head import Head
 from seqdistill.core.origins import Origin
 from seqdistill.core.source import SourceInputs
+
+Kind = Literal["seq2seq", "causal"]
+"""Encoder-decoder, or decoder-only."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.dataset import EncodedDataset
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 
 # Examples are sorted by length inside windows of this many batches: long enough for little
 # padding, short enough for random batches.

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Int, Num
 from torch import Tensor
 
-from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.batch import Kind, SequenceBatch
 from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError
 from seqdistill.core.source import Source, SourceInputs, pad_sources, padded_ids
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 
 
 class Collator:

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError
 from seqdistill.core.source import SourceInputs
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.tables import Stored, Table
 
 _LOG = logging.getLogger(__name__)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
 
 from seqdistill.core.source import Source, SourceInputs
 from seqdistill.data.examples import NO_EXTRAS
-
-Kind = Literal["seq2seq", "causal"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

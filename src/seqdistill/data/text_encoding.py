@@ -23,12 +23,13 @@ import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerBase
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.version import __version__
 from seqdistill.data.cache import CACHED_FROM_BYTES, stored
 from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, converse
 from seqdistill.data.dataset import EncodedDataset
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.data.marks import end_ids, end_token_id
 from seqdistill.data.tables import ROWS_PER_BATCH, Notes

@@ -14,13 +14,13 @@ from fractions import Fraction
 
 from transformers import PreTrainedTokenizerBase
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import RecipeError
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.settings import EvaluationSettings, scored
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.metrics.arithmetic import decimal_text, evaluate, numbers_in, rounded_text
-from seqdistill.models.adapters import Kind
 from seqdistill.records.results import Calculated
 
 _LOG = logging.getLogger(__name__)

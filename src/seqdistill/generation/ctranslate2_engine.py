@@ -17,6 +17,7 @@ import ctranslate2
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.batches import equal_length_batches, padded_batches
 from seqdistill.core.completions import Completions
 from seqdistill.core.errors import EngineError, ModelError
@@ -29,7 +30,6 @@ from seqdistill.generation.sampling import check_rollout_decoding
 from seqdistill.generation.scoring import IdPair
 from seqdistill.generation.stored_conversion import open_stored, read_stored, write_stored
 from seqdistill.generation.verification import NO_LONGER, NUM_SHORT, TOLERANCES, Agreement, Reach
-from seqdistill.models.adapters import Kind
 from seqdistill.models.loading import load_tokenizer
 from seqdistill.records import atomic
 from seqdistill.records.checksums import write_checksums

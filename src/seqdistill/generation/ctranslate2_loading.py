@@ -14,6 +14,7 @@ import ctranslate2
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import EngineError
 from seqdistill.generation.conversion import (
     ConvertedModel,
@@ -35,7 +36,6 @@ from seqdistill.generation.verification import (
     require_agreement,
     short_pairs,
 )
-from seqdistill.models.adapters import Kind
 from seqdistill.models.loading import check_finite
 from seqdistill.models.modalities import modality_of
 

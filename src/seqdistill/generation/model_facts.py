@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, ModelError, RecipeError
 from seqdistill.core.source import Source, SourceInputs
 from seqdistill.data.marks import end_ids
-from seqdistill.models.adapters import Kind, decoder_prefix_ids, decoder_start_id
+from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
 
 

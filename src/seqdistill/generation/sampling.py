@@ -29,6 +29,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.batches import padded_batches
 from seqdistill.core.completions import Completions
 from seqdistill.core.errors import ModelError, RecipeError
@@ -42,7 +43,7 @@ from seqdistill.generation.model_facts import (
     writing_below,
 )
 from seqdistill.generation.next_tokens import CachedModel
-from seqdistill.models.adapters import Kind, adapt
+from seqdistill.models.adapters import adapt
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
 

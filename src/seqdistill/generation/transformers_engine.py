@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.batches import equal_length_batches, padded_batches
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.source import Source, padded_ids, token_ids_of
@@ -26,7 +27,6 @@ from seqdistill.generation.model_facts import (
     writing_below,
 )
 from seqdistill.generation.scoring import token_log_probs
-from seqdistill.models.adapters import Kind
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
 from seqdistill.models.proof import difference

@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from seqdistill.assembly.data import chat_settings, read_split
 from seqdistill.assembly.decoding import TRANSFORMERS
 from seqdistill.assembly.judging import check_judging, judging_of, warn_of_cut_outputs
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import EngineError, RecipeError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import prompt_text
-from seqdistill.data.encoding import Kind
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.analyses import entropy_curve
 from seqdistill.evaluation.settings import EvaluationSettings, described

@@ -7,14 +7,13 @@ objectives, which never build it whole. It knows no loss, no sampling and no dev
 from __future__ import annotations
 
 import inspect
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.batch import Kind, SequenceBatch, StudentStates
 from seqdistill.core.head import Head
 from seqdistill.core.source import SourceInputs
 from seqdistill.models.heads import (
@@ -25,8 +24,6 @@ from seqdistill.models.heads import (
     widening,
 )
 from seqdistill.models.modalities import modality_of
-
-Kind = Literal["seq2seq", "causal"]
 
 
 def kind_of(model: PreTrainedModel) -> Kind:

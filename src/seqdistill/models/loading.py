@@ -20,9 +20,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import ModelError, first_line
 from seqdistill.core.hub import only_local
-from seqdistill.models.adapters import Kind, kind_of
+from seqdistill.models.adapters import kind_of
 from seqdistill.models.lora import merge_adapters
 from seqdistill.models.placement import ON_CPU, Placement
 from seqdistill.models.places import (

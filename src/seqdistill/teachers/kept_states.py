@@ -22,11 +22,11 @@ from jaxtyping import Float
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.batch import Kind, SequenceBatch
 from seqdistill.core.errors import DataError, StaleCorpusError
 from seqdistill.core.head import Head
 from seqdistill.core.scores import DenseScores, TeacherScores
-from seqdistill.data.encoding import EncodedExample, Kind
+from seqdistill.data.encoding import EncodedExample
 from seqdistill.records.fingerprint import of_file
 
 STATES = "states.json"
