@@ -10,7 +10,7 @@ import torch
 from tests.jobs.test_feasibility import folder, start
 from tests.tiny import character_tokenizer, tiny_model
 
-from seqdistill.core.errors import EngineError, ModelError, RecipeError
+from seqdistill.core.errors import DataError, EngineError, ModelError, RecipeError
 from seqdistill.core.progress import NoProgress
 from seqdistill.generation.verification import TOLERANCES, Tolerance
 from seqdistill.jobs.evaluate import evaluate_run
@@ -97,6 +97,12 @@ def test_one_system_that_needs_transformers_brings_all_there(
     results = evaluated(run)
     assert [row.engine for row in results.systems] == ["transformers float32"] * 3
     assert "all systems decode with transformers, as teacher must" in caplog.text
+
+
+@pytest.mark.usefixtures("folder")
+def test_prompts_beyond_the_positions_are_told_of_before_an_engine_is_tried() -> None:
+    with pytest.raises(DataError, match="every source must fit the model's 40 positions"):
+        generate_texts("bart", ["rot " * 60], max_new_tokens=5, progress=NoProgress())
 
 
 def test_another_arithmetic_is_never_given_up_silently(

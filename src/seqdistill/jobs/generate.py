@@ -22,7 +22,7 @@ from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
-from seqdistill.generation.model_facts import check_output_length, pair_facts
+from seqdistill.generation.model_facts import check_lengths, check_output_length, pair_facts
 from seqdistill.generation.stored_conversion import is_converted
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import load_pair
@@ -117,6 +117,11 @@ def generate_texts(
     else:
         check_output_length(max_new_tokens, facts=pair_facts(pair), key="--max_new_tokens")
         encoded = encode_for(pair, examples, chat)
+        check_lengths(
+            [example.prompt for example in encoded],
+            max_new_tokens=max_new_tokens,
+            facts=pair_facts(pair),
+        )
         generator = build_generator(
             pair,
             EngineChoice(engine, "--engine", compute_type, threads),
