@@ -5,8 +5,8 @@
 A mutant is a module with one change: a comparison or an operator replaced by its neighbour, a
 number by the next, a condition negated, an argument of a call left out, a statement dropped. A
 seeded draw of them is tried per subject. Each runs the subject's tests in a forked process whose
-libraries are loaded already; a mutant is killed when a test fails or time runs out. Lines that only
-word an error and annotations are not changed.
+libraries are loaded already; a mutant is killed when a test fails or processor time runs out.
+Decorators, annotations and what only words an error are not changed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import importlib.util
 import json
 import os
 import random
-import signal
+import resource
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,7 +49,7 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/objectives", "tests/core"),
     ),
     "weights": (
-        ("objectives/token_weights.py",),
+        ("objectives/token_weights.py", "objectives/observation.py"),
         ("tests/objectives", "tests/sources/test_baselines.py"),
     ),
     "encoding": (
@@ -59,7 +58,7 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "collator": (("data/collating.py", "data/batching.py"), ("tests/data", "tests/sources")),
 }
-_SECONDS = 240
+_CPU_SECONDS = 240
 _NEIGHBOURS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -120,6 +119,8 @@ def _silent(tree: ast.Module) -> set[int]:
         quiet: list[ast.AST] = []
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
             quiet.append(node.annotation)
+        if isinstance(node, ast.ClassDef):
+            quiet += node.decorator_list
         if isinstance(node, ast.FunctionDef):
             quiet += [*node.decorator_list, *([node.returns] if node.returns else [])]
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
@@ -164,10 +165,19 @@ def _replace(tree: ast.AST, old: ast.AST, new: ast.AST) -> None:
 
 
 class _Mutant(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports one module from its changed tree."""
+    """A pytest plugin that imports one module from its changed tree.
 
-    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
-        self._name, self._path, self._tree = name, path, tree
+    It takes its place after the tests' own set-up has put there the finder that checks shapes.
+    """
+
+    def __init__(self, module: str, tree: ast.Module) -> None:
+        self._name = "seqdistill." + module.removesuffix(".py").replace("/", ".")
+        self._path, self._tree = SOURCE / "seqdistill" / module, tree
+
+    def pytest_collection(self) -> None:
+        if self._name in sys.modules:
+            raise ImportError(f"{self._name} must not be imported before it is changed")
+        sys.meta_path.insert(0, self)
 
     def find_spec(
         self, name: str, path: object, target: object = None
@@ -180,26 +190,28 @@ class _Mutant(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self._tree, str(self._path), "exec"), module.__dict__)
 
 
+# Libraries are loaded before pytest starts, so that it cannot rewrite their assertions.
+_OPTIONS = ("-x", "-p", "no:cacheprovider", "-p", "no:xdist")
+_QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+
+
 def survives(module: str, tree: ast.Module, tests: Sequence[str]) -> bool:
     """Whether all tests pass with the changed module, in a process of its own."""
-    started, child = time.monotonic(), os.fork()
+    child = os.fork()
     if child == 0:
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        name = "seqdistill." + module.removesuffix(".py").replace("/", ".")
-        sys.meta_path.insert(0, _Mutant(name, SOURCE / "seqdistill" / module, tree))
-        import pytest
+        try:
+            resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+            silent = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silent, 1)
+            os.dup2(silent, 2)
+            import pytest
 
-        os._exit(int(pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])))
-    while time.monotonic() - started < _SECONDS:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+            plugins = [_Mutant(module, tree)]
+            os._exit(int(pytest.main([*_OPTIONS, *_QUIET, *tests], plugins=plugins)))
+        finally:
+            os._exit(99)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
 
 
 def main() -> None:
@@ -211,6 +223,7 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(SUBJECTS))
     given = parser.parse_args()
     os.chdir(ROOT)
+    os.environ["PYTHONPATH"] = f"{SOURCE}:{ROOT}"  # of the processes that tests start
     sys.path[:0] = [str(ROOT), str(SOURCE)]
     import ctranslate2  # noqa: F401  (loaded once, for all forks)
     import scipy.stats  # noqa: F401
@@ -226,6 +239,8 @@ def main() -> None:
         for module in modules:
             tree = ast.parse((SOURCE / "seqdistill" / module).read_text("utf-8"))
             every += [(module, tree, place) for place in places(tree)]
+        if not survives(modules[0], every[0][1], tests):
+            sys.exit(f"the tests of {subject} must pass before anything is changed, but fail")
         chosen = random.Random(given.seed).sample(every, min(given.each, len(every)))
 
         def tried(
