@@ -96,7 +96,7 @@ def write_shard(
     fingerprint: str,
     decode: Callable[[Sequence[int]], str],
     mode: Mode,
-) -> Counts:
+) -> None:
     """Writes the hypotheses of each source that are kept, best first, in one step.
 
     `beam` keeps finished ones: an unfinished one is the beginning of some output, and not the
@@ -117,7 +117,6 @@ def write_shard(
         ]
         rows += _rows(source.id, source.text, outputs)
     _write(path, rows, lambda: {_SOURCES: fingerprint, _DROPPED: str(num_dropped)})
-    return _counts(pa.Table.from_pylist(rows, schema=SCHEMA), num_dropped)
 
 
 def write_outputs(
@@ -159,10 +158,6 @@ def counts_of(path: Path, *, fingerprint: str) -> Counts | None:
         return None
     if not table.schema.equals(SCHEMA) or facts.get(_SOURCES.encode()) != fingerprint.encode():
         return None
-    return _counts(table, int(facts[_DROPPED.encode()]))
-
-
-def _counts(table: pa.Table, num_dropped: int) -> Counts:
     lengths = pc.list_value_length(table.column("token_ids"))
     num_unfinished = pc.sum(pc.equal(lengths, 0)).as_py() or 0
     texts = pc.utf8_trim_whitespace(table.column("text"))
@@ -170,7 +165,7 @@ def _counts(table: pa.Table, num_dropped: int) -> Counts:
         num_unfinished=num_unfinished,
         num_hypotheses=table.num_rows - num_unfinished,
         num_cut=table.num_rows - num_unfinished - (pc.sum(table.column("finished")).as_py() or 0),
-        num_dropped=num_dropped,
+        num_dropped=int(facts[_DROPPED.encode()]),
         num_tokens=pc.sum(lengths).as_py() or 0,
         num_with_text=pc.sum(pc.not_equal(texts, "")).as_py() or 0,
     )
