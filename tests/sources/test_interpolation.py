@@ -20,10 +20,15 @@ from seqdistill.metrics.similarity import (
     sentence_chrf,
     smoothed_bleu,
 )
-from seqdistill.sources.corpus_shards import Prompt, TeacherOutput
 from seqdistill.sources.interpolation import InterpolationSummary, interpolate
 from seqdistill.sources.labelling import label
-from seqdistill.sources.teacher_corpus import CorpusRecord, CorpusSettings, TeacherCorpus
+from seqdistill.sources.teacher_corpus import (
+    CorpusRecord,
+    CorpusSettings,
+    Prompt,
+    TeacherCorpus,
+    TeacherOutput,
+)
 
 END = 1
 WORDS = dict(enumerate(["aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh"], start=2))

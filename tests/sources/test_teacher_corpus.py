@@ -18,12 +18,12 @@ import pytest
 
 from seqdistill.core.errors import DataError, ModelError, StaleCorpusError
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
-from seqdistill.sources import corpus_shards
-from seqdistill.sources.corpus_shards import Prompt
+from seqdistill.sources import teacher_corpus
 from seqdistill.sources.labelling import label
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusSettings,
+    Prompt,
     TeacherCorpus,
     fingerprint_sources,
     is_complete,
@@ -109,7 +109,7 @@ def test_every_finished_hypothesis_comes_back_under_its_id(
     tmp_path: Path, rows_read: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the outputs of one example lie in two reads."""
-    monkeypatch.setattr(corpus_shards, "_ROWS_READ", rows_read)
+    monkeypatch.setattr(teacher_corpus, "_ROWS_READ", rows_read)
     generator = FakeGenerator()
     corpus = label_with(generator, tmp_path / "corpus")
     for (example_id, source), (name, stored) in zip(EXAMPLES, corpus.by_example(), strict=True):

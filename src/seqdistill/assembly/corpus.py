@@ -34,13 +34,14 @@ from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.sources.corpus_shards import Prompt, TeacherOutput
 from seqdistill.sources.interpolation import InterpolationSummary, interpolate
 from seqdistill.sources.labelling import label
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusSettings,
+    Prompt,
     TeacherCorpus,
+    TeacherOutput,
     check_same,
     check_usable,
     differences,

@@ -172,8 +172,7 @@ class CTranslate2Model:
             workers = self._workers_of(exact, 1, "float32")
             found = _predictions(workers, exact, pairs, facts)
             require_agreement(live, found, compute_type="float32")
-        self.facts = facts
-        self._take(converted, pairs, live)
+        self._take(converted, facts, pairs, live)
         self.longest = max(positions_taken(pair, facts) for pair in pairs)
         _log.info(
             "CTranslate2 %s model verified on %d tokens, up to position %d: at most %.2g nats from "
@@ -187,14 +186,15 @@ class CTranslate2Model:
     def _take(
         self,
         converted: ConvertedModel,
+        facts: ModelFacts,
         pairs: Sequence[IdPair],
         live: Sequence[Sequence[Prediction]],
     ) -> None:
         """Decodes with `converted` from now on, if it says of the pairs what the model does."""
         workers = self._workers_of(converted, self.num_workers, self.compute_type)
-        found = _predictions(workers, converted, pairs, self.facts)
+        found = _predictions(workers, converted, pairs, facts)
         self.agreement = require_agreement(live, found, compute_type=self.compute_type)
-        self._converted, self._workers = converted, workers
+        self.facts, self._converted, self._workers = facts, converted, workers
 
     def _workers_of(self, converted: ConvertedModel, count: int, compute_type: str) -> Any:
         engine = ctranslate2.Translator if self.kind == "seq2seq" else ctranslate2.Generator
@@ -235,7 +235,7 @@ class CTranslate2Model:
             compute_type=self.compute_type,
             converted=self._converted,
         )
-        self._take(converted, [pair], live)
+        self._take(converted, facts, [pair], live)
         self._refreshes += 1
         _log.debug("refreshed weights are at most %.2g nats from the live", self.agreement.max_nats)
 

@@ -14,20 +14,23 @@ from seqdistill.records.atomic import write_json
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
 from seqdistill.records.shared_parts import make_parts, one_at_a_time, remove_left_overs
-from seqdistill.sources.corpus_shards import Counts, Prompt, counts_of, write_shard
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusRecord,
     CorpusSettings,
+    Counts,
+    Prompt,
     TeacherCorpus,
     check_same,
     check_shard,
     check_usable,
+    counts_of,
     differences,
     fingerprint_sources,
     is_begun,
     is_complete,
     read_record,
+    write_shard,
 )
 
 logger = logging.getLogger(__name__)

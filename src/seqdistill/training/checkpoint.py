@@ -108,9 +108,8 @@ def save_state(
     optimizer: Mapping[str, Tensor],
     state: LoopState,
     random_by_rank: Sequence[Mapping[str, Tensor]],
-    keep: int = 2,
 ) -> Path:
-    """Writes `folder/checkpoint-<update>` in one step and removes all but the newest `keep`.
+    """Writes `folder/checkpoint-<update>` in one step and removes all but the newest two.
 
     `optimizer` holds `optimizer_tensors`, `random_by_rank` every process's `random_states`. What
     killed processes left half written goes, too. Raises FileExistsError when there is a state of
@@ -127,7 +126,7 @@ def save_state(
             save_file(dict(states), aside / _random_name(rank))
         atomic.write_json(aside / _STATE, dataclasses.asdict(state))
         write_checksums(aside)
-    for old in [*saved_states(folder)[:-keep], *folder.glob("checkpoint-*.partial-*")]:
+    for old in [*saved_states(folder)[:-2], *folder.glob("checkpoint-*.partial-*")]:
         shutil.rmtree(old)
     return path
 
