@@ -21,31 +21,19 @@ def trained(folder: Path, scores: list[float], **changes: Any) -> tuple[Any, Any
     loop = make_loop(
         folder,
         model,
-        score_dev=scripted(scores, lambda _module: seen.append(weights(model))),
+        score_dev=scripted(
+            scores,
+            lambda _module: seen.append(weights(model)),
+            changes.get("eval_metric", "bleu"),
+        ),
         **{"steps": 6, "eval_every": 1, **changes},
     )
     return model, loop.run(resume=False), seen
 
 
 def test_of_an_error_rate_the_lowest_is_best(tmp_path: Path) -> None:
-    model, seen = student(), []
-    rates = iter([9.0, 3.0, 5.0, 3.0, 4.0, 6.0])
-
-    def score_dev(_module: nn.Module) -> dict[str, float]:
-        seen.append(weights(model))
-        return {"bleu": 0.0, "token_error_rate": next(rates)}
-
-    loop = make_loop(
-        tmp_path,
-        model,
-        score_dev=score_dev,
-        steps=6,
-        eval_every=1,
-        eval_metric="token_error_rate",
-        keep_best=2,
-        patience=4,
-    )
-    result = loop.run(resume=False)
+    settings: dict[str, Any] = {"eval_metric": "token_error_rate", "keep_best": 2, "patience": 4}
+    model, result, seen = trained(tmp_path, [9.0, 3.0, 5.0, 3.0, 4.0, 6.0], **settings)
     assert result.best == ((3.0, 2), (3.0, 4)), "the lowest first; what is noted is the score"
     assert (result.updates, result.stopped_early) == (6, True)
     assert same(weights(model), seen[1])

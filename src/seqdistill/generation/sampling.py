@@ -124,12 +124,11 @@ class TransformersSampler:
                 check_lengths(prompts, max_new_tokens=decoding.max_new_tokens, facts=facts)
                 stack.enter_context(evaluation_mode(model))
             stack.enter_context(writing(device, self.precision))
-            mixture = _Mixture(
-                [(CachedModel(model, facts), share) for model, facts, share in every],
-                decoding,
-                self.vocab_size,
-            )
-            return _written_samples(mixture, prompts, decoding, every[0][1].end_ids, seed, device)
+            models = [
+                (CachedModel(m, facts), math.log(share)) for m, facts, share in every if share
+            ]
+            mixture = _Mixture(models, decoding, self.vocab_size)
+            return _Written(mixture, prompts, every[0][1].end_ids, seed, device).completions()
 
     def _facts(self, model: PreTrainedModel) -> ModelFacts:
         facts = facts_of(model, self.tokenizer, kind=self.kind)
@@ -180,42 +179,38 @@ def writing(device: torch.device, precision: Precision) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
+@dataclasses.dataclass(frozen=True)
 class _Mixture:
     """What models say of the next token in nats, each at the sampler's settings, mixed."""
 
-    def __init__(
-        self,
-        models: Sequence[tuple[CachedModel, float]],
-        decoding: Decoding,
-        vocab_size: int | None,
-    ) -> None:
-        self._models = [(model, math.log(share)) for model, share in models if share > 0.0]
-        self._decoding = decoding
-        self._vocab_size = vocab_size
+    models: Sequence[tuple[CachedModel, float]]
+    """Each with the logarithm of its share."""
+    decoding: Decoding
+    vocab_size: int | None
 
     def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
         """The log-probabilities of each row's first token."""
-        return self._mixed([model.begin(prompts) for model, _ in self._models])
+        return self._mixed([model.begin(prompts) for model, _ in self.models])
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
         """Each row has written this token: the log-probabilities of its next one."""
-        return self._mixed([model.advance(token_ids) for model, _ in self._models])
+        return self._mixed([model.advance(token_ids) for model, _ in self.models])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """The batch goes on with these rows alone, in this order."""
-        for model, _ in self._models:
+        for model, _ in self.models:
             model.keep(rows)
 
     def _mixed(self, logits: Sequence[Tensor]) -> Float[Tensor, "batch vocab"]:
         parts = [
-            log_share + self._log_probs(of_one[:, : self._vocab_size])
-            for of_one, (_, log_share) in zip(logits, self._models, strict=True)
+            log_share + self._log_probs(of_one[:, : self.vocab_size])
+            for of_one, (_, log_share) in zip(logits, self.models, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.logaddexp(*parts)
 
     def _log_probs(self, logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
         """Of logits divided by the sampling temperature, then cut to top_k and top_p."""
-        decoding, cuts = self._decoding, LogitsProcessorList()
+        decoding, cuts = self.decoding, LogitsProcessorList()
         if decoding.top_k:
             cuts.append(TopKLogitsWarper(top_k=min(decoding.top_k, logits.shape[1])))
         if decoding.top_p < 1.0:
@@ -226,41 +221,32 @@ class _Mixture:
         return kept.log_softmax(dim=-1)
 
 
-def _written_samples(
-    distribution: _Mixture,
-    prompts: Sequence[Source],
-    decoding: Decoding,
-    end_ids: Sequence[int],
-    seed: int,
-    device: torch.device,
-) -> Completions:
-    """One sample of `distribution` a prompt, in their order, decoded sorted by length."""
-    shape = (len(prompts), decoding.max_new_tokens)
-    random = named_generator(seed, "rollouts")
-    uniforms = torch.rand(*shape, dtype=torch.float64, generator=random).to(device)
-    written = _Written(
-        uniforms=uniforms if decoding.mode == "sample" else None,
-        ends=torch.tensor(end_ids, device=device),
-        token_ids=torch.full(shape, -1, device=device),
-        log_probs=torch.zeros(shape, device=device),
-    )
-    lengths = [len(prompt) for prompt in prompts]
-    for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
-        written.write(distribution, [prompts[i] for i in batch], torch.tensor(batch, device=device))
-    return written.completions()
-
-
-@dataclasses.dataclass
 class _Written:
-    """What is written so far for all prompts, on the device."""
+    """One sample of a distribution a prompt, in their order, decoded sorted by length."""
 
-    uniforms: Float[Tensor, "prompts time"] | None
-    """A number a prompt and step to draw by; None for greedy."""
-    ends: Int[Tensor, " ends"]
-    token_ids: Int[Tensor, "prompts time"]
-    log_probs: Float[Tensor, "prompts time"]
+    def __init__(
+        self,
+        distribution: _Mixture,
+        prompts: Sequence[Source],
+        end_ids: Sequence[int],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        decoding = distribution.decoding
+        shape = (len(prompts), decoding.max_new_tokens)
+        random = named_generator(seed, "rollouts")
+        uniforms = torch.rand(*shape, dtype=torch.float64, generator=random).to(device)
+        # A number a prompt and step to draw by; None for greedy.
+        self.uniforms = uniforms if decoding.mode == "sample" else None
+        self.ends = torch.tensor(end_ids, device=device)
+        self.token_ids = torch.full(shape, -1, device=device)
+        self.log_probs = torch.zeros(shape, device=device)
+        lengths = [len(prompt) for prompt in prompts]
+        for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
+            rows = torch.tensor(batch, device=device)
+            self._write(distribution, [prompts[i] for i in batch], rows)
 
-    def write(
+    def _write(
         self, distribution: _Mixture, prompts: Sequence[Source], rows: Int[Tensor, " batch"]
     ) -> None:
         """Writes for `prompts`, whose places are `rows`; finished rows leave the batch.
