@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 
-import ctranslate2
 import pytest
 import torch
 from ctranslate2.converters import transformers as loaders
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from seqdistill.core.errors import EngineError, ModelError
-from seqdistill.generation import conversion, ctranslate2_engine
-from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation import conversion, ctranslate2_model
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.scoring import Prediction, token_log_probs
-from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.generation.verification import require_agreement
 
-from .conftest import CAUSAL, END, SEQ2SEQ, Tiny, build_tiny
-
-every_model = pytest.mark.parametrize("name", SEQ2SEQ + CAUSAL)
-one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
-
-
-def converted(tiny: Tiny, compute_type: str = "float32") -> CTranslate2Generator:
-    return CTranslate2Generator(
-        tiny.model,
-        tiny.tokenizer,
-        kind=tiny.kind,
-        compute_type=compute_type,
-        verify_on=tiny.verify_on,
-        threads=1,
-    )
+from .families import END, both_engines, build_tiny, every_model, one_of_each_kind
 
 
 @every_model
@@ -47,7 +28,7 @@ def test_the_live_model_is_bitwise_unchanged_by_conversion(name: str, compute_ty
     tiny.model.train()
     before = copy.deepcopy(tiny.model.state_dict())
     settings = tiny.model.config.to_dict()
-    generator = converted(tiny, compute_type)
+    generator = tiny.fast(compute_type=compute_type)
     generator.generate(tiny.sources, Decoding(max_new_tokens=3))
     generator.refresh(tiny.model)
     assert all(module.training for module in tiny.model.modules())
@@ -58,19 +39,10 @@ def test_the_live_model_is_bitwise_unchanged_by_conversion(name: str, compute_ty
     assert tiny.model.config.to_dict() == settings
 
 
-def with_ctranslate2(tiny: Tiny) -> object:
-    return converted(tiny).generate(tiny.sources, Decoding(mode="sample", max_new_tokens=3))
-
-
-def with_transformers(tiny: Tiny) -> object:
-    generator = TransformersGenerator(tiny.model, tiny.tokenizer, kind=tiny.kind)
-    return generator.generate(tiny.sources, Decoding(mode="sample", max_new_tokens=3))
-
-
 @one_of_each_kind
-@pytest.mark.parametrize("decode", [with_ctranslate2, with_transformers])
+@both_engines
 def test_decoding_leaves_modes_random_state_and_generation_config_alone(
-    decode: Callable[[Tiny], object], name: str
+    engine: str, name: str
 ) -> None:
     tiny = build_tiny(name)
     tiny.model.train()
@@ -80,7 +52,7 @@ def test_decoding_leaves_modes_random_state_and_generation_config_alone(
     inherited = tiny.model.generation_config
     said = inherited.to_dict()
     state = torch.get_rng_state()
-    decode(tiny)
+    tiny.generator(engine).generate(tiny.sources, Decoding(mode="sample", max_new_tokens=3))
     assert [module.training for module in tiny.model.modules()] == modes
     assert tiny.model.generation_config is inherited
     assert inherited.to_dict() == said
@@ -92,14 +64,14 @@ def test_ctranslate2s_own_loader_of_a_trained_marian_is_refused(
     monkeypatch: pytest.MonkeyPatch, compute_type: str
 ) -> None:
     tiny = build_tiny("marian")
-    assert converted(tiny).agreement.max_nats < 1e-4
+    assert tiny.fast().agreement.max_nats < 1e-4
     mute = build_tiny("marian-mute-pad")
     with torch.no_grad():
         mute.model.get_input_embeddings().weight[-1].normal_(std=0.4)
-    assert converted(mute).agreement.max_nats < 1e-4
+    assert mute.fast().agreement.max_nats < 1e-4
     monkeypatch.setattr(conversion, "loader_for", lambda model: loaders.MarianMTLoader())
     with pytest.raises(ModelError, match=r"off by up to .* use the transformers engine"):
-        converted(mute, compute_type)
+        mute.fast(compute_type=compute_type)
 
 
 class _LoaderWithOneWrongNumber(loaders.BartLoader):
@@ -115,7 +87,7 @@ def test_a_loader_with_one_wrong_number_is_refused(monkeypatch: pytest.MonkeyPat
     tiny = build_tiny("bart")
     monkeypatch.setattr(conversion, "loader_for", lambda model: _LoaderWithOneWrongNumber())
     with pytest.raises(ModelError, match=r"within 0\.001 nats"):
-        converted(tiny)
+        tiny.fast()
 
 
 def test_disagreement_and_nan_are_refused_with_their_size() -> None:
@@ -139,7 +111,7 @@ def test_disagreement_and_nan_are_refused_with_their_size() -> None:
 @one_of_each_kind
 def test_refresh_takes_the_weights_of_now(name: str) -> None:
     tiny = build_tiny(name)
-    generator = converted(tiny)
+    generator = tiny.fast()
     stale = generator.generate(tiny.sources, Decoding(max_new_tokens=6))
     with torch.no_grad():
         for parameter in tiny.model.parameters():
@@ -148,13 +120,12 @@ def test_refresh_takes_the_weights_of_now(name: str) -> None:
     generator.refresh(tiny.model)
     fresh = generator.generate(tiny.sources, Decoding(max_new_tokens=6))
     assert fresh != stale
-    assert fresh == converted(tiny).generate(tiny.sources, Decoding(max_new_tokens=6))
+    assert fresh == tiny.fast().generate(tiny.sources, Decoding(max_new_tokens=6))
 
 
 def test_rows_of_the_embedding_without_a_token_can_be_read_and_written() -> None:
     tiny = build_tiny("llama", num_names=15)
-    generator = converted(Tiny(tiny.model, tiny.tokenizer, "causal", [], [([5], [20, 23, END])]))
-    plain = TransformersGenerator(tiny.model, tiny.tokenizer, kind="causal")
+    generator, plain = tiny.fast(verify_on=[([5], [20, 23, END])]), tiny.plain()
     sources = [[22], [16, 17], [9]]
     decoding = Decoding(beam_size=3, n_best=3, max_new_tokens=6)
     written = generator.generate(sources, decoding)
@@ -165,24 +136,6 @@ def test_rows_of_the_embedding_without_a_token_can_be_read_and_written() -> None
     tiny.tokenizer.add_tokens(["<unused_7>"])
     strings = conversion.unique_token_strings(tiny.tokenizer, 9)
     assert strings[6:] == ("<unused_7>", "<<unused_7>>", "<unused_8>")
-
-
-def test_a_saved_folder_translates_with_nothing_but_ctranslate2_and_its_tokenizer(
-    tmp_path: Path,
-) -> None:
-    tiny = build_tiny("mbart")
-    generator = converted(tiny, "int8")
-    folder = tmp_path / "student-ct2-int8"
-    generator.save(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    translator = ctranslate2.Translator(str(folder))
-    source = tokenizer.convert_ids_to_tokens(tiny.sources[1])
-    result = translator.translate_batch([source], beam_size=4, max_decoding_length=9)[0]
-    expected = generator.generate(tiny.sources, Decoding(beam_size=4, max_new_tokens=9))[1][0]
-    body = [i for i in expected.token_ids if i != END]
-    assert tokenizer.convert_tokens_to_ids(result.hypotheses[0]) == body
-    with pytest.raises(ModelError, match="must not exist yet or be empty"):
-        generator.save(folder)
 
 
 @every_model
@@ -212,16 +165,16 @@ def test_scoring_equals_one_unpadded_forward_a_sentence(name: str) -> None:
 def test_what_cannot_be_converted_is_refused() -> None:
     for name in ("mbart", "llama"):
         tiny = build_tiny(name)
-        for pairs in ([], [([5] * 41, [4, END])]):
-            with pytest.raises(ModelError, match="at least one sentence pair"):
-                CTranslate2Generator(tiny.model, tiny.tokenizer, kind=tiny.kind, verify_on=pairs)
+        long: list[tuple[list[int], list[int]]] = [([5] * 97, [4] * 97)] if name == "llama" else []
+        with pytest.raises(ModelError, match="at least one sentence pair"):
+            tiny.fast(verify_on=long)
         with pytest.raises(ModelError, match=r"float32.*got 'int4'"):
-            converted(tiny, "int4")
+            tiny.fast(compute_type="int4")
     tiny = build_tiny("mbart")
     tiny.model.config.decoder_start_token_id = None
     tiny.model.generation_config.decoder_start_token_id = None
     with pytest.raises(ModelError, match="decoder_start_token_id"):
-        converted(tiny)
+        tiny.fast()
 
 
 def test_torch_keeps_its_threads_through_decoding_and_after_an_error() -> None:
@@ -229,7 +182,7 @@ def test_torch_keeps_its_threads_through_decoding_and_after_an_error() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with pytest.raises(RuntimeError), ctranslate2_engine._torch_threads_kept():
+        with pytest.raises(RuntimeError), ctranslate2_model.torch_threads_kept():
             torch.set_num_threads(1)  # what a worker of one thread does to the shared setting
             raise RuntimeError
         assert torch.get_num_threads() == 2

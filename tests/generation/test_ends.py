@@ -6,80 +6,45 @@ import dataclasses
 
 import pytest
 import torch
-from tests.generation.conftest import END, build_tiny
 from tests.generation.enumeration import listed
+from tests.generation.families import END, VOCAB, Tiny, build_tiny
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from seqdistill.core.batch import Kind
 from seqdistill.core.errors import ModelError
-from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import declare_ends, facts_of, writing_below
-from seqdistill.generation.sampling import TeacherMixedSampler, TransformersSampler
-from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.generation.sampling import TeacherMixedSampler
 from seqdistill.models.vocabulary import check_ends
 
 LONGEST = 10
-VOCAB = 24
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """How a family of models says where its sequences end."""
-
-    model: str
-    eos: str
-    turn_end: str
-    template: str | None
-    listed: bool
-    """Whether the generation config lists the turn end beside the eos token."""
-
-
-LLAMA_3 = (
+EOS, TURN_END = "<|end_of_text|>", "<|eot_id|>"
+TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m['role'] }}<|mid|>\n\n{{ m['content'] }}<|eot_id|>"
     "{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|mid|>\n\n{% endif %}"
 )
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-GEMMA = (
-    "<bos>{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] | trim }}"
-    "<end_of_turn>\n{% endfor %}"
-    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
-PHI = (
-    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% else %}<|endoftext|>{% endif %}"
-)
-FAMILIES = {
-    "llama-3": Family("llama", "<|end_of_text|>", "<|eot_id|>", LLAMA_3, listed=True),
-    "llama-3 without a list": Family("llama", "<|end_of_text|>", "<|eot_id|>", LLAMA_3, False),
-    "llama-3 without a template": Family("llama", "<|end_of_text|>", "<|eot_id|>", None, True),
-    "qwen base with a template": Family("qwen2", "<|endoftext|>", "<|im_end|>", CHATML, False),
-    "qwen": Family("qwen2", "<|endoftext|>", "<|im_end|>", CHATML, listed=True),
-    "gemma": Family("gemma", "<eos>", "<end_of_turn>", GEMMA, listed=True),
-    "phi": Family("mistral", "<|endoftext|>", "<|end|>", PHI, listed=False),
-    "t5 with two ends": Family("t5", "</s>", "<extra>", None, listed=True),
-    "marian with two ends": Family("marian", "</s>", "<extra>", None, listed=True),
-    "mbart with two ends": Family("mbart", "</s>", "<extra>", None, listed=True),
+FAMILIES: dict[str, tuple[str, str | None, bool]] = {
+    "llama-3": ("llama", TEMPLATE, True),
+    "llama-3 without a list": ("llama", TEMPLATE, False),
+    "llama-3 without a template": ("llama", None, True),
+    "qwen base with a template": ("qwen2", TEMPLATE, False),
+    "t5 with two ends": ("t5", None, True),
+    "marian with two ends": ("marian", None, True),
+    "mbart with two ends": ("mbart", None, True),
 }
+"""The model, its chat template, and whether the generation config lists the turn end beside the eos
+token."""
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 @dataclasses.dataclass(frozen=True)
-class Talker:
-    """A model that closes its turn with `turn_end` and goes on, unless it is stopped."""
+class Talker(Tiny):
+    """A model that closes its turn with the second of `ends` and goes on, unless it is stopped."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    kind: Kind
-    sources: list[list[int]]
     ends: list[int]
-    endless: list[list[int]]
-    """What it writes when nothing stops it."""
-    verify_on: list[tuple[list[int], list[int]]]
 
 
 def directly(model: PreTrainedModel, source: list[int], ends: list[int] | None) -> list[int]:
@@ -99,37 +64,28 @@ def directly(model: PreTrainedModel, source: list[int], ends: list[int] | None) 
     return rest
 
 
-def tokenizer_with(
-    names: dict[int, str], eos: str, template: str | None
-) -> PreTrainedTokenizerFast:
-    words = [names.get(i, f"w{i}") for i in range(VOCAB)]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(
-            models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[3])
-        ),
-        eos_token=eos,
-        unk_token=words[3],
-        extra_special_tokens=[names[i] for i in names if i != END],
-    )
-    tokenizer.chat_template = template
-    return tokenizer
-
-
 def talker(name: str) -> Talker:
-    family, tiny = FAMILIES[name], build_tiny(FAMILIES[name].model)
+    model_name, template, is_listed = FAMILIES[name]
+    tiny = build_tiny(model_name)
     model = tiny.model
     model.generation_config.eos_token_id = None
     model.generation_config.forced_eos_token_id = None
     endless = [directly(model, source, [VOCAB + 5]) for source in tiny.sources]
     # The turn ends with what an answer happens to say first in a late place.
     places = {i: row.index(i) for row in endless for i in row[:7] if i not in (0, 1, END, 3)}
-    turn_end = max(places, key=lambda i: places[i])
-    names = {END: family.eos, turn_end: family.turn_end}
-    model.generation_config.eos_token_id = [END, turn_end] if family.listed else END
-    tokenizer = tokenizer_with(names, family.eos, family.template)
-    ends = [END, turn_end]
+    ends = [END, max(places, key=lambda i: places[i])]
+    model.generation_config.eos_token_id = ends if is_listed else END
+    named = dict(zip(ends, (EOS, TURN_END), strict=True))
+    words = {named.get(i, f"w{i}"): i for i in range(VOCAB)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w3")),
+        eos_token=EOS,
+        unk_token="w3",
+        extra_special_tokens=[TURN_END],
+    )
+    tokenizer.chat_template = template
     closed = [(source, [4, 7, 8, ends[i % 2]]) for i, source in enumerate(tiny.sources)]
-    return Talker(model, tokenizer, tiny.kind, tiny.sources, ends, endless, closed)
+    return Talker(model, tokenizer, tiny.kind, tiny.sources, closed, ends)
 
 
 @every_family
@@ -141,15 +97,14 @@ def test_every_engine_stops_where_transformers_stops(name: str) -> None:
     ended = [row for row in expected if row[-1] == found.ends[1]]
     assert ended and all(len(row) < LONGEST for row in ended), "nothing to stop at"
     decoding = Decoding(beam_size=1, max_new_tokens=LONGEST)
-    model, tokenizer, kind = found.model, found.tokenizer, found.kind
-    fast = CTranslate2Generator(model, tokenizer, kind=kind, verify_on=found.verify_on, threads=1)
-    for engine in (TransformersGenerator(model, tokenizer, kind=kind), fast):
+    fast = found.fast()
+    for engine in (found.plain(), fast):
         best = [answers[0] for answers in engine.generate(found.sources, decoding)]
         assert [list(h.token_ids) for h in best] == expected
         assert [h.finished for h in best] == [row[-1] in found.ends for row in expected]
     samplers = (
-        TransformersSampler(model, tokenizer, kind=kind, decoding=decoding),
-        CTranslate2Sampler(model, fast, decoding),
+        found.sampler("transformers", decoding),
+        CTranslate2Sampler(found.model, fast, decoding),
     )
     for sampler in samplers:
         samples = listed(sampler.sample(found.sources, seed=1))
@@ -160,25 +115,20 @@ def test_every_engine_stops_where_transformers_stops(name: str) -> None:
 @every_family
 def test_samples_and_beams_of_every_engine_end_with_any_of_the_set(name: str) -> None:
     found = talker(name)
-    model, tokenizer, kind = found.model, found.tokenizer, found.kind
     sampled = Decoding(mode="sample", n_best=4, max_new_tokens=LONGEST)
     searched = Decoding(beam_size=3, n_best=3, max_new_tokens=LONGEST)
-    engines = (
-        TransformersGenerator(model, tokenizer, kind=kind),
-        CTranslate2Generator(model, tokenizer, kind=kind, verify_on=found.verify_on, threads=1),
-    )
     outputs = [
         hypothesis
-        for engine in engines
+        for engine in (found.plain(), found.fast())
         for decoding in (sampled, searched)
         for answers in engine.generate(found.sources, decoding, seed=3)
         for hypothesis in answers
     ]
     mixture = TeacherMixedSampler(
-        model,
-        model,
-        tokenizer,
-        kind=kind,
+        found.model,
+        found.tokenizer,
+        teacher=found.model,
+        kind=found.kind,
         decoding=dataclasses.replace(sampled, n_best=1),
         vocab_size=VOCAB,
         teacher_fraction=0.5,
@@ -212,7 +162,6 @@ def test_ends_beyond_the_output_layer_are_no_ends() -> None:
 
 def test_models_that_end_with_other_sets_are_refused_naming_both() -> None:
     found = talker("llama-3")
-    named = tuple(found.tokenizer.convert_ids_to_tokens(found.ends))
     same = {"student_end_ids": found.ends, "teacher_end_ids": found.ends[::-1]}
     check_ends(found.tokenizer, found.tokenizer, **same)
     for student, teacher in ((found.ends[:1], found.ends), (found.ends, found.ends[:1])):
@@ -223,6 +172,5 @@ def test_models_that_end_with_other_sets_are_refused_naming_both() -> None:
                 student_end_ids=student,
                 teacher_end_ids=teacher,
             )
-        assert named == ("<|end_of_text|>", "<|eot_id|>")
-        assert all(repr(token) in str(refused.value) for token in named)
+        assert all(repr(token) in str(refused.value) for token in (EOS, TURN_END))
         assert "generation_config.json" in str(refused.value)

@@ -3,40 +3,78 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
 
 import pytest
 
 from seqdistill.core.errors import DataError, RecipeError
-from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
-from seqdistill.generation.transformers_engine import TransformersGenerator
 
-from .conftest import CAUSAL, END, PAD, SEQ2SEQ, Tiny, build_tiny
-from .test_sampling import plain_log_probs
-
-
-def with_ctranslate2(tiny: Tiny) -> SequenceGenerator:
-    return CTranslate2Generator(
-        tiny.model, tiny.tokenizer, kind=tiny.kind, verify_on=tiny.verify_on, threads=2
-    )
-
-
-def with_transformers(tiny: Tiny) -> SequenceGenerator:
-    return TransformersGenerator(tiny.model, tiny.tokenizer, kind=tiny.kind)
+from .enumeration import greedy, plain_log_probs, probabilities, require_same_distribution
+from .families import (
+    END,
+    POSITIONS,
+    Tiny,
+    both_engines,
+    build_tiny,
+    every_model,
+    one_of_each_kind,
+    small,
+)
 
 
 @functools.cache
-def ready(engine: Engine, name: str) -> tuple[Tiny, SequenceGenerator]:
+def ready(engine: str, name: str) -> tuple[Tiny, SequenceGenerator]:
     """A model with its engine, built once: for tests that only read."""
     tiny = build_tiny(name)
-    return tiny, engine(tiny)
+    return tiny, tiny.generator(engine, **({"threads": 2} if engine == "ctranslate2" else {}))
 
 
-Engine = Callable[[Tiny], SequenceGenerator]
-both_engines = pytest.mark.parametrize("engine", [with_ctranslate2, with_transformers])
-every_model = pytest.mark.parametrize("name", SEQ2SEQ + CAUSAL)
-one_of_each_kind = pytest.mark.parametrize("name", ["mbart", "llama"])
+def forbid_everything(tiny: Tiny) -> None:
+    """A generation config whose author chose otherwise, which must not leak into samples.
+
+    Guards against top_k, top_p and penalties inherited from it (TRL #6337, #4695).
+    """
+    inherited = tiny.model.generation_config
+    inherited.top_k, inherited.top_p, inherited.repetition_penalty = 1, 0.1, 5.0
+    inherited.temperature, inherited.min_new_tokens = 0.1, 3
+
+
+@pytest.mark.parametrize(("rows", "temperature"), [(5, 1.0), (9, 1.7)], ids=["whole", "padded"])
+@one_of_each_kind
+@both_engines
+def test_generated_samples_follow_the_distribution_and_are_scored_without_temperature(
+    engine: str, name: str, rows: int, temperature: float
+) -> None:
+    """Rows beyond the shared ones are padding: what is written is as if they were cut off."""
+    tiny = small(name, rows=rows)
+    forbid_everything(tiny)
+    decoding = Decoding(mode="sample", sampling_temperature=temperature, max_new_tokens=3)
+    source, size = tiny.sources[0], None if rows == 5 else 5
+    answers = tiny.generator(engine, vocab_size=size).generate([source] * 3000, decoding, seed=5)
+    require_same_distribution(
+        [sample.token_ids for (sample,) in answers],
+        probabilities(tiny, source, temperature=temperature),
+    )
+    plain = probabilities(tiny, source)
+    for (sample,) in answers[:50]:
+        assert math.exp(sample.log_prob) == pytest.approx(plain[sample.token_ids], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mbart", "t5", "llama", "gpt2"])
+@both_engines
+def test_a_beam_as_wide_as_the_space_finds_the_likeliest_sequences_of_shared_ids(
+    engine: str, name: str
+) -> None:
+    """Two steps of a beam of five see every sequence of five ids."""
+    tiny = small(name, rows=9)
+    decoding = Decoding(beam_size=5, n_best=3, length_penalty=0.0, max_new_tokens=2)
+    for source in tiny.sources:
+        probs = probabilities(tiny, source, longest=2)
+        ((*found,),) = tiny.generator(engine, vocab_size=5).generate([source], decoding)
+        assert found[0].token_ids == max(probs, key=lambda written: probs[written])
+        for one in found:
+            assert math.exp(one.log_prob) == pytest.approx(probs[one.token_ids], rel=1e-3)
 
 
 def naive_log_prob(tiny: Tiny, source: list[int], written: tuple[int, ...]) -> float:
@@ -47,20 +85,13 @@ def naive_log_prob(tiny: Tiny, source: list[int], written: tuple[int, ...]) -> f
     )
 
 
-def naive_greedy(tiny: Tiny, source: list[int], max_new_tokens: int) -> tuple[int, ...]:
-    written: list[int] = []
-    while len(written) < max_new_tokens and written[-1:] != [END]:
-        written.append(int(plain_log_probs(tiny, source, written).argmax()))
-    return tuple(written)
-
-
 @every_model
 @both_engines
-def test_beam_of_one_is_greedy_with_the_models_own_log_prob(engine: Engine, name: str) -> None:
+def test_beam_of_one_is_greedy_with_the_models_own_log_prob(engine: str, name: str) -> None:
     tiny, generator = ready(engine, name)
     answers = generator.generate(tiny.sources, Decoding(beam_size=1, max_new_tokens=9))
     for source, (best,) in zip(tiny.sources, answers, strict=True):
-        assert best.token_ids == naive_greedy(tiny, source, 9)
+        assert [*best.token_ids] == greedy(tiny, source, 9)
         assert best.log_prob == pytest.approx(
             naive_log_prob(tiny, source, best.token_ids), abs=1e-3
         )
@@ -70,17 +101,16 @@ def test_beam_of_one_is_greedy_with_the_models_own_log_prob(engine: Engine, name
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 def test_engines_agree_on_the_beam(name: str, length_penalty: float) -> None:
     decoding = Decoding(beam_size=4, n_best=4, max_new_tokens=9, length_penalty=length_penalty)
-    tiny, generator = ready(with_ctranslate2, name)
-    fast = generator.generate(tiny.sources, decoding)
-    plain = ready(with_transformers, name)[1].generate(tiny.sources, decoding)
-    for left, right in zip(fast, plain, strict=True):
+    tiny, fast = ready("ctranslate2", name)
+    plain = ready("transformers", name)[1].generate(tiny.sources, decoding)
+    for left, right in zip(fast.generate(tiny.sources, decoding), plain, strict=True):
         assert left[0].token_ids == right[0].token_ids
         assert left[0].log_prob == pytest.approx(right[0].log_prob, abs=1e-3)
 
 
 @one_of_each_kind
 @both_engines
-def test_n_best_is_sorted_distinct_and_truthful(engine: Engine, name: str) -> None:
+def test_n_best_is_sorted_distinct_and_truthful(engine: str, name: str) -> None:
     tiny, generator = ready(engine, name)
     decoding = Decoding(beam_size=5, n_best=5, max_new_tokens=7, length_penalty=0.5)
     flags = set()
@@ -102,7 +132,7 @@ def test_n_best_is_sorted_distinct_and_truthful(engine: Engine, name: str) -> No
 
 @one_of_each_kind
 @both_engines
-def test_top_k_and_top_p_leave_the_likeliest_symbols_only(engine: Engine, name: str) -> None:
+def test_top_k_and_top_p_leave_the_likeliest_symbols_only(engine: str, name: str) -> None:
     tiny, generator = ready(engine, name)
     source = tiny.sources[0]
     log_probs = plain_log_probs(tiny, source, [])
@@ -118,7 +148,7 @@ def test_top_k_and_top_p_leave_the_likeliest_symbols_only(engine: Engine, name: 
 
 @one_of_each_kind
 @both_engines
-def test_samples_repeat_with_the_seed_and_differ_without(engine: Engine, name: str) -> None:
+def test_samples_repeat_with_the_seed_and_differ_without(engine: str, name: str) -> None:
     tiny, generator = ready(engine, name)
     decoding = Decoding(mode="sample", n_best=3, max_new_tokens=9, batch_tokens=12)
     first = generator.generate(tiny.sources, decoding, seed=1)
@@ -133,7 +163,7 @@ def test_samples_repeat_with_the_seed_and_differ_without(engine: Engine, name: s
 
 @every_model
 @both_engines
-def test_hypotheses_do_not_depend_on_the_batch(engine: Engine, name: str) -> None:
+def test_hypotheses_do_not_depend_on_the_batch(engine: str, name: str) -> None:
     tiny, generator = ready(engine, name)
     together = generator.generate(tiny.sources, Decoding(beam_size=3, max_new_tokens=7))
     seen: list[int] = []
@@ -148,46 +178,28 @@ def test_hypotheses_do_not_depend_on_the_batch(engine: Engine, name: str) -> Non
 
 @one_of_each_kind
 @both_engines
-def test_an_end_token_that_also_pads_still_ends(engine: Engine, name: str) -> None:
-    tiny = build_tiny(name)
-    usual = engine(tiny).generate(tiny.sources, Decoding(beam_size=4, max_new_tokens=9))
+def test_an_end_token_that_also_pads_still_ends(engine: str, name: str) -> None:
+    tiny, generator = ready(engine, name)
+    usual = generator.generate(tiny.sources, Decoding(beam_size=4, max_new_tokens=9))
     for pad in (END, None):
         again = build_tiny(name)
         again.model.config.pad_token_id = pad
-        answers = engine(again).generate(again.sources, Decoding(beam_size=4, max_new_tokens=9))
-        assert [a[0].token_ids for a in answers] == [u[0].token_ids for u in usual]
-    assert PAD != END
+        found = again.generator(engine).generate(
+            tiny.sources, Decoding(beam_size=4, max_new_tokens=9)
+        )
+        assert [a[0].token_ids for a in found] == [u[0].token_ids for u in usual]
 
 
 @one_of_each_kind
 @both_engines
-def test_lengths_beyond_the_positions_are_refused_by_name(engine: Engine, name: str) -> None:
+def test_lengths_beyond_the_positions_are_refused_by_name(engine: str, name: str) -> None:
     _, generator = ready(engine, name)
-    with pytest.raises(DataError, match=r"40 positions.*number 2, .* has 41 tokens"):
-        generator.generate([[4, END], [5] * 41], Decoding(max_new_tokens=2))
+    with pytest.raises(DataError, match=r"96 positions.*number 2, .* has 97 tokens"):
+        generator.generate([[4, END], [5] * 97], Decoding(max_new_tokens=2))
     with pytest.raises(DataError, match="number 1 has none"):
         generator.generate([[]], Decoding(max_new_tokens=2))
     with pytest.raises((RecipeError, DataError), match="max_new_tokens"):
-        generator.generate([[4, END]], Decoding(max_new_tokens=41))
+        generator.generate([[4, END]], Decoding(max_new_tokens=POSITIONS + 1))
     # The longest that fits, fits.
-    source = [5] * 38
-    ((answer,),) = generator.generate([source], Decoding(max_new_tokens=2))
+    ((answer,),) = generator.generate([[5] * 94], Decoding(max_new_tokens=2))
     assert 1 <= len(answer.token_ids) <= 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"n_best": 6}, "n_best must be at most beam_size"),
-        ({"beam_size": 0}, "beam_size must be at least 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"mode": "sample", "sampling_temperature": 0.0}, "sampling_temperature"),
-        ({"mode": "sample", "top_p": 0.0}, "top_p"),
-        ({"mode": "sample", "top_k": -1}, "top_k"),
-    ],
-)
-def test_settings_that_cannot_be_decoded_with_are_refused(
-    settings: dict[str, object], message: str
-) -> None:
-    with pytest.raises(RecipeError, match=message):
-        Decoding(**settings)  # type: ignore[arg-type]

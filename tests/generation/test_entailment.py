@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from seqdistill.core.errors import ModelError
+from seqdistill.generation import entailment
 from seqdistill.generation.entailment import EntailmentReward
 from seqdistill.metrics.rewards import Reward
 
@@ -37,10 +38,10 @@ COMPLETIONS = ["a cat", "the dogs are very loud", "y z"]
 NOTHING: list[str | None] = [None, None, None]
 
 
-def classifier(kind: str) -> PreTrainedModel:
+def classifier(kind: str, labels: dict[int, str] = LABELS) -> PreTrainedModel:
     torch.manual_seed(5)
     if kind == "bert":
-        config = BertConfig(**SIZES, max_position_embeddings=64, id2label=LABELS)
+        config = BertConfig(**SIZES, max_position_embeddings=64, id2label=labels)
         return BertForSequenceClassification(config).eval()
     config = RobertaConfig(**SIZES, max_position_embeddings=66, type_vocab_size=1, id2label=LABELS)
     return RobertaForSequenceClassification(config).eval()
@@ -54,33 +55,24 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def plain(folder: Path, premise: str, hypothesis: str, *, label: int = 2) -> float:
+def plain(folder: Path, premise: str, hypothesis: str) -> float:
     """One pair at a time through the model."""
     kind = "bert" if "Bert" in (folder / "config.json").read_text() else "roberta"
     inputs = character_tokenizer()(premise, hypothesis, return_tensors="pt")
     with torch.no_grad():
         logits = classifier(kind)(**inputs).logits[0]
-    return float(logits.softmax(dim=-1)[label])
+    return float(logits.softmax(dim=-1)[2])
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
 def test_rewards_are_the_models_own_probabilities_however_batched(
-    folder: Path, batch_tokens: int
+    folder: Path, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reward: Reward = EntailmentReward(folder, batch_tokens=batch_tokens)
+    monkeypatch.setattr(entailment, "_BATCH_TOKENS", batch_tokens)
+    reward: Reward = EntailmentReward(folder)
     expected = [plain(folder, *pair) for pair in zip(PROMPTS, COMPLETIONS, strict=True)]
     assert reward(PROMPTS, COMPLETIONS, NOTHING) == pytest.approx(expected, abs=1e-5)
     assert len(set(expected)) == 3
-
-
-def test_labels_are_found_whatever_their_case_and_sum_to_one(folder: Path) -> None:
-    values = [
-        EntailmentReward(folder, label=label)(PROMPTS, COMPLETIONS, NOTHING)
-        for label in ("entailment", "NEUTRAL", "contradiction")
-    ]
-    assert [sum(column) for column in zip(*values, strict=True)] == pytest.approx([1.0] * 3)
-    with pytest.raises(ModelError, match=r"one of contradiction, neutral, entailment.*'neutral'"):
-        EntailmentReward(folder, label="neutrall")
 
 
 def test_silence_entails_nothing(folder: Path) -> None:
@@ -112,6 +104,9 @@ def test_folders_without_a_whole_classifier_are_refused(folder: Path) -> None:
     character_tokenizer().save_pretrained(folder)
     BertModel(BertConfig(**SIZES, id2label=LABELS)).save_pretrained(folder)
     with pytest.raises(ModelError, match=r"every weight.*'classifier\.bias' \(2 are missing\)"):
+        EntailmentReward(folder)
+    classifier("bert", {0: "no", 1: "perhaps", 2: "yes"}).save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"must have a label entailment.* no, perhaps, yes"):
         EntailmentReward(folder)
     (folder / "model.safetensors").unlink()
     torch.save(classifier("bert").state_dict(), folder / "pytorch_model.bin")

@@ -21,8 +21,7 @@ from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
-from seqdistill.sources.completions import Completion
-from seqdistill.sources.source import SequenceSource
+from seqdistill.sources.completions import Completion, SequenceSource
 
 
 @dataclasses.dataclass

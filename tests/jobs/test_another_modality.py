@@ -42,13 +42,10 @@ from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.modalities import Modality, register_modality
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.sources.completions import Completion
-from seqdistill.sources.mixture import MixtureSource
-from seqdistill.sources.replay import ReplaySource
+from seqdistill.sources.completions import Completion, CompletionSource, SequenceSource
+from seqdistill.sources.mixture import MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
-from seqdistill.sources.rollout_batches import RolloutBatches
-from seqdistill.sources.rollout_sampler import RolloutSampler
-from seqdistill.sources.source import CompletionSource, SequenceSource
+from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import StoredCompletions, StoredSequences
 from seqdistill.teachers.in_process import InProcessTeacher
 
@@ -190,7 +187,7 @@ def trained(
         eval_metric="chrf",
         **SETTINGS | changes,
     )
-    loop._teacher = InProcessTeacher(adapt(model(2)), vocab_size=VOCAB)
+    loop.teacher = InProcessTeacher(adapt(model(2)), vocab_size=VOCAB)
     loop.run(resume=True)
     return log.rows
 
@@ -254,8 +251,8 @@ def test_both_engines_of_transformers_write_the_same_greedily() -> None:
     assert len(set(found)) > 1, "the sounds are heard"
     mixed = TeacherMixedSampler(
         writer.module,
-        model(2),
         TOKENIZER,
+        teacher=model(2),
         kind="seq2seq",
         decoding=SAMPLED,
         vocab_size=VOCAB,
@@ -307,7 +304,7 @@ def test_on_policy_distillation_through_the_loop_and_a_resumption(tmp_path: Path
         eval_metric="chrf",
         **SETTINGS | changes | {"steps": 20},
     )
-    stopped._teacher = InProcessTeacher(adapt(model(2)), vocab_size=VOCAB)
+    stopped.teacher = InProcessTeacher(adapt(model(2)), vocab_size=VOCAB)
     with pytest.raises(KeyboardInterrupt):
         stopped.run(resume=True)
     trained(folder, second, on_policy(second), steps=20, **changes)

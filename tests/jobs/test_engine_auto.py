@@ -12,7 +12,7 @@ from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.core.errors import DataError, EngineError, ModelError, RecipeError
 from seqdistill.core.progress import NoProgress
-from seqdistill.generation.verification import TOLERANCES, Tolerance
+from seqdistill.generation.verification import TOLERANCES
 from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.export import INT8_FOLDER
 from seqdistill.jobs.generate import generate_texts
@@ -23,7 +23,7 @@ from seqdistill.records.run_directory import RunDirectory
 
 __all__ = ["folder"]
 
-NOTHING = Tolerance(mean_nats=-1.0, max_nats=-1.0)
+NOTHING = (-1.0, -1.0)
 
 
 def evaluated(run: RunDirectory, *, export: bool = False) -> Results:

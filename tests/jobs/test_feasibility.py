@@ -13,7 +13,7 @@ import seqdistill
 from seqdistill.core.errors import DataError, EngineError, RecipeError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.readers import EXTENSIONS
-from seqdistill.generation.verification import TOLERANCES, Tolerance
+from seqdistill.generation.verification import TOLERANCES
 from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.label import label_data
 from seqdistill.jobs.plan import plan
@@ -82,7 +82,7 @@ ENGINES = [
 def test_an_engine_that_computes_another_model_is_refused_before_training(
     folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, overrides: list[str], key: str
 ) -> None:
-    monkeypatch.setitem(TOLERANCES, "float32", Tolerance(mean_nats=-1.0, max_nats=-1.0))
+    monkeypatch.setitem(TOLERANCES, "float32", (-1.0, -1.0))
     with pytest.raises(EngineError, match=rf"off by up to .*; use {key}=transformers$"):
         start(*overrides, method=method)
     assert not (folder / "runs" / "x").exists()

@@ -29,10 +29,9 @@ from seqdistill.core.origins import Origin
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.jobs import training
 from seqdistill.recipe.stages import stage_presets
-from seqdistill.sources.completions import Completion, PromptCompletions
-from seqdistill.sources.rollout_batches import OnCompletions
-from seqdistill.sources.source import SequenceSource
-from seqdistill.training.prefetching import PrefetchedSource
+from seqdistill.sources.completions import Completion, PromptCompletions, SequenceSource
+from seqdistill.sources.rollouts import OnCompletions
+from seqdistill.sources.stored import PrefetchedSource
 
 UPDATES = 3
 

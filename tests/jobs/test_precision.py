@@ -28,7 +28,7 @@ def trained_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
 
     def stop(self: TrainingLoop, *, resume: Resume) -> TrainingResult:
-        begun.append(self._precision)
+        begun.append(self.precision)
         raise Stopped
 
     monkeypatch.setattr(TrainingLoop, "run", stop)

@@ -20,9 +20,8 @@ from seqdistill.core.scores import NoScores
 from seqdistill.core.terms import Reduction, Term
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.sources.completions import Completion, PromptCompletions
+from seqdistill.sources.completions import Completion, CompletionSource, PromptCompletions
 from seqdistill.sources.rewarded import Baseline, RewardedSource
-from seqdistill.sources.source import CompletionSource
 
 from .writing import batched
 

@@ -1,31 +1,42 @@
-"""Rollouts, mixtures and shares: what is fresh, what is counted, who writes how much."""
+"""Rollouts, mixtures and shares: what is fresh, what is counted, who writes how much, in which
+batches."""
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 
 import pytest
+import torch
 from scipy.stats import binomtest
-from tests.tiny import EOS
+from tests.tiny import EOS, collator
 
+from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.source import Source
+from seqdistill.data.encoding import EncodedExample
+from seqdistill.sources.completions import Completion, CompletionSource
 from seqdistill.sources.mixture import AdaptiveFraction, Coin, Fraction, MixtureSource
-from seqdistill.sources.rollout_sampler import RolloutSampler
+from seqdistill.sources.rollouts import OnCompletions, RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import StoredCompletions
 
-from .writing import PROMPTS, DiceSampler, prompts_alone
+from .writing import PROMPTS, DiceSampler, batched, prompts_alone
 
 
 def mixture(
-    share: float | Fraction, coin: Coin = "example", *, sampler: DiceSampler | None = None
+    share: float | Fraction,
+    coin: Coin = "example",
+    *,
+    sampler: DiceSampler | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> MixtureSource:
     if isinstance(share, float):
         share = Schedule.constant(share)
-    student = RolloutSampler(sampler or DiceSampler(), seed=3)
+    student = RolloutSampler(sampler or DiceSampler(), seed=3, rank=rank, world_size=world_size)
     return MixtureSource(student, StoredCompletions("teacher"), share, coin=coin, seed=3)
 
 
@@ -101,19 +112,15 @@ class _Mute(DiceSampler):
         return Completions.of_rows([() for _ in prompts], finished=[False for _ in prompts])
 
 
-def test_a_prompt_answered_with_nothing_is_refused_by_name() -> None:
+def test_a_prompt_without_an_answer_is_refused_by_name() -> None:
     writer = RolloutSampler(_Mute(), seed=1)
-    writer.begin_update(1, 9)
     with pytest.raises(DataError, match=r"'e0'.*engine: transformers"):
         writer.complete(PROMPTS[:2])
-
-
-def test_a_prompt_without_a_target_cannot_be_written_by_the_data() -> None:
     with pytest.raises(DataError, match="of the teacher must be in the data, but 'e0'"):
         StoredCompletions("teacher").complete(prompts_alone(1))
-    writer = mixture(1.0)  # nobody asks the data
-    writer.begin_update(1, 9)
-    assert len(writer.complete(prompts_alone())) == 24
+    alone = mixture(1.0)  # nobody asks the data
+    alone.begin_update(1, 9)
+    assert len(alone.complete(prompts_alone())) == 24
 
 
 @pytest.mark.parametrize("coin", ["batch", "example"])
@@ -146,6 +153,25 @@ def test_coins_of_examples_do_not_depend_on_the_batch_they_are_in() -> None:
     assert rolls_out([slice(12, 24), slice(0, 12)]) == whole
 
 
+def test_all_processes_throw_one_coin_for_a_batch() -> None:
+    """A coin from a process's own stream lets some generate while others wait, or hang."""
+    ranks = [mixture(0.5, "batch", rank=rank, world_size=3) for rank in range(3)]
+    decisions = set()
+    for update in range(1, 40):
+        for writer in ranks:
+            writer.begin_update(update, 40)
+        # Two micro-batches on each process, of other prompts: still one coin.
+        by = {
+            one.origin
+            for rank, writer in enumerate(ranks)
+            for _ in range(2)
+            for one in writer.complete(PROMPTS[4 * rank : 4 * rank + 4]).listed()
+        }
+        assert len(by) == 1
+        decisions |= by
+    assert decisions == {"student", "teacher"}
+
+
 def test_both_answer_every_prompt_once() -> None:
     writer = mixture(0.0, "both")
     assert writer.sequences_per_prompt == 2
@@ -157,28 +183,8 @@ def test_both_answer_every_prompt_once() -> None:
     facts = writer.end_update()
     assert facts["realized_student_share"].mean == 0.5
     assert facts["student_fraction"].mean == 0.0, "what was asked for, whatever came of it"
-
-
-def test_an_adaptive_share_is_told_as_it_stands() -> None:
-    writer, told = mixture(AdaptiveFraction(start=0.2, step=0.3, threshold=0.0)), []
-    for update in range(1, 4):
-        writer.begin_update(update, 3)
-        writer.complete(PROMPTS[:2])
-        told.append(writer.end_update()["student_fraction"].mean)
-        writer.dev_scored({"loss_nats": float(update)})
-    assert told == pytest.approx([0.2, 0.2, 0.5])
-
-
-def test_facts_of_the_other_writer_do_not_hide_the_students() -> None:
-    teacher = RolloutSampler(DiceSampler(), seed=9, origin="teacher")
-    writer = MixtureSource(
-        RolloutSampler(DiceSampler(), seed=3),
-        teacher,
-        Schedule.constant(0.5),
-        coin="both",
-        seed=1,
-    )
-    writer.begin_update(1, 9)
+    writer.other = RolloutSampler(DiceSampler(), seed=9, origin="teacher")
+    writer.begin_update(2, 9)
     assert {one.origin for one in writer.complete(PROMPTS[:4]).listed()} == {"student", "teacher"}
     facts = writer.end_update()
     assert facts["rollouts"].mean == facts["other_rollouts"].mean == 4
@@ -213,10 +219,96 @@ def test_an_adaptive_share_follows_the_authors_rule(seed: int) -> None:
 
 
 def test_an_adaptive_share_stays_at_its_most_and_needs_a_loss() -> None:
-    share = AdaptiveFraction()
-    capped = AdaptiveFraction(start=0.2, step=0.4, threshold=0.0, most=0.5)
-    for _ in range(2):
-        capped.dev_scored({"loss_nats": 1.0})
-    assert capped.value(1, 9) == 0.5
+    capped = AdaptiveFraction(start=0.2, step=0.2, threshold=0.0, most=0.5)
+    writer, told = mixture(capped), []
+    for update in range(1, 5):
+        writer.begin_update(update, 4)
+        writer.complete(PROMPTS[:2])
+        told.append(writer.end_update()["student_fraction"].mean)
+        writer.dev_scored({"loss_nats": float(update)})
+    assert told == pytest.approx([0.2, 0.2, 0.4, 0.5])
     with pytest.raises(RecipeError, match="must be told dev's loss, but the dev scores are bleu"):
-        share.dev_scored({"bleu": 20.0})
+        capped.dev_scored({"bleu": 20.0})
+
+
+def source(
+    writer: CompletionSource,
+    examples: Sequence[EncodedExample] = PROMPTS,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    on_completions: OnCompletions | None = None,
+) -> RolloutBatches:
+    return RolloutBatches(
+        examples,
+        writer,
+        collator("seq2seq"),
+        batch_tokens=48,
+        expected_new_tokens=12,
+        seed=1,
+        rank=rank,
+        world_size=world_size,
+        on_completions=on_completions,
+    )
+
+
+def batches(
+    found: RolloutBatches, updates: int, gradient_accumulation_steps: int
+) -> list[SequenceBatch]:
+    told = []
+    for update in range(1, updates + 1):
+        found.begin_update(update, updates)
+        told += [found.next_batch() for _ in range(gradient_accumulation_steps)]
+        found.end_update()
+    return told
+
+
+def test_at_any_share_the_same_seed_sees_the_same_prompts_in_the_same_batches() -> None:
+    def seen(share: float) -> list[list[str]]:
+        return [sorted(batch.example_ids) for batch in batches(source(mixture(share)), 9, 2)]
+
+    assert seen(0.0) == seen(0.4) == seen(1.0)
+
+
+def test_one_process_with_three_micro_batches_sees_what_three_processes_see() -> None:
+    shown: list[tuple[int, int]] = []
+    whole = source(mixture(0.5), on_completions=lambda update, w: shown.append((update, len(w))))
+    alone = batches(whole, 6, 3)
+    assert shown == [(1 + i // 3, batch.num_sequences) for i, batch in enumerate(alone)]
+    for rank in range(3):
+        writer = mixture(0.5, rank=rank, world_size=3)
+        found = batches(source(writer, rank=rank, world_size=3), 6, 1)
+        for expected, batch in zip(alone[rank::3], found, strict=True):
+            assert batch.example_ids == expected.example_ids
+            assert batch.origins == expected.origins
+            assert torch.equal(batch.target_ids, expected.target_ids)
+
+
+def test_prompts_without_targets_are_planned_with_the_expected_length() -> None:
+    for samples in (1, 2):
+        sampler = RolloutSampler(DiceSampler(), seed=3, samples_per_prompt=samples)
+        for batch in batches(source(sampler, prompts_alone()), 8, 1):
+            assert batch.num_sequences <= 48 // 12
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+def test_unknown_log_probs_and_advantages_are_not_zero(kind: str) -> None:
+    known = Completion(
+        EncodedExample("a", (5, 6, EOS), (7, 8, EOS)),
+        "student",
+        sampled_log_probs=(-1.0, -2.0, -3.0),
+        advantage=0.5,
+    )
+    earlier_turn = ((1, 2),) if kind == "causal" else ()
+    unknown = Completion(EncodedExample("b", (5, 9, EOS), (7, EOS), earlier_turn), "reference")
+    make = collator("causal" if kind == "causal" else "seq2seq")
+    batch = batched([known, unknown]).collated(make)
+    assert batch.sampled_log_probs is not None and batch.advantages is not None
+    first, second = batch.target_mask
+    assert batch.sampled_log_probs[0][first].tolist() == [-1.0, -2.0, -3.0]
+    assert bool((batch.sampled_log_probs[~batch.target_mask] == 0.0).all())
+    assert batch.sampled_log_probs[1][second].isnan().all()
+    assert batch.advantages[0] == 0.5 and batch.advantages[1].isnan()
+    assert batch.origins == ("student", "reference")
+    nobody = batched([unknown, dataclasses.replace(unknown)]).collated(collator("seq2seq"))
+    assert nobody.sampled_log_probs is None and nobody.advantages is None

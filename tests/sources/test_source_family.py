@@ -14,13 +14,10 @@ from tests.tiny import collator
 
 import seqdistill.sources
 from seqdistill.core.schedules import Schedule
-from seqdistill.sources.completions import Completion
-from seqdistill.sources.mixture import AdaptiveFraction, Coin, Fraction, MixtureSource
-from seqdistill.sources.replay import ReplaySource
+from seqdistill.sources.completions import Completion, CompletionSource
+from seqdistill.sources.mixture import AdaptiveFraction, Coin, Fraction, MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import Baseline, RewardedSource
-from seqdistill.sources.rollout_batches import RolloutBatches
-from seqdistill.sources.rollout_sampler import RolloutSampler
-from seqdistill.sources.source import CompletionSource, SequenceSource
+from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import StoredCompletions
 
 from .writing import PROMPTS, DiceSampler
@@ -126,6 +123,17 @@ def test_facts_have_the_same_names_in_the_same_order_at_every_update(name: str) 
 @every_writer
 def test_prompts_are_answered_in_full_and_no_prompt_with_nothing(name: str) -> None:
     writer = WRITERS[name]()
+    source = RolloutBatches(
+        PROMPTS,
+        WRITERS[name](),
+        collator("seq2seq"),
+        batch_tokens=60,
+        expected_new_tokens=4,
+        seed=1,
+    )
+    source.begin_update(1, UPDATES)
+    batch = source.next_batch()
+    assert batch.origins is not None and len(batch.origins) == batch.num_sequences
     by_id = {example.id: example.source_ids for example in PROMPTS}
     for update in range(1, UPDATES + 1):
         writer.begin_update(update, UPDATES)
@@ -139,20 +147,3 @@ def test_prompts_are_answered_in_full_and_no_prompt_with_nothing(name: str) -> N
             logged = one.sampled_log_probs
             assert logged is None or len(logged) == len(one.example.target_ids)
             assert (one.advantage is None) == (not name.count("reward"))
-
-
-@every_writer
-def test_writers_make_a_source(name: str) -> None:
-    source = RolloutBatches(
-        PROMPTS,
-        WRITERS[name](),
-        collator("seq2seq"),
-        batch_tokens=60,
-        expected_new_tokens=4,
-        seed=1,
-    )
-    assert isinstance(source, SequenceSource)
-    assert isinstance(WRITERS[name](), CompletionSource)
-    source.begin_update(1, UPDATES)
-    batch = source.next_batch()
-    assert batch.origins is not None and len(batch.origins) == batch.num_sequences

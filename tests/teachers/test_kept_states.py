@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import threading
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from filelock import FileLock
 from tests.tiny import VOCAB, collator, random_examples, tiny_adapter
 
 from seqdistill.core.batch import SequenceBatch
@@ -21,16 +18,15 @@ from seqdistill.core.scores import DenseScores
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.teachers import kept_states, states_making
+from seqdistill.teachers import kept_states
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
 from seqdistill.teachers.kept_states import (
     STATES,
-    KeptStates,
     KeptStatesTeacher,
     Precision,
     StatesSettings,
+    make_states,
 )
-from seqdistill.teachers.states_making import make_states
 
 # Of n best outputs each is an example of the same id and source.
 SECOND_BEST = [
@@ -52,18 +48,22 @@ class Place(NamedTuple):
     folder: Path
     teacher: SequenceModel
     settings: StatesSettings
+    examples: list[EncodedExample] = EXAMPLES
 
 
-def settings_for(teacher: SequenceModel, precision: Precision = "fp32") -> StatesSettings:
-    return StatesSettings(
-        "teacher", "tokenizer", EncodedDataset.of(EXAMPLES).fingerprint, teacher.kind, 2, precision
-    )
+def settings_for(
+    teacher: SequenceModel,
+    precision: Precision = "fp32",
+    examples: list[EncodedExample] = EXAMPLES,
+) -> StatesSettings:
+    fingerprint = EncodedDataset.of(examples).fingerprint
+    return StatesSettings("teacher", "tokenizer", fingerprint, teacher.kind, 2, precision)
 
 
 def make(place: Place) -> None:
     make_states(
         place.teacher,
-        EXAMPLES,
+        place.examples,
         collator(place.teacher.kind),
         place.folder,
         settings=place.settings,
@@ -77,12 +77,9 @@ def parts(place: Place) -> list[Path]:
     return sorted(place.folder.glob("*.npy"))
 
 
-def opened(place: Place) -> KeptStates:
-    return KeptStates(place.folder, EXAMPLES, settings=place.settings)
-
-
-def kept(place: Place) -> Teacher:
-    return KeptStatesTeacher(opened(place), place.teacher.head.cut(VOCAB - 2))
+def kept(place: Place) -> KeptStatesTeacher:
+    head = place.teacher.head.cut(VOCAB - 2)
+    return KeptStatesTeacher(place.folder, place.examples, head, settings=place.settings)
 
 
 def hidden(teacher: Teacher, examples: list[EncodedExample], place: Place) -> torch.Tensor:
@@ -132,13 +129,12 @@ def test_fp16_is_half_the_size_and_read_as_fp32(place: Place) -> None:
     assert sizes[0] == 2 * sizes[1] == 4 * 16 * sum(e.num_counted for e in EXAMPLES)
 
 
-def test_what_is_there_is_not_made_again(made: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_of_anything_else_are_left_alone_and_refused(
+    made: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(made.teacher, "forward", None)
     make(made)
-    opened(made)
-
-
-def test_states_of_anything_else_are_refused(made: Place) -> None:
+    kept(made)
     changes: list[tuple[dict[str, Any], str]] = [
         ({"teacher_fingerprint": "another"}, "teacher_fingerprint is teacher and this run's is"),
         ({"data_fingerprint": "f" * 64}, r"data_fingerprint is .* is ffffffffffffffff\.\.\.;"),
@@ -147,9 +143,9 @@ def test_states_of_anything_else_are_refused(made: Place) -> None:
     ]
     for change, told in changes:
         other = made._replace(settings=dataclasses.replace(made.settings, **change))
-        make(other)  # leaves them alone
+        make(other)
         with pytest.raises(StaleCorpusError, match=told):
-            opened(other)
+            kept(other)
 
 
 @pytest.mark.parametrize("name", [PART, STATES])
@@ -157,11 +153,11 @@ def test_damaged_files_are_refused(made: Place, name: str) -> None:
     path = made.folder / name
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(DataError, match=f"(?s){name} must .* delete the folder"):
-        opened(made)
+        kept(made)
     if name == PART:
         path.unlink()
         with pytest.raises(DataError, match="no such file"):
-            opened(made)
+            kept(made)
 
 
 def test_what_was_not_kept_is_refused(made: Place) -> None:
@@ -178,69 +174,45 @@ def test_what_was_not_kept_is_refused(made: Place) -> None:
             hidden(stored, [EXAMPLES[1], other], made)
 
 
-def test_an_interrupted_making_goes_on_and_ends_as_a_whole_one(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_states, "PART_EXAMPLES", 10)
-    monkeypatch.setattr(states_making, "PART_EXAMPLES", 10)
-    whole = place._replace(folder=place.folder.with_name("whole"))
-    make(whole)
-    rows, batches = states_making._rows, list[int]()
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Parts hold ten examples; the list grows by each batch that the teacher is run on.
 
-    def cut(teacher: SequenceModel, batch: SequenceBatch) -> Any:
+    At more than 25 examples the making is interrupted, unless the list begins below zero.
+    """
+    monkeypatch.setattr(kept_states, "PART_EXAMPLES", 10)
+    rows, batches = kept_states._rows, list[int]()
+
+    def counted(teacher: SequenceModel, batch: SequenceBatch) -> Any:
         batches.append(batch.num_sequences)
         if sum(batches) > 25:
             raise KeyboardInterrupt
         return rows(teacher, batch)
 
-    monkeypatch.setattr(states_making, "_rows", cut)
+    monkeypatch.setattr(kept_states, "_rows", counted)
+    return batches
+
+
+def test_an_interrupted_making_goes_on_and_ends_as_a_whole_one(
+    place: Place, computed: list[int]
+) -> None:
+    whole = place._replace(folder=place.folder.with_name("whole"))
+    computed[:] = [-100]
+    make(whole)
+    computed.clear()
     with pytest.raises(KeyboardInterrupt):
         make(place)
     assert len(parts(place)) == 2
     with pytest.raises(DataError, match="sha256 none"):
-        opened(place)
+        kept(place)
     (place.folder / f"{PART}.partial-999999").write_bytes(b"of a killed process")
-    batches.clear()
-    with pytest.raises(KeyboardInterrupt):
-        make(place._replace(folder=place.folder.with_name("other")))
-    batches[:] = [-100]
+    computed[:] = [-100]
     make(place)
-    assert 100 + sum(batches) == len(EXAMPLES) - 20
-    assert {path.name for path in place.folder.iterdir()} == {
-        path.name for path in whole.folder.iterdir()
-    }
-    assert [p.read_bytes() for p in parts(place)] == [p.read_bytes() for p in parts(whole)]
-    expected = hidden(kept(whole), EXAMPLES, whole)
-    assert torch.equal(hidden(kept(place), EXAMPLES, place), expected)
-
-
-def test_a_part_that_another_process_makes_is_waited_for(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_states, "PART_EXAMPLES", 10)
-    monkeypatch.setattr(states_making, "PART_EXAMPLES", 10)
-    whole = place._replace(folder=place.folder.with_name("whole"))
-    make(whole)
-    rows, batches = states_making._rows, list[int]()
-
-    def counted(teacher: SequenceModel, batch: SequenceBatch) -> Any:
-        batches.append(batch.num_sequences)
-        return rows(teacher, batch)
-
-    monkeypatch.setattr(states_making, "_rows", counted)
-    (place.folder / ".locks").mkdir(parents=True)
-    with FileLock(place.folder / ".locks" / PART):
-        second = threading.Thread(target=make, args=(place,))
-        second.start()
-        deadline = time.monotonic() + 60
-        while len(parts(place)) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert second.is_alive() and sum(batches) == len(EXAMPLES) - 10
-        shutil.copy(whole.folder / PART, place.folder / PART)
-    second.join(timeout=60)
-    assert sum(batches) == len(EXAMPLES) - 10
-    assert [p.read_bytes() for p in parts(place)] == [p.read_bytes() for p in parts(whole)]
-    opened(place)
+    assert 100 + sum(computed) == len(EXAMPLES) - 20
+    files = [{path.name: path.read_bytes() for path in parts(each)} for each in (place, whole)]
+    assert files[0] == files[1]
+    assert {p.name for p in place.folder.iterdir()} == {p.name for p in whole.folder.iterdir()}
+    assert torch.equal(hidden(kept(place), EXAMPLES, place), hidden(kept(whole), EXAMPLES, whole))
 
 
 def test_states_too_large_for_fp16_are_refused(place: Place) -> None:
@@ -254,18 +226,15 @@ def test_states_too_large_for_fp16_are_refused(place: Place) -> None:
     assert not parts(half)
 
 
-def test_a_full_disk_is_told_before_the_first_batch_is_written(
+def test_a_full_disk_and_a_folder_of_other_things_are_told_before_anything_is_written(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil.disk_usage(place.folder.parent.parent)._replace(free=100)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"on disk in fp32, found 0\.0 GB free"):
-        make(place)
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage(place.folder.parent.parent)._replace(free=100)
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(UserError, match=r"on disk in fp32, found 0\.0 GB free"):
+            make(place)
     assert not (place.folder / STATES).exists()
-
-
-def test_a_folder_of_other_things_is_refused_and_kept(place: Place) -> None:
-    place.folder.mkdir(parents=True)
     (place.folder / "thesis.tex").write_text("all of it")
     with pytest.raises(UserError, match=r"give another one as teacher\.states"):
         make(place)
@@ -273,29 +242,15 @@ def test_a_folder_of_other_things_is_refused_and_kept(place: Place) -> None:
 
 def test_earlier_turns_that_count_have_their_states_too(tmp_path: Path) -> None:
     teacher = tiny_adapter("llama")
-    settings = dataclasses.replace(
-        settings_for(teacher), data_fingerprint=EncodedDataset.of(CONVERSATIONS).fingerprint
-    )
-    make_states(
-        teacher,
-        CONVERSATIONS,
-        collator("causal"),
-        tmp_path / "kept",
-        settings=settings,
-        batch_tokens=60,
-        device=torch.device("cpu"),
-        progress=NoProgress(),
-    )
-    states = KeptStates(tmp_path / "kept", CONVERSATIONS, settings=settings)
-    assert states.record.num_positions == sum(e.num_counted for e in CONVERSATIONS)
-    batch = collator("causal")(CONVERSATIONS)
-    live = InProcessTeacher(teacher, vocab_size=VOCAB).score(batch)
-    assert isinstance(live, DenseScores)
-    mask = batch.target_mask
-    torch.testing.assert_close(
-        states.at_targets(batch)[mask], live.hidden[mask], rtol=1e-5, atol=1e-5
-    )
+    settings = settings_for(teacher, examples=CONVERSATIONS)
+    place = Place(tmp_path / "kept", teacher, settings, CONVERSATIONS)
+    make(place)
+    stored, batch = kept(place), collator("causal")(CONVERSATIONS)
+    assert stored.record.num_positions == sum(e.num_counted for e in CONVERSATIONS)
+    found = hidden(stored, CONVERSATIONS, place)[batch.target_mask]
+    live = hidden(InProcessTeacher(teacher, vocab_size=VOCAB - 2), CONVERSATIONS, place)
+    torch.testing.assert_close(found, live[batch.target_mask], rtol=1e-5, atol=1e-5)
     without = [dataclasses.replace(e, counted_spans=()) for e in CONVERSATIONS]
     assert EncodedDataset.of(without).fingerprint != settings.data_fingerprint
     with pytest.raises(DataError, match="none for these"):
-        states.at_targets(collator("causal")(without))
+        hidden(stored, without, place)

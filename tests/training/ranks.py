@@ -37,11 +37,15 @@ from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.sources.rollout_batches import RolloutBatches
-from seqdistill.sources.rollout_sampler import RolloutSampler
+from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 from seqdistill.teachers.in_process import InProcessTeacher
-from seqdistill.training.processes import Parallel, all_gather_object, make_accelerator, prepare
-from seqdistill.training.sharding import shard_frozen
+from seqdistill.training.processes import (
+    Parallel,
+    all_gather_object,
+    make_accelerator,
+    prepare,
+    shard_frozen,
+)
 
 PARALLELS: tuple[Parallel, ...] = ("ddp", "fsdp2")
 BEGUN = "2-ddp"

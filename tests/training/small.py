@@ -16,14 +16,14 @@ from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import TeacherScores
-from seqdistill.core.terms import Reduction
+from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import TrainingSection
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.sources.source import SequenceSource
+from seqdistill.sources.completions import SequenceSource
 from seqdistill.sources.stored import StoredSequences
 from seqdistill.teachers.in_process import NoTeacher, Teacher
 from seqdistill.training.loop import DevScorer, TrainingLoop
@@ -51,7 +51,7 @@ class PlainObjective(WeightedObjective):
 
     def __init__(self, reduction: Reduction = "token", *, then: Then | None = None) -> None:
         """`then` sees states, eval states, batch and loss, and gives what is returned."""
-        self._reduction = reduction
+        super().__init__([Term.of("negative_log_likelihood")], reduction=reduction)
         self._then = then
 
     def __call__(
@@ -72,18 +72,6 @@ class PlainObjective(WeightedObjective):
         if self._then is not None:
             return self._then(states, eval_states, batch, loss)
         return loss, {"nll": loss}
-
-    def begin_update(self, update: int, updates: int, *, logged: bool) -> None:
-        """Every update is like the others."""
-
-    def end_update(self, parts: Mapping[str, TokenSum]) -> None:
-        """Nothing is learned from it."""
-
-    def state_dict(self) -> dict[str, float]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """There is no state."""
 
 
 class Recorder(RunDirectory):
@@ -176,7 +164,7 @@ def make_loop(
         eval_metric=eval_metric,
         seed=5,
         accelerator=accelerator or Accelerator(cpu=True),
-        run=run,
+        run_directory=run,
         progress=NoProgress(),
         score_dev=score_dev,
         samples_student=samples_student,
@@ -193,12 +181,14 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
-def scripted(scores: Sequence[float], seen: Callable[[SequenceModel], None]) -> DevScorer:
+def scripted(
+    scores: Sequence[float], seen: Callable[[SequenceModel], None], metric: str = "bleu"
+) -> DevScorer:
     """A dev scorer that gives these scores in turn and shows each model to `seen`."""
     left = list(scores)
 
     def score(model: Any) -> Mapping[str, float]:
         seen(model)
-        return {"bleu": left.pop(0), "chrf": 0.0}
+        return {metric: left.pop(0), "chrf": 0.0}
 
     return score

@@ -21,56 +21,43 @@ def trained(folder: Path, scores: list[float], **changes: Any) -> tuple[Any, Any
     loop = make_loop(
         folder,
         model,
-        score_dev=scripted(scores, lambda _module: seen.append(weights(model))),
+        score_dev=scripted(
+            scores,
+            lambda _module: seen.append(weights(model)),
+            changes.get("eval_metric", "bleu"),
+        ),
         **{"steps": 6, "eval_every": 1, **changes},
     )
     return model, loop.run(resume=False), seen
 
 
 def test_of_an_error_rate_the_lowest_is_best(tmp_path: Path) -> None:
-    model, seen = student(), []
-    rates = iter([9.0, 3.0, 5.0, 3.0, 4.0, 6.0])
-
-    def score_dev(_module: nn.Module) -> dict[str, float]:
-        seen.append(weights(model))
-        return {"bleu": 0.0, "token_error_rate": next(rates)}
-
-    loop = make_loop(
-        tmp_path,
-        model,
-        score_dev=score_dev,
-        steps=6,
-        eval_every=1,
-        eval_metric="token_error_rate",
-        keep_best=2,
-        patience=4,
-    )
-    result = loop.run(resume=False)
+    settings: dict[str, Any] = {"eval_metric": "token_error_rate", "keep_best": 2, "patience": 4}
+    model, result, seen = trained(tmp_path, [9.0, 3.0, 5.0, 3.0, 4.0, 6.0], **settings)
     assert result.best == ((3.0, 2), (3.0, 4)), "the lowest first; what is noted is the score"
     assert (result.updates, result.stopped_early) == (6, True)
     assert same(weights(model), seen[1])
 
 
-def test_training_stops_after_so_many_scores_without_a_new_best(tmp_path: Path) -> None:
-    model, result, seen = trained(tmp_path, [1.0, 5.0, 3.0, 4.0, 9.0, 9.0], patience=2)
-    assert (result.updates, result.stopped_early) == (4, True)
-    assert same(weights(model), seen[1])
-
-
-@pytest.mark.parametrize("scores", [[5.0, 3.0, 4.0, 6.0], [5.0, 5.0, 5.0, 6.0]])
-def test_neither_a_second_best_nor_an_equal_score_is_a_new_best(
-    scores: list[float], tmp_path: Path
+@pytest.mark.parametrize(
+    ("scores", "updates"),
+    [
+        ([1.0, 5.0, 3.0, 4.0], 4),
+        ([5.0, 3.0, 4.0], 3),  # neither a second best
+        ([5.0, 5.0, 5.0], 3),  # nor an equal score is a new best
+    ],
+)
+def test_training_stops_after_so_many_scores_without_a_new_best(
+    scores: list[float], updates: int, tmp_path: Path
 ) -> None:
-    _, result, _ = trained(tmp_path, scores, patience=2, keep_best=3)
-    assert result.updates == 3
-
-
-def test_a_stopped_run_that_is_resumed_stays_stopped(tmp_path: Path) -> None:
-    model, _, _ = trained(tmp_path, [5.0, 1.0, 1.0], patience=2)
+    settings: dict[str, Any] = {"patience": 2, "keep_best": 3}
+    model, result, seen = trained(tmp_path, [*scores, 9.0, 9.0, 9.0], **settings)
+    assert (result.updates, result.stopped_early) == (updates, True)
+    assert same(weights(model), seen[scores.index(max(scores))])
     again, metrics = student(seed=9), Recorder()
-    loop = make_loop(tmp_path, again, metrics=metrics, score_dev=scripted([], print), patience=2)
-    result = loop.run(resume=True)
-    assert (result.updates, result.stopped_early) == (3, True)
+    loop = make_loop(tmp_path, again, metrics=metrics, score_dev=scripted([], print), **settings)
+    resumed = loop.run(resume=True)
+    assert (resumed.updates, resumed.stopped_early) == (updates, True), "it stays stopped"
     assert same(weights(again), weights(model))
     assert metrics.rows == []
 

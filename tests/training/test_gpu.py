@@ -17,8 +17,8 @@ from tests.training.small import SETTINGS, Recorder, make_loop, stored, student,
 import seqdistill
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
+from seqdistill.sources.stored import PrefetchedSource
 from seqdistill.training.optimization import make_optimizer
-from seqdistill.training.prefetching import PrefetchedSource
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,16 +14,18 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tests.jobs.test_distill import QUICK, save_data_and_models
+from tests.jobs.test_stages import texts
 from tests.training.small import TIMINGS
 
 import seqdistill
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.training import train_student
 from seqdistill.models.loading import load_pair
+from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.run_directory import RunDirectory
 
-WORDS = ["ein", "kleines", "haus", "steht", "am", "see", "und", "wir", "gehen", "hin"]
 UPDATES = 24
 
 _TRAIN = """
@@ -36,62 +38,29 @@ with open(sys.argv[1], encoding="utf-8") as file:
 """
 
 
-def write_pairs(path: Path, count: int, seed: int) -> str:
-    drawn = random.Random(seed)
-    lines = ["source\ttarget"]
-    for _ in range(count):
-        words = drawn.choices(WORDS, k=drawn.randint(2, 6))
-        lines.append(f"{' '.join(words)}\t{' '.join(reversed(words))}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path)
-
-
-def recipe_for(folder: Path, name: str) -> Recipe:
-    """A tiny mBART from scratch, with dropout, dev scores, states and an average of the best."""
-    data = {
-        "train": write_pairs(folder / "train.tsv", 80, seed=1),
-        "dev": write_pairs(folder / "dev.tsv", 6, seed=2),
+def recipe_for(folder: Path) -> Recipe:
+    """A tiny mBART with dropout, dev scores, states and an average of the best."""
+    save_data_and_models(folder)
+    given = {
+        **QUICK,
+        "seed": 3,
+        "output_dir": str(folder / "run"),
+        "data.train": str(folder / "train.tsv"),
+        "data.dev": str(folder / "test.tsv"),
+        "student.model": str(folder / "student"),
+        "training.steps": UPDATES,
+        "training.gradient_accumulation_steps": 2,
+        "training.learning_rate": 0.01,
+        "training.dropout": 0.2,
+        "training.precision": "bf16",
+        "training.log_every": 1,
+        "training.eval_every": 6,
+        "training.eval_metric": "chrf",
+        "training.checkpoint_every": 2,
+        "training.keep_best": 2,
+        "training.average_best": True,
     }
-    architecture = {
-        "model_type": "mbart",
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
-        "decoder_ffn_dim": 32,
-        "max_position_embeddings": 64,
-    }
-    training = {
-        "steps": UPDATES,
-        "batch_tokens": 120,
-        "gradient_accumulation_steps": 2,
-        "warmup_steps": 4,
-        "learning_rate": 0.01,
-        "dropout": 0.2,
-        "precision": "bf16",
-        "threads": 1,
-        "device": "cpu",
-        "log_every": 1,
-        "eval_every": 6,
-        "eval_metric": "chrf",
-        "checkpoint_every": 2,
-        "keep_best": 2,
-        "average_best": True,
-        "trackers": [],
-    }
-    return Recipe.model_validate(
-        {
-            "seed": 3,
-            "method": "teacher",
-            "output_dir": str(folder / name),
-            "data": data,
-            "student": {"init": "scratch", "architecture": architecture, "vocab_size": 280},
-            "training": training,
-            "evaluation": {"max_new_tokens": 12},
-        }
-    )
+    return load_recipe("baseline", texts(given))
 
 
 def trained(run: RunDirectory) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
@@ -128,8 +97,17 @@ def kill_while_training(recipe: Recipe, *, rows: int, delay_s: float) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    folder = tmp_path_factory.mktemp("whole")
-    return train_student(recipe_for(folder, "run"), progress=NoProgress())
+    """A run worth comparing: it scored dev, kept the best, and learned something."""
+    recipe = recipe_for(tmp_path_factory.mktemp("whole"))
+    run = train_student(recipe, progress=NoProgress())
+    _, rows, files = trained(run)
+    losses = [row["loss_nats"] for row in rows if "loss_nats" in row]
+    assert len(losses) == UPDATES and losses[-1] < losses[0]
+    assert [row["step"] for row in rows if "dev_chrf" in row] == [6, 12, 18, 24]
+    assert sum(name.startswith("best-") for name in files) >= 2
+    assert load_pair(str(run.student_path)).model.config.dropout == 0.2
+    assert json.loads(run.manifest_path.read_text())["finished"] is True
+    return run
 
 
 @pytest.mark.slow
@@ -139,7 +117,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     seed = int.from_bytes(os.urandom(4))  # any moment: the one test whose seed is not fixed
     drawn = random.Random(seed)
     moment = {"rows": drawn.randint(1, UPDATES - 4), "delay_s": drawn.random() * 0.1}
-    recipe = recipe_for(tmp_path, "run")
+    recipe = recipe_for(tmp_path)
     kill_while_training(recipe, rows=int(moment["rows"]), delay_s=moment["delay_s"])
 
     run = RunDirectory.open(tmp_path / "run")
@@ -159,17 +137,3 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
         assert tensor.equal(weights[name]), f"{name} differs when killed at {moment}"
     assert rows == expected_rows, f"metrics differ when killed at {moment}"
     assert files == expected_files
-
-
-@pytest.mark.slow
-def test_the_uninterrupted_run_is_one_worth_comparing(uninterrupted: RunDirectory) -> None:
-    _, rows, files = trained(uninterrupted)
-    steps = [row["step"] for row in rows if "loss_nats" in row]
-    assert steps == list(range(1, UPDATES + 1))
-    assert [row["step"] for row in rows if "dev_chrf" in row] == [6, 12, 18, 24]
-    assert sum(name.startswith("best-") for name in files) == 2
-    losses = [row["loss_nats"] for row in rows if "loss_nats" in row]
-    assert losses[-1] < losses[0]
-    pair = load_pair(str(uninterrupted.student_path))
-    assert pair.model.config.dropout == 0.2
-    assert json.loads(uninterrupted.manifest_path.read_text())["finished"] is True

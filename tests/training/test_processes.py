@@ -24,14 +24,15 @@ from seqdistill.compression.pruning import prune
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
 from seqdistill.recipe.schema import TrainingSection
-from seqdistill.training.loop import check_trainable
+from seqdistill.training.optimization import check_trainable
 from seqdistill.training.processes import (
     all_gather_object,
     broadcast_from_main,
+    check_launch,
+    layer_classes,
     make_accelerator,
     prepare,
 )
-from seqdistill.training.sharding import layer_classes
 
 ROOT = Path(__file__).parents[2]
 RUNS = [f"{count}-{parallel}" for count in (2, 3) for parallel in ranks.PARALLELS]
@@ -93,6 +94,9 @@ def test_several_processes_equal_one_with_their_global_batch(trained: Path, name
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_only_the_main_process_logs_and_all_end_alike(trained: Path, name: str) -> None:
+    told = {facts(trained, name, rank)["poisoned"] for rank in range(int(name[0]))}
+    assert len(told) == 1, "a loss that is not finite stops all processes with one error"
+    assert "the term nll is nan for the examples e" in told.pop()
     assert not any(facts(trained, name, rank=1)["rows"].values())
     for training in ("distilled", "whole", "resumed", "on-policy"):
         found = [left(trained, name, training, rank) for rank in range(int(name[0]))]
@@ -119,41 +123,27 @@ def test_any_number_of_processes_goes_on_with_a_checkpoint_of_two(trained: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_a_loss_that_is_not_finite_stops_all_processes_with_one_error(
-    trained: Path, name: str
-) -> None:
-    told = {facts(trained, name, rank)["poisoned"] for rank in range(int(name[0]))}
-    assert len(told) == 1
-    assert "the term nll is nan for the examples e" in told.pop()
-
-
-@pytest.mark.slow
 def test_processes_that_would_train_apart_are_refused(trained: Path) -> None:
     expected = "" if torch.cuda.is_available() else "All 2 launched processes must train one model"
     for rank in (0, 1):
         assert facts(trained, "2-ddp", rank)["refusal"].startswith(expected)
 
 
-def linear() -> tuple[nn.Module, torch.optim.Optimizer]:
-    model = nn.Linear(2, 2)
-    return model, torch.optim.SGD(model.parameters())
-
-
-def test_one_process_is_left_as_it_is() -> None:
-    (model, optimizer), accelerator = linear(), Accelerator(cpu=True)
+def test_one_process_is_left_as_it_is_and_of_a_launch_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, accelerator = nn.Linear(2, 2), Accelerator(cpu=True)
+    optimizer = torch.optim.SGD(model.parameters())
     assert prepare(model, optimizer, accelerator) == (model, optimizer)
     assert broadcast_from_main("value", accelerator) == "value"
     assert all_gather_object("value") == ["value"]
-
-
-def test_a_launch_that_accelerate_did_not_join_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    accelerator = Accelerator(cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"All 2 launched .* joined 1 and wrapped it as Linear"):
-        prepare(*linear(), accelerator)
+        prepare(model, optimizer, accelerator)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match="fsdp_version: 2"):
+        make_accelerator("auto", on_cpu=True)
 
 
 @pytest.mark.parametrize(
@@ -166,13 +156,6 @@ def test_a_launch_that_accelerate_did_not_join_is_refused(
 )
 def test_layers_are_sharded_whole(name: str, layers: list[str]) -> None:
     assert layer_classes(tiny_adapter(name)) == layers
-
-
-def test_sharding_of_the_first_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_VERSION", "1")
-    with pytest.raises(UserError, match="fsdp_version: 2"):
-        make_accelerator("auto", on_cpu=True)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +175,7 @@ def test_what_cannot_be_trained_is_refused_before_it_begins(
     named: str | None,
 ) -> None:
     monkeypatch.setattr(Accelerator, "is_fsdp2", sharded)
-    monkeypatch.setattr("seqdistill.training.loop.check_optimizer", lambda settings: None)
+    monkeypatch.setattr("seqdistill.training.optimization.check_optimizer", lambda settings: None)
     model = student()
     model.module.supports_gradient_checkpointing = False
     mask = PruningMask.of_nothing()
@@ -201,3 +184,31 @@ def test_what_cannot_be_trained_is_refused_before_it_begins(
     told = pytest.raises(UserError, match=named) if named else contextlib.nullcontext()
     with told:
         check_trainable(model, mask, TrainingSection(**settings), Accelerator(cpu=True))
+
+
+# What accelerate 1.15 sets for `launch --cpu --num_processes 2`, beside which it starts one.
+ALONE = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        (ALONE, True),
+        ({**ALONE, "WORLD_SIZE": "2"}, False),
+        ({**ALONE, "PMI_SIZE": "2"}, False),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, False),
+        ({**ALONE, "MASTER_ADDR": "node17"}, False),
+        ({"MASTER_ADDR": "127.0.0.1"}, False),
+    ],
+    ids=["alone", "torchrun", "mpi", "one process", "launched in a cluster", "no launcher"],
+)
+def test_one_process_where_several_were_asked_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], refused: bool
+) -> None:
+    for name in ("WORLD_SIZE", "PMI_SIZE", *ALONE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    told = pytest.raises(UserError, match="torchrun --nproc_per_node 2 -m seqdistill train")
+    with told if refused else contextlib.nullcontext():
+        check_launch()

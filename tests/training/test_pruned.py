@@ -132,16 +132,11 @@ def test_resumed_equals_uninterrupted_whatever_was_zero(killed_at: int, tmp_path
     model, again = train(tmp_path / "killed", metrics, resume=True)
     assert same(weights(model), weights(expected))
     assert all(torch.equal(again.kept()[name], kept) for name, kept in mask.kept().items())
-
-
-def test_a_state_holds_the_mask_and_zero_moments_of_what_is_pruned(tmp_path: Path) -> None:
-    _, mask = train(tmp_path, Recorder())
-    path = tmp_path / f"checkpoint-{UPDATES}"
+    # The last state holds the mask, and moments that are zero where it is.
+    path, model = tmp_path / "whole" / f"checkpoint-{UPDATES}", student(seed=1)
     assert load_file(path / "pruning.safetensors").keys() == mask.kept().keys()
-    model = student(seed=1)
-    again = pruned(model, share=0.0)
+    again, optimizer = pruned(model, share=0.0), make_optimizer(model, SETTINGS)
     assert again.density > 0.99
-    optimizer = make_optimizer(model, SETTINGS)
     load_state(path, model=model, mask=again, optimizer=optimizer, device=torch.device("cpu"))
     assert again.density == mask.density
     for name, kept in mask.kept().items():
@@ -155,10 +150,6 @@ def test_a_state_of_a_student_pruned_otherwise_is_refused(
     first: float | None, second: float | None, tmp_path: Path
 ) -> None:
     train(tmp_path, Recorder(), share=first)
+    assert (first is None) == (not list(tmp_path.rglob("pruning.safetensors")))
     with pytest.raises(UserError, match="stored pruning mask must be of this model's own weights"):
         train(tmp_path, Recorder(), share=second, resume=True)
-
-
-def test_a_student_that_is_not_pruned_has_no_mask_in_its_states(tmp_path: Path) -> None:
-    train(tmp_path, Recorder(), share=None)
-    assert not list(tmp_path.rglob("pruning.safetensors"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tests.training.small import (
     SETTINGS,
     Recorder,
@@ -22,16 +23,11 @@ from torch import Tensor
 
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.errors import UserError
-from seqdistill.records.checksums import CHECKSUMS, write_checksums
+from seqdistill.records.checksums import CHECKSUMS
 from seqdistill.records.run_directory import Resume
-from seqdistill.training.checkpoint import (
-    LoopState,
-    checkpoint_to_resume,
-    load_state,
-    saved_states,
-)
+from seqdistill.sources.stored import PrefetchedSource
+from seqdistill.training.checkpoint import checkpoint_to_resume, load_state, saved_states
 from seqdistill.training.optimization import make_optimizer
-from seqdistill.training.prefetching import PrefetchedSource
 
 SCORES = [3.0, 9.0, 4.0]
 
@@ -54,33 +50,18 @@ def train(folder: Path, metrics: Recorder, *, resume: Resume = False, left: int 
     return model
 
 
+class Run(NamedTuple):
+    """A training that ended: its weights, its log and its states."""
+
+    weights: dict[str, Tensor]
+    metrics: Recorder
+    folder: Path
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Recorder]:
-    metrics = Recorder()
-    return weights(train(tmp_path_factory.mktemp("whole"), metrics)), metrics
-
-
-@pytest.mark.parametrize(
-    ("killed_at", "resumed_from", "left"), [(2, 0, 3), (3, 2, 2), (4, 2, 2), (5, 4, 1), (6, 4, 1)]
-)
-def test_resumed_equals_uninterrupted(
-    killed_at: int,
-    resumed_from: int,
-    left: int,
-    uninterrupted: tuple[dict[str, Tensor], Recorder],
-    tmp_path: Path,
-) -> None:
-    metrics = Recorder(stop_at=killed_at)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, metrics)
-    names = [path.name for path in saved_states(tmp_path)]
-    assert names[-1:] == ([f"checkpoint-{resumed_from}"] if resumed_from else [])
-    torch.rand(100)  # whatever the next process does before it resumes
-    metrics.stop_at = None
-    model = train(tmp_path, metrics, resume=True, left=left)
-    expected_weights, expected_metrics = uninterrupted
-    assert same(weights(model), expected_weights)
-    assert metrics.without_timings == expected_metrics.without_timings
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    metrics, folder = Recorder(), tmp_path_factory.mktemp("whole")
+    return Run(weights(train(folder, metrics)), metrics, folder)
 
 
 def stopped_at_five(folder: Path) -> Recorder:
@@ -89,17 +70,6 @@ def stopped_at_five(folder: Path) -> Recorder:
         train(folder, metrics)
     metrics.stop_at = None
     return metrics
-
-
-def test_the_dropout_state_is_what_makes_it_equal(
-    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
-) -> None:
-    metrics = stopped_at_five(tmp_path)
-    other = torch.Generator().manual_seed(1).get_state()
-    save_file({"cpu": other}, tmp_path / "checkpoint-4" / "random.safetensors")
-    write_checksums(tmp_path / "checkpoint-4")
-    model = train(tmp_path, metrics, resume=True, left=1)
-    assert not same(weights(model), uninterrupted[0])
 
 
 FILES = ["model", "optimizer", "random", "state", "checksums", "best"]
@@ -132,21 +102,25 @@ def damaged(folder: Path, what: str, how: str) -> Path:
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken_when_asked(
     what: str,
     how: str,
-    uninterrupted: tuple[dict[str, Tensor], Recorder],
+    uninterrupted: Run,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     metrics = stopped_at_five(tmp_path)
+    assert [path.name for path in saved_states(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
     path = damaged(tmp_path, what, how)
     named = "" if what == "checksums" else path.name  # a digit of them is another file's
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=f"{named}.* from checkpoint-2, .*whole"):
         train(tmp_path, metrics, resume=True, left=2)
     assert sorted(tmp_path.rglob("*")) == before
+    torn = tmp_path / "checkpoint-99.partial-123"
+    torn.mkdir()
     model = train(tmp_path, metrics, resume="latest-whole", left=2)
+    assert not torn.exists()
     assert "checkpoint-4 is damaged" in caplog.text and named in caplog.text
-    assert same(weights(model), uninterrupted[0])
-    assert metrics.without_timings == uninterrupted[1].without_timings
+    assert same(weights(model), uninterrupted.weights)
+    assert metrics.without_timings == uninterrupted.metrics.without_timings
 
 
 @pytest.mark.parametrize("resume", [True, "latest-whole"])
@@ -190,69 +164,36 @@ def test_what_is_read_ahead_is_not_lost_when_a_run_resumes() -> None:
         assert torch.equal(found.target_ids, expected.target_ids)
 
 
-def test_half_written_states_are_ignored_and_removed(
-    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
-) -> None:
-    metrics = stopped_at_five(tmp_path)
-    torn = tmp_path / "checkpoint-6.partial-123"
-    torn.mkdir()
-    (torn / "model.safetensors").write_bytes(b"half")
-    model = train(tmp_path, metrics, resume=True, left=1)
-    assert same(weights(model), uninterrupted[0])
-    assert not torn.exists()
-
-
 def test_a_finished_run_that_is_resumed_gives_its_student_again(
-    uninterrupted: tuple[dict[str, Tensor], Recorder], tmp_path: Path
+    uninterrupted: Run, tmp_path: Path
 ) -> None:
-    train(tmp_path, Recorder())
-    metrics = Recorder()
-    model = train(tmp_path, metrics, resume=True, left=1)
-    assert same(weights(model), uninterrupted[0])
+    metrics, folder = Recorder(), tmp_path / "again"
+    shutil.copytree(uninterrupted.folder, folder)
+    assert same(weights(train(folder, metrics, resume=True, left=1)), uninterrupted.weights)
     assert metrics.rows == []
+    with pytest.raises(FileExistsError):  # a new run does not take up old states
+        train(folder, Recorder())
+    (folder / "checkpoint-x").mkdir()
+    (folder / "checkpoint-10").mkdir()
+    names = [path.name for path in saved_states(folder)]
+    assert names == ["checkpoint-4", "checkpoint-6", "checkpoint-10"]
+    assert checkpoint_to_resume(folder / "nowhere", True) is None
 
 
-def test_a_new_run_does_not_take_up_old_states(tmp_path: Path) -> None:
-    train(tmp_path, Recorder())
-    with pytest.raises(FileExistsError):
-        train(tmp_path, Recorder())
-
-
-def test_a_failure_while_writing_leaves_no_half_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_space(*_arguments: object) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("seqdistill.training.checkpoint.atomic.write_json", no_space)
-    with pytest.raises(OSError, match="No space left"):
-        train(tmp_path, Recorder())
-    assert saved_states(tmp_path) == []
-    assert not list(tmp_path.glob("checkpoint-*"))
-
-
-def test_states_are_numbered_and_the_newest_is_the_highest(tmp_path: Path) -> None:
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11.partial-7", "checkpoint-x"):
-        (tmp_path / name).mkdir()
-    assert [path.name for path in saved_states(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
-    assert checkpoint_to_resume(tmp_path / "nowhere", True) is None
-
-
-def test_a_state_holds_tied_weights_once_and_every_counter(tmp_path: Path) -> None:
-    model = train(tmp_path, Recorder())
-    stored = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
+def test_a_state_holds_tied_weights_once_and_every_counter(uninterrupted: Run) -> None:
+    path, model = uninterrupted.folder / "checkpoint-6", student(seed=1)
+    stored = load_file(path / "model.safetensors")
     assert {name for name in stored if "shared" in name or "embed_tokens" in name} == {
         "module.model.shared.weight"
     }
     optimizer = make_optimizer(model, SETTINGS)
     state = load_state(
-        tmp_path / "checkpoint-6",
+        path,
         model=model,
         mask=PruningMask.of_nothing(),
         optimizer=optimizer,
         device=torch.device("cpu"),
     )
-    assert isinstance(state, LoopState)
     assert (state.update, state.best) == (6, [(9.0, 4), (4.0, 6)])
     assert state.evaluations_without_best == 1
     steps = {float(slots["step"]) for slots in optimizer.state_dict()["state"].values()}

@@ -29,7 +29,9 @@ from seqdistill.core.terms import Reduction
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
+from seqdistill.training.loop import Note
 from seqdistill.training.optimization import learning_rate
+from seqdistill.training.processes import StepStats
 
 EIGHT = random_examples(8, seed=3)
 
@@ -108,6 +110,7 @@ def test_any_split_gives_the_update_of_the_mean_over_all(
     for name, parameter in model.named_parameters():
         difference = (parameter - expected.get_parameter(name)).detach().abs().max()
         assert float(difference) < 1e-6 * learning_rate(SETTINGS, 1), name
+    assert not model.training
     (row,) = metrics.rows
     assert row["gradient_norm"] == pytest.approx(norm, rel=1e-9)
     assert row["loss_nats"] == pytest.approx(naive_mean(student(), reduction).item(), rel=1e-5)
@@ -134,21 +137,6 @@ def poisoned(at: int, *, gradient: bool) -> PlainObjective:
     return PlainObjective(then=then)
 
 
-def train_poisoned(folder: Path, *, at: int, gradient: bool) -> tuple[Any, str, Recorder]:
-    model, metrics = student(), Recorder()
-    loop = make_loop(
-        folder,
-        model,
-        source=ListedBatches([EIGHT[:2], EIGHT[2:4], EIGHT[4:6], EIGHT[6:]]),
-        objective=poisoned(at, gradient=gradient),
-        metrics=metrics,
-        gradient_accumulation_steps=2,
-    )
-    with pytest.raises(NonFiniteLossError) as stopped:
-        loop.run(resume=False)
-    return model, str(stopped.value), metrics
-
-
 @pytest.mark.parametrize(
     ("gradient", "words"),
     [
@@ -157,9 +145,7 @@ def train_poisoned(folder: Path, *, at: int, gradient: bool) -> tuple[Any, str, 
     ],
 )
 def test_what_is_not_finite_stops_before_the_optimizer_moves(
-    gradient: bool,
-    words: tuple[str, ...],
-    tmp_path: Path,
+    gradient: bool, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     expected = student()
     source = ListedBatches([EIGHT[:2], EIGHT[2:4]])
@@ -167,8 +153,18 @@ def test_what_is_not_finite_stops_before_the_optimizer_moves(
         tmp_path / "one", expected, source=source, gradient_accumulation_steps=2, steps=1
     )
     first.run(resume=False)
-    model, message, metrics = train_poisoned(tmp_path / "run", at=4, gradient=gradient)
-    assert all(named in message for named in words)
+    model, metrics = student(), Recorder()
+    loop = make_loop(
+        tmp_path / "run",
+        model,
+        source=ListedBatches([EIGHT[:2], EIGHT[2:4], EIGHT[4:6], EIGHT[6:]]),
+        objective=poisoned(4, gradient=gradient),
+        metrics=metrics,
+        gradient_accumulation_steps=2,
+    )
+    with pytest.raises(NonFiniteLossError) as stopped:
+        loop.run(resume=False)
+    assert all(named in str(stopped.value) for named in words)
     assert same(weights(model), weights(expected))
     assert [row["step"] for row in metrics.rows] == [1]
 
@@ -221,34 +217,35 @@ def test_an_objective_that_reads_eval_states_gets_them_with_dropout_off(
     assert [own is not None for own in calls] == [needed and dropout > 0.0] * 2
 
 
-@pytest.fixture
-def quarters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_note_on_screen_is_the_mean_of_the_last_updates_and_of_their_rewards() -> None:
+    def seen(loss: float, **source: float) -> StepStats:
+        two = torch.tensor(2.0)
+        means = {name: TokenSum(2.0 * torch.tensor(mean), two) for name, mean in source.items()}
+        return StepStats(TokenSum(torch.tensor(2.0 * loss), two), {}, means, two)
+
+    note = Note()
+    note.add(seen(4.0, finished=1.0))
+    assert note.text == "loss 4.000"
+    note.add(seen(2.0))
+    assert note.text == f"loss {(0.95 * 4 + 2) / 1.95:.3f}"
+    for _ in range(200):
+        note.add(seen(1.0, reward=0.25))
+    assert note.text == "loss 1.000, reward 0.250"
+
+
+def test_speed_is_of_what_this_process_trained_since_the_row_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop's clock moves on by a quarter of a second whenever it is read."""
     ticks = itertools.count()
     clock = types.SimpleNamespace(perf_counter=lambda: next(ticks) / 4)
     monkeypatch.setattr("seqdistill.training.loop.time", clock)
-
-
-@pytest.mark.usefixtures("quarters")
-def test_speed_is_of_the_training_since_the_row_before(tmp_path: Path) -> None:
-    metrics = Recorder()
-    make_loop(tmp_path, student(), metrics=metrics, steps=7, log_every=3).run(resume=False)
-    before = 0
-    for row, updates in zip(metrics.rows, (3, 3, 1), strict=True):
-        assert row["tokens_per_second"] == (row["tokens"] - before) / (updates / 4)
-        before = row["tokens"]
-
-
-@pytest.mark.usefixtures("quarters")
-def test_the_first_speed_after_a_resumption_is_of_what_was_trained_since(tmp_path: Path) -> None:
-    every = Recorder()
-    make_loop(tmp_path / "whole", student(), metrics=every).run(resume=False)
-    metrics = Recorder(stop_at=6)
+    every, metrics = Recorder(), Recorder(stop_at=6)
+    make_loop(tmp_path / "whole", student(), metrics=every, steps=8).run(resume=False)
+    rarely: dict[str, Any] = {"steps": 8, "log_every": 3, "checkpoint_every": 4}
 
     def train(*, resume: bool) -> None:
-        make_loop(
-            tmp_path / "part", student(), metrics=metrics, log_every=3, checkpoint_every=4
-        ).run(resume=resume)
+        make_loop(tmp_path / "part", student(), metrics=metrics, **rarely).run(resume=resume)
 
     with pytest.raises(KeyboardInterrupt):
         train(resume=False)
@@ -258,23 +255,5 @@ def test_the_first_speed_after_a_resumption_is_of_what_was_trained_since(tmp_pat
     assert [(row["step"], row["tokens_per_second"]) for row in metrics.rows] == [
         (3, tokens[2] / 0.75),
         (6, (tokens[5] - tokens[3]) / 0.5),
+        (8, (tokens[7] - tokens[5]) / 0.5),
     ]
-
-
-def test_training_learns_a_batch_by_heart_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
-    metrics, model = Recorder(), student(dropout=0.01)
-    loop = make_loop(
-        tmp_path,
-        model,
-        source=ListedBatches([EIGHT] * 20),
-        metrics=metrics,
-        steps=20,
-        log_every=8,
-        warmup_steps=5,
-    )
-    result = loop.run(resume=False)
-    losses = [row["loss_nats"] for row in metrics.rows]
-    assert [row["step"] for row in metrics.rows] == [8, 16, 20], "and always the last"
-    assert losses[-1] < 0.8 * losses[0]
-    assert not model.training
-    assert (result.updates, result.stopped_early, result.best) == (20, False, ())

@@ -34,13 +34,14 @@ from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.sources.corpus_shards import Prompt, TeacherOutput
 from seqdistill.sources.interpolation import InterpolationSummary, interpolate
 from seqdistill.sources.labelling import label
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusSettings,
+    Prompt,
     TeacherCorpus,
+    TeacherOutput,
     check_same,
     check_usable,
     differences,
@@ -233,11 +234,13 @@ def teacher_outputs(
     With one tokenizer these are the very ids that the teacher wrote; otherwise its texts are
     encoded anew.
     """
-    corpus, summary = label_with_teacher(recipe, teacher, examples, progress), None
+    corpus = label_with_teacher(recipe, teacher, examples, progress)
+    kept: Kept
+    summary: InterpolationSummary | None = None
     if recipe.sequences.origin == "interpolation":
         decoder = TextDecoder(teacher.tokenizer)
         progress.start("choosing by similarity to the targets", len(examples))
-        found = interpolate(
+        kept, summary = interpolate(
             corpus,
             [(example.id, example.target or "") for example in examples],
             similarity=similarity_of(recipe.sequences.similarity, text_units(recipe, examples)),
@@ -245,8 +248,6 @@ def teacher_outputs(
             on_progress=progress.advance,
         )
         progress.finish()
-        kept: Kept = found.targets()
-        summary = found.summary
     else:
         num_outputs = recipe.sequences.decoding.n_best
         kept = (

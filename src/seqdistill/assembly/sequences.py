@@ -26,12 +26,10 @@ from seqdistill.generation.verification import reach_of
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import AdaptiveSection, RolloutsSection
-from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource
-from seqdistill.sources.replay import ReplaySource
+from seqdistill.sources.completions import CompletionSource, SequenceSource
+from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
-from seqdistill.sources.rollout_batches import OnCompletions, RolloutBatches
-from seqdistill.sources.rollout_sampler import RolloutSampler
-from seqdistill.sources.source import CompletionSource, SequenceSource
+from seqdistill.sources.rollouts import OnCompletions, RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import (
     StoredCompletions,
     StoredSequences,
@@ -169,8 +167,8 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     if section.teacher_fraction > 0.0 and prepared.teacher is not None:
         return TeacherMixedSampler(
             student.model,
-            prepared.teacher.model.to(student.model.device),
             student.tokenizer,
+            teacher=prepared.teacher.model.to(student.model.device),
             kind=student.kind,
             decoding=decoding,
             vocab_size=vocab_size,

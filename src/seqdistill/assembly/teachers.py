@@ -25,13 +25,12 @@ from seqdistill.records.fingerprint import of_settings
 from seqdistill.teachers.in_process import InProcessTeacher, NoTeacher, Teacher
 from seqdistill.teachers.kept_states import (
     DTYPES,
-    KeptStates,
     KeptStatesTeacher,
     Precision,
     StatesSettings,
     is_finished,
+    make_states,
 )
-from seqdistill.teachers.states_making import make_states
 
 
 def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
@@ -76,9 +75,9 @@ def build_teacher_scores(
             device=teacher_placement(recipe).device,
             progress=progress,
         )
-    states = KeptStates(folder, examples, settings=settings)
     # The head was compared with the model's logits when the states of this very teacher were made.
-    return KeptStatesTeacher(states, _frozen(head_of(teacher.model).cut(vocab_size), device))
+    head = _frozen(head_of(teacher.model).cut(vocab_size), device)
+    return KeptStatesTeacher(folder, examples, head, settings=settings)
 
 
 def states_bytes(

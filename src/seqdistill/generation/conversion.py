@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import gc
 import json
 from collections.abc import Iterator
@@ -44,9 +45,17 @@ class ConvertedModel:
 
     files: dict[str, bytes]
     token_strings: tuple[str, ...]
-    ids_of_strings: dict[str, int]
-    content_id: int
-    """A token that is neither start nor end to CTranslate2."""
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {string: token_id for token_id, string in enumerate(self.token_strings)}
+
+    @property
+    def content_id(self) -> int:
+        """A token that is neither start nor end to CTranslate2."""
+        config = json.loads(self.files["config.json"])
+        marks = {config["bos_token"], config["eos_token"]}
+        return next(i for i, string in enumerate(self.token_strings) if string not in marks)
 
     def strings(self, token_ids: tuple[int, ...] | list[int]) -> list[str]:
         """The strings that CTranslate2 reads for these ids."""
@@ -58,19 +67,7 @@ class ConvertedModel:
 
     def ids(self, strings: list[str]) -> tuple[int, ...]:
         """The ids of strings that CTranslate2 wrote."""
-        return tuple(self.ids_of_strings[string] for string in strings)
-
-
-def converted_of(files: dict[str, bytes], token_strings: tuple[str, ...]) -> ConvertedModel:
-    """The model of these files; its config.json says what starts and ends sequences."""
-    config = json.loads(files["config.json"])
-    marks = {config["bos_token"], config["eos_token"]}
-    return ConvertedModel(
-        files=files,
-        token_strings=token_strings,
-        ids_of_strings={string: token_id for token_id, string in enumerate(token_strings)},
-        content_id=next(i for i, string in enumerate(token_strings) if string not in marks),
-    )
+        return tuple(self._ids[string] for string in strings)
 
 
 @contextlib.contextmanager
@@ -112,7 +109,7 @@ def convert(
         _set_tokens(spec, token_strings, tokenizer, facts)
         spec.validate()
         _store(spec, "float32")
-        exact = converted_of(_serialized(spec), token_strings)
+        exact = ConvertedModel(_serialized(spec), token_strings)
         if compute_type == "float32":
             return exact, exact
         spec._quantize(compute_type)

@@ -15,31 +15,28 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from seqdistill.core.batches import padded_batches
-from seqdistill.core.errors import ModelError, did_you_mean, first_line
+from seqdistill.core.errors import ModelError, first_line
 from seqdistill.core.hub import only_local
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.loading import load_config, load_tokenizer
 
 _LOG = logging.getLogger(__name__)
+_BATCH_TOKENS = 4096
 
 
 class EntailmentReward:
-    """A reward (see `metrics.rewards`): P(label | prompt as premise, completion as hypothesis).
+    """A reward (see `metrics.rewards`): the probability that a prompt entails its completion.
 
     Prompts too long for the classifier are cut at their end; their share is logged once.
 
     Source: Roit et al. 2023; Agarwal et al. 2023 (RL with GKD), whose classifier is a T5-XXL.
     """
 
-    def __init__(
-        self, classifier_folder: str | Path, *, label: str = "entailment", batch_tokens: int = 4096
-    ) -> None:
+    def __init__(self, classifier_folder: str | Path) -> None:
         """Loads the classifier in fp32; on a GPU with `to`.
 
-        `label` is one of the classifier's labels, whatever its case.
-
-        Raises ModelError when the folder holds no whole classifier with a tokenizer, or none with
-        such a label.
+        Raises ModelError when the folder holds no whole classifier with a tokenizer, or none with a
+        label "entailment", whatever its case.
         """
         name = str(classifier_folder)
         self._tokenizer = load_tokenizer(name)
@@ -49,8 +46,13 @@ class EntailmentReward:
                 "None; set it in tokenizer_config.json."
             )
         self._model = _load_classifier(name)
-        self._label_id = _label_id(self._model, label, name)
-        self._batch_tokens = batch_tokens
+        labels = {str(label).casefold(): i for i, label in self._model.config.id2label.items()}
+        if "entailment" not in labels:
+            raise ModelError(
+                f"The classifier {name!r} must have a label entailment, but its labels are "
+                f"{', '.join(labels)}; set id2label in its config.json"
+            )
+        self._label_id = int(labels["entailment"])
         self._max_length = _max_length(self._model, self._tokenizer.model_max_length)
         self._told = False
 
@@ -79,7 +81,7 @@ class EntailmentReward:
         encoded = self._encoded([pairs[number] for number in spoken])
         lengths = [len(ids) for ids in encoded["input_ids"]]
         with evaluation_mode(self._model), torch.inference_mode():
-            for batch in padded_batches(lengths, batch_tokens=self._batch_tokens):
+            for batch in padded_batches(lengths, batch_tokens=_BATCH_TOKENS):
                 inputs = self._tokenizer.pad(
                     {key: [rows[index] for index in batch] for key, rows in encoded.items()},
                     return_tensors="pt",
@@ -134,16 +136,6 @@ def _load_classifier(name: str) -> PreTrainedModel:
         )
     whole: PreTrainedModel = model.eval()
     return whole
-
-
-def _label_id(model: PreTrainedModel, label: str, name: str) -> int:
-    labels = {str(known).casefold(): int(number) for number, known in model.config.id2label.items()}
-    if label.casefold() not in labels:
-        raise ModelError(
-            f"The label must be one of {', '.join(labels)} of the classifier {name!r}, got "
-            f"{label!r}.{did_you_mean(label.casefold(), labels)}"
-        )
-    return labels[label.casefold()]
 
 
 def _max_length(model: PreTrainedModel, tokenizers: int) -> int | None:

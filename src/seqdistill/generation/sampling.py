@@ -32,7 +32,7 @@ from transformers import (
 from seqdistill.core.batch import Kind
 from seqdistill.core.batches import padded_batches
 from seqdistill.core.completions import Completions
-from seqdistill.core.errors import ModelError, RecipeError
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.source import Source
 from seqdistill.generation.decoding import Decoding
@@ -42,7 +42,7 @@ from seqdistill.generation.model_facts import (
     facts_of,
     writing_below,
 )
-from seqdistill.generation.next_tokens import CachedModel
+from seqdistill.generation.scoring import CachedModel
 from seqdistill.models.adapters import adapt
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
@@ -70,20 +70,6 @@ class Sampler(Protocol):
         """
 
 
-def check_rollout_decoding(decoding: Decoding) -> None:
-    """Nothing for sampling and greedy decoding; RecipeError for what is neither."""
-    if decoding.mode == "beam" and decoding.beam_size > 1:
-        raise RecipeError(
-            "Sequences written during training must be sampled or greedy, but beam_size is "
-            f"{decoding.beam_size}; use mode: sample, or mode: beam with beam_size: 1"
-        )
-    if decoding.n_best > 1:
-        raise RecipeError(
-            f"n_best must be 1 for sequences written during training, got {decoding.n_best}; use "
-            "samples_per_prompt"
-        )
-
-
 def prove_steps(model: PreTrainedModel, facts: ModelFacts) -> None:
     """Nothing, when the model's head is read right and it can write step by step, or ModelError.
 
@@ -95,6 +81,7 @@ def prove_steps(model: PreTrainedModel, facts: ModelFacts) -> None:
         CachedModel(model, facts).begin([tried])
 
 
+@dataclasses.dataclass(eq=False)
 class TransformersSampler:
     """A `Sampler` over a live transformers model; no refresh is needed to see its weights.
 
@@ -102,60 +89,53 @@ class TransformersSampler:
     `mode: beam` with beam_size 1 is greedy. Several times faster on small models than
     transformers' `generate`, whose draws and bookkeeping cost more than the model does.
 
-    With `vocab_size` it samples from the softmax over the ids below it, and log-probabilities are
-    that softmax's: the rows beyond, which others may not have, are cut off before it.
-
-    `precision` is the arithmetic of the forward passes; log-probabilities are in fp32.
+    Raises ModelError for a model without a start or end token, with a head of an unknown form, of
+    another kind, or without a cache.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        kind: Kind,
-        decoding: Decoding,
-        vocab_size: int | None = None,
-        precision: Precision = "fp32",
-    ) -> None:
-        """`vocab_size` None means every id of the model.
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    _: dataclasses.KW_ONLY
+    kind: Kind
+    decoding: Decoding
+    vocab_size: int | None = None
+    """Samples come from the softmax over the ids below it, and log-probabilities are that
+    softmax's: the rows beyond, which others may not have, are cut off before it. None means all."""
+    precision: Precision = "fp32"
+    """The arithmetic of the forward passes; log-probabilities are in fp32."""
 
-        Raises ModelError for a model without a start or end token, with a head of an unknown
-        form, of another kind, or without a cache, and RecipeError for a beam of more than one.
-        """
-        check_rollout_decoding(decoding)
-        self._fractions: list[tuple[PreTrainedModel, float]] = [(model, 1.0)]
-        self._tokenizer = tokenizer
-        self._kind: Kind = kind
-        self._decoding = decoding
-        self._vocab_size = vocab_size
-        self._precision: Precision = precision
-        prove_steps(model, self._facts(model))
+    def __post_init__(self) -> None:
+        for model, _ in self._models():
+            prove_steps(model, self._facts(model))
+
+    def _models(self) -> list[tuple[PreTrainedModel, float]]:
+        """What is sampled from, each with its fraction."""
+        return [(self.model, 1.0)]
 
     def refresh(self) -> None:
         """Nothing: models are read as they are at every call."""
 
     def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
-        decoding, device = self._decoding, self._fractions[0][0].device
-        every = [(model, self._facts(model), share) for model, share in self._fractions]
+        decoding, device = self.decoding, self.model.device
+        every = [(model, self._facts(model), share) for model, share in self._models()]
         with contextlib.ExitStack() as stack:
             for model, facts, _ in every:
                 check_lengths(prompts, max_new_tokens=decoding.max_new_tokens, facts=facts)
                 stack.enter_context(evaluation_mode(model))
-            stack.enter_context(writing(device, self._precision))
-            mixture = _Mixture(
-                [(CachedModel(model, facts), share) for model, facts, share in every],
-                decoding,
-                self._vocab_size,
-            )
-            return _written_samples(mixture, prompts, decoding, every[0][1].end_ids, seed, device)
+            stack.enter_context(writing(device, self.precision))
+            models = [
+                (CachedModel(m, facts), math.log(share)) for m, facts, share in every if share
+            ]
+            mixture = _Mixture(models, decoding, self.vocab_size)
+            return _Written(mixture, prompts, every[0][1].end_ids, seed, device).completions()
 
     def _facts(self, model: PreTrainedModel) -> ModelFacts:
-        facts = facts_of(model, self._tokenizer, kind=self._kind)
-        return writing_below(facts, self._vocab_size)
+        facts = facts_of(model, self.tokenizer, kind=self.kind)
+        return writing_below(facts, self.vocab_size)
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
 class TeacherMixedSampler(TransformersSampler):
     """A `Sampler` of the mixture teacher_fraction p + (1 - teacher_fraction) q at every token.
 
@@ -164,47 +144,23 @@ class TeacherMixedSampler(TransformersSampler):
     `decoding`. Log-probabilities are the mixture's: the objective corrects for the teacher's share
     by the weights q / mixture. A fraction of 0 is the student alone, 1 the teacher alone.
 
+    `model` and `tokenizer` are the student's; token ids mean the same to both models. Raises
+    RecipeError for greedy decoding.
+
     Source: Gu et al. 2023 (MiniLLM), sec. 2.2, teacher-mixed sampling, teacher_fraction 0.2.
     """
 
-    def __init__(
-        self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        kind: Kind,
-        decoding: Decoding,
-        vocab_size: int,
-        teacher_fraction: float = 0.2,
-        precision: Precision = "fp32",
-    ) -> None:
-        """`tokenizer` is the student's; token ids mean the same to both models.
+    teacher: PreTrainedModel
+    teacher_fraction: float = 0.2
 
-        Raises RecipeError for a fraction outside [0, 1] and for greedy decoding, and ModelError for
-        a model with fewer symbols than `vocab_size` or without what `TransformersSampler` needs.
-        """
-        if decoding.mode != "sample":
+    def __post_init__(self) -> None:
+        if self.decoding.mode != "sample":
             raise RecipeError("A mixture of teacher and student must be sampled; use mode: sample")
-        if not 0.0 <= teacher_fraction <= 1.0:
-            raise RecipeError(f"teacher_fraction must lie in [0, 1], got {teacher_fraction}")
-        for whose, model in (("student", student), ("teacher", teacher)):
-            found = facts_of(model, tokenizer, kind=kind).vocab_size
-            if found < vocab_size:
-                raise ModelError(
-                    f"The {whose} must score the {vocab_size} symbols shared by both models, but "
-                    f"it has {found}; use the smaller of the two sizes."
-                )
-        super().__init__(
-            student,
-            tokenizer,
-            kind=kind,
-            decoding=decoding,
-            vocab_size=vocab_size,
-            precision=precision,
-        )
-        prove_steps(teacher, self._facts(teacher))
-        self._fractions = [(student, 1.0 - teacher_fraction), (teacher, teacher_fraction)]
+        super().__post_init__()
+
+    def _models(self) -> list[tuple[PreTrainedModel, float]]:
+        fraction = self.teacher_fraction
+        return [(self.model, 1.0 - fraction), (self.teacher, fraction)]
 
 
 @contextlib.contextmanager
@@ -223,42 +179,38 @@ def writing(device: torch.device, precision: Precision) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
+@dataclasses.dataclass(frozen=True)
 class _Mixture:
     """What models say of the next token in nats, each at the sampler's settings, mixed."""
 
-    def __init__(
-        self,
-        models: Sequence[tuple[CachedModel, float]],
-        decoding: Decoding,
-        vocab_size: int | None,
-    ) -> None:
-        self._models = [(model, math.log(share)) for model, share in models if share > 0.0]
-        self._decoding = decoding
-        self._vocab_size = vocab_size
+    models: Sequence[tuple[CachedModel, float]]
+    """Each with the logarithm of its share."""
+    decoding: Decoding
+    vocab_size: int | None
 
     def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
         """The log-probabilities of each row's first token."""
-        return self._mixed([model.begin(prompts) for model, _ in self._models])
+        return self._mixed([model.begin(prompts) for model, _ in self.models])
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
         """Each row has written this token: the log-probabilities of its next one."""
-        return self._mixed([model.advance(token_ids) for model, _ in self._models])
+        return self._mixed([model.advance(token_ids) for model, _ in self.models])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """The batch goes on with these rows alone, in this order."""
-        for model, _ in self._models:
+        for model, _ in self.models:
             model.keep(rows)
 
     def _mixed(self, logits: Sequence[Tensor]) -> Float[Tensor, "batch vocab"]:
         parts = [
-            log_share + self._log_probs(of_one[:, : self._vocab_size])
-            for of_one, (_, log_share) in zip(logits, self._models, strict=True)
+            log_share + self._log_probs(of_one[:, : self.vocab_size])
+            for of_one, (_, log_share) in zip(logits, self.models, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.logaddexp(*parts)
 
     def _log_probs(self, logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
         """Of logits divided by the sampling temperature, then cut to top_k and top_p."""
-        decoding, cuts = self._decoding, LogitsProcessorList()
+        decoding, cuts = self.decoding, LogitsProcessorList()
         if decoding.top_k:
             cuts.append(TopKLogitsWarper(top_k=min(decoding.top_k, logits.shape[1])))
         if decoding.top_p < 1.0:
@@ -269,41 +221,32 @@ class _Mixture:
         return kept.log_softmax(dim=-1)
 
 
-def _written_samples(
-    distribution: _Mixture,
-    prompts: Sequence[Source],
-    decoding: Decoding,
-    end_ids: Sequence[int],
-    seed: int,
-    device: torch.device,
-) -> Completions:
-    """One sample of `distribution` a prompt, in their order, decoded sorted by length."""
-    shape = (len(prompts), decoding.max_new_tokens)
-    random = named_generator(seed, "rollouts")
-    uniforms = torch.rand(*shape, dtype=torch.float64, generator=random).to(device)
-    written = _Written(
-        uniforms=uniforms if decoding.mode == "sample" else None,
-        ends=torch.tensor(end_ids, device=device),
-        token_ids=torch.full(shape, -1, device=device),
-        log_probs=torch.zeros(shape, device=device),
-    )
-    lengths = [len(prompt) for prompt in prompts]
-    for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
-        written.write(distribution, [prompts[i] for i in batch], torch.tensor(batch, device=device))
-    return written.completions()
-
-
-@dataclasses.dataclass
 class _Written:
-    """What is written so far for all prompts, on the device."""
+    """One sample of a distribution a prompt, in their order, decoded sorted by length."""
 
-    uniforms: Float[Tensor, "prompts time"] | None
-    """A number a prompt and step to draw by; None for greedy."""
-    ends: Int[Tensor, " ends"]
-    token_ids: Int[Tensor, "prompts time"]
-    log_probs: Float[Tensor, "prompts time"]
+    def __init__(
+        self,
+        distribution: _Mixture,
+        prompts: Sequence[Source],
+        end_ids: Sequence[int],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        decoding = distribution.decoding
+        shape = (len(prompts), decoding.max_new_tokens)
+        random = named_generator(seed, "rollouts")
+        uniforms = torch.rand(*shape, dtype=torch.float64, generator=random).to(device)
+        # A number a prompt and step to draw by; None for greedy.
+        self.uniforms = uniforms if decoding.mode == "sample" else None
+        self.ends = torch.tensor(end_ids, device=device)
+        self.token_ids = torch.full(shape, -1, device=device)
+        self.log_probs = torch.zeros(shape, device=device)
+        lengths = [len(prompt) for prompt in prompts]
+        for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
+            rows = torch.tensor(batch, device=device)
+            self._write(distribution, [prompts[i] for i in batch], rows)
 
-    def write(
+    def _write(
         self, distribution: _Mixture, prompts: Sequence[Source], rows: Int[Tensor, " batch"]
     ) -> None:
         """Writes for `prompts`, whose places are `rows`; finished rows leave the batch.

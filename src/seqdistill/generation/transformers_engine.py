@@ -8,12 +8,13 @@ distribution. Does not tokenize text.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
-from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.batch import Kind
 from seqdistill.core.batches import equal_length_batches, padded_batches
@@ -29,39 +30,28 @@ from seqdistill.generation.model_facts import (
 from seqdistill.generation.scoring import token_log_probs
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
-from seqdistill.models.proof import difference
-
-_PADDING = 8
-"""Columns of padding that are tried."""
-_ROUNDING = {torch.float32: 1e-3}
-"""Differences of logits, as a share of the largest, that batches of other shapes may make."""
-_COARSE_ROUNDING = 5e-2
 
 
+@dataclasses.dataclass(eq=False)
 class TransformersGenerator:
-    """A `SequenceGenerator` over a live model; sees its weights as they are at each call."""
+    """A `SequenceGenerator` over a live model; sees its weights as they are at each call.
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        kind: Kind,
-        vocab_size: int | None = None,
-    ) -> None:
-        """Only ids below `vocab_size` are written, from the softmax over them; None means every id.
+    Raises ModelError when the model's start or end token is unknown.
+    """
 
-        Raises ModelError when the model's start or end token is unknown.
-        """
-        self._model = model
-        self._tokenizer = tokenizer
-        self._kind: Kind = kind
-        self._vocab_size = vocab_size
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    _: dataclasses.KW_ONLY
+    kind: Kind
+    vocab_size: int | None = None
+    """Only ids below it are written, from the softmax over them; None means every id."""
+
+    def __post_init__(self) -> None:
         self._facts()
 
     def _facts(self) -> ModelFacts:
-        facts = facts_of(self._model, self._tokenizer, kind=self._kind)
-        return writing_below(facts, self._vocab_size)
+        facts = facts_of(self.model, self.tokenizer, kind=self.kind)
+        return writing_below(facts, self.vocab_size)
 
     def generate(
         self,
@@ -82,16 +72,14 @@ class TransformersGenerator:
         hypotheses: list[list[Hypothesis]] = [[] for _ in sources]
         with self._prepared(config, seed):
             together = padded_batches
-            if sources and facts.kind == "causal":
-                prompts = token_ids_of(sources)
-                if reads_padding(self._model, prompts):
-                    together = equal_length_batches
-                if config.num_beams > 1 and not moves_with_beams(self._model, prompts[0]):
-                    config.use_cache = False  # slower, and right
+            if self.model._is_stateful:
+                # Recurrent layers read the padding before a prompt, and some keep states that do
+                # not move with beams: slower, and right.
+                together, config.use_cache = equal_length_batches, False
             lengths = [len(source) for source in sources]
             for batch in together(lengths, batch_tokens=decoding.batch_tokens):
-                outputs = self._decode([sources[index] for index in batch], config, facts)
-                scored = self._scored([sources[index] for index in batch], outputs, decoding, facts)
+                asked = [sources[index] for index in batch]
+                scored = self._scored(asked, self._decode(asked, config, facts), decoding, facts)
                 for index, answer in zip(batch, scored, strict=True):
                     hypotheses[index] = answer
                 if on_progress is not None:
@@ -101,7 +89,7 @@ class TransformersGenerator:
     @contextlib.contextmanager
     def _prepared(self, config: GenerationConfig, seed: int) -> Iterator[None]:
         """Evaluation mode, a random state of its own, and no generation config but ours."""
-        model = self._model
+        model = self.model
         inherited = model.generation_config
         devices = [model.device] if model.device.type == "cuda" else []
         with evaluation_mode(model), torch.random.fork_rng(devices), torch.inference_mode():
@@ -117,20 +105,23 @@ class TransformersGenerator:
         self, sources: Sequence[Source], config: GenerationConfig, facts: ModelFacts
     ) -> list[list[list[int]]]:
         """Token ids per source and hypothesis, cut after the first end token."""
-        device = self._model.device
+        device = self.model.device
         if facts.kind == "causal":
             # It goes on from the last column, so padding goes before the prompt.
             ids, mask = padded_ids(token_ids_of(sources), side="left")
             named = {"input_ids": ids.to(device), "attention_mask": mask.long().to(device)}
             skipped = ids.shape[1]
         else:
-            modality = modality_of(self._model)
+            modality = modality_of(self.model)
             named = modality.arguments(modality.pad(sources).to(device))
             skipped = 1 + len(facts.prefix_ids)
-        written: Int[Tensor, "outputs time"] = self._model.generate(
+        written: Int[Tensor, "outputs time"] = self.model.generate(
             **named, generation_config=config
         )
-        rows = [_cut_at_end(row[skipped:], facts.end_ids) for row in written.tolist()]
+        rows = []
+        for row in written[:, skipped:].tolist():
+            ends = (place for place, token_id in enumerate(row) if token_id in facts.end_ids)
+            rows.append(row[: next(ends, len(row)) + 1])
         per_source = len(rows) // len(sources)
         return [rows[i * per_source : (i + 1) * per_source] for i in range(len(sources))]
 
@@ -150,7 +141,7 @@ class TransformersGenerator:
         pairs = [
             (source, row) for source, rows in zip(sources, outputs, strict=True) for row in rows
         ]
-        scores = iter(token_log_probs(self._model, pairs, facts=facts))
+        scores = iter(token_log_probs(self.model, pairs, facts=facts))
         scored = []
         for rows in outputs:
             hypotheses = [
@@ -161,11 +152,6 @@ class TransformersGenerator:
                 sorted(hypotheses, key=lambda h: -h.log_prob / facts.length(h.token_ids) ** penalty)
             )
         return scored
-
-
-def _cut_at_end(row: list[int], end_ids: Sequence[int]) -> list[int]:
-    first = next((place for place, token_id in enumerate(row) if token_id in end_ids), len(row))
-    return row[: first + 1]
 
 
 def _generation_config(decoding: Decoding, facts: ModelFacts) -> GenerationConfig:
@@ -196,51 +182,3 @@ def _generation_config(decoding: Decoding, facts: ModelFacts) -> GenerationConfi
         config.top_k = decoding.top_k
         config.top_p = decoding.top_p
     return config
-
-
-def reads_padding(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> bool:
-    """Whether a decoder-only model says something else of a prompt when a longer one is beside it.
-
-    Recurrent layers of some architectures (RWKV, RecurrentGemma) read the padding before a prompt,
-    whatever the attention mask says. Asked of the shortest of `prompts`, in the caller's evaluation
-    mode; False where all are as long, since nothing is padded then.
-    """
-    shortest, longest = min(prompts, key=len), max(prompts, key=len)
-    if len(shortest) == len(longest):
-        return False
-    together = [shortest, longest[: len(shortest) + _PADDING]]
-    alone, beside = _next_logits(model, [shortest]), _next_logits(model, together)[:1]
-    return difference(alone, beside) > _ROUNDING.get(alone.dtype, _COARSE_ROUNDING)
-
-
-def _next_logits(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]]
-) -> Float[Tensor, "batch 1 vocab"]:
-    ids, mask = padded_ids(prompts, side="left")
-    # All said out loud: `generate` fills what is left out from the model's own configuration.
-    config = GenerationConfig(
-        max_new_tokens=1,
-        do_sample=False,
-        num_beams=1,
-        num_return_sequences=1,
-        pad_token_id=0,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    found = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.long().to(model.device),
-        generation_config=config,
-    )
-    logits: Tensor = found.logits[0]
-    return logits[:, None]
-
-
-def moves_with_beams(model: PreTrainedModel, prompt: Sequence[int]) -> bool:
-    """Whether a decoder-only model hands on a cache that a beam search can put in another order.
-
-    Some recurrent models keep their states elsewhere.
-    """
-    ids = torch.tensor([[prompt[0]]], device=model.device)
-    output = model(input_ids=ids, use_cache=True)
-    return any(isinstance(output.get(key), Cache) for key in ("past_key_values", "cache_params"))

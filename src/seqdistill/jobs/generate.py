@@ -21,9 +21,9 @@ from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.generation.ctranslate2_model import is_converted
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.model_facts import check_lengths, check_output_length, pair_facts
-from seqdistill.generation.stored_conversion import is_converted
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import load_pair
 from seqdistill.models.placement import Dtype, Placement, device_of

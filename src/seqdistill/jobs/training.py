@@ -54,12 +54,11 @@ from seqdistill.records.environment import environment_facts
 from seqdistill.records.locks import held
 from seqdistill.records.run_directory import CHECKPOINTS, TENSORBOARD, Resume, RunDirectory
 from seqdistill.records.writable import check_writable
-from seqdistill.sources.stored import StoredSequences
+from seqdistill.sources.stored import PrefetchedSource, StoredSequences
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
-from seqdistill.training.loop import TrainingLoop, check_trainable
-from seqdistill.training.prefetching import PrefetchedSource
-from seqdistill.training.processes import all_gather_object, make_accelerator
-from seqdistill.training.sharding import shard_frozen
+from seqdistill.training.loop import TrainingLoop
+from seqdistill.training.optimization import check_trainable
+from seqdistill.training.processes import all_gather_object, make_accelerator, shard_frozen
 
 _LOG = logging.getLogger(__name__)
 
@@ -331,7 +330,7 @@ def _loop(
         eval_metric=prepared.judging.dev_score,
         seed=recipe.seed,
         accelerator=accelerator,
-        run=run,
+        run_directory=run,
         progress=progress,
         score_dev=score_dev,
         samples_student=recipe.sequences.rolls_out,

@@ -11,7 +11,6 @@ import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,8 +18,14 @@ from seqdistill.core.errors import DataError
 from seqdistill.metrics.similarity import SentenceSimilarity
 from seqdistill.records.fingerprint import of_settings
 from seqdistill.records.shared_parts import make_parts
-from seqdistill.sources.corpus_shards import TeacherOutput, facts_of, read_shard, write_outputs
-from seqdistill.sources.teacher_corpus import TeacherCorpus, in_step
+from seqdistill.sources.teacher_corpus import (
+    TeacherCorpus,
+    TeacherOutput,
+    facts_of,
+    in_step,
+    read_shard,
+    write_outputs,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,18 +58,6 @@ class InterpolationSummary:
     """Share of examples, in [0, 1], whose chosen text is the reference, white space apart."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Interpolation:
-    """The chosen outputs, read from their file whenever they are asked for, and their summary."""
-
-    path: Path
-    summary: InterpolationSummary
-
-    def targets(self) -> Iterator[tuple[str, list[TeacherOutput]]]:
-        """Each example's id, in order, with the one output chosen for it, if there was a choice."""
-        return read_shard(self.path)
-
-
 def interpolate(
     corpus: TeacherCorpus,
     references: Sequence[tuple[str, str]],
@@ -72,8 +65,8 @@ def interpolate(
     similarity: SentenceSimilarity,
     decode: Callable[[Sequence[int]], str],
     on_progress: Callable[[int], None] | None = None,
-) -> Interpolation:
-    """For each reference, by its example's id, the teacher's output whose text is most like it.
+) -> tuple[Iterator[tuple[str, list[TeacherOutput]]], InterpolationSummary]:
+    """Each example's id, in order, with the one output most like its reference; and a summary.
 
         chosen(x) = argmax over t in outputs(x) of similarity(decode(t), reference(x))
 
@@ -135,7 +128,7 @@ def interpolate(
             f"{error}; delete this file to choose again"
         ) from error
     _log(summary)
-    return Interpolation(path, summary)
+    return read_shard(path), summary
 
 
 def _choice(

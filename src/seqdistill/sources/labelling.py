@@ -14,20 +14,23 @@ from seqdistill.records.atomic import write_json
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
 from seqdistill.records.shared_parts import make_parts, one_at_a_time, remove_left_overs
-from seqdistill.sources.corpus_shards import Counts, Prompt, counts_of, write_shard
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusRecord,
     CorpusSettings,
+    Counts,
+    Prompt,
     TeacherCorpus,
     check_same,
     check_shard,
     check_usable,
+    counts_of,
     differences,
     fingerprint_sources,
     is_begun,
     is_complete,
     read_record,
+    write_shard,
 )
 
 logger = logging.getLogger(__name__)
@@ -146,15 +149,11 @@ class _Labelling:
 
     def is_made(self, index: int) -> bool:
         """Whether the shard is there, whole, and of these sources."""
-        path = self.folder / self.record.shard_names[index]
-        if not path.is_file():
+        path, part = self._part(index)
+        if not path.is_file() or not self._count(path, part):
             return False
-        _, part = self._part(index)
-        counts = counts_of(path, fingerprint=fingerprint_sources(part))
-        if counts is not None:
-            self._see(len(part), counts)
-            self.report(len(part))
-        return counts is not None
+        self.report(len(part))
+        return True
 
     def make(self, index: int) -> None:
         """Generates and writes the shard."""
@@ -167,7 +166,7 @@ class _Labelling:
             seed=derived_seed(settings.seed, f"teacher corpus, shard {index}"),
             on_progress=self.report,
         )
-        counts = write_shard(
+        write_shard(
             path,
             part,
             hypotheses,
@@ -175,13 +174,18 @@ class _Labelling:
             decode=self.decode,
             mode=settings.decoding.mode,
         )
-        self._see(len(part), counts)
+        self._count(path, part)
 
-    def _see(self, num_examples: int, counts: Counts) -> None:
-        self.num_seen += num_examples
+    def _count(self, path: Path, part: Sequence[Prompt]) -> bool:
+        """Counts what a shard holds; False where it is damaged or of other sources."""
+        counts = counts_of(path, fingerprint=fingerprint_sources(part))
+        if counts is None:
+            return False
+        self.num_seen += len(part)
         self.counts += counts
         if self.num_seen >= _ENOUGH_SEEN:
             self._require_outputs()
+        return True
 
     def _require_outputs(self) -> None:
         """Raises ModelError where hardly any example has an output, and removes what was begun."""

@@ -1,29 +1,37 @@
-"""Two origins of sequences, and a coin between them: GKD's lambda, in its papers' three readings.
+"""Sequences by a coin: the student's or another's (GKD's lambda), fresh ones or kept ones (replay).
 
-The prompts are the same whatever the fraction.
+A mixture's prompts are the same whatever the fraction; a batch from memory brings its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
+
 from seqdistill.core.errors import RecipeError
-from seqdistill.core.generators import derived_seed
+from seqdistill.core.generators import derived_seed, named_generator
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.completions import PromptCompletions, metric_sum
-from seqdistill.sources.source import CompletionSource, SourcePart
+from seqdistill.sources.completions import (
+    CompletionSource,
+    PromptCompletions,
+    SourcePart,
+    metric_sum,
+)
 
 Coin = Literal["batch", "example", "both"]
 
 
-def coin(seed: int, name: str) -> float:
+def _coin(seed: int, name: str) -> float:
     """A number in [0, 1) that depends on the seed and the name alone."""
     return (derived_seed(seed, name) >> 10) / 2**53
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class AdaptiveFraction(SourcePart):
     """A fraction that rises by `step` whenever dev's loss is worse by at least `threshold` nats.
 
@@ -36,13 +44,13 @@ class AdaptiveFraction(SourcePart):
     its code's; there the first loss is measured before training, here at the first dev score.
     """
 
-    def __init__(
-        self, *, start: float = 0.0, step: float = 0.1, threshold: float = 0.1, most: float = 1.0
-    ) -> None:
-        self._fraction = start
-        self._step = step
-        self._threshold = threshold
-        self._most = most
+    start: float = 0.0
+    step: float = 0.1
+    threshold: float = 0.1
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._fraction = self.start
         self._previous: float | None = None
 
     def value(self, update: int, updates: int) -> float:
@@ -60,8 +68,8 @@ class AdaptiveFraction(SourcePart):
         loss = float(scores["loss_nats"])
         if self._previous is None:
             self._previous = loss
-        elif loss >= self._previous + self._threshold:
-            self._fraction = min(self._most, self._fraction + self._step)
+        elif loss >= self._previous + self.threshold:
+            self._fraction = min(self.most, self._fraction + self.step)
             self._previous = loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,6 +84,7 @@ Fraction = Schedule | AdaptiveFraction
 """A number in [0, 1] with a `value` at each update."""
 
 
+@dataclasses.dataclass(eq=False)
 class MixtureSource(CompletionSource):
     """The student where a coin u < fraction, the other source elsewhere.
 
@@ -87,64 +96,166 @@ class MixtureSource(CompletionSource):
     Metrics of `other` have names that begin with `other_`.
     """
 
-    def __init__(
-        self,
-        student: CompletionSource,
-        other: CompletionSource,
-        fraction: Fraction,
-        *,
-        coin: Coin,
-        seed: int,
-    ) -> None:
-        self._student, self._other = student, other
-        self._schedule = fraction
-        self._coin: Coin = coin
-        self._seed = seed
+    student: CompletionSource
+    other: CompletionSource
+    fraction: Fraction
+    _: dataclasses.KW_ONLY
+    coin: Coin
+    seed: int
+
+    def __post_init__(self) -> None:
         self._update, self._fraction = 0, 0.0
         self._num_student, self._num_all = 0, 0
 
     def _parts(self) -> Mapping[str, SourcePart]:
-        parts: dict[str, SourcePart] = {"student": self._student, "other": self._other}
-        if isinstance(self._schedule, AdaptiveFraction):
-            parts["fraction"] = self._schedule
+        parts: dict[str, SourcePart] = {"student": self.student, "other": self.other}
+        if isinstance(self.fraction, AdaptiveFraction):
+            parts["fraction"] = self.fraction
         return parts
 
     @property
     def sequences_per_prompt(self) -> int:
         """The larger number of the two; of both together with coin `both`."""
-        if self._coin == "both":
-            return self._student.sequences_per_prompt + self._other.sequences_per_prompt
+        if self.coin == "both":
+            return self.student.sequences_per_prompt + self.other.sequences_per_prompt
         return super().sequences_per_prompt
 
     def begin_update(self, update: int, updates: int) -> None:
         """Looks up the fraction."""
         self._update = update
-        self._fraction = self._schedule.value(update, updates)
+        self._fraction = self.fraction.value(update, updates)
         self._num_student, self._num_all = 0, 0
         super().begin_update(update, updates)
 
     def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
         """First the student's sequences, then the other's."""
         for_student = for_other = prompts
-        if self._coin != "both":
+        if self.coin != "both":
             for_student = [prompt for prompt in prompts if self._goes_to_student(prompt)]
             for_other = [prompt for prompt in prompts if not self._goes_to_student(prompt)]
         # Both are called for every micro-batch, with nothing if need be, and stay in step.
-        of_student, of_other = self._student.complete(for_student), self._other.complete(for_other)
+        of_student, of_other = self.student.complete(for_student), self.other.complete(for_other)
         self._num_student += len(of_student)
         self._num_all += len(of_student) + len(of_other)
         return PromptCompletions.concatenated([of_student, of_other])
 
     def _goes_to_student(self, prompt: EncodedExample) -> bool:
-        whose = "" if self._coin == "batch" else f"/{prompt.id}"
-        return coin(self._seed, f"mixture/update-{self._update}{whose}") < self._fraction
+        whose = "" if self.coin == "batch" else f"/{prompt.id}"
+        return _coin(self.seed, f"mixture/update-{self._update}{whose}") < self._fraction
 
     def end_update(self) -> dict[str, TokenSum]:
         """The metrics of both, `student_fraction` as the recipe has it at this update, and
         `realized_student_share`: what the coins made of it, of the sequences written."""
         return {
-            **self._student.end_update(),
-            **{f"other_{name}": value for name, value in self._other.end_update().items()},
+            **self.student.end_update(),
+            **{f"other_{name}": value for name, value in self.other.end_update().items()},
             "student_fraction": metric_sum(self._fraction, 1),
             "realized_student_share": metric_sum(self._num_student, self._num_all),
         }
+
+
+@dataclasses.dataclass(eq=False)
+class ReplaySource(CompletionSource):
+    """Fresh rollouts with probability `fresh_fraction`, else kept ones.
+
+    One coin an update, the same on every process, so that none waits for another's rollouts. Fresh
+    rollouts are kept; of more than `capacity` the oldest go, and so does what is older than
+    `max_age` updates. As many are drawn as the prompts would have got, of those kept by earlier
+    updates, uniformly and without replacement within a micro-batch; while they are too few, all are
+    fresh, and the metrics say so.
+    A memory that no batch fits in could never be drawn from, so it is refused. Every process has a
+    memory of its own, so n processes draw other sequences than n micro-batches of one do.
+
+    Source: Ko et al. 2024 (DistiLLM), sec. 3.2; there fresh_fraction falls linearly from 1 to 0,
+    with a capacity of 1000 and no limit of age, and its code lets all be fresh until the memory is
+    full.
+    """
+
+    student: CompletionSource
+    _: dataclasses.KW_ONLY
+    capacity: int
+    max_age: int
+    fresh_fraction: Schedule
+    seed: int
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        self._kept: PromptCompletions | None = None  # oldest first
+        self._update, self._calls = 0, 0
+        self._fraction, self._is_fresh = 1.0, True
+        self._num_fresh, self._num_all, self._ages = 0, 0, 0
+
+    def _parts(self) -> Mapping[str, SourcePart]:
+        return {"student": self.student}
+
+    def begin_update(self, update: int, updates: int) -> None:
+        """Drops what is too old and throws the coin."""
+        self._update, self._calls = update, 0
+        self._num_fresh, self._num_all, self._ages = 0, 0, 0
+        if self._kept is not None:
+            self._kept = self._kept.select(self._rows_from(update - self.max_age))
+        self._fraction = self.fresh_fraction.value(update, updates)
+        self._is_fresh = _coin(self.seed, f"replay/update-{update}") < self._fraction
+        super().begin_update(update, updates)
+
+    def _rows_from(self, first: int, last: int | None = None) -> list[int]:
+        """The kept rows sampled at these updates."""
+        updates = () if self._kept is None else self._kept.sampled_at_update
+        return [
+            row
+            for row, update in enumerate(updates)
+            if first <= update and (last is None or update <= last)
+        ]
+
+    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
+        """Rollouts of these prompts, or kept ones of others, none older than the limit.
+
+        Raises RecipeError for a batch of more sequences than can be kept.
+        """
+        wanted = len(prompts) * self.student.sequences_per_prompt
+        if wanted > self.capacity:
+            raise RecipeError(
+                "sequences.replay.capacity must be at least the sequences of a micro-batch, since "
+                f"one is drawn whole, got {self.capacity} and a micro-batch of {wanted}; raise "
+                "it, or lower training.batch_tokens"
+            )
+        self._calls += 1
+        older = self._rows_from(0, self._update - 1)
+        if self._kept is None or self._is_fresh or len(older) < wanted:
+            found = self.student.complete(prompts)
+            kept = [found] if self._kept is None else [self._kept, found]
+            self._kept = PromptCompletions.concatenated(kept)
+            excess = max(0, len(self._kept) - self.capacity)
+            if excess:
+                self._kept = self._kept.select(range(excess, len(self._kept)))
+            self._num_fresh += len(found)
+        else:
+            self.student.complete([])  # stays in step with the micro-batches
+            name = f"replay/rank-{self.rank}/update-{self._update}/batch-{self._calls}"
+            order = torch.randperm(len(older), generator=named_generator(self.seed, name))
+            found = self._kept.select([older[i] for i in order[:wanted].tolist()])
+        self._num_all += len(found)
+        self._ages += sum(self._update - update for update in found.sampled_at_update)
+        return found
+
+    def end_update(self) -> dict[str, TokenSum]:
+        """The student's metrics, `staleness` in updates (fresh ones count as 0), `fresh_fraction`
+        as the schedule has it and `realized_fresh_fraction` of the sequences that there were, and
+        `replay_size`, a process's mean number of kept sequences."""
+        return {
+            **super().end_update(),
+            "staleness": metric_sum(self._ages, self._num_all),
+            "fresh_fraction": metric_sum(self._fraction, 1),
+            "realized_fresh_fraction": metric_sum(self._num_fresh, self._num_all),
+            "replay_size": metric_sum(0 if self._kept is None else len(self._kept), 1),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All kept sequences, and the student's state."""
+        kept = None if self._kept is None else self._kept.state_dict()
+        return {"kept": kept, **super().state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        kept = state["kept"]
+        self._kept = None if kept is None else PromptCompletions.from_state_dict(kept)
+        super().load_state_dict(state)

@@ -17,8 +17,13 @@ from torch import Tensor
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.completions import Completion, PromptCompletions, metric_sum
-from seqdistill.sources.source import CompletionSource, SourcePart
+from seqdistill.sources.completions import (
+    Completion,
+    CompletionSource,
+    PromptCompletions,
+    SourcePart,
+    metric_sum,
+)
 
 Baseline = Literal["leave_one_out", "moving_average", "none"]
 Reward = Callable[[Sequence[Completion]], Sequence[float]]
@@ -28,6 +33,7 @@ Reward = Callable[[Sequence[Completion]], Sequence[float]]
 _MOMENTUM = 0.9
 
 
+@dataclasses.dataclass(eq=False)
 class RewardedSource(CompletionSource):
     """Another source whose rollouts get a reward and an advantage: reward less baseline.
 
@@ -45,18 +51,17 @@ class RewardedSource(CompletionSource):
     and every batch has advantages.
     """
 
-    def __init__(self, source: CompletionSource, reward: Reward, *, baseline: Baseline) -> None:
-        """Raises RecipeError for `leave_one_out` with one sample a prompt."""
-        self._source = source
-        self._reward = reward
-        self._baseline: Baseline = baseline
-        if baseline == "leave_one_out" and source.sequences_per_prompt < 2:
-            raise _too_few_samples(1)
+    source: CompletionSource
+    reward: Reward
+    _: dataclasses.KW_ONLY
+    baseline: Baseline
+
+    def __post_init__(self) -> None:
         self._average: float | None = None
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def _parts(self) -> Mapping[str, SourcePart]:
-        return {"source": self._source}
+        return {"source": self.source}
 
     def begin_update(self, update: int, updates: int) -> None:
         """Forgets the rewards of the update before."""
@@ -69,7 +74,7 @@ class RewardedSource(CompletionSource):
         Raises DataError for a reward that is not finite and RecipeError for a reward function that
         does not give one reward a sequence.
         """
-        found = self._source.complete(prompts)
+        found = self.source.complete(prompts)
         rows = found.students_rows
         acted = found.select(rows)
         own = self._rewards_of(acted)
@@ -85,7 +90,7 @@ class RewardedSource(CompletionSource):
         return dataclasses.replace(found, rewards=rewards, advantages=advantages)
 
     def _rewards_of(self, acted: PromptCompletions) -> Float[Tensor, " sequences"]:
-        rewards = [float(reward) for reward in self._reward(acted.listed())] if len(acted) else []
+        rewards = [float(reward) for reward in self.reward(acted.listed())] if len(acted) else []
         if len(rewards) != len(acted):
             raise RecipeError(
                 "A reward function must give one number per sequence, but it gave "
@@ -102,15 +107,19 @@ class RewardedSource(CompletionSource):
     def _baselines(
         self, rewards: Float[Tensor, " sequences"], groups: Int[Tensor, " sequences"]
     ) -> Float[Tensor, " sequences"]:
-        if self._baseline == "none":
+        if self.baseline == "none":
             return torch.zeros_like(rewards)
-        if self._baseline == "moving_average":
+        if self.baseline == "moving_average":
             if self._average is not None:
                 return torch.full_like(rewards, self._average)
             groups = torch.zeros_like(groups)
         counts = torch.bincount(groups)
-        if self._baseline == "leave_one_out" and len(counts) and int(counts.min()) < 2:
-            raise _too_few_samples(int(counts.min()))
+        if self.baseline == "leave_one_out" and len(counts) and int(counts.min()) < 2:
+            raise RecipeError(
+                "The baseline leave_one_out compares samples of one prompt, so samples_per_prompt "
+                f"must be at least 2, got {int(counts.min())}; raise it, or use baseline: "
+                "moving_average"
+            )
         totals = torch.bincount(groups, weights=rewards)
         return (totals[groups] - rewards) / (counts[groups] - 1).clamp(min=1)
 
@@ -149,10 +158,3 @@ def _spreads(
     means = torch.bincount(groups, weights=rewards) / counts
     squares = torch.bincount(groups, weights=(rewards - means[groups]) ** 2)
     return (squares / counts).sqrt()[counts > 1]
-
-
-def _too_few_samples(found: int) -> RecipeError:
-    return RecipeError(
-        "The baseline leave_one_out compares samples of one prompt, so samples_per_prompt must be "
-        f"at least 2, got {found}; raise it, or use baseline: moving_average"
-    )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+import torch
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.completions import Completions
@@ -14,8 +18,7 @@ from seqdistill.data.batching import EpochBatches
 from seqdistill.data.collating import Collator
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.completions import PromptCompletions
-from seqdistill.sources.source import CompletionSource, SequenceSource
+from seqdistill.sources.completions import CompletionSource, PromptCompletions, SequenceSource
 from seqdistill.sources.teacher_corpus import in_step
 
 _LOG = logging.getLogger(__name__)
@@ -23,33 +26,31 @@ Targets = Sequence[tuple[int, ...]]
 """The token ids of outputs for one example, best first."""
 
 
+@dataclasses.dataclass(eq=False)
 class StoredSequences(SequenceSource):
     """A source over encoded examples, batch after batch, epoch after epoch."""
 
-    def __init__(
-        self,
-        examples: Sequence[EncodedExample],
-        collator: Collator,
-        *,
-        batch_tokens: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self._examples = examples
-        self._collator = collator
+    examples: Sequence[EncodedExample]
+    collator: Collator
+    _: dataclasses.KW_ONLY
+    batch_tokens: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
         self._batches = EpochBatches(
-            examples,
-            collator.kind,
-            batch_tokens=batch_tokens,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
+            self.examples,
+            self.collator.kind,
+            batch_tokens=self.batch_tokens,
+            seed=self.seed,
+            rank=self.rank,
+            world_size=self.world_size,
         )
 
     def next_batch(self) -> SequenceBatch:
         """The next batch, on the CPU."""
-        return self._collator([self._examples[i] for i in self._batches.next()])
+        return self.collator([self.examples[i] for i in self._batches.next()])
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the data."""
@@ -59,29 +60,66 @@ class StoredSequences(SequenceSource):
         self._batches.load_state_dict(dict(state))
 
 
+class PrefetchedSource(SequenceSource):
+    """The same batches in the same order, read one ahead by a thread.
+
+    Only for sources whose next batch depends on nothing that training does: stored sequences. Its
+    state is that of the batches that were handed out, so that none is lost when a run resumes.
+    """
+
+    def __init__(self, source: SequenceSource, device: torch.device) -> None:
+        self._source = source
+        self._pins = device.type == "cuda"
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._ahead: Future[tuple[SequenceBatch, dict[str, Any]]] | None = None
+        self._state = source.state_dict()
+
+    def next_batch(self) -> SequenceBatch:
+        """The next batch, on the CPU."""
+        ahead = self._ahead or self._thread.submit(self._read)
+        batch, self._state = ahead.result()
+        self._ahead = self._thread.submit(self._read)
+        return batch
+
+    def _read(self) -> tuple[SequenceBatch, dict[str, Any]]:
+        batch = self._source.next_batch()
+        return batch.pin_memory() if self._pins else batch, self._source.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place after the last batch that was handed out."""
+        return self._state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self._ahead is not None:
+            self._ahead.result()
+        self._ahead = None
+        self._source.load_state_dict(state)
+        self._state = self._source.state_dict()
+
+
+@dataclasses.dataclass(eq=False)
 class StoredCompletions(CompletionSource):
     """The targets that the prompts already have: the references, or a teacher's."""
 
-    def __init__(self, origin: Origin, *, end_ids: Sequence[int] | None = None) -> None:
-        """Sequences with none of `end_ids` count as cut off; None says that none is."""
-        self._origin: Origin = origin
-        self._end_ids = end_ids
+    origin: Origin
+    end_ids: Sequence[int] | None = None
+    """Sequences with none of these count as cut off; None says that none is."""
 
     def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
         """The prompts as they are. Raises DataError for one without a target."""
         for prompt in prompts:
             if not prompt.target_ids:
                 raise DataError(
-                    f"Sequences of the {self._origin} must be in the data, but {prompt.id!r} has a "
+                    f"Sequences of the {self.origin} must be in the data, but {prompt.id!r} has a "
                     "prompt alone; add its target, or let the student write all sequences."
                 )
-        ends = self._end_ids
+        ends = self.end_ids
         targets = [prompt.target_ids for prompt in prompts]
         finished = [ends is None or not set(ends).isdisjoint(ids) for ids in targets]
         return PromptCompletions(
             tuple(prompts),
             Completions.of_rows(targets, finished=finished),
-            (self._origin,) * len(prompts),
+            (self.origin,) * len(prompts),
             (0,) * len(prompts),
         )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ from seqdistill.records import atomic
 from seqdistill.records.checksums import damage, damage_of, write_checksums
 from seqdistill.records.fingerprint import of_file
 from seqdistill.records.run_directory import Resume
-from seqdistill.training.sharding import as_sharded, unique_parameters, whole
+from seqdistill.training.processes import as_sharded, unique_parameters, whole
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -107,9 +108,8 @@ def save_state(
     optimizer: Mapping[str, Tensor],
     state: LoopState,
     random_by_rank: Sequence[Mapping[str, Tensor]],
-    keep: int = 2,
 ) -> Path:
-    """Writes `folder/checkpoint-<update>` in one step and removes all but the newest `keep`.
+    """Writes `folder/checkpoint-<update>` in one step and removes all but the newest two.
 
     `optimizer` holds `optimizer_tensors`, `random_by_rank` every process's `random_states`. What
     killed processes left half written goes, too. Raises FileExistsError when there is a state of
@@ -126,7 +126,7 @@ def save_state(
             save_file(dict(states), aside / _random_name(rank))
         atomic.write_json(aside / _STATE, dataclasses.asdict(state))
         write_checksums(aside)
-    for old in [*saved_states(folder)[:-keep], *folder.glob("checkpoint-*.partial-*")]:
+    for old in [*saved_states(folder)[:-2], *folder.glob("checkpoint-*.partial-*")]:
         shutil.rmtree(old)
     return path
 
@@ -207,9 +207,7 @@ def load_state(
     are damaged are given up with a warning. Raises UserError when the state was saved by a model of
     other parameter names or shapes, or by one that was pruned elsewhere or not at all.
     """
-    fields = json.loads((path / _STATE).read_bytes())
-    fields["best"] = [(score, update) for score, update in fields["best"]]
-    state = LoopState(**fields)
+    state = TypeAdapter(LoopState).validate_json((path / _STATE).read_bytes())
     for name, sha256 in list(state.best_sha256.items()):
         if (found := damage_of(path.parent, {name: sha256})) is not None:
             _LOG.warning("%s; going on without it among the best", found)
@@ -242,31 +240,33 @@ def load_parameters(model: nn.Module, tensors: dict[str, Tensor], *, where: str)
             tensor.copy_(tensors[name])
 
 
+@dataclasses.dataclass(frozen=True)
 class BestStudents:
     """Keeps the weights of the k best updates under `folder/best-<update>.safetensors`.
 
     `score_key` says how good a dev score is, more being better.
     """
 
-    def __init__(self, folder: Path, *, keep: int, score_key: Callable[[float], float]) -> None:
-        self._folder = folder
-        self._keep = keep
-        self._worth = score_key
+    folder: Path
+    _: dataclasses.KW_ONLY
+    keep: int
+    score_key: Callable[[float], float]
 
     def path(self, update: int) -> Path:
         """The file of that update's weights."""
-        return self._folder / _best_name(update)
+        return self.folder / _best_name(update)
 
     def offer(self, model: nn.Module, score: float, state: LoopState) -> bool:
         """True when `score` is a new best. Keeps the weights if they are among the k best."""
-        is_best = not state.best or self._worth(score) > self._worth(state.best[0][0])
+        is_best = not state.best or self.score_key(score) > self.score_key(state.best[0][0])
         # An equal score keeps the earlier update.
         ranked = sorted(
-            [*state.best, (score, state.update)], key=lambda item: (-self._worth(item[0]), item[1])
+            [*state.best, (score, state.update)],
+            key=lambda item: (-self.score_key(item[0]), item[1]),
         )
-        state.best, sums = ranked[: self._keep], dict(state.best_sha256)
+        state.best, sums = ranked[: self.keep], dict(state.best_sha256)
         if (score, state.update) in state.best:
-            self._folder.mkdir(exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             path = self.path(state.update)
             with atomic.new_file(path) as aside:
                 save_file(_on_cpu(unique_parameters(model)), aside)
@@ -278,9 +278,9 @@ class BestStudents:
     def clean(self, state: LoopState) -> None:
         """Removes torn files and weights that neither `state` nor a saved state refers to."""
         kept = {self.path(update).name for _, update in state.best}
-        for saved in saved_states(self._folder):
+        for saved in saved_states(self.folder):
             kept |= _best_of(saved).keys()
-        for path in self._folder.glob("best-*.safetensors*"):
+        for path in self.folder.glob("best-*.safetensors*"):
             if path.name not in kept:
                 path.unlink()
 
@@ -289,9 +289,9 @@ class BestStudents:
 
         Raises UserError when a file of them is not as it was written.
         """
-        if (found := damage_of(self._folder, state.best_sha256)) is not None:
+        if (found := damage_of(self.folder, state.best_sha256)) is not None:
             raise UserError(
-                f"{self._folder} must hold the best students as they were saved, but {found}; "
+                f"{self.folder} must hold the best students as they were saved, but {found}; "
                 "restore the file, or train on from a checkpoint before it by --resume."
             )
         updates = [update for _, update in (state.best if average else state.best[:1])]
@@ -303,4 +303,4 @@ class BestStudents:
                     mean[name] = mean[name] + share if name in mean else share
                 else:
                     mean[name] = tensor  # counters and the like: the last, not a mean
-        load_parameters(model, mean, where=str(self._folder))
+        load_parameters(model, mean, where=str(self.folder))

@@ -37,7 +37,7 @@ from seqdistill.models.placement import Precision
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import TrainingSection
 from seqdistill.records.run_directory import Resume, RunDirectory
-from seqdistill.sources.source import SequenceSource
+from seqdistill.sources.completions import SequenceSource
 from seqdistill.teachers.in_process import Teacher
 from seqdistill.training.checkpoint import (
     BestStudents,
@@ -48,17 +48,21 @@ from seqdistill.training.checkpoint import (
     random_states,
     save_state,
 )
-from seqdistill.training.note import Note, dev_line
-from seqdistill.training.optimization import check_optimizer, learning_rate, make_optimizer
+from seqdistill.training.optimization import (
+    StudentLoss,
+    learning_rate,
+    make_optimizer,
+)
 from seqdistill.training.processes import (
     StepStats,
     all_gather_object,
     broadcast_from_main,
+    gather_weights,
     over_processes,
     prepare,
+    scatter_weights,
+    whole,
 )
-from seqdistill.training.sharding import gather_weights, scatter_weights, whole
-from seqdistill.training.student import StudentLoss
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,12 +81,37 @@ class TrainingResult:
     stopped_early: bool
 
 
+_KEPT = 0.95
+"""Of the loss on screen, at each update: it is the mean of about the last twenty."""
 _Snapshot = tuple[LoopState, list[dict[str, Tensor]]]
 """The loop at some moment: counters, and the random states of every process."""
 _Seen = tuple[Sequence[str], Tensor, dict[str, TokenSum]]
 """Example ids, total and parts of a micro-batch, to be named if its loss was not finite."""
 
 
+class Note:
+    """Moving means of loss and reward since this process began, for the screen.
+
+    The first updates count as much as they should: the weights of a mean are those that it has.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, stats: StepStats) -> None:
+        """One more update."""
+        for name, seen in (("loss", stats.loss), ("reward", stats.source.get("reward"))):
+            if seen is not None and float(seen.count):
+                total, weight = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = (_KEPT * total + seen.mean, _KEPT * weight + 1.0)
+
+    @property
+    def text(self) -> str:
+        """`loss 3.214`, and of policy gradients `, reward 0.512`."""
+        return ", ".join(f"{name} {sum_ / n:.3f}" for name, (sum_, n) in self._sums.items())
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
 class TrainingLoop:
     """One student's training. `run` returns when it is done; `model` has its final weights.
 
@@ -92,41 +121,27 @@ class TrainingLoop:
     device; else it waits in the memory of the CPU.
     """
 
-    def __init__(
-        self,
-        *,
-        model: SequenceModel,
-        source: SequenceSource,
-        teacher: Teacher,
-        objective: WeightedObjective,
-        mask: PruningMask,
-        settings: TrainingSection,
-        precision: Precision,
-        eval_metric: str,
-        seed: int,
-        accelerator: Accelerator,
-        run: RunDirectory,
-        progress: Progress,
-        score_dev: DevScorer | None = None,
-        samples_student: bool = False,
-    ) -> None:
-        self._student = model
-        self._source = source
-        self._teacher = teacher
-        self._objective = objective
-        self._mask = mask
-        self._settings = settings
-        self._precision = precision
-        self._eval_metric = eval_metric
-        self._seed = seed
-        self._accelerator = accelerator
-        self._run = run
-        self._progress = progress
-        self._score_dev = score_dev
-        self._samples_student = samples_student
+    model: SequenceModel
+    source: SequenceSource
+    teacher: Teacher
+    objective: WeightedObjective
+    mask: PruningMask
+    settings: TrainingSection
+    precision: Precision
+    eval_metric: str
+    seed: int
+    accelerator: Accelerator
+    run_directory: RunDirectory
+    progress: Progress
+    score_dev: DevScorer | None = None
+    samples_student: bool = False
+
+    def __post_init__(self) -> None:
+        model, settings, accelerator = self.model, self.settings, self.accelerator
         self._is_main: bool = accelerator.is_main_process
+        self._folder = self.run_directory.checkpoints_path
         self._best = BestStudents(
-            run.checkpoints_path, keep=settings.keep_best, score_key=score_key_of(eval_metric)
+            self._folder, keep=settings.keep_best, score_key=score_key_of(self.eval_metric)
         )
         self._micro_batches = settings.gradient_accumulation_steps
         self._state = LoopState(micro_batches=self._micro_batches * accelerator.num_processes)
@@ -140,31 +155,30 @@ class TrainingLoop:
             self._trained = copy.deepcopy(model)
         else:
             self._trained = model.to(accelerator.device)
-        loss = StudentLoss(self._trained, objective)
+        loss = StudentLoss(self._trained, self.objective)
         self._loss, self._optimizer = prepare(loss, make_optimizer(loss, settings), accelerator)
-        if self._is_sharded and samples_student:
+        if self._is_sharded and self.samples_student:
             model.to(accelerator.device)
 
     def run(self, *, resume: Resume) -> TrainingResult:
         """Trains to the end, from a checkpoint when `resume` and there is one."""
-        rank = self._accelerator.process_index
-        torch.manual_seed(derived_seed(self._seed, f"dropout/rank-{rank}"))
+        rank = self.accelerator.process_index
+        torch.manual_seed(derived_seed(self.seed, f"dropout/rank-{rank}"))
         if resume:
             self._resume(resume)
         self._timed_to = (self._state.tokens, self._state.seconds)
-        self._progress.start("training", self._settings.steps)
-        self._progress.advance(self._state.update)
+        self.progress.start("training", self.settings.steps)
+        self.progress.advance(self._state.update)
         # A run that was interrupted while it scored dev has that before it.
         stopped = self._evaluate_and_save() if self._dev_is_due() else self._stops_early()
-        while self._state.update < self._settings.steps and not stopped:
+        while self._state.update < self.settings.steps and not stopped:
             self._step()
             stopped = self._evaluate_and_save()
-        self._progress.finish()
+        self.progress.finish()
         with self._whole_student():
             if self._state.best:
-                average = self._settings.average_best
-                self._best.restore(self._student, self._state, average=average)
-        self._student.eval()
+                self._best.restore(self.model, self._state, average=self.settings.average_best)
+        self.model.eval()
         return TrainingResult(
             self._state.update,
             self._state.tokens,
@@ -174,11 +188,11 @@ class TrainingLoop:
         )
 
     def _resume(self, resume: Resume) -> None:
-        accelerator = self._accelerator
+        accelerator = self.accelerator
         path, refused = None, None
         if self._is_main:
             try:
-                path = checkpoint_to_resume(self._run.checkpoints_path, resume)
+                path = checkpoint_to_resume(self._folder, resume)
             except UserError as error:
                 refused = error
         path, refused = broadcast_from_main((path, refused), accelerator)
@@ -187,20 +201,20 @@ class TrainingLoop:
         if path is not None:
             self._state = load_state(
                 path,
-                model=self._student,
-                mask=self._mask,
+                model=self.model,
+                mask=self.mask,
                 optimizer=self._optimizer,
                 device=accelerator.device,
                 rank=accelerator.process_index,
             )
             if self._is_sharded:
-                scatter_weights(self._student, self._trained)
+                scatter_weights(self.model, self._trained)
             self._share_out()
-            self._objective.load_state_dict(self._state.objective)
+            self.objective.load_state_dict(self._state.objective)
             self._saved_at = self._state.update
         # Without a checkpoint training starts anew, and so do its metrics.
         if self._is_main:
-            self._run.go_back_to(self._state.metrics)
+            self.run_directory.go_back_to(self._state.metrics)
         _LOG.info("resumed at update %d", self._state.update)
 
     def _share_out(self) -> None:
@@ -210,9 +224,9 @@ class TrainingLoop:
         out evenly. The place in the data is the same for all; what else a source remembers (replay)
         is taken from one of the processes that there were.
         """
-        count, wanted = self._accelerator.num_processes, self._state.micro_batches
+        count, wanted = self.accelerator.num_processes, self._state.micro_batches
         sources = self._state.sources
-        self._source.load_state_dict(sources[self._accelerator.process_index % len(sources)])
+        self.source.load_state_dict(sources[self.accelerator.process_index % len(sources)])
         if wanted % count == 0:
             self._micro_batches = wanted // count
         else:
@@ -228,33 +242,29 @@ class TrainingLoop:
     def _whole_student(self) -> Iterator[None]:
         """While open, `model` has the present weights and is on the device. Collective."""
         if self._is_sharded:
-            self._student.to(self._accelerator.device)
-            gather_weights(self._trained, self._student)
+            self.model.to(self.accelerator.device)
+            gather_weights(self._trained, self.model)
         yield
-        if self._is_sharded and not self._samples_student:
-            self._student.to("cpu")
-
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        enabled = self._precision == "bf16"
-        return torch.autocast(self._accelerator.device.type, dtype=torch.bfloat16, enabled=enabled)
+        if self._is_sharded and not self.samples_student:
+            self.model.to("cpu")
 
     def _step(self) -> None:
         started = time.perf_counter()
-        update, steps = self._state.update + 1, self._settings.steps
-        if self._is_sharded and self._samples_student:
-            gather_weights(self._trained, self._student)
+        update, steps = self._state.update + 1, self.settings.steps
+        if self._is_sharded and self.samples_student:
+            gather_weights(self._trained, self.model)
         self._loss.train()
-        rate = learning_rate(self._settings, update)
+        rate = learning_rate(self.settings, update)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        logged = update % self._settings.log_every == 0 or update == steps
-        self._source.begin_update(update, steps)
-        self._objective.begin_update(update, steps, logged=logged)
+        logged = update % self.settings.log_every == 0 or update == steps
+        self.source.begin_update(update, steps)
+        self.objective.begin_update(update, steps, logged=logged)
         stats = self._accumulate()
-        self._objective.end_update(stats.parts)
+        self.objective.end_update(stats.parts)
         norm = self._divide_and_clip(stats.loss.count)
         self._optimizer.step()
-        self._mask.enforce(self._optimizer)
+        self.mask.enforce(self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
         self._state.update = update
         self._state.tokens += int(stats.num_targets)
@@ -262,20 +272,21 @@ class TrainingLoop:
         if logged:
             self._log_step(stats, rate, norm)
         self._note.add(stats)
-        self._progress.advance(1, self._note.text)
+        self.progress.advance(1, self._note.text)
 
     def _accumulate(self) -> StepStats:
         """Gradients of the totals of all micro-batches, and their sums over all processes."""
         loss, parts = TokenSum.zero(), dict[str, TokenSum]()
         num_targets, seen = torch.zeros((), dtype=torch.long), list[_Seen]()
+        kind = self.accelerator.device.type
         for index in range(self._micro_batches):
-            batch = self._source.next_batch().to(self._accelerator.device, non_blocking=True)
+            batch = self.source.next_batch().to(self.accelerator.device, non_blocking=True)
             last = index == self._micro_batches - 1
-            sync = contextlib.nullcontext() if last else self._accelerator.no_sync(self._loss)
+            sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self._loss)
             with sync:
-                with self._autocast():
-                    total, count, sums = self._loss(batch, self._teacher.score(batch))
-                self._accelerator.backward(total)
+                with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                    total, count, sums = self._loss(batch, self.teacher.score(batch))
+                self.accelerator.backward(total)
             found = TokenSum(total, count).detached()
             named = {name: TokenSum(*part) for name, part in sums.items()}
             seen.append((batch.example_ids, found.total, named))
@@ -283,8 +294,8 @@ class TrainingLoop:
             num_targets = num_targets + batch.target_mask.sum()
             for name, part in named.items():
                 parts[name] = parts.get(name, TokenSum.zero()) + part
-        own = StepStats(loss, parts, self._source.end_update(), num_targets)
-        stats = over_processes(own, self._accelerator)
+        own = StepStats(loss, parts, self.source.end_update(), num_targets)
+        stats = over_processes(own, self.accelerator)
         if not math.isfinite(stats.loss.total):
             self._refuse_non_finite(seen)
         return stats
@@ -309,8 +320,8 @@ class TrainingLoop:
         """The norm of the gradient before it was clipped, of the weights that are not pruned."""
         gradients = [p.grad for p in self._trained.parameters() if p.grad is not None]
         # Gradients are of totals; processes average theirs, which the factor undoes.
-        torch._foreach_mul_(gradients, self._accelerator.num_processes / max(float(count), 1.0))
-        self._mask.zero_gradients()
+        torch._foreach_mul_(gradients, self.accelerator.num_processes / max(float(count), 1.0))
+        self.mask.zero_gradients()
         found = torch.nn.utils.get_total_norm(gradients)
         norm = float(whole(found))
         if not math.isfinite(norm):
@@ -319,16 +330,16 @@ class TrainingLoop:
                 f"{norm} although the loss is finite. Lower training.learning_rate or use "
                 "training.precision=fp32."
             )
-        limit = self._settings.max_grad_norm
+        limit = self.settings.max_grad_norm
         torch.nn.utils.clip_grads_with_norm_(self._trained.parameters(), limit, found)
         return norm
 
     def _log(self, values: Mapping[str, object]) -> None:
         """Into the run directory and to the trackers, by the main process."""
         if self._is_main:
-            self._run.log_metrics(self._state.update, values)
+            self.run_directory.log_metrics(self._state.update, values)
             numbers = {n: v for n, v in values.items() if isinstance(v, int | float)}
-            self._accelerator.log(numbers, step=self._state.update)
+            self.accelerator.log(numbers, step=self._state.update)
 
     def _log_step(self, stats: StepStats, rate: float, norm: float) -> None:
         (tokens_before, seconds_before), state = self._timed_to, self._state
@@ -353,19 +364,19 @@ class TrainingLoop:
 
     def _dev_is_due(self) -> bool:
         """Whether dev should be scored after this update, and was not yet."""
-        update, every = self._state.update, self._settings.eval_every
-        if self._score_dev is None or update in (0, self._state.scored_at):
+        update, every = self._state.update, self.settings.eval_every
+        if self.score_dev is None or update in (0, self._state.scored_at):
             return False
-        return update == self._settings.steps or bool(every and update % every == 0)
+        return update == self.settings.steps or bool(every and update % every == 0)
 
     def _evaluate_and_save(self) -> bool:
         """Score dev and save where they are due; True when training should stop early."""
-        update, every = self._state.update, self._settings.checkpoint_every
-        if self._score_dev is not None and self._dev_is_due():
+        update, every = self._state.update, self.settings.checkpoint_every
+        if self.score_dev is not None and self._dev_is_due():
             unscored = self._snapshot()
             with self._whole_student():
                 try:
-                    self._evaluate(self._score_dev)
+                    self._evaluate(self.score_dev)
                 except BaseException:
                     # Hours of training outlive a dev score that cannot be had; shards would have to
                     # be gathered from processes that may be gone.
@@ -373,40 +384,42 @@ class TrainingLoop:
                         self._save(unscored)
                     raise
         stop = self._stops_early()
-        if update == self._settings.steps or stop or (every and update % every == 0):
+        if update == self.settings.steps or stop or (every and update % every == 0):
             self._save(self._snapshot())
-            self._accelerator.wait_for_everyone()
+            self.accelerator.wait_for_everyone()
         return stop
 
     def _evaluate(self, score_dev: DevScorer) -> None:
         state = self._state
-        self._student.eval()
-        scores = dict(score_dev(self._student.module))
+        self.model.eval()
+        scores = dict(score_dev(self.model.module))
         if self._is_main:
             state.dev_scores = scores
             self._log({f"dev_{name}": value for name, value in scores.items()})
-            score = scores[self._eval_metric]
-            is_best = self._best.offer(self._student, score, state)
-            self._progress.echo(dev_line(state.update, scores, is_best=is_best))
+            score = scores[self.eval_metric]
+            is_best = self._best.offer(self.model, score, state)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            best_yet = " (best so far)" if is_best else ""
+            self.progress.echo(f"dev at update {state.update:,}: {shown}{best_yet}")
             state.evaluations_without_best = 0 if is_best else state.evaluations_without_best + 1
             state.scored_at = state.update
-        self._state = broadcast_from_main(state, self._accelerator)
-        self._source.dev_scored(self._state.dev_scores)
+        self._state = broadcast_from_main(state, self.accelerator)
+        self.source.dev_scored(self._state.dev_scores)
 
     def _stops_early(self) -> bool:
-        patience = self._settings.patience
+        patience = self.settings.patience
         return patience is not None and self._state.evaluations_without_best >= patience
 
     def _snapshot(self) -> _Snapshot:
         """All that is to be saved but for tensors in shards. Every process has to take part."""
         state = dataclasses.replace(
             self._state,
-            sources=all_gather_object(self._source.state_dict()),
-            objective=self._objective.state_dict(),
-            metrics=self._run.logs_so_far() if self._is_main else {},
-            micro_batches=self._micro_batches * self._accelerator.num_processes,
+            sources=all_gather_object(self.source.state_dict()),
+            objective=self.objective.state_dict(),
+            metrics=self.run_directory.logs_so_far() if self._is_main else {},
+            micro_batches=self._micro_batches * self.accelerator.num_processes,
         )
-        return state, all_gather_object(random_states(self._accelerator.device))
+        return state, all_gather_object(random_states(self.accelerator.device))
 
     def _save(self, snapshot: _Snapshot) -> None:
         """Saves a checkpoint, by the main process, if there is none of this update already.
@@ -420,30 +433,12 @@ class TrainingLoop:
             remembered = optimizer_tensors(self._optimizer, keep=self._is_main)
             if self._is_main:
                 save_state(
-                    self._run.checkpoints_path,
-                    model=self._student,
-                    mask=self._mask,
+                    self._folder,
+                    model=self.model,
+                    mask=self.mask,
                     optimizer=remembered,
                     state=state,
                     random_by_rank=random_by_rank,
                 )
                 self._best.clean(state)
         self._saved_at = state.update
-
-
-def check_trainable(
-    model: SequenceModel, mask: PruningMask, settings: TrainingSection, accelerator: Accelerator
-) -> None:
-    """Raises UserError for settings that this student cannot be trained with, before it begins."""
-    check_optimizer(settings)
-    if settings.gradient_checkpointing and not model.module.supports_gradient_checkpointing:
-        raise UserError(
-            "training.gradient_checkpointing must be left out for models that do not support it, "
-            f"such as {type(model.module).__name__}; remove it"
-        )
-    if accelerator.is_fsdp2 and (mask.num_weights or settings.optimizer == "adamw_8bit"):
-        what = "pruning" if mask.num_weights else "training.optimizer=adamw_8bit"
-        raise UserError(
-            f"training.parallel=fsdp2 must be left out with {what}, which works on whole weights; "
-            "use ddp"
-        )

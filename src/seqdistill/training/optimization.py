@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate of each update. Knows no loss."""
+"""What an update optimizes, with which optimizer, and at which learning rate."""
 
 from __future__ import annotations
 
@@ -6,10 +6,46 @@ import importlib.util
 import math
 
 import torch
-from torch import nn
+from accelerate import Accelerator
+from torch import Tensor, nn
 
+from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import UserError
+from seqdistill.core.scores import TeacherScores
+from seqdistill.models.adapters import SequenceModel
+from seqdistill.models.dropout import evaluation_mode, has_dropout
+from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import TrainingSection
+from seqdistill.training.processes import layer_classes
+
+Sums = dict[str, tuple[Tensor, Tensor]]
+"""Total and count by name; plain tuples, in which the wrappers find the tensors."""
+
+
+class StudentLoss(nn.Module):
+    """(batch, teacher's scores) -> the loss and its parts as sums.
+
+    The student together with its loss is what DDP and FSDP2 wrap, so that both see every parameter:
+    nothing outside this forward pass reads one, the head included.
+    """
+
+    def __init__(self, model: SequenceModel, objective: WeightedObjective) -> None:
+        super().__init__()
+        self.model = model
+        self._objective = objective
+        self._drops_out = has_dropout(model)
+        self._no_split_modules = layer_classes(model)  # read by accelerate
+
+    def forward(self, batch: SequenceBatch, scores: TeacherScores) -> tuple[Tensor, Tensor, Sums]:
+        """The loss's total, which has a gradient, its count, and its parts without one."""
+        eval_states = None
+        if self._objective.needs_eval_states and self._drops_out:
+            with torch.no_grad(), evaluation_mode(self.model):
+                eval_states = self.model.states(batch)
+        loss, parts = self._objective(self.model.states(batch), scores, batch, eval_states)
+        sums = {name: part.detached() for name, part in parts.items()}
+        return loss.total, loss.count, {n: (part.total, part.count) for n, part in sums.items()}
 
 
 def learning_rate(settings: TrainingSection, update: int) -> float:
@@ -37,6 +73,24 @@ def check_optimizer(settings: TrainingSection) -> None:
         raise UserError(
             "training.optimizer=adamw_8bit needs the package bitsandbytes, which is not installed; "
             "install seqdistill[8bit], or use adamw"
+        )
+
+
+def check_trainable(
+    model: SequenceModel, mask: PruningMask, settings: TrainingSection, accelerator: Accelerator
+) -> None:
+    """Raises UserError for settings that this student cannot be trained with, before it begins."""
+    check_optimizer(settings)
+    if settings.gradient_checkpointing and not model.module.supports_gradient_checkpointing:
+        raise UserError(
+            "training.gradient_checkpointing must be left out for models that do not support it, "
+            f"such as {type(model.module).__name__}; remove it"
+        )
+    if accelerator.is_fsdp2 and (mask.num_weights or settings.optimizer == "adamw_8bit"):
+        what = "pruning" if mask.num_weights else "training.optimizer=adamw_8bit"
+        raise UserError(
+            f"training.parallel=fsdp2 must be left out with {what}, which works on whole weights; "
+            "use ddp"
         )
 
 
