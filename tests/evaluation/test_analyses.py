@@ -30,15 +30,7 @@ from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.metrics.likelihood import perplexity_statistics
 from seqdistill.records.results import Value
 
-ERRORS = EvaluationSettings(
-    metrics=("token_error_rate",),
-    beam_size=3,
-    length_penalty=0.0,
-    max_new_tokens=12,
-    bootstrap_resamples=60,
-    confidence=0.9,
-    seed=1,
-)
+ERRORS = dataclasses.replace(SETTINGS, metrics=("token_error_rate",))
 
 
 class GreedyOrBeam:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from tests.evaluation.fixed import FixedGenerator
-from tests.evaluation.test_sampled import SETTINGS, TOKENIZER
+from tests.evaluation.test_sampled import TOKENIZER
 from tests.tiny import EOS, UNK, character_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
@@ -22,8 +21,10 @@ from seqdistill.evaluation.calculator import (
     first_correction,
     greedy_with_calculator,
 )
+from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.recipe.schema import EvaluationSection
 
 SIGNS = [*"0123456789", *"<>=+-*/()#"]
 GREEDY = Decoding(beam_size=1, max_new_tokens=200)
@@ -209,7 +210,7 @@ def test_a_result_that_cannot_be_spelled_is_left_and_told(
 
 EXAMPLES = [EncodedExample("1", (5,), (6, EOS)), EncodedExample("2", (7,), (6, EOS))]
 REFERENCES = ["<<3*4=12>> #### 12", "<<1+1=2>> #### 2"]
-ASKED = dataclasses.replace(SETTINGS, metrics=("answer_accuracy",), calculator=True)
+ASKED = EvaluationSettings(EvaluationSection(calculator=True), ("answer_accuracy",))
 
 
 def test_the_outputs_with_a_calculator_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +224,7 @@ def test_the_outputs_with_a_calculator_are_scored(monkeypatch: pytest.MonkeyPatc
     assert found is not None
     score = found.scores["answer_accuracy"]
     assert (score.value, score.low is None, found.corrections_per_output) == (50.0, False, 0.5)
-    unasked = dataclasses.replace(ASKED, calculator=False)
+    unasked = EvaluationSettings(EvaluationSection(), ("answer_accuracy",))
     assert calculated(*given, unasked, kind="seq2seq") is None
     with pytest.raises(RecipeError, match="calculator must be left out"):
         calculated(*given, ASKED, kind="seq2seq")

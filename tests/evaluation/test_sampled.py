@@ -11,20 +11,19 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.sampled import sampled_outputs, sampled_scores
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.recipe.schema import EvaluationSection
 from seqdistill.records.results import Sampled, number
 
 TOKENIZER = character_tokenizer()
 REFERENCES = ["the cat sat on the mat", "a dog ran over the hill"]
 SETTINGS = EvaluationSettings(
+    EvaluationSection(
+        max_new_tokens=30,
+        bootstrap_resamples=50,
+        sampling_temperatures=(0.5, 1.0),
+        samples_per_source=2,
+    ),
     metrics=("bleu", "token_error_rate"),
-    beam_size=5,
-    length_penalty=1.0,
-    max_new_tokens=30,
-    bootstrap_resamples=50,
-    confidence=0.95,
-    seed=1,
-    sampling_temperatures=(0.5, 1.0),
-    samples_per_source=2,
 )
 EXAMPLES = [EncodedExample("1", (5, EOS), (6, EOS)), EncodedExample("2", (7, EOS), (6, EOS))]
 

@@ -28,16 +28,14 @@ from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerat
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
 from seqdistill.models.adapters import adapt
+from seqdistill.recipe.schema import EvaluationSection
 from seqdistill.records.results import number
 
 SETTINGS = EvaluationSettings(
+    EvaluationSection(
+        beam_size=3, length_penalty=0.0, max_new_tokens=12, bootstrap_resamples=60, confidence=0.9
+    ),
     metrics=("bleu", "chrf"),
-    beam_size=3,
-    length_penalty=0.0,
-    max_new_tokens=12,
-    bootstrap_resamples=60,
-    confidence=0.9,
-    seed=1,
 )
 TOKENIZER = character_tokenizer()
 REFERENCES = [

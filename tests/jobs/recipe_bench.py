@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from tests.jobs import naive
-from tests.tiny import PAD, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -59,14 +58,6 @@ def plain_logits(model: PreTrainedModel, example: EncodedExample) -> Tensor:
     """(time, vocab): what the model says before each target."""
     with torch.no_grad():
         return naive.plain_logits(model, example.source_ids, example.target_ids)
-
-
-def model_of(kind: str, seed: int) -> PreTrainedModel:
-    """T5's decoder starts with its pad, which its small configuration does not say."""
-    model = tiny_model(kind, seed=seed)
-    if kind == "t5":
-        model.config.decoder_start_token_id = PAD
-    return model
 
 
 def scored(folder: Path, written: Sequence[Completion]) -> list[naive.Scored]:

@@ -49,7 +49,7 @@ from seqdistill.sources.rewarded import RewardedSource
 from seqdistill.sources.rollout_batches import RolloutBatches
 from seqdistill.sources.rollout_sampler import RolloutSampler
 from seqdistill.sources.source import CompletionSource, SequenceSource
-from seqdistill.sources.stored import StoredCompletions, StoredSequences
+from seqdistill.sources.stored import StoredCompletions
 from seqdistill.teachers.in_process import InProcessTeacher
 
 FRAMES, CHANNELS = 4, 6
@@ -263,15 +263,6 @@ def test_both_engines_of_transformers_write_the_same_greedily() -> None:
     )
     alone = sampler(writer).sample(sources, seed=4)
     assert mixed.sample(sources, seed=4).rows() == alone.rows()
-
-
-def test_supervised_distillation_through_the_loop(tmp_path: Path) -> None:
-    learner = student()
-    source = StoredSequences(EXAMPLES, collator_for(loaded(learner)), batch_tokens=48, seed=1)
-    rows = trained(tmp_path, learner, source, steps=30, eval_every=15)
-    losses = [row["loss_nats"] for row in rows if "loss_nats" in row]
-    assert losses[-1] < 0.7 * losses[0]
-    assert sum("dev_chrf" in row for row in rows) == 2
 
 
 def on_policy(learner: SequenceModel) -> RolloutBatches:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
-from tests.jobs.test_rollouts_while_training import place_for, recipe_in
+from tests.jobs.runs import folder_for, recipe_in
 from tests.tiny import character_tokenizer
 
 from seqdistill.assembly.preparing import Prepared, prepare
@@ -21,7 +21,7 @@ from seqdistill.core.progress import NoProgress
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {kind: place_for(tmp_path_factory.mktemp(kind), kind) for kind in ("mbart", "llama")}
+    return {kind: folder_for(tmp_path_factory.mktemp(kind), kind) for kind in ("mbart", "llama")}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.chat_families import family_tokenizer
-from tests.jobs.test_rollouts_while_training import recipe_in, trained
+from tests.jobs.runs import recipe_in, trained
 from tests.tiny import character_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 

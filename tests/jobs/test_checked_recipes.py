@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.jobs.test_rollouts_while_training import place_for, recipe_in
+from tests.jobs.runs import folder_for, recipe_in
 
 from seqdistill.assembly.objective import build_objective
 from seqdistill.assembly.preparing import prepare
@@ -24,7 +24,7 @@ from seqdistill.recipe.systems import output_folder
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    place: Path = place_for(tmp_path_factory.mktemp("checked"), "mbart")
+    place: Path = folder_for(tmp_path_factory.mktemp("checked"), "mbart")
     return recipe_in(place, "on_policy_kd", "training.batch_tokens=60")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.jobs.test_feasibility import folder, start
+from tests.jobs.runs import start
 from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.core.errors import DataError, EngineError, ModelError, RecipeError
@@ -20,8 +20,6 @@ from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.records.results import Results
 from seqdistill.records.run_directory import RunDirectory
-
-__all__ = ["folder"]
 
 NOTHING = Tolerance(mean_nats=-1.0, max_nats=-1.0)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.jobs.test_feasibility import fill, folder, start
+from tests.jobs.runs import fill, start
 
 from seqdistill.core.errors import EngineError
 from seqdistill.core.progress import NoProgress
@@ -17,8 +17,6 @@ from seqdistill.jobs.systems import exported_system
 from seqdistill.metrics.translation import bleu_statistics
 from seqdistill.records.results import Results
 from seqdistill.records.run_directory import RunDirectory
-
-__all__ = ["folder"]
 
 
 def evaluated(run: RunDirectory, *overrides: str, export: bool = False) -> Results:

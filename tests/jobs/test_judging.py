@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.jobs.test_feasibility import folder, start
+from tests.jobs.runs import start
 from tests.metrics.test_scripts import HAS_KOREAN, LANGUAGES
 from tests.tiny import character_tokenizer, tiny_model
 
@@ -23,8 +23,6 @@ from seqdistill.jobs.systems import system_under_test
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.resolving import read_recipe
-
-__all__ = ["folder"]
 
 CHAT = (Turn("user", "Add one and three."),)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tests.jobs.test_teacher_states import folder_for
+from tests.jobs.runs import folder_for
 from tests.tiny import EOS, tiny_model
 
 from seqdistill.core.progress import NoProgress

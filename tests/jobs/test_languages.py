@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.jobs.test_stages import COMMON, student_of, texts, trained
+from tests.jobs.runs import settings_in, student_of, texts, trained
 from tests.translation_families import FAMILIES, TEXTS
 
 from seqdistill.assembly.preparing import prepare
@@ -44,15 +44,8 @@ def folder_for(folder: Path, name: str, *, ends: bool = True) -> Path:
 
 
 def recipe_in(folder: Path, method: str, name: str, *more: str) -> Recipe:
-    given = {
-        **COMMON,
-        "teacher.model": str(folder / "teacher"),
-        "student.model": str(folder / "student"),
-        "data.train": str(folder / "train.jsonl"),
-        "data.test": str(folder / "test.jsonl"),
-        "output_dir": str(folder / "runs" / name),
-    }
-    return load_recipe(method, [*texts(given), *more])
+    data = {f"data.{split}": str(folder / f"{split}.jsonl") for split in ("train", "test")}
+    return load_recipe(method, [*texts({**settings_in(folder, name), **data}), *more])
 
 
 def told(source: str, target: str) -> list[str]:

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.jobs.test_feasibility import folder, start
+from tests.jobs.runs import start
 
 from seqdistill.assembly.data import read_split
 from seqdistill.core.progress import NoProgress
+from seqdistill.evaluation import speed
 from seqdistill.evaluation.systems import SystemResult, SystemUnderTest, evaluate_system
 from seqdistill.jobs import evaluate as evaluation
 from seqdistill.jobs import systems
 from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
 from seqdistill.jobs.systems import system_under_test
 from seqdistill.recipe.loading import load_recipe
-
-__all__ = ["folder"]
 
 TEST_SET = ["data.test=test.tsv"]
 
@@ -58,7 +57,12 @@ def test_a_measured_teacher_gives_the_same_results(
     assert found.entropy_by_position == expected.entropy_by_position
 
 
-def test_one_system_at_a_time_is_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_one_system_at_a_time_is_in_memory_unless_all_are_small(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    if not kept:
+        monkeypatch.setattr(speed, "KEPT_PARAMETERS", 0)
     run = start("teacher.model=bart")
     loaded: list[weakref.ref[Any]] = []
 
@@ -72,4 +76,5 @@ def test_one_system_at_a_time_is_in_memory(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(systems, "system_under_test", load)
     found = evaluate_run(run, TEST_SET, progress=NoProgress(), export=True)
     assert (len(found.systems), len(found.exports)) == (2, 1)
-    assert len(loaded) >= 2 * 4
+    # Once to measure, the student once more for its copy, then all three for the rounds of speed.
+    assert len(loaded) == 2 + 1 + 3 * (1 if kept else 3)

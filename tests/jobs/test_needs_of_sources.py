@@ -9,25 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from tests.jobs.test_rollouts_while_training import place_for, recipe_in, trained
-from tests.jobs.test_stages import student_of
+from tests.jobs.runs import folder_for, recipe_in, student_of, trained
 
 from seqdistill.assembly import sequences
 from seqdistill.assembly.preparing import prepare
 from seqdistill.core.errors import UserError
 from seqdistill.recipe.loading import load_recipe
 
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return place_for(tmp_path, "mbart")
-
-
 ALL_BY_THE_STUDENT = ("1", "{start: 1, end: 1, shape: linear}", "{start: 1, shape: adaptive}")
 
 
 def test_prompts_alone_are_enough_for_a_mixture_that_is_all_the_students(tmp_path: Path) -> None:
-    place = place_for(tmp_path, "llama")
+    place = folder_for(tmp_path, "llama")
     rows = [json.dumps({"prompt": f"eins {word}"}) for word in ("rot", "blau", "zwei", "drei")]
     (place / "prompts.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     given = (
@@ -54,7 +47,7 @@ def test_a_mixture_that_is_never_the_students_samples_nothing(
     def sampler(*_: object, **__: object) -> None:
         raise AssertionError("a sampler was made")
 
-    place = place_for(tmp_path, "llama")
+    place = folder_for(tmp_path, "llama")
     plain = student_of(trained(recipe_in(place, "supervised_kd")))
     monkeypatch.setattr(sequences, "TransformersSampler", sampler)
     never = (

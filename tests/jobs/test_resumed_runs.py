@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
 
 import pytest
-from tests.jobs.test_distill import QUICK, save_data_and_models
+from tests.jobs.runs import folder_for, settings_in, texts, trained
 
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs import training
 from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.inputs import data_files
-from seqdistill.jobs.train import train
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.locks import held
@@ -22,28 +20,14 @@ from seqdistill.records.run_directory import RunDirectory
 
 
 def recipe_in(folder: Path) -> Recipe:
-    settings = {
-        **QUICK,
-        "training.checkpoint_every": 2,
-        "training.trackers": ["tensorboard"],
-        "teacher.model": str(folder / "teacher"),
-        "student.model": str(folder / "student"),
-        "data.train": str(folder / "train.tsv"),
-        "data.test": str(folder / "test.tsv"),
-        "output_dir": str(folder / "runs" / "one"),
-    }
-    return load_recipe("word_kd", [f"{key}={json.dumps(value)}" for key, value in settings.items()])
-
-
-def trained(recipe: Recipe, *, resume: bool = False) -> RunDirectory:
-    return train(recipe, progress=NoProgress(), resume=resume)
+    trackers = {"training.trackers": ["tensorboard"]}
+    return load_recipe("word_kd", texts({**settings_in(folder, "one"), **trackers}))
 
 
 @pytest.fixture
 def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A run that was killed after it trained and before it stored its student."""
-    save_data_and_models(tmp_path)
-    recipe = recipe_in(tmp_path)
+    recipe = recipe_in(folder_for(tmp_path, "mbart"))
 
     def kill(*_given: object) -> None:
         raise KeyboardInterrupt
@@ -110,8 +94,7 @@ def test_one_process_at_a_time_writes_a_run(killed: Recipe) -> None:
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_folder_that_was_only_just_made_is_begun_either_way(tmp_path: Path, resume: bool) -> None:
-    save_data_and_models(tmp_path)
-    recipe = recipe_in(tmp_path)
+    recipe = recipe_in(folder_for(tmp_path, "mbart"))
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True)
     (folder / "recipe.yaml.partial-999999999").touch()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.jobs.test_rollouts_while_training import place_for, recipe_in, trained
+from tests.jobs.runs import folder_for, recipe_in
 from tests.sources.writing import batched
 
 from seqdistill.assembly.preparing import Prepared, prepare
@@ -21,7 +20,7 @@ from seqdistill.sources.completions import Completion
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """A recipe that wants to see something of every third update."""
-    place = place_for(tmp_path_factory.mktemp("place"), "mbart")
+    place = folder_for(tmp_path_factory.mktemp("place"), "mbart")
     return prepare(recipe_in(place, "gkd", "sequences.rollouts.samples_every=3"))
 
 
@@ -93,29 +92,3 @@ def test_several_samples_of_a_prompt_leave_room_for_other_prompts(
     log(7, batched(written(prepared, "student", [5] * 8)))
     names = [name for _, _, name in kept(run)]
     assert names == [*ids[:3], ids[0], *ids[:4], *[ids[5]] * 4]
-
-
-def test_a_run_whose_coin_falls_to_references_first_shows_what_its_student_wrote(
-    tmp_path: Path,
-) -> None:
-    given = ("seed=2", "data.dev=null", "training.steps=6")
-    recipe = recipe_in(place_for(tmp_path, "mbart"), "gkd", *given)
-    run = trained(recipe)
-    rows: list[dict[str, Any]] = run.read_metrics()
-    rolls_out = [int(row["step"]) for row in rows if row["realized_student_share"] == 1.0]
-    assert rolls_out[0] > 1, "the first coin must fall to the references"
-    first_of_two = {(update - 1) // 2: update for update in reversed(rolls_out)}
-    assert {step for step, _, _ in kept(run)} == set(first_of_two.values())
-    assert {writer for _, writer, _ in kept(run)} == {"student"}
-
-
-def test_minillms_monitors_are_logged_and_its_mixed_samples_kept(tmp_path: Path) -> None:
-    """Both are of the teacher-mixed sequences: the student writes no others."""
-    recipe = recipe_in(place_for(tmp_path, "llama"), "minillm", "training.steps=2")
-    run = trained(recipe)
-    rows: list[dict[str, Any]] = [row for row in run.read_metrics() if "loss_nats" in row]
-    assert len(rows) == 2
-    for row in rows:
-        assert 0.0 < row["student_entropy"] < math.log(40)
-        assert 0.0 < row["teacher_reverse_kl"] < math.inf
-    assert {writer for _, writer, _ in kept(run)} == {"teacher_mixed"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.jobs.test_distill import QUICK, save_pairs
+from tests.jobs.runs import QUICK, save_pairs
 from tests.tiny import EOS, character_tokenizer, tiny_model
 
 from seqdistill.compression.pruning import prune

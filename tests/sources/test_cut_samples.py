@@ -16,9 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.stats import chisquare
-from tests.jobs.test_distill import QUICK
-from tests.jobs.test_stages import texts
-from tests.jobs.test_teacher_states import folder_for
+from tests.jobs.runs import QUICK, folder_for, texts
 from tests.tiny import EOS, character_tokenizer, collator, tiny_model
 
 from seqdistill.assembly.corpus import _encoded

@@ -33,6 +33,7 @@ from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets, leave_out_long
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
+from seqdistill.evaluation.calculator import check_calculator
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.adapters import SequenceModel, adapt
@@ -87,11 +88,8 @@ def prepare(recipe: Recipe) -> Prepared:
     test_examples = _read_held_out(recipe, "test")
     teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
     student = build_student(recipe, teacher, train_examples)
-    if recipe.evaluation.calculator and student.kind != "causal":
-        raise RecipeError(
-            "evaluation.calculator must be left out unless the student is decoder-only, got an "
-            "encoder-decoder; remove it"
-        )
+    if recipe.evaluation.calculator:
+        check_calculator(student.kind)
     if asks_teacher or sequences.rollouts.teacher_fraction > 0.0:
         check_vocabularies(student, teacher)
     if sequences.origin == "interpolation":

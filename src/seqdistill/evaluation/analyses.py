@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-import numpy as np
-
-from seqdistill.core.generators import derived_seed
 from seqdistill.evaluation.likelihood import ReferencePredictions
 from seqdistill.evaluation.settings import EvaluationSettings, measured, scored
 from seqdistill.generation.decoding import Hypothesis
@@ -53,13 +50,7 @@ def greedy_beam_gap(
     Positive where beam search is better, also of an error rate. Both are scored on the same
     resamples, so the interval is that of the difference.
     """
-    found = paired_bootstrap(
-        beam,
-        greedy,
-        num_resamples=settings.bootstrap_resamples,
-        confidence=settings.confidence,
-        generator=np.random.default_rng(derived_seed(settings.seed, "greedy-beam gap")),
-    )
+    found = paired_bootstrap(beam, greedy, **settings.resampling("greedy-beam gap"))
     score_key = settings.main_metric.score_key
     low, high = sorted((score_key(found.low), score_key(found.high)))
     return Value(value=score_key(found.delta), low=low, high=high)

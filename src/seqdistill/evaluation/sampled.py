@@ -42,12 +42,12 @@ def sampled_outputs(
 ) -> list[SampledOutputs]:
     """The samples at each of the settings' temperatures; the same again for the same seed."""
     found = []
-    for temperature in settings.sampling_temperatures:
+    for temperature in settings.section.sampling_temperatures:
         decoding = Decoding(
             mode="sample",
-            n_best=settings.samples_per_source,
+            n_best=settings.section.samples_per_source,
             sampling_temperature=temperature,
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=settings.section.max_new_tokens,
         )
         seed = derived_seed(settings.seed, f"evaluation/temperature-{temperature:g}")
         hypotheses = generator.generate([e.prompt for e in examples], decoding, seed=seed)
