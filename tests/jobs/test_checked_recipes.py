@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.jobs.runs import folder_for, recipe_in
 
-from seqdistill.assembly.objective import build_objective
-from seqdistill.assembly.preparing import prepare
+from seqdistill.assembly.preparing import build_objective, prepare
 from seqdistill.assembly.sequences import build_source
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress

@@ -94,14 +94,13 @@ def test_prompts_alone_say_which_setting_asks_for_targets_and_what_learns_withou
     )
 
 
-def test_a_mistake_in_the_prompts_themselves_is_not_blamed_on_the_method(place: Path) -> None:
+def test_a_mistake_in_the_prompts_is_not_blamed_on_the_method_and_dev_needs_targets(
+    place: Path,
+) -> None:
     (place / "x.jsonl").write_text('{"prompt": 1}\n', encoding="utf-8")
     with pytest.raises(UserError) as caught:
         prepare(recipe_in(place, "gkd", f"data.train={place / 'x.jsonl'}"))
     assert "on_policy_kd" not in str(caught.value)
-
-
-def test_dev_needs_targets_whoever_writes(place: Path) -> None:
     (place / "x.txt").write_text("eins\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"scored against the targets .* data\.dev"):
         prepare(recipe_in(place, "on_policy_kd", f"data.dev={place / 'x.txt'}"))

@@ -38,7 +38,7 @@ def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     return recipe
 
 
-def test_what_changed_since_is_named_and_brought_back_it_goes_on(
+def test_a_run_goes_on_with_the_same_inputs_fingerprints_and_alone(
     killed: Recipe, tmp_path: Path
 ) -> None:
     for name, key in (
@@ -54,17 +54,22 @@ def test_what_changed_since_is_named_and_brought_back_it_goes_on(
         with pytest.raises(UserError, match=f"{key} that .* but {path.name} changed since"):
             trained(killed, resume=True)
         path.write_bytes(content)
-    assert trained(killed, resume=True).is_finished
-
-
-def test_without_fingerprints_a_run_is_not_resumed(killed: Recipe) -> None:
     run = RunDirectory.open(killed.output_dir)
+    metrics, manifest = run.metrics_path.read_bytes(), run.read_manifest()
+    with held(run.path, "training in"):
+        with pytest.raises(UserError, match="is training in it"):
+            trained(killed, resume=True)
+        with pytest.raises(UserError, match="is training in it"):
+            evaluate_run(run, progress=NoProgress())
+    assert run.metrics_path.read_bytes() == metrics
     run.write_manifest({})
     with pytest.raises(UserError, match="fingerprints"):
         trained(killed, resume=True)
     run.manifest_path.unlink()
     with pytest.raises(UserError, match=r"manifest\.json must be a readable"):
         trained(killed, resume=True)
+    run.write_manifest(manifest)
+    assert trained(killed, resume=True).is_finished
 
 
 def test_a_damaged_student_is_refused_and_made_again(killed: Recipe) -> None:
@@ -79,17 +84,6 @@ def test_a_damaged_student_is_refused_and_made_again(killed: Recipe) -> None:
     written = weights.stat().st_mtime_ns
     trained(killed, resume=True)
     assert weights.stat().st_mtime_ns == written, "a finished run is left as it is"
-
-
-def test_one_process_at_a_time_writes_a_run(killed: Recipe) -> None:
-    run = RunDirectory.open(killed.output_dir)
-    before = run.metrics_path.read_bytes()
-    with held(run.path, "training in"):
-        with pytest.raises(UserError, match="is training in it"):
-            trained(killed, resume=True)
-        with pytest.raises(UserError, match="is training in it"):
-            evaluate_run(run, progress=NoProgress())
-    assert run.metrics_path.read_bytes() == before
 
 
 @pytest.mark.parametrize("resume", [True, False])

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import keep_layers
-from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
+from seqdistill.core.errors import ModelError, did_you_mean
 from seqdistill.data.bundled import SCHEME, bundled_folder
 from seqdistill.data.examples import Example
 from seqdistill.generation.model_facts import declare_ends
@@ -80,11 +80,8 @@ def _placement(section: TeacherSection | EvaluationSection, recipe: Recipe, key:
 
 
 def build_teacher(recipe: Recipe) -> LoadedModel:
-    """The recipe's teacher. Raises RecipeError when it names none."""
-    if recipe.teacher.model is None:
-        raise RecipeError(
-            "teacher.model must name a model folder for this method, but it is not set."
-        )
+    """The teacher that the recipe names."""
+    assert recipe.teacher.model is not None
     pair = load_pair(
         model_folder(recipe.teacher.model),
         trust_remote_code=recipe.teacher.trust_remote_code,
@@ -128,8 +125,7 @@ def _initial_student(
         return _from_teacher_layers(recipe, teacher)
     if recipe.student.init == "scratch":
         return _from_scratch(recipe, teacher, train_examples)
-    if recipe.student.model is None:
-        raise RecipeError("student.model must name a model folder, but it is not set.")
+    assert recipe.student.model is not None
     pair = load_pair(
         model_folder(recipe.student.model), trust_remote_code=recipe.student.trust_remote_code
     )
@@ -137,8 +133,7 @@ def _initial_student(
 
 
 def _from_teacher_layers(recipe: Recipe, teacher: LoadedModel | None) -> LoadedModel:
-    if teacher is None:
-        raise RecipeError("student.init teacher_layers needs teacher.model, but it is not set.")
+    assert teacher is not None
     model = keep_layers(
         teacher.model,
         encoder_layers=recipe.student.encoder_layers,
@@ -161,8 +156,7 @@ def _from_scratch(
         return dataclasses.replace(
             fitting(LoadedModel(model, tokenizer, recipe.student.model)), name="student"
         )
-    if recipe.student.architecture is None:
-        raise RecipeError("student.init scratch needs student.architecture or student.model.")
+    assert recipe.student.architecture is not None
     if teacher is not None:
         tokenizer = teacher.tokenizer
     else:

@@ -23,9 +23,8 @@ from seqdistill.assembly.judging import (
     warn_of_cut_outputs,
 )
 from seqdistill.assembly.models import build_student, build_teacher
-from seqdistill.assembly.objective import build_objective
-from seqdistill.assembly.pruning import build_mask
-from seqdistill.assembly.rewards import RewardOfCompletion, build_reward, try_reward
+from seqdistill.assembly.rewards import RewardOfCompletion, tried_reward
+from seqdistill.compression.pruning import prune
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, RecipeError, UserError
@@ -75,6 +74,17 @@ class Prepared:
     """Whether training asks the teacher what it would say: for a term, or to be looked at."""
 
 
+def build_objective(recipe: Recipe) -> WeightedObjective:
+    """The weighted sum of the recipe's terms."""
+    section = recipe.objective
+    return WeightedObjective(
+        section.built_terms(),
+        reduction=section.reduction,
+        loss_temperature=section.loss_temperature,
+        monitors=section.monitors,
+    )
+
+
 def prepare(recipe: Recipe) -> Prepared:
     """Reads data and models, checks that they fit, and prunes the student where the recipe says so.
 
@@ -110,10 +120,10 @@ def prepare(recipe: Recipe) -> Prepared:
         recipe=recipe,
         teacher=teacher,
         student=student,
-        reward=_tried_reward(recipe, student, train_examples, encoded.examples),
+        reward=tried_reward(recipe, student, train_examples, encoded.examples),
         lora=_lora(recipe, student),
         adapted=adapt(student.model),
-        mask=build_mask(recipe, student.model),
+        mask=_mask(recipe, student),
         train_examples=train_examples,
         train=encoded.examples,
         num_too_long=encoded.num_too_long,
@@ -252,26 +262,17 @@ def _check_memory(recipe: Recipe, train: Sequence[EncodedExample], kind: Kind) -
         )
 
 
-def _tried_reward(
-    recipe: Recipe,
-    student: LoadedModel,
-    examples: Sequence[Example],
-    encoded: Sequence[EncodedExample],
-) -> RewardOfCompletion | None:
-    weights = [weight for term in recipe.objective.terms for weight in term.token_weights]
-    if not any("advantages" in weight.built().member.reads for weight in weights):
-        return None
-    device, units = device_of(recipe.training.device), text_units(recipe, examples)
-    reward = build_reward(
-        recipe.objective.reward,
-        student,
-        examples,
-        chat=chat_settings(recipe.data),
-        device=device,
-        units=units,
+def _mask(recipe: Recipe, student: LoadedModel) -> PruningMask:
+    """Which of the student's weights were just set to zero, as the recipe says."""
+    section = recipe.pruning
+    if section.sparsity is None:
+        return PruningMask.of_nothing()
+    return prune(
+        student.model,
+        pruned_share=section.sparsity,
+        scheme=section.scheme,
+        exclude=section.exclude,
     )
-    try_reward(reward, encoded)
-    return reward
 
 
 def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
@@ -290,10 +291,7 @@ def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
 
 def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int:
     """How many symbols both models know. Raises UserError for models that do not compare."""
-    if teacher is None:
-        raise RecipeError(
-            "teacher.model must name a model folder for an objective that compares with a teacher."
-        )
+    assert teacher is not None
     if teacher.kind != student.kind:
         raise UserError(
             f"Teacher and student must be of one kind to be compared token by token, but the "

@@ -13,9 +13,7 @@ from seqdistill.assembly.corpus import teacher_outputs
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import made_by_ctranslate2, rollout_engine, verification_pairs
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
-from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
-from seqdistill.core.schedules import Schedule
 from seqdistill.data.dataset import EncodedDataset, leave_out_long, with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
@@ -24,8 +22,7 @@ from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.verification import reach_of
 from seqdistill.models.vocabulary import num_known_ids
-from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sequences_schema import AdaptiveSection, RolloutsSection
+from seqdistill.recipe.sequences_schema import AdaptiveSection
 from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource
 from seqdistill.sources.replay import ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
@@ -48,8 +45,7 @@ def training_sequences(
     """
     if not prepared.recipe.sequences.decoded_by_teacher:
         return prepared.train, {}
-    if prepared.teacher is None:
-        raise RecipeError("The teacher's outputs need teacher.model, but it is not set.")
+    assert prepared.teacher is not None
     outputs, summary = teacher_outputs(
         prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
     )
@@ -135,8 +131,15 @@ def _completions(
             seed=seed,
             rank=rank,
         )
-    if sequences.mixture.student_fraction is not None:
+    if (asked := sequences.mixture.student_fraction) is not None:
         by_teacher = sequences.mixture.others == "teacher"
+        fraction: Fraction = (
+            AdaptiveFraction(
+                start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
+            )
+            if isinstance(asked, AdaptiveSection)
+            else asked
+        )
         source = MixtureSource(
             source,
             StoredCompletions(
@@ -144,7 +147,7 @@ def _completions(
                 # A sample of the teacher's may have been cut off.
                 end_ids=pair_facts(prepared.student).end_ids if by_teacher else None,
             ),
-            _student_fraction(sequences.mixture.student_fraction),
+            fraction,
             coin=sequences.mixture.coin,
             seed=seed,
         )
@@ -154,18 +157,24 @@ def _completions(
     return source
 
 
-def _student_fraction(asked: Schedule | AdaptiveSection) -> Fraction:
-    if isinstance(asked, Schedule):
-        return asked
-    return AdaptiveFraction(
-        start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
-    )
-
-
 def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     recipe, student = prepared.recipe, prepared.student
     section, precision = recipe.sequences.rollouts, prepared.precision
-    decoding, vocab_size = _decoding(section, recipe), _written_vocab_size(prepared)
+    decoding = Decoding(
+        mode="sample" if section.mode == "sample" else "beam",
+        beam_size=1,
+        sampling_temperature=section.sampling_temperature,
+        top_k=section.top_k,
+        top_p=section.top_p,
+        max_new_tokens=section.max_new_tokens,
+        # Rollouts of a batch are decoded together: what fits for learning fits for writing.
+        batch_tokens=recipe.training.batch_tokens,
+    )
+    # Ids of what the student writes lie below what the objective cuts both heads to.
+    if prepared.asks_teacher or section.teacher_fraction > 0.0:
+        vocab_size = check_vocabularies(student, prepared.teacher)
+    else:
+        vocab_size = num_known_ids(student.tokenizer)
     if section.teacher_fraction > 0.0 and prepared.teacher is not None:
         return TeacherMixedSampler(
             student.model,
@@ -203,28 +212,4 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
         decoding=decoding,
         vocab_size=vocab_size,
         precision=precision,
-    )
-
-
-def _written_vocab_size(prepared: Prepared) -> int:
-    """Ids of what the student writes lie below it: it is what the objective cuts both heads to.
-
-    Where no teacher reads what is written, these are the ids that the student's tokenizer knows.
-    """
-    recipe = prepared.recipe
-    if prepared.asks_teacher or recipe.sequences.rollouts.teacher_fraction > 0.0:
-        return check_vocabularies(prepared.student, prepared.teacher)
-    return num_known_ids(prepared.student.tokenizer)
-
-
-def _decoding(section: RolloutsSection, recipe: Recipe) -> Decoding:
-    """Rollouts of a batch are decoded together: what fits for learning fits for writing."""
-    return Decoding(
-        mode="sample" if section.mode == "sample" else "beam",
-        beam_size=1,
-        sampling_temperature=section.sampling_temperature,
-        top_k=section.top_k,
-        top_p=section.top_p,
-        max_new_tokens=section.max_new_tokens,
-        batch_tokens=recipe.training.batch_tokens,
     )

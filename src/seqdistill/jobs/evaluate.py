@@ -195,11 +195,30 @@ class _Evaluation:
         return found
 
     def copied(self, source: SystemSource, measured: Sequence[Measured]) -> list[Measured]:
-        """The system's int8 copy, written and measured; none where it cannot be made."""
-        teacher, found = self._teacher(measured), []
+        """The system's int8 copy, written and measured.
+
+        None where `auto` may go without what CTranslate2 cannot run; an older copy goes then: it
+        would be taken for this student's.
+        """
+        evaluation, folder, found = self.recipe.evaluation, self.run.path / INT8_FOLDER, []
+        threads = self.recipe.training.threads
         with timed(self.run, "export and evaluate int8"):
-            copy = self._exported(source.load())
-            if copy is not None:
+            try:
+                copy = export_int8(
+                    source.load(),
+                    folder,
+                    max_new_tokens=evaluation.max_new_tokens,
+                    threads=threads,
+                )
+            except EngineError as error:
+                if evaluation.engine == "ctranslate2":
+                    raise
+                _LOG.warning("there is no int8 copy of %s. %s", source.name, error.problem)
+                if folder.is_dir():
+                    _LOG.warning("%s, which was made before, is removed", folder)
+                    shutil.rmtree(folder)
+            else:
+                teacher = self._teacher(measured)
                 result = evaluate_outputs(copy, self.references, self.settings, teacher=teacher)
                 result = result.with_row(
                     copy_of=source.name, format="ctranslate2 int8", folder=INT8_FOLDER
@@ -219,28 +238,6 @@ class _Evaluation:
     def _teacher(self, measured: Sequence[Measured]) -> SystemResult | None:
         """What the others are compared with: the first, where the recipe names a teacher."""
         return measured[0][1] if measured and self.recipe.teacher.model is not None else None
-
-    def _exported(self, system: SystemUnderTest) -> SystemUnderTest | None:
-        """The system's int8 copy; None where `auto` may go without what CTranslate2 cannot run.
-
-        An older copy goes then: it would be taken for this student's.
-        """
-        folder = self.run.path / INT8_FOLDER
-        try:
-            return export_int8(
-                system,
-                folder,
-                max_new_tokens=self.recipe.evaluation.max_new_tokens,
-                threads=self.recipe.training.threads,
-            )
-        except EngineError as error:
-            if self.recipe.evaluation.engine == "ctranslate2":
-                raise
-            _LOG.warning("there is no int8 copy of %s. %s", system.name, error.problem)
-            if folder.is_dir():
-                _LOG.warning("%s, which was made before, is removed", folder)
-                shutil.rmtree(folder)
-            return None
 
 
 def _results(

@@ -94,11 +94,13 @@ def generate_texts(
         keys=("--source-language", "--target-language"),
     )
     templated = pair.kind == "causal" and pair.tokenizer.chat_template is not None and not raw
-    wanted = {
-        place: _example(place, prompt, templated=templated)
-        for place, prompt in enumerate(prompts)
-        if isinstance(prompt, Example) or prompt.strip()
-    }
+    wanted: dict[int, Example] = {}
+    for place, prompt in enumerate(prompts):
+        if isinstance(prompt, Example):
+            wanted[place] = prompt
+        elif prompt.strip():
+            text, turns = ("", (Turn("user", prompt),)) if templated else (prompt, None)
+            wanted[place] = Example(str(place), text, None, turns)
     template = "" if raw else str(pair.tokenizer.chat_template or "")
     for name in template_options or ():
         if name not in template:
@@ -144,14 +146,6 @@ def generate_texts(
             f"empty; is {model!r} trained, and are these prompts such as it was trained on?"
         )
     return outputs
-
-
-def _example(place: int, prompt: str | Example, *, templated: bool) -> Example:
-    if isinstance(prompt, Example):
-        return prompt
-    if templated:
-        return Example(str(place), "", None, (Turn("user", prompt),))
-    return Example(str(place), prompt, None)
 
 
 def _stored_generator(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from seqdistill.assembly.data import chat_settings
 from seqdistill.assembly.preparing import Prepared
 from seqdistill.data.conversations import prompt_text
@@ -35,20 +33,20 @@ class RolloutLog:
         """Keeps some of the sequences, if it is time and the student had a part in any."""
         if self._next_update is None:
             # Not earlier: a run that is resumed first forgets what it will write again.
-            self._next_update = max((self._after(step) for step in self._kept_steps()), default=1)
+            kept_at = [int(str(row["step"])) for row in self._run.read_rollouts()]
+            self._next_update = max(map(self._after, kept_at), default=1)
         rows = found.students_rows
         if update < self._next_update or not rows:
             return
         self._next_update = self._after(update)
-        kept = _of_many_prompts(rows, [found.prompts[row].id for row in rows])
+        ids = [found.prompts[row].id for row in rows]
+        is_later = [name in ids[:place] for place, name in enumerate(ids)]
+        kept = [row for _, row in sorted(zip(is_later, rows, strict=True))][:_NUM_KEPT]
         self._run.log_rollouts(update, [self._row(one) for one in found.select(kept).listed()])
 
     def _after(self, update: int) -> int:
         """When the next `samples_every` updates begin."""
         return update + self._every - (update - 1) % self._every
-
-    def _kept_steps(self) -> list[int]:
-        return [int(str(row["step"])) for row in self._run.read_rollouts()]
 
     def _row(self, one: Completion) -> dict[str, object]:
         ids, example = one.example.target_ids, self._examples.named(one.example.id)
@@ -63,9 +61,3 @@ class RolloutLog:
             "reward": one.reward,
             "sampled_at_update": one.sampled_at_update,
         }
-
-
-def _of_many_prompts(rows: Sequence[int], ids: Sequence[str]) -> list[int]:
-    """The first row of each prompt, then the others, as many as are kept."""
-    is_later = [name in ids[:place] for place, name in enumerate(ids)]
-    return [row for _, row in sorted(zip(is_later, rows, strict=True))][:_NUM_KEPT]

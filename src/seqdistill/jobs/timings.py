@@ -29,18 +29,19 @@ def timed(run: RunDirectory, step: str) -> Iterator[None]:
     """Writes the seconds of the block, and the peak memory after it, under the step's name."""
     started = time.perf_counter()
     yield
-    add_timings(run, [timing(step, time.perf_counter() - started)])
+    note_seconds(run, step, time.perf_counter() - started)
 
 
-def timing(step: str, seconds: float) -> dict[str, object]:
-    """The row of a step that has just ended, with the peak memory so far."""
-    return {"step": step, "seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb()}
+def note_seconds(run: RunDirectory, step: str, seconds: float) -> None:
+    """Writes those of a step that has just ended, and the peak memory so far."""
+    rounded, peak = round(seconds, 2), peak_memory_mb()
+    _add_timings(run, [{"step": step, "seconds": rounded, "peak_memory_mb": peak}])
 
 
 def take_over_timings(run: RunDirectory, part: RunDirectory, name: str) -> None:
     """Adds the rows of a run inside this one, under its name."""
     rows = _timings_of(part)
-    add_timings(run, [{**row, "step": f"{name}: {row['step']}"} for row in rows])
+    _add_timings(run, [{**row, "step": f"{name}: {row['step']}"} for row in rows])
 
 
 def _timings_of(run: RunDirectory) -> list[dict[str, object]]:
@@ -49,7 +50,7 @@ def _timings_of(run: RunDirectory) -> list[dict[str, object]]:
     return [dict(row) for row in rows if isinstance(row, dict)]
 
 
-def add_timings(run: RunDirectory, rows: Sequence[Mapping[str, object]]) -> None:
+def _add_timings(run: RunDirectory, rows: Sequence[Mapping[str, object]]) -> None:
     """Appends rows to the manifest; one of a step that is there already takes its place."""
     steps = {row["step"] for row in rows}
     kept = [row for row in _timings_of(run) if row.get("step") not in steps]
