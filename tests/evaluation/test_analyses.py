@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sacrebleu
 from tests.evaluation.fixed import FixedGenerator
 from tests.evaluation.test_systems import (
     BAD,
@@ -28,7 +29,8 @@ from seqdistill.evaluation.systems import evaluate_outputs, evaluate_system
 from seqdistill.generation.decoding import Decoding, Hypothesis
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
 from seqdistill.metrics.likelihood import perplexity_statistics
-from seqdistill.records.results import Value
+from seqdistill.recipe.schema import EvaluationSection
+from seqdistill.records.results import Sampled, Value, number
 
 ERRORS = dataclasses.replace(SETTINGS, metrics=("token_error_rate",))
 
@@ -142,3 +144,75 @@ def test_the_entropy_curve_begins_with_every_reference_and_averages_to_the_entro
     assert curve.counts[0] == len(EXAMPLES)
     weighted = sum(n * h for n, h in zip(curve.counts, curve.entropy_nats, strict=True))
     assert weighted / sum(curve.counts) == pytest.approx(ends(own.row.entropy_nats)[1])
+
+
+FEW = EXAMPLES[:2]
+SAMPLING = EvaluationSettings(
+    EvaluationSection(
+        max_new_tokens=30,
+        bootstrap_resamples=50,
+        sampling_temperatures=(0.5, 1.0),
+        samples_per_source=2,
+    ),
+    metrics=("bleu", "token_error_rate"),
+)
+
+
+def writes(groups: list[list[str]], *, finished: bool = True) -> FixedGenerator:
+    return FixedGenerator(
+        {
+            example.source_ids: [
+                Hypothesis(tuple(TOKENIZER(text).input_ids), -1.0, finished) for text in group
+            ]
+            for example, group in zip(FEW, groups, strict=True)
+        }
+    )
+
+
+def scores(groups: list[list[str]], *, finished: bool = True) -> tuple[Sampled, ...]:
+    found = analyses.sampled_outputs(writes(groups, finished=finished), FEW, TOKENIZER, SAMPLING)
+    return analyses.sampled_scores(found, REFERENCES[:2], SAMPLING)
+
+
+def test_each_temperature_is_asked_for_from_the_whole_distribution() -> None:
+    generator = writes([[REFERENCES[0]] * 2, [REFERENCES[1]] * 2])
+    analyses.sampled_outputs(generator, FEW, TOKENIZER, SAMPLING)
+    asked = [decoding for _, decoding in generator.asked]
+    assert asked == [
+        Decoding(mode="sample", n_best=2, sampling_temperature=t, max_new_tokens=30)
+        for t in (0.5, 1.0)
+    ]
+    assert all((decoding.top_k, decoding.top_p) == (0, 1.0) for decoding in asked)
+
+
+def test_a_score_is_of_all_samples_together() -> None:
+    groups = [
+        ["the cat sat on a mat today", "a cat"],
+        ["a dog ran over the green hill", "the dog ran"],
+    ]
+    found = scores(groups)
+    every = [text for group in groups for text in group]
+    doubled = [reference for reference in REFERENCES[:2] for _ in range(2)]
+    expected = sacrebleu.corpus_bleu(every, [doubled]).score
+    assert [at.temperature for at in found] == [0.5, 1.0]
+    for at in found:
+        score = at.scores["bleu"]
+        assert score.value == pytest.approx(expected)
+        assert score.low is not None and score.high is not None
+        assert score.low <= expected <= score.high
+        assert list(at.scores) == ["bleu", "token_error_rate"]
+
+
+def test_equal_samples_are_as_alike_as_can_be_and_others_less() -> None:
+    same = scores([[REFERENCES[0]] * 2, [REFERENCES[1]] * 2])[1]
+    other = scores([[REFERENCES[0], "we like quick models"], [REFERENCES[1], "no such thing"]])[1]
+    assert number(same.self_bleu) == pytest.approx(100.0)
+    assert other.self_bleu is not None and other.self_bleu.value is not None
+    assert other.self_bleu.value < 10.0
+
+
+def test_samples_that_do_not_end_and_repeat_are_told() -> None:
+    text = "go on and on go on and on go on and on"
+    found = scores([[text, text], [text, text]], finished=False)[1]
+    assert found.finished_fraction == 0.0
+    assert (found.repetition or 0.0) > 0.4

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from tests.evaluation.fixed import FixedGenerator
-from tests.evaluation.test_sampled import TOKENIZER
-from tests.tiny import EOS, UNK, character_tokenizer, tiny_model
+from tests.evaluation.test_systems import TOKENIZER
+from tests.tiny import EOS, character_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.errors import RecipeError
@@ -22,7 +22,6 @@ from seqdistill.evaluation.calculator import (
 )
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
-from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.recipe.schema import EvaluationSection
 
 SIGNS = [*"0123456789", *"<>=+-*/()#"]
@@ -158,31 +157,6 @@ def test_the_first_wrong_step_is_put_right(text: str, corrected: str | None) -> 
         assert text.startswith(own)
         assert own.endswith("=")
         assert first_correction("".join(found)) is None
-
-
-def test_a_real_model_goes_on_from_the_corrected_beginning(
-    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A correction in the middle keeps what stands before it and changes what follows."""
-    decoding = Decoding(beam_size=1, max_new_tokens=20)
-    prompts = [prompt(tokenizer), tokenizer("a b", add_special_tokens=False).input_ids]
-    for seed in range(50):
-        model = tiny_model("llama", seed=seed, vocab_size=len(tokenizer))
-        engine = TransformersGenerator(model, tokenizer, kind="causal")
-        plain = [hypotheses[0] for hypotheses in engine.generate(prompts, decoding)]
-        if min(plain[0].token_ids) > UNK:
-            break
-    texts = [tokenizer.decode(list(h.token_ids), skip_special_tokens=True) for h in plain]
-    wanted = {texts[0]: (texts[0][:5], "7>>")}
-    monkeypatch.setattr(calculator, "first_correction", wanted.get)
-    found = greedy_with_calculator(engine, prompts, decoding, tokenizer=tokenizer)
-    assert found[1].token_ids == plain[1].token_ids
-    forced = tuple(tokenizer(texts[0][:5] + "7>>", add_special_tokens=False).input_ids)
-    assert found[0].token_ids[: len(forced)] == forced
-    rest = Decoding(beam_size=1, max_new_tokens=20 - len(forced))
-    ((after,),) = engine.generate([[*prompts[0], *forced]], rest)
-    assert found[0].token_ids == forced + after.token_ids
-    assert found[0].num_corrections == 1
 
 
 def test_a_result_that_cannot_be_spelled_is_left_and_told(

@@ -173,21 +173,3 @@ def test_lengths_beyond_the_positions_are_refused_by_name(engine: Engine, name: 
     source = [5] * 38
     ((answer,),) = generator.generate([source], Decoding(max_new_tokens=2))
     assert 1 <= len(answer.token_ids) <= 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"n_best": 6}, "n_best must be at most beam_size"),
-        ({"beam_size": 0}, "beam_size must be at least 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"mode": "sample", "sampling_temperature": 0.0}, "sampling_temperature"),
-        ({"mode": "sample", "top_p": 0.0}, "top_p"),
-        ({"mode": "sample", "top_k": -1}, "top_k"),
-    ],
-)
-def test_settings_that_cannot_be_decoded_with_are_refused(
-    settings: dict[str, object], message: str
-) -> None:
-    with pytest.raises(RecipeError, match=message):
-        Decoding(**settings)  # type: ignore[arg-type]

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from tests.chat_families import family_tokenizer
 from tests.tiny import EOS, character_tokenizer, tiny_model
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.train import train
@@ -117,12 +119,20 @@ def assert_equal_students(one: RunDirectory, other: RunDirectory) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
-FEASIBLE = [
-    "training={steps: 2, batch_tokens: 60, warmup_steps: 1, threads: 1, device: cpu}",
-    "training.trackers=[]",
-    "evaluation={max_new_tokens: 12, bootstrap_resamples: 10, num_samples: 1}",
-    "sequences.decoding.max_new_tokens=12",
-]
+FEASIBLE = texts({**QUICK, "training.steps": 2, "training.batch_tokens": 60})
+
+
+def save_chat_model(folder: Path, family: str) -> PreTrainedTokenizerFast:
+    """A decoder-only model that ends as the tokenizer of that family does."""
+    tokenizer = family_tokenizer(family)
+    model = tiny_model("llama", vocab_size=len(tokenizer))
+    model.config.max_position_embeddings = 200
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.bos_token_id = model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def fill(folder: Path) -> Path:

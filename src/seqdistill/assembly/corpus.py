@@ -15,7 +15,7 @@ from seqdistill.assembly.data import (
     encode_for_evaluation,
     without_references,
 )
-from seqdistill.assembly.decoding import build_decoding, build_generator, labelling_engine
+from seqdistill.assembly.decoding import build_generator, labelling_engine
 from seqdistill.assembly.judging import text_units
 from seqdistill.assembly.models import teacher_placement
 from seqdistill.core.errors import StaleCorpusError
@@ -102,7 +102,7 @@ def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Examp
         ),
         tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
         sources_fingerprint=fingerprint_sources(sources),
-        decoding=build_decoding(section),
+        decoding=section,
         seed=recipe.seed if section.mode == "sample" else 0,
         engine=f"{section.engine} {section.compute_type} of {teacher.model.dtype}",
     )

@@ -13,6 +13,7 @@ from seqdistill.assembly.data import (
     encode_for,
     encode_for_evaluation,
     read_split,
+    within_limits,
 )
 from seqdistill.assembly.feasibility import check_models_fit, learns_from_references
 from seqdistill.assembly.judging import (
@@ -27,10 +28,8 @@ from seqdistill.assembly.rewards import RewardOfCompletion, tried_reward
 from seqdistill.compression.pruning import prune
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.batch import Kind
-from seqdistill.core.errors import DataError, RecipeError, UserError
-from seqdistill.data.batching import EpochBatches
-from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets, leave_out_long
-from seqdistill.data.encoding import EncodedExample
+from seqdistill.core.errors import DataError, UserError
+from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.evaluation.calculator import check_calculator
 from seqdistill.generation.model_facts import pair_facts
@@ -114,7 +113,6 @@ def prepare(recipe: Recipe) -> Prepared:
         train=encoded.examples,
         asks_teacher=asks_teacher,
     )
-    _check_memory(recipe, encoded.examples, student.kind)
     _check_dev(recipe, judging, dev.examples)
     return Prepared(
         recipe=recipe,
@@ -203,11 +201,7 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
         encoded = cut_unread_targets(
             encode_for(student, examples, chat), max_target_tokens=data.max_target_tokens
         )
-    return leave_out_long(
-        encoded,
-        max_source_tokens=data.max_source_tokens,
-        max_target_tokens=data.max_target_tokens,
-    )
+    return within_limits(encoded, data)
 
 
 def _read_held_out(recipe: Recipe, split: Literal["dev", "test"]) -> ExampleTable:
@@ -231,35 +225,6 @@ def _read_with_targets(recipe: Recipe, split: Split, why: str) -> ExampleTable:
         except DataError:
             raise error from None
         raise DataError(f"{error}\n{why}") from error
-
-
-def _check_memory(recipe: Recipe, train: Sequence[EncodedExample], kind: Kind) -> None:
-    """Raises RecipeError where a batch wants more sequences than replay can keep.
-
-    Such a batch would be written anew at every update, which is no replay.
-    """
-    sequences = recipe.sequences
-    if sequences.origin != "replay" or not sequences.rolls_out:
-        return
-    samples, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
-    together = samples + (sequences.reads_mixture and sequences.mixture.coin == "both")
-    longest = sequences.rollouts.max_new_tokens
-    batches = EpochBatches(
-        train,
-        kind,
-        batch_tokens=max(1, recipe.training.batch_tokens // together),
-        seed=recipe.seed,
-        expected_new_tokens=longest,
-    )
-    most = 0
-    while batches.epoch == 0:
-        most = max(most, samples * len(batches.next()))
-    if most > capacity:
-        raise RecipeError(
-            f"sequences.replay.capacity must be at least the {most} sequences that a batch of "
-            f"training.batch_tokens={recipe.training.batch_tokens} draws from this data, got "
-            f"{capacity}; raise it, or lower training.batch_tokens"
-        )
 
 
 def _mask(recipe: Recipe, student: LoadedModel) -> PruningMask:

@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from seqdistill.assembly.corpus import teacher_outputs
-from seqdistill.assembly.data import collator_for
-from seqdistill.assembly.decoding import made_by_ctranslate2, rollout_engine, verification_pairs
+from seqdistill.assembly.data import collator_for, within_limits
+from seqdistill.assembly.decoding import converted, rollout_engine, verification_pairs
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.progress import Progress
-from seqdistill.data.dataset import EncodedDataset, leave_out_long, with_placeholder_targets
+from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
@@ -50,12 +50,7 @@ def training_sequences(
         prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
     )
     written = with_teacher_targets(prepared.train, outputs)
-    data = prepared.recipe.data
-    kept = leave_out_long(
-        written,
-        max_source_tokens=data.max_source_tokens,
-        max_target_tokens=data.max_target_tokens,
-    )
+    kept = within_limits(written, prepared.recipe.data)
     if summary is None:
         return kept.examples, {}
     return kept.examples, {"interpolation": dataclasses.asdict(summary)}
@@ -189,23 +184,16 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     # With targets no longer than a rollout, which fit the model where others may not.
     pairs = verification_pairs(with_placeholder_targets(examples))
     longest = max(1, section.max_new_tokens - 1)
-    fast = made_by_ctranslate2(
-        lambda: CTranslate2Sampler(
-            student.model,
-            CTranslate2Generator(
-                student.model,
-                student.tokenizer,
-                kind=student.kind,
-                verify_on=[(source, target[:longest]) for source, target in pairs],
-                reach=reach_of(examples, section.max_new_tokens),
-                vocab_size=vocab_size,
-                threads=recipe.training.threads,
-            ),
-            decoding,
-        ),
+    fast = converted(
+        student,
         rollout_engine(recipe),
+        verify_on=[(source, target[:longest]) for source, target in pairs],
+        reach=reach_of(examples, section.max_new_tokens),
+        vocab_size=vocab_size,
     )
-    return fast or TransformersSampler(
+    if fast is not None:
+        return CTranslate2Sampler(student.model, fast, decoding)
+    return TransformersSampler(
         student.model,
         student.tokenizer,
         kind=student.kind,

@@ -134,7 +134,7 @@ def _continue(
     for room, group in sorted(by_room.items()):
         if room == 0:
             continue
-        limited = dataclasses.replace(decoding, max_new_tokens=room)
+        limited = decoding.model_copy(update={"max_new_tokens": room})
         found = generator.generate([output.prompt + output.token_ids for output in group], limited)
         for output, (best, *_) in zip(group, found, strict=True):
             output.text = decoder.text(output.token_ids + best.content_ids)

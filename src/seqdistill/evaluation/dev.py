@@ -39,9 +39,11 @@ def best_texts(
     examples: Sequence[EncodedExample],
     tokenizer: PreTrainedTokenizerBase,
     decoding: Decoding,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """The text of each example's best hypothesis, marks removed, in order."""
-    found = generator.generate([example.prompt for example in examples], decoding)
+    prompts = [example.prompt for example in examples]
+    found = generator.generate(prompts, decoding, on_progress=on_progress)
     best = [hypotheses[0].content_ids if hypotheses else () for hypotheses in found]
     return [text.strip() for text in TextDecoder(tokenizer).texts(best)]
 

@@ -58,7 +58,7 @@ class EvaluationSettings:
     @property
     def beam(self) -> Decoding:
         """Beam search as evaluation does it: the same but for the beam."""
-        return dataclasses.replace(self.greedy, beam_size=self.section.beam_size)
+        return self.greedy.model_copy(update={"beam_size": self.section.beam_size})
 
     def resampling(self, purpose: str) -> Resampling:
         """The same resamples at every call for the same purpose."""

@@ -21,7 +21,6 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
 from seqdistill.evaluation.calculator import calculated
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
-from seqdistill.evaluation.sampled import SampledOutputs, sampled_outputs, sampled_scores
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.metrics.bootstrap import paired_approximate_randomization, paired_bootstrap
@@ -84,7 +83,7 @@ class SystemResult:
     row: System
     greedy: Outputs
     beam: Outputs
-    sampled: tuple[SampledOutputs, ...] = ()
+    sampled: tuple[analyses.SampledOutputs, ...] = ()
     """One for each temperature that the settings name."""
     predictions: ReferencePredictions | None = None
     """Of the references; None where the outputs alone were measured."""
@@ -129,7 +128,9 @@ def evaluate_outputs(
     """
     greedy = _outputs(system, settings.greedy, references, settings)
     beam = _outputs(system, settings.beam, references, settings)
-    sampled = sampled_outputs(system.generator, system.examples, system.tokenizer, settings)
+    sampled = analyses.sampled_outputs(
+        system.generator, system.examples, system.tokenizer, settings
+    )
     main = settings.main_metric.name
     target_ids = [example.target_ids for example in system.examples]
     num_parameters = parameter_count(system.model.module)
@@ -171,7 +172,7 @@ def evaluate_outputs(
         greedy_beam_gap=analyses.greedy_beam_gap(
             greedy.statistics[main], beam.statistics[main], settings
         ),
-        sampled=sampled_scores(sampled, references, settings),
+        sampled=analyses.sampled_scores(sampled, references, settings),
         calculator=calculated(
             system.generator,
             system.examples,

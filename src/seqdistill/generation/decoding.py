@@ -8,59 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from seqdistill.core.errors import RecipeError
 from seqdistill.core.source import Source
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """How to decode. The sampler's temperature is not the loss's.
-
-    Raises RecipeError for values that cannot be decoded with, named as the user types them.
-    """
-
-    mode: Literal["beam", "sample"] = "beam"
-    """`beam`: beam search. `sample`: ancestral sampling from the model's own distribution."""
-    beam_size: int = 5
-    """Hypotheses kept per step; 1 is greedy. Not read in mode `sample`."""
-    n_best: int = 1
-    """Hypotheses returned per source: the best of the beam, or so many independent samples."""
-    length_penalty: float = 1.0
-    """Beam scores are divided by length ** length_penalty, a decoder's prefix counted in it; 0
-    compares plain log-probabilities."""
-    sampling_temperature: float = 1.0
-    """Divides the sampler's logits."""
-    top_k: int = 0
-    """Sample among the k likeliest symbols; 0 means all."""
-    top_p: float = 1.0
-    """Sample from the smallest set of symbols with this mass; 1 means all."""
-    max_new_tokens: int = 128
-    """Longest output, end-of-sequence token included."""
-    batch_tokens: int = 1024
-    """How many source tokens (padding included) are decoded together."""
-
-    def __post_init__(self) -> None:
-        for name in ("beam_size", "n_best", "max_new_tokens", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.mode not in ("beam", "sample"):
-            raise RecipeError(f"mode must be 'beam' or 'sample', got {self.mode!r}")
-        if self.mode == "beam" and self.n_best > self.beam_size:
-            raise RecipeError(
-                f"n_best must be at most beam_size, got n_best {self.n_best} with beam_size "
-                f"{self.beam_size}; raise beam_size"
-            )
-        if self.sampling_temperature <= 0:
-            raise RecipeError(
-                f"sampling_temperature must be positive, got {self.sampling_temperature}; "
-                "for the likeliest output use mode: beam with beam_size: 1"
-            )
-        if self.top_k < 0:
-            raise RecipeError(f"top_k must be 0 (all symbols) or more, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise RecipeError(f"top_p must lie in (0, 1], got {self.top_p}")
+from seqdistill.recipe.sequences_schema import Decoding as Decoding
 
 
 @dataclasses.dataclass(frozen=True)

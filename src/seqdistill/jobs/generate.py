@@ -15,11 +15,11 @@ from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.dataset import with_placeholder_targets
-from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
+from seqdistill.evaluation.dev import best_texts
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
 from seqdistill.generation.model_facts import check_lengths, check_output_length, pair_facts
@@ -131,15 +131,11 @@ def generate_texts(
             max_new_tokens=max_new_tokens,
         )
     progress.start("generating", len(wanted))
-    found = generator.generate(
-        [example.prompt for example in encoded],
-        Decoding(beam_size=beam_size, max_new_tokens=max_new_tokens),
-        on_progress=progress.advance,
-    )
+    decoding = Decoding(beam_size=beam_size, max_new_tokens=max_new_tokens)
+    found = best_texts(generator, encoded, pair.tokenizer, decoding, progress.advance)
     progress.finish()
-    ids = [hypotheses[0].content_ids if hypotheses else () for hypotheses in found]
-    for place, text in zip(wanted, TextDecoder(pair.tokenizer).texts(ids), strict=True):
-        outputs[place] = text.strip()
+    for place, text in zip(wanted, found, strict=True):
+        outputs[place] = text
     if not any(outputs):
         raise ModelError(
             f"The model must write something, but its outputs for all {len(wanted)} prompts are "
