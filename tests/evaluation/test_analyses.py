@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import sacrebleu
-from tests.evaluation.fixed import FixedGenerator
 from tests.evaluation.test_systems import (
     BAD,
     EXAMPLES,
@@ -17,6 +16,7 @@ from tests.evaluation.test_systems import (
     REFERENCES,
     SETTINGS,
     TOKENIZER,
+    FixedGenerator,
     fixed,
     result,
     system,
@@ -125,6 +125,11 @@ def test_a_student_is_compared_with_its_teachers_outputs_not_the_references() ->
     assert ends(row.to_teacher)[1] == pytest.approx(expected)
     assert row.exact_match_to_teacher == 0.5
     assert ends(row.agreement_top1)[1] == 1.0, "both are the same model here"
+    kept = "it keeps"  # less than half of its teacher's score
+    for texts, its, is_fault in ((BAD, GOOD, True), (GOOD, BAD, False)):
+        by = result(its, "teacher")
+        row = evaluate_system(system(fixed(texts)), REFERENCES, SETTINGS, teacher=by).row
+        assert any(kept in fault for fault in row.faults) == is_fault
 
 
 def test_a_teachers_output_without_an_answer_is_left_out_of_the_agreement() -> None:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from tests.evaluation.fixed import FixedGenerator
-from tests.evaluation.test_systems import TOKENIZER
+from tests.evaluation.test_systems import TOKENIZER, FixedGenerator
 from tests.tiny import EOS, character_tokenizer
 from transformers import PreTrainedTokenizerFast
 

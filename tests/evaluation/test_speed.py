@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from tests.evaluation.fixed import says
+from tests.evaluation.test_systems import says
 from tests.tiny import character_tokenizer
 
 from seqdistill.evaluation import speed

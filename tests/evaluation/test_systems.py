@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 import sacrebleu
 import torch
-from tests.evaluation.fixed import FixedGenerator, says
 from tests.tiny import EOS, character_tokenizer, collator, tiny_adapter, tiny_model
+from transformers import PreTrainedTokenizerBase
 
 from seqdistill.compression.pruning import prune
 from seqdistill.core.token_sum import TokenSum
@@ -30,6 +32,45 @@ from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
 from seqdistill.models.adapters import adapt
 from seqdistill.recipe.schema import EvaluationSection
 from seqdistill.records.results import START, number
+
+Source = tuple[int, ...]
+
+
+class FixedGenerator:
+    """Answers each source with the hypotheses listed for it."""
+
+    def __init__(self, answers: Mapping[Source, list[Hypothesis]]) -> None:
+        self._answers = answers
+        self.asked: list[tuple[list[Source], Decoding]] = []
+
+    def generate(
+        self,
+        sources: Sequence[Any],
+        decoding: Decoding,
+        *,
+        seed: int = 0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        keys = [tuple(source) for source in sources]
+        self.asked.append((keys, decoding))
+        return [self._answers[key] for key in keys]
+
+
+def says(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Mapping[Source, str],
+    *,
+    log_prob: float = -1.0,
+    finished: bool = True,
+) -> FixedGenerator:
+    """A generator whose one hypothesis for each source is that text."""
+    return FixedGenerator(
+        {
+            source: [Hypothesis(tuple(tokenizer(text).input_ids), log_prob, finished)]
+            for source, text in texts.items()
+        }
+    )
+
 
 SETTINGS = EvaluationSettings(
     EvaluationSection(

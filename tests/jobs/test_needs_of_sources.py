@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from sacrebleu.metrics import BLEU, CHRF
-from tests.jobs.recipe_bench import bench
-from tests.jobs.runs import folder_for, losses, recipe_in, student_of, trained
+from tests.jobs.runs import bench, folder_for, losses, recipe_in, student_of, trained
 from tests.tiny import character_tokenizer
 
 from seqdistill.assembly import sequences

@@ -15,8 +15,15 @@ from typing import Any
 import pytest
 import torch
 from tests.jobs import naive
-from tests.jobs.recipe_bench import bench, likeliest_outputs, plain_logits, scored
-from tests.jobs.runs import folder_for, recipe_in, trained
+from tests.jobs.runs import (
+    bench,
+    folder_for,
+    likeliest_outputs,
+    plain_logits,
+    recipe_in,
+    scored,
+    trained,
+)
 from tests.tiny import EOS, character_tokenizer, tiny_model
 from transformers import GenerationConfig
 

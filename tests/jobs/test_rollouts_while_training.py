@@ -1,16 +1,20 @@
-"""Students that sample while they train: resumed, logged, adapted, and what a run keeps of it."""
+"""Students that sample while they train, and what a run notes: samples, metrics, trackers."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.jobs.runs import (
     assert_equal_students,
     folder_for,
@@ -23,10 +27,13 @@ from tests.sources.writing import batched
 from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.assembly.preparing import Prepared, prepare
+from seqdistill.core.errors import UserError
 from seqdistill.core.origins import Origin
-from seqdistill.jobs.rollout_log import RolloutLog
+from seqdistill.jobs.logs import RolloutLog, check_trackers, trackers_started
+from seqdistill.recipe.schema import Recipe
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.completions import Completion
+from seqdistill.training.processes import make_accelerator
 
 
 @pytest.mark.parametrize("kind", ["mbart", "llama"])
@@ -189,3 +196,28 @@ def test_several_samples_of_a_prompt_leave_room_for_other_prompts(
     log(7, batched(written(prepared, "student", [5] * 8)))
     names = [name for _, _, name in kept(run)]
     assert names == [*ids[:3], ids[0], *ids[:4], *[ids[5]] * 4]
+
+
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        check_trackers(["wandb"])
+
+
+def test_tensorboard_gets_the_numbers_in_the_run_directory(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    folder = run.tensorboard_path
+    accelerator: Accelerator = make_accelerator(
+        "auto", on_cpu=True, trackers=["tensorboard"], folder=folder
+    )
+    before = dict(os.environ)
+    with trackers_started(accelerator, Recipe(), run):
+        for step in (10, 20):
+            accelerator.log({"loss_nats": step / 8}, step=step)
+    assert dict(os.environ) == before
+    (events,) = [path for path in run.path.rglob("*") if path.is_file()]
+    assert socket.gethostname() not in events.name
+    read = EventAccumulator(str(events.parent)).Reload()
+    found = [(event.step, event.value) for event in read.Scalars("loss_nats")]
+    assert found == [(10, 1.25), (20, 2.5)]
+    accelerator.log({"loss_nats": 1.0}, step=30)  # nobody listens any more

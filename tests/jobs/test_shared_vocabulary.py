@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.jobs import naive
-from tests.jobs.recipe_bench import bench, plain_logits
-from tests.jobs.runs import folder_for, losses, recipe_in, trained
+from tests.jobs.runs import bench, folder_for, losses, plain_logits, recipe_in, trained
 from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.assembly.preparing import check_vocabularies, prepare

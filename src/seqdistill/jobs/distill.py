@@ -16,7 +16,7 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress, Progress
 from seqdistill.data.bundled import SCHEME
 from seqdistill.jobs.evaluate import evaluate_run
-from seqdistill.jobs.timings import timed
+from seqdistill.jobs.logs import timed
 from seqdistill.jobs.train import train
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe

@@ -36,8 +36,8 @@ from seqdistill.evaluation.systems import (
 )
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.export import INT8_FOLDER, export_int8
+from seqdistill.jobs.logs import timed
 from seqdistill.jobs.systems import exported_system, on_transformers, systems_of
-from seqdistill.jobs.timings import timed
 from seqdistill.models.loading import load_config, load_tokenizer
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe

@@ -12,7 +12,7 @@ from seqdistill.assembly.data import read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.core.errors import ModelError
 from seqdistill.core.progress import Progress
-from seqdistill.jobs.timings import peak_memory_mb
+from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import check_label_recipe
 from seqdistill.recipe.schema import Recipe

@@ -25,8 +25,8 @@ from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.evaluation.dev import Ranks
 from seqdistill.jobs.label import planned_labels, spread
+from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.preflight import preflight, shown_row
-from seqdistill.jobs.timings import peak_memory_mb
 from seqdistill.jobs.training import dev_generator, dev_scorer, open_run
 from seqdistill.models.placement import device_of, use_fast_attention
 from seqdistill.recipe.schema import Recipe

@@ -21,7 +21,7 @@ from seqdistill.assembly.preparing import prepare
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NamedProgress, Progress
 from seqdistill.jobs.inputs import check_inputs, inputs_of
-from seqdistill.jobs.timings import take_over_timings
+from seqdistill.jobs.logs import take_over_timings
 from seqdistill.jobs.training import (
     only_writer,
     open_run,

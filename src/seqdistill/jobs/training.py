@@ -33,10 +33,8 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.dev import DevScorer, GeneratorFactory, Ranks
 from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of, sequences_of
+from seqdistill.jobs.logs import RolloutLog, check_trackers, note_seconds, timed, trackers_started
 from seqdistill.jobs.preflight import preflight, shown_row
-from seqdistill.jobs.rollout_log import RolloutLog
-from seqdistill.jobs.timings import note_seconds, timed
-from seqdistill.jobs.trackers import check_trackers, trackers_started
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import (
     Precision,
