@@ -107,6 +107,18 @@ def test_rewards_and_rollouts_see_the_whole_prompt(
     assert set(sys.modules.pop("chat_rewards").asked) <= whole
 
 
+def test_chats_without_an_answer_are_prompts(place: Path) -> None:
+    asked = [[{"role": "user", "content": word}] for word in ("rot", "blau", "zwei")]
+    rows = "".join(json.dumps({"messages": turns}) + "\n" for turns in asked)
+    (place / "chats.jsonl").write_text(rows, encoding="utf-8")
+    given = (f"data.train={place / 'chats.jsonl'}", "sequences.rollouts.samples_every=1")
+    kept = trained(of_chats(place, "on_policy_kd", *given)).read_rollouts()
+    template = family_tokenizer("qwen").apply_chat_template
+    whole = {template(turns, add_generation_prompt=True, tokenize=False) for turns in asked}
+    assert kept and {row["prompt"] for row in kept} <= whole
+    assert all(row["reference"] is None for row in kept)
+
+
 def test_a_teachers_answers_are_one_text_with_the_students_prompt(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -24,7 +23,7 @@ from tests.jobs.runs import (
     trained,
 )
 from tests.sources.writing import batched
-from tests.tiny import character_tokenizer, tiny_model
+from tests.tiny import tiny_model
 
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.core.errors import UserError
@@ -99,26 +98,6 @@ def test_a_lora_student_is_stored_whole_and_as_adapters(tmp_path: Path, kind: st
     assert changed and all(name.endswith("weight") for name in changed)
     assert not any("embed" in name or "norm" in name for name in changed)
     assert (run.adapter_path / "adapter_model.safetensors").is_file()
-
-
-def test_chats_without_an_answer_are_prompts(tmp_path: Path) -> None:
-    place = folder_for(tmp_path, "llama")
-    template = (
-        "{% for m in messages %}{{ m['role'][0] }} {{ m['content'] }} {% endfor %}"
-        "{% if add_generation_prompt %}a {% endif %}"
-    )
-    for folder in ("student", "teacher"):
-        tokenizer = character_tokenizer(closes=False)
-        tokenizer.chat_template = template
-        tokenizer.save_pretrained(place / folder)
-    turns = [[{"role": "user", "content": word}] for word in ("rot", "blau", "zwei", "drei")]
-    rows = [json.dumps({"messages": messages}) for messages in turns]
-    (place / "chats.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    given = f"data.train={place / 'chats.jsonl'}"
-    run = trained(recipe_in(place, "on_policy_kd", given, "sequences.rollouts.samples_every=1"))
-    kept: list[dict[str, Any]] = run.read_rollouts()
-    assert {row["prompt"] for row in kept} <= {f"u {w} a " for w in ("rot", "blau", "zwei", "drei")}
-    assert all(row["reference"] is None for row in kept)
 
 
 @pytest.fixture(scope="module")
