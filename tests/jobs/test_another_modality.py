@@ -116,24 +116,12 @@ def model(seed: int) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = Speech2TextConfig(
-            vocab_size=VOCAB,
-            d_model=16,
-            encoder_layers=1,
-            decoder_layers=1,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            decoder_ffn_dim=32,
-            input_feat_per_channel=CHANNELS,
-            conv_channels=8,
+            **{"vocab_size": VOCAB, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1},
+            **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "conv_channels": 8},
+            **{"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "input_feat_per_channel": CHANNELS},
             conv_kernel_sizes=[3, 3],  # with 5 a source's last state reads the padding
-            max_source_positions=60,
-            max_target_positions=40,
-            init_std=0.3,
-            dropout=0.0,
-            pad_token_id=PAD,
-            bos_token_id=BOS,
-            eos_token_id=EOS,
+            **{"max_source_positions": 60, "max_target_positions": 40, "init_std": 0.3},
+            **{"dropout": 0.0, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS},
             decoder_start_token_id=EOS,
         )
         return Speech2TextForConditionalGeneration(config).eval()
