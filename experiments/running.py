@@ -32,8 +32,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.cells import Cell, recipe_hash, run_cells, train_cell
 from seqdistill.jobs.evaluate import evaluate_run
-from seqdistill.jobs.sweep import measured_teacher, systems_of_results
-from seqdistill.jobs.sweep_differences import scored
+from seqdistill.jobs.sweep import measured_teacher, scored, systems_of_results
 from seqdistill.metrics.bootstrap import paired_bootstrap
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import environment_facts, machine

@@ -35,10 +35,11 @@ from experiments.running import (
 )
 from seqdistill.assembly.data import read_split
 from seqdistill.assembly.models import model_folder
+from seqdistill.evaluation.speed import measure_speed
 from seqdistill.evaluation.systems import SystemSource, evaluate_outputs
 from seqdistill.generation.conversion import WEIGHTS
 from seqdistill.jobs.cells import Cell
-from seqdistill.jobs.evaluate import evaluation_settings, measure_speed
+from seqdistill.jobs.evaluate import evaluation_settings
 from seqdistill.jobs.export import INT8_FOLDER, export_model, weight_bytes
 from seqdistill.jobs.systems import system_under_test
 from seqdistill.records.tables import Row, read_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.jobs.test_teacher_states import folder_for
+from tests.jobs.runs import folder_for
 
 from seqdistill.records.run_directory import RunDirectory
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.jobs.test_rollouts_while_training import trained
-from tests.jobs.test_teacher_states import folder_for
+from tests.jobs.runs import folder_for, trained
 
 from seqdistill.core import plugin_loading
 from seqdistill.core.errors import RecipeError, UserError

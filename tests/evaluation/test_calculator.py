@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from tests.evaluation.fixed import FixedGenerator
-from tests.evaluation.test_sampled import SETTINGS, TOKENIZER
-from tests.tiny import EOS, UNK, character_tokenizer, tiny_model
+from tests.evaluation.test_systems import TOKENIZER, FixedGenerator
+from tests.tiny import EOS, character_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from seqdistill.core.errors import RecipeError
@@ -22,8 +19,9 @@ from seqdistill.evaluation.calculator import (
     first_correction,
     greedy_with_calculator,
 )
+from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
-from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.recipe.schema import EvaluationSection
 
 SIGNS = [*"0123456789", *"<>=+-*/()#"]
 GREEDY = Decoding(beam_size=1, max_new_tokens=200)
@@ -160,43 +158,6 @@ def test_the_first_wrong_step_is_put_right(text: str, corrected: str | None) -> 
         assert first_correction("".join(found)) is None
 
 
-def test_what_is_put_right_is_right_for_any_expression() -> None:
-    draw = random.Random(3)
-    for _ in range(300):
-        numbers = [draw.choice(["3", "17", "0.5", "2.25", "9"]) for _ in range(3)]
-        expression = (
-            f"{numbers[0]}{draw.choice('+-*/')}{numbers[1]}{draw.choice('+-*/')}{numbers[2]}"
-        )
-        found = first_correction(f"<<{expression}=1000000>>")
-        assert found is not None
-        assert first_correction("".join(found)) is None, found
-
-
-def test_a_real_model_goes_on_from_the_corrected_beginning(
-    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A correction in the middle keeps what stands before it and changes what follows."""
-    decoding = Decoding(beam_size=1, max_new_tokens=20)
-    prompts = [prompt(tokenizer), tokenizer("a b", add_special_tokens=False).input_ids]
-    for seed in range(50):
-        model = tiny_model("llama", seed=seed, vocab_size=len(tokenizer))
-        engine = TransformersGenerator(model, tokenizer, kind="causal")
-        plain = [hypotheses[0] for hypotheses in engine.generate(prompts, decoding)]
-        if min(plain[0].token_ids) > UNK:
-            break
-    texts = [tokenizer.decode(list(h.token_ids), skip_special_tokens=True) for h in plain]
-    wanted = {texts[0]: (texts[0][:5], "7>>")}
-    monkeypatch.setattr(calculator, "first_correction", wanted.get)
-    found = greedy_with_calculator(engine, prompts, decoding, tokenizer=tokenizer)
-    assert found[1].token_ids == plain[1].token_ids
-    forced = tuple(tokenizer(texts[0][:5] + "7>>", add_special_tokens=False).input_ids)
-    assert found[0].token_ids[: len(forced)] == forced
-    rest = Decoding(beam_size=1, max_new_tokens=20 - len(forced))
-    ((after,),) = engine.generate([[*prompts[0], *forced]], rest)
-    assert found[0].token_ids == forced + after.token_ids
-    assert found[0].num_corrections == 1
-
-
 def test_a_result_that_cannot_be_spelled_is_left_and_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -209,7 +170,7 @@ def test_a_result_that_cannot_be_spelled_is_left_and_told(
 
 EXAMPLES = [EncodedExample("1", (5,), (6, EOS)), EncodedExample("2", (7,), (6, EOS))]
 REFERENCES = ["<<3*4=12>> #### 12", "<<1+1=2>> #### 2"]
-ASKED = dataclasses.replace(SETTINGS, metrics=("answer_accuracy",), calculator=True)
+ASKED = EvaluationSettings(EvaluationSection(calculator=True), ("answer_accuracy",))
 
 
 def test_the_outputs_with_a_calculator_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +184,7 @@ def test_the_outputs_with_a_calculator_are_scored(monkeypatch: pytest.MonkeyPatc
     assert found is not None
     score = found.scores["answer_accuracy"]
     assert (score.value, score.low is None, found.corrections_per_output) == (50.0, False, 0.5)
-    unasked = dataclasses.replace(ASKED, calculator=False)
+    unasked = EvaluationSettings(EvaluationSection(), ("answer_accuracy",))
     assert calculated(*given, unasked, kind="seq2seq") is None
     with pytest.raises(RecipeError, match="calculator must be left out"):
         calculated(*given, ASKED, kind="seq2seq")

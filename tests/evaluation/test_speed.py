@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from tests.evaluation.fixed import says
+from tests.evaluation.test_systems import says
 from tests.tiny import character_tokenizer
 
 from seqdistill.evaluation import speed
@@ -55,7 +55,7 @@ def watched(name: str, text: str, log: list[str], seconds: list[float]) -> Calla
 
     def load() -> Decoder:
         log.append(f"load {name}")
-        return Decoder(generator, SOURCES, TOKENIZER)
+        return generator, SOURCES, TOKENIZER
 
     return load
 
@@ -70,17 +70,18 @@ def test_rates_are_words_over_the_median_of_interleaved_rounds(
         "teacher": watched("teacher", "one two three", log, [99.0, 2.0, 99.0, 50.0, 99.0, 3.0]),
         "student": watched("student", "one two", log, [99.0, 0.5, 99.0, 0.25, 99.0, 20.0]),
     }
-    speeds = speeds_of(systems, {"greedy": Decoding(beam_size=1)}, {"greedy": 40})["greedy"]
+    speeds = speeds_of(systems, {"greedy": Decoding(beam_size=1)}, {"greedy": 40})
     # 2 x 3 words in 2, 50 and 3 seconds; 2 x 2 words in 0.5, 0.25 and 20 seconds.
-    teacher, student = speeds["teacher"].words, speeds["student"].words
+    teacher, student = (speeds[n]["greedy"]["words_per_second"] for n in ("teacher", "student"))
     assert [teacher.value, teacher.low, teacher.high] == pytest.approx([6 / 3.0, 6 / 50, 6 / 2])
     assert [student.value, student.low, student.high] == pytest.approx([4 / 0.5, 4 / 20, 4 / 0.25])
     turn = [of for name in ("teacher", "student") for of in (f"load {name}", name, name)]
     assert log == turn * 3
     # 2 sentences each in the same times: fewer words make no system slower.
-    assert speeds["teacher"].sentences.value == pytest.approx(2 / 3.0)
-    assert speeds["student"].sentences.value == pytest.approx(2 / 0.5)
-    assert speeds["teacher"].num_sentences == 2
+    for name, seconds in (("teacher", 3.0), ("student", 0.5)):
+        found = speeds[name]["greedy"]
+        assert found["sentences_per_second"].value == pytest.approx(2 / seconds)
+        assert found["timed_sentences"] == 2
 
 
 @pytest.mark.parametrize(

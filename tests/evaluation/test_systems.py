@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 import sacrebleu
 import torch
-from tests.evaluation.fixed import FixedGenerator, says
 from tests.tiny import EOS, character_tokenizer, collator, tiny_adapter, tiny_model
+from transformers import PreTrainedTokenizerBase
 
 from seqdistill.compression.pruning import prune
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.data.text_encoding import encode
-from seqdistill.evaluation.dev import DevScorer, best_texts
+from seqdistill.evaluation.dev import DevScorer, GeneratorFactory, best_texts
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.evaluation.systems import (
     SystemResult,
@@ -28,16 +30,53 @@ from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerat
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
 from seqdistill.models.adapters import adapt
-from seqdistill.records.results import number
+from seqdistill.recipe.schema import EvaluationSection
+from seqdistill.records.results import START, number
+
+Source = tuple[int, ...]
+
+
+class FixedGenerator:
+    """Answers each source with the hypotheses listed for it."""
+
+    def __init__(self, answers: Mapping[Source, list[Hypothesis]]) -> None:
+        self._answers = answers
+        self.asked: list[tuple[list[Source], Decoding]] = []
+
+    def generate(
+        self,
+        sources: Sequence[Any],
+        decoding: Decoding,
+        *,
+        seed: int = 0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        keys = [tuple(source) for source in sources]
+        self.asked.append((keys, decoding))
+        return [self._answers[key] for key in keys]
+
+
+def says(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Mapping[Source, str],
+    *,
+    log_prob: float = -1.0,
+    finished: bool = True,
+) -> FixedGenerator:
+    """A generator whose one hypothesis for each source is that text."""
+    return FixedGenerator(
+        {
+            source: [Hypothesis(tuple(tokenizer(text).input_ids), log_prob, finished)]
+            for source, text in texts.items()
+        }
+    )
+
 
 SETTINGS = EvaluationSettings(
+    EvaluationSection(
+        beam_size=3, length_penalty=0.0, max_new_tokens=12, bootstrap_resamples=60, confidence=0.9
+    ),
     metrics=("bleu", "chrf"),
-    beam_size=3,
-    length_penalty=0.0,
-    max_new_tokens=12,
-    bootstrap_resamples=60,
-    confidence=0.9,
-    seed=1,
 )
 TOKENIZER = character_tokenizer()
 REFERENCES = [
@@ -107,21 +146,21 @@ def test_weights_that_are_not_zero_are_counted_tied_ones_once() -> None:
     assert 0.1 < float((values != 0).double().mean()) < 0.2  # biases and norms are never pruned
 
 
-def test_an_output_that_does_not_end_has_no_mass_but_keeps_its_text() -> None:
+def test_outputs_without_an_end_or_without_text_have_no_mass_and_are_faults() -> None:
     found = evaluate_system(
         system(fixed(GOOD, log_prob=0.0, finished=False)), REFERENCES, SETTINGS, teacher=None
     )
     assert number(found.row.mode_share) == 0.0
     assert found.row.unfinished == 4
     assert list(found.beam.texts) == GOOD
-
-
-def test_a_source_without_any_hypothesis_is_an_empty_text() -> None:
+    assert "4 of 4 outputs have no end" in found.row.faults
     answers: dict[tuple[int, ...], list[Hypothesis]] = {e.source_ids: [] for e in EXAMPLES}
     found = evaluate_system(system(FixedGenerator(answers)), REFERENCES, SETTINGS, teacher=None)
     assert found.beam.texts == ("", "", "", "")
     assert (number(found.row.mode_share), found.row.score("bleu")) == (0.0, 0.0)
     assert (found.row.unfinished, found.row.empty) == (4, 4)
+    started = dataclasses.replace(system(FixedGenerator(answers)), method=START)
+    assert evaluate_system(started, REFERENCES, SETTINGS, teacher=None).row.faults == ()
 
 
 def test_mode_share_is_the_live_models_own_probability_of_its_beam_output() -> None:
@@ -157,6 +196,19 @@ def test_a_comparison_has_the_sign_of_the_difference_and_names_both() -> None:
         assert "60 trials" in test.test
 
 
+def dev_scorer(make: GeneratorFactory, *, chooses: str = "loss_nats") -> DevScorer:
+    return DevScorer(
+        examples=EXAMPLES,
+        references=REFERENCES,
+        tokenizer=TOKENIZER,
+        generator=make,
+        metrics=("bleu", "chrf", "token_error_rate"),
+        loss=lambda examples: TokenSum(torch.tensor(5.0), torch.tensor(2.0)),
+        max_new_tokens=9,
+        chooses=chooses,
+    )
+
+
 def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
     generator = fixed(GOOD)
     asked: list[object] = []
@@ -165,17 +217,8 @@ def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
         asked.append(model)
         return generator
 
-    score = DevScorer(
-        examples=EXAMPLES,
-        references=REFERENCES,
-        tokenizer=TOKENIZER,
-        generator=make,
-        metrics=("bleu", "chrf", "token_error_rate"),
-        loss=lambda examples: TokenSum(torch.tensor(5.0), torch.tensor(2.0)),
-        max_new_tokens=9,
-    )
     model = tiny_model("mbart")
-    found = score(model)
+    found = dev_scorer(make)(model)
     assert asked == [model], "each scoring must use the model's present weights"
     assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(GOOD, [REFERENCES]).score)
     assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(GOOD, [REFERENCES]).score)
@@ -199,18 +242,8 @@ def test_dev_scores_are_greedy_and_of_the_best_hypothesis() -> None:
 def test_a_choice_by_zeros_is_warned_of_once_and_what_would_tell_is_named(
     written: list[str], chooses: str, advice: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    generator = fixed(written)
-    score = DevScorer(
-        examples=EXAMPLES,
-        references=REFERENCES,
-        tokenizer=TOKENIZER,
-        generator=lambda _model: generator,
-        metrics=("bleu", "chrf", "token_error_rate"),
-        loss=lambda examples: TokenSum(torch.tensor(5.0), torch.tensor(2.0)),
-        max_new_tokens=9,
-        chooses=chooses,
-    )
-    model = tiny_model("mbart")
+    generator, model = fixed(written), tiny_model("mbart")
+    score = dev_scorer(lambda _model: generator, chooses=chooses)
     score(model)
     assert caplog.text == ""
     for _ in range(3):

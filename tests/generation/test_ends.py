@@ -129,7 +129,7 @@ def test_samples_and_beams_of_every_engine_end_with_any_of_the_set(name: str) ->
         found.tokenizer,
         teacher=found.model,
         kind=found.kind,
-        decoding=dataclasses.replace(sampled, n_best=1),
+        decoding=sampled.model_copy(update={"n_best": 1}),
         vocab_size=VOCAB,
         teacher_fraction=0.5,
     )

@@ -42,17 +42,19 @@ from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.modalities import Modality, register_modality
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.sources.completions import Completion, CompletionSource, SequenceSource
+from seqdistill.sources.completions import Completion
 from seqdistill.sources.mixture import MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
-from seqdistill.sources.stored import StoredCompletions, StoredSequences
+from seqdistill.sources.stored import StoredCompletions
 from seqdistill.teachers.in_process import InProcessTeacher
+from seqdistill.training.loop import TrainingLoop
 
 FRAMES, CHANNELS = 4, 6
 TOKENIZER = character_tokenizer()
 SETTINGS: dict[str, Any] = {
-    "steps": 40,
+    "steps": 20,
+    "eval_every": 10,
     "warmup_steps": 3,
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
@@ -112,24 +114,12 @@ def model(seed: int) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = Speech2TextConfig(
-            vocab_size=VOCAB,
-            d_model=16,
-            encoder_layers=1,
-            decoder_layers=1,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            decoder_ffn_dim=32,
-            input_feat_per_channel=CHANNELS,
-            conv_channels=8,
+            **{"vocab_size": VOCAB, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1},
+            **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "conv_channels": 8},
+            **{"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "input_feat_per_channel": CHANNELS},
             conv_kernel_sizes=[3, 3],  # with 5 a source's last state reads the padding
-            max_source_positions=60,
-            max_target_positions=40,
-            init_std=0.3,
-            dropout=0.0,
-            pad_token_id=PAD,
-            bos_token_id=BOS,
-            eos_token_id=EOS,
+            **{"max_source_positions": 60, "max_target_positions": 40, "init_std": 0.3},
+            **{"dropout": 0.0, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS},
             decoder_start_token_id=EOS,
         )
         return Speech2TextForConditionalGeneration(config).eval()
@@ -147,17 +137,6 @@ def sampler(of: SequenceModel) -> TransformersSampler:
     return TransformersSampler(of.module, TOKENIZER, kind="seq2seq", decoding=SAMPLED)
 
 
-def rollouts(of: CompletionSource, student: SequenceModel) -> RolloutBatches:
-    return RolloutBatches(
-        EXAMPLES,
-        of,
-        collator_for(loaded(student)),
-        batch_tokens=48,
-        expected_new_tokens=5,
-        seed=1,
-    )
-
-
 def dev_scorer(student: SequenceModel) -> DevScorer:
     collator = collator_for(loaded(student))
     return DevScorer(
@@ -172,15 +151,12 @@ def dev_scorer(student: SequenceModel) -> DevScorer:
     )
 
 
-def trained(
-    folder: Path, student: SequenceModel, source: SequenceSource, **changes: Any
-) -> list[dict[str, Any]]:
-    """The log of a training on a teacher's every distribution."""
-    log = Recorder()
+def loop_in(folder: Path, student: SequenceModel, log: Recorder, **changes: Any) -> TrainingLoop:
+    """A training on a teacher's every distribution, on policy, mixed, replayed and rewarded."""
     loop = make_loop(
         folder,
         student,
-        source=source,
+        source=on_policy(student),
         objective=WeightedObjective([Term.of("forward_kl")], reduction="token"),
         metrics=log,
         score_dev=dev_scorer(student),
@@ -188,8 +164,7 @@ def trained(
         **SETTINGS | changes,
     )
     loop.teacher = InProcessTeacher(adapt(model(2)), vocab_size=VOCAB)
-    loop.run(resume=True)
-    return log.rows
+    return loop
 
 
 def test_a_padded_batch_says_of_each_source_what_it_says_of_it_alone() -> None:
@@ -262,52 +237,31 @@ def test_both_engines_of_transformers_write_the_same_greedily() -> None:
     assert mixed.sample(sources, seed=4).rows() == alone.rows()
 
 
-def test_supervised_distillation_through_the_loop(tmp_path: Path) -> None:
-    learner = student()
-    source = StoredSequences(EXAMPLES, collator_for(loaded(learner)), batch_tokens=48, seed=1)
-    rows = trained(tmp_path, learner, source, steps=30, eval_every=15)
-    losses = [row["loss_nats"] for row in rows if "loss_nats" in row]
-    assert losses[-1] < 0.7 * losses[0]
-    assert sum("dev_chrf" in row for row in rows) == 2
-
-
 def on_policy(learner: SequenceModel) -> RolloutBatches:
     def shortness(found: Sequence[Completion]) -> list[float]:
         return [-float(len(one.content_ids)) for one in found]
 
-    fresh = RolloutSampler(sampler(learner), seed=2)
-    kept = ReplaySource(
-        fresh, capacity=60, max_age=9, fresh_fraction=Schedule.constant(0.5), seed=2
-    )
     half = Schedule.constant(0.5)
+    fresh = RolloutSampler(sampler(learner), seed=2)
+    kept = ReplaySource(fresh, capacity=60, max_age=9, fresh_fraction=half, seed=2)
     mixed = MixtureSource(kept, StoredCompletions("reference"), half, coin="example", seed=2)
     rewarded = RewardedSource(mixed, shortness, baseline="moving_average")
-    return rollouts(rewarded, learner)
+    collator = collator_for(loaded(learner))
+    return RolloutBatches(
+        EXAMPLES, rewarded, collator, batch_tokens=48, expected_new_tokens=5, seed=1
+    )
 
 
 def test_on_policy_distillation_through_the_loop_and_a_resumption(tmp_path: Path) -> None:
-    whole = student()
-    rows = trained(tmp_path / "whole", whole, on_policy(whole), steps=20, eval_every=10)
-    losses = [row["loss_nats"] for row in rows if "loss_nats" in row]
+    whole, first, second, log = student(), student(), student(), Recorder()
+    loop_in(tmp_path / "whole", whole, log).run(resume=True)
+    losses = [row["loss_nats"] for row in log.rows if "loss_nats" in row]
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
-    assert {"staleness", "realized_student_share", "reward"} <= rows[0].keys()
-    first, second = student(), student()
-    changes: dict[str, Any] = {"eval_every": 10, "checkpoint_every": 5}
-    folder = tmp_path / "part"
-    stopped = make_loop(
-        folder,
-        first,
-        source=on_policy(first),
-        objective=WeightedObjective([Term.of("forward_kl")], reduction="token"),
-        metrics=Recorder(stop_at=13),
-        score_dev=dev_scorer(first),
-        eval_metric="chrf",
-        **SETTINGS | changes | {"steps": 20},
-    )
-    stopped.teacher = InProcessTeacher(adapt(model(2)), vocab_size=VOCAB)
+    assert {"staleness", "realized_student_share", "reward"} <= log.rows[0].keys()
+    assert sum("dev_chrf" in row for row in log.rows) == 2
     with pytest.raises(KeyboardInterrupt):
-        stopped.run(resume=True)
-    trained(folder, second, on_policy(second), steps=20, **changes)
+        loop_in(tmp_path, first, Recorder(stop_at=13), checkpoint_every=5).run(resume=True)
+    loop_in(tmp_path, second, Recorder(), checkpoint_every=5).run(resume=True)
     assert same(weights(whole), weights(second))
 
 
@@ -315,10 +269,9 @@ def test_limits_lengths_and_fingerprints_are_of_the_frames() -> None:
     assert [e.num_source for e in EXAMPLES[:3]] == [8, 16, 4]
     kept = leave_out_long(EXAMPLES, max_source_tokens=8, max_target_tokens=9)
     assert len(kept.examples) == len(EXAMPLES), "a limit of tokens leaves out no frames"
-    contents = {bytes_of(example.prompt) for example in EXAMPLES}
-    assert len(contents) == len(EXAMPLES)
-    source = EXAMPLES[0].source
-    assert source is not None
+    assert len({bytes_of(example.prompt) for example in EXAMPLES}) == len(EXAMPLES)
+    source = EXAMPLES[0].prompt
+    assert isinstance(source, SourceInputs)
     again = SourceInputs.from_state_dict(json.loads(json.dumps(source.state_dict())))
     assert bytes_of(again) == bytes_of(source)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from tests.jobs import naive
 from tests.objectives.worlds import PARAMETERS
 from torch import Tensor
 
-from seqdistill.assembly.objective import build_objective
+from seqdistill.assembly.preparing import build_objective
 from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.objective import WeightedObjective
@@ -119,110 +119,65 @@ def test_every_member_is_the_one_that_its_name_says(name: str) -> None:
 LINEAR = {"start": 1.0, "end": 0.2, "shape": "linear"}
 EXPONENTIAL = {"start": 0.1, "end": 0.4, "shape": "exponential"}
 COMPLEMENT = {"start": 0.0, "end": 0.75, "shape": "complement_exponential"}
-LONG_RANGE = "sequence_reverse_kl"
-# field: what a term says with it, the same as numbers of this update, and what it says without.
-OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
-    (field, with_it, means, without)
-    for field, with_it, means, without in (
-        ("weight", of("forward_kl", weight=0.3), {}, of("forward_kl")),
-        ("weight", of("reverse_kl", weight=LINEAR), {"weight": 0.6}, of("reverse_kl")),
-        ("weight", of("advantages", weight=EXPONENTIAL), {"weight": 0.2}, of("advantages")),
-        (
-            "weight",
-            of("negative_log_likelihood", weight=COMPLEMENT),
-            {"weight": 0.5},
-            of("negative_log_likelihood"),
-        ),
-        ("beta", of("jensen_shannon", beta=0.2), {}, of("jensen_shannon", beta=0.5)),
-        ("beta", of("jensen_shannon", beta=0.0), {}, of("jensen_shannon", beta=1.0)),
-        ("alpha", of("skew_forward_kl", alpha=0.3), {}, of("skew_forward_kl", alpha=0.1)),
-        (
-            "alpha",
-            of("skew_reverse_kl", alpha=EXPONENTIAL),
-            {"alpha": 0.2},
-            of("skew_reverse_kl", alpha=0.1),
-        ),
-        (
-            "scale",
-            of("jensen_shannon", beta=0.1, scale="gradient"),
-            {},
-            of("jensen_shannon", beta=0.1),
-        ),
-        ("head_mass", of("adaptive_kl", head_mass=0.9), {}, of("adaptive_kl")),
-        (
-            "start_fraction",
-            of("interpolated_forward_kl", start_fraction=0.1),
-            {},
-            of("interpolated_forward_kl"),
-        ),
-        ("token_weights", of("reverse_kl", "importance"), {}, of("reverse_kl")),
-        (
-            "token_weights",
-            of("forward_kl", only("student"), "importance"),
-            {},
-            of("forward_kl", only("student")),
-        ),
-        ("length_normalized", of(LONG_RANGE, length_normalized=False), {}, of(LONG_RANGE)),
-        ("estimator", of(LONG_RANGE, estimator="released"), {}, of(LONG_RANGE)),
-        ("discount", of(LONG_RANGE, discount=0.5), {}, of(LONG_RANGE)),
-        ("clip", of(LONG_RANGE, clip=0.2), {}, of(LONG_RANGE)),
-        ("origins", of("forward_kl", only("teacher")), {}, of("forward_kl")),
-        ("origins", of("advantages", only("student", "reference")), {}, of("advantages")),
-        ("origins", of(LONG_RANGE, only("student")), {}, of(LONG_RANGE)),
-    )
-]
-
-
-@pytest.mark.parametrize(("field", "given", "means", "without"), OF_A_TERM)
-def test_a_setting_of_a_term_is_what_its_formula_says(
-    field: str, given: Settings, means: Settings, without: Settings
-) -> None:
-    here = rollouts()
-    expected = of_the_formula(objective_of({**given, **means}), here)
-    plain = of_the_formula(objective_of(without), here)
-    assert not close(expected, plain), f"{field} changes nothing here: no test of it"
-    assert close(of_the_recipe(objective_of(given), here), expected)
-    assert close(of_the_recipe(objective_of(without), here), plain)
-
-
+LONG_RANGE, SKEWED, MIXED = "sequence_reverse_kl", "skew_reverse_kl", "interpolated_forward_kl"
 NLL, KL = of("negative_log_likelihood", weight=0.3), of("forward_kl", weight=0.7)
-RELABELLED = of("teacher_mode_likelihood")
-OF_THE_OBJECTIVE: list[tuple[str, Settings, Settings]] = [
-    ("terms", objective_of(NLL, KL), objective_of(NLL)),
-    ("terms", objective_of(KL, KL, of("advantages")), objective_of(KL, of("advantages"))),
-    ("reduction", objective_of(KL, reduction="token"), objective_of(KL, reduction="sum")),
-    ("reduction", objective_of(KL, reduction="sequence"), objective_of(KL, reduction="token")),
+RELABELLED, REWARDED = of("teacher_mode_likelihood"), of("advantages")
+# field, what a term says with it and without, and the same as numbers of this update.
+OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
+    ("weight", of("forward_kl", weight=0.3), of("forward_kl"), {}),
+    ("weight", of("reverse_kl", weight=LINEAR), of("reverse_kl"), {"weight": 0.6}),
+    ("weight", of("advantages", weight=EXPONENTIAL), REWARDED, {"weight": 0.2}),
+    ("weight", {**NLL, "weight": COMPLEMENT}, of("negative_log_likelihood"), {"weight": 0.5}),
+    ("beta", of("jensen_shannon", beta=0.2), of("jensen_shannon", beta=0.5), {}),
+    ("beta", of("jensen_shannon", beta=0.0), of("jensen_shannon", beta=1.0), {}),
+    ("alpha", of("skew_forward_kl", alpha=0.3), of("skew_forward_kl", alpha=0.1), {}),
+    ("alpha", of(SKEWED, alpha=EXPONENTIAL), of(SKEWED, alpha=0.1), {"alpha": 0.2}),
+    ("scale", of("jensen_shannon", beta=0.1, scale="gradient"), of("jensen_shannon", beta=0.1), {}),
+    ("head_mass", of("adaptive_kl", head_mass=0.9), of("adaptive_kl"), {}),
+    ("start_fraction", of(MIXED, start_fraction=0.1), of(MIXED), {}),
+    ("token_weights", of("reverse_kl", "importance"), of("reverse_kl"), {}),
     (
-        "reduction",
-        objective_of(KL, of("advantages"), reduction="sequence"),
-        objective_of(KL, of("advantages"), reduction="sum"),
+        *("token_weights", of("forward_kl", only("student"), "importance")),
+        *(of("forward_kl", only("student")), {}),
     ),
-    ("loss_temperature", objective_of(KL, loss_temperature=2.0), objective_of(KL)),
-    ("loss_temperature", objective_of(NLL, KL, loss_temperature=2.0), objective_of(NLL, KL)),
-    (
-        "loss_temperature",
-        objective_of(RELABELLED, KL, loss_temperature=0.5),
-        objective_of(RELABELLED, KL),
-    ),
-    (
-        "loss_temperature",
-        objective_of(of("advantages"), KL, loss_temperature=2.0),
-        objective_of(of("advantages"), KL),
-    ),
-    (
-        "loss_temperature",
-        objective_of(of("interpolated_forward_kl"), loss_temperature=2.0),
-        objective_of(of("interpolated_forward_kl")),
-    ),
+    ("length_normalized", of(LONG_RANGE, length_normalized=False), of(LONG_RANGE), {}),
+    ("estimator", of(LONG_RANGE, estimator="released"), of(LONG_RANGE), {}),
+    ("discount", of(LONG_RANGE, discount=0.5), of(LONG_RANGE), {}),
+    ("clip", of(LONG_RANGE, clip=0.2), of(LONG_RANGE), {}),
+    ("origins", of("forward_kl", only("teacher")), of("forward_kl"), {}),
+    ("origins", of("advantages", only("student", "reference")), REWARDED, {}),
+    ("origins", of(LONG_RANGE, only("student")), of(LONG_RANGE), {}),
 ]
+# field, the terms, and what the objective says with it and without.
+OF_THE_OBJECTIVE: list[tuple[str, Sequence[Settings], Settings, Settings]] = [
+    ("reduction", [KL], {"reduction": "token"}, {}),
+    ("reduction", [KL], {"reduction": "sequence"}, {"reduction": "token"}),
+    ("reduction", [KL, REWARDED], {"reduction": "sequence"}, {}),
+    ("loss_temperature", [KL], {"loss_temperature": 2.0}, {}),
+    ("loss_temperature", [NLL, KL], {"loss_temperature": 2.0}, {}),
+    ("loss_temperature", [RELABELLED, KL], {"loss_temperature": 0.5}, {}),
+    ("loss_temperature", [REWARDED, KL], {"loss_temperature": 2.0}, {}),
+    ("loss_temperature", [of(MIXED)], {"loss_temperature": 2.0}, {}),
+]
+TWICE = objective_of(KL, KL, REWARDED)
+CASES: list[tuple[str, Settings, Settings, Settings]] = [
+    ("terms", objective_of(NLL, KL), objective_of(NLL), objective_of(NLL, KL)),
+    ("terms", TWICE, objective_of(KL, REWARDED), TWICE),
+]
+for field, given, without, means in OF_A_TERM:
+    both = (objective_of(given), objective_of(without))
+    CASES.append((field, *both, objective_of({**given, **means})))
+for field, terms, given, without in OF_THE_OBJECTIVE:
+    whole = objective_of(*terms, **given)
+    CASES.append((field, whole, objective_of(*terms, **without), whole))
 
 
-@pytest.mark.parametrize(("field", "given", "without"), OF_THE_OBJECTIVE)
-def test_a_setting_of_the_objective_is_what_its_formula_says(
-    field: str, given: Settings, without: Settings
+@pytest.mark.parametrize(("field", "given", "without", "means"), CASES)
+def test_a_setting_is_what_its_formula_says(
+    field: str, given: Settings, without: Settings, means: Settings
 ) -> None:
     here = rollouts()
-    expected, plain = of_the_formula(given, here), of_the_formula(without, here)
+    expected, plain = of_the_formula(means, here), of_the_formula(without, here)
     assert not close(expected, plain), f"{field} changes nothing here: no test of it"
     assert close(of_the_recipe(given, here), expected)
     assert close(of_the_recipe(without, here), plain)
@@ -234,7 +189,7 @@ def test_no_setting_is_without_a_test() -> None:
     adaptive = {"step", "momentum"}  # of updates to come: the test of the moving target
     assert {field for field, *_ in OF_A_TERM} == {"weight", "token_weights", *own} - adaptive
     # The reward is part of what is written: test_built_sources.
-    whole = {"reward", "monitors"} | {field for field, *_ in OF_THE_OBJECTIVE}
+    whole = {"reward", "monitors", "terms"} | {field for field, *_ in OF_THE_OBJECTIVE}
     assert whole == set(ObjectiveSection.model_fields)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.chat_families import family_tokenizer
-from tests.jobs.test_rollouts_while_training import recipe_in, trained
+from tests.jobs.runs import recipe_in, save_chat_model, trained
 from tests.tiny import character_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
@@ -52,22 +52,10 @@ def chat(number: int) -> dict[str, Any]:
     return {"id": f"c{number}", "messages": turns}
 
 
-def save(folder: Path, name: str) -> PreTrainedTokenizerFast:
-    tokenizer = family_tokenizer(name)
-    model = tiny_model("llama", vocab_size=len(tokenizer))
-    model.config.max_position_embeddings = 200
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.config.bos_token_id = model.generation_config.bos_token_id = tokenizer.bos_token_id
-    model.config.pad_token_id = model.generation_config.pad_token_id = None
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    save(tmp_path / "student", "qwen")
-    save(tmp_path / "teacher", "qwen")
+    save_chat_model(tmp_path / "student", "qwen")
+    save_chat_model(tmp_path / "teacher", "qwen")
     for name, numbers in (("train", range(4)), ("dev", range(4, 6)), ("test", range(6, 8))):
         rows = "".join(json.dumps(chat(number)) + "\n" for number in numbers)
         (tmp_path / f"{name}.jsonl").write_text(rows, encoding="utf-8")
@@ -119,10 +107,22 @@ def test_rewards_and_rollouts_see_the_whole_prompt(
     assert set(sys.modules.pop("chat_rewards").asked) <= whole
 
 
+def test_chats_without_an_answer_are_prompts(place: Path) -> None:
+    asked = [[{"role": "user", "content": word}] for word in ("rot", "blau", "zwei")]
+    rows = "".join(json.dumps({"messages": turns}) + "\n" for turns in asked)
+    (place / "chats.jsonl").write_text(rows, encoding="utf-8")
+    given = (f"data.train={place / 'chats.jsonl'}", "sequences.rollouts.samples_every=1")
+    kept = trained(of_chats(place, "on_policy_kd", *given)).read_rollouts()
+    template = family_tokenizer("qwen").apply_chat_template
+    whole = {template(turns, add_generation_prompt=True, tokenize=False) for turns in asked}
+    assert kept and {row["prompt"] for row in kept} <= whole
+    assert all(row["reference"] is None for row in kept)
+
+
 def test_a_teachers_answers_are_one_text_with_the_students_prompt(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer = save(place / "student", "gemma")
+    tokenizer = save_chat_model(place / "student", "gemma")
     recipe = of_chats(place, "seq_kd", "data.dev=null")
     teacher = build_teacher(recipe)
     examples = prepare(recipe).train_examples
@@ -180,7 +180,7 @@ def test_generate_reads_what_the_template_makes_of_a_prompt(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
-    tokenizer = save(place / "thinking", "qwen-thinking")
+    tokenizer = save_chat_model(place / "thinking", "qwen-thinking")
     letter = tokenizer("c").input_ids[0]
 
     class Spy:

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.jobs.test_rollouts_while_training import place_for, recipe_in
+from tests.jobs.runs import folder_for, recipe_in
 
-from seqdistill.assembly.objective import build_objective
-from seqdistill.assembly.preparing import prepare
+from seqdistill.assembly.preparing import build_objective, prepare
 from seqdistill.assembly.sequences import build_source
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress
@@ -24,7 +23,7 @@ from seqdistill.recipe.systems import output_folder
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    place: Path = place_for(tmp_path_factory.mktemp("checked"), "mbart")
+    place: Path = folder_for(tmp_path_factory.mktemp("checked"), "mbart")
     return recipe_in(place, "on_policy_kd", "training.batch_tokens=60")
 
 

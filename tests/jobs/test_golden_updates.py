@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.jobs import naive
-from tests.jobs.test_rollouts_while_training import recipe_in, trained
-from tests.jobs.test_stages import texts
-from tests.jobs.test_teacher_states import folder_for
+from tests.jobs.runs import folder_for, recipe_in, texts, trained
 from tests.tiny import character_tokenizer, tiny_model
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook

@@ -7,24 +7,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.jobs.test_feasibility import folder, start
-from tests.metrics.test_scripts import HAS_KOREAN, LANGUAGES
-from tests.tiny import character_tokenizer, tiny_model
+from tests.jobs.runs import start
+from tests.metrics.test_scripts import LANGUAGES
 
 from seqdistill.assembly.data import read_split
 from seqdistill.assembly.judging import judging_of
 from seqdistill.core.batch import Kind
-from seqdistill.core.errors import DataError, RecipeError
-from seqdistill.core.progress import NoProgress
 from seqdistill.data.examples import Example, Turn
-from seqdistill.evaluation.systems import evaluate_system
-from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
-from seqdistill.jobs.systems import system_under_test
 from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
-from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.resolving import read_recipe
-
-__all__ = ["folder"]
 
 CHAT = (Turn("user", "Add one and three."),)
 
@@ -95,23 +86,6 @@ def test_a_preset_does_not_judge_over_a_users_own_data(preset: str, tmp_path: Pa
     assert found.units.bleu_tokenizer == "zh"
 
 
-def test_a_metric_that_the_targets_cannot_have_is_refused_before_training(folder: Path) -> None:
-    for given in (
-        ["data.dev=dev.tsv", "training.eval_metric=answer_accuracy"],
-        ["data.test=test.tsv", "evaluation.metrics=[answer_accuracy]"],
-    ):
-        with pytest.raises(DataError, match="answer_accuracy must find what it compares"):
-            start(*given)
-    assert not (folder / "runs").exists()
-
-
-@pytest.mark.skipif(HAS_KOREAN, reason="it can be loaded here")
-def test_a_tokenizer_that_cannot_be_loaded_is_refused_before_training(folder: Path) -> None:
-    with pytest.raises(RecipeError, match=r"evaluation.bleu_tokenizer must be one that sacrebleu"):
-        start("data.dev=dev.tsv", "evaluation.bleu_tokenizer=ko-mecab")
-    assert not (folder / "runs").exists()
-
-
 def test_a_tokenizer_that_takes_sentences_for_words_is_warned_of(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,54 +107,3 @@ def test_the_lowest_loss_chooses_and_the_manifest_says_what_judged(
     assert manifest["judging"]["eval_metric"] == "loss"
     assert manifest["judging"]["units"] == {"bleu_tokenizer": "13a", "unspaced": False}
     assert "loss chooses checkpoints; outputs by" in caplog.text
-
-
-def test_the_start_is_measured_as_its_folder_is_and_stands_beside_the_systems(
-    folder: Path,
-) -> None:
-    tiny_model("bart", seed=1).save_pretrained("other")
-    character_tokenizer(closes=True).save_pretrained("other")
-    run = start("teacher.model=other", "training.learning_rate=0.1")
-    results = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
-    rows = {row.name: row for row in results.systems}
-    assert list(rows) == ["teacher", "start", "baseline"]
-    recipe = load_recipe(str(run.recipe_path), ["data.test=test.tsv"])
-    test = read_split(recipe, "test")
-    direct = evaluate_system(
-        system_under_test("start", "bart", "pretrained bart", recipe, test),
-        [example.target or "" for example in test],
-        evaluation_settings(recipe, test, "seq2seq"),
-        teacher=None,
-    ).row.columns()
-    beside = rows["start"].columns()
-    assert {k: beside[k] for k in direct if k != "bytes"} == {
-        k: v for k, v in direct.items() if k != "bytes"
-    }
-    assert rows["start"].perplexity != rows["baseline"].perplexity
-    assert rows["start"].faults == () and rows["start"].beam.words_per_second is None
-    assert results.baseline == "teacher" and results.student == "baseline"
-    assert {test.system for test in results.paired_tests} == {"baseline"}
-    # One student is no choice, and this one never ends.
-    assert results.recommended is None
-    assert "8 of 8 outputs have no end" in rows["baseline"].faults
-    without = ["data.test=test.tsv", "evaluation.include_start=false"]
-    again = evaluate_run(run, without, progress=NoProgress())
-    assert [row.name for row in again.systems] == ["teacher", "baseline"]
-    (folder / "bart" / "config.json").unlink()
-    gone = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
-    assert [row.name for row in gone.systems] == ["teacher", "baseline"]
-
-
-def test_random_weights_are_no_start(folder: Path) -> None:
-    run = start("student.init=scratch")
-    results = evaluate_run(run, ["data.test=test.tsv"], progress=NoProgress())
-    assert results.start is None
-
-
-def test_tokens_between_spaces_are_no_similarity_where_there_are_none(folder: Path) -> None:
-    rows = ["source\ttarget", *[f"rot {'a' * n}\t我今天去北京" for n in range(1, 9)]]
-    (folder / "zh.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    given = ["teacher.model=bart", "data.train=zh.tsv", "sequences.decoding.n_best=2"]
-    with pytest.raises(RecipeError, match="written without spaces between tokens"):
-        start(*given, "sequences.similarity=smoothed_bleu_of_tokens", method="seq_inter")
-    assert not (folder / "runs").exists()

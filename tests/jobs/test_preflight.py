@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.chat_families import FAMILIES, family_tokenizer
+from tests.chat_families import FAMILIES
+from tests.jobs.runs import save_chat_model
 from tests.tiny import character_tokenizer, tiny_model
 from tokenizers import normalizers
 
@@ -40,16 +41,9 @@ def prepared_on(rows: list[dict[str, object]], *overrides: str, method: str) -> 
     return prepare(load_recipe(method, ["data.train=train.jsonl", "output_dir=run", *overrides]))
 
 
-def chat_student(family: str) -> None:
-    tokenizer = family_tokenizer(family)
-    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained("student")
-    tokenizer.save_pretrained("student")
-
-
 @pytest.mark.parametrize("family", ["llama-3", "qwen", "gemma", "phi-3", "mistral"])
 def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
-    tokenizer = family_tokenizer(family)
-    chat_student(family)
+    tokenizer = save_chat_model(Path("student"), family)
     prepared = prepared_on([{"messages": CHAT}], "student.model=student", method="baseline")
     found, shown = preflight(prepared), shown_row(prepared, prepared.train)
     lines = dict(shown)
@@ -118,7 +112,7 @@ def test_a_tokenizer_that_does_not_fit_the_texts_is_warned_of(
 def test_what_a_template_writes_before_answers_is_said_with_the_remedy(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    chat_student("qwen-thinking")
+    save_chat_model(Path("student"), "qwen-thinking")
     prepared = prepared_on([{"messages": CHAT[:2]}], "student.model=student", method="baseline")
     assert preflight(prepared)["texts_changed"] == 1
     assert r"writes '<think>\n\n</think>\n\n' before the answers of 1 of" in caplog.text
@@ -133,7 +127,7 @@ def test_what_a_template_writes_before_answers_is_said_with_the_remedy(
 def test_plain_rows_for_a_chat_model_are_said_to_skip_its_template(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    chat_student("qwen")
+    save_chat_model(Path("student"), "qwen")
     rows: list[dict[str, object]] = [{"instruction": "Name a fruit", "output": "pear"}]
     preflight(prepared_on(rows, "student.model=student", method="baseline"))
     assert "has a chat template, but the rows of data.train are plain" in caplog.text

@@ -1,4 +1,4 @@
-"""Bugs that public tools have shipped in how a student's sequences are written and read.
+"""Bugs that public tools have shipped, against what recipes build: who writes, and what is read.
 
 Each test begins with a recipe as users write it. Whole gradients of every preset are compared in
 `test_golden_updates`; what is said there is not repeated.
@@ -15,28 +15,30 @@ from typing import Any
 import pytest
 import torch
 from tests.jobs import naive
-from tests.jobs.recipe_bench import (
+from tests.jobs.runs import (
     bench,
+    folder_for,
     likeliest_outputs,
-    model_of,
     plain_logits,
+    recipe_in,
     scored,
+    trained,
 )
-from tests.jobs.test_rollouts_while_training import place_for, recipe_in, trained
-from tests.tiny import EOS, PAD, character_tokenizer, tiny_model
+from tests.tiny import EOS, character_tokenizer, tiny_model
 from transformers import GenerationConfig
 
 from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.errors import UserError
 from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.recipe.presets import preset_names
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.sources.completions import Completion
 from seqdistill.teachers.in_process import InProcessTeacher
 
-every_kind = pytest.mark.parametrize("kind", ["mbart", "t5", "llama", "gpt2"])
 one_of_each_kind = pytest.mark.parametrize("kind", ["mbart", "llama"])
 ON_POLICY = "sequences.mixture.student_fraction=1"
 NO_DEV = "data.dev=null"
+TRAINED = [name for name in preset_names() if not read_recipe(name).stages]
 HOT = "sequences.rollouts.sampling_temperature=3.0"
 """So that tiny models end some of their sequences early."""
 
@@ -64,90 +66,12 @@ def assert_logged_loss_is_naive(
         loss_temperature=loss_temperature,
     )
     assert logged["loss_nats"] == pytest.approx(float(expected), rel=1e-4)
-    assert 0.0 < logged["gradient_norm"] < float("inf")
+    assert all(map(math.isfinite, filter(None, logged.values())))
+    assert logged["gradient_norm"] > 0.0
     return found.written
 
 
-def place_of_many_lengths(folder: Path, kind: str) -> Path:
-    """Data and models whose hot samples end early or late."""
-    place = place_for(folder, kind)
-    for who, seed in (("student", 8), ("teacher", 3)):
-        model_of(kind, seed).save_pretrained(place / who)
-    return place
-
-
-def one_update(
-    place: Path, method: str, *overrides: str
-) -> tuple[dict[str, Any], list[Completion]]:
-    """What a run of one update logs, and what it learned from, which is one micro-batch."""
-    given = (NO_DEV, "training.steps=1", "training.batch_tokens=400", *overrides)
-    recipe = recipe_in(place, method, *given)
-    found = bench(recipe)
-    found.batch()
-    lengths = {len(one.example.target_ids) for one in found.written}
-    assert len(lengths) > 1, "nothing is padded"
-    return trained(recipe).read_metrics()[0], found.written
-
-
-GKD = (ON_POLICY, HOT, "objective.terms.0.beta=1.0")
 """Reverse KL on rollouts: it differs most from token to token."""
-
-
-def gkd(sequences: list[naive.Scored], *, beta: float = 1.0, reduction: str = "sequence") -> float:
-    terms = [{"divergence": "jensen_shannon", "beta": beta}]
-    return float(naive.loss(sequences, terms, reduction=reduction))
-
-
-def without_the_first(one: naive.Scored, tokens: int) -> naive.Scored:
-    return naive.Scored(one.targets[tokens:], one.student[tokens:], one.teacher[tokens:])
-
-
-def followed_by_padding(written: list[Completion], tokens: list[int]) -> list[Completion]:
-    """The sequences with so many padding symbols behind each."""
-    return [
-        dataclasses.replace(
-            one,
-            example=dataclasses.replace(
-                one.example, target_ids=(*one.example.target_ids, *[PAD] * more)
-            ),
-        )
-        for one, more in zip(written, tokens, strict=True)
-    ]
-
-
-def assert_learned(loss: float, *, rightly: float, wrongly: float) -> None:
-    assert loss == pytest.approx(rightly, rel=1e-5)
-    assert wrongly != pytest.approx(rightly, rel=1e-4), "the bug would not show here"
-
-
-@every_kind
-def test_rollouts_are_scored_whole_where_each_token_is_predicted_and_nothing_else_is(
-    tmp_path: Path, kind: str
-) -> None:
-    """TRL #6006: all rows were cut where the longest prompt ended, so that the first tokens behind
-    shorter ones had no loss. TRL PR 2058: what generation fills up to the longest rollout was in
-    the loss. distillm: labels of rollouts unshifted, those of data shifted: the mask lay on what
-    follows the end, and not on what comes before the first token. TRL GKD: one mean over the tokens
-    of the batch, where long rollouts weigh more."""
-    place = place_of_many_lengths(tmp_path, kind)
-    logged, written = one_update(place, "gkd", *GKD)
-    whole = scored(place, written)
-    prompts = [len(one.example.source_ids) for one in written]
-    cut = [
-        without_the_first(one, max(prompts) - prompt)
-        for one, prompt in zip(whole, prompts, strict=True)
-    ]
-    lengths = [len(one.example.target_ids) for one in written]
-    filled = followed_by_padding(written, [max(lengths) - length for length in lengths])
-    longer = scored(place, followed_by_padding(written, [1] * len(written)))
-    for wrongly in (
-        gkd([one for one in cut if one.targets]),
-        gkd(scored(place, filled)),
-        gkd([without_the_first(one, 1) for one in longer]),
-        gkd(whole, reduction="token"),
-    ):
-        assert_learned(logged["loss_nats"], rightly=gkd(whole), wrongly=wrongly)
-    assert logged["tokens"] == sum(lengths)
 
 
 @one_of_each_kind
@@ -167,41 +91,18 @@ def test_minus_infinity_behind_the_last_position_is_never_read(
         return found
 
     monkeypatch.setattr(InProcessTeacher, "score", with_holes)
-    place = place_of_many_lengths(tmp_path, kind)
-    logged, written = one_update(place, "gkd", *GKD, f"objective.terms.0.beta={beta}")
+    assert_logged_loss_is_naive(folder_for(tmp_path, kind), HOT, beta=beta)
     assert min(holes) > 0
-    expected = gkd(scored(place, written), beta=beta)
-    assert logged["loss_nats"] == pytest.approx(expected, rel=1e-4)
-    assert 0.0 < logged["gradient_norm"] < float("inf")
-    assert all(map(math.isfinite, (logged["student_entropy"], logged["teacher_reverse_kl"])))
-
-
-@one_of_each_kind
-def test_minillms_single_step_term_has_its_importance_weights(tmp_path: Path, kind: str) -> None:
-    """MiniLLM's code (LMOps #255, #264) has them in the clipped ratio of the other term alone."""
-    place = place_of_many_lengths(tmp_path, kind)
-    logged, written = one_update(place, "minillm")
-    samples = []
-    for one in scored(place, [w for w in written if w.origin == "teacher_mixed"]):
-        drawn_from = (0.2 * one.teacher.softmax(-1) + 0.8 * one.student.softmax(-1)).log()
-        sampled = naive.log_probs(drawn_from, one.targets)
-        samples.append(dataclasses.replace(one, sampled=sampled))
-    term: dict[str, object] = {"divergence": "reverse_kl"}
-    choices: tuple[object, ...] = ("importance", [])
-    weighted, plain = (
-        float(naive.loss(samples, [{**term, "token_weights": w}], reduction="sum")) for w in choices
-    )
-    assert_learned(logged["reverse_kl"], rightly=weighted, wrongly=plain)
 
 
 @one_of_each_kind
 def test_an_end_token_that_also_pads_is_learned(tmp_path: Path, kind: str) -> None:
     """TRL #6357, distillm's and TAID's code: rows were stripped and masked by the id that pads."""
-    place = place_for(tmp_path, kind)
+    place = folder_for(tmp_path, kind)
     for who, seed in (("student", 8), ("teacher", 3)):
         tokenizer = character_tokenizer(closes=kind == "mbart", pad="</s>")
         tokenizer.save_pretrained(place / who)
-        model = model_of(kind, seed)
+        model = tiny_model(kind, seed=seed)
         model.config.pad_token_id = EOS
         model.save_pretrained(place / who)
     written = assert_logged_loss_is_naive(place, HOT)
@@ -215,7 +116,7 @@ def test_rows_beyond_the_shared_vocabulary_are_cut_before_the_softmax(
     tmp_path: Path, kind: str
 ) -> None:
     """TRL #2215, torchtune #2119: one family, two padded sizes."""
-    place = place_for(tmp_path, kind)
+    place = folder_for(tmp_path, kind)
     tiny_model(kind, seed=3, vocab_size=48).save_pretrained(place / "teacher")
     assert_logged_loss_is_naive(place)
 
@@ -223,7 +124,7 @@ def test_rows_beyond_the_shared_vocabulary_are_cut_before_the_softmax(
 @one_of_each_kind
 def test_the_sampling_temperature_of_a_recipe_is_not_its_losss(tmp_path: Path, kind: str) -> None:
     """TRL's GKD: one setting of 0.9 for the sampler, and for the loss of one of its paths."""
-    place = place_for(tmp_path, kind)
+    place = folder_for(tmp_path, kind)
     cool = "sequences.rollouts.sampling_temperature=0.9"
     written = assert_logged_loss_is_naive(place, cool)
     student = naive.plain_model(place / "student")
@@ -254,7 +155,7 @@ def test_rollouts_are_of_the_weights_that_this_update_began_with(
     tmp_path: Path, engine: str, lora: bool, kind: str
 ) -> None:
     """TRL #5312: the engine went on with weights that were not the student's."""
-    place = place_for(tmp_path, kind)
+    place = folder_for(tmp_path, kind)
     given = [f"sequences.rollouts.engine={engine}", "sequences.rollouts.mode=greedy"]
     if lora:
         given += ["student.lora.rank=4", "student.lora.alpha=64"]
@@ -275,20 +176,13 @@ def test_rollouts_are_of_the_weights_that_this_update_began_with(
     assert seen[0] != seen[1] != seen[2], "the test must see moving weights"
 
 
-PRESETS_WITH_ROLLOUTS = [
-    name
-    for name in preset_names()
-    if not read_recipe(name).stages and read_recipe(name).sequences.rolls_out
-]
-
-
-@pytest.mark.parametrize("method", PRESETS_WITH_ROLLOUTS)
+@pytest.mark.parametrize("method", [n for n in TRAINED if read_recipe(n).sequences.rolls_out])
 def test_only_the_method_that_says_replay_learns_from_an_earlier_student(
     tmp_path: Path, method: str
 ) -> None:
     """distillm's GKD baseline drew from a replay buffer; DistiLLM itself does and says so."""
     given = [ON_POLICY] if method in ("gkd", "imitkd", "distillm") else []
-    found = bench(recipe_in(place_for(tmp_path, "mbart"), method, *given))
+    found = bench(recipe_in(folder_for(tmp_path, "mbart"), method, *given))
     ages, told = set(), []
     for update in range(1, 10):
         found.batch(update)
@@ -308,22 +202,6 @@ def test_only_the_method_that_says_replay_learns_from_an_earlier_student(
         assert set(told) == {None}
 
 
-def test_processes_of_a_run_throw_one_coin(tmp_path: Path) -> None:
-    """A coin of a process's own lets some generate while others wait, or hang."""
-    recipe = recipe_in(place_for(tmp_path, "mbart"), "gkd", "training.batch_tokens=40")
-    ranks = [bench(recipe, rank=rank, world_size=3) for rank in range(3)]
-    decisions = set()
-    for update in range(1, 13):
-        by = set()
-        for rank in ranks:
-            rank.batch(update)
-            rank.source.next_batch()
-            by |= {one.origin for one in rank.written}
-        assert len(by) == 1
-        decisions |= by
-    assert decisions == {"student", "reference"}
-
-
 @one_of_each_kind
 def test_a_generation_config_of_the_models_folder_is_not_inherited(
     tmp_path: Path, kind: str
@@ -333,7 +211,7 @@ def test_a_generation_config_of_the_models_folder_is_not_inherited(
     for name in ("plain", "with_defaults"):
         folder = tmp_path / name
         folder.mkdir()
-        place = place_for(folder, kind)
+        place = folder_for(folder, kind)
         if name == "with_defaults":
             for who in ("student", "teacher"):
                 start = EOS if kind == "mbart" else None
@@ -361,7 +239,7 @@ def test_a_generation_config_of_the_models_folder_is_not_inherited(
 @one_of_each_kind
 def test_rollouts_of_a_student_in_training_know_no_dropout(tmp_path: Path, kind: str) -> None:
     """With dropout they are another model's."""
-    found = bench(recipe_in(place_for(tmp_path, kind), "on_policy_kd", "training.dropout=0.5"))
+    found = bench(recipe_in(folder_for(tmp_path, kind), "on_policy_kd", "training.dropout=0.5"))
     found.prepared.adapted.train()
     found.batch()
     student = naive.plain_model(tmp_path / "student")
@@ -370,3 +248,43 @@ def test_rollouts_of_a_student_in_training_know_no_dropout(tmp_path: Path, kind:
             naive.log_probs(plain_logits(student, one.example), one.example.target_ids), abs=1e-4
         )
     assert all(module.training for module in found.prepared.adapted.modules())
+
+
+@one_of_each_kind
+def test_sequence_level_kd_learns_the_teachers_beams_each_with_its_own_source(
+    tmp_path: Path, kind: str
+) -> None:
+    """LMOps #250: the teacher's answers were made and the references learned. TRL #5726: made, and
+    overwritten by the student's. mozilla #272: learned with the next line's source."""
+    place = folder_for(tmp_path, kind)
+    if kind == "llama":  # one of whose beams some come to an end
+        tiny_model("llama", seed=12).save_pretrained(place / "teacher")
+    found = bench(recipe_in(place, "seq_kd", "training.batch_tokens=4000"))
+    assert found.prepared.teacher is not None
+    sources = {example.id: example.source_ids for example in found.prepared.train}
+    assert len(found.examples) > 8
+    assert all(example.source_ids == sources[example.id] for example in found.examples)
+    known = len(found.prepared.teacher.tokenizer)
+    expected = likeliest_outputs(
+        found.prepared.teacher, found.examples, beam=5, longest=12, vocab_size=known
+    )
+    assert [example.target_ids for example in found.examples] == expected
+    references = {example.id: example.target_ids for example in found.prepared.train}
+    assert all(example.target_ids != references[example.id] for example in found.examples)
+    batch = found.batch()
+    by_id = {example.id: example.target_ids for example in found.examples}
+    for row, name in enumerate(batch.example_ids):
+        assert tuple(batch.target_ids[row][batch.target_mask[row]].tolist()) == by_id[name]
+
+
+def test_two_tokenizers_are_refused_by_every_method_that_compares_token_by_token(
+    place: Path,
+) -> None:
+    """TRL #4562, ATLAS #45, DistillKit #7 and #29 fed the teacher the student's ids; TRL's GOLD
+    aligned and merged wrongly (#4392, #4765, #5905). Neither is done here."""
+    other = character_tokenizer(extra=["x1"])
+    other.save_pretrained(place / "teacher")
+    for method in [n for n in TRAINED if read_recipe(n).teacher.scores != "none"]:
+        with pytest.raises(UserError, match=r"must share one vocabulary.*'x1' for the teacher"):
+            trained(recipe_in(place, method))
+    assert not (place / "runs").exists()

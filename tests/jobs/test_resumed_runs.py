@@ -1,49 +1,35 @@
-"""--resume means the same run: other inputs, damaged students and two writers are refused."""
+"""--resume means the same run: inputs, arithmetic, whole students, and one writer."""
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
 
 import pytest
-from tests.jobs.test_distill import QUICK, save_data_and_models
+import torch
+from tests.jobs.runs import folder_for, settings_in, texts, trained
 
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs import training
 from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.inputs import data_files
-from seqdistill.jobs.train import train
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.locks import held
-from seqdistill.records.run_directory import RunDirectory
+from seqdistill.records.run_directory import Resume, RunDirectory
+from seqdistill.training.loop import TrainingLoop, TrainingResult
 
 
 def recipe_in(folder: Path) -> Recipe:
-    settings = {
-        **QUICK,
-        "training.checkpoint_every": 2,
-        "training.trackers": ["tensorboard"],
-        "teacher.model": str(folder / "teacher"),
-        "student.model": str(folder / "student"),
-        "data.train": str(folder / "train.tsv"),
-        "data.test": str(folder / "test.tsv"),
-        "output_dir": str(folder / "runs" / "one"),
-    }
-    return load_recipe("word_kd", [f"{key}={json.dumps(value)}" for key, value in settings.items()])
-
-
-def trained(recipe: Recipe, *, resume: bool = False) -> RunDirectory:
-    return train(recipe, progress=NoProgress(), resume=resume)
+    trackers = {"training.trackers": ["tensorboard"]}
+    return load_recipe("word_kd", texts({**settings_in(folder, "one"), **trackers}))
 
 
 @pytest.fixture
 def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A run that was killed after it trained and before it stored its student."""
-    save_data_and_models(tmp_path)
-    recipe = recipe_in(tmp_path)
+    recipe = recipe_in(folder_for(tmp_path, "mbart"))
 
     def kill(*_given: object) -> None:
         raise KeyboardInterrupt
@@ -54,7 +40,7 @@ def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     return recipe
 
 
-def test_what_changed_since_is_named_and_brought_back_it_goes_on(
+def test_a_run_goes_on_with_the_same_inputs_fingerprints_and_alone(
     killed: Recipe, tmp_path: Path
 ) -> None:
     for name, key in (
@@ -70,17 +56,22 @@ def test_what_changed_since_is_named_and_brought_back_it_goes_on(
         with pytest.raises(UserError, match=f"{key} that .* but {path.name} changed since"):
             trained(killed, resume=True)
         path.write_bytes(content)
-    assert trained(killed, resume=True).is_finished
-
-
-def test_without_fingerprints_a_run_is_not_resumed(killed: Recipe) -> None:
     run = RunDirectory.open(killed.output_dir)
+    metrics, manifest = run.metrics_path.read_bytes(), run.read_manifest()
+    with held(run.path, "training in"):
+        with pytest.raises(UserError, match="is training in it"):
+            trained(killed, resume=True)
+        with pytest.raises(UserError, match="is training in it"):
+            evaluate_run(run, progress=NoProgress())
+    assert run.metrics_path.read_bytes() == metrics
     run.write_manifest({})
     with pytest.raises(UserError, match="fingerprints"):
         trained(killed, resume=True)
     run.manifest_path.unlink()
     with pytest.raises(UserError, match=r"manifest\.json must be a readable"):
         trained(killed, resume=True)
+    run.write_manifest(manifest)
+    assert trained(killed, resume=True).is_finished
 
 
 def test_a_damaged_student_is_refused_and_made_again(killed: Recipe) -> None:
@@ -97,21 +88,9 @@ def test_a_damaged_student_is_refused_and_made_again(killed: Recipe) -> None:
     assert weights.stat().st_mtime_ns == written, "a finished run is left as it is"
 
 
-def test_one_process_at_a_time_writes_a_run(killed: Recipe) -> None:
-    run = RunDirectory.open(killed.output_dir)
-    before = run.metrics_path.read_bytes()
-    with held(run.path, "training in"):
-        with pytest.raises(UserError, match="is training in it"):
-            trained(killed, resume=True)
-        with pytest.raises(UserError, match="is training in it"):
-            evaluate_run(run, progress=NoProgress())
-    assert run.metrics_path.read_bytes() == before
-
-
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_folder_that_was_only_just_made_is_begun_either_way(tmp_path: Path, resume: bool) -> None:
-    save_data_and_models(tmp_path)
-    recipe = recipe_in(tmp_path)
+    recipe = recipe_in(folder_for(tmp_path, "mbart"))
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True)
     (folder / "recipe.yaml.partial-999999999").touch()
@@ -128,3 +107,38 @@ def test_a_folder_that_was_only_just_made_is_begun_either_way(tmp_path: Path, re
 def test_a_further_test_set_is_known_by_the_file_that_it_lies_in() -> None:
     whole = data_files("bundled:arithmetic")
     assert whole and data_files("bundled:arithmetic/new-templates") == whole
+
+
+class Stopped(Exception):
+    """Somebody pressed Ctrl-C before the first update."""
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "given", "precision"),
+    [(True, [], "bf16"), (False, [], "fp32"), (False, ["training.precision=bf16"], "bf16")],
+)
+def test_what_the_cpu_multiplies_fast_is_taken_noted_and_kept_on_another_machine(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    has_bf16: bool,
+    given: list[str],
+    precision: str,
+) -> None:
+    begun: list[str] = []
+
+    def stop(self: TrainingLoop, *, resume: Resume) -> TrainingResult:
+        begun.append(self.precision)
+        raise Stopped
+
+    monkeypatch.setattr(TrainingLoop, "run", stop)
+    recipe = load_recipe("word_kd", [*texts(settings_in(place)), *given])
+    for resume in (False, True):
+        found = {"avx512_bf16": has_bf16 != resume}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=found: f, raising=False)
+        with pytest.raises(Stopped):
+            trained(recipe, resume=resume)
+        told = "training.precision=bf16 takes many times as long as fp32 on this CPU" in caplog.text
+        assert told == bool(given)
+    assert begun == [precision] * 2
+    assert RunDirectory(place / "runs" / "run").read_manifest()["precision"] == precision

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tests.jobs.test_distill import save_pairs
-from tests.jobs.test_rollouts_while_training import recipe_in, trained
-from tests.jobs.test_teacher_states import folder_for
-from tests.tiny import character_tokenizer
-from transformers import BertConfig, BertForSequenceClassification
+from tests.jobs.runs import folder_for, recipe_in, trained
 
 from seqdistill.assembly import rewards
 from seqdistill.assembly.preparing import prepare
-from seqdistill.assembly.rewards import try_reward
 from seqdistill.core.errors import UserError
-from seqdistill.generation.entailment import EntailmentReward
 from seqdistill.jobs.plan import plan
+from seqdistill.metrics.rewards import Reward
 from seqdistill.models.placement import device_of
 from seqdistill.recipe.schema import Recipe
 
@@ -45,7 +39,6 @@ def infinite(prompts, completions, references):
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with data, models and a user's module of rewards."""
-    save_pairs(tmp_path / "dev.tsv", 4, seed=2)
     (tmp_path / "own_rewards.py").write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield folder_for(tmp_path, "mbart")
@@ -100,50 +93,21 @@ def test_training_is_rewarded_by_what_was_tried(place: Path) -> None:
     assert tried[1] == tried[2] and len(written) == 4, "once before, then once an update"
 
 
-def test_without_the_term_nothing_is_rewarded(place: Path) -> None:
-    assert prepare(recipe_in(place, "on_policy_kd")).reward is None
-
-
-@pytest.mark.parametrize("given", [[1.0], [1.0] * 5, [float("nan")] * 4])
-def test_rewards_of_any_kind_must_be_as_many_finite_numbers_as_there_are_outputs(
-    place: Path, given: Sequence[float]
-) -> None:
-    train = prepare(recipe_in(place, "on_policy_kd")).train
-    with pytest.raises(UserError, match="one finite number for each of 4 outputs"):
-        try_reward(lambda written: given, train)
-    try_reward(lambda written: [1.0] * len(written), [dataclasses.replace(train[0], target_ids=())])
-
-
 def test_a_classifier_judges_on_the_device_of_the_training(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        id2label={0: "neutral", 1: "entailment"},
-    )
-    BertForSequenceClassification(config).save_pretrained(place / "classifier")
-    character_tokenizer().save_pretrained(place / "classifier")
-    moved: list[torch.device | str] = []
+    moved: list[object] = []
 
-    def to(self: EntailmentReward, device: torch.device | str) -> EntailmentReward:
-        moved.append(device)
-        return self
+    class Classifier:
+        def __init__(self, folder: str) -> None:
+            assert folder == "classifier"
 
-    monkeypatch.setattr(EntailmentReward, "to", to)
-    judged = f"objective.reward.classifier={place / 'classifier'}"
+        def to(self, device: torch.device) -> Reward:
+            moved.append(device)
+            return lambda prompts, completions, references: [1.0] * len(prompts)
+
+    monkeypatch.setattr(rewards, "EntailmentReward", Classifier)
     for wanted in ("cpu", "auto"):
-        prepare(rewarded_by(place, "entailment", judged, f"training.device={wanted}"))
+        given = ("objective.reward.classifier=classifier", f"training.device={wanted}")
+        prepare(rewarded_by(place, "entailment", *given))
     assert moved == [torch.device("cpu"), device_of("auto")]
-
-
-def test_a_gpu_that_is_not_there_is_refused_before_a_folder_is_made(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"training\.device=cuda needs a GPU"):
-        trained(recipe_in(place, "on_policy_kd", "training.device=cuda"))
-    assert not (place / "runs").exists()

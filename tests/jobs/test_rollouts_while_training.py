@@ -1,103 +1,43 @@
-"""The GKD family end to end on tiny models: each preset, both kinds, prompts alone."""
+"""Students that sample while they train, and what a run notes: samples, metrics, trackers."""
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import shutil
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.jobs.test_distill import QUICK, save_pairs
-from tests.jobs.test_stages import student_of, texts
-from tests.jobs.test_teacher_states import folder_for
-from tests.tiny import character_tokenizer, tiny_model
+from accelerate import Accelerator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.jobs.runs import (
+    assert_equal_students,
+    folder_for,
+    losses,
+    recipe_in,
+    student_of,
+    trained,
+)
+from tests.sources.writing import batched
+from tests.tiny import tiny_model
 
+from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.core.errors import UserError
-from seqdistill.core.progress import NoProgress
-from seqdistill.jobs.plan import plan
-from seqdistill.jobs.training import train_student
-from seqdistill.recipe.loading import load_recipe
-from seqdistill.recipe.resolving import read_recipe
+from seqdistill.core.origins import Origin
+from seqdistill.jobs.logs import RolloutLog, check_trackers, trackers_started
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.run_directory import RunDirectory
-
-FAMILY = (
-    "supervised_kd",
-    "on_policy_kd",
-    "gkd",
-    "imitkd",
-    "f_distill",
-    "minillm",
-    "distillm",
-    "distillm_2",
-    "akl",
-    "taid",
-    "gkd_rl",
-)
-
-
-def place_for(folder: Path, name: str) -> Path:
-    save_pairs(folder / "dev.tsv", 4, seed=2)
-    return folder_for(folder, name)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return place_for(tmp_path, "mbart")
-
-
-def recipe_in(folder: Path, method: str, *overrides: str, name: str = "run") -> Recipe:
-    given = {
-        **QUICK,
-        "data.train": str(folder / "train.tsv"),
-        "data.dev": str(folder / "dev.tsv"),
-        "teacher.model": str(folder / "teacher"),
-        "student.model": str(folder / "student"),
-        "sequences.rollouts.max_new_tokens": 8,
-        "sequences.rollouts.samples_every": 2,
-        "sequences.decoding.engine": "transformers",
-        "evaluation.engine": "transformers",
-        "training.precision": "fp32",
-        "training.log_every": 1,
-        "output_dir": str(folder / "runs" / name),
-    }
-    if not read_recipe(method).sequences.can_roll_out:
-        given = {key: value for key, value in given.items() if "rollouts" not in key}
-    if method == "distillm":
-        given["training.eval_every"] = 2
-    return load_recipe(method, [*texts(given), *overrides])
-
-
-def trained(recipe: Recipe, *, resume: bool = False) -> RunDirectory:
-    return train_student(recipe, progress=NoProgress(), resume=resume)
-
-
-def losses(run: RunDirectory) -> list[float]:
-    found = [row["loss_nats"] for row in run.read_metrics() if "loss_nats" in row]
-    return [float(str(value)) for value in found]
-
-
-@pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return place_for(tmp_path_factory.mktemp("causal"), "llama")
-
-
-@pytest.mark.parametrize("method", FAMILY)
-def test_each_method_trains_a_causal_student(causal: Path, method: str) -> None:
-    """Encoder-decoders: `test_published_teacher_bugs`."""
-    before = tiny_model("llama", seed=8).state_dict()
-    run = trained(recipe_in(causal, method, name=method))
-    assert len(losses(run)) == 4 and all(map(math.isfinite, losses(run)))
-    after = student_of(run)
-    assert any(not torch.equal(after[name], before[name]) for name in after)
+from seqdistill.sources.completions import Completion
+from seqdistill.training.processes import make_accelerator
 
 
 @pytest.mark.parametrize("kind", ["mbart", "llama"])
 def test_ctranslate2_writes_with_the_weights_of_each_update(tmp_path: Path, kind: str) -> None:
-    place = place_for(tmp_path, kind)
+    place = folder_for(tmp_path, kind)
     engine = "sequences.rollouts.engine=ctranslate2"
     rows: list[dict[str, Any]] = trained(recipe_in(place, "on_policy_kd", engine)).read_metrics()
     written = [row for row in rows if "completion_length" in row]
@@ -105,23 +45,31 @@ def test_ctranslate2_writes_with_the_weights_of_each_update(tmp_path: Path, kind
     assert all(row["refresh_seconds"] > 0.0 and row["completion_length"] > 0 for row in written)
 
 
-@pytest.mark.parametrize("method", ["gkd", "distillm", "minillm"])
-def test_a_resumed_run_equals_an_uninterrupted_one(place: Path, method: str) -> None:
-    whole = trained(recipe_in(place, method, "training.checkpoint_every=2", name="whole"))
-    recipe = recipe_in(place, method, "training.checkpoint_every=2", name="part")
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [("gkd", ()), ("distillm", ()), ("minillm", ()), ("on_policy_kd", ("student.lora.rank=2",))],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    place: Path, method: str, given: tuple[str, ...]
+) -> None:
+    whole = trained(recipe_in(place, method, *given, name="whole"))
+    recipe = recipe_in(place, method, *given, name="part")
     part = trained(recipe)
     # As a kill after update 3 leaves it: the state of update 2, and metrics beyond it.
     shutil.rmtree(part.checkpoints_path / "checkpoint-4")
     again = trained(recipe, resume=True)
-    first, second = student_of(whole), student_of(again)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert_equal_students(whole, again)
     assert losses(again) == losses(whole)
-    kept = [{**row, "step": row["step"]} for row in again.read_rollouts()]
-    assert kept == whole.read_rollouts()
+    assert again.read_rollouts() == whole.read_rollouts()
 
 
-def test_what_rollouts_were_like_is_logged_and_some_are_kept(place: Path) -> None:
-    run = trained(recipe_in(place, "on_policy_kd"))
+@pytest.mark.parametrize(
+    ("method", "origin"), [("on_policy_kd", "student"), ("minillm", "teacher_mixed")]
+)
+def test_what_rollouts_were_like_is_logged_and_some_are_kept(
+    place: Path, method: str, origin: str
+) -> None:
+    run = trained(recipe_in(place, method))
     row: dict[str, Any] = run.read_metrics()[0]
     for name in (
         "completion_length",
@@ -133,28 +81,16 @@ def test_what_rollouts_were_like_is_logged_and_some_are_kept(place: Path) -> Non
     ):
         assert math.isfinite(row[name]), name
     assert 1.0 <= row["completion_length"] <= 8.0
-    assert 0.0 <= row["student_entropy"] <= math.log(40)
+    assert 0.0 < row["student_entropy"] < math.log(40) and row["teacher_reverse_kl"] > 0.0
     kept: list[dict[str, Any]] = run.read_rollouts()
     assert {row["step"] for row in kept} == {1, 3}
-    assert {row["origin"] for row in kept} == {"student"}
+    assert {row["origin"] for row in kept} == {origin}
     assert all(row["tokens"] <= 8 and row["prompt"] for row in kept)
-
-
-def test_a_plan_times_what_the_student_writes(place: Path) -> None:
-    planned = plan(recipe_in(place, "distillm"))
-    assert planned.seconds_per_method > 0.0 and not (place / "runs").exists()
-
-
-def test_rollouts_that_cannot_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    place = place_for(tmp_path, "llama")
-    with pytest.raises(UserError, match=r"must leave room for the longest prompt"):
-        trained(recipe_in(place, "on_policy_kd", "sequences.rollouts.max_new_tokens=39"))
-    assert not (place / "runs").exists()
 
 
 @pytest.mark.parametrize("kind", ["mbart", "llama"])
 def test_a_lora_student_is_stored_whole_and_as_adapters(tmp_path: Path, kind: str) -> None:
-    place = place_for(tmp_path, kind)
+    place = folder_for(tmp_path, kind)
     recipe = recipe_in(place, "on_policy_kd", "student.lora.rank=2", "training.learning_rate=0.05")
     run = trained(recipe)
     before, after = tiny_model(kind, seed=8).state_dict(), student_of(run)
@@ -164,31 +100,103 @@ def test_a_lora_student_is_stored_whole_and_as_adapters(tmp_path: Path, kind: st
     assert (run.adapter_path / "adapter_model.safetensors").is_file()
 
 
-def test_a_lora_student_resumes_as_it_was(place: Path) -> None:
-    given = ("student.lora.rank=2", "training.checkpoint_every=2")
-    whole = trained(recipe_in(place, "on_policy_kd", *given, name="whole"))
-    recipe = recipe_in(place, "on_policy_kd", *given, name="part")
-    part = trained(recipe)
-    shutil.rmtree(part.checkpoints_path / "checkpoint-4")
-    first, second = student_of(whole), student_of(trained(recipe, resume=True))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A recipe that wants to see something of every third update."""
+    place = folder_for(tmp_path_factory.mktemp("place"), "mbart")
+    return prepare(recipe_in(place, "gkd", "sequences.rollouts.samples_every=3"))
 
 
-def test_chats_without_an_answer_are_prompts(tmp_path: Path) -> None:
-    place = place_for(tmp_path, "llama")
-    template = (
-        "{% for m in messages %}{{ m['role'][0] }} {{ m['content'] }} {% endfor %}"
-        "{% if add_generation_prompt %}a {% endif %}"
+def written(prepared: Prepared, writer: Origin, prompts: Sequence[int]) -> list[Completion]:
+    """A sequence for each of the prompts, which may come again."""
+    return [Completion(prepared.train[prompt], writer) for prompt in prompts]
+
+
+def kept(run: RunDirectory) -> list[tuple[Any, Any, Any]]:
+    run.close()
+    return [(row["step"], row["origin"], row["id"]) for row in run.read_rollouts()]
+
+
+@pytest.mark.parametrize("writer", ["student", "teacher_mixed"])
+def test_where_the_coin_falls_to_references_the_log_waits_for_the_student(
+    prepared: Prepared, tmp_path: Path, writer: Origin
+) -> None:
+    run = RunDirectory(tmp_path)
+    log = RolloutLog(prepared, run)
+    ids = [example.id for example in prepared.train]
+    by_others = written(prepared, "reference", [0, 1]) + written(prepared, "teacher", [2])
+    log(1, batched(by_others))
+    assert kept(run) == []
+    log(2, batched(by_others + written(prepared, writer, [3, 4])))
+    expected = [(2, writer, ids[3]), (2, writer, ids[4])]
+    assert kept(run) == expected
+    for update in (2, 3):  # another micro-batch, another update of the same three
+        log(update, batched(written(prepared, writer, [5])))
+    assert kept(run) == expected
+    log(4, batched(by_others))
+    log(6, batched(by_others))
+    log(
+        9, batched(written(prepared, writer, [6]))
+    )  # nobody is late twice: the next three begin at 10
+    log(10, batched(written(prepared, writer, [7])))
+    assert kept(run) == [*expected, (9, writer, ids[6]), (10, writer, ids[7])]
+
+
+@pytest.mark.parametrize("resumed_at", range(1, 11))
+def test_a_log_that_is_resumed_keeps_the_same(
+    prepared: Prepared, tmp_path: Path, resumed_at: int
+) -> None:
+    def hear(log: RolloutLog, first: int, last: int) -> None:
+        for update in range(first, last + 1):
+            writer: Origin = "student" if update in (2, 3, 8, 10) else "reference"
+            log(update, batched(written(prepared, writer, [update])))
+
+    whole, part = (RunDirectory.create(tmp_path / name) for name in ("whole", "part"))
+    hear(RolloutLog(prepared, whole), 1, 10)
+    assert [step for step, _, _ in kept(whole)] == [2, 8, 10]
+    log = RolloutLog(prepared, part)
+    hear(log, 1, resumed_at)
+    logs = part.logs_so_far()
+    hear(log, resumed_at + 1, min(10, resumed_at + 2))
+    again = RolloutLog(prepared, part)
+    part.go_back_to(logs)
+    hear(again, resumed_at + 1, 10)
+    assert kept(part) == kept(whole)
+
+
+def test_several_samples_of_a_prompt_leave_room_for_other_prompts(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path)
+    ids = [example.id for example in prepared.train]
+    log = RolloutLog(prepared, run)
+    log(1, batched(written(prepared, "student", [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])))
+    log(4, batched(written(prepared, "student", [n // 4 for n in range(24)])))
+    log(7, batched(written(prepared, "student", [5] * 8)))
+    names = [name for _, _, name in kept(run)]
+    assert names == [*ids[:3], ids[0], *ids[:4], *[ids[5]] * 4]
+
+
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        check_trackers(["wandb"])
+
+
+def test_tensorboard_gets_the_numbers_in_the_run_directory(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    folder = run.tensorboard_path
+    accelerator: Accelerator = make_accelerator(
+        "auto", on_cpu=True, trackers=["tensorboard"], folder=folder
     )
-    for folder in ("student", "teacher"):
-        tokenizer = character_tokenizer(closes=False)
-        tokenizer.chat_template = template
-        tokenizer.save_pretrained(place / folder)
-    turns = [[{"role": "user", "content": word}] for word in ("rot", "blau", "zwei", "drei")]
-    rows = [json.dumps({"messages": messages}) for messages in turns]
-    (place / "chats.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    given = f"data.train={place / 'chats.jsonl'}"
-    run = trained(recipe_in(place, "on_policy_kd", given, "sequences.rollouts.samples_every=1"))
-    kept: list[dict[str, Any]] = run.read_rollouts()
-    assert {row["prompt"] for row in kept} <= {f"u {w} a " for w in ("rot", "blau", "zwei", "drei")}
-    assert all(row["reference"] is None for row in kept)
+    before = dict(os.environ)
+    with trackers_started(accelerator, Recipe(), run):
+        for step in (10, 20):
+            accelerator.log({"loss_nats": step / 8}, step=step)
+    assert dict(os.environ) == before
+    (events,) = [path for path in run.path.rglob("*") if path.is_file()]
+    assert socket.gethostname() not in events.name
+    read = EventAccumulator(str(events.parent)).Reload()
+    found = [(event.step, event.value) for event in read.Scalars("loss_nats")]
+    assert found == [(10, 1.25), (20, 2.5)]
+    accelerator.log({"loss_nats": 1.0}, step=30)  # nobody listens any more

@@ -6,14 +6,12 @@ exactly the smaller one's rows.
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 
 import pytest
 from tests.jobs import naive
-from tests.jobs.recipe_bench import bench, plain_logits
-from tests.jobs.test_rollouts_while_training import losses, place_for, recipe_in, trained
+from tests.jobs.runs import bench, folder_for, losses, plain_logits, recipe_in, trained
 from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.assembly.preparing import check_vocabularies, prepare
@@ -45,7 +43,7 @@ COMBINATIONS = pytest.mark.parametrize(
 
 def place_of(folder: Path, kind: str, larger: str) -> Path:
     """Data, and two models of which one has rows that the tokenizer does not know."""
-    place = place_for(folder, kind)
+    place = folder_for(folder, kind)
     tokenizer = character_tokenizer(closes=kind == "mbart", extra=["0", "1", "2", "3", "4"])
     assert len(tokenizer) == KNOWN
     for who, seed in (("student", 8), ("teacher", 3)):
@@ -53,49 +51,6 @@ def place_of(folder: Path, kind: str, larger: str) -> Path:
         tiny_model(kind, seed=seed, vocab_size=rows).save_pretrained(place / who)
         tokenizer.save_pretrained(place / who)
     return place
-
-
-@COMBINATIONS
-def test_on_policy_students_train_whoever_is_larger(
-    tmp_path: Path, kind: str, larger: str, engine: str
-) -> None:
-    place = place_of(tmp_path, kind, larger)
-    hot = ("sequences.rollouts.sampling_temperature=3", f"sequences.rollouts.engine={engine}")
-    assert all(map(math.isfinite, losses(trained(recipe_in(place, "on_policy_kd", *hot)))))
-    found = bench(recipe_in(place, "on_policy_kd", *hot, name="bench"))
-    written = [one for update in (1, 2, 3) for _ in [found.batch(update)] for one in found.written]
-    ids = list(itertools.chain.from_iterable(one.example.target_ids for one in written))
-    assert len(set(ids)) > KNOWN / 2 and max(ids) < KNOWN
-    student = naive.plain_model(place / "student")
-    for one in written if engine == "transformers" else []:
-        logits = plain_logits(student, one.example)[:, :KNOWN] / 3
-        assert one.sampled_log_probs == pytest.approx(
-            naive.log_probs(logits, one.example.target_ids), abs=1e-4
-        )
-
-
-@COMBINATIONS
-def test_students_train_on_the_teachers_samples_whoever_is_larger(
-    tmp_path: Path, kind: str, larger: str, engine: str
-) -> None:
-    place = place_of(tmp_path, kind, larger)
-    given = (*HOT, f"sequences.decoding.engine={engine}", f"sequences.rollouts.engine={engine}")
-    recipe = recipe_in(place, "f_distill", *given)
-    assert all(map(math.isfinite, losses(trained(recipe))))
-    found = bench(recipe_in(place, "f_distill", *given, name="bench"))
-    by_teacher = [i for example in found.examples for i in example.target_ids]
-    assert len(set(by_teacher)) > KNOWN / 2 and max(by_teacher) < KNOWN
-    found.batch()
-    assert max(i for one in found.written for i in one.example.target_ids) < KNOWN
-
-
-@EACH_KIND
-def test_a_larger_teachers_corpus_is_the_one_that_label_makes(tmp_path: Path, kind: str) -> None:
-    place = place_of(tmp_path, kind, "teacher")
-    recipe = recipe_in(place, "seq_kd", *HOT[:3])
-    trained(recipe)
-    corpora = list(place.rglob("teacher-corpora/*"))
-    assert label_data(recipe, progress=NoProgress()) in corpora and len(corpora) == 1
 
 
 def test_a_corpus_of_before_padded_rows_were_cut_off_is_refused(
@@ -126,6 +81,28 @@ def test_a_student_without_a_teacher_writes_what_its_tokenizer_knows(
         found.batch(update)
         ids += [i for one in found.written for i in one.example.target_ids]
     assert len(set(ids)) > 4 and max(ids) < KNOWN
+
+
+@COMBINATIONS
+def test_nobody_writes_what_the_other_cannot_read_whoever_is_larger(
+    tmp_path: Path, kind: str, larger: str, engine: str
+) -> None:
+    """The teacher's samples and the student's, of one recipe."""
+    place = place_of(tmp_path, kind, larger)
+    given = (*HOT, f"sequences.decoding.engine={engine}", f"sequences.rollouts.engine={engine}")
+    assert all(map(math.isfinite, losses(trained(recipe_in(place, "f_distill", *given)))))
+    found = bench(recipe_in(place, "f_distill", *given, name="bench"))
+    by_teacher = [i for example in found.examples for i in example.target_ids]
+    written = [one for update in (1, 2, 3) for _ in [found.batch(update)] for one in found.written]
+    own = [one for one in written if one.origin == "student"]
+    for ids in (by_teacher, [i for one in own for i in one.example.target_ids]):
+        assert len(set(ids)) > KNOWN / 2 and max(ids) < KNOWN
+    student = naive.plain_model(place / "student")
+    for one in own if engine == "transformers" else []:
+        logits = plain_logits(student, one.example)[:, :KNOWN] / 3
+        assert one.sampled_log_probs == pytest.approx(
+            naive.log_probs(logits, one.example.target_ids), abs=1e-4
+        )
 
 
 def with_another_end(place: Path, who: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy import stats
-from tests.jobs.test_distill import save_pairs
+from tests.jobs.runs import save_pairs
 from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.core.errors import RecipeError
@@ -19,6 +20,8 @@ from seqdistill.jobs.sweep import planned_cells, run_sweep
 from seqdistill.jobs.train import train
 from seqdistill.metrics.repetitions import t_interval, t_quantile
 from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.presets import preset_names
+from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sweep_schema import Sweep, read_sweep
 from seqdistill.records.run_directory import RunDirectory
@@ -139,6 +142,13 @@ def test_a_cell_that_fails_is_noted_and_the_others_go_on(
     monkeypatch.setattr(cells, "train", train)
     assert not run_sweep(sweep_of(text)).failed
     assert not [row for row in read_rows(found.rows) if "error" in row]
+
+
+def test_a_recipe_is_the_same_in_another_process() -> None:
+    for preset in preset_names():
+        recipe = read_recipe(preset, ["training.steps=7"])
+        other = pickle.loads(pickle.dumps(recipe))
+        assert other == recipe and recipe_hash(other) == recipe_hash(recipe)
 
 
 def test_the_hash_is_of_what_is_set_wherever_it_is_written(place: Path) -> None:

@@ -15,7 +15,7 @@ from tests.tiny import character_tokenizer, collator, random_examples, tiny_mode
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from seqdistill.core.errors import ModelError, UserError
-from seqdistill.jobs.systems import weight_bytes
+from seqdistill.jobs.export import weight_bytes
 from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.models.lora import LoraAdapter

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.objectives.worlds import PARAMETERS
 
-from seqdistill.assembly.objective import build_objective
+from seqdistill.assembly.preparing import build_objective
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
 from seqdistill.recipe.checks import contradictions

@@ -321,11 +321,11 @@ def test_shards_of_sampled_corpora_draw_from_different_streams(tmp_path: Path) -
 
 
 def beam(**changes: Any) -> dict[str, Any]:
-    return {"decoding": dataclasses.replace(BEAM, **changes)}
+    return {"decoding": BEAM.model_copy(update=changes)}
 
 
 def sample(**changes: Any) -> dict[str, Any]:
-    return {"decoding": dataclasses.replace(SAMPLE, **changes)}
+    return {"decoding": SAMPLE.model_copy(update=changes)}
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_other_sources_and_shards_are_refused_but_not_settings_of_no_effect(
             label_with(FakeGenerator(), tmp_path, examples=examples)
     with pytest.raises(StaleCorpusError, match="shard_size: stored 5, wanted 6"):
         label_with(FakeGenerator(), tmp_path, shard_size=6)
-    same = dataclasses.replace(BEAM, batch_tokens=17, top_k=5, sampling_temperature=2.0)
+    same = BEAM.model_copy(update={"batch_tokens": 17, "top_k": 5, "sampling_temperature": 2.0})
     label_with(FakeGenerator(calls_left=0), tmp_path, decoding=same, seed=99)
 
 

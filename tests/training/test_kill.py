@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tests.jobs.test_distill import QUICK, save_data_and_models
-from tests.jobs.test_stages import texts
+from tests.jobs.runs import QUICK, folder_for, texts
 from tests.training.small import TIMINGS
 
 import seqdistill
@@ -40,7 +39,7 @@ with open(sys.argv[1], encoding="utf-8") as file:
 
 def recipe_for(folder: Path) -> Recipe:
     """A tiny mBART with dropout, dev scores, states and an average of the best."""
-    save_data_and_models(folder)
+    folder_for(folder, "mbart")
     given = {
         **QUICK,
         "seed": 3,

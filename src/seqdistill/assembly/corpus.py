@@ -15,7 +15,7 @@ from seqdistill.assembly.data import (
     encode_for_evaluation,
     without_references,
 )
-from seqdistill.assembly.decoding import build_decoding, build_generator, labelling_engine
+from seqdistill.assembly.decoding import build_generator, labelling_engine
 from seqdistill.assembly.judging import text_units
 from seqdistill.assembly.models import teacher_placement
 from seqdistill.core.errors import StaleCorpusError
@@ -75,7 +75,7 @@ class Wanted:
 
     @property
     def origin(self) -> str:
-        """Whether labels are reused or made anew, and why, in a sentence for people."""
+        """Whether labels are reused or made, in a sentence for people."""
         if self.is_there:
             made = time.localtime((self.folder / CORPUS).stat().st_mtime)
             record = read_record(self.folder)
@@ -86,36 +86,7 @@ class Wanted:
         if is_begun(self.folder):
             shards = len(list(self.folder.glob("shard-*.parquet")))
             return f"going on with the labels in {self.folder}, which has {shards} parts"
-        others = [
-            (self._changed(found.parent), found.parent)
-            for found in sorted(self.folder.parent.glob(f"*/{CORPUS}"))
-        ]
-        others = [(changed, folder) for changed, folder in others if len(changed) <= _FEW]
-        if not others:
-            return f"labelling into {self.folder}"
-        changed, folder = min(others, key=lambda other: len(other[0]))
-        return (
-            f"labelling anew into {self.folder}, since the labels in {folder} are of another "
-            f"{', '.join(changed)}"
-        )
-
-    def _changed(self, folder: Path) -> list[str]:
-        """What of the corpus in a folder is otherwise, under the names that recipes use."""
-        stored = read_record(folder).settings
-        return [
-            _NAMES.get(name, f"{_KEYS.get(name, f'sequences.{name}')} ({old}, now {new})")
-            for name, old, new in differences(stored, self.settings)
-        ]
-
-
-_FEW = 3
-"""With more differences than that, it has little to do with what is wanted."""
-_NAMES = {
-    "teacher_fingerprint": "teacher.model",
-    "tokenizer_fingerprint": "tokenizer",
-    "sources_fingerprint": "data.train or encoding",
-}
-_KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type, teacher.dtype"}
+        return f"labelling into {self.folder}"
 
 
 def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> Wanted:
@@ -132,7 +103,7 @@ def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Examp
         ),
         tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
         sources_fingerprint=fingerprint_sources(sources),
-        decoding=build_decoding(section),
+        decoding=section,
         seed=recipe.seed if section.mode == "sample" else 0,
         engine=f"{section.engine} {section.compute_type} of {teacher.model.dtype}",
     )

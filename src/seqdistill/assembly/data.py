@@ -12,7 +12,7 @@ from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.collating import Collator
 from seqdistill.data.conversations import ChatSettings
-from seqdistill.data.dataset import Encoded, EncodedDataset, cut_long_sources
+from seqdistill.data.dataset import Encoded, EncodedDataset, cut_long_sources, leave_out_long
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
@@ -94,6 +94,15 @@ def encode_for_evaluation(
         encode_for(pair, examples, chat),
         max_source_tokens=data.max_source_tokens,
         kind=pair.kind,
+    )
+
+
+def within_limits(examples: EncodedDataset, data: DataSection) -> Encoded:
+    """The examples that are no longer than the recipe allows, and how many are left out."""
+    return leave_out_long(
+        examples,
+        max_source_tokens=data.max_source_tokens,
+        max_target_tokens=data.max_target_tokens,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from transformers import PreTrainedModel
 
@@ -13,17 +12,16 @@ from seqdistill.core.errors import EngineError, with_hint
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.decoding import SequenceGenerator
+from seqdistill.generation.scoring import IdPair
 from seqdistill.generation.transformers_engine import TransformersGenerator
-from seqdistill.generation.verification import reach_of
+from seqdistill.generation.verification import Reach, reach_of
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sequences_schema import DecodingSection
 
 _LOG = logging.getLogger(__name__)
 _NUM_OFFERED = 64
 """Of these, those that fit the model are taken until there are enough."""
-Made = TypeVar("Made")
 
 TRANSFORMERS = "transformers float32"
 """What `engine_name` says of the transformers engine."""
@@ -77,12 +75,6 @@ def rollout_engine(recipe: Recipe) -> EngineChoice:
     return EngineChoice(engine, "sequences.rollouts.engine", threads=recipe.training.threads)
 
 
-def build_decoding(section: DecodingSection) -> Decoding:
-    """The settings of one generation."""
-    names = [field.name for field in dataclasses.fields(Decoding)]
-    return Decoding(**{name: getattr(section, name) for name in names})
-
-
 def verification_pairs(
     examples: Sequence[EncodedExample],
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -98,8 +90,15 @@ def engine_name(generator: SequenceGenerator) -> str:
     return TRANSFORMERS
 
 
-def made_by_ctranslate2(make: Callable[[], Made], engine: EngineChoice) -> Made | None:
-    """What `make` makes of CTranslate2; None where transformers is to take its place.
+def converted(
+    pair: LoadedModel,
+    engine: EngineChoice,
+    *,
+    verify_on: Sequence[IdPair],
+    reach: Reach,
+    vocab_size: int | None,
+) -> CTranslate2Generator | None:
+    """CTranslate2 with the model's present weights; None where transformers is to take its place.
 
     Raises EngineError, which names the setting, where CTranslate2 must run the model and cannot.
     """
@@ -107,7 +106,16 @@ def made_by_ctranslate2(make: Callable[[], Made], engine: EngineChoice) -> Made 
         return None
     try:
         with with_hint(engine.remedy):
-            return make()
+            return CTranslate2Generator(
+                pair.model,
+                pair.tokenizer,
+                kind=pair.kind,
+                compute_type=engine.compute_type,
+                threads=engine.threads,
+                verify_on=verify_on,
+                reach=reach,
+                vocab_size=vocab_size,
+            )
     except EngineError as error:
         if not engine.may_fall_back:
             raise
@@ -129,18 +137,12 @@ def build_generator(
     them and at the length of the longest with `max_new_tokens` beside it. Raises EngineError for a
     model that CTranslate2 must run and cannot.
     """
-    fast = made_by_ctranslate2(
-        lambda: CTranslate2Generator(
-            pair.model,
-            pair.tokenizer,
-            kind=pair.kind,
-            compute_type=engine.compute_type,
-            threads=engine.threads,
-            verify_on=verification_pairs(examples),
-            reach=reach_of(examples, max_new_tokens),
-            vocab_size=vocab_size,
-        ),
+    fast = converted(
+        pair,
         engine,
+        verify_on=verification_pairs(examples),
+        reach=reach_of(examples, max_new_tokens),
+        vocab_size=vocab_size,
     )
     return fast or TransformersGenerator(
         pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import keep_layers
-from seqdistill.core.errors import ModelError, RecipeError, did_you_mean
+from seqdistill.core.errors import ModelError, did_you_mean
 from seqdistill.data.bundled import SCHEME, bundled_folder
 from seqdistill.data.examples import Example
 from seqdistill.generation.model_facts import declare_ends
@@ -80,11 +80,8 @@ def _placement(section: TeacherSection | EvaluationSection, recipe: Recipe, key:
 
 
 def build_teacher(recipe: Recipe) -> LoadedModel:
-    """The recipe's teacher. Raises RecipeError when it names none."""
-    if recipe.teacher.model is None:
-        raise RecipeError(
-            "teacher.model must name a model folder for this method, but it is not set."
-        )
+    """The teacher that the recipe names."""
+    assert recipe.teacher.model is not None
     pair = load_pair(
         model_folder(recipe.teacher.model),
         trust_remote_code=recipe.teacher.trust_remote_code,
@@ -124,51 +121,43 @@ def build_student(
 def _initial_student(
     recipe: Recipe, teacher: LoadedModel | None, train_examples: Iterable[Example]
 ) -> LoadedModel:
-    if recipe.student.init == "teacher_layers":
-        return _from_teacher_layers(recipe, teacher)
-    if recipe.student.init == "scratch":
+    section = recipe.student
+    if section.init == "scratch":
         return _from_scratch(recipe, teacher, train_examples)
-    if recipe.student.model is None:
-        raise RecipeError("student.model must name a model folder, but it is not set.")
-    pair = load_pair(
-        model_folder(recipe.student.model), trust_remote_code=recipe.student.trust_remote_code
-    )
-    return dataclasses.replace(pair, name=recipe.student.model)
-
-
-def _from_teacher_layers(recipe: Recipe, teacher: LoadedModel | None) -> LoadedModel:
-    if teacher is None:
-        raise RecipeError("student.init teacher_layers needs teacher.model, but it is not set.")
-    model = keep_layers(
-        teacher.model,
-        encoder_layers=recipe.student.encoder_layers,
-        decoder_layers=recipe.student.decoder_layers,
-    )
-    # Whatever the teacher's dtype and device: the student's weights are trained in fp32.
-    model.to("cpu", torch.float32)
-    return LoadedModel(model, teacher.tokenizer, "student")
+    if section.init == "teacher_layers":
+        assert teacher is not None
+        model = keep_layers(
+            teacher.model,
+            encoder_layers=section.encoder_layers,
+            decoder_layers=section.decoder_layers,
+        )
+        # Whatever the teacher's dtype and device: the student's weights are trained in fp32.
+        model.to("cpu", torch.float32)
+        return LoadedModel(model, teacher.tokenizer, "student")
+    assert section.model is not None
+    pair = load_pair(model_folder(section.model), trust_remote_code=section.trust_remote_code)
+    return dataclasses.replace(pair, name=section.model)
 
 
 def _from_scratch(
     recipe: Recipe, teacher: LoadedModel | None, train_examples: Iterable[Example]
 ) -> LoadedModel:
     tokenizer: PreTrainedTokenizerBase
-    if recipe.student.model is not None:
-        folder = model_folder(recipe.student.model)
-        config = load_config(folder, trust_remote_code=recipe.student.trust_remote_code)
-        tokenizer = load_tokenizer(folder, trust_remote_code=recipe.student.trust_remote_code)
+    section = recipe.student
+    if section.model is not None:
+        folder, trust = model_folder(section.model), section.trust_remote_code
+        config = load_config(folder, trust_remote_code=trust)
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust)
         model = random_model(config, seed=recipe.seed)
-        return dataclasses.replace(
-            fitting(LoadedModel(model, tokenizer, recipe.student.model)), name="student"
-        )
-    if recipe.student.architecture is None:
-        raise RecipeError("student.init scratch needs student.architecture or student.model.")
+        found = fitting(LoadedModel(model, tokenizer, section.model))
+        return dataclasses.replace(found, name="student")
+    assert section.architecture is not None
     if teacher is not None:
         tokenizer = teacher.tokenizer
     else:
         texts = (text for e in train_examples for text in (e.source, e.target or "") if text)
-        tokenizer = train_vocabulary(texts, vocab_size=recipe.student.vocab_size or 8000)
-    config = configuration(recipe.student.architecture, tokenizer)
+        tokenizer = train_vocabulary(texts, vocab_size=section.vocab_size or 8000)
+    config = configuration(section.architecture, tokenizer)
     model = random_model(config, seed=recipe.seed)
     if teacher is not None and kind_of(model) == teacher.kind == "seq2seq":
         begin_like(model, teacher.model)

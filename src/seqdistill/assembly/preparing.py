@@ -13,6 +13,7 @@ from seqdistill.assembly.data import (
     encode_for,
     encode_for_evaluation,
     read_split,
+    within_limits,
 )
 from seqdistill.assembly.feasibility import check_models_fit, learns_from_references
 from seqdistill.assembly.judging import (
@@ -23,16 +24,14 @@ from seqdistill.assembly.judging import (
     warn_of_cut_outputs,
 )
 from seqdistill.assembly.models import build_student, build_teacher
-from seqdistill.assembly.objective import build_objective
-from seqdistill.assembly.pruning import build_mask
-from seqdistill.assembly.rewards import RewardOfCompletion, build_reward, try_reward
+from seqdistill.assembly.rewards import RewardOfCompletion, tried_reward
+from seqdistill.compression.pruning import prune
 from seqdistill.compression.pruning_mask import PruningMask
 from seqdistill.core.batch import Kind
-from seqdistill.core.errors import DataError, RecipeError, UserError
-from seqdistill.data.batching import EpochBatches
-from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets, leave_out_long
-from seqdistill.data.encoding import EncodedExample
+from seqdistill.core.errors import DataError, UserError
+from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets
 from seqdistill.data.examples import Example, ExampleTable
+from seqdistill.evaluation.calculator import check_calculator
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.adapters import SequenceModel, adapt
@@ -74,6 +73,17 @@ class Prepared:
     """Whether training asks the teacher what it would say: for a term, or to be looked at."""
 
 
+def build_objective(recipe: Recipe) -> WeightedObjective:
+    """The weighted sum of the recipe's terms."""
+    section = recipe.objective
+    return WeightedObjective(
+        section.built_terms(),
+        reduction=section.reduction,
+        loss_temperature=section.loss_temperature,
+        monitors=section.monitors,
+    )
+
+
 def prepare(recipe: Recipe) -> Prepared:
     """Reads data and models, checks that they fit, and prunes the student where the recipe says so.
 
@@ -87,11 +97,8 @@ def prepare(recipe: Recipe) -> Prepared:
     test_examples = _read_held_out(recipe, "test")
     teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
     student = build_student(recipe, teacher, train_examples)
-    if recipe.evaluation.calculator and student.kind != "causal":
-        raise RecipeError(
-            "evaluation.calculator must be left out unless the student is decoder-only, got an "
-            "encoder-decoder; remove it"
-        )
+    if recipe.evaluation.calculator:
+        check_calculator(student.kind)
     if asks_teacher or sequences.rollouts.teacher_fraction > 0.0:
         check_vocabularies(student, teacher)
     if sequences.origin == "interpolation":
@@ -106,16 +113,15 @@ def prepare(recipe: Recipe) -> Prepared:
         train=encoded.examples,
         asks_teacher=asks_teacher,
     )
-    _check_memory(recipe, encoded.examples, student.kind)
     _check_dev(recipe, judging, dev.examples)
     return Prepared(
         recipe=recipe,
         teacher=teacher,
         student=student,
-        reward=_tried_reward(recipe, student, train_examples, encoded.examples),
+        reward=tried_reward(recipe, student, train_examples, encoded.examples),
         lora=_lora(recipe, student),
         adapted=adapt(student.model),
-        mask=build_mask(recipe, student.model),
+        mask=_mask(recipe, student),
         train_examples=train_examples,
         train=encoded.examples,
         num_too_long=encoded.num_too_long,
@@ -195,11 +201,7 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
         encoded = cut_unread_targets(
             encode_for(student, examples, chat), max_target_tokens=data.max_target_tokens
         )
-    return leave_out_long(
-        encoded,
-        max_source_tokens=data.max_source_tokens,
-        max_target_tokens=data.max_target_tokens,
-    )
+    return within_limits(encoded, data)
 
 
 def _read_held_out(recipe: Recipe, split: Literal["dev", "test"]) -> ExampleTable:
@@ -225,55 +227,17 @@ def _read_with_targets(recipe: Recipe, split: Split, why: str) -> ExampleTable:
         raise DataError(f"{error}\n{why}") from error
 
 
-def _check_memory(recipe: Recipe, train: Sequence[EncodedExample], kind: Kind) -> None:
-    """Raises RecipeError where a batch wants more sequences than replay can keep.
-
-    Such a batch would be written anew at every update, which is no replay.
-    """
-    sequences = recipe.sequences
-    if sequences.origin != "replay" or not sequences.rolls_out:
-        return
-    samples, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
-    together = samples + (sequences.reads_mixture and sequences.mixture.coin == "both")
-    longest = sequences.rollouts.max_new_tokens
-    batches = EpochBatches(
-        train,
-        kind,
-        batch_tokens=max(1, recipe.training.batch_tokens // together),
-        seed=recipe.seed,
-        expected_new_tokens=longest,
+def _mask(recipe: Recipe, student: LoadedModel) -> PruningMask:
+    """Which of the student's weights were just set to zero, as the recipe says."""
+    section = recipe.pruning
+    if section.sparsity is None:
+        return PruningMask.of_nothing()
+    return prune(
+        student.model,
+        pruned_share=section.sparsity,
+        scheme=section.scheme,
+        exclude=section.exclude,
     )
-    most = 0
-    while batches.epoch == 0:
-        most = max(most, samples * len(batches.next()))
-    if most > capacity:
-        raise RecipeError(
-            f"sequences.replay.capacity must be at least the {most} sequences that a batch of "
-            f"training.batch_tokens={recipe.training.batch_tokens} draws from this data, got "
-            f"{capacity}; raise it, or lower training.batch_tokens"
-        )
-
-
-def _tried_reward(
-    recipe: Recipe,
-    student: LoadedModel,
-    examples: Sequence[Example],
-    encoded: Sequence[EncodedExample],
-) -> RewardOfCompletion | None:
-    weights = [weight for term in recipe.objective.terms for weight in term.token_weights]
-    if not any("advantages" in weight.built().member.reads for weight in weights):
-        return None
-    device, units = device_of(recipe.training.device), text_units(recipe, examples)
-    reward = build_reward(
-        recipe.objective.reward,
-        student,
-        examples,
-        chat=chat_settings(recipe.data),
-        device=device,
-        units=units,
-    )
-    try_reward(reward, encoded)
-    return reward
 
 
 def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
@@ -292,10 +256,7 @@ def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
 
 def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int:
     """How many symbols both models know. Raises UserError for models that do not compare."""
-    if teacher is None:
-        raise RecipeError(
-            "teacher.model must name a model folder for an objective that compares with a teacher."
-        )
+    assert teacher is not None
     if teacher.kind != student.kind:
         raise UserError(
             f"Teacher and student must be of one kind to be compared token by token, but the "

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
-import torch
-
-from seqdistill.core.errors import RecipeError, UserError
-from seqdistill.data.conversations import ChatSettings, prompt_text
-from seqdistill.data.dataset import with_placeholder_targets
+from seqdistill.assembly.data import chat_settings
+from seqdistill.assembly.judging import text_units
+from seqdistill.data.conversations import prompt_text
+from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
-from seqdistill.data.encoding import EncodedExample
-from seqdistill.data.examples import Example, ExampleTable
+from seqdistill.data.examples import ExampleTable
 from seqdistill.generation.entailment import EntailmentReward
 from seqdistill.metrics.rewards import Reward, reward_function
-from seqdistill.metrics.scripts import SPACED, Units
 from seqdistill.models.loading import LoadedModel
-from seqdistill.recipe.objective_schema import RewardSection
+from seqdistill.models.placement import device_of
+from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.completions import Completion
 
 NUM_TRIED = 4
@@ -25,36 +22,30 @@ NUM_TRIED = 4
 RewardOfCompletion = Callable[[Sequence[Completion]], Sequence[float]]
 
 
-def build_reward(
-    section: RewardSection,
-    student: LoadedModel,
-    examples: Sequence[Example],
-    *,
-    chat: ChatSettings,
-    device: torch.device,
-    units: Units = SPACED,
-) -> RewardOfCompletion:
-    """The reward of written sequences, which it turns into texts; a classifier's is on `device`.
+def tried_reward(
+    recipe: Recipe, student: LoadedModel, examples: ExampleTable, encoded: EncodedDataset
+) -> RewardOfCompletion | None:
+    """The reward of what the student writes, which it turns into texts; None where no term reads
+    one.
 
-    `units` are those of the references.
-
-    A conversation's prompt is all of it up to the answer, as the chat template renders it. Raises
-    RecipeError for a reward that is not there.
+    A conversation's prompt is all of it up to the answer, as the chat template renders it. It is
+    called once, on the targets of a few examples, or their sources, as if written: raises UserError
+    for a reward that is not there or cannot be computed, before anything depends on it.
     """
-    if section.function is None:
-        raise RecipeError(
-            "objective.reward.function must name the reward, but it is not set; name one, such as "
-            "exact_answer, or your own as module:function"
-        )
-    if section.function == "entailment" and section.classifier is not None:
-        function: Reward = EntailmentReward(section.classifier).to(device)
+    weights = [weight for term in recipe.objective.terms for weight in term.token_weights]
+    if not any("advantages" in weight.built().member.reads for weight in weights):
+        return None
+    section, chat = recipe.objective.reward, chat_settings(recipe.data)
+    function: Reward
+    if section.classifier is not None:
+        function = EntailmentReward(section.classifier).to(device_of(recipe.training.device))
     else:
-        function = reward_function(section.function, units=units, parameters=section.parameters)
-    table = ExampleTable.of(examples)
+        units, name = text_units(recipe, examples), str(section.function)
+        function = reward_function(name, units=units, parameters=section.parameters)
     decoder = TextDecoder(student.tokenizer)
 
     def reward(written: Sequence[Completion]) -> Sequence[float]:
-        asked = [table.named(one.example.id) for one in written]
+        asked = [examples.named(one.example.id) for one in written]
         texts = decoder.texts(one.content_ids for one in written)
         return function(
             [prompt_text(example, student.tokenizer, chat) for example in asked],
@@ -62,23 +53,7 @@ def build_reward(
             [example.target for example in asked],
         )
 
+    first = encoded[:NUM_TRIED]
+    answered = zip(first, with_placeholder_targets(first), strict=True)
+    reward([Completion(one, "student", finished=bool(had.target_ids)) for had, one in answered])
     return reward
-
-
-def try_reward(reward: RewardOfCompletion, examples: Sequence[EncodedExample]) -> None:
-    """Calls the reward once, on the targets of a few examples, or their sources, as if written.
-
-    Raises UserError for a reward that cannot be computed, before anything depends on it.
-    """
-    written = [
-        Completion(one, "student", finished=bool(asked.target_ids))
-        for asked, one in zip(
-            examples[:NUM_TRIED], with_placeholder_targets(examples[:NUM_TRIED]), strict=True
-        )
-    ]
-    rewards = [float(value) for value in reward(written)]
-    if len(rewards) != len(written) or not all(map(math.isfinite, rewards)):
-        raise UserError(
-            f"The reward must give one finite number for each of {len(written)} outputs, but gave "
-            f"{rewards}; fix objective.reward.function"
-        )

@@ -10,22 +10,19 @@ import dataclasses
 from collections.abc import Sequence
 
 from seqdistill.assembly.corpus import teacher_outputs
-from seqdistill.assembly.data import collator_for
-from seqdistill.assembly.decoding import made_by_ctranslate2, rollout_engine, verification_pairs
+from seqdistill.assembly.data import collator_for, within_limits
+from seqdistill.assembly.decoding import converted, rollout_engine, verification_pairs
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
-from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
-from seqdistill.core.schedules import Schedule
-from seqdistill.data.dataset import EncodedDataset, leave_out_long, with_placeholder_targets
+from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
+from seqdistill.generation.ctranslate2_engine import CTranslate2Sampler
 from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.verification import reach_of
 from seqdistill.models.vocabulary import num_known_ids
-from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sequences_schema import AdaptiveSection, RolloutsSection
+from seqdistill.recipe.sequences_schema import AdaptiveSection
 from seqdistill.sources.completions import CompletionSource, SequenceSource
 from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
@@ -46,18 +43,12 @@ def training_sequences(
     """
     if not prepared.recipe.sequences.decoded_by_teacher:
         return prepared.train, {}
-    if prepared.teacher is None:
-        raise RecipeError("The teacher's outputs need teacher.model, but it is not set.")
+    assert prepared.teacher is not None
     outputs, summary = teacher_outputs(
         prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
     )
     written = with_teacher_targets(prepared.train, outputs)
-    data = prepared.recipe.data
-    kept = leave_out_long(
-        written,
-        max_source_tokens=data.max_source_tokens,
-        max_target_tokens=data.max_target_tokens,
-    )
+    kept = within_limits(written, prepared.recipe.data)
     if summary is None:
         return kept.examples, {}
     return kept.examples, {"interpolation": dataclasses.asdict(summary)}
@@ -133,8 +124,15 @@ def _completions(
             seed=seed,
             rank=rank,
         )
-    if sequences.mixture.student_fraction is not None:
+    if (asked := sequences.mixture.student_fraction) is not None:
         by_teacher = sequences.mixture.others == "teacher"
+        fraction: Fraction = (
+            AdaptiveFraction(
+                start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
+            )
+            if isinstance(asked, AdaptiveSection)
+            else asked
+        )
         source = MixtureSource(
             source,
             StoredCompletions(
@@ -142,7 +140,7 @@ def _completions(
                 # A sample of the teacher's may have been cut off.
                 end_ids=pair_facts(prepared.student).end_ids if by_teacher else None,
             ),
-            _student_fraction(sequences.mixture.student_fraction),
+            fraction,
             coin=sequences.mixture.coin,
             seed=seed,
         )
@@ -152,18 +150,24 @@ def _completions(
     return source
 
 
-def _student_fraction(asked: Schedule | AdaptiveSection) -> Fraction:
-    if isinstance(asked, Schedule):
-        return asked
-    return AdaptiveFraction(
-        start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
-    )
-
-
 def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     recipe, student = prepared.recipe, prepared.student
     section, precision = recipe.sequences.rollouts, prepared.precision
-    decoding, vocab_size = _decoding(section, recipe), _written_vocab_size(prepared)
+    decoding = Decoding(
+        mode="sample" if section.mode == "sample" else "beam",
+        beam_size=1,
+        sampling_temperature=section.sampling_temperature,
+        top_k=section.top_k,
+        top_p=section.top_p,
+        max_new_tokens=section.max_new_tokens,
+        # Rollouts of a batch are decoded together: what fits for learning fits for writing.
+        batch_tokens=recipe.training.batch_tokens,
+    )
+    # Ids of what the student writes lie below what the objective cuts both heads to.
+    if prepared.asks_teacher or section.teacher_fraction > 0.0:
+        vocab_size = check_vocabularies(student, prepared.teacher)
+    else:
+        vocab_size = num_known_ids(student.tokenizer)
     if section.teacher_fraction > 0.0 and prepared.teacher is not None:
         return TeacherMixedSampler(
             student.model,
@@ -178,51 +182,20 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
     # With targets no longer than a rollout, which fit the model where others may not.
     pairs = verification_pairs(with_placeholder_targets(examples))
     longest = max(1, section.max_new_tokens - 1)
-    fast = made_by_ctranslate2(
-        lambda: CTranslate2Sampler(
-            student.model,
-            CTranslate2Generator(
-                student.model,
-                student.tokenizer,
-                kind=student.kind,
-                verify_on=[(source, target[:longest]) for source, target in pairs],
-                reach=reach_of(examples, section.max_new_tokens),
-                vocab_size=vocab_size,
-                threads=recipe.training.threads,
-            ),
-            decoding,
-        ),
+    fast = converted(
+        student,
         rollout_engine(recipe),
+        verify_on=[(source, target[:longest]) for source, target in pairs],
+        reach=reach_of(examples, section.max_new_tokens),
+        vocab_size=vocab_size,
     )
-    return fast or TransformersSampler(
+    if fast is not None:
+        return CTranslate2Sampler(student.model, fast, decoding)
+    return TransformersSampler(
         student.model,
         student.tokenizer,
         kind=student.kind,
         decoding=decoding,
         vocab_size=vocab_size,
         precision=precision,
-    )
-
-
-def _written_vocab_size(prepared: Prepared) -> int:
-    """Ids of what the student writes lie below it: it is what the objective cuts both heads to.
-
-    Where no teacher reads what is written, these are the ids that the student's tokenizer knows.
-    """
-    recipe = prepared.recipe
-    if prepared.asks_teacher or recipe.sequences.rollouts.teacher_fraction > 0.0:
-        return check_vocabularies(prepared.student, prepared.teacher)
-    return num_known_ids(prepared.student.tokenizer)
-
-
-def _decoding(section: RolloutsSection, recipe: Recipe) -> Decoding:
-    """Rollouts of a batch are decoded together: what fits for learning fits for writing."""
-    return Decoding(
-        mode="sample" if section.mode == "sample" else "beam",
-        beam_size=1,
-        sampling_temperature=section.sampling_temperature,
-        top_k=section.top_k,
-        top_p=section.top_p,
-        max_new_tokens=section.max_new_tokens,
-        batch_tokens=recipe.training.batch_tokens,
     )

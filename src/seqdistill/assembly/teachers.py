@@ -11,7 +11,6 @@ import torch
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.models import teacher_placement
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
-from seqdistill.core.head import Head
 from seqdistill.core.progress import Progress
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
@@ -19,7 +18,6 @@ from seqdistill.models.adapters import adapt, decoder_prefix_ids, decoder_start_
 from seqdistill.models.heads import head_of
 from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
-from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
 from seqdistill.teachers.in_process import InProcessTeacher, NoTeacher, Teacher
@@ -63,7 +61,8 @@ def build_teacher_scores(
         prefix_ids=decoder_prefix_ids(student.model),
         dtype=str(teacher.model.dtype),
     )
-    folder = _folder(recipe, settings)
+    digest = of_settings(dataclasses.asdict(settings))[:16]
+    folder = Path(recipe.teacher.states or output_folder(recipe).parent / "teacher-states" / digest)
     if not is_finished(folder):
         make_states(
             adapt(teacher.model),
@@ -75,9 +74,11 @@ def build_teacher_scores(
             device=teacher_placement(recipe).device,
             progress=progress,
         )
-    # The head was compared with the model's logits when the states of this very teacher were made.
-    head = _frozen(head_of(teacher.model).cut(vocab_size), device)
-    return KeptStatesTeacher(folder, examples, head, settings=settings)
+    # It was compared with the model's logits when the states of this very teacher were made.
+    head = head_of(teacher.model).cut(vocab_size)
+    bias = None if head.bias is None else head.bias.detach().to(device)
+    frozen = dataclasses.replace(head, weight=head.weight.detach().to(device), bias=bias)
+    return KeptStatesTeacher(folder, examples, frozen, settings=settings)
 
 
 def states_bytes(
@@ -87,16 +88,3 @@ def states_bytes(
     width = teacher.model.get_output_embeddings().weight.shape[1]
     num_positions = int(EncodedDataset.of(examples).lengths.counted.sum())
     return num_positions * int(width) * DTYPES[precision].itemsize
-
-
-def _folder(recipe: Recipe, settings: StatesSettings) -> Path:
-    """Where the recipe says, or beside the runs under the name of what decides the states."""
-    if recipe.teacher.states is not None:
-        return Path(recipe.teacher.states)
-    digest = of_settings(dataclasses.asdict(settings))[:16]
-    return output_folder(recipe).parent / "teacher-states" / digest
-
-
-def _frozen(head: Head, device: torch.device) -> Head:
-    bias = None if head.bias is None else head.bias.detach().to(device)
-    return dataclasses.replace(head, weight=head.weight.detach().to(device), bias=bias)

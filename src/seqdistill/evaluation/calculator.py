@@ -47,13 +47,9 @@ def calculated(
 
     Source: Agarwal et al. 2024 (GKD), sec. 4.3, whose GSM8K accuracies are with a calculator.
     """
-    if not settings.calculator:
+    if not settings.section.calculator:
         return None
-    if kind != "causal":
-        raise RecipeError(
-            "evaluation.calculator must be left out unless the models are decoder-only, got an "
-            "encoder-decoder; remove it"
-        )
+    check_calculator(kind)
     prompts = [example.prompt_ids for example in examples]
     outputs = greedy_with_calculator(generator, prompts, settings.greedy, tokenizer=tokenizer)
     texts = [output.text for output in outputs]
@@ -64,6 +60,15 @@ def calculated(
         },
         corrections_per_output=sum(o.num_corrections for o in outputs) / max(1, len(outputs)),
     )
+
+
+def check_calculator(kind: Kind) -> None:
+    """Raises RecipeError for models that write no steps behind a prompt."""
+    if kind != "causal":
+        raise RecipeError(
+            "evaluation.calculator must be left out unless the models are decoder-only, got an "
+            "encoder-decoder; remove it"
+        )
 
 
 @dataclasses.dataclass
@@ -129,7 +134,7 @@ def _continue(
     for room, group in sorted(by_room.items()):
         if room == 0:
             continue
-        limited = dataclasses.replace(decoding, max_new_tokens=room)
+        limited = decoding.model_copy(update={"max_new_tokens": room})
         found = generator.generate([output.prompt + output.token_ids for output in group], limited)
         for output, (best, *_) in zip(group, found, strict=True):
             output.text = decoder.text(output.token_ids + best.content_ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -14,25 +14,28 @@ from seqdistill.metrics.bootstrap import with_interval
 from seqdistill.metrics.corpus_metrics import CorpusMetric, corpus_metrics
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.scripts import SPACED, Units
+from seqdistill.recipe.schema import EvaluationSection
 from seqdistill.records.results import Metric, Score, Value
+
+
+class Resampling(TypedDict):
+    """How a bootstrap draws."""
+
+    num_resamples: int
+    confidence: float
+    generator: np.random.Generator
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """How test numbers are measured. The recipe's `evaluation` section explains each."""
+    """How test numbers are measured: as a recipe's section says, and as its data decided."""
 
-    metrics: Sequence[str]
-    beam_size: int
-    length_penalty: float
-    max_new_tokens: int
-    bootstrap_resamples: int
-    confidence: float
-    seed: int
-    sampling_temperatures: Sequence[float] = ()
-    samples_per_source: int = 4
-    calculator: bool = False
+    section: EvaluationSection
+    metrics: tuple[str, ...]
+    """What is measured; the first is the main one."""
     units: Units = SPACED
     """What the metrics count in, the same for all systems."""
+    seed: int = 1
 
     def metric(self, name: str) -> CorpusMetric:
         """The metric of that name in these units."""
@@ -47,22 +50,29 @@ class EvaluationSettings:
     def greedy(self) -> Decoding:
         """Greedy decoding as evaluation does it."""
         return Decoding(
-            beam_size=1, length_penalty=self.length_penalty, max_new_tokens=self.max_new_tokens
+            beam_size=1,
+            length_penalty=self.section.length_penalty,
+            max_new_tokens=self.section.max_new_tokens,
         )
 
     @property
     def beam(self) -> Decoding:
         """Beam search as evaluation does it: the same but for the beam."""
-        return dataclasses.replace(self.greedy, beam_size=self.beam_size)
+        return self.greedy.model_copy(update={"beam_size": self.section.beam_size})
+
+    def resampling(self, purpose: str) -> Resampling:
+        """The same resamples at every call for the same purpose."""
+        return {
+            "num_resamples": self.section.bootstrap_resamples,
+            "confidence": self.section.confidence,
+            "generator": np.random.default_rng(derived_seed(self.seed, purpose)),
+        }
 
 
 def described(metric: CorpusMetric) -> Metric:
     """What readers of results know of the metric."""
-    return Metric(
-        name=metric.name,
-        title=metric.title or metric.name,
-        higher_is_better=metric.higher_is_better,
-    )
+    title, higher = metric.title or metric.name, metric.higher_is_better
+    return Metric(name=metric.name, title=title, higher_is_better=higher)
 
 
 def measured(statistics: SummedStatistics, settings: EvaluationSettings) -> Value:
@@ -72,12 +82,7 @@ def measured(statistics: SummedStatistics, settings: EvaluationSettings) -> Valu
     """
     if not math.isfinite(statistics.score().value):
         return Value()
-    found = with_interval(
-        statistics,
-        num_resamples=settings.bootstrap_resamples,
-        confidence=settings.confidence,
-        generator=np.random.default_rng(derived_seed(settings.seed, "bootstrap")),
-    )
+    found = with_interval(statistics, **settings.resampling("bootstrap"))
     return Value(value=found.value, low=found.low, high=found.high)
 
 

@@ -7,29 +7,30 @@ measured apart, for all systems in turn.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import parameter_count
 from seqdistill.compression.pruning_mask import nonzero_count
-from seqdistill.core.generators import derived_seed
 from seqdistill.data.collating import Collator
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
 from seqdistill.evaluation.calculator import calculated
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
-from seqdistill.evaluation.sampled import SampledOutputs, sampled_outputs, sampled_scores
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
 from seqdistill.metrics.bootstrap import paired_approximate_randomization, paired_bootstrap
 from seqdistill.metrics.diversity import repetition_rate
 from seqdistill.metrics.score import SummedStatistics
+from seqdistill.metrics.soundness import faults_of, fraction_kept
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.records.results import CopyAgreement, Mode, PairedTest, System
+from seqdistill.records.results import START, CopyAgreement, Mode, PairedTest, System
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class SystemResult:
     row: System
     greedy: Outputs
     beam: Outputs
-    sampled: tuple[SampledOutputs, ...] = ()
+    sampled: tuple[analyses.SampledOutputs, ...] = ()
     """One for each temperature that the settings name."""
     predictions: ReferencePredictions | None = None
     """Of the references; None where the outputs alone were measured."""
@@ -90,6 +91,9 @@ class SystemResult:
     def with_row(self, **fields: object) -> SystemResult:
         """The same with these fields of the row."""
         return dataclasses.replace(self, row=self.row.model_copy(update=fields))
+
+
+Measured = tuple[SystemSource, SystemResult]
 
 
 def _outputs(
@@ -124,16 +128,36 @@ def evaluate_outputs(
     """
     greedy = _outputs(system, settings.greedy, references, settings)
     beam = _outputs(system, settings.beam, references, settings)
-    sampled = sampled_outputs(system.generator, system.examples, system.tokenizer, settings)
+    sampled = analyses.sampled_outputs(
+        system.generator, system.examples, system.tokenizer, settings
+    )
     main = settings.main_metric.name
     target_ids = [example.target_ids for example in system.examples]
     num_parameters = parameter_count(system.model.module)
     num_nonzero = nonzero_count(system.model.module)
-    to_teacher, exact_match = None, None
+    to_teacher, exact_match, kept = None, None, None
     if teacher is not None:
         to_teacher, exact_match = analyses.agreement_with_outputs(
             beam.texts, teacher.beam.texts, settings
         )
+        own, its = (found.statistics[main].score().value for found in (beam, teacher.beam))
+        kept = fraction_kept(own, its, higher_is_better=settings.main_metric.higher_is_better)
+    unfinished = sum(best is None or not best.finished for best in beam.best)
+    empty = sum(not text.strip() for text in beam.texts)
+    repetition = repetition_rate(beam.texts).value
+    repetition_references = repetition_rate(references).value
+    faults = faults_of(
+        outputs=len(beam.best),
+        unfinished=unfinished,
+        empty=empty,
+        repetition=repetition,
+        repetition_references=repetition_references,
+        kept=kept,
+    )
+    if system.method == START:  # untrained yet
+        faults = []
+    if faults:
+        _LOG.warning("%s is broken: %s", system.name, "; ".join(faults))
     row = System(
         name=system.name,
         method=system.method,
@@ -148,7 +172,7 @@ def evaluate_outputs(
         greedy_beam_gap=analyses.greedy_beam_gap(
             greedy.statistics[main], beam.statistics[main], settings
         ),
-        sampled=sampled_scores(sampled, references, settings),
+        sampled=analyses.sampled_scores(sampled, references, settings),
         calculator=calculated(
             system.generator,
             system.examples,
@@ -159,10 +183,11 @@ def evaluate_outputs(
         ),
         mode_share=analyses.mode_share(beam.best, settings),
         outputs=len(beam.best),
-        unfinished=sum(best is None or not best.finished for best in beam.best),
-        empty=sum(not text.strip() for text in beam.texts),
-        repetition=repetition_rate(beam.texts).value,
-        repetition_references=repetition_rate(references).value,
+        unfinished=unfinished,
+        empty=empty,
+        repetition=repetition,
+        repetition_references=repetition_references,
+        faults=tuple(faults),
         to_teacher=to_teacher,
         exact_match_to_teacher=exact_match,
         copy_agreement=system.agreement,
@@ -203,17 +228,11 @@ def compare_systems(
     tests = []
     for mode in modes:
         own, other = (getattr(result, mode).statistics[main] for result in (system, baseline))
-        generator = np.random.default_rng(derived_seed(settings.seed, f"paired {main}_{mode}"))
+        drawn = settings.resampling(f"paired {main}_{mode}")
         exchanged = paired_approximate_randomization(
-            own, other, num_trials=settings.bootstrap_resamples, generator=generator
+            own, other, num_trials=drawn["num_resamples"], generator=drawn["generator"]
         )
-        resampled = paired_bootstrap(
-            own,
-            other,
-            num_resamples=settings.bootstrap_resamples,
-            confidence=settings.confidence,
-            generator=generator,
-        )
+        resampled = paired_bootstrap(own, other, **drawn)
         tests.append(
             PairedTest(
                 system=system.row.name,
@@ -224,7 +243,7 @@ def compare_systems(
                 p_value=exchanged.p_value,
                 low=resampled.low,
                 high=resampled.high,
-                confidence=settings.confidence,
+                confidence=drawn["confidence"],
                 test=f"{exchanged.test}, {exchanged.num_samples} trials; interval by paired "
                 "bootstrap",
             )

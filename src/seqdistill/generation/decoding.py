@@ -8,34 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from seqdistill.core.source import Source
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """How to decode; `recipe` checks the ranges. The sampler's temperature is not the loss's."""
-
-    mode: Literal["beam", "sample"] = "beam"
-    """`beam`: beam search. `sample`: ancestral sampling from the model's own distribution."""
-    beam_size: int = 5
-    """Hypotheses kept per step; 1 is greedy. Not read in mode `sample`."""
-    n_best: int = 1
-    """Hypotheses returned per source: the best of the beam, or so many independent samples."""
-    length_penalty: float = 1.0
-    """Beam scores are divided by length ** length_penalty, a decoder's prefix counted in it; 0
-    compares plain log-probabilities."""
-    sampling_temperature: float = 1.0
-    """Divides the sampler's logits."""
-    top_k: int = 0
-    """Sample among the k likeliest symbols; 0 means all."""
-    top_p: float = 1.0
-    """Sample from the smallest set of symbols with this mass; 1 means all."""
-    max_new_tokens: int = 128
-    """Longest output, end-of-sequence token included."""
-    batch_tokens: int = 1024
-    """How many source tokens (padding included) are decoded together."""
+from seqdistill.recipe.sequences_schema import Decoding as Decoding
 
 
 @dataclasses.dataclass(frozen=True)

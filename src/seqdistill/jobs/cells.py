@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,8 @@ def run_cells(
             begun = {*failed, *(cell.name for cell in running.values())}
             waiting = [cell for cell in pending() if cell.name not in begun]
             while len(running) < jobs and time.monotonic() < until:
-                cell = _next(waiting, running.values())
+                busy = {path for cell in running.values() for path in _trains(cell)}
+                cell = next((cell for cell in waiting if not busy & _trains(cell)), None)
                 if cell is None:
                     break
                 waiting.remove(cell)
@@ -132,21 +133,14 @@ def _begin(threads: int) -> None:
     keep_freed_memory()
     torch.set_num_threads(threads)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends this process with the one that it works for, which may be killed at any moment."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
+    def end_with_parent() -> None:  # which may be killed at any moment
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
-def _next(waiting: Sequence[Cell], running: Iterable[Cell]) -> Cell | None:
-    """The first cell that trains nothing that is being trained."""
-    busy = {path for cell in running for path in _trains(cell)}
-    return next((cell for cell in waiting if not busy & _trains(cell)), None)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _trains(cell: Cell) -> set[Path]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.assembly.models import trusts_code
@@ -16,7 +16,7 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress, Progress
 from seqdistill.data.bundled import SCHEME
 from seqdistill.jobs.evaluate import evaluate_run
-from seqdistill.jobs.timings import timed
+from seqdistill.jobs.logs import timed
 from seqdistill.jobs.train import train
 from seqdistill.models.loading import load_pair
 from seqdistill.recipe.loading import load_recipe
@@ -74,7 +74,9 @@ def distill(
     settings |= {f"data.{split}": str(spec) for split, spec in _splits(data).items()}
     settings |= dict(overrides or {})
     recipe = load_recipe(
-        method, [_override(key, value) for key, value in settings.items()], purpose="measure"
+        method,
+        [f"{key}={json.dumps(value)}" for key, value in settings.items()],
+        purpose="measure",
     )
     run: RunDirectory = run_recipe(recipe, progress=progress or NoProgress(), resume=resume)
     pair = load_pair(str(run.student_path), trust_remote_code=trusts_code(recipe))
@@ -116,8 +118,3 @@ def _splits(data: Data) -> Mapping[str, str | Path]:
             f"data must have the keys train and test, and may have dev, got {sorted(data)}."
         )
     return data
-
-
-def _override(key: str, value: object) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9).strip()
-    return f"{key}={text.removesuffix('...').strip()}"

@@ -24,8 +24,9 @@ from seqdistill.data.conversations import prompt_text
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.analyses import entropy_curve
 from seqdistill.evaluation.settings import EvaluationSettings, described
-from seqdistill.evaluation.speed import Decoder, sentences_of_round, speeds_of
+from seqdistill.evaluation.speed import measure_speed
 from seqdistill.evaluation.systems import (
+    Measured,
     SystemResult,
     SystemSource,
     SystemUnderTest,
@@ -35,9 +36,8 @@ from seqdistill.evaluation.systems import (
 )
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.export import INT8_FOLDER, export_int8
+from seqdistill.jobs.logs import timed
 from seqdistill.jobs.systems import exported_system, on_transformers, systems_of
-from seqdistill.jobs.timings import timed
-from seqdistill.metrics.soundness import faults_of, fraction_kept
 from seqdistill.models.loading import load_config, load_tokenizer
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
@@ -45,19 +45,15 @@ from seqdistill.records.environment import environment_facts
 from seqdistill.records.locks import held
 from seqdistill.records.results import (
     START,
-    Decoded,
     PairedTest,
     Results,
     Sample,
-    System,
     best_student,
     recommended_student,
 )
 from seqdistill.records.run_directory import RunDirectory
 
 _LOG = logging.getLogger(__name__)
-# Enough for a stable median; slow systems decode fewer.
-_SPEED_SENTENCES = 128
 
 
 def evaluation_settings(
@@ -69,19 +65,7 @@ def evaluation_settings(
     """
     section, judging = recipe.evaluation, judging_of(recipe, examples, kind)
     check_judging(judging, examples, "test")
-    return EvaluationSettings(
-        metrics=judging.metrics,
-        units=judging.units,
-        beam_size=section.beam_size,
-        length_penalty=section.length_penalty,
-        max_new_tokens=section.max_new_tokens,
-        bootstrap_resamples=section.bootstrap_resamples,
-        confidence=section.confidence,
-        seed=recipe.seed,
-        sampling_temperatures=section.sampling_temperatures,
-        samples_per_source=section.samples_per_source,
-        calculator=section.calculator,
-    )
+    return EvaluationSettings(section, judging.metrics, judging.units, recipe.seed)
 
 
 def evaluate_run(
@@ -147,9 +131,6 @@ def evaluate_run(
         return found
 
 
-_Measured = tuple[SystemSource, SystemResult]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
     """One test set, and how systems are measured on it."""
@@ -166,7 +147,7 @@ class _Evaluation:
 
     def measured(
         self, sources: Sequence[SystemSource], known_teacher: SystemResult | None
-    ) -> list[_Measured]:
+    ) -> list[Measured]:
         """Every system, loaded in its turn, the students beside the teacher; each with its faults.
 
         All decode with one engine, so that their speeds compare: where `auto` takes transformers
@@ -187,8 +168,8 @@ class _Evaluation:
 
     def _measured(
         self, sources: Sequence[SystemSource], known_teacher: SystemResult | None
-    ) -> list[_Measured]:
-        found: list[_Measured] = []
+    ) -> list[Measured]:
+        found: list[Measured] = []
         for source in sources:
             teacher = self._teacher(found)
             with timed(self.run, f"evaluate {source.name}"):
@@ -200,25 +181,46 @@ class _Evaluation:
                     _LOG.warning("the student before its first update is left out: %s", error)
                     continue
                 if source is sources[-1]:
-                    warn_of_cut_outputs(system.examples, self.settings.max_new_tokens, "test")
+                    warn_of_cut_outputs(
+                        system.examples, self.settings.section.max_new_tokens, "test"
+                    )
                 result = known_teacher if self.recipe.teacher.model and not found else None
                 if result is None or result.row.engine != system.engine:
                     result = evaluate_system(
                         system, self.references, self.settings, teacher=teacher
                     )
                 del system  # before the next is loaded
-            found.append((source, self._with_faults(result, teacher)))
+            found.append((source, result))
             self.progress.advance(1, source.name)
         return found
 
-    def copied(self, source: SystemSource, measured: Sequence[_Measured]) -> list[_Measured]:
-        """The system's int8 copy, written and measured; none where it cannot be made."""
-        teacher, found = self._teacher(measured), []
+    def copied(self, source: SystemSource, measured: Sequence[Measured]) -> list[Measured]:
+        """The system's int8 copy, written and measured.
+
+        None where `auto` may go without what CTranslate2 cannot run; an older copy goes then: it
+        would be taken for this student's.
+        """
+        evaluation, folder, found = self.recipe.evaluation, self.run.path / INT8_FOLDER, []
+        threads = self.recipe.training.threads
         with timed(self.run, "export and evaluate int8"):
-            copy = self._exported(source.load())
-            if copy is not None:
+            try:
+                copy = export_int8(
+                    source.load(),
+                    folder,
+                    max_new_tokens=evaluation.max_new_tokens,
+                    threads=threads,
+                )
+            except EngineError as error:
+                if evaluation.engine == "ctranslate2":
+                    raise
+                _LOG.warning("there is no int8 copy of %s. %s", source.name, error.problem)
+                if folder.is_dir():
+                    _LOG.warning("%s, which was made before, is removed", folder)
+                    shutil.rmtree(folder)
+            else:
+                teacher = self._teacher(measured)
                 result = evaluate_outputs(copy, self.references, self.settings, teacher=teacher)
-                result = self._with_faults(result, teacher).with_row(
+                result = result.with_row(
                     copy_of=source.name, format="ctranslate2 int8", folder=INT8_FOLDER
                 )
                 read = functools.partial(self._stored_copy, source, copy.name)
@@ -233,99 +235,9 @@ class _Evaluation:
         )
         return dataclasses.replace(system, name=name, generator=generator)
 
-    def _teacher(self, measured: Sequence[_Measured]) -> SystemResult | None:
+    def _teacher(self, measured: Sequence[Measured]) -> SystemResult | None:
         """What the others are compared with: the first, where the recipe names a teacher."""
         return measured[0][1] if measured and self.recipe.teacher.model is not None else None
-
-    def _with_faults(self, result: SystemResult, teacher: SystemResult | None) -> SystemResult:
-        """The result with what is wrong with its system: nothing of the start, untrained yet."""
-        row, metric = result.row, self.settings.main_metric
-        if row.method == START:
-            return result
-        kept = None
-        if teacher is not None:
-            kept = fraction_kept(
-                row.score(metric.name) or 0.0,
-                teacher.row.score(metric.name) or 0.0,
-                higher_is_better=metric.higher_is_better,
-            )
-        found = faults_of(
-            outputs=row.outputs or 0,
-            unfinished=row.unfinished or 0,
-            empty=row.empty or 0,
-            repetition=row.repetition or 0.0,
-            repetition_references=row.repetition_references or 0.0,
-            kept=kept,
-        )
-        if found:
-            _LOG.warning("%s is broken: %s", row.name, "; ".join(found))
-        return result.with_row(faults=tuple(found))
-
-    def _exported(self, system: SystemUnderTest) -> SystemUnderTest | None:
-        """The system's int8 copy; None where `auto` may go without what CTranslate2 cannot run.
-
-        An older copy goes then: it would be taken for this student's.
-        """
-        folder = self.run.path / INT8_FOLDER
-        try:
-            return export_int8(
-                system,
-                folder,
-                max_new_tokens=self.recipe.evaluation.max_new_tokens,
-                threads=self.recipe.training.threads,
-            )
-        except EngineError as error:
-            if self.recipe.evaluation.engine == "ctranslate2":
-                raise
-            _LOG.warning("there is no int8 copy of %s. %s", system.name, error.problem)
-            if folder.is_dir():
-                _LOG.warning("%s, which was made before, is removed", folder)
-                shutil.rmtree(folder)
-            return None
-
-
-def measure_speed(
-    measured: Sequence[_Measured], settings: EvaluationSettings
-) -> list[SystemResult]:
-    """The results with words and sentences per second, greedy and by beam, measured in turns.
-
-    The start is left out: it may not stop by itself yet, and is not to be used.
-    """
-    tested = [(source, result) for source, result in measured if source.name != START]
-    num_sentences = {
-        mode: sentences_of_round(
-            [getattr(r, mode).seconds / max(1, len(r.greedy.texts)) for _, r in tested]
-        )
-        for mode in ("greedy", "beam")
-    }
-    speeds = speeds_of(
-        {result.row.name: functools.partial(_decoder, source) for source, result in tested},
-        {"greedy": settings.greedy, "beam": settings.beam},
-        num_sentences,
-    )
-
-    def timed_row(row: System, mode: str) -> Decoded:
-        speed, decoded = speeds[mode].get(row.name), row.greedy if mode == "greedy" else row.beam
-        if speed is None:
-            return decoded
-        return decoded.model_copy(
-            update={
-                "words_per_second": speed.words,
-                "sentences_per_second": speed.sentences,
-                "timed_sentences": speed.num_sentences,
-            }
-        )
-
-    return [
-        result.with_row(**{mode: timed_row(result.row, mode) for mode in speeds})
-        for _, result in measured
-    ]
-
-
-def _decoder(source: SystemSource) -> Decoder:
-    system = source.load()
-    sources = [example.prompt for example in system.examples[:_SPEED_SENTENCES]]
-    return Decoder(system.generator, sources, system.tokenizer)
 
 
 def _results(

@@ -28,6 +28,7 @@ from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.verification import Agreement, reach_of
 from seqdistill.models.loading import SPARSE_WEIGHTS, LoadedModel, load_pair
+from seqdistill.models.places import model_folders
 from seqdistill.models.saving import save_pair, stored_precision
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.records import atomic
@@ -41,6 +42,7 @@ Store = Literal["fp32", "fp16"]
 INT8_FOLDER = "student-int8"
 """Where the int8 copy of a run's student lies in the run directory."""
 
+_WEIGHTS = ("*.safetensors", WEIGHTS)
 # On how many sentences an int8 copy is compared with its model: their agreement is reported.
 _COMPARED_SENTENCES = 64
 # How long outputs get where no run says it: as long as `generate` writes.
@@ -110,10 +112,12 @@ def export_model(
     return Exported(output, weight_bytes(output), before, agreement)
 
 
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the weight files of any form; 0 for a model that is no local folder."""
-    files = [*folder.glob("*.safetensors"), *folder.glob(WEIGHTS)]
-    return sum(path.stat().st_size for path in files)
+def weight_bytes(folder: Path | str) -> int:
+    """Bytes of the weight files of any form, those of adapters with their base; 0 for a model that
+    is no local folder."""
+    folders = model_folders(str(folder))
+    files = [file for path in folders for name in _WEIGHTS for file in path.glob(name)]
+    return sum(file.stat().st_size for file in files)
 
 
 def export_int8(

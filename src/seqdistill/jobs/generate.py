@@ -15,11 +15,11 @@ from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.dataset import with_placeholder_targets
-from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
+from seqdistill.evaluation.dev import best_texts
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.ctranslate2_model import is_converted
 from seqdistill.generation.decoding import Decoding, SequenceGenerator
@@ -94,11 +94,13 @@ def generate_texts(
         keys=("--source-language", "--target-language"),
     )
     templated = pair.kind == "causal" and pair.tokenizer.chat_template is not None and not raw
-    wanted = {
-        place: _example(place, prompt, templated=templated)
-        for place, prompt in enumerate(prompts)
-        if isinstance(prompt, Example) or prompt.strip()
-    }
+    wanted: dict[int, Example] = {}
+    for place, prompt in enumerate(prompts):
+        if isinstance(prompt, Example):
+            wanted[place] = prompt
+        elif prompt.strip():
+            text, turns = ("", (Turn("user", prompt),)) if templated else (prompt, None)
+            wanted[place] = Example(str(place), text, None, turns)
     template = "" if raw else str(pair.tokenizer.chat_template or "")
     for name in template_options or ():
         if name not in template:
@@ -129,29 +131,17 @@ def generate_texts(
             max_new_tokens=max_new_tokens,
         )
     progress.start("generating", len(wanted))
-    found = generator.generate(
-        [example.prompt for example in encoded],
-        Decoding(beam_size=beam_size, max_new_tokens=max_new_tokens),
-        on_progress=progress.advance,
-    )
+    decoding = Decoding(beam_size=beam_size, max_new_tokens=max_new_tokens)
+    found = best_texts(generator, encoded, pair.tokenizer, decoding, progress.advance)
     progress.finish()
-    ids = [hypotheses[0].content_ids if hypotheses else () for hypotheses in found]
-    for place, text in zip(wanted, TextDecoder(pair.tokenizer).texts(ids), strict=True):
-        outputs[place] = text.strip()
+    for place, text in zip(wanted, found, strict=True):
+        outputs[place] = text
     if not any(outputs):
         raise ModelError(
             f"The model must write something, but its outputs for all {len(wanted)} prompts are "
             f"empty; is {model!r} trained, and are these prompts such as it was trained on?"
         )
     return outputs
-
-
-def _example(place: int, prompt: str | Example, *, templated: bool) -> Example:
-    if isinstance(prompt, Example):
-        return prompt
-    if templated:
-        return Example(str(place), "", None, (Turn("user", prompt),))
-    return Example(str(place), prompt, None)
 
 
 def _stored_generator(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from seqdistill.assembly.corpus import label_with_teacher, wanted_corpus
+from seqdistill.assembly.corpus import Wanted, label_generator, label_with_teacher, wanted_corpus
 from seqdistill.assembly.data import read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.core.errors import ModelError
 from seqdistill.core.progress import Progress
-from seqdistill.jobs.measuring import planned_labels
-from seqdistill.jobs.timings import peak_memory_mb
+from seqdistill.jobs.logs import peak_memory_mb
+from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import check_label_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.teacher_corpus import read_record
+
+Item = TypeVar("Item")
+_NUM_LABELLED = 48
+"""Enough to fill a batch of every worker, few enough to take seconds."""
 
 
 def label_data(recipe: Recipe, *, progress: Progress) -> Path:
@@ -51,3 +58,23 @@ def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
         ("teacher's labels", labels),
         ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),
     ]
+
+
+def planned_labels(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> str:
+    """Whether the labels that are wanted are there; else the time, from a sample of them."""
+    if wanted.is_there:
+        return wanted.origin
+    sources = [example.prompt for example in wanted.sources]
+    sample = spread(sources, _NUM_LABELLED)
+    generator = label_generator(recipe, teacher, wanted.sources)
+    began = time.perf_counter()
+    generator.generate(sample, wanted.settings.decoding)
+    seconds = time.perf_counter() - began
+    minutes = seconds * sum(map(len, sources)) / max(1, sum(map(len, sample))) / 60
+    return f"{wanted.origin}: about {minutes:.1f} minutes, from {len(sample)} that were timed"
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Up to `count` items from all over the sequence."""
+    number = min(count, len(items))
+    return [items[index * len(items) // number] for index in range(number)]

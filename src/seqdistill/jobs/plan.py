@@ -1,36 +1,41 @@
 """What a recipe would do, before it does it: data, sizes, and measured memory and times.
 
-`measuring` does a little of everything; the memory is then the peak of this very process, libraries
-included. Nothing is written.
+A little of everything is done: labels, scores on dev, and updates of the largest batches of an
+epoch with an optimizer whose rate is 0. The memory is then the peak of this very process, libraries
+included. Nothing is written and nothing is learned.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from seqdistill.assembly.corpus import wanted_corpus
 from seqdistill.assembly.data import read_split
-from seqdistill.assembly.objective import build_objective
-from seqdistill.assembly.preparing import Prepared, prepare
-from seqdistill.assembly.teachers import states_bytes
+from seqdistill.assembly.preparing import Prepared, build_objective, prepare
+from seqdistill.assembly.sequences import build_source
+from seqdistill.assembly.teachers import live_teacher, states_bytes
 from seqdistill.compression.layers import parameter_count
+from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
-from seqdistill.jobs.measuring import (
-    dev_scores,
-    planned_labels,
-    tokens_per_update,
-    training_seconds,
-)
+from seqdistill.evaluation.dev import Ranks
+from seqdistill.jobs.label import planned_labels, spread
+from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.preflight import preflight, shown_row
-from seqdistill.jobs.timings import peak_memory_mb
-from seqdistill.jobs.training import open_run
-from seqdistill.models.placement import device_of
+from seqdistill.jobs.training import dev_generator, dev_scorer, open_run
+from seqdistill.models.placement import device_of, use_fast_attention
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.stages import stage_recipe
 from seqdistill.recipe.systems import compare_member, output_folder
+from seqdistill.training.optimization import make_optimizer
+
+_NUM_SCORED, _FIRST = 32, 8
+"""Examples of dev that are timed, and of them those that are timed alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +95,17 @@ def plan(recipe: Recipe) -> Plan:
     else:
         members = [compare_member(recipe, preset) for preset in recipe.compare] or [recipe]
         # The most expensive member speaks for all: one whose student writes, or asks the teacher.
-        chosen = max(members, key=lambda m: (m.sequences.rolls_out, _asks_teacher(m)))
+        chosen = max(
+            members,
+            key=lambda m: (
+                m.sequences.rolls_out,
+                m.teacher.scores != "none" or build_objective(m).needs_teacher,
+            ),
+        )
         labelled = next((m for m in members if m.sequences.decoded_by_teacher), chosen)
         planned = _plan_of_one(chosen, labelled=labelled)
         planned = dataclasses.replace(planned, methods=tuple(m.method for m in members))
     return dataclasses.replace(planned, output_dir=str(output_folder(recipe)))
-
-
-def _asks_teacher(recipe: Recipe) -> bool:
-    return recipe.teacher.scores != "none" or build_objective(recipe).needs_teacher
 
 
 def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
@@ -108,15 +115,18 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
     preflight(prepared)  # for what it refuses and warns of
     data = _data_facts(prepared, labelled or recipe)
     num_guessed = int((prepared.train.lengths.target == 0).sum())
-    prepared = dataclasses.replace(prepared, train=_with_guessed_targets(prepared))
-    seconds = training_seconds(prepared, device_of(recipe.training.device))
-    scores = dev_scores(prepared)
+    sequences = recipe.sequences
+    writing = sequences.rollouts if sequences.rolls_out else sequences.decoding
+    guessed = with_placeholder_targets(prepared.train, max_tokens=writing.max_new_tokens)
+    prepared = dataclasses.replace(prepared, train=guessed)
+    seconds = _training_seconds(prepared, device_of(recipe.training.device))
+    scores = _dev_scores(prepared)
     return Plan(
         methods=(recipe.method,),
         target_tokens=int(prepared.train.lengths.counted.sum()),
         updates=recipe.training.steps,
         warmup=recipe.training.warmup,
-        tokens_per_update=tokens_per_update(prepared),
+        tokens_per_update=_tokens_per_update(prepared),
         memory_mb=peak_memory_mb(),
         seconds_per_method=seconds,
         guessed_targets=num_guessed,
@@ -161,12 +171,6 @@ def _model_facts(prepared: Prepared) -> dict[str, str]:
     return facts
 
 
-def _with_guessed_targets(prepared: Prepared) -> EncodedDataset:
-    sequences = prepared.recipe.sequences
-    writing = sequences.rollouts if sequences.rolls_out else sequences.decoding
-    return with_placeholder_targets(prepared.train, max_tokens=writing.max_new_tokens)
-
-
 def _plan_of_chain(recipe: Recipe) -> Plan:
     """All stages as one plan; the first of them describes the data.
 
@@ -177,6 +181,11 @@ def _plan_of_chain(recipe: Recipe) -> Plan:
     updates = sum(planned.updates for planned in plans)
     tokens = sum(planned.updates * planned.tokens_per_update for planned in plans)
     models = {label: text for label, text in plans[0].models.items() if label != "pruning"}
+    sized = []
+    for stage in stages:
+        share = stage.pruning.sparsity
+        pruned = "" if share is None else f", {share:.1%} of the weights pruned"
+        sized.append(f"{stage.method}: {stage.training.steps:,} updates{pruned}")
     return dataclasses.replace(
         plans[0],
         methods=(recipe.method,),
@@ -185,11 +194,120 @@ def _plan_of_chain(recipe: Recipe) -> Plan:
         memory_mb=max(planned.memory_mb for planned in plans),
         seconds_per_method=sum(planned.seconds_per_method for planned in plans),
         models=models,  # pruning is said of each stage
-        stages=tuple(_sized(stage) for stage in stages),
+        stages=tuple(sized),
     )
 
 
-def _sized(stage: Recipe) -> str:
-    share = stage.pruning.sparsity
-    pruned = "" if share is None else f", {share:.1%} of the weights pruned"
-    return f"{stage.method}: {stage.training.steps:,} updates{pruned}"
+def _batches(prepared: Prepared) -> EpochBatches:
+    return EpochBatches(
+        prepared.train,
+        prepared.student.kind,
+        batch_tokens=prepared.recipe.training.batch_tokens,
+        seed=prepared.recipe.seed,
+    )
+
+
+def _tokens_per_update(prepared: Prepared) -> float:
+    """The mean number of tokens that an update learns, over the first batches."""
+    batches = _batches(prepared)
+    counted = prepared.train.lengths.counted
+    sizes = [int(counted[batches.next()].sum()) for _ in range(50)]
+    return prepared.recipe.training.gradient_accumulation_steps * sum(sizes) / len(sizes)
+
+
+def _dev_scores(prepared: Prepared) -> str | None:
+    """How often dev is scored, and how long once takes: a fixed part and one for each example."""
+    training, size = prepared.recipe.training, len(prepared.dev)
+    if not size:
+        return None
+    seconds = [_seconds_of_dev(prepared, count) for count in (_FIRST, _NUM_SCORED)]
+    each = max(0.0, (seconds[1] - seconds[0]) / (_NUM_SCORED - _FIRST))
+    once = seconds[1] + each * max(0, size - _NUM_SCORED)
+    times = math.ceil(training.steps / training.eval_every) if training.eval_every else 1
+    return (
+        f"{times:,} times about {once:.0f} seconds, so about {times * once / 60:.1f} minutes, from "
+        f"{min(size, _NUM_SCORED)} examples that were timed"
+    )
+
+
+def _seconds_of_dev(prepared: Prepared, count: int) -> float:
+    part = dataclasses.replace(
+        prepared,
+        dev=EncodedDataset.of(spread(prepared.dev, count)),
+        dev_references=tuple(spread(prepared.dev_references, count)),
+    )
+    score = dev_scorer(part, dev_generator(part), Ranks())
+    began = time.perf_counter()
+    prepared.adapted.eval()
+    if score is not None:
+        score(prepared.adapted.module)
+    return time.perf_counter() - began
+
+
+def _training_seconds(prepared: Prepared, device: torch.device) -> float:
+    """Seconds of all batches; of kept states the teacher makes each example's once."""
+    training = prepared.recipe.training
+    teacher, student = _seconds_a_batch(prepared, device)
+    num_batches = training.steps * training.gradient_accumulation_steps
+    if prepared.recipe.teacher.cache_hidden_states == "none":
+        return num_batches * (teacher + student)
+    num_tokens = int(prepared.train.lengths.counted.sum())
+    batches_an_epoch = (
+        training.gradient_accumulation_steps * num_tokens / _tokens_per_update(prepared)
+    )
+    return num_batches * student + batches_an_epoch * teacher
+
+
+def _largest_batches(prepared: Prepared) -> list[EncodedDataset]:
+    """Of an epoch's batches the one with most tokens, padding included, and the longest."""
+    batches, lengths = _batches(prepared), prepared.train.lengths
+    wide, long = ((0, 0), [0]), ((0, 0), [0])
+    while batches.epoch == 0:
+        found = list(batches.next())
+        source = int(lengths.source[found].max())
+        target = int(lengths.target[found].max())
+        tokens = len(found) * (source + target)
+        wide = max(wide, ((tokens, source + target), found))
+        long = max(long, ((source + target, tokens), found))
+    return [prepared.train.select(found) for _, found in (wide, long)]
+
+
+def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, float]:
+    """Seconds of the teacher's scores, and of the student's passes with what it writes: of each the
+    fastest of some batches of the epoch. The largest come first, for the memory that they take."""
+    use_fast_attention(prepared.student.model, device)
+    model = prepared.adapted.to(device)
+    teacher = live_teacher(prepared, device)
+    # Its moments take memory; the rate is 0, so that what is measured stays the student.
+    optimizer = make_optimizer(model, prepared.recipe.training)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    updates = prepared.recipe.training.steps
+    bf16 = prepared.precision == "bf16"
+    fastest = (math.inf, math.inf)
+    every = [*_largest_batches(prepared), prepared.train]
+    sources = [build_source(prepared, examples) for examples in every]
+    model.train()
+    for number, source in enumerate((*sources, sources[-1], sources[-1]), start=1):
+        began = time.perf_counter()
+        source.begin_update(number, updates)
+        batch = source.next_batch().to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            started = time.perf_counter()
+            scores = teacher.score(batch)
+            scored = time.perf_counter()
+            loss, _ = prepared.objective(prepared.adapted.states(batch), scores, batch)
+        torch.autograd.backward(loss.total)
+        loss.total.item()  # waits for a GPU
+        ended = time.perf_counter()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if source is sources[-1]:
+            writes = prepared.recipe.sequences.rolls_out
+            student = ended - scored + (started - began if writes else 0)
+            fastest = (min(fastest[0], scored - started), min(fastest[1], student))
+    # As saving does: a state is copied whole before it is written.
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    kept = [*model.parameters(), *(m for m in moments if isinstance(m, Tensor))]
+    _ = [tensor.detach().cpu().clone() for tensor in kept]
+    return fastest

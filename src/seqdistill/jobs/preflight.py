@@ -10,7 +10,6 @@ import logging
 import math
 import unicodedata
 from collections.abc import Sequence
-from itertools import islice
 
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
@@ -117,9 +116,7 @@ def _check_texts(rows: Sequence[EncodedExample], prepared: Prepared) -> dict[str
             sum(len(row.target_ids) for row in rows),
             len(rows),
         )
-    wanted = {row.id for row in rows}
-    asked = (example for example in prepared.train_examples if example.id in wanted)
-    texts = {example.id: example.target or "" for example in islice(asked, len(wanted))}
+    texts = {row.id: prepared.train_examples.named(row.id).target or "" for row in rows}
     changed = [
         (row.id, texts[row.id], text)
         for row, text in zip(rows, decoded, strict=True)

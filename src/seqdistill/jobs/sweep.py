@@ -11,17 +11,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 import seqdistill
 from seqdistill.assembly.data import read_split
 from seqdistill.assembly.models import trusts_code
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import NoProgress
 from seqdistill.evaluation.systems import SystemResult, evaluate_system
 from seqdistill.jobs.cells import Cell, recipe_hash, run_cells, train_cell
 from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
-from seqdistill.jobs.sweep_differences import differences
 from seqdistill.jobs.systems import system_under_test
-from seqdistill.metrics.corpus_metrics import score_key_of
+from seqdistill.metrics.bootstrap import paired_bootstrap
+from seqdistill.metrics.corpus_metrics import corpus_metrics, score_key_of
+from seqdistill.metrics.repetitions import mean, t_interval
+from seqdistill.metrics.score import SummedStatistics
+from seqdistill.metrics.scripts import Units
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sweep_schema import Sweep, Trial, trials
@@ -34,6 +40,7 @@ from seqdistill.report.sweep_page import sweep_page
 
 ROWS, DIFFERENCES, PAGE = "rows.parquet", "differences.parquet", "sweep.html"
 _NOT_A_SCORE = ("_low", "_high", "_sentences")
+_CONFIDENCE, _NUM_RESAMPLES = 0.95, 1000
 _TEACHERS: dict[str, SystemResult] = {}
 
 
@@ -60,7 +67,8 @@ def planned_cells(sweep: Sweep) -> dict[str, Cell]:
         except RecipeError as error:
             problems.setdefault(str(error), trial.name)
             continue
-        judged = _judged_by(cells[trial.name].recipes[0])
+        (recipe,) = cells[trial.name].recipes
+        judged = f"{recipe.evaluation.metrics[0]} on {recipe.data.test}"
         first_name, first = judges.setdefault(str(trial.varied), (trial.name, judged))
         if judged != first:
             sentence = (
@@ -102,7 +110,7 @@ def run_sweep(
             tell=tell,
         )
         rows = [row for row in read_rows(path) if row["cell"] in place]
-        compared = differences(sweep, cells, rows)
+        compared = _differences(sweep, cells, rows)
         write_rows(folder / DIFFERENCES, compared)
         atomic.write_text(page, sweep_page(rows, compared, sweep))
     return SweepResult(path, page, failed)
@@ -115,10 +123,6 @@ def _cell(sweep: Sweep, trial: Trial) -> Cell:
     recipe = load_recipe(trial.recipe, [*trial.overrides, f"output_dir={folder}"])
     facts = {"method": trial.method, **trial.varied, **trial.chosen, "seed": trial.seed}
     return Cell(key, trial.name, (recipe,), facts)
-
-
-def _judged_by(recipe: Recipe) -> str:
-    return f"{recipe.evaluation.metrics[0]} on {recipe.data.test}"
 
 
 def _identity(row: Row) -> tuple[str, bool]:
@@ -224,3 +228,76 @@ def _scores(system: Mapping[str, Any]) -> Iterator[Row]:
         if isinstance(value, float) and not key.endswith(_NOT_A_SCORE):
             ends = {end: system.get(f"{key}_{end}") for end in ("low", "high")}
             yield {"metric": key, "value": value, **ends}
+
+
+def _differences(sweep: Sweep, cells: Mapping[str, Cell], rows: Sequence[Row]) -> list[Row]:
+    """By how much each method is better than the baseline, seed by seed and over seeds.
+
+    Of one seed the interval is a paired bootstrap's over the test set; over several, Student's t of
+    the seeds' differences. Read from what the runs wrote for the test set.
+    """
+    tested = {row["cell"] for row in rows if row.get("split") == "test" and "value" in row}
+    found = {cell.key: cell for cell in cells.values() if cell.key in tested}
+    systems: dict[tuple[str, str], dict[int, Cell]] = {}
+    for cell in found.values():
+        varied = {key: cell.facts[key] for key in cell.facts if key not in sweep.choose}
+        varied_key = str({k: v for k, v in varied.items() if k not in ("method", "seed")})
+        systems.setdefault((cell.facts["method"], varied_key), {})[cell.facts["seed"]] = cell
+    compared: list[Row] = []
+    for (method, varied_key), own in systems.items():
+        base = systems.get((sweep.base, varied_key), {})
+        if method != sweep.base:
+            shared = [(own[seed], base[seed]) for seed in own if seed in base]
+            compared += _of_seeds(shared, sweep)
+    return compared
+
+
+def _of_seeds(pairs: Sequence[tuple[Cell, Cell]], sweep: Sweep) -> Iterator[Row]:
+    by_mode: dict[str, list[Row]] = {}
+    for own, base in pairs:
+        for row in _of_one(own, base):
+            by_mode.setdefault(row["metric"], []).append({**row, "baseline": sweep.base})
+    for rows in by_mode.values():
+        yield from rows
+        gains = [row["gain"] for row in rows]
+        if len(gains) > 1:
+            low, high = t_interval(gains, confidence=_CONFIDENCE)
+            whole = {key: value for key, value in rows[0].items() if key != "seed"}
+            ends = {"gain": mean(gains), "low": low, "high": high}
+            yield {**whole, **ends, "interval": "t over seeds", "num_seeds": len(gains)}
+
+
+def _of_one(own: Cell, base: Cell) -> Iterator[Row]:
+    for mode in ("greedy", "beam"):
+        metric, sign, mine = scored(own.run, mode)
+        _, _, theirs = scored(base.run, mode)
+        generator = np.random.default_rng(derived_seed(1, "paired sweep"))
+        found = paired_bootstrap(
+            mine, theirs, num_resamples=_NUM_RESAMPLES, confidence=_CONFIDENCE, generator=generator
+        )
+        low, high = sorted((sign * found.low, sign * found.high))
+        gain = sign * (mine.score().value - theirs.score().value)
+        ends = {"gain": gain, "low": low, "high": high}
+        name = f"{metric}_{mode}"
+        yield {
+            **own.facts,
+            "metric": name,
+            **ends,
+            "interval": "bootstrap of the test set",
+            "num_seeds": 1,
+        }
+
+
+def scored(
+    run: RunDirectory, mode: str, system: str | None = None
+) -> tuple[str, int, SummedStatistics]:
+    """The run's main metric, +1 where more is better and -1 where less is, and the statistics of
+    the test set of a system, or of the student, decoded `greedy` or by `beam`."""
+    results = run.read_results()
+    main = results.metrics[0]
+    units = Units(**cast("dict[str, Any]", results.units))
+    outputs, name = run.read_outputs(), system or str(results.student)
+    texts = [cast("dict[str, str]", line[mode])[name] for line in outputs]
+    references = [str(line["reference"]) for line in outputs]
+    statistics = corpus_metrics(units)[main.name].statistics(texts, references)
+    return main.name, 1 if main.higher_is_better else -1, statistics

@@ -24,11 +24,10 @@ from seqdistill.compression.layers import parameter_count
 from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.systems import SystemSource, SystemUnderTest
-from seqdistill.jobs.export import INT8_FOLDER
+from seqdistill.jobs.export import INT8_FOLDER, weight_bytes
 from seqdistill.models.adapters import adapt
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import LoadedModel, load_pair
-from seqdistill.models.places import model_folders
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_folder
@@ -80,11 +79,12 @@ def on_transformers(source: SystemSource) -> SystemSource:
 
 def _has_start(recipe: Recipe) -> bool:
     """Not where the recipe leaves it out, for random weights, or where it is the teacher itself."""
-    student = recipe.student
+    student, teacher = recipe.student, recipe.teacher.model
     if not recipe.evaluation.include_start or student.init == "scratch":
         return False
-    is_teacher = _is_one_folder(student.model, recipe.teacher.model)
-    return not (student.init == "pretrained" and is_teacher)
+    if student.init != "pretrained" or student.model is None or teacher is None:
+        return True
+    return Path(model_folder(student.model)).resolve() != Path(model_folder(teacher)).resolve()
 
 
 def _start(
@@ -107,12 +107,6 @@ def _start(
     return _with_generator(START, pair, _init_name(recipe), recipe, examples, size, engine)
 
 
-def _is_one_folder(name: str | None, other: str | None) -> bool:
-    if name is None or other is None:
-        return False
-    return Path(model_folder(name)).resolve() == Path(model_folder(other)).resolve()
-
-
 def exported_system(run: RunDirectory, overrides: Sequence[str]) -> str | None:
     """The name of the student that the run's int8 copy is of; None where there is no copy.
 
@@ -131,13 +125,6 @@ def exported_system(run: RunDirectory, overrides: Sequence[str]) -> str | None:
         run.student_path,
     )
     return None
-
-
-def weight_bytes(folder: str) -> int:
-    """Bytes of the weight files in a model folder; 0 for a model that is not a local folder."""
-    return sum(
-        file.stat().st_size for path in model_folders(folder) for file in path.glob("*.safetensors")
-    )
 
 
 def system_under_test(

@@ -17,14 +17,15 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator, PartialState
+from transformers import PreTrainedModel
 
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import engine_name, evaluation_engine, generator_factory
 from seqdistill.assembly.models import without_trust
 from seqdistill.assembly.preparing import Prepared, prepare
-from seqdistill.assembly.pruning import pruning_facts, warn_of_zeros
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
 from seqdistill.assembly.teachers import build_teacher_scores
+from seqdistill.compression.pruning_mask import PruningMask, prunable_weights
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
@@ -32,10 +33,9 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.dev import DevScorer, GeneratorFactory, Ranks
 from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of, sequences_of
+from seqdistill.jobs.logs import RolloutLog, check_trackers, note_seconds, timed, trackers_started
 from seqdistill.jobs.preflight import preflight, shown_row
-from seqdistill.jobs.rollout_log import RolloutLog
-from seqdistill.jobs.timings import add_timings, timed, timing
-from seqdistill.jobs.trackers import check_trackers, trackers_started
+from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import (
     Precision,
     device_of,
@@ -61,6 +61,8 @@ from seqdistill.training.optimization import check_trainable
 from seqdistill.training.processes import all_gather_object, make_accelerator, shard_frozen
 
 _LOG = logging.getLogger(__name__)
+_PRUNED_SHARE = 0.05
+"""A random or trained weight is exactly zero about never: more than this were pruned."""
 
 
 def open_run(recipe: Recipe, *, resume: Resume) -> RunDirectory:
@@ -109,10 +111,8 @@ def only_writer(recipe: Recipe) -> Iterator[PartialState]:
 
     It keeps other commands away from there, and removes what killed ones left.
     """
-    processes, folder = (
-        PartialState(cpu=device_of(recipe.training.device).type == "cpu"),
-        output_folder(recipe),
-    )
+    folder = output_folder(recipe)
+    processes = PartialState(cpu=device_of(recipe.training.device).type == "cpu")
     if not processes.is_main_process:
         yield processes
         return
@@ -153,12 +153,13 @@ def train_as_only_writer(
     if training.threads is not None:
         torch.set_num_threads(training.threads)
     prepared = prepare(recipe)
-    if started:
-        prepared = _as_begun(prepared, run)
+    if started and training.precision == "auto" and run.manifest_path.is_file():
+        begun = run.read_manifest().get("precision", prepared.precision)  # wherever that was
+        prepared = dataclasses.replace(prepared, precision=cast("Precision", begun))
     check_trainable(prepared.adapted, prepared.mask, training, accelerator)
     if training.attention != "auto":
         set_attention(prepared.student.model, training.attention)
-    warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
+    _warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
     decode_dev, engines = dev_generator(prepared), dict[str, str]()
     if not started and accelerator.is_main_process:  # where CTranslate2 must run and cannot
         if prepared.dev:
@@ -185,9 +186,9 @@ def train_as_only_writer(
         if accelerator.num_processes > 1:
             progress.echo(f"{accelerator.num_processes} processes train one student together")
         if recipe.sequences.decoded_by_teacher:
-            add_timings(run, [timing("labelling", kept - labelled)])
+            note_seconds(run, "labelling", kept - labelled)
         if recipe.teacher.cache_hidden_states != "none":
-            add_timings(run, [timing("teacher's states", time.perf_counter() - kept)])
+            note_seconds(run, "teacher's states", time.perf_counter() - kept)
     accelerator.wait_for_everyone()
     writes = accelerator.is_main_process
     with timed(run, "training") if writes else contextlib.nullcontext():
@@ -222,14 +223,6 @@ def _save(prepared: Prepared, run: RunDirectory) -> None:
     save_pair(student, run.student_path, save_dtype=prepared.recipe.student.save_dtype, said=said)
 
 
-def _as_begun(prepared: Prepared, run: RunDirectory) -> Prepared:
-    """With the precision that the run was begun with, wherever that was."""
-    if prepared.recipe.training.precision != "auto" or not run.manifest_path.is_file():
-        return prepared
-    begun = run.read_manifest().get("precision", prepared.precision)
-    return dataclasses.replace(prepared, precision=cast("Precision", begun))
-
-
 def _begin(
     run: RunDirectory, prepared: Prepared, facts: dict[str, object], *, started: bool
 ) -> None:
@@ -244,10 +237,39 @@ def _begin(
             "train_examples_too_long": prepared.num_too_long,
             "precision": prepared.precision,
             **prepared.judging.facts(),
-            **pruning_facts(prepared.mask),
+            **_pruning_facts(prepared.mask),
             **facts,
         }
     )
+
+
+def _pruning_facts(mask: PruningMask) -> dict[str, object]:
+    """What the manifest says of a pruned student; nothing of one that is not."""
+    if mask.num_weights == 0:
+        return {}
+    facts = {"weights": mask.num_weights, "kept": mask.num_kept, "density": mask.density}
+    return {"pruning": {**facts, "densities": mask.densities()}}
+
+
+def _warn_of_zeros(model: PreTrainedModel, mask: PruningMask, lora: LoraAdapter | None) -> None:
+    """Warns once when training is about to fill the zeros of a student that was pruned before.
+
+    Only matrices are looked at: biases that start from zero are many, and were never pruned. Nor
+    were adapters, which also start from zero, but they fill the matrices that they are merged into.
+    """
+    if mask.num_weights > 0:
+        return
+    weights = (prunable_weights(model) if lora is None else lora.joined_weights()).values()
+    num_weights = sum(weight.numel() for weight in weights)
+    num_zeros = num_weights - sum(int(weight.count_nonzero()) for weight in weights)
+    if num_zeros > _PRUNED_SHARE * num_weights:
+        _LOG.warning(
+            "%d of the student's %d weights in matrices are exactly zero, as after pruning, and "
+            "training will fill them; set pruning.sparsity=0%s to keep them zero",
+            num_zeros,
+            num_weights,
+            "" if lora is None else " and leave student.lora out",
+        )
 
 
 def dev_generator(prepared: Prepared) -> GeneratorFactory:

@@ -17,23 +17,18 @@ from seqdistill.recipe.sections import (
 )
 
 
-class DecodingSection(Section):
+class Decoding(Section):
     """How sequences are generated. `sampling_temperature` is not the loss's temperature."""
 
-    engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
-    """ctranslate2 is several times faster on CPU; transformers knows every architecture. auto is
-    ctranslate2 where it computes the same as the model, else transformers, which is said."""
-    compute_type: ComputeType = "float32"
-    """Arithmetic of the CTranslate2 engine; with another than float32 auto never is transformers.
-    """
     mode: Literal["beam", "sample"] = "beam"
     """Beam search, or ancestral sampling from the full distribution."""
     beam_size: PositiveInt = 5
-    """Hypotheses kept per step; 1 is greedy. Kim and Rush 2016 use 5."""
+    """Hypotheses kept per step; 1 is greedy. Kim and Rush 2016 use 5. Not read in mode `sample`."""
     n_best: PositiveInt = 1
-    """Finished hypotheses kept per source, with scores."""
+    """Hypotheses kept per source, with scores: the best of the beam, or independent samples."""
     length_penalty: float = 1.0
-    """Scores are divided by length ** length_penalty; 0 compares plain log-probabilities."""
+    """Scores are divided by length ** length_penalty, a decoder's prefix counted in it; 0 compares
+    plain log-probabilities."""
     sampling_temperature: PositiveFloat = 1.0
     """Divides the sampler's logits; 1 samples the model's own distribution."""
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -45,6 +40,17 @@ class DecodingSection(Section):
     batch_tokens: PositiveInt = 1024
     """How many source tokens (padding included) are decoded together. On CPUs small batches stay in
     the cache; on GPUs larger ones are faster."""
+
+
+class DecodingSection(Decoding):
+    """How the teacher decodes, and with what."""
+
+    engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
+    """ctranslate2 is several times faster on CPU; transformers knows every architecture. auto is
+    ctranslate2 where it computes the same as the model, else transformers, which is said."""
+    compute_type: ComputeType = "float32"
+    """Arithmetic of the CTranslate2 engine; with another than float32 auto never is transformers.
+    """
     threads: PositiveInt | None = None
     """CPU workers of one thread each; all the process may use when not given."""
 

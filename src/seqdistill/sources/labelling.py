@@ -10,7 +10,6 @@ from pathlib import Path
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.generators import derived_seed
 from seqdistill.generation.decoding import SequenceGenerator
-from seqdistill.records.atomic import write_json
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
 from seqdistill.records.shared_parts import make_parts, one_at_a_time, remove_left_overs
@@ -30,6 +29,7 @@ from seqdistill.sources.teacher_corpus import (
     is_begun,
     is_complete,
     read_record,
+    write_record,
     write_shard,
 )
 
@@ -108,7 +108,7 @@ def _begin(folder: Path, record: CorpusRecord) -> None:
                 for name in stored.checksums:
                     if (folder / name).is_file():
                         check_shard(folder, stored, name)
-            write_json(folder / CORPUS, dataclasses.asdict(record))
+            write_record(folder, record)
     except OSError as error:
         raise DataError(
             f"{folder} must be a folder that can be written, found: {error}; give another folder"
@@ -225,7 +225,7 @@ class _Labelling:
             counts=counts,
             versions=versions(),
         )
-        write_json(self.folder / CORPUS, dataclasses.asdict(finished))
+        write_record(self.folder, finished)
 
 
 def _warn(counts: Counts, num_examples: int, longest: int) -> None:

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from seqdistill.core.errors import DataError, StaleCorpusError
 from seqdistill.core.source import Source, bytes_of
 from seqdistill.generation.decoding import Decoding, Hypothesis
-from seqdistill.records.atomic import new_file
+from seqdistill.records.atomic import new_file, write_json
 from seqdistill.records.checksums import own_file
 from seqdistill.records.fingerprint import of_file
 
@@ -326,6 +326,11 @@ def in_step(
                 f"The teacher's corpus must be of these examples, but it has none {name!r} at its "
                 "place; label this data, or give another folder as sequences.corpus."
             )
+
+
+def write_record(folder: Path, record: CorpusRecord) -> None:
+    """Writes corpus.json, whole or not at all."""
+    write_json(folder / CORPUS, TypeAdapter(CorpusRecord).dump_python(record, mode="json"))
 
 
 def read_record(folder: Path) -> CorpusRecord:
