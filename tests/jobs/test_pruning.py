@@ -22,8 +22,7 @@ from tests.jobs.test_stages import (
     trained,
 )
 
-from seqdistill.compression.pruning import prune
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning import PruningMask, prune
 from seqdistill.core.errors import UserError
 from seqdistill.jobs.plan import plan
 from seqdistill.models.loading import load_pair

@@ -26,7 +26,7 @@ from seqdistill.assembly.models import build_student, build_teacher
 from seqdistill.assembly.objective import build_objective
 from seqdistill.assembly.pruning import build_mask
 from seqdistill.assembly.rewards import RewardOfCompletion, build_reward, try_reward
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, RecipeError, UserError
 from seqdistill.data.batching import EpochBatches

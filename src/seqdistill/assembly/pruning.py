@@ -9,8 +9,7 @@ import logging
 
 from transformers import PreTrainedModel
 
-from seqdistill.compression.pruning import prune
-from seqdistill.compression.pruning_mask import PruningMask, prunable_weights
+from seqdistill.compression.pruning import PruningMask, prunable_weights, prune
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.recipe.schema import Recipe
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seqdistill.compression.pruning_mask import bit_patterns
+from seqdistill.compression.pruning import bit_patterns
 from seqdistill.core.errors import ModelError, first_line
 from seqdistill.models.loading import SPARSE_WEIGHTS
 from seqdistill.records import atomic

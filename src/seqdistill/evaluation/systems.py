@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import parameter_count
-from seqdistill.compression.pruning_mask import nonzero_count
+from seqdistill.compression.pruning import nonzero_count
 from seqdistill.core.generators import derived_seed
 from seqdistill.data.collating import Collator
 from seqdistill.data.detokenizing import TextDecoder
