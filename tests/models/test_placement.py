@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import ctranslate2
 import pytest
 import torch
-from tests.tiny import character_tokenizer, tiny_model
+from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 from transformers import LlamaConfig
 
 from seqdistill.assembly.models import (
@@ -33,25 +34,21 @@ from seqdistill.recipe.schema import Recipe
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "precision"),
-    [
+def test_auto_is_bf16_where_the_cpu_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for capabilities, precision in (
         ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
         ({"avx2": True, "avx512_bf16": True}, "bf16"),
         ({"architecture": "arm64", "neon": True, "bf16": True}, "bf16"),
-        ({}, "fp32"),
-        (None, "fp32"),  # a torch that cannot tell
-    ],
-)
-def test_auto_is_bf16_where_the_cpu_has_instructions_for_it(
-    capabilities: dict[str, object] | None, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if capabilities is None:
-        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    else:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert precision_of("auto", CPU) == precision
+    ):
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", functools.partial(dict, capabilities), raising=False
+        )
+        assert precision_of("auto", CPU) == precision
     assert [precision_of(wanted, CPU) for wanted in ("fp32", "bf16")] == ["fp32", "bf16"]
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # a torch that cannot tell
+    assert precision_of("auto", CPU) == "fp32"
 
 
 def test_an_automatic_device_is_a_gpu_where_there_is_one_for_each_process(
@@ -116,17 +113,14 @@ def test_a_recipe_places_its_teacher_and_what_it_measures(monkeypatch: pytest.Mo
 
 
 def test_a_student_of_a_teachers_layers_is_fp32_whatever_the_teacher_is(tmp_path: Path) -> None:
-    tiny_model("llama").save_pretrained(tmp_path)
-    character_tokenizer().save_pretrained(tmp_path)
-    given = {
-        "teacher": {"model": str(tmp_path), "dtype": "bf16", "device": "cpu"},
-        "student": {"init": "teacher_layers", "decoder_layers": 1},
-    }
-    recipe = Recipe.model_validate(given)
-    teacher = build_teacher(recipe)
-    assert teacher.model.dtype == torch.bfloat16
-    student = build_student(recipe, teacher, ())
-    assert {weight.dtype for weight in student.model.parameters()} == {torch.float32}
+    save_unlisted(tiny_model("llama"), character_tokenizer(), tmp_path)
+    teacher = {"model": str(tmp_path), "dtype": "bf16", "device": "cpu"}
+    student = {"init": "teacher_layers", "decoder_layers": 1}
+    recipe = Recipe.model_validate({"teacher": teacher, "student": student})
+    built = build_teacher(recipe)
+    assert built.model.dtype == torch.bfloat16
+    weights = build_student(recipe, built, ()).model.parameters()
+    assert {weight.dtype for weight in weights} == {torch.float32}
 
 
 def test_a_gpu_that_ctranslate2_does_not_find_is_an_engine_error(
@@ -144,18 +138,10 @@ def test_a_gpu_that_ctranslate2_does_not_find_is_an_engine_error(
 @pytest.mark.parametrize("name", ["mbart", "llama"])
 @pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
 def test_a_gpu_writes_what_a_cpu_writes(name: str, engine: str, tmp_path: Path) -> None:
-    tiny_model(name).save_pretrained(tmp_path)
-    character_tokenizer().save_pretrained(tmp_path)
-    texts = ["abc", "a longer text", "zz"]
-    written = {
-        device: generate_texts(
-            str(tmp_path),
-            texts,
-            device=device,
-            engine=engine,
-            max_new_tokens=8,
-            progress=NoProgress(),
-        )
+    save_unlisted(tiny_model(name), character_tokenizer(), tmp_path)
+    texts, settings = ["abc", "a longer text", "zz"], {"engine": engine, "max_new_tokens": 8}
+    of_cpu, of_gpu = (
+        generate_texts(str(tmp_path), texts, device=device, progress=NoProgress(), **settings)
         for device in ("cpu", "cuda")
-    }
-    assert written["cpu"] == written["cuda"]
+    )
+    assert of_cpu == of_gpu

@@ -15,8 +15,6 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from seqdistill.core.errors import ModelError
-
 # attention_dropout, attn_pdrop, dropout_rate, hidden_dropout_prob, ...
 _DROPOUT = re.compile(r"dropout|pdrop|^drop$")
 # Whole layers or paths left out by chance.
@@ -34,10 +32,7 @@ def set_dropout(model: PreTrainedModel, rate: float) -> None:
 
     At 0 nothing is left to chance: the leaving out of whole layers (`layerdrop`) and noise in
     routers of experts end too. At other rates those stay as they are: they drop no activations.
-    Raises ModelError for a rate outside [0, 1).
     """
-    if not 0.0 <= rate < 1.0:
-        raise ModelError(f"A dropout rate must lie in [0, 1), got {rate}; lower it.")
     noisy = any(_NOISE in vars(module) for module in model.modules())
     noises = (_NOISE, _NOISE_IN_CONFIGURATION) if noisy else ()
     for holder, name, _ in _numbers(model):
