@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqdistill.core.families import DIVERGENCES
 from seqdistill.core.head import Head
-from seqdistill.objectives.chunked_loss import FusedLoss
+from seqdistill.objectives.chunked import FusedSum
 from seqdistill.objectives.fused import (
     fused_divergence,
     fused_sum,
@@ -74,16 +74,15 @@ class Problem:
         bias = self.head.bias
         return [self.hidden, self.head.weight] + ([] if bias is None else [bias])
 
-    def fused(self, temperature: float = 1.0, chunk: int | None = None) -> FusedLoss:
+    def fused(self, temperature: float = 1.0, chunk: int | None = None) -> FusedSum:
         if self.is_hard:
-            found = fused_sum(
+            return fused_sum(
                 self.hidden,
                 self.head,
                 [target_part(self.target_ids)],
                 weights=self.weights,
                 chunk_positions=chunk,
             )
-            return FusedLoss(found.total, found.values[0])
         return fused_divergence(
             self.name,
             self.hidden,
@@ -142,7 +141,7 @@ def test_fused_equals_plain(name: str, chunk: int | None, dtype: torch.dtype) ->
     case = problem(name, "all", dtype)
     got, expected = case.fused(2.5, chunk), case.plain(2.5)
     assert got.total.dtype == dtype
-    assert relative_error(got.values, expected.detach()) < TOLERANCE[dtype]
+    assert relative_error(got.values[0], expected.detach()) < TOLERANCE[dtype]
     total = (case.weights * expected).sum()
     assert relative_error(got.total.detach(), total.detach()) < TOLERANCE[dtype]
     pairs = zip(case.gradients(got.total), case.gradients(total), strict=True)
@@ -165,7 +164,7 @@ def test_bf16_states_come_close_and_keep_each_dtype(name: str) -> None:
     )
     got, expected = rounded.fused(), exact.plain()
     assert (got.values >= 0.0).all(), "not even by rounding"
-    assert relative_error(got.values.double(), expected.detach()) < 0.03
+    assert relative_error(got.values[0].double(), expected.detach()) < 0.03
     gradients = rounded.gradients(got.total)
     assert [gradient.dtype for gradient in gradients] == [leaf.dtype for leaf in rounded.leaves]
     plain_gradients = exact.gradients((exact.weights * expected).sum())
@@ -217,7 +216,7 @@ def test_one_sided_zeros_equal_the_plain_form(name: str) -> None:
         case = problem(name, "bias")
         getattr(case, excluded_by).bias.data[:3] = -math.inf
         got, expected = case.fused(chunk=4), case.plain()
-        torch.testing.assert_close(got.values, expected)
+        torch.testing.assert_close(got.values[0], expected)
         if expected.isfinite().all():
             for gradient in case.gradients(got.total):
                 assert gradient.isfinite().all()
@@ -230,7 +229,7 @@ def test_a_nan_is_not_hidden(name: str) -> None:
         if case.is_hard and broken == "teacher_hidden":
             continue
         getattr(case, broken).data[4, 0] = math.nan
-        values = case.fused().values
+        values = case.fused().values[0]
         assert values[4].isnan()
         assert values.isnan().sum() == 1
 
@@ -318,7 +317,7 @@ def test_parts_of_one_pass_equal_the_sum_of_single_losses(head: str, chunk: int 
     ]
     together = fused_sum(case.hidden, case.head, parts, weights=case.weights, chunk_positions=chunk)
     single = [dataclasses.replace(case, name=name).fused() for name in factors]
-    assert torch.allclose(together.values, torch.stack([loss.values for loss in single]))
+    assert torch.allclose(together.values, torch.cat([loss.values for loss in single]))
     total = sum(f * loss.total for f, loss in zip(factors.values(), single, strict=True))
     assert isinstance(total, Tensor)
     assert relative_error(together.total.detach(), total.detach()) < 1e-12

@@ -10,7 +10,7 @@ from tests.objectives.worlds import World, term, world
 
 from seqdistill.core.families import DIVERGENCES, InterpolatedForwardKL
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.objectives.interpolation import InterpolationShare
+from seqdistill.objectives.adaptive_divergences import InterpolationShare
 from seqdistill.objectives.objective import WeightedObjective
 
 TAID = term("interpolated_forward_kl")

@@ -9,8 +9,7 @@ from tests.objectives.worlds import VOCAB, World, term, world
 
 from seqdistill.core.batch import StudentStates
 from seqdistill.core.scores import DenseScores, NoScores
-from seqdistill.core.terms import Reduction, Term
-from seqdistill.objectives.monitors import Monitor
+from seqdistill.core.terms import Monitor, Reduction, Term
 from seqdistill.objectives.objective import WeightedObjective
 
 BOTH: tuple[Monitor, ...] = ("student_entropy", "teacher_reverse_kl")

@@ -7,6 +7,7 @@ teacher never receives a gradient.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,14 +18,16 @@ from torch import Tensor
 from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen, resolved
-from seqdistill.objectives.chunked_head import (
+from seqdistill.objectives.chunked import (
     Blocking,
+    ChunkWalk,
+    FusedSum,
     LogitsPass,
+    Part,
+    RowLoss,
     arithmetic_dtype,
-    detached_head,
     product_dtype,
 )
-from seqdistill.objectives.chunked_loss import ChunkWalk, FusedLoss, FusedSum, Part, RowLoss
 from seqdistill.objectives.manual_gradients import SoftRows
 
 RowFunction = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
@@ -43,8 +46,8 @@ def fused_divergence(
     temperature: float = 1.0,
     chunk_positions: int | None = None,
     **parameters: Any,
-) -> FusedLoss:
-    """The divergence `name` in nats at every position, and its weighted sum.
+) -> FusedSum:
+    """The divergence `name` in nats at every position, as the one part of a weighted sum.
 
     Equals the function of that name in `DIVERGENCES` on the log-softmax of both models' logits
     divided by `temperature` (no T squared); `parameters` are that divergence's own. Products run
@@ -58,22 +61,19 @@ def fused_divergence(
     ValueError for heads over different vocabularies or a temperature that is not positive.
     """
     part = teacher_part(name, teacher_hidden, teacher_head, temperature=temperature, **parameters)
-    found = fused_sum(
+    return fused_sum(
         student_hidden, student_head, [part], weights=weights, chunk_positions=chunk_positions
     )
-    return FusedLoss(found.total, found.values[0])
 
 
-def target_nats(
-    hidden: Float[Tensor, "positions dim"], head: Head, target_ids: Int[Tensor, " positions"]
+def nats_of(
+    part: Part, hidden: Float[Tensor, "positions dim"], head: Head
 ) -> Float[Tensor, " positions"]:
-    """-log Q of every target, without a gradient, in chunks of positions."""
-    return fused_sum(
-        hidden.detach(),
-        detached_head(head),
-        [target_part(target_ids)],
-        weights=hidden.new_ones(hidden.shape[0]),
-    ).values[0]
+    """What a part is at every position, without a gradient, in chunks of positions."""
+    bias = None if head.bias is None else head.bias.detach()
+    held = dataclasses.replace(head, weight=head.weight.detach(), bias=bias)
+    ones = hidden.new_ones(hidden.shape[0])
+    return fused_sum(hidden.detach(), held, [part], weights=ones).values[0]
 
 
 def fused_sum(
@@ -153,7 +153,7 @@ def teacher_part(
             temperature=temperature,
             blocking=blocking,
         )
-        shape = (min(blocking.slice, blocking.chunk), teacher_head.vocab_size)
+        shape = (blocking.slice, teacher_head.vocab_size)
         buffers = tuple(teacher_hidden.new_empty(shape, dtype=dtype) for _ in range(3))
         return lambda start, stop, logits: form(
             logits, teacher.rows(start, stop).to(dtype), buffers

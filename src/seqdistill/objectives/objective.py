@@ -15,13 +15,13 @@ from torch import Tensor
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import TokenWeight
+from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.registry import Chosen
-from seqdistill.core.scores import TeacherScores
-from seqdistill.core.terms import Reduction, Term, term_findings
+from seqdistill.core.scores import NoScores, TeacherScores
+from seqdistill.core.terms import Monitor, Reduction, Term, term_findings
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.objectives.chunked_loss import Part
+from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
-from seqdistill.objectives.monitors import Monitor, measured
 from seqdistill.objectives.observation import Observation
 from seqdistill.objectives.reduction import reduction_count, reduction_weights
 
@@ -217,7 +217,31 @@ class WeightedObjective:
             for key, value in state.logged().items():
                 total = torch.tensor(value, dtype=torch.float64)
                 found[key + number] = TokenSum(total, torch.ones(()))
-        return found | measured(seen, self._measured_now)
+        return found | self._monitored(seen)
+
+    def _monitored(self, seen: Observation) -> dict[str, TokenSum]:
+        """Each monitor (nats) over the student's own sequences, and their number of positions.
+
+        `student_entropy` H(Q) falls toward 0 where a student loses its diversity.
+        `teacher_reverse_kl` KL(Q || P) estimates how far it is from its teacher, per token,
+        whatever it is trained with; it is left out where no teacher was asked. Own are the
+        sequences that the student sampled, those of a mixture with the teacher too; all where the
+        batch does not say.
+        """
+        if not self._measured_now:
+            return {}
+        mask = seen.target_mask
+        if seen.batch.origins is not None:
+            mask = mask & seen.of_origins(STUDENT_ORIGINS)
+        count = reduction_count(mask, "token")
+        found: dict[str, TokenSum] = {}
+        for name in self._measured_now:
+            seen.asked_by = name
+            if name == "student_entropy":
+                found[name] = TokenSum(seen.student_entropy[mask].sum(), count)
+            elif not isinstance(seen.scores, NoScores):
+                found[name] = TokenSum(seen.values("reverse_kl")[mask].sum(), count)
+        return found
 
     @property
     def _measured_now(self) -> tuple[Monitor, ...]:
