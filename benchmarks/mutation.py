@@ -45,11 +45,15 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "reduction": (
         ("objectives/reduction.py", "core/token_sum.py"),
-        ("tests/objectives", "tests/core"),
+        ("tests/objectives", "tests/core", "tests/jobs/test_built_objectives.py"),
     ),
     "weights": (
         ("objectives/token_weights.py",),
-        ("tests/objectives", "tests/sources/test_baselines.py"),
+        (
+            "tests/objectives",
+            "tests/sources/test_baselines.py",
+            "tests/jobs/test_built_objectives.py",
+        ),
     ),
     "encoding": (
         ("data/text_encoding.py", "data/tokenizing.py"),

@@ -56,7 +56,9 @@ def flat(weights: Iterable[Tensor]) -> Float[np.ndarray, " weights"]:
 
 
 def pruned(scheme: Scheme, weights: dict[str, Tensor], share: float) -> Bool[np.ndarray, " _"]:
-    return flat(SCHEMES[scheme](weights, share).values()) == 0
+    return ~np.concatenate(
+        [part.numpy().ravel() for part in SCHEMES[scheme](weights, share).values()]
+    )
 
 
 def earliest_least(weights: Iterable[Tensor], count: int) -> Bool[np.ndarray, " weights"]:

@@ -140,8 +140,9 @@ def test_a_gpu_that_ctranslate2_does_not_find_is_an_engine_error(
 def test_a_gpu_writes_what_a_cpu_writes(name: str, engine: str, tmp_path: Path) -> None:
     save_unlisted(tiny_model(name), character_tokenizer(), tmp_path)
     texts, settings = ["abc", "a longer text", "zz"], {"engine": engine, "max_new_tokens": 8}
+    write = functools.partial(generate_texts, str(tmp_path), texts, progress=NoProgress())
     of_cpu, of_gpu = (
-        generate_texts(str(tmp_path), texts, device=device, progress=NoProgress(), **settings)
+        write(device=device, **settings)  # type: ignore[arg-type]
         for device in ("cpu", "cuda")
     )
     assert of_cpu == of_gpu

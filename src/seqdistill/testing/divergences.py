@@ -135,17 +135,18 @@ def _check_chunks(
     parameters: dict[str, Any],
 ) -> None:
     """From hidden states, a few positions at a time, by hand and by autograd: the plain form."""
-    hidden, weight = _logits(12, 11, _DIM).requires_grad_(), _logits(13, _VOCAB, _DIM)
-    weight.requires_grad_()
-    of_teacher, teacher = _logits(14, 11, _DIM), Head(_logits(15, _VOCAB, _DIM))
+    leaves = hidden, weight, bias = (
+        _logits(12, 11, _DIM).requires_grad_(),
+        _logits(13, _VOCAB, _DIM).requires_grad_(),
+        _logits(18, _VOCAB).requires_grad_(),
+    )
+    of_teacher, teacher = _logits(14, 11, _DIM), Head(_logits(15, _VOCAB, _DIM), soft_cap=30.0)
     positions = torch.rand(11, generator=torch.Generator().manual_seed(16)).double() + 0.1
     targets = _other(True, 17, 11)
-    head = Head(weight, soft_cap=5.0)
+    head = Head(weight, bias, scale=0.7, soft_cap=5.0)
     other = targets if hard else (teacher.logits(of_teacher) / temperature).log_softmax(-1)
     values = plain((head.logits(hidden) / temperature).log_softmax(-1), other)
-    expected = torch.autograd.grad(
-        (positions * values).sum(), (hidden, weight), materialize_grads=True
-    )
+    expected = torch.autograd.grad((positions * values).sum(), leaves, materialize_grads=True)
     for manual in (True, False):
         part = (
             target_part(targets)
@@ -161,9 +162,7 @@ def _check_chunks(
         torch.testing.assert_close(
             found.values[0], values.detach(), rtol=1e-9, atol=1e-11, msg=f"same value: {how}"
         )
-        for got, wanted in zip(
-            torch.autograd.grad(found.total, (hidden, weight)), expected, strict=True
-        ):
+        for got, wanted in zip(torch.autograd.grad(found.total, leaves), expected, strict=True):
             torch.testing.assert_close(
                 got, wanted, rtol=1e-8, atol=1e-10, msg=f"same gradient: {how}"
             )
