@@ -8,22 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.objectives.worlds import term
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqdistill.core.families import DIVERGENCES
+from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
+from seqdistill.core.registry import Chosen
 from seqdistill.objectives.chunked import FusedSum, Part
 from seqdistill.objectives.fused import fused_divergence, fused_sum, target_part, teacher_part
 
 POSITIONS, VOCAB, DIM, TEACHER_DIM = 11, 37, 8, 5
-SETTINGS: dict[str, dict[str, Any]] = {
-    "jensen_shannon": {"beta": 0.3},
-    "skew_forward_kl": {"alpha": 0.1},
-    "skew_reverse_kl": {"alpha": 0.2},
-    "interpolated_forward_kl": {"start_fraction": 0.4},
-    "adaptive_kl": {"head_mass": 0.6},
-}
 every_name = pytest.mark.parametrize("name", DIVERGENCES)
 few_names = pytest.mark.parametrize(
     "name", ["negative_log_likelihood", "reverse_kl", "interpolated_forward_kl"]
@@ -44,20 +39,30 @@ class Problem:
     weights: Tensor
 
     @property
+    def chosen(self) -> Chosen[Divergence]:
+        return term(self.name).divergence
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the plain function is called with."""
+        state = self.chosen.member.new_state(self.chosen.parameters)
+        return self.chosen.arguments() if state is None else dict(state.arguments())
+
+    @property
     def leaves(self) -> list[Tensor]:
         assert self.head.bias is not None
         return [self.hidden, self.head.weight, self.head.bias]
 
     def part(self, factor: float = 1.0, temperature: float = 1.0) -> Part:
-        if DIVERGENCES[self.name].takes_targets:
+        if self.chosen.member.takes_targets:
             return target_part(self.target_ids, factor=factor)
         return teacher_part(
-            self.name,
+            self.chosen,
             self.teacher_hidden,
             self.teacher_head,
             factor=factor,
             temperature=temperature,
-            **SETTINGS.get(self.name, {}),
+            **self.arguments,
         )
 
     def fused(self, chunk: int | None = None) -> FusedSum:
@@ -66,13 +71,10 @@ class Problem:
         )
 
     def plain(self) -> Tensor:
-        chosen = DIVERGENCES.choose(self.name, **SETTINGS.get(self.name, {}))
-        state = chosen.member.new_state(chosen.parameters)
-        arguments = chosen.arguments() if state is None else state.arguments()
         teacher = self.teacher_head.logits(self.teacher_hidden).log_softmax(-1)
-        other = self.target_ids if chosen.member.takes_targets else teacher
+        other = self.target_ids if self.chosen.member.takes_targets else teacher
         student = self.head.logits(self.hidden).log_softmax(-1)
-        values: Tensor = chosen.member.function(student, other, **arguments)
+        values: Tensor = self.chosen.member.function(student, other, **self.arguments)
         return values
 
     def gradients(self, total: Tensor) -> list[Tensor]:
@@ -109,7 +111,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 @every_name
 def test_fp32_and_bf16_states_come_close_and_keep_each_dtype(name: str) -> None:
     """Live fp32 weights under bf16 hidden states: products in bf16, the rest in fp32."""
-    exact = problem(name)
+    exact = problem(name, scale=0.7)
     values = exact.plain()
     expected = exact.gradients((exact.weights * values).sum())
     for dtype, near, allowed in ((torch.float32, 1e-5, 1e-5), (torch.bfloat16, 0.03, 0.05)):
@@ -119,7 +121,7 @@ def test_fp32_and_bf16_states_come_close_and_keep_each_dtype(name: str) -> None:
         rounded = dataclasses.replace(
             exact,
             hidden=exact.hidden.detach().to(dtype).requires_grad_(),
-            head=Head(weight, bias),
+            head=Head(weight, bias, 0.7),
             teacher_hidden=exact.teacher_hidden.to(dtype),
         )
         got = rounded.fused(chunk=4)
