@@ -23,12 +23,7 @@ from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.generate import generate_texts
 from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import load_model
-from seqdistill.models.placement import (
-    Dtype,
-    Placement,
-    device_of,
-    precision_of,
-)
+from seqdistill.models.placement import Dtype, Placement, device_of, precision_of
 from seqdistill.recipe.schema import Recipe
 
 CPU = torch.device("cpu")
@@ -66,22 +61,19 @@ def test_an_automatic_device_is_a_gpu_where_there_is_one_for_each_process(
         assert device_of("auto") == device_of("cuda") == torch.device("cuda", index)
 
 
-@pytest.mark.parametrize(
-    ("device", "wanted", "stored", "dtype"),
-    [
-        ("cpu", "auto", torch.bfloat16, torch.float32),
-        ("cpu", "bf16", torch.float32, torch.bfloat16),
-        ("cuda", "auto", torch.bfloat16, torch.bfloat16),
+def test_auto_rounds_no_weight() -> None:
+    half, full = torch.bfloat16, torch.float32
+    table: list[tuple[str, Dtype, torch.dtype, torch.dtype]] = [
+        ("cpu", "auto", half, full),
+        ("cpu", "bf16", full, half),
+        ("cuda", "auto", half, half),
         ("cuda", "auto", torch.float16, torch.float16),
-        ("cuda", "auto", torch.float32, torch.float32),
-        ("cuda", "fp32", torch.bfloat16, torch.float32),
-    ],
-)
-def test_auto_rounds_no_weight(
-    device: str, wanted: Dtype, stored: torch.dtype, dtype: torch.dtype
-) -> None:
-    config = LlamaConfig(dtype=stored)
-    assert Placement(torch.device(device), wanted).dtype_of(config) == dtype
+        ("cuda", "auto", full, full),
+        ("cuda", "fp32", half, full),
+    ]
+    for device, wanted, stored, dtype in table:
+        placement = Placement(torch.device(device), wanted)
+        assert placement.dtype_of(LlamaConfig(dtype=stored)) == dtype
 
 
 def test_a_model_loads_in_the_dtype_and_with_the_attention_of_its_placement(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen
-from seqdistill.objectives.chunked import FusedSum, Part
+from seqdistill.objectives import chunked
+from seqdistill.objectives.chunked import Blocking, FusedSum, Part
 from seqdistill.objectives.fused import fused_divergence, fused_sum, target_part, teacher_part
 
 POSITIONS, VOCAB, DIM, TEACHER_DIM = 11, 37, 8, 5
@@ -24,6 +25,13 @@ few_names = pytest.mark.parametrize(
     "name", ["negative_log_likelihood", "reverse_kl", "interpolated_forward_kl"]
 )
 """A part of targets, a gradient by hand, one by autograd."""
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows a slice: what runs in one elementwise pass is less than a chunk here, too."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(chunked, "SLICE_ELEMENTS", 3 * VOCAB)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +230,25 @@ def test_no_tensor_over_all_positions_and_symbols_is_ever_made(name: str) -> Non
     with LargestTensor() as seen:
         torch.autograd.backward(case.plain().sum())
     assert seen.num_elements >= POSITIONS * VOCAB, "the probe must see the plain form's logits"
+
+
+def test_chunks_are_as_few_and_as_equal_as_the_limit_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(chunked, "SLICE_ELEMENTS", 30)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    asked = (
+        (25, 10, None),
+        (20, 10, None),
+        (25, 200, None),
+        (0, 10, None),
+        (25, 10, 4),
+        (9, 10, 99),
+    )
+    found = [Blocking.of(torch.zeros(rows, 1), vocab, given) for rows, vocab, given in asked]
+    sizes = ((9, 6), (10, 6), (1, 1), (1, 1), (4, 4), (9, 6))
+    assert found == [Blocking(chunk, of_slice) for chunk, of_slice in sizes]
 
 
 @few_names

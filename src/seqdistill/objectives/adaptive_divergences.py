@@ -78,7 +78,9 @@ def interpolated_forward_kl(
     InterpolatedForwardKL(start_fraction=share)
     student, teacher = checked_pair(student_log_probs, teacher_log_probs)
     with torch.no_grad():
-        target = _interpolated(student, teacher, share)
+        # At the ends one side alone: 0 * -inf is no number.
+        ends = {0.0: student, 1.0: teacher}
+        target = ends[share] if share in ends else (1.0 - share) * student + share * teacher
         nowhere = target.isneginf().all(dim=-1)
         target = target.masked_fill(nowhere.unsqueeze(-1), 0.0).log_softmax(dim=-1)
     return within(kl(target, student)).masked_fill(nowhere, math.inf)
@@ -122,7 +124,7 @@ class InterpolationShare:
         return {"share": self.share}
 
     def logged(self) -> dict[str, float]:
-        """t, under a name of its own."""
+        """t, by its name in metrics."""
         return {"interpolation_share": self.share}
 
     def learn(self, loss: float, update: int, updates: int) -> None:
@@ -133,7 +135,8 @@ class InterpolationShare:
                 fall = self.previous_loss - loss
                 relative = fall / self.previous_loss if self.previous_loss > 0.0 else 0.0
                 self.trend = given.momentum * self.trend + (1.0 - given.momentum) * relative
-                moved += given.step * _sigmoid(self.trend) * (1.0 - self.share)
+                sigmoid = 0.5 * (1.0 + math.tanh(0.5 * self.trend))  # without an overflow
+                moved += given.step * sigmoid * (1.0 - self.share)
             self.previous_loss = loss
         done = update / (updates - 1) if updates > 1 else 1.0
         linear = given.start_fraction + done * (1.0 - given.start_fraction)
@@ -170,18 +173,6 @@ def _head(log_probs: Float[Tensor, "*batch vocab"], mass: float) -> Bool[Tensor,
     return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, ids, before < mass)
 
 
-def _interpolated(student: Tensor, teacher: Tensor, share: float) -> Tensor:
-    """(1 - share) student + share teacher, where 0 * -inf = 0."""
-    if share in (0.0, 1.0):
-        return teacher if share else student
-    return (1.0 - share) * student + share * teacher
-
-
 def _times(weight: Tensor, values: Tensor) -> Tensor:
     """weight * values, where 0 * inf = 0."""
     return weight * torch.where(weight == 0.0, 0.0, values)
-
-
-def _sigmoid(value: float) -> float:
-    """1 / (1 + exp(-value)), without an overflow."""
-    return 0.5 * (1.0 + math.tanh(0.5 * value))

@@ -1,8 +1,7 @@
 """Losses straight from hidden states and heads: logits exist for one chunk of positions at a time.
 
-The plain forms are the functions of `DIVERGENCES`; tests say that both agree in value and gradient.
-Masks and counts are the caller's: he passes the positions that count and the weight of each. The
-teacher never receives a gradient.
+The plain forms are the functions of `DIVERGENCES`; tests say that both agree. Callers pass the
+positions that count and the weight of each. The teacher never receives a gradient.
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ def teacher_part(
         divergence = DIVERGENCES.choose(divergence, **parameters)
         state = divergence.member.new_state(divergence.parameters)
         parameters = divergence.arguments() if state is None else dict(state.arguments())
-    form = row_function(divergence.member, parameters, manual=manual)
+    form = _row_function(divergence.member, parameters, manual=manual)
     teacher_dtype = product_dtype(teacher_hidden)
 
     def open_loss(blocking: Blocking, dtype: torch.dtype) -> RowLoss:
@@ -162,9 +161,7 @@ def teacher_part(
     return Part(open_loss, factor, temperature, teacher_head.vocab_size, weights)
 
 
-def row_function(
-    member: Divergence, arguments: dict[str, Any], *, manual: bool = True
-) -> RowFunction:
+def _row_function(member: Divergence, arguments: dict[str, Any], *, manual: bool) -> RowFunction:
     """The divergence on rows of logits: with its gradient written out, or by autograd."""
     if manual and member.manual_gradient is not None:
         by_hand: Callable[..., Tensor] = resolved(member.manual_gradient)

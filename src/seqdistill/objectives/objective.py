@@ -1,7 +1,7 @@
 """What the training step calls: a weighted sum of terms over the positions that count.
 
 It gathers those positions before any head is applied, so logits of padding and of prompts are
-never computed. It does not know how the sequences were sampled, nor what becomes of the totals.
+never computed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.observation import Observation
 from seqdistill.objectives.reduction import reduction_count, reduction_weights
 
-_Pass = tuple[int, float, tuple[Chosen[TokenWeight], ...]]
-"""Terms share a pass over the head if vocabulary, temperature and positions are the same."""
+_Weights = tuple[Chosen[TokenWeight], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,18 +143,21 @@ class WeightedObjective:
         the term reads: origins, advantages.
         """
         seen = Observation(states, scores, batch, eval_states)
-        passes: dict[_Pass, tuple[_Positions, list[tuple[str, Part]]]] = {}
+        places: dict[_Weights, _Positions] = {}
+        passes: dict[tuple[int, float, _Weights], list[tuple[str, Part]]] = {}
         for name, term in self._terms.items():
             seen.asked_by = name
-            known = next((p for key, (p, _) in passes.items() if key[-1] == term.selecting), None)
-            positions = known or self._positions(term, seen)
+            if term.selecting not in places:
+                places[term.selecting] = self._positions(term, seen)
+            positions = places[term.selecting]
             part = self._part(name, term, seen, positions)
             vocab_size = part.vocab_size or states.head.vocab_size
             key = (vocab_size, part.temperature, term.selecting)
-            passes.setdefault(key, (positions, []))[1].append((name, part))
+            passes.setdefault(key, []).append((name, part))
         total: Tensor = torch.zeros((), device=states.hidden.device)
         parts: dict[str, TokenSum] = {}
-        for (vocab_size, *_), (positions, named) in passes.items():
+        for (vocab_size, _, selecting), named in passes.items():
+            positions = places[selecting]
             found = fused_sum(
                 states.hidden[positions.mask],
                 states.head.cut(vocab_size),
