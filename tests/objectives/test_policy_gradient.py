@@ -112,7 +112,7 @@ def expectation(
     for sequence in sequences():
         rows = [context(sequence, time) for time in range(len(sequence))]
         ids, mask = torch.tensor([sequence]), torch.ones(1, len(sequence), dtype=torch.bool)
-        told: dict[str, Tensor] = {}
+        told: dict[str, Any] = {}
         if drawn_with is not None:
             told["sampled_log_probs"] = drawn_with[sequence][None]
         if advantages is not None:
