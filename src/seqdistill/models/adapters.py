@@ -8,10 +8,9 @@ own logits; an architecture that does something else is refused.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -89,14 +88,11 @@ def head_of(model: PreTrainedModel) -> Head:
             f"{type(model).__name__} has {type(projection).__name__}; use a model for conditional "
             "generation or causal language modelling."
         )
-    return Head(projection.weight, _bias(model, projection), _scale(model), _soft_cap(model))
-
-
-def _bias(model: PreTrainedModel, projection: nn.Linear) -> Tensor | None:
-    final = getattr(model, "final_logits_bias", None)  # BART, Marian, mBART, Pegasus: a buffer
-    if isinstance(final, Tensor) and bool(final.any()):
-        return final.reshape(-1)
-    return projection.bias
+    final: Any = getattr(model, "final_logits_bias", None)  # BART, Marian, mBART, Pegasus: a buffer
+    has_final = isinstance(final, Tensor) and bool(final.any())
+    bias = final.reshape(-1) if has_final else projection.bias
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return Head(projection.weight, bias, _scale(model), None if cap is None else float(cap))
 
 
 def _scale(model: PreTrainedModel) -> float:
@@ -109,11 +105,6 @@ def _scale(model: PreTrainedModel) -> float:
     if config.model_type.startswith("granite"):
         return 1.0 / float(config.logits_scaling)
     return 1.0
-
-
-def _soft_cap(model: PreTrainedModel) -> float | None:
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return None if cap is None else float(cap)
 
 
 def _check_head(head: Head, hidden: Tensor, logits: Tensor, architecture: str) -> None:
@@ -132,17 +123,6 @@ def _check_head(head: Head, hidden: Tensor, logits: Tensor, architecture: str) -
             "something that seqdistill does not know (a scale, cap or extra layer). Use another "
             "architecture."
         )
-
-
-@contextlib.contextmanager
-def _widened_head_input(model: PreTrainedModel, factor: float) -> Iterator[None]:
-    """While open, the model's own output layer reads `factor` times its input."""
-    projection = model.get_output_embeddings()
-    handle = projection.register_forward_pre_hook(lambda _layer, inputs: (inputs[0] * factor,))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class SequenceModel(nn.Module):
@@ -211,7 +191,9 @@ class SequenceModel(nn.Module):
             uncapped = dataclasses.replace(self.head, soft_cap=None).logits(hidden.float())
             widening = max(1.0, _WIDE_LOGIT / max(uncapped.abs().max().item(), 1e-6))
             for factor in (1.0, widening):
-                with _widened_head_input(self.module, factor):
+                with self.module.get_output_embeddings().register_forward_pre_hook(
+                    lambda _layer, inputs, factor=factor: (inputs[0] * factor,)
+                ):
                     logits = self.module(**named, use_cache=False).logits
                 _check_head(self.head, hidden * factor, logits, type(self.module).__name__)
 

@@ -2,7 +2,7 @@
 
 Architectures keep rates in dropout layers, in plain attributes of other layers
 (`attention_dropout`, `activation_dropout`) and in configurations, some of which are read anew at
-every pass. A rate is known here by its name. Draws nothing and chooses no rate.
+every pass. A rate is known here by its name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Loads model and tokenizer folders: safetensors only, no remote code unless the user asks.
 
-A folder of LoRA adapters, alone or beside its base, loads as the adapted model with the adapters
-merged in. Knows transformers' Auto classes and nothing of training.
+A folder of LoRA adapters, alone or beside its base, loads as the adapted model, merged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """One micro-batch as token weights look at it, and what both models say of its tokens.
 
-What several of them read is computed once, when it is first asked for, in chunks of positions.
-Nothing here has a gradient.
+What several of them read is computed once, in chunks of positions. Nothing here has a gradient.
 """
 
 from __future__ import annotations
