@@ -36,21 +36,23 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "objectives/divergences.py",
             "objectives/adaptive_divergences.py",
             "objectives/manual_gradients.py",
-            "objectives/chunked_loss.py",
-            "objectives/chunked_head.py",
+            "objectives/chunked.py",
             "objectives/fused.py",
-            "objectives/interpolation.py",
             "objectives/objective.py",
         ),
         ("tests/objectives", "tests/jobs/test_built_objectives.py"),
     ),
     "reduction": (
         ("objectives/reduction.py", "core/token_sum.py"),
-        ("tests/objectives", "tests/core"),
+        ("tests/objectives", "tests/core", "tests/jobs/test_built_objectives.py"),
     ),
     "weights": (
         ("objectives/token_weights.py", "objectives/observation.py"),
-        ("tests/objectives", "tests/sources/test_baselines.py"),
+        (
+            "tests/objectives",
+            "tests/sources/test_baselines.py",
+            "tests/jobs/test_built_objectives.py",
+        ),
     ),
     "encoding": (
         ("data/text_encoding.py", "data/tokenizing.py"),

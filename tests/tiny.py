@@ -101,9 +101,11 @@ CAUSAL = tuple(name for name, found in _ARCHITECTURES.items() if found.kind == "
 
 
 def tiny_model(
-    name: str, *, seed: int = 0, vocab_size: int = VOCAB, dropout: float = 0.0
+    name: str, *, seed: int = 0, vocab_size: int = VOCAB, dropout: float = 0.0, **settings: Any
 ) -> PreTrainedModel:
     """A model in evaluation mode, the same at every call with equal arguments.
+
+    `settings` are of the configuration, where the architecture has them.
 
     Norms, biases and `final_logits_bias` are moved away from where they start, which would hide
     that one is forgotten.
@@ -123,7 +125,7 @@ def tiny_model(
     config_class = getattr(transformers, found.config)
     known = config_class().to_dict().keys() | {"tie_word_embeddings"}
     config = config_class(
-        **{key: value for key, value in {**ids, **found.settings}.items() if key in known}
+        **{k: value for k, value in {**ids, **found.settings, **settings}.items() if k in known}
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,24 +1,33 @@
-"""Which weights go: the three schemes against plain NumPy, exact counts, tied weights."""
+"""Which weights go, against plain NumPy, and that they stay exactly zero while a model trains."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from jaxtyping import Bool, Float
+from safetensors.torch import load_file, save_file
 from scipy.optimize import bisect
 from tests.tiny import tiny_model
 from torch import Tensor, nn
 
-from seqdistill.compression.pruning import SCHEMES, Scheme, prune
-from seqdistill.compression.pruning_mask import nonzero_count, prunable_weights
+from seqdistill.compression.pruning import (
+    SCHEMES,
+    PruningMask,
+    Scheme,
+    bit_patterns,
+    nonzero_count,
+    prunable_weights,
+    prune,
+)
 from seqdistill.core.errors import ModelError
 
-_SCHEMES: tuple[Scheme, ...] = tuple(SCHEMES)
-_EVERY_SCHEME = pytest.mark.parametrize("scheme", _SCHEMES)
-_MODELS = pytest.mark.parametrize("name", ["mbart", "marian", "t5-untied", "llama-tied", "gpt2"])
+SHARES = (0.0, 0.3, 0.5, 0.8, 0.97)
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 
 
 def classes(*, levels: int | None = None) -> dict[str, Float[Tensor, "rows columns"]]:
@@ -41,114 +50,97 @@ def model_of(weights: dict[str, Tensor]) -> nn.Module:
     return model
 
 
-def pruned(kept: dict[str, Bool[Tensor, "*_shape"]]) -> Bool[np.ndarray, " weights"]:
-    """All classes after each other."""
-    return np.concatenate([~part.numpy().ravel() for part in kept.values()])
-
-
 def flat(weights: Iterable[Tensor]) -> Float[np.ndarray, " weights"]:
+    """All classes after each other."""
     return np.concatenate([weight.detach().double().numpy().ravel() for weight in weights])
 
 
-def earliest_least(magnitudes: Float[np.ndarray, " weights"], count: int) -> set[int]:
-    return set(np.argsort(magnitudes, kind="stable")[:count].tolist())
+def pruned(scheme: Scheme, weights: dict[str, Tensor], share: float) -> Bool[np.ndarray, " _"]:
+    return ~np.concatenate(
+        [part.numpy().ravel() for part in SCHEMES[scheme](weights, share).values()]
+    )
+
+
+def earliest_least(weights: Iterable[Tensor], count: int) -> Bool[np.ndarray, " weights"]:
+    magnitudes = np.abs(flat(weights))
+    least = np.zeros(len(magnitudes), dtype=bool)
+    least[np.argsort(magnitudes, kind="stable")[:count]] = True
+    return least
 
 
 @pytest.mark.parametrize("levels", [None, 2])
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 0.97])
-def test_class_blind_prunes_what_a_stable_sort_puts_first(share: float, levels: int | None) -> None:
+@pytest.mark.parametrize("share", SHARES)
+def test_class_blind_and_uniform_prune_what_a_stable_sort_puts_first(
+    share: float, levels: int | None
+) -> None:
     weights = classes(levels=levels)
-    magnitudes = np.abs(flat(weights.values()))
-    zeros = int((magnitudes == 0).sum())
-    found = pruned(SCHEMES["class_blind"](weights, share))
-    expected = max(round(share * len(magnitudes)), zeros)
-    assert set(np.flatnonzero(found).tolist()) == earliest_least(magnitudes, expected)
+
+    def expected(values: list[Tensor]) -> Bool[np.ndarray, " weights"]:
+        numbers = flat(values)
+        return earliest_least(values, max(round(share * len(numbers)), int((numbers == 0).sum())))
+
+    found = pruned("class_blind", weights, share)
+    np.testing.assert_array_equal(found, expected([*weights.values()]))
+    found = pruned("class_uniform", weights, share)
+    np.testing.assert_array_equal(found, np.concatenate([expected([w]) for w in weights.values()]))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 0.97])
-def test_class_uniform_prunes_the_same_share_of_every_class(share: float) -> None:
-    weights = classes()
-    kept = SCHEMES["class_uniform"](weights, share)
-    for name, weight in weights.items():
-        found = set(np.flatnonzero(~kept[name].numpy().ravel()).tolist())
-        assert found == earliest_least(np.abs(flat([weight])), round(share * weight.numel()))
-
-
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 0.97])
+@pytest.mark.parametrize("share", SHARES[1:])
 def test_class_distribution_prunes_below_lambda_deviations_with_lambda_found_by_bisection(
     share: float,
 ) -> None:
     weights = classes()
-    total = sum(weight.numel() for weight in weights.values())
+    count = round(share * len(flat(weights.values())))
 
     def below(factor: float) -> Bool[np.ndarray, " weights"]:
-        return np.concatenate(
-            [
-                np.abs(flat([weight])) < factor * np.std(flat([weight]))
-                for weight in weights.values()
-            ]
-        )
+        arrays = [flat([weight]) for weight in weights.values()]
+        return np.concatenate([np.abs(array) < factor * np.std(array) for array in arrays])
 
-    solved = bisect(lambda factor: below(factor).sum() - round(share * total) + 0.5, 0.0, 10.0)
+    solved = bisect(lambda factor: below(factor).sum() - count + 0.5, 0.0, 10.0)
     expected = below(solved + 1e-9)  # the count jumps at the root
-    assert expected.sum() == round(share * total)
-    np.testing.assert_array_equal(pruned(SCHEMES["class_distribution"](weights, share)), expected)
+    assert expected.sum() == count
+    np.testing.assert_array_equal(pruned("class_distribution", weights, share), expected)
 
 
-@_MODELS
-@_EVERY_SCHEME
-def test_models_lose_the_count_asked_for_from_their_matrices_alone(
+def test_class_distribution_prunes_a_class_of_equal_weights_last_but_for_zeros() -> None:
+    weights = {"equal": torch.full((5, 5), 1e-4), **classes(), "zeros": torch.zeros(4, 4)}
+    kept = SCHEMES["class_distribution"](weights, 0.9)
+    assert bool(kept["equal"].all()) and not bool(kept["zeros"].any())
+    found = pruned("class_distribution", weights, 0.9)
+    assert found.sum() == round(0.9 * len(found))
+
+
+@pytest.mark.parametrize("name", ["mbart", "marian", "t5-untied", "llama-tied", "gpt2"])
+@every_scheme
+def test_models_lose_the_count_asked_for_from_their_matrices_and_tied_ones_stay_tied(
     name: str, scheme: Scheme
 ) -> None:
     model, before = tiny_model(name), tiny_model(name)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     mask = prune(model, pruned_share=0.8, scheme=scheme)
-    trained = {
-        parameter.data_ptr(): parameter
-        for parameter in model.parameters()
-        if parameter.requires_grad and parameter.ndim > 1
-    }
-    assert mask.num_weights == sum(weight.numel() for weight in trained.values())
+    trained = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    assert mask.num_weights == sum(weight.numel() for weight in trained)
     rounding = len(trained) / 2 if scheme == "class_uniform" else 0.5
     assert abs(mask.num_weights * 0.2 - mask.num_kept) <= rounding
-    assert mask.num_kept == sum(int((weight != 0).sum()) for weight in trained.values())
     kept = mask.kept()
+    assert mask.num_kept == sum(int(part.sum()) for part in kept.values())
     zeros_before = sum(int((before.get_parameter(key) == 0).sum()) for key in kept)
     gone = mask.num_weights - mask.num_kept - zeros_before
     assert nonzero_count(before) - nonzero_count(model) == gone
     for (key, now), was in zip(model.named_parameters(), before.parameters(), strict=True):
-        expected = torch.where(kept[key], was, 0.0) if key in kept else was
-        assert torch.equal(now, expected), key
-    assert len(kept) == len(trained)
-
-
-@_MODELS
-def test_a_tied_weight_is_one_class_and_stays_tied(name: str) -> None:
-    model = tiny_model(name)
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    is_tied = embedding is head
-    classes_of_both = {
-        id(parameter)
-        for parameter in prunable_weights(model).values()
-        if parameter is embedding or parameter is head
-    }
-    names_of_both = {
-        key
-        for key, parameter in model.named_parameters(remove_duplicate=False)
-        if parameter is embedding or parameter is head
-    }
-    mask = prune(model, pruned_share=0.8, scheme="class_uniform")
-    assert len(names_of_both & set(mask.kept())) == len(classes_of_both) == (1 if is_tied else 2)
+        assert torch.equal(now, torch.where(kept[key], was, 0.0) if key in kept else was), key
+    assert len(kept) == len(trained), "a tied weight is one class"
     assert model.get_output_embeddings().weight is head
-    assert (model.get_input_embeddings().weight is head) == is_tied
-    assert float((embedding == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
+    assert model.get_input_embeddings().weight is embedding
+    if scheme == "class_uniform":
+        assert float((embedding == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
 
 
-def test_patterns_exclude_a_tied_weight_under_any_of_its_names() -> None:
+def test_excluded_weights_are_left_alone_under_any_of_their_names() -> None:
     model, before = tiny_model("mbart"), tiny_model("mbart")
     mask = prune(
         model, pruned_share=0.9, scheme="class_blind", exclude=["lm_head.*", "*.fc?.weight"]
     )
-    assert "model.shared.weight" in prunable_weights(before)
     left_out = {"model.shared.weight"} | {
         key for key in prunable_weights(before) if key.endswith(("fc1.weight", "fc2.weight"))
     }
@@ -158,9 +150,11 @@ def test_patterns_exclude_a_tied_weight_under_any_of_its_names() -> None:
     assert mask.density == pytest.approx(0.1, abs=1e-3)
 
 
-@pytest.mark.parametrize("again", _SCHEMES)
-@_EVERY_SCHEME
-def test_pruning_further_keeps_every_zero(scheme: Scheme, again: Scheme) -> None:
+@pytest.mark.parametrize("again", SCHEMES)
+@every_scheme
+def test_pruning_further_keeps_every_zero_and_asking_for_less_warns(
+    scheme: Scheme, again: Scheme, caplog: pytest.LogCaptureFixture
+) -> None:
     model = model_of(classes())
     first = prune(model, pruned_share=0.5, scheme=scheme).kept()
     with torch.no_grad():  # retraining leaves some of the others tiny
@@ -171,38 +165,102 @@ def test_pruning_further_keeps_every_zero(scheme: Scheme, again: Scheme) -> None
     assert not any(bool((mask.kept()[name] & ~first[name]).any()) for name in first)
     if again != "class_uniform":  # a class with more zeros than its share keeps them there
         assert mask.num_weights - mask.num_kept == round(0.8 * mask.num_weights)
-
-
-def test_class_distribution_prunes_a_class_of_equal_weights_last_but_for_zeros() -> None:
-    weights = {"equal": torch.full((5, 5), 1e-4), **classes(), "zeros": torch.zeros(4, 4)}
-    kept = SCHEMES["class_distribution"](weights, 0.9)
-    assert bool(kept["equal"].all()) and not bool(kept["zeros"].any())
-    assert pruned(kept).sum() == round(0.9 * len(pruned(kept)))
+        assert not caplog.text
+    less = prune(model, pruned_share=0.2, scheme=again)
+    assert less.num_kept == mask.num_kept
+    assert "were zero already" in caplog.text
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:
-    def refused(message: str, model: nn.Module, share: float = 0.5, *patterns: str) -> None:
+    def refused(message: str, model: nn.Module, *patterns: str) -> None:
         with pytest.raises(ModelError, match=message):
-            prune(model, pruned_share=share, scheme="class_blind", exclude=patterns)
+            prune(model, pruned_share=0.5, scheme="class_blind", exclude=patterns)
 
     model = tiny_model("llama-tied")
-    for share in (-0.1, 1.0, float("nan")):
-        refused("at least 0 and below 1", model, share)
-    refused(r"'model\.embed_token\.weight' matches none; .* Did you", model, 0.5,
-            "model.embed_token.weight")  # fmt: skip
-    refused(r"\*norm\*", model, 0.5, "*norm*")  # no matrix
-    refused("every one is excluded", model, 0.5, "*")
+    misspelt = "model.embed_token.weight"
+    refused(rf"'{misspelt}' matches none; .* Did you", model, misspelt)
     refused("it has none", nn.LayerNorm(4))
     with torch.no_grad():
         model.get_parameter("model.layers.1.mlp.up_proj.weight")[3, 3] = torch.nan
     refused(r"'model\.layers\.1\.mlp\.up_proj\.weight' holds NaN", model)
 
 
-def test_asking_for_less_than_what_is_pruned_changes_nothing_and_warns(
-    caplog: pytest.LogCaptureFixture,
+def has_only_positive_zeros(values: Tensor) -> bool:
+    return not bool(bit_patterns(values).any())
+
+
+@pytest.mark.parametrize("optimizer_name", ["AdamW", "SGD", "RMSprop"])
+def test_enforced_after_each_update_pruned_weights_and_momentum_are_exactly_zero(
+    optimizer_name: str,
 ) -> None:
-    model = model_of(classes())
-    before = prune(model, pruned_share=0.8, scheme="class_blind")
-    after = prune(model, pruned_share=0.4, scheme="class_blind")
-    assert after.num_kept == before.num_kept
-    assert "were zero already" in caplog.text
+    """Updates equal to those of a plain loop: see the tests of training."""
+    model = tiny_model("llama-tied").train()
+    settings = {"lr": 0.01} | ({} if optimizer_name == "AdamW" else {"momentum": 0.9})
+    optimizer = getattr(torch.optim, optimizer_name)(model.parameters(), **settings)
+    mask = PruningMask.of_nothing()
+    generator = torch.Generator().manual_seed(0)
+    for step in range(6):
+        if step == 3:  # with momentum from before
+            mask = prune(model, pruned_share=0.8, scheme="class_uniform")
+            before = copy.deepcopy(model.state_dict())
+            mask.zero_gradients()  # there are none yet
+        ids = torch.randint(4, 40, (4, 6), generator=generator)
+        torch.autograd.backward(model(input_ids=ids, labels=ids).loss)
+        gradients = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+        kept = mask.kept()
+        mask.zero_gradients()
+        for key, gradient in gradients.items():
+            expected = torch.where(kept[key], gradient, 0.0) if key in kept else gradient
+            found = model.get_parameter(key).grad
+            assert found is not None and torch.equal(found, expected)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step == 3:
+            values = [model.get_parameter(key).detach()[~part] for key, part in kept.items()]
+            assert all(part.any() for part in values), "remembered momentum moves them"
+        mask.enforce(optimizer)
+        for key, part in kept.items():
+            weight = model.get_parameter(key)
+            assert has_only_positive_zeros(weight.detach()[~part])
+            remembered = [s for s in optimizer.state[weight].values() if isinstance(s, Tensor)]
+            slots = [slot for slot in remembered if slot.shape == weight.shape]
+            assert slots and all(has_only_positive_zeros(slot[~part]) for slot in slots)
+    now = model.state_dict()
+    assert all(not torch.equal(now[key], before[key]) for key in mask.kept()), "the rest trains"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_mask_zeroes_whatever_is_there_in_whatever_precision(dtype: torch.dtype) -> None:
+    model = nn.Linear(8, 8)
+    mask = prune(model, pruned_share=0.5, scheme="class_blind")
+    assert mask.densities() == {"weight": 0.5}
+    model.to(dtype)
+    kept = mask.kept()["weight"]
+    with torch.no_grad():
+        for there in (-1.0, torch.nan, torch.inf):
+            model.weight.copy_(torch.where(kept, -2.0, there))
+            mask.zero_weights()
+            assert has_only_positive_zeros(model.weight.detach()[~kept])
+            assert (model.weight[kept] == -2.0).all()
+
+
+def test_a_stored_mask_knows_pruned_zeros_from_accidental_ones(tmp_path: Path) -> None:
+    def of_zeros(model: nn.Module) -> PruningMask:
+        return prune(model, pruned_share=0.0, scheme="class_blind")
+
+    model = tiny_model("mbart")
+    mask = prune(model, pruned_share=0.77, scheme="class_blind")
+    save_file(mask.state_dict(), tmp_path / "mask.safetensors")
+    key, kept = next(iter(mask.kept().items()))
+    with torch.no_grad():  # an update that ends at zero
+        model.get_parameter(key)[tuple(kept.nonzero()[0])] = 0.0
+    again = of_zeros(model)
+    assert again.num_kept == mask.num_kept - 1
+    again.load_state_dict(load_file(tmp_path / "mask.safetensors"))
+    assert all(torch.equal(again.kept()[key], kept) for key, kept in mask.kept().items())
+    stored = sum(bits.nbytes for bits in mask.state_dict().values())
+    assert stored <= mask.num_weights / 8 + len(mask.kept())
+    larger = tiny_model("mbart", vocab_size=64)
+    for other, name in ((tiny_model("llama"), "lm_head"), (larger, "model.shared")):
+        with pytest.raises(ModelError, match=rf"differs in '{name}\.weight'"):
+            mask.load_state_dict(of_zeros(other).state_dict())

@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import character_tokenizer, tiny_model
 from torch import Tensor
 
-from seqdistill.compression.pruning import prune
-from seqdistill.compression.pruning_mask import bit_patterns
+from seqdistill.compression.pruning import bit_patterns, prune
 from seqdistill.compression.sparse import load_sparse, pack_folder, save_sparse, unpack_folder
 from seqdistill.core.errors import ModelError
 from seqdistill.models.loading import SPARSE_WEIGHTS, LoadedModel, load_pair
@@ -33,10 +32,8 @@ def assert_same_bits(found: Tensor, expected: Tensor) -> None:
     assert torch.equal(bit_patterns(found), bit_patterns(expected))
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8]
-)
-@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.uint8])
+@pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
 def test_every_tensor_comes_back_bit_for_bit(
     density: float, dtype: torch.dtype, tmp_path: Path
 ) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.tiny import BOS, EOS, PAD, tiny_adapter, tiny_model
+from tests.tiny import BOS, EOS, PAD, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from seqdistill.core.errors import ModelError
 from seqdistill.models.dropout import has_dropout, set_dropout
 from seqdistill.models.lora import LoraAdapter
 
@@ -40,15 +39,12 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "GPT2": ("LMHeadModel", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40}),
     "Llama": ("ForCausalLM", _LLAMA),
     "Gemma2": ("ForCausalLM", {**_LLAMA, "head_dim": 8}),
-    "Phi": ("ForCausalLM", _LLAMA),
-    "GPTNeoX": ("ForCausalLM", _LLAMA),
     "Falcon": ("ForCausalLM", _LLAMA),
     "Mixtral": ("ForCausalLM", {**_LLAMA, "num_local_experts": 2}),
     "OPT": ("ForCausalLM", {**_LLAMA, **_OPT}),
 }
 # Its layer exists, so the rate counts, but Falcon's attention passes it by.
 _IDLE = ("Falcon", "attention_dropout")
-every_architecture = pytest.mark.parametrize("name", _ARCHITECTURES)
 
 
 def with_rates(name: str, rates: dict[str, float]) -> PreTrainedModel:
@@ -86,27 +82,22 @@ def passes_differ(model: PreTrainedModel) -> bool:
     return any(not torch.equal(logits(model, training=True, seed=i), quiet) for i in range(8))
 
 
-@every_architecture
-@pytest.mark.parametrize("rate", [0.0, 0.5])
-def test_every_rate_is_set_drawn_with_and_saved(name: str, rate: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", _ARCHITECTURES)
+def test_every_rate_is_seen_where_it_is_drawn_with_set_and_saved(name: str, tmp_path: Path) -> None:
     model = with_rates(name, dict.fromkeys(rate_names(name), 0.3))
     assert passes_differ(model)
-    set_dropout(model, rate)
-    assert passes_differ(model) == has_dropout(model) == (rate > 0)
-    for key in rate_names(name):
-        is_dropout = "layerdrop" not in key and "jitter" not in key
-        assert getattr(model.config, key) == (rate if is_dropout or not rate else 0.3), key
-    model.save_pretrained(tmp_path)
-    loaded = type(model).from_pretrained(tmp_path)
-    assert has_dropout(loaded) == (rate > 0)
-    for seed in range(4):
-        expected = logits(model, training=True, seed=seed)
-        assert torch.equal(logits(loaded, training=True, seed=seed), expected)
-
-
-@every_architecture
-def test_each_rate_alone_is_seen_where_it_is_drawn_with(name: str) -> None:
-    assert not has_dropout(with_rates(name, {}))
+    for rate in (0.5, 0.0):
+        set_dropout(model, rate)
+        assert passes_differ(model) == has_dropout(model) == (rate > 0)
+        for key in rate_names(name):
+            is_dropout = "layerdrop" not in key and "jitter" not in key
+            assert getattr(model.config, key) == (rate if is_dropout or not rate else 0.3), key
+        model.save_pretrained(tmp_path)
+        loaded = type(model).from_pretrained(tmp_path)
+        assert has_dropout(loaded) == (rate > 0)
+        for seed in range(4):
+            expected = logits(model, training=True, seed=seed)
+            assert torch.equal(logits(loaded, training=True, seed=seed), expected)
     for key in rate_names(name):
         model = with_rates(name, {key: 0.6})
         assert has_dropout(model) == (passes_differ(model) or (name, key) == _IDLE), key
@@ -130,16 +121,8 @@ def test_a_configuration_inside_another_is_set_and_saved_too(tmp_path: Path) -> 
     assert loaded.decoder.bert.encoder.layer[0].attention.self.dropout.p == 0.3
 
 
-def test_dropout_is_seen_through_an_adapter_and_in_layers_added_later() -> None:
-    assert not has_dropout(tiny_adapter("gpt2"))
-    assert has_dropout(tiny_adapter("gpt2", dropout=0.1))
+def test_dropout_is_seen_in_layers_added_later() -> None:
     model = tiny_model("llama")
     assert not has_dropout(model)
     LoraAdapter(model, rank=2, alpha=4.0, dropout=0.1, targets="all-linear", seed=0)
     assert has_dropout(model)
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
-def test_rates_that_leave_nothing_are_refused(rate: float) -> None:
-    with pytest.raises(ModelError, match=r"must lie in \[0, 1\), got"):
-        set_dropout(tiny_model("llama"), rate)

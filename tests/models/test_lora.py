@@ -11,7 +11,13 @@ import peft
 import pytest
 import torch
 from peft import PeftModel
-from tests.tiny import character_tokenizer, collator, random_examples, tiny_model
+from tests.tiny import (
+    character_tokenizer,
+    collator,
+    random_examples,
+    save_unlisted,
+    tiny_model,
+)
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from seqdistill.core.errors import ModelError, UserError
@@ -139,13 +145,10 @@ def test_a_student_that_was_merged_wrongly_is_not_stored(tmp_path: Path) -> None
 
 def adapters_in(folder: Path, name: str, *, base: str, targets: list[str]) -> torch.Tensor:
     """Writes adapters for peft to `folder`. What the adapted model says."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):  # of a base that is nowhere and of tied layers
         model = peft.get_peft_model(tiny_model(name), peft.LoraConfig(r=2, target_modules=targets))
-    moved(model)
-    model.peft_config["default"].base_model_name_or_path = base
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's, of a base that is nowhere and of tied layers
+        moved(model)
+        model.peft_config["default"].base_model_name_or_path = base
         model.save_pretrained(folder)
     return probe_logits(model.get_base_model())
 
@@ -159,10 +162,8 @@ def test_adapters_load_merged_and_say_what_transformers_says(
     save_pair(LoadedModel(tiny_model(name), character_tokenizer(), "tiny"), base)
     if where == "beside their base":
         base.rename(folder)
-        said = adapters_in(folder, name, base="no/where", targets=["q_proj"])
-    else:
-        named = "../base" if where == "alone, base beside them" else str(base)
-        said = adapters_in(folder, name, base=named, targets=["q_proj"])
+    named = {"alone": str(base), "alone, base beside them": "../base"}.get(where, "no/where")
+    said = adapters_in(folder, name, base=named, targets=["q_proj"])
     pair = load_pair(str(folder))
     assert pair.model.state_dict().keys() == tiny_model(name).state_dict().keys()
     assert difference(said, probe_logits(pair.model)) <= 1e-4
@@ -174,26 +175,18 @@ def test_adapters_load_merged_and_say_what_transformers_says(
     assert weight_bytes(str(folder)) > weight_bytes(str(tmp_path / "again"))
 
 
-def test_adapters_whose_base_is_nowhere_are_refused_naming_it(tmp_path: Path) -> None:
-    adapters_in(tmp_path, "llama", base="no/where", targets=["q_proj"])
-    with pytest.raises(ModelError, match=r"holds adapters alone, of the base model 'no/where'"):
-        load_pair(str(tmp_path))
-
-
-def test_adapters_on_a_tied_matrix_are_refused(tmp_path: Path) -> None:
-    adapters_in(tmp_path, "llama-tied", base=str(tmp_path), targets=["embed_tokens"])
-    pair = LoadedModel(tiny_model("llama-tied"), character_tokenizer(), "tiny")
-    pair.model.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="tied to another"):
-        load_pair(str(tmp_path))
-
-
-def test_adapters_without_peft_name_the_extra(
+def test_adapters_that_lack_their_base_peft_or_a_matrix_of_their_own_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_pair(LoadedModel(tiny_model("llama"), character_tokenizer(), "tiny"), tmp_path / "base")
-    adapters_in(tmp_path / "a", "llama", base=str(tmp_path / "base"), targets=["q_proj"])
+    adapters_in(tmp_path / "alone", "llama", base="no/where", targets=["q_proj"])
+    with pytest.raises(ModelError, match=r"holds adapters alone, of the base model 'no/where'"):
+        load_pair(str(tmp_path / "alone"))
+    tied = tmp_path / "tied"
+    adapters_in(tied, "llama-tied", base=str(tied), targets=["embed_tokens"])
+    save_unlisted(tiny_model("llama-tied"), character_tokenizer(), tied)
+    with pytest.raises(ModelError, match="tied to another"):
+        load_pair(str(tied))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    for use in (lambda: load_pair(str(tmp_path / "a")), lambda: adapted("llama")):
+    for use in (lambda: load_pair(str(tied)), lambda: adapted("llama")):
         with pytest.raises(UserError, match=r"seqdistill\[lora\]"):
             use()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import ctranslate2
 import pytest
 import torch
-from tests.tiny import character_tokenizer, tiny_model
+from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 from transformers import LlamaConfig
 
 from seqdistill.assembly.models import (
@@ -22,36 +23,27 @@ from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.generate import generate_texts
 from seqdistill.models.adapters import adapt
 from seqdistill.models.loading import load_model
-from seqdistill.models.placement import (
-    Dtype,
-    Placement,
-    device_of,
-    precision_of,
-)
+from seqdistill.models.placement import Dtype, Placement, device_of, precision_of
 from seqdistill.recipe.schema import Recipe
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "precision"),
-    [
+def test_auto_is_bf16_where_the_cpu_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for capabilities, precision in (
         ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
         ({"avx2": True, "avx512_bf16": True}, "bf16"),
         ({"architecture": "arm64", "neon": True, "bf16": True}, "bf16"),
-        ({}, "fp32"),
-        (None, "fp32"),  # a torch that cannot tell
-    ],
-)
-def test_auto_is_bf16_where_the_cpu_has_instructions_for_it(
-    capabilities: dict[str, object] | None, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if capabilities is None:
-        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    else:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert precision_of("auto", CPU) == precision
+    ):
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", functools.partial(dict, capabilities), raising=False
+        )
+        assert precision_of("auto", CPU) == precision
     assert [precision_of(wanted, CPU) for wanted in ("fp32", "bf16")] == ["fp32", "bf16"]
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # a torch that cannot tell
+    assert precision_of("auto", CPU) == "fp32"
 
 
 def test_an_automatic_device_is_a_gpu_where_there_is_one_for_each_process(
@@ -69,22 +61,19 @@ def test_an_automatic_device_is_a_gpu_where_there_is_one_for_each_process(
         assert device_of("auto") == device_of("cuda") == torch.device("cuda", index)
 
 
-@pytest.mark.parametrize(
-    ("device", "wanted", "stored", "dtype"),
-    [
-        ("cpu", "auto", torch.bfloat16, torch.float32),
-        ("cpu", "bf16", torch.float32, torch.bfloat16),
-        ("cuda", "auto", torch.bfloat16, torch.bfloat16),
+def test_auto_rounds_no_weight() -> None:
+    half, full = torch.bfloat16, torch.float32
+    table: list[tuple[str, Dtype, torch.dtype, torch.dtype]] = [
+        ("cpu", "auto", half, full),
+        ("cpu", "bf16", full, half),
+        ("cuda", "auto", half, half),
         ("cuda", "auto", torch.float16, torch.float16),
-        ("cuda", "auto", torch.float32, torch.float32),
-        ("cuda", "fp32", torch.bfloat16, torch.float32),
-    ],
-)
-def test_auto_rounds_no_weight(
-    device: str, wanted: Dtype, stored: torch.dtype, dtype: torch.dtype
-) -> None:
-    config = LlamaConfig(dtype=stored)
-    assert Placement(torch.device(device), wanted).dtype_of(config) == dtype
+        ("cuda", "auto", full, full),
+        ("cuda", "fp32", half, full),
+    ]
+    for device, wanted, stored, dtype in table:
+        placement = Placement(torch.device(device), wanted)
+        assert placement.dtype_of(LlamaConfig(dtype=stored)) == dtype
 
 
 def test_a_model_loads_in_the_dtype_and_with_the_attention_of_its_placement(tmp_path: Path) -> None:
@@ -116,17 +105,14 @@ def test_a_recipe_places_its_teacher_and_what_it_measures(monkeypatch: pytest.Mo
 
 
 def test_a_student_of_a_teachers_layers_is_fp32_whatever_the_teacher_is(tmp_path: Path) -> None:
-    tiny_model("llama").save_pretrained(tmp_path)
-    character_tokenizer().save_pretrained(tmp_path)
-    given = {
-        "teacher": {"model": str(tmp_path), "dtype": "bf16", "device": "cpu"},
-        "student": {"init": "teacher_layers", "decoder_layers": 1},
-    }
-    recipe = Recipe.model_validate(given)
-    teacher = build_teacher(recipe)
-    assert teacher.model.dtype == torch.bfloat16
-    student = build_student(recipe, teacher, ())
-    assert {weight.dtype for weight in student.model.parameters()} == {torch.float32}
+    save_unlisted(tiny_model("llama"), character_tokenizer(), tmp_path)
+    teacher = {"model": str(tmp_path), "dtype": "bf16", "device": "cpu"}
+    student = {"init": "teacher_layers", "decoder_layers": 1}
+    recipe = Recipe.model_validate({"teacher": teacher, "student": student})
+    built = build_teacher(recipe)
+    assert built.model.dtype == torch.bfloat16
+    weights = build_student(recipe, built, ()).model.parameters()
+    assert {weight.dtype for weight in weights} == {torch.float32}
 
 
 def test_a_gpu_that_ctranslate2_does_not_find_is_an_engine_error(
@@ -144,18 +130,11 @@ def test_a_gpu_that_ctranslate2_does_not_find_is_an_engine_error(
 @pytest.mark.parametrize("name", ["mbart", "llama"])
 @pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
 def test_a_gpu_writes_what_a_cpu_writes(name: str, engine: str, tmp_path: Path) -> None:
-    tiny_model(name).save_pretrained(tmp_path)
-    character_tokenizer().save_pretrained(tmp_path)
-    texts = ["abc", "a longer text", "zz"]
-    written = {
-        device: generate_texts(
-            str(tmp_path),
-            texts,
-            device=device,
-            engine=engine,
-            max_new_tokens=8,
-            progress=NoProgress(),
-        )
+    save_unlisted(tiny_model(name), character_tokenizer(), tmp_path)
+    texts, settings = ["abc", "a longer text", "zz"], {"engine": engine, "max_new_tokens": 8}
+    write = functools.partial(generate_texts, str(tmp_path), texts, progress=NoProgress())
+    of_cpu, of_gpu = (
+        write(device=device, **settings)  # type: ignore[arg-type]
         for device in ("cpu", "cuda")
-    }
-    assert written["cpu"] == written["cuda"]
+    )
+    assert of_cpu == of_gpu

@@ -1,113 +1,111 @@
-"""The objective against a naive loop over positions, and its rules on temperature and ends."""
+"""The objective: what it adds up and counts, what it logs and refuses.
+
+Every setting's formula, in value and gradient, is held by tests/jobs/test_built_objectives.py.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from tests.objectives.worlds import TERM_NAMES, VOCAB, mean, naive, only, term, world
+from scipy.special import entr, rel_entr
+from tests.objectives.worlds import TERM_NAMES, VOCAB, World, mean, only, plain_mean, term, world
+from torch import Tensor
 
 from seqdistill.core.batch import StudentStates
 from seqdistill.core.errors import RecipeError
-from seqdistill.core.families import DIVERGENCES
+from seqdistill.core.families import (
+    DIVERGENCES,
+    TOKEN_WEIGHTS,
+    InterpolatedForwardKL,
+    TokenWeight,
+)
+from seqdistill.core.origins import Origin
+from seqdistill.core.registry import Chosen
+from seqdistill.core.schedules import Schedule
 from seqdistill.core.scores import DenseScores, NoScores
-from seqdistill.core.terms import Reduction
+from seqdistill.core.terms import Monitor, Reduction, Term
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.objectives.adaptive_divergences import InterpolationShare
 from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.observation import Observation
+from seqdistill.objectives.reduction import reduce, reduction_count, reduction_weights
 
-NLL = term("negative_log_likelihood")
-FKL = term("forward_kl")
+NLL, FKL, TAID = (
+    term(n) for n in ("negative_log_likelihood", "forward_kl", "interpolated_forward_kl")
+)
+POLICY = TOKEN_WEIGHTS.choose("advantages")
+WRITERS: tuple[Origin, ...] = ("teacher", "student", "reference", "student")
+MONITORS: tuple[Monitor, ...] = ("student_entropy", "teacher_reverse_kl")
+every_reduction = pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
 
 
-@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+@pytest.mark.parametrize(
+    ("reduction", "total", "count"),
+    [("token", 16.0, 4.0), ("sequence", 2.0 + 10.0, 2.0), ("sum", 16.0, 2.0)],
+)
+def test_each_reduction_is_what_its_name_says_and_reads_nothing_else(
+    reduction: Reduction, total: float, count: float
+) -> None:
+    nan = math.nan
+    values = torch.tensor([[1.0, 2.0, 3.0], [10.0, nan, nan], [nan, nan, nan]]).requires_grad_()
+    mask = ~values.isnan()
+    found = reduce(values, mask, reduction)
+    assert (found.total.item(), found.count.item()) == (total, count)
+    assert found.count == reduction_count(mask, reduction)
+    weights = reduction_weights(mask, reduction)
+    (gradient,) = torch.autograd.grad(found.total, values)
+    assert torch.equal(gradient, weights) and (weights[~mask] == 0.0).all()
+    nothing = reduce(values, torch.zeros_like(mask), reduction)
+    assert nothing.total == nothing.count == 0.0
+
+
+@every_reduction
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_every_term_equals_a_naive_loop(name: str, reduction: Reduction) -> None:
-    one, here = term(name, weight=0.7), world()
+    one, here = term(name, weight=Schedule(1.4, 0.7)), world()
     temperature = 1.0 if one.divergence.member.one_right_symbol else 2.0
     objective = WeightedObjective([one], reduction=reduction, loss_temperature=temperature)
+    expected = plain_mean(one, here, reduction, temperature)
+    assert mean(objective, here) == pytest.approx(1.4 * expected, rel=1e-6), "before any update"
+    objective.begin_update(3, 3, logged=False)
     total, parts = objective(here.states, here.scores, here.batch)
-    expected = naive(one, here, reduction, temperature)
     assert total.detached().mean == pytest.approx(0.7 * expected, rel=1e-6)
-    moving = ["interpolation_share"] if name == "interpolated_forward_kl" else []
-    assert list(parts) == [name, *moving]
-    assert parts[name].mean == pytest.approx(expected, rel=1e-6)
+    assert set(parts) - {name} <= {"interpolation_share"}
+    assert parts[name].mean == pytest.approx(expected, rel=1e-6), "logs are unweighted nats"
     assert not parts[name].total.requires_grad
     assert not objective.needs_eval_states
-    if name == "negative_log_likelihood":
+    assert objective.needs_teacher == (name != "negative_log_likelihood")
+    if not objective.needs_teacher:
         alone, _ = objective(here.states, NoScores(), here.batch)
         assert alone.total == total.total, "no teacher is asked"
-    assert objective.needs_teacher == (name != "negative_log_likelihood")
 
 
-def test_soft_terms_get_t_squared_only_beside_hard_ones() -> None:
+def test_terms_of_one_name_are_added_and_numbered_and_logged_in_plain_nats() -> None:
     here = world()
-    hard, soft = naive(NLL, here, "token", 3.0), naive(FKL, here, "token", 3.0)
-    mixed = WeightedObjective([NLL, FKL], reduction="token", loss_temperature=3.0)
-    assert mean(mixed, here) == pytest.approx(hard + 9.0 * soft, rel=1e-6)
-    _, parts = mixed(here.states, here.scores, here.batch)
-    assert parts["forward_kl"].mean == pytest.approx(soft, rel=1e-6), "logs show plain nats"
-    alone = WeightedObjective([FKL], reduction="token", loss_temperature=3.0)
-    assert mean(alone, here) == pytest.approx(soft, rel=1e-6)
-
-
-def test_the_teachers_mode_is_a_hard_target_beside_which_soft_terms_get_t_squared() -> None:
-    """It knows no temperature itself, and is not multiplied by T squared."""
-    here, mode = world(), term("teacher_mode_likelihood")
-    hard, soft = naive(mode, here, "token", 1.0), naive(FKL, here, "token", 3.0)
-    mixed = WeightedObjective([mode, FKL], reduction="token", loss_temperature=3.0)
-    assert mean(mixed, here) == pytest.approx(hard + 9.0 * soft, rel=1e-6)
-    rewarded = here.told(advantages=torch.zeros(4))
-    beside = WeightedObjective([term("advantages"), FKL], reduction="sum", loss_temperature=3.0)
-    assert mean(beside, rewarded) == pytest.approx(naive(FKL, here, "sum", 3.0), rel=1e-6)
+    terms = [term("jensen_shannon", beta=0.2), NLL, term("jensen_shannon", beta=0.8)]
+    objective = WeightedObjective(terms, reduction="token", loss_temperature=3.0)
+    _, parts = objective(here.states, here.scores, here.batch)
+    assert list(parts) == ["jensen_shannon", "negative_log_likelihood", "jensen_shannon_2"]
+    values = [plain_mean(one, here, "token", 3.0) for one in terms]
+    assert [part.mean for part in parts.values()] == pytest.approx(values, rel=1e-6)
+    assert mean(objective, here) == pytest.approx(9 * (values[0] + values[2]) + values[1])
 
 
 def test_a_batch_without_targets_counts_nothing() -> None:
     here = world((0, 0, 3)).rows(slice(0, 2))
-    total, parts = WeightedObjective([NLL, FKL], reduction="token")(
-        here.states, here.scores, here.batch
-    )
-    assert total.total == 0.0
-    assert total.count == 0.0
-    assert parts["forward_kl"].count == 0.0
+    objective = WeightedObjective([NLL, FKL], reduction="token")
+    total, parts = objective(here.states, here.scores, here.batch)
+    assert total.total == total.count == parts["forward_kl"].count == 0.0
 
 
-@pytest.mark.parametrize("name", [name for name in TERM_NAMES if term(name).asks_teacher])
-def test_soft_terms_refuse_scores_that_are_not_dense(name: str) -> None:
-    here = world()
-    objective = WeightedObjective([term(name)], reduction="sum")
-    with pytest.raises(RecipeError, match=rf"{name} needs .* teacher.scores to dense"):
-        objective(here.states, NoScores(), here.batch)
-
-
-def test_terms_of_one_name_are_added_and_numbered() -> None:
-    here = world()
-    terms = [term("jensen_shannon", beta=0.2), term("jensen_shannon", beta=0.8)]
-    total, parts = WeightedObjective(terms, reduction="token")(here.states, here.scores, here.batch)
-    values = [naive(term, here, "token", 1.0) for term in terms]
-    assert [part.mean for part in parts.values()] == pytest.approx(values, rel=1e-6)
-    assert list(parts) == ["jensen_shannon", "jensen_shannon_2"]
-    assert total.detached().mean == pytest.approx(sum(values), rel=1e-6)
-
-
-def test_padded_rows_of_the_student_head_are_known_to_hard_targets_only() -> None:
-    here = world()
-    smaller = DenseScores(here.scores.hidden, here.scores.head.cut(VOCAB - 4))
-    cut = StudentStates(here.states.hidden, here.states.head.cut(VOCAB - 4))
-    soft = WeightedObjective([FKL], reduction="token")
-    whole, narrow = (soft(states, smaller, here.batch)[0] for states in (here.states, cut))
-    assert whole.total == narrow.total
-    weight = here.states.head.weight
-    gradients = [torch.autograd.grad(total.total, weight)[0] for total in (whole, narrow)]
-    torch.testing.assert_close(*gradients)
-    assert (gradients[0][VOCAB - 4 :] == 0.0).all()
-    both = WeightedObjective([NLL, FKL], reduction="token")
-    _, parts = both(here.states, smaller, here.batch)
-    hard = naive(NLL, here, "token", 1.0)
-    assert parts["negative_log_likelihood"].mean == pytest.approx(hard, rel=1e-6)
-
-
-@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+@every_reduction
 def test_the_loss_does_not_depend_on_the_split_into_micro_batches(reduction: Reduction) -> None:
     """TRL #4719, ms-swift #10165: means of means. All terms at once, writers and importance weights
     too, and policy gradients where they may be."""
@@ -151,3 +149,272 @@ def test_padding_is_never_read_and_receives_no_gradient(name: str) -> None:
     assert total.detached().mean == clean
     (gradient,) = torch.autograd.grad(total.total, here.states.hidden)
     assert (gradient[hole] == 0.0).all() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in TERM_NAMES if term(name).asks_teacher])
+def test_soft_terms_refuse_scores_that_are_not_dense(name: str) -> None:
+    here, objective = world(), WeightedObjective([term(name)], reduction="sum")
+    with pytest.raises(RecipeError, match=rf"{name} needs .* teacher.scores to dense"):
+        objective(here.states, NoScores(), here.batch)
+
+
+def test_padded_rows_of_the_student_head_are_known_to_hard_targets_and_entropy_only() -> None:
+    here, kept = world(), VOCAB - 4
+    here = here.told(target_ids=here.batch.target_ids.clamp(max=kept - 1))
+    smaller = DenseScores(here.scores.hidden, here.scores.head.cut(kept))
+    cut = StudentStates(here.states.hidden, here.states.head.cut(kept))
+    weight = here.states.head.weight
+    for terms in ([FKL], [FKL, term("sequence_reverse_kl")]):
+        soft = WeightedObjective(terms, reduction="sum")
+        whole, narrow = (soft(states, smaller, here.batch)[0] for states in (here.states, cut))
+        assert whole.total == narrow.total
+        gradients = [torch.autograd.grad(total.total, weight)[0] for total in (whole, narrow)]
+        torch.testing.assert_close(*gradients)
+        assert (gradients[0][kept:] == 0.0).all()
+    both = WeightedObjective([NLL, FKL], reduction="token", monitors=MONITORS)
+    both.begin_update(1, 1, logged=True)
+    _, parts = both(here.states, smaller, here.batch)
+    mask = here.batch.target_mask
+    q = here.states.head.logits(here.states.hidden)[mask].detach()
+    p = smaller.head.logits(smaller.hidden)[mask].softmax(-1).numpy()
+    expected = {
+        "negative_log_likelihood": plain_mean(NLL, here, "token"),
+        "student_entropy": entr(q.softmax(-1).numpy()).sum(-1).mean(),
+        "teacher_reverse_kl": rel_entr(q[:, :kept].softmax(-1).numpy(), p).sum(-1).mean(),
+    }
+    assert {name: parts[name].mean for name in expected} == pytest.approx(expected, rel=1e-6)
+    fewer = DenseScores(here.scores.hidden, here.scores.head.cut(3))
+    with pytest.raises(RecipeError, match=r"targets that the teacher scores, ids below 3"):
+        WeightedObjective([term("sequence_reverse_kl")], reduction="sum")(
+            here.states, fewer, here.batch
+        )
+
+
+@every_reduction
+def test_terms_by_writer_log_their_own_sequences_and_share_one_count(reduction: Reduction) -> None:
+    """DistiLLM-2: skew KL on the teacher's sequences, skew reverse KL on the student's."""
+    here = world().told(origins=WRITERS)
+    rows = {"teacher": (0,), "student": (1, 3), "teacher_mixed": ()}
+    names = ("skew_forward_kl", "skew_reverse_kl", "forward_kl")
+    terms = [term(n, token_weights=[only(w)]) for n, w in zip(names, rows, strict=True)]  # type: ignore[arg-type]
+    whole, parts = WeightedObjective(terms, reduction=reduction)(
+        here.states, here.scores, here.batch
+    )
+    total = torch.zeros((), dtype=torch.float64)
+    for name, own_rows in zip(names, rows.values(), strict=True):
+        own, alone = TokenSum.zero(), WeightedObjective([term(name)], reduction=reduction)
+        for row in own_rows:
+            piece = here.rows(slice(row, row + 1))
+            own = own + alone(piece.states, piece.scores, piece.batch)[0].detached()
+        assert parts[name].count == own.count
+        torch.testing.assert_close(parts[name].total.double(), own.total.double())
+        total = total + own.total
+    everything, _ = WeightedObjective([FKL], reduction=reduction)(
+        here.states, here.scores, here.batch
+    )
+    assert whole.count == everything.count, "one count, that of the whole batch"
+    torch.testing.assert_close(whole.total.detach(), total)
+
+
+def test_what_a_batch_does_not_say_is_refused_with_the_cause() -> None:
+    here = world()
+    for given, sentence in (
+        (term("forward_kl", token_weights=[only("student")]), r"student, .* got a batch without"),
+        (term("advantages"), r"without advantages: no reward was computed"),
+    ):
+        with pytest.raises(RecipeError, match=sentence):
+            WeightedObjective([given], reduction="sum")(here.states, here.scores, here.batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "word"),
+    [
+        ("skew_forward_kl", {"alpha": Schedule(0.0, 0.5)}, "alpha"),
+        ("jensen_shannon", {"beta": 1.5}, "beta"),
+        ("interpolated_forward_kl", {"start_fraction": 1.1}, "start_fraction"),
+        ("interpolated_forward_kl", {"step": 1.1}, "step"),
+        ("interpolated_forward_kl", {"momentum": 1.0}, "momentum"),
+        ("sequence_reverse_kl", {"discount": 0.0}, "discount"),
+        ("origin", {"origins": ("pupil",)}, "origins"),
+        ("reverse_kls", {}, "Did you mean 'reverse_kl'"),
+    ],
+)
+def test_impossible_parameters_are_refused(name: str, settings: dict[str, Any], word: str) -> None:
+    family = TOKEN_WEIGHTS if name in TOKEN_WEIGHTS else DIVERGENCES
+    with pytest.raises(RecipeError, match=word):
+        family.choose(name, **settings)
+
+
+def likelihood(*weights: str) -> Term:
+    return Term.of("negative_log_likelihood", token_weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("terms", "settings", "word"),
+    [
+        ([], {}, "at least one"),
+        ([term("forward_kl", weight=-1.0)], {}, "at least 0"),
+        ([term("forward_kl", weight=Schedule(1.0, -1.0))], {}, "at least 0"),
+        ([term("forward_kl", weight=0.0)], {}, "greater than 0"),
+        ([FKL], {"loss_temperature": 0.0}, "loss_temperature"),
+        ([NLL], {"loss_temperature": 2.0}, "loss_temperature"),
+        ([term("sequence_reverse_kl"), FKL], {"loss_temperature": 2.0}, "loss_temperature"),
+        ([term("sequence_reverse_kl")], {"reduction": "token"}, "reduction"),
+        ([term("sequence_reverse_kl")], {"reduction": "sequence"}, "reduction"),
+        ([term("advantages")], {"reduction": "token"}, "reduction"),
+        ([term("forward_kl", token_weights=[POLICY])], {}, "divergence"),
+        ([term("reverse_kl", token_weights=["importance", "importance"])], {}, "once"),
+        ([likelihood("advantages", "sequence_reverse_kl")], {}, "two terms"),
+    ],
+)
+def test_terms_that_do_not_go_together_are_refused(
+    terms: list[Term], settings: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(RecipeError, match=word):
+        WeightedObjective(terms, **({"reduction": "sum"} | settings))
+
+
+def test_an_extra_is_one_number_a_sequence_and_other_shapes_are_refused() -> None:
+    rates = torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+    here = world().told(extras={"rate": rates})
+    seen = Observation(here.states, here.scores, here.batch)
+    of_rate = TokenWeight("of_rate", lambda seen: seen.extra("rate"))
+    found = seen.weights(Chosen(of_rate, of_rate.parameters()))
+    assert torch.equal(found, rates[:, None].expand(here.batch.target_mask.shape))
+    flat = TokenWeight("flat", lambda seen: seen.target_mask[0].double())
+    with pytest.raises(RecipeError, match=r"flat must .* \(batch, time\)"):
+        seen.weights(Chosen(flat, flat.parameters()))
+    with pytest.raises(RecipeError, match=r"'other' .* data\.extra_columns"):
+        seen.extra("other")
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstTokens:
+    num: int
+
+
+@pytest.fixture
+def first_tokens() -> Iterator[Chosen[TokenWeight]]:
+    """A weight that keeps the first tokens of each sequence and counts those alone."""
+
+    def weigh(seen: Observation, num: int) -> Tensor:
+        return (torch.arange(seen.target_mask.shape[1]) < num) * torch.ones(seen.target_mask.shape)
+
+    name = "first_tokens"
+    TOKEN_WEIGHTS.add(name, weigh, parameters=FirstTokens, leaves_count=True)
+    yield TOKEN_WEIGHTS.choose(name, num=2)
+    del TOKEN_WEIGHTS._members[name]
+
+
+@every_reduction
+def test_a_weight_that_leaves_the_count_is_as_if_the_rest_were_masked(
+    reduction: Reduction, first_tokens: Chosen[TokenWeight]
+) -> None:
+    here, counted = world(), term("forward_kl", token_weights=[first_tokens])
+    shorter = here.told(target_mask=here.batch.target_mask & (torch.arange(7) < 2))
+    plain = WeightedObjective([FKL], reduction=reduction)
+    expected, _ = plain(shorter.states, shorter.scores, shorter.batch)
+    objective = WeightedObjective([counted], reduction=reduction)
+    found, parts = objective(here.states, here.scores, here.batch)
+    assert (found.total.item(), found.count) == (expected.total.item(), expected.count)
+    assert parts["forward_kl"].mean == pytest.approx(expected.detached().mean)
+    with pytest.raises(RecipeError, match="one count"):
+        WeightedObjective([counted, FKL], reduction=reduction)
+
+
+def logged(terms: list[Term], monitors: tuple[Monitor, ...] = MONITORS) -> WeightedObjective:
+    objective = WeightedObjective(terms, reduction="token", monitors=monitors)
+    objective.begin_update(10, 100, logged=True)
+    return objective
+
+
+def test_monitors_change_neither_loss_nor_gradient_and_have_none() -> None:
+    here, terms = world(), [NLL, term("jensen_shannon", beta=0.3)]
+    totals = []
+    for monitors in ((), MONITORS):
+        loss, parts = logged(terms, monitors)(here.states, here.scores, here.batch)
+        (gradient,) = torch.autograd.grad(loss.total, here.states.head.weight)
+        totals.append((loss.total.detach(), gradient))
+        assert list(parts) == ["negative_log_likelihood", "jensen_shannon", *monitors]
+        assert not any(part.total.requires_grad for part in parts.values())
+    assert all(torch.equal(one, other) for one, other in zip(*totals, strict=True))
+    _, parts = logged([NLL])(here.states, NoScores(), here.batch)
+    assert list(parts) == ["negative_log_likelihood", "student_entropy"], "no teacher was asked"
+
+
+def test_monitors_tell_of_the_student_as_it_writes() -> None:
+    """That is with its dropout off."""
+    here, objective = world(), logged([NLL])
+    quiet = StudentStates(here.states.hidden.detach() * 0.5 + 0.2, here.states.head)
+    assert objective.needs_eval_states
+    loss, parts = objective(here.states, here.scores, here.batch, quiet)
+    _, expected = objective(quiet, here.scores, here.batch)
+    assert all(parts[name].mean == expected[name].mean for name in MONITORS)
+    assert loss.total == objective(here.states, here.scores, here.batch)[0].total
+    objective.begin_update(11, 100, logged=False)
+    assert not objective.needs_eval_states, "nobody looks at this update"
+
+
+@pytest.mark.parametrize("mine", ["student", "teacher_mixed"])
+def test_monitors_count_only_what_the_student_had_a_hand_in(mine: str) -> None:
+    """Beside a teacher too: all that MiniLLM's student writes is teacher-mixed."""
+    here, objective = world(), logged([NLL])
+    mixed = here.told(origins=("reference", "student", "teacher", mine))
+    own = here.rows(slice(1, 2)), here.rows(slice(3, 4))
+    _, parts = objective(mixed.states, mixed.scores, mixed.batch)
+    alone = [objective(part.states, part.scores, part.batch)[1] for part in own]
+    for name in MONITORS:
+        assert parts[name].count == sum(part.batch.num_targets for part in own)
+        assert parts[name].total == pytest.approx(sum(float(p[name].total) for p in alone))
+    nobody = here.told(origins=("reference",) * 4)
+    _, parts = objective(nobody.states, nobody.scores, nobody.batch)
+    assert [float(parts[name].count) for name in MONITORS] == [0.0, 0.0]
+
+
+def test_strange_losses_move_the_target_nowhere_strange() -> None:
+    share = InterpolationShare(InterpolatedForwardKL())
+    for update, loss in enumerate((1.0, math.nan, 1e-300, 1e300, 0.0, 0.0, 1.0), start=1):
+        share.learn(loss, update, 100_000)
+        assert 0.4 <= share.share <= 1.0
+    single = InterpolationShare(InterpolatedForwardKL())
+    single.learn(1.0, 1, 1)
+    assert single.share == 1.0
+
+
+def train(objective: WeightedObjective, here: World, first: int, last: int) -> list[float]:
+    """Updates that move the student; the losses of the term."""
+    losses = []
+    for update in range(first, last + 1):
+        objective.begin_update(update, 100_000, logged=False)
+        _, parts = objective(here.states, here.scores, here.batch)
+        objective.end_update({name: part.detached() for name, part in parts.items()})
+        here.states.hidden.data.mul_(0.9)
+        losses.append(parts["interpolated_forward_kl"].mean)
+    return losses
+
+
+def test_a_moving_target_resumed_equals_uninterrupted() -> None:
+    whole, first, second = (WeightedObjective([TAID], reduction="token") for _ in range(3))
+    expected, here = train(whole, world(), 1, 8), world()
+    train(first, here, 1, 4)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert train(second, here, 5, 8) == expected[4:]
+    assert second.state_dict() == whole.state_dict()
+    share = second.state_dict()["interpolated_forward_kl.share"]
+    assert share > 0.4 + 0.6 * 8 / (100_000 - 1), "the adaptive step must have been taken"
+
+
+def test_two_moving_targets_have_two_states() -> None:
+    terms = [TAID, term("interpolated_forward_kl", start_fraction=0.8)]
+    objective, here = WeightedObjective(terms, reduction="token"), world()
+    _, parts = objective(here.states, here.scores, here.batch)
+    assert parts["interpolation_share"].mean == 0.4
+    assert parts["interpolation_share_2"].mean == pytest.approx(0.8)
+    assert parts["interpolated_forward_kl_2"].mean == pytest.approx(
+        plain_mean(terms[1], here, "token")
+    )
+    other = WeightedObjective(terms, reduction="token")
+    other.load_state_dict(objective.state_dict() | {"interpolated_forward_kl_2.share": 0.9})
+    state = other.state_dict()
+    assert state["interpolated_forward_kl.share"] == 0.4
+    assert state["interpolated_forward_kl_2.share"] == 0.9

@@ -11,14 +11,11 @@ from seqdistill.testing import check_divergence, check_token_weight
 
 DIVERGENCE_CASES: dict[str, list[dict[str, Any]]] = {
     "jensen_shannon": [
-        {"beta": beta, "scale": scale}
-        for beta, scale in (
-            (0.1, "raw"),
-            (0.5, "gradient"),
-            (0.9, "gradient"),
-            (0, "raw"),
-            (1, "raw"),
-        )
+        {"beta": 0.1},
+        {"beta": 0.5, "scale": "gradient"},
+        {"beta": 0.9, "scale": "gradient"},
+        {"beta": 0},
+        {"beta": 1},
     ],
     "skew_forward_kl": [{"alpha": 0.1}, {"alpha": 0.6}],
     "skew_reverse_kl": [{"alpha": 0.1}, {"alpha": 0.6}],

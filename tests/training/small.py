@@ -12,7 +12,7 @@ from tests.tiny import collator, random_examples, tiny_adapter
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import TeacherScores

@@ -20,8 +20,7 @@ from tests.training.small import same, student, weights
 from torch import Tensor, nn
 
 import seqdistill
-from seqdistill.compression.pruning import prune
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning import PruningMask, prune
 from seqdistill.core.errors import UserError
 from seqdistill.recipe.schema import TrainingSection
 from seqdistill.training.optimization import check_trainable

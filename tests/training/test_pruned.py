@@ -21,8 +21,7 @@ from tests.training.small import (
 )
 from torch import Tensor
 
-from seqdistill.compression.pruning import prune
-from seqdistill.compression.pruning_mask import PruningMask, bit_patterns
+from seqdistill.compression.pruning import PruningMask, bit_patterns, prune
 from seqdistill.core.batch import StudentStates
 from seqdistill.core.errors import UserError
 from seqdistill.core.scores import NoScores

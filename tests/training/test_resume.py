@@ -21,7 +21,7 @@ from tests.training.small import (
 )
 from torch import Tensor
 
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.errors import UserError
 from seqdistill.records.checksums import CHECKSUMS
 from seqdistill.records.run_directory import Resume

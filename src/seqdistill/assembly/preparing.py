@@ -25,8 +25,7 @@ from seqdistill.assembly.judging import (
 )
 from seqdistill.assembly.models import build_student, build_teacher
 from seqdistill.assembly.rewards import RewardOfCompletion, tried_reward
-from seqdistill.compression.pruning import prune
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning import PruningMask, prune
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, UserError
 from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets

@@ -14,8 +14,7 @@ from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.progress import Progress
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.models.adapters import adapt, decoder_prefix_ids, decoder_start_id
-from seqdistill.models.heads import head_of
+from seqdistill.models.adapters import adapt, decoder_prefix_ids, decoder_start_id, head_of
 from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.systems import output_folder

@@ -1,7 +1,4 @@
-"""A smaller model made of some of a larger one's layers: same width, same vocabulary, less depth.
-
-Copies weights into a new model and leaves the old one as it was. Trains nothing.
-"""
+"""A smaller model of copies of some of a larger one's layers: same width and vocabulary."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Model folders stored without the zeros of pruning: one bit a weight, and the other values.
 
-A sparse folder is an ordinary one but for `model.sparse.safetensors`, which takes the place of
-model.safetensors. It is for storing and sending: `unpack_folder` gives the model folder back, bit
-for bit, and only that one is loaded.
+`model.sparse.safetensors` takes the place of model.safetensors, for storing and sending;
+`unpack_folder` gives the model folder back, bit for bit, and only that one is loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seqdistill.compression.pruning_mask import bit_patterns
+from seqdistill.compression.pruning import bit_patterns
 from seqdistill.core.errors import ModelError, first_line
 from seqdistill.models.loading import SPARSE_WEIGHTS
 from seqdistill.records import atomic

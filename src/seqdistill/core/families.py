@@ -234,7 +234,7 @@ DIVERGENCES.add(
     "interpolated_forward_kl",
     _ADAPTIVE % "interpolated_forward_kl",
     parameters=InterpolatedForwardKL,
-    state="seqdistill.objectives.interpolation:InterpolationShare",
+    state="seqdistill.objectives.adaptive_divergences:InterpolationShare",
 )
 DIVERGENCES.add(
     "teacher_mode_likelihood", _ADAPTIVE % "teacher_mode_likelihood", one_right_symbol=True

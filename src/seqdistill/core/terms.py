@@ -14,6 +14,8 @@ from seqdistill.core.registry import Chosen
 from seqdistill.core.schedules import Schedule
 
 Reduction = Literal["token", "sequence", "sum"]
+Monitor = Literal["student_entropy", "teacher_reverse_kl"]
+"""What is measured only to be looked at: no loss depends on it."""
 Weighing = str | Chosen[TokenWeight]
 
 

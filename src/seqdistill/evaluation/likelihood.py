@@ -21,7 +21,7 @@ from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.divergences import NEGLIGIBLE_LOG_PROB
-from seqdistill.objectives.fused import target_nats
+from seqdistill.objectives.fused import nats_of, target_part
 
 _CHUNK_LOGITS = 4_000_000
 """Logits at the same time: 16 MB in fp32, so that the passes over them stay in the cache."""
@@ -107,6 +107,6 @@ def reference_nats(
         batch = collator([examples[i] for i in indices]).to(device)
         states, mask = model.states(batch), batch.target_mask
         hidden, targets = states.hidden[mask], batch.target_ids[mask]
-        nats = target_nats(hidden, states.head, targets).sum()
+        nats = nats_of(target_part(targets), hidden, states.head).sum()
         total = total + TokenSum(nats, mask.sum().float()).detached()
     return total

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.compression.layers import parameter_count
-from seqdistill.compression.pruning_mask import nonzero_count
+from seqdistill.compression.pruning import nonzero_count
 from seqdistill.data.collating import Collator
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample

@@ -20,9 +20,8 @@ from seqdistill.core.errors import ModelError
 from seqdistill.core.head import Head
 from seqdistill.core.source import Source, padded_ids, token_ids_of
 from seqdistill.generation.model_facts import ModelFacts
-from seqdistill.models.adapters import positions_from_mask
+from seqdistill.models.adapters import head_of, positions_from_mask
 from seqdistill.models.dropout import evaluation_mode
-from seqdistill.models.heads import head_of
 from seqdistill.models.modalities import modality_of
 
 IdPair = tuple[Sequence[int], Sequence[int]]

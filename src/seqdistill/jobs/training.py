@@ -25,7 +25,7 @@ from seqdistill.assembly.models import without_trust
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
 from seqdistill.assembly.teachers import build_teacher_scores
-from seqdistill.compression.pruning_mask import PruningMask, prunable_weights
+from seqdistill.compression.pruning import PruningMask, prunable_weights
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum

@@ -1,12 +1,16 @@
 """An adapter makes every transformers model look the same: encoder-decoder and decoder-only.
 
-It runs the network up to its last hidden states; the vocabulary projection is left to the
-objectives, which never build it whole. It knows no loss, no sampling and no device policy.
+It runs the network up to its last hidden states and gives the output head as data: the vocabulary
+projection is left to the objectives, which never build it whole. Architectures hide a scale, a bias
+or a soft cap in their forward pass, so the head that was read is compared, once, with the model's
+own logits; an architecture that does something else is refused.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,16 +18,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seqdistill.core.batch import Kind, SequenceBatch, StudentStates
+from seqdistill.core.errors import ModelError
 from seqdistill.core.head import Head
 from seqdistill.core.source import SourceInputs
-from seqdistill.models.heads import (
-    check_head,
-    head_of,
-    tiny_ids,
-    widened_head_input,
-    widening,
-)
-from seqdistill.models.modalities import modality_of
+from seqdistill.models.dropout import evaluation_mode
+from seqdistill.models.modalities import modality_of, tiny_ids
+
+# fp32 rounding over a few thousand-term dot products stays well below the first; in shorter dtypes
+# the logits themselves are rounded, and the steps that lead to them.
+_TOLERANCE, _ROUNDINGS = 1e-3, 4
+# Gemma caps at 30, others at 15 or 50.
+_WIDE_LOGIT = 200.0
 
 
 def kind_of(model: PreTrainedModel) -> Kind:
@@ -71,11 +76,59 @@ def positions_from_mask(mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch 
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
+def head_of(model: PreTrainedModel) -> Head:
+    """The head that turns the model's last hidden states into logits, sharing its live parameters.
+
+    Raises ModelError for a model without an output layer.
+    """
+    projection = model.get_output_embeddings()
+    if not isinstance(projection, nn.Linear):
+        raise ModelError(
+            "A model must end in a linear output layer over its vocabulary, but "
+            f"{type(model).__name__} has {type(projection).__name__}; use a model for conditional "
+            "generation or causal language modelling."
+        )
+    final: Any = getattr(model, "final_logits_bias", None)  # BART, Marian, mBART, Pegasus: a buffer
+    has_final = isinstance(final, Tensor) and bool(final.any())
+    bias = final.reshape(-1) if has_final else projection.bias
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return Head(projection.weight, bias, _scale(model), None if cap is None else float(cap))
+
+
+def _scale(model: PreTrainedModel) -> float:
+    config = model.config
+    if config.model_type in {"t5", "umt5", "longt5", "switch_transformers"}:  # but not mt5
+        scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        return float(config.d_model) ** -0.5 if scaled else 1.0
+    if config.model_type in {"cohere", "cohere2"}:
+        return float(config.logit_scale)
+    if config.model_type.startswith("granite"):
+        return 1.0 / float(config.logits_scaling)
+    return 1.0
+
+
+def _check_head(head: Head, hidden: Tensor, logits: Tensor, architecture: str) -> None:
+    """Nothing, when `head.logits(hidden)` equals the model's own `logits`; else a ModelError.
+
+    The tolerance is relative to the largest logit: a random model's are small, and a forgotten
+    scale must show there too.
+    """
+    difference = (head.logits(hidden.float()) - logits.float()).abs().max().item()
+    largest = logits.abs().max().item()
+    tolerance = max(_TOLERANCE, _ROUNDINGS * torch.finfo(logits.dtype).eps)
+    if not difference <= tolerance * largest:
+        raise ModelError(
+            f"The output head read from {architecture} must give the model's own logits, but they "
+            f"differ by {difference:.3g} where the largest is {largest:.3g}: its forward pass does "
+            "something that seqdistill does not know (a scale, cap or extra layer). Use another "
+            "architecture."
+        )
+
+
 class SequenceModel(nn.Module):
     """A transformers model as (batch) -> hidden states + head; `module` is the model itself.
 
-    The head is compared with the model's own logits when the adapter is built, so a wrong
-    reading of an architecture is an error there and not a wrong loss later.
+    Raises ModelError when the head that was read does not give the model's own logits.
     """
 
     def __init__(self, module: PreTrainedModel) -> None:
@@ -125,20 +178,24 @@ class SequenceModel(nn.Module):
 
     @torch.no_grad()
     def _check(self) -> None:
-        was_training, ids = self.module.training, tiny_ids(self.module)
-        self.eval()
+        ids = tiny_ids(self.module)
         named, source = {"input_ids": ids}, None
         if self.kind == "seq2seq":
             modality = modality_of(self.module)
             source = modality.pad([modality.tiny(self.module)]).to(self.module.device)
             named = {**modality.arguments(source), "decoder_input_ids": ids}
-        hidden = self.forward(ids, torch.ones_like(ids, dtype=torch.bool), source)
-        for factor in (1.0, widening(self.head, hidden)):
-            with widened_head_input(self.module, factor):
-                logits = self.module(**named, use_cache=False).logits
-            check_head(self.head, hidden * factor, logits, type(self.module).__name__)
-        # The adapter is new and would be in training mode; the model was in a mode of its own.
-        self.train(was_training)
+        self.training = self.module.training
+        with evaluation_mode(self):
+            hidden = self.forward(ids, torch.ones_like(ids, dtype=torch.bool), source)
+            # Near zero a soft cap is the identity: a random model hides that it has one.
+            uncapped = dataclasses.replace(self.head, soft_cap=None).logits(hidden.float())
+            widening = max(1.0, _WIDE_LOGIT / max(uncapped.abs().max().item(), 1e-6))
+            for factor in (1.0, widening):
+                with self.module.get_output_embeddings().register_forward_pre_hook(
+                    lambda _layer, inputs, factor=factor: (inputs[0] * factor,)
+                ):
+                    logits = self.module(**named, use_cache=False).logits
+                _check_head(self.head, hidden * factor, logits, type(self.module).__name__)
 
 
 def hidden_states(model: nn.Module, batch: SequenceBatch) -> Float[Tensor, "batch time dim"]:

@@ -2,7 +2,7 @@
 
 Architectures keep rates in dropout layers, in plain attributes of other layers
 (`attention_dropout`, `activation_dropout`) and in configurations, some of which are read anew at
-every pass. A rate is known here by its name. Draws nothing and chooses no rate.
+every pass. A rate is known here by its name.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import PreTrainedConfig, PreTrainedModel
-
-from seqdistill.core.errors import ModelError
 
 # attention_dropout, attn_pdrop, dropout_rate, hidden_dropout_prob, ...
 _DROPOUT = re.compile(r"dropout|pdrop|^drop$")
@@ -34,10 +32,7 @@ def set_dropout(model: PreTrainedModel, rate: float) -> None:
 
     At 0 nothing is left to chance: the leaving out of whole layers (`layerdrop`) and noise in
     routers of experts end too. At other rates those stay as they are: they drop no activations.
-    Raises ModelError for a rate outside [0, 1).
     """
-    if not 0.0 <= rate < 1.0:
-        raise ModelError(f"A dropout rate must lie in [0, 1), got {rate}; lower it.")
     noisy = any(_NOISE in vars(module) for module in model.modules())
     noises = (_NOISE, _NOISE_IN_CONFIGURATION) if noisy else ()
     for holder, name, _ in _numbers(model):

@@ -1,13 +1,13 @@
 """Loads model and tokenizer folders: safetensors only, no remote code unless the user asks.
 
-A folder of LoRA adapters, alone or beside its base, loads as the adapted model with the adapters
-merged in. Knows transformers' Auto classes and nothing of training.
+A folder of LoRA adapters, alone or beside its base, loads as the adapted model, merged.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -81,6 +81,19 @@ def _explained(name: str, what: str, error: Exception) -> ModelError:
     )
 
 
+def _read(auto: Any, name: str, what: str, *, trust_remote_code: bool, **settings: Any) -> Any:
+    """What `auto` finds there, without asking the network about what is local."""
+    try:
+        return auto.from_pretrained(
+            name,
+            trust_remote_code=trust_remote_code,
+            local_files_only=only_local(name, trust_remote_code=trust_remote_code),
+            **settings,
+        )
+    except Exception as error:  # whatever a folder says that it should not, in many libraries
+        raise _explained(name, what, error) from error
+
+
 def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration in a model folder.
 
@@ -90,14 +103,9 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
     _check_not_converted(name)
     base = base_of(name)
     read_object(Path(base) / CONFIG)
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            base,
-            trust_remote_code=trust_remote_code,
-            local_files_only=only_local(base, trust_remote_code=trust_remote_code),
-        )
-    except Exception as error:  # whatever a configuration says that it should not
-        raise _explained(base, "configuration", error) from error
+    config: PreTrainedConfig = _read(
+        AutoConfig, base, "configuration", trust_remote_code=trust_remote_code
+    )
     if config.model_type == "encoder-decoder":
         raise ModelError(
             "A model must be one network whose last states and output layer can be read, but "
@@ -124,15 +132,12 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     type's own special tokens for it.
     """
     check_place(name, "tokenizer")
-    source = check_tokenizer_files(name)
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source,
-            trust_remote_code=trust_remote_code,
-            local_files_only=only_local(source, trust_remote_code=trust_remote_code),
-        )
-    except Exception as error:  # tokenizers of many libraries, each with errors of its own
-        raise _explained(source, "tokenizer", error) from error
+    tokenizer: PreTrainedTokenizerBase = _read(
+        AutoTokenizer,
+        check_tokenizer_files(name),
+        "tokenizer",
+        trust_remote_code=trust_remote_code,
+    )
     return tokenizer
 
 
@@ -165,20 +170,18 @@ def _load_whole(name: str, placement: Placement, *, trust_remote_code: bool) -> 
     config = load_config(name, trust_remote_code=trust_remote_code)
     check_weight_files(name)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    try:
-        model, found = auto.from_pretrained(
-            name,
-            config=config,
-            dtype=placement.dtype_of(config),
-            device_map=None if placement.device.type == "cpu" else {"": placement.device},
-            attn_implementation=None if placement.attention == "auto" else placement.attention,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            local_files_only=only_local(name, trust_remote_code=trust_remote_code),
-        )
-    except Exception as error:  # whatever a folder holds that it should not
-        raise _explained(name, "weights", error) from error
+    model, found = _read(
+        auto,
+        name,
+        "weights",
+        trust_remote_code=trust_remote_code,
+        config=config,
+        dtype=placement.dtype_of(config),
+        device_map=None if placement.device.type == "cpu" else {"": placement.device},
+        attn_implementation=None if placement.attention == "auto" else placement.attention,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
     if missing := sorted(found["missing_keys"]):
         raise ModelError(
             f"The folder {name!r} must hold every weight of a {type(model).__name__}, but it has "

@@ -1,7 +1,4 @@
-"""Low-rank adapters on a student: few weights are trained, and merged into the others at the end.
-
-peft makes, merges and stores them; the rest of the package sees the same model as before.
-"""
+"""Low-rank adapters on a student, by peft: few weights are trained, and merged at the end."""
 
 from __future__ import annotations
 
@@ -123,7 +120,7 @@ class LoraAdapter:
 
 
 def _shown(name: str) -> str:
-    """A layer's name without what peft puts around it."""
+    """Without what peft puts around it."""
     return (
         name.removeprefix("base_model.model.").removesuffix(".weight").removesuffix(".base_layer")
     )

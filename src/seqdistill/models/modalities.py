@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from seqdistill.core.errors import ModelError
 from seqdistill.core.source import Source, SourceInputs, pad_sources
-from seqdistill.models.heads import tiny_ids
+
+
+def tiny_ids(model: PreTrainedModel) -> Tensor:
+    """Three token ids that every vocabulary has, as a batch of one: enough to compare logits."""
+    num_rows: int = model.get_input_embeddings().weight.shape[0]
+    return torch.tensor([[3, 1, 2]], device=model.device) % num_rows
 
 
 class Modality:

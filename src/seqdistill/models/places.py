@@ -1,7 +1,4 @@
-"""What a model's name leads to, looked at before anything is loaded: a slip is told at once.
-
-Reads names and small JSON files; loads no weights and runs nothing.
-"""
+"""What a model's name leads to, looked at before anything is loaded: a slip is told at once."""
 
 from __future__ import annotations
 

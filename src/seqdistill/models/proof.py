@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from seqdistill.models.dropout import evaluation_mode
+
 _NUM_PROBES = 8
 EXACT, HALVED = 1e-4, 2e-2
 """Largest difference of logits, as a share of the largest logit. Of the same weights in fp32,
@@ -25,10 +27,8 @@ def probe_logits(model: PreTrainedModel) -> Float[Tensor, "1 time vocab"]:
     named = {"input_ids": ids}
     if model.config.is_encoder_decoder:
         named["decoder_input_ids"] = ids.flip(1)
-    was_training = model.training
-    model.eval()
-    logits: Tensor = model(**named, use_cache=False).logits
-    model.train(was_training)
+    with evaluation_mode(model):
+        logits: Tensor = model(**named, use_cache=False).logits
     return logits.float().cpu()
 
 

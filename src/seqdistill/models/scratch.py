@@ -1,7 +1,4 @@
-"""New models: a configuration and a seed in, random weights out; and a vocabulary from texts.
-
-Trains no weights.
-"""
+"""New models: a configuration and a seed in, random weights out; and a vocabulary from texts."""
 
 from __future__ import annotations
 

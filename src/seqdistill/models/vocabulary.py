@@ -1,7 +1,4 @@
-"""When may two models' token ids be compared? When the ids mean the same strings.
-
-Works on tokenizers and row counts; changes no model.
-"""
+"""When may two models' token ids be compared? When the ids mean the same strings."""
 
 from __future__ import annotations
 
@@ -55,7 +52,7 @@ def check_starts(
     student_start: Sequence[int | None],
     teacher_start: Sequence[int | None],
 ) -> None:
-    """Nothing for decoders that begin with the same tokens; ModelError naming both else.
+    """Raises ModelError, naming both, for decoders that begin with different tokens.
 
     A batch begins in one way for both: to the other's start token a model answers anything.
     """

@@ -3,16 +3,14 @@
 Tensors in, numbers out. No model, no file, no recipe is known here.
 """
 
-from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
+from seqdistill.core.families import DIVERGENCES
 from seqdistill.core.head import Head
-from seqdistill.core.terms import Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.adaptive_divergences import (
     adaptive_kl,
     interpolated_forward_kl,
     teacher_mode_likelihood,
 )
-from seqdistill.objectives.chunked_loss import FusedLoss, FusedSum
 from seqdistill.objectives.divergences import (
     cross_entropy,
     forward_kl,
@@ -23,28 +21,13 @@ from seqdistill.objectives.divergences import (
     skew_reverse_kl,
     total_variation,
 )
-from seqdistill.objectives.fused import (
-    fused_divergence,
-    fused_sum,
-    target_part,
-    teacher_part,
-)
-from seqdistill.objectives.monitors import Monitor
-from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.objectives.observation import Observation
-from seqdistill.objectives.reduction import reduce, reduction_count, reduction_weights
+from seqdistill.objectives.fused import fused_divergence, fused_sum, target_part, teacher_part
+from seqdistill.objectives.reduction import reduce
 
 __all__ = [
     "DIVERGENCES",
-    "TOKEN_WEIGHTS",
-    "FusedLoss",
-    "FusedSum",
     "Head",
-    "Monitor",
-    "Observation",
-    "Term",
     "TokenSum",
-    "WeightedObjective",
     "adaptive_kl",
     "cross_entropy",
     "forward_kl",
@@ -54,8 +37,6 @@ __all__ = [
     "jensen_shannon",
     "negative_log_likelihood",
     "reduce",
-    "reduction_count",
-    "reduction_weights",
     "reverse_kl",
     "skew_forward_kl",
     "skew_reverse_kl",

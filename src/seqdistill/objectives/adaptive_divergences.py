@@ -1,13 +1,14 @@
 """Divergences that first look at both models and then hold what they saw constant.
 
 A weight, a target or the one right symbol is chosen from the distributions of the moment; the
-gradient is taken as if it had been given. Conventions are those of `divergences`: student first,
-teacher second, nats for every position, no masks, no means, no temperatures, no state.
+gradient is taken as if it had been given. Conventions are those of `divergences`. A class moves the
+target of interpolated_forward_kl by the mean of its term over every update.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool, Float
@@ -72,12 +73,14 @@ def interpolated_forward_kl(
 
     Raises ValueError unless 0 <= share <= 1.
 
-    Source: Shing et al. 2025 (TAID), sec. 3; how t moves is `interpolation`'s.
+    Source: Shing et al. 2025 (TAID), sec. 3; how t moves is `InterpolationShare`'s.
     """
     InterpolatedForwardKL(start_fraction=share)
     student, teacher = checked_pair(student_log_probs, teacher_log_probs)
     with torch.no_grad():
-        target = _interpolated(student, teacher, share)
+        # At the ends one side alone: 0 * -inf is no number.
+        ends = {0.0: student, 1.0: teacher}
+        target = ends[share] if share in ends else (1.0 - share) * student + share * teacher
         nowhere = target.isneginf().all(dim=-1)
         target = target.masked_fill(nowhere.unsqueeze(-1), 0.0).log_softmax(dim=-1)
     return within(kl(target, student)).masked_fill(nowhere, math.inf)
@@ -98,6 +101,60 @@ def teacher_mode_likelihood(
     return negative_log_likelihood(student_log_probs, mode)
 
 
+class InterpolationShare:
+    """t, the teacher's share of the target: from its start to 1, sooner if the loss falls fast.
+
+    After an update with the mean loss l: rel = (l_prev - l) / l_prev; m <- momentum m +
+    (1 - momentum) rel; t <- min(1, max(t_lin, t + step sigmoid(m) (1 - t))), where t_lin goes
+    linearly from the start at the first update to 1 at the last. There is no rel after the first
+    update, so only t_lin moves t then; an update without sequences of its term leaves t alone but
+    for t_lin; l_prev = 0 counts as rel = 0.
+
+    Source: Shing et al. 2025 (TAID), sec. 3.2 and its released code.
+    """
+
+    def __init__(self, parameters: InterpolatedForwardKL) -> None:
+        self._parameters = parameters
+        self.share = parameters.start_fraction
+        self.trend = 0.0
+        self.previous_loss: float | None = None
+
+    def arguments(self) -> dict[str, float]:
+        """What the divergence is called with: t."""
+        return {"share": self.share}
+
+    def logged(self) -> dict[str, float]:
+        """t, by its name in metrics."""
+        return {"interpolation_share": self.share}
+
+    def learn(self, loss: float, update: int, updates: int) -> None:
+        """Moves t after `update`, counted from 1, of `updates`; NaN says that nothing counted."""
+        given, moved = self._parameters, self.share
+        if math.isfinite(loss):
+            if self.previous_loss is not None:
+                fall = self.previous_loss - loss
+                relative = fall / self.previous_loss if self.previous_loss > 0.0 else 0.0
+                self.trend = given.momentum * self.trend + (1.0 - given.momentum) * relative
+                sigmoid = 0.5 * (1.0 + math.tanh(0.5 * self.trend))  # without an overflow
+                moved += given.step * sigmoid * (1.0 - self.share)
+            self.previous_loss = loss
+        done = update / (updates - 1) if updates > 1 else 1.0
+        linear = given.start_fraction + done * (1.0 - given.start_fraction)
+        self.share = min(1.0, max(linear, moved))
+
+    def state_dict(self) -> dict[str, float]:
+        """t, m and l_prev, the last only once there is one."""
+        state = {"share": self.share, "trend": self.trend}
+        return (
+            state if self.previous_loss is None else state | {"previous_loss": self.previous_loss}
+        )
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go to where `state_dict` was taken."""
+        self.share, self.trend = state["share"], state["trend"]
+        self.previous_loss = state.get("previous_loss")
+
+
 def _head(log_probs: Float[Tensor, "*batch vocab"], mass: float) -> Bool[Tensor, "*batch vocab"]:
     """Which symbols are the likeliest ones that together reach `mass`, in the vocabulary's order.
 
@@ -114,13 +171,6 @@ def _head(log_probs: Float[Tensor, "*batch vocab"], mass: float) -> Bool[Tensor,
     before = ranked.cumsum(dim=-1).roll(1, dims=-1)
     before[..., 0] = 0.0
     return torch.zeros_like(probs, dtype=torch.bool).scatter(-1, ids, before < mass)
-
-
-def _interpolated(student: Tensor, teacher: Tensor, share: float) -> Tensor:
-    """(1 - share) student + share teacher, where 0 * -inf = 0."""
-    if share in (0.0, 1.0):
-        return teacher if share else student
-    return (1.0 - share) * student + share * teacher
 
 
 def _times(weight: Tensor, values: Tensor) -> Tensor:

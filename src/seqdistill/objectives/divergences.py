@@ -183,7 +183,7 @@ def jensen_shannon_factor(beta: float, scale: Scale) -> float:
 
 
 def checked_pair(student_log_probs: Tensor, teacher_log_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as `checked` gives them: every function of two distributions begins with it."""
+    """Both as `checked` gives them."""
     return (
         checked(student_log_probs, "student_log_probs"),
         checked(teacher_log_probs, "teacher_log_probs"),

@@ -1,12 +1,12 @@
 """Losses straight from hidden states and heads: logits exist for one chunk of positions at a time.
 
-The plain forms are the functions of `DIVERGENCES`; tests say that both agree in value and gradient.
-Masks and counts are the caller's: he passes the positions that count and the weight of each. The
-teacher never receives a gradient.
+The plain forms are the functions of `DIVERGENCES`; tests say that both agree. Callers pass the
+positions that count and the weight of each. The teacher never receives a gradient.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,14 +17,16 @@ from torch import Tensor
 from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen, resolved
-from seqdistill.objectives.chunked_head import (
+from seqdistill.objectives.chunked import (
     Blocking,
+    ChunkWalk,
+    FusedSum,
     LogitsPass,
+    Part,
+    RowLoss,
     arithmetic_dtype,
-    detached_head,
     product_dtype,
 )
-from seqdistill.objectives.chunked_loss import ChunkWalk, FusedLoss, FusedSum, Part, RowLoss
 from seqdistill.objectives.manual_gradients import SoftRows
 
 RowFunction = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
@@ -43,8 +45,8 @@ def fused_divergence(
     temperature: float = 1.0,
     chunk_positions: int | None = None,
     **parameters: Any,
-) -> FusedLoss:
-    """The divergence `name` in nats at every position, and its weighted sum.
+) -> FusedSum:
+    """The divergence `name` in nats at every position, as the one part of a weighted sum.
 
     Equals the function of that name in `DIVERGENCES` on the log-softmax of both models' logits
     divided by `temperature` (no T squared); `parameters` are that divergence's own. Products run
@@ -58,22 +60,19 @@ def fused_divergence(
     ValueError for heads over different vocabularies or a temperature that is not positive.
     """
     part = teacher_part(name, teacher_hidden, teacher_head, temperature=temperature, **parameters)
-    found = fused_sum(
+    return fused_sum(
         student_hidden, student_head, [part], weights=weights, chunk_positions=chunk_positions
     )
-    return FusedLoss(found.total, found.values[0])
 
 
-def target_nats(
-    hidden: Float[Tensor, "positions dim"], head: Head, target_ids: Int[Tensor, " positions"]
+def nats_of(
+    part: Part, hidden: Float[Tensor, "positions dim"], head: Head
 ) -> Float[Tensor, " positions"]:
-    """-log Q of every target, without a gradient, in chunks of positions."""
-    return fused_sum(
-        hidden.detach(),
-        detached_head(head),
-        [target_part(target_ids)],
-        weights=hidden.new_ones(hidden.shape[0]),
-    ).values[0]
+    """What a part is at every position, without a gradient, in chunks of positions."""
+    bias = None if head.bias is None else head.bias.detach()
+    held = dataclasses.replace(head, weight=head.weight.detach(), bias=bias)
+    ones = hidden.new_ones(hidden.shape[0])
+    return fused_sum(hidden.detach(), held, [part], weights=ones).values[0]
 
 
 def fused_sum(
@@ -142,7 +141,7 @@ def teacher_part(
         divergence = DIVERGENCES.choose(divergence, **parameters)
         state = divergence.member.new_state(divergence.parameters)
         parameters = divergence.arguments() if state is None else dict(state.arguments())
-    form = row_function(divergence.member, parameters, manual=manual)
+    form = _row_function(divergence.member, parameters, manual=manual)
     teacher_dtype = product_dtype(teacher_hidden)
 
     def open_loss(blocking: Blocking, dtype: torch.dtype) -> RowLoss:
@@ -153,7 +152,7 @@ def teacher_part(
             temperature=temperature,
             blocking=blocking,
         )
-        shape = (min(blocking.slice, blocking.chunk), teacher_head.vocab_size)
+        shape = (blocking.slice, teacher_head.vocab_size)
         buffers = tuple(teacher_hidden.new_empty(shape, dtype=dtype) for _ in range(3))
         return lambda start, stop, logits: form(
             logits, teacher.rows(start, stop).to(dtype), buffers
@@ -162,9 +161,7 @@ def teacher_part(
     return Part(open_loss, factor, temperature, teacher_head.vocab_size, weights)
 
 
-def row_function(
-    member: Divergence, arguments: dict[str, Any], *, manual: bool = True
-) -> RowFunction:
+def _row_function(member: Divergence, arguments: dict[str, Any], *, manual: bool) -> RowFunction:
     """The divergence on rows of logits: with its gradient written out, or by autograd."""
     if manual and member.manual_gradient is not None:
         by_hand: Callable[..., Tensor] = resolved(member.manual_gradient)

@@ -2,8 +2,7 @@
 
 Optimizations of what autograd gives: tests hold both together. With Q the softmax of the logits
 z, a derivative u_i = (dD / d log q_i) / q_i gives dD/dz = q (u - sum q u).
-Everything is overwritten: what a caller wants to keep it copies before. No matrix product, no
-mask, no weight is known here.
+Everything is overwritten.
 """
 
 from __future__ import annotations

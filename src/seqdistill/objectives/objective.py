@@ -1,7 +1,7 @@
 """What the training step calls: a weighted sum of terms over the positions that count.
 
 It gathers those positions before any head is applied, so logits of padding and of prompts are
-never computed. It does not know how the sequences were sampled, nor what becomes of the totals.
+never computed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from torch import Tensor
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import TokenWeight
+from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.registry import Chosen
-from seqdistill.core.scores import TeacherScores
-from seqdistill.core.terms import Reduction, Term, term_findings
+from seqdistill.core.scores import NoScores, TeacherScores
+from seqdistill.core.terms import Monitor, Reduction, Term, term_findings
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.objectives.chunked_loss import Part
+from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
-from seqdistill.objectives.monitors import Monitor, measured
 from seqdistill.objectives.observation import Observation
 from seqdistill.objectives.reduction import reduction_count, reduction_weights
 
-_Pass = tuple[int, float, tuple[Chosen[TokenWeight], ...]]
-"""Terms share a pass over the head if vocabulary, temperature and positions are the same."""
+_Weights = tuple[Chosen[TokenWeight], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,18 +143,21 @@ class WeightedObjective:
         the term reads: origins, advantages.
         """
         seen = Observation(states, scores, batch, eval_states)
-        passes: dict[_Pass, tuple[_Positions, list[tuple[str, Part]]]] = {}
+        places: dict[_Weights, _Positions] = {}
+        passes: dict[tuple[int, float, _Weights], list[tuple[str, Part]]] = {}
         for name, term in self._terms.items():
             seen.asked_by = name
-            known = next((p for key, (p, _) in passes.items() if key[-1] == term.selecting), None)
-            positions = known or self._positions(term, seen)
+            if term.selecting not in places:
+                places[term.selecting] = self._positions(term, seen)
+            positions = places[term.selecting]
             part = self._part(name, term, seen, positions)
             vocab_size = part.vocab_size or states.head.vocab_size
             key = (vocab_size, part.temperature, term.selecting)
-            passes.setdefault(key, (positions, []))[1].append((name, part))
+            passes.setdefault(key, []).append((name, part))
         total: Tensor = torch.zeros((), device=states.hidden.device)
         parts: dict[str, TokenSum] = {}
-        for (vocab_size, *_), (positions, named) in passes.items():
+        for (vocab_size, _, selecting), named in passes.items():
+            positions = places[selecting]
             found = fused_sum(
                 states.hidden[positions.mask],
                 states.head.cut(vocab_size),
@@ -217,7 +219,31 @@ class WeightedObjective:
             for key, value in state.logged().items():
                 total = torch.tensor(value, dtype=torch.float64)
                 found[key + number] = TokenSum(total, torch.ones(()))
-        return found | measured(seen, self._measured_now)
+        return found | self._monitored(seen)
+
+    def _monitored(self, seen: Observation) -> dict[str, TokenSum]:
+        """Each monitor (nats) over the student's own sequences, and their number of positions.
+
+        `student_entropy` H(Q) falls toward 0 where a student loses its diversity.
+        `teacher_reverse_kl` KL(Q || P) estimates how far it is from its teacher, per token,
+        whatever it is trained with; it is left out where no teacher was asked. Own are the
+        sequences that the student sampled, those of a mixture with the teacher too; all where the
+        batch does not say.
+        """
+        if not self._measured_now:
+            return {}
+        mask = seen.target_mask
+        if seen.batch.origins is not None:
+            mask = mask & seen.of_origins(STUDENT_ORIGINS)
+        count = reduction_count(mask, "token")
+        found: dict[str, TokenSum] = {}
+        for name in self._measured_now:
+            seen.asked_by = name
+            if name == "student_entropy":
+                found[name] = TokenSum(seen.student_entropy[mask].sum(), count)
+            elif not isinstance(seen.scores, NoScores):
+                found[name] = TokenSum(seen.values("reverse_kl")[mask].sum(), count)
+        return found
 
     @property
     def _measured_now(self) -> tuple[Monitor, ...]:

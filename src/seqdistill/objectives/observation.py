@@ -1,7 +1,6 @@
 """One micro-batch as token weights look at it, and what both models say of its tokens.
 
-What several of them read is computed once, when it is first asked for, in chunks of positions.
-Nothing here has a gradient.
+What several of them read is computed once, in chunks of positions. Nothing here has a gradient.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from seqdistill.core.head import Head
 from seqdistill.core.origins import Origin
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import DenseScores, TeacherScores
-from seqdistill.objectives.chunked_head import detached_head
-from seqdistill.objectives.fused import entropy_part, fused_sum, target_nats, teacher_part
+from seqdistill.objectives.chunked import Part
+from seqdistill.objectives.fused import entropy_part, nats_of, target_part, teacher_part
 
 
 class Observation:
@@ -108,13 +107,14 @@ class Observation:
     @functools.cached_property
     def student_entropy(self) -> Float[Tensor, "batch time"]:
         """H(Q) in nats of the student with its dropout off."""
-        return self._placed(self._measured(entropy_part()))
+        return self._measured(self.eval_states.hidden, self.eval_states.head, entropy_part())
 
     def values(self, divergence: str, **parameters: Any) -> Float[Tensor, "batch time"]:
         """A divergence from the teacher in nats, of the student with its dropout off."""
         hidden = self.teacher.hidden[self.target_mask]
         part = teacher_part(divergence, hidden, self.teacher.head, **parameters)
-        return self._placed(self._measured(part, self.teacher.head.vocab_size))
+        head = self.eval_states.head.cut(self.teacher.head.vocab_size)
+        return self._measured(self.eval_states.hidden, head, part)
 
     @property
     def teacher(self) -> DenseScores:
@@ -144,22 +144,16 @@ class Observation:
         return self._weights[chosen]
 
     def _of_targets(self, hidden: Tensor, head: Head) -> Tensor:
-        mask, targets = self.target_mask, self.target_ids[self.target_mask]
+        targets = self.target_ids[self.target_mask]
         if targets.numel() and int(targets.max()) >= head.vocab_size:
             raise RecipeError(
                 f"{self.asked_by} needs targets that the teacher scores, ids below "
                 f"{head.vocab_size}, got {int(targets.max())}; sample from the teacher's "
                 "vocabulary only"
             )
-        return self._placed(-target_nats(hidden[mask], head, targets))
+        return -self._measured(hidden, head, target_part(targets))
 
-    def _measured(self, part: Any, vocab_size: int | None = None) -> Tensor:
-        hidden = self.eval_states.hidden[self.target_mask].detach()
-        head = self.eval_states.head
-        head = detached_head(head if vocab_size is None else head.cut(vocab_size))
-        weights = hidden.new_ones(hidden.shape[0])
-        return fused_sum(hidden, head, [part], weights=weights).values[0]
-
-    def _placed(self, values: Tensor) -> Tensor:
+    def _measured(self, hidden: Tensor, head: Head, part: Part) -> Tensor:
         mask = self.target_mask
-        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+        nats = nats_of(part, hidden[mask], head)
+        return nats.new_zeros(mask.shape).masked_scatter(mask, nats)

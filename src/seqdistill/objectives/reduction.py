@@ -1,8 +1,7 @@
 """How values per position become one number: three named reductions.
 
-This is the only file of the codebase that multiplies by a mask or counts tokens. It does not know
-what the values are, and it divides only inside a sequence: the last division is TokenSum's, once,
-over micro-batches, gradient_accumulation_steps steps and ranks.
+The only file that multiplies by a mask or counts tokens. It divides only inside a sequence: the
+last division is TokenSum's, once, over micro-batches, accumulated steps and ranks.
 """
 
 from __future__ import annotations

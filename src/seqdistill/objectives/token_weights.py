@@ -1,9 +1,7 @@
 """What each position of a term counts: a factor without a gradient, (batch, time).
 
-Each looks at an observation, one micro-batch with what both models say of it. Policy gradients
-weigh -log q(y_t), so that their gradients are those of expectations over sequences. Who sampled,
-and what a reward is, is not known here. P is the teacher, Q the student, p~ the distribution that
-a token was drawn from.
+Policy gradients weigh -log q(y_t), so that their gradients are those of expectations over
+sequences. P is the teacher, Q the student, p~ the distribution that a token was drawn from.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from seqdistill.core.origins import Origin
 from seqdistill.objectives.observation import Observation
@@ -121,7 +120,7 @@ def returns(
     sums = _sum_from_here_on(torch.where(target_mask, log_ratios, 0.0), discount)
     lengths = _sum_from_here_on(target_mask.to(sums.dtype))
     if estimator == "paper":
-        sums, lengths = _of_the_next(sums), _of_the_next(lengths)
+        sums, lengths = (functional.pad(each[:, 1:], (0, 1)) for each in (sums, lengths))
     return sums / lengths.clamp(min=1) if length_normalized else sums
 
 
@@ -130,8 +129,3 @@ def _sum_from_here_on(values: Tensor, discount: float = 1.0) -> Tensor:
     for value in reversed(values.unbind(dim=1)):
         sums.append(value + discount * sums[-1])
     return torch.stack(sums[:0:-1], dim=1)
-
-
-def _of_the_next(values: Tensor) -> Tensor:
-    """What stands at the next position; 0 at the last."""
-    return torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)

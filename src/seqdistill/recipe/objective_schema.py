@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, TokenWeight
 from seqdistill.core.registry import Chosen
 from seqdistill.core.schedules import Schedule, Scheduled
-from seqdistill.core.terms import Reduction
+from seqdistill.core.terms import Monitor, Reduction
 from seqdistill.core.terms import Term as BuiltTerm
 from seqdistill.recipe.sections import PositiveFloat, Section, UserPath, as_list
 from seqdistill.recipe.unions import OneOf
@@ -92,7 +92,7 @@ class ObjectiveSection(Section):
     T != 1 soft terms are multiplied by T squared when hard terms are present (Hinton 2015)."""
     reward: RewardSection = RewardSection()
     """What the token weight `advantages` comes from."""
-    monitors: tuple[Literal["student_entropy", "teacher_reverse_kl"], ...] = ()
+    monitors: tuple[Monitor, ...] = ()
     """Measured whenever metrics are written, and part of no gradient: the student's entropy and
     KL(student || teacher), both in nats per token."""
 

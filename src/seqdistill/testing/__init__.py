@@ -9,9 +9,8 @@ Each runs the whole suite of its family on small random data and raises Assertio
 property failed. The package's own members pass the same suites.
 """
 
-from seqdistill.testing.divergences import check_divergence
+from seqdistill.testing.objectives import check_divergence, check_token_weight
 from seqdistill.testing.texts import check_metric, check_reward
-from seqdistill.testing.token_weights import check_token_weight
 from seqdistill.testing.world import World, world
 
 __all__ = [

@@ -50,14 +50,13 @@ class World:
 
     def poisoned(self, where: Tensor) -> World:
         """The same with NaN in both models' states at these positions."""
+        student, teacher = (
+            of.hidden.masked_fill(where[..., None], torch.nan) for of in (self.states, self.scores)
+        )
         return World(
             self.batch,
-            StudentStates(
-                self.states.hidden.masked_fill(where[..., None], torch.nan), self.states.head
-            ),
-            DenseScores(
-                self.scores.hidden.masked_fill(where[..., None], torch.nan), self.scores.head
-            ),
+            StudentStates(student, self.states.head),
+            DenseScores(teacher, self.scores.head),
         )
 
 

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.checksums import damage, damage_of, write_checksums

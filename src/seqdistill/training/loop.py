@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.errors import NonFiniteLossError, UserError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from seqdistill.compression.pruning_mask import PruningMask
+from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import UserError
 from seqdistill.core.scores import TeacherScores

@@ -1,4 +1,7 @@
-"""What every divergence must satisfy, in the plain form and in the chunks that training uses."""
+"""What every divergence and every token weight must satisfy.
+
+Divergences both in the plain form and in the chunks that training uses.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqdistill.core.families import DIVERGENCES
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, TokenWeight
 from seqdistill.core.head import Head
-from seqdistill.core.terms import Term
+from seqdistill.core.registry import Chosen
+from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.testing.world import world
+from seqdistill.objectives.observation import Observation
+from seqdistill.objectives.reduction import reduce
+from seqdistill.testing.world import World, rollouts, world
 
+_Plain = Callable[[Tensor, Tensor], Tensor]
 _VOCAB, _DIM = 23, 6
+_READ = (
+    "student_log_probs",
+    "teacher_log_probs",
+    "student_entropy",
+    "values",
+    "sampled_log_probs",
+    "advantages",
+)
 
 
 def check_divergence(
@@ -50,9 +65,6 @@ def check_divergence(
         for temperature in (1.0,) if chosen.member.one_right_symbol else (1.0, 2.5):
             _check_chunks(name, plain, hard, chunk, temperature, parameters)
     _check_objective(name, plain, hard, parameters)
-
-
-_Plain = Callable[[Tensor, Tensor], Tensor]
 
 
 def _logits(seed: int, *shape: int) -> Tensor:
@@ -135,17 +147,18 @@ def _check_chunks(
     parameters: dict[str, Any],
 ) -> None:
     """From hidden states, a few positions at a time, by hand and by autograd: the plain form."""
-    hidden, weight = _logits(12, 11, _DIM).requires_grad_(), _logits(13, _VOCAB, _DIM)
-    weight.requires_grad_()
-    of_teacher, teacher = _logits(14, 11, _DIM), Head(_logits(15, _VOCAB, _DIM))
+    leaves = hidden, weight, bias = (
+        _logits(12, 11, _DIM).requires_grad_(),
+        _logits(13, _VOCAB, _DIM).requires_grad_(),
+        _logits(18, _VOCAB).requires_grad_(),
+    )
+    of_teacher, teacher = _logits(14, 11, _DIM), Head(_logits(15, _VOCAB, _DIM), soft_cap=30.0)
     positions = torch.rand(11, generator=torch.Generator().manual_seed(16)).double() + 0.1
     targets = _other(True, 17, 11)
-    head = Head(weight, soft_cap=5.0)
+    head = Head(weight, bias, scale=0.7, soft_cap=5.0)
     other = targets if hard else (teacher.logits(of_teacher) / temperature).log_softmax(-1)
     values = plain((head.logits(hidden) / temperature).log_softmax(-1), other)
-    expected = torch.autograd.grad(
-        (positions * values).sum(), (hidden, weight), materialize_grads=True
-    )
+    expected = torch.autograd.grad((positions * values).sum(), leaves, materialize_grads=True)
     for manual in (True, False):
         part = (
             target_part(targets)
@@ -161,9 +174,7 @@ def _check_chunks(
         torch.testing.assert_close(
             found.values[0], values.detach(), rtol=1e-9, atol=1e-11, msg=f"same value: {how}"
         )
-        for got, wanted in zip(
-            torch.autograd.grad(found.total, (hidden, weight)), expected, strict=True
-        ):
+        for got, wanted in zip(torch.autograd.grad(found.total, leaves), expected, strict=True):
             torch.testing.assert_close(
                 got, wanted, rtol=1e-8, atol=1e-10, msg=f"same gradient: {how}"
             )
@@ -188,3 +199,94 @@ def _check_objective(name: str, plain: _Plain, hard: bool, parameters: dict[str,
     assert abs(parts.detached().mean - float(values.mean())) < 1e-9, (
         "micro-batches add up to the batch"
     )
+
+
+def check_token_weight(
+    name: str,
+    *,
+    by_sequence: bool = True,
+    extras: dict[str, list[float]] | None = None,
+    **parameters: Any,
+) -> None:
+    """Runs the suite of the family on the registered token weight with these parameters.
+
+    The batch has four sequences; `extras` gives numeric columns with a number for each. Say so
+    where the weight of a token depends on other sequences of the batch.
+
+    Raises AssertionError for the first property that does not hold.
+    """
+    chosen = TOKEN_WEIGHTS.choose(name, **parameters)
+    here = rollouts()
+    if extras:
+        here = here.told(extras={k: torch.tensor(v).double() for k, v in extras.items()})
+    mask = here.batch.target_mask
+    weights, read = _weights(chosen, here)
+    assert weights.shape == mask.shape, f"(batch, time) = {tuple(mask.shape)}, not {weights.shape}"
+    assert not weights.requires_grad, "a weight has no gradient"
+    assert weights[mask].isfinite().all(), "finite at every position that counts"
+    assert read <= set(chosen.member.reads), (
+        f"it must be registered with reads={tuple(sorted(read))}, so that these are there"
+    )
+    poisoned, _ = _weights(chosen, here.poisoned(~mask))
+    assert torch.equal(poisoned[mask], weights[mask]), "padding is never read"
+    if by_sequence:
+        for rows in (slice(0, 1), slice(1, 4)):
+            alone, _ = _weights(chosen, here.rows(rows))
+            torch.testing.assert_close(
+                alone[mask[rows]],
+                weights[rows][mask[rows]],
+                msg="it does not depend on other sequences of the batch",
+            )
+    if not chosen.member.on_policy:
+        _check_weighted(chosen, here, weights)
+
+
+class _Recorder(Observation):
+    """Notes which attributes are looked at."""
+
+    def __init__(self, here: World) -> None:
+        super().__init__(here.states, here.scores, here.batch)
+        self.read: set[str] = set()
+        self.depth = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in _READ or self.depth:
+            return super().__getattribute__(name)
+        self.read.add(name)
+        self.depth += 1  # what an attribute looks at itself is its own business
+        try:
+            return super().__getattribute__(name)
+        finally:
+            self.depth -= 1
+
+
+def _weights(chosen: Chosen[TokenWeight], here: World) -> tuple[Tensor, set[str]]:
+    seen = _Recorder(here)
+    return seen.weights(chosen), seen.read
+
+
+def _check_weighted(chosen: Chosen[TokenWeight], here: World, weights: Tensor) -> None:
+    """A term with it is the sum of weight x value over the positions, by the rule of the count."""
+    mask, member = here.batch.target_mask, chosen.member
+    kept = mask & (weights != 0.0)
+    counted = kept if member.leaves_count else mask
+    student, teacher = here.log_probs()
+    values = (student.exp() * (student - teacher)).sum(-1).detach()
+    term = Term.of("reverse_kl", token_weights=[chosen])
+    bad = here.poisoned(~kept) if member.selects and not member.reads else here
+    reductions: tuple[Reduction, ...] = ("token", "sequence", "sum")
+    for reduction in reductions:
+        objective = WeightedObjective([term], reduction=reduction)
+        total, _ = objective(bad.states, bad.scores, bad.batch)
+        expected = reduce(torch.where(kept, weights * values, 0.0), counted, reduction)
+        assert total.count == expected.count, (
+            f"the count of {reduction} must leave out what has no weight if and only if the weight "
+            "is registered with leaves_count=True"
+        )
+        torch.testing.assert_close(
+            total.total.detach().double(),
+            expected.total,
+            rtol=1e-5,
+            atol=1e-7,
+            msg=f"a term with it is the sum of weight x value ({reduction})",
+        )
