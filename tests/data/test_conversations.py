@@ -285,14 +285,3 @@ def test_a_token_across_the_border_belongs_to_the_answer(caplog: pytest.LogCaptu
     (found,) = encode([Example("1", "on a ", "mat")], tokenizer, "causal")
     assert tokenizer.decode(list(found.target_ids[:-1])) == " mat"
     assert "1 prompts end otherwise alone" in caplog.text
-
-
-def test_a_tokenizer_without_offsets_splits_at_the_same_place(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in FAMILIES:
-        tokenizer = family_tokenizer(name)
-        expected = encoded(tokenizer, chat())
-        with monkeypatch.context() as patch:
-            patch.setattr(PreTrainedTokenizerFast, "is_fast", False)
-            assert encoded(tokenizer, chat()) == expected

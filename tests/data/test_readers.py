@@ -312,7 +312,7 @@ def test_a_header_may_name_further_columns_of_a_tsv(tmp_path: Path) -> None:
     spec = write(tmp_path / "y.tsv", "source\ttarget\trate\nb\ta\tx\nb\ta\n")
     with pytest.raises(DataError, match=r"y\.tsv:2: rate must be a finite") as caught:
         read_examples(spec, extra_columns=["rate"])
-    assert "y.tsv:3: must hold 3 columns" in str(caught.value)
+    assert "y.tsv:3: must hold exactly 3 columns" in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, "0.5", True, float("nan"), float("inf"), [1]])

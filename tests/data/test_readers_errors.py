@@ -65,7 +65,7 @@ def test_files_that_cannot_be_read_are_refused(
     [
         ("x.tsv", "a\tb\n\tb\na\t  \n", {2: "source must hold", 3: "target must hold"}, "2 of 3"),
         ("x.tsv", "a\tb\nalone\n\na\tb\tc\n", {2: "found 1", 4: "found 3"}, "3 of 4"),
-        ("x.tsv", "source\ttarget\na\n", {2: "exactly two columns"}, "1 of 2"),
+        ("x.tsv", "source\ttarget\na\n", {2: "exactly 2 columns"}, "1 of 2"),
         ("x.tsv", "a\tb\0\n", {1: "target must not hold NUL"}, "1 of 1"),
         ("x.tsv", "a\n" * 1200, {1: "found 1", 5: "found 1"}, "1,200 of 1,200"),
         (

@@ -104,8 +104,8 @@ def test_a_users_function_is_found_and_called(own: str) -> None:
         ("own_rewards:", "found nothing"),
         (":brief", "Cannot import"),
         ("raising_rewards:f", r"ZeroDivisionError: division by zero at \S+raising_rewards.py:2"),
-        ("misspelt_rewards:f", r"not Python: .* at \S+misspelt_rewards.py:3"),
-        ("folder/own_rewards.py:brief", "it is a file; write own_rewards:brief and .* PYTHONPATH"),
+        ("misspelt_rewards:f", "misspelt_rewards.py, line 3"),
+        ("folder/own_rewards.py:brief", "name a module, no file, .* in PYTHONPATH"),
     ],
 )
 def test_what_cannot_be_imported_or_called_is_told(own: str, path: str, message: str) -> None:

@@ -81,10 +81,8 @@ class EncodedDataset(Table[EncodedExample]):
             [e.num_counted for e in items],
         ]
 
-    def _read(self, batch: Any, place: int) -> EncodedExample:
-        name, source, target, spans, own_prompt, extras, inputs, *_ = (
-            column[place] for column in batch.columns
-        )
+    def _read(self, values: list[Any]) -> EncodedExample:
+        name, source, target, spans, own_prompt, extras, inputs, *_ = values
         places = spans.as_py()
         return EncodedExample(
             name.as_py(),
@@ -99,9 +97,8 @@ class EncodedDataset(Table[EncodedExample]):
     @property
     def reads_text(self) -> bool:
         """Whether sources are token ids, and not of another modality."""
-        return all(
-            batch.column("inputs").null_count == len(batch) for batch in self._stored.batches
-        )
+        inputs = self._stored.table.column("inputs")
+        return bool(inputs.null_count == len(inputs))
 
     @property
     def lengths(self) -> Lengths:
@@ -139,22 +136,18 @@ def _ids(scalar: Any) -> tuple[int, ...]:
 
 
 def _stored_lengths(stored: Stored) -> Lengths:
-    def lengths(name: str) -> Integers:
-        return _joined([pc.list_value_length(b.column(name)).fill_null(-1) for b in stored.batches])
+    def integers(column: Any) -> Integers:
+        found: Integers = column.to_numpy().astype(np.int64)
+        return found
 
-    source, counted = (
-        _joined([batch.column(name) for batch in stored.batches])
-        for name in ("num_source", "counted")
+    table = stored.table
+    source, counted = (integers(table.column(name)) for name in ("num_source", "counted"))
+    target, own = (
+        integers(pc.list_value_length(table.column(name)).fill_null(-1))
+        for name in ("target", "own_prompt")
     )
-    own = lengths("own_prompt")
-    found = Lengths(source, lengths("target"), counted, np.where(own < 0, source, own))
     stored.release()
-    return found
-
-
-def _joined(arrays: Sequence[Any]) -> Integers:
-    parts = [array.to_numpy(zero_copy_only=False) for array in arrays]
-    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+    return Lengths(source, target, counted, np.where(own < 0, source, own))
 
 
 @dataclasses.dataclass(frozen=True)

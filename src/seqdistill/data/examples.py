@@ -89,19 +89,16 @@ class ExampleTable(Table[Example]):
             [list(e.extras.items()) for e in items],
         ]
 
-    def _read(self, batch: Any, place: int) -> Example:
-        name, source, target, messages, answer_more, tools, extras = (
-            column[place].as_py() for column in batch.columns
-        )
+    def _read(self, values: list[Any]) -> Example:
+        name, source, target, messages, answer_more, tools, extras = (v.as_py() for v in values)
         turns = None if messages is None else tuple(Turn(*turn) for turn in json.loads(messages))
         return Example(name, source, target, turns, answer_more, tools, dict(extras))
 
     @property
     def has_chats(self) -> bool:
         """Whether any of the stored rows is a conversation."""
-        return any(
-            batch.column("messages").null_count < batch.num_rows for batch in self._stored.batches
-        )
+        messages = self._stored.table.column("messages")
+        return bool(messages.null_count < len(messages))
 
     def named(self, example_id: str) -> Example:
         """The example of that id."""

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -115,61 +115,45 @@ def tsv_rows(path: Path, choice: ColumnChoice) -> Rows:
     """
     lines = lines_of(path)
     first = next(lines)
-    header = None if isinstance(first, RowError) else _header(path, first, choice)
-    names = [] if isinstance(first, RowError) else first.split("\t")
-    if header is not None and len(names) > 2:
+    names, layout = ["source", "target"], _SIDES
+    has_header = not isinstance(first, RowError) and _is_header(path, first.split("\t"), choice)
+    if has_header:
+        names = str(first).split("\t")
         layout = find_layout(names, choice, file=str(path))
-        return Rows(str(path), "line", layout, _named_cells(lines, names, layout.extras), 1)
-    check_no_extras(path, choice)
-    if header is None:
+    else:
+        check_no_extras(path, choice)
         second = next(lines, None)
         _warn_of_header(path, first, second)
         lines = chain([first] if second is None else [first, second], lines)
-    rows = (_cells(line, header or ("source", "target"), choice) for line in lines)
-    return Rows(str(path), "line", _SIDES, rows, num_header_lines=header is not None)
+    rows = (_cells(line, names, layout, choice) for line in lines)
+    return Rows(str(path), "line", layout, rows, num_header_lines=has_header)
 
 
-def _cells(line: str | RowError, sides: tuple[str, ...], choice: ColumnChoice) -> Row | RowError:
+def _cells(
+    line: str | RowError, names: list[str], layout: Layout, choice: ColumnChoice
+) -> Row | RowError:
     if isinstance(line, RowError):
         return line
     cells = line.split("\t")
-    if len(cells) == 2:
-        return dict(zip(sides, cells, strict=True))
-    if len(cells) == 1 and not choice.need_target:
-        return {"source": cells[0]}
-    return RowError(f"must hold exactly two columns with a tab between them, found {len(cells)}")
+    if len(cells) == 1 and len(names) == 2 and not choice.need_target:
+        return {layout.source: cells[0]}
+    if len(cells) != len(names):
+        wanted = f"{len(names)} columns with tabs between them"
+        return RowError(f"must hold exactly {wanted}, found {len(cells)}")
+    row: dict[str, object] = dict(zip(names, cells, strict=True))
+    for name in layout.extras:
+        with contextlib.suppress(ValueError):
+            row[name] = float(str(row[name]))
+    return row
 
 
-def _named_cells(
-    lines: Iterable[str | RowError], names: Sequence[str], numbers: Iterable[str]
-) -> Iterator[Row | RowError]:
-    """The lines below a header, by its names; `numbers` are the columns that hold such."""
-    for line in lines:
-        if isinstance(line, RowError):
-            yield line
-            continue
-        cells = line.split("\t")
-        if len(cells) != len(names):
-            yield RowError(f"must hold {len(names)} columns as the header, found {len(cells)}")
-            continue
-        row: dict[str, object] = dict(zip(names, cells, strict=True))
-        for name in numbers:
-            with contextlib.suppress(ValueError):
-                row[name] = float(str(row[name]))
-        yield row
-
-
-def _header(path: Path, line: str, choice: ColumnChoice) -> tuple[str, ...] | None:
-    """Which side is in which column; None for a line that is no header."""
-    cells = line.split("\t")
+def _is_header(path: Path, cells: list[str], choice: ColumnChoice) -> bool:
     try:
         pair = named_pair(cells, choice)
     except DataError as error:
         raise DataError(f"{path}:1: the header's {error}") from error
-    if pair is not None:
-        return ("source", "target") if cells[0] == pair[0] else ("target", "source")
-    is_lone_source = len(cells) == 1 and cells[0] in dict(PAIRS)
-    return ("source", "target") if is_lone_source and not choice.need_target else None
+    is_lone_source = len(cells) == 1 and cells[0] in dict(PAIRS) and not choice.need_target
+    return pair is not None or is_lone_source
 
 
 def _warn_of_header(path: Path, first: str | RowError, second: str | RowError | None) -> None:

@@ -27,14 +27,19 @@ from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.version import __version__
 from seqdistill.data.cache import CACHED_FROM_BYTES, stored
-from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, converse
+from seqdistill.data.conversations import (
+    PLAIN_CHAT,
+    ChatSettings,
+    check_options,
+    check_read,
+    converse,
+)
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.data.marks import end_ids, end_token_id
 from seqdistill.data.tables import ROWS_PER_BATCH, Notes
 from seqdistill.data.tokenizing import MARK, TextTokenizer, Tokens
-from seqdistill.data.unread_keys import check_options, check_read
 from seqdistill.records.environment import usable_cores
 
 _LOG = logging.getLogger(__name__)
@@ -90,6 +95,11 @@ class _CausalEncoder:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, chat: ChatSettings, ends: Sequence[int]
     ) -> None:
+        if not tokenizer.is_fast:
+            raise ModelError(
+                "A decoder-only model must have a fast tokenizer, which tells the characters of "
+                f"each token, but {type(tokenizer).__name__} is none; convert it to tokenizer.json"
+            )
         self.noted: Counter[str] = Counter()
         self._tokenizer, self._chat = tokenizer, chat
         self._texts = TextTokenizer(tokenizer, self.noted, ends)
