@@ -22,7 +22,6 @@ PLAIN_CHAT = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-CLOSING_CHAT = PLAIN_CHAT.replace("{{ m['content'] }}", "{{ m['content'] }}</s>")
 
 
 def letters(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -80,25 +79,16 @@ def test_encoding_together_equals_encoding_one_by_one() -> None:
         assert encode([], tokenizer, kind) == []
 
 
-@pytest.mark.parametrize("template", [PLAIN_CHAT, CLOSING_CHAT])
-def test_a_chats_answer_starts_where_its_prompt_stops(template: str) -> None:
-    tokenizer = chat_tokenizer(template)
+@pytest.mark.parametrize(("end", "opening"), [("", ""), ("</s>", ""), ("", "thought: ")])
+def test_a_chats_answer_starts_where_its_prompt_stops(end: str, opening: str) -> None:
+    """And is generated as the template opens it."""
+    template = PLAIN_CHAT.replace("{{ m['content'] }}", "{{ m['content'] }}" + end)
+    tokenizer = chat_tokenizer(template.replace("assistant: ", f"assistant: {opening}"))
     chat = Example("c", "", "meow", (Turn("system", "be a cat"), Turn("user", "hello")))
     (found,) = encode([chat], tokenizer, "causal")
-    end = "</s>" if template is CLOSING_CHAT else ""
     prompt = f"system: be a cat{end}\nuser: hello{end}\nassistant: "
     assert list(found.source_ids) == letters(tokenizer, prompt)
-    assert found.target_ids == (*letters(tokenizer, "meow"), EOS)
-
-
-def test_an_answer_is_learned_as_rendered_and_generated_as_the_template_opens_it() -> None:
-    tokenizer = chat_tokenizer(
-        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-        "{% if add_generation_prompt %}assistant: thought: {% endif %}"
-    )
-    (found,) = encode([Example("c", "", "meow", (Turn("user", "hello"),))], tokenizer, "causal")
-    assert list(found.source_ids) == letters(tokenizer, "user: hello\nassistant: ")
-    assert list(found.prompt_ids) == letters(tokenizer, "user: hello\nassistant: thought: ")
+    assert list(found.prompt_ids) == letters(tokenizer, prompt + opening)
     assert found.target_ids == (*letters(tokenizer, "meow"), EOS)
 
 
