@@ -82,6 +82,7 @@ def test_turns_are_kept_whole_in_every_format(tmp_path: Path) -> None:
 
 
 def test_no_column_is_lost_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row: dict[str, Any]
     for lost in ("images", "rejected", "documents", "tool_calls"):
         row = {"prompt": "a", "completion": "b", lost: "c"}
         with pytest.raises(DataError, match=rf"data.ignore_columns=\[{lost}\]"):

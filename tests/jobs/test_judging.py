@@ -20,7 +20,7 @@ from seqdistill.data.examples import Example, Turn
 from seqdistill.evaluation.systems import evaluate_system
 from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
 from seqdistill.jobs.systems import system_under_test
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.resolving import read_recipe
 
@@ -47,7 +47,7 @@ def test_translations_are_judged_by_what_suits_their_script(name: str, kind: Kin
     assert f"tok:{tokenizer}" in str(found)
     # What chooses is not zero by construction: a perfect output has more.
     for metric in found.metrics:
-        statistics = CORPUS_METRICS[metric].statistics
+        statistics = corpus_metrics()[metric].statistics
         if not unspaced:
             assert statistics([reference] * 5, [reference] * 5).score().value > 0.0
 

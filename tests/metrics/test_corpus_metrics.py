@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seqdistill.metrics.bootstrap import paired_bootstrap, with_interval
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.testing import check_metric
 
 REFERENCES = [f"the {n} cats sat on {n + 1} mats #### {n + 2}" for n in range(40)]
@@ -14,9 +14,9 @@ GOOD = [text if n % 4 else "no #### 0" for n, text in enumerate(REFERENCES)]
 BAD = [text if n % 2 else "no #### 0" for n, text in enumerate(REFERENCES)]
 
 
-@pytest.mark.parametrize("name", CORPUS_METRICS)
+@pytest.mark.parametrize("name", corpus_metrics())
 def test_intervals_and_paired_tests_work_by_every_metric(name: str) -> None:
-    metric, draw = CORPUS_METRICS[name], np.random.default_rng(1)
+    metric, draw = corpus_metrics()[name], np.random.default_rng(1)
     good, bad = (metric.statistics(outputs, REFERENCES) for outputs in (GOOD, BAD))
     score = with_interval(good, num_resamples=200, confidence=0.95, generator=draw)
     assert score.low is not None and score.high is not None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from seqdistill.core.errors import DataError, did_you_mean
-from seqdistill.core.siblings import may_be_hub_dataset, sibling_hint
+from seqdistill.core.hub import may_be_hub_dataset, sibling_hint
 from seqdistill.data.bundled import SCHEME, SPLITS, read_bundled
 from seqdistill.data.cache import file_digest, stored
 from seqdistill.data.columns import ColumnChoice, check_no_extras
