@@ -35,7 +35,7 @@ _LARGE_FILE = 64 * 2**20
 """Smaller files are read in a blink."""
 _SETTLED_SECONDS = 2.0
 """A file written a moment ago may be written again without a new time of change."""
-VERSION = 1
+VERSION = 2
 """Of what is in the files: another version finds none of the older ones."""
 
 

@@ -54,41 +54,25 @@ class EncodedDataset(Table[EncodedExample]):
     schema = pa.schema(
         {
             "id": pa.string(),
-            "source": _IDS,
-            "target": _IDS,
-            "spans": _IDS,
-            "own_prompt": _IDS,
+            "source_ids": _IDS,
+            "target_ids": _IDS,
+            "counted_spans": pa.list_(_IDS),
+            "own_prompt_ids": _IDS,
             "extras": pa.map_(pa.string(), pa.float64()),
-            "inputs": pa.large_binary(),
+            "source": pa.large_binary(),
             "num_source": pa.int32(),
-            "counted": pa.int32(),
+            "num_counted": pa.int32(),
         }
     )
     _lengths: Lengths | None = None
 
-    @classmethod
-    def columns_of(cls, items: Sequence[EncodedExample]) -> list[Sequence[object]]:
-        """Spans are stored as starts and stops in turn, other modalities as safetensors."""
-        return [
-            [e.id for e in items],
-            [e.source_ids for e in items],
-            [e.target_ids for e in items],
-            [[place for span in e.counted_spans for place in span] for e in items],
-            [e.own_prompt_ids for e in items],
-            [list(e.extras.items()) for e in items],
-            [None if e.source is None else e.source.to_bytes() for e in items],
-            [e.num_source for e in items],
-            [e.num_counted for e in items],
-        ]
-
     def _read(self, values: list[Any]) -> EncodedExample:
         name, source, target, spans, own_prompt, extras, inputs, *_ = values
-        places = spans.as_py()
         return EncodedExample(
             name.as_py(),
             _ids(source),
             _ids(target),
-            tuple(zip(places[::2], places[1::2], strict=True)),
+            tuple((start, stop) for start, stop in spans.as_py()),
             _ids(own_prompt) if own_prompt.is_valid else None,
             dict(extras.as_py()),
             SourceInputs.from_bytes(inputs.as_py()) if inputs.is_valid else None,
@@ -97,7 +81,7 @@ class EncodedDataset(Table[EncodedExample]):
     @property
     def reads_text(self) -> bool:
         """Whether sources are token ids, and not of another modality."""
-        inputs = self._stored.table.column("inputs")
+        inputs = self._stored.table.column("source")
         return bool(inputs.null_count == len(inputs))
 
     @property
@@ -141,10 +125,10 @@ def _stored_lengths(stored: Stored) -> Lengths:
         return found
 
     table = stored.table
-    source, counted = (integers(table.column(name)) for name in ("num_source", "counted"))
+    source, counted = (integers(table.column(name)) for name in ("num_source", "num_counted"))
     target, own = (
         integers(pc.list_value_length(table.column(name)).fill_null(-1))
-        for name in ("target", "own_prompt")
+        for name in ("target_ids", "own_prompt_ids")
     )
     stored.release()
     return Lengths(source, target, counted, np.where(own < 0, source, own))

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqdistill.core.source import SourceInputs
+
 T = TypeVar("T")
 This = TypeVar("This", bound="Table[Any]")
 Notes = Mapping[str, int]
@@ -66,6 +68,7 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     """A sequence of rows; equal to any sequence of equal rows."""
 
     schema: ClassVar[Any]
+    """A column for an attribute of the rows each, in the order in which `_read` gets them."""
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(
@@ -76,11 +79,6 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     ) -> None:
         self._stored, self._rows, self._edits = stored, rows, edits
 
-    @classmethod
-    @abc.abstractmethod
-    def columns_of(cls, items: Sequence[T]) -> list[Sequence[object]]:
-        """The values of each column of the schema, for these rows."""
-
     @abc.abstractmethod
     def _read(self, values: list[Any]) -> T:
         """The row with these values (Arrow scalars) in the columns of the schema."""
@@ -88,10 +86,11 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     @classmethod
     def batch_of(cls, items: Sequence[T]) -> Any:
         """The rows as one record batch."""
-        arrays = zip(cls.columns_of(items), cls.schema, strict=True)
-        return pa.record_batch(
-            [pa.array(values, field.type) for values, field in arrays], schema=cls.schema
-        )
+        columns = [
+            pa.array([_stored(getattr(item, field.name)) for item in items], field.type)
+            for field in cls.schema
+        ]
+        return pa.record_batch(columns, schema=cls.schema)
 
     @classmethod
     def batches_of(cls, items: Iterable[T]) -> Iterator[tuple[Any, Notes]]:
@@ -178,3 +177,10 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[*islice(self, 3)]!r}, {len(self):,} rows)"
+
+
+def _stored(value: object) -> object:
+    """What Arrow takes: pairs for a mapping, safetensors for what is no text."""
+    if isinstance(value, Mapping):
+        return [*value.items()]
+    return value.to_bytes() if isinstance(value, SourceInputs) else value
