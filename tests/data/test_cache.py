@@ -42,13 +42,13 @@ def everything_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with each batch that is tokenized in this process."""
     calls: list[int] = []
-    batch = text_encoding._Tokenizing.batch
+    batch = text_encoding._batch
 
-    def counted(self: Any, start: int) -> Any:
+    def counted(examples: Any, encoder: Any, start: int) -> Any:
         calls.append(start)
-        return batch(self, start)
+        return batch(examples, encoder, start)
 
-    monkeypatch.setattr(text_encoding._Tokenizing, "batch", counted)
+    monkeypatch.setattr(text_encoding, "_batch", counted)
     return calls
 
 

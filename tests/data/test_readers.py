@@ -19,7 +19,7 @@ from seqdistill.data.readers import read_examples
 
 PAIRS = [
     ("a house", "ein Haus"),
-    ("two\u2028lines\x0bin\x0cone", "zwei\x85Zeilen\x1ein"),
+    ("two\u2028lines\x0bin\x0co\rne", "zwei\x85Zeilen\x1ein"),
     ("1e5", "007"),
     ("null", "NA"),  # words that are values elsewhere
 ]

@@ -89,15 +89,13 @@ def test_all_wrong_lines_are_counted_and_the_first_named(
 
 
 @pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz", "x.jsonl"])
-def test_bad_utf8_names_line_and_offset(tmp_path: Path, name: str) -> None:
+def test_bad_utf8_names_line_and_place(tmp_path: Path, name: str) -> None:
     content = b"\xef\xbb\xbfcaf\xc3\xa9\tx\ncaf\xe9\tx\n\xff\n"
-    spec = file(
-        tmp_path / name, gzip.compress(content, mtime=0) if name.endswith(".gz") else content
-    )
+    packed = gzip.compress(content, mtime=0) if name.endswith(".gz") else content
+    spec = file(tmp_path / name, packed)
     message = message_of(spec)
-    offset = content.index(b"\xe9")
-    assert f"{spec}:2: text must be UTF-8, found byte 0xe9 at offset {offset} of" in message
-    assert f"{spec}:3: text must be UTF-8, found byte 0xff at offset {len(content) - 2}" in message
+    assert f"{spec}:2: text must be UTF-8, found byte 0xe9 after 3 characters" in message
+    assert f"{spec}:3: text must be UTF-8, found byte 0xff after 0 characters" in message
     assert f"{3 if name == 'x.jsonl' else 2} of 3 lines" in message
 
 

@@ -87,7 +87,7 @@ def test_means_by_position_equal_a_loop_over_ragged_rows() -> None:
 def test_self_bleu_is_each_sample_against_the_others_by_sacrebleu() -> None:
     same = ["the cat sat on the mat"] * 3
     apart = ["one two three four five", "six seven eight nine ten", "red green blue black white"]
-    assert self_bleu([same, apart]).value == pytest.approx(50.0)
+    assert self_bleu([same[:2], apart]).value == pytest.approx(50.0)
     group = ["a b c d e f", "a b c d x y", "p q c d e f"]
     metric = BLEU(effective_order=True)
     expected = [

@@ -18,7 +18,7 @@ from seqdistill.testing import check_reward
 REWARDS = [name for name in families.REWARDS if name != "entailment"]
 PROMPTS = ["add 1 and 2", "add 3 and 4", "add 5 and 6"]
 REFERENCES = ["one and two is #### 3", "three and four is #### 7", "five and six is #### 11"]
-OUTPUTS = ["one and two is #### 3", "that makes #### 8", ""]
+OUTPUTS = ["one and two is #### 3", "and three is #### 8", ""]
 
 # A user's module: one function a line, but for those whose line is told.
 ONE_LINERS = {

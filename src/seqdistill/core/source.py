@@ -1,7 +1,6 @@
 """What a model reads before it writes: token ids, or named tensors of another modality.
 
-The code between reader and model asks a source for its length alone; what is inside is known to the
-reader that made it, to the collator and to the model's `Modality`.
+What is inside is known to the reader that made it, to the collator and to the model's `Modality`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Token ids -> padded batches with aligned targets, within a budget of tokens.
 
-The order of the data is a function of the seed and the epoch alone, so the place in it is two
-numbers, and a resumed run reads on exactly where it stopped. Targets are shifted here and nowhere
-else.
+The order of the data is a function of the seed and the epoch alone: the place in it is two numbers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """A conversation as the one text that a model reads, and where in it the assistant speaks.
 
-The text is the chat template's rendering of the whole conversation. Where a turn of the assistant
-begins and ends in it is found by rendering the conversation once more with something else in that
-turn's place: what differs is the turn. So templates may strip, insert and drop what they like.
-Knows no tokens.
+The text is the chat template's rendering of the whole. Where a turn begins and ends is found by
+rendering it again with something else in that turn's place: templates may strip, insert and drop.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Files as rows, read one after another: TSV, JSON lines, line-aligned text, Parquet.
 
-Text is UTF-8, LF or CRLF, a byte-order mark allowed, .gz unpacked. Only LF ends a line: a U+2028, a
-form feed or a lone CR inside a sentence stays where it is. (So the lines are split here: readers of
-`datasets` split at all of them, and name no line of a mistake.) What rows mean is left to `rows`.
+Text is UTF-8, LF or CRLF, a byte-order mark allowed, .gz unpacked. Only LF ends a line: readers of
+`datasets` split at U+2028, form feeds and lone CRs, too, and name no line of a mistake.
 """
 
 from __future__ import annotations
@@ -33,8 +32,9 @@ from seqdistill.data.columns import (
 from seqdistill.data.rows import Row, RowError, Rows
 
 _LOG = logging.getLogger(__name__)
-_UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_UNDECODED = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of bytes that are no UTF-8."""
+_UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,30}")
 _SIDES = Layout("source", "target", has_id=False)
 ROWS_READ = 1024
@@ -44,31 +44,27 @@ ROWS_READ = 1024
 def lines_of(path: Path) -> Iterator[str | RowError]:
     """The lines of a file without their line ends; a line end after the last line adds none.
 
-    A line that is not UTF-8 is a RowError, with its offset. Raises DataError when the file is
-    empty, cannot be read, or is no whole gzip file.
+    A line that is not UTF-8 is a RowError. Raises DataError when the file is empty, cannot be
+    read, or is no whole gzip file.
     """
-    offset, packed = 0, path.suffix.lower() == ".gz"
+    number = 0
+    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    text = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
     try:
-        with gzip.open(path) if packed and path.stat().st_size else open(path, "rb") as stream:
-            for content in stream:
-                line = content
-                if not offset:
-                    if content.startswith(_UTF16_MARKS):
-                        raise DataError(
-                            f"{path} must be UTF-8, but it begins like UTF-16; convert it, for "
-                            "example with iconv -f UTF-16 -t UTF-8"
-                        )
-                    line = content.removeprefix(_UTF8_MARK)
-                try:
-                    if line:
-                        yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-                except UnicodeDecodeError as error:
-                    start = error.start + len(content) - len(line)
-                    yield RowError(
-                        f"text must be UTF-8, found byte 0x{content[start]:02x} at offset "
-                        f"{offset + start} of the file ({start} of the line)"
+        with opened(path, "rt", **text) as stream:
+            for number, line in enumerate(stream, start=1):
+                if number == 1 and line.startswith(_UTF16_MARKS):
+                    raise DataError(
+                        f"{path} must be UTF-8, but it begins like UTF-16; convert it, for "
+                        "example with iconv -f UTF-16 -t UTF-8"
                     )
-                offset += len(content)
+                wrong = _UNDECODED.search(line)
+                if wrong is None:
+                    yield line.removesuffix("\n").removesuffix("\r")
+                else:
+                    byte = ord(wrong[0]) - 0xDC00
+                    found = f"byte 0x{byte:02x} after {wrong.start()} characters of the line"
+                    yield RowError(f"text must be UTF-8, found {found}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} must be a whole gzip file, found: {error}; pack it again, or rename it "
@@ -76,7 +72,7 @@ def lines_of(path: Path) -> Iterator[str | RowError]:
         ) from error
     except OSError as error:
         raise DataError(f"{path} must be a readable file: {error.strerror or error}") from error
-    if offset <= len(_UTF8_MARK) and (not offset or not line):
+    if not number:
         raise DataError(f"{path} must hold examples, but it is empty; give another file")
 
 

@@ -1,7 +1,6 @@
 """From what a user names to examples: files, pairs of files, folders, hub names, bundled corpora.
 
-This module decides by the name which reader reads; the formats are in `files` and
-`dataset_folder`. Ids and order are those of the file.
+The name decides which reader of `files` and `dataset_folder` reads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Rows in Arrow, in memory or mapped from a file, as a sequence of objects made when asked for.
 
-A table may be a selection of the stored rows, and may show them edited: both cost an index and no
-copy. What the rows mean is left to subclasses.
+A table may be a selection of the stored rows, and may show them edited: both cost no copy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Texts -> token ids and the characters behind each, with a model's marks in the data read as text.
 
-`</s>` in a sentence about markup is four characters and no end. Only what the tokenizer and the
-chat template write themselves becomes a mark. Knows no examples and no conversations.
+`</s>` in a sentence about markup is four characters and no end.
 """
 
 from __future__ import annotations

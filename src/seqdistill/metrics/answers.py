@@ -1,8 +1,4 @@
-"""Answers that are right or wrong: the final one of a worked solution, or the whole output.
-
-Of a solution only what is marked as the answer counts: right steps count nothing, wrong ones cost
-nothing.
-"""
+"""Answers that are right or wrong: the final one of a worked solution, or the whole output."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Rewards of outputs for reinforcement learning: by name, or a Python function of the user's.
 
-A reward looks at texts, one number an output. Does not train, average or subtract a baseline.
 Rewards that need a model live elsewhere (see `generation.entailment`).
 """
 

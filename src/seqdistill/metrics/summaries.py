@@ -1,8 +1,7 @@
-"""ROUGE of summaries against one reference each, computed by rouge-score.
+"""ROUGE of summaries against one reference each, computed by rouge-score, in any script.
 
-In any script: words are runs of letters and digits, and single characters where a script has no
-spaces (see `scripts`). English is read as rouge-score reads it. Does not split sentences (there is
-no ROUGE-Lsum) and does not judge whether a summary is true.
+Words are runs of letters and digits, and single characters where a script has no spaces (see
+`scripts`). English is read as rouge-score reads it. Sentences are not split: no ROUGE-Lsum.
 """
 
 from __future__ import annotations
