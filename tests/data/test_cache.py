@@ -186,18 +186,17 @@ def test_a_large_file_is_hashed_once_until_it_changes(
     assert len(list((tmp_path / "cache" / "files").iterdir())) == notes == 2
 
 
-def test_a_cache_that_cannot_be_written_names_the_variable(
+def test_the_folder_is_named_by_a_variable_and_little_data_stay_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tokenizer = character_tokenizer()
     (tmp_path / "file").write_text("x")
-    monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match=cache.FOLDER_VARIABLE):
-        encode(EXAMPLES[:3], character_tokenizer(), "seq2seq")
-
-
-def test_little_data_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "file" / "cache"))
+        with pytest.raises(DataError, match=cache.FOLDER_VARIABLE):
+            encode(EXAMPLES[:3], tokenizer, "seq2seq")
     monkeypatch.setattr(cache, "CACHED_FROM_BYTES", 10**6)
-    encode(EXAMPLES[:30], character_tokenizer(), "seq2seq")
+    encode(EXAMPLES[:30], tokenizer, "seq2seq")
     assert not (tmp_path / "cache").exists()
     monkeypatch.delenv(cache.FOLDER_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -92,15 +92,24 @@ def test_a_chats_answer_starts_where_its_prompt_stops(end: str, opening: str) ->
     assert found.target_ids == (*letters(tokenizer, "meow"), EOS)
 
 
-def test_chats_that_cannot_be_encoded_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("{% include 'x' %}", "fails on them with TypeError"),
+        ("{{ 1/0 }}", "fails on them with ZeroDivisionError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails on them with RecursionError"),
+        ("{{ raise_exception('roles must alternate') }}", "refuses them: roles must alternate"),
+        ("{{ messages.__class__.__mro__ }}", "refuses them: .*unsafe"),
+    ],
+)
+def test_chats_that_cannot_be_encoded_are_refused(template: str, found: str) -> None:
     chat = Example("row 7", "", "meow", (Turn("user", "hello"),))
+    with pytest.raises(DataError, match=f"'row 7' .* {found}"):
+        encode([chat], chat_tokenizer(template), "causal")
     with pytest.raises(ModelError, match="chat template"):
         encode([chat], character_tokenizer(), "causal")
     with pytest.raises(DataError, match="for decoder-only models"):
         encode([chat], character_tokenizer(), "seq2seq")
-    refusing = chat_tokenizer("{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(DataError, match=r"'row 7' .* refuses them: roles must alternate"):
-        encode([chat], refusing, "causal")
 
 
 LONG = [
