@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import seqdistill
-from seqdistill.core import allocator
 
 _FREE_64_MIB = """
 from seqdistill.core.allocator import keep_freed_memory
@@ -35,11 +33,3 @@ def test_freed_memory_stays_with_the_process_only_when_asked(setting: str, expec
         [sys.executable, "-c", _FREE_64_MIB], env=environment, capture_output=True, text=True
     )
     assert found.stdout.strip() == expected, found.stderr
-
-
-def test_without_glibc_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_glibc(_name: str) -> None:
-        raise OSError("libc.so.6: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", no_glibc)
-    assert allocator.keep_freed_memory() is False

@@ -42,13 +42,13 @@ def everything_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with each batch that is tokenized in this process."""
     calls: list[int] = []
-    batch = text_encoding._Tokenizing.batch
+    batch = text_encoding._batch
 
-    def counted(self: Any, start: int) -> Any:
+    def counted(examples: Any, encoder: Any, start: int) -> Any:
         calls.append(start)
-        return batch(self, start)
+        return batch(examples, encoder, start)
 
-    monkeypatch.setattr(text_encoding._Tokenizing, "batch", counted)
+    monkeypatch.setattr(text_encoding, "_batch", counted)
     return calls
 
 
@@ -84,17 +84,8 @@ def test_several_processes_tokenize_as_one_does(
     monkeypatch.setattr(text_encoding, "usable_cores", lambda: 2)
     together = encode(EXAMPLES, tokenizer, "causal")
     assert len(made) == 3, "the second time none in this process"
-    assert (together, together.fingerprint, together.notes) == (
-        alone,
-        alone.fingerprint,
-        alone.notes,
-    )
-
-
-def test_an_error_of_another_process_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_encoding, "CACHED_FROM_BYTES", 0)
-    monkeypatch.setattr(text_encoding, "usable_cores", lambda: 2)
-    tokenizer = character_tokenizer(closes=False)
+    assert (together, together.notes) == (alone, alone.notes)
+    assert together.fingerprint == alone.fingerprint
     tokenizer.chat_template = "{{ raise_exception('no') }}"
     with pytest.raises(DataError, match="'chat'"):
         encode([*EXAMPLES, CHAT], tokenizer, "causal")
@@ -154,7 +145,7 @@ def test_a_damaged_file_is_made_again(
 def test_nothing_is_kept_of_data_that_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.tsv"
     path.write_text("a\tb\n" * 300 + "c\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"x\.tsv:301: must hold exactly two columns"):
+    with pytest.raises(DataError, match=r"x\.tsv:301: must hold exactly 2 columns"):
         read_examples(str(path))
     assert not list((tmp_path / "cache").rglob("*.arrow*"))
 
@@ -195,18 +186,17 @@ def test_a_large_file_is_hashed_once_until_it_changes(
     assert len(list((tmp_path / "cache" / "files").iterdir())) == notes == 2
 
 
-def test_a_cache_that_cannot_be_written_names_the_variable(
+def test_the_folder_is_named_by_a_variable_and_little_data_stay_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tokenizer = character_tokenizer()
     (tmp_path / "file").write_text("x")
-    monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match=cache.FOLDER_VARIABLE):
-        encode(EXAMPLES[:3], character_tokenizer(), "seq2seq")
-
-
-def test_little_data_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "file" / "cache"))
+        with pytest.raises(DataError, match=cache.FOLDER_VARIABLE):
+            encode(EXAMPLES[:3], tokenizer, "seq2seq")
     monkeypatch.setattr(cache, "CACHED_FROM_BYTES", 10**6)
-    encode(EXAMPLES[:30], character_tokenizer(), "seq2seq")
+    encode(EXAMPLES[:30], tokenizer, "seq2seq")
     assert not (tmp_path / "cache").exists()
     monkeypatch.delenv(cache.FOLDER_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

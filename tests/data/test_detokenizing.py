@@ -8,8 +8,6 @@ import pytest
 import transformers
 from tests.chat_families import FAMILIES, family_tokenizer
 from tests.translation_families import plbart
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.examples import Example
@@ -17,70 +15,6 @@ from seqdistill.data.marks import marks
 from seqdistill.data.text_encoding import encode
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-TEXTS = ["the cat </s> sat <pad> here", "<s>the cat", "the </ s> cat", "a dog <|im_end|> ran"]
-
-
-def trained(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of an encoder-decoder, as T5's (Unigram) or BART's (byte-level) are."""
-    if kind == "unigram":
-        tokenizer = Tokenizer(models.Unigram())
-        tokenizer.pre_tokenizer, tokenizer.decoder = (
-            pre_tokenizers.Metaspace(),
-            decoders.Metaspace(),
-        )
-        trainer: Any = trainers.UnigramTrainer(
-            vocab_size=70, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
-        )
-    else:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=300,
-            special_tokens=SPECIAL,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-    tokenizer.train_from_iterator(
-        ["<s> pad unk </s> the cat sat", "a dog | im_end ran here"] * 5, trainer
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-    )
-
-
-@pytest.mark.parametrize("kind", ["unigram", "byte-level"])
-def test_marks_in_sources_and_targets_are_text_there_and_back(kind: str) -> None:
-    tokenizer = trained(kind)
-    decoder, known = TextDecoder(tokenizer), set(marks(tokenizer).values())
-    texts = ["the cat", *TEXTS]  # what has no mark beside what has
-    found = encode([Example(text, text, text) for text in texts], tokenizer, "seq2seq")
-    assert list(found[0].source_ids) == tokenizer("the cat").input_ids
-    for text, one in zip(texts, found, strict=True):
-        for ids in (one.source_ids, one.target_ids):
-            assert ids[-1] == tokenizer.eos_token_id
-            assert not set(ids[:-1]) & known
-            assert decoder.text(ids) == text
-
-
-@pytest.mark.parametrize("kind", ["unigram", "byte-level"])
-def test_a_users_own_special_tokens_survive(kind: str) -> None:
-    tokenizer = trained(kind)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<sep>", "<2de>"]})
-    tokenizer.add_special_tokens({"sep_token": "<sep>"})
-    text = "<2de>the cat<sep>sat </s> here"
-    (found,) = encode([Example("1", text, text)], tokenizer, "seq2seq")
-    for name in ("<sep>", "<2de>"):
-        assert found.source_ids.count(tokenizer.convert_tokens_to_ids(name)) == 1
-    shown = TextDecoder(tokenizer).text((0, *found.target_ids, 1))
-    assert shown.replace(" ", "") == text.replace(" ", "")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -117,15 +51,23 @@ def of_class(name: str) -> Any:
 @pytest.mark.parametrize(
     "name", ["NllbTokenizer", "MBartTokenizer", "MBart50Tokenizer", "T5Tokenizer"]
 )
-def test_marks_are_text_for_real_classes_and_their_own_marks_stay(name: str) -> None:
+def test_marks_are_text_there_and_back_and_a_models_own_marks_stay(name: str) -> None:
     tokenizer = of_class(name)
+    tokenizer.add_tokens(["<sep>"], special_tokens=True)
     decoder, known = TextDecoder(tokenizer), set(marks(tokenizer).values())
-    rows = [Example("1", "a the b", "c"), Example("2", "a </s> the deu_Latn en_XX", "</s> en_XX")]
-    plain, marked = encode(rows, tokenizer, "seq2seq")
+    rows = [
+        Example("1", "a the b", "c"),
+        Example("2", "a </s> the deu_Latn en_XX", "</s> en_XX"),
+        Example("3", "</s> a <sep> b", "<sep> </s>"),  # a user's own token is none
+    ]
+    plain, marked, own = encode(rows, tokenizer, "seq2seq")
     assert list(plain.source_ids) == tokenizer("a the b").input_ids
     assert list(plain.target_ids) == tokenizer(text_target="c").input_ids
     for side in ("source_ids", "target_ids"):
-        ours, theirs = ([i for i in getattr(e, side) if i in known] for e in (marked, plain))
-        assert ours == theirs
+        theirs = [i for i in getattr(plain, side) if i in known]
+        for found in (marked, own):
+            assert [i for i in getattr(found, side) if i in known] == theirs
+        assert getattr(own, side).count(tokenizer.convert_tokens_to_ids("<sep>")) == 1
     assert decoder.text(marked.source_ids) == rows[1].source
     assert decoder.text(plain.target_ids) == "c"
+    assert decoder.text(own.target_ids).split() == ["<sep>", "</s>"]

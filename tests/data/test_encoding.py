@@ -22,7 +22,6 @@ PLAIN_CHAT = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-CLOSING_CHAT = PLAIN_CHAT.replace("{{ m['content'] }}", "{{ m['content'] }}</s>")
 
 
 def letters(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -80,37 +79,37 @@ def test_encoding_together_equals_encoding_one_by_one() -> None:
         assert encode([], tokenizer, kind) == []
 
 
-@pytest.mark.parametrize("template", [PLAIN_CHAT, CLOSING_CHAT])
-def test_a_chats_answer_starts_where_its_prompt_stops(template: str) -> None:
-    tokenizer = chat_tokenizer(template)
+@pytest.mark.parametrize(("end", "opening"), [("", ""), ("</s>", ""), ("", "thought: ")])
+def test_a_chats_answer_starts_where_its_prompt_stops(end: str, opening: str) -> None:
+    """And is generated as the template opens it."""
+    template = PLAIN_CHAT.replace("{{ m['content'] }}", "{{ m['content'] }}" + end)
+    tokenizer = chat_tokenizer(template.replace("assistant: ", f"assistant: {opening}"))
     chat = Example("c", "", "meow", (Turn("system", "be a cat"), Turn("user", "hello")))
     (found,) = encode([chat], tokenizer, "causal")
-    end = "</s>" if template is CLOSING_CHAT else ""
     prompt = f"system: be a cat{end}\nuser: hello{end}\nassistant: "
     assert list(found.source_ids) == letters(tokenizer, prompt)
+    assert list(found.prompt_ids) == letters(tokenizer, prompt + opening)
     assert found.target_ids == (*letters(tokenizer, "meow"), EOS)
 
 
-def test_an_answer_is_learned_as_rendered_and_generated_as_the_template_opens_it() -> None:
-    tokenizer = chat_tokenizer(
-        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-        "{% if add_generation_prompt %}assistant: thought: {% endif %}"
-    )
-    (found,) = encode([Example("c", "", "meow", (Turn("user", "hello"),))], tokenizer, "causal")
-    assert list(found.source_ids) == letters(tokenizer, "user: hello\nassistant: ")
-    assert list(found.prompt_ids) == letters(tokenizer, "user: hello\nassistant: thought: ")
-    assert found.target_ids == (*letters(tokenizer, "meow"), EOS)
-
-
-def test_chats_that_cannot_be_encoded_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("{% include 'x' %}", "fails on them with TypeError"),
+        ("{{ 1/0 }}", "fails on them with ZeroDivisionError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails on them with RecursionError"),
+        ("{{ raise_exception('roles must alternate') }}", "refuses them: roles must alternate"),
+        ("{{ messages.__class__.__mro__ }}", "refuses them: .*unsafe"),
+    ],
+)
+def test_chats_that_cannot_be_encoded_are_refused(template: str, found: str) -> None:
     chat = Example("row 7", "", "meow", (Turn("user", "hello"),))
+    with pytest.raises(DataError, match=f"'row 7' .* {found}"):
+        encode([chat], chat_tokenizer(template), "causal")
     with pytest.raises(ModelError, match="chat template"):
         encode([chat], character_tokenizer(), "causal")
     with pytest.raises(DataError, match="for decoder-only models"):
         encode([chat], character_tokenizer(), "seq2seq")
-    refusing = chat_tokenizer("{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(DataError, match=r"'row 7' .* refuses them: roles must alternate"):
-        encode([chat], refusing, "causal")
 
 
 LONG = [

@@ -53,11 +53,7 @@ def test_the_tokenizers_own_end_comes_first(
     first, *others = end_ids(tokenizer, declared)
     assert first == EOS
     assert others == [*named, turn_end]
-
-
-def test_without_any_end_token_there_is_an_error() -> None:
-    tokenizer = tokenizer_of(None)
-    tokenizer.eos_token = None
+    tokenizer.chat_template = tokenizer.eos_token = None
     assert end_ids(tokenizer, [9, 8]) == (8, 9)
     with pytest.raises(ModelError, match="eos_token is None"):
         end_ids(tokenizer, None)

@@ -19,10 +19,13 @@ from seqdistill.data.readers import read_examples
 
 PAIRS = [
     ("a house", "ein Haus"),
-    ("two\u2028lines\x0bin\x0cone", "zwei\x85Zeilen\x1ein"),
-    ("1", "2"),
+    ("two\u2028lines\x0bin\x0co\rne", "zwei\x85Zeilen\x1ein"),
+    ("1e5", "007"),
+    ("null", "NA"),  # words that are values elsewhere
 ]
 EXAMPLES = [Example(str(i), source, target) for i, (source, target) in enumerate(PAIRS, start=1)]
+RATES = (0, 0.5, 1, 0.25)
+HEADER = "target\tsource\n"
 ROWS = [{"source": source, "target": target} for source, target in PAIRS]
 
 
@@ -63,10 +66,13 @@ def write_rows(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[list
     return lambda rows: writer(tmp_path / name, rows)
 
 
-@pytest.mark.parametrize("header", ["", "source\ttarget", "prompt\tcompletion"])
 @pytest.mark.parametrize(
-    ("name", "line_end", "mark"),
-    [("x.tsv", "\n", ""), ("x.tsv", "\r\n", "\ufeff"), ("x.tsv.gz", "\n", "")],
+    ("name", "line_end", "mark", "header"),
+    [
+        ("x.tsv", "\n", "", ""),
+        ("x.tsv", "\r\n", "\ufeff", "source\ttarget"),
+        ("x.tsv.gz", "\n", "", "prompt\tcompletion"),
+    ],
 )
 @pytest.mark.parametrize("last_end", [True, False])
 def test_tsv_gives_one_example_a_line_whatever_the_line_ends(
@@ -115,17 +121,14 @@ def test_columns_are_found_by_convention_or_named(
     assert read_examples(write_jsonl(tmp_path / "x.jsonl", rows), **chosen) == EXAMPLES
 
 
-def test_a_tsv_header_decides_which_side_is_which(tmp_path: Path) -> None:
+def test_a_tsv_header_decides_which_side_is_which_and_quotes_are_characters(tmp_path: Path) -> None:
     spec = write(tmp_path / "x.tsv", "target\tsource\nHaus\thouse\n")
     assert read_examples(spec) == [Example("1", "house", "Haus")]
     spec = write(tmp_path / "y.tsv", "de\ten\nHaus\thouse\n")
     chosen = read_examples(spec, source_column="en", target_column="de")
     assert chosen == read_examples(spec, source_language="en", target_language="de")
     assert chosen == [Example("1", "house", "Haus")]
-
-
-def test_tsv_has_no_quoting(tmp_path: Path) -> None:
-    spec = write(tmp_path / "x.tsv", '"open\tauf"\n\\t\t""\n')
+    spec = write(tmp_path / "z.tsv", '"open\tauf"\n\\t\t""\n')
     assert read_examples(spec) == [Example("1", '"open', 'auf"'), Example("2", "\\t", '""')]
 
 
@@ -181,13 +184,6 @@ def test_the_last_assistant_turn_is_the_target(
     assert read_examples(spec, need_target=False) == expected
 
 
-def test_earlier_assistant_turns_belong_to_the_prompt(tmp_path: Path) -> None:
-    spec = write_jsonl(tmp_path / "x.jsonl", [{"chat": [USER, ASSISTANT, USER, ASSISTANT]}])
-    (example,) = read_examples(spec, source_column="chat")
-    assert [turn.role for turn in example.messages or ()] == ["user", "assistant", "user"]
-    assert example.target == "Yes."
-
-
 def test_user_only_messages_need_no_dummy_answer(write_rows: Callable[[list[Any]], str]) -> None:
     spec = write_rows([{"messages": [SYSTEM, USER]}])
     assert read_examples(spec, need_target=False) == [Example("1", "", None, PROMPT)]
@@ -195,22 +191,16 @@ def test_user_only_messages_need_no_dummy_answer(write_rows: Callable[[list[Any]
         read_examples(spec)
 
 
-@pytest.mark.parametrize("column", ["prompt", "source", "src", "document", "input"])
-def test_sources_alone_are_enough_without_targets(tmp_path: Path, column: str) -> None:
-    spec = write_jsonl(tmp_path / "x.jsonl", [{column: "a house"}])
-    assert read_examples(spec, need_target=False) == [Example("1", "a house", None)]
-    target = dict(columns.PAIRS)[column]
-    with pytest.raises(DataError, match=f"'{column}' must have targets beside it .* '{target}'"):
-        read_examples(spec)
-
-
-def test_text_files_of_sources_alone_are_enough_without_targets(tmp_path: Path) -> None:
+def test_sources_alone_are_enough_without_targets(tmp_path: Path) -> None:
+    for column, target in columns.PAIRS:
+        spec = write_jsonl(tmp_path / "x.jsonl", [{column: "a house"}])
+        assert read_examples(spec, need_target=False) == [Example("1", "a house", None)]
+        with pytest.raises(DataError, match=f"'{column}' must have targets .* '{target}'"):
+            read_examples(spec)
     expected = [Example("1", "a house", None), Example("2", "a tree", None)]
     text = "a house\na tree\n"
-    assert read_examples(write(tmp_path / "x.txt", text), need_target=False) == expected
-    assert read_examples(write(tmp_path / "x.tsv", text), need_target=False) == expected
-    headed = write(tmp_path / "y.tsv", "source\n" + text)
-    assert read_examples(headed, need_target=False) == expected
+    for name, header in (("x.txt", ""), ("x.tsv", ""), ("y.tsv", "source\n"), ("z.tsv", HEADER)):
+        assert read_examples(write(tmp_path / name, header + text), need_target=False) == expected
     with pytest.raises(DataError, match="must come with its targets"):
         read_examples(str(tmp_path / "x.txt"))
 
@@ -220,20 +210,22 @@ def test_targets_that_are_there_are_read_even_when_not_needed(
 ) -> None:
     spec = write_rows([*ROWS, {"source": "open", "target": None}])
     examples = read_examples(spec, need_target=False)
-    assert examples == [*EXAMPLES, Example("4", "open", None)]
+    assert examples == [*EXAMPLES, Example("5", "open", None)]
 
 
-@pytest.mark.parametrize("ids", [["x", "y", "z"], [7, 3, 5], ["a", "b", "a"]])
+@pytest.mark.parametrize("ids", [["x", "y", "z", "u"], [7, 3, 5, 0], ["a", "b", "a", "c"]])
 def test_an_id_column_gives_the_ids(write_rows: Callable[[list[Any]], str], ids: list[Any]) -> None:
     spec = write_rows([row | {"id": name} for row, name in zip(ROWS, ids, strict=True)])
-    if len({*ids}) == 3:
+    if len({*ids}) == 4:
         assert [example.id for example in read_examples(spec)] == [*map(str, ids)]
         return
     with pytest.raises(DataError, match=r"(:|row )3: id must be unique, found 'a'.*(:|row )1"):
         read_examples(spec)
 
 
-def test_a_folder_of_data_files_is_a_data_set(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_splits_of_a_folder_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -245,29 +237,22 @@ def test_a_folder_of_data_files_is_a_data_set(tmp_path: Path, monkeypatch: Any) 
     assert read_examples(str(folder), split="dev") == EXAMPLES[:1]
     with pytest.raises(DataError, match="split must be one of train, validation, got test"):
         read_examples(str(folder), split="test")
-
-
-def test_the_splits_of_a_saved_data_set_are_told_apart(tmp_path: Path) -> None:
-    import datasets
-
     parts = {"train": ROWS, "valid": ROWS[1:], "test": ROWS[2:]}
     tables = {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
     spec = str(tmp_path / "saved")
     datasets.DatasetDict(tables).save_to_disk(spec)
-    assert [len(read_examples(spec, split=s)) for s in ("train", "dev", "test")] == [3, 2, 1]
+    assert [len(read_examples(spec, split=s)) for s in ("train", "dev", "test")] == [4, 3, 2]
 
 
 def test_a_first_line_that_looks_like_a_header_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "pairs.tsv"
-    path.write_text("fr\ten\nle chat\tthe cat\n", encoding="utf-8")
-    assert [example.source for example in read_examples(str(path))] == ["fr", "le chat"]
+    assert len(read_examples(write(path, "fr\ten\nle chat\tthe cat\n"))) == 2
     assert "'fr\\ten', is read as an example" in caplog.text
     caplog.clear()
     assert len(read_examples(str(path), source_column="fr", target_column="en")) == 1
-    path.write_text("le chien\tthe dog\nle chat\tthe cat\n", encoding="utf-8")
-    assert len(read_examples(str(path))) == 2
+    assert len(read_examples(write(path, "le chien\tthe dog\nle chat\tthe cat\n"))) == 2
     assert not caplog.text
 
 
@@ -275,28 +260,25 @@ def test_a_first_line_that_looks_like_a_header_is_told(
 def test_cells_in_a_folder_of_tables_are_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, separator: str
 ) -> None:
-    """Words such as NA are no missing values, digits no numbers; in .tsv quotes are characters."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    words = ["NA", "null", "None", "nan", "007", "1e5", "true", "#N/A"]
-    rows = [(word, word.lower()) for word in words]
+    rows = [(word, word.lower()) for word in ("NA", "null", "None", "nan", "007", "1e5", "#N/A")]
     if separator == "\t":
         rows += [('"open', "a"), ('close"', "b")]
-    folder = tmp_path / "set"
-    folder.mkdir()
+    (tmp_path / "set").mkdir()
     lines = [separator.join(cells) for cells in [("source", "target"), *rows]]
-    (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    found = read_examples(str(folder), split="train")
+    write(tmp_path / "set" / name, "\n".join(lines) + "\n")
+    found = read_examples(str(tmp_path / "set"), split="train")
     assert [(example.source, example.target) for example in found] == rows
 
 
 def test_extra_columns_are_numbers_of_the_rows(write_rows: Callable[[list[Any]], str]) -> None:
-    rows = [{**row, "pass_rate": rate, "n": 1} for row, rate in zip(ROWS, (0, 0.5, 1), strict=True)]
+    rows = [{**row, "pass_rate": rate, "n": 1} for row, rate in zip(ROWS, RATES, strict=True)]
     spec = write_rows(rows)
     assert read_examples(spec) == EXAMPLES
     found = read_examples(spec, extra_columns=["pass_rate"])
-    assert [dict(example.extras) for example in found] == [{"pass_rate": r} for r in (0, 0.5, 1)]
+    assert [dict(example.extras) for example in found] == [{"pass_rate": rate} for rate in RATES]
     with pytest.raises(DataError, match=r"extra_columns .* 'pass_rte' .* mean 'pass_rate'"):
         read_examples(spec, extra_columns=["pass_rte"])
 
@@ -312,7 +294,7 @@ def test_a_header_may_name_further_columns_of_a_tsv(tmp_path: Path) -> None:
     spec = write(tmp_path / "y.tsv", "source\ttarget\trate\nb\ta\tx\nb\ta\n")
     with pytest.raises(DataError, match=r"y\.tsv:2: rate must be a finite") as caught:
         read_examples(spec, extra_columns=["rate"])
-    assert "y.tsv:3: must hold 3 columns" in str(caught.value)
+    assert "y.tsv:3: must hold exactly 3 columns" in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, "0.5", True, float("nan"), float("inf"), [1]])
@@ -322,9 +304,7 @@ def test_an_extra_that_is_no_finite_number_names_its_row(tmp_path: Path, value: 
     with pytest.raises(DataError, match=r"x\.jsonl:2: rate must be a finite number") as caught:
         read_examples(spec, extra_columns=["rate"])
     assert "2 of 3 lines" in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["x.tsv", "x.txt"])
-def test_files_without_columns_have_no_extras(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"data\.extra_columns"):
-        read_examples(write(tmp_path / name, "a\tb\n"), need_target=False, extra_columns=["rate"])
+    for name in ("y.tsv", "y.txt"):
+        spec = write(tmp_path / name, "a\tb\n")
+        with pytest.raises(DataError, match=r"data\.extra_columns"):
+            read_examples(spec, need_target=False, extra_columns=["rate"])

@@ -27,7 +27,7 @@ from seqdistill.evaluation.likelihood import ReferencePredictions
 from seqdistill.evaluation.settings import EvaluationSettings, measured
 from seqdistill.evaluation.systems import evaluate_outputs, evaluate_system
 from seqdistill.generation.decoding import Decoding, Hypothesis
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.metrics.likelihood import perplexity_statistics
 from seqdistill.recipe.schema import EvaluationSection
 from seqdistill.records.results import Sampled, Value, number
@@ -121,7 +121,7 @@ def test_a_student_is_compared_with_its_teachers_outputs_not_the_references() ->
     teacher, outputs = result(BAD, "teacher"), [*BAD[:2], *GOOD[2:]]
     assert teacher.row.agreement_top1 is teacher.row.to_teacher is None
     row = evaluate_system(system(fixed(outputs)), REFERENCES, SETTINGS, teacher=teacher).row
-    expected = CORPUS_METRICS["bleu"].statistics(outputs, BAD).score().value
+    expected = corpus_metrics()["bleu"].statistics(outputs, BAD).score().value
     assert ends(row.to_teacher)[1] == pytest.approx(expected)
     assert row.exact_match_to_teacher == 0.5
     assert ends(row.agreement_top1)[1] == 1.0, "both are the same model here"

@@ -14,7 +14,7 @@ from seqdistill.assembly.data import read_split
 from seqdistill.assembly.judging import judging_of
 from seqdistill.core.batch import Kind
 from seqdistill.data.examples import Example, Turn
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.recipe.resolving import read_recipe
 
 CHAT = (Turn("user", "Add one and three."),)
@@ -38,7 +38,7 @@ def test_translations_are_judged_by_what_suits_their_script(name: str, kind: Kin
     assert f"tok:{tokenizer}" in str(found)
     # What chooses is not zero by construction: a perfect output has more.
     for metric in found.metrics:
-        statistics = CORPUS_METRICS[metric].statistics
+        statistics = corpus_metrics()[metric].statistics
         if not unspaced:
             assert statistics([reference] * 5, [reference] * 5).score().value > 0.0
 

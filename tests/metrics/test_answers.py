@@ -46,13 +46,10 @@ def test_what_is_no_bounded_expression_has_no_value(text: str) -> None:
 
 
 def test_deep_brackets_cannot_exhaust_the_stack() -> None:
-    assert evaluate("(" * 99 + "1" + ")" * 99) == 1
-    assert evaluate("-" * 198 + "1") == 1
-    assert evaluate("(1)+" * 40 + "1") == 41
-    for signs in ("(", "-", "(-", "-1"):
-        assert evaluate(signs * 5000) is None
+    for text in ("(" * 99 + "1" + ")" * 99, "-" * 198 + "1"):
+        assert evaluate(text) == 1
     for signs in ("(", "-", "(-"):
-        assert evaluate(signs * (200 // len(signs))) is None
+        assert evaluate(signs * 5000) is evaluate(signs * (200 // len(signs))) is None
 
 
 def test_decimals_are_written_exactly_or_not_at_all() -> None:

@@ -11,14 +11,14 @@ import pytest
 
 from seqdistill.core import families
 from seqdistill.core.errors import DataError, RecipeError, UserError
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.metrics.rewards import Reward, reward_function
 from seqdistill.testing import check_reward
 
 REWARDS = [name for name in families.REWARDS if name != "entailment"]
 PROMPTS = ["add 1 and 2", "add 3 and 4", "add 5 and 6"]
 REFERENCES = ["one and two is #### 3", "three and four is #### 7", "five and six is #### 11"]
-OUTPUTS = ["one and two is #### 3", "that makes #### 8", ""]
+OUTPUTS = ["one and two is #### 3", "and three is #### 8", ""]
 
 # A user's module: one function a line, but for those whose line is told.
 ONE_LINERS = {
@@ -76,21 +76,18 @@ def test_the_reference_is_paid_most_and_every_reward_lies_in_the_unit_interval(n
     right, wrong, silent = reward(PROMPTS, OUTPUTS, REFERENCES)
     assert right == pytest.approx(1.0)
     assert 1.0 > wrong >= silent == 0.0
+    if name in corpus_metrics():
+        mean = corpus_metrics()[name].statistics(OUTPUTS, REFERENCES).score().value / 100
+        assert name == "bleu" or mean == pytest.approx((right + wrong + silent) / 3)
     check_reward(name)
     with pytest.raises(DataError, match=f"reward {name} compares with references"):
         reward(PROMPTS, OUTPUTS, [None] * 3)
 
 
-@pytest.mark.parametrize("name", ["rouge_l", "rouge_2"])
-def test_a_reward_is_the_metric_of_one_sentence(name: str) -> None:
-    metric = CORPUS_METRICS[name]
-    mean = sum(reward_function(name)(PROMPTS, OUTPUTS, REFERENCES)) / 3
-    assert metric.statistics(OUTPUTS, REFERENCES).score().value == pytest.approx(100 * mean)
-
-
-def test_a_users_function_is_found_and_called(own: str) -> None:
-    reward: Reward = reward_function(f"{own}:brief")
-    assert reward(PROMPTS, ["", "a", "abc"], [None] * 3) == [1.0, 0.5, 0.25]
+def test_whatever_lists_numbers_is_taken(own: str) -> None:
+    for name, expected in (("brief", [1.0, 0.5]), ("arrays", [0.0, 1.0]), ("truths", [0.0, 1.0])):
+        reward: Reward = reward_function(f"{own}:{name}")
+        assert reward(PROMPTS, ["", "a"], [None] * 2) == expected
 
 
 @pytest.mark.parametrize(
@@ -104,8 +101,8 @@ def test_a_users_function_is_found_and_called(own: str) -> None:
         ("own_rewards:", "found nothing"),
         (":brief", "Cannot import"),
         ("raising_rewards:f", r"ZeroDivisionError: division by zero at \S+raising_rewards.py:2"),
-        ("misspelt_rewards:f", r"not Python: .* at \S+misspelt_rewards.py:3"),
-        ("folder/own_rewards.py:brief", "it is a file; write own_rewards:brief and .* PYTHONPATH"),
+        ("misspelt_rewards:f", "misspelt_rewards.py, line 3"),
+        ("folder/own_rewards.py:brief", "name a module, no file, .* in PYTHONPATH"),
     ],
 )
 def test_what_cannot_be_imported_or_called_is_told(own: str, path: str, message: str) -> None:
@@ -129,11 +126,6 @@ def test_what_cannot_be_imported_or_called_is_told(own: str, path: str, message:
 def test_a_function_that_breaks_its_promise_is_named(own: str, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         reward_function(f"{own}:{name}")(PROMPTS, OUTPUTS, REFERENCES)
-
-
-@pytest.mark.parametrize("name", ["arrays", "truths"])
-def test_whatever_lists_numbers_is_taken(own: str, name: str) -> None:
-    assert reward_function(f"{own}:{name}")(PROMPTS, ["", "a"], [None] * 2) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(

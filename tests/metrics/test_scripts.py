@@ -14,7 +14,7 @@ from seqdistill.metrics.answers import exact_match
 from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.metrics.diversity import repetition_rate
 from seqdistill.metrics.rewards import reward_function
-from seqdistill.metrics.scripts import Units, is_unspaced, pieces, units_of, words
+from seqdistill.metrics.scripts import Units, pieces, units_of, words
 from seqdistill.metrics.similarity import similarity_of
 from seqdistill.metrics.summaries import rouge_f1
 
@@ -57,39 +57,21 @@ LANGUAGES = {
     "lao": ("ມື້ນີ້ຂ້ອຍໄປໂຮງຮຽນກັບໝູ່", "ມື້ນີ້ຂ້ອຍໄປຕະຫຼາດກັບໝູ່", "char", True),
     "tibetan": ("དེ་རིང་ང་སློབ་གྲྭར་འགྲོ་གི་ཡོད།", "དེ་རིང་ང་ཁྲོམ་ལ་འགྲོ་གི་ཡོད།", "char", True),
     "japanese_loans": ("コンピューターのスクリーン", "コンピューターのキーボード", JAPANESE, True),
-    "cantonese_mixed": ("我哋今日去 Central 飲茶", "我哋今日去 Central 行街", "zh", True),
     "vietnamese": ("Hôm nay tôi đi học với bạn.", "Hôm nay tôi đi chợ với bạn.", "13a", False),
-    "persian": ("امروز با دوستم به مدرسه می‌روم", "امروز با دوستم به بازار می‌روم", "13a", False),
-    "german": (
-        "Heute gehe ich zur großen Schule.",
-        "Heute gehe ich zum großen Markt.",
-        "13a",
-        False,
-    ),
-    "english": ("Today I am going to the school.", "Today I am going to the market.", "13a", False),
 }
 every_language = pytest.mark.parametrize("name", LANGUAGES)
 
 
 @every_language
 def test_the_units_are_those_of_the_references_script(name: str) -> None:
-    reference, _, tokenizer, unspaced = LANGUAGES[name]
+    reference, output, tokenizer, unspaced = LANGUAGES[name]
     assert units_of([reference] * 3) == Units(tokenizer, unspaced=unspaced)
-    assert is_unspaced(reference) is unspaced
-
-
-@every_language
-def test_bleu_and_chrf_are_sacrebleus_with_that_tokenizer_and_say_so(name: str) -> None:
-    reference, output, tokenizer, _ = LANGUAGES[name]
-    metrics = corpus_metrics(units_of([reference]))
-    found = metrics["bleu"].statistics([output, reference], [reference, reference])
-    theirs = BLEU(tokenize=tokenizer)
-    expected = theirs.corpus_score([output, reference], [[reference, reference]]).score
-    assert found.score().value == pytest.approx(expected, rel=1e-12)
-    assert found.signature == str(theirs.get_signature())
-    assert 0.0 < found.score().value < 100.0
-    chrf = metrics["chrf"].statistics([output], [reference]).score().value
-    assert chrf == pytest.approx(CHRF().corpus_score([output], [[reference]]).score)
+    outputs, references = [output, reference, "spurious"], [reference, reference, ""]
+    for metric, theirs in (("bleu", BLEU(tokenize=tokenizer)), ("chrf", CHRF())):
+        found = corpus_metrics(units_of([reference]))[metric].statistics(outputs, references)
+        expected = theirs.corpus_score(outputs, [references]).score
+        assert found.score().value == pytest.approx(expected, rel=1e-12)
+        assert found.signature == str(theirs.get_signature()), "it names the tokenizer"
 
 
 class Spaces(Tokenizer):
@@ -125,34 +107,33 @@ def test_rouge_is_rouge_scores_of_words_cut_by_hand(name: str, kind: str) -> Non
     assert expected > 0.4
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_english_is_read_as_rouge_score_reads_it() -> None:
+    texts = [
         "The don't-care states_of 3.5 runners' flying 1,000 things!",
         "a_b  C++ e.g. U.S.A. tab\tand\nlines",
         "“Curly” runners – and flying dashes… don’t matter",
         "",
         "...",
-    ],
-)
-def test_english_is_read_as_rouge_score_reads_it(text: str) -> None:
+    ]
     reference = "The states of runners don't matter: 3 things fly"
-    for kind in ("rouge1", "rouge2", "rougeL"):
+    for name, kind in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
         theirs = rouge_scorer.RougeScorer([kind], use_stemmer=True)
-        expected = theirs.score(reference, text)[kind].fmeasure
-        assert rouge_f1(kind, text, reference) == expected
+        expected = [theirs.score(reference, text)[kind].fmeasure for text in texts]
+        assert [rouge_f1(kind, text, reference) for text in texts] == expected  # type: ignore[arg-type]
+        found = corpus_metrics()[name].statistics(texts, [reference] * 5)
+        assert found.name == name and found.score().value == pytest.approx(20 * sum(expected))
+        assert "stem:porter" in found.signature
 
 
 @every_language
 def test_no_metric_is_zero_by_construction(name: str) -> None:
     reference, output, *_ = LANGUAGES[name]
     metrics = corpus_metrics(units_of([reference]))
-    for metric in ("bleu", "chrf", "rouge_1", "rouge_2", "rouge_l"):
+    for metric in ("bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "exact_match"):
         own = metrics[metric].statistics([reference], [reference]).score().value
         half = metrics[metric].statistics([output], [reference]).score().value
         assert own == pytest.approx(100.0), metric
-        assert 0.0 < half < 100.0, metric
-    assert metrics["exact_match"].statistics([reference], [reference]).score().value == 100.0
+        assert 0.0 < half < 100.0 or metric == "exact_match", metric
     errors = metrics["token_error_rate"].statistics([output], [reference])
     assert 0.0 < errors.score().value < 100.0, "one wrong character is no wrong sentence"
 
@@ -186,6 +167,8 @@ def test_german_with_a_foreign_name_has_spaces_and_a_chinese_text_with_a_kana_is
     german = ["Der Ort heißt 東京 und liegt in Japan.", "Er ist sehr groß und sehr alt."]
     assert units_of(german) == Units()
     assert units_of(["我今天去北京看老朋友の家。", "他在家里等我。"]).bleu_tokenizer == "zh"
+    given = units_of(["我今天去北京"], tokenizer="13a", language="zh")
+    assert given == Units("13a", unspaced=True), "a tokenizer that is given is kept"
 
 
 def test_pieces_of_spaced_texts_are_what_stands_between_white_space() -> None:
@@ -240,8 +223,3 @@ def test_exact_match_is_of_the_whole_answer_but_for_case_and_outer_marks(
     found = exact_match([output], [reference])
     assert found.score().value == (100.0 if right else 0.0)
     assert "nfkc" in found.signature
-
-
-def test_a_tokenizer_that_is_given_is_kept() -> None:
-    assert units_of(["我今天去北京"], tokenizer="char", language="zh").bleu_tokenizer == "char"
-    assert units_of(["我今天去北京"], tokenizer="13a") == Units("13a", unspaced=True)

@@ -1,10 +1,8 @@
 """Asks glibc to keep large blocks of memory instead of returning each one to the system.
 
-By default glibc maps every large tensor freshly and gives it back when freed, so that its pages
-fault in again at the next step: in training a small mBART on a CPU (8,000 symbols, batches of 64)
-that is 90,000 faults a step and a fifth of all CPU time. The price is that the process keeps its
-peak memory until it ends. Applied once, by the entry points, before the first tensor;
-SEQDISTILL_KEEP_MEMORY=0 turns it off. Does nothing off Linux or off glibc.
+By default every large tensor is mapped freshly: in training a small mBART on a CPU (8,000 symbols,
+batches of 64) that is 90,000 page faults a step and a fifth of all CPU time. The process then keeps
+its peak memory. Called before the first tensor; SEQDISTILL_KEEP_MEMORY=0 turns it off.
 """
 
 from __future__ import annotations

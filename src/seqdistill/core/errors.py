@@ -1,7 +1,7 @@
-"""Errors that a user can cause and fix. Imports no torch.
+"""Errors that a user can cause and fix: what must hold, what was found, what to do. No torch.
 
-A message has three parts: what must hold, what was found, what to do. The command line prints
-the message alone and exits with code 2; anything else is a defect of ours and keeps its traceback.
+The command line prints the message alone and exits with code 2; anything else is a defect of ours
+and keeps its traceback.
 """
 
 from __future__ import annotations

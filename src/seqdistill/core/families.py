@@ -1,8 +1,7 @@
 """The four families of methods, and the members that the package brings: names and parameters.
 
-The functions themselves, which need torch, are imported when they are first called. A divergence
-and a token weight make a term of the objective, a reward scores what the student wrote, a metric
-what a finished student writes. Registering from outside: `seqdistill.plugins`.
+The functions themselves, which need torch, are imported when they are first called. Registering
+from outside: `seqdistill.plugins`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Named random generators: every random number of a run comes from one of these.
 
-A name and a seed give the same stream wherever it is asked for, and streams with different names
-are independent, so adding one draw somewhere does not move every other number. Their states are
-saved in checkpoints. Dropout alone draws from torch's own CPU or CUDA generator, which the
-training loop seeds and saves.
+A name and a seed give the same stream everywhere, independent of those of other names. Dropout
+alone draws from torch's own generators, which the training loop seeds and saves.
 """
 
 from __future__ import annotations

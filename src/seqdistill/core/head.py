@@ -1,7 +1,6 @@
-"""The output head as data: what turns a hidden state into logits.
+"""The output head as data: what turns a hidden state into logits, whatever the architecture.
 
-One description serves every architecture: Marian has a bias, T5 with tied embeddings a scale,
-Gemma a soft cap. It does not know which model it came from.
+Marian has a bias, T5 with tied embeddings a scale, Gemma a soft cap.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from pathlib import Path
 from seqdistill.core.errors import UserError, first_line
 
 _trusting = False
-_loaded: list[str] = []
 
 
 def trust_plugins() -> None:
@@ -48,8 +47,6 @@ def load_plugins(names: tuple[str, ...], *, of_a_run: bool = False) -> None:
             _imported(name, functools.partial(_from_file, _path(name)))
         elif is_new:
             _imported(name, functools.partial(importlib.import_module, name))
-        if name not in _loaded:
-            _loaded.append(name)
 
 
 def plugin_files(names: tuple[str, ...]) -> dict[str, Path]:

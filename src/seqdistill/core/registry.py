@@ -1,8 +1,6 @@
 """A family of methods by name: what recipes choose from and users add to. Starts without torch.
 
-A member brings its parameters as one frozen dataclass; their types and ranges stand there and
-nowhere else. Those of the package are declared in `families` and imported when first called; a
-user's own module registers with the decorators of `seqdistill.plugins`.
+A member brings its parameters as one frozen dataclass; their types and ranges stand there alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Numbers that change while a run goes on: a weight, a share, a skew as a function of progress.
+"""Numbers that change while a run goes on, as pure functions of the share of updates done.
 
-A schedule is a pure function of the share of the updates that are done, so it needs no state and a
-resumed run goes on where it was. What reacts to a loss is not a schedule.
+So a resumed run goes on where it was. What reacts to a loss is not a schedule.
 """
 
 from __future__ import annotations

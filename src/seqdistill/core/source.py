@@ -1,15 +1,15 @@
 """What a model reads before it writes: token ids, or named tensors of another modality.
 
-The code between reader and model asks a source for its length alone; what is inside is known to the
-reader that made it, to the collator and to the model's `Modality`.
+What is inside is known to the reader that made it, to the collator and to the model's `Modality`.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -56,22 +56,14 @@ class SourceInputs:
         """The example whose `to_bytes` this is."""
         return cls.of(**load(content))
 
-    def state_dict(self) -> dict[str, Any]:
-        """The tensors as JSON knows them; of one example."""
-        return {
-            name: [str(tensor.dtype).removeprefix("torch."), tensor.tolist()]
-            for name, tensor in self.tensors.items()
-        }
+    def state_dict(self) -> str:
+        """`to_bytes` as JSON knows it."""
+        return base64.b64encode(self.to_bytes()).decode()
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> SourceInputs:
+    def from_state_dict(cls, state: str) -> SourceInputs:
         """The example whose `state_dict` this is."""
-        return cls.of(
-            **{
-                name: torch.tensor(values, dtype=getattr(torch, dtype))
-                for name, (dtype, values) in state.items()
-            }
-        )
+        return cls.from_bytes(base64.b64decode(state))
 
 
 Source = Sequence[int] | SourceInputs

@@ -1,7 +1,6 @@
 """TokenSum: the only average in the codebase.
 
-A loss over part of the data is a total and a count. Parts are added over micro-batches,
-accumulation steps and ranks, and divided once, so the result does not depend on the split.
+Parts are added over micro-batches, accumulation steps and ranks, and divided once.
 """
 
 from __future__ import annotations

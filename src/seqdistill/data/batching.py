@@ -1,22 +1,18 @@
 """Token ids -> padded batches with aligned targets, within a budget of tokens.
 
-The order of the data is a function of the seed and the epoch alone, so the place in it is two
-numbers, and a resumed run reads on exactly where it stopped. Targets are shifted here and nowhere
-else.
+The order of the data is a function of the seed and the epoch alone: the place in it is two numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from seqdistill.core.batch import Kind
+from seqdistill.core.batches import cut_by_tokens, padded_batches
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.dataset import EncodedDataset
@@ -25,22 +21,6 @@ from seqdistill.data.encoding import EncodedExample
 # Examples are sorted by length inside windows of this many batches: long enough for little
 # padding, short enough for random batches.
 _POOL_BATCHES = 50
-
-
-def cut_by_tokens(widths: npt.NDArray[np.integer[Any]], batch_tokens: int) -> list[int]:
-    """Where consecutive sequences are cut so that no batch's rectangle exceeds `batch_tokens`.
-
-    Batch i goes from cut i to cut i + 1; the first cut is 0 and the last the number of sequences.
-    A sequence wider than the budget stands alone.
-    """
-    cuts, count, widest = [0], 0, 0
-    for place, width in enumerate(widths.tolist()):
-        widest = max(widest, width)
-        if count and widest * (count + 1) > batch_tokens:
-            cuts.append(place)
-            count, widest = 0, width
-        count += 1
-    return [*cuts, len(widths)] if len(widths) else cuts
 
 
 def in_length_order(
@@ -52,9 +32,7 @@ def in_length_order(
     counted, and the whole of a decoder-only one.
     """
     widths = EncodedDataset.of(examples).lengths.widths(kind)
-    order = np.argsort(-widths, kind="stable")
-    cuts = cut_by_tokens(widths[order], batch_tokens)
-    return [order[start:stop].tolist() for start, stop in pairwise(cuts)]
+    return padded_batches(widths.tolist(), batch_tokens=batch_tokens)
 
 
 class EpochBatches:
@@ -100,7 +78,7 @@ class EpochBatches:
             window = order[start : start + pool]
             window = window[np.lexsort((self._sources[window], self._widths[window]))]
             order[start : start + pool] = window
-            within = cut_by_tokens(self._widths[window], self._batch_tokens)
+            within = cut_by_tokens(self._widths[window].tolist(), self._batch_tokens)
             cuts += [start + cut for cut in within[1:]]
         self._order, self._cuts = order, cuts
         self._shuffled = torch.randperm(len(cuts) - 1, generator=generator).tolist()

@@ -13,7 +13,6 @@ import logging
 import mmap
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import xxhash
 from filelock import FileLock
 
 from seqdistill.core.errors import DataError
-from seqdistill.data.tables import Notes, Stored, in_memory
+from seqdistill.data.tables import Notes, Stored, in_memory, put_away
 from seqdistill.records.atomic import new_file, write_json
 from seqdistill.records.fingerprint import of_file, of_settings
 
@@ -36,7 +35,7 @@ _LARGE_FILE = 64 * 2**20
 """Smaller files are read in a blink."""
 _SETTLED_SECONDS = 2.0
 """A file written a moment ago may be written again without a new time of change."""
-VERSION = 1
+VERSION = 2
 """Of what is in the files: another version finds none of the older ones."""
 
 
@@ -84,7 +83,7 @@ def stored(
     them, others wait for it. Raises DataError where the cache cannot be written.
     """
     if num_bytes < CACHED_FROM_BYTES:
-        return in_memory(make())
+        return in_memory(make(), schema)
     path = cache_folder() / name / f"{of_settings([VERSION, key()])[:32]}.arrow"
     if (found := _opened(path)) is not None:
         return found
@@ -107,15 +106,11 @@ def stored(
 
 
 def _write(path: Path, batches: Iterable[tuple[Any, Notes]], schema: Any) -> None:
-    digest, notes = hashlib.sha256(), Counter[str]()
     with new_file(path) as aside:
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch, noted in batches:
-                digest.update(batch.serialize())
-                writer.write_batch(batch)
-                notes.update(noted)
+            fingerprint, notes = put_away(batches, writer.write_batch)
         checksum = _checksum(aside)
-    facts = {"checksum": checksum, "fingerprint": digest.hexdigest(), "notes": dict(notes)}
+    facts = {"checksum": checksum, "fingerprint": fingerprint, "notes": dict(notes)}
     write_json(path.with_suffix(".json"), facts)
 
 
@@ -132,9 +127,8 @@ def _opened(path: Path) -> Stored | None:
             raise ValueError("another checksum")
         with open(path, "rb") as stream:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        reader = pa.ipc.open_file(pa.py_buffer(mapped))
-        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        return Stored(batches, str(facts["fingerprint"]), dict(facts["notes"]), mapped)
+        table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+        return Stored(table, str(facts["fingerprint"]), dict(facts["notes"]), mapped)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:

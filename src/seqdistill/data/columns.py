@@ -124,13 +124,15 @@ def find_layout(names: Collection[str], choice: ColumnChoice, *, file: str) -> L
     loss would change what a row means.
     """
     kept = [name for name in names if name not in choice.ignore_columns]
-    layout = _sides(kept, choice, file)
-    others = [name for name in kept if name not in (layout.source, layout.target)]
-    if layout.source == INSTRUCTION:
-        about = next((text for text, _ in _WITH_INSTRUCTION if text in others), None)
-        layout = dataclasses.replace(layout, about=about)
-    layout = dataclasses.replace(
-        layout,
+    source, target, languages = _sides(kept, choice, file)
+    others = [name for name in kept if name not in (source, target)]
+    abouts = [text for text, _ in _WITH_INSTRUCTION if source == INSTRUCTION and text in others]
+    layout = Layout(
+        source,
+        target,
+        ID in kept,
+        languages,
+        about=abouts[0] if abouts else None,
         of_chat=tuple(name for name in (SYSTEM, TOOLS, REASONING) if name in others),
         ignored=choice.ignore_columns,
         extras=choice.extra_columns,
@@ -161,21 +163,22 @@ def find_layout(names: Collection[str], choice: ColumnChoice, *, file: str) -> L
     return layout
 
 
-def _sides(names: Collection[str], choice: ColumnChoice, file: str) -> Layout:
-    has_id = ID in names
+def _sides(
+    names: Collection[str], choice: ColumnChoice, file: str
+) -> tuple[str, str | None, tuple[str | None, str | None] | None]:
+    """The column of the source, that of the target, and the languages of a column that has both."""
     try:
         pair = named_pair(names, choice)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     if pair is not None:
-        return Layout(*pair, has_id)
+        return (*pair, None)
     if TRANSLATION in names:
-        languages = (choice.source_language, choice.target_language)
-        return Layout(TRANSLATION, None, has_id, languages)
+        return TRANSLATION, None, (choice.source_language, choice.target_language)
     sources = [source for source, _ in PAIRS[:-1]] + [INSTRUCTION, PAIRS[-1][0]]
     for source in [MESSAGES] if choice.need_target else [MESSAGES, *sources]:
         if source in names:
-            return Layout(source, None, has_id)
+            return source, None, None
     for source, target in PAIRS:
         if source in names:
             raise DataError(

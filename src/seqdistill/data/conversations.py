@@ -1,9 +1,7 @@
 """A conversation as the one text that a model reads, and where in it the assistant speaks.
 
-The text is the chat template's rendering of the whole conversation. Where a turn of the assistant
-begins and ends in it is found by rendering the conversation once more with something else in that
-turn's place: what differs is the turn. So templates may strip, insert and drop what they like.
-Knows no tokens.
+The text is the chat template's rendering of the whole. Where a turn begins and ends is found by
+rendering it again with something else in that turn's place: templates may strip, insert and drop.
 """
 
 from __future__ import annotations
@@ -13,8 +11,9 @@ import dataclasses
 import functools
 import itertools
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, cast
 
 from transformers import PreTrainedTokenizerBase
@@ -24,6 +23,11 @@ from seqdistill.data.examples import Example, Turn
 from seqdistill.data.templates import Rendered, TemplateFailure, render
 from seqdistill.data.tokenizing import TextTokenizer
 
+_LOG = logging.getLogger(__name__)
+_NUM_TRIED = 20
+"""Examples with a key that are rendered without it, to see whether the template reads it."""
+_SILENT = frozenset({"name", "tool_call_id", "id", "weight", "timestamp"})
+"""Keys of turns whose loss does not change what was said."""
 _STAND_IN = "\U0010f8f3"
 """Takes an answer's place; no text begins or ends with it."""
 _NUMBERED = re.compile(f"{_STAND_IN}([0-9]+){_STAND_IN}")
@@ -80,7 +84,7 @@ def converse(
     settings: ChatSettings,
 ) -> Conversation:
     """The example's conversation. Raises DataError, with its id, when the template refuses it."""
-    strings = [text for turn in turns_of(example) for text in (turn.content or "", turn.more)]
+    strings = [text for turn in _turns_of(example) for text in (turn.content or "", turn.more)]
     marked = texts.note([*strings, example.tools])
     view = _View(example, tokenizer, texts if marked else None, settings)
     prompt = view.prompt
@@ -112,16 +116,72 @@ def converse(
     return Conversation(prompt, text, (start, stop), earlier, marked, notes)
 
 
-def whole_text(example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) -> str:
-    """The conversation as the template renders it, with its answer where there is one."""
-    view = _View(example, tokenizer, None, settings)
-    return view.prompt if example.answer is None else view.whole.text
-
-
-def turns_of(example: Example) -> tuple[Turn, ...]:
+def _turns_of(example: Example) -> tuple[Turn, ...]:
     """The turns of a conversation, its answer the last of them."""
     answer = () if example.answer is None else (example.answer,)
     return (*(example.messages or ()), *answer)
+
+
+def check_options(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings) -> None:
+    """Warns of template options that the chat template does not name."""
+    for name in settings.template_options:
+        if name not in str(tokenizer.chat_template):
+            _LOG.warning("the chat template does not read the template option %r", name)
+
+
+def check_read(
+    examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
+) -> None:
+    """Raises DataError for keys of turns, or tools, that the chat template does not render.
+
+    Said without them, a conversation means something else. A key counts as read when leaving it
+    out changes the text of one of the first examples that have it.
+    """
+    with_key: dict[str, list[Example]] = {}
+    for example in examples:
+        keys = {"tools"} if example.tools else set[str]()
+        for key in keys.union(*(json.loads(turn.more or "{}") for turn in _turns_of(example))):
+            if len(found := with_key.setdefault(key, [])) < _NUM_TRIED:
+                found.append(example)
+    for key, having in with_key.items():
+        if any(_reads(key, example, tokenizer, settings) for example in having):
+            continue
+        if key in _SILENT:
+            _LOG.info("the chat template does not render the key %r of turns", key)
+            continue
+        what = "the column" if key == "tools" else "turns with the key"
+        raise DataError(
+            f"The model's chat template must render {what} {key!r}, but leaves it out (example "
+            f"{having[0].id!r}); use a model whose template knows it, or set data.ignore_columns="
+            f"[{key}] to learn without it."
+        )
+
+
+def _reads(
+    key: str, example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
+) -> bool:
+    def dropped(more: str) -> str:
+        return json.dumps({k: v for k, v in json.loads(more or "{}").items() if k != key})
+
+    without = dataclasses.replace(
+        example,
+        messages=tuple(turn._replace(more=dropped(turn.more)) for turn in example.messages or ()),
+        answer_more=dropped(example.answer_more),
+        tools="" if key == "tools" else example.tools,
+    )
+    shown = _whole_text(example, tokenizer, settings)
+    try:
+        return shown != _whole_text(without, tokenizer, settings)
+    except DataError:
+        return True  # it cannot do without
+
+
+def _whole_text(
+    example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings
+) -> str:
+    """The conversation as the template renders it, with its answer where there is one."""
+    view = _View(example, tokenizer, None, settings)
+    return view.prompt if example.answer is None else view.whole.text
 
 
 class _View:
@@ -141,7 +201,7 @@ class _View:
             )
         self._example, self._tokenizer, self._guard = example, tokenizer, guard
         self._options = settings.template_options
-        self.turns = [self._shown(turn) for turn in turns_of(example)]
+        self.turns = [self._shown(turn) for turn in _turns_of(example)]
         self._prompt_turns = self.turns[: len(example.messages or ())]
         tools = json.loads(example.tools) if example.tools else None
         self._tools = cast("list[dict[str, object]] | None", self._guarded(tools))

@@ -54,43 +54,25 @@ class EncodedDataset(Table[EncodedExample]):
     schema = pa.schema(
         {
             "id": pa.string(),
-            "source": _IDS,
-            "target": _IDS,
-            "spans": _IDS,
-            "own_prompt": _IDS,
+            "source_ids": _IDS,
+            "target_ids": _IDS,
+            "counted_spans": pa.list_(_IDS),
+            "own_prompt_ids": _IDS,
             "extras": pa.map_(pa.string(), pa.float64()),
-            "inputs": pa.large_binary(),
+            "source": pa.large_binary(),
             "num_source": pa.int32(),
-            "counted": pa.int32(),
+            "num_counted": pa.int32(),
         }
     )
     _lengths: Lengths | None = None
 
-    @classmethod
-    def columns_of(cls, items: Sequence[EncodedExample]) -> list[Sequence[object]]:
-        """Spans are stored as starts and stops in turn, other modalities as safetensors."""
-        return [
-            [e.id for e in items],
-            [e.source_ids for e in items],
-            [e.target_ids for e in items],
-            [[place for span in e.counted_spans for place in span] for e in items],
-            [e.own_prompt_ids for e in items],
-            [list(e.extras.items()) for e in items],
-            [None if e.source is None else e.source.to_bytes() for e in items],
-            [e.num_source for e in items],
-            [e.num_counted for e in items],
-        ]
-
-    def _read(self, batch: Any, place: int) -> EncodedExample:
-        name, source, target, spans, own_prompt, extras, inputs, *_ = (
-            column[place] for column in batch.columns
-        )
-        places = spans.as_py()
+    def _read(self, values: list[Any]) -> EncodedExample:
+        name, source, target, spans, own_prompt, extras, inputs, *_ = values
         return EncodedExample(
             name.as_py(),
             _ids(source),
             _ids(target),
-            tuple(zip(places[::2], places[1::2], strict=True)),
+            tuple((start, stop) for start, stop in spans.as_py()),
             _ids(own_prompt) if own_prompt.is_valid else None,
             dict(extras.as_py()),
             SourceInputs.from_bytes(inputs.as_py()) if inputs.is_valid else None,
@@ -99,9 +81,8 @@ class EncodedDataset(Table[EncodedExample]):
     @property
     def reads_text(self) -> bool:
         """Whether sources are token ids, and not of another modality."""
-        return all(
-            batch.column("inputs").null_count == len(batch) for batch in self._stored.batches
-        )
+        inputs = self._stored.table.column("source")
+        return bool(inputs.null_count == len(inputs))
 
     @property
     def lengths(self) -> Lengths:
@@ -139,22 +120,18 @@ def _ids(scalar: Any) -> tuple[int, ...]:
 
 
 def _stored_lengths(stored: Stored) -> Lengths:
-    def lengths(name: str) -> Integers:
-        return _joined([pc.list_value_length(b.column(name)).fill_null(-1) for b in stored.batches])
+    def integers(column: Any) -> Integers:
+        found: Integers = column.to_numpy().astype(np.int64)
+        return found
 
-    source, counted = (
-        _joined([batch.column(name) for batch in stored.batches])
-        for name in ("num_source", "counted")
+    table = stored.table
+    source, counted = (integers(table.column(name)) for name in ("num_source", "num_counted"))
+    target, own = (
+        integers(pc.list_value_length(table.column(name)).fill_null(-1))
+        for name in ("target_ids", "own_prompt_ids")
     )
-    own = lengths("own_prompt")
-    found = Lengths(source, lengths("target"), counted, np.where(own < 0, source, own))
     stored.release()
-    return found
-
-
-def _joined(arrays: Sequence[Any]) -> Integers:
-    parts = [array.to_numpy(zero_copy_only=False) for array in arrays]
-    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+    return Lengths(source, target, counted, np.where(own < 0, source, own))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -61,6 +61,9 @@ class Example:
         return dataclasses.replace(self, target=None, answer_more="")
 
 
+_TURN = pa.struct({"role": pa.string(), "content": pa.string(), "more": pa.string()})
+
+
 class ExampleTable(Table[Example]):
     """Examples in Arrow."""
 
@@ -69,39 +72,23 @@ class ExampleTable(Table[Example]):
             "id": pa.string(),
             "source": pa.string(),
             "target": pa.string(),
-            "messages": pa.string(),
+            "messages": pa.list_(_TURN),
             "answer_more": pa.string(),
             "tools": pa.string(),
             "extras": pa.map_(pa.string(), pa.float64()),
         }
     )
 
-    @classmethod
-    def columns_of(cls, items: Sequence[Example]) -> list[Sequence[object]]:
-        """Turns are stored as JSON."""
-        return [
-            [e.id for e in items],
-            [e.source for e in items],
-            [e.target for e in items],
-            [None if e.messages is None else json.dumps(e.messages) for e in items],
-            [e.answer_more for e in items],
-            [e.tools for e in items],
-            [list(e.extras.items()) for e in items],
-        ]
-
-    def _read(self, batch: Any, place: int) -> Example:
-        name, source, target, messages, answer_more, tools, extras = (
-            column[place].as_py() for column in batch.columns
-        )
-        turns = None if messages is None else tuple(Turn(*turn) for turn in json.loads(messages))
+    def _read(self, values: list[Any]) -> Example:
+        name, source, target, messages, answer_more, tools, extras = (v.as_py() for v in values)
+        turns = None if messages is None else tuple(Turn(**turn) for turn in messages)
         return Example(name, source, target, turns, answer_more, tools, dict(extras))
 
     @property
     def has_chats(self) -> bool:
         """Whether any of the stored rows is a conversation."""
-        return any(
-            batch.column("messages").null_count < batch.num_rows for batch in self._stored.batches
-        )
+        messages = self._stored.table.column("messages")
+        return bool(messages.null_count < len(messages))
 
     def named(self, example_id: str) -> Example:
         """The example of that id."""

@@ -1,8 +1,7 @@
 """Files as rows, read one after another: TSV, JSON lines, line-aligned text, Parquet.
 
-Text is UTF-8, LF or CRLF, a byte-order mark allowed, .gz unpacked. Only LF ends a line: a U+2028, a
-form feed or a lone CR inside a sentence stays where it is. (So the lines are split here: readers of
-`datasets` split at all of them, and name no line of a mistake.) What rows mean is left to `rows`.
+Text is UTF-8, LF or CRLF, a byte-order mark allowed, .gz unpacked. Only LF ends a line: readers of
+`datasets` split at U+2028, form feeds and lone CRs, too, and name no line of a mistake.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,9 @@ from seqdistill.data.columns import (
 from seqdistill.data.rows import Row, RowError, Rows
 
 _LOG = logging.getLogger(__name__)
-_UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_UNDECODED = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of bytes that are no UTF-8."""
+_UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,30}")
 _SIDES = Layout("source", "target", has_id=False)
 ROWS_READ = 1024
@@ -44,31 +44,27 @@ ROWS_READ = 1024
 def lines_of(path: Path) -> Iterator[str | RowError]:
     """The lines of a file without their line ends; a line end after the last line adds none.
 
-    A line that is not UTF-8 is a RowError, with its offset. Raises DataError when the file is
-    empty, cannot be read, or is no whole gzip file.
+    A line that is not UTF-8 is a RowError. Raises DataError when the file is empty, cannot be
+    read, or is no whole gzip file.
     """
-    offset, packed = 0, path.suffix.lower() == ".gz"
+    number = 0
+    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    text = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
     try:
-        with gzip.open(path) if packed and path.stat().st_size else open(path, "rb") as stream:
-            for content in stream:
-                line = content
-                if not offset:
-                    if content.startswith(_UTF16_MARKS):
-                        raise DataError(
-                            f"{path} must be UTF-8, but it begins like UTF-16; convert it, for "
-                            "example with iconv -f UTF-16 -t UTF-8"
-                        )
-                    line = content.removeprefix(_UTF8_MARK)
-                try:
-                    if line:
-                        yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-                except UnicodeDecodeError as error:
-                    start = error.start + len(content) - len(line)
-                    yield RowError(
-                        f"text must be UTF-8, found byte 0x{content[start]:02x} at offset "
-                        f"{offset + start} of the file ({start} of the line)"
+        with opened(path, "rt", **text) as stream:
+            for number, line in enumerate(stream, start=1):
+                if number == 1 and line.startswith(_UTF16_MARKS):
+                    raise DataError(
+                        f"{path} must be UTF-8, but it begins like UTF-16; convert it, for "
+                        "example with iconv -f UTF-16 -t UTF-8"
                     )
-                offset += len(content)
+                wrong = _UNDECODED.search(line)
+                if wrong is None:
+                    yield line.removesuffix("\n").removesuffix("\r")
+                else:
+                    byte = ord(wrong[0]) - 0xDC00
+                    found = f"byte 0x{byte:02x} after {wrong.start()} characters of the line"
+                    yield RowError(f"text must be UTF-8, found {found}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} must be a whole gzip file, found: {error}; pack it again, or rename it "
@@ -76,7 +72,7 @@ def lines_of(path: Path) -> Iterator[str | RowError]:
         ) from error
     except OSError as error:
         raise DataError(f"{path} must be a readable file: {error.strerror or error}") from error
-    if offset <= len(_UTF8_MARK) and (not offset or not line):
+    if not number:
         raise DataError(f"{path} must hold examples, but it is empty; give another file")
 
 
@@ -115,61 +111,45 @@ def tsv_rows(path: Path, choice: ColumnChoice) -> Rows:
     """
     lines = lines_of(path)
     first = next(lines)
-    header = None if isinstance(first, RowError) else _header(path, first, choice)
-    names = [] if isinstance(first, RowError) else first.split("\t")
-    if header is not None and len(names) > 2:
+    names, layout = ["source", "target"], _SIDES
+    has_header = not isinstance(first, RowError) and _is_header(path, first.split("\t"), choice)
+    if has_header:
+        names = str(first).split("\t")
         layout = find_layout(names, choice, file=str(path))
-        return Rows(str(path), "line", layout, _named_cells(lines, names, layout.extras), 1)
-    check_no_extras(path, choice)
-    if header is None:
+    else:
+        check_no_extras(path, choice)
         second = next(lines, None)
         _warn_of_header(path, first, second)
         lines = chain([first] if second is None else [first, second], lines)
-    rows = (_cells(line, header or ("source", "target"), choice) for line in lines)
-    return Rows(str(path), "line", _SIDES, rows, num_header_lines=header is not None)
+    rows = (_cells(line, names, layout, choice) for line in lines)
+    return Rows(str(path), "line", layout, rows, num_header_lines=has_header)
 
 
-def _cells(line: str | RowError, sides: tuple[str, ...], choice: ColumnChoice) -> Row | RowError:
+def _cells(
+    line: str | RowError, names: list[str], layout: Layout, choice: ColumnChoice
+) -> Row | RowError:
     if isinstance(line, RowError):
         return line
     cells = line.split("\t")
-    if len(cells) == 2:
-        return dict(zip(sides, cells, strict=True))
-    if len(cells) == 1 and not choice.need_target:
-        return {"source": cells[0]}
-    return RowError(f"must hold exactly two columns with a tab between them, found {len(cells)}")
+    if len(cells) == 1 and len(names) == 2 and not choice.need_target:
+        return {layout.source: cells[0]}
+    if len(cells) != len(names):
+        wanted = f"{len(names)} columns with tabs between them"
+        return RowError(f"must hold exactly {wanted}, found {len(cells)}")
+    row: dict[str, object] = dict(zip(names, cells, strict=True))
+    for name in layout.extras:
+        with contextlib.suppress(ValueError):
+            row[name] = float(str(row[name]))
+    return row
 
 
-def _named_cells(
-    lines: Iterable[str | RowError], names: Sequence[str], numbers: Iterable[str]
-) -> Iterator[Row | RowError]:
-    """The lines below a header, by its names; `numbers` are the columns that hold such."""
-    for line in lines:
-        if isinstance(line, RowError):
-            yield line
-            continue
-        cells = line.split("\t")
-        if len(cells) != len(names):
-            yield RowError(f"must hold {len(names)} columns as the header, found {len(cells)}")
-            continue
-        row: dict[str, object] = dict(zip(names, cells, strict=True))
-        for name in numbers:
-            with contextlib.suppress(ValueError):
-                row[name] = float(str(row[name]))
-        yield row
-
-
-def _header(path: Path, line: str, choice: ColumnChoice) -> tuple[str, ...] | None:
-    """Which side is in which column; None for a line that is no header."""
-    cells = line.split("\t")
+def _is_header(path: Path, cells: list[str], choice: ColumnChoice) -> bool:
     try:
         pair = named_pair(cells, choice)
     except DataError as error:
         raise DataError(f"{path}:1: the header's {error}") from error
-    if pair is not None:
-        return ("source", "target") if cells[0] == pair[0] else ("target", "source")
-    is_lone_source = len(cells) == 1 and cells[0] in dict(PAIRS)
-    return ("source", "target") if is_lone_source and not choice.need_target else None
+    is_lone_source = len(cells) == 1 and cells[0] in dict(PAIRS) and not choice.need_target
+    return pair is not None or is_lone_source
 
 
 def _warn_of_header(path: Path, first: str | RowError, second: str | RowError | None) -> None:

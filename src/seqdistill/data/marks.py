@@ -1,12 +1,8 @@
 """Which tokens are marks of the model's form and not text, and which of them end a sequence.
 
-Where such a mark is spelled in the data it is text, and where a model writes one it is no part of
-the text. A user's own special tokens (`<sep>`, `<2de>`) are no marks: they are read as tokens and
-stay in what is written.
-
-A model may end a sequence with its tokenizer's eos, with any token that its generation config
-lists, or with what its chat template closes an assistant's turn with. Whatever learns from, writes,
-decodes or scores sequences asks here, so that all of it stops at the same place.
+Spelled in the data, a mark is text. A user's own special tokens (`<sep>`, `<2de>`) are no marks.
+Whatever learns from, writes, decodes or scores sequences asks here, so that all stop alike: at the
+tokenizer's eos, at what the generation config lists, at what the chat template closes a turn with.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """From what a user names to examples: files, pairs of files, folders, hub names, bundled corpora.
 
-This module decides by the name which reader reads; the formats are in `files` and
-`dataset_folder`. Ids and order are those of the file.
+The name decides which reader of `files` and `dataset_folder` reads.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from seqdistill.core.errors import DataError, did_you_mean
-from seqdistill.core.siblings import may_be_hub_dataset, sibling_hint
+from seqdistill.core.hub import may_be_hub_dataset, sibling_hint
 from seqdistill.data.bundled import SCHEME, SPLITS, read_bundled
 from seqdistill.data.cache import file_digest, stored
 from seqdistill.data.columns import ColumnChoice, check_no_extras

@@ -1,14 +1,12 @@
 """Rows in Arrow, in memory or mapped from a file, as a sequence of objects made when asked for.
 
-A table may be a selection of the stored rows, and may show them edited: both cost an index and no
-copy. What the rows mean is left to subclasses.
+A table may be a selection of the stored rows, and may show them edited: both cost no copy.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import hashlib
 import mmap
 from collections import Counter
@@ -20,32 +18,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from seqdistill.core.source import SourceInputs
+
 T = TypeVar("T")
 This = TypeVar("This", bound="Table[Any]")
 Notes = Mapping[str, int]
 """How many rows something was noticed of, by what it was."""
 ROWS_PER_BATCH = 2048
-"""Every batch but the last has so many rows, however it was made: a row's place is a division."""
+"""Every batch but the last has so many rows, however it was made, so that equal rows have equal
+fingerprints."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Record batches of ROWS_PER_BATCH rows, their fingerprint, and what was noticed of them."""
+    """An Arrow table, its fingerprint, and what was noticed of its rows."""
 
-    batches: Sequence[Any]
+    table: Any
     fingerprint: str
     notes: Notes
     mapped: mmap.mmap | None = None
-
-    @functools.cached_property
-    def num_rows(self) -> int:
-        """How many rows all batches have."""
-        return sum(batch.num_rows for batch in self.batches)
-
-    @property
-    def num_bytes(self) -> int:
-        """What the columns hold."""
-        return sum(int(batch.nbytes) for batch in self.batches)
 
     def release(self) -> None:
         """Takes the pages of a mapped file out of this process's memory; they stay readable."""
@@ -53,20 +44,30 @@ class Stored:
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def in_memory(batches: Iterable[tuple[Any, Notes]]) -> Stored:
-    """Batches kept in memory."""
-    kept, digest, notes = [], hashlib.sha256(), Counter[str]()
+def put_away(
+    batches: Iterable[tuple[Any, Notes]], keep: Callable[[Any], object]
+) -> tuple[str, Notes]:
+    """Gives each record batch to `keep`; the fingerprint of all, and what was noticed of them."""
+    digest, notes = hashlib.sha256(), Counter[str]()
     for batch, noted in batches:
         digest.update(batch.serialize())
-        kept.append(batch)
+        keep(batch)
         notes.update(noted)
-    return Stored(kept, digest.hexdigest(), notes)
+    return digest.hexdigest(), notes
+
+
+def in_memory(batches: Iterable[tuple[Any, Notes]], schema: Any) -> Stored:
+    """Record batches kept in memory."""
+    kept: list[Any] = []
+    fingerprint, notes = put_away(batches, kept.append)
+    return Stored(pa.Table.from_batches(kept, schema), fingerprint, notes)
 
 
 class Table(Sequence[T], abc.ABC, Generic[T]):
     """A sequence of rows; equal to any sequence of equal rows."""
 
     schema: ClassVar[Any]
+    """A column for an attribute of the rows each, in the order in which `_read` gets them."""
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(
@@ -77,22 +78,18 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     ) -> None:
         self._stored, self._rows, self._edits = stored, rows, edits
 
-    @classmethod
     @abc.abstractmethod
-    def columns_of(cls, items: Sequence[T]) -> list[Sequence[object]]:
-        """The values of each column of the schema, for these rows."""
-
-    @abc.abstractmethod
-    def _read(self, batch: Any, place: int) -> T:
-        """The row at a place of a record batch."""
+    def _read(self, values: list[Any]) -> T:
+        """The row with these values (Arrow scalars) in the columns of the schema."""
 
     @classmethod
     def batch_of(cls, items: Sequence[T]) -> Any:
         """The rows as one record batch."""
-        arrays = zip(cls.columns_of(items), cls.schema, strict=True)
-        return pa.record_batch(
-            [pa.array(values, field.type) for values, field in arrays], schema=cls.schema
-        )
+        columns = [
+            pa.array([_stored(getattr(item, field.name)) for item in items], field.type)
+            for field in cls.schema
+        ]
+        return pa.record_batch(columns, schema=cls.schema)
 
     @classmethod
     def batches_of(cls, items: Iterable[T]) -> Iterator[tuple[Any, Notes]]:
@@ -104,7 +101,9 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     @classmethod
     def of(cls: type[This], items: Iterable[Any]) -> This:
         """The rows as a table in memory; a table stays what it is."""
-        return items if isinstance(items, cls) else cls(in_memory(cls.batches_of(items)))
+        return (
+            items if isinstance(items, cls) else cls(in_memory(cls.batches_of(items), cls.schema))
+        )
 
     @property
     def notes(self) -> Notes:
@@ -114,7 +113,8 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     @property
     def num_bytes(self) -> int:
         """About the size of these rows."""
-        return self._stored.num_bytes * len(self) // max(1, self._stored.num_rows)
+        table = self._stored.table
+        return int(table.nbytes * len(self) // max(1, table.num_rows))
 
     @property
     def fingerprint(self) -> str:
@@ -141,12 +141,11 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     @property
     def ids(self) -> list[str]:
         """The ids of all rows, in order."""
-        columns = (batch.column("id").to_pylist() for batch in self._stored.batches)
-        every = [name for names in columns for name in names]
+        every: list[str] = self._stored.table.column("id").to_pylist()
         return every if self._rows is None else [every[row] for row in self._rows]
 
     def __len__(self) -> int:
-        return self._stored.num_rows if self._rows is None else len(self._rows)
+        return int(self._stored.table.num_rows) if self._rows is None else len(self._rows)
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -159,7 +158,7 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
             raise IndexError(index)
         place = int(index) % len(self)
         row = place if self._rows is None else int(self._rows[place])
-        item = self._read(self._stored.batches[row // ROWS_PER_BATCH], row % ROWS_PER_BATCH)
+        item = self._read([column[row] for column in self._stored.table.columns])
         for _, edit in self._edits:
             item = edit(item)
         return item
@@ -177,3 +176,10 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[*islice(self, 3)]!r}, {len(self):,} rows)"
+
+
+def _stored(value: object) -> object:
+    """What Arrow takes: pairs for a mapping, safetensors for what is no text."""
+    if isinstance(value, Mapping):
+        return [*value.items()]
+    return value.to_bytes() if isinstance(value, SourceInputs) else value

@@ -1,13 +1,13 @@
 """Texts -> token ids: where a source is over, and where a target begins and ends.
 
-For encoder-decoder models the source and the target are what the tokenizer makes of the two texts,
-end token included. For decoder-only models prompt and answer are one text: its ids are split at the
-answer, and end with an end token. Nothing is padded here.
+Of encoder-decoder models both are what the tokenizer makes of the two texts. Of decoder-only models
+they are one text, split at the answer. Both end with an end token.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -16,7 +16,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tokenizers
@@ -27,14 +27,19 @@ from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.version import __version__
 from seqdistill.data.cache import CACHED_FROM_BYTES, stored
-from seqdistill.data.conversations import PLAIN_CHAT, ChatSettings, converse
+from seqdistill.data.conversations import (
+    PLAIN_CHAT,
+    ChatSettings,
+    check_options,
+    check_read,
+    converse,
+)
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.data.marks import end_ids, end_token_id
 from seqdistill.data.tables import ROWS_PER_BATCH, Notes
 from seqdistill.data.tokenizing import MARK, TextTokenizer, Tokens
-from seqdistill.data.unread_keys import check_options, check_read
 from seqdistill.records.environment import usable_cores
 
 _LOG = logging.getLogger(__name__)
@@ -90,6 +95,11 @@ class _CausalEncoder:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, chat: ChatSettings, ends: Sequence[int]
     ) -> None:
+        if not tokenizer.is_fast:
+            raise ModelError(
+                "A decoder-only model must have a fast tokenizer, which tells the characters of "
+                f"each token, but {type(tokenizer).__name__} is none; convert it to tokenizer.json"
+            )
         self.noted: Counter[str] = Counter()
         self._tokenizer, self._chat = tokenizer, chat
         self._texts = TextTokenizer(tokenizer, self.noted, ends)
@@ -195,47 +205,45 @@ def _log(notes: Notes) -> None:
             _LOG.warning(sentence, notes[name])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tokenizing:
-    """One table's tokenization, which processes that are forked from this one share."""
-
-    examples: ExampleTable
-    encoder: _Seq2SeqEncoder | _CausalEncoder
-
-    def batch(self, start: int) -> tuple[Any, Notes]:
-        """The encoded rows of one batch, and what was noticed of them."""
-        self.encoder.noted.clear()
-        encoded = self.encoder(list(self.examples[start : start + ROWS_PER_BATCH]))
-        return EncodedDataset.batch_of(encoded), dict(self.encoder.noted)
-
-    def batches(self) -> Iterator[tuple[Any, Notes]]:
-        """All batches, by as many processes as the data are worth."""
-        starts = range(0, len(self.examples), ROWS_PER_BATCH)
-        num_processes = min(len(starts), usable_cores(), 16)
-        is_large = self.examples.num_bytes >= CACHED_FROM_BYTES
-        if num_processes < 2 or not is_large or not sys.platform.startswith("linux"):
-            yield from map(self.batch, starts)
-            return
-        # Forked, so that models, tokenizer and rows are shared and a caller's script runs once.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which no child uses
-            pool = multiprocessing.get_context("fork").Pool(num_processes, _begin_work, (self,))
-        with pool:
-            yield from pool.imap(_work, starts)
+def _batch(
+    examples: ExampleTable, encoder: _Seq2SeqEncoder | _CausalEncoder, start: int
+) -> tuple[Any, Notes]:
+    """The encoded rows of one batch, and what was noticed of them."""
+    encoder.noted.clear()
+    encoded = encoder(list(examples[start : start + ROWS_PER_BATCH]))
+    return EncodedDataset.batch_of(encoded), dict(encoder.noted)
 
 
-_working: _Tokenizing | None = None
+def _batches(
+    examples: ExampleTable, encoder: _Seq2SeqEncoder | _CausalEncoder
+) -> Iterator[tuple[Any, Notes]]:
+    """All batches, by as many processes as the data are worth."""
+    starts = range(0, len(examples), ROWS_PER_BATCH)
+    num_processes = min(len(starts), usable_cores(), 16)
+    is_large = examples.num_bytes >= CACHED_FROM_BYTES
+    make = functools.partial(_batch, examples, encoder)
+    if num_processes < 2 or not is_large or not sys.platform.startswith("linux"):
+        yield from map(make, starts)
+        return
+    # Forked, so that models, tokenizer and rows are shared and a caller's script runs once.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which no child uses
+        pool = multiprocessing.get_context("fork").Pool(num_processes, _begin_work, (make,))
+    with pool:
+        yield from pool.imap(_work, starts)
 
 
-def _begin_work(tokenizing: _Tokenizing) -> None:
-    global _working
+_make: Callable[[int], tuple[Any, Notes]]
+
+
+def _begin_work(make: Callable[[int], tuple[Any, Notes]]) -> None:
+    global _make
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _working = tokenizing
+    _make = make
 
 
 def _work(start: int) -> tuple[Any, Notes]:
-    assert _working is not None
-    return _working.batch(start)
+    return _make(start)
 
 
 def _described(tokenizer: PreTrainedTokenizerBase) -> object:
@@ -298,7 +306,7 @@ def encode(
     def make() -> Iterator[tuple[Any, Notes]]:
         if table.has_chats and tokenizer.chat_template is not None:
             check_read(table, tokenizer, chat)
-        return _Tokenizing(table, encoder).batches()
+        return _batches(table, encoder)
 
     def key() -> object:
         settings = [kind, chat.template_options, chat.assistant_turns, prefix_ids, ends]

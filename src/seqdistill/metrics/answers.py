@@ -1,14 +1,10 @@
-"""Answers that are right or wrong: the final one of a worked solution, or the whole output.
-
-Of a solution only what is marked as the answer counts: right steps count nothing, wrong ones cost
-nothing.
-"""
+"""Answers that are right or wrong: the final one of a worked solution, or the whole output."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from seqdistill.core.errors import DataError
@@ -81,15 +77,13 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> SummedS
 
     Source: Rajpurkar et al. 2016 (SQuAD), who also drop English articles and all punctuation.
     """
-    check_corpus(hypotheses, references)
-    return mean_statistics(
+    rule = "match:exact|norm:nfkc+casefold+outer-marks"
+    return _share_right(
         "exact_match",
-        f"match:exact|norm:nfkc+casefold+outer-marks|version:{__version__}",
-        [
-            normalized_answer(output) == normalized_answer(reference)
-            for output, reference in zip(hypotheses, references, strict=True)
-        ],
-        scale=100.0,
+        rule,
+        lambda *pair: len({*map(normalized_answer, pair)}) == 1,
+        hypotheses,
+        references,
     )
 
 
@@ -101,13 +95,17 @@ def answer_accuracy(hypotheses: Sequence[str], references: Sequence[str]) -> Sum
 
     Source: Cobbe et al. 2021 (GSM8K), whose answers stand after `####`.
     """
+    rule = f"answer:after-last-{MARK}-or-last-number|numbers:exact"
+    return _share_right("answer_accuracy", rule, same_answer, hypotheses, references)
+
+
+def _share_right(
+    name: str,
+    rule: str,
+    is_right: Callable[[str, str], bool],
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+) -> SummedStatistics:
     check_corpus(hypotheses, references)
-    return mean_statistics(
-        "answer_accuracy",
-        f"answer:after-last-{MARK}-or-last-number|numbers:exact|version:{__version__}",
-        [
-            same_answer(output, reference)
-            for output, reference in zip(hypotheses, references, strict=True)
-        ],
-        scale=100.0,
-    )
+    right = [is_right(*pair) for pair in zip(hypotheses, references, strict=True)]
+    return mean_statistics(name, f"{rule}|version:{__version__}", right, scale=100.0)

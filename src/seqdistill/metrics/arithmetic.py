@@ -1,7 +1,6 @@
 """Numbers in text and sums of them, computed exactly: nothing is rounded and no text is executed.
 
-Knows + - * / ( ) and decimals. No exponents and no names, and everything is bounded, so that what
-a model wrote cannot cost more than a few microseconds.
+Knows + - * / ( ) and decimals, all bounded: what a model wrote costs a few microseconds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """How sure a corpus score is, and whether one system is better: by resampling segments.
 
-Works for any metric that is a function of summed per-segment statistics: BLEU, chrF, perplexity.
-A resample is a row of counts, so all resamples are one matrix product. Does not know strings or
-systems, and draws only from the generator that is handed in.
+Works for any metric that is a function of summed per-segment statistics. A resample is a row of
+counts, so all resamples are one matrix product.
 """
 
 from __future__ import annotations

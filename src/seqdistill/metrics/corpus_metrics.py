@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from seqdistill.core.families import METRICS, Metric
@@ -22,13 +22,13 @@ class CorpusMetric:
     """A score of outputs against references, 0 to 100 (an error rate can be more)."""
 
     name: str
-    """The key in CORPUS_METRICS."""
+    """The one that recipes use."""
     statistics: Callable[[Sequence[str], Sequence[str]], SummedStatistics]
     """Outputs and references to rows whose sum gives the score."""
     higher_is_better: bool
-    compares_with: Callable[[str], bool] = lambda _reference: True
+    compares_with: Callable[[str], bool]
     """Whether a text can be a reference: not every text holds an answer."""
-    title: str = ""
+    title: str
     """What people call it, where that is not its name."""
 
     def score_key(self, value: float) -> float:
@@ -36,41 +36,35 @@ class CorpusMetric:
         return value if self.higher_is_better else -value
 
 
-@dataclasses.dataclass(frozen=True)
-class _InUnits(Mapping[str, CorpusMetric]):
-    """The registered metrics, counting in some units."""
-
-    units: Units
-
-    def __getitem__(self, name: str) -> CorpusMetric:
-        member = METRICS[name]
-        function: Callable[..., Any] = functools.partial(
-            member.function, **in_units(member.unit, self.units)
-        )
-        if not isinstance(member.target, str):
-            function = functools.partial(_mean, member, function)
-        metric = CorpusMetric(name, function, member.higher_is_better, title=member.title)
-        if member.compares_with is None:
-            return metric
-        return dataclasses.replace(metric, compares_with=resolved(member.compares_with))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(METRICS)
-
-    def __len__(self) -> int:
-        return len(METRICS)
-
-
 def in_units(unit: tuple[str, str] | None, units: Units) -> dict[str, object]:
     """The keyword by which a metric or reward is told what texts are counted in."""
     return {} if unit is None else {unit[0]: getattr(units, unit[1])}
 
 
-def _mean(
-    member: Metric, function: Callable[..., Any], outputs: Sequence[str], references: Sequence[str]
+def corpus_metrics(units: Units = SPACED) -> dict[str, CorpusMetric]:
+    """Every metric by its name, counting in these units; those of plug-ins, too."""
+    return {
+        name: CorpusMetric(
+            name,
+            functools.partial(_statistics, member, units),
+            member.higher_is_better,
+            functools.partial(_compares, member),
+            member.title,
+        )
+        for name, member in METRICS.items()
+    }
+
+
+def _statistics(
+    member: Metric, units: Units, outputs: Sequence[str], references: Sequence[str]
 ) -> SummedStatistics:
-    """What a metric of the user's own gives: statistics, or numbers whose mean is the score."""
-    found = CheckedFunction("metric", member.name, function)(outputs, references)
+    """Of a metric of the user's own: its statistics, or numbers whose mean is the score."""
+    function: Callable[..., Any] = functools.partial(
+        member.function, **in_units(member.unit, units)
+    )
+    if not isinstance(member.target, str):
+        function = CheckedFunction("metric", member.name, function)
+    found = function(outputs, references)
     if isinstance(found, SummedStatistics):
         return found
     target = member.function
@@ -78,13 +72,9 @@ def _mean(
     return mean_statistics(member.name, signature, found)
 
 
-def corpus_metrics(units: Units) -> Mapping[str, CorpusMetric]:
-    """Every metric by its name, counting in these units; those of plug-ins, too."""
-    return _InUnits(units)
+def _compares(member: Metric, text: str) -> bool:
+    return member.compares_with is None or bool(resolved(member.compares_with)(text))
 
-
-CORPUS_METRICS = corpus_metrics(SPACED)
-"""The same for languages with spaces, where nothing else is said: names, and which way is up."""
 
 LOSS = "loss_nats"
 """What dev scores call the mean nats a token of the references: it can choose, but is no score of
@@ -95,4 +85,4 @@ def score_key_of(name: str) -> Callable[[float], float]:
     """How the values of a metric, or of LOSS, are turned so that more is better."""
     if name == LOSS:
         return lambda nats: -nats
-    return CORPUS_METRICS[name].score_key
+    return corpus_metrics()[name].score_key

@@ -27,7 +27,12 @@ def self_bleu(samples: Sequence[Sequence[str]], *, tokenize: str = "13a") -> Sco
 
     Source: Zhu et al. 2018 (Texygen), who take the samples of a model as one such group.
     """
-    _check_groups(samples)
+    sizes = sorted({len(group) for group in samples})
+    if not sizes or sizes[0] < 2:
+        raise ValueError(
+            "diversity needs a prompt, and 2 samples or more of each, got "
+            f"{len(samples)} prompts with {min(sizes, default=0)} samples at the fewest"
+        )
     metric = BLEU(tokenize=tokenize, effective_order=True)
     values = [
         sum(
@@ -37,7 +42,6 @@ def self_bleu(samples: Sequence[Sequence[str]], *, tokenize: str = "13a") -> Sco
         / len(group)
         for group in samples
     ]
-    sizes = sorted({len(group) for group in samples})
     signature = f"samples:{','.join(map(str, sizes))}|{metric.get_signature()}"
     return Score("self_bleu", sum(values) / len(values), signature)
 
@@ -56,23 +60,8 @@ def repetition_rate(texts: Sequence[str], *, n: int = 4) -> Score:
         raise ValueError("a repetition rate needs at least one output, got none")
     rates = []
     for text in texts:
-        grams = _ngrams(text, n)
+        words = pieces(text)
+        grams = [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]
         rates.append(1.0 - len(set(grams)) / len(grams) if grams else 0.0)
     signature = f"n:{n}|tok:whitespace+unspaced-characters|mean:outputs|version:{__version__}"
     return Score(f"repetition_{n}", sum(rates) / len(rates), signature)
-
-
-def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    words = pieces(text)
-    return [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]
-
-
-def _check_groups(samples: Sequence[Sequence[str]]) -> None:
-    if not samples or min(len(group) for group in samples) < 2:
-        fewest = min((len(group) for group in samples), default=0)
-        raise ValueError(
-            "diversity needs a prompt, and 2 samples or more of each, got "
-            f"{len(samples)} prompts with {fewest} samples at the fewest"
-        )

@@ -1,8 +1,6 @@
 """Error rates of a corpus against one reference per segment: token edits, and segments not exact.
 
-A token is what stands between white space: a phoneme where outputs are pronunciations, a word in
-speech; or a character, for scripts without spaces. Lower is better. Does not fold case or decode:
-what comes in is compared as it is.
+A token stands between white space, or is a character. Lower is better; case is not folded.
 """
 
 from __future__ import annotations

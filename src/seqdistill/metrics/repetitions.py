@@ -1,8 +1,4 @@
-"""What a few repetitions tell: means and Student's t intervals over seeds. Numbers in, numbers out.
-
-An interval over seeds covers the luck of training on one test set; that of the test set is
-`bootstrap`'s.
-"""
+"""Means and Student's t intervals over seeds: the luck of training, not that of the test set."""
 
 from __future__ import annotations
 

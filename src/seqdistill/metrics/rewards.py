@@ -1,6 +1,5 @@
 """Rewards of outputs for reinforcement learning: by name, or a Python function of the user's.
 
-A reward looks at texts, one number an output. Does not train, average or subtract a baseline.
 Rewards that need a model live elsewhere (see `generation.entailment`).
 """
 
@@ -10,7 +9,6 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
 
 from seqdistill.core.errors import DataError, RecipeError, did_you_mean
 from seqdistill.core.families import REWARDS
@@ -24,49 +22,39 @@ from seqdistill.metrics.summaries import rouge_f1
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-@runtime_checkable
-class Reward(Protocol):
-    """What a student is paid: one finite number for each output, more is better."""
-
-    def __call__(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        references: Sequence[str | None],
-        /,
-    ) -> Sequence[float]:
-        """The rewards of `completions`, in their order; a reference is None where none exists."""
-        ...
+Reward = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], Sequence[float]]
+"""Prompts, completions and references (None where there is none) to what the student is paid: one
+finite number for each completion, more is better."""
 
 
-def exact_answer(
-    prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
-) -> list[float]:
-    """1 where the final answer is the reference's, else 0. See `metrics.answers`.
+def _compared(name: str, value: Callable[[str, str], float]) -> Callable[..., list[float]]:
+    """The reward that is a value of each output and its reference.
 
-    Raises DataError for a missing reference, or one without an answer.
+    It raises DataError for a missing reference.
     """
-    return [float(same_answer(*pair)) for pair in _pairs(completions, references, "exact_answer")]
+
+    def reward(
+        _prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
+    ) -> list[float]:
+        rewards = []
+        for completion, reference in zip(completions, references, strict=True):
+            if reference is None:
+                raise DataError(
+                    f"reward {name} compares with references, but the data have none for the "
+                    f"output {completion[:80]!r}; add targets, or choose a reward that needs none"
+                )
+            rewards.append(value(completion, reference))
+        return rewards
+
+    return reward
 
 
-def rouge_l(
-    prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
-) -> list[float]:
-    """ROUGE-L F1 against the reference, 0 to 1. See `metrics.summaries`.
-
-    Raises DataError for a missing reference.
-    """
-    return [rouge_f1("rougeL", *pair) for pair in _pairs(completions, references, "rouge_l")]
-
-
-def rouge_2(
-    prompts: Sequence[str], completions: Sequence[str], references: Sequence[str | None]
-) -> list[float]:
-    """ROUGE-2 F1 against the reference, 0 to 1. See `metrics.summaries`.
-
-    Raises DataError for a missing reference.
-    """
-    return [rouge_f1("rouge2", *pair) for pair in _pairs(completions, references, "rouge_2")]
+exact_answer = _compared("exact_answer", lambda output, wanted: float(same_answer(output, wanted)))
+"""1 where the final answer is the reference's, else 0. See `metrics.answers`."""
+rouge_l = _compared("rouge_l", functools.partial(rouge_f1, "rougeL"))
+"""ROUGE-L F1 against the reference, 0 to 1. See `metrics.summaries`."""
+rouge_2 = _compared("rouge_2", functools.partial(rouge_f1, "rouge2"))
+"""ROUGE-2 F1, likewise."""
 
 
 def bleu(
@@ -81,8 +69,8 @@ def bleu(
     `tokenize` is one of sacrebleu's tokenizers. Raises DataError for a missing reference.
     """
     similarity = sentence_bleu(tokenize=tokenize)
-    pairs = _pairs(completions, references, "bleu")
-    return [similarity([output], reference)[0] / 100.0 for output, reference in pairs]
+    reward = _compared("bleu", lambda output, wanted: similarity([output], wanted)[0] / 100.0)
+    return reward(prompts, completions, references)
 
 
 def reward_function(
@@ -108,54 +96,21 @@ def reward_function(
     return CheckedFunction("reward", name_or_path, function)
 
 
-def _stem(file: str) -> str:
-    return file.replace("\\", "/").rpartition("/")[2].removesuffix(".py")
-
-
 def _imported(path: str) -> Callable[..., object]:
     module_name, _, function_name = path.partition(":")
-    if module_name.endswith(".py"):
-        raise RecipeError(
-            f"Cannot import {module_name!r} (reward {path!r}): it is a file; write "
-            f"{_stem(module_name)}:{function_name} and put its folder in PYTHONPATH"
-        )
     try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:  # ValueError: an empty name
-        raise RecipeError(
-            f"Cannot import {module_name!r} (reward {path!r}): {error}; install it or put "
-            "its folder in PYTHONPATH"
-        ) from error
-    except SyntaxError as error:
-        raise RecipeError(
-            f"Cannot import {module_name!r} (reward {path!r}): it is not Python: {error.msg} at "
-            f"{error.filename}:{error.lineno}; fix it"
-        ) from error
+        names = vars(importlib.import_module(module_name))
     except Exception as error:
+        where = "" if isinstance(error, ImportError | SyntaxError) else f" {place(error)}"
         raise RecipeError(
-            f"Cannot import {module_name!r} (reward {path!r}): it raised {told(error)} "
-            f"{place(error)}; fix it"
+            f"Cannot import {module_name!r} (reward {path!r}): {told(error)}{where}; name a "
+            "module, no file, that is installed or whose folder is in PYTHONPATH; fix its error"
         ) from error
-    names = vars(module)
-    if not callable(names.get(function_name)):
-        found = type(names[function_name]).__name__ if function_name in names else "nothing"
+    function: Callable[..., object] | None = names.get(function_name)
+    if not callable(function):
+        found = type(function).__name__ if function_name in names else "nothing"
         raise RecipeError(
             f"reward {path!r} must name a function of {module_name}, found {found} of that name."
             f"{did_you_mean(function_name, [name for name in names if callable(names[name])])}"
         )
-    function: Callable[..., object] = names[function_name]
     return function
-
-
-def _pairs(
-    completions: Sequence[str], references: Sequence[str | None], name: str
-) -> list[tuple[str, str]]:
-    pairs = []
-    for completion, reference in zip(completions, references, strict=True):
-        if reference is None:
-            raise DataError(
-                f"reward {name} compares with references, but the data have none for the output "
-                f"{completion[:80]!r}; add targets, or choose a reward that needs none"
-            )
-        pairs.append((completion, reference))
-    return pairs

@@ -107,14 +107,13 @@ def _of_sacrebleu(name: str, metric: BLEU | CHRF) -> SentenceSimilarity:
     return SentenceSimilarity(name, str(metric.get_signature()), metric, score)
 
 
-SIMILARITIES: dict[str, Callable[[], SentenceSimilarity]] = {
+SIMILARITIES: dict[str, Callable[..., SentenceSimilarity]] = {
     "smoothed_bleu": smoothed_bleu,
     "smoothed_bleu_of_tokens": smoothed_bleu_of_tokens,
     "sentence_bleu": sentence_bleu,
     "sentence_chrf": sentence_chrf,
 }
 """Every similarity by its name, to be called for the similarity with its default settings."""
-_OF_WORDS = {"smoothed_bleu": smoothed_bleu, "sentence_bleu": sentence_bleu}
 
 
 def similarity_of(name: str, units: Units) -> SentenceSimilarity:
@@ -123,8 +122,8 @@ def similarity_of(name: str, units: Units) -> SentenceSimilarity:
     Raises RecipeError for `smoothed_bleu_of_tokens` of a language without spaces: a sentence would
     be one token, like nothing but itself.
     """
-    if name in _OF_WORDS:
-        return _OF_WORDS[name](tokenize=units.bleu_tokenizer)
+    if name in ("smoothed_bleu", "sentence_bleu"):
+        return SIMILARITIES[name](tokenize=units.bleu_tokenizer)
     if name == "smoothed_bleu_of_tokens" and units.unspaced:
         raise RecipeError(
             "sequences.similarity must be smoothed_bleu, sentence_bleu or sentence_chrf for "

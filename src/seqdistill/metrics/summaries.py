@@ -1,8 +1,7 @@
-"""ROUGE of summaries against one reference each, computed by rouge-score.
+"""ROUGE of summaries against one reference each, computed by rouge-score, in any script.
 
-In any script: words are runs of letters and digits, and single characters where a script has no
-spaces (see `scripts`). English is read as rouge-score reads it. Does not split sentences (there is
-no ROUGE-Lsum) and does not judge whether a summary is true.
+Words are runs of letters and digits, and single characters where a script has no spaces (see
+`scripts`). English is read as rouge-score reads it. Sentences are not split: no ROUGE-Lsum.
 """
 
 from __future__ import annotations
@@ -58,32 +57,15 @@ def rouge_f1(rouge_type: RougeType, hypothesis: str, reference: str) -> float:
     return float(_scorer(rouge_type).score(reference, hypothesis)[rouge_type].fmeasure)
 
 
-def rouge_1_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
-    """Rows of (F1 over words, 1): 100 * mean F1. See `rouge_f1`.
+def _statistics(
+    rouge_type: RougeType, hypotheses: Sequence[str], references: Sequence[str]
+) -> SummedStatistics:
+    """Rows of (F1, 1): 100 * mean F1. See `rouge_f1`.
 
     Raises ValueError if the sides differ in length or are empty.
 
     Source: Lin 2004; stemmed, as the numbers published for XSum and CNN/DailyMail are.
     """
-    return _statistics("rouge_1", "rouge1", hypotheses, references)
-
-
-def rouge_2_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
-    """Rows of (F1 over pairs of neighbouring words, 1): 100 * mean F1. See `rouge_1_statistics`."""
-    return _statistics("rouge_2", "rouge2", hypotheses, references)
-
-
-def rouge_l_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
-    """Rows of (F1 of the longest common subsequence, 1): 100 * mean F1. See `rouge_1_statistics`.
-
-    The whole summary is one sequence: this is rougeL, not rougeLsum.
-    """
-    return _statistics("rouge_l", "rougeL", hypotheses, references)
-
-
-def _statistics(
-    name: str, rouge_type: RougeType, hypotheses: Sequence[str], references: Sequence[str]
-) -> SummedStatistics:
     check_corpus(hypotheses, references)
     values = [rouge_f1(rouge_type, o, r) for o, r in zip(hypotheses, references, strict=True)]
     version = importlib.metadata.version("rouge-score")
@@ -91,4 +73,13 @@ def _statistics(
         f"{rouge_type}|f1|mean|tok:words+unspaced-characters|stem:porter-a-to-z|case:lower"
         f"|rouge-score:{version}"
     )
+    name = f"rouge_{rouge_type.removeprefix('rouge').lower()}"
     return mean_statistics(name, signature, values, scale=100.0)
+
+
+rouge_1_statistics = functools.partial(_statistics, "rouge1")
+"""Of words."""
+rouge_2_statistics = functools.partial(_statistics, "rouge2")
+"""Of pairs of neighbouring words."""
+rouge_l_statistics = functools.partial(_statistics, "rougeL")
+"""Of the longest common subsequence; a whole summary is one sequence: rougeL, not rougeLsum."""

@@ -1,8 +1,6 @@
 """BLEU and chrF of a corpus against one reference per segment, computed by sacrebleu.
 
-Each is also offered as per-segment statistics whose sum determines the score, so that resampling
-a corpus is adding rows (see `bootstrap`). Does not detokenize, decode, align or read files: what
-comes in is the text that people would see, in the order of the references.
+As per-segment statistics whose sum determines the score, so that resampling is adding rows.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqdistill.core.hub import nowhere
-from seqdistill.core.siblings import HUB_NAME, may_be_hub_dataset, sibling_hint
+from seqdistill.core.hub import HUB_NAME, may_be_hub_dataset, nowhere, sibling_hint
 from seqdistill.recipe.belonging import BUNDLED
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Findings

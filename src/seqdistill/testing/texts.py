@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seqdistill.metrics.corpus_metrics import CORPUS_METRICS
+from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.metrics.rewards import reward_function
 
 PROMPTS = ("what is 2 + 3?", "name a colour", "and the sum of 1 and 1 is?", "go on")
@@ -52,7 +52,7 @@ def check_metric(
     Raises AssertionError for the first property that does not hold, and UserError for what is
     neither statistics nor a list of finite numbers.
     """
-    metric = CORPUS_METRICS[name]
+    metric = corpus_metrics()[name]
     for text in references:
         assert metric.compares_with(text), f"{text!r} must be a reference: give others that are"
     found = metric.statistics(outputs, references)
