@@ -64,6 +64,42 @@ class Results:
         return select(chosen, **values)
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskRows:
+    """The rows of one task, and how it is shown."""
+
+    results: Results
+    shown: Shown
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.shown.name
+
+    @property
+    def measure(self) -> Measure:
+        """What the test set is scored by."""
+        return self.shown.measure
+
+    @property
+    def key(self) -> str:
+        """The main score of the test set."""
+        return self.measure.greedy
+
+    @property
+    def every(self) -> Runs:
+        """All rows of the task."""
+        return select(self.results.rows, task=self.shown.name)
+
+    def rows(self, *experiments: str, **values: object) -> Runs:
+        """The task's rows of some experiments."""
+        return self.results.of(self.shown.name, *experiments, **values)
+
+    def reached(self, runs: Runs) -> str:
+        """Their main score, as text."""
+        return score(estimate(runs, self.key))
+
+
 def read_results(path: Path, order: Callable[[Row], Any]) -> Results:
     """The rows of `NAME.parquet`, ordered, with the differences beside it."""
     versus: dict[tuple[str, str], dict[tuple[str, str, str], tuple[float, float]]] = {}
@@ -284,8 +320,14 @@ def share_name(share: float) -> str:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
     """A Markdown table whose first `text_columns` are set left and the others right."""
+    lines = [head(headings, text_columns), *("| " + " | ".join(cells) + " |" for cells in rows)]
+    return "\n".join(lines)
+
+
+def head(headings: Sequence[str], text_columns: int = 1) -> str:
+    """The headings of such a table, and the line below them."""
     rule = ["---" if number < text_columns else "--:" for number in range(len(headings))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, rule, *rows))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, rule))
 
 
 def rates_line(runs: Runs, rates: Sequence[float], key: str, used: Sequence[float]) -> list[str]:
