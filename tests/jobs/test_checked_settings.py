@@ -27,7 +27,7 @@ def test_a_way_of_decoding_passes_where_it_can_be_built_and_nowhere_else(
         student=StudentSection(model="small"),
         sequences=SequencesSection(decoding=section),
     )
-    found = {item.key for item in contradictions(recipe)}
+    found = {key for key, _ in contradictions(recipe)}
     try:
         build_decoding(section)
     except RecipeError:

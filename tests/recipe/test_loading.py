@@ -12,7 +12,7 @@ import pytest
 from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import load_recipe, read_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, all_keys
+from seqdistill.recipe.schema_errors import ALIASES, AMBIGUOUS, all_keys
 
 Completion = Callable[[str], str]
 MINIMAL = "data: {train: a.tsv}\nstudent: {model: small}\nteacher: {model: large}\n"

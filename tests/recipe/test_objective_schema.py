@@ -155,7 +155,7 @@ def test_a_check_passes_what_builds_and_refuses_what_does_not(
     try:
         build_objective(recipe)
     except RecipeError as error:
-        assert any(f"{one.key} {one.sentence}" == str(error) for one in found)
+        assert any(f"{key} {sentence}" == str(error) for key, sentence in found)
     else:
         inner = ("objective.reduction", "objective.loss_temperature")
-        assert not any(one.key in inner for one in found)
+        assert not any(key in inner for key, _ in found)

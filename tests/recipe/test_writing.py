@@ -14,14 +14,13 @@ from seqdistill.recipe import (
     json_schema,
     preset_names,
     read_recipe,
-    unions,
     write_recipe,
 )
 from seqdistill.recipe.objective_schema import ObjectiveSection, read_term
 from seqdistill.recipe.schema import DataSection, Recipe, StudentSection, TrainingSection
+from seqdistill.recipe.schema_errors import all_keys
 from seqdistill.recipe.sections import Section
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
-from seqdistill.recipe.spelling import all_keys
 
 
 def read_back(recipe: Recipe) -> Recipe:
@@ -113,7 +112,7 @@ def test_every_field_of_the_schema_is_documented() -> None:
     while pending:
         section = pending.pop()
         pending.extend(section.__subclasses__())
-        if section.__module__ == unions.__name__ and section.__name__ not in described:
+        if "_" in section.__name__ and section.__name__ not in described:
             continue  # made of a plug-in that another test loaded
         assert section.__doc__, section
         for name, field in section.model_fields.items():

@@ -29,9 +29,16 @@ from seqdistill.recipe.documents import (
 )
 from seqdistill.recipe.presets import preset_names, show_preset
 from seqdistill.recipe.schema import Recipe, refresh
-from seqdistill.recipe.schema_errors import MOST_COMPLAINTS, located, odd_values, schema_complaints
-from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, known_keys
-from seqdistill.recipe.unions import plain_errors
+from seqdistill.recipe.schema_errors import (
+    ALIASES,
+    AMBIGUOUS,
+    MOST_COMPLAINTS,
+    known_keys,
+    located,
+    odd_values,
+    plain_errors,
+    schema_complaints,
+)
 
 _LOG = logging.getLogger(__name__)
 _MOST_SHOWN = 30
