@@ -26,11 +26,6 @@ def check_new_file(path: Path, name: str) -> None:
     check_writable(path if atomic.is_stream(path) else path.parent, name)
 
 
-def expanded(path: Path | str | None) -> Path | str | None:
-    """The path with `~` at its front written out, as a shell does for some words only."""
-    return None if path is None else type(path)(os.path.expanduser(path))
-
-
 def read_lines(name: str) -> list[str]:
     """The lines of a UTF-8 file, or of standard input for `-`, without line ends.
 
