@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from seqdistill.core.errors import RecipeError
 from seqdistill.recipe import load_recipe, preset_names, read_recipe
 from seqdistill.recipe.checks import contradictions
 from seqdistill.recipe.schema import Recipe, TrainingSection
@@ -80,12 +79,6 @@ def test_exactly_the_schedules_whose_every_rate_is_zero_are_refused(
             learns = any(learning_rate(training, update) > 0.0 for update in range(1, steps + 1))
             found = [key for key, _ in contradictions(Recipe(training=training))]
             assert ("training.steps" not in found) == learns, (steps, warmup)
-
-
-@pytest.mark.parametrize("setting", ["capacity", "max_age"])
-def test_a_memory_of_nothing_is_out_of_range(empty_file: str, setting: str) -> None:
-    with pytest.raises(RecipeError, match=rf"sequences.replay.{setting} must be at least 1, got 0"):
-        read_recipe(empty_file, [f"sequences={{origin: replay, replay: {{{setting}: 0}}}}"])
 
 
 @pytest.mark.parametrize("name", preset_names())
