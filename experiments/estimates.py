@@ -99,6 +99,31 @@ class TaskRows:
         """Their main score, as text."""
         return score(estimate(runs, self.key))
 
+    @property
+    def title(self) -> str:
+        """What a column is headed by."""
+        return self.name
+
+    def runs(self, method: str) -> Runs:
+        """The runs of a method."""
+        raise NotImplementedError
+
+    def gain_of(self, method: str) -> Estimate | None:
+        """By how much a method is better than what it is held against; None for that itself."""
+        raise NotImplementedError
+
+
+def summary(found: Sequence[TaskRows], methods: Mapping[str, str]) -> str:
+    """Scores and gains of the methods, by their names here and on the page, two columns a task."""
+    headings = ["system"]
+    for of in found:
+        headings += [f"{of.title}: {of.measure.name}", "gain"]
+    lines = [
+        [name, *(cell for of in found for cell in (of.reached(of.runs(m)), change(of.gain_of(m))))]
+        for m, name in methods.items()
+    ]
+    return table(headings, lines)
+
 
 def read_results(path: Path, order: Callable[[Row], Any]) -> Results:
     """The rows of `NAME.parquet`, ordered, with the differences beside it."""

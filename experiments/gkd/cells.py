@@ -19,8 +19,7 @@ from experiments.gkd.methods import (
     rewarded_method,
 )
 from experiments.gkd.tasks import Task
-from experiments.rates import Found, chosen_rate
-from experiments.running import Stage, chain
+from experiments.running import Found, Stage, chain, chosen_rate
 from seqdistill.jobs.cells import Cell
 
 INITIAL = dataclasses.replace(methods_of("key")["supervised_ft"], name="initial")

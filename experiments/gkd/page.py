@@ -20,7 +20,6 @@ from experiments.estimates import (
     Shown,
     TaskRows,
     average,
-    change,
     contrast,
     difference,
     distinct,
@@ -29,9 +28,8 @@ from experiments.estimates import (
     grouped,
     of_the_same_seeds,
     read_results,
-    score,
     select,
-    table,
+    summary,
 )
 from experiments.gkd.methods import (
     BASELINES,
@@ -182,6 +180,10 @@ class Students(TaskRows):
         """By how much one system is better than another; positive is better."""
         return gain(runs, key or self.key, base, self.measure.sign)
 
+    def gain_of(self, method: str) -> Estimate | None:
+        """As `gained`, of a method's runs."""
+        return None if method in (TEACHER, INITIAL) else self.gained(self.runs(method))
+
     def gained(self, runs: Runs) -> Estimate | None:
         """By how much a student is better than the one that it started from."""
         return self.better_by(runs, self.runs(INITIAL))
@@ -245,19 +247,8 @@ def students_of(results: Results) -> list[Students]:
 
 def summary_table(results: Results) -> str:
     """Scores and gains of the methods that most tasks have: two columns for each task."""
-    found = students_of(results)
-    headings = ["system"]
-    for students in found:
-        headings += [f"{students.name}: {students.measure.name}", "gain"]
-    lines = []
-    for method in (TEACHER, INITIAL, *SUMMARIZED):
-        cells = []
-        for students in found:
-            runs = students.runs(method)
-            gained = None if method in (TEACHER, INITIAL) else students.gained(runs)
-            cells += [score(estimate(runs, students.key)), change(gained)]
-        lines.append([method_name(method), *cells])
-    return table(headings, lines)
+    names = {method: method_name(method) for method in (TEACHER, INITIAL, *SUMMARIZED)}
+    return summary(students_of(results), names)
 
 
 def pictures(results: Results) -> dict[str, bytes]:

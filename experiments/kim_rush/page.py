@@ -31,7 +31,7 @@ from experiments.estimates import (
     ratio,
     read_results,
     select,
-    table,
+    summary,
 )
 from experiments.pages import exits, write_paper
 from experiments.shapes import read_tasks
@@ -95,7 +95,7 @@ class Students(TaskRows):
         """The methods by which students of this size were trained, in the paper's order."""
         return [m for m in METHODS if not m.startswith(TEACHER) and self.runs(m)]
 
-    def gain(self, method: str, mode: str = "greedy") -> Estimate | None:
+    def gain_of(self, method: str, mode: str = "greedy") -> Estimate | None:
         """By how much a method is better than the undistilled student, or the teacher of itself;
         positive is better; None for those two themselves."""
         base, measure = TEACHER if method.startswith(TEACHER) else "baseline", self.measure
@@ -175,16 +175,8 @@ def largest_of(results: Results) -> list[Students]:
 def summary_table(results: Results) -> str:
     """Every method on the largest student of each task, decoded greedily."""
     found = largest_of(results)
-    headings = ["system"]
-    for students in found:
-        headings += [f"{students.title}: {students.measure.name}", "gain"]
-    rows = []
-    for method in ("teacher", *(m for m in METHODS if any(m in s.methods for s in found))):
-        cells = []
-        for students in found:
-            cells += [students.reached(students.runs(method)), change(students.gain(method))]
-        rows.append([method_name(method), *cells])
-    return table(headings, rows)
+    methods = ("teacher", *(m for m in METHODS if any(m in s.methods for s in found)))
+    return summary(found, {method: method_name(method) for method in methods})
 
 
 def longer_training(results: Results) -> str:
@@ -195,7 +187,7 @@ def longer_training(results: Results) -> str:
         of = str(rows[0]["size"])
         own, base = (select(rows, method=m) for m in ("seq_kd", "baseline"))
         longer = gain(own, task.measure.greedy, base, task.measure.sign)
-        shorter = Students(results, task, of).gain("seq_kd")
+        shorter = Students(results, task, of).gain_of("seq_kd")
         told.append(
             f"on {task.name} ({named(of)}) {change(shorter)} greedy, and with 4× updates "
             f"{change(longer)}"

@@ -147,8 +147,8 @@ def test_recipes_and_records_start_without_torch_transformers_and_pyarrow() -> N
 
 def test_the_home_folder_is_written_out_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    keys = ("data.dev", "data.test", "teacher.model", "student.model", "output_dir")
-    keys += ("sequences.corpus",)
+    keys = ["data.dev", "data.test", "teacher.model", "student.model", "output_dir"]
+    keys.append("sequences.corpus")
     recipe = load_recipe("seq_kd", ["data.train=~/a.src,~/a.tgt", *(f"{key}=~/x" for key in keys)])
     assert recipe.data.train == "/home/me/a.src,/home/me/a.tgt"
     found = (recipe.data.dev, recipe.data.test, recipe.teacher.model, recipe.student.model)
