@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from seqdistill.cli.options import Threads, TrustRemoteCode, Verbose, argument, expanded, option
-from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, read_lines
+from seqdistill.cli.options import (
+    Threads,
+    TrustRemoteCode,
+    Verbose,
+    argument,
+    check_new_file,
+    expanded,
+    option,
+)
 from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, echo
 from seqdistill.core.errors import UserError
@@ -20,6 +28,7 @@ from seqdistill.records import atomic
 if TYPE_CHECKING:
     from seqdistill.data.examples import Example
 
+_STANDARD_INPUT = "-"
 ComputeType = Literal[
     "float32", "int8", "float16", "bfloat16", "int8_float16", "int8_bfloat16", "int8_float32"
 ]
@@ -218,4 +227,33 @@ def _texts(texts: Sequence[str], input_file: str | None) -> list[str]:
         return list(texts)
     if input_file is None and sys.stdin.isatty():
         raise UserError("No prompt was given; give texts, --input FILE, or a pipe")
-    return read_lines(input_file or STANDARD_STREAM)
+    return _read_lines(input_file or _STANDARD_INPUT)
+
+
+def _read_lines(name: str) -> list[str]:
+    """The lines of a UTF-8 file, or of standard input for `-`, without line ends.
+
+    Only LF and CRLF end a line. Raises UserError, naming file and line, for what cannot be read.
+    """
+    shown = "standard input" if name == _STANDARD_INPUT else name
+    try:
+        stdin = name == _STANDARD_INPUT
+        content = sys.stdin.buffer.read() if stdin else Path(os.path.expanduser(name)).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"--input must be a readable file, got {name!r}: {error.strerror}"
+        ) from error
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return [_decoded(line, f"{shown}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _decoded(line: bytes, place: str) -> str:
+    try:
+        return line.removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{place}: text must be UTF-8, found byte 0x{line[error.start]:02x} at position "
+            f"{error.start} of the line; convert the file"
+        ) from error

@@ -6,8 +6,15 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from seqdistill.cli.options import TrustRemoteCode, Verbose, argument, expanded, option, read_words
-from seqdistill.cli.paths import check_new_file
+from seqdistill.cli.options import (
+    TrustRemoteCode,
+    Verbose,
+    argument,
+    check_new_file,
+    expanded,
+    option,
+    read_words,
+)
 from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
 from seqdistill.core.errors import UserError

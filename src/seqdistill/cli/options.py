@@ -1,4 +1,4 @@
-"""Options that several commands share, and settings given as `key=value`."""
+"""Options that several commands share, settings given as `key=value`, and files to be written."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import typer
 
 from seqdistill.core.errors import UserError
 from seqdistill.core.plugin_loading import trust_plugins
+from seqdistill.records import atomic
+from seqdistill.records.writable import check_writable
 
 ANY_OPTION = {"ignore_unknown_options": True}
 """typer's settings for a command that refuses unknown options itself: see `read_words`."""
@@ -34,6 +36,16 @@ def option(
 def expanded(path: Path | str | None) -> Path | str | None:
     """The path with `~` at its front written out, as a shell does for some words only."""
     return None if path is None else type(path)(os.path.expanduser(path))
+
+
+def check_new_file(path: Path, name: str) -> None:
+    """Raises UserError when `path` cannot become a file; an existing file may be replaced.
+
+    Pipes and devices need only be writable themselves.
+    """
+    if path.is_dir():
+        raise UserError(f"{name} must be a file, got the folder {str(path)!r}; name a file in it")
+    check_writable(path if atomic.is_stream(path) else path.parent, name)
 
 
 Arguments = Annotated[

@@ -12,10 +12,9 @@ from typing import Literal
 
 from seqdistill.core.hub import nowhere
 from seqdistill.core.siblings import HUB_NAME, may_be_hub_dataset, sibling_hint
-from seqdistill.recipe.belonging import BUNDLED
 from seqdistill.recipe.checks import label_contradictions
 from seqdistill.recipe.documents import KeyPath, dotted
-from seqdistill.recipe.resolving import recipe_error, resolve
+from seqdistill.recipe.resolving import BUNDLED, recipe_error, resolve
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.schema_errors import located
 from seqdistill.recipe.sections import Finding, Findings
