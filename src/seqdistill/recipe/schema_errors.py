@@ -74,9 +74,8 @@ def unknown_key_advice(path: KeyPath) -> str:
     elsewhere = [known for known in all_keys() if known[-1] == name]
     if not difflib.get_close_matches(name, siblings, n=1, cutoff=0.8) and len(elsewhere) == 1:
         return f"did you mean {dotted(elsewhere[0])!r}?"
-    close = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {dotted((*path[:-1], close[0]))!r}?"
+    if (advice := _closest(path, siblings)) is not None:
+        return advice
     far = difflib.get_close_matches(name, [str(known[-1]) for known in all_keys()], n=1, cutoff=0.8)
     if far:
         return f"did you mean {' or '.join(dotted(k) for k in all_keys() if k[-1] == far[0])!r}?"
@@ -288,10 +287,12 @@ def _advice(path: KeyPath, tag: str, key: str, registry: Registry[Any]) -> str:
         return f"it belongs to {', '.join(owners)}, got {tag}; remove it, or set it to null"
     shared = ["weight", "token_weights"] if key == "divergence" else []
     known = [key, *shared, *_parameters(registry[tag])]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {dotted((*path[:-1], close[0]))!r}?"
-    return f"{tag} has {', '.join(known)}"
+    return _closest(path, known) or f"{tag} has {', '.join(known)}"
+
+
+def _closest(path: KeyPath, known: list[str]) -> str | None:
+    close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
+    return f"did you mean {dotted((*path[:-1], close[0]))!r}?" if close else None
 
 
 def _parameters(member: Member) -> Mapping[str, object]:
