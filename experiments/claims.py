@@ -17,6 +17,9 @@ from experiments.estimates import Estimate, change, factor, table
 
 HOLDS, FAILS, OPEN, MISSED = "holds", "does not hold", "undecided", "not measured"
 
+Figure = Callable[[Mapping[str, Any]], Estimate | None]
+"""The number that a line of claims.yaml asks for."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
@@ -36,9 +39,7 @@ def read_claims(path: Path) -> list[Claim]:
     return [Claim(**item) for item in yaml.safe_load(path.read_text("utf-8"))]
 
 
-def decide(
-    claim: Claim, found: Callable[[Mapping[str, Any]], Estimate | None]
-) -> tuple[str, list[tuple[str, str, str]]]:
+def decide(claim: Claim, found: Figure) -> tuple[str, list[tuple[str, str, str]]]:
     """The verdict, and (label, figure, verdict) of each figure that `found` knows."""
     lines, verdicts = [], []
     for figure in claim.figures:
@@ -56,14 +57,14 @@ def decide(
 
 
 def claim_tables(
-    path: Path, places: Mapping[str, Callable[[Mapping[str, Any]], Estimate | None]]
+    claims: Sequence[Claim], places: Mapping[str, Figure]
 ) -> tuple[str, list[dict[str, str]]]:
     """The verdicts on all claims, a column for each place; and each claim with its own figures.
 
     A place is a task, or one of its students; its function gives the number of a figure.
     """
     lines, details = [], []
-    for number, claim in enumerate(read_claims(path), start=1):
+    for number, claim in enumerate(claims, start=1):
         verdicts, figures = [], []
         for name, found in places.items():
             if claim.tasks is not None and name not in claim.tasks:

@@ -64,6 +64,67 @@ class Results:
         return select(chosen, **values)
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskRows:
+    """The rows of one task, and how it is shown."""
+
+    results: Results
+    shown: Shown
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.shown.name
+
+    @property
+    def measure(self) -> Measure:
+        """What the test set is scored by."""
+        return self.shown.measure
+
+    @property
+    def key(self) -> str:
+        """The main score of the test set."""
+        return self.measure.greedy
+
+    @property
+    def every(self) -> Runs:
+        """All rows of the task."""
+        return select(self.results.rows, task=self.shown.name)
+
+    def rows(self, *experiments: str, **values: object) -> Runs:
+        """The task's rows of some experiments."""
+        return self.results.of(self.shown.name, *experiments, **values)
+
+    def reached(self, runs: Runs) -> str:
+        """Their main score, as text."""
+        return score(estimate(runs, self.key))
+
+    @property
+    def title(self) -> str:
+        """What a column is headed by."""
+        return self.name
+
+    def runs(self, method: str) -> Runs:
+        """The runs of a method."""
+        raise NotImplementedError
+
+    def gain_of(self, method: str) -> Estimate | None:
+        """By how much a method is better than what it is held against; None for that itself."""
+        raise NotImplementedError
+
+
+def summary(found: Sequence[TaskRows], methods: Mapping[str, str]) -> str:
+    """Scores and gains of the methods, by their names here and on the page, two columns a task."""
+    headings = ["system"]
+    for of in found:
+        headings += [f"{of.title}: {of.measure.name}", "gain"]
+    lines = [
+        [name, *(cell for of in found for cell in (of.reached(of.runs(m)), change(of.gain_of(m))))]
+        for m, name in methods.items()
+    ]
+    return table(headings, lines)
+
+
 def read_results(path: Path, order: Callable[[Row], Any]) -> Results:
     """The rows of `NAME.parquet`, ordered, with the differences beside it."""
     versus: dict[tuple[str, str], dict[tuple[str, str, str], tuple[float, float]]] = {}
@@ -284,8 +345,14 @@ def share_name(share: float) -> str:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
     """A Markdown table whose first `text_columns` are set left and the others right."""
+    lines = [head(headings, text_columns), *("| " + " | ".join(cells) + " |" for cells in rows)]
+    return "\n".join(lines)
+
+
+def head(headings: Sequence[str], text_columns: int = 1) -> str:
+    """The headings of such a table, and the line below them."""
     rule = ["---" if number < text_columns else "--:" for number in range(len(headings))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, rule, *rows))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, rule))
 
 
 def rates_line(runs: Runs, rates: Sequence[float], key: str, used: Sequence[float]) -> list[str]:

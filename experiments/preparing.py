@@ -68,6 +68,13 @@ def write_subset(path: Path, data: str, split: Split, count: int, *, seed_name: 
     atomic.write_text(path, "".join(texts))
 
 
+def write_dev(folder: Path, name: str, settings: Settings) -> None:
+    """Writes the subset of dev that a task's recipes name, where they name one."""
+    path, data = folder / "data" / "dev.jsonl", str(settings["data.train"])
+    if settings["data.dev"] == str(path):
+        write_subset(path, data, "dev", NUM_DEV, seed_name=f"{name} dev")
+
+
 def label(preset: str, settings: Settings, corpus: Path, teacher: str) -> None:
     """Has the teacher generate the outputs that students of a preset read, where they lack."""
     if (corpus / "manifest.json").is_file():

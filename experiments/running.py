@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -24,7 +24,6 @@ import numpy as np
 
 from experiments.estimates import differences_path
 from experiments.preparing import recipe_of
-from experiments.rates import Found
 from experiments.shapes import Settings
 from seqdistill.assembly.models import model_folder
 from seqdistill.core.allocator import keep_freed_memory
@@ -42,6 +41,8 @@ from seqdistill.records.tables import Row, read_facts, read_rows, write_rows
 
 Stage = tuple[str, Settings]
 """A preset and the settings that a cell gives it."""
+Found = Callable[[Cell], Row | None]
+"""The row of a cell, where it was measured."""
 OWN_NAMES = ("name", "method", "init")
 """Of a system in results.json: what rows say in their own words."""
 
@@ -85,6 +86,40 @@ def _hashed(preset: str, settings: str, teacher: str) -> tuple[Recipe, str]:
     return recipe, recipe_hash(recipe, teacher)
 
 
+def chosen_rate(
+    rates: Sequence[float],
+    cell: Callable[[float], Cell],
+    found: Found,
+    score: str,
+    *,
+    lower_is_better: bool,
+    factor: float = 2.0,
+    most_more: int = 2,
+) -> Generator[Cell, None, float | None]:
+    """Yields the cell of every rate that is to be tried, and returns the rate with the best score
+    on dev, the first of equals; None while one of them has no row.
+
+    While the best is the last or first of those tried, one beyond is tried, `factor` further: at
+    most `most_more`, of both ends together.
+    """
+    tried, scores = sorted(rates), {}
+    while True:
+        for rate in tried:
+            if rate not in scores:
+                yield (trial := cell(rate))
+                if (row := found(trial)) is not None:
+                    scores[rate] = float(row[score])
+        if len(scores) < len(tried):
+            return None
+        best = (min if lower_is_better else max)(tried, key=lambda rate: scores[rate])
+        if len(tried) == len(rates) + most_more or best not in (tried[0], tried[-1]):
+            return best
+        if best == tried[-1]:
+            tried.append(factor * best)
+        else:
+            tried.insert(0, best / factor)
+
+
 def trained(cell: Cell) -> tuple[list[RunDirectory], Row]:
     """The runs of a cell, trained, and its row as far as training tells it."""
     runs = train_cell(cell)
@@ -122,25 +157,30 @@ def tested(cell: Cell, run: RunDirectory, *, export: bool = False) -> dict[str, 
 def write_differences(
     store: Path,
     cells: Mapping[str, Cell],
-    system_of: Callable[[Row], object],
-    bases_of: Callable[[Row, Sequence[Row]], Iterable[Row]],
+    keys: Sequence[str],
+    held_against: Callable[[Row, Row], bool],
     modes: Sequence[tuple[str, str]],
 ) -> None:
     """Adds the intervals of differences of rows whose system was trained with one seed.
 
+    A system has its own values under the keys; its bases are of the same seed, or the teacher.
     Both are scored on the same resampled test sets; where there are several seeds, the seeds tell.
     Rows whose outputs are no longer there keep the intervals that they have.
     """
     rows = [row for row in read_rows(store) if row["method"] == "teacher" or _name(row) in cells]
-    seeds = Counter(map(system_of, rows))
+    systems = [tuple(row.get(key) for key in ("task", *keys)) for row in rows]
+    seeds = Counter(systems)
     found = {_difference(row): row for row in read_rows(differences_path(store))}
-    for row in rows:
-        if row["method"] == "teacher" or seeds[system_of(row)] > 1:
+    for row, system in zip(rows, systems, strict=True):
+        if row["method"] == "teacher" or seeds[system] > 1:
             continue
         run = cells[_name(row)].run
-        for base in bases_of(row, rows):
-            # What the teacher wrote stands beside every student's outputs.
+        for base in rows:
             is_teacher = base["method"] == "teacher"
+            alike = (is_teacher or base["seed"] == row["seed"]) and base["task"] == row["task"]
+            if not alike or base["name"] == row["name"] or not held_against(row, base):
+                continue
+            # What the teacher wrote stands beside every student's outputs.
             other_run = run if is_teacher else cells[_name(base)].run
             if not (run.outputs_path.is_file() and other_run.outputs_path.is_file()):
                 continue
@@ -195,7 +235,6 @@ def run_experiment(
     description: str,
     tasks: Mapping[str, T],
     store: Path,
-    *,
     plan: Callable[[T, Found], Iterator[Cell]],
     prepare: Callable[[T], Mapping[str, int]],
     measure: Callable[[Cell], list[Row]],

@@ -14,10 +14,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from experiments.gkd.run import write_dev
 from experiments.gkd.tasks import SUMMARIES
 from experiments.pages import exits
-from experiments.preparing import make_g2p_data, publish_model, recipe_of
+from experiments.preparing import make_g2p_data, publish_model, recipe_of, write_dev
 from experiments.shapes import NamedSize, read_tasks
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.progress import NoProgress
@@ -78,7 +77,7 @@ def main() -> None:
     if name == "g2p":
         make_g2p_data(teacher.data)
     if name == "summaries":
-        write_dev(SUMMARIES)
+        write_dev(SUMMARIES.folder, name, SUMMARIES.settings)
     shape = teacher.data / "teacher-shape"
     if not (shape / "tokenizer.json").is_file():
         if teacher.vocab_size is None:

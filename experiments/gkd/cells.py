@@ -19,8 +19,7 @@ from experiments.gkd.methods import (
     rewarded_method,
 )
 from experiments.gkd.tasks import Task
-from experiments.rates import Found, chosen_rate
-from experiments.running import Stage, chain
+from experiments.running import Found, Stage, chain, chosen_rate
 from seqdistill.jobs.cells import Cell
 
 INITIAL = dataclasses.replace(methods_of("key")["supervised_ft"], name="initial")
@@ -47,6 +46,7 @@ class Beginnings:
     how long both are trained."""
 
     task: Task
+    found: Found
     start: str
     rates: str
     start_updates: int
@@ -61,7 +61,6 @@ class Beginnings:
 
     def students(
         self,
-        found: Found,
         experiment: str,
         method: Method,
         seed: int,
@@ -71,29 +70,26 @@ class Beginnings:
         alpha: float | None = None,
     ) -> Iterator[Cell]:
         """The pilots that choose the method's rate and, once it is known, the student."""
-        task, budget = self.task, self.task.budget
-        piloted = method if alpha is None else rewarded_method(_MIDDLE_WEIGHT)
+        task, budget, length = self.task, self.task.budget, updates or self.updates
+
+        def pilot(rate: float) -> Cell:
+            of = method if alpha is None else rewarded_method(_MIDDLE_WEIGHT)
+            weight = _MIDDLE_WEIGHT if of.preset == "gkd_rl" else None
+            facts = _facts(self.rates, of, task.seeds[0], self.updates, rate, alpha=weight)
+            facts["name"] = f"{self.rates}/{of.name}/seed{task.seeds[0]}/rate{rate:g}"
+            stages = (self._first(), _stage(task, of, self.updates, rate))
+            return chain(task, stages, facts, tested=False)
+
         rate = yield from chosen_rate(
-            budget.rates,
-            lambda rate: self._pilot(piloted, rate),
-            found,
-            f"dev_{task.dev_score}",
+            *(budget.rates, pilot, self.found, f"dev_{task.dev_score}"),
             lower_is_better=task.lower_is_better,
             factor=budget.rate_factor,
             most_more=budget.more_rates,
         )
         if rate is not None:
-            length = updates or self.updates
             facts = _facts(experiment, method, seed, length, rate, data_share, alpha)
             stage = _stage(task, method, length, rate, data_share)
             yield chain(task, (self._first(), stage), facts)
-
-    def _pilot(self, method: Method, rate: float) -> Cell:
-        alpha = _MIDDLE_WEIGHT if method.preset == "gkd_rl" else None
-        facts = _facts(self.rates, method, self.task.seeds[0], self.updates, rate, alpha=alpha)
-        facts["name"] = f"{self.rates}/{method.name}/seed{self.task.seeds[0]}/rate{rate:g}"
-        stage = _stage(self.task, method, self.updates, rate)
-        return chain(self.task, (self._first(), stage), facts, tested=False)
 
     def _first(self) -> Stage:
         task, rate = self.task, self.task.budget.initial_rate
@@ -104,48 +100,49 @@ class Beginnings:
 def plan(task: Task, found: Found) -> Iterator[Cell]:
     """Every cell that the rows so far allow to be stated, in the order of running."""
     budget, (first, *later) = task.budget, task.seeds
-    begun = Beginnings(task, "initial", "learning_rates", budget.initial_updates, budget.updates)
+    lengths = (budget.initial_updates, budget.updates)
+    begun = Beginnings(task, found, "initial", "learning_rates", *lengths)
     yield from begun.starts(task.seeds)
     methods, key = methods_of(task.grid), methods_of("key")
     for seed in task.seeds:
         for method in methods.values():
             if seed == first or method.name in key:
-                yield from begun.students(found, "main", method, seed)
+                yield from begun.students("main", method, seed)
         if seed in task.further_seeds:
-            yield from _further(task, found, begun, seed)
+            yield from _further(task, begun, seed)
     # What claims rest on least comes last: the rest of the grid with later seeds.
     for seed in later:
         for method in methods.values():
             if method.name not in key:
-                yield from begun.students(found, "main", method, seed)
+                yield from begun.students("main", method, seed)
     longer = FOLLOW_UP_FACTOR * budget.updates
     for seed in task.follow_up_seeds:
         for name in FOLLOWED:
-            yield from begun.students(found, "follow_up", methods[name], seed, updates=longer)
+            yield from begun.students("follow_up", methods[name], seed, updates=longer)
     if task.later_seeds:
         updates = LATER_FACTOR * budget.initial_updates
-        late = Beginnings(task, "later_initial", "later_rates", updates, longer)
+        late = Beginnings(task, found, "later_initial", "later_rates", updates, longer)
         yield from late.starts(task.later_seeds)
         for seed in task.later_seeds:
             for name in LATER:
-                yield from late.students(found, "later", methods[name], seed)
+                yield from late.students("later", methods[name], seed)
 
 
-def _further(task: Task, found: Found, begun: Beginnings, seed: int) -> Iterator[Cell]:
+def _further(task: Task, begun: Beginnings, seed: int) -> Iterator[Cell]:
     methods = methods_of(task.grid)
     for share in task.data_shares:
         for name in THRIFTY:
-            yield from begun.students(found, "data", methods[name], seed, data_share=share)
+            yield from begun.students("data", methods[name], seed, data_share=share)
     for name in LENGTHENED:
-        updates = yield from _updates_in_equal_time(task, found, begun, name)
+        updates = yield from _updates_in_equal_time(task, begun, name)
         if updates is not None:
-            yield from begun.students(found, "wall_clock", methods[name], seed, updates=updates)
+            yield from begun.students("wall_clock", methods[name], seed, updates=updates)
     for alpha in task.teacher_weights:
-        yield from begun.students(found, "reward", rewarded_method(alpha), seed, alpha=alpha)
+        yield from begun.students("reward", rewarded_method(alpha), seed, alpha=alpha)
 
 
 def _updates_in_equal_time(
-    task: Task, found: Found, begun: Beginnings, method: str
+    task: Task, begun: Beginnings, method: str
 ) -> Generator[Cell, None, int | None]:
     """How many updates of a method take as long as on-policy KD's.
 
@@ -154,15 +151,12 @@ def _updates_in_equal_time(
     """
     methods, rows = methods_of(task.grid), []
     for name in (TIMED, method):
-        cells = list(begun.students(found, "main", methods[name], task.further_seeds[0]))
+        cells = list(begun.students("main", methods[name], task.further_seeds[0]))
         yield from cells
-        rows.append(found(cells[-1]))
-    timed, own = rows
-    if timed is None or own is None or timed["machine"] != own["machine"]:
+        rows.append(begun.found(cells[-1]) or {})
+    seconds = [float(row.get("typical_seconds_per_update", 0.0)) for row in rows]
+    if not all(seconds) or rows[0]["machine"] != rows[1]["machine"]:
         return None
-    if "typical_seconds_per_update" not in timed or "typical_seconds_per_update" not in own:
-        return None
-    seconds = [float(row["typical_seconds_per_update"]) for row in (timed, own)]
     bought = task.budget.updates * seconds[0] / seconds[1]
     return max(task.budget.updates, _ROUNDED_UPDATES * round(bought / _ROUNDED_UPDATES))
 

@@ -7,7 +7,7 @@ until none is left. What was measured with the same settings and teacher is not 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -16,7 +16,7 @@ from experiments.gkd.methods import BASELINES
 from experiments.gkd.page import RESULTS, write_page
 from experiments.gkd.tasks import G2P, TASKS, Task
 from experiments.pages import exits
-from experiments.preparing import NUM_DEV, label, make_g2p_data, split_sizes, write_subset
+from experiments.preparing import label, make_g2p_data, split_sizes, write_dev, write_subset
 from experiments.running import add_rows, run_experiment, tested, trained, write_differences
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
@@ -30,13 +30,6 @@ HELD_AGAINST = ("teacher", "initial", *BASELINES, "on_policy_kd")
 STARTS = ("initial", "later_initial")
 
 
-def write_dev(task: Task) -> None:
-    """Writes the subset of dev that the task's recipes name, where they name one."""
-    path, data = task.folder / "data" / "dev.jsonl", str(task.settings["data.train"])
-    if task.settings["data.dev"] == str(path):
-        write_subset(path, data, "dev", NUM_DEV, seed_name=f"{task.name} dev")
-
-
 def prepare(task: Task) -> Mapping[str, int]:
     """How many examples each split has. Makes what is missing of data and the teacher's outputs.
 
@@ -44,7 +37,7 @@ def prepare(task: Task) -> Mapping[str, int]:
     """
     if task is G2P:
         make_g2p_data(task.folder / "data")
-    write_dev(task)
+    write_dev(task.folder, task.name, task.settings)
     if task.num_labelled is not None:
         path, data = task.folder / "data" / "labelled.jsonl", str(task.settings["data.train"])
         write_subset(path, data, "train", task.num_labelled, seed_name=f"{task.name} train")
@@ -67,20 +60,11 @@ def measure(cell: Cell) -> list[Row]:
     row |= {"training": cell.key, "start": runs[0].path.name if len(runs) > 1 else None}
     if not cell.tested:
         return [row]
-    further = {
-        name: _on_further_test(runs[-1], task, test) for name, test in task.further_tests.items()
-    }
-    found = {
-        role: {
-            **columns,
-            **{
-                f"{key}_{name}{end}": value
-                for name, of in further.items()
-                for (key, end), value in of[role].items()
-            },
-        }
-        for role, columns in tested(cell, runs[-1]).items()
-    }
+    # First, since what is measured last is what the run directory holds.
+    further = [_on_further_test(runs[-1], task, *test) for test in task.further_tests.items()]
+    found = tested(cell, runs[-1])
+    for of in further:
+        found = {role: columns | of[role] for role, columns in found.items()}
     rows = [row | found["student"] | _main_score(task, found["student"])]
     if (row["experiment"], row["seed"]) == ("initial", task.seeds[0]):
         own = {**cell.facts, "experiment": "teacher", "preset": "teacher", "method": "teacher"}
@@ -96,15 +80,13 @@ def _main_score(task: Task, columns: Row) -> Row:
     return {"metric": key, "value": columns[key], **ends}
 
 
-def _on_further_test(
-    run: RunDirectory, task: Task, test: str
-) -> dict[str, dict[tuple[str, str], Any]]:
+def _on_further_test(run: RunDirectory, task: Task, name: str, test: str) -> dict[str, Row]:
     """The task's metric by greedy decoding of another test set, with its interval, by system."""
     overrides = ["evaluation.include_start=false", "evaluation.sampling_temperatures=[]"]
     evaluate_run(run, [*overrides, f"data.test={test}"], progress=NoProgress())
-    ends = ("", "_low", "_high")
+    key, ends = task.metric, ("", "_low", "_high")
     return {
-        role: {(task.metric, end): columns[f"{task.metric}_greedy{end}"] for end in ends}
+        role: {f"{key}_{name}{end}": columns[f"{key}_greedy{end}"] for end in ends}
         for role, columns in systems_of_results(run).items()
     }
 
@@ -143,34 +125,19 @@ def finish(task: Task, cells: Mapping[str, Cell]) -> None:
             row |= {"initial_value": start, "gain": sign * (row["value"] - start)}
     add_rows(RESULTS, rows)
 
-    def system_of(row: Row) -> object:
-        keys = ("task", "experiment", "method", "data_share", "alpha", "updates")
-        return tuple(row.get(key) for key in keys)
-
-    def bases_of(row: Row, rows: Sequence[Row]) -> Iterable[Row]:
+    def held_against(row: Row, base: Row) -> bool:
         known = ("teacher", "initial", "main", row["experiment"])
-        for base in rows:
-            alike = base["seed"] == row["seed"] or base["method"] == "teacher"
-            held = base["method"] in HELD_AGAINST and base["experiment"] in known
-            if alike and held and base["name"] != row["name"] and base["task"] == row["task"]:
-                yield base
+        return base["method"] in HELD_AGAINST and base["experiment"] in known
 
     tested_cells = {name: cell for name, cell in cells.items() if cell.tested}
-    write_differences(RESULTS, tested_cells, system_of, bases_of, [("greedy", "greedy")])
+    keys = ("experiment", "method", "data_share", "alpha", "updates")
+    write_differences(RESULTS, tested_cells, keys, held_against, [("greedy", "greedy")])
 
 
 def main() -> None:
     """The command line."""
-    run_experiment(
-        (__doc__ or "").splitlines()[0],
-        TASKS,
-        RESULTS,
-        plan=plan,
-        prepare=prepare,
-        measure=measure,
-        finish=finish,
-        write_page=write_page,
-    )
+    steps = (plan, prepare, measure, finish, write_page)
+    run_experiment((__doc__ or "").splitlines()[0], TASKS, RESULTS, *steps)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ rate was chosen. A cell that needs a rate is stated once the rate is found. Trai
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Generator, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from experiments.kim_rush.tasks import Budget, Task
-from experiments.rates import Cells, Found, chosen_rate
-from experiments.running import Stage, chain
+from experiments.running import Found, Stage, chain, chosen_rate
 from experiments.shapes import Size
 from seqdistill.jobs.cells import Cell
 
@@ -29,284 +28,252 @@ LOOKED_INTO = 0.8
 """The pruned share that follow-ups look into: where the paper's students lose little. It chooses
 the rate of all pruned students; the one at 0 % has its own."""
 _CORPORA = {
-    "seq_kd": "beam-5",
-    "seq_kd_word_kd": "beam-5",
-    "prune": "beam-5",
-    "seq_inter": "best-35",
+    **{"seq_kd": "beam-5", "seq_kd_word_kd": "beam-5", "prune": "beam-5", "seq_inter": "best-35"}
 }
 _IN_NAMES = ("updates", "pruned_share", "variant")
+_RATE = "training.learning_rate"
 Chosen = Generator[Cell, None, tuple[Stage, ...] | None]
 
 
 def plan(task: Task, found: Found) -> Iterator[Cell]:
     """Every cell that the rows so far allow to be stated."""
-    first = task.seeds[0]
-    for size in (task.large, task.small):
-        for method in FROM_SCRATCH:
-            if method in _methods(task, size, first):
-                yield from _scratch(task, found, size, method)
-    for seed in task.seeds:
+    return _Plan(task, found).cells()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    task: Task
+    found: Found
+
+    def cells(self) -> Iterator[Cell]:
+        task, first = self.task, self.task.seeds[0]
         for size in (task.large, task.small):
-            for method in _methods(task, size, seed):
-                stages = yield from _stages_of(task, found, size, method)
-                if stages is not None:
-                    yield _cell(task, "main", size, method, seed, stages)
-        if seed == first:
-            yield from _teacher(task, found)
-            yield from _more_of_the_same(task, found)
-            yield from _pruned(task, found)
-    yield from _other_rates(task, found)
-    yield from _longer(task, found)
-    for seed in task.seeds[:3] if task.curve_sizes else ():
-        yield from _curves(task, found, seed)
+            for method in FROM_SCRATCH:
+                if method in self.methods(size, first):
+                    yield from self.scratch(size, method)
+        for seed in task.seeds:
+            for size in (task.large, task.small):
+                for method in self.methods(size, seed):
+                    stages = yield from self.stages_of(size, method)
+                    if stages is not None:
+                        yield self.cell("main", size, method, stages, seed)
+            if seed == first:
+                yield from self.teacher()
+                yield from self.more_of_the_same()
+                yield from self.pruned()
+        yield from self.other_rates()
+        yield from self.longer()
+        for seed in task.seeds[:3] if task.curve_sizes else ():
+            yield from self.curves(seed)
 
+    def methods(self, size: Size, seed: int) -> tuple[str, ...]:
+        task = self.task
+        if size == task.small and seed not in task.small_seeds:
+            return ()
+        if task.all_rows_everywhere or (size == task.large and seed == task.seeds[0]):
+            return (*FROM_SCRATCH, *INTERPOLATED)
+        return MAIN
 
-def _methods(task: Task, size: Size, seed: int) -> tuple[str, ...]:
-    if size == task.small and seed not in task.small_seeds:
-        return ()
-    if task.all_rows_everywhere or (size == task.large and seed == task.seeds[0]):
-        return (*FROM_SCRATCH, *INTERPOLATED)
-    return MAIN
+    def budget(self, size: Size | None) -> Budget:
+        return self.task.budgets[(size or self.task.large).name]
 
+    # Rates.
 
-def _budget(task: Task, size: Size | None) -> Budget:
-    return task.budgets[(size or task.large).name]
+    def rate(
+        self,
+        size: Size | None,
+        method: str,
+        rates: Sequence[float],
+        before: tuple[Stage, ...],
+        last: Callable[[float], Stage],
+        **facts: Any,
+    ) -> Generator[Cell, None, float | None]:
+        """Tries rates of the last stage, `last(rate)`; returns the best on dev."""
+        score, lower = f"dev_{self.task.dev_score}", self.task.lower_is_better
 
+        def cell(rate: float) -> Cell:
+            return self.cell("learning_rates", size, method, (*before, last(rate)), **facts)
 
-# Rates.
+        return chosen_rate(rates, cell, self.found, score, lower_is_better=lower)
 
-
-def _rate(
-    task: Task,
-    found: Found,
-    size: Size | None,
-    method: str,
-    rates: Sequence[float],
-    before: tuple[Stage, ...],
-    last: Any,
-    share: float | None = None,
-) -> Cells:
-    """Tries rates of the last stage, `last(rate)`; returns the best on dev."""
-
-    def cell(rate: float) -> Cell:
-        facts: dict[str, Any] = {} if share is None else {"pruned_share": share}
-        stages = (*before, last(rate))
-        return _cell(task, "learning_rates", size, method, task.seeds[0], stages, **facts)
-
-    score = f"dev_{task.dev_score}"
-    return chosen_rate(rates, cell, found, score, lower_is_better=task.lower_is_better)
-
-
-def _scratch(task: Task, found: Found, size: Size, method: str) -> Chosen:
-    budget = _budget(task, size)
-    trial = functools.partial(_from_scratch, task, size, method, updates=budget.grid_updates)
-    rate = yield from _rate(task, found, size, method, budget.rates, (), trial)
-    return None if rate is None else (_from_scratch(task, size, method, rate, budget.updates),)
-
-
-def _stages_of(task: Task, found: Found, size: Size, method: str) -> Chosen:
-    stages = yield from _scratch(task, found, size, method.removesuffix("+seq_inter"))
-    if stages is None or not method.endswith("+seq_inter"):
-        return stages
-    interpolation = functools.partial(_interpolation, task, size)
-    rates = _budget(task, size).fine_tuning_rates
-    rate = yield from _rate(task, found, size, method, rates, stages, interpolation)
-    return None if rate is None else (*stages, _interpolation(task, size, rate))
-
-
-# Stages.
-
-
-def _from_scratch(task: Task, size: Size, method: str, rate: float, updates: int) -> Stage:
-    shape = {"student.init": "scratch", "student.architecture": size.architecture}
-    preset = method.replace("+", "_")
-    return _stage(task, preset, rate, updates, {**shape})
-
-
-def _interpolation(task: Task, size: Size | None, rate: float) -> Stage:
-    updates = _budget(task, size).fine_tuning_updates
-    more: dict[str, object] = {
-        "training.warmup_steps": min(20, updates),
-        "training.eval_every": max(1, updates // 2),
-        "data.train": str(task.interpolation_sources),
-    }
-    if size is None:
-        more |= {"student.init": "pretrained", "student.model": task.teacher}
-    return _stage(task, "seq_inter", rate, updates, more)
-
-
-def _retraining(task: Task, share: float, rate: float, *, times: int = 1) -> Stage:
-    updates = _budget(task, task.large).retraining_updates
-    more: dict[str, object] = {
-        "training.warmup_steps": min(50, updates),
-        "pruning.sparsity": share,
-    }
-    return _stage(task, "prune", rate, times * updates, more)
-
-
-def _sparse(stage: Stage, share: float) -> Stage:
-    """The stage with the zeros of the student that it starts from kept."""
-    preset, settings = stage
-    return preset, {**settings, "pruning.sparsity": share}
-
-
-def _stage(task: Task, preset: str, rate: float, updates: int, more: dict[str, object]) -> Stage:
-    settings = dict(task.settings)
-    if corpus := _CORPORA.get(preset):
-        settings["sequences.corpus"] = str(task.corpus(corpus))
-    else:
-        settings = {k: v for k, v in settings.items() if not k.startswith("sequences.")}
-    if preset in ("word_kd", "seq_kd_word_kd"):
-        settings["teacher.cache_hidden_states"] = "fp32"
-        settings["teacher.states"] = str(task.folder / "teacher-states" / preset)
-    return preset, {**settings, "training.learning_rate": rate, "training.steps": updates, **more}
-
-
-# Rows of the tables.
-
-
-def _teacher(task: Task, found: Found) -> Iterator[Cell]:
-    method, rates = "teacher+seq_inter", _budget(task, None).fine_tuning_rates
-    interpolation = functools.partial(_interpolation, task, None)
-    rate = yield from _rate(task, found, None, method, rates, (), interpolation)
-    if rate is not None:
-        yield _cell(task, "main", None, method, task.seeds[0], (interpolation(rate),))
-
-
-def _pruned(task: Task, found: Found) -> Iterator[Cell]:
-    """Prune, retrain, fine-tune; at 0 % the same without zeros."""
-    size, seed = task.large, task.seeds[0]
-    before = yield from _stages_of(task, found, size, "seq_kd+seq_inter")
-    if before is None:
-        return
-    rates, chosen = _budget(task, size).retraining_rates, {}
-    for share in (0.0, LOOKED_INTO):
-        retraining = functools.partial(_retraining, task, share)
-        chosen[share] = yield from _rate(
-            task, found, size, "seq_kd+prune", rates, before[:1], retraining, share
+    def scratch(self, size: Size, method: str) -> Chosen:
+        budget = self.budget(size)
+        rate = yield from self.rate(
+            *(size, method, budget.rates, ()),
+            lambda rate: self.from_scratch(size, method, rate, budget.grid_updates),
         )
-    method = "seq_kd+prune+seq_inter"
-    for share in (0.0, *PRUNED_SHARES):
-        rate = chosen[LOOKED_INTO if share else share]
-        if rate is not None:
-            stages = (before[0], _retraining(task, share, rate), _sparse(before[1], share))
-            yield _cell(task, "pruning", size, method, seed, stages, pruned_share=share)
-    rate = chosen[LOOKED_INTO]
-    if rate is not None:
-        longer = _retraining(task, LOOKED_INTO, rate, times=LONGER)
-        yield _follow_up(
-            task,
-            size,
-            method,
-            (before[0], longer, _sparse(before[1], LOOKED_INTO)),
-            f"Is it the retraining that costs a student pruned by {LOOKED_INTO:.0%}?",
-            method,
-            variant=f"{LONGER}x_retraining_updates",
-            pruned_share=LOOKED_INTO,
-        )
+        return None if rate is None else (self.from_scratch(size, method, rate, budget.updates),)
 
+    def stages_of(self, size: Size, method: str) -> Chosen:
+        stages = yield from self.scratch(size, method.removesuffix("+seq_inter"))
+        if stages is None or not method.endswith("+seq_inter"):
+            return stages
+        last = yield from self.interpolated(size, method, stages)
+        return None if last is None else (*stages, last)
 
-def _more_of_the_same(task: Task, found: Found) -> Iterator[Cell]:
-    """Is it what Seq-Inter teaches, or only that it trains for longer?"""
-    for method in ("baseline", "seq_kd"):
-        stages = yield from _stages_of(task, found, task.large, f"{method}+seq_inter")
-        if stages is not None:
-            tuned = stages[1][1]
-            keys = ("training.warmup_steps", "training.eval_every")
-            rate, updates = (
-                float(str(tuned["training.learning_rate"])),
-                int(str(tuned["training.steps"])),
-            )
-            again = _stage(task, method, rate, updates, {key: tuned[key] for key in keys})
-            yield _follow_up(
-                task,
-                task.large,
-                f"{method}+{method}",
-                (stages[0], again),
-                "Does Seq-Inter gain more than as many further updates of the same?",
-                f"{method}+seq_inter",
+    def interpolated(
+        self, size: Size | None, method: str, before: tuple[Stage, ...]
+    ) -> Generator[Cell, None, Stage | None]:
+        budget = self.budget(size)
+        updates = budget.fine_tuning_updates
+
+        def last(rate: float) -> Stage:
+            more: dict[str, object] = {
+                "training.warmup_steps": min(20, updates),
+                "training.eval_every": max(1, updates // 2),
+                "data.train": str(self.task.interpolation_sources),
+            }
+            if size is None:
+                more |= {"student.init": "pretrained", "student.model": self.task.teacher}
+            return self.stage("seq_inter", rate, updates, **more)
+
+        rate = yield from self.rate(size, method, budget.fine_tuning_rates, before, last)
+        return None if rate is None else last(rate)
+
+    # Stages.
+
+    def from_scratch(self, size: Size, method: str, rate: float, updates: int) -> Stage:
+        shape = {"student.init": "scratch", "student.architecture": size.architecture}
+        return self.stage(method.replace("+", "_"), rate, updates, **shape)
+
+    def retraining(self, share: float, rate: float, *, times: int = 1) -> Stage:
+        updates = self.budget(None).retraining_updates
+        more = {"training.warmup_steps": min(50, updates), "pruning.sparsity": share}
+        return self.stage("prune", rate, times * updates, **more)
+
+    def stage(self, preset: str, rate: float, updates: int, **more: object) -> Stage:
+        settings = dict(self.task.settings)
+        if corpus := _CORPORA.get(preset):
+            settings["sequences.corpus"] = str(self.task.corpus(corpus))
+        else:
+            settings = {k: v for k, v in settings.items() if not k.startswith("sequences.")}
+        if preset in ("word_kd", "seq_kd_word_kd"):
+            settings["teacher.cache_hidden_states"] = "fp32"
+            settings["teacher.states"] = str(self.task.folder / "teacher-states" / preset)
+        return preset, {**settings, _RATE: rate, "training.steps": updates, **more}
+
+    # Rows of the tables.
+
+    def teacher(self) -> Iterator[Cell]:
+        last = yield from self.interpolated(None, "teacher+seq_inter", ())
+        if last is not None:
+            yield self.cell("main", None, "teacher+seq_inter", (last,))
+
+    def pruned(self) -> Iterator[Cell]:
+        """Prune, retrain, fine-tune; at 0 % the same without zeros."""
+        size, method = self.task.large, "seq_kd+prune+seq_inter"
+        before = yield from self.stages_of(size, "seq_kd+seq_inter")
+        if before is None:
+            return
+        rates, chosen = self.budget(size).retraining_rates, {}
+        for share in (0.0, LOOKED_INTO):
+            chosen[share] = yield from self.rate(
+                *(size, "seq_kd+prune", rates, before[:1]),
+                lambda rate, share=share: self.retraining(share, rate),  # type: ignore[misc]
+                pruned_share=share,
             )
 
+        def stages(share: float, rate: float, times: int = 1) -> tuple[Stage, ...]:
+            preset, settings = before[1]  # with the zeros of the student that it starts from kept
+            last = preset, {**settings, "pruning.sparsity": share}
+            return before[0], self.retraining(share, rate, times=times), last
 
-def _other_rates(task: Task, found: Found) -> Iterator[Cell]:
-    """Do short runs choose too high or too low a rate for the student that all are held to?"""
-    size, method, budget = task.large, "baseline", _budget(task, task.large)
-    stages = yield from _scratch(task, found, size, method)
-    if budget.grid_updates == budget.updates or stages is None:
-        return
-    chosen = float(str(stages[0][1]["training.learning_rate"]))
-    for rate in (chosen / 2, 2 * chosen):
-        other = _from_scratch(task, size, method, rate, budget.updates)
-        question = "Does the undistilled student do better at a rate that short runs refuse?"
-        yield _follow_up(task, size, method, (other,), question, method, variant=f"{rate:g}_rate")
+        for share in (0.0, *PRUNED_SHARES):
+            rate = chosen[LOOKED_INTO if share else share]
+            if rate is not None:
+                yield self.cell("pruning", size, method, stages(share, rate), pruned_share=share)
+        if (rate := chosen[LOOKED_INTO]) is not None:
+            yield self.follow_up(
+                *(size, method, stages(LOOKED_INTO, rate, LONGER)),
+                f"Is it the retraining that costs a student pruned by {LOOKED_INTO:.0%}?",
+                method,
+                variant=f"{LONGER}x_retraining_updates",
+                pruned_share=LOOKED_INTO,
+            )
 
-
-def _longer(task: Task, found: Found) -> Iterator[Cell]:
-    """Is it the length of training that keeps students from their teacher?"""
-    size = task.trained_longer
-    for method in CURVE_METHODS:
-        stages = yield from _scratch(task, found, size, method)
-        if stages is not None:
-            rate = float(str(stages[0][1]["training.learning_rate"]))
-            updates = LONGER * _budget(task, size).updates
-            longer = _from_scratch(task, size, method, rate, updates)
-            question = "Is it the length of training that keeps students from the teacher?"
-            variant = f"{LONGER}x_updates"
-            yield _follow_up(task, size, method, (longer,), question, method, variant=variant)
-
-
-def _curves(task: Task, found: Found, seed: int) -> Iterator[Cell]:
-    for method in CURVE_METHODS:
-        for size in task.curve_sizes:
-            stages = yield from _scratch(task, found, size, method)
+    def more_of_the_same(self) -> Iterator[Cell]:
+        """Is it what Seq-Inter teaches, or only that it trains for longer?"""
+        question = "Does Seq-Inter gain more than as many further updates of the same?"
+        for method in ("baseline", "seq_kd"):
+            stages = yield from self.stages_of(self.task.large, f"{method}+seq_inter")
             if stages is not None:
-                yield _cell(task, "size_curve", size, method, seed, stages)
-        stages = yield from _scratch(task, found, task.small, method)
-        for updates in task.curve_updates:
+                tuned = stages[1][1]
+                kept = {k: tuned[k] for k in ("training.warmup_steps", "training.eval_every")}
+                again = self.stage(method, tuned[_RATE], tuned["training.steps"], **kept)
+                same, other = f"{method}+{method}", f"{method}+seq_inter"
+                yield self.follow_up(self.task.large, same, (stages[0], again), question, other)
+
+    def other_rates(self) -> Iterator[Cell]:
+        """Do short runs choose too high or too low a rate for the student that all are held to?"""
+        size, method, budget = self.task.large, "baseline", self.budget(None)
+        stages = yield from self.scratch(size, method)
+        if budget.grid_updates == budget.updates or stages is None:
+            return
+        question = "Does the undistilled student do better at a rate that short runs refuse?"
+        for rate in (stages[0][1][_RATE] / 2, 2 * stages[0][1][_RATE]):
+            other = (self.from_scratch(size, method, rate, budget.updates),)
+            yield self.follow_up(size, method, other, question, method, variant=f"{rate:g}_rate")
+
+    def longer(self) -> Iterator[Cell]:
+        """Is it the length of training that keeps students from their teacher?"""
+        size, variant = self.task.trained_longer, f"{LONGER}x_updates"
+        question = "Is it the length of training that keeps students from the teacher?"
+        for method in CURVE_METHODS:
+            stages = yield from self.scratch(size, method)
+            if stages is not None:
+                updates = LONGER * self.budget(size).updates
+                longer = (self.from_scratch(size, method, stages[0][1][_RATE], updates),)
+                yield self.follow_up(size, method, longer, question, method, variant=variant)
+
+    def curves(self, seed: int) -> Iterator[Cell]:
+        small = self.task.small
+        for method in CURVE_METHODS:
+            for size in self.task.curve_sizes:
+                stages = yield from self.scratch(size, method)
+                if stages is not None:
+                    yield self.cell("size_curve", size, method, stages, seed)
+            stages = yield from self.scratch(small, method)
             if stages is None:
-                break
-            rate = float(str(stages[0][1]["training.learning_rate"]))
-            along = (_from_scratch(task, task.small, method, rate, updates),)
-            yield _cell(task, "length_curve", task.small, method, seed, along, in_name=True)
+                continue
+            for updates in self.task.curve_updates:
+                along = (self.from_scratch(small, method, stages[0][1][_RATE], updates),)
+                yield self.cell("length_curve", small, method, along, seed, updates=updates)
 
+    def follow_up(
+        self,
+        size: Size,
+        method: str,
+        stages: tuple[Stage, ...],
+        question: str,
+        compared_with: str,
+        **facts: object,
+    ) -> Cell:
+        asked: dict[str, Any] = {"question": question, **facts, "compared_with": compared_with}
+        return self.cell("follow_up", size, method, stages, **asked)
 
-def _follow_up(
-    task: Task,
-    size: Size,
-    method: str,
-    stages: tuple[Stage, ...],
-    question: str,
-    compared_with: str,
-    **facts: object,
-) -> Cell:
-    asked: dict[str, Any] = {"question": question, **facts, "compared_with": compared_with}
-    return _cell(task, "follow_up", size, method, task.seeds[0], stages, **asked)
-
-
-def _cell(
-    task: Task,
-    experiment: str,
-    size: Size | None,
-    method: str,
-    seed: int,
-    stages: tuple[Stage, ...],
-    *,
-    in_name: bool = False,
-    **facts: object,
-) -> Cell:
-    """`in_name`: whether the updates stand in its name."""
-    of = "teacher" if size is None else size.name
-    rates = [settings["training.learning_rate"] for _, settings in stages]
-    updates = sum(int(str(settings["training.steps"])) for _, settings in stages)
-    parts = [experiment, of, method.replace("+", "-"), f"seed{seed}"]
-    if experiment == "learning_rates":
-        parts.append(f"rate{rates[-1]:g}")
-    named = {**({"updates": updates} if in_name else {}), **facts}
-    parts += [f"{key}{value}" for key, value in named.items() if key in _IN_NAMES]
-    row = {
-        **{"experiment": experiment, "size": of, "method": method, "seed": seed},
-        "stages": [preset for preset, _ in stages],
-        **{"engine": "ctranslate2 float32", "learning_rate": rates[-1], "learning_rates": rates},
-        **{"updates": updates, **facts, "name": "/".join(parts)},
-    }
-    return chain(task, stages, row, tested=experiment != "learning_rates")
+    def cell(
+        self,
+        experiment: str,
+        size: Size | None,
+        method: str,
+        stages: tuple[Stage, ...],
+        seed: int | None = None,
+        **facts: object,
+    ) -> Cell:
+        """Of the first seed, unless one is given."""
+        of = "teacher" if size is None else size.name
+        seed = self.task.seeds[0] if seed is None else seed
+        rates = [settings[_RATE] for _, settings in stages]
+        parts = [experiment, of, method.replace("+", "-"), f"seed{seed}"]
+        if experiment == "learning_rates":
+            parts.append(f"rate{rates[-1]:g}")
+        parts += [f"{key}{value}" for key, value in facts.items() if key in _IN_NAMES]
+        row = {
+            **{"experiment": experiment, "size": of, "method": method, "seed": seed},
+            "stages": [preset for preset, _ in stages],
+            **{"engine": "ctranslate2 float32", "learning_rate": rates[-1]},
+            **{"learning_rates": rates},
+            "updates": sum(settings["training.steps"] for _, settings in stages),
+            **{**facts, "name": "/".join(parts)},
+        }
+        return chain(self.task, stages, row, tested=experiment != "learning_rates")

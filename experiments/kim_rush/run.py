@@ -7,7 +7,7 @@ side until none is left. What was measured with the same settings and teacher is
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +18,11 @@ from experiments.kim_rush.page import FLOAT32, INT8, RESULTS, write_page
 from experiments.kim_rush.tasks import G2P, TASKS, Task
 from experiments.pages import exits
 from experiments.preparing import (
-    NUM_DEV,
     label,
     make_g2p_data,
     recipe_of,
     split_sizes,
+    write_dev,
     write_subset,
 )
 from experiments.running import (
@@ -57,9 +57,7 @@ def prepare(task: Task) -> Mapping[str, int]:
     data, subset = str(task.settings["data.train"]), task.interpolation_sources
     count = task.interpolation_examples
     write_subset(subset, data, "train", count, seed_name=f"{task.name} interpolation")
-    dev = task.folder / "data" / "dev.jsonl"
-    if task.settings["data.dev"] == str(dev):
-        write_subset(dev, data, "dev", NUM_DEV, seed_name=f"{task.name} dev")
+    write_dev(task.folder, task.name, task.settings)
     label("seq_kd", task.settings, task.corpus("beam-5"), task.teacher)
     inputs = {**task.settings, "data.train": str(subset)}
     label("seq_inter", inputs, task.corpus("best-35"), task.teacher)
@@ -119,23 +117,16 @@ def stored_sizes(student: Path, int8: Path) -> dict[str, int]:
 def finish(task: Task, cells: Mapping[str, Cell]) -> None:
     """Adds intervals of differences and, once every student is there, the speeds."""
 
-    def system_of(row: Row) -> object:
-        keys = ("task", "experiment", "size", "method", "variant", "pruned_share", "engine")
-        return tuple(row.get(key) for key in keys)
+    def held_against(row: Row, base: Row) -> bool:
+        known = ("main", "pruning", "follow_up")
+        return (
+            base["size"] in (row["size"], "teacher")
+            and base["experiment"] in known
+            and row["experiment"] in known
+        )
 
-    def bases_of(row: Row, rows: Sequence[Row]) -> Iterable[Row]:
-        if row["experiment"] in ("main", "pruning", "follow_up"):
-            for base in rows:
-                alike = (
-                    base["size"] in (row["size"], "teacher")
-                    and base["seed"] == row["seed"]
-                    and base["task"] == row["task"]
-                )
-                tested_too = base["experiment"] in ("main", "pruning", "follow_up")
-                if alike and tested_too and base["name"] != row["name"]:
-                    yield base
-
-    write_differences(RESULTS, cells, system_of, bases_of, MODES)
+    keys = ("experiment", "size", "method", "variant", "pruned_share", "engine")
+    write_differences(RESULTS, cells, keys, held_against, MODES)
     measured = {f"{row['task']}/{row['name']}" for row in read_rows(RESULTS)}
     if cells.keys() <= measured:
         add_rows(RESULTS, speed_rows(task, cells))
@@ -189,16 +180,8 @@ def speed_rows(task: Task, cells: Mapping[str, Cell]) -> list[Row]:
 
 def main() -> None:
     """The command line."""
-    run_experiment(
-        (__doc__ or "").splitlines()[0],
-        TASKS,
-        RESULTS,
-        plan=plan,
-        prepare=prepare,
-        measure=measure,
-        finish=finish,
-        write_page=write_page,
-    )
+    steps = (plan, prepare, measure, finish, write_page)
+    run_experiment((__doc__ or "").splitlines()[0], TASKS, RESULTS, *steps)
 
 
 if __name__ == "__main__":

@@ -9,30 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from seqdistill.cli.main import app
-
-
-class Answer(Protocol):
-    """What a command said and how it ended."""
-
-    exit_code: int
-    exception: BaseException | None
-
-    @property
-    def stdout(self) -> str:
-        """Standard output."""
-
-    @property
-    def stderr(self) -> str:
-        """Standard error."""
 
 
 class Program(Protocol):
     """Runs a command line; standard input is `stdin`."""
 
-    def __call__(self, *words: str, stdin: bytes | None = None) -> Answer: ...
+    def __call__(self, *words: str, stdin: bytes | None = None) -> Result: ...
 
 
 @pytest.fixture
@@ -43,7 +28,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
 
-    def run(*words: str, stdin: bytes | None = None) -> Answer:
+    def run(*words: str, stdin: bytes | None = None) -> Result:
         with warnings.catch_warnings():
             return CliRunner().invoke(app, list(words), input=stdin, prog_name="seqdistill")
 

@@ -35,7 +35,6 @@ def test_a_model_goes_to_another_form_and_back(program: Program, model: str) -> 
     ("words", "sentence"),
     [
         (("small", "out"), "--format"),
-        (("small", "out", "--format", "zip"), "'zip'"),
         (("small", "out", "--format", "int8"), "give --verify-on DATA"),
         (("small", "out", "--format", "int8", "--verify-on", "none.tsv"), "none.tsv"),
         (("small", "small", "--format", "sparse"), "OUTPUT must be a new or empty folder"),

@@ -10,10 +10,11 @@ from types import ModuleType
 
 import pytest
 from safetensors import SafetensorError
+from typer.testing import Result
 
 from seqdistill.core.errors import UserError
 
-from .conftest import Answer, Program, files_in
+from .conftest import Program, files_in
 
 LOG = "runs/x/metrics.jsonl"
 
@@ -30,7 +31,7 @@ def over(error: Exception, outer: Exception) -> Exception:
 
 def failed(
     program: Program, monkeypatch: pytest.MonkeyPatch, recipe: str, error: BaseException
-) -> Answer:
+) -> Result:
     """The end of a training that raises the error."""
 
     def train(*_: object, **__: object) -> None:
@@ -54,15 +55,13 @@ ENDED = [
     (SafetensorError("I/O error: No space left on device (os error 28)"), "Disk full"),
     (OSError("Detail: [errno 28] No space left on device"), "Disk full"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk full"),
-    (Exception("Disk quota exceeded (os error 122)"), "Disk full"),
     # Memory: on a GPU, a CPU, in Python.
     (OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore words"), "training.batch_tokens"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "Out of memory"),
     (MemoryError(), "Out of memory"),
     *(
         (OSError(getattr(errno, name), os.strerror(getattr(errno, name)), LOG), f"{LOG!r}, but")
-        for name in ("ENAMETOOLONG", "ELOOP", "ENOTDIR", "EISDIR", "EROFS", "EFBIG", "EMFILE",
-                     "EIO", "ESTALE")
+        for name in ("ENAMETOOLONG", "EROFS", "EFBIG", "EMFILE", "EIO")
     ),
 ]  # fmt: skip
 
@@ -83,15 +82,7 @@ def test_what_a_user_can_fix_is_one_line_and_code_two(
         assert answer.stderr.endswith("continue with --resume\n")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        ZeroDivisionError(),
-        RuntimeError("shapes do not match"),
-        FileNotFoundError(2, "No", "./file"),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("error", [RuntimeError("of ours"), FileNotFoundError(2, "No", "./file")])
 def test_a_defect_keeps_its_traceback(
     error: Exception, program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,51 +101,20 @@ def test_interrupt_says_how_to_continue(
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("train recipe.yml", "got 'recipe.yml'"),
-        ("train recipe.yaml learning_rte=3", "did you mean 'training.learning_rate'?"),
-        ("train recipe.yaml stray", "got 'stray'"),
-        ("train --seed 3 a=b", "RECIPE must be a YAML file or a preset"),
-        ("train recipe.yaml output_dir=recipe.yaml/run", "'recipe.yaml' is a file"),
-        ("train recipe.yaml --output_dir full", "got 'full'"),
-        ("train recipe.yaml --output_dir dangling", "is a link to 'gone'"),
-        ("train recipe.yaml --output_dir dangling --resume", "is a link to 'gone'"),
-        (f"train recipe.yaml --output_dir {'x' * 256}", "got one of 256"),
-        ('train recipe.yaml output_dir="a\\0b"', "got one with '\\x00'"),
-        (f"label recipe.yaml teacher.model=bundled:en-de --output_dir {'x' * 256}", "of 256"),
-        ("train recipe.yaml --output_dir full --dry-run", "got 'full'"),
-        ("demo stray", "got 'stray'"),
-        ("label recipe.yml", "got 'recipe.yml'"),
-        ("evaluate nowhere", "got 'nowhere'"),
-        ("evaluate full", "must hold recipe.yaml"),
-        ("evaluate full stray", "got 'stray'"),
-        ("evaluate int8", "CTranslate2 folder 'int8'"),
-        ("report nowhere", "got 'nowhere'"),
-        ("generate small --input nofile", "got 'nofile'"),
-        ("generate small --input bad.txt", "bad.txt:2: text must be UTF-8"),
-        ("generate small --input bad.txt text", "the input must be given once"),
-        ("generate small a --output full", "got the folder 'full'"),
-        ("generate small a --template-option thinking", "got 'thinking'"),
-        ("generate small a --raw --template-option a=b", "--raw"),
-        ("generate run a", "did you mean 'run/student'?"),
-        ("recipe show sekkd", "got 'sekkd'"),
-        ("recipe check recipe.yaml other.yaml", "FILE must be one recipe"),
-        ("recipe check recipe.yaml training.steps=0", "training.steps"),
-    ],
+    "line", Path(__file__).with_name("mistakes.txt").read_text("utf-8").splitlines()
 )
 def test_mistakes_end_with_two_and_write_nothing(
-    program: Program, recipe_file: str, tmp_path: Path, line: str, found: str
+    program: Program, recipe_file: str, tmp_path: Path, line: str
 ) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").touch()
-    (tmp_path / "int8").mkdir()
-    (tmp_path / "int8" / "model.bin").touch()
+    """Each line of the file: a command line, and what the sentence names."""
+    for file in ("full/file", "int8/model.bin", "run/student/file"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
     (tmp_path / "dangling").symlink_to("gone")
-    (tmp_path / "run" / "student").mkdir(parents=True)
     (tmp_path / "bad.txt").write_bytes(b"good\nb\xffd\n")
     before = files_in(tmp_path)
-    answer = program(*line.split(" "))
+    words, found = line.split(" => ")
+    answer = program(*words.split(" "))
     assert answer.exit_code == 2, answer.stderr
     assert answer.stderr.startswith("error: ")
     assert found in answer.stderr

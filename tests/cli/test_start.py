@@ -6,10 +6,15 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import seqdistill
+from seqdistill.cli.options import named_settings, read_words
+from seqdistill.core.errors import UserError
+from seqdistill.recipe import preset_names, read_recipe, show_preset
+from seqdistill.recipe.schema import Recipe
 
 from .conftest import Program
 
@@ -79,11 +84,6 @@ def test_examples_in_help_are_whole_and_can_be_given(program: Program) -> None:
             assert {section for section, _ in examples} <= {"data", "evaluation"}
 
 
-def test_version_is_the_package_s(program: Program) -> None:
-    answer = program("--version")
-    assert (answer.exit_code, answer.stdout) == (0, f"seqdistill {seqdistill.__version__}\n")
-
-
 @pytest.mark.parametrize("words", [("bogus",), ("train",), ("generate",), ("env", "--bogus")])
 def test_wrong_usage_ends_with_two(program: Program, words: tuple[str, ...]) -> None:
     answer = program(*words)
@@ -93,7 +93,48 @@ def test_wrong_usage_ends_with_two(program: Program, words: tuple[str, ...]) -> 
 
 
 def test_env_names_versions_and_machine(program: Program) -> None:
-    answer = program("env")
-    assert answer.exit_code == 0
-    for name in ("python", "torch", "transformers", "ctranslate2", "cpu_model", "memory"):
-        assert any(line.startswith(f"{name} ") for line in answer.stdout.splitlines())
+    assert program("--version").stdout == f"seqdistill {seqdistill.__version__}\n"
+    names = {line.split()[0] for line in program("env").stdout.splitlines()}
+    assert {"python", "torch", "transformers", "ctranslate2", "cpu_model", "memory"} <= names
+
+
+def test_recipe_shows_presets_schema_and_resolved_recipes(
+    program: Program, recipe_file: str
+) -> None:
+    lines = program("recipe", "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == preset_names()
+    assert program("recipe", "show", "seq_kd").stdout == show_preset("seq_kd")
+    schema = json.loads(program("recipe", "schema").stdout)
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+    answer = program("recipe", "check", recipe_file, "--resolved", "max_steps=500")
+    Path("resolved.yaml").write_text(answer.stdout, encoding="utf-8")
+    expected = read_recipe(recipe_file, ["training.steps=500"])
+    assert read_recipe("resolved.yaml") == expected
+
+
+def test_settings_and_other_words_are_told_apart_and_keep_their_order() -> None:
+    given = read_words(["a=1", "runs/seed=1/recipe.yaml", "data.train=a b/c=d.tsv", "a=-1.5"])
+    assert given.positional == ("runs/seed=1/recipe.yaml",)
+    assert given.overrides == ("a=1", "data.train=a b/c=d.tsv", "a=-1.5")
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("--learning-rate", "write learning_rate=VALUE"),
+        ("--training.steps=3", "write training.steps=VALUE"),
+        ("--resume_from_checkpoint", "write --resume"),
+    ],
+)
+def test_an_option_of_other_trainers_is_refused_with_what_to_write(
+    option: str, remedy: str
+) -> None:
+    with pytest.raises(UserError, match=remedy):
+        read_words(["recipe.yaml", option, "3e-4"])
+
+
+@pytest.mark.parametrize("folder", ["runs/x", "1", "true", "a: b", 'quote"d', "runs/ü #1"])
+def test_output_dir_is_text_whatever_it_looks_like(folder: str) -> None:
+    recipe = read_recipe("baseline", named_settings(folder, 7))
+    assert recipe.output_dir == folder
+    assert recipe.seed == 7

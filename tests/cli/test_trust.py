@@ -48,23 +48,16 @@ def stranger(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         save_unlisted(tiny_model("llama"), character_tokenizer(closes=False), folder)
         config = json.loads((folder / "config.json").read_text())
         config["model_type"] = "own"
-        config["auto_map"] = {
-            "AutoConfig": "own.OwnConfig",
-            "AutoModelForCausalLM": "own.OwnForCausalLM",
-        }
+        names = {"AutoConfig": "OwnConfig", "AutoModelForCausalLM": "OwnForCausalLM"}
+        config["auto_map"] = {auto: f"own.{name}" for auto, name in names.items()}
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "own.py").write_text(OWN_CODE.format(mark=str(mark)))
+    model = "{model: teacher, trust_remote_code: true}"
     recipe = load_recipe(
         "word_kd",
         [
-            "teacher.model=teacher",
-            "student.model=teacher",
-            "teacher.trust_remote_code=true",
-            "student.trust_remote_code=true",
-            "data.train=rows.tsv",
-            "data.dev=null",
-            "data.test=test.tsv",
-            "output_dir=runs/theirs",
+            *(f"teacher={model}", "teacher.scores=dense", f"student={model}"),
+            *("data={train: rows.tsv, test: test.tsv}", "output_dir=runs/theirs"),
             "evaluation.engine=transformers",
         ],
     )

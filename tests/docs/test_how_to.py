@@ -20,8 +20,7 @@ from seqdistill.core.families import DIVERGENCES, METRICS, REWARDS, TOKEN_WEIGHT
 from seqdistill.jobs.inputs import check_inputs, inputs_of
 from seqdistill.recipe import json_schema, load_recipe, schema
 
-from .code_blocks import ROOT
-
+ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "docs" / "how-to" / f"{family}.md"
     for family in ("divergence", "metric", "reward", "token-weight")

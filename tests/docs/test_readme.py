@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -42,3 +43,13 @@ def test_demo_rows_have_the_promised_columns_and_plausible_values() -> None:
         assert {"parameters", "bytes", "chrf_beam", "words_per_second_beam"} <= row.keys()
         assert row["bleu_beam_low"] <= row["bleu_beam"] <= row["bleu_beam_high"]
         assert 0.0 < row["mode_share"] <= 1.0 < row["perplexity"]
+
+
+def test_every_published_bug_names_a_test_that_exists() -> None:
+    text = (readme.ROOT / "docs" / "published_bugs.md").read_text("utf-8")
+    named = re.findall(r"^\| .+? \| .+? \| `(tests/.+?)::(.+?)` \|$", text, re.MULTILINE)
+    assert len(named) > 40
+    for path, name in named:
+        tree = ast.parse((readme.ROOT / path).read_text("utf-8"))
+        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert name in names, f"{path} has no {name}"

@@ -8,6 +8,7 @@ import io
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,31 @@ from typer.testing import CliRunner
 from seqdistill.cli.main import app
 from seqdistill.cli.options import read_words
 from seqdistill.jobs.distill import distill
+from seqdistill.objectives import DIVERGENCES
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.sweep_schema import read_sweep, trials
 
-from .code_blocks import PAGES, ROOT, blocks
+ROOT = Path(__file__).parents[2]
+OBJECTIVES = "docs/objectives.md"
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+PAGES = (
+    "README.md",
+    *(
+        str(found.relative_to(ROOT))
+        for folder in ("guides", "how-to")
+        for found in sorted((ROOT / "docs" / folder).glob("*.md"))
+    ),
+)
+"""The pages whose commands and code are run."""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The page's fenced blocks of this language, in order; `page` is a path below the root."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [code for name, code in _BLOCK.findall(text) if name == language]
+
 
 SENTENCE = "Click the button to open the file."
 LINES = "source\ttarget\n" + "".join(f"ab{letter}\tcd{letter}\n" for letter in "efgh")
@@ -152,3 +174,22 @@ def test_the_call_from_python_has_these_arguments() -> None:
     code = python("import seqdistill")
     for name in re.findall(r"(\w+)=", code.partition("distill(")[2].partition("data=")[0]):
         assert name in inspect.signature(distill).parameters, name
+
+
+def test_the_code_runs_from_top_to_bottom() -> None:
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    code = blocks(OBJECTIVES, "python")
+    assert len(code) >= 6
+    for block in code:
+        exec(compile(block, OBJECTIVES, "exec"), names)
+    for name in DIVERGENCES:
+        assert any(f"{name}(" in block for block in code), f"{name} is never called"
+
+
+def test_the_table_has_every_divergence_with_its_arguments() -> None:
+    text = (ROOT / OBJECTIVES).read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.MULTILINE))
+    for name, divergence in DIVERGENCES.items():
+        for parameter in list(inspect.signature(divergence.function).parameters)[2:]:
+            assert f"`{parameter}`" in rows[name], f"{name}: {parameter}"

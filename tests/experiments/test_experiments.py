@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from corpora.g2p.build import Entry, divide, write
 from experiments.estimates import Estimate, difference, estimate, gain, ratio
 from experiments.gkd import cells as gkd_cells
 from experiments.gkd import page as gkd_page
@@ -19,17 +21,51 @@ from experiments.kim_rush import page as kim_rush_page
 from experiments.kim_rush import run as kim_rush_run
 from experiments.kim_rush import tasks as kim_rush_tasks
 from experiments.running import add_rows, lookup
-from experiments.shapes import Size
-from tests.experiments.tiny import save_tiny_teacher, tiny_settings, write_tiny_data
+from experiments.shapes import Settings, Size
 
 from experiments import running
 from seqdistill.jobs import cells
 from seqdistill.jobs.cells import Cell
+from seqdistill.models.loading import load_tokenizer
+from seqdistill.models.scratch import configuration, random_model
 from seqdistill.records.tables import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Size(8, 1, 1)
 PAGES = {"kim_rush": kim_rush_page, "gkd": gkd_page}
+
+
+def write_tiny_data(data: Path, *, num_dev: int, num_test: int) -> None:
+    """Sixty words over eight letters, each letter said by one phone, divided; and a tokenizer."""
+    places = [[(number // 8**place) % 8 for place in range(3)] for number in range(60)]
+    words = [
+        Entry("".join("abcdefgh"[n] for n in word), tuple(f"P{n}" for n in word)) for word in places
+    ]
+    write(divide(words, num_dev=num_dev, num_test=num_test), data, version="test")
+
+
+def save_tiny_teacher(folder: Path, size: Size, *, tokenizer: Path) -> None:
+    """A nearly uniform teacher of random weights."""
+    known = load_tokenizer(str(tokenizer))
+    shape = configuration({**size.architecture, "init_std": 0.02}, known)
+    random_model(shape, seed=1).save_pretrained(folder)
+    known.save_pretrained(folder)
+
+
+def tiny_settings(settings: Settings, data: Path) -> Mapping[str, object]:
+    """`settings` with these data and lengths that suit a few updates."""
+    return {
+        **settings,
+        **{f"data.{split}": str(data / f"{split}.tsv") for split in ("train", "dev", "test")},
+        "training.warmup_steps": 1,
+        "training.batch_tokens": 100,
+        "training.eval_every": 2,
+        "training.log_every": 1,
+        "data.max_target_tokens": 10,
+        "sequences.decoding.max_new_tokens": 10,
+        "evaluation.max_new_tokens": 10,
+        "evaluation.bootstrap_resamples": 20,
+    }
 
 
 @pytest.mark.parametrize("name", list(PAGES))

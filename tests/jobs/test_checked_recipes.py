@@ -94,7 +94,7 @@ def test_a_recipe_passes_where_it_can_be_prepared_and_nowhere_else(
     if found := contradictions(recipe):
         with pytest.raises(RecipeError) as refused:
             train(recipe, progress=NoProgress())
-        assert all(f"{item.key} {item.sentence}" in str(refused.value) for item in found)
+        assert all(f"{key} {sentence}" in str(refused.value) for key, sentence in found)
         assert not output_folder(recipe).exists()
         return
     prepared = prepare(recipe)

@@ -23,12 +23,6 @@ from seqdistill.recipe.writing import json_schema
 YOURS = ["data.train=train.tsv", "student.model=small", "teacher.model=large"]
 
 
-def refusal(*overrides: str, preset: str = "word_kd") -> str:
-    with pytest.raises(RecipeError) as error:
-        load_recipe(preset, [*YOURS, *overrides])
-    return str(error.value)
-
-
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_a_term_has_the_parameters_of_its_divergence_and_no_others(name: str) -> None:
     own = PARAMETERS.get(name, {})
@@ -40,47 +34,11 @@ def test_a_term_has_the_parameters_of_its_divergence_and_no_others(name: str) ->
             read_term({"divergence": name, **own, foreign: 0.5})
 
 
-@pytest.mark.parametrize(
-    ("term", "parts"),
-    [
-        ("divergence: forward_kl, beta: 0.5", ["terms.0.beta", "jensen_shannon", "remove"]),
-        ("divergence: forward_kl, hed_mass: 0.5", ["terms.0.hed_mass", "forward_kl has"]),
-        ("divergence: adaptive_kl, hed_mass: 0.5", ["mean 'objective.terms.0.head_mass'?"]),
-        ("divergence: jensen_shannon", ["terms.0.beta", "must be given"]),
-        ("divergence: jensen_shanon, beta: 0.5", ["Did you mean 'jensen_shannon'?"]),
-        ("divergence: skew_reverse_kl, alpha: 0", ["terms.0.alpha", "greater than 0, got 0"]),
-        ("divergence: skew_forward_kl, alpha: 1", ["terms.0.alpha", "less than 1, got 1"]),
-        ("divergence: skew_forward_kl, alpha: true", ["terms.0.alpha", "a number, or a mapping"]),
-        (
-            "divergence: skew_forward_kl, alpha: {start: 0.1, end: 0.2, shape: bent}",
-            ["terms.0.alpha", "shape"],
-        ),
-        ("divergence: adaptive_kl, head_mass: 0", ["terms.0.head_mass", "greater than 0"]),
-        ("divergence: forward_kl, token_weights: importence", ["kind", "mean 'importance'?"]),
-        ("divergence: forward_kl, token_weights: [{kind: origin}]", ["0.origins must be given"]),
-        (
-            "divergence: forward_kl, token_weights: [{kind: origin, origins: []}]",
-            ["terms.0.token_weights.0.origins", "at least 1 item"],
-        ),
-        (
-            "divergence: negative_log_likelihood, "
-            "token_weights: [{kind: sequence_reverse_kl, clip: 1.5}]",
-            ["terms.0.token_weights.0.clip", "less than 1, got 1.5"],
-        ),
-        ("divergence: forward_kl, token_weights: [{kind: uniform, clip: 0.1}]", ["belongs to"]),
-    ],
-)
-def test_a_wrong_parameter_is_one_error_at_its_key(term: str, parts: list[str]) -> None:
-    found = refusal(f"objective.terms=[{{{term}}}]")
-    assert all(part in found for part in parts), found
-    assert "errors" not in found, "one mistake, one sentence"
-
-
 def test_a_parameter_that_a_preset_gives_can_be_set_to_null() -> None:
-    change = "objective.terms.0.divergence=reverse_kl"
-    assert "set it to null" in refusal(change, preset="gkd")
-    away = ["objective.terms.0.beta=null", "objective.terms.0.scale=null"]
-    (term,) = load_recipe("gkd", [*YOURS, change, *away]).objective.terms
+    away = [
+        f"objective.terms.0.{key}" for key in ("divergence=reverse_kl", "beta=null", "scale=null")
+    ]
+    (term,) = load_recipe("gkd", [*YOURS, *away]).objective.terms
     assert term == read_term({"divergence": "reverse_kl"})
 
 
@@ -155,7 +113,7 @@ def test_a_check_passes_what_builds_and_refuses_what_does_not(
     try:
         build_objective(recipe)
     except RecipeError as error:
-        assert any(f"{one.key} {one.sentence}" == str(error) for one in found)
+        assert any(f"{key} {sentence}" == str(error) for key, sentence in found)
     else:
         inner = ("objective.reduction", "objective.loss_temperature")
-        assert not any(one.key in inner for one in found)
+        assert not any(key in inner for key, _ in found)

@@ -2,86 +2,58 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
 from seqdistill.recipe.sequences_schema import SequencesSection
 
-
-def mixture(share: Any, *, origin: str = "mixture", **more: Any) -> SequencesSection:
-    return SequencesSection.model_validate(
-        {"origin": origin, "mixture": {"student_fraction": share, **more}}
-    )
-
-
-ALWAYS = [1, 1.0, {"start": 1}, {"start": 1, "end": 1, "shape": "exponential"},
+ALWAYS = [1, {"start": 1}, {"start": 1, "end": 1, "shape": "exponential"},
           {"start": 1, "shape": "adaptive"}]  # fmt: skip
-NEVER = [0, 0.0, {"start": 0, "end": 0}, {"start": 0, "end": 0, "shape": "adaptive"}]
+NEVER = [0, {"start": 0, "end": 0}, {"start": 0, "end": 0, "shape": "adaptive"}]
 NOW_AND_THEN = [0.5, {"start": 0}, {"start": 1, "end": 0}, {"start": 0, "shape": "adaptive"},
                 {"start": 1, "end": 0.5, "shape": "adaptive"}]  # fmt: skip
 
 
-@pytest.mark.parametrize("coin", ["batch", "example"])
 @pytest.mark.parametrize("others", ["reference", "teacher"])
 @pytest.mark.parametrize("origin", ["mixture", "replay"])
-@pytest.mark.parametrize("share", ALWAYS)
-def test_a_student_that_writes_every_sequence_needs_nobody_elses(
-    share: Any, origin: str, others: str, coin: str
-) -> None:
-    found = mixture(share, origin=origin, others=others, coin=coin)
-    assert found.writers == ("student",) and found.rolls_out
-    assert not found.has_two_origins and not found.decoded_by_teacher
-    assert found.needs_references is None
+def test_the_share_of_a_mixture_says_who_writes(origin: str, others: str) -> None:
+    def check(share: Any, coin: str, writers: tuple[str, ...], needing: str | None) -> None:
+        mixture = {"student_fraction": share, "coin": coin, "others": others}
+        found = SequencesSection.model_validate({"origin": origin, "mixture": mixture})
+        assert found.writers == writers
+        assert found.rolls_out == ("student" in writers)
+        assert found.has_two_origins == (len(writers) == 2)
+        assert found.decoded_by_teacher == ("teacher" in writers)
+        wanted = needing if others == "reference" else None
+        assert (found.needs_references or "").startswith(wanted or "")
+        assert (found.needs_references is None) == (wanted is None)
 
-
-@pytest.mark.parametrize("coin", ["batch", "example"])
-@pytest.mark.parametrize("origin", ["mixture", "replay"])
-@pytest.mark.parametrize("share", NEVER)
-def test_a_student_that_never_writes_samples_nothing(share: Any, origin: str, coin: str) -> None:
-    found = mixture(share, origin=origin, coin=coin)
-    assert found.writers == ("reference",) and not found.rolls_out and not found.has_two_origins
-    needing = str(found.needs_references)
-    assert needing.startswith("sequences.mixture.others: reference with student_fraction: 0")
-    by_teacher = mixture(share, origin=origin, coin=coin, others="teacher")
-    assert by_teacher.writers == ("teacher",) and by_teacher.decoded_by_teacher
-    assert by_teacher.needs_references is None
-
-
-@pytest.mark.parametrize("origin", ["mixture", "replay"])
-@pytest.mark.parametrize("share", NOW_AND_THEN)
-def test_any_other_share_has_both_write(share: Any, origin: str) -> None:
-    found = mixture(share, origin=origin)
-    assert found.writers == ("student", "reference")
-    assert found.rolls_out and found.has_two_origins
-    assert "sequences.mixture.others: reference" in str(found.needs_references)
-
-
-@pytest.mark.parametrize("share", [0, 0.5, 1])
-def test_with_the_coin_both_every_prompt_is_answered_by_both_whatever_the_share(
-    share: float,
-) -> None:
-    found = mixture(share, coin="both", others="teacher")
-    assert found.writers == ("student", "teacher")
-    assert found.rolls_out and found.has_two_origins and found.decoded_by_teacher
-    needing = mixture(share, coin="both").needs_references
-    assert needing == "sequences.mixture.others: reference with coin: both"
+    reference = "sequences.mixture.others: reference with "
+    for coin in ("batch", "example"):
+        for share in ALWAYS:
+            check(share, coin, ("student",), None)
+        for share in NEVER:
+            check(share, coin, (others,), f"{reference}student_fraction: 0")
+        for share in NOW_AND_THEN:
+            check(share, coin, ("student", others), f"{reference}student_fraction: ")
+    for share in itertools.chain(ALWAYS, NEVER, NOW_AND_THEN):  # every prompt is answered by both
+        check(share, "both", ("student", others), f"{reference}coin: both")
 
 
 @pytest.mark.parametrize(
-    ("origin", "writers", "decoded", "needing"),
+    ("origin", "writer", "needs"),
     [
-        ("reference", ("reference",), False, "sequences.origin: reference"),
-        ("teacher", ("teacher",), True, None),
-        ("interpolation", ("teacher",), True, "sequences.origin: interpolation"),
-        ("student", ("student",), False, None),
-        ("replay", ("student",), False, None),
+        ("reference", "reference", True),
+        ("teacher", "teacher", False),
+        ("interpolation", "teacher", True),
+        ("student", "student", False),
+        ("replay", "student", False),
     ],
 )
-def test_without_a_mixture_one_writer_writes_all(
-    origin: str, writers: tuple[str, ...], decoded: bool, needing: str | None
-) -> None:
+def test_without_a_mixture_one_writer_writes_all(origin: str, writer: str, needs: bool) -> None:
     found = SequencesSection.model_validate({"origin": origin})
-    assert found.writers == writers and not found.has_two_origins
-    assert found.decoded_by_teacher == decoded
-    assert found.needs_references == needing
+    assert found.writers == (writer,) and not found.has_two_origins
+    assert found.decoded_by_teacher == (writer == "teacher")
+    assert found.needs_references == (f"sequences.origin: {origin}" if needs else None)

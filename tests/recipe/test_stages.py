@@ -11,7 +11,6 @@ from seqdistill.core.schedules import Schedule
 from seqdistill.recipe import load_recipe, read_recipe, write_recipe
 from seqdistill.recipe.schema import PruningSection, Recipe, Stage
 from seqdistill.recipe.stages import stage_recipe
-from seqdistill.recipe.systems import all_contradictions
 
 YOURS = ["data.train=a.tsv", "data.dev=b.tsv", "student.model=small", "teacher.model=large"]
 CHAINS = {
@@ -60,9 +59,6 @@ def test_the_teachers_states_are_kept_where_a_stage_reads_them() -> None:
         ("fp32", "here"),
         ("none", None),
     ]
-    assert "teacher.cache_hidden_states must be none" in refusal(kept[0])
-    told = refusal("stages.1.settings.teacher.cache_hidden_states=fp16")
-    assert "stages.1.settings.teacher.cache_hidden_states must be left out unless" in told
     both = "stages=[{preset: word_kd}, {preset: seq_kd_word_kd}]"
     assert "teacher.states must be another folder" in refusal(both, *kept)
     chain(both, kept[0])
@@ -93,34 +89,6 @@ def test_the_recipes_own_pruning_starts_with_the_first_stage() -> None:
     assert "pruning.sparsity must be left to the stages" in told
 
 
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"pruning.sparsity": 1}, "stages.1.settings.pruning.sparsity must be less than 1, got 1"),
-        ({"pruning.sparsity": -0.1}, "stages.1.settings.pruning.sparsity must be at least 0"),
-        (
-            {"pruning.sparsity": False},
-            "pruning.sparsity must be a number, got false; write the number",
-        ),
-        ({"pruning.sparsty": 0.5}, "did you mean 'pruning.sparsity'?"),
-        ({"pruning": 5}, "stages.1.settings.pruning must be a section of keys"),
-        ({"pruning.scheme": "blind"}, "stages.1.settings.pruning.scheme must be 'class_blind'"),
-        (
-            {"pruning": {"sparsity": None, "scheme": "class_uniform"}},
-            "stages.1.settings.pruning.scheme must be left out unless pruning.sparsity is given",
-        ),
-    ],
-)
-def test_a_wrong_pruning_is_told_once_by_its_key(
-    settings: dict[str, object], sentence: str
-) -> None:
-    pruned = Stage(preset="prune", settings=settings)
-    stages = (Stage(preset="seq_kd"), pruned, Stage(preset="seq_inter"))
-    found = all_contradictions(chain().model_copy(update={"stages": stages}))
-    assert sum(sentence in f"{item.key} {item.sentence}" for item in found) == 1
-    assert {item.key.split(".")[1] for item in found} == {"1"}, "the stage after is not at fault"
-
-
 def test_a_stages_settings_win_over_its_preset_and_that_over_the_recipe() -> None:
     recipe = chain("training.steps=800", "stages.1.settings.training.learning_rate=0.5")
     first, second = (stage_recipe(recipe, index, start_from=None) for index in (0, 1))
@@ -136,7 +104,9 @@ def test_a_stages_settings_win_over_its_preset_and_that_over_the_recipe() -> Non
         {"training": {"steps": 40}, "objective.terms": [HALF_NLL], "data": {"dev": None}},
     ],
 )
-def test_settings_may_be_dotted_or_nested(settings: dict[str, object]) -> None:
+def test_settings_may_be_dotted_or_nested_and_read_back(
+    settings: dict[str, object], tmp_path: pathlib.Path
+) -> None:
     stages = (Stage(preset="seq_kd"), Stage(preset="seq_inter", settings=settings))
     recipe = chain().model_copy(update={"stages": stages})
     made = stage_recipe(recipe, 1, start_from="trained")
@@ -145,15 +115,7 @@ def test_settings_may_be_dotted_or_nested(settings: dict[str, object]) -> None:
     assert made.data.dev is None
     assert stage_recipe(recipe, 0, start_from=None).data.dev == "b.tsv"
     assert recipe.stages == stages
-
-
-def test_a_chain_reads_back_as_itself(tmp_path: pathlib.Path) -> None:
-    recipe = chain(
-        "stages.1.settings={training.steps: 40, data.dev: null, training: {trackers: []}}",
-        "stages.0.settings.training.precision=fp32",
-    )
-    path = tmp_path / "recipe.yaml"
-    path.write_text(write_recipe(recipe), encoding="utf-8")
+    (path := tmp_path / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
     assert load_recipe(str(path)) == recipe
 
 
@@ -162,60 +124,10 @@ def test_a_line_of_a_file_is_named_with_the_key_that_mends_it(tmp_path: pathlib.
     path.write_text(
         "preset: seq_kd_seq_inter\n"
         "data: {train: a.tsv}\nteacher: {model: large}\nstudent: {model: small}\n"
-        "stages:\n- preset: seq_kd\n- preset: seq_inter\n  settings: {training.stesp: 3}\n",
-        encoding="utf-8",
+        "stages:\n- preset: seq_kd\n- preset: seq_inter\n  settings: {training.stesp: 3}\n"
     )
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(RecipeError, match=r"line 8: stages\.1\.settings\.training\.stesp is an un"):
         load_recipe(str(path))
-    assert str(caught.value) == (
-        f"{path}, line 8: stages.1.settings.training.stesp is an unknown key; "
-        "did you mean 'training.steps'?"
-    )
-
-
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("stages.1.settings.seed=-1", "stages.1.settings.seed must be at least 0, got -1"),
-        ("stages.1.settings.training.steps=many", "training.steps must be a whole number"),
-        ("stages.1.settings.training.steps=true", "must be a number, got true"),
-        ("stages.1.settings.method=mine", "stages.1.settings.method must be left out of a stage"),
-        ("stages.1.settings.student.model=x", "student.model must be left out of a stage"),
-        ("stages.0.settings.student.init=scratch", "student.init must be left out of a stage"),
-        (
-            "stages.0.settings.objective.terms.4.weight=1",
-            "stages.0.settings.objective.terms.4.weight must be a key of a section or a position",
-        ),
-        ("stages.0.preset=demo", "stages.0.preset must be a preset that a stage can follow"),
-        ("stages.0.preset=teacher", "stages.0.preset must be a preset that a stage can follow"),
-        ("stages.0.preset=seq_kdd", "got 'seq_kdd'; take one of them. Did you mean 'seq_kd'?"),
-        ("stages.0.preset=word_kd_seq_inter", "got 'word_kd_seq_inter'"),
-        ("compare=[baseline]", "stages must not stand beside compare"),
-        ("method=a/b", "method must be a name of letters"),
-        ("data.train=null", "data.train must name the training examples"),
-        ("teacher.model=null", "must be given for sequences.origin: teacher"),
-        ("student.model=null", "student.model in stages.0 must be given"),
-        # A preset of the second stage, and a setting of the recipe that fails in the first one.
-        (
-            "stages.1.settings.training.steps=10",
-            "stages.1.settings.training.warmup_steps must be at most training.steps",
-        ),
-        (
-            "training={steps: 50, warmup_steps: 51}",
-            "training.warmup_steps in stages.0 must be at most",
-        ),
-        # What every stage sets for itself would be ignored in silence.
-        (
-            "sequences.decoding.beam_size=3",
-            "write it as stages.0.settings.sequences.decoding.beam_size",
-        ),
-        ("sequences.origin=teacher", "sequences.origin must be left to the stages"),
-        ("objective.reduction=sum", "objective.reduction must be left to the stages"),
-        ("sequences.corpus=corpus", "sequences.corpus must be another folder"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused_by_its_key(override: str, sentence: str) -> None:
-    assert sentence in refusal(override)
 
 
 def test_fine_tuning_may_follow_a_random_student_but_not_start_from_it() -> None:
@@ -229,14 +141,14 @@ def test_a_mistake_that_all_stages_share_is_told_once() -> None:
     told = refusal("data.target_column=x", "data.source_column=x")
     assert told.count("data.target_column must be another column") == 1
     assert "stages." not in told
-
-
-def test_settings_that_one_stage_reads_are_right() -> None:
+    pruned = "{preset: prune, settings: {pruning.sparsity: 2}}"
+    told = refusal(f"stages=[{{preset: seq_kd}}, {pruned}, {{preset: seq_inter}}]")
+    assert "errors:" not in told and "stages.2" not in told, "the stage after is not at fault"
+    # Settings that one stage reads are right.
     chain("training.steps=500", "sequences.decoding.compute_type=int8")
     chain("sequences.corpus=a", "stages.1.settings.sequences.corpus=b")
     later = "stages=[{preset: baseline}, {preset: word_kd}]"
-    read_only = load_recipe("baseline", [*YOURS, later, "sequences.decoding.max_new_tokens=9"])
-    assert not all_contradictions(read_only)
+    load_recipe("baseline", [*YOURS, later, "sequences.decoding.max_new_tokens=9"])
 
 
 def test_a_later_stage_forgets_how_the_first_student_was_made() -> None:

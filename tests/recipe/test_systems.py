@@ -8,8 +8,10 @@ import pytest
 
 from seqdistill.recipe import check_recipe, compare_member, load_recipe, output_folder, read_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.stages import stage_recipe
 from seqdistill.recipe.systems import comparable_presets
 
+EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "examples").rglob("*.yaml"))
 CHANGED = {"preset", "method", "output_dir", "compare", "teacher", "sequences", "objective"}
 
 
@@ -35,6 +37,18 @@ def test_a_member_that_samples_the_teacher_still_does(name: str, temperature: fl
     decoding = compare_member(load_recipe("demo", given), name).sequences.decoding
     assert (decoding.mode, decoding.sampling_temperature) == ("sample", temperature)
     assert decoding.max_new_tokens == 33
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_has_no_mistakes_and_its_student_learns_from_its_own_sequences(
+    path: pathlib.Path,
+) -> None:
+    recipe = load_recipe(str(path))
+    assert recipe.data.train and recipe.data.dev and recipe.data.test
+    first = stage_recipe(recipe, 0, start_from=None)
+    last = stage_recipe(recipe, len(recipe.stages) - 1, start_from="a-student")
+    assert not first.sequences.rolls_out and last.sequences.rolls_out
+    assert last.sequences.rollouts.engine == "ctranslate2"
 
 
 def test_members_are_written_below_the_comparison_each_by_itself() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import tempfile
 
@@ -14,14 +13,13 @@ from seqdistill.recipe import (
     json_schema,
     preset_names,
     read_recipe,
-    unions,
     write_recipe,
 )
 from seqdistill.recipe.objective_schema import ObjectiveSection, read_term
 from seqdistill.recipe.schema import DataSection, Recipe, StudentSection, TrainingSection
+from seqdistill.recipe.schema_errors import all_keys
 from seqdistill.recipe.sections import Section
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
-from seqdistill.recipe.spelling import all_keys
 
 
 def read_back(recipe: Recipe) -> Recipe:
@@ -113,20 +111,9 @@ def test_every_field_of_the_schema_is_documented() -> None:
     while pending:
         section = pending.pop()
         pending.extend(section.__subclasses__())
-        if section.__module__ == unions.__name__ and section.__name__ not in described:
+        if "_" in section.__name__ and section.__name__ not in described:
             continue  # made of a plug-in that another test loaded
         assert section.__doc__, section
         for name, field in section.model_fields.items():
             is_section = isinstance(field.default, Section)
             assert is_section or field.description, f"{section.__name__}.{name} says nothing"
-
-
-def test_the_editor_schema_describes_every_setting_and_forbids_others() -> None:
-    schema = json_schema()
-    assert json.loads(json.dumps(schema)) == schema
-    definitions = schema["$defs"]
-    assert isinstance(definitions, dict)
-    training = definitions["TrainingSection"]
-    assert training["additionalProperties"] is False
-    assert set(training["properties"]) == set(TrainingSection.model_fields)
-    assert training["properties"]["steps"]["description"] == "Optimizer steps."

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from seqdistill.core.errors import UserError
+from seqdistill.core.errors import DataError, UserError
 from seqdistill.records import fingerprint
+from seqdistill.records.checksums import own_file
 
 
 def model_folder(path: Path) -> Path:
@@ -32,6 +33,11 @@ def test_a_file_is_read_once_and_again_when_it_changed(
         read.append(path)
         return digest(path)
 
+    with monkeypatch.context() as patched:  # written a moment ago: never believed unread
+        patched.setattr(fingerprint, "_digest_once", None)
+        for content in (b"Before", b"Behind"):
+            file.write_bytes(content)
+            assert fingerprint.of_file(file) == hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(fingerprint, "_digest", counted)
     monkeypatch.setattr(fingerprint, "_SETTLED_NS", 0)
     for content in (b"before", b"behind"):
@@ -40,13 +46,6 @@ def test_a_file_is_read_once_and_again_when_it_changed(
         for _ in range(3):
             assert fingerprint.of_file(file) == hashlib.sha256(content).hexdigest()
     assert len(read) == 2
-
-
-def test_a_file_written_a_moment_ago_is_never_believed_unread(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    for content in (b"before", b"behind"):
-        file.write_bytes(content)
-        assert fingerprint.of_file(file) == hashlib.sha256(content).hexdigest()
 
 
 def test_a_folder_is_known_by_content_not_by_place_time_or_read_me(tmp_path: Path) -> None:
@@ -91,3 +90,23 @@ def test_settings_ignore_the_order_of_keys_and_nothing_else() -> None:
     assert one != fingerprint.of_settings({"a": 1, "b": {"c": [2, 1], "d": None}})
     assert one != fingerprint.of_settings({"a": 1.0, "b": {"c": [1, 2], "d": None}})
     assert one != fingerprint.of_settings({"a": "1", "b": {"c": [1, 2], "d": None}})
+
+
+@pytest.mark.parametrize(
+    "name", ["../../outside.parquet", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0", "a/"]
+)
+def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must name files of that folder alone"):
+        own_file(tmp_path, name)
+
+
+def test_links_out_of_the_folder_are_refused_and_links_inside_are_not(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (tmp_path / "outside").write_text("secret")
+    (folder / "out").symlink_to(tmp_path / "outside")
+    (folder / "inside").symlink_to(folder / "plain")
+    with pytest.raises(DataError, match="is a link to"):
+        own_file(folder, "out")
+    for name in ("inside", "plain", "shard-00000.parquet"):
+        assert own_file(folder, name) == folder / name

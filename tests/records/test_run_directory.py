@@ -36,13 +36,27 @@ def test_create_refuses_what_exists_and_writes_nothing(tmp_path: Path, kind: str
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("path", ["dangling", "dangling/run", "loop", "file/deep/run", "link/run"])
+def test_what_cannot_be_made_is_told_before_anything_is_computed(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    for name, leads in (("dangling", "gone"), ("loop", "loop"), ("link", "file")):
+        (tmp_path / name).symlink_to(leads)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="output_dir must lie in a folder"):
+        RunDirectory(tmp_path / path).check_free()
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_open_needs_a_folder_with_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must exist"):
         RunDirectory.open(tmp_path / "none")
     with pytest.raises(UserError, match=r"must hold recipe\.yaml"):
         RunDirectory.open(tmp_path)
-    RunDirectory.create(tmp_path / "run").write_recipe("seed: 1\n")
-    assert RunDirectory.open(tmp_path / "run").read_recipe() == "seed: 1\n"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    for path in ("new", "new/deep/ü ö\n", "folder", "link/run"):
+        RunDirectory.create(tmp_path / path).write_recipe("seed: 1\n")
+        assert RunDirectory.open(tmp_path / path).read_recipe() == "seed: 1\n"
 
 
 def test_json_files_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -57,6 +71,11 @@ def test_json_files_come_back_as_they_were_written(tmp_path: Path) -> None:
     run.write_outputs([{"id": "1", "greedy": {"teacher": "a\nb"}}])
     assert run.read_outputs() == [{"id": "1", "greedy": {"teacher": "a\nb"}}]
     assert run.read_manifest() == {"seed": 2, "started": "then", "finished": "now"}
+    run.write_manifest({"b": (1, 2.5), "a": {"10": "x", "9": None}})
+    assert run.read_manifest() == {"b": [1, 2.5], "a": {"10": "x", "9": None}}
+    run.manifest_path.write_text(run.manifest_path.read_text().replace("2.5", "2.6"))
+    with pytest.raises(UserError, match=r"manifest\.json must say.*damaged or changed"):
+        run.read_manifest()
 
 
 def logged(run: RunDirectory, steps: range) -> RunDirectory:
@@ -81,6 +100,8 @@ def test_logs_of_a_resumed_run_equal_those_of_an_uninterrupted_one(tmp_path: Pat
     assert resumed.metrics_path.read_bytes() == whole.metrics_path.read_bytes()
     assert resumed.rollouts_path.read_bytes() == whole.rollouts_path.read_bytes()
     assert resumed.read_metrics()[0] == {"step": 1, "loss": 1.0}
+    resumed.go_back_to({})
+    assert resumed.read_metrics() == resumed.read_rollouts() == [], "without a checkpoint"
 
 
 @pytest.mark.parametrize("log", ["metrics.jsonl", "rollouts.jsonl"])
@@ -120,18 +141,7 @@ def test_logs_of_a_finished_run_are_read_as_they_were_written(tmp_path: Path, lo
     assert sorted([len(run.read_metrics()), len(run.read_rollouts())]) == [0, 3]
 
 
-def test_a_manifest_has_a_checksum(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
-    run.write_manifest({"b": (1, 2.5), "a": {"10": "x", "9": None}})
-    assert run.read_manifest() == {"b": [1, 2.5], "a": {"10": "x", "9": None}}
-    run.manifest_path.write_text(run.manifest_path.read_text().replace("2.5", "2.6"))
-    with pytest.raises(UserError, match=r"manifest\.json must say.*damaged or changed"):
-        run.read_manifest()
-
-
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"a": ' * 100_000, "1" * 10_000, "{", "\x00", "[]"]
-)
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 10_000, "{", "\x00", "[]"])
 def test_damaged_json_is_a_users_error(tmp_path: Path, text: str) -> None:
     run = RunDirectory.create(tmp_path / "run")
     for path in (run.manifest_path, run.results_path, run.metrics_path, run.samples_path):
@@ -141,13 +151,13 @@ def test_damaged_json_is_a_users_error(tmp_path: Path, text: str) -> None:
             read()
 
 
-def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+def test_a_folder_or_log_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
     run = logged(RunDirectory.create(tmp_path / "run"), range(1, 3))
     shutil.rmtree(run.path)
     row = {"a": 1}
+    logging = (lambda: run.log_metrics(3, row), lambda: run.log_rollouts(3, [row]))
     for write in (
-        lambda: run.log_metrics(3, row),
-        lambda: run.log_rollouts(3, [row]),
+        *logging,
         lambda: run.update_manifest(row),
         lambda: run.write_results(results("1")),
         lambda: run.write_samples([sample("1")]),
@@ -159,39 +169,27 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
             write()
     run.close()
     assert not run.path.exists()
-
-
-@pytest.mark.parametrize("log", ["metrics.jsonl", "rollouts.jsonl"])
-def test_a_log_that_is_gone_between_checkpoints_is_not_begun_anew(tmp_path: Path, log: str) -> None:
-    run = logged(RunDirectory.create(tmp_path / "run"), range(1, 3))
-    run.logs_so_far()
-    (run.path / log).unlink()
-    with pytest.raises(UserError, match="must stay as it is"):
-        logged(run, range(3, 4))
-    run.close()
-    with pytest.raises(UserError, match=f"must stay as it is.*{log}"):
-        run.logs_so_far()
-
-
-def test_a_log_that_was_moved_is_not_written_to_unseen(tmp_path: Path) -> None:
-    run = logged(RunDirectory.create(tmp_path / "run"), range(1, 3))
-    run.path.rename(tmp_path / "moved")
+    moved = logged(RunDirectory.create(tmp_path / "moved"), range(1, 3))
+    moved.path.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="must stay"):
-        run.log_metrics(3, {"loss": 1.0})
-    run.close()
+        moved.log_metrics(3, row)
+    moved.close()
+    for log in ("metrics.jsonl", "rollouts.jsonl"):  # gone between two checkpoints
+        run = logged(RunDirectory.create(tmp_path / log), range(1, 3))
+        run.logs_so_far()
+        (run.path / log).unlink()
+        with pytest.raises(UserError, match="must stay as it is"):
+            logged(run, range(3, 4))
+        run.close()
+        with pytest.raises(UserError, match=f"must stay as it is.*{log}"):
+            run.logs_so_far()
 
 
-@pytest.mark.parametrize("torn", [["recipe.yaml.partial-17"], []])
-def test_what_a_process_left_that_was_killed_as_it_began_is_no_run(
-    tmp_path: Path, torn: list[str]
-) -> None:
-    path = tmp_path / "run"
-    path.mkdir()
-    for name in torn:
-        (path / name).touch()
-    assert not RunDirectory(path).is_begun
-    run = RunDirectory.create(path)
-    assert not list(path.iterdir())
+def test_what_a_process_left_that_was_killed_as_it_began_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml.partial-17").touch()
+    assert not RunDirectory(tmp_path).is_begun
+    run = RunDirectory.create(tmp_path)
+    assert not list(tmp_path.iterdir())
     run.write_recipe("seed: 1\n")
     assert run.is_begun
 
@@ -219,23 +217,7 @@ def test_a_changed_file_that_the_manifest_vouches_for_is_refused(tmp_path: Path,
         json.dumps({k: v for k, v in manifest.items() if k not in ("files", "sha256")})
     )
     assert readers[name]() != before, "changed on purpose, as the sentence says"
-
-
-def test_a_file_written_again_is_vouched_for_anew(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
-    run.write_recipe("seed: 1\n")
     run.write_manifest({"seed": 1})
     run.write_recipe("seed: 2\n")
-    run.write_results(results("1"))
     run.write_results(results("2"))
-    assert run.read_recipe() == "seed: 2\n"
-    assert run.read_results() == results("2")
-    assert run.read_manifest() == {"seed": 1}
-
-
-def test_without_a_checkpoint_all_rows_are_forgotten(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
-    run.go_back_to({})
-    logged(run, range(1, 3))
-    run.go_back_to({})
-    assert run.read_metrics() == run.read_rollouts() == []
+    assert (run.read_recipe(), run.read_results()) == ("seed: 2\n", results("2")), "vouched anew"

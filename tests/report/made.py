@@ -66,18 +66,11 @@ def system(
         for value, factor in ((worse, 2.5), (quality, 1.0))
     ]
     found = System(
-        name=name,
-        method=method,
-        init="teacher layers 3+1",
-        engine="ctranslate2 float32",
-        parameters=5_310_000,
-        bytes=10_000_000,
-        greedy=decoded[0],
-        beam=decoded[1],
-        greedy_beam_gap=around(1.0, 0.5),
-        mode_share=Value(value=0.02, low=0.01, high=0.03),
+        name=name, method=method, init="teacher layers 3+1", engine="ctranslate2 float32",
+        parameters=5_310_000, bytes=10_000_000, greedy=decoded[0], beam=decoded[1],
+        greedy_beam_gap=around(1.0, 0.5), mode_share=around(0.02, 0.01),
         perplexity=Value(value=9.9),
-    )
+    )  # fmt: skip
     return found.model_copy(update=fields)
 
 
@@ -99,15 +92,9 @@ COPY = system(
 def paired(name: str, delta: float, p_value: float, **fields: object) -> PairedTest:
     """A test against the baseline, by beam search."""
     found = PairedTest(
-        system=name,
-        versus="baseline",
-        metric="bleu",
-        delta=delta,
-        p_value=p_value,
-        low=delta - 0.8,
-        high=delta + 0.8,
-        test="paired approximate randomization, 1000 trials",
-    )
+        system=name, versus="baseline", metric="bleu", delta=delta, p_value=p_value,
+        low=delta - 0.8, high=delta + 0.8, test="paired approximate randomization, 1000 trials",
+    )  # fmt: skip
     return found.model_copy(update=fields)
 
 
@@ -123,13 +110,10 @@ def results(
 ) -> Results:
     """Of these systems, the best student chosen as evaluation does."""
     found = Results(
-        created="2025-11-22T10:00:00",
-        metrics=tuple(metrics),
-        systems=tuple(systems),
-        baseline="baseline",
-        student=best_student(systems, metrics[0]),
+        created="2025-11-22T10:00:00", metrics=tuple(metrics), systems=tuple(systems),
+        baseline="baseline", student=best_student(systems, metrics[0]),
         recommended=recommended_student(systems, metrics[0]),
-    )
+    )  # fmt: skip
     return found.model_copy(update=fields)
 
 
@@ -181,19 +165,12 @@ def metrics_of(course: Course, **more: float) -> list[Row]:
     for update in LOGGED:
         length = _at(update, course.length)
         found: Row = {
-            "step": update,
-            "loss_nats": 5.0 / update,
-            "rollouts": 990.0 / length,
-            "completion_length": length,
-            "eos_rate": 0.9,
-            "generation_tokens_per_second": 2000.0,
-            "refresh_seconds": 0.005,
-            "student_entropy": _at(update, (2.0, 1.0)),
-            "teacher_reverse_kl": _at(update, (0.8, 0.2)),
-            "tokens": 100 * update,
-            "seconds": float(update),
-            **more,
-        }
+            "step": update, "loss_nats": 5.0 / update, "rollouts": 990.0 / length,
+            "completion_length": length, "eos_rate": 0.9, "refresh_seconds": 0.005,
+            "generation_tokens_per_second": 2000.0, "tokens": 100 * update,
+            "student_entropy": _at(update, (2.0, 1.0)), "seconds": float(update),
+            "teacher_reverse_kl": _at(update, (0.8, 0.2)), **more,
+        }  # fmt: skip
         rows.append(
             found if course.reward is None else found | {"reward": _at(update, course.reward)}
         )
@@ -209,14 +186,14 @@ def rollouts_of(course: Course) -> list[Row]:
         {
             "step": step,
             "id": f"doc:{place // 2}",
-            "prompt": f"Summarize <this> & that, {place // 2}.",
             "origin": "student",
-            "written": STUCK if step >= course.stuck_from else FRESH,
             "tokens": 14 + place,
+            "prompt": f"Summarize <this> & that, {place // 2}.",
             "finished": place != 3,
+            "written": STUCK if step >= course.stuck_from else FRESH,
             "reference": "a cat & a dog",
-            "reward": None if course.reward is None else _at(step, course.reward),
             "sampled_at_update": step,
+            "reward": None if course.reward is None else _at(step, course.reward),
         }
         for step in range(1, UPDATES + 1, 20)
         for place in range(4)
@@ -296,19 +273,8 @@ def write_everything(folder: Path) -> Path:
     ]
     write_lines(folder / "gkd" / "metrics.jsonl", logged)
     write_course(folder / "gkd_rl", HACKING)
-    write_lines(
-        folder / "samples.jsonl",
-        [
-            {
-                "id": f"doc:{place}",
-                "source": "Press <Enter> & wait.",
-                "reference": "Drücken Sie <Eingabe> & warten Sie.",
-                "outputs": {
-                    "teacher": "Drücken Sie <Eingabe> & warten Sie.",
-                    "seq_kd": "Drücken Sie <script>alert(1)</script>.",
-                },
-            }
-            for place in range(2)
-        ],
-    )
+    right, wrong = "Drücken Sie <Eingabe> & warten Sie.", "Drücken Sie <script>alert(1)</script>."
+    sample: Row = {"source": "Press <Enter> & wait.", "reference": right}
+    sample |= {"outputs": {"teacher": right, "seq_kd": wrong}}
+    write_lines(folder / "samples.jsonl", [{"id": f"doc:{n}", **sample} for n in range(2)])
     return folder

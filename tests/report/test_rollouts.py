@@ -21,7 +21,7 @@ from tests.report.made import (
 )
 from tests.report.test_page import Page
 
-from seqdistill.report import build_report, charts, reward_signals, rollout_samples
+from seqdistill.report import build_report, charts, rollouts
 from seqdistill.report.contents import TrainingLog, read_contents, repetition_curve
 
 
@@ -31,7 +31,7 @@ def log_of(folder: Path) -> TrainingLog:
 
 
 def signs_of(folder: Path, course: Course) -> tuple[str, ...]:
-    return reward_signals.verdict(log_of(write_course(folder, course)), BLEU).signs
+    return rollouts.verdict(log_of(write_course(folder, course)), BLEU).signs
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -79,7 +79,6 @@ def test_the_fraction_of_sampling_is_its_seconds_over_those_of_training(tmp_path
         (Course(reward=(0.2, 0.6), dev=(11.0, 14.0, 12.0, 13.2)), "the reward rose"),
         (Course(reward=(0.2, 0.6)), None),  # both rise
         (Course(reward=(0.2, 0.6), dev=(11.0, 14.0, 12.0, 13.4)), None),  # dev lost 4 %
-        (Course(reward=(0.6, 0.2), dev=(14.0, 12.0, 10.0, 8.0)), None),  # both fall
         (Course(reward=(0.4, 0.4), dev=(14.0, 12.0, 10.0, 8.0)), None),  # the reward is flat
         (Course(reward=(0.2, 0.6), dev=(0.0, 0.0, 0.0, 0.0)), None),  # nothing to lose
         (Course(length=(20.0, 50.0)), "much longer"),
@@ -99,7 +98,7 @@ def test_of_an_error_rate_more_is_lost(tmp_path: Path) -> None:
     course = Course(reward=(0.2, 0.6), dev=(11.0, 8.0, 9.0, 10.0))
     log = log_of(write_course(tmp_path, course))
     rate = ERRORS.model_copy(update={"name": "bleu"})
-    (sign,) = reward_signals.verdict(log, rate).signs
+    (sign,) = rollouts.verdict(log, rate).signs
     assert "8.0" in sign, "the lowest is the best"
     assert signs_of(tmp_path, course) != (), "11 to 10 is a loss of accuracy"
 
@@ -124,30 +123,30 @@ def test_repetition_is_counted_of_what_models_wrote(tmp_path: Path) -> None:
 def test_too_little_to_judge_is_said_and_not_taken_for_innocence(tmp_path: Path) -> None:
     rows = metrics_of(Course(reward=(0.2, 0.6), dev=(10.0,)))[-6:]
     write_lines(tmp_path / "metrics.jsonl", rows)
-    found = reward_signals.verdict(log_of(tmp_path), BLEU)
+    found = rollouts.verdict(log_of(tmp_path), BLEU)
     assert found.signs == () and len(found.unknown) == 3
     assert "no sign of reward hacking, as far as is known: " in Page(build_report(tmp_path)).text
 
 
 def test_a_change_is_clear_beyond_two_standard_errors_and_blind_to_order_and_shift() -> None:
     calm, noisy = [1.0, 1.1, 0.9, 1.0], [0.0, 2.0, -1.0, 3.2]
-    clear = reward_signals.change(calm, [2.0, 2.1, 1.9, 2.0])
+    clear = rollouts.change(calm, [2.0, 2.1, 1.9, 2.0])
     assert clear is not None and clear.clear
     assert (clear.before, clear.after) == pytest.approx((1.0, 2.0))
-    unclear = reward_signals.change(calm, noisy)
+    unclear = rollouts.change(calm, noisy)
     assert unclear is not None and not unclear.clear
     assert unclear.after == pytest.approx(statistics.fmean(noisy))
-    moved = reward_signals.change([v + 5 for v in calm[::-1]], [v + 5 for v in noisy])
+    moved = rollouts.change([v + 5 for v in calm[::-1]], [v + 5 for v in noisy])
     assert moved is not None and moved.clear == unclear.clear
-    assert reward_signals.change(calm[:3], noisy) is None
+    assert rollouts.change(calm[:3], noisy) is None
 
 
-@pytest.mark.parametrize("num", range(1, 40, 3))
-def test_steps_are_distinct_in_order_and_hold_both_ends(num: int) -> None:
-    steps = [3 * place + 1 for place in range(num)]
-    chosen = rollout_samples.evenly(steps, rollout_samples.NUM_STEPS)
-    assert len(chosen) == min(num, rollout_samples.NUM_STEPS) == len(set(chosen))
-    assert chosen == sorted(chosen) and {chosen[0], chosen[-1]} == {steps[0], steps[-1]}
+def test_steps_are_distinct_in_order_and_hold_both_ends() -> None:
+    for num in range(1, 40, 3):
+        steps = [3 * place + 1 for place in range(num)]
+        chosen = rollouts.evenly(steps, rollouts.NUM_STEPS)
+        assert len(chosen) == min(num, rollouts.NUM_STEPS) == len(set(chosen))
+        assert chosen == sorted(chosen) and {chosen[0], chosen[-1]} == {steps[0], steps[-1]}
 
 
 def test_of_an_update_other_prompts_come_first_and_references_last(tmp_path: Path) -> None:
@@ -158,7 +157,7 @@ def test_of_an_update_other_prompts_come_first_and_references_last(tmp_path: Pat
     ]
     write_lines(tmp_path / "metrics.jsonl", metrics_of(Course()))
     write_lines(tmp_path / "rollouts.jsonl", rows)
-    assert [one.id for one in rollout_samples.some_of(log_of(tmp_path).rollouts)] == ["b", "c"]
+    assert [one.id for one in rollouts.some_of(log_of(tmp_path).rollouts)] == ["b", "c"]
 
 
 @pytest.mark.usefixtures("undrawn")

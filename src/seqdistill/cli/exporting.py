@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from seqdistill.cli.options import Threads, TrustRemoteCode, Verbose
-from seqdistill.cli.paths import expanded
+from seqdistill.cli.options import Threads, TrustRemoteCode, Verbose, argument, expanded, option
 from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, program, quoted, say_aligned
 from seqdistill.records.writable import check_writable
@@ -17,44 +14,36 @@ from seqdistill.records.writable import check_writable
 def export(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN_OR_MODEL",
-            help="A run directory (its student is exported) or a model folder.",
-            show_default=False,
+        argument(
+            "RUN_OR_MODEL",
+            "A run directory (its student is exported) or a model folder.",
             callback=expanded,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUTPUT", help="A new folder.", show_default=False, callback=expanded
-        ),
-    ],
+    output: Annotated[Path, argument("OUTPUT", "A new folder.", callback=expanded)],
     *,
     form: Annotated[
         Literal["sparse", "int8", "dense"],
-        typer.Option(
+        option(
             "--format",
-            metavar="FORM",
-            help="sparse: without zeros. int8: for CTranslate2. dense: back from sparse.",
-            show_default=False,
+            "FORM",
+            "sparse: without zeros. int8: for CTranslate2. dense: back from sparse.",
         ),
     ],
     save_dtype: Annotated[
         Literal["fp32", "fp16"] | None,
-        typer.Option(
+        option(
             "--save-dtype",
-            metavar="TYPE",
-            help="fp32 or fp16, of weights stored sparse or dense. Default: as the model is.",
-            show_default=False,
+            "TYPE",
+            "fp32 or fp16, of weights stored sparse or dense. Default: as the model is.",
         ),
     ] = None,
     verify_on: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--verify-on",
-            metavar="DATA",
-            help="Examples that an int8 copy is compared on. Default: the run's own.",
+            "DATA",
+            "Examples that an int8 copy is compared on. Default: the run's own.",
             callback=expanded,
         ),
     ] = None,

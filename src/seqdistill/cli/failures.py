@@ -30,8 +30,7 @@ _REMEDIES = {
     **dict.fromkeys((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EROFS), "name another place"),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk and the connection to it"),
     errno.ENAMETOOLONG: "shorten the name",
-    errno.EFBIG: "name a place where files may be larger (`ulimit -f` shows a limit)",
-    errno.EMFILE: "raise the number of files that may be open (`ulimit -n`)",
+    **dict.fromkeys((errno.EFBIG, errno.EMFILE), "raise that limit (`ulimit -a`)"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from seqdistill.cli.options import Threads, TrustRemoteCode, Verbose
-from seqdistill.cli.paths import STANDARD_STREAM, check_new_file, expanded, read_lines
+from seqdistill.cli.options import (
+    Threads,
+    TrustRemoteCode,
+    Verbose,
+    argument,
+    check_new_file,
+    expanded,
+    option,
+)
 from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, echo
 from seqdistill.core.errors import UserError
@@ -20,6 +28,7 @@ from seqdistill.records import atomic
 if TYPE_CHECKING:
     from seqdistill.data.examples import Example
 
+_STANDARD_INPUT = "-"
 ComputeType = Literal[
     "float32", "int8", "float16", "bfloat16", "int8_float16", "int8_bfloat16", "int8_float32"
 ]
@@ -28,35 +37,29 @@ ComputeType = Literal[
 def generate(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A transformers folder, an int8 folder of `export`, or a hub name.",
-            show_default=False,
+        argument(
+            "MODEL",
+            "A transformers folder, an int8 folder of `export`, or a hub name.",
             callback=expanded,
         ),
     ],
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TEXT", help="Prompts; each may span lines.", show_default=False),
-    ] = None,
+    texts: Annotated[list[str] | None, argument("TEXT", "Prompts; each may span lines.")] = None,
     *,
     input_file: Annotated[
         str | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="FILE",
-            help="One prompt a line; - is standard input. Of .jsonl and .parquet files the rows, "
+        option(
+            "--input -i",
+            "FILE",
+            "One prompt a line; - is standard input. Of .jsonl and .parquet files the rows, "
             "as training reads them (prompt, messages or source columns).",
         ),
     ] = None,
     output_file: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Replaced when it is complete; a pipe or device is written to. A .jsonl file gets "
+        option(
+            "--output -o",
+            "FILE",
+            "Replaced when it is complete; a pipe or device is written to. A .jsonl file gets "
             "rows of id, prompt and output.",
             callback=expanded,
         ),
@@ -71,71 +74,58 @@ def generate(
     ] = False,
     template_option: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--template-option",
-            metavar="KEY=VALUE",
-            help="For the chat template, such as enable_thinking=false; may be repeated.",
+            "KEY=VALUE",
+            "For the chat template, such as enable_thinking=false; may be repeated.",
         ),
     ] = None,
     ignore_column: Annotated[
         list[str] | None,
-        typer.Option(
-            "--ignore-column",
-            metavar="NAME",
-            help="A column of the rows to ignore; may be repeated.",
-        ),
+        option("--ignore-column", "NAME", "A column of the rows to ignore; may be repeated."),
     ] = None,
-    beam_size: Annotated[
-        int,
-        typer.Option("--beam-size", "--num_beams", metavar="N", min=1, help="1 is greedy."),
-    ] = 5,
+    beam_size: Annotated[int, option("--beam-size --num_beams", "N", "1 is greedy.", min=1)] = 5,
     max_new_tokens: Annotated[
-        int,
-        typer.Option(
-            "--max_new_tokens", metavar="N", min=1, help="Maximum output tokens, including EOS."
-        ),
+        int, option("--max_new_tokens", "N", "Maximum output tokens, including EOS.", min=1)
     ] = 128,
     engine: Annotated[
         Literal["auto", "ctranslate2", "transformers"],
-        typer.Option(
+        option(
             "--engine",
-            metavar="NAME",
-            help="ctranslate2, transformers, or auto: ctranslate2 where it computes the same.",
+            "NAME",
+            "ctranslate2, transformers, or auto: ctranslate2 where it computes the same.",
         ),
     ] = "auto",
     compute_type: Annotated[
         ComputeType,
-        typer.Option(
+        option(
             "--compute-type",
-            metavar="TYPE",
-            help="Arithmetic of ctranslate2: float32, int8, float16, bfloat16, int8_float16, ...",
+            "TYPE",
+            "Arithmetic of ctranslate2: float32, int8, float16, bfloat16, int8_float16, ...",
         ),
     ] = "float32",
     threads: Threads = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
-        typer.Option("--device", metavar="NAME", help="cpu, cuda, or auto: a GPU if there is one."),
+        option("--device", "NAME", "cpu, cuda, or auto: a GPU if there is one."),
     ] = "auto",
     dtype: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
-        typer.Option(
+        option(
             "--dtype",
-            metavar="NAME",
-            help="Of the weights in memory: fp32, bf16 or fp16; auto is fp32 on CPUs, as stored on "
+            "NAME",
+            "Of the weights in memory: fp32, bf16 or fp16; auto is fp32 on CPUs, as stored on "
             "GPUs.",
         ),
     ] = "auto",
     source_language: Annotated[
         str | None,
-        typer.Option(
-            "--source-language",
-            metavar="CODE",
-            help="Of the prompts of a multilingual model, such as eng_Latn.",
+        option(
+            "--source-language", "CODE", "Of the prompts of a multilingual model, such as eng_Latn."
         ),
     ] = None,
     target_language: Annotated[
-        str | None,
-        typer.Option("--target-language", metavar="CODE", help="Of the outputs, such as deu_Latn."),
+        str | None, option("--target-language", "CODE", "Of the outputs, such as deu_Latn.")
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
@@ -237,4 +227,33 @@ def _texts(texts: Sequence[str], input_file: str | None) -> list[str]:
         return list(texts)
     if input_file is None and sys.stdin.isatty():
         raise UserError("No prompt was given; give texts, --input FILE, or a pipe")
-    return read_lines(input_file or STANDARD_STREAM)
+    return _read_lines(input_file or _STANDARD_INPUT)
+
+
+def _read_lines(name: str) -> list[str]:
+    """The lines of a UTF-8 file, or of standard input for `-`, without line ends.
+
+    Only LF and CRLF end a line. Raises UserError, naming file and line, for what cannot be read.
+    """
+    shown = "standard input" if name == _STANDARD_INPUT else name
+    try:
+        stdin = name == _STANDARD_INPUT
+        content = sys.stdin.buffer.read() if stdin else Path(os.path.expanduser(name)).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"--input must be a readable file, got {name!r}: {error.strerror}"
+        ) from error
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return [_decoded(line, f"{shown}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _decoded(line: bytes, place: str) -> str:
+    try:
+        return line.removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{place}: text must be UTF-8, found byte 0x{line[error.start]:02x} at position "
+            f"{error.start} of the line; convert the file"
+        ) from error

@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from seqdistill.cli.options import TrustRemoteCode, Verbose, read_words
-from seqdistill.cli.paths import check_new_file, expanded
+from seqdistill.cli.options import (
+    TrustRemoteCode,
+    Verbose,
+    argument,
+    check_new_file,
+    expanded,
+    option,
+    read_words,
+)
 from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
 from seqdistill.core.errors import UserError
@@ -17,22 +22,13 @@ from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.records.writable import check_writable
 
-RunFolder = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN_DIR",
-        help="The output_dir of a run.",
-        show_default=False,
-        callback=expanded,
-    ),
-]
+RunFolder = Annotated[Path, argument("RUN_DIR", "The output_dir of a run.", callback=expanded)]
 EvaluationSettings = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Settings of data and evaluation that replace the run's, such as data.test=other.tsv "
+    argument(
+        "KEY=VALUE",
+        "Settings of data and evaluation that replace the run's, such as data.test=other.tsv "
         "or evaluation.beam_size=4.",
-        show_default=False,
     ),
 ]
 
@@ -90,11 +86,10 @@ def report(
     *,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Where to write the page. Default: RUN_DIR/report.html.",
+        option(
+            "--output -o",
+            "FILE",
+            "Where to write the page. Default: RUN_DIR/report.html.",
             callback=expanded,
         ),
     ] = None,

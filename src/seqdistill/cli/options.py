@@ -1,36 +1,60 @@
-"""Options that several commands share, and settings given as `key=value`."""
+"""Options that several commands share, settings given as `key=value`, and files to be written."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from seqdistill.core.errors import UserError
 from seqdistill.core.plugin_loading import trust_plugins
+from seqdistill.records import atomic
+from seqdistill.records.writable import check_writable
 
 ANY_OPTION = {"ignore_unknown_options": True}
 """typer's settings for a command that refuses unknown options itself: see `read_words`."""
 
+
+def argument(metavar: str, help: str, *, callback: Callable[..., Any] | None = None) -> Any:
+    """A word of the command line by its place."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False, callback=callback)
+
+
+def option(
+    names: str, metavar: str, help: str, *, min: int | None = None, callback: Any = None
+) -> Any:
+    """An option with a value; its names have spaces between them."""
+    return typer.Option(*names.split(), metavar=metavar, help=help, min=min, callback=callback)
+
+
+def expanded(path: Path | str | None) -> Path | str | None:
+    """The path with `~` at its front written out, as a shell does for some words only."""
+    return None if path is None else type(path)(os.path.expanduser(path))
+
+
+def check_new_file(path: Path, name: str) -> None:
+    """Raises UserError when `path` cannot become a file; an existing file may be replaced.
+
+    Pipes and devices need only be writable themselves.
+    """
+    if path.is_dir():
+        raise UserError(f"{name} must be a file, got the folder {str(path)!r}; name a file in it")
+    check_writable(path if atomic.is_stream(path) else path.parent, name)
+
+
 Arguments = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Settings that replace the recipe's, such as training.steps=200.",
-        show_default=False,
-    ),
+    argument("KEY=VALUE", "Settings that replace the recipe's, such as training.steps=200."),
 ]
 OutputDir = Annotated[
     str | None,
-    typer.Option(
-        "--output_dir",
-        metavar="DIR",
-        help="The run directory; {method} and {seed} are filled in.",
-    ),
+    option("--output_dir", "DIR", "The run directory; {method} and {seed} are filled in."),
 ]
 
 
@@ -48,12 +72,9 @@ TrustRemoteCode = Annotated[
         help="Run Python code that comes with the models or a run's recipe: it can do anything.",
     ),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: all cores."),
-]
+Threads = Annotated[int | None, option("--threads", "N", "CPU threads. Default: all cores.", min=1)]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries do.")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The seed of the run.")]
+Seed = Annotated[int | None, option("--seed", "N", "The seed of the run.")]
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
 

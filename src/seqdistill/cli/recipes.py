@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seqdistill.cli.failures import ExplainingGroup
-from seqdistill.cli.options import ANY_OPTION, Arguments, read_words
+from seqdistill.cli.options import ANY_OPTION, Arguments, argument, read_words
 from seqdistill.cli.screen import echo, say_aligned
 from seqdistill.core.errors import UserError
 
@@ -25,7 +25,7 @@ def list_recipes() -> None:
 
 @recipes.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A preset's name.")],
+    name: Annotated[str, argument("NAME", "A preset's name.")],
 ) -> None:
     """Show the commented YAML of a preset, to copy and change."""
     from seqdistill.recipe.presets import show_preset
@@ -35,7 +35,7 @@ def show(
 
 @recipes.command(context_settings=ANY_OPTION)
 def check(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, or a preset's name.")],
+    file: Annotated[str, argument("FILE", "A YAML file, or a preset's name.")],
     settings: Arguments = None,
     *,
     resolved: Annotated[
@@ -65,8 +65,7 @@ def check(
 @recipes.command()
 def schema(
     file: Annotated[
-        str | None,
-        typer.Argument(metavar="FILE", help="A recipe whose plug-ins belong to the schema, too."),
+        str | None, argument("FILE", "A recipe whose plug-ins belong to the schema, too.")
     ] = None,
 ) -> None:
     """Print the JSON schema of recipe files, for editors that complete and check."""

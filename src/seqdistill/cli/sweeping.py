@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seqdistill.cli.options import Verbose
-from seqdistill.cli.paths import expanded
+from seqdistill.cli.options import Verbose, argument, expanded
 from seqdistill.cli.quiet import tame_libraries
 from seqdistill.cli.screen import echo, program, quoted, say_aligned
 from seqdistill.core.errors import UserError
@@ -18,10 +17,9 @@ from seqdistill.records.writable import check_writable
 def sweep(
     file: Annotated[
         Path,
-        typer.Argument(
-            metavar="FILE",
-            help="A YAML file: methods, settings, grid or cells, seeds, choose.",
-            show_default=False,
+        argument(
+            "FILE",
+            "A YAML file: methods, settings, grid or cells, seeds, choose.",
             callback=expanded,
         ),
     ],

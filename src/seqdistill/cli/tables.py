@@ -15,7 +15,6 @@ from rich.text import Text
 
 from seqdistill.records.results import PairedTest, Results, System
 from seqdistill.report import headlines, numbers
-from seqdistill.report.columns import columns_of
 
 # Two lines a head, so that ten columns fit.
 _HEADS = {
@@ -46,7 +45,7 @@ def results_table(results: Results, console: Console) -> Table:
         header_style="bold",
     )
     systems = (*results.systems, *results.exports)
-    columns = columns_of(results.metrics, systems)
+    columns = headlines.columns_of(results.metrics, systems)
     table.add_column("\nsystem", overflow="fold")
     table.add_column(f"{_head(results.metrics[0].title)} beam\n[low, high]", justify="right")
     for column in columns:

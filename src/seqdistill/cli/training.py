@@ -17,6 +17,7 @@ from seqdistill.cli.options import (
     Seed,
     TrustRemoteCode,
     Verbose,
+    argument,
     named_settings,
     read_words,
 )
@@ -42,14 +43,10 @@ ResumeWhole = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Print what would be done, and write nothing."),
+    bool, typer.Option("--dry-run", help="Print what would be done, and write nothing.")
 ]
 # Optional to typer only: its place among free options is found by `read_words`.
-RecipeWord = Annotated[
-    str,
-    typer.Argument(metavar="RECIPE", help="A YAML file, or a preset (`recipe list`)."),
-]
+RecipeWord = Annotated[str, argument("RECIPE", "A YAML file, or a preset (`recipe list`).")]
 
 
 def demo(

@@ -14,7 +14,7 @@ from seqdistill.core.errors import ModelError
 from seqdistill.core.progress import Progress
 from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.models.loading import LoadedModel
-from seqdistill.recipe.loading import check_label_recipe
+from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.teacher_corpus import read_record
 
@@ -29,7 +29,7 @@ def label_data(recipe: Recipe, *, progress: Progress) -> Path:
     Raises RecipeError for what does not go together, and for a chain, whose stages may each have a
     corpus of their own.
     """
-    check_label_recipe(recipe)
+    check_recipe(recipe, purpose="label")
     examples = read_split(recipe, "train", need_target=False)
     teacher = build_teacher(recipe)
     return label_with_teacher(recipe, teacher, examples, progress).folder
@@ -47,7 +47,7 @@ def check_labels(folder: Path) -> None:
 
 def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     """What `label_data` would do, as (label, text) pairs: a sample of the sources is timed."""
-    check_label_recipe(recipe)
+    check_recipe(recipe, purpose="label")
     examples = read_split(recipe, "train", need_target=False)
     teacher = build_teacher(recipe)
     wanted = wanted_corpus(recipe, teacher, examples)

@@ -7,13 +7,12 @@ and models are not looked at; what they lack is found by the packages that read 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator
 
 from seqdistill.recipe.objective_checks import is_soft, objective_findings
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sections import Findings, Section, shown
+from seqdistill.recipe.sections import Finding, Findings, Section, shown
 
 FILE_SUFFIXES = (".tsv", ".txt", ".jsonl", ".parquet", ".gz")
 """One file holds one set of examples."""
@@ -70,37 +69,24 @@ _NEEDED_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Contradiction:
-    """`key`, as users write it, and a sentence that goes on from it."""
-
-    key: str
-    sentence: str
-
-
-def contradictions(recipe: Recipe) -> list[Contradiction]:
+def contradictions(recipe: Recipe) -> list[Finding]:
     """Everything in one system's recipe that does not go together; nothing when it can be trained.
 
-    The members of a comparison are systems of their own: see `systems.comparison_contradictions`.
+    The members of a comparison are systems of their own: see `systems.all_contradictions`.
     """
     checks = (_names, _train, _data, _unread, _needed, _teacher, _scratch, _sequences)
     return _found_by(*checks, objective_findings, _training, _metrics, recipe=recipe)
 
 
-def label_contradictions(recipe: Recipe) -> list[Contradiction]:
+def label_contradictions(recipe: Recipe) -> list[Finding]:
     """As `contradictions`, of what labelling needs: data, a teacher, how it decodes."""
     found = _found_by(_names, _train, _unread, _n_best, _labelling, recipe=recipe)
     read = ("method", "output_dir", "data", "teacher.model", "sequences.decoding", "stages")
-    return [item for item in found if item.key.startswith(read)]
+    return [(key, sentence) for key, sentence in found if key.startswith(read)]
 
 
-def measured_contradictions(recipe: Recipe) -> list[Contradiction]:
-    """What is missing for the numbers at the end of a run that trains and measures in one go."""
-    return _found_by(_test, recipe=recipe)
-
-
-def _found_by(*checks: Callable[[Recipe], Findings], recipe: Recipe) -> list[Contradiction]:
-    return [Contradiction(key, sentence) for check in checks for key, sentence in check(recipe)]
+def _found_by(*checks: Callable[[Recipe], Findings], recipe: Recipe) -> list[Finding]:
+    return [finding for check in checks for finding in check(recipe)]
 
 
 def value_at(recipe: Recipe, key: str) -> object:
@@ -182,15 +168,6 @@ def _names(recipe: Recipe) -> Findings:
 def _train(recipe: Recipe) -> Findings:
     if recipe.data.train is None:
         yield "data.train", "must name the training examples, got none; add data.train=..."
-
-
-def _test(recipe: Recipe) -> Findings:
-    if recipe.data.test is None:
-        yield (
-            "data.test",
-            "must name the examples that students are measured on, got none; add data.test=..., "
-            "or train alone, by the command train",
-        )
 
 
 def _labelling(recipe: Recipe) -> Findings:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from seqdistill.recipe.checks import Contradiction, label_contradictions, measured_contradictions
+from seqdistill.core.hub import HUB_NAME, may_be_hub_dataset, nowhere, sibling_hint
+from seqdistill.recipe.checks import label_contradictions
 from seqdistill.recipe.documents import KeyPath, dotted
-from seqdistill.recipe.missing import missing_findings
-from seqdistill.recipe.resolving import recipe_error, resolve
+from seqdistill.recipe.resolving import BUNDLED, recipe_error, resolve
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.schema_errors import located
+from seqdistill.recipe.sections import Finding, Findings
 from seqdistill.recipe.systems import all_contradictions
 
 Purpose = Literal["check", "train", "label", "measure"]
@@ -39,52 +41,110 @@ def load_recipe(
     latter two only those that hold whatever is put in the place of a wrong value.
     """
     resolved = resolve(name_or_path, overrides)
+    is_label = purpose == "label"
+    missing = () if purpose == "check" else _missing(resolved.recipe, labels_only=is_label)
     found = [
-        located(_path(item.key), item.sentence, resolved.settings)
-        for item in _contradictions(resolved.recipe, purpose)
-        if _holds_without(item, resolved.wrong)
+        located(_path(key), sentence, resolved.settings)
+        for key, sentence in [*_findings(resolved.recipe, purpose), *missing]
+        if _holds_without(key, sentence, resolved.wrong)
     ]
     if resolved.problems or found:
         raise recipe_error([*resolved.problems, *found])
     return resolved.recipe
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raises RecipeError with everything in `recipe` that contradicts; returns when it is right."""
-    found = all_contradictions(recipe)
-    if found:
-        raise recipe_error([f"{item.key} {item.sentence}" for item in found])
+def check_recipe(recipe: Recipe, *, purpose: Literal["check", "label"] = "check") -> None:
+    """Raises RecipeError with everything in `recipe` that contradicts; of labelling what it reads.
+
+    Returns when it is right.
+    """
+    if found := _findings(recipe, purpose):
+        raise recipe_error([f"{key} {sentence}" for key, sentence in found])
 
 
-def check_label_recipe(recipe: Recipe) -> None:
-    """As `check_recipe`, of what labelling reads."""
-    found = label_contradictions(recipe)
-    if found:
-        raise recipe_error([f"{item.key} {item.sentence}" for item in found])
-
-
-def _contradictions(recipe: Recipe, purpose: Purpose) -> list[Contradiction]:
+def _findings(recipe: Recipe, purpose: Purpose) -> list[Finding]:
     found = label_contradictions(recipe) if purpose == "label" else all_contradictions(recipe)
-    if purpose == "measure":
-        found = [*found, *measured_contradictions(recipe)]
-    if purpose != "check":
-        missing = missing_findings(recipe, labels_only=purpose == "label")
-        found = [*found, *(Contradiction(key, sentence) for key, sentence in missing)]
+    if purpose == "measure" and recipe.data.test is None:
+        sentence = (
+            "must name the examples that students are measured on, got none; add data.test=..., "
+            "or train alone, by the command train"
+        )
+        found.append(("data.test", sentence))
     return found
 
 
-def _holds_without(item: Contradiction, wrong: Sequence[KeyPath]) -> bool:
+def _missing(recipe: Recipe, *, labels_only: bool) -> Findings:
+    """Names that surely stand for nothing; of labelling only what it reads. Opens nothing.
+
+    What may be a data set on the hub is left to the loader; a model, where the hub can be asked.
+    """
+    data = recipe.data
+    splits = {"train": data.train, "dev": data.dev, "test": data.test}
+    for split in ("train",) if labels_only else tuple(splits):
+        for name in _missing_files(splits[split]):
+            yield (
+                f"data.{split}",
+                f"must name what exists, got {name!r}, which does not; paths count from the "
+                f"current folder.{sibling_hint(Path(name))}",
+            )
+    models = {"teacher.model": recipe.teacher.model, "student.model": recipe.student.model}
+    for key in ("teacher.model",) if labels_only else tuple(models):
+        model = models[key]
+        if model is not None and _is_missing_model(model):
+            yield (
+                key,
+                f"must name a model folder that exists, or one on the hub, got {model!r}, which "
+                "does not exist; paths count from the current folder",
+            )
+        elif model is not None and _is_hub_name(model) and (found := nowhere(model)) is not None:
+            yield (
+                key,
+                f"must name a model folder, or one on the hub, but {found}; check the name, or go "
+                f"online.{sibling_hint(Path(model))}",
+            )
+
+
+def _is_hub_name(name: str) -> bool:
+    return not name.startswith(BUNDLED) and HUB_NAME.fullmatch(name) is not None
+
+
+def _missing_files(spec: str | None) -> list[str]:
+    if spec is None or _is_there(spec) or may_be_hub_dataset(spec):
+        return []
+    return [name for name in spec.split(",") if not _exists(name)]
+
+
+def _is_missing_model(name: str) -> bool:
+    """Whether nothing has the name and it cannot be that of a model on the hub."""
+    if _is_there(name):
+        return False
+    beside_others = "/" in name and _exists(str(Path(name).parent))
+    return beside_others or HUB_NAME.fullmatch(name) is None
+
+
+def _is_there(name: str) -> bool:
+    """Whether a path or something bundled has the name; empty names are checked elsewhere."""
+    return name.startswith(BUNDLED) or not name.strip() or _exists(name)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, or of no user
+        return False
+
+
+def _holds_without(key: str, sentence: str, wrong: Sequence[KeyPath]) -> bool:
     """Whether a contradiction would be there whatever stood at the paths of wrong values."""
-    text = f"{item.key} {item.sentence}"
     for path in wrong:
         if not path:  # an unknown key may have been meant for what seems to lack
-            if "got none" in item.sentence or "got neither" in item.sentence:
+            if "got none" in sentence:
                 return False
         elif path[0] in _WHOLE_RECIPE:
             return False
         else:
             told = str(path[0]) if path[0] in _BY_SECTION else dotted(path)
-            if re.search(rf"(?<![\w.]){re.escape(told)}(?!\w)", text):
+            if re.search(rf"(?<![\w.]){re.escape(told)}(?!\w)", f"{key} {sentence}"):
                 return False
     return True
 

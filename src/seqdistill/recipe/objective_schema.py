@@ -11,8 +11,7 @@ from seqdistill.core.registry import Chosen
 from seqdistill.core.schedules import Schedule, Scheduled
 from seqdistill.core.terms import Monitor, Reduction
 from seqdistill.core.terms import Term as BuiltTerm
-from seqdistill.recipe.sections import PositiveFloat, Section, UserPath, as_list
-from seqdistill.recipe.unions import OneOf
+from seqdistill.recipe.sections import OneOf, PositiveFloat, Section, UserPath, as_list
 
 
 class Weighing(Section):

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from seqdistill.core.errors import RecipeError, UserError, did_you_mean
 from seqdistill.core.plugin_loading import load_plugins
-from seqdistill.recipe.belonging import brings_bundled, drop_foreign
 from seqdistill.recipe.documents import (
     MAX_BYTES,
     KeyPath,
@@ -29,13 +28,26 @@ from seqdistill.recipe.documents import (
 )
 from seqdistill.recipe.presets import preset_names, show_preset
 from seqdistill.recipe.schema import Recipe, refresh
-from seqdistill.recipe.schema_errors import MOST_COMPLAINTS, located, odd_values, schema_complaints
-from seqdistill.recipe.spelling import ALIASES, AMBIGUOUS, known_keys
-from seqdistill.recipe.unions import plain_errors
+from seqdistill.recipe.schema_errors import (
+    ALIASES,
+    AMBIGUOUS,
+    MOST_COMPLAINTS,
+    known_keys,
+    located,
+    odd_values,
+    plain_errors,
+    schema_complaints,
+)
+from seqdistill.recipe.sections import shown
 
 _LOG = logging.getLogger(__name__)
 _MOST_SHOWN = 30
 """Errors in one message."""
+_SPLITS = ("train", "dev", "test")
+BUNDLED = "bundled:"
+"""What the names of data and teachers inside the package begin with."""
+_ON_DEV = ("eval_every", "keep_best", "patience", "average_best")
+"""Settings of `training` that need scores on dev."""
 
 
 def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -73,7 +85,7 @@ def resolve(name_or_path: str, overrides: Sequence[str]) -> Resolved:
     for path, value, place in parsed:
         _put(settings, path, value, place, problems)
     _open_empty_sections(settings.values)
-    if (sentence := drop_foreign(settings, presets)) is not None:
+    if (sentence := _drop_foreign(settings, presets)) is not None:
         _LOG.warning("%s", sentence)
     wrong: list[KeyPath] = [()] if problems else []
     _load_plugins(settings, name_or_path)
@@ -169,7 +181,7 @@ def _inherited(name_or_path: str, preset: object, problems: list[str]) -> tuple[
     settings, presets = Settings(), Settings()
     for name, layer in reversed(list(zip(seen, documents, strict=False))):
         _lay_over(settings, layer, problems)
-        if name in preset_names() or brings_bundled(layer):
+        if name in preset_names() or _brings_bundled(layer):
             presets = copy.deepcopy(settings)
     return settings, presets
 
@@ -289,3 +301,74 @@ def _put(settings: Settings, path: KeyPath, value: object, place: str, problems:
             f"{place}: {dotted(reached)} must be a key of a section or a position in a list, got "
             f"a value or a shorter list at {dotted(reached[:-1])}; set that as a whole"
         )
+
+
+# Data that belong together come together: what a preset, or a recipe on bundled data, says of its
+# own data (dev, test, columns, subsets) does not hold with other training data. A warning says so.
+
+
+def _brings_bundled(document: Settings) -> bool:
+    """Whether a document names training data of the package, and so speaks of those."""
+    train = _data(document).get("train")
+    return isinstance(train, str) and train.startswith(BUNDLED)
+
+
+def _drop_foreign(settings: Settings, presets: Settings) -> str | None:
+    """A sentence that says what was taken out of `settings`; None where all of it may stay.
+
+    `presets` are the settings of the documents alone that bring data; what has its place there was
+    inherited.
+    """
+    brought, used = _data(presets), _data(settings)
+    own = [name for name in _SPLITS if name in brought and used.get(name) != brought[name]]
+    if "train" in own:
+        going = [name for name in used if name != "train"]
+    else:
+        going = [f"max_{name}_examples" for name in own]
+    paths: list[KeyPath] = [
+        ("data", name) for name in going if _is_inherited(("data", name), settings, presets)
+    ]
+    if ("data", "dev") in paths:
+        paths += [path for path in _on_dev(settings) if _is_inherited(path, settings, presets)]
+    if not paths:
+        return None
+    dropped = ", ".join(f"{dotted(path)}={shown(_take(settings, path))}" for path in paths)
+    given = " and ".join(f"data.{name}" for name in own)
+    stays = ""
+    if "train" in own and _is_inherited(("teacher", "model"), settings, presets):
+        section = settings.values["teacher"]
+        model = section["model"] if isinstance(section, dict) else section
+        stays = f"; teacher.model stays {model}, so name your own where that is not for your data"
+    return (
+        f"{given} {'is' if len(own) == 1 else 'are'} not the recipe's, so what it says of its own "
+        f"data is left out: {dropped}; give your own where you want them{stays}"
+    )
+
+
+def _on_dev(settings: Settings) -> list[KeyPath]:
+    """Where scores on dev are asked for: in `training`, and in the settings of stages."""
+    paths: list[KeyPath] = [("training", name) for name in _ON_DEV]
+    stages = settings.values.get("stages")
+    for number in range(len(stages) if isinstance(stages, list) else 0):
+        stage: KeyPath = ("stages", number, "settings")
+        paths += [(*stage, f"training.{name}") for name in _ON_DEV]
+        paths += [(*stage, "training", name) for name in _ON_DEV]
+    return paths
+
+
+def _data(settings: Settings) -> dict[str, object]:
+    section = settings.values.get("data")
+    return section if isinstance(section, dict) else {}
+
+
+def _is_inherited(path: KeyPath, settings: Settings, presets: Settings) -> bool:
+    place = settings.places.get(path)
+    return place is not None and place == presets.places.get(path)
+
+
+def _take(settings: Settings, path: KeyPath) -> object:
+    parent: object = settings.values
+    for key in path[:-1]:
+        parent = parent[key] if isinstance(parent, (dict, list)) else None  # type: ignore[index]
+    settings.places.pop(path)
+    return parent.pop(path[-1]) if isinstance(parent, dict) else None

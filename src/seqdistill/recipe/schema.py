@@ -19,6 +19,7 @@ from seqdistill.recipe.sections import (
     ComputeType,
     Device,
     Dtype,
+    NameOf,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -26,9 +27,9 @@ from seqdistill.recipe.sections import (
     ShareBelowOne,
     UserPath,
     as_list,
+    refresh_sections,
 )
 from seqdistill.recipe.sequences_schema import SequencesSection
-from seqdistill.recipe.unions import NameOf, refresh_sections
 
 BleuTokenizer = Literal[
     "auto",

@@ -1,21 +1,129 @@
-"""What pydantic found wrong with single values, as sentences for the person who typed them.
+"""What is wrong with single keys and values, as sentences for the person who typed them.
 
-Each has the place, the key, what must hold, what was found and what to do.
+Each has the place, the key, what must hold, what was found and what to do. Here are also the names
+that users of HF Trainer and TRL know a setting by: they are translated, or refused where they could
+mean two settings.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, cast, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from seqdistill.core.errors import did_you_mean
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
+from seqdistill.core.registry import Member, Registry
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
-from seqdistill.recipe.spelling import known_keys, unknown_key_advice
-from seqdistill.recipe.unions import plain_errors
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Section
+
+ALIASES: dict[str, KeyPath] = {
+    "model_name_or_path": ("student", "model"),
+    "student_model_name_or_path": ("student", "model"),
+    "teacher_model_name_or_path": ("teacher", "model"),
+    "dataset_name": ("data", "train"),
+    "train_file": ("data", "train"),
+    "validation_file": ("data", "dev"),
+    "test_file": ("data", "test"),
+    "learning_rate": ("training", "learning_rate"),
+    "lr_scheduler_type": ("training", "schedule"),
+    "max_steps": ("training", "steps"),
+    "warmup_steps": ("training", "warmup_steps"),
+    "gradient_accumulation_steps": ("training", "gradient_accumulation_steps"),
+    "weight_decay": ("training", "weight_decay"),
+    "max_grad_norm": ("training", "max_grad_norm"),
+    "adam_beta1": ("training", "adam_beta1"),
+    "adam_beta2": ("training", "adam_beta2"),
+    "eval_steps": ("training", "eval_every"),
+    "save_steps": ("training", "checkpoint_every"),
+    "logging_steps": ("training", "log_every"),
+    "beta": ("objective", "terms", 0, "beta"),
+    "lmbda": ("sequences", "mixture", "student_fraction"),
+}
+"""Top-level names and what they set; `beta` is that of the first term."""
+
+AMBIGUOUS = {
+    "temperature": "objective.loss_temperature (divides logits in the loss) or "
+    "sequences.decoding.sampling_temperature (the teacher's sampler) or "
+    "sequences.rollouts.sampling_temperature (the student's sampler)",
+    "lr": "training.learning_rate",
+    "trust_remote_code": "teacher.trust_remote_code or student.trust_remote_code",
+    "num_beams": "sequences.decoding.beam_size (the teacher's) or evaluation.beam_size",
+    "num_train_epochs": "training.steps (optimizer steps; there are no epochs)",
+    "per_device_train_batch_size": "training.batch_tokens (batches are counted in tokens)",
+    "max_new_tokens": "sequences.decoding.max_new_tokens (the teacher's), "
+    "sequences.rollouts.max_new_tokens (the student's) or evaluation.max_new_tokens",
+}
+"""Names from elsewhere that have no single or no equal setting here, and what to write instead."""
+
+
+def unknown_key_advice(path: KeyPath) -> str:
+    """What to write instead of the unknown key at `path`: the closest name, or those there are."""
+    name = str(path[-1])
+    if len(path) == 1 and name in AMBIGUOUS:
+        return f"write {AMBIGUOUS[name]}"
+    siblings = known_keys(path[:-1])
+    elsewhere = [known for known in all_keys() if known[-1] == name]
+    if not difflib.get_close_matches(name, siblings, n=1, cutoff=0.8) and len(elsewhere) == 1:
+        return f"did you mean {dotted(elsewhere[0])!r}?"
+    if (advice := _closest(path, siblings)) is not None:
+        return advice
+    far = difflib.get_close_matches(name, [str(known[-1]) for known in all_keys()], n=1, cutoff=0.8)
+    if far:
+        return f"did you mean {' or '.join(dotted(k) for k in all_keys() if k[-1] == far[0])!r}?"
+    return f"known here: {', '.join(siblings)}"
+
+
+def known_keys(path: KeyPath) -> list[str]:
+    """The names of the settings in the section at `path`; none where that is no section."""
+    section: type[BaseModel] | None = Recipe
+    for part in path:
+        if isinstance(part, int) or section is None:
+            continue  # a position in a list: the items' section was entered with the list's name
+        field = section.model_fields.get(part)
+        section = None if field is None else section_of(field)
+    return [] if section is None else list(section.model_fields)
+
+
+@functools.cache
+def all_keys() -> tuple[KeyPath, ...]:
+    """The paths of all settings that are no sections, items of lists left out."""
+
+    def below(section: type[BaseModel], path: KeyPath) -> list[KeyPath]:
+        found: list[KeyPath] = []
+        for name, field in section.model_fields.items():
+            inner = section_of(field)
+            if inner is None or is_list(field):
+                found.append((*path, name))
+            else:
+                found.extend(below(inner, (*path, name)))
+        return found
+
+    return tuple(below(Recipe, ()))
+
+
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """The section that a field holds, alone or as the items of its tuple; None for values."""
+    annotation = field.annotation
+    for annotated in (annotation, *get_args(annotation)):
+        candidate = getattr(annotated, "__origin__", annotated)  # of Annotated[Term, ...]
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether a field holds several values in order."""
+    return getattr(field.annotation, "__origin__", None) is tuple
+
 
 _KINDS = {
     "int": "a whole number",
@@ -127,3 +235,65 @@ def _shown(value: object) -> str:
     except ValueError:  # Python refuses to write out numbers of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_TAGGED: dict[str, tuple[str, Registry[Any]]] = {
+    "terms": ("divergence", DIVERGENCES),
+    "token_weights": ("kind", TOKEN_WEIGHTS),
+}
+"""Lists of such sections: the key that names the member, and its family."""
+
+
+def plain_errors(error: ValidationError) -> list[ErrorDetails]:
+    """Pydantic's errors with paths as users write them, and what a wrong or missing name means."""
+    return [_plain(details) for details in error.errors()]
+
+
+def _plain(details: ErrorDetails) -> ErrorDetails:
+    path: list[int | str] = []
+    family: tuple[str, Registry[Any]] | None = None
+    tag: str | None = None
+    for part in details["loc"]:
+        if family is not None and tag is None and path and isinstance(path[-1], int):
+            tag = str(part)  # pydantic's own: the member, which no recipe writes here
+            continue
+        if part in _TAGGED:
+            family, tag = _TAGGED[str(part)], None
+        path.append(part)
+    found: dict[str, Any] = {**details, "loc": tuple(path)}
+    if family is None:
+        return cast(ErrorDetails, found)
+    key, registry = family
+    if details["type"] == "union_tag_not_found":
+        found |= {"type": "missing", "loc": (*path, key)}
+    elif details["type"] == "union_tag_invalid":
+        context = details["ctx"]
+        found |= {
+            "type": "literal_error",
+            "loc": (*path, key),
+            "input": context["tag"],
+            "ctx": {"expected": ", ".join(registry)},
+        }
+    elif details["type"] == "extra_forbidden" and tag is not None:
+        found["ctx"] = {"advice": _advice(tuple(path), tag, key, registry)}
+    return cast(ErrorDetails, found)
+
+
+def _advice(path: KeyPath, tag: str, key: str, registry: Registry[Any]) -> str:
+    """What to do about a key that the section of a member does not have."""
+    name = str(path[-1])
+    owners = [other for other, member in registry.items() if name in _parameters(member)]
+    if owners:
+        return f"it belongs to {', '.join(owners)}, got {tag}; remove it, or set it to null"
+    shared = ["weight", "token_weights"] if key == "divergence" else []
+    known = [key, *shared, *_parameters(registry[tag])]
+    return _closest(path, known) or f"{tag} has {', '.join(known)}"
+
+
+def _closest(path: KeyPath, known: list[str]) -> str | None:
+    close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
+    return f"did you mean {dotted((*path[:-1], close[0]))!r}?" if close else None
+
+
+def _parameters(member: Member) -> Mapping[str, object]:
+    return cast(Mapping[str, object], member.parameters.__pydantic_fields__)

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import ValidationError
 
 from seqdistill.core.errors import did_you_mean
-from seqdistill.recipe.checks import Contradiction, contradictions, value_at
+from seqdistill.recipe.checks import contradictions, value_at
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
 from seqdistill.recipe.presets import preset_names
 from seqdistill.recipe.resolving import read_recipe, recipe_error
 from seqdistill.recipe.schema import Recipe, Stage
-from seqdistill.recipe.schema_errors import located, odd_values, schema_complaints
-from seqdistill.recipe.spelling import all_keys
+from seqdistill.recipe.schema_errors import all_keys, located, odd_values, schema_complaints
+from seqdistill.recipe.sections import Finding, Findings
 
 _OF_THE_CHAIN = ("preset", "method", "output_dir", "compare", "stages")
 """Keys that name the recipe as a whole."""
@@ -53,23 +53,22 @@ def stage_recipe(recipe: Recipe, index: int, *, start_from: str | None) -> Recip
 
     Raises RecipeError for a preset that is none, and for settings unknown or out of range.
     """
-    found: list[Contradiction] = []
+    found: list[Finding] = []
     made = _made_stage(recipe, index, start_from, found)
     if made is None:
-        raise recipe_error([f"{item.key} {item.sentence}" for item in found])
+        raise recipe_error([f"{key} {sentence}" for key, sentence in found])
     return made
 
 
-def chain_contradictions(recipe: Recipe) -> list[Contradiction]:
+def chain_contradictions(recipe: Recipe) -> list[Finding]:
     """What is wrong with the list of stages, and in each of them; nothing when all can be trained.
 
     A key that a stage's preset or settings give is named where it can be fixed,
     `stages.1.settings.` and the key; any other as the recipe's own.
     """
-    found: list[Contradiction] = []
+    found: list[Finding] = []
     if recipe.compare:
-        sentence = "must not stand beside compare, got both; remove one of the two"
-        found.append(Contradiction("stages", sentence))
+        found.append(("stages", "must not stand beside compare, got both; remove one of the two"))
     made: dict[int, Recipe] = {}
     for index in range(len(recipe.stages)):
         before = None if index == 0 else "the student before"
@@ -77,24 +76,23 @@ def chain_contradictions(recipe: Recipe) -> list[Contradiction]:
             # Under the chain's name, so that name and output_dir are checked, too.
             made[index] = stage.model_copy(update={"method": recipe.method})
     each = {index: contradictions(stage) for index, stage in made.items()}
-    keys = [{item.key for item in items} for items in each.values()]
+    keys = [{key for key, _ in items} for items in each.values()]
     for index, items in each.items():
         given = _given_keys(recipe.stages[index])
-        for item in items:
-            if _key_of(tuple(item.key.split("."))) in given:
-                key = f"stages.{index}.settings.{item.key}"
-                found.append(Contradiction(key, item.sentence))
-            elif not all(item.key in others for others in keys):
-                found.append(Contradiction(item.key, f"in stages.{index} {item.sentence}"))
+        for key, sentence in items:
+            if _key_of(tuple(key.split("."))) in given:
+                found.append((f"stages.{index}.settings.{key}", sentence))
+            elif not all(key in others for others in keys):
+                found.append((key, f"in stages.{index} {sentence}"))
             elif index == min(each):
-                found.append(item)
+                found.append((key, sentence))
     if len(made) == len(recipe.stages):
         found.extend(_overruled(recipe, made))
         found.extend(folder_contradictions(recipe, list(made.values())))
     return list(dict.fromkeys(found))
 
 
-def _overruled(recipe: Recipe, stages: Mapping[int, Recipe]) -> Iterator[Contradiction]:
+def _overruled(recipe: Recipe, stages: Mapping[int, Recipe]) -> Findings:
     """Settings of the recipe that hold in no stage, since each that reads them has its own."""
     given = {index: _given_keys(recipe.stages[index]) for index in stages}
     for path in all_keys():
@@ -109,21 +107,21 @@ def _overruled(recipe: Recipe, stages: Mapping[int, Recipe]) -> Iterator[Contrad
         own = {index for index in readers if path in given[index]}
         # A share of pruning would prune the first stage, too, and hardly anybody means that.
         if own and (own == readers or path[0] == "pruning"):
-            yield Contradiction(
+            yield (
                 key,
                 "must be left to the stages, since each that reads it brings its own, got a value "
                 f"for all of them; write it as stages.{min(own)}.settings.{key}",
             )
 
 
-def folder_contradictions(recipe: Recipe, systems: Sequence[Recipe]) -> Iterator[Contradiction]:
+def folder_contradictions(recipe: Recipe, systems: Sequence[Recipe]) -> Findings:
     """States of the teacher that no system reads, and folders that two would fill differently.
 
     `systems` are the stages of the chain, or the compared ones.
     """
     caching = [system for system in systems if system.teacher.cache_hidden_states != "none"]
     if recipe.teacher.cache_hidden_states != "none" and not caching:
-        yield Contradiction(
+        yield (
             "teacher.cache_hidden_states",
             "must be none where teacher.scores is none in every stage or compared preset, got "
             f"{recipe.teacher.cache_hidden_states}; remove it",
@@ -146,7 +144,7 @@ def folder_contradictions(recipe: Recipe, systems: Sequence[Recipe]) -> Iterator
         ),
     ):
         if folder is not None and folders.setdefault((key, folder), content) != content:
-            yield Contradiction(
+            yield (
                 key,
                 f"must be another folder for each stage or compared preset with other sequences, "
                 f"got {folder!r} for two; remove it, since folders are named by content",
@@ -154,7 +152,7 @@ def folder_contradictions(recipe: Recipe, systems: Sequence[Recipe]) -> Iterator
 
 
 def _made_stage(
-    recipe: Recipe, index: int, start_from: str | None, found: list[Contradiction]
+    recipe: Recipe, index: int, start_from: str | None, found: list[Finding]
 ) -> Recipe | None:
     """The recipe of a stage, or None and the reasons in `found`."""
     stage = recipe.stages[index]
@@ -163,7 +161,7 @@ def _made_stage(
             f"must be a preset that a stage can follow ({', '.join(stage_presets())}), got "
             f"{stage.preset!r}; take one of them.{did_you_mean(stage.preset, stage_presets())}"
         )
-        found.append(Contradiction(f"stages.{index}.preset", sentence))
+        found.append((f"stages.{index}.preset", sentence))
         return None
     settings = Settings(recipe.model_dump(mode="json", exclude={"stages", "compare"}))
     # A mistake in the stage before is reported for that one.
@@ -185,9 +183,8 @@ def _made_stage(
             located(path, sentence, Settings())
             for path, sentence in odd_values(settings.values, made.model_dump())
         ]
-    for problem in problems:
-        key, _, sentence = problem.partition(" ")
-        found.append(Contradiction(f"stages.{index}.settings.{key}", sentence))
+    for key, _, sentence in (problem.partition(" ") for problem in problems):
+        found.append((f"stages.{index}.settings.{key}", sentence))
     return None if problems else made
 
 

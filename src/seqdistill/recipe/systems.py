@@ -9,9 +9,10 @@ import functools
 import pathlib
 
 from seqdistill.core.errors import did_you_mean
-from seqdistill.recipe.checks import Contradiction, contradictions
+from seqdistill.recipe.checks import contradictions
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Finding, Findings
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
 from seqdistill.recipe.stages import (
     chain_contradictions,
@@ -90,7 +91,7 @@ def comparable_presets() -> tuple[str, ...]:
     )
 
 
-def all_contradictions(recipe: Recipe) -> list[Contradiction]:
+def all_contradictions(recipe: Recipe) -> list[Finding]:
     """Those of the recipe's system, of its stages, or of its comparison and each compared system.
 
     Each stands once.
@@ -99,7 +100,7 @@ def all_contradictions(recipe: Recipe) -> list[Contradiction]:
         return chain_contradictions(recipe)
     if not recipe.compare:
         return contradictions(recipe)
-    found = comparison_contradictions(recipe)
+    found = list(_comparison(recipe))
     compared = [name for name in dict.fromkeys(recipe.compare) if name in comparable_presets()]
     systems = [compare_member(recipe, name) for name in compared] or [recipe]
     for system in systems:
@@ -108,28 +109,28 @@ def all_contradictions(recipe: Recipe) -> list[Contradiction]:
     return list(dict.fromkeys(found))
 
 
-def comparison_contradictions(recipe: Recipe) -> list[Contradiction]:
+def _comparison(recipe: Recipe) -> Findings:
     """What is wrong with the list of compared presets, and what they would overrule in silence."""
-    found: list[Contradiction] = []
     for position, name in enumerate(recipe.compare):
         if name not in comparable_presets():
-            sentence = (
+            yield (
+                f"compare.{position}",
                 f"must be a preset that can be compared ({', '.join(comparable_presets())}), got "
-                f"{name!r}; take one of them.{did_you_mean(name, comparable_presets())}"
+                f"{name!r}; take one of them.{did_you_mean(name, comparable_presets())}",
             )
-            found.append(Contradiction(f"compare.{position}", sentence))
         elif name in recipe.compare[:position]:
-            sentence = f"must not name a preset twice, got {name!r} again; remove it"
-            found.append(Contradiction(f"compare.{position}", sentence))
+            yield (
+                f"compare.{position}",
+                f"must not name a preset twice, got {name!r} again; remove it",
+            )
     overruled = {
         "objective": recipe.objective != ObjectiveSection(),
         "teacher.scores": recipe.teacher.scores != "none",
         "sequences.origin": recipe.sequences.origin != "reference",
     }
     for key in (key for key, given in overruled.items() if given):
-        sentence = (
+        yield (
+            key,
             "must be left out in a comparison, since each compared preset brings its own, got a "
-            "setting of it; remove it, or remove compare"
+            "setting of it; remove it, or remove compare",
         )
-        found.append(Contradiction(key, sentence))
-    return found

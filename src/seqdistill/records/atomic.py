@@ -63,7 +63,7 @@ def _aside(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(aside)
         raise
-    sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def _remove(path: Path) -> None:
@@ -155,7 +155,7 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
     if path.exists():
         path.rename(before)
     beside.rename(path)
-    sync_folder(path.parent)
+    _sync(path.parent)
     shutil.rmtree(before, ignore_errors=True)
 
 
@@ -191,12 +191,8 @@ def _mode_of_new_files(folder: Path) -> int:
     return mode
 
 
-def sync_folder(path: str | Path) -> None:
-    """Makes the names in the folder durable."""
-    _sync(Path(path))
-
-
 def _sync(path: Path) -> None:
+    """Makes a file's content, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -215,7 +211,9 @@ class JsonLinesWriter:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        cut_torn_line(self.path)
+        content = self.path.read_bytes() if self.path.exists() else b""
+        if (whole := content.rfind(b"\n") + 1) != len(content):
+            os.truncate(self.path, whole)
         self._num_bytes = 0
         self._stream: io.TextIOWrapper = open(self.path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
 
@@ -279,13 +277,3 @@ def read_json_lines(path: str | Path) -> list[dict[str, JsonValue]]:
             )
         rows.append(cast("dict[str, JsonValue]", row))
     return rows
-
-
-def cut_torn_line(path: Path) -> None:
-    """Removes what follows the last line end: the half line of a process killed while writing."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        os.truncate(path, whole)

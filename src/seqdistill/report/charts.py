@@ -15,6 +15,7 @@ from markupsafe import Markup
 from seqdistill.records.results import EntropyCurve, Metric, System, Value, number
 from seqdistill.report import numbers, plots
 from seqdistill.report.contents import Points, RunContents, TrainingLog, repetition_curve
+from seqdistill.report.headlines import capital
 from seqdistill.report.plots import Frame, Look, Point, Scale, Series
 
 Looks = Mapping[str, Look]
@@ -194,11 +195,6 @@ def _spoken(series: Sequence[Series], *, with_x: bool) -> str:
         )
         spoken.append(f"{each.name}: {joint.join(values)}")
     return "; ".join(spoken)
-
-
-def capital(text: str) -> str:
-    """With a capital first letter, unless it has capitals of its own, such as chrF."""
-    return text[:1].upper() + text[1:] if text.islower() else text
 
 
 def _dot(x: float | None, found: Value | None, *, filled: bool = True) -> list[Point]:

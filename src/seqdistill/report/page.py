@@ -17,16 +17,13 @@ from seqdistill.records import atomic
 from seqdistill.records.results import System, number
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.report import (
-    cards,
     charts,
     differences,
     headlines,
     numbers,
     plots,
-    reward_signals,
-    rollout_samples,
+    rollouts,
 )
-from seqdistill.report.columns import columns_of
 from seqdistill.report.contents import RunContents, read_contents
 
 NUM_COLOURS = 6
@@ -49,7 +46,7 @@ def build_report(run_directory: Path) -> str:
         lstrip_blocks=True,
     )
     on_policy = [log for log in contents.logs if log.is_on_policy]
-    verdicts = [reward_signals.verdict(log, contents.dev_metric) for log in on_policy]
+    verdicts = [rollouts.verdict(log, contents.dev_metric) for log in on_policy]
     return environment.get_template("page.html.jinja").render(
         style=Markup(_package_text("style.css")),
         contents=contents,
@@ -58,14 +55,14 @@ def build_report(run_directory: Path) -> str:
         number=number,
         numbers=numbers,
         headlines=headlines,
-        figures=cards.figures(contents.results),
+        figures=headlines.figures(contents.results),
         pieces=differences.pieces,
         pairs=_pairs,
         about=_about,
         engines=_engines(contents.measured),
         rule=RULE,
         quality_range=_quality_range(contents),
-        columns=columns_of(contents.results.metrics, contents.measured),
+        columns=headlines.columns_of(contents.results.metrics, contents.measured),
         trade_offs=charts.trade_offs(contents, looks),
         analysis=charts.analysis(contents, looks),
         sampled_metrics=[
@@ -79,9 +76,9 @@ def build_report(run_directory: Path) -> str:
         rewards=charts.rewards(contents, looks),
         sampling_fractions={log.name: charts.sampling_fraction(log) for log in on_policy},
         verdicts=verdicts,
-        signals=reward_signals,
-        rollout_tables=rollout_samples.tables(on_policy),
-        ORIGINS=rollout_samples.ORIGINS,
+        signals=rollouts,
+        rollout_tables=rollouts.tables(on_policy),
+        ORIGINS=rollouts.ORIGINS,
     )
 
 
