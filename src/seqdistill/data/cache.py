@@ -36,14 +36,14 @@ _LARGE_FILE = 64 * 2**20
 """Smaller files are read in a blink."""
 _SETTLED_SECONDS = 2.0
 """A file written a moment ago may be written again without a new time of change."""
-VERSION = 1
+VERSION = 2
 """Of what is in the files: another version finds none of the older ones."""
 
 
 def cache_folder() -> Path:
     """`$SEQDISTILL_CACHE`, else `seqdistill` in `$XDG_CACHE_HOME` or `~/.cache`."""
     if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named)
+        return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdistill"
 
 
@@ -86,7 +86,7 @@ def stored(
     if num_bytes < CACHED_FROM_BYTES:
         return in_memory(make())
     path = cache_folder() / name / f"{of_settings([VERSION, key()])[:32]}.arrow"
-    if (found := _opened(path)) is not None:
+    if (found := _opened(path, _LOG.debug)) is not None:  # perhaps it is being made right now
         return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,11 +97,11 @@ def stored(
             f"{error}; set the environment variable {FOLDER_VARIABLE} to another folder"
         ) from error
     with lock:
-        if (found := _opened(path)) is None:
+        if (found := _opened(path, _LOG.warning)) is None:
             for left in path.parent.glob(f"{path.name}.partial-*"):  # of a process that was killed
                 left.unlink(missing_ok=True)
             _write(path, make(), schema)
-            found = _opened(path)
+            found = _opened(path, _LOG.warning)
     assert found is not None, "what was just written is whole"
     return found
 
@@ -114,21 +114,22 @@ def _write(path: Path, batches: Iterable[tuple[Any, Notes]], schema: Any) -> Non
                 digest.update(batch.serialize())
                 writer.write_batch(batch)
                 notes.update(noted)
-        checksum = _checksum(aside)
-    facts = {"checksum": checksum, "fingerprint": digest.hexdigest(), "notes": dict(notes)}
-    write_json(path.with_suffix(".json"), facts)
+        facts = {"fingerprint": digest.hexdigest(), "notes": dict(notes)}
+        checksum = _checksum(aside, facts)
+    write_json(path.with_suffix(".json"), {"checksum": checksum, **facts})
 
 
-def _checksum(path: Path) -> str:
+def _checksum(path: Path, facts: object) -> str:
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+        content = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+    return of_settings([content, facts])
 
 
-def _opened(path: Path) -> Stored | None:
-    """The whole file, mapped; None where there is none, or none that is whole."""
+def _opened(path: Path, tell: Callable[..., None]) -> Stored | None:
+    """The whole file, mapped; None where there is none, or none that is whole, which it tells."""
     try:
-        facts = json.loads(path.with_suffix(".json").read_bytes())
-        if facts["checksum"] != _checksum(path):
+        facts = dict(json.loads(path.with_suffix(".json").read_bytes()))
+        if facts.pop("checksum") != _checksum(path, facts):
             raise ValueError("another checksum")
         with open(path, "rb") as stream:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -138,5 +139,5 @@ def _opened(path: Path) -> Stored | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        _LOG.warning("%s is damaged (%s) and is made again", path, error)
+        tell("%s is damaged (%s) and is made again", path, error)
         return None
