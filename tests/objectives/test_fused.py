@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqdistill.core.families import DIVERGENCES
+from seqdistill.core.errors import RecipeError
+from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
 from seqdistill.objectives.chunked_loss import FusedLoss
 from seqdistill.objectives.fused import (
     fused_divergence,
     fused_sum,
+    row_function,
     target_part,
     teacher_part,
 )
@@ -297,6 +299,12 @@ def test_no_positions_give_zero_with_a_zero_gradient(name: str) -> None:
     total = empty.fused().total
     assert total == 0.0
     assert all((gradient == 0.0).all() for gradient in empty.gradients(total))
+
+
+def test_a_divergence_that_sums_over_positions_is_refused() -> None:
+    loss = row_function(Divergence("summed", lambda q, p: (q - p).sum()), {})
+    with pytest.raises(RecipeError, match=r"one value for every position, the shape \(4,\), got"):
+        loss(torch.zeros(4, 3), torch.zeros(4, 3), ())
 
 
 def test_unequal_vocabularies_are_refused_with_both_sizes() -> None:
