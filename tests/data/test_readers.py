@@ -237,6 +237,9 @@ def test_the_splits_of_a_folder_are_told_apart(
     assert read_examples(str(folder), split="dev") == EXAMPLES[:1]
     with pytest.raises(DataError, match="split must be one of train, validation, got test"):
         read_examples(str(folder), split="test")
+    write(folder / "train.jsonl", "{wrong")
+    with pytest.raises(DataError, match=r"cannot be loaded: JSON parse error"):
+        read_examples(str(folder), split="train")
     parts = {"train": ROWS, "valid": ROWS[1:], "test": ROWS[2:]}
     tables = {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
     spec = str(tmp_path / "saved")
@@ -297,7 +300,7 @@ def test_a_header_may_name_further_columns_of_a_tsv(tmp_path: Path) -> None:
     assert "y.tsv:3: must hold exactly 3 columns" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [None, "0.5", True, float("nan"), float("inf"), [1]])
+@pytest.mark.parametrize("value", [None, "0.5", True, float("nan"), float("inf"), [1], 10**309])
 def test_an_extra_that_is_no_finite_number_names_its_row(tmp_path: Path, value: object) -> None:
     rows = [{**ROWS[0], "rate": 1}, {**ROWS[1], "rate": value}, ROWS[2]]
     spec = write_jsonl(tmp_path / "x.jsonl", rows)

@@ -44,6 +44,7 @@ def test_slips_in_names_are_told_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         ("x.jsonl", b"", "must hold examples"),
         ("x.tsv.gz", gzip.compress(b"", mtime=0), "must hold examples"),
         ("x.tsv", "source\ttarget\n", "must hold examples"),
+        ("x.tsv", "source\ttarget\ttarget\na\tb\tc\n", "found 'target' twice"),
         ("x.tsv", "a\tb\n".encode("utf-16"), "UTF-16"),
         ("x.tsv.gz", gzip.compress(b"a\tb\n" * 1000, mtime=0)[:-9], "whole gzip file"),
         ("x.tsv.gz", b"a\tb\n", "whole gzip file"),

@@ -144,6 +144,7 @@ def test_a_strangers_run_imports_nothing_unless_trusted(place: Path) -> None:
         (None, "there is no file"),
         ("import no_such_module_anywhere", "no_such_module_anywhere"),
         ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
         (
             "from seqdistill.plugins import divergence\n"
             "@divergence('forward_kl')\ndef mine(q, p): return q.sum(-1)",

@@ -12,12 +12,19 @@ from tests.objectives.worlds import term
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen
 from seqdistill.objectives import chunked
 from seqdistill.objectives.chunked import Blocking, FusedSum, Part
-from seqdistill.objectives.fused import fused_divergence, fused_sum, target_part, teacher_part
+from seqdistill.objectives.fused import (
+    _row_function,
+    fused_divergence,
+    fused_sum,
+    target_part,
+    teacher_part,
+)
 
 POSITIONS, VOCAB, DIM, TEACHER_DIM = 11, 37, 8, 5
 every_name = pytest.mark.parametrize("name", DIVERGENCES)
@@ -264,6 +271,12 @@ def test_no_positions_give_zero_with_a_zero_gradient(name: str) -> None:
     total = empty.fused().total
     assert total == 0.0
     assert all((gradient == 0.0).all() for gradient in empty.gradients(total))
+
+
+def test_a_divergence_that_sums_over_positions_is_refused() -> None:
+    loss = _row_function(Divergence("summed", lambda q, p: (q - p).sum()), {}, manual=True)
+    with pytest.raises(RecipeError, match=r"one value for every position, the shape \(4,\), got"):
+        loss(torch.zeros(4, 3), torch.zeros(4, 3), ())
 
 
 @pytest.mark.parametrize("chunk", [None, 4], ids=lambda chunk: f"chunk{chunk}")

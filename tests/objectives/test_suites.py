@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
+from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, Divergence
 from seqdistill.testing import check_divergence, check_token_weight
 
 DIVERGENCE_CASES: dict[str, list[dict[str, Any]]] = {
@@ -46,3 +46,11 @@ def test_every_divergence(name: str, parameters: dict[str, Any]) -> None:
 )
 def test_every_token_weight(name: str, parameters: dict[str, Any]) -> None:
     check_token_weight(name, **parameters)
+
+
+def test_a_gradient_that_is_not_its_values_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = DIVERGENCES["forward_kl"].function
+    half = Divergence("half", lambda q, p: (plain(q, p) + plain(q.detach(), p)) / 2)
+    monkeypatch.setitem(DIVERGENCES._members, "half", half)
+    with pytest.raises(AssertionError, match="finite differences"):
+        check_divergence("half")

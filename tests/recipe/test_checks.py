@@ -56,6 +56,14 @@ def test_a_contradiction_is_found_alone_with_finding_and_remedy(
     assert re.fullmatch(r"must .+[,:] got .+[;.] ?.+", sentence), sentence
 
 
+def test_origins_that_nobody_writes_are_told_of_a_policy_gradient(empty_file: str) -> None:
+    weights = "[sequence_reverse_kl, {kind: origin, origins: [teacher_mixed]}]"
+    terms = f"objective.terms=[{{divergence: negative_log_likelihood, token_weights: {weights}}}]"
+    given = ["data.train=a.tsv", "student.model=s", "objective.reduction=sum", terms]
+    found = [sentence for _, sentence in all_contradictions(read_recipe(empty_file, given))]
+    assert any("must name origins that there are here (reference)" in told for told in found)
+
+
 @pytest.mark.parametrize("overrides", RIGHT)
 def test_what_goes_together_passes(empty_file: str, overrides: list[str]) -> None:
     assert load_recipe(empty_file, overrides)

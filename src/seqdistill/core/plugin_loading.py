@@ -88,7 +88,7 @@ def _imported(name: str, load: Callable[[], object]) -> None:
         load()
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         remedy = "fix it"
         if isinstance(error, ImportError):
             remedy = "install it, put its folder in PYTHONPATH, or name its file, path/to/file.py"

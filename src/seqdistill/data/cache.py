@@ -42,7 +42,7 @@ VERSION = 2
 def cache_folder() -> Path:
     """`$SEQDISTILL_CACHE`, else `seqdistill` in `$XDG_CACHE_HOME` or `~/.cache`."""
     if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named)
+        return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdistill"
 
 
@@ -85,7 +85,7 @@ def stored(
     if num_bytes < CACHED_FROM_BYTES:
         return in_memory(make(), schema)
     path = cache_folder() / name / f"{of_settings([VERSION, key()])[:32]}.arrow"
-    if (found := _opened(path)) is not None:
+    if (found := _opened(path, _LOG.debug)) is not None:  # perhaps it is being made right now
         return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,11 +96,11 @@ def stored(
             f"{error}; set the environment variable {FOLDER_VARIABLE} to another folder"
         ) from error
     with lock:
-        if (found := _opened(path)) is None:
+        if (found := _opened(path, _LOG.warning)) is None:
             for left in path.parent.glob(f"{path.name}.partial-*"):  # of a process that was killed
                 left.unlink(missing_ok=True)
             _write(path, make(), schema)
-            found = _opened(path)
+            found = _opened(path, _LOG.warning)
     assert found is not None, "what was just written is whole"
     return found
 
@@ -109,21 +109,22 @@ def _write(path: Path, batches: Iterable[tuple[Any, Notes]], schema: Any) -> Non
     with new_file(path) as aside:
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             fingerprint, notes = put_away(batches, writer.write_batch)
-        checksum = _checksum(aside)
-    facts = {"checksum": checksum, "fingerprint": fingerprint, "notes": dict(notes)}
-    write_json(path.with_suffix(".json"), facts)
+        facts = {"fingerprint": fingerprint, "notes": dict(notes)}
+        checksum = _checksum(aside, facts)
+    write_json(path.with_suffix(".json"), {"checksum": checksum, **facts})
 
 
-def _checksum(path: Path) -> str:
+def _checksum(path: Path, facts: object) -> str:
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+        content = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+    return of_settings([content, facts])
 
 
-def _opened(path: Path) -> Stored | None:
-    """The whole file, mapped; None where there is none, or none that is whole."""
+def _opened(path: Path, tell: Callable[..., None]) -> Stored | None:
+    """The whole file, mapped; None where there is none, or none that is whole, which it tells."""
     try:
-        facts = json.loads(path.with_suffix(".json").read_bytes())
-        if facts["checksum"] != _checksum(path):
+        facts = dict(json.loads(path.with_suffix(".json").read_bytes()))
+        if facts.pop("checksum") != _checksum(path, facts):
             raise ValueError("another checksum")
         with open(path, "rb") as stream:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -132,5 +133,5 @@ def _opened(path: Path) -> Stored | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        _LOG.warning("%s is damaged (%s) and is made again", path, error)
+        tell("%s is damaged (%s) and is made again", path, error)
         return None

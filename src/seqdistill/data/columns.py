@@ -143,6 +143,11 @@ def find_layout(names: Collection[str], choice: ColumnChoice, *, file: str) -> L
                 f"{file}: data.extra_columns must name columns, found {name!r} and the columns "
                 f"{listed(names)}.{did_you_mean(name, names)}"
             )
+    if twice := [name for name in layout.columns if [*names].count(name) > 1]:
+        raise DataError(
+            f"{file}: every column that is read must have a name of its own, found {twice[0]!r} "
+            "twice; rename one of the two"
+        )
     unread = [name for name in names if name not in (*layout.columns, *choice.ignore_columns)]
     lost = [name for name in _CHANGE_MEANING if name in unread]
     if lost:

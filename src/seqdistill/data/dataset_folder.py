@@ -32,7 +32,8 @@ def folder_rows(folder: str, choice: ColumnChoice, *, split: str | None) -> Rows
     except Exception as error:
         raise DataError(
             f"the folder {folder} must be one that `datasets` wrote, or hold .jsonl, .parquet, "
-            f".csv or .tsv files, but it cannot be loaded: {error}"
+            f".csv or .tsv files, but it cannot be loaded: {error.__cause__ or error}; a .jsonl, "
+            ".parquet or .tsv file that is named by itself is told its wrong lines"
         ) from error
     return _rows(_chosen_split(loaded, split, folder), choice, file=folder)
 

@@ -5,6 +5,7 @@ Every value is checked, and all errors of a file are reported together. It reads
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -93,10 +94,14 @@ def _example(row: Row, layout: Layout, *, number: int, need_target: bool) -> Exa
 
 
 def _finite(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    found = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # digits beyond the largest float
+            found = float(value)
+    if not math.isfinite(found):
         shown = repr(value) if isinstance(value, float) else _kind(value)
         raise RowError(f"{name} must be a finite number, found {shown}")
-    return float(value)
+    return found
 
 
 def _texts(row: Row, layout: Layout, *, number: int, need_target: bool) -> Example:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen, resolved
@@ -174,6 +175,12 @@ def _row_function(member: Divergence, arguments: dict[str, Any], *, manual: bool
             logits = student.detach().requires_grad_()
             log_probs = logits.log_softmax(dim=-1)
             values: Tensor = member.function(log_probs, teacher.log_softmax(dim=-1), **arguments)
+            if values.shape != logits.shape[:-1]:
+                raise RecipeError(
+                    f"the divergence {member.name} must give one value for every position, the "
+                    f"shape {tuple(logits.shape[:-1])}, got {tuple(values.shape)}; sum over the "
+                    "last dimension alone"
+                )
             if not values.requires_grad:  # it does not depend on the student
                 values = values + 0.0 * logits.sum(dim=-1)
             (gradient,) = torch.autograd.grad(values.sum(), logits)

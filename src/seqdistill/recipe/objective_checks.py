@@ -110,6 +110,8 @@ def _policy_gradient(key: str, term: Term, terms: list[Term], recipe: Recipe) ->
     """
     sequences, rollouts, name = recipe.sequences, recipe.sequences.rollouts, term.name
     counted = _counted(term, recipe)
+    if not {*counted} <= {*sequences.writers}:
+        return  # `_origins` says so
     if not any(origin in STUDENT_ORIGINS for origin in counted):
         yield (
             f"{key}.token_weights",

@@ -115,9 +115,9 @@ def _check_symmetries(plain: _Plain, hard: bool) -> None:
 
 def _check_finite_differences(plain: _Plain, hard: bool) -> None:
     logits, other = _logits(7, 3, _VOCAB).requires_grad_(), _other(hard, 8, 3)
-    assert torch.autograd.gradcheck(lambda z: plain(z.log_softmax(-1), other), (logits,)), (
-        "the gradient is that of finite differences"
-    )
+    assert torch.autograd.gradcheck(
+        lambda z: plain(z.log_softmax(-1), other), (logits,), raise_exception=False
+    ), "the gradient is that of finite differences"
 
 
 def _check_zeros(plain: _Plain, hard: bool) -> None:
