@@ -31,7 +31,7 @@ from seqdistill.sources.replay import ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
 from seqdistill.sources.rollout_batches import OnCompletions, RolloutBatches
 from seqdistill.sources.rollout_sampler import RolloutSampler
-from seqdistill.sources.source import CompletionSource, SequenceSource
+from seqdistill.sources.source import CompletionSource, Gather, SequenceSource, alone
 from seqdistill.sources.stored import (
     StoredCompletions,
     StoredSequences,
@@ -71,6 +71,7 @@ def build_source(
     *,
     rank: int = 0,
     world_size: int = 1,
+    gather: Gather = alone,
     on_completions: OnCompletions | None = None,
 ) -> SequenceSource:
     """The source of the recipe's training batches over `examples`, of `training_sequences`.
@@ -90,7 +91,7 @@ def build_source(
         )
     return RolloutBatches(
         examples,
-        _completions(prepared, examples, rank, world_size),
+        _completions(prepared, examples, rank, world_size, gather),
         collator,
         batch_tokens=recipe.training.batch_tokens,
         expected_new_tokens=recipe.sequences.rollouts.max_new_tokens,
@@ -114,7 +115,11 @@ def try_rollout_engine(prepared: Prepared) -> str | None:
 
 
 def _completions(
-    prepared: Prepared, examples: Sequence[EncodedExample], rank: int, world_size: int
+    prepared: Prepared,
+    examples: Sequence[EncodedExample],
+    rank: int,
+    world_size: int,
+    gather: Gather,
 ) -> CompletionSource:
     recipe = prepared.recipe
     sequences, seed = recipe.sequences, recipe.seed
@@ -134,6 +139,8 @@ def _completions(
             fresh_fraction=sequences.replay.fresh_fraction,
             seed=seed,
             rank=rank,
+            world_size=world_size,
+            gather=gather,
         )
     if sequences.mixture.student_fraction is not None:
         by_teacher = sequences.mixture.others == "teacher"
@@ -150,7 +157,7 @@ def _completions(
         )
     if prepared.reward is not None:
         baseline = recipe.objective.reward.baseline
-        source = RewardedSource(source, prepared.reward, baseline=baseline)
+        source = RewardedSource(source, prepared.reward, baseline=baseline, gather=gather)
     return source
 
 

@@ -18,7 +18,7 @@ from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import Completion, PromptCompletions, metric_sum
-from seqdistill.sources.source import CompletionSource, SourcePart
+from seqdistill.sources.source import CompletionSource, Gather, SourcePart, alone
 
 Baseline = Literal["leave_one_out", "moving_average", "none"]
 Reward = Callable[[Sequence[Completion]], Sequence[float]]
@@ -33,9 +33,9 @@ class RewardedSource(CompletionSource):
 
     `leave_one_out`: the mean reward of the other samples of the same prompt in the micro-batch
     (Kool et al. 2019). `moving_average`: an average over earlier updates, 0.9 of what it was and
-    0.1 of the update's mean, which at first it is; the same for all micro-batches of an update. In
+    0.1 of the update's mean, which at first it is; the same for all micro-batches and processes. In
     the first update, and until there was a reward, the mean of the other sequences of the
-    micro-batch, 0 for a single one. Each process has its own. `none`: 0.
+    micro-batch, 0 for a single one. `none`: 0.
 
     No baseline of a sequence knows that sequence's own reward, and samples are independent, so the
     mean of the gradient is that of the expected reward.
@@ -45,11 +45,19 @@ class RewardedSource(CompletionSource):
     and every batch has advantages.
     """
 
-    def __init__(self, source: CompletionSource, reward: Reward, *, baseline: Baseline) -> None:
+    def __init__(
+        self,
+        source: CompletionSource,
+        reward: Reward,
+        *,
+        baseline: Baseline,
+        gather: Gather = alone,
+    ) -> None:
         """Raises RecipeError for `leave_one_out` with one sample a prompt."""
         self._source = source
         self._reward = reward
         self._baseline: Baseline = baseline
+        self._gather = gather
         if baseline == "leave_one_out" and source.sequences_per_prompt < 2:
             raise _too_few_samples(1)
         self._average: float | None = None
@@ -121,8 +129,11 @@ class RewardedSource(CompletionSource):
         rewards, advantages, spreads = (
             torch.cat(empty + [seen[place] for seen in self._seen]) for place in range(3)
         )
-        if len(rewards):
-            mean = float(rewards.mean())
+        total, count = map(
+            sum, zip(*self._gather((float(rewards.sum()), len(rewards))), strict=True)
+        )
+        if count:
+            mean = total / count
             kept = mean if self._average is None else self._average
             self._average = _MOMENTUM * kept + (1.0 - _MOMENTUM) * mean
         return {

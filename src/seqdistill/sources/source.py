@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import PromptCompletions
+
+Gather = Callable[[Any], list[Any]]
+"""Every process's value on every process, in their order."""
+
+
+def alone(own: Any) -> list[Any]:
+    """A `Gather` of one process."""
+    return [own]
 
 
 class SourcePart:
