@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 from safetensors import SafetensorError
+from torch.distributed import DistBackendError
 from typer.testing import Result
 
 from seqdistill.core.errors import UserError
@@ -59,6 +60,12 @@ ENDED = [
     (OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore words"), "training.batch_tokens"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "Out of memory"),
     (MemoryError(), "Out of memory"),
+    # Another process of the training was killed, or ended with an error of its own.
+    (
+        RuntimeError("[gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"),
+        "another one has stopped",
+    ),
+    (DistBackendError("NCCL communicator was aborted on rank 1."), "another one has stopped"),
     *(
         (OSError(getattr(errno, name), os.strerror(getattr(errno, name)), LOG), f"{LOG!r}, but")
         for name in ("ENAMETOOLONG", "EROFS", "EFBIG", "EMFILE", "EIO")

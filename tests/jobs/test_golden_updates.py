@@ -116,7 +116,7 @@ class Spy:
         examples: Sequence[EncodedExample],
         *,
         on_completions: OnCompletions | None = None,
-        **places: int,
+        **places: Any,
     ) -> SequenceSource:
         """The recipe's own source, which tells of its sequences."""
         self._model = prepared.student.model

@@ -5,13 +5,15 @@ from __future__ import annotations
 import collections
 import math
 import statistics
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.schedules import Schedule
-from seqdistill.sources.completions import Completion, CompletionSource
+from seqdistill.sources.completions import Completion, CompletionSource, Gather, alone
 from seqdistill.sources.mixture import MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import Baseline, RewardedSource
 from seqdistill.sources.rollouts import RolloutSampler
@@ -23,20 +25,19 @@ NEVER = Schedule.constant(0.0)
 ALWAYS = Schedule.constant(1.0)
 
 
-def student(samples_per_prompt: int = 1) -> RolloutSampler:
-    return RolloutSampler(DiceSampler(), seed=5, samples_per_prompt=samples_per_prompt)
-
-
-def replay(
-    fresh_fraction: Schedule, *, capacity: int = 1000, max_age: int = 1000, rank: int = 0
-) -> ReplaySource:
-    return ReplaySource(
-        student(),
-        capacity=capacity,
-        max_age=max_age,
-        fresh_fraction=fresh_fraction,
+def student(samples_per_prompt: int = 1, *, rank: int = 0, world_size: int = 1) -> RolloutSampler:
+    return RolloutSampler(
+        DiceSampler(),
         seed=5,
+        samples_per_prompt=samples_per_prompt,
         rank=rank,
+        world_size=world_size,
+    )
+
+
+def replay(fresh_fraction: Schedule, *, capacity: int = 1000, max_age: int = 1000) -> ReplaySource:
+    return ReplaySource(
+        student(), capacity=capacity, max_age=max_age, fresh_fraction=fresh_fraction, seed=5
     )
 
 
@@ -61,6 +62,7 @@ def test_kept_sequences_are_drawn_uniformly() -> None:
     writer = replay(NEVER)
     writer.begin_update(1, 100)
     kept = writer.complete(PROMPTS).listed()  # 24 of them
+    writer.end_update()
     drawn = collections.Counter(
         one.example.id for written in updates_of(writer, range(2, 402), 6) for one in written
     )
@@ -112,20 +114,53 @@ def test_nothing_older_than_the_limit_is_ever_given_and_ages_are_told(max_age: i
     assert set(seen) == set(range(max_age + 1)), "and as old as allowed some are"
 
 
-def test_processes_agree_when_to_generate_and_draw_from_their_own_memories() -> None:
-    half = Schedule.constant(0.5)
-    ranks = [replay(half, rank=rank) for rank in range(2)]
-    first, second = (updates_of(writer, range(1, 40), 3) for writer in ranks)
-    fresh = [
-        [
-            all(one.sampled_at_update == update for one in written)
-            for update, written in enumerate(told, 1)
-        ]
-        for told in (first, second)
-    ]
-    assert fresh[0] == fresh[1]
-    assert set(fresh[0]) == {True, False}
-    assert first != second
+def replay_of(rank: int, world_size: int, gather: Gather) -> CompletionSource:
+    return ReplaySource(
+        student(rank=rank, world_size=world_size),
+        capacity=20,
+        max_age=9,
+        fresh_fraction=Schedule.constant(0.5),
+        seed=5,
+        rank=rank,
+        world_size=world_size,
+        gather=gather,
+    )
+
+
+def moving_average_of(rank: int, world_size: int, gather: Gather) -> CompletionSource:
+    of = student(rank=rank, world_size=world_size)
+    return RewardedSource(of, length, baseline="moving_average", gather=gather)
+
+
+@pytest.mark.parametrize("make", [replay_of, moving_average_of])
+def test_processes_write_what_the_micro_batches_of_one_do(
+    make: Callable[[int, int, Gather], CompletionSource],
+) -> None:
+    groups = [PROMPTS[:3], PROMPTS[3:8]]
+    told: list[object] = [None, None]
+    barrier = threading.Barrier(2)
+
+    def written(rank: int, world_size: int) -> tuple[list[list[Completion]], object]:
+        def gather(own: object) -> list[object]:
+            told[rank] = own
+            barrier.wait(10)
+            everyones = [*told]
+            barrier.wait(10)
+            return everyones
+
+        writer = make(rank, world_size, alone if world_size == 1 else gather)
+        found = []
+        for update in range(1, 20):
+            writer.begin_update(update, 20)
+            found += [writer.complete(group).listed() for group in groups[rank::world_size]]
+            writer.end_update()
+        return found, writer.state_dict()
+
+    with ThreadPoolExecutor(2) as processes:
+        (first, state), (second, other) = processes.map(written, (0, 1), (2, 2))
+    one, of_one = written(0, 1)
+    assert (first, second) == (one[::2], one[1::2])
+    assert state == other == of_one
 
 
 def length(written: Sequence[Completion]) -> list[float]:

@@ -23,7 +23,7 @@ from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, Transfo
 from seqdistill.generation.verification import reach_of
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.sequences_schema import AdaptiveSection
-from seqdistill.sources.completions import CompletionSource, SequenceSource
+from seqdistill.sources.completions import CompletionSource, Gather, SequenceSource, alone
 from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
 from seqdistill.sources.rollouts import OnCompletions, RolloutBatches, RolloutSampler
@@ -60,6 +60,7 @@ def build_source(
     *,
     rank: int = 0,
     world_size: int = 1,
+    gather: Gather = alone,
     on_completions: OnCompletions | None = None,
 ) -> SequenceSource:
     """The source of the recipe's training batches over `examples`, of `training_sequences`.
@@ -79,7 +80,7 @@ def build_source(
         )
     return RolloutBatches(
         examples,
-        _completions(prepared, examples, rank, world_size),
+        _completions(prepared, examples, rank, world_size, gather),
         collator,
         batch_tokens=recipe.training.batch_tokens,
         expected_new_tokens=recipe.sequences.rollouts.max_new_tokens,
@@ -103,7 +104,11 @@ def try_rollout_engine(prepared: Prepared) -> str | None:
 
 
 def _completions(
-    prepared: Prepared, examples: Sequence[EncodedExample], rank: int, world_size: int
+    prepared: Prepared,
+    examples: Sequence[EncodedExample],
+    rank: int,
+    world_size: int,
+    gather: Gather,
 ) -> CompletionSource:
     recipe = prepared.recipe
     sequences, seed = recipe.sequences, recipe.seed
@@ -123,6 +128,8 @@ def _completions(
             fresh_fraction=sequences.replay.fresh_fraction,
             seed=seed,
             rank=rank,
+            world_size=world_size,
+            gather=gather,
         )
     if (asked := sequences.mixture.student_fraction) is not None:
         by_teacher = sequences.mixture.others == "teacher"
@@ -146,7 +153,7 @@ def _completions(
         )
     if prepared.reward is not None:
         baseline = recipe.objective.reward.baseline
-        source = RewardedSource(source, prepared.reward, baseline=baseline)
+        source = RewardedSource(source, prepared.reward, baseline=baseline, gather=gather)
     return source
 
 

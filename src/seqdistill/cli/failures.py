@@ -26,6 +26,8 @@ _FULL_WORDS = (
     f"os error {errno.ENOSPC})",
     f"os error {errno.EDQUOT})",
 )
+_OF_PROCESSES = ("DistBackendError", "DistNetworkError", "DistStoreError")
+"""What torch names the errors of processes that talk to each other; gloo's have no name."""
 _REMEDIES = {
     **dict.fromkeys((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EROFS), "name another place"),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk and the connection to it"),
@@ -81,6 +83,11 @@ def _sentence(error: Exception, *, resumable: bool) -> str | None:
             "training.batch_tokens (training.gradient_accumulation_steps makes up for it), "
             "sequences.rollouts.samples_per_prompt or sequences.decoding.batch_tokens, in a "
             "new output_dir"
+        )
+    if type(error).__name__ in _OF_PROCESSES or "gloo/transport" in str(error):
+        return (
+            "All processes of a training must stay until it ends, but another one has stopped or "
+            f"is out of reach ({first_line(error)}); see what that one said{again}"
         )
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return "a path must have no NUL character, but one of the recipe's has; name another place"

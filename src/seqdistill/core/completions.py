@@ -57,6 +57,11 @@ class Completions:
         """Where the tensors are."""
         return self.token_ids.device
 
+    def cpu(self) -> Completions:
+        """The same on the CPU."""
+        nats = None if self.log_probs is None else self.log_probs.cpu()
+        return Completions(self.token_ids.cpu(), self.lengths.cpu(), self.finished.cpu(), nats)
+
     def select(self, rows: Sequence[int]) -> Completions:
         """These rows, in this order."""
         index = torch.tensor(rows, dtype=torch.long, device=self.device)

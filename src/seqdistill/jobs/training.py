@@ -332,6 +332,7 @@ def _loop(
         examples,
         rank=rank,
         world_size=accelerator.num_processes,
+        gather=all_gather_object,
         on_completions=RolloutLog(prepared, run) if accelerator.is_main_process else None,
     )
     if isinstance(source, StoredSequences):

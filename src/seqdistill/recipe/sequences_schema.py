@@ -141,7 +141,7 @@ class ReplaySection(Section):
     """How long the student's sequences are kept and learned from again."""
 
     capacity: PositiveInt = 1000
-    """Sequences kept on each process; the oldest goes first. DistiLLM uses 1000."""
+    """Sequences kept, of all processes together; the oldest goes first. DistiLLM uses 1000."""
     max_age: PositiveInt = 1000
     """Updates after which a sequence is dropped: the student that sampled it is gone."""
     fresh_fraction: Annotated[Scheduled, AfterValidator(fraction)] = Schedule(1.0, 0.0)

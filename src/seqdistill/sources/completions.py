@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,14 @@ from seqdistill.core.source import SourceInputs
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
+
+Gather = Callable[[Any], list[Any]]
+"""Every process's value on every process, in their order."""
+
+
+def alone(own: Any) -> list[Any]:
+    """A `Gather` of one process."""
+    return [own]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,10 @@ from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import (
     CompletionSource,
+    Gather,
     PromptCompletions,
     SourcePart,
+    alone,
     metric_sum,
 )
 
@@ -159,12 +161,12 @@ class ReplaySource(CompletionSource):
     """Fresh rollouts with probability `fresh_fraction`, else kept ones.
 
     One coin an update, the same on every process, so that none waits for another's rollouts. Fresh
-    rollouts are kept; of more than `capacity` the oldest go, and so does what is older than
-    `max_age` updates. As many are drawn as the prompts would have got, of those kept by earlier
-    updates, uniformly and without replacement within a micro-batch; while they are too few, all are
-    fresh, and the metrics say so.
-    A memory that no batch fits in could never be drawn from, so it is refused. Every process has a
-    memory of its own, so n processes draw other sequences than n micro-batches of one do.
+    rollouts of all processes are kept by each when the update ends; of more than `capacity` the
+    oldest go, and so does what is older than `max_age` updates. As many are drawn as the prompts
+    would have got, of those kept by earlier updates, uniformly and without replacement within a
+    micro-batch; while they are too few, all are fresh, and the metrics say so.
+    A memory that no batch fits in could never be drawn from, so it is refused. n processes draw
+    what n micro-batches of one do.
 
     Source: Ko et al. 2024 (DistiLLM), sec. 3.2; there fresh_fraction falls linearly from 1 to 0,
     with a capacity of 1000 and no limit of age, and its code lets all be fresh until the memory is
@@ -178,10 +180,13 @@ class ReplaySource(CompletionSource):
     fresh_fraction: Schedule
     seed: int
     rank: int = 0
+    world_size: int = 1
+    gather: Gather = alone
 
     def __post_init__(self) -> None:
-        self._kept: PromptCompletions | None = None  # oldest first
-        self._update, self._calls = 0, 0
+        self._kept: PromptCompletions | None = None  # oldest first, none of this update
+        self._written: list[PromptCompletions | None] = []  # of this update's micro-batches
+        self._update = 0
         self._fraction, self._is_fresh = 1.0, True
         self._num_fresh, self._num_all, self._ages = 0, 0, 0
 
@@ -190,22 +195,15 @@ class ReplaySource(CompletionSource):
 
     def begin_update(self, update: int, updates: int) -> None:
         """Drops what is too old and throws the coin."""
-        self._update, self._calls = update, 0
+        self._update, self._written = update, []
         self._num_fresh, self._num_all, self._ages = 0, 0, 0
         if self._kept is not None:
-            self._kept = self._kept.select(self._rows_from(update - self.max_age))
+            sampled_at = self._kept.sampled_at_update
+            young = [row for row, at in enumerate(sampled_at) if at >= update - self.max_age]
+            self._kept = self._kept.select(young)
         self._fraction = self.fresh_fraction.value(update, updates)
         self._is_fresh = _coin(self.seed, f"replay/update-{update}") < self._fraction
         super().begin_update(update, updates)
-
-    def _rows_from(self, first: int, last: int | None = None) -> list[int]:
-        """The kept rows sampled at these updates."""
-        updates = () if self._kept is None else self._kept.sampled_at_update
-        return [
-            row
-            for row, update in enumerate(updates)
-            if first <= update and (last is None or update <= last)
-        ]
 
     def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
         """Rollouts of these prompts, or kept ones of others, none older than the limit.
@@ -219,21 +217,17 @@ class ReplaySource(CompletionSource):
                 f"one is drawn whole, got {self.capacity} and a micro-batch of {wanted}; raise "
                 "it, or lower training.batch_tokens"
             )
-        self._calls += 1
-        older = self._rows_from(0, self._update - 1)
-        if self._kept is None or self._is_fresh or len(older) < wanted:
+        batch = len(self._written) * self.world_size + self.rank
+        if self._kept is None or self._is_fresh or len(self._kept) < wanted:
             found = self.student.complete(prompts)
-            kept = [found] if self._kept is None else [self._kept, found]
-            self._kept = PromptCompletions.concatenated(kept)
-            excess = max(0, len(self._kept) - self.capacity)
-            if excess:
-                self._kept = self._kept.select(range(excess, len(self._kept)))
+            self._written.append(found)
             self._num_fresh += len(found)
         else:
             self.student.complete([])  # stays in step with the micro-batches
-            name = f"replay/rank-{self.rank}/update-{self._update}/batch-{self._calls}"
-            order = torch.randperm(len(older), generator=named_generator(self.seed, name))
-            found = self._kept.select([older[i] for i in order[:wanted].tolist()])
+            self._written.append(None)
+            name = f"replay/update-{self._update}/batch-{batch}"
+            order = torch.randperm(len(self._kept), generator=named_generator(self.seed, name))
+            found = self._kept.select(order[:wanted].tolist())
         self._num_all += len(found)
         self._ages += sum(self._update - update for update in found.sampled_at_update)
         return found
@@ -241,7 +235,8 @@ class ReplaySource(CompletionSource):
     def end_update(self) -> dict[str, TokenSum]:
         """The student's metrics, `staleness` in updates (fresh ones count as 0), `fresh_fraction`
         as the schedule has it and `realized_fresh_fraction` of the sequences that there were, and
-        `replay_size`, a process's mean number of kept sequences."""
+        `replay_size`, the number of kept sequences."""
+        self._keep()
         return {
             **super().end_update(),
             "staleness": metric_sum(self._ages, self._num_all),
@@ -249,6 +244,18 @@ class ReplaySource(CompletionSource):
             "realized_fresh_fraction": metric_sum(self._num_fresh, self._num_all),
             "replay_size": metric_sum(0 if self._kept is None else len(self._kept), 1),
         }
+
+    def _keep(self) -> None:
+        """Puts what all processes wrote into the memory, in the order of the micro-batches."""
+        own = [
+            found and dataclasses.replace(found, completions=found.completions.cpu())
+            for found in self._written
+        ]
+        by_batch = [one for batch in zip(*self.gather(own), strict=True) for one in batch if one]
+        parts = by_batch if self._kept is None else [self._kept, *by_batch]
+        if parts:
+            kept = PromptCompletions.concatenated(parts)
+            self._kept = kept.select(range(max(0, len(kept) - self.capacity), len(kept)))
 
     def state_dict(self) -> dict[str, Any]:
         """All kept sequences, and the student's state."""

@@ -20,8 +20,10 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import (
     Completion,
     CompletionSource,
+    Gather,
     PromptCompletions,
     SourcePart,
+    alone,
     metric_sum,
 )
 
@@ -39,9 +41,9 @@ class RewardedSource(CompletionSource):
 
     `leave_one_out`: the mean reward of the other samples of the same prompt in the micro-batch
     (Kool et al. 2019). `moving_average`: an average over earlier updates, 0.9 of what it was and
-    0.1 of the update's mean, which at first it is; the same for all micro-batches of an update. In
+    0.1 of the update's mean, which at first it is; the same for all micro-batches and processes. In
     the first update, and until there was a reward, the mean of the other sequences of the
-    micro-batch, 0 for a single one. Each process has its own. `none`: 0.
+    micro-batch, 0 for a single one. `none`: 0.
 
     No baseline of a sequence knows that sequence's own reward, and samples are independent, so the
     mean of the gradient is that of the expected reward.
@@ -55,6 +57,7 @@ class RewardedSource(CompletionSource):
     reward: Reward
     _: dataclasses.KW_ONLY
     baseline: Baseline
+    gather: Gather = alone
 
     def __post_init__(self) -> None:
         self._average: float | None = None
@@ -130,8 +133,11 @@ class RewardedSource(CompletionSource):
         rewards, advantages, spreads = (
             torch.cat(empty + [seen[place] for seen in self._seen]) for place in range(3)
         )
-        if len(rewards):
-            mean = float(rewards.mean())
+        total, count = map(
+            sum, zip(*self.gather((float(rewards.sum()), len(rewards))), strict=True)
+        )
+        if count:
+            mean = total / count
             kept = mean if self._average is None else self._average
             self._average = _MOMENTUM * kept + (1.0 - _MOMENTUM) * mean
         return {

@@ -221,8 +221,7 @@ class TrainingLoop:
         """Takes this process's part of the checkpoint's sources, and of its micro-batches.
 
         Of another number of processes an update keeps its micro-batches where they can be shared
-        out evenly. The place in the data is the same for all; what else a source remembers (replay)
-        is taken from one of the processes that there were.
+        out evenly. What a source remembers is the same for all.
         """
         count, wanted = self.accelerator.num_processes, self._state.micro_batches
         sources = self._state.sources
