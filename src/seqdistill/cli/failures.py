@@ -87,7 +87,7 @@ def _sentence(error: Exception, *, resumable: bool) -> str | None:
     if type(error).__name__ in _OF_PROCESSES or "gloo/transport" in str(error):
         return (
             "All processes of a training must stay until it ends, but another one has stopped or "
-            f"is out of reach ({first_line(error)}); see what that one said{again}"
+            f"is out of reach ({first_line(error).partition('. ')[0]}); see what it said{again}"
         )
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return "a path must have no NUL character, but one of the recipe's has; name another place"

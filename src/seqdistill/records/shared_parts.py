@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _LOCKS = ".locks"
+_ALL = "all"
 _POLL_SECONDS = 0.05
 
 
@@ -30,8 +31,9 @@ def make_parts(
     """Returns when every part is made, by this process or another: those of one launch or of many.
 
     `make` writes the file `names[index]` of `folder` in one step. Two processes never make one
-    part at the same time. When all are made one process calls `finish`, and removes locks and what
-    killed processes were writing aside. Whatever is raised ends this process's share alone.
+    part at the same time. When all are made one process removes what killed ones were writing aside
+    and calls `finish`; later ones may already write something else there. Whatever is raised ends
+    this process's share alone.
     """
     missing = list(range(len(names)))
     while missing:
@@ -41,14 +43,18 @@ def make_parts(
         missing = busy
     with one_at_a_time(folder):
         if not is_finished():
+            _remove_torn(folder)
             finish()
-    remove_left_overs(folder)
+    for name in (*names, _ALL):
+        (folder / _LOCKS / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others hold locks there, or have removed it
+        (folder / _LOCKS).rmdir()
 
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Makes `folder` and holds it: other processes wait here. What is done is seen by the next."""
-    with _locked(folder, "all"):
+    with _locked(folder, _ALL):
         yield
 
 
@@ -83,5 +89,9 @@ def _made(
 def remove_left_overs(folder: Path) -> None:
     """Removes locks and what was being written aside, once nobody writes there any more."""
     shutil.rmtree(folder / _LOCKS, ignore_errors=True)
+    _remove_torn(folder)
+
+
+def _remove_torn(folder: Path) -> None:
     for torn in folder.glob("*.partial-*"):
         torn.unlink(missing_ok=True)
