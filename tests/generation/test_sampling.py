@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -153,7 +152,7 @@ def test_samples_do_not_depend_on_batches_or_on_how_often_finished_rows_are_look
     whole = listed(tiny.sampler("transformers", long).sample(tiny.sources * 9, seed=9))
     assert 0.2 < sum(sample.finished for sample in whole) / len(whole) < 0.9
     for batch_tokens in (1, 12, 1024):
-        decoding = dataclasses.replace(long, batch_tokens=batch_tokens)
+        decoding = long.model_copy(update={"batch_tokens": batch_tokens})
         found = listed(tiny.sampler("transformers", decoding).sample(tiny.sources * 9, seed=9))
         assert tokens(found) == tokens(whole)
         monkeypatch.setattr(sampling, "_LOOK_EVERY", {})
@@ -169,7 +168,7 @@ def test_top_k_and_top_p_cut_the_distribution_and_its_log_probs(
 ) -> None:
     tiny = small(name)
     source = tiny.sources[0]
-    decoding = dataclasses.replace(SAMPLED, max_new_tokens=2, **limits)
+    decoding = SAMPLED.model_copy(update={"max_new_tokens": 2, **limits})
 
     def cut(written: list[int]) -> torch.Tensor:
         log_probs = plain_log_probs(tiny, source, written)
