@@ -8,7 +8,7 @@ import pytest
 from tests.chat_families import FAMILIES, family_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from seqdistill.core.errors import DataError, ModelError
+from seqdistill.core.errors import DataError
 from seqdistill.data import conversations, templates
 from seqdistill.data.collating import Collator
 from seqdistill.data.conversations import ChatSettings
@@ -284,8 +284,10 @@ def test_a_token_across_the_border_belongs_to_the_answer(caplog: pytest.LogCaptu
     assert "1 prompts end otherwise alone" in caplog.text
 
 
-def test_a_tokenizer_without_offsets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_without_offsets_splits_at_the_same_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tokenizer = family_tokenizer("qwen")
+    expected = encoded(tokenizer, chat())
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
-    with pytest.raises(ModelError, match=r"fast tokenizer.* convert it"):
-        encoded(tokenizer, chat())
+    assert encoded(tokenizer, chat()) == expected

@@ -78,7 +78,11 @@ def test_labels_are_planned_made_and_reused_and_all_of_it_is_said(either: Path) 
     assert lines[0].startswith("reusing ") and f"of 24 examples in {folder}, made 2" in lines[0]
     assert dict(plan_labels(label_recipe(either)))["teacher's labels"] == lines[0]
     other, lines = labelled(either, "sequences.decoding.beam_size=3")
-    assert other != folder and lines[0] == f"labelling into {other}"
+    assert other != folder
+    assert lines[0] == (
+        f"labelling anew into {other}, since the labels in {folder} are of another "
+        "sequences.decoding.beam_size (2, now 3)"
+    )
 
 
 def test_labels_go_where_they_are_to_go_and_hold_the_sources(either: Path) -> None:

@@ -75,7 +75,7 @@ class Wanted:
 
     @property
     def origin(self) -> str:
-        """Whether labels are reused or made, in a sentence for people."""
+        """Whether labels are reused or made anew, and why, in a sentence for people."""
         if self.is_there:
             made = time.localtime((self.folder / CORPUS).stat().st_mtime)
             record = read_record(self.folder)
@@ -86,7 +86,36 @@ class Wanted:
         if is_begun(self.folder):
             shards = len(list(self.folder.glob("shard-*.parquet")))
             return f"going on with the labels in {self.folder}, which has {shards} parts"
-        return f"labelling into {self.folder}"
+        others = [
+            (self._changed(found.parent), found.parent)
+            for found in sorted(self.folder.parent.glob(f"*/{CORPUS}"))
+        ]
+        others = [(changed, folder) for changed, folder in others if len(changed) <= _FEW]
+        if not others:
+            return f"labelling into {self.folder}"
+        changed, folder = min(others, key=lambda other: len(other[0]))
+        return (
+            f"labelling anew into {self.folder}, since the labels in {folder} are of another "
+            f"{', '.join(changed)}"
+        )
+
+    def _changed(self, folder: Path) -> list[str]:
+        """What of the corpus in a folder is otherwise, under the names that recipes use."""
+        stored = read_record(folder).settings
+        return [
+            _NAMES.get(name, f"{_KEYS.get(name, f'sequences.{name}')} ({old}, now {new})")
+            for name, old, new in differences(stored, self.settings)
+        ]
+
+
+_FEW = 3
+"""With more differences than that, it has little to do with what is wanted."""
+_NAMES = {
+    "teacher_fingerprint": "teacher.model",
+    "tokenizer_fingerprint": "tokenizer",
+    "sources_fingerprint": "data.train or encoding",
+}
+_KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type, teacher.dtype"}
 
 
 def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> Wanted:

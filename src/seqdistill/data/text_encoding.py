@@ -95,11 +95,6 @@ class _CausalEncoder:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, chat: ChatSettings, ends: Sequence[int]
     ) -> None:
-        if not tokenizer.is_fast:
-            raise ModelError(
-                "A decoder-only model must have a fast tokenizer, which tells the characters of "
-                f"each token, but {type(tokenizer).__name__} is none; convert it to tokenizer.json"
-            )
         self.noted: Counter[str] = Counter()
         self._tokenizer, self._chat = tokenizer, chat
         self._texts = TextTokenizer(tokenizer, self.noted, ends)

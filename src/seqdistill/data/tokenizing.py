@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from seqdistill.core.errors import ModelError
+from seqdistill.core.errors import DataError, ModelError
 from seqdistill.data.marks import marks
 
 MARK = "mark "
@@ -83,6 +84,8 @@ class TextTokenizer:
 
     def rendered(self, text: str, *, is_spelled: bool) -> Tokens:
         """The tokens of a rendered text, which brings all its marks; from `spelled` perhaps."""
+        if not self._tokenizer.is_fast:
+            return self._tokens_without_offsets(text, False, is_spelled)
         if is_spelled:
             found = self._renamed.encode(text, add_special_tokens=False)
         else:
@@ -91,10 +94,37 @@ class TextTokenizer:
 
     def plain(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """The tokens of texts, marks in them read as text, with what the tokenizer puts around."""
+        if not self._tokenizer.is_fast:
+            for text in texts:
+                yield self._tokens_without_offsets(text, True, bool(self._pattern.search(text)))
+            return
         encodings = self._tokenizer(list(texts)).encodings if texts else []
         for text, encoding in zip(texts, encodings, strict=True):
             found = self._renamed.encode(text) if self._pattern.search(text) else encoding
             yield _with_offsets(found, len(text))
+
+    def _tokens_without_offsets(self, text: str, adds_marks: bool, is_spelled: bool) -> Tokens:
+        """By comparing with the tokens of the text's beginnings: exact, and slower."""
+        if is_spelled and not adds_marks:
+            raise DataError(
+                "Conversations whose texts hold marks of the model must be tokenized by a fast "
+                f"tokenizer, but {type(self._tokenizer).__name__} is none; convert it, or take "
+                "the texts with marks out of the data"
+            )
+
+        def ids_of(beginning: str) -> list[int]:
+            ids: list[int] = self._tokenizer(
+                beginning, add_special_tokens=adds_marks, split_special_tokens=is_spelled
+            ).input_ids
+            return ids
+
+        whole = ids_of(text)
+
+        def first_from(character: int) -> int:
+            pairs = zip(whole, ids_of(text[:character]), strict=False)
+            return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+        return Tokens(tuple(whole), first_from)
 
     def _with_marks_as_text(self, text: str, *, as_target: bool) -> list[int]:
         if not self._tokenizer.is_fast:
