@@ -39,13 +39,3 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(UserError, match=f"output_dir must .*{sentence}"):
         RunDirectory(tmp_path / path).check_free()
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-@pytest.mark.parametrize("path", ["new", "new/deep/run", "link", "link/run", "folder", "ü ö\n"])
-def test_what_can_be_made_is_not(tmp_path: Path, path: str) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to("folder")
-    check_writable(tmp_path / path, "output_dir")
-    run = RunDirectory.create(tmp_path / path)
-    run.write_recipe("seed: 1\n")
-    assert RunDirectory.open(tmp_path / path).read_recipe() == "seed: 1\n"
