@@ -103,7 +103,7 @@ def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
             yield number, 0, f"line {line}: condition negated"
         elif isinstance(node, ast.Call):
             for index, keyword in enumerate(node.keywords):
-                if keyword.arg is not None:
+                if keyword.arg not in (None, "strict", "out"):  # which decide no number
                     yield number, index, f"line {line}: {keyword.arg}= left out"
         elif isinstance(node, ast.AugAssign) or (
             isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)

@@ -346,8 +346,16 @@ def test_nothing_that_depends_on_numbers_is_asked_where_a_graph_is_compiled(
 def test_long_heads_are_found_whole(head_mass: float) -> None:
     """A flat teacher's head is longer than the likeliest symbols that are ranked at first."""
     logits = 0.01 * torch.randn(2, 3, 700, generator=seeded(5), dtype=torch.float64)
+    logits[0] *= 100.0  # so that forward and reverse KL differ
     logits[1, 0] *= 2000.0
     student, teacher = logits.log_softmax(-1)
     expected = oracle_adaptive_kl(student.exp().numpy(), teacher.exp().numpy(), head_mass)
     found = DIVERGENCES["adaptive_kl"].function(student, teacher, head_mass)
     torch.testing.assert_close(found, torch.from_numpy(expected))
+
+
+def test_a_parameter_out_of_its_range_is_refused_by_the_function() -> None:
+    log_probs = torch.zeros(1, VOCAB).log_softmax(-1)
+    for name in ("adaptive_kl", "jensen_shannon", "skew_forward_kl", "skew_reverse_kl"):
+        with pytest.raises(ValueError):
+            DIVERGENCES[name].function(log_probs, log_probs, 1.5)
