@@ -64,6 +64,8 @@ def test_each_reduction_is_what_its_name_says_and_reads_nothing_else(
     assert torch.equal(gradient, weights) and (weights[~mask] == 0.0).all()
     nothing = reduce(values, torch.zeros_like(mask), reduction)
     assert nothing.total == nothing.count == 0.0
+    assert reduce(values.double(), mask, reduction).total.dtype == torch.float64
+    assert reduce(values.bfloat16(), mask, reduction).total.dtype == torch.float32
 
 
 @every_reduction
