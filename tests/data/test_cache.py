@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,16 @@ def test_the_folder_is_named_by_a_variable_and_little_data_stay_in_memory(
         patch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "file" / "cache"))
         with pytest.raises(DataError, match=cache.FOLDER_VARIABLE):
             encode(EXAMPLES[:3], tokenizer, "seq2seq")
+    encode(EXAMPLES[:3], tokenizer, "seq2seq")
+    for kept in (*(tmp_path / "cache").rglob("*.arrow"), *(tmp_path / "cache").rglob("*.json")):
+        content = kept.read_bytes()
+        kept.unlink()
+        kept.mkdir()
+        with pytest.raises(DataError, match=f"{kept.name} must be a file .* found a folder"):
+            encode(EXAMPLES[:3], tokenizer, "seq2seq")
+        kept.rmdir()
+        kept.write_bytes(content)
+    shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(cache, "CACHED_FROM_BYTES", 10**6)
     encode(EXAMPLES[:30], tokenizer, "seq2seq")
     assert not (tmp_path / "cache").exists()

@@ -85,6 +85,9 @@ def stored(
     if num_bytes < CACHED_FROM_BYTES:
         return in_memory(make(), schema)
     path = cache_folder() / name / f"{of_settings([VERSION, key()])[:32]}.arrow"
+    for entry in (path, path.with_suffix(".json"), path.with_suffix(".lock")):
+        if entry.is_dir():
+            raise DataError(f"{entry} must be a file of the cache, found a folder; remove it")
     if (found := _opened(path, _LOG.debug)) is not None:  # perhaps it is being made right now
         return found
     try:
