@@ -247,6 +247,34 @@ def test_the_splits_of_a_folder_are_told_apart(
     assert [len(read_examples(spec, split=s)) for s in ("train", "dev", "test")] == [4, 3, 2]
 
 
+def write_csv(path: Path, rows: list[Any]) -> str:
+    cells = [list(rows[0]), *(row.values() for row in rows)]
+    return write(path, "".join(",".join(map(str, row)) + "\n" for row in cells))
+
+
+@pytest.mark.parametrize(
+    ("ending", "writer"),
+    [("csv", write_csv), ("jsonl", write_jsonl), ("parquet", write_parquet)],
+)
+def test_a_wrong_row_of_a_folder_is_told_with_its_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    writer: Callable[[Path, list[Any]], str],
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "train"
+    folder.mkdir()
+    right, wrong = ({"source": "a", "target": target} for target in ("b", ""))
+    for name, rows in (("1", [right] * 3), ("2", [right, wrong]), ("3", [wrong])):
+        writer(folder / f"part-{name}.{ending}", rows)
+    told = rf"2 of 6 rows .*\n.*part-2\.{ending}, row 2: .*\n.*part-3\.{ending}, row 1: "
+    with pytest.raises(DataError, match=told):
+        read_examples(str(tmp_path), split="train")
+
+
 def test_a_first_line_that_looks_like_a_header_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pandas  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
 from datasets.packaged_modules.csv.csv import Csv
 
 from seqdistill.core.errors import DataError, did_you_mean
@@ -16,6 +20,8 @@ from seqdistill.data.files import ROWS_READ, rows_of_batches
 from seqdistill.data.rows import Rows
 
 _SPELLINGS_OF_DEV = ("dev", "validation", "valid", "val")
+_COUNTED = (".csv", ".jsonl", ".parquet", ".tsv")
+"""Files of which `_place` can tell how many rows each has."""
 
 
 def folder_rows(folder: str, choice: ColumnChoice, *, split: str | None) -> Rows:
@@ -25,9 +31,22 @@ def folder_rows(folder: str, choice: ColumnChoice, *, split: str | None) -> Rows
     for a folder that `datasets` cannot load and for a split that is not there.
     """
     saved = (Path(folder) / name for name in ("state.json", "dataset_dict.json"))
+    files: dict[str, list[str]] = {}
+    form: dict[str, Any] = {}
     try:
-        is_saved = any(file.is_file() for file in saved)
-        loaded = datasets.load_from_disk(folder) if is_saved else _load_files(folder)
+        if any(file.is_file() for file in saved):
+            loaded = datasets.load_from_disk(folder)
+        else:
+            builder = datasets.load_dataset_builder(folder)
+            parts = builder.config.data_files or {}
+            files = {str(split): [*map(str, found)] for split, found in parts.items()}
+            features = None
+            if isinstance(builder, Csv):
+                first = next(iter(files.values()))[0]
+                form = _form_of_tables(first)
+                names = pandas.read_csv(first, nrows=0, **form).columns
+                features = datasets.Features({str(n): datasets.Value("string") for n in names})
+            loaded = datasets.load_dataset(folder, features=features, **form)
     # Broad because `datasets` lets the errors of pyarrow, fsspec and its readers through.
     except Exception as error:
         raise DataError(
@@ -35,27 +54,41 @@ def folder_rows(folder: str, choice: ColumnChoice, *, split: str | None) -> Rows
             f".csv or .tsv files, but it cannot be loaded: {error.__cause__ or error}; a .jsonl, "
             ".parquet or .tsv file that is named by itself is told its wrong lines"
         ) from error
-    return _rows(_chosen_split(loaded, split, folder), choice, file=folder)
+    table = _chosen_split(loaded, split, folder)
+    rows = _rows(table, choice, file=folder)
+    own = files.get(str(table.split), [])
+    if not own or not all(file.endswith(_COUNTED) for file in own):
+        return rows
+    return dataclasses.replace(rows, locate=functools.partial(_place, own, form))
 
 
-def _load_files(folder: str) -> Any:
-    """The data files of a folder. Cells of .csv and .tsv are texts: NA is a word, 007 no number.
+def _place(files: Sequence[str], form: Mapping[str, Any], number: int) -> str:
+    """Where a row of all the files together stands; they are read for a row that is wrong only."""
+    for file in files:
+        if file.endswith(".parquet"):
+            num_rows = int(pq.read_metadata(file).num_rows)
+        elif file.endswith(".jsonl"):
+            with open(file, "rb") as stream:
+                num_rows = sum(not line.isspace() for line in stream)
+        else:
+            num_rows = len(pandas.read_csv(file, usecols=[0], **form))
+        if number <= num_rows:
+            break
+        number -= num_rows
+    return f"{file}, row {number}"
+
+
+def _form_of_tables(file: str) -> dict[str, Any]:
+    """How .csv and .tsv files are read: cells are texts, NA is a word, 007 no number.
 
     In .tsv quotes are characters, as they are where such a file is named by itself.
     """
-    builder = datasets.load_dataset_builder(folder)
-    if not isinstance(builder, Csv):
-        return datasets.load_dataset(folder)
-    files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
-    is_tsv = files[0].lower().endswith((".tsv", ".tsv.gz"))
-    form: dict[str, Any] = {
+    is_tsv = file.lower().endswith((".tsv", ".tsv.gz"))
+    return {
         "sep": "\t" if is_tsv else ",",
         "quoting": csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL,
         "keep_default_na": False,
     }
-    columns = pandas.read_csv(files[0], nrows=0, **form).columns
-    features = datasets.Features({str(name): datasets.Value("string") for name in columns})
-    return datasets.load_dataset(folder, features=features, **form)
 
 
 def hub_rows(spec: str, choice: ColumnChoice, *, split: str | None) -> Rows:

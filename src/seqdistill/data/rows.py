@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, cast
 
 from seqdistill.core.errors import DataError, did_you_mean
@@ -43,9 +43,13 @@ class Rows:
     """What the content is known by, where it is not that of files."""
     size: int = 0
     """About its bytes, likewise."""
+    locate: Callable[[int], str] | None = None
+    """Where a row stands, where there are several files."""
 
     def place(self, number: int) -> str:
         """Where a row stands, as a person would look it up: `file:7` or `file, row 7`."""
+        if self.locate is not None:
+            return self.locate(number)
         number += self.num_header_lines
         return f"{self.file}:{number}" if self.unit == "line" else f"{self.file}, row {number}"
 
