@@ -268,6 +268,16 @@ def test_dev_scores_are_in_a_metric_that_results_or_manifest_know(tmp_path: Path
     assert read_contents(tmp_path).dev_metric == BLEU
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_the_name_of_a_metric_is_not_broken_at_its_hyphen(tmp_path: Path) -> None:
+    metric = BLEU.model_copy(update={"title": "ROUGE-L", "name": "rouge_l"})
+    student = SEQ_KD.beam.model_copy(update={"scores": {"rouge_l": SEQ_KD.beam.scores["bleu"]}})
+    found = results([SEQ_KD.model_copy(update={"beam": student})], metrics=[metric])
+    page = build_report(write_run(tmp_path / "run", found))
+    assert "ROUGE-L" not in page
+    assert "ROUGE\u2011L" in page
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [

@@ -77,10 +77,19 @@ def test_the_report_starts_without_torch_and_without_matplotlib() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_where_all_values_are_zero_the_scale_begins_there() -> None:
-    dots = [Point(float(x + 1), 0.0) for x in range(2)]
-    series = plots.Series("a", plots.Look(1, "circle"), dots)
-    drawn = plots.draw("flat", [series], plots.Frame("speed", "BLEU", "log", level=0.0))
-    labels = re.findall(r">([−\d.]+)</text>", drawn)
-    assert "1.0" in labels
+@pytest.mark.parametrize(
+    ("x_scale", "points"),
+    [
+        ("log", [Point(1.0, 0.0), Point(2.0, 0.0)]),
+        ("linear", [Point(0.0, 0.0)]),
+        ("linear", [Point(0.0, 5.0), Point(60.0, 7.0)]),
+    ],
+)
+def test_what_is_never_negative_has_no_negative_scale(
+    x_scale: plots.Scale, points: list[Point]
+) -> None:
+    series = plots.Series("a", plots.Look(1, "circle"), points)
+    frame = plots.Frame("speed", "BLEU", x_scale, level=points[0].y)
+    labels = re.findall(r">([−\d.]+)</text>", plots.draw("flat", [series], frame))
+    assert len(labels) > 2
     assert not [label for label in labels if label.startswith("−")]

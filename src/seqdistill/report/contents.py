@@ -22,6 +22,7 @@ Points = tuple[tuple[float, float], ...]
 """(update, value) pairs in order."""
 Rows = Sequence[Mapping[str, JsonValue]]
 NOT_EVALUATED = Results(metrics=())
+_HYPHEN = "\u2011"  # at which no line breaks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def read_contents(run_directory: Path) -> RunContents:
             "folder; name the output_dir of a run"
         )
     run = RunDirectory(run_directory)
-    results = run.read_results() if run.results_path.exists() else NOT_EVALUATED
+    results = _read_results(run) if run.results_path.exists() else NOT_EVALUATED
     members = run.members()
     logged = {each.path: rows for each in (run, *members) if (rows := each.read_metrics())}
     logs = tuple(_log(name, path, logged[path]) for path, name in _names(run, results, logged))
@@ -105,6 +106,16 @@ def read_contents(run_directory: Path) -> RunContents:
         facts=_facts(manifest),
         recipe=run.read_recipe() if run.recipe_path.exists() else None,
     )
+
+
+def _read_results(run: RunDirectory) -> Results:
+    results = run.read_results()
+    return results.model_copy(update={"metrics": tuple(map(_unbroken, results.metrics))})
+
+
+def _unbroken(metric: Metric) -> Metric:
+    """With a title that stays whole, as ROUGE-L should."""
+    return metric.model_copy(update={"title": metric.title.replace("-", _HYPHEN)})
 
 
 def _manifest(run: RunDirectory) -> dict[str, JsonValue]:
@@ -159,7 +170,8 @@ def _dev_metric(
     noted = [
         row for each in judging if isinstance(each, dict) for row in each.get("dev_metrics", ())
     ]
-    known = [*results.metrics, *(parsed(Metric, row, "judging in manifest.json") for row in noted)]
+    dev = (_unbroken(parsed(Metric, row, "judging in manifest.json")) for row in noted)
+    known = [*results.metrics, *dev]
     logged = {key for log in logs for key in log.curves}
     return next((metric for metric in known if f"dev_{metric.name}" in logged), None)
 

@@ -102,8 +102,10 @@ def draw(name: str, series: Sequence[Series], frame: Frame) -> str:
             (_draw_dots if each.style == "dots" else _draw_curve)(axes, each, window)
         _scale(axes.xaxis, frame.x_scale, [point.x for point in points])
         _scale(axes.yaxis, frame.y_scale, [point.y for point in points])
+        if frame.x_scale == "linear":
+            axes.set_xlim(_ending_at_zero(axes.get_xlim(), [point.x for point in points]))
         if frame.y_scale == "linear":
-            _end_at_zero(axes, [point.y for point in points])
+            axes.set_ylim(_ending_at_zero(axes.get_ylim(), [point.y for point in points]))
         return text_of(figure, name)
 
 
@@ -118,12 +120,12 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return [sum(each) / len(each) for each in recent]
 
 
-def _end_at_zero(axes: Axes, values: Sequence[float]) -> None:
+def _ending_at_zero(limits: tuple[float, float], values: Sequence[float]) -> tuple[float, float]:
     """What is never negative has no negative scale; where all is 0 the scale goes up to 1."""
+    low, high = limits
     if not any(values):
-        axes.set_ylim(-0.06, 1.0)
-    elif min(values) >= 0.0 > axes.get_ylim()[0]:
-        axes.set_ylim(bottom=-0.05 * axes.get_ylim()[1])
+        return -0.06, 1.0
+    return (-0.05 * high, high) if min(values) >= 0.0 > low else limits
 
 
 def _draw_dots(axes: Axes, series: Series, _window: int) -> None:
