@@ -89,7 +89,8 @@ def _check_values(plain: _Plain, hard: bool, *, non_negative: bool, zero_when_eq
         for noise in (0.0, 1e-4, 1e-2, 1.0, 30.0):
             near = (student + noise * _logits(3, 4, 5, _VOCAB)).log_softmax(-1).float()
             assert (plain(student.float(), other if hard else near) >= 0.0).all(), (
-                f"never negative, not even by rounding (noise {noise})"
+                f"never negative, not even by rounding (noise {noise}): clamp it at 0, or say "
+                "non_negative=False"
             )
     if zero_when_equal and not hard:
         same = plain(student, student)
@@ -130,7 +131,11 @@ def _check_zeros(plain: _Plain, hard: bool) -> None:
         other = torch.randint(_VOCAB, (5,), generator=generator)
     padded = torch.cat([student, padding], dim=-1).requires_grad_()
     values = plain(padded, other if hard else torch.cat([other, padding], dim=-1))
-    torch.testing.assert_close(values, plain(student, other), msg="impossible symbols cost nothing")
+    torch.testing.assert_close(
+        values,
+        plain(student, other),
+        msg="symbols of log-probability -inf under both cost nothing: mind that -inf + inf is NaN",
+    )
     (gradient,) = torch.autograd.grad(values.sum(), padded, materialize_grads=True)
     assert gradient.isfinite().all(), "impossible symbols give no NaN to the gradient"
     broken = student.clone()
