@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -31,12 +33,17 @@ def over(error: Exception, outer: Exception) -> Exception:
 
 
 def failed(
-    program: Program, monkeypatch: pytest.MonkeyPatch, recipe: str, error: BaseException
+    program: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: str,
+    error: Exception | Callable[[], object],
 ) -> Result:
-    """The end of a training that raises the error."""
+    """The end of a training that raises the error, or does this."""
 
     def train(*_: object, **__: object) -> None:
-        raise error
+        if isinstance(error, Exception):
+            raise error
+        error()
 
     module = ModuleType("seqdistill.jobs.train")
     monkeypatch.setattr(module, "train", train, raising=False)
@@ -99,12 +106,23 @@ def test_a_defect_keeps_its_traceback(
     assert "error:" not in answer.stderr
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
 def test_interrupt_says_how_to_continue(
-    program: Program, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+    program: Program,
+    recipe_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+    word: str,
 ) -> None:
-    answer = failed(program, monkeypatch, recipe_file, KeyboardInterrupt())
-    assert answer.exit_code == 130
-    assert answer.stderr == "interrupted; continue with --resume\n"
+    before = signal.getsignal(number)
+    answer = failed(program, monkeypatch, recipe_file, lambda: os.kill(os.getpid(), number))
+    assert answer.exit_code == code
+    assert answer.stderr == f"{word}; continue with --resume\n"
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize(

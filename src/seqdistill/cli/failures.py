@@ -1,14 +1,16 @@
 """How a command ends when it cannot go on: a sentence and a code, or a traceback for our defects.
 
-0 done, 1 a defect of ours, 2 something the user can fix, 130 interrupted. Every command of the
-program runs inside `ExplainingGroup`; none catches these errors itself.
+0 done, 1 a defect of ours, 2 something the user can fix, 130 interrupted, 143 terminated. Every
+command of the program runs inside `ExplainingGroup`; none catches these errors itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -18,6 +20,7 @@ from seqdistill.core.errors import UserError, first_line
 
 USER_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
 _RESUMABLE = ("demo", "train")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = (
@@ -52,7 +55,8 @@ class ExplainingGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _terminable(ctx):
+                return super().invoke(ctx)
         except Exception as error:
             sentence = _sentence(error, resumable=ctx.invoked_subcommand in _RESUMABLE)
             if sentence is None:
@@ -63,8 +67,31 @@ class ExplainingGroup(TyperGroup):
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             hint = "; continue with --resume" if ctx.invoked_subcommand in _RESUMABLE else ""
-            typer.echo(f"interrupted{hint}", err=True)
-            raise typer.Exit(INTERRUPTED) from error
+            terminated = isinstance(error, _Terminated)
+            typer.echo(f"{'terminated' if terminated else 'interrupted'}{hint}", err=True)
+            raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from error
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as torchrun sends it to all others when one process of a training has died."""
+
+
+@contextlib.contextmanager
+def _terminable(ctx: Any) -> Iterator[None]:
+    """While open, SIGTERM raises `_Terminated` where that can be resumed, and ends others at once,
+    forked processes too, which would else wait for work of their own."""
+    own = os.getpid()
+
+    def stop(*_: object) -> None:
+        if os.getpid() != own or ctx.invoked_subcommand not in _RESUMABLE:
+            os._exit(TERMINATED)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _sentence(error: Exception, *, resumable: bool) -> str | None:
