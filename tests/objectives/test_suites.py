@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, Divergence
+from seqdistill.core.terms import Term
+from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.testing import check_divergence, check_token_weight
+from seqdistill.testing.world import world
 
 DIVERGENCE_CASES: dict[str, list[dict[str, Any]]] = {
     "jensen_shannon": [
@@ -54,3 +60,22 @@ def test_a_gradient_that_is_not_its_values_is_noticed(monkeypatch: pytest.Monkey
     monkeypatch.setitem(DIVERGENCES._members, "half", half)
     with pytest.raises(AssertionError, match="finite differences"):
         check_divergence("half")
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda q, p: (p - q).exp(), "must give one value for every position"),
+        (lambda q, p: (p - q.detach()).sum(-1), "must depend on the student"),
+        (lambda q, p: (p - q).sum(-1).long(), "must depend on the student"),
+    ],
+    ids=["a value a symbol", "detached", "whole numbers"],
+)
+def test_a_divergence_that_nothing_can_be_learned_from_is_refused(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[..., Tensor], told: str
+) -> None:
+    monkeypatch.setitem(DIVERGENCES._members, "wrong", Divergence("wrong", function))
+    here = world()
+    objective = WeightedObjective([Term.of("wrong")], reduction="token")
+    with pytest.raises(RecipeError, match=f"the divergence wrong {told}"):
+        objective(here.states, here.scores, here.batch)

@@ -181,8 +181,12 @@ def _row_function(member: Divergence, arguments: dict[str, Any], *, manual: bool
                     f"shape {tuple(logits.shape[:-1])}, got {tuple(values.shape)}; sum over the "
                     "last dimension alone"
                 )
-            if not values.requires_grad:  # it does not depend on the student
-                values = values + 0.0 * logits.sum(dim=-1)
+            if not values.requires_grad:
+                raise RecipeError(
+                    f"the divergence {member.name} must depend on the student, so that it can be "
+                    f"learned from, got {values.dtype} without a gradient; leave out `detach` and "
+                    "whole numbers"
+                )
             (gradient,) = torch.autograd.grad(values.sum(), logits)
         student.copy_(gradient)
         broken = log_probs[:, :1].isnan() | teacher[:, :1].isnan()
