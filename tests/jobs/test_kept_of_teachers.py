@@ -77,6 +77,8 @@ def test_labels_are_planned_made_and_reused_and_all_of_it_is_said(either: Path) 
     assert again == folder and len(lines) == 1
     assert lines[0].startswith("reusing ") and f"of 24 examples in {folder}, made 2" in lines[0]
     assert dict(plan_labels(label_recipe(either)))["teacher's labels"] == lines[0]
+    (folder / "shard-00000.parquet").unlink()
+    assert labelled(either)[1][0] == f"labelling into {folder}", "begun, by another process perhaps"
     other, lines = labelled(either, "sequences.decoding.beam_size=3")
     assert other != folder
     assert lines[0] == (

@@ -83,12 +83,12 @@ class Wanted:
                 f"reusing {record.counts.num_hypotheses:,} labels of {record.num_examples:,} "
                 f"examples in {self.folder}, made {time.strftime('%Y-%m-%d %H:%M', made)}"
             )
-        if is_begun(self.folder):
-            shards = len(list(self.folder.glob("shard-*.parquet")))
-            return f"going on with the labels in {self.folder}, which has {shards} parts"
+        if num_parts := len(list(self.folder.glob("shard-*.parquet"))):
+            return f"going on with the labels in {self.folder}, which has {num_parts} parts"
         others = [
             (self._changed(found.parent), found.parent)
             for found in sorted(self.folder.parent.glob(f"*/{CORPUS}"))
+            if found.parent != self.folder  # which another process may have begun
         ]
         others = [(changed, folder) for changed, folder in others if len(changed) <= _FEW]
         if not others:
