@@ -156,6 +156,12 @@ def test_a_strangers_run_imports_nothing_unless_trusted(place: Path) -> None:
             "@divergence('mine', parameters=P)\ndef mine(q, p, weight): return q.sum(-1)",
             "must not be called weight",
         ),
+        (
+            "from seqdistill.plugins import token_weight\n"
+            "@token_weight('mine', reads=('teacher_log_prob',))\n"
+            "def mine(seen): return seen.target_mask",
+            "reads of the token weight mine must be among .* got 'teacher_log_prob'",
+        ),
     ],
 )
 def test_a_plug_in_that_cannot_be_used_is_one_sentence(

@@ -61,6 +61,17 @@ class Divergence(Member):
         return None if self.state is None else resolved(self.state)(given)
 
 
+OBSERVED = (
+    "student_log_probs",
+    "teacher_log_probs",
+    "student_entropy",
+    "values",
+    "sampled_log_probs",
+    "advantages",
+)
+"""The attributes of an observation that are there for those that name them in `reads` alone."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenWeight(Member):
     """`function(observation, **parameters)`: what multiplies every position, (batch, time)."""
@@ -86,6 +97,13 @@ class TokenWeight(Member):
         return any(
             name in self.reads for name in ("student_log_probs", "student_entropy", "values")
         )
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.reads if name not in OBSERVED]:
+            raise ValueError(
+                f"reads of the token weight {self.name} must be among {', '.join(OBSERVED)}, got "
+                f"{unknown[0]!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, TokenWeight
+from seqdistill.core.families import DIVERGENCES, OBSERVED, TOKEN_WEIGHTS, TokenWeight
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen
 from seqdistill.core.terms import Reduction, Term
@@ -26,14 +26,6 @@ from seqdistill.testing.world import World, rollouts, world
 
 _Plain = Callable[[Tensor, Tensor], Tensor]
 _VOCAB, _DIM = 23, 6
-_READ = (
-    "student_log_probs",
-    "teacher_log_probs",
-    "student_entropy",
-    "values",
-    "sampled_log_probs",
-    "advantages",
-)
 
 
 def check_divergence(
@@ -255,7 +247,7 @@ class _Recorder(Observation):
         self.depth = 0
 
     def __getattribute__(self, name: str) -> Any:
-        if name not in _READ or self.depth:
+        if name not in OBSERVED or self.depth:
             return super().__getattribute__(name)
         self.read.add(name)
         self.depth += 1  # what an attribute looks at itself is its own business
