@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.tiny import character_tokenizer, tiny_model
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.jobs import cells
-from seqdistill.jobs.cells import recipe_hash
+from seqdistill.jobs.cells import Cell, recipe_hash
 from seqdistill.jobs.sweep import planned_cells, run_sweep
 from seqdistill.jobs.train import train
 from seqdistill.metrics.repetitions import t_interval, t_quantile
@@ -25,7 +26,7 @@ from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sweep_schema import Sweep, read_sweep
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.records.tables import read_facts, read_rows, write_rows
+from seqdistill.records.tables import Row, read_facts, read_rows, write_rows
 
 SHARED = """
 settings:
@@ -186,6 +187,34 @@ def test_methods_go_on_from_one_start_of_their_seed(
     assert list(dict.fromkeys(row["metric"] for row in compared)) == metrics
     page = done.page.read_text("utf-8")
     assert "gain over start" in page and "a better value may lie beyond" in page
+
+
+def test_cells_side_by_side_train_what_they_share_once(place: Path) -> None:
+    shared, one, other = (Recipe(output_dir=name) for name in ("shared", "one", "other"))
+    chains = {"start": (shared,), "a": (shared, one), "b": (shared, one, other), "c": (shared, one)}
+    planned = [Cell(name, name, recipes, {}) for name, recipes in chains.items()]
+    trained: list[str] = []
+    done: list[str] = []
+
+    def measure(cell: Cell) -> list[Row]:
+        (lock := cell.run.path.with_suffix(".lock")).touch(exist_ok=False)
+        for run in (RunDirectory(recipe.output_dir) for recipe in cell.recipes):
+            if not run.is_finished:
+                trained.append(run.path.name)
+                run.student_path.mkdir(parents=True)
+                time.sleep(0.05)
+                run.update_manifest({"finished": True})
+        lock.unlink()
+        return []
+
+    failed = cells.run_cells(
+        lambda: [cell for cell in planned if cell.name not in done],
+        measure,
+        lambda cell, _rows: done.append(cell.name),
+        jobs=3,
+    )
+    assert not failed and sorted(done) == sorted(chains)
+    assert trained == ["shared", "one", "other"]
 
 
 def test_a_cell_that_fails_is_noted_and_the_others_go_on(
