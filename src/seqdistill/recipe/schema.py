@@ -315,6 +315,12 @@ class EvaluationSection(Section):
     over all samples, and how alike the samples of a source are (self-BLEU)."""
     samples_per_source: Annotated[int, Field(ge=2)] = 4
     """Samples of each source at each temperature."""
+    on_policy: bool = False
+    """Also how a system does on its own outputs: KL to the teacher, both ways, and the overlap of
+    their top-8 tokens on samples of temperature 1 (the `*_own` columns, of students that share the
+    teacher's vocabulary; the teacher stays in memory beside each), and the score of greedy outputs
+    after one wrong token, the recovery rate (`*_forced`). One more sample and one more greedy
+    output a source, written by the live model."""
     calculator: bool = False
     """Greedy outputs once more, the results of steps such as <<3*4=12>> put right by a calculator
     while they are written: the `*_calculator` columns. For decoder-only models."""
