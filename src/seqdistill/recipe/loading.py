@@ -79,8 +79,10 @@ def _missing(recipe: Recipe, *, labels_only: bool) -> Findings:
     What may be a data set on the hub is left to the loader; a model, where the hub can be asked.
     """
     data = recipe.data
-    splits = {"train": data.train, "dev": data.dev, "test": data.test}
-    for split in ("train",) if labels_only else tuple(splits):
+    splits = {"train": data.train, "unlabelled": data.unlabelled}
+    if not labels_only:
+        splits |= {"dev": data.dev, "test": data.test}
+    for split in splits:
         for name in _missing_files(splits[split]):
             yield (
                 f"data.{split}",
