@@ -16,7 +16,7 @@ from seqdistill.data.examples import Example, ExampleTable, Turn
 from seqdistill.data.readers import read_examples
 from seqdistill.data.unlabelled import num_unlabelled, with_unlabelled
 
-HOUSE = {"source": "a house", "target": "ein Haus"}
+HOUSE: dict[str, object] = {"source": "a house", "target": "ein Haus"}
 ASKED = {"role": "user", "content": "Hi"}
 ANSWERED = {"role": "assistant", "content": "Yo"}
 
