@@ -176,7 +176,7 @@ def _precision(recipe: Recipe) -> Precision:
 def _read_train(recipe: Recipe) -> ExampleTable:
     setting = recipe.sequences.needs_references
     if setting is None:
-        return read_split(recipe, "train", need_target=False)
+        return read_split(recipe, "train", targets="optional")
     return _read_with_targets(
         recipe,
         "train",
@@ -220,7 +220,7 @@ def _read_with_targets(recipe: Recipe, split: Split, why: str) -> ExampleTable:
         return read_split(recipe, split)
     except DataError as error:
         try:
-            read_split(recipe, split, need_target=False)
+            read_split(recipe, split, targets="optional")
         except DataError:
             raise error from None
         raise DataError(f"{error}\n{why}") from error

@@ -129,7 +129,7 @@ def _opened(path: Path, tell: Callable[..., None]) -> Stored | None:
         with open(path, "rb") as stream:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
-        return Stored(table, str(facts["fingerprint"]), dict(facts["notes"]), mapped)
+        return Stored(table, str(facts["fingerprint"]), dict(facts["notes"]), (mapped,))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:

@@ -37,8 +37,7 @@ def read_rows(path: str, *, ignore_columns: Sequence[str] = ()) -> list[Example]
 
     Raises DataError for a file that cannot be read so.
     """
-    examples = read_examples(path, need_target=False, ignore_columns=ignore_columns)
-    return [Example(e.id, e.source, None, e.messages, tools=e.tools) for e in examples]
+    return [*read_examples(path, targets="unread", ignore_columns=ignore_columns)]
 
 
 def is_rows(path: str) -> bool:

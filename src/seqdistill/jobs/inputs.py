@@ -42,6 +42,7 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
     reward = recipe.objective.reward
     files = {
         "data.train": data_files(recipe.data.train),
+        "data.unlabelled": data_files(recipe.data.unlabelled),
         "data.dev": data_files(recipe.data.dev),
         "data.test": data_files(recipe.data.test),
         "teacher.model": _model_files(recipe.teacher.model),

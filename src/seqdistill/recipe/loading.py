@@ -78,8 +78,10 @@ def _missing(recipe: Recipe, purpose: Purpose) -> Findings:
     What may be a data set on the hub is left to the loader; a model, where the hub can be asked.
     """
     data = recipe.data
-    splits = {"train": data.train, "dev": data.dev, "test": data.test}
-    for split in ("train",) if purpose == "label" else tuple(splits):
+    splits = {"train": data.train, "unlabelled": data.unlabelled}
+    if purpose != "label":
+        splits |= {"dev": data.dev, "test": data.test}
+    for split in splits:
         for name in _missing_files(splits[split]):
             yield (
                 f"data.{split}",

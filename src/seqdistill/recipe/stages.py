@@ -32,6 +32,7 @@ STUDENT_BEFORE = "the student before"
 """Stands for the folder of a student that is not trained yet."""
 _FIRST_WEIGHTS = ("init", "model", "encoder_layers", "decoder_layers", "architecture", "vocab_size")
 """Keys of `student` that say what it is before its first update."""
+_UNLABELLED = ("data", "unlabelled")
 
 
 @functools.cache
@@ -121,6 +122,12 @@ def chain_contradictions(recipe: Recipe) -> list[Finding]:
 def _overruled(recipe: Recipe, stages: Mapping[int, Recipe]) -> Findings:
     """Settings of the recipe that hold in no stage, since each that reads them has its own."""
     given = {index: _given_keys(recipe.stages[index]) for index in stages}
+    if recipe.data.unlabelled and not any(stage.data.unlabelled for stage in stages.values()):
+        yield (
+            "data.unlabelled",
+            "must be left out of a chain in which every stage learns from targets in the data, got "
+            f"{recipe.data.unlabelled!r}; remove it",
+        )
     for path in all_keys():
         key = dotted(path)
         if path[0] in _OF_THE_CHAIN or value_at(recipe, key) == value_at(Recipe(), key):
@@ -157,7 +164,15 @@ def folder_contradictions(recipe: Recipe, systems: Sequence[Recipe]) -> Findings
     folders: dict[tuple[str, str], object] = {}
     for key, folder, content in (
         *(
-            ("sequences.corpus", s.sequences.corpus, s.sequences.decoding.model_dump(exclude=idle))
+            (
+                "sequences.corpus",
+                s.sequences.corpus,
+                (
+                    s.sequences.decoding.model_dump(exclude=idle),
+                    s.data.train,
+                    s.data.unlabelled,
+                ),
+            )
             for s in decoding
         ),
         *(
@@ -208,6 +223,10 @@ def _made_stage(
             located(path, sentence, Settings())
             for path, sentence in odd_values(settings.values, made.model_dump())
         ]
+        if made.sequences.needs_references and _UNLABELLED not in _given_keys(stage):
+            # It is for the stages that learn from what is written for it.
+            data = made.data.model_copy(update={"unlabelled": None})
+            made = made.model_copy(update={"data": data})
     for key, _, sentence in (problem.partition(" ") for problem in problems):
         found.append((f"stages.{index}.settings.{key}", sentence))
     return None if problems else made
