@@ -30,7 +30,7 @@ from seqdistill.jobs.generate import generate_texts, read_rows
 from seqdistill.jobs.plan import plan
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
-from seqdistill.sources.teacher_corpus import TeacherOutput
+from seqdistill.sources.shards import TeacherOutput
 
 REWARD = """
 asked = []
