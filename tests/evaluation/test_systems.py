@@ -26,11 +26,12 @@ from seqdistill.evaluation.systems import (
     compare_systems,
     evaluate_system,
 )
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
 from seqdistill.models.adapters import adapt
 from seqdistill.recipe.schema import EvaluationSection
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import START, number
 
 Source = tuple[int, ...]

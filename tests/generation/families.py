@@ -14,9 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from seqdistill.core.batch import Kind
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
-from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.recipe.sequences_schema import Decoding
 
 BOS, PAD, END, UNK = 0, 1, 2, 3
 VOCAB, POSITIONS, WINDOW = 24, 96, 16

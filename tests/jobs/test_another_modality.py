@@ -32,7 +32,6 @@ from seqdistill.data.text_encoding import encode
 from seqdistill.evaluation.dev import DevScorer
 from seqdistill.evaluation.likelihood import reference_nats, reference_predictions
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.sampling import TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.scoring import token_log_probs
@@ -42,6 +41,7 @@ from seqdistill.models.adapters import SequenceModel, adapt
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.modalities import Modality, register_modality
 from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.completions import Completion
 from seqdistill.sources.mixture import MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import RewardedSource

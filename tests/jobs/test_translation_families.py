@@ -22,7 +22,6 @@ from seqdistill.data.conversations import PLAIN_CHAT
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.scoring import token_log_probs
@@ -35,6 +34,7 @@ from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.teacher_corpus import TeacherCorpus
 
 EXAMPLES = [Example(str(i), source, target) for i, (source, target) in enumerate(TEXTS)]

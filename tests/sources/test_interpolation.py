@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from seqdistill.core.errors import DataError
-from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.decoding import Hypothesis
 from seqdistill.metrics.similarity import (
     SIMILARITIES,
     SentenceSimilarity,
     sentence_chrf,
     smoothed_bleu,
 )
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.interpolation import InterpolationSummary, interpolate
 from seqdistill.sources.labelling import label
 from seqdistill.sources.shards import Prompt, TeacherOutput

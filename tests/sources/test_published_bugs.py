@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests.tiny import EOS, character_tokenizer, collator, tiny_model
 
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.models.adapters import adapt
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.completions import Completion
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 

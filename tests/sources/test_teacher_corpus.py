@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqdistill.core.errors import DataError, ModelError, StaleCorpusError
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources import shards
 from seqdistill.sources.labelling import label
 from seqdistill.sources.shards import Prompt, TeacherOutput, fingerprint_sources

@@ -35,7 +35,6 @@ from seqdistill.core.completions import Completions
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.source import Source
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import (
     ModelFacts,
     check_lengths,
@@ -46,6 +45,7 @@ from seqdistill.generation.scoring import CachedModel
 from seqdistill.models.adapters import adapt
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
+from seqdistill.recipe.sequences_schema import Decoding
 
 Precision = Literal["fp32", "bf16"]
 _LOOK_EVERY = {"cpu": 1}

@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from seqdistill.core.errors import DataError, StaleCorpusError
-from seqdistill.generation.decoding import Decoding
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.atomic import write_json
 from seqdistill.records.checksums import own_file
 from seqdistill.records.fingerprint import of_file
