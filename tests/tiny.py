@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from seqdistill.core.batch import Kind
 from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.models.adapters import SequenceModel, adapt
+from seqdistill.models.adapters import SequenceModel
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 VOCAB = 40
@@ -144,7 +144,7 @@ def tiny_model(
 
 def tiny_adapter(name: str, *, seed: int = 0, dropout: float = 0.0) -> SequenceModel:
     """The same model behind its adapter."""
-    return adapt(tiny_model(name, seed=seed, dropout=dropout))
+    return SequenceModel(tiny_model(name, seed=seed, dropout=dropout))
 
 
 def character_tokenizer(

@@ -28,7 +28,7 @@ from seqdistill.generation.scoring import token_log_probs
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.jobs.generate import generate_texts
 from seqdistill.jobs.label import check_labels, label_data
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.languages import language_code, with_languages
 from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.models.saving import save_pair
@@ -87,7 +87,7 @@ def test_log_probabilities_are_those_of_labels(
     scored = token_log_probs(
         found.model, [(e.source_ids, e.target_ids) for e in encoded], facts=facts
     )
-    batch, adapted = collator_for(found)(encoded), adapt(found.model)
+    batch, adapted = collator_for(found)(encoded), SequenceModel(found.model)
     hidden = adapted.states(batch).hidden
     predicted = adapted.head.logits(hidden).log_softmax(-1)
     chosen = predicted.gather(-1, batch.target_ids[..., None])[..., 0]
