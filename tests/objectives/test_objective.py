@@ -19,7 +19,7 @@ from tests.objectives.worlds import TERM_NAMES, VOCAB, World, mean, only, plain_
 from torch import Tensor
 
 from seqdistill.core.batch import StudentStates
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.families import (
     DIVERGENCES,
     TOKEN_WEIGHTS,
@@ -284,6 +284,11 @@ def test_an_extra_is_one_number_a_sequence_and_other_shapes_are_refused() -> Non
     flat = TokenWeight("flat", lambda seen: seen.target_mask[0].double())
     with pytest.raises(RecipeError, match=r"flat must .* \(batch, time\)"):
         seen.weights(Chosen(flat, flat.parameters()))
+    torn = TokenWeight("torn", lambda seen: {}["pass_rate"])
+    with pytest.raises(
+        UserError, match=r"'torn' .* raised KeyError: .* at \S+objective\.py:\d+; fix"
+    ):
+        seen.weights(Chosen(torn, torn.parameters()))
     with pytest.raises(RecipeError, match=r"'other' .* data\.extra_columns"):
         seen.extra("other")
 
