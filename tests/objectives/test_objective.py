@@ -284,7 +284,7 @@ def test_an_extra_is_one_number_a_sequence_and_other_shapes_are_refused() -> Non
     flat = TokenWeight("flat", lambda seen: seen.target_mask[0].double())
     with pytest.raises(RecipeError, match=r"flat must .* \(batch, time\)"):
         seen.weights(Chosen(flat, flat.parameters()))
-    torn = TokenWeight("torn", lambda seen: {}["pass_rate"])
+    torn = TokenWeight("torn", lambda seen: dict[str, Tensor]()["pass_rate"])
     with pytest.raises(
         UserError, match=r"'torn' .* raised KeyError: .* at \S+objective\.py:\d+; fix"
     ):

@@ -180,7 +180,7 @@ def _row_function(member: Divergence, arguments: dict[str, Any], *, manual: bool
             logits = student.detach().requires_grad_()
             log_probs = logits.log_softmax(dim=-1)
             teacher_log_probs = teacher.log_softmax(dim=-1)
-            values = member.call("divergence", log_probs, teacher_log_probs, **arguments)
+            values: Tensor = member.call("divergence", log_probs, teacher_log_probs, **arguments)
             if (got := shape_of(values)) != logits.shape[:-1]:
                 raise RecipeError(
                     f"the divergence {member.name} must give one value for every position, the "
