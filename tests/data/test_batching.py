@@ -139,6 +139,7 @@ def test_planning_on_arrays_gives_the_batches_of_planning_one_by_one(
     for epoch in range(3):
         expected = planned_one_by_one(examples, kind, batch_tokens, 3, epoch)
         assert [batches.next() for _ in expected] == expected
+        assert batches.largest == max(map(len, expected))
 
 
 def test_a_missing_target_is_planned_as_long_as_expected() -> None:
