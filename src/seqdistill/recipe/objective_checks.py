@@ -88,7 +88,7 @@ def _columns(term: Term, recipe: Recipe) -> Findings:
                 yield (
                     "data.extra_columns",
                     f"must name {column}, which the token weight {weight.member.name} reads, got "
-                    f"{shown(named) if named else 'none'}; add it",
+                    f"{', '.join(named) or 'none'}; add it",
                 )
 
 
