@@ -31,11 +31,12 @@ from seqdistill.evaluation.on_policy import (
     texts_after_wrong_token,
 )
 from seqdistill.evaluation.systems import evaluate_system
-from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.decoding import Hypothesis
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.metrics.corpus_metrics import corpus_metrics
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.recipe.schema import EvaluationSection
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import Value
 
 SHARED = VOCAB - 3
@@ -64,7 +65,7 @@ def test_kl_and_overlap_equal_full_softmaxes_of_one_sentence_at_a_time(
     name: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_policy, "CHUNK_LOGITS", 5 * SHARED)  # several chunks in a batch
-    student, teacher = (adapt(tiny_model(name, seed=seed).double()) for seed in (0, 5))
+    student, teacher = (SequenceModel(tiny_model(name, seed=seed).double()) for seed in (0, 5))
     found = compared_with_teacher(
         student,
         teacher,
@@ -90,7 +91,7 @@ def test_kl_and_overlap_equal_full_softmaxes_of_one_sentence_at_a_time(
 
 @pytest.mark.parametrize("name", ["mbart", "llama"])
 def test_a_model_is_at_no_distance_from_itself_and_shares_all_but_its_tail(name: str) -> None:
-    model = adapt(tiny_model(name).double())
+    model = SequenceModel(tiny_model(name).double())
     found = compared_with_teacher(model, model, SAMPLES, collator(model.kind), vocab_size=SHARED)
     for place, sample in enumerate(SAMPLES):
         probs = np.exp(naive_log_probs(name, 0, sample))
@@ -157,7 +158,7 @@ def naive_variants(name: str, source: tuple[int, ...], length: int) -> dict[str,
 
 @pytest.mark.parametrize("name", ["mbart", "llama"])
 def test_one_token_of_the_systems_own_output_is_another_and_the_rest_is_greedy(name: str) -> None:
-    adapter = adapt(tiny_model(name, vocab_size=len(TOKENIZER)))
+    adapter = SequenceModel(tiny_model(name, vocab_size=len(TOKENIZER)))
     generator = TransformersGenerator(adapter.module, TOKENIZER, kind=adapter.kind)
     sources = [example.source_ids for example in EXAMPLES]
     greedy = [best for (best,) in generator.generate(sources, SETTINGS.greedy)]
@@ -203,7 +204,7 @@ def test_a_model_that_cannot_write_token_by_token_goes_without(
     examples = [EncodedExample("1", tuple(tiny.sources[0]), ())]
     hypotheses = [Hypothesis((4, 5), -1.0, False)]
     found = texts_after_wrong_token(
-        adapt(tiny.model), tiny.tokenizer, examples, hypotheses, SETTINGS
+        SequenceModel(tiny.model), tiny.tokenizer, examples, hypotheses, SETTINGS
     )
     assert found is None
     assert "no token is forced into the outputs" in caplog.text

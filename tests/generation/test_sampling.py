@@ -9,8 +9,8 @@ import torch
 
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.generation import ctranslate2_model, sampling
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
+from seqdistill.recipe.sequences_schema import Decoding
 
 from .enumeration import (
     every_sequence,

@@ -37,16 +37,14 @@ from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
 from seqdistill.sources.interpolation import InterpolationSummary, interpolate
 from seqdistill.sources.labelling import label
+from seqdistill.sources.shards import Prompt, TeacherOutput, fingerprint_sources
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusSettings,
-    Prompt,
     TeacherCorpus,
-    TeacherOutput,
     check_same,
     check_usable,
     differences,
-    fingerprint_sources,
     in_step,
     is_begun,
     is_complete,

@@ -33,7 +33,7 @@ from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.evaluation.calculator import check_calculator
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
-from seqdistill.models.adapters import SequenceModel, adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
@@ -119,7 +119,7 @@ def prepare(recipe: Recipe) -> Prepared:
         student=student,
         reward=tried_reward(recipe, student, train_examples, encoded.examples),
         lora=_lora(recipe, student),
-        adapted=adapt(student.model),
+        adapted=SequenceModel(student.model),
         mask=_mask(recipe, student),
         train_examples=train_examples,
         train=encoded.examples,

@@ -27,12 +27,13 @@ from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.likelihood import CHUNK_LOGITS, split_by_example
 from seqdistill.evaluation.settings import EvaluationSettings, measured, scored
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.metrics.score import SummedStatistics, mean_statistics
 from seqdistill.metrics.soundness import fraction_kept
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.divergences import at_least_fp32, forward_kl, reverse_kl
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import Forced, Value
 
 _LOG = logging.getLogger(__name__)

@@ -23,12 +23,13 @@ from seqdistill.evaluation.calculator import calculated
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
 from seqdistill.evaluation.on_policy import forced, texts_after_wrong_token
 from seqdistill.evaluation.settings import EvaluationSettings
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
 from seqdistill.metrics.bootstrap import paired_approximate_randomization, paired_bootstrap
 from seqdistill.metrics.diversity import repetition_rate
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.soundness import faults_of, fraction_kept
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import START, CopyAgreement, Mode, PairedTest, System
 
 _LOG = logging.getLogger(__name__)

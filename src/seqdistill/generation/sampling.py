@@ -35,7 +35,6 @@ from seqdistill.core.completions import Completions
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.source import Source
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import (
     ModelFacts,
     check_lengths,
@@ -43,9 +42,10 @@ from seqdistill.generation.model_facts import (
     writing_below,
 )
 from seqdistill.generation.scoring import CachedModel
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
+from seqdistill.recipe.sequences_schema import Decoding
 
 Precision = Literal["fp32", "bf16"]
 _LOOK_EVERY = {"cpu": 1}
@@ -76,7 +76,7 @@ def prove_steps(model: PreTrainedModel, facts: ModelFacts) -> None:
     Its modes stay as they are.
     """
     with evaluation_mode(model), writing(model.device, "fp32"):
-        adapt(model)
+        SequenceModel(model)
         tried = [facts.end_id] if facts.kind == "causal" else modality_of(model).tiny(model)
         CachedModel(model, facts).begin([tried])
 
