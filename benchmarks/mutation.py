@@ -1,12 +1,16 @@
 """How many faults the tests notice: small changes to the code that decides numbers, one at a time.
 
-    python benchmarks/mutation.py docs/results/mutation.json [--each N] [--seed S] [--only NAME]
+    python benchmarks/mutation.py docs/results/mutation.json [--each N] [--seed S]
+        [--only NAME] [--module PATH]
 
 A mutant is a module with one change: a comparison or an operator replaced by its neighbour, a
 number by the next, a condition negated, an argument of a call left out, a statement dropped. A
 seeded draw of them is tried per subject. Each runs the subject's tests in a forked process whose
 libraries are loaded already; a mutant is killed when a test fails or processor time runs out.
-Decorators, annotations and what only words an error are not changed.
+Decorators, annotations and what only words an error are not changed. Mutants that no test can kill
+are listed in mutation_equivalent.yaml, by module, line of source and change, each with its reason:
+the score is killed / (tried - equivalent). `--only NAME` tries one subject, `--module PATH` (such
+as `data/collating.py`) one module of it.
 """
 
 from __future__ import annotations
@@ -25,8 +29,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
+EQUIVALENT = Path(__file__).with_name("mutation_equivalent.yaml")
 # What is changed, and the tests that are asked: those of its own package and of whole updates.
 SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "objectives": (
@@ -205,6 +212,20 @@ def survives(module: str, tree: ast.Module, tests: Sequence[str]) -> bool:
     return os.waitstatus_to_exitcode(status) == 0
 
 
+def equivalents() -> dict[tuple[str, str, str], str]:
+    """The reason of each mutant that no test can kill, by module, line of source and change."""
+    listed = yaml.safe_load(EQUIVALENT.read_text("utf-8")) or []
+    return {(one["module"], one["source"], one["change"]): one["reason"] for one in listed}
+
+
+def _is_equivalent(survivor: str, known: dict[tuple[str, str, str], str]) -> bool:
+    """Whether a survivor, `MODULE line N: CHANGE`, is listed; by its source, as lines move."""
+    place, _, change = survivor.partition(": ")
+    module, _, line = place.partition(" line ")
+    lines = (SOURCE / "seqdistill" / module).read_text("utf-8").splitlines()
+    return (module, lines[int(line) - 1].strip(), change) in known
+
+
 def main() -> None:
     """Tries the mutants and writes what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -212,6 +233,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=40, help="mutants of each subject")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=sorted(SUBJECTS))
+    parser.add_argument("--module", help="of the package's folder, such as data/collating.py")
     given = parser.parse_args()
     os.chdir(ROOT)
     os.environ["PYTHONPATH"] = f"{SOURCE}:{ROOT}"  # of the processes that tests start
@@ -223,8 +245,10 @@ def main() -> None:
 
     torch.set_num_threads(1)
     found: dict[str, object] = {}
+    known = equivalents()
     for subject, (modules, tests) in SUBJECTS.items():
-        if given.only not in (None, subject):
+        modules = tuple(m for m in modules if given.module in (None, m))
+        if given.only not in (None, subject) or not modules:
             continue
         every = []
         for module in modules:
@@ -243,15 +267,18 @@ def main() -> None:
 
         with ThreadPoolExecutor(2) as pool:
             alive = [words for words in pool.map(tried, chosen) if words is not None]
-        score = 1 - len(alive) / len(chosen)
+        equal = [words for words in alive if _is_equivalent(words, known)]
+        alive = [words for words in alive if words not in equal]
+        killed = len(chosen) - len(alive) - len(equal)
         found[subject] = {
             "places": len(every),
             "tried": len(chosen),
-            "killed": len(chosen) - len(alive),
-            "score": round(score, 3),
+            "killed": killed,
+            "equivalent": len(equal),
+            "score": round(killed / max(1, len(chosen) - len(equal)), 3),
             "survivors": sorted(alive),
         }
-        print(subject, found[subject], flush=True)
+        print(subject, json.dumps(found[subject], indent=1), flush=True)
         given.output.write_text(json.dumps({"seed": given.seed, **found}, indent=1) + "\n")
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from seqdistill.core.batch import Kind
 from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.models.adapters import SequenceModel, adapt
+from seqdistill.models.adapters import SequenceModel
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 VOCAB = 40
@@ -37,7 +37,7 @@ _BART_LIKE: dict[str, Any] = {
     "init_std": 0.4,
     "decoder_start_token_id": EOS,
 }
-_T5: dict[str, Any] = {
+T5: dict[str, Any] = {
     "d_model": 16,
     "d_kv": 8,
     "d_ff": 32,
@@ -79,9 +79,9 @@ _BART = ("BartConfig", "BartForConditionalGeneration", _BART_LIKE)
 _MBART = ("MBartConfig", "MBartForConditionalGeneration", _BART_LIKE)
 _MARIAN = ("MarianConfig", "MarianMTModel", _BART_LIKE)
 _ARCHITECTURES: dict[str, _Architecture] = {
-    "t5": _seq2seq("T5Config", "T5ForConditionalGeneration", _T5),
-    "t5-untied": _seq2seq("T5Config", "T5ForConditionalGeneration", _T5, tie_word_embeddings=False),
-    "mt5": _seq2seq("MT5Config", "MT5ForConditionalGeneration", _T5),
+    "t5": _seq2seq("T5Config", "T5ForConditionalGeneration", T5),
+    "t5-untied": _seq2seq("T5Config", "T5ForConditionalGeneration", T5, tie_word_embeddings=False),
+    "mt5": _seq2seq("MT5Config", "MT5ForConditionalGeneration", T5),
     "bart": _seq2seq(*_BART),
     "mbart": _seq2seq(*_MBART),
     "marian": _seq2seq(*_MARIAN),
@@ -144,7 +144,7 @@ def tiny_model(
 
 def tiny_adapter(name: str, *, seed: int = 0, dropout: float = 0.0) -> SequenceModel:
     """The same model behind its adapter."""
-    return adapt(tiny_model(name, seed=seed, dropout=dropout))
+    return SequenceModel(tiny_model(name, seed=seed, dropout=dropout))
 
 
 def character_tokenizer(

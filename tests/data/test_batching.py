@@ -10,6 +10,7 @@ import torch
 from tests.tiny import EOS, PAD, collator, random_examples
 
 from seqdistill.core.batch import Kind
+from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.batching import EpochBatches, in_length_order
@@ -85,6 +86,16 @@ def test_empty_sides_are_refused(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_rollouts_bring_the_extras_of_their_prompts(kind: Kind) -> None:
+    prompts = [
+        dataclasses.replace(ONE, extras={"hard": 2}),
+        dataclasses.replace(TWO, extras={"hard": 0.5}),
+    ]
+    batch = collator(kind).joined(prompts, Completions.of_rows([(20, EOS), (EOS,)]))
+    assert {name: column.tolist() for name, column in batch.extras.items()} == {"hard": [2.0, 0.5]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_batches_in_length_order_hold_the_widths_of_their_kind(kind: Kind) -> None:
     for batch in in_length_order(EXAMPLES, kind, 40):
         widest = max(width(EXAMPLES[index], kind) for index in batch)
@@ -128,6 +139,7 @@ def test_planning_on_arrays_gives_the_batches_of_planning_one_by_one(
     for epoch in range(3):
         expected = planned_one_by_one(examples, kind, batch_tokens, 3, epoch)
         assert [batches.next() for _ in expected] == expected
+        assert batches.largest == max(map(len, expected))
 
 
 def test_a_missing_target_is_planned_as_long_as_expected() -> None:
@@ -136,6 +148,9 @@ def test_a_missing_target_is_planned_as_long_as_expected() -> None:
     planned = EpochBatches(prompts, "causal", batch_tokens=40, seed=1, expected_new_tokens=9)
     expected = EpochBatches(filled, "causal", batch_tokens=40, seed=1)
     assert [planned.next() for _ in range(30)] == [expected.next() for _ in range(30)]
+    nothing = planned_one_by_one(prompts, "causal", 40, 1, 0)
+    planned = EpochBatches(prompts, "causal", batch_tokens=40, seed=1)
+    assert [planned.next() for _ in nothing] == nothing, "nothing is expected unless it is said"
     with pytest.raises(DataError, match="at least one example"):
         EpochBatches([], "causal", batch_tokens=40, seed=1)
 

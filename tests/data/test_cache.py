@@ -34,7 +34,6 @@ TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}</s>{% end
 def everything_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "CACHED_FROM_BYTES", 0)
-    monkeypatch.setattr(cache, "_LARGE_FILE", 0)
     monkeypatch.setattr(tables, "ROWS_PER_BATCH", ROWS_PER_BATCH)
     monkeypatch.setattr(text_encoding, "ROWS_PER_BATCH", ROWS_PER_BATCH)
 
@@ -171,25 +170,6 @@ def test_rows_are_read_once_as_long_as_the_file_is_the_same(
     moved.write_text(moved.read_text("utf-8").replace("ab", "xy"), encoding="utf-8")
     assert read_examples(str(moved))[1].source == "xy"
     assert read_examples(str(moved), ignore_columns=["id"])[1].id == "2"
-
-
-def test_a_large_file_is_hashed_once_until_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache, "_SETTLED_SECONDS", -1e9)
-    path = tmp_path / "x"
-    path.write_bytes(b"one")
-    first = cache.file_digest(path)
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "of_file", None)
-        assert cache.file_digest(path) == first
-    path.write_bytes(b"two")
-    assert cache.file_digest(path) != first
-    monkeypatch.setattr(cache, "_SETTLED_SECONDS", 1e9)  # written a moment ago: nothing is noted
-    notes = len(list((tmp_path / "cache" / "files").iterdir()))
-    path.write_bytes(b"six")
-    cache.file_digest(path)
-    assert len(list((tmp_path / "cache" / "files").iterdir())) == notes == 2
 
 
 def test_the_folder_is_named_by_a_variable_and_little_data_stay_in_memory(

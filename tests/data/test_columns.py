@@ -48,7 +48,7 @@ def test_an_instruction_is_joined_with_what_it_is_about(
     del row[about]
     assert one(tmp_path, row).source == "Translate."
     del row[answer]
-    assert one(tmp_path, row, need_target=False) == Example("1", "Translate.", None)
+    assert one(tmp_path, row, targets="optional") == Example("1", "Translate.", None)
 
 
 def test_system_tools_and_reasoning_make_a_row_a_conversation(tmp_path: Path) -> None:

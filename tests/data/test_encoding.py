@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import pytest
-from tests.tiny import BOS, EOS, character_tokenizer
+from tests.tiny import BOS, EOS, PAD, character_tokenizer
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
@@ -15,6 +16,7 @@ from seqdistill.data.dataset import cut_long_sources, leave_out_long
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.text_encoding import encode
+from seqdistill.data.tokenizing import MARK, TextTokenizer
 
 KINDS: tuple[Kind, ...] = ("seq2seq", "causal")
 PAIRS = [Example("1", "a cat", "eine katze"), Example("2", "dog", "hund"), Example("3", "x", None)]
@@ -56,6 +58,22 @@ def test_a_language_code_after_the_end_gets_no_second_end() -> None:
     first = encode(PAIRS, tokenizer, "seq2seq")[0]
     assert first.source_ids == (*letters(tokenizer, "a cat"), EOS, code)
     assert first.target_ids == (*letters(tokenizer, "eine katze"), EOS, code)
+
+
+def test_a_target_loses_the_prefix_that_its_decoder_is_given_and_nothing_else() -> None:
+    tokenizer = character_tokenizer(closes=False)
+    for prefix, start in (([BOS], ()), ([PAD], (BOS,)), ([BOS, PAD], (BOS,))):
+        first = encode(PAIRS, tokenizer, "seq2seq", prefix_ids=prefix)[0]
+        assert first.target_ids == (*start, *letters(tokenizer, "eine katze"), EOS)
+
+
+def test_a_mark_that_begins_with_another_is_found_whole() -> None:
+    tokenizer = character_tokenizer(extra=["</s>>"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</s>>"]})
+    longer = tokenizer.convert_tokens_to_ids("</s>>")
+    noted: Counter[str] = Counter()
+    TextTokenizer(tokenizer, noted, [longer]).note(["a </s> b", "c </s>> d"])
+    assert noted == {f"{MARK}</s>": 1, f"{MARK}</s>>": 1}
 
 
 @pytest.mark.parametrize("closes", [True, False])

@@ -181,12 +181,12 @@ def test_the_last_assistant_turn_is_the_target(
     spec = write_rows([row])
     expected = [Example("1", "", "Yes.", PROMPT)]
     assert read_examples(spec) == expected
-    assert read_examples(spec, need_target=False) == expected
+    assert read_examples(spec, targets="optional") == expected
 
 
 def test_user_only_messages_need_no_dummy_answer(write_rows: Callable[[list[Any]], str]) -> None:
     spec = write_rows([{"messages": [SYSTEM, USER]}])
-    assert read_examples(spec, need_target=False) == [Example("1", "", None, PROMPT)]
+    assert read_examples(spec, targets="optional") == [Example("1", "", None, PROMPT)]
     with pytest.raises(DataError, match="found one of 'user'"):
         read_examples(spec)
 
@@ -194,13 +194,13 @@ def test_user_only_messages_need_no_dummy_answer(write_rows: Callable[[list[Any]
 def test_sources_alone_are_enough_without_targets(tmp_path: Path) -> None:
     for column, target in columns.PAIRS:
         spec = write_jsonl(tmp_path / "x.jsonl", [{column: "a house"}])
-        assert read_examples(spec, need_target=False) == [Example("1", "a house", None)]
+        assert read_examples(spec, targets="optional") == [Example("1", "a house", None)]
         with pytest.raises(DataError, match=f"'{column}' must have targets .* '{target}'"):
             read_examples(spec)
     expected = [Example("1", "a house", None), Example("2", "a tree", None)]
     text = "a house\na tree\n"
     for name, header in (("x.txt", ""), ("x.tsv", ""), ("y.tsv", "source\n"), ("z.tsv", HEADER)):
-        assert read_examples(write(tmp_path / name, header + text), need_target=False) == expected
+        assert read_examples(write(tmp_path / name, header + text), targets="optional") == expected
     with pytest.raises(DataError, match="must come with its targets"):
         read_examples(str(tmp_path / "x.txt"))
 
@@ -209,7 +209,7 @@ def test_targets_that_are_there_are_read_even_when_not_needed(
     write_rows: Callable[[list[Any]], str],
 ) -> None:
     spec = write_rows([*ROWS, {"source": "open", "target": None}])
-    examples = read_examples(spec, need_target=False)
+    examples = read_examples(spec, targets="optional")
     assert examples == [*EXAMPLES, Example("5", "open", None)]
 
 
@@ -338,4 +338,4 @@ def test_an_extra_that_is_no_finite_number_names_its_row(tmp_path: Path, value: 
     for name in ("y.tsv", "y.txt"):
         spec = write(tmp_path / name, "a\tb\n")
         with pytest.raises(DataError, match=r"data\.extra_columns"):
-            read_examples(spec, need_target=False, extra_columns=["rate"])
+            read_examples(spec, targets="optional", extra_columns=["rate"])

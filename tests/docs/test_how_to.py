@@ -19,6 +19,7 @@ from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.families import DIVERGENCES, METRICS, REWARDS, TOKEN_WEIGHTS
 from seqdistill.jobs.inputs import check_inputs, inputs_of
 from seqdistill.recipe import json_schema, load_recipe, schema
+from seqdistill.testing import check_token_weight
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -136,6 +137,30 @@ def test_a_strangers_run_imports_nothing_unless_trusted(place: Path) -> None:
     (place / "manifest.json").write_text("{}")
     with pytest.raises(RecipeError, match=r"line 1: plugins .*--trust-remote-code"):
         load_recipe("recipe.yaml")
+
+
+def test_a_column_that_a_weight_reads_must_be_named(place: Path) -> None:
+    (place / "my_rate.py").write_text(
+        "from seqdistill.plugins import parameters, token_weight\n"
+        "@parameters\nclass Rate:\n    column: str = 'rate'\n"
+        "@token_weight('rate', parameters=Rate, extras=('{column}',))\n"
+        "def rate(seen, column): return seen.extra(column)\n"
+        "@token_weight('silent', parameters=Rate)\n"
+        "def silent(seen, column): return seen.extra(column)\n"
+    )
+    terms = (
+        "objective.terms=[{divergence: negative_log_likelihood, token_weights: [{kind: rate%s}]}]"
+    )
+    yours = ["plugins=my_rate.py", "data.train=train.jsonl", "student.model=s"]
+    for given, named, column in (("", "", "rate"), (", column: hard", "rate", "hard")):
+        settings = [*yours, terms % given, f"data.extra_columns=[{named}]"]
+        found = rf"data\.extra_columns must name {column}, .* rate reads, got {named or 'none'}"
+        with pytest.raises(RecipeError, match=found):
+            load_recipe("baseline", settings)
+        load_recipe("baseline", [*settings[:-1], f"data.extra_columns=[{column}]"])
+    check_token_weight("rate", column="hard", extras={"hard": [1.0, 0.0, 2.0, 3.0]})
+    with pytest.raises(AssertionError, match=r"registered with extras=\('rate',\)"):
+        check_token_weight("silent", extras={"rate": [1.0, 0.0, 2.0, 3.0]})
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,8 @@ def test_every_recipe_and_sweep_is_valid(text: str, tmp_path: Path) -> None:
         return
     sweep = read_sweep(file)
     for trial in trials(sweep):
-        assert load_recipe(trial.recipe, trial.overrides), trial.name
+        for index, stage in enumerate(trial.stages):
+            assert load_recipe(stage.recipe, trial.overrides(index)), trial.name
 
 
 def test_the_int8_copy_of_a_chat_model_runs_as_shown(tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ from seqdistill.evaluation import analyses
 from seqdistill.evaluation.likelihood import ReferencePredictions
 from seqdistill.evaluation.settings import EvaluationSettings, measured
 from seqdistill.evaluation.systems import evaluate_outputs, evaluate_system
-from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.decoding import Hypothesis
 from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.metrics.likelihood import perplexity_statistics
 from seqdistill.recipe.schema import EvaluationSection
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import Sampled, Value, number
 
 ERRORS = dataclasses.replace(SETTINGS, metrics=("token_error_rate",))

@@ -20,8 +20,9 @@ from seqdistill.evaluation.calculator import (
     greedy_with_calculator,
 )
 from seqdistill.evaluation.settings import EvaluationSettings
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
 from seqdistill.recipe.schema import EvaluationSection
+from seqdistill.recipe.sequences_schema import Decoding
 
 SIGNS = [*"0123456789", *"<>=+-*/()#"]
 GREEDY = Decoding(beam_size=1, max_new_tokens=200)

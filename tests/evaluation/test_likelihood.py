@@ -38,7 +38,7 @@ def naive_log_probs(name: str) -> list[np.ndarray]:
 def test_predictions_equal_a_loop_over_sentences(
     name: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(likelihood, "_CHUNK_LOGITS", 5 * VOCAB)  # several chunks in a batch
+    monkeypatch.setattr(likelihood, "CHUNK_LOGITS", 5 * VOCAB)  # several chunks in a batch
     adapter = tiny_adapter(name)
     found = reference_predictions(
         adapter, EXAMPLES, collator(adapter.kind), batch_tokens=batch_tokens

@@ -11,7 +11,8 @@ from tests.tiny import character_tokenizer
 
 from seqdistill.evaluation import speed
 from seqdistill.evaluation.speed import Decoder, sentences_of_round, speeds_of
-from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.decoding import Hypothesis
+from seqdistill.recipe.sequences_schema import Decoding
 
 TOKENIZER = character_tokenizer()
 SOURCES = [(5, 2), (6, 2)]

@@ -26,11 +26,12 @@ from seqdistill.evaluation.systems import (
     compare_systems,
     evaluate_system,
 )
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.metrics.error_rates import sequence_error_rate, token_error_rate
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.recipe.schema import EvaluationSection
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import START, number
 
 Source = tuple[int, ...]
@@ -167,7 +168,7 @@ def test_mode_share_is_the_live_models_own_probability_of_its_beam_output() -> N
     model = tiny_model("mbart", vocab_size=len(TOKENIZER))
     model.final_logits_bias[0, EOS] += 4.0  # so that outputs end
     generator = TransformersGenerator(model, TOKENIZER, kind="seq2seq")
-    under_test = dataclasses.replace(system(generator), model=adapt(model))
+    under_test = dataclasses.replace(system(generator), model=SequenceModel(model))
     row = evaluate_system(under_test, REFERENCES, SETTINGS, teacher=None).row
     shares = []
     for example in EXAMPLES:

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tests.tiny import T5
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from seqdistill.core.batch import Kind
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
-from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.recipe.sequences_schema import Decoding
 
 BOS, PAD, END, UNK = 0, 1, 2, 3
 VOCAB, POSITIONS, WINDOW = 24, 96, 16
@@ -50,15 +52,6 @@ _BART: dict[str, Any] = {
     "max_position_embeddings": POSITIONS,
     "init_std": 0.4,
     "decoder_start_token_id": END,
-}
-_T5: dict[str, Any] = {
-    "d_model": 16,
-    "d_kv": 8,
-    "d_ff": 32,
-    "num_layers": 2,
-    "num_heads": 2,
-    "initializer_factor": 1.5,
-    "decoder_start_token_id": PAD,
 }
 _FALCON = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 _BLOOM = {"hidden_size": 16, "n_layer": 2, "n_head": 2}
@@ -109,11 +102,11 @@ CONVERTED: dict[str, _Family] = {
     "falcon": _llm("Falcon", _FALCON),
     "bloom": _llm("Bloom", _BLOOM),
     "opt": _llm("OPT", _OPT),
-    "t5": _pairs("T5", _T5),
-    "t5-gated": _pairs("T5", _T5, **_GATED),
-    "t5-untied-gated": _pairs("T5", _T5, **_GATED, tie_word_embeddings=False),
-    "mt5": _pairs("MT5", _T5, **_GATED),
-    "umt5": _pairs("UMT5", _T5, **_GATED),
+    "t5": _pairs("T5", T5),
+    "t5-gated": _pairs("T5", T5, **_GATED),
+    "t5-untied-gated": _pairs("T5", T5, **_GATED, tie_word_embeddings=False),
+    "mt5": _pairs("MT5", T5, **_GATED),
+    "umt5": _pairs("UMT5", T5, **_GATED),
     "bart": _pairs("Bart"),
     "bart-scaled": _pairs("Bart", scale_embedding=True),
     "pegasus": _pairs("Pegasus"),

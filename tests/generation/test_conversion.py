@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.generation import conversion, ctranslate2_model
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.scoring import Prediction, token_log_probs
 from seqdistill.generation.verification import require_agreement
+from seqdistill.recipe.sequences_schema import Decoding
 
 from .families import END, both_engines, build_tiny, every_model, one_of_each_kind
 

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from seqdistill.core.errors import ModelError
 from seqdistill.generation.ctranslate2_engine import CTranslate2Sampler
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import declare_ends, facts_of, writing_below
 from seqdistill.generation.sampling import TeacherMixedSampler
 from seqdistill.models.vocabulary import check_ends
+from seqdistill.recipe.sequences_schema import Decoding
 
 LONGEST = 10
 

@@ -8,7 +8,8 @@ import math
 import pytest
 
 from seqdistill.core.errors import DataError, RecipeError
-from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.decoding import SequenceGenerator
+from seqdistill.recipe.sequences_schema import Decoding
 
 from .enumeration import greedy, plain_log_probs, probabilities, require_same_distribution
 from .families import (

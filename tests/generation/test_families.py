@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from seqdistill.core.errors import EngineError, ModelError
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.verification import Reach, boundaries, long_pairs
+from seqdistill.recipe.sequences_schema import Decoding
 
 from .enumeration import listed, tokens
 from .families import CONVERTED, END, REFUSED, STATEFUL, VOCAB, WINDOW, Tiny, build_tiny

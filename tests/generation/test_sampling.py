@@ -9,8 +9,8 @@ import torch
 
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.generation import ctranslate2_model, sampling
-from seqdistill.generation.decoding import Decoding
-from seqdistill.generation.sampling import Sampler, TeacherMixedSampler
+from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
+from seqdistill.recipe.sequences_schema import Decoding
 
 from .enumeration import (
     every_sequence,
@@ -22,7 +22,7 @@ from .enumeration import (
     require_same_distribution,
     tokens,
 )
-from .families import Tiny, both_engines, build_tiny, every_model, one_of_each_kind, small
+from .families import END, Tiny, both_engines, build_tiny, every_model, one_of_each_kind, small
 from .test_engines import forbid_everything
 
 SAMPLED = Decoding(mode="sample", max_new_tokens=7)
@@ -140,6 +140,31 @@ def test_greedy_rollouts_are_the_likeliest_shared_ids(engine: str, name: str) ->
     found = tiny.sampler(engine, GREEDY, vocab_size=5).sample(tiny.sources, seed=0)
     expected = [tuple(greedy(tiny, source, 7, size=5)) for source in tiny.sources]
     assert tokens(listed(found)) == expected
+
+
+@every_model
+def test_a_forced_token_is_the_second_likeliest_and_greedy_decoding_goes_on_from_it(
+    name: str,
+) -> None:
+    tiny = build_tiny(name)
+    decoding = GREEDY.model_copy(update={"batch_tokens": 12})
+    sampler = tiny.sampler("transformers", decoding)
+    assert isinstance(sampler, TransformersSampler)
+    places = [0, 2, 6, 1, -1, 0, 4, 5]
+    found = tokens(listed(sampler.greedy_after_wrong_token(tiny.sources * 2, places)))
+    forced = 0
+    for source, place, tokens_found in zip(tiny.sources * 2, places, found, strict=True):
+        written: list[int] = []
+        while len(written) < 7 and written[-1:] != [END]:
+            order = plain_log_probs(tiny, source, written).argsort(descending=True).tolist()
+            second = next(token for token in order[1:] if token != END)
+            forced += len(written) == place
+            written.append(second if len(written) == place else order[0])
+        assert tokens_found == tuple(written)
+    assert forced >= 4, "outputs must be long enough for this test to say something"
+    assert tokens(listed(sampler.greedy_after_wrong_token(tiny.sources, [-1] * 4))) == tokens(
+        listed(sampler.sample(tiny.sources, seed=0))
+    )
 
 
 @one_of_each_kind

@@ -21,13 +21,13 @@ from seqdistill.assembly.sequences import build_source, training_sequences
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.jobs.train import train
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.completions import Completion, SequenceSource
 

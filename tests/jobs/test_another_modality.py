@@ -32,16 +32,16 @@ from seqdistill.data.text_encoding import encode
 from seqdistill.evaluation.dev import DevScorer
 from seqdistill.evaluation.likelihood import reference_nats, reference_predictions
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.sampling import TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.scoring import token_log_probs
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models import modalities
-from seqdistill.models.adapters import SequenceModel, adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.modalities import Modality, register_modality
 from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.completions import Completion
 from seqdistill.sources.mixture import MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import RewardedSource
@@ -126,7 +126,7 @@ def model(seed: int) -> PreTrainedModel:
 
 
 def student() -> SequenceModel:
-    return adapt(model(1))
+    return SequenceModel(model(1))
 
 
 def loaded(of: SequenceModel) -> LoadedModel:
@@ -163,7 +163,7 @@ def loop_in(folder: Path, student: SequenceModel, log: Recorder, **changes: Any)
         eval_metric="chrf",
         **SETTINGS | changes,
     )
-    loop.teacher = InProcessTeacher(adapt(model(2)), vocab_size=VOCAB)
+    loop.teacher = InProcessTeacher(SequenceModel(model(2)), vocab_size=VOCAB)
     return loop
 
 
@@ -216,7 +216,7 @@ def test_samples_and_their_log_probs_are_those_that_training_computes() -> None:
 
 
 def test_both_engines_of_transformers_write_the_same_greedily() -> None:
-    writer = adapt(model(7))
+    writer = SequenceModel(model(7))
     greedy = Decoding(beam_size=1, max_new_tokens=5)
     sources = [example.prompt for example in EXAMPLES]
     stepwise = TransformersSampler(writer.module, TOKENIZER, kind="seq2seq", decoding=greedy)
@@ -283,4 +283,4 @@ def test_engines_and_models_that_cannot_read_it_say_so() -> None:
         )
     modalities._MODALITIES.clear()
     with pytest.raises(ModelError, match="register_modality"):
-        adapt(model(1))
+        SequenceModel(model(1))

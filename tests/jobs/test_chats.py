@@ -24,13 +24,14 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.text_encoding import encode
 from seqdistill.evaluation.dev import best_texts
-from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.decoding import Hypothesis
 from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.generate import generate_texts, read_rows
 from seqdistill.jobs.plan import plan
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
-from seqdistill.sources.teacher_corpus import TeacherOutput
+from seqdistill.recipe.sequences_schema import Decoding
+from seqdistill.sources.shards import TeacherOutput
 
 REWARD = """
 asked = []

@@ -27,7 +27,7 @@ from seqdistill.jobs.generate import generate_texts
 from seqdistill.jobs.systems import exported_system, system_under_test
 from seqdistill.metrics.translation import bleu_statistics
 from seqdistill.recipe.loading import load_recipe
-from seqdistill.records.results import Results, System
+from seqdistill.records.results import Results, System, number
 from seqdistill.records.run_directory import RunDirectory
 
 TEST = "data.test=test.tsv"
@@ -207,6 +207,51 @@ def test_every_row_has_its_analyses_and_the_teacher_is_not_held_against_itself(
         ("token_error_rate", "beam"),
         ("token_error_rate", "greedy"),
     ]
+
+
+def test_students_are_measured_on_their_own_outputs_beside_the_teacher_where_asked(
+    run: RunDirectory,
+) -> None:
+    plain = {row.name: row.columns().keys() for row in run.read_results().systems}
+    asked = "evaluation.on_policy=true"
+    first = evaluated(run, asked)
+    forced, own = {"bleu_forced", "chrf_forced"}, {"kl_student_teacher_own", "topk_overlap_own"}
+    for row in first.systems:
+        more = row.columns().keys() - plain[row.name]
+        assert forced <= more
+        assert (own <= more) == (row.name != "teacher"), "a teacher is at no distance from itself"
+    for row in first.systems[1:]:
+        assert (number(row.kl_student_teacher_own) or 0.0) > 0.0
+        assert 0.0 < (number(row.topk_overlap_own) or 0.0) <= 1.0
+    outputs: list[dict[str, Any]] = run.read_outputs()
+    for row in first.systems:
+        texts = [line["forced"][row.name] for line in outputs]
+        assert row.forced is not None
+        score = bleu_statistics(texts, [line["reference"] for line in outputs]).score().value
+        assert row.forced.scores["bleu"].value == score
+    again = evaluated(run, asked)
+    assert [timeless(row) for row in again.systems] == [timeless(row) for row in first.systems]
+
+
+def test_students_of_another_vocabulary_are_not_compared_on_their_samples(
+    run: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    character_tokenizer(closes=True, extra=["!"]).save_pretrained("other")
+    asked = ("evaluation.on_policy=true", "evaluation.include_start=false")
+    teacher, student = evaluated(run, *asked).systems
+    assert teacher.forced is not None and student.forced is not None
+    assert student.kl_student_teacher_own is None
+    assert "baseline is not compared with the teacher on its own samples: " in caplog.text
+    assert "must share one vocabulary" in caplog.text
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_a_teacher_the_recovery_rate_is_measured_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = evaluated(start(model="gemma2"), "evaluation.on_policy=true")
+    assert all(row.forced and row.kl_student_teacher_own is None for row in found.systems)
+    assert "the recovery rate alone" in caplog.text
 
 
 @pytest.mark.parametrize("agrees", [True, False])

@@ -50,6 +50,8 @@ REFUSED = {
     f"baseline {DEV} evaluation.bleu_tokenizer=ko-mecab": "must be one that sacrebleu",
     f"seq_inter {TEACHER} data.train=zh.tsv sequences.decoding.n_best=2 "
     "sequences.similarity=smoothed_bleu_of_tokens": "written without spaces between tokens",
+    "on_policy_kd teacher.model=bart sequences.origin=replay sequences.replay.capacity=2 "
+    "sequences.rollouts.max_new_tokens=12": "capacity must be .* got 2 and a micro-batch of",
     "gkd teacher.model=http://localhost:8000/v1": "is an address: models run in this process",
 }
 """A method and its settings, and what the refusal says."""

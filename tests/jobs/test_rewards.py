@@ -69,10 +69,11 @@ def test_a_broken_reward_leaves_no_folder_behind(place: Path, function: str, mes
 def test_a_reward_is_tried_once_on_prompts_and_references_of_the_data(place: Path) -> None:
     prepared = prepare(rewarded_by(place, "own_rewards:long"))
     ((prompts, completions, references),) = sys.modules["own_rewards"].asked
-    first = prepared.train_examples[: len(prompts)]
-    assert 1 < len(prompts) == rewards.NUM_TRIED
-    assert prompts == [example.source for example in first]
-    assert completions == references == [example.target for example in first]
+    last = len(prepared.train_examples) - 1
+    tried = prepared.train_examples.select([0, 1, last - 1, last])
+    assert len(prompts) == rewards.NUM_TRIED
+    assert prompts == [example.source for example in tried]
+    assert completions == references == [example.target for example in tried]
 
 
 def test_without_references_the_sources_stand_in_for_outputs(place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.tiny import character_tokenizer, tiny_model
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.jobs import cells
-from seqdistill.jobs.cells import recipe_hash
+from seqdistill.jobs.cells import Cell, recipe_hash
 from seqdistill.jobs.sweep import planned_cells, run_sweep
 from seqdistill.jobs.train import train
 from seqdistill.metrics.repetitions import t_interval, t_quantile
@@ -25,7 +26,7 @@ from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sweep_schema import Sweep, read_sweep
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.records.tables import read_facts, read_rows, write_rows
+from seqdistill.records.tables import Row, read_facts, read_rows, write_rows
 
 SHARED = """
 settings:
@@ -42,6 +43,19 @@ methods: [baseline, word_kd]
 choose: {{training.learning_rate: [1e-3, 3e-2]}}
 seeds: [1, 2]
 {SHARED}"""
+
+WITH_START = f"""
+output_dir: runs
+start: {{recipe: baseline, settings: {{training: {{steps: 3}}}}}}
+methods:
+  word_kd: word_kd
+  chain:
+    - {{recipe: word_kd, settings: {{training.learning_rate: 1e-3}}}}
+    - {{recipe: on_policy_kd, settings: {{sequences.rollouts.max_new_tokens: 8}}}}
+choose: {{training.learning_rate: [1e-3, 3e-2]}}
+seeds: [1, 2]
+{SHARED}  evaluation.sampling_temperatures: [1.0]
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +134,89 @@ def test_what_dev_chose_is_measured_with_every_seed_and_compared(
     assert len(trained) == 3 and numbers(again.rows) == before
 
 
+def test_methods_go_on_from_one_start_of_their_seed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(place)
+    trained: list[str] = []
+
+    def noting(recipe: Recipe, *, progress: Progress, resume: bool) -> RunDirectory:
+        trained.append(recipe.output_dir)
+        return train(recipe, progress=progress, resume=resume)
+
+    monkeypatch.setattr(cells, "train", noting)
+    sweep = sweep_of(WITH_START)
+    done = run_sweep(sweep)
+    assert not done.failed and len(trained) == len(set(trained))
+    planned = planned_cells(sweep)
+    first, second = (
+        planned[f"{name}, training.learning_rate=0.001, seed 1"] for name in ("word_kd", "chain")
+    )
+    assert second.recipes[:-1] == first.recipes, "what is trained alike is trained once"
+    for seed in (1, 2):
+        start = planned[f"start, seed {seed}"]
+        assert start.recipes[0].training.steps == 3 and start.recipes[0].training.threads == 1
+        for cell in planned.values():
+            if cell.facts["method"] != "start" and cell.facts["seed"] == seed:
+                assert cell.recipes[0] == start.recipes[0]
+                assert cell.recipes[1].student.init == "pretrained"
+                assert cell.recipes[1].student.model == str(start.run.student_path)
+    rows = [row for row in read_rows(done.rows) if row.get("system") == "student"]
+    value = {
+        (row["method"], row["seed"], row["metric"]): row["value"]
+        for row in rows
+        if row["split"] == "test"
+    }
+    compared = read_rows(place / "runs" / "differences.parquet")
+    assert {(row["method"], row["baseline"]) for row in compared} == {
+        ("word_kd", "start"),
+        ("chain", "start"),
+        ("chain", "word_kd"),
+    }
+    for row in compared:
+        own, base = (
+            [value[name, seed, row["metric"]] for seed in (1, 2)]
+            for name in (row["method"], row["baseline"])
+        )
+        gains = [a - b for a, b in zip(own, base, strict=True)]
+        if row["num_seeds"] == 1:
+            assert row["gain"] == pytest.approx(gains[row["seed"] - 1])
+        else:
+            assert (row["low"], row["high"]) == pytest.approx(t_interval(gains))
+    metrics = ["chrf_greedy", "chrf_beam", "chrf_sample_t1"]
+    assert list(dict.fromkeys(row["metric"] for row in compared)) == metrics
+    page = done.page.read_text("utf-8")
+    assert "gain over start" in page and "a better value may lie beyond" in page
+
+
+def test_cells_side_by_side_train_what_they_share_once(place: Path) -> None:
+    shared, one, other = (Recipe(output_dir=name) for name in ("shared", "one", "other"))
+    chains = {"start": (shared,), "a": (shared, one), "b": (shared, one, other), "c": (shared, one)}
+    planned = [Cell(name, name, recipes, {}) for name, recipes in chains.items()]
+    trained: list[str] = []
+    done: list[str] = []
+
+    def measure(cell: Cell) -> list[Row]:
+        (lock := cell.run.path.with_suffix(".lock")).touch(exist_ok=False)
+        for run in (RunDirectory(recipe.output_dir) for recipe in cell.recipes):
+            if not run.is_finished:
+                trained.append(run.path.name)
+                run.student_path.mkdir(parents=True)
+                time.sleep(0.05)
+                run.update_manifest({"finished": True})
+        lock.unlink()
+        return []
+
+    failed = cells.run_cells(
+        lambda: [cell for cell in planned if cell.name not in done],
+        measure,
+        lambda cell, _rows: done.append(cell.name),
+        jobs=3,
+    )
+    assert not failed and sorted(done) == sorted(chains)
+    assert trained == ["shared", "one", "other"]
+
+
 def test_a_cell_that_fails_is_noted_and_the_others_go_on(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +266,20 @@ def test_the_hash_is_of_what_is_set_wherever_it_is_written(place: Path) -> None:
         ("output_dir: a\nmethods: []", "methods"),
         ("output_dir: a\nmethods: [x]\nsed: 1", "seeds"),
         ("output_dir: a\nmethods: [x]\nbaseline: y", "baseline"),
+        ("output_dir: a\nmethods: {start: x}", "start"),
+        ("output_dir: a\nmethods: {x: []}", "methods"),
+        (
+            "output_dir: a\nmethods: {x: {recipe: y, settings: {student.init: scratch}}}\nstart: z",
+            "student.init must be left out",
+        ),
+        (
+            "output_dir: a\nmethods: {x: [y, {recipe: z, settings: {student: {model: a}}}]}",
+            "student.model must be left out",
+        ),
+        (
+            "output_dir: a\nmethods: [x]\nstart: y\nchoose: {model_name_or_path: [a]}",
+            "student.model must be left out",
+        ),
         ("output_dir: a\nmethods: [x]\nseeds: [1, 1]", "seeds"),
         ("output_dir: a\nmethods: [x]\ngrid: {seed: [1]}", "seed"),
         ("output_dir: a\nmethods: [x]\ngrid: {a: [1]}\ncells: [{a: 1}]", "cells"),

@@ -22,19 +22,19 @@ from seqdistill.data.conversations import PLAIN_CHAT
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator, CTranslate2Sampler
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import facts_of
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.scoring import token_log_probs
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.jobs.generate import generate_texts
 from seqdistill.jobs.label import check_labels, label_data
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.languages import language_code, with_languages
 from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.teacher_corpus import TeacherCorpus
 
 EXAMPLES = [Example(str(i), source, target) for i, (source, target) in enumerate(TEXTS)]
@@ -87,7 +87,7 @@ def test_log_probabilities_are_those_of_labels(
     scored = token_log_probs(
         found.model, [(e.source_ids, e.target_ids) for e in encoded], facts=facts
     )
-    batch, adapted = collator_for(found)(encoded), adapt(found.model)
+    batch, adapted = collator_for(found)(encoded), SequenceModel(found.model)
     hidden = adapted.states(batch).hidden
     predicted = adapted.head.logits(hidden).log_softmax(-1)
     chosen = predicted.gather(-1, batch.target_ids[..., None])[..., 0]
@@ -275,8 +275,9 @@ def test_corpora_of_two_languages_are_two(tmp_path: Path) -> None:
     for target in ("de", "ro_RO"):
         keys = saying("en:en_XX", f"de:{target}" if target != "de" else "de")
         corpus = label_data(recipe_in(folder, "seq_kd", "one", *keys), progress=NoProgress())
-        found.append(list(TeacherCorpus.open(corpus, expected=None)))
-    assert [o.log_prob for o in found[0]] != [o.log_prob for o in found[1]]
+        by_example = TeacherCorpus.open(corpus, expected=None).by_example()
+        found.append([output.log_prob for _, outputs in by_example for output in outputs])
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize(

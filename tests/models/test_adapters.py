@@ -25,7 +25,7 @@ from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError
 from seqdistill.core.source import SourceInputs
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.models.adapters import adapt, kind_of
+from seqdistill.models.adapters import SequenceModel, kind_of
 
 EXAMPLES = random_examples(4)
 
@@ -62,7 +62,7 @@ def right_to_left(batch: SequenceBatch) -> SequenceBatch:
 def test_padded_states_through_the_head_equal_each_sentences_own_logits(name: str) -> None:
     """Whatever stands under the padding; and their gradients are the model's own."""
     through_head, through_model = tiny_model(name), tiny_model(name)
-    adapter = adapt(through_head)
+    adapter = SequenceModel(through_head)
     batch = collator(adapter.kind)(EXAMPLES)
     noise = torch.randint(4, VOCAB, (8, 40), generator=torch.Generator().manual_seed(1))
 
@@ -132,19 +132,19 @@ def lying(change: Callable[[Tensor], Tensor]) -> PreTrainedModel:
 )
 def test_a_head_that_lies_is_refused(change: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(ModelError, match="LyingForCausalLM must give the model's own logits"):
-        adapt(lying(change))
+        SequenceModel(lying(change))
 
 
 def test_the_honest_head_is_not_refused_and_a_model_without_one_is() -> None:
-    adapt(lying(lambda logits: logits))
+    SequenceModel(lying(lambda logits: logits))
     with pytest.raises(ModelError, match="must end in a linear output layer"):
-        adapt(tiny_model("bart").base_model)
+        SequenceModel(tiny_model("bart").base_model)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_adapting_leaves_the_model_in_its_mode_and_unhooked(training: bool) -> None:
     model = tiny_model("mbart", dropout=0.5).train(training)
-    adapter = adapt(model)
+    adapter = SequenceModel(model)
     assert adapter.training is training
     assert all(module.training is training for module in model.modules())
     assert not model.get_output_embeddings()._forward_pre_hooks

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.jobs.export import weight_bytes
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.proof import difference, probe_logits
@@ -40,7 +40,7 @@ def adapted(name: str, *, seed: int = 1) -> tuple[torch.nn.Module, LoraAdapter]:
 def hidden(model: torch.nn.Module, kind: str) -> torch.Tensor:
     batch = collator("seq2seq" if kind == "seq2seq" else "causal")(EXAMPLES)
     with torch.no_grad():
-        states = adapt(model.eval()).states(batch)
+        states = SequenceModel(model.eval()).states(batch)
         return states.head.logits(states.hidden)[batch.target_mask]
 
 

@@ -21,7 +21,7 @@ from seqdistill.core.errors import EngineError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.generate import generate_texts
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.loading import load_model
 from seqdistill.models.placement import Dtype, Placement, device_of, precision_of
 from seqdistill.recipe.schema import Recipe
@@ -84,7 +84,9 @@ def test_a_model_loads_in_the_dtype_and_with_the_attention_of_its_placement(tmp_
     assert placed.config._attn_implementation == "eager" != whole.config._attn_implementation
     for name, weight in placed.named_parameters():
         assert torch.equal(weight, whole.get_parameter(name).bfloat16()), name
-    assert adapt(placed).head.weight.dtype == torch.bfloat16, "its head is checked as any other"
+    assert SequenceModel(placed).head.weight.dtype == torch.bfloat16, (
+        "its head is checked as any other"
+    )
 
 
 def test_a_recipe_places_its_teacher_and_what_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:

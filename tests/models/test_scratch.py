@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.tiny import EOS, PAD, character_tokenizer
 
 from seqdistill.core.errors import ModelError
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.identity import model_fingerprint
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 
@@ -46,7 +46,7 @@ def test_a_seed_makes_the_weights_and_the_tokenizer_sizes_and_ids(
     assert one == same != other
     assert made[0].generation_config.decoder_start_token_id == start
     assert made[0].generation_config.forced_eos_token_id is None
-    adapt(made[0])
+    SequenceModel(made[0])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.objectives.worlds import term
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import UserError
 from seqdistill.core.families import DIVERGENCES, Divergence
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen
@@ -273,9 +274,24 @@ def test_no_positions_give_zero_with_a_zero_gradient(name: str) -> None:
     assert all((gradient == 0.0).all() for gradient in empty.gradients(total))
 
 
-def test_a_divergence_that_sums_over_positions_is_refused() -> None:
-    loss = _row_function(Divergence("summed", lambda q, p: (q - p).sum()), {}, manual=True)
-    with pytest.raises(RecipeError, match=r"one value for every position, the shape \(4,\), got"):
+def divided(q: Tensor, p: Tensor) -> Tensor:
+    return (q - p).sum(-1) / (1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda q, p: (q - p).sum(), r"one value for every position, the shape \(4,\), got"),
+        (lambda q, p: None, r"one value for every position, the shape \(4,\), got NoneType"),
+        (divided, r"divided raised ZeroDivisionError: .* at \S+test_fused\.py:\d+; fix"),
+        (lambda q: q, r"raised TypeError: .* at \S+test_fused\.py:\d+; fix"),
+    ],
+)
+def test_a_users_divergence_that_goes_wrong_is_told_in_a_sentence(
+    function: Callable[..., Any], words: str
+) -> None:
+    loss = _row_function(Divergence("own", function), {}, manual=True)
+    with pytest.raises(UserError, match=rf"^the divergence '?own'? must give .*{words}"):
         loss(torch.zeros(4, 3), torch.zeros(4, 3), ())
 
 

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from tests.objectives.worlds import PARAMETERS
 
 from seqdistill.assembly.preparing import build_objective
-from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
 from seqdistill.recipe.checks import contradictions
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.objective_schema import read_term
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.writing import json_schema
+from seqdistill.testing.world import rollouts
 
 YOURS = ["data.train=train.tsv", "student.model=small", "teacher.model=large"]
 
@@ -87,17 +87,16 @@ ANY_TERM = st.sampled_from(list(DIVERGENCES)).flatmap(
 )
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     terms=st.lists(ANY_TERM, min_size=1, max_size=2),
     reduction=st.sampled_from(["token", "sequence", "sum"]),
     temperature=st.sampled_from([1.0, 2.0]),
     origin=st.sampled_from(["reference", "student"]),
 )
-def test_a_check_passes_what_builds_and_refuses_what_does_not(
+def test_what_a_check_passes_has_a_loss(
     terms: list[dict[str, object]], reduction: str, temperature: float, origin: str
 ) -> None:
-    """Of what the objective says by itself; with what it says of sequences, what passes builds."""
     values = {
         "data": {"train": "a.tsv"},
         "student": {"model": "s"},
@@ -109,11 +108,8 @@ def test_a_check_passes_what_builds_and_refuses_what_does_not(
         recipe = Recipe.model_validate(values)
     except ValidationError:
         return
-    found = contradictions(recipe)
-    try:
-        build_objective(recipe)
-    except RecipeError as error:
-        assert any(f"{key} {sentence}" == str(error) for key, sentence in found)
-    else:
-        inner = ("objective.reduction", "objective.loss_temperature")
-        assert not any(key in inner for key, _ in found)
+    if [key for key, _ in contradictions(recipe) if key != "objective.reward.function"]:
+        return
+    objective, here = build_objective(recipe), rollouts()
+    total, _ = objective(here.states, here.scores, here.batch)
+    assert total.total.isfinite()

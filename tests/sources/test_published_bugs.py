@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests.tiny import EOS, character_tokenizer, collator, tiny_model
 
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import TransformersSampler
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.completions import Completion
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 
@@ -25,7 +25,7 @@ def test_training_reads_the_rollout_where_the_sampler_wrote_it(name: str) -> Non
     taken for the loss's. Here what training says of each target is what the sampler said when it
     drew it, and the same sequence gives the same batch whoever wrote it."""
     model = tiny_model(name)
-    student = adapt(model)
+    student = SequenceModel(model)
     decoding = Decoding(mode="sample", max_new_tokens=6, sampling_temperature=4.0, batch_tokens=40)
     sampler = TransformersSampler(
         model, character_tokenizer(closes=False), kind=student.kind, decoding=decoding

@@ -17,8 +17,8 @@ from seqdistill.data.examples import Example
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.completions import Completion
+from seqdistill.sources.shards import TeacherOutput
 from seqdistill.sources.stored import StoredCompletions, StoredSequences, with_teacher_targets
-from seqdistill.sources.teacher_corpus import TeacherOutput
 
 from .writing import batched
 

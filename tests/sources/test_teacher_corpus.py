@@ -17,17 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqdistill.core.errors import DataError, ModelError, StaleCorpusError
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
-from seqdistill.sources import teacher_corpus
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
+from seqdistill.recipe.sequences_schema import Decoding
+from seqdistill.sources import shards
 from seqdistill.sources.labelling import label
-from seqdistill.sources.teacher_corpus import (
-    CORPUS,
-    CorpusSettings,
-    Prompt,
-    TeacherCorpus,
-    fingerprint_sources,
-    is_complete,
-)
+from seqdistill.sources.shards import Prompt, TeacherOutput, fingerprint_sources
+from seqdistill.sources.teacher_corpus import CORPUS, CorpusSettings, TeacherCorpus, is_complete
 
 END = 1
 EXAMPLES = [(f"doc/{number}", (10 + number, 20 + number % 3, END)) for number in range(23)]
@@ -96,6 +91,10 @@ def label_with(generator: SequenceGenerator, folder: Path, **changes: Any) -> Te
     return label(sources, generator, settings_with(**fields), folder, **arguments)
 
 
+def stored(corpus: TeacherCorpus) -> list[TeacherOutput]:
+    return [output for _, outputs in corpus.by_example() for output in outputs]
+
+
 def outputs_of(corpus: TeacherCorpus) -> dict[str, list[tuple[int, ...]]]:
     return {name: [one.token_ids for one in outputs] for name, outputs in corpus.by_example()}
 
@@ -109,23 +108,23 @@ def test_every_finished_hypothesis_comes_back_under_its_id(
     tmp_path: Path, rows_read: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the outputs of one example lie in two reads."""
-    monkeypatch.setattr(teacher_corpus, "_ROWS_READ", rows_read)
+    monkeypatch.setattr(shards, "_ROWS_READ", rows_read)
     generator = FakeGenerator()
     corpus = label_with(generator, tmp_path / "corpus")
-    for (example_id, source), (name, stored) in zip(EXAMPLES, corpus.by_example(), strict=True):
+    for (example_id, source), (name, found) in zip(EXAMPLES, corpus.by_example(), strict=True):
         expected = [generator.hypothesis(source, rank, 0) for rank in (0, 1)]
         assert name == example_id
-        assert [output.rank for output in stored] == [0, 1]
-        assert [output.token_ids for output in stored] == [one.token_ids for one in expected]
-        assert [output.log_prob for output in stored] == [-0.25, -1.25]
-        assert [output.text for output in stored] == [spell(one.token_ids) for one in expected]
+        assert [output.rank for output in found] == [0, 1]
+        assert [output.token_ids for output in found] == [one.token_ids for one in expected]
+        assert [output.log_prob for output in found] == [-0.25, -1.25]
+        assert [output.text for output in found] == [spell(one.token_ids) for one in expected]
     tables = [pq.read_table(path) for path in sorted((tmp_path / "corpus").glob("*.parquet"))]
     assert [table.num_rows for table in tables] == [10, 10, 10, 10, 6]
     sources = [text for table in tables for text in table.column("source").to_pylist()]
     assert sources[::2] == sources[1::2] == [f"source of {name}" for name, _ in EXAMPLES]
     counts = corpus.record.counts
     assert (counts.num_hypotheses, counts.num_unfinished, counts.num_with_text) == (46, 0, 46)
-    assert counts.num_tokens == sum(len(output.token_ids) for output in corpus)
+    assert counts.num_tokens == sum(len(output.token_ids) for output in stored(corpus))
     assert "ctranslate2" in corpus.record.versions
 
 
@@ -162,10 +161,10 @@ def test_cut_samples_are_kept_without_an_end_token_and_counted(
     assert (counts.num_dropped, counts.num_unfinished) == (0, 0)
     assert f"{NUM_CUT} of the teacher's 46 samples were cut off at 128 tokens" in caplog.text
     assert [len(outputs) for _, outputs in corpus.by_example()] == [2] * 23
-    cut = [output for output in corpus if output.token_ids[-1] != END]
-    assert cut == [output for output in corpus if not output.finished]
+    cut = [output for output in stored(corpus) if output.token_ids[-1] != END]
+    assert cut == [output for output in stored(corpus) if not output.finished]
     assert {output.log_prob for output in cut} == {-9.5} and len(cut) == NUM_CUT
-    assert counts.num_tokens == sum(len(output.token_ids) for output in corpus)
+    assert counts.num_tokens == sum(len(output.token_ids) for output in stored(corpus))
 
 
 class Mute(FakeGenerator):
@@ -181,7 +180,7 @@ def test_an_answer_without_a_token_is_no_sample_and_of_nothing_else_there_is_no_
 ) -> None:
     mute = Mute(is_finished=lambda source, rank: source[0] < 12)
     corpus = label_with(mute, tmp_path / "few", decoding=SAMPLE)
-    assert {output.id for output in corpus} == {"doc/0", "doc/1"}
+    assert {output.id for output in stored(corpus)} == {"doc/0", "doc/1"}
     counts = corpus.record.counts
     assert (counts.num_unfinished, counts.num_cut, counts.num_dropped) == (21, 0, 42)
     endless = FakeGenerator(is_finished=lambda source, rank: False)
@@ -451,4 +450,4 @@ def test_many_outputs_without_any_text_are_no_corpus(tmp_path: Path) -> None:
         label_with(FakeGenerator(), tmp_path, examples=examples, decode=lambda _: " ")
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".json")]
     corpus = label_with(FakeGenerator(), tmp_path, examples=examples[:63], decode=lambda _: "")
-    assert len(list(corpus)) > 0, "of few all may be rightly empty"
+    assert len(stored(corpus)) > 0, "of few all may be rightly empty"

@@ -8,7 +8,7 @@ from tests.tiny import VOCAB, collator, random_examples, tiny_adapter, tiny_mode
 
 from seqdistill.core.scores import DenseScores
 from seqdistill.core.terms import Term
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
 
@@ -25,8 +25,8 @@ def dense(teacher: Teacher) -> DenseScores:
 def test_padded_tails_of_either_side_are_left_out_of_the_divergence(
     student_rows: int, teacher_rows: int
 ) -> None:
-    student = adapt(tiny_model("mbart", vocab_size=student_rows))
-    teacher_model = adapt(tiny_model("mbart", seed=1, vocab_size=teacher_rows))
+    student = SequenceModel(tiny_model("mbart", vocab_size=student_rows))
+    teacher_model = SequenceModel(tiny_model("mbart", seed=1, vocab_size=teacher_rows))
     size = min(student_rows, teacher_rows)
     scores = dense(InProcessTeacher(teacher_model, vocab_size=size))
     states, mask = student.states(BATCH), BATCH.target_mask
@@ -41,7 +41,7 @@ def test_padded_tails_of_either_side_are_left_out_of_the_divergence(
 
 def test_no_gradient_mode_or_update_of_the_student_reaches_the_teacher() -> None:
     student, teacher_model = tiny_adapter("mbart", dropout=0.5), tiny_model("mbart", dropout=0.5)
-    teacher = InProcessTeacher(adapt(teacher_model.train()), vocab_size=VOCAB)
+    teacher = InProcessTeacher(SequenceModel(teacher_model.train()), vocab_size=VOCAB)
     before = dense(teacher)
     assert not before.head.logits(before.hidden).requires_grad
     assert not any(parameter.requires_grad for parameter in teacher_model.parameters())

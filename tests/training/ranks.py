@@ -32,11 +32,11 @@ from seqdistill.core.terms import Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.evaluation.dev import DevScorer, Ranks
 from seqdistill.evaluation.likelihood import reference_nats
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 from seqdistill.teachers.in_process import InProcessTeacher
 from seqdistill.training.processes import (

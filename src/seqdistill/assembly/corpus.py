@@ -11,6 +11,7 @@ from typing import overload
 
 from seqdistill.assembly.data import (
     chat_settings,
+    counted_train,
     encode_for,
     encode_for_evaluation,
     without_references,
@@ -24,7 +25,7 @@ from seqdistill.data.conversations import ChatSettings, prompt_text
 from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.data.examples import Example
+from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
@@ -36,16 +37,14 @@ from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
 from seqdistill.sources.interpolation import InterpolationSummary, interpolate
 from seqdistill.sources.labelling import label
+from seqdistill.sources.shards import Prompt, TeacherOutput, fingerprint_sources
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusSettings,
-    Prompt,
     TeacherCorpus,
-    TeacherOutput,
     check_same,
     check_usable,
     differences,
-    fingerprint_sources,
     in_step,
     is_begun,
     is_complete,
@@ -113,7 +112,7 @@ _FEW = 3
 _NAMES = {
     "teacher_fingerprint": "teacher.model",
     "tokenizer_fingerprint": "tokenizer",
-    "sources_fingerprint": "data.train or encoding",
+    "sources_fingerprint": "data.train, data.unlabelled or encoding",
 }
 _KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type, teacher.dtype"}
 
@@ -175,6 +174,9 @@ def label_with_teacher(
     wanted = wanted_corpus(recipe, teacher, examples)
     check_usable(wanted.folder)
     progress.echo(wanted.origin)
+    if recipe.data.unlabelled is not None:
+        counted = counted_train(ExampleTable.of(examples), recipe.data)
+        progress.echo(f"the teacher's labels are of {counted}")
     if wanted.is_there:
         return TeacherCorpus.open(wanted.folder, expected=wanted.settings)
     facts = pair_facts(teacher)

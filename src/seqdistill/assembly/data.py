@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.data.collating import Collator
+from seqdistill.data.columns import Targets
 from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.dataset import Encoded, EncodedDataset, cut_long_sources, leave_out_long
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.data.readers import read_examples
+from seqdistill.data.tables import Table
 from seqdistill.data.text_encoding import encode
+from seqdistill.data.unlabelled import num_unlabelled, with_unlabelled
 from seqdistill.generation.model_facts import declared_ends
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
@@ -25,8 +28,11 @@ from seqdistill.recipe.schema import DataSection, Recipe
 Split = Literal["train", "dev", "test"]
 
 
-def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> ExampleTable:
-    """The examples of a split, or the seeded subset of them that the recipe asks for."""
+def read_split(recipe: Recipe, split: Split, *, targets: Targets = "needed") -> ExampleTable:
+    """The examples of a split, or the seeded subset of them that the recipe asks for.
+
+    Those of train are followed by all of `data.unlabelled`.
+    """
     data = recipe.data
     spec, limit = {
         "train": (data.train, data.max_train_examples),
@@ -35,24 +41,38 @@ def read_split(recipe: Recipe, split: Split, *, need_target: bool = True) -> Exa
     }[split]
     if spec is None:
         raise RecipeError(f"data.{split} must name the {split} examples, but it is not set.")
-    examples = read_examples(
+    examples = _read(data, spec, split, targets)
+    if targets == "needed" and split != "train":
+        _check_comparable(examples, split)
+    if limit is not None and limit < len(examples):
+        generator = named_generator(recipe.seed, f"{split} subset")
+        order = torch.randperm(len(examples), generator=generator)
+        examples = examples.select(order[:limit].sort().values.numpy())
+    if split != "train" or data.unlabelled is None:
+        return examples
+    return with_unlabelled(examples, _read(data, data.unlabelled, split, "unread"))
+
+
+def _read(data: DataSection, spec: str, split: Split, targets: Targets) -> ExampleTable:
+    return read_examples(
         spec,
         split=split,
         source_column=data.source_column,
         target_column=data.target_column,
         source_language=data.row_languages[0],
         target_language=data.row_languages[1],
-        need_target=need_target,
+        targets=targets,
         ignore_columns=data.ignore_columns,
         extra_columns=data.extra_columns if split == "train" else (),
     )
-    if need_target and split != "train":
-        _check_comparable(examples, split)
-    if limit is None or limit >= len(examples):
-        return examples
-    generator = named_generator(recipe.seed, f"{split} subset")
-    order = torch.randperm(len(examples), generator=generator)
-    return examples.select(order[:limit].sort().values.numpy())
+
+
+def counted_train(rows: Table[Any], data: DataSection) -> str:
+    """How many rows are of which file, for people: `60 of train.tsv and 9 of unlabelled.txt`."""
+    if data.unlabelled is None:
+        return f"{len(rows):,} of {data.train}"
+    others = num_unlabelled(rows)
+    return f"{len(rows) - others:,} of {data.train} and {others:,} of {data.unlabelled}"
 
 
 def _check_comparable(examples: Sequence[Example], split: Split) -> None:

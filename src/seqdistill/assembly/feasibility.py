@@ -15,7 +15,9 @@ from seqdistill.assembly.decoding import (
     labelling_engine,
     rollout_engine,
 )
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, RecipeError, with_hint
+from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import EncodedDataset, cut_unread_targets
 from seqdistill.generation.conversion import loader_for
 from seqdistill.generation.model_facts import check_output_length, pair_facts
@@ -51,6 +53,28 @@ def check_models_fit(
         _check_lengths(pair, read, role)
         if sequences.rolls_out:
             _check_rollouts(pair, recipe, train, role)
+    if sequences.rolls_out and sequences.origin == "replay":
+        _check_replay(recipe, train, student.kind)
+
+
+def _check_replay(recipe: Recipe, train: EncodedDataset, kind: Kind) -> None:
+    """Raises RecipeError where a batch of the first epoch has more sequences than are kept."""
+    sequences, training = recipe.sequences, recipe.training
+    samples, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
+    answers_twice = sequences.has_two_origins and sequences.mixture.coin == "both"
+    batches = EpochBatches(
+        train,
+        kind,
+        batch_tokens=max(1, training.batch_tokens // (samples + answers_twice)),
+        expected_new_tokens=sequences.rollouts.max_new_tokens,
+        seed=recipe.seed,
+    )
+    if (wanted := batches.largest * samples) > capacity:
+        raise RecipeError(
+            "sequences.replay.capacity must be at least the sequences of a micro-batch, since one "
+            f"is drawn whole, got {capacity} and a micro-batch of {wanted}; raise it, or lower "
+            "training.batch_tokens"
+        )
 
 
 def _check_engine(pair: LoadedModel, engine: EngineChoice, max_new_tokens: int) -> None:

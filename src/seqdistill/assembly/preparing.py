@@ -33,7 +33,7 @@ from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.evaluation.calculator import check_calculator
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
-from seqdistill.models.adapters import SequenceModel, adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
@@ -119,7 +119,7 @@ def prepare(recipe: Recipe) -> Prepared:
         student=student,
         reward=tried_reward(recipe, student, train_examples, encoded.examples),
         lora=_lora(recipe, student),
-        adapted=adapt(student.model),
+        adapted=SequenceModel(student.model),
         mask=_mask(recipe, student),
         train_examples=train_examples,
         train=encoded.examples,
@@ -176,7 +176,7 @@ def _precision(recipe: Recipe) -> Precision:
 def _read_train(recipe: Recipe) -> ExampleTable:
     setting = recipe.sequences.needs_references
     if setting is None:
-        return read_split(recipe, "train", need_target=False)
+        return read_split(recipe, "train", targets="optional")
     return _read_with_targets(
         recipe,
         "train",
@@ -220,7 +220,7 @@ def _read_with_targets(recipe: Recipe, split: Split, why: str) -> ExampleTable:
         return read_split(recipe, split)
     except DataError as error:
         try:
-            read_split(recipe, split, need_target=False)
+            read_split(recipe, split, targets="optional")
         except DataError:
             raise error from None
         raise DataError(f"{error}\n{why}") from error

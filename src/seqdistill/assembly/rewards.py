@@ -18,7 +18,7 @@ from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.completions import Completion
 
 NUM_TRIED = 4
-"""Examples that a reward is tried on before training."""
+"""Examples, half of them from either end, that a reward is tried on before training."""
 RewardOfCompletion = Callable[[Sequence[Completion]], Sequence[float]]
 
 
@@ -29,8 +29,9 @@ def tried_reward(
     one.
 
     A conversation's prompt is all of it up to the answer, as the chat template renders it. It is
-    called once, on the targets of a few examples, or their sources, as if written: raises UserError
-    for a reward that is not there or cannot be computed, before anything depends on it.
+    called once, on the targets of the first and last examples, or their sources, as if written:
+    raises UserError for a reward that is not there or cannot be computed, before anything depends
+    on it. Unlabelled sources come last, so that they are tried, too.
     """
     weights = [weight for term in recipe.objective.terms for weight in term.token_weights]
     if not any("advantages" in weight.built().member.reads for weight in weights):
@@ -53,7 +54,9 @@ def tried_reward(
             [example.target for example in asked],
         )
 
-    first = encoded[:NUM_TRIED]
-    answered = zip(first, with_placeholder_targets(first), strict=True)
+    places = range(len(encoded))
+    half = NUM_TRIED // 2
+    tried = encoded.select(sorted({*places[:half], *places[-half:]}))
+    answered = zip(tried, with_placeholder_targets(tried), strict=True)
     reward([Completion(one, "student", finished=bool(had.target_ids)) for had, one in answered])
     return reward

@@ -17,12 +17,11 @@ from seqdistill.core.progress import Progress
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Sampler
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.verification import reach_of
 from seqdistill.models.vocabulary import num_known_ids
-from seqdistill.recipe.sequences_schema import AdaptiveSection
+from seqdistill.recipe.sequences_schema import AdaptiveSection, Decoding
 from seqdistill.sources.completions import CompletionSource, Gather, SequenceSource, alone
 from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource, ReplaySource
 from seqdistill.sources.rewarded import RewardedSource

@@ -14,7 +14,7 @@ from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.progress import Progress
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.models.adapters import adapt, decoder_prefix_ids, decoder_start_id, head_of
+from seqdistill.models.adapters import SequenceModel, decoder_prefix_ids, decoder_start_id, head_of
 from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.systems import output_folder
@@ -35,7 +35,7 @@ def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
     if not prepared.asks_teacher or prepared.teacher is None:
         return NoTeacher()
     size = check_vocabularies(prepared.student, prepared.teacher)
-    return InProcessTeacher(adapt(prepared.teacher.model.to(device)), vocab_size=size)
+    return InProcessTeacher(SequenceModel(prepared.teacher.model.to(device)), vocab_size=size)
 
 
 def build_teacher_scores(
@@ -64,7 +64,7 @@ def build_teacher_scores(
     folder = Path(recipe.teacher.states or output_folder(recipe).parent / "teacher-states" / digest)
     if not is_finished(folder):
         make_states(
-            adapt(teacher.model),
+            SequenceModel(teacher.model),
             examples,
             collator_for(student),
             folder,

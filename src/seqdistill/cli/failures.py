@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from seqdistill.core.errors import UserError, first_line
+from seqdistill.core.errors import UserError, first_line, is_out_of_memory
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -104,7 +104,7 @@ def _sentence(error: Exception, *, resumable: bool) -> str | None:
         return f"Disk full: {place} is full ({reason or first_line(full)}); free some{again}"
     if isinstance(error, UserError):
         return str(error)
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             f"Out of memory: a batch does not fit ({first_line(error)}); lower "
             "training.batch_tokens (training.gradient_accumulation_steps makes up for it), "
@@ -145,9 +145,3 @@ def _full(error: BaseException) -> BaseException | None:
             return seen
     others = (seen for seen in chain if not isinstance(seen, UserError))
     return next((seen for seen in others if any(w in str(seen) for w in _FULL_WORDS)), None)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: by type, on GPUs and in Python, or by torch's words, on CPUs."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)

@@ -19,7 +19,7 @@ def sweep(
         Path,
         argument(
             "FILE",
-            "A YAML file: methods, settings, grid or cells, seeds, choose.",
+            "A YAML file: start, methods, settings, grid or cells, seeds, choose.",
             callback=expanded,
         ),
     ],
@@ -50,7 +50,7 @@ def sweep(
         for name, cell in planned_cells(plan).items():
             echo(f"{cell.key}  {name}")
         if plan.choose:
-            kept = len(plan.methods) * len(plan.combinations()) * len(plan.seeds)
+            kept = len(plan.systems) * len(plan.combinations()) * len(plan.seeds)
             echo(f"{kept} of them are tested, once {', '.join(plan.choose)} is chosen on dev")
         return
     done = run_sweep(plan, jobs=jobs, tell=echo)

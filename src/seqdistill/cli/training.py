@@ -119,7 +119,8 @@ def label(
 ) -> None:
     """Generate and cache the teacher's outputs for the training data, to be reused by `train`.
 
-    The recipe needs data.train and teacher.model, and no student. The labels are written to
+    The recipe needs data.train and teacher.model, and no student; data.unlabelled is labelled, too,
+    where it is given. The labels are written to
     output_dir where that is given here, to be named as sequences.corpus=DIR when training; else to
     teacher-corpora/ beside the runs, where `train` finds them by itself. Each shard is a Parquet
     file with the columns id, source, rank (0 is the best), token_ids, text, log_prob and finished.

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+import functools
+import inspect
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UserError(Exception):
@@ -63,6 +66,35 @@ class NonFiniteLossError(UserError):
 def first_line(error: BaseException) -> str:
     """What a library says in the first line of an error; the error's name where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def told(error: BaseException) -> str:
+    """The exception's name and the first line of its text."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def place(error: BaseException, function: Callable[..., object] | None = None) -> str:
+    """`at FILE:LINE`, where the user's code raised.
+
+    That is the innermost frame in the file of `function`, or in any file where that has none. An
+    error in the very call, such as a wrong number of arguments, is placed at the definition.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is ours
+    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    if own or frames:
+        frame = (own or frames)[-1]
+        return f"at {frame.filename}:{frame.lineno}"
+    return f"at {code.co_filename}:{code.co_firstlineno}" if code is not None else "when called"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: by type, on GPUs and in Python, or by torch's words, on CPUs."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

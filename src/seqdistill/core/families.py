@@ -78,6 +78,8 @@ class TokenWeight(Member):
 
     reads: tuple[str, ...] = ()
     """The attributes of the observation that it looks at beside masks, ids, origins, extras."""
+    extras: tuple[str, ...] = ()
+    """The columns of the data that it looks at; `{name}` is the column that a parameter names."""
     selects: bool = False
     """A weight of 0 leaves its position out: of the head's work, and of the term's logged mean."""
     leaves_count: bool = False
@@ -85,6 +87,10 @@ class TokenWeight(Member):
     on_policy: bool = False
     """The term is an expectation over whole sequences that the present student samples: a policy
     gradient. Every token weighs 1 in it, whatever the reduction, and sequences are counted."""
+
+    def columns(self, given: object) -> tuple[str, ...]:
+        """The columns of the data that it looks at with these parameters."""
+        return tuple(column.format_map(vars(given)) for column in self.extras)
 
     @property
     def needs_teacher(self) -> bool:

@@ -8,15 +8,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar, cast, dataclass_transform
 
 import pydantic
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from seqdistill.core.errors import RecipeError, UserError, did_you_mean
+from seqdistill.core.errors import (
+    RecipeError,
+    UserError,
+    did_you_mean,
+    is_out_of_memory,
+    place,
+    told,
+)
 from seqdistill.core.schedules import Schedule
 
+_LOG = logging.getLogger(__name__)
 _CONFIG = pydantic.ConfigDict(extra="forbid", use_attribute_docstrings=True)
 T = TypeVar("T")
 
@@ -46,6 +55,25 @@ class Member:
     def function(self) -> Callable[..., Any]:
         """What does the work."""
         return resolved(self.target)
+
+    def call(self, family: str, *given: object, **arguments: object) -> Any:
+        """What the function gives.
+
+        Raises UserError, which says where, for whatever a user's own raises; the traceback is
+        logged. Memory that ran out is told as such.
+        """
+        try:
+            return self.function(*given, **arguments)
+        except Exception as error:
+            own = not isinstance(self.target, str)
+            if not own or isinstance(error, UserError) or is_out_of_memory(error):
+                raise
+            _LOG.info("what the %s %s raised", family, self.name, exc_info=True)
+            raise UserError(
+                f"the {family} {self.name!r} must give a value for every batch, but "
+                f"{self.function.__qualname__} raised {told(error)} "
+                f"{place(error, self.function)}; fix the function (--verbose shows its traceback)"
+            ) from error
 
 
 def resolved(target: Callable[..., Any] | str) -> Callable[..., Any]:

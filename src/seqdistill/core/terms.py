@@ -1,6 +1,6 @@
 """One part of an objective: a divergence x token weights x a factor, and which parts go together.
 
-The rules stand here alone, without torch: recipes are checked and objectives are built by them.
+The rules stand here alone, without torch: recipes are checked by them.
 """
 
 from __future__ import annotations

@@ -83,6 +83,11 @@ class EpochBatches:
         self._order, self._cuts = order, cuts
         self._shuffled = torch.randperm(len(cuts) - 1, generator=generator).tolist()
 
+    @property
+    def largest(self) -> int:
+        """How many examples the largest batch of this epoch has."""
+        return int(np.diff(self._cuts).max())
+
     def next(self) -> list[int]:
         """Indices of this rank's next batch."""
         everyones = [self._next_of_all() for _ in range(self._world_size)]

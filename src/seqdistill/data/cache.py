@@ -6,13 +6,11 @@ again. Any of it may be deleted at any time.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import mmap
 import os
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,17 +22,13 @@ from filelock import FileLock
 from seqdistill.core.errors import DataError
 from seqdistill.data.tables import Notes, Stored, in_memory, put_away
 from seqdistill.records.atomic import new_file, write_json
-from seqdistill.records.fingerprint import of_file, of_settings
+from seqdistill.records.fingerprint import of_settings
 
 _LOG = logging.getLogger(__name__)
 FOLDER_VARIABLE = "SEQDISTILL_CACHE"
 """The environment variable that names the folder of the cache."""
 CACHED_FROM_BYTES = 4 * 2**20
 """Smaller data stay in memory: making them again takes a second."""
-_LARGE_FILE = 64 * 2**20
-"""Smaller files are read in a blink."""
-_SETTLED_SECONDS = 2.0
-"""A file written a moment ago may be written again without a new time of change."""
 VERSION = 2
 """Of what is in the files: another version finds none of the older ones."""
 
@@ -44,29 +38,6 @@ def cache_folder() -> Path:
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdistill"
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes; a large file that is as it was is read once for all runs.
-
-    As it was is one at the same place, of the same size and with the same times of change.
-    """
-    try:
-        found = path.stat()
-    except OSError:
-        return of_file(path)  # says what is wrong
-    if found.st_size < _LARGE_FILE or time.time() - found.st_ctime < _SETTLED_SECONDS:
-        return of_file(path)
-    known_by = [os.path.realpath(path), found.st_ino, found.st_size]
-    known_by += [found.st_mtime_ns, found.st_ctime_ns]
-    note = cache_folder() / "files" / f"{of_settings(known_by)[:32]}.json"
-    try:
-        return str(json.loads(note.read_bytes())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        digest = of_file(path)
-    with contextlib.suppress(OSError):  # a cache that cannot be written is reported by `stored`
-        write_json(note, {"file": str(path), "sha256": digest})
-    return digest
 
 
 def stored(
@@ -132,7 +103,7 @@ def _opened(path: Path, tell: Callable[..., None]) -> Stored | None:
         with open(path, "rb") as stream:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
-        return Stored(table, str(facts["fingerprint"]), dict(facts["notes"]), mapped)
+        return Stored(table, str(facts["fingerprint"]), dict(facts["notes"]), (mapped,))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Collection
+from typing import Literal
 
 from seqdistill.core.errors import DataError, did_you_mean
 
@@ -35,6 +36,9 @@ _CHANGE_MEANING = (
 _BOOKKEEPING = frozenset({ID, "idx", "index", "__index_level_0__"})
 _NUM_LISTED = 20
 _LOG = logging.getLogger(__name__)
+Targets = Literal["needed", "optional", "unread"]
+"""`optional`: sources alone are enough, and a target that is there is read. `unread`: no example
+has one, whatever the rows hold, and columns that are named for targets need not be there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,7 @@ class ColumnChoice:
     target_column: str | None = None
     source_language: str | None = None
     target_language: str | None = None
-    need_target: bool = True
+    targets: Targets = "needed"
     ignore_columns: tuple[str, ...] = ()
     """Columns, and keys of turns, that are left out knowingly."""
     extra_columns: tuple[str, ...] = ()
@@ -97,6 +101,8 @@ def named_pair(names: Collection[str], choice: ColumnChoice) -> tuple[str, str |
     None when no convention fits. Raises DataError for a chosen column that is not there.
     """
     source, target = choice.source_column, choice.target_column
+    if choice.targets == "unread" and target not in names:
+        target = None
     for chosen in (source, target):
         if chosen is not None and chosen not in names:
             raise DataError(
@@ -180,8 +186,11 @@ def _sides(
         return (*pair, None)
     if TRANSLATION in names:
         return TRANSLATION, None, (choice.source_language, choice.target_language)
-    sources = [source for source, _ in PAIRS[:-1]] + [INSTRUCTION, PAIRS[-1][0]]
-    for source in [MESSAGES] if choice.need_target else [MESSAGES, *sources]:
+    sources = [*(source for source, _ in PAIRS[:-1]), INSTRUCTION, PAIRS[-1][0]]
+    lone = [MESSAGES] if choice.targets == "needed" else [MESSAGES, *sources]
+    if choice.targets == "unread" and choice.source_language is not None:
+        lone.append(choice.source_language)
+    for source in lone:
         if source in names:
             return source, None, None
     for source, target in PAIRS:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from seqdistill.data.tables import Table
 
@@ -89,6 +91,15 @@ class ExampleTable(Table[Example]):
         """Whether any of the stored rows is a conversation."""
         messages = self._stored.table.column("messages")
         return bool(messages.null_count < len(messages))
+
+    def with_id_prefix(self, prefix: str) -> ExampleTable:
+        """The same examples, each id with the prefix before it."""
+        table = self._stored.table
+        ids = pc.binary_join_element_wise(prefix, table.column("id"), "")
+        renamed = table.set_column(0, self.schema.field("id"), ids)
+        fingerprint = hashlib.sha256(f"{self._stored.fingerprint} {prefix}".encode()).hexdigest()
+        stored = dataclasses.replace(self._stored, table=renamed, fingerprint=fingerprint)
+        return ExampleTable(stored, self._rows, self._edits)
 
     def named(self, example_id: str) -> Example:
         """The example of that id."""

@@ -131,7 +131,7 @@ def _cells(
     if isinstance(line, RowError):
         return line
     cells = line.split("\t")
-    if len(cells) == 1 and len(names) == 2 and not choice.need_target:
+    if len(cells) == 1 and len(names) == 2 and choice.targets != "needed":
         return {layout.source: cells[0]}
     if len(cells) != len(names):
         wanted = f"{len(names)} columns with tabs between them"
@@ -148,8 +148,8 @@ def _is_header(path: Path, cells: list[str], choice: ColumnChoice) -> bool:
         pair = named_pair(cells, choice)
     except DataError as error:
         raise DataError(f"{path}:1: the header's {error}") from error
-    is_lone_source = len(cells) == 1 and cells[0] in dict(PAIRS) and not choice.need_target
-    return pair is not None or is_lone_source
+    is_lone_source = len(cells) == 1 and cells[0] in dict(PAIRS)
+    return pair is not None or (is_lone_source and choice.targets != "needed")
 
 
 def _warn_of_header(path: Path, first: str | RowError, second: str | RowError | None) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.core.hub import may_be_hub_dataset, sibling_hint
 from seqdistill.data.bundled import SCHEME, SPLITS, read_bundled
-from seqdistill.data.cache import file_digest, stored
-from seqdistill.data.columns import ColumnChoice, check_no_extras
+from seqdistill.data.cache import stored
+from seqdistill.data.columns import ColumnChoice, Targets, check_no_extras
 from seqdistill.data.examples import ExampleTable
 from seqdistill.data.files import aligned_rows, jsonl_rows, parquet_rows, source_rows, tsv_rows
 from seqdistill.data.rows import Rows, examples_of
+from seqdistill.records.fingerprint import of_file
 
 EXTENSIONS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
 
@@ -29,7 +30,7 @@ def read_examples(
     target_column: str | None = None,
     source_language: str | None = None,
     target_language: str | None = None,
-    need_target: bool = True,
+    targets: Targets = "needed",
     ignore_columns: Sequence[str] = (),
     extra_columns: Sequence[str] = (),
 ) -> ExampleTable:
@@ -40,8 +41,8 @@ def read_examples(
     `:configuration` where it has several. `split` ("train", "dev" or "test") chooses among the
     parts of a bundled corpus or of a data set. Columns are found by name (see `columns.PAIRS`;
     `translation`; `messages`) unless given; those in `extra_columns` hold numbers, and columns and
-    keys of turns in `ignore_columns` are as if they were not there. With `need_target` False
-    sources alone are enough, a .txt file among them, and a missing target is None.
+    keys of turns in `ignore_columns` are as if they were not there. Where `targets`
+    are not needed, sources alone are enough, a .txt file among them: see `columns.Targets`.
 
     An id is the value of the column `id`, else the number of the row counted from 1. What is large
     is read and checked once, kept in the cache, and mapped into memory. Raises DataError, naming
@@ -56,14 +57,17 @@ def read_examples(
         target_column,
         source_language,
         target_language,
-        need_target,
+        targets,
         tuple(ignore_columns),
         tuple(extra_columns),
     )
     path = Path(spec)
     if spec.startswith(SCHEME):
         check_no_extras(spec, choice)
-        return ExampleTable.of(read_bundled(spec, split=split))
+        bundled = read_bundled(spec, split=split)
+        if targets == "unread":
+            bundled = [example.without_reference() for example in bundled]
+        return ExampleTable.of(bundled)
     if not spec.strip():
         raise DataError("data must be named by a file, folder or hub name, got an empty name")
     if path.is_dir() or (not path.exists() and may_be_hub_dataset(spec)):
@@ -86,7 +90,7 @@ def read_examples(
     if len(paths) == 2 or not _extension(path).startswith((".jsonl", ".parquet", ".tsv")):
         check_no_extras(spec, choice)
     size = sum(path.stat().st_size for path in paths) * packed
-    return _table(lambda: _rows(paths, choice), choice, lambda: [*map(file_digest, paths)], size)
+    return _table(lambda: _rows(paths, choice), choice, lambda: [*map(of_file, paths)], size)
 
 
 def _table(
@@ -96,7 +100,7 @@ def _table(
     found = stored(
         "rows",
         lambda: [content(), dataclasses.asdict(choice)],
-        lambda: ExampleTable.batches_of(examples_of(make(), need_target=choice.need_target)),
+        lambda: ExampleTable.batches_of(examples_of(make(), targets=choice.targets)),
         ExampleTable.schema,
         num_bytes=size,
     )
@@ -114,7 +118,7 @@ def _rows(paths: list[Path], choice: ColumnChoice) -> Rows:
             return jsonl_rows(path, choice)
         case ".parquet" if not path.name.endswith(".gz"):
             return parquet_rows(path, choice)
-        case ".txt" if not choice.need_target:
+        case ".txt" if choice.targets != "needed":
             return source_rows(path)
         case ".txt":
             raise DataError(

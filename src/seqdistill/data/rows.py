@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, cast
 
 from seqdistill.core.errors import DataError, did_you_mean
-from seqdistill.data.columns import ID, REASONING, SYSTEM, TOOLS, TRANSLATION, Layout, listed
+from seqdistill.data.columns import (
+    ID,
+    REASONING,
+    SYSTEM,
+    TOOLS,
+    TRANSLATION,
+    Layout,
+    Targets,
+    listed,
+)
 from seqdistill.data.examples import Example, Turn
 
 Row = Mapping[str, object]
@@ -54,7 +63,7 @@ class Rows:
         return f"{self.file}:{number}" if self.unit == "line" else f"{self.file}, row {number}"
 
 
-def examples_of(rows: Rows, *, need_target: bool) -> Iterator[Example]:
+def examples_of(rows: Rows, *, targets: Targets) -> Iterator[Example]:
     """One example a row, in order. An id is the row's `id`, else its number counted from 1.
 
     Raises DataError in the end for values that are missing, not text or empty, for ids that come
@@ -67,7 +76,7 @@ def examples_of(rows: Rows, *, need_target: bool) -> Iterator[Example]:
         try:
             if isinstance(row, RowError):
                 raise row
-            example = _example(row, rows.layout, number=number, need_target=need_target)
+            example = _example(row, rows.layout, number=number, targets=targets)
             if rows.layout.has_id and first_numbers.setdefault(example.id, number) != number:
                 first = rows.place(first_numbers[example.id])
                 raise RowError(f"id must be unique, found {example.id!r} here and in {first}")
@@ -89,8 +98,8 @@ def examples_of(rows: Rows, *, need_target: bool) -> Iterator[Example]:
         raise DataError("\n".join([wrong, *shown, *more]))
 
 
-def _example(row: Row, layout: Layout, *, number: int, need_target: bool) -> Example:
-    example = _texts(row, layout, number=number, need_target=need_target)
+def _example(row: Row, layout: Layout, *, number: int, targets: Targets) -> Example:
+    example = _texts(row, layout, number=number, targets=targets)
     if not layout.extras:
         return example
     extras = {name: _finite(row.get(name), name) for name in layout.extras}
@@ -108,23 +117,26 @@ def _finite(value: object, name: str) -> float:
     return found
 
 
-def _texts(row: Row, layout: Layout, *, number: int, need_target: bool) -> Example:
+def _texts(row: Row, layout: Layout, *, number: int, targets: Targets) -> Example:
     example_id = _id(row) if layout.has_id else str(number)
-    (source_name, source), (target_name, target) = _sides(row, layout, need_target=need_target)
+    (source_name, source), (target_name, target) = _sides(row, layout, targets=targets)
+    if targets == "unread":
+        target = None
     answer: Turn | None = None
     if isinstance(source, list):
         turns = _turns(source, source_name, layout.ignored)
         if layout.target is not None:
-            answer = _answer(target, target_name, layout, need_target=need_target)
+            answer = _answer(target, target_name, layout, targets=targets)
         elif turns and turns[-1].role == "assistant":
             turns, answer = turns[:-1], turns[-1]
-        elif need_target:
+        elif targets == "needed":
             found = f"one of {turns[-1].role!r}" if turns else "no turns"
             raise RowError(f"{source_name} must end with a turn of the assistant, found {found}")
         if not turns:
             raise RowError(f"{source_name} must hold a turn to answer, found none")
+        answer = None if targets == "unread" else answer
         return _conversation(example_id, row, layout, turns, answer)
-    if layout.target is None and layout.languages is None and need_target:
+    if layout.target is None and layout.languages is None and targets == "needed":
         raise RowError(
             f"{source_name} must be a list of messages, found {_kind(source)} and no target; "
             "if another column is the target, name it with data.target_column"
@@ -132,7 +144,7 @@ def _texts(row: Row, layout: Layout, *, number: int, need_target: bool) -> Examp
     text = _text(source, source_name)
     if layout.about is not None and _is_given(row.get(layout.about)):
         text = f"{text}\n\n{_text(row.get(layout.about), layout.about)}"
-    said = _text(target, target_name) if need_target or _is_given(target) else None
+    said = _text(target, target_name) if targets == "needed" or _is_given(target) else None
     if layout.of_chat:
         answer = None if said is None else Turn("assistant", said)
         return _conversation(example_id, row, layout, (Turn("user", text),), answer)
@@ -182,7 +194,7 @@ def _json(value: object, name: str) -> str:
 
 
 def _sides(
-    row: Row, layout: Layout, *, need_target: bool
+    row: Row, layout: Layout, *, targets: Targets
 ) -> tuple[tuple[str, object], tuple[str, object]]:
     """Name and value of the source and of the target."""
     sides = row.get(layout.source)
@@ -194,7 +206,8 @@ def _sides(
             f"{TRANSLATION} must be a dictionary from language to text, such as "
             f"{{'en': ..., 'de': ...}}, found {_kind(sides)}"
         )
-    source, target = _languages([*map(str, sides)], layout.languages, need_target=need_target)
+    wanted = layout.languages if targets != "unread" else (layout.languages[0], None)
+    source, target = _languages([*map(str, sides)], wanted, targets=targets)
     return (
         (f"{TRANSLATION}[{source!r}]", sides.get(source)),
         (f"{TRANSLATION}[{target!r}]", sides.get(target)),
@@ -202,7 +215,7 @@ def _sides(
 
 
 def _languages(
-    found: list[str], wanted: tuple[str | None, str | None], *, need_target: bool
+    found: list[str], wanted: tuple[str | None, str | None], *, targets: Targets
 ) -> tuple[str, str | None]:
     """The languages of source and target: those that are wanted, and the only other one."""
     for language in wanted:
@@ -213,7 +226,7 @@ def _languages(
                 "a recipe gives both, as key:code"
             )
     source, target = wanted
-    if source is not None and (target is not None or not need_target):
+    if source is not None and (target is not None or targets != "needed"):
         return source, target
     others = [language for language in found if language not in wanted]
     if wanted != (None, None) and len(others) == 1:
@@ -288,9 +301,9 @@ def _joined(parts: list[object], name: str) -> str:
     return "".join(texts)
 
 
-def _answer(value: object, name: str, layout: Layout, *, need_target: bool) -> Turn | None:
+def _answer(value: object, name: str, layout: Layout, *, targets: Targets) -> Turn | None:
     """A completion as a turn, which is a string or a list of one assistant turn."""
-    if not need_target and (not _is_given(value) or value == []):
+    if targets != "needed" and (not _is_given(value) or value == []):
         return None
     if not isinstance(value, list):
         return Turn("assistant", _text(value, name))

@@ -36,12 +36,22 @@ class Stored:
     table: Any
     fingerprint: str
     notes: Notes
-    mapped: mmap.mmap | None = None
+    mapped: tuple[mmap.mmap, ...] = ()
 
     def release(self) -> None:
-        """Takes the pages of a mapped file out of this process's memory; they stay readable."""
-        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self.mapped.madvise(mmap.MADV_DONTNEED)
+        """Takes the pages of mapped files out of this process's memory; they stay readable."""
+        for mapped in self.mapped if hasattr(mmap, "MADV_DONTNEED") else ():
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+    def followed_by(self, other: Stored) -> Stored:
+        """The rows of both tables, copied nowhere."""
+        joined = hashlib.sha256(f"{self.fingerprint} {other.fingerprint}".encode()).hexdigest()
+        return Stored(
+            pa.concat_tables([self.table, other.table]),
+            joined,
+            Counter(self.notes) + Counter(other.notes),
+            (*self.mapped, *other.mapped),
+        )
 
 
 def put_away(
@@ -137,6 +147,16 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     def edited(self: This, name: str, edit: Callable[[Any], Any]) -> This:
         """The rows, each as `edit` shows it; `name` says what that is a function of."""
         return type(self)(self._stored, self._rows, (*self._edits, (name, edit)))
+
+    def followed_by(self: This, other: This) -> This:
+        """These rows and then the other table's; neither may be edited."""
+        assert not (self._edits or other._edits), "edits hold for all rows of a table"
+        both = type(self)(self._stored.followed_by(other._stored))
+        places = [
+            np.arange(table._stored.table.num_rows) if table._rows is None else table._rows
+            for table in (self, other)
+        ]
+        return both.select(np.concatenate([places[0], places[1] + self._stored.table.num_rows]))
 
     @property
     def ids(self) -> list[str]:

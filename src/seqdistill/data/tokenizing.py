@@ -45,8 +45,8 @@ class TextTokenizer:
     ) -> None:
         self._tokenizer, self._noted = tokenizer, noted
         self._marks = marks(tokenizer, ends)
-        longest_first = sorted(self._marks, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        each_before_its_beginnings = sorted(self._marks, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, each_before_its_beginnings)) or r"(?!)")
 
     def note(self, texts: Iterable[str]) -> bool:
         """Counts the texts that hold marks; whether any does."""

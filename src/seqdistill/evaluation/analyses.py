@@ -17,7 +17,7 @@ from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.likelihood import ReferencePredictions
 from seqdistill.evaluation.settings import EvaluationSettings, measured, scored
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
 from seqdistill.metrics.bootstrap import paired_bootstrap
 from seqdistill.metrics.corpus_metrics import CorpusMetric
 from seqdistill.metrics.diversity import repetition_rate, self_bleu
@@ -27,6 +27,7 @@ from seqdistill.metrics.likelihood import (
     perplexity_statistics,
 )
 from seqdistill.metrics.score import SummedStatistics, mean_statistics
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import Decoded, EntropyCurve, Sampled, Score, Value
 
 

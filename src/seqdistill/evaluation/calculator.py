@@ -19,8 +19,9 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation.settings import EvaluationSettings, scored
-from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.metrics.arithmetic import decimal_text, evaluate, numbers_in, rounded_text
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import Calculated
 
 _LOG = logging.getLogger(__name__)

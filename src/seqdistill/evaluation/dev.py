@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.metrics.corpus_metrics import LOSS, CorpusMetric, corpus_metrics
 from seqdistill.metrics.scripts import SPACED, Units
+from seqdistill.recipe.sequences_schema import Decoding
 
 _LOG = logging.getLogger(__name__)
 _ZEROS = 2

@@ -7,11 +7,11 @@ a few positions at a time. Averages nothing: see `metrics`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from seqdistill.core.head import Head
@@ -23,7 +23,7 @@ from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.divergences import NEGLIGIBLE_LOG_PROB
 from seqdistill.objectives.fused import nats_of, target_part
 
-_CHUNK_LOGITS = 4_000_000
+CHUNK_LOGITS = 4_000_000
 """Logits at the same time: 16 MB in fp32, so that the passes over them stay in the cache."""
 
 
@@ -59,12 +59,17 @@ def reference_predictions(
         batch = collator([examples[i] for i in indices]).to(device)
         states, mask = model.states(batch), batch.target_mask
         predicted = _predictions(states.hidden[mask], states.head, batch.target_ids[mask])
-        # (positions,) of all examples, one after another -> one array an example
-        ends = mask.sum(dim=1).cumsum(dim=0)[:-1].tolist()
-        pieces = [np.split(values.cpu().numpy(), ends) for values in predicted]
-        found |= zip(indices, zip(*pieces, strict=True), strict=True)
+        found |= zip(indices, split_by_example(predicted, mask), strict=True)
     nats, entropy, top = zip(*(found[i] for i in range(len(examples))), strict=True)
     return ReferencePredictions(tuple(e.target_ids for e in examples), nats, entropy, top)
+
+
+def split_by_example(
+    values: Sequence[Shaped[Tensor, " positions"]], mask: Bool[Tensor, "batch time"]
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """For each row of `mask` its part of every tensor over all positions where the mask is True."""
+    ends = mask.sum(dim=1).cumsum(dim=0)[:-1].tolist()
+    return zip(*(np.split(each.cpu().numpy(), ends) for each in values), strict=True)
 
 
 def _predictions(
@@ -72,7 +77,7 @@ def _predictions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Nats of the targets and entropies in fp64, and likeliest tokens."""
     nats, entropies, top_ids = [], [], []
-    size = max(1, _CHUNK_LOGITS // head.vocab_size)
+    size = max(1, CHUNK_LOGITS // head.vocab_size)
     for rows, targets in zip(torch.split(hidden, size), torch.split(target_ids, size), strict=True):
         logits = head.logits(rows)
         top_ids.append(logits.argmax(dim=-1))

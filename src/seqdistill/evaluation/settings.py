@@ -9,12 +9,12 @@ from typing import TypedDict
 import numpy as np
 
 from seqdistill.core.generators import derived_seed
-from seqdistill.generation.decoding import Decoding
 from seqdistill.metrics.bootstrap import with_interval
 from seqdistill.metrics.corpus_metrics import CorpusMetric, corpus_metrics
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.scripts import SPACED, Units
 from seqdistill.recipe.schema import EvaluationSection
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import Metric, Score, Value
 
 

@@ -18,8 +18,9 @@ from seqdistill.core.source import Source
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.evaluation.systems import Measured, SystemResult, SystemSource
-from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.metrics.scripts import pieces
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import START, Value
 
 _SENTENCES = 128

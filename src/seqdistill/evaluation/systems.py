@@ -21,13 +21,15 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import analyses
 from seqdistill.evaluation.calculator import calculated
 from seqdistill.evaluation.likelihood import ReferencePredictions, reference_predictions
+from seqdistill.evaluation.on_policy import forced, texts_after_wrong_token
 from seqdistill.evaluation.settings import EvaluationSettings
-from seqdistill.generation.decoding import Decoding, Hypothesis, SequenceGenerator
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
 from seqdistill.metrics.bootstrap import paired_approximate_randomization, paired_bootstrap
 from seqdistill.metrics.diversity import repetition_rate
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.soundness import faults_of, fraction_kept
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import START, CopyAgreement, Mode, PairedTest, System
 
 _LOG = logging.getLogger(__name__)
@@ -87,6 +89,8 @@ class SystemResult:
     """One for each temperature that the settings name."""
     predictions: ReferencePredictions | None = None
     """Of the references; None where the outputs alone were measured."""
+    forced_texts: tuple[str, ...] | None = None
+    """Greedy outputs after one wrong token; None where the settings do not ask for them."""
 
     def with_row(self, **fields: object) -> SystemResult:
         """The same with these fields of the row."""
@@ -202,7 +206,7 @@ def evaluate_system(
     *,
     teacher: SystemResult | None,
 ) -> SystemResult:
-    """Everything about one system but its speed: its outputs, and what it predicts.
+    """Everything that one system alone shows but its speed: its outputs, and what it predicts.
 
     Predictions are the model's own, not its converted copy's.
     """
@@ -212,7 +216,15 @@ def evaluate_system(
     if teacher is not None and teacher.predictions is not None:
         agreement = analyses.token_agreement(predictions, teacher.predictions, settings)
     result = result.with_row(**analyses.predicted(predictions, settings), agreement_top1=agreement)
-    return dataclasses.replace(result, predictions=predictions)
+    texts = None
+    if settings.section.on_policy:
+        texts = texts_after_wrong_token(
+            system.model, system.tokenizer, system.examples, result.greedy.best, settings
+        )
+    if texts is not None:
+        greedy = result.greedy.statistics[settings.main_metric.name]
+        result = result.with_row(forced=forced(texts, greedy, references, settings))
+    return dataclasses.replace(result, predictions=predictions, forced_texts=texts)
 
 
 def compare_systems(

@@ -15,8 +15,9 @@ from seqdistill.core.completions import Completions
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.source import Source, token_ids_of
 from seqdistill.generation.ctranslate2_model import CTranslate2Model, torch_threads_kept
-from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.decoding import Hypothesis
 from seqdistill.generation.model_facts import check_lengths
+from seqdistill.recipe.sequences_schema import Decoding
 
 _log = logging.getLogger(__name__)
 

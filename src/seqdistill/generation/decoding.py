@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from seqdistill.core.source import Source
-from seqdistill.recipe.sequences_schema import Decoding as Decoding
+from seqdistill.recipe.sequences_schema import Decoding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,6 @@ from seqdistill.core.completions import Completions
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import named_generator
 from seqdistill.core.source import Source
-from seqdistill.generation.decoding import Decoding
 from seqdistill.generation.model_facts import (
     ModelFacts,
     check_lengths,
@@ -43,9 +42,10 @@ from seqdistill.generation.model_facts import (
     writing_below,
 )
 from seqdistill.generation.scoring import CachedModel
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
+from seqdistill.recipe.sequences_schema import Decoding
 
 Precision = Literal["fp32", "bf16"]
 _LOOK_EVERY = {"cpu": 1}
@@ -76,7 +76,7 @@ def prove_steps(model: PreTrainedModel, facts: ModelFacts) -> None:
     Its modes stay as they are.
     """
     with evaluation_mode(model), writing(model.device, "fp32"):
-        adapt(model)
+        SequenceModel(model)
         tried = [facts.end_id] if facts.kind == "causal" else modality_of(model).tiny(model)
         CachedModel(model, facts).begin([tried])
 
@@ -117,6 +117,23 @@ class TransformersSampler:
 
     def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
+        return self._written(prompts, seed, None)
+
+    def greedy_after_wrong_token(
+        self, prompts: Sequence[Source], places: Sequence[int]
+    ) -> Completions:
+        """The greedy sequence of every prompt, but for one token that is forced to be another.
+
+        At its place, from 0, stands the second likeliest token; it is chosen among those that end
+        nothing, since no sequence goes on from an end. What follows is greedy again. Nothing is
+        forced at a place of -1, or one beyond the sequence's end. `decoding` must be greedy.
+        """
+        assert self.decoding.mode == "beam", "samples are not forced"
+        return self._written(prompts, 0, places)
+
+    def _written(
+        self, prompts: Sequence[Source], seed: int, wrong_at: Sequence[int] | None
+    ) -> Completions:
         decoding, device = self.decoding, self.model.device
         every = [(model, self._facts(model), share) for model, share in self._models()]
         with contextlib.ExitStack() as stack:
@@ -128,7 +145,8 @@ class TransformersSampler:
                 (CachedModel(m, facts), math.log(share)) for m, facts, share in every if share
             ]
             mixture = _Mixture(models, decoding, self.vocab_size)
-            return _Written(mixture, prompts, every[0][1].end_ids, seed, device).completions()
+            ends = every[0][1].end_ids
+            return _Written(mixture, prompts, ends, seed, device, wrong_at).completions()
 
     def _facts(self, model: PreTrainedModel) -> ModelFacts:
         facts = facts_of(model, self.tokenizer, kind=self.kind)
@@ -231,6 +249,7 @@ class _Written:
         end_ids: Sequence[int],
         seed: int,
         device: torch.device,
+        wrong_at: Sequence[int] | None,
     ) -> None:
         decoding = distribution.decoding
         shape = (len(prompts), decoding.max_new_tokens)
@@ -238,6 +257,8 @@ class _Written:
         uniforms = torch.rand(*shape, dtype=torch.float64, generator=random).to(device)
         # A number a prompt and step to draw by; None for greedy.
         self.uniforms = uniforms if decoding.mode == "sample" else None
+        # Where each row's token is forced to be another; None for nowhere.
+        self.wrong_at = None if wrong_at is None else torch.tensor(wrong_at, device=device)
         self.ends = torch.tensor(end_ids, device=device)
         self.token_ids = torch.full(shape, -1, device=device)
         self.log_probs = torch.zeros(shape, device=device)
@@ -277,7 +298,12 @@ class _Written:
     ) -> Int[Tensor, " batch"]:
         """The likeliest tokens, or tokens drawn by inverting the cumulative distribution."""
         if self.uniforms is None:
-            return log_probs.argmax(dim=-1)
+            likeliest = log_probs.argmax(dim=-1)
+            if self.wrong_at is None:
+                return likeliest
+            others = log_probs.scatter(1, likeliest[:, None], -torch.inf)
+            others.index_fill_(1, self.ends, -torch.inf)
+            return torch.where(self.wrong_at[rows] == step, others.argmax(dim=-1), likeliest)
         cumulative = log_probs.exp().cumsum(dim=-1, dtype=torch.float64)
         # In (0, whole mass]: the first symbol that reaches it has a probability above zero.
         level = (1.0 - self.uniforms[rows, step])[:, None] * cumulative[:, -1:]

@@ -20,7 +20,7 @@ from seqdistill.core.batch import Kind
 from seqdistill.core.batches import equal_length_batches, padded_batches
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.source import Source, padded_ids, token_ids_of
-from seqdistill.generation.decoding import Decoding, Hypothesis
+from seqdistill.generation.decoding import Hypothesis
 from seqdistill.generation.model_facts import (
     ModelFacts,
     check_lengths,
@@ -30,6 +30,7 @@ from seqdistill.generation.model_facts import (
 from seqdistill.generation.scoring import token_log_probs
 from seqdistill.models.dropout import evaluation_mode
 from seqdistill.models.modalities import modality_of
+from seqdistill.recipe.sequences_schema import Decoding
 
 
 @dataclasses.dataclass(eq=False)

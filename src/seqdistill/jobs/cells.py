@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,27 @@ def recipe_hash(recipe: Recipe, *facts: object) -> str:
     return of_settings([settings, *facts])[:_NUM_DIGITS]
 
 
+def chained(
+    recipes: Sequence[Recipe], folder: Path, *facts: object
+) -> tuple[tuple[Recipe, ...], str]:
+    """The recipes, each with a run directory in `folder`, and the hash of the whole chain.
+
+    Each goes on from the student of the one before. A directory is named by the hash of what its
+    recipe, those before it and the facts say, so that cells share what they train alike.
+    """
+    placed: list[Recipe] = []
+    digest = ""
+    for recipe in recipes:
+        digest = recipe_hash(recipe, *facts, *([digest] if placed else []))
+        update: dict[str, object] = {}
+        if placed:
+            before = RunDirectory(placed[-1].output_dir).student_path
+            update["student"] = recipe.student.model_copy(update={"model": str(before)})
+        update["output_dir"] = str(folder / f"{recipe.method}-seed{recipe.seed}-{digest}")
+        placed.append(recipe.model_copy(update=update))
+    return tuple(placed), digest
+
+
 def run_cells(
     pending: Callable[[], Iterable[Cell]],
     measure: Callable[[Cell], list[Row]],
@@ -75,7 +96,7 @@ def run_cells(
 
     `pending` are those that can be stated with the rows kept so far and have none, in the order of
     running; it is asked again whenever one is done. `measure` runs in one of `jobs` processes,
-    `keep` in this one. Two cells that train the same student never run at once. After `until`
+    `keep` in this one. Two cells that write to the same run never do so at once. After `until`
     (monotonic seconds) none begins. A cell that failed is not tried again.
     """
     failed: dict[str, str] = {}
@@ -85,8 +106,8 @@ def run_cells(
             begun = {*failed, *(cell.name for cell in running.values())}
             waiting = [cell for cell in pending() if cell.name not in begun]
             while len(running) < jobs and time.monotonic() < until:
-                busy = {path for cell in running.values() for path in _trains(cell)}
-                cell = next((cell for cell in waiting if not busy & _trains(cell)), None)
+                busy = {path for cell in running.values() for path in _writes(cell)}
+                cell = next((cell for cell in waiting if not busy & _writes(cell)), None)
                 if cell is None:
                     break
                 waiting.remove(cell)
@@ -143,6 +164,7 @@ def _begin(threads: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _trains(cell: Cell) -> set[Path]:
-    paths = {Path(recipe.output_dir) for recipe in cell.recipes}
-    return {path for path in paths if not RunDirectory(path).is_finished}
+def _writes(cell: Cell) -> set[Path]:
+    """What it measures, and what it has to train before."""
+    runs = [RunDirectory(recipe.output_dir) for recipe in cell.recipes]
+    return {cell.run.path, *(run.path for run in runs if not run.is_finished)}

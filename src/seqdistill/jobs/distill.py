@@ -58,7 +58,8 @@ def distill(
 
     `teacher` and `student` are transformers folders or hub names; without a student, layers of the
     teacher are copied (set `student.encoder_layers` and `student.decoder_layers` in `overrides`).
-    `data` is a mapping with `train`, `dev` (optional) and `test`, or `bundled:en-de`. `method` is
+    `data` is a mapping with `train`, `test` and, where there are such, `dev` and `unlabelled`, or
+    `bundled:en-de`. `method` is
     a preset: see `seqdistill recipe list`. `overrides` sets any key of the recipe, such as
     {"training.steps": 2000, "training.learning_rate": 3e-4}. The same as `seqdistill train`,
     `evaluate` and `report` in turn.
@@ -112,9 +113,10 @@ def _splits(data: Data) -> Mapping[str, str | Path]:
                 f"{{'train': 'a.tsv', 'test': 'b.tsv'}}, or bundled:en-de, got {str(data)!r}."
             )
         return dict.fromkeys(("train", "dev", "test"), data)
-    unknown = sorted(set(data) - {"train", "dev", "test"})
+    unknown = sorted(set(data) - {"train", "dev", "test", "unlabelled"})
     if unknown or "train" not in data or "test" not in data:
         raise RecipeError(
-            f"data must have the keys train and test, and may have dev, got {sorted(data)}."
+            f"data must have the keys train and test, and may have dev and unlabelled, got "
+            f"{sorted(data)}."
         )
     return data

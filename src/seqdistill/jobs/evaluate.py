@@ -17,12 +17,14 @@ from transformers import PreTrainedTokenizerBase
 from seqdistill.assembly.data import chat_settings, read_split
 from seqdistill.assembly.decoding import TRANSFORMERS
 from seqdistill.assembly.judging import check_judging, judging_of, warn_of_cut_outputs
+from seqdistill.assembly.preparing import check_vocabularies
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import EngineError, RecipeError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import prompt_text
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.analyses import entropy_curve
+from seqdistill.evaluation.on_policy import ToTeacher, compared_on_own_samples
 from seqdistill.evaluation.settings import EvaluationSettings, described
 from seqdistill.evaluation.speed import measure_speed
 from seqdistill.evaluation.systems import (
@@ -38,7 +40,7 @@ from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.export import INT8_FOLDER, export_int8
 from seqdistill.jobs.logs import timed
 from seqdistill.jobs.systems import exported_system, on_transformers, systems_of
-from seqdistill.models.loading import load_config, load_tokenizer
+from seqdistill.models.loading import LoadedModel, load_config, load_tokenizer
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.environment import environment_facts
@@ -107,6 +109,11 @@ def evaluate_run(
         config = load_config(systems[-1].folder, trust_remote_code=trust_remote_code)
         kind: Kind = "seq2seq" if config.is_encoder_decoder else "causal"
         settings = evaluation_settings(recipe, examples, kind)
+        if settings.section.on_policy and recipe.teacher.model is None:
+            _LOG.warning(
+                "evaluation.on_policy finds the recovery rate alone, since the recipe names no "
+                "teacher.model to compare with"
+            )
         exported = exported_system(run, overrides)
         progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
         evaluation = _Evaluation(run, recipe, examples, settings, progress)
@@ -170,6 +177,7 @@ class _Evaluation:
         self, sources: Sequence[SystemSource], known_teacher: SystemResult | None
     ) -> list[Measured]:
         found: list[Measured] = []
+        beside: SystemUnderTest | None = None
         for source in sources:
             teacher = self._teacher(found)
             with timed(self.run, f"evaluate {source.name}"):
@@ -189,10 +197,35 @@ class _Evaluation:
                     result = evaluate_system(
                         system, self.references, self.settings, teacher=teacher
                     )
+                if self.settings.section.on_policy and teacher is not None:
+                    beside = beside or sources[0].load(engine="transformers")
+                    result = result.with_row(**self._to_teacher(system, beside))
                 del system  # before the next is loaded
             found.append((source, result))
             self.progress.advance(1, source.name)
         return found
+
+    def _to_teacher(self, system: SystemUnderTest, teacher: SystemUnderTest) -> ToTeacher:
+        """How far it is on the system's samples; nothing, with a warning, for other token ids."""
+        student, other = (
+            LoadedModel(each.model.module, each.tokenizer, each.name) for each in (system, teacher)
+        )
+        try:
+            vocab_size = check_vocabularies(student, other)
+        except UserError as error:
+            _LOG.warning(
+                "%s is not compared with the teacher on its own samples: %s", system.name, error
+            )
+            return {}
+        return compared_on_own_samples(
+            system.generator,
+            system.model,
+            teacher.model,
+            system.examples,
+            system.collator,
+            self.settings,
+            vocab_size=vocab_size,
+        )
 
     def copied(self, source: SystemSource, measured: Sequence[Measured]) -> list[Measured]:
         """The system's int8 copy, written and measured.
@@ -300,7 +333,8 @@ def _samples(
 def _outputs(
     examples: Sequence[Example], results: Sequence[SystemResult]
 ) -> list[dict[str, object]]:
-    """Every test example with each system's outputs: greedy, beam search, sampled."""
+    """Every test example with each system's outputs: greedy, beam search, sampled, forced."""
+    forced = {r.row.name: r.forced_texts for r in results if r.forced_texts is not None}
     return [
         {
             "id": example.id,
@@ -313,6 +347,7 @@ def _outputs(
                 }
                 for at, sampled in enumerate(results[0].sampled)
             },
+            **({"forced": {name: texts[i] for name, texts in forced.items()}} if forced else {}),
         }
         for i, example in enumerate(examples)
     ]

@@ -182,7 +182,7 @@ def _int8_generator(
 def _verification(verify_on: str | None, run: RunDirectory | None) -> ExampleTable:
     """Examples to compare an int8 copy on: given ones, or the run's own."""
     if verify_on is not None:
-        return read_examples(verify_on, split="test", need_target=False)
+        return read_examples(verify_on, split="test", targets="optional")
     if run is None:
         raise ModelError(
             "An int8 copy must be compared with the model on real sentences, but a model folder "
@@ -190,5 +190,5 @@ def _verification(verify_on: str | None, run: RunDirectory | None) -> ExampleTab
         )
     recipe = load_recipe(str(run.whole(run.recipe_path)))
     if recipe.data.test is not None:
-        return read_split(recipe, "test", need_target=False)
-    return read_split(recipe, "dev" if recipe.data.dev is not None else "train", need_target=False)
+        return read_split(recipe, "test", targets="optional")
+    return read_split(recipe, "dev" if recipe.data.dev is not None else "train", targets="optional")

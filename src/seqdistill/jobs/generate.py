@@ -22,12 +22,13 @@ from seqdistill.data.text_encoding import encode
 from seqdistill.evaluation.dev import best_texts
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.ctranslate2_model import is_converted
-from seqdistill.generation.decoding import Decoding, SequenceGenerator
+from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import check_lengths, check_output_length, pair_facts
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import load_pair
 from seqdistill.models.placement import Dtype, Placement, device_of
 from seqdistill.recipe.sections import Device
+from seqdistill.recipe.sequences_schema import Decoding
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,8 +38,7 @@ def read_rows(path: str, *, ignore_columns: Sequence[str] = ()) -> list[Example]
 
     Raises DataError for a file that cannot be read so.
     """
-    examples = read_examples(path, need_target=False, ignore_columns=ignore_columns)
-    return [Example(e.id, e.source, None, e.messages, tools=e.tools) for e in examples]
+    return [*read_examples(path, targets="unread", ignore_columns=ignore_columns)]
 
 
 def is_rows(path: str) -> bool:

@@ -17,10 +17,9 @@ from seqdistill.assembly.models import model_folder
 from seqdistill.core.errors import UserError
 from seqdistill.core.plugin_loading import plugin_files
 from seqdistill.data.bundled import SCHEME, corpus_file
-from seqdistill.data.cache import file_digest
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.recipe.schema import Recipe
-from seqdistill.records.fingerprint import MODEL_SUFFIXES
+from seqdistill.records.fingerprint import MODEL_SUFFIXES, of_file
 from seqdistill.records.run_directory import RunDirectory
 
 INPUTS = "inputs"
@@ -42,6 +41,7 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
     reward = recipe.objective.reward
     files = {
         "data.train": data_files(recipe.data.train),
+        "data.unlabelled": data_files(recipe.data.unlabelled),
         "data.dev": data_files(recipe.data.dev),
         "data.test": data_files(recipe.data.test),
         "teacher.model": _model_files(recipe.teacher.model),
@@ -51,7 +51,7 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
         "plugins": plugin_files(recipe.plugins),
     }
     return {
-        key: {name: file_digest(path) for name, path in found.items()}
+        key: {name: of_file(path) for name, path in found.items()}
         for key, found in files.items()
         if found
     }

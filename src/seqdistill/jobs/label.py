@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from seqdistill.assembly.corpus import Wanted, label_generator, label_with_teacher, wanted_corpus
-from seqdistill.assembly.data import read_split
+from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.core.errors import ModelError
 from seqdistill.core.progress import Progress
@@ -30,7 +30,7 @@ def label_data(recipe: Recipe, *, progress: Progress) -> Path:
     corpus of their own.
     """
     check_recipe(recipe, purpose="label")
-    examples = read_split(recipe, "train", need_target=False)
+    examples = read_split(recipe, "train", targets="optional")
     teacher = build_teacher(recipe)
     return label_with_teacher(recipe, teacher, examples, progress).folder
 
@@ -48,13 +48,13 @@ def check_labels(folder: Path) -> None:
 def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     """What `label_data` would do, as (label, text) pairs: a sample of the sources is timed."""
     check_recipe(recipe, purpose="label")
-    examples = read_split(recipe, "train", need_target=False)
+    examples = read_split(recipe, "train", targets="optional")
     teacher = build_teacher(recipe)
     wanted = wanted_corpus(recipe, teacher, examples)
     labels = planned_labels(recipe, teacher, wanted)
     return [
         ("would write to", str(wanted.folder)),
-        ("examples", f"{len(examples):,} of {recipe.data.train}"),
+        ("examples", counted_train(examples, recipe.data)),
         ("teacher's labels", labels),
         ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),
     ]

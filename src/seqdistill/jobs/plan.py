@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from seqdistill.assembly.corpus import wanted_corpus
-from seqdistill.assembly.data import read_split
+from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.preparing import Prepared, build_objective, prepare
 from seqdistill.assembly.sequences import build_source
 from seqdistill.assembly.teachers import live_teacher, states_bytes
@@ -139,7 +139,7 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
 def _data_facts(prepared: Prepared, labelled: Recipe) -> dict[str, str]:
     recipe, train = prepared.recipe, prepared.train
     left_out = f"{prepared.num_too_long:,} left out as too long"
-    facts = {"train examples": f"{len(train):,} ({left_out}) of {recipe.data.train}"}
+    facts = {"train examples": f"{counted_train(train, recipe.data)} ({left_out})"}
     for split, name in (("dev", recipe.data.dev), ("test", recipe.data.test)):
         facts[f"{split} examples"] = "none"
         if name is not None:
@@ -185,7 +185,8 @@ def _plan_of_chain(recipe: Recipe) -> Plan:
     for stage in stages:
         share = stage.pruning.sparsity
         pruned = "" if share is None else f", {share:.1%} of the weights pruned"
-        sized.append(f"{stage.method}: {stage.training.steps:,} updates{pruned}")
+        others = "" if stage.data.unlabelled is None else ", data.unlabelled among its examples"
+        sized.append(f"{stage.method}: {stage.training.steps:,} updates{pruned}{others}")
     return dataclasses.replace(
         plans[0],
         methods=(recipe.method,),

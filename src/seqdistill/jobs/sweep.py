@@ -20,7 +20,7 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import NoProgress
 from seqdistill.evaluation.systems import SystemResult, evaluate_system
-from seqdistill.jobs.cells import Cell, recipe_hash, run_cells, train_cell
+from seqdistill.jobs.cells import Cell, chained, run_cells, train_cell
 from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
 from seqdistill.jobs.systems import system_under_test
 from seqdistill.metrics.bootstrap import paired_bootstrap
@@ -28,9 +28,10 @@ from seqdistill.metrics.corpus_metrics import corpus_metrics, score_key_of
 from seqdistill.metrics.repetitions import mean, t_interval
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.scripts import Units
-from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.loading import Purpose, load_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sweep_schema import Sweep, Trial, trials
+from seqdistill.recipe.stages import unchained
+from seqdistill.recipe.sweep_schema import START, Sweep, Trial, trials
 from seqdistill.records import atomic
 from seqdistill.records.fingerprint import of_settings
 from seqdistill.records.locks import held
@@ -41,6 +42,8 @@ from seqdistill.report.sweep_page import sweep_page
 ROWS, DIFFERENCES, PAGE = "rows.parquet", "differences.parquet", "sweep.html"
 _NOT_A_SCORE = ("_low", "_high", "_sentences")
 _CONFIDENCE, _NUM_RESAMPLES = 0.95, 1000
+Values = dict[str, dict[str, float]]
+"""What the test set said of students, by cell and metric."""
 _TEACHERS: dict[str, SystemResult] = {}
 
 
@@ -67,7 +70,7 @@ def planned_cells(sweep: Sweep) -> dict[str, Cell]:
         except RecipeError as error:
             problems.setdefault(str(error), trial.name)
             continue
-        (recipe,) = cells[trial.name].recipes
+        recipe = cells[trial.name].recipes[-1]
         judged = f"{recipe.evaluation.metrics[0]} on {recipe.data.test}"
         first_name, first = judges.setdefault(str(trial.varied), (trial.name, judged))
         if judged != first:
@@ -117,12 +120,15 @@ def run_sweep(
 
 
 def _cell(sweep: Sweep, trial: Trial) -> Cell:
-    recipe = load_recipe(trial.recipe, trial.overrides, purpose="measure")
-    key = recipe_hash(recipe, trial.method)
-    folder = Path(sweep.output_dir) / "cells" / f"{trial.method}-seed{trial.seed}-{key}"
-    recipe = load_recipe(trial.recipe, [*trial.overrides, f"output_dir={folder}"])
+    folder = Path(sweep.output_dir) / "cells"
+    stages: list[Recipe] = []
+    for index, stage in enumerate(trial.stages):
+        overrides = [*trial.overrides(index), f"output_dir={folder}"]
+        purpose: Purpose = "continue" if index else "measure"
+        stages += unchained(load_recipe(stage.recipe, overrides, purpose=purpose))
+    recipes, digest = chained(stages, folder)
     facts = {"method": trial.method, **trial.varied, **trial.chosen, "seed": trial.seed}
-    return Cell(key, trial.name, (recipe,), facts)
+    return Cell(f"{trial.method}-{digest}", trial.name, recipes, facts)
 
 
 def _identity(row: Row) -> tuple[str, bool]:
@@ -130,38 +136,37 @@ def _identity(row: Row) -> tuple[str, bool]:
 
 
 def _pending(sweep: Sweep, cells: Mapping[str, Cell], rows: Sequence[Row]) -> Iterator[Cell]:
-    """What is missing: what chooses first, then, once a method has chosen, its students."""
+    """What is missing: starts, what chooses, then, once a method has chosen, its students."""
     there = {_identity(row) for row in rows if "error" not in row}
     tried = {_identity(row) for row in rows}
     scores = {row["cell"]: row["worth"] for row in rows if "worth" in row}
+    groups: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+    for trial in trials(sweep):
+        candidates = groups.setdefault((trial.method, str(trial.varied)), {})
+        candidates.setdefault(str(trial.chosen), []).append(cells[trial.name])
     chosen: list[Cell] = []
-    for name, method in sweep.methods.items():
-        shared = {**sweep.settings, **method.settings}
-        for varied in sweep.combinations():
-            options = [
-                [
-                    cells[Trial(name, method.recipe, varied, candidate, seed, shared).name]
-                    for seed in sweep.seeds
-                ]
-                for candidate in sweep.candidates()
-            ]
-            if len(options) > 1:
-                pilots = [dataclasses.replace(found[0], tested=False) for found in options]
-                for pilot in pilots:
-                    if (pilot.key, False) not in there:
-                        yield dataclasses.replace(pilot, name=f"{pilot.name} (dev)")
-                if any((pilot.key, False) not in tried for pilot in pilots):
-                    continue
-                options = [found for found in options if found[0].key in scores]
-            if options:
-                best: list[Cell] = max(options, key=lambda of: scores.get(of[0].key, 0.0))
-                chosen += best
+    for (method, _), candidates in groups.items():
+        options = list(candidates.values())
+        if method == START:
+            yield from (cell for cell in options[0] if (cell.key, True) not in there)
+            continue
+        if len(options) > 1:
+            pilots = [dataclasses.replace(found[0], tested=False) for found in options]
+            for pilot in pilots:
+                if (pilot.key, False) not in there:
+                    yield dataclasses.replace(pilot, name=f"{pilot.name} (dev)")
+            if any((pilot.key, False) not in tried for pilot in pilots):
+                continue
+            options = [found for found in options if found[0].key in scores]
+        if options:
+            best: list[Cell] = max(options, key=lambda of: scores.get(of[0].key, 0.0))
+            chosen += best
     yield from (cell for cell in chosen if (cell.key, True) not in there)
 
 
 def measured_rows(cell: Cell) -> list[Row]:
     """Trains a cell and measures it: one row a system and metric, or one of its score on dev."""
-    (run,) = train_cell(cell)
+    run = train_cell(cell)[-1]
     manifest = run.read_manifest()
     training = cast("dict[str, Any]", manifest["training"])
     facts = {
@@ -231,13 +236,17 @@ def _scores(system: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _differences(sweep: Sweep, cells: Mapping[str, Cell], rows: Sequence[Row]) -> list[Row]:
-    """By how much each method is better than the baseline, seed by seed and over seeds.
+    """By how much each method is better than the baseline and than its start, seed by seed and over
+    seeds.
 
-    Of one seed the interval is a paired bootstrap's over the test set; over several, Student's t of
-    the seeds' differences. Read from what the runs wrote for the test set.
+    Of one seed the interval is a paired bootstrap's over the test set, of what is not sampled; over
+    several, Student's t of the seeds' differences. Read from what the runs wrote for the test set.
     """
-    tested = {row["cell"] for row in rows if row.get("split") == "test" and "value" in row}
-    found = {cell.key: cell for cell in cells.values() if cell.key in tested}
+    values: Values = {}
+    for row in rows:
+        if row.get("split") == "test" and row.get("system") == "student":
+            values.setdefault(row["cell"], {})[row["metric"]] = row["value"]
+    found = {cell.key: cell for cell in cells.values() if cell.key in values}
     systems: dict[tuple[str, str], dict[int, Cell]] = {}
     for cell in found.values():
         varied = {key: cell.facts[key] for key in cell.facts if key not in sweep.choose}
@@ -245,19 +254,21 @@ def _differences(sweep: Sweep, cells: Mapping[str, Cell], rows: Sequence[Row]) -
         systems.setdefault((cell.facts["method"], varied_key), {})[cell.facts["seed"]] = cell
     compared: list[Row] = []
     for (method, varied_key), own in systems.items():
-        base = systems.get((sweep.base, varied_key), {})
-        if method != sweep.base:
-            shared = [(own[seed], base[seed]) for seed in own if seed in base]
-            compared += _of_seeds(shared, sweep)
+        for name in sweep.bases:
+            base = systems.get((name, varied_key), {})
+            if method not in (name, START):
+                shared = [(own[seed], base[seed]) for seed in own if seed in base]
+                compared += ({**row, "baseline": name} for row in _of_seeds(shared, values))
     return compared
 
 
-def _of_seeds(pairs: Sequence[tuple[Cell, Cell]], sweep: Sweep) -> Iterator[Row]:
-    by_mode: dict[str, list[Row]] = {}
+def _of_seeds(pairs: Sequence[tuple[Cell, Cell]], values: Values) -> Iterator[Row]:
+    by_metric: dict[str, list[Row]] = {}
     for own, base in pairs:
-        for row in _of_one(own, base):
-            by_mode.setdefault(row["metric"], []).append({**row, "baseline": sweep.base})
-    for rows in by_mode.values():
+        sampled = _of_samples(own, base, values) if len(pairs) > 1 else ()
+        for row in (*_of_one(own, base), *sampled):
+            by_metric.setdefault(row["metric"], []).append({**own.facts, **row, "num_seeds": 1})
+    for rows in by_metric.values():
         yield from rows
         gains = [row["gain"] for row in rows]
         if len(gains) > 1:
@@ -279,13 +290,16 @@ def _of_one(own: Cell, base: Cell) -> Iterator[Row]:
         gain = sign * (mine.score().value - theirs.score().value)
         ends = {"gain": gain, "low": low, "high": high}
         name = f"{metric}_{mode}"
-        yield {
-            **own.facts,
-            "metric": name,
-            **ends,
-            "interval": "bootstrap of the test set",
-            "num_seeds": 1,
-        }
+        yield {"metric": name, **ends, "interval": "bootstrap of the test set"}
+
+
+def _of_samples(own: Cell, base: Cell, values: Values) -> Iterator[Row]:
+    main = own.run.read_results().metrics[0]
+    for metric, mine in values[own.key].items():
+        theirs = values[base.key].get(metric)
+        if metric.startswith(f"{main.name}_sample_t") and theirs is not None:
+            gain = main.score_key(mine) - main.score_key(theirs)
+            yield {"metric": metric, "gain": gain, "low": None, "high": None, "interval": "none"}
 
 
 def scored(

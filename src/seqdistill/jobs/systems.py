@@ -25,7 +25,7 @@ from seqdistill.core.errors import UserError
 from seqdistill.data.examples import Example
 from seqdistill.evaluation.systems import SystemSource, SystemUnderTest
 from seqdistill.jobs.export import INT8_FOLDER, weight_bytes
-from seqdistill.models.adapters import adapt
+from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.recipe.loading import load_recipe
@@ -166,7 +166,7 @@ def _with_generator(
         method=name,
         init=init,
         bytes=num_bytes,
-        model=adapt(pair.model),
+        model=SequenceModel(pair.model),
         tokenizer=pair.tokenizer,
         generator=generator,
         engine=engine_name(generator),

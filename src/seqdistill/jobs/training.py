@@ -30,6 +30,7 @@ from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
+from seqdistill.data.unlabelled import num_unlabelled
 from seqdistill.evaluation.dev import DevScorer, GeneratorFactory, Ranks
 from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of, sequences_of
@@ -234,6 +235,7 @@ def _begin(
         {
             "environment": environment_facts(),
             "train_examples": len(prepared.train),
+            "train_examples_unlabelled": num_unlabelled(prepared.train),
             "train_examples_too_long": prepared.num_too_long,
             "precision": prepared.precision,
             **prepared.judging.facts(),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import math
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Literal
 
-from seqdistill.core.errors import UserError
+from seqdistill.core.errors import UserError, place, told
 from seqdistill.metrics.score import SummedStatistics
 
 
@@ -74,26 +71,3 @@ class CheckedFunction:
 
 
 _NO_LISTS = (str, bytes, Mapping, Set)
-
-
-def told(error: BaseException) -> str:
-    """The exception's name and text."""
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def place(error: BaseException, function: Callable[..., object] | None = None) -> str:
-    """`at FILE:LINE`, where the user's code raised.
-
-    That is the innermost frame in the file of `function`, or in any file where that has none. An
-    error in the very call, such as a wrong number of arguments, is placed at the definition.
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
-    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is ours
-    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
-    if own or frames:
-        frame = (own or frames)[-1]
-        return f"at {frame.filename}:{frame.lineno}"
-    return f"at {code.co_filename}:{code.co_firstlineno}" if code is not None else "when called"

@@ -10,10 +10,10 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from seqdistill.core.errors import DataError, RecipeError, did_you_mean
+from seqdistill.core.errors import DataError, RecipeError, did_you_mean, place, told
 from seqdistill.core.families import REWARDS
 from seqdistill.metrics.answers import same_answer
-from seqdistill.metrics.checked import CheckedFunction, place, told
+from seqdistill.metrics.checked import CheckedFunction
 from seqdistill.metrics.corpus_metrics import in_units
 from seqdistill.metrics.scripts import SPACED, Units
 from seqdistill.metrics.similarity import sentence_bleu

@@ -202,8 +202,3 @@ def hidden_states(model: nn.Module, batch: SequenceBatch) -> Float[Tensor, "batc
     """The model's hidden states; `model` may be a SequenceModel wrapped for several processes."""
     hidden: Tensor = model(batch.decoder_input_ids, batch.decoder_mask, batch.source)
     return hidden
-
-
-def adapt(model: PreTrainedModel) -> SequenceModel:
-    """The model as the objectives see it."""
-    return SequenceModel(model)

@@ -162,6 +162,11 @@ def teacher_part(
     return Part(open_loss, factor, temperature, teacher_head.vocab_size, weights)
 
 
+def shape_of(found: object) -> tuple[int, ...]:
+    """The shape of a tensor; () of anything else."""
+    return tuple(found.shape) if isinstance(found, Tensor) else ()
+
+
 def _row_function(member: Divergence, arguments: dict[str, Any], *, manual: bool) -> RowFunction:
     """The divergence on rows of logits: with its gradient written out, or by autograd."""
     if manual and member.manual_gradient is not None:
@@ -174,12 +179,13 @@ def _row_function(member: Divergence, arguments: dict[str, Any], *, manual: bool
         with torch.enable_grad():
             logits = student.detach().requires_grad_()
             log_probs = logits.log_softmax(dim=-1)
-            values: Tensor = member.function(log_probs, teacher.log_softmax(dim=-1), **arguments)
-            if values.shape != logits.shape[:-1]:
+            teacher_log_probs = teacher.log_softmax(dim=-1)
+            values: Tensor = member.call("divergence", log_probs, teacher_log_probs, **arguments)
+            if (got := shape_of(values)) != logits.shape[:-1]:
                 raise RecipeError(
                     f"the divergence {member.name} must give one value for every position, the "
-                    f"shape {tuple(logits.shape[:-1])}, got {tuple(values.shape)}; sum over the "
-                    "last dimension alone"
+                    f"shape {tuple(logits.shape[:-1])}, got {got or type(values).__name__}; sum "
+                    "over the last dimension alone"
                 )
             if not values.requires_grad:
                 raise RecipeError(

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
-from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import TokenWeight
 from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import NoScores, TeacherScores
-from seqdistill.core.terms import Monitor, Reduction, Term, term_findings
+from seqdistill.core.terms import Monitor, Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
@@ -48,7 +47,7 @@ class WeightedObjective:
     Policy gradients are of expectations over sequences: every token weighs 1, whatever the
     reduction, and the total is divided by sequences. `monitors` are measured at logged updates.
 
-    Raises RecipeError for no terms and for those that do not go together, see `core.terms`.
+    Terms must go together, as `core.terms.term_findings` says: recipes are checked for it.
     """
 
     def __init__(
@@ -59,12 +58,6 @@ class WeightedObjective:
         loss_temperature: float = 1.0,
         monitors: tuple[Monitor, ...] = (),
     ) -> None:
-        if not terms:
-            raise RecipeError("objective.terms must name at least one divergence, got none")
-        if not loss_temperature > 0.0:
-            raise RecipeError(f"loss_temperature must be positive, got {loss_temperature}")
-        for key, sentence in term_findings(terms, reduction, loss_temperature):
-            raise RecipeError(f"objective.{key} {sentence}")
         self._terms = dict(zip(_numbered([term.name for term in terms]), terms, strict=True))
         self._reduction = reduction
         self._temperature = loss_temperature

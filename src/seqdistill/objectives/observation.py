@@ -21,7 +21,7 @@ from seqdistill.core.origins import Origin
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.objectives.chunked import Part
-from seqdistill.objectives.fused import entropy_part, nats_of, target_part, teacher_part
+from seqdistill.objectives.fused import entropy_part, nats_of, shape_of, target_part, teacher_part
 
 
 class Observation:
@@ -131,14 +131,14 @@ class Observation:
         """What a token weight gives each position."""
         if chosen not in self._weights:
             with torch.no_grad():
-                found: Tensor = chosen.member.function(self, **chosen.arguments())
-            mask = self.target_mask
-            fits = found.ndim == 2 and found.shape[0] in (1, len(mask))
-            if not (fits and found.shape[1] in (1, mask.shape[1])):
+                found = chosen.member.call("token weight", self, **chosen.arguments())
+            mask, got = self.target_mask, shape_of(found)
+            fits = len(got) == 2 and got[0] in (1, len(mask)) and got[1] in (1, mask.shape[1])
+            if not fits:
                 raise RecipeError(
                     f"the token weight {chosen.member.name} must give a factor for every position, "
-                    f"(batch, time) = {tuple(mask.shape)}, got the shape {tuple(found.shape)}; "
-                    "a number a sequence is (batch, 1)"
+                    f"(batch, time) = {tuple(mask.shape)}, got {got or type(found).__name__}; a "
+                    "number a sequence is (batch, 1)"
                 )
             self._weights[chosen] = found.expand(mask.shape)
         return self._weights[chosen]

@@ -192,6 +192,20 @@ def _data(recipe: Recipe) -> Findings:
                     f"must be held out from data.train, got the same {held_out!r}; "
                     f"give another file or leave data.{name} out",
                 )
+            if held_out is not None and held_out == data.unlabelled:
+                yield (
+                    f"data.{name}",
+                    f"must be held out from data.unlabelled, got the same {held_out!r}; "
+                    "give another file to one of them",
+                )
+    learned = recipe.sequences.needs_references
+    if data.unlabelled is not None and learned is not None:
+        yield (
+            "data.unlabelled",
+            f"must be left out where targets in the data are learned from ({learned}), since its "
+            f"sources have none, got {data.unlabelled!r}; remove it, or take a method that needs "
+            "prompts alone: seq_kd, on_policy_kd, or gkd with sequences.mixture.others=teacher",
+        )
     for what in ("column", "language"):
         source, target = (value_at(recipe, f"data.{side}_{what}") for side in ("source", "target"))
         if source is not None and source == target:

@@ -19,10 +19,10 @@ from seqdistill.recipe.schema_errors import located
 from seqdistill.recipe.sections import Finding, Findings
 from seqdistill.recipe.systems import all_contradictions
 
-Purpose = Literal["check", "train", "label", "measure"]
+Purpose = Literal["check", "train", "label", "measure", "continue"]
 """What a recipe is loaded for: `check` reads its words alone, `train` looks for the files, too;
 `label` wants data and a teacher only; `measure` trains and then measures, so that it wants a test
-set."""
+set; `continue` does so from a student that is not trained yet."""
 _WHOLE_RECIPE = ("preset", "compare", "stages")
 _BY_SECTION = ("teacher", "student", "objective")
 """Sections that sentences speak of without naming a key."""
@@ -41,8 +41,7 @@ def load_recipe(
     latter two only those that hold whatever is put in the place of a wrong value.
     """
     resolved = resolve(name_or_path, overrides)
-    is_label = purpose == "label"
-    missing = () if purpose == "check" else _missing(resolved.recipe, labels_only=is_label)
+    missing = () if purpose == "check" else _missing(resolved.recipe, purpose)
     found = [
         located(_path(key), sentence, resolved.settings)
         for key, sentence in [*_findings(resolved.recipe, purpose), *missing]
@@ -64,7 +63,7 @@ def check_recipe(recipe: Recipe, *, purpose: Literal["check", "label"] = "check"
 
 def _findings(recipe: Recipe, purpose: Purpose) -> list[Finding]:
     found = label_contradictions(recipe) if purpose == "label" else all_contradictions(recipe)
-    if purpose == "measure" and recipe.data.test is None:
+    if purpose in ("measure", "continue") and recipe.data.test is None:
         sentence = (
             "must name the examples that students are measured on, got none; add data.test=..., "
             "or train alone, by the command train"
@@ -73,14 +72,16 @@ def _findings(recipe: Recipe, purpose: Purpose) -> list[Finding]:
     return found
 
 
-def _missing(recipe: Recipe, *, labels_only: bool) -> Findings:
-    """Names that surely stand for nothing; of labelling only what it reads. Opens nothing.
+def _missing(recipe: Recipe, purpose: Purpose) -> Findings:
+    """Names that surely stand for nothing, of what the purpose reads. Opens nothing.
 
     What may be a data set on the hub is left to the loader; a model, where the hub can be asked.
     """
     data = recipe.data
-    splits = {"train": data.train, "dev": data.dev, "test": data.test}
-    for split in ("train",) if labels_only else tuple(splits):
+    splits = {"train": data.train, "unlabelled": data.unlabelled}
+    if purpose != "label":
+        splits |= {"dev": data.dev, "test": data.test}
+    for split in splits:
         for name in _missing_files(splits[split]):
             yield (
                 f"data.{split}",
@@ -88,7 +89,7 @@ def _missing(recipe: Recipe, *, labels_only: bool) -> Findings:
                 f"current folder.{sibling_hint(Path(name))}",
             )
     models = {"teacher.model": recipe.teacher.model, "student.model": recipe.student.model}
-    for key in ("teacher.model",) if labels_only else tuple(models):
+    for key in ("teacher.model",) if purpose in ("label", "continue") else tuple(models):
         model = models[key]
         if model is not None and _is_missing_model(model):
             yield (

@@ -29,6 +29,7 @@ def objective_findings(recipe: Recipe) -> Findings:
     for position, term in enumerate(terms):
         key = f"objective.terms.{position}"
         yield from _origins(key, term, recipe)
+        yield from _columns(term, recipe)
         if term.policy is not None:
             yield from _policy_gradient(key, term, terms, recipe)
         elif any("sampled_log_probs" in w.member.reads for w in term.token_weights):
@@ -76,6 +77,19 @@ def _origins(key: str, term: Term, recipe: Recipe) -> Findings:
             f"must be another than {term.divergence.member.name} for the student's own samples, "
             f"which it would only repeat, got {', '.join(sampled)}; {remedy}",
         )
+
+
+def _columns(term: Term, recipe: Recipe) -> Findings:
+    """Columns that token weights read."""
+    named = recipe.data.extra_columns
+    for weight in term.token_weights:
+        for column in weight.member.columns(weight.parameters):
+            if column not in named:
+                yield (
+                    "data.extra_columns",
+                    f"must name {column}, which the token weight {weight.member.name} reads, got "
+                    f"{', '.join(named) or 'none'}; add it",
+                )
 
 
 def _importance(key: str, term: Term, recipe: Recipe) -> Findings:

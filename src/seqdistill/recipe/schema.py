@@ -57,6 +57,11 @@ class DataSection(Section):
     """Examples for choosing checkpoints; same forms as `train`. Never used for updates."""
     test: UserPath | None = None
     """Examples for the final numbers; same forms as `train`."""
+    unlabelled: UserPath | None = None
+    """Further sources without targets, such as plenty of text in one language: the teacher labels
+    them beside those of `train`, or the student answers them as prompts. Same forms as `train`,
+    and .txt with a source a line; targets in it are not read. For methods alone that learn from
+    no target in the data."""
     source_column: str | None = None
     """Name of the source (or prompt) column; found by convention when not given."""
     target_column: str | None = None
@@ -87,7 +92,8 @@ class DataSection(Section):
     max_target_tokens: PositiveInt = 128
     """The same for targets, end-of-sequence token included."""
     max_train_examples: PositiveInt | None = None
-    """Use a seeded random subset of this size of the training examples; all when not given."""
+    """Use a seeded random subset of this size of the examples in `train`; all when not given. Of
+    `unlabelled` all are used."""
     max_dev_examples: PositiveInt | None = None
     """The same for dev: scoring while training costs time."""
     max_test_examples: PositiveInt | None = None
@@ -315,6 +321,12 @@ class EvaluationSection(Section):
     over all samples, and how alike the samples of a source are (self-BLEU)."""
     samples_per_source: Annotated[int, Field(ge=2)] = 4
     """Samples of each source at each temperature."""
+    on_policy: bool = False
+    """Also how a system does on its own outputs: KL to the teacher, both ways, and the overlap of
+    their top-8 tokens on samples of temperature 1 (the `*_own` columns, of students that share the
+    teacher's vocabulary; the teacher stays in memory beside each), and the score of greedy outputs
+    after one wrong token, the recovery rate (`*_forced`). One more sample and one more greedy
+    output a source, written by the live model."""
     calculator: bool = False
     """Greedy outputs once more, the results of steps such as <<3*4=12>> put right by a calculator
     while they are written: the `*_calculator` columns. For decoder-only models."""

@@ -17,13 +17,22 @@ from seqdistill.recipe.documents import KeyPath, Settings, dotted
 from seqdistill.recipe.presets import preset_names
 from seqdistill.recipe.resolving import read_recipe, recipe_error
 from seqdistill.recipe.schema import Recipe, Stage
-from seqdistill.recipe.schema_errors import all_keys, located, odd_values, schema_complaints
+from seqdistill.recipe.schema_errors import (
+    ALIASES,
+    all_keys,
+    located,
+    odd_values,
+    schema_complaints,
+)
 from seqdistill.recipe.sections import Finding, Findings
 
 _OF_THE_CHAIN = ("preset", "method", "output_dir", "compare", "stages")
 """Keys that name the recipe as a whole."""
+STUDENT_BEFORE = "the student before"
+"""Stands for the folder of a student that is not trained yet."""
 _FIRST_WEIGHTS = ("init", "model", "encoder_layers", "decoder_layers", "architecture", "vocab_size")
 """Keys of `student` that say what it is before its first update."""
+_UNLABELLED = ("data", "unlabelled")
 
 
 @functools.cache
@@ -60,6 +69,24 @@ def stage_recipe(recipe: Recipe, index: int, *, start_from: str | None) -> Recip
     return made
 
 
+def unchained(recipe: Recipe) -> list[Recipe]:
+    """The recipe itself, or those of its stages; where they start from has no name yet."""
+    befores = [None, *[STUDENT_BEFORE] * len(recipe.stages)]
+    stages = [stage_recipe(recipe, n, start_from=befores[n]) for n in range(len(recipe.stages))]
+    return stages or [recipe]
+
+
+def first_weights(start_from: str) -> dict[str, object]:
+    """The section `student` of a recipe that goes on from the student in a folder."""
+    return {**dict.fromkeys(_FIRST_WEIGHTS), "init": "pretrained", "model": start_from}
+
+
+def first_weights_in(settings: Mapping[str, object]) -> list[str]:
+    """The keys among settings that say what the student is before its first update."""
+    paths = [ALIASES.get(dotted(path), path) for path, _ in _leaves(settings, ())]
+    return [dotted(path) for path in paths if _is_of_first_weights(path)]
+
+
 def chain_contradictions(recipe: Recipe) -> list[Finding]:
     """What is wrong with the list of stages, and in each of them; nothing when all can be trained.
 
@@ -71,7 +98,7 @@ def chain_contradictions(recipe: Recipe) -> list[Finding]:
         found.append(("stages", "must not stand beside compare, got both; remove one of the two"))
     made: dict[int, Recipe] = {}
     for index in range(len(recipe.stages)):
-        before = None if index == 0 else "the student before"
+        before = None if index == 0 else STUDENT_BEFORE
         if (stage := _made_stage(recipe, index, before, found)) is not None:
             # Under the chain's name, so that name and output_dir are checked, too.
             made[index] = stage.model_copy(update={"method": recipe.method})
@@ -95,6 +122,12 @@ def chain_contradictions(recipe: Recipe) -> list[Finding]:
 def _overruled(recipe: Recipe, stages: Mapping[int, Recipe]) -> Findings:
     """Settings of the recipe that hold in no stage, since each that reads them has its own."""
     given = {index: _given_keys(recipe.stages[index]) for index in stages}
+    if recipe.data.unlabelled and not any(stage.data.unlabelled for stage in stages.values()):
+        yield (
+            "data.unlabelled",
+            "must be left out of a chain in which every stage learns from targets in the data, got "
+            f"{recipe.data.unlabelled!r}; remove it",
+        )
     for path in all_keys():
         key = dotted(path)
         if path[0] in _OF_THE_CHAIN or value_at(recipe, key) == value_at(Recipe(), key):
@@ -131,7 +164,15 @@ def folder_contradictions(recipe: Recipe, systems: Sequence[Recipe]) -> Findings
     folders: dict[tuple[str, str], object] = {}
     for key, folder, content in (
         *(
-            ("sequences.corpus", s.sequences.corpus, s.sequences.decoding.model_dump(exclude=idle))
+            (
+                "sequences.corpus",
+                s.sequences.corpus,
+                (
+                    s.sequences.decoding.model_dump(exclude=idle),
+                    s.data.train,
+                    s.data.unlabelled,
+                ),
+            )
             for s in decoding
         ),
         *(
@@ -169,8 +210,7 @@ def _made_stage(
         settings.values["pruning"] = before.pruning.model_dump(mode="json")
     settings.merge(Settings(_said_by(stage.preset)))
     if start_from is not None:
-        first = {**dict.fromkeys(_FIRST_WEIGHTS), "init": "pretrained", "model": start_from}
-        settings.put(("student",), first, "")
+        settings.put(("student",), first_weights(start_from), "")
     problems = list(_lay_over(settings, stage))
     _forget_unread(settings, stage, is_first=index == 0)
     made = None
@@ -183,6 +223,10 @@ def _made_stage(
             located(path, sentence, Settings())
             for path, sentence in odd_values(settings.values, made.model_dump())
         ]
+        if made.sequences.needs_references and _UNLABELLED not in _given_keys(stage):
+            # It is for the stages that learn from what is written for it.
+            data = made.data.model_copy(update={"unlabelled": None})
+            made = made.model_copy(update={"data": data})
     for key, _, sentence in (problem.partition(" ") for problem in problems):
         found.append((f"stages.{index}.settings.{key}", sentence))
     return None if problems else made
@@ -221,7 +265,7 @@ def _lay_over(settings: Settings, stage: Stage) -> Iterator[str]:
     for path, value in _leaves(stage.settings, ()):
         if path[0] in _OF_THE_CHAIN:
             yield f"{dotted(path)} must be left out of a stage, whose preset names it; remove it"
-        elif path[0] == "student" and path[1:2] and path[1] in _FIRST_WEIGHTS:
+        elif _is_of_first_weights(path):
             yield (
                 f"{dotted(path)} must be left out of a stage, since the first one starts from the "
                 "recipe's student and any other from the student before; set it for the recipe"
@@ -234,6 +278,10 @@ def _lay_over(settings: Settings, stage: Stage) -> Iterator[str]:
                     f"{dotted(path)} must be a key of a section or a position in a list, got a "
                     "value or a shorter list on the way; set that as a whole"
                 )
+
+
+def _is_of_first_weights(path: KeyPath) -> bool:
+    return path[0] == "student" and path[1:2] != () and path[1] in _FIRST_WEIGHTS
 
 
 def _leaves(values: Mapping[str, object], path: KeyPath) -> Iterator[tuple[KeyPath, object]]:

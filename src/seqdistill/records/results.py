@@ -96,6 +96,15 @@ class Calculated(Record):
     corrections_per_output: float
 
 
+class Forced(Record):
+    """Greedy outputs after one wrong token: at one place the second likeliest was forced."""
+
+    scores: dict[str, Score]
+    """Of a metric that an output passes or fails, such as accuracy, it is the recovery rate."""
+    kept: float | None = None
+    """The main metric / that of the plain greedy outputs; of error rates what is right counts."""
+
+
 class CopyAgreement(Record):
     """How far a converted copy lies from its model, over `num_tokens` tokens."""
 
@@ -127,6 +136,13 @@ class System(Record):
     sampled: tuple[Sampled, ...] = ()
     """By rising temperature."""
     calculator: Calculated | None = None
+    forced: Forced | None = None
+    kl_student_teacher_own: Value | None = None
+    """KL(student || teacher) in nats a token of its own samples, temperature 1."""
+    kl_teacher_student_own: Value | None = None
+    """KL(teacher || student) there."""
+    topk_overlap_own: Value | None = None
+    """Its probability, there, of the tokens that are among the 8 likeliest of both models."""
     mode_share: Value | None = None
     """Mean probability of a system's own beam output."""
     outputs: int | None = None
@@ -311,7 +327,16 @@ def parsed(kind: type[Row], content: object, place: object) -> Row:
 
 _DECODED = ("length", "length_ratio")
 _SPEEDS = ("words_per_second", "sentences_per_second")
-_NESTED = {"greedy", "beam", "sampled", "calculator", "to_teacher", "copy_agreement", "faults"}
+_NESTED = {
+    "greedy",
+    "beam",
+    "sampled",
+    "calculator",
+    "forced",
+    "to_teacher",
+    "copy_agreement",
+    "faults",
+}
 
 
 def _columns(system: System) -> Iterator[tuple[str, object]]:
@@ -334,6 +359,10 @@ def _columns(system: System) -> Iterator[tuple[str, object]]:
         for name, score in system.calculator.scores.items():
             yield from _column(f"{name}_calculator", score)
         yield "corrections_per_output", system.calculator.corrections_per_output
+    if system.forced is not None:
+        for name, score in system.forced.scores.items():
+            yield from _column(f"{name}_forced", score)
+        yield "kept_forced", system.forced.kept
     if system.to_teacher is not None:
         main = next(iter(system.beam.scores))
         yield from _column(f"{main}_to_teacher", system.to_teacher)

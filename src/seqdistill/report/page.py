@@ -71,6 +71,7 @@ def build_report(run_directory: Path) -> str:
             if any(metric.name in at.scores for s in contents.measured for at in s.sampled)
         ],
         sampling=charts.sampling(contents, looks),
+        own_outputs=[s for s in contents.measured if s.forced or s.kl_student_teacher_own],
         training=charts.training(contents, looks),
         rollouts=charts.rollouts(contents.logs, looks),
         rewards=charts.rewards(contents, looks),

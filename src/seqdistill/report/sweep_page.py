@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from seqdistill.metrics.repetitions import mean, t_interval
-from seqdistill.recipe.sweep_schema import Sweep
+from seqdistill.recipe.sweep_schema import START, Sweep
 from seqdistill.records.tables import Row
 from seqdistill.report import numbers, plots
 
@@ -21,12 +21,10 @@ _FURTHER = ("perplexity",)  # not speeds: cells ran beside each other
 def sweep_page(rows: Sequence[Row], differences: Sequence[Row], sweep: Sweep) -> str:
     """One HTML file that refers to nothing outside itself."""
     students = [r for r in rows if r.get("system") == "student" and r.get("split") == "test"]
-    scored = {row["metric"] for row in differences} or {
-        r["metric"] for r in students if r["metric"].endswith(("_greedy", "_beam")) and "low" in r
-    }
-    names = {row["metric"] for row in students}
-    metrics = [m for m in dict.fromkeys(r["metric"] for r in students) if m in scored]
-    metrics = metrics[:2] + [name for name in _FURTHER if name in names]
+    names = list(dict.fromkeys(row["metric"] for row in students))
+    compared = _main_metrics(names)
+    metrics = compared + [name for name in _FURTHER if name in names]
+    bases = [base for base in sweep.bases if base == START or len(sweep.methods) > 1]
     columns = [*sweep.grid, *dict.fromkeys(key for cell in sweep.cells for key in cell)]
     systems: dict[tuple[str, ...], list[Row]] = {}
     for row in students:
@@ -36,8 +34,16 @@ def sweep_page(rows: Sequence[Row], differences: Sequence[Row], sweep: Sweep) ->
         {
             "name": key[0],
             "varied": [*key[1:], *(_shown(of[0].get(column)) for column in sweep.choose)],
-            "scores": [_score(of, metric) for metric in metrics],
-            "gains": [_gain(differences, key, columns, metric) for metric in metrics[:2]],
+            "scores": [
+                [
+                    _score(of, metric),
+                    *(
+                        _gain(differences, key, columns, metric, base)
+                        for base in (bases if metric in compared else ())
+                    ),
+                ]
+                for metric in metrics
+            ],
             "seeds": len({row["seed"] for row in of}),
             "is_base": key[0] == sweep.base,
         }
@@ -53,7 +59,10 @@ def sweep_page(rows: Sequence[Row], differences: Sequence[Row], sweep: Sweep) ->
         varied=[*columns, *sweep.choose],
         chosen=list(sweep.choose),
         metrics=metrics,
+        compared=compared,
+        bases=bases,
         lines=lines,
+        at_ends=list(_at_ends(systems, sweep)),
         picture=Markup(_picture(systems, metrics[0])) if systems else None,
         teachers=[
             (metric, _score([r for r in rows if r.get("system") == "teacher"], metric))
@@ -65,6 +74,22 @@ def sweep_page(rows: Sequence[Row], differences: Sequence[Row], sweep: Sweep) ->
         shown=_shown,
         numbers=numbers,
     )
+
+
+def _main_metrics(names: Sequence[str]) -> list[str]:
+    """Those of the main metric, whichever way outputs were decoded."""
+    main = next((n.removesuffix("_greedy") for n in names if n.endswith("_greedy")), "")
+    exactly = (f"{main}_greedy", f"{main}_beam")
+    return [name for name in names if name in exactly or name.startswith(f"{main}_sample_t")]
+
+
+def _at_ends(systems: Mapping[tuple[str, ...], Sequence[Row]], sweep: Sweep) -> Iterator[str]:
+    """Which systems chose the first or last of several numbers."""
+    for key, rows in systems.items():
+        for name, values in sweep.choose.items():
+            ordered = len(values) > 1 and all(type(value) in (int, float) for value in values)
+            if ordered and rows[0].get(name) in (min(values), max(values)):
+                yield f"{' '.join(part for part in key if part)} {name}={_shown(rows[0][name])}"
 
 
 def _score(rows: Sequence[Row], metric: str) -> str:
@@ -85,12 +110,13 @@ def _ends(row: Row) -> str:
 
 
 def _gain(
-    differences: Sequence[Row], key: Sequence[str], columns: Sequence[str], metric: str
+    differences: Sequence[Row], key: Sequence[str], columns: Sequence[str], metric: str, base: str
 ) -> str:
     found = [
         row
         for row in differences
         if row["metric"] == metric
+        and row["baseline"] == base
         and (row["method"], *(_shown(row.get(column)) for column in columns)) == tuple(key)
     ]
     if not found:

@@ -18,14 +18,8 @@ from seqdistill.core.errors import DataError
 from seqdistill.metrics.similarity import SentenceSimilarity
 from seqdistill.records.fingerprint import of_settings
 from seqdistill.records.shared_parts import make_parts
-from seqdistill.sources.teacher_corpus import (
-    TeacherCorpus,
-    TeacherOutput,
-    facts_of,
-    in_step,
-    read_shard,
-    write_outputs,
-)
+from seqdistill.sources.shards import TeacherOutput, facts_of, read_shard, write_outputs
+from seqdistill.sources.teacher_corpus import TeacherCorpus, in_step
 
 logger = logging.getLogger(__name__)
 

@@ -13,24 +13,20 @@ from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
 from seqdistill.records.shared_parts import make_parts, one_at_a_time, remove_left_overs
+from seqdistill.sources.shards import Counts, Prompt, counts_of, write_shard
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusRecord,
     CorpusSettings,
-    Counts,
-    Prompt,
     TeacherCorpus,
     check_same,
     check_shard,
     check_usable,
-    counts_of,
     differences,
-    fingerprint_sources,
     is_begun,
     is_complete,
     read_record,
     write_record,
-    write_shard,
 )
 
 logger = logging.getLogger(__name__)
@@ -170,15 +166,14 @@ class _Labelling:
             path,
             part,
             hypotheses,
-            fingerprint=fingerprint_sources(part),
             decode=self.decode,
-            mode=settings.decoding.mode,
+            keeps_cut=settings.decoding.mode == "sample",
         )
         self._count(path, part)
 
     def _count(self, path: Path, part: Sequence[Prompt]) -> bool:
         """Counts what a shard holds; False where it is damaged or of other sources."""
-        counts = counts_of(path, fingerprint=fingerprint_sources(part))
+        counts = counts_of(path, part)
         if counts is None:
             return False
         self.num_seen += len(part)

@@ -217,18 +217,21 @@ def check_token_weight(
     if extras:
         here = here.told(extras={k: torch.tensor(v).double() for k, v in extras.items()})
     mask = here.batch.target_mask
-    weights, read = _weights(chosen, here)
+    weights, read, columns = _weights(chosen, here)
     assert weights.shape == mask.shape, f"(batch, time) = {tuple(mask.shape)}, not {weights.shape}"
     assert not weights.requires_grad, "a weight has no gradient"
     assert weights[mask].isfinite().all(), "finite at every position that counts"
     assert read <= set(chosen.member.reads), (
         f"it must be registered with reads={tuple(sorted(read))}, so that these are there"
     )
-    poisoned, _ = _weights(chosen, here.poisoned(~mask))
+    assert columns <= set(chosen.member.columns(chosen.parameters)), (
+        f"it must be registered with extras={tuple(sorted(columns))}, so that recipes are checked"
+    )
+    poisoned, *_ = _weights(chosen, here.poisoned(~mask))
     assert torch.equal(poisoned[mask], weights[mask]), "padding is never read"
     if by_sequence:
         for rows in (slice(0, 1), slice(1, 4)):
-            alone, _ = _weights(chosen, here.rows(rows))
+            alone, *_ = _weights(chosen, here.rows(rows))
             torch.testing.assert_close(
                 alone[mask[rows]],
                 weights[rows][mask[rows]],
@@ -244,6 +247,7 @@ class _Recorder(Observation):
     def __init__(self, here: World) -> None:
         super().__init__(here.states, here.scores, here.batch)
         self.read: set[str] = set()
+        self.columns: set[str] = set()
         self.depth = 0
 
     def __getattribute__(self, name: str) -> Any:
@@ -256,10 +260,14 @@ class _Recorder(Observation):
         finally:
             self.depth -= 1
 
+    def extra(self, name: str) -> Tensor:
+        self.columns.add(name)
+        return super().extra(name)
 
-def _weights(chosen: Chosen[TokenWeight], here: World) -> tuple[Tensor, set[str]]:
+
+def _weights(chosen: Chosen[TokenWeight], here: World) -> tuple[Tensor, set[str], set[str]]:
     seen = _Recorder(here)
-    return seen.weights(chosen), seen.read
+    return seen.weights(chosen), seen.read, seen.columns
 
 
 def _check_weighted(chosen: Chosen[TokenWeight], here: World, weights: Tensor) -> None:

@@ -1,0 +1,40 @@
+"""Sources without targets beside the training examples: they come last, and their ids tell them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqdistill.core.errors import DataError
+from seqdistill.data.examples import ExampleTable
+from seqdistill.data.tables import Table
+
+PREFIX = "unlabelled:"
+"""What their ids begin with, and those of no training example."""
+
+
+def with_unlabelled(train: ExampleTable, sources: ExampleTable) -> ExampleTable:
+    """The training examples, then the sources under ids of their own: `unlabelled:7`.
+
+    Raises DataError for training examples with such ids, and for texts beside conversations, which
+    a model would read in another form.
+    """
+    taken = next((name for name in train.ids if name.startswith(PREFIX)), None)
+    if taken is not None:
+        raise DataError(
+            f"ids in data.train must not begin with {PREFIX!r}, as those of data.unlabelled do, "
+            f"found {taken!r}; give other ids, or leave data.unlabelled out"
+        )
+    if train.has_chats != sources.has_chats:
+        found = [
+            "conversations" if table.has_chats else "plain texts" for table in (sources, train)
+        ]
+        raise DataError(
+            "data.unlabelled must be of the form that data.train has, rows of messages or plain "
+            f"texts, found {found[0]} beside {found[1]}; write both alike"
+        )
+    return train.followed_by(sources.with_id_prefix(PREFIX))
+
+
+def num_unlabelled(rows: Table[Any]) -> int:
+    """How many of the rows are, or were made of, sources without targets."""
+    return sum(name.startswith(PREFIX) for name in rows.ids)
