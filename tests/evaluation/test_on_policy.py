@@ -162,7 +162,8 @@ def test_one_token_of_the_systems_own_output_is_another_and_the_rest_is_greedy(n
     generator = TransformersGenerator(adapter.module, TOKENIZER, kind=adapter.kind)
     sources = [example.source_ids for example in EXAMPLES]
     greedy = [best for (best,) in generator.generate(sources, SETTINGS.greedy)]
-    plain = tuple(text.strip() for text in TOKENIZER.batch_decode([g.content_ids for g in greedy]))
+    shown = TOKENIZER.batch_decode([g.content_ids for g in greedy], skip_special_tokens=True)
+    plain = tuple(text.strip() for text in shown)
     variants = [
         naive_variants(name, source, len(best.content_ids))
         for source, best in zip(sources, greedy, strict=True)
