@@ -180,7 +180,7 @@ def test_rows_are_read_once_as_long_as_the_file_is_the_same(
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read whole to know their content."""
     names: list[str] = []
-    of_file = cache.of_file
+    of_file = fingerprint.of_file
 
     def counted(path: str | Path) -> str:
         names.append(Path(path).name)
@@ -292,6 +292,23 @@ def test_a_table_is_a_sequence(rows: EncodedDataset) -> None:
     names = {rows.fingerprint, chosen.fingerprint, rows[:9].fingerprint, rows[1:].fingerprint}
     assert len(names) == 4
     assert rows[1:10][:3].fingerprint != rows[1:5].fingerprint
+
+
+def test_values_of_a_column_are_those_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch, rows: EncodedDataset
+) -> None:
+    monkeypatch.setattr(tables, "_CHUNKS_IN_MEMORY", 2)
+    shuffled = rows.select([40, 3, 3, 17])
+    for table in (rows, shuffled):
+        assert table.lengths.source.tolist() == [len(e.source_ids) for e in table]
+        assert table.lengths.target.tolist() == [len(e.target_ids) for e in table]
+        assert table.ids == [e.id for e in table]
+    texts = ["a#b", None, "", "a", "b#", "#"] * 9
+    examples = ExampleTable.of(Example(str(i), "x", text) for i, text in enumerate(texts))
+    chosen = examples.select([4, 3, 0])
+    for held in (examples, chosen):
+        assert held.targets_hold("#").tolist() == ["#" in (e.target or "") for e in held]
+    assert ExampleTable.of([]).targets_hold("#").tolist() == ExampleTable.of([]).ids == []
 
 
 def test_an_example_survives_being_stored() -> None:
