@@ -1,11 +1,14 @@
 """How a training starts on a million rows: memory beyond the models, seconds to the first update.
 
-    python benchmarks/million_rows.py docs/results/million_rows.json [--rows N]
+    python benchmarks/million_rows.py docs/results/million_rows.json [--rows N] [--cold]
 
 Rows are generated, about 300 tokens each, as JSON lines of prompt and completion. `seqdistill
 train` then runs twice for two updates, in processes of their own, on a tiny random model: the first
 start reads, checks and tokenizes; the second one finds both in the cache. What a run on ten rows
-takes is what models and libraries take. Seconds are those of the whole command.
+takes is what models and libraries take. Seconds are those of the whole command and those to the
+first update, when its line stands in metrics.jsonl; CPU-seconds, of the command and its workers,
+hardly depend on what else the machine does. With --cold the system forgets before each start
+what it has read of the rows and of the cache, as after a reboot.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from seqdistill.records.atomic import write_json
@@ -76,20 +80,39 @@ def make_student(folder: Path, rows: Path) -> None:
 
 def start(rows: Path, student: Path, output: Path, cache: Path) -> dict[str, object]:
     """Two updates of `seqdistill train` in a process of its own: seconds and peaks of memory."""
+    metrics = output / "metrics.jsonl"
     command = [
         *(sys.executable, __file__, "--child", "train", "baseline", f"data.train={rows}"),
         *(f"student.model={student}", "student.init=pretrained", f"output_dir={output}"),
         *("data.max_source_tokens=700", "data.max_target_tokens=700", "training.steps=2"),
         *("training.batch_tokens=4096", "training.device=cpu", "training.warmup_steps=0"),
+        "training.log_every=1",
     ]
     environment = {**os.environ, "SEQDISTILL_CACHE": str(cache)}
     began = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
-    facts: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return {"seconds": round(seconds, 1), **facts}
+    to_first_update = 0.0
+    with tempfile.TemporaryFile("w+") as said:
+        running = subprocess.Popen(command, env=environment, stdout=said, stderr=said, text=True)
+        while running.poll() is None:
+            time.sleep(0.05)
+            if not to_first_update and metrics.is_file() and metrics.stat().st_size:
+                to_first_update = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        said.seek(0)
+        lines = said.read().splitlines()
+    if running.returncode:
+        raise SystemExit("\n".join(lines))
+    facts: dict[str, object] = json.loads(lines[-1])
+    times = {"seconds_to_first_update": to_first_update, "seconds": seconds}
+    return {**{name: round(value, 1) for name, value in times.items()}, **facts}
+
+
+def forget(files: Iterable[Path]) -> None:
+    """Takes the files out of the system's memory."""
+    for file in files:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def child(arguments: list[str]) -> None:
@@ -102,9 +125,15 @@ def child(arguments: list[str]) -> None:
         run()
     except SystemExit as ended:
         code = int(ended.code or 0)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(json.dumps({"peak_rss_mb": round(own), "peak_rss_of_a_worker_mb": round(largest)}))
+    own, workers = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu = sum(used.ru_utime + used.ru_stime for used in (own, workers))
+    facts = {
+        "cpu_seconds": round(cpu, 1),
+        "peak_rss_mb": round(own.ru_maxrss / 1024),
+        "peak_rss_of_a_worker_mb": round(workers.ru_maxrss / 1024),
+    }
+    sys.stderr.flush()
+    print(json.dumps(facts), flush=True)
     raise SystemExit(code)
 
 
@@ -116,6 +145,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, help="where the rows lie; a temporary one if not")
+    parser.add_argument("--cold", action="store_true", help="files are read from the disk anew")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = given.folder or Path(made)
@@ -127,6 +157,8 @@ def main() -> None:
         make_student(student, rows)
         runs = {}
         for name, file in (("few_rows", few), ("first_start", rows), ("second_start", rows)):
+            if given.cold:
+                forget([rows, *(folder / "cache").rglob("*.arrow")])
             with tempfile.TemporaryDirectory(dir=folder) as output:
                 runs[name] = start(file, student, Path(output) / "run", folder / "cache")
             print(name, runs[name], flush=True)
@@ -138,6 +170,7 @@ def main() -> None:
         given.output,
         {
             "rows": given.rows,
+            "cold": given.cold,
             "file_mb": round(size / 1e6),
             "cache_mb": round(cached / 1e6),
             "runs": runs,

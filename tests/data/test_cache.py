@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from tests.tiny import character_tokenizer
 
 from seqdistill.core.batch import Kind
-from seqdistill.core.errors import DataError
+from seqdistill.core.errors import DataError, UserError
 from seqdistill.data import cache, readers, tables, text_encoding
 from seqdistill.data.conversations import ChatSettings
 from seqdistill.data.dataset import EncodedDataset
@@ -20,6 +22,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable, Turn
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
+from seqdistill.records import fingerprint
 
 ROWS_PER_BATCH = 16
 EXAMPLES = [
@@ -115,6 +118,7 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+    os.utime(path, ns=(1, 1))  # no clock is too coarse for this test
 
 
 def refingerprint(facts: Path) -> None:
@@ -172,6 +176,71 @@ def test_rows_are_read_once_as_long_as_the_file_is_the_same(
     assert read_examples(str(moved), ignore_columns=["id"])[1].id == "2"
 
 
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read whole to know their content."""
+    names: list[str] = []
+    of_file = fingerprint.of_file
+
+    def counted(path: str | Path) -> str:
+        names.append(Path(path).name)
+        return of_file(path)
+
+    monkeypatch.setattr(cache, "of_file", counted)
+    return names
+
+
+def test_large_files_are_hashed_once_as_long_as_they_are_as_they_were(
+    tmp_path: Path, hashed: list[str]
+) -> None:
+    path = tmp_path / "x.tsv"
+    path.write_text("ab\tcd\n" * 40, encoding="utf-8")
+    read_examples(str(path))
+    (kept,) = (tmp_path / "cache" / "rows").glob("*.arrow")
+    assert hashed == ["x.tsv", f"{kept.name}.partial-{os.getpid()}"]
+    hashed.clear()
+    read_examples(str(path))
+    assert hashed == ["x.tsv"], "written a moment ago: not believed"
+
+
+def test_a_noted_content_is_that_of_the_file(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "_SETTLED_NS", 0)
+    path, link = tmp_path / "x.bin", tmp_path / "link"
+    link.symlink_to(path)
+    for number, content in enumerate((b"before", b"behind")):
+        path.write_bytes(content)
+        os.utime(path, ns=(number, number))
+        for name in (path, link, path):
+            assert cache.content_of(name) == hashlib.sha256(content).hexdigest()
+    assert len(hashed) == 2
+    for note in (tmp_path / "cache" / "contents").iterdir():
+        note.write_text("[")
+    assert cache.content_of(path) == hashlib.sha256(b"behind").hexdigest()
+    other = tmp_path / "other.bin"  # of the same size and time, as cp -p makes it
+    other.write_bytes(b"hidden")
+    os.utime(other, ns=(1, 1))
+    other.replace(path)
+    assert cache.content_of(path) == hashlib.sha256(b"hidden").hexdigest()
+    assert len(hashed) == 4
+    monkeypatch.setattr(cache, "CACHED_FROM_BYTES", 7)
+    assert cache.content_of(path) and len(hashed) == 5, "little is read anew, and noted nowhere"
+    with pytest.raises(UserError, match="must be a readable file"):
+        cache.content_of(tmp_path / "none")
+
+
+def test_what_cannot_be_noted_is_read_again(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "_SETTLED_NS", 0)
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"content")
+    monkeypatch.setenv(cache.FOLDER_VARIABLE, str(path / "cache"))
+    assert cache.content_of(path) == cache.content_of(path)
+    assert len(hashed) == 2
+
+
 def test_the_folder_is_named_by_a_variable_and_little_data_stay_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +251,7 @@ def test_the_folder_is_named_by_a_variable_and_little_data_stay_in_memory(
         with pytest.raises(DataError, match=cache.FOLDER_VARIABLE):
             encode(EXAMPLES[:3], tokenizer, "seq2seq")
     encode(EXAMPLES[:3], tokenizer, "seq2seq")
-    for kept in (*(tmp_path / "cache").rglob("*.arrow"), *(tmp_path / "cache").rglob("*.json")):
+    for kept in (tmp_path / "cache" / "tokenized").glob("*.[aj]*"):
         content = kept.read_bytes()
         kept.unlink()
         kept.mkdir()
@@ -223,6 +292,23 @@ def test_a_table_is_a_sequence(rows: EncodedDataset) -> None:
     names = {rows.fingerprint, chosen.fingerprint, rows[:9].fingerprint, rows[1:].fingerprint}
     assert len(names) == 4
     assert rows[1:10][:3].fingerprint != rows[1:5].fingerprint
+
+
+def test_values_of_a_column_are_those_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch, rows: EncodedDataset
+) -> None:
+    monkeypatch.setattr(tables, "_CHUNKS_IN_MEMORY", 2)
+    shuffled = rows.select([40, 3, 3, 17])
+    for table in (rows, shuffled):
+        assert table.lengths.source.tolist() == [len(e.source_ids) for e in table]
+        assert table.lengths.target.tolist() == [len(e.target_ids) for e in table]
+        assert table.ids == [e.id for e in table]
+    texts = ["a#b", None, "", "a", "b#", "#"] * 9
+    examples = ExampleTable.of(Example(str(i), "x", text) for i, text in enumerate(texts))
+    chosen = examples.select([4, 3, 0])
+    for held in (examples, chosen):
+        assert held.targets_hold("#").tolist() == ["#" in (e.target or "") for e in held]
+    assert ExampleTable.of([]).targets_hold("#").tolist() == ExampleTable.of([]).ids == []
 
 
 def test_an_example_survives_being_stored() -> None:

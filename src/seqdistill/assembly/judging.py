@@ -115,7 +115,9 @@ def _automatic_metrics(
 
 
 def _mark_answers(examples: Sequence[Example]) -> bool:
-    return bool(examples) and all(MARK in (example.target or "") for example in examples)
+    if not examples or MARK not in (examples[0].target or ""):  # without a look at them all
+        return False
+    return bool(ExampleTable.of(examples).targets_hold(MARK).all())
 
 
 def _is_free_text(examples: Sequence[Example], kind: Kind) -> bool:

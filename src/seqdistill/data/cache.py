@@ -1,12 +1,13 @@
 """Where read and tokenized data are kept between runs: Arrow files under the name of their content.
 
 A file is whole or absent, and is read only when its checksum is right: what was damaged is made
-again. Any of it may be deleted at any time.
+again. Large files are hashed once, and again when their size, inode or times are other ones. Any of
+it may be deleted at any time.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import logging
 import mmap
@@ -16,20 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import xxhash
 from filelock import FileLock
 
-from seqdistill.core.errors import DataError
+from seqdistill.core.errors import DataError, UserError
 from seqdistill.data.tables import Notes, Stored, in_memory, put_away
 from seqdistill.records.atomic import new_file, write_json
-from seqdistill.records.fingerprint import of_settings
+from seqdistill.records.fingerprint import FileState, file_state, of_file, of_settings
 
 _LOG = logging.getLogger(__name__)
 FOLDER_VARIABLE = "SEQDISTILL_CACHE"
 """The environment variable that names the folder of the cache."""
 CACHED_FROM_BYTES = 4 * 2**20
 """Smaller data stay in memory: making them again takes a second."""
-VERSION = 2
+VERSION = 3
 """Of what is in the files: another version finds none of the older ones."""
 
 
@@ -79,26 +79,60 @@ def stored(
     return found
 
 
+def content_of(path: str | Path) -> str:
+    """The SHA-256 of the file's bytes; a large one is read once as long as it is as it was.
+
+    What it was is its inode, its size and when it was written and changed; one that was changed a
+    moment ago may be changed again without a new time, and is not believed. Raises UserError when
+    it cannot be read.
+    """
+    try:
+        state = file_state(path)
+    except OSError:
+        return of_file(path)
+    if state.size < CACHED_FROM_BYTES:
+        return of_file(path)
+    try:
+        noted = json.loads(_note_of(path).read_bytes())
+        if noted["state"] == [*state]:
+            return str(noted["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = of_file(path)
+    if state.is_settled and file_state(path) == state:
+        _note(path, state, found)
+    return found
+
+
+def _note_of(path: str | Path) -> Path:
+    return cache_folder() / "contents" / f"{of_settings(os.path.realpath(path))[:32]}.json"
+
+
+def _note(path: str | Path, state: FileState, sha256: str) -> None:
+    """Notes what was in the file; where the cache cannot be written it is read again."""
+    note = _note_of(path)
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, {"state": [*state], "sha256": sha256})
+
+
 def _write(path: Path, batches: Iterable[tuple[Any, Notes]], schema: Any) -> None:
     with new_file(path) as aside:
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             fingerprint, notes = put_away(batches, writer.write_batch)
         facts = {"fingerprint": fingerprint, "notes": dict(notes)}
-        checksum = _checksum(aside, facts)
-    write_json(path.with_suffix(".json"), {"checksum": checksum, **facts})
-
-
-def _checksum(path: Path, facts: object) -> str:
-    with open(path, "rb") as stream:
-        content = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
-    return of_settings([content, facts])
+        content = of_file(aside)
+    write_json(path.with_suffix(".json"), {"checksum": of_settings([content, facts]), **facts})
+    _note(path, file_state(path), content)  # of now: nobody else writes here
 
 
 def _opened(path: Path, tell: Callable[..., None]) -> Stored | None:
     """The whole file, mapped; None where there is none, or none that is whole, which it tells."""
+    if not path.is_file():
+        return None
     try:
         facts = dict(json.loads(path.with_suffix(".json").read_bytes()))
-        if facts.pop("checksum") != _checksum(path, facts):
+        if facts.pop("checksum") != of_settings([content_of(path), facts]):
             raise ValueError("another checksum")
         with open(path, "rb") as stream:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -106,6 +140,6 @@ def _opened(path: Path, tell: Callable[..., None]) -> Stored | None:
         return Stored(table, str(facts["fingerprint"]), dict(facts["notes"]), (mapped,))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         tell("%s is damaged (%s) and is made again", path, error)
         return None

@@ -120,17 +120,15 @@ def _ids(scalar: Any) -> tuple[int, ...]:
 
 
 def _stored_lengths(stored: Stored) -> Lengths:
-    def integers(column: Any) -> Integers:
-        found: Integers = column.to_numpy().astype(np.int64)
+    def integers(chunk: Any) -> Integers:
+        found: Integers = chunk.to_numpy().astype(np.int64)
         return found
 
-    table = stored.table
-    source, counted = (integers(table.column(name)) for name in ("num_source", "num_counted"))
-    target, own = (
-        integers(pc.list_value_length(table.column(name)).fill_null(-1))
-        for name in ("target_ids", "own_prompt_ids")
-    )
-    stored.release()
+    def sizes(chunk: Any) -> Integers:
+        return integers(pc.list_value_length(chunk).fill_null(-1))
+
+    source, counted = (stored.gathered(name, integers) for name in ("num_source", "num_counted"))
+    target, own = (stored.gathered(name, sizes) for name in ("target_ids", "own_prompt_ids"))
     return Lengths(source, target, counted, np.where(own < 0, source, own))
 
 

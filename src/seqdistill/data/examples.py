@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -91,6 +93,18 @@ class ExampleTable(Table[Example]):
         """Whether any of the stored rows is a conversation."""
         messages = self._stored.table.column("messages")
         return bool(messages.null_count < len(messages))
+
+    def targets_hold(self, text: str) -> npt.NDArray[np.bool_]:
+        """Of each row whether its target has the text in it; of none it has not."""
+        assert not self._edits, "what is stored is looked at"
+
+        def hold(targets: Any) -> npt.NDArray[Any]:
+            found: npt.NDArray[Any] = (
+                pc.match_substring(targets, text).fill_null(False).to_numpy(zero_copy_only=False)
+            )
+            return found
+
+        return self.gathered("target", hold).astype(np.bool_)
 
     def with_id_prefix(self, prefix: str) -> ExampleTable:
         """The same examples, each id with the prefix before it."""

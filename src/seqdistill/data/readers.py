@@ -12,12 +12,11 @@ from pathlib import Path
 from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.core.hub import may_be_hub_dataset, sibling_hint
 from seqdistill.data.bundled import SCHEME, SPLITS, read_bundled
-from seqdistill.data.cache import stored
+from seqdistill.data.cache import content_of, stored
 from seqdistill.data.columns import ColumnChoice, Targets, check_no_extras
 from seqdistill.data.examples import ExampleTable
 from seqdistill.data.files import aligned_rows, jsonl_rows, parquet_rows, source_rows, tsv_rows
 from seqdistill.data.rows import Rows, examples_of
-from seqdistill.records.fingerprint import of_file
 
 EXTENSIONS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
 
@@ -90,7 +89,7 @@ def read_examples(
     if len(paths) == 2 or not _extension(path).startswith((".jsonl", ".parquet", ".tsv")):
         check_no_extras(spec, choice)
     size = sum(path.stat().st_size for path in paths) * packed
-    return _table(lambda: _rows(paths, choice), choice, lambda: [*map(of_file, paths)], size)
+    return _table(lambda: _rows(paths, choice), choice, lambda: [*map(content_of, paths)], size)
 
 
 def _table(

@@ -27,6 +27,7 @@ Notes = Mapping[str, int]
 ROWS_PER_BATCH = 2048
 """Every batch but the last has so many rows, however it was made, so that equal rows have equal
 fingerprints."""
+_CHUNKS_IN_MEMORY = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,19 @@ class Stored:
         """Takes the pages of mapped files out of this process's memory; they stay readable."""
         for mapped in self.mapped if hasattr(mmap, "MADV_DONTNEED") else ():
             mapped.madvise(mmap.MADV_DONTNEED)
+
+    def gathered(self, column: str, read: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """A value for each row: what `read` makes, by copying, of each chunk of the column.
+
+        Of a mapped file few pages are in memory at a time, however large those around a value are.
+        """
+        found = []
+        for place, chunk in enumerate(self.table.column(column).chunks, start=1):
+            found.append(read(chunk))
+            if place % _CHUNKS_IN_MEMORY == 0:
+                self.release()
+        self.release()
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
     def followed_by(self, other: Stored) -> Stored:
         """The rows of both tables, copied nowhere."""
@@ -161,8 +175,13 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     @property
     def ids(self) -> list[str]:
         """The ids of all rows, in order."""
-        every: list[str] = self._stored.table.column("id").to_pylist()
-        return every if self._rows is None else [every[row] for row in self._rows]
+        found: list[str] = self.gathered("id", _objects).tolist()
+        return found
+
+    def gathered(self, column: str, read: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """A value for each row, of what is stored: see `Stored.gathered`."""
+        found = self._stored.gathered(column, read)
+        return found if self._rows is None else found[self._rows]
 
     def __len__(self) -> int:
         return int(self._stored.table.num_rows) if self._rows is None else len(self._rows)
@@ -196,6 +215,10 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[*islice(self, 3)]!r}, {len(self):,} rows)"
+
+
+def _objects(chunk: Any) -> npt.NDArray[Any]:
+    return np.array(chunk.to_pylist(), dtype=object)
 
 
 def _stored(value: object) -> object:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
 from seqdistill.core.errors import DataError
 from seqdistill.data.examples import ExampleTable
 from seqdistill.data.tables import Table
@@ -37,4 +41,9 @@ def with_unlabelled(train: ExampleTable, sources: ExampleTable) -> ExampleTable:
 
 def num_unlabelled(rows: Table[Any]) -> int:
     """How many of the rows are, or were made of, sources without targets."""
-    return sum(name.startswith(PREFIX) for name in rows.ids)
+    return int(rows.gathered("id", _are_unlabelled).sum())
+
+
+def _are_unlabelled(ids: Any) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = pc.starts_with(ids, PREFIX).to_numpy(zero_copy_only=False)
+    return found

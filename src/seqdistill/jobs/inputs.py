@@ -17,9 +17,10 @@ from seqdistill.assembly.models import model_folder
 from seqdistill.core.errors import UserError
 from seqdistill.core.plugin_loading import plugin_files
 from seqdistill.data.bundled import SCHEME, corpus_file
+from seqdistill.data.cache import content_of
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.recipe.schema import Recipe
-from seqdistill.records.fingerprint import MODEL_SUFFIXES, of_file
+from seqdistill.records.fingerprint import MODEL_SUFFIXES
 from seqdistill.records.run_directory import RunDirectory
 
 INPUTS = "inputs"
@@ -51,7 +52,7 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
         "plugins": plugin_files(recipe.plugins),
     }
     return {
-        key: {name: of_file(path) for name, path in found.items()}
+        key: {name: content_of(path) for name, path in found.items()}
         for key, found in files.items()
         if found
     }

@@ -104,7 +104,7 @@ def _separated(character: str) -> str:
 
 
 def _share(script: re.Pattern[str], text: str) -> float:
-    letters = "".join(character for character in text if character.isalpha())
+    letters = "".join(filter(str.isalpha, text))
     return len(script.findall(letters)) / len(letters) if letters else 0.0
 
 

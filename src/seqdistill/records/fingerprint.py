@@ -12,6 +12,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from seqdistill.core.errors import UserError
 
@@ -27,6 +28,26 @@ def of_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+class FileState(NamedTuple):
+    """What changes whenever a file's content does."""
+
+    inode: int
+    size: int
+    written_ns: int
+    changed_ns: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a change from now on shows in the times."""
+        return time.time_ns() - max(self.written_ns, self.changed_ns) >= _SETTLED_NS
+
+
+def file_state(path: str | Path) -> FileState:
+    """The state of the file that the path leads to. Raises OSError where there is none."""
+    found = os.stat(path)
+    return FileState(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 def of_file(path: str | Path) -> str:
     """The SHA-256 of the file's bytes. Raises UserError when it cannot be read.
 
@@ -35,11 +56,10 @@ def of_file(path: str | Path) -> str:
     time, and is read again.
     """
     try:
-        found = os.stat(path)
-        changed = (found.st_mtime_ns, found.st_ctime_ns)
-        if time.time_ns() - max(changed) < _SETTLED_NS:
+        state = file_state(path)
+        if not state.is_settled:
             return _digest(path)
-        return _digest_once(os.path.realpath(path), found.st_ino, found.st_size, changed)
+        return _digest_once(os.path.realpath(path), state)
     except OSError as error:
         raise UserError(f"{path} must be a readable file, got: {error}; check the path") from error
 
@@ -50,7 +70,7 @@ def _digest(path: str | Path) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _digest_once(path: str, inode: int, size: int, changed: tuple[int, int]) -> str:
+def _digest_once(path: str, state: FileState) -> str:
     return _digest(path)
 
 
