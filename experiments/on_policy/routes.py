@@ -20,7 +20,6 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from seqdistill.models.scratch import configuration
 from seqdistill.plugins import metric
 from seqdistill.records import atomic
 
@@ -189,7 +188,7 @@ def tokenizer(town: City) -> PreTrainedTokenizerFast:
 
 
 def shape(width: int, layers: int) -> dict[str, Any]:
-    """The transformers configuration of a model so wide and deep, for `configuration`."""
+    """The transformers configuration of a student so wide and deep."""
     heads = max(1, width // 16)
     return {
         "model_type": "llama",
@@ -203,7 +202,7 @@ def shape(width: int, layers: int) -> dict[str, Any]:
     }
 
 
-def write_data(folder: Path, *, num_teacher_rows: int = NUM_TEACHER_ROWS) -> None:
+def write_data(folder: Path) -> None:
     """Writes demonstrations by split, the teacher's rows and the tokenizer, where they lack."""
     town = city(SIZE)
     if (folder / "teacher.jsonl").is_file():  # the last
@@ -213,14 +212,7 @@ def write_data(folder: Path, *, num_teacher_rows: int = NUM_TEACHER_ROWS) -> Non
     for split, pairs in split_pairs(town).items():
         write_chats(folder / f"{split}.jsonl", (demonstration(town, *pair) for pair in pairs))
     wandered = wanderings(town)
-    write_chats(folder / "teacher.jsonl", (next(wandered) for _ in range(num_teacher_rows)))
-
-
-def write_shape(folder: Path, width: int, layers: int) -> None:
-    """Writes what a recipe may name as `student.model` to start from random weights."""
-    known = tokenizer(city(SIZE))
-    configuration(shape(width, layers), known).save_pretrained(folder)
-    known.save_pretrained(folder)
+    write_chats(folder / "teacher.jsonl", (next(wandered) for _ in range(NUM_TEACHER_ROWS)))
 
 
 def write_chats(path: Path, rows: Iterable[Row]) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from experiments.on_policy import routes
+import pytest
+from experiments.claims import read_claims
+from experiments.on_policy import page, routes
+from experiments.running import add_rows
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 
@@ -73,3 +77,73 @@ def test_the_metric_asks_for_legal_steps_from_the_start_to_the_goal() -> None:
     ways = [" ".join(routes.city().way("a0", goal)) for goal in ("a1", "p15", "h8")]
     found = routes.by_length(["", *ways[1:]], ways)
     assert found.pop("1_7") == 0.0 and set(found.values()) == {100.0} and "24_more" in found
+
+
+def made_up(
+    task: str, method: str, condition: str, *scores: float, **more: Any
+) -> list[dict[str, Any]]:
+    """Rows of a method, a seed for each score."""
+    key = "sequence_error_rate" if task == "few_inputs" else "reaches_goal"
+    return [
+        {"task": task, "experiment": "teacher" if method == "teacher" else "main", "method": method}
+        | {
+            "name": f"{method}/{condition}/{seed}",
+            "condition": condition,
+            "seed": seed,
+            "dev": score,
+        }
+        | {f"{key}_greedy": score, f"{key}_sample_t1": score, "parameters": 9, "seconds": 1.0}
+        | {"steps": 5, "learning_rate": 1e-3, **more}
+        for seed, score in enumerate(scores, start=1)
+    ]
+
+
+def test_the_page_claims_what_its_rows_show_and_no_more(tmp_path: Path) -> None:
+    store = tmp_path / "on_policy.parquet"
+    few = {"num_inputs": 250}
+    rows = [
+        *made_up("few_inputs", "teacher", "", 30.0),
+        *made_up("few_inputs", "start", "250 inputs", 80.0, 81.0, 79.0, **few),
+        *made_up("few_inputs", "supervised_kd", "250 inputs", 76.0, 77.2, 74.9, **few),
+        *made_up("few_inputs", "on_policy_forward_kl", "250 inputs", 70.0, 71.1, 69.2, **few),
+        *made_up("few_inputs", "on_policy_jsd", "250 inputs", 90.0, 91.0, 89.5, **few),
+        *made_up("few_inputs", "start", "1,000 inputs", 60.0, 61.0, num_inputs=1000),
+        *made_up("routes", "start", "", 60.0, 61.0, reaches_goal_greedy_1_7=90.0),
+        *made_up("routes", "supervised_kd", "", 70.0, 71.1, reaches_goal_greedy_1_7=90.0),
+        *made_up("routes", "on_policy_reverse_kl", "", 62.0, 63.2, reaches_goal_greedy_1_7=95.0),
+    ]
+    add_rows(store, rows)
+    few_place, more, town = page.places_of(page.read(store))
+    assert (few_place.title, more.title, town.title) == ("250 inputs", "1,000 inputs", "routes")
+    assert few_place.best == {
+        "best on-policy": "on_policy_forward_kl",
+        "best supervised": "supervised_kd",
+    }
+    claims = read_claims(page.CLAIMS)
+    verdicts = {
+        verdict: [title for title, _ in found]
+        for verdict, found in page.judged(claims[0], [few_place, more, town]).items()
+    }
+    assert verdicts == {
+        "holds": ["250 inputs"],
+        "does not hold": ["routes"],
+        "undecided": [],
+        "not measured": ["1,000 inputs"],
+    }
+    whole = few_place.figure(
+        {"kind": "weighted", "weights": {"best on-policy": 1.0, "best supervised": -1.7}}
+    )
+    gains = [
+        (s - o) - 1.7 * (s - k) for s, k, o in ((80, 76, 70), (81, 77.2, 71.1), (79, 74.9, 69.2))
+    ]
+    assert whole is not None and whole.value == pytest.approx(sum(gains) / 3)
+    room = few_place.figure({"kind": "room", "system": "best on-policy", "times": 2})
+    assert room is not None and room.value == pytest.approx(
+        50.0 - 2 * sum(s - o for s, o in ((80, 70), (81, 71.1), (79, 69.2))) / 3
+    )
+    page.write_page(store)
+    text = store.with_suffix(".md").read_text("utf-8")
+    assert "Seq-KD" not in text.split("## What holds when")[0]
+    plots = {path.name for path in (tmp_path / "on_policy").iterdir()}
+    assert plots == {"inputs.svg", "length.svg"}
+    assert all(f"(on_policy/{plot})" in text for plot in plots)
