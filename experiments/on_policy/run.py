@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from experiments.running import add_rows, write_differences
 from experiments.shapes import Settings, Size
 from experiments.teachers import TEACHERS, train_teacher
 from seqdistill.core.allocator import keep_freed_memory
+from seqdistill.core.errors import UserError
 from seqdistill.jobs.cells import Cell
 from seqdistill.jobs.sweep import ROWS, pending_cells, planned_cells, run_sweep
 from seqdistill.models.loading import load_tokenizer
@@ -43,15 +45,26 @@ class Regime:
     shape: Callable[[str], Mapping[str, Any]]
     """The configuration that the name of a student's folder means."""
 
-    @property
+    @functools.cached_property
     def sweep(self) -> Sweep:
         """What is compared."""
         return read_sweep(Path(__file__).with_name(f"{self.name}.yaml"))
 
     @property
-    def not_a_condition(self) -> set[str]:
-        """Facts of cells that differ within a place."""
-        return {"method", "seed", *self.sweep.choose}
+    def teacher(self) -> Path:
+        """The teacher's folder."""
+        return Path(self.sweep.settings["teacher.model"])
+
+    def facts(self, cell: Cell) -> Row:
+        """What a cell's rows say beside scores; `condition` sets a place apart in its regime."""
+        facts = dict(cell.facts)
+        row: Row = {"task": self.name, "cell": cell.key}
+        row |= {key: facts.pop(key) for key in ("method", "seed")}
+        if (rate := facts.pop("training.learning_rate", None)) is not None:
+            row["learning_rate"] = rate
+        if "data.train" in facts:
+            row["num_inputs"] = _number_in(Path(facts["data.train"]))
+        return {**row, "condition": ", ".join(_said(*item) for item in facts.items())}
 
     def prepare(self) -> dict[str, int]:
         """How many examples dev and test have. Makes what lacks."""
@@ -76,7 +89,7 @@ def _make_few_inputs(folder: Path, settings: Settings) -> None:
 
 def _make_routes(folder: Path, _settings: Settings) -> None:
     routes.write_data(folder)
-    if not (TEACHERS["routes"].model / "model.safetensors").is_file():
+    if not TEACHERS["routes"].model.is_dir():
         train_teacher("routes")
 
 
@@ -97,19 +110,10 @@ REGIMES = {
 }
 
 
-def condition(varied: Mapping[str, Any]) -> Row:
-    """What sets a place apart within its regime, for people; and how many inputs there are."""
-    said: list[str] = []
-    row: Row = {}
-    for key, value in varied.items():
-        if key == "data.train":
-            row["num_inputs"] = _number_in(Path(value))
-            said.append(f"{row['num_inputs']:,} inputs")
-        elif key == "student.model":
-            said.append(f"student {Path(value).name}")
-        else:
-            said.append(f"{key}={value}")
-    return {**row, "condition": ", ".join(said)}
+def _said(key: str, value: object) -> str:
+    if key == "data.train":
+        return f"{_number_in(Path(str(value))):,} inputs"
+    return f"student {Path(str(value)).name}" if key == "student.model" else f"{key}={value}"
 
 
 def collected(regime: Regime, cells: Mapping[str, Cell]) -> list[Row]:
@@ -120,37 +124,28 @@ def collected(regime: Regime, cells: Mapping[str, Cell]) -> list[Row]:
             found.setdefault((row["cell"], row["split"]), []).append(row)
     rows = []
     for name, cell in cells.items():
-        own: Row = {"task": regime.name, "cell": cell.key}
-        teacher = {
-            **own,
-            "experiment": "teacher",
-            "method": "teacher",
-            "name": "teacher",
-            "seed": 0,
-        }
-        varied = {k: v for k, v in cell.facts.items() if k not in regime.not_a_condition}
-        own |= {"method": cell.facts["method"], "seed": cell.facts["seed"], **condition(varied)}
-        if (rate := cell.facts.get("training.learning_rate")) is not None:
-            own["learning_rate"] = rate
+        own = regime.facts(cell)
         for row in found.get((cell.key, "dev"), []):
             rows.append({**own, "experiment": "rate", "name": f"rate/{name}", "dev": row["value"]})
-        for row in found.get((cell.key, "test"), []):
-            of = own if row["system"] == "student" else teacher
-            if of is own:
-                own |= {key: row[key] for key in ("steps", "seconds")}
-                own |= {"experiment": "main", "name": _tested_name(cell, own["condition"])}
-            of |= {"parameters": row["parameters"], row["metric"]: row["value"]}
-            of |= {f"{row['metric']}_{end}": row[end] for end in ("low", "high") if end in row}
-        if "experiment" in own and cell.run.outputs_path.is_file():
-            own |= _of_run(cell.run)
-            rows += [own, {**teacher, **_by_length(cell.run, "teacher")}]
+        scores = found.get((cell.key, "test"), [])
+        if scores and cell.run.outputs_path.is_file():
+            parts = ("main", own["method"], own["condition"], f"seed{own['seed']}")
+            own |= {"experiment": "main", "name": "/".join(filter(None, parts))}
+            own |= {key: scores[0][key] for key in ("steps", "seconds")}
+            rows.append({**own, **_columns(scores, "student"), **_of_run(cell.run)})
+            teacher = {"task": regime.name, "cell": cell.key, "method": "teacher", "seed": 0}
+            teacher |= {"experiment": "teacher", "name": "teacher"}
+            columns = _columns(scores, "teacher")
+            rows.append({**teacher, **columns, **_by_length(cell.run, "teacher")})
     return rows
 
 
-def _tested_name(cell: Cell, place: str) -> str:
-    return "/".join(
-        filter(None, ("main", cell.facts["method"], place, f"seed{cell.facts['seed']}"))
-    )
+def _columns(scores: Sequence[Row], system: str) -> Row:
+    columns: Row = {}
+    for row in (row for row in scores if row["system"] == system):
+        columns |= {"parameters": row["parameters"], row["metric"]: row["value"]}
+        columns |= {f"{row['metric']}_{end}": row[end] for end in ("low", "high") if end in row}
+    return columns
 
 
 def _of_run(run: RunDirectory) -> Row:
@@ -210,6 +205,11 @@ def main() -> None:
     keep_freed_memory()
     failed: dict[str, str] = {}
     for regime in (REGIMES[name] for name in options.regimes or REGIMES):
+        if options.list and not regime.teacher.is_dir():
+            raise UserError(
+                f"{regime.teacher} must hold the teacher before cells can be listed, found none; "
+                "run without --list, which trains it"
+            )
         sizes = regime.prepare()
         if options.list:
             for cell in pending_cells(regime.sweep, planned_cells(regime.sweep)):
