@@ -15,6 +15,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from experiments.gkd.tasks import SUMMARIES
+from experiments.on_policy import routes
 from experiments.pages import exits
 from experiments.preparing import make_g2p_data, publish_model, recipe_of, write_dev
 from experiments.shapes import NamedSize, read_tasks
@@ -67,15 +68,13 @@ def vocabulary(data: str, vocab_size: int) -> PreTrainedTokenizerBase:
     return train_vocabulary((re.sub(r"\d", " ", text) for text in texts), vocab_size=vocab_size)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("task", choices=list(TEACHERS))
-    name = parser.parse_args().task
-    keep_freed_memory()
+def train_teacher(name: str) -> None:
+    """Trains the teacher, or goes on with it, and publishes it."""
     teacher = TEACHERS[name]
     if name == "g2p":
         make_g2p_data(teacher.data)
+    if name == "routes":
+        routes.write_data(teacher.data)
     if name == "summaries":
         write_dev(SUMMARIES.folder, name, SUMMARIES.settings)
     shape = teacher.data / "teacher-shape"
@@ -89,6 +88,15 @@ def main() -> None:
     configuration(teacher.shape, tokenizer).save_pretrained(shape)
     run = train(teacher.recipe, progress=NoProgress(), resume=True)
     publish_model(run, teacher.model, record=teacher.record)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("task", choices=list(TEACHERS))
+    name = parser.parse_args().task
+    keep_freed_memory()
+    train_teacher(name)
 
 
 if __name__ == "__main__":

@@ -86,12 +86,16 @@ def planned_cells(sweep: Sweep) -> dict[str, Cell]:
 
 
 def run_sweep(
-    sweep: Sweep, *, jobs: int = 1, tell: Callable[[str], None] = lambda _line: None
+    sweep: Sweep,
+    *,
+    jobs: int = 1,
+    until: float = float("inf"),
+    tell: Callable[[str], None] = lambda _line: None,
 ) -> SweepResult:
     """Runs what is missing, in `jobs` processes, and writes rows and page.
 
-    Raises RecipeError, before anything runs, for a cell that no recipe allows, and UserError while
-    another process runs this sweep.
+    After `until` (monotonic seconds) no cell begins. Raises RecipeError, before anything
+    runs, for a cell that no recipe allows, and UserError while another process runs this sweep.
     """
     cells = planned_cells(sweep)
     folder = Path(sweep.output_dir)
@@ -106,10 +110,11 @@ def run_sweep(
             write_rows(path, sorted(rows, key=lambda r: (r["split"], place.get(r["cell"], -1))))
 
         failed = run_cells(
-            lambda: list(_pending(sweep, cells, read_rows(path))),
+            lambda: list(pending_cells(sweep, cells)),
             measured_rows,
             keep,
             jobs=jobs,
+            until=until,
             tell=tell,
         )
         rows = [row for row in read_rows(path) if row["cell"] in place]
@@ -135,8 +140,9 @@ def _identity(row: Row) -> tuple[str, bool]:
     return row["cell"], row["split"] == "test"
 
 
-def _pending(sweep: Sweep, cells: Mapping[str, Cell], rows: Sequence[Row]) -> Iterator[Cell]:
-    """What is missing: starts, what chooses, then, once a method has chosen, its students."""
+def pending_cells(sweep: Sweep, cells: Mapping[str, Cell]) -> Iterator[Cell]:
+    """What has no row yet: starts, what chooses, then, once a method has chosen, its students."""
+    rows = read_rows(Path(sweep.output_dir) / ROWS)
     there = {_identity(row) for row in rows if "error" not in row}
     tried = {_identity(row) for row in rows}
     scores = {row["cell"]: row["worth"] for row in rows if "worth" in row}

@@ -1,0 +1,149 @@
+"""The experiments on where on-policy distillation pays: the map of routes, and the page."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from experiments.claims import read_claims
+from experiments.on_policy import page, routes
+from experiments.running import add_rows
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import shortest_path
+
+from seqdistill.data.readers import read_examples
+from seqdistill.data.text_encoding import encode
+
+TOWN = routes.city(5)
+
+
+def test_ways_are_as_short_as_another_algorithm_finds() -> None:
+    squares = list(TOWN.neighbours)
+    near = np.array([[b in TOWN.neighbours[a] for b in squares] for a in squares], dtype=float)
+    assert (near == near.T).all() and 2 * 24 < near.sum() < 2 * 40  # a tree's walls and more
+    known = shortest_path(csr_array(near), unweighted=True)
+    for (i, start), (j, goal) in itertools.permutations(enumerate(squares), 2):
+        way = TOWN.way(start, goal)
+        assert (way[0], way[-1], len(way) - 1) == (start, goal, known[i, j])
+        assert all(b in TOWN.neighbours[a] for a, b in itertools.pairwise(way))
+
+
+def test_pairs_are_in_one_split_and_demonstrations_arrive() -> None:
+    splits = routes.split_pairs(TOWN)
+    every = [pair for pairs in splits.values() for pair in pairs]
+    assert len(every) == len(set(every)) == 25 * 24
+    assert [len(splits[name]) for name in ("test", "dev", "train")] == [120, 120, 360]
+    for start, goal in splits["test"]:
+        question, answer = routes.demonstration(TOWN, start, goal)["messages"]
+        assert question == {"role": "user", "content": f"{start} to {goal} :"}
+        assert TOWN.arrives(answer["content"], " ".join((start, goal)))
+
+
+def test_the_teacher_learns_right_steps_alone_from_wherever_a_wanderer_is(tmp_path: Path) -> None:
+    rows = list(itertools.islice(routes.wanderings(TOWN), 300))
+    assert rows == list(itertools.islice(routes.wanderings(TOWN), 300))
+    routes.write_chats(tmp_path / "rows.jsonl", rows)
+    tokenizer = routes.tokenizer(TOWN)
+    encoded = encode(read_examples(str(tmp_path / "rows.jsonl")), tokenizer, "causal")
+    strayed, jumped = 0, 0
+    for row, example in zip(rows, encoded, strict=True):
+        question, *turns = row["messages"]
+        start, _, goal, _ = question["content"].split()
+        said = [(turn["role"], square) for turn in turns for square in turn["content"].split()]
+        assert said[0] == ("assistant", start) and said[-1] == ("assistant", goal)
+        for (_, before), (role, after) in itertools.pairwise(said):
+            if role == "assistant":
+                assert after == TOWN.next_square(before, goal) or after == goal
+            else:
+                strayed, jumped = strayed + 1, jumped + (after not in TOWN.neighbours[before])
+        *learned, end = tokenizer.convert_ids_to_tokens(example.counted_ids)
+        assert end == "</s>" and example.own_prompt_ids is None
+        assert learned == [square for role, square in said if role == "assistant"]
+    assert 0 < jumped < strayed
+
+
+def test_the_metric_asks_for_legal_steps_from_the_start_to_the_goal() -> None:
+    start = "a0"
+    near = TOWN.neighbours[start][0]
+    far = next(square for square in TOWN.neighbours if square not in TOWN.neighbours[start])
+    goal = f"{start} {near}"
+    assert TOWN.arrives(goal, goal)
+    assert TOWN.arrives(f"{start} {near} {start} {near}", goal)  # however long
+    for wrong in ("", start, near, f"{near} {start}", f"{start} {far}", f"{start} z9 {near}"):
+        assert not TOWN.arrives(wrong, goal), wrong
+    ways = [" ".join(routes.city().way("a0", goal)) for goal in ("a1", "p15", "h8")]
+    found = routes.by_length(["", *ways[1:]], ways)
+    assert found.pop("1_7") == 0.0 and set(found.values()) == {100.0} and "24_more" in found
+
+
+def made_up(
+    task: str, method: str, condition: str, *scores: float, **more: Any
+) -> list[dict[str, Any]]:
+    """Rows of a method, a seed for each score."""
+    key = "sequence_error_rate" if task == "few_inputs" else "reaches_goal"
+    return [
+        {"task": task, "experiment": "teacher" if method == "teacher" else "main", "method": method}
+        | {
+            "name": f"{method}/{condition}/{seed}",
+            "condition": condition,
+            "seed": seed,
+            "dev": score,
+        }
+        | {f"{key}_greedy": score, f"{key}_sample_t1": score, "parameters": 9, "seconds": 1.0}
+        | {"steps": 5, "learning_rate": 1e-3, **more}
+        for seed, score in enumerate(scores, start=1)
+    ]
+
+
+def test_the_page_claims_what_its_rows_show_and_no_more(tmp_path: Path) -> None:
+    store = tmp_path / "on_policy.parquet"
+    few = {"num_inputs": 250}
+    rows = [
+        *made_up("few_inputs", "teacher", "", 30.0),
+        *made_up("few_inputs", "start", "250 inputs", 80.0, 81.0, 79.0, **few),
+        *made_up("few_inputs", "supervised_kd", "250 inputs", 76.0, 77.2, 74.9, **few),
+        *made_up("few_inputs", "on_policy_forward_kl", "250 inputs", 70.0, 71.1, 69.2, **few),
+        *made_up("few_inputs", "on_policy_jsd", "250 inputs", 90.0, 91.0, 89.5, **few),
+        *made_up("few_inputs", "start", "1,000 inputs", 60.0, 61.0, num_inputs=1000),
+        *made_up("routes", "start", "", 60.0, 61.0, reaches_goal_greedy_1_7=90.0),
+        *made_up("routes", "supervised_kd", "", 70.0, 71.1, reaches_goal_greedy_1_7=90.0),
+        *made_up("routes", "on_policy_reverse_kl", "", 62.0, 63.2, reaches_goal_greedy_1_7=95.0),
+    ]
+    add_rows(store, rows)
+    few_place, more, town = page.places_of(page.read(store))
+    assert (few_place.title, more.title, town.title) == ("250 inputs", "1,000 inputs", "routes")
+    assert few_place.best == {
+        "best on-policy": "on_policy_forward_kl",
+        "best supervised": "supervised_kd",
+    }
+    claims = read_claims(page.CLAIMS)
+    verdicts = {
+        verdict: [title for title, _ in found]
+        for verdict, found in page.judged(claims[0], [few_place, more, town]).items()
+    }
+    assert verdicts == {
+        "holds": ["250 inputs"],
+        "does not hold": ["routes"],
+        "undecided": [],
+        "not measured": ["1,000 inputs"],
+    }
+    whole = few_place.figure(
+        {"kind": "weighted", "weights": {"best on-policy": 1.0, "best supervised": -1.7}}
+    )
+    gains = [
+        (s - o) - 1.7 * (s - k) for s, k, o in ((80, 76, 70), (81, 77.2, 71.1), (79, 74.9, 69.2))
+    ]
+    assert whole is not None and whole.value == pytest.approx(sum(gains) / 3)
+    room = few_place.figure({"kind": "room", "system": "best on-policy", "times": 2})
+    assert room is not None and room.value == pytest.approx(
+        50.0 - 2 * sum(s - o for s, o in ((80, 70), (81, 71.1), (79, 69.2))) / 3
+    )
+    page.write_page(store)
+    text = store.with_suffix(".md").read_text("utf-8")
+    assert "Seq-KD" not in text.split("## What holds when")[0]
+    plots = {path.name for path in (tmp_path / "on_policy").iterdir()}
+    assert plots == {"inputs.svg", "length.svg"}
+    assert all(f"(on_policy/{plot})" in text for plot in plots)
