@@ -72,7 +72,7 @@ DevScorer = Callable[[PreTrainedModel], Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What a training was, finished or paused: counters, best dev scores, seconds of training itself."""
+    """What a training was, or is so far: counters, best dev scores, seconds of training itself."""
 
     updates: int
     tokens: int
