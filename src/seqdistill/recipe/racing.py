@@ -32,7 +32,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 BASELINE = "baseline"
 """Always among the last, where it is among the first."""
 RATE = "training.learning_rate"
-_FACTORS = (1 / 3, 1.0, 3.0)
+_FACTOR = 3.0
 _KEPT_ONE_OF, _NUM_LAST = 3, 3
 """Of each rung a third goes on; so many methods come to the end."""
 
@@ -86,7 +86,8 @@ def raced_methods(recipe: Recipe, names: Sequence[str] = ()) -> dict[str, Recipe
 
 def rates_of(recipe: Recipe) -> list[float]:
     """The learning rates that every method is raced with: around the recipe's own."""
-    return [float(f"{recipe.training.learning_rate * factor:.2g}") for factor in _FACTORS]
+    own = recipe.training.learning_rate
+    return [float(f"{own / _FACTOR:.2g}"), own, float(f"{own * _FACTOR:.2g}")]
 
 
 def candidate(method: Recipe, rate: float, rungs: Sequence[Rung], eval_metric: str) -> Recipe:
