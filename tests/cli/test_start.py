@@ -57,7 +57,8 @@ def test_light_commands_load_no_heavy_library_and_answer_at_once(words: tuple[st
 
 
 COMMANDS = (
-    "demo", "train", "label", "sweep", "recipe", "evaluate", "report", "generate", "export", "env"
+    "demo", "train", "label", "sweep", "race", "recipe",
+    "evaluate", "report", "generate", "export", "env",
 )  # fmt: skip
 
 

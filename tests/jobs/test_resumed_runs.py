@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.jobs import runs
 from tests.jobs.runs import folder_for, settings_in, texts, trained
 
 from seqdistill.core.errors import UserError
@@ -14,6 +15,7 @@ from seqdistill.core.progress import NoProgress
 from seqdistill.jobs import training
 from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.inputs import data_files
+from seqdistill.jobs.train import train
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.locks import held
@@ -127,7 +129,7 @@ def test_what_the_cpu_multiplies_fast_is_taken_noted_and_kept_on_another_machine
 ) -> None:
     begun: list[str] = []
 
-    def stop(self: TrainingLoop, *, resume: Resume) -> TrainingResult:
+    def stop(self: TrainingLoop, *, resume: Resume, until: None) -> TrainingResult:
         begun.append(self.precision)
         raise Stopped
 
@@ -142,3 +144,18 @@ def test_what_the_cpu_multiplies_fast_is_taken_noted_and_kept_on_another_machine
         assert told == bool(given)
     assert begun == [precision] * 2
     assert RunDirectory(place / "runs" / "run").read_manifest()["precision"] == precision
+
+
+def test_a_run_that_pauses_twice_is_the_run_that_never_did(place: Path) -> None:
+    """Within an epoch, and from rollouts: the schedule, the data and the sampler go on."""
+    for method in ("word_kd", "gkd"):
+        given = ["training.steps=7", "training.eval_every=2", "training.dropout=0.1"]
+        given += ["training.checkpoint_every=null"]
+        whole = trained(runs.recipe_in(place, method, *given, name=f"{method}-whole"))
+        recipe = runs.recipe_in(place, method, *given, name=f"{method}-paused")
+        for until in (2, 4):
+            paused = train(recipe, progress=NoProgress(), resume=True, until=until)
+            assert not paused.is_finished and not paused.student_path.exists()
+            assert [row["step"] for row in paused.read_metrics()][-1] == until
+        runs.assert_equal_students(trained(recipe, resume=True), whole)
+        assert runs.losses(paused) == runs.losses(whole)

@@ -123,7 +123,7 @@ def test_what_dev_chose_is_measured_with_every_seed_and_compared(
         folder.rename(place / folder.name)
     trained: list[str] = []
 
-    def noting(recipe: Recipe, *, progress: Progress, resume: bool) -> RunDirectory:
+    def noting(recipe: Recipe, *, progress: Progress, resume: bool, until: None) -> RunDirectory:
         trained.append(recipe.output_dir)
         return train(recipe, progress=progress, resume=resume)
 
@@ -140,7 +140,7 @@ def test_methods_go_on_from_one_start_of_their_seed(
     files(place)
     trained: list[str] = []
 
-    def noting(recipe: Recipe, *, progress: Progress, resume: bool) -> RunDirectory:
+    def noting(recipe: Recipe, *, progress: Progress, resume: bool, until: None) -> RunDirectory:
         trained.append(recipe.output_dir)
         return train(recipe, progress=progress, resume=resume)
 
@@ -222,7 +222,7 @@ def test_a_cell_that_fails_is_noted_and_the_others_go_on(
 ) -> None:
     files(place)
 
-    def failing(recipe: Recipe, *, progress: Progress, resume: bool) -> RunDirectory:
+    def failing(recipe: Recipe, *, progress: Progress, resume: bool, until: None) -> RunDirectory:
         if recipe.method == "word_kd":
             raise RuntimeError("out of memory")
         return train(recipe, progress=progress, resume=resume)

@@ -64,7 +64,7 @@ def demo(
     Trains a student without distillation, one with word-level and one with
     sequence-level distillation, and compares them on the test set.
     """
-    recipe = _read("demo", settings, output_dir, seed, purpose="measure")
+    recipe = recipe_of("demo", settings, output_dir, seed, purpose="measure")
     how = _resumption(recipe, resume, whole=resume_whole)
     if dry_run:
         _show_plan(recipe, verbose=verbose)
@@ -94,7 +94,7 @@ def train(
     A setting reads key=value; the usual names of Hugging Face scripts are understood.
     """
     words = [recipe, *(settings or [])]
-    chosen = _read(None, words, output_dir, seed, trust_remote_code)
+    chosen = recipe_of(None, words, output_dir, seed, trust_remote_code)
     how = _resumption(chosen, resume, whole=resume_whole)
     if dry_run:
         _show_plan(chosen, verbose=verbose)
@@ -127,7 +127,7 @@ def label(
     Stopped at any moment, the same command continues.
     """
     words = [recipe, *(settings or [])]
-    chosen = _read(None, words, output_dir, seed, trust_remote_code, purpose="label")
+    chosen = recipe_of(None, words, output_dir, seed, trust_remote_code, purpose="label")
     from seqdistill.recipe.systems import output_folder
 
     named = output_dir is not None or any(word.startswith("output_dir=") for word in words)
@@ -162,7 +162,7 @@ def label(
     say_aligned([("teacher's corpus", str(folder)), ("train on it", use)])
 
 
-def _read(
+def recipe_of(
     name: str | None,
     words: Sequence[str] | None,
     output_dir: str | None,

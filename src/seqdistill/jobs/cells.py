@@ -43,6 +43,8 @@ class Cell:
     recipes: tuple[Recipe, ...]
     facts: Mapping[str, Any]
     """Columns of its rows."""
+    until: int | None = None
+    """The update after which its last training pauses, to be gone on with by another cell."""
     tested: bool = True
     """Whether the test set is decoded; cells that choose settings are scored on dev alone."""
 
@@ -129,14 +131,16 @@ def run_cells(
 
 
 def train_cell(cell: Cell) -> list[RunDirectory]:
-    """Trains what of a cell is not trained yet, each recipe in a fresh process.
+    """Trains what of a cell is not trained yet, each recipe in a fresh process; the last one until
+    the cell pauses.
 
     What one training leaves in memory slows the next by a quarter.
     """
     runs = [RunDirectory(recipe.output_dir) for recipe in cell.recipes]
     for run, recipe in zip(runs, cell.recipes, strict=True):
         if not run.is_finished:
-            job = functools.partial(train, recipe, progress=NoProgress(), resume=True)
+            until = cell.until if recipe is cell.recipes[-1] else None
+            job = functools.partial(train, recipe, progress=NoProgress(), resume=True, until=until)
             with pool_of(1, threads=torch.get_num_threads()) as process:
                 process.submit(job).result()
     return runs

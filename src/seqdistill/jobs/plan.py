@@ -58,6 +58,10 @@ class Plan:
     """Facts about the models, by their labels."""
     dev_scores: str | None
     """How often dev is scored, and how long that takes."""
+    dev_seconds: float
+    """Of one score on dev."""
+    main_metric: str
+    """The first that outputs are judged by."""
     stages: tuple[str, ...] = ()
     """What each stage of a chain will be."""
     output_dir: str = ""
@@ -120,7 +124,7 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
     guessed = with_placeholder_targets(prepared.train, max_tokens=writing.max_new_tokens)
     prepared = dataclasses.replace(prepared, train=guessed)
     seconds = _training_seconds(prepared, device_of(recipe.training.device))
-    scores = _dev_scores(prepared)
+    dev_seconds = _dev_seconds(prepared)
     return Plan(
         methods=(recipe.method,),
         target_tokens=int(prepared.train.lengths.counted.sum()),
@@ -132,7 +136,9 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
         guessed_targets=num_guessed,
         data=data,
         models=_model_facts(prepared),
-        dev_scores=scores,
+        dev_scores=_dev_scores(prepared, dev_seconds) if prepared.dev else None,
+        dev_seconds=dev_seconds,
+        main_metric=prepared.judging.metrics[0],
     )
 
 
@@ -216,14 +222,17 @@ def _tokens_per_update(prepared: Prepared) -> float:
     return prepared.recipe.training.gradient_accumulation_steps * sum(sizes) / len(sizes)
 
 
-def _dev_scores(prepared: Prepared) -> str | None:
-    """How often dev is scored, and how long once takes: a fixed part and one for each example."""
-    training, size = prepared.recipe.training, len(prepared.dev)
-    if not size:
-        return None
+def _dev_seconds(prepared: Prepared) -> float:
+    """How long one score on dev takes: a fixed part and one for each example."""
+    if not (size := len(prepared.dev)):
+        return 0.0
     seconds = [_seconds_of_dev(prepared, count) for count in (_FIRST, _NUM_SCORED)]
     each = max(0.0, (seconds[1] - seconds[0]) / (_NUM_SCORED - _FIRST))
-    once = seconds[1] + each * max(0, size - _NUM_SCORED)
+    return seconds[1] + each * max(0, size - _NUM_SCORED)
+
+
+def _dev_scores(prepared: Prepared, once: float) -> str:
+    training, size = prepared.recipe.training, len(prepared.dev)
     times = math.ceil(training.steps / training.eval_every) if training.eval_every else 1
     return (
         f"{times:,} times about {once:.0f} seconds, so about {times * once / 60:.1f} minutes, from "

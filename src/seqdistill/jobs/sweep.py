@@ -24,7 +24,7 @@ from seqdistill.jobs.cells import Cell, chained, run_cells, train_cell
 from seqdistill.jobs.evaluate import evaluate_run, evaluation_settings
 from seqdistill.jobs.systems import system_under_test
 from seqdistill.metrics.bootstrap import paired_bootstrap
-from seqdistill.metrics.corpus_metrics import corpus_metrics, score_key_of
+from seqdistill.metrics.corpus_metrics import LOSS, corpus_metrics, score_key_of
 from seqdistill.metrics.repetitions import mean, t_interval
 from seqdistill.metrics.score import SummedStatistics
 from seqdistill.metrics.scripts import Units
@@ -103,22 +103,16 @@ def run_sweep(
     path, page = folder / ROWS, folder / PAGE
     place = {cell.key: number for number, cell in enumerate(cells.values())}
     with held(folder, "sweeping"):
-
-        def keep(cell: Cell, new: list[Row]) -> None:
-            rows = [row for row in read_rows(path) if _identity(row) != (cell.key, cell.tested)]
-            rows += [{**row, "split": "test" if cell.tested else "dev"} for row in new]
-            write_rows(path, sorted(rows, key=lambda r: (r["split"], place.get(r["cell"], -1))))
-
         failed = run_cells(
             lambda: list(pending_cells(sweep, cells)),
             measured_rows,
-            keep,
+            keeper(path, place),
             jobs=jobs,
             until=until,
             tell=tell,
         )
         rows = [row for row in read_rows(path) if row["cell"] in place]
-        compared = _differences(sweep, cells, rows)
+        compared = differences(sweep, cells, rows)
         write_rows(folder / DIFFERENCES, compared)
         atomic.write_text(page, sweep_page(rows, compared, sweep))
     return SweepResult(path, page, failed)
@@ -134,6 +128,18 @@ def _cell(sweep: Sweep, trial: Trial) -> Cell:
     recipes, digest = chained(stages, folder)
     facts = {"method": trial.method, **trial.varied, **trial.chosen, "seed": trial.seed}
     return Cell(f"{trial.method}-{digest}", trial.name, recipes, facts)
+
+
+def keeper(path: Path, place: Mapping[str, int]) -> Callable[[Cell, list[Row]], None]:
+    """Puts the rows of a cell into the file, in the place of those that it has there; rows are in
+    the order of `place`, dev first."""
+
+    def keep(cell: Cell, new: list[Row]) -> None:
+        rows = [row for row in read_rows(path) if _identity(row) != (cell.key, cell.tested)]
+        rows += [{**row, "split": "test" if cell.tested else "dev"} for row in new]
+        write_rows(path, sorted(rows, key=lambda r: (r["split"], place.get(r["cell"], -1))))
+
+    return keep
 
 
 def _identity(row: Row) -> tuple[str, bool]:
@@ -170,8 +176,11 @@ def pending_cells(sweep: Sweep, cells: Mapping[str, Cell]) -> Iterator[Cell]:
     yield from (cell for cell in chosen if (cell.key, True) not in there)
 
 
-def measured_rows(cell: Cell) -> list[Row]:
-    """Trains a cell and measures it: one row a system and metric, or one of its score on dev."""
+def measured_rows(cell: Cell, *, with_start: bool = False) -> list[Row]:
+    """Trains a cell and measures it: one row a system and metric, or one of its score on dev.
+
+    `with_start` also measures its student before the first update, unless its recipe does not.
+    """
     run = train_cell(cell)[-1]
     manifest = run.read_manifest()
     training = cast("dict[str, Any]", manifest["training"])
@@ -183,14 +192,11 @@ def measured_rows(cell: Cell) -> list[Row]:
         "version": seqdistill.__version__,
     }
     if not cell.tested:
-        metric = str(cast("dict[str, Any]", manifest["judging"])["eval_metric"])
-        score = float(training["best"][0][0])
-        worth = score_key_of("loss_nats" if metric == "loss" else metric)(score)
-        return [{**facts, "system": "student", "metric": metric, "value": score, "worth": worth}]
+        return [{**facts, **dev_score(run, float(training["best"][0][0]))}]
     recipe = cell.recipes[-1]
     evaluate_run(
         run,
-        ["evaluation.include_start=false"],
+        [] if with_start else ["evaluation.include_start=false"],
         progress=NoProgress(),
         measured_teacher=measured_teacher(recipe) if recipe.teacher.model else None,
         trust_remote_code=trusts_code(recipe),
@@ -202,10 +208,24 @@ def measured_rows(cell: Cell) -> list[Row]:
     ]
 
 
+def dev_metric(run: RunDirectory) -> str:
+    """The score on dev that chooses, as it is called in the run's metrics."""
+    metric = str(cast("dict[str, Any]", run.read_manifest()["judging"])["eval_metric"])
+    return LOSS if metric == "loss" else metric
+
+
+def dev_score(run: RunDirectory, score: float) -> Row:
+    """The columns of a score on dev; of two `worth` the larger is better."""
+    metric = dev_metric(run)
+    worth = score_key_of(metric)(score)
+    return {"system": "student", "metric": metric, "value": score, "worth": worth}
+
+
 def systems_of_results(run: RunDirectory) -> dict[str, dict[str, Any]]:
-    """What results.json says of the run's teacher, where there is one, and of its student."""
+    """What results.json says of the run's teacher and start, where there are such, and of its
+    student."""
     systems = [system.columns() for system in run.read_results().systems]
-    return {"teacher" if s["method"] == "teacher" else "student": s for s in systems}
+    return {s["method"] if s["method"] in ("teacher", START) else "student": s for s in systems}
 
 
 def measured_teacher(recipe: Recipe) -> SystemResult:
@@ -241,7 +261,7 @@ def _scores(system: Mapping[str, Any]) -> Iterator[Row]:
             yield {"metric": key, "value": value, **ends}
 
 
-def _differences(sweep: Sweep, cells: Mapping[str, Cell], rows: Sequence[Row]) -> list[Row]:
+def differences(sweep: Sweep, cells: Mapping[str, Cell], rows: Sequence[Row]) -> list[Row]:
     """By how much each method is better than the baseline and than its start, seed by seed and over
     seeds.
 
@@ -272,7 +292,7 @@ def _of_seeds(pairs: Sequence[tuple[Cell, Cell]], values: Values) -> Iterator[Ro
     by_metric: dict[str, list[Row]] = {}
     for own, base in pairs:
         sampled = _of_samples(own, base, values) if len(pairs) > 1 else ()
-        for row in (*_of_one(own, base), *sampled):
+        for row in (*paired_gains(own.run, base.run), *sampled):
             by_metric.setdefault(row["metric"], []).append({**own.facts, **row, "num_seeds": 1})
     for rows in by_metric.values():
         yield from rows
@@ -284,10 +304,12 @@ def _of_seeds(pairs: Sequence[tuple[Cell, Cell]], values: Values) -> Iterator[Ro
             yield {**whole, **ends, "interval": "t over seeds", "num_seeds": len(gains)}
 
 
-def _of_one(own: Cell, base: Cell) -> Iterator[Row]:
+def paired_gains(own: RunDirectory, base: RunDirectory, system: str | None = None) -> Iterator[Row]:
+    """By how much the student of a run is better than that of another, or than a system measured
+    there, with the ends of a paired bootstrap over the test set: greedy and by beam search."""
     for mode in ("greedy", "beam"):
-        metric, sign, mine = scored(own.run, mode)
-        _, _, theirs = scored(base.run, mode)
+        metric, sign, mine = scored(own, mode)
+        _, _, theirs = scored(base, mode, system)
         generator = np.random.default_rng(derived_seed(1, "paired sweep"))
         found = paired_bootstrap(
             mine, theirs, num_resamples=_NUM_RESAMPLES, confidence=_CONFIDENCE, generator=generator

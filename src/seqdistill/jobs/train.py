@@ -41,18 +41,21 @@ from seqdistill.training.processes import check_launch
 _LOG = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunDirectory:
+def train(
+    recipe: Recipe, *, progress: Progress, resume: Resume = False, until: int | None = None
+) -> RunDirectory:
     """The run directory of the trained student, or of the comparison with a sub-run a method.
 
     Raises UserError, before anything is written, for whatever cannot work. With `resume`, finished
-    students are kept and an unfinished one goes on from its newest checkpoint.
+    students are kept and an unfinished one goes on from its newest checkpoint. With `until` one
+    that is no chain and no comparison pauses after that update.
     """
     check_launch()
     check_recipe(recipe)
     if recipe.stages:
         return _train_stages(recipe, progress=progress, resume=resume)
     if not recipe.compare:
-        return train_student(recipe, progress=progress, resume=resume)
+        return train_student(recipe, progress=progress, resume=resume, until=until)
     with only_writer(recipe) as processes:
         run = open_run(recipe, resume=resume)
         is_new = not (resume and run.is_begun)

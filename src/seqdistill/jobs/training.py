@@ -96,14 +96,18 @@ def _first_difference(stored: dict[str, object], given: dict[str, object], at: s
     return "nothing differs"
 
 
-def train_student(recipe: Recipe, *, progress: Progress, resume: Resume = False) -> RunDirectory:
+def train_student(
+    recipe: Recipe, *, progress: Progress, resume: Resume = False, until: int | None = None
+) -> RunDirectory:
     """Trains the recipe's student and saves it. Returns its run directory.
+
+    With `until` it pauses after that update, at a checkpoint and without a student to be used.
 
     Under `torchrun` or `accelerate launch` every process trains, and the first one writes. Raises
     UserError while another one trains in the run directory.
     """
     with only_writer(recipe):
-        return train_as_only_writer(recipe, progress=progress, resume=resume)
+        return train_as_only_writer(recipe, progress=progress, resume=resume, until=until)
 
 
 @contextlib.contextmanager
@@ -127,7 +131,7 @@ def only_writer(recipe: Recipe) -> Iterator[PartialState]:
 
 
 def train_as_only_writer(
-    recipe: Recipe, *, progress: Progress, resume: Resume = False
+    recipe: Recipe, *, progress: Progress, resume: Resume = False, until: int | None = None
 ) -> RunDirectory:
     """As `train_student`, for callers that keep others away from the run directory.
 
@@ -204,8 +208,9 @@ def train_as_only_writer(
             score_dev=dev_scorer(prepared, decode_dev, ranks),
         )
         with contextlib.closing(run), trackers_started(accelerator, recipe, run):
-            result = loop.run(resume=resume if started else False)
-    if accelerator.is_main_process:
+            result = loop.run(resume=resume if started else False, until=until)
+    ended = result.stopped_early or result.updates == training.steps
+    if accelerator.is_main_process and ended:
         logs = run.logs_so_far()
         _save(prepared, run)
         run.update_manifest(

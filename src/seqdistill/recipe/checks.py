@@ -7,6 +7,8 @@ and models are not looked at; what they lack is found by the packages that read 
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Callable, Iterator
 
@@ -108,6 +110,19 @@ def _changed(recipe: Recipe, keys: str) -> Iterator[tuple[str, object]]:
 
 def _holds(found: object, values: tuple[object, ...]) -> bool:
     return found in values if values else found is not None
+
+
+def without_unread(recipe: Recipe) -> Recipe:
+    """The recipe without what it says of data, teacher and sequences and does not read."""
+    data, needed = recipe.data, recipe.sequences.needs_references
+    if data.unlabelled is not None and needed is not None:
+        recipe = recipe.model_copy(update={"data": data.model_copy(update={"unlabelled": None})})
+    while keys := [key for key, _ in _unread(recipe) if key.startswith(("teacher.", "sequences."))]:
+        values = recipe.model_dump(mode="json", exclude_unset=True)
+        for *sections, name in (key.split(".") for key in keys):
+            functools.reduce(operator.getitem, sections, values).pop(name, None)
+        recipe = Recipe.model_validate(values)
+    return recipe
 
 
 def _unread(recipe: Recipe) -> Findings:

@@ -13,16 +13,18 @@ from typing import Literal
 from seqdistill.core.hub import HUB_NAME, may_be_hub_dataset, nowhere, sibling_hint
 from seqdistill.recipe.checks import label_contradictions
 from seqdistill.recipe.documents import KeyPath, dotted
+from seqdistill.recipe.racing import race_contradictions
 from seqdistill.recipe.resolving import BUNDLED, recipe_error, resolve
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.schema_errors import located
 from seqdistill.recipe.sections import Finding, Findings
 from seqdistill.recipe.systems import all_contradictions
 
-Purpose = Literal["check", "train", "label", "measure", "continue"]
+Purpose = Literal["check", "train", "label", "measure", "continue", "race"]
 """What a recipe is loaded for: `check` reads its words alone, `train` looks for the files, too;
 `label` wants data and a teacher only; `measure` trains and then measures, so that it wants a test
-set; `continue` does so from a student that is not trained yet."""
+set; `continue` does so from a student that is not trained yet; `race` is for many methods, which
+are checked one by one, and chooses on dev."""
 _WHOLE_RECIPE = ("preset", "compare", "stages")
 _BY_SECTION = ("teacher", "student", "objective")
 """Sections that sentences speak of without naming a key."""
@@ -62,8 +64,11 @@ def check_recipe(recipe: Recipe, *, purpose: Literal["check", "label"] = "check"
 
 
 def _findings(recipe: Recipe, purpose: Purpose) -> list[Finding]:
-    found = label_contradictions(recipe) if purpose == "label" else all_contradictions(recipe)
-    if purpose in ("measure", "continue") and recipe.data.test is None:
+    if purpose == "race":
+        found = race_contradictions(recipe)
+    else:
+        found = label_contradictions(recipe) if purpose == "label" else all_contradictions(recipe)
+    if purpose in ("measure", "continue", "race") and recipe.data.test is None:
         sentence = (
             "must name the examples that students are measured on, got none; add data.test=..., "
             "or train alone, by the command train"

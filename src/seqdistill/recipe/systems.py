@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 from seqdistill.core.errors import did_you_mean
 from seqdistill.recipe.checks import contradictions
 from seqdistill.recipe.objective_schema import ObjectiveSection
+from seqdistill.recipe.resolving import read_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Finding, Findings
 from seqdistill.recipe.sequences_schema import DecodingSection, SequencesSection
@@ -28,15 +30,15 @@ def output_folder(recipe: Recipe) -> pathlib.Path:
     return pathlib.Path(filled.replace("{seed}", str(recipe.seed)))
 
 
-def compare_member(recipe: Recipe, preset_name: str) -> Recipe:
+def compare_member(recipe: Recipe, preset_name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of one compared system.
 
     `method`, the origin of `sequences`, `objective` and `teacher.scores` are the preset's; data,
     models, decoding, training, evaluation and seed are those of the comparing `recipe`. Its
     output_dir is the sub-folder of that name, and it compares nothing itself. States of the teacher
-    are kept where the preset reads them.
+    are kept where the preset reads them. `overrides` are of the preset.
     """
-    preset = preset_recipe(preset_name)
+    preset = read_recipe(preset_name, overrides) if overrides else preset_recipe(preset_name)
     teacher: dict[str, object] = {"scores": preset.teacher.scores}
     if preset.teacher.scores == "none":
         teacher |= {"cache_hidden_states": "none", "states": None}

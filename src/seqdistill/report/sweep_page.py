@@ -18,8 +18,10 @@ _HIDDEN = ("cell", "split", "system", "metric", "value", "low", "high", "worth",
 _FURTHER = ("perplexity",)  # not speeds: cells ran beside each other
 
 
-def sweep_page(rows: Sequence[Row], differences: Sequence[Row], sweep: Sweep) -> str:
-    """One HTML file that refers to nothing outside itself."""
+def sweep_page(
+    rows: Sequence[Row], differences: Sequence[Row], sweep: Sweep, words: Sequence[str] = ()
+) -> str:
+    """One HTML file that refers to nothing outside itself; `words` are what a race recommends."""
     students = [r for r in rows if r.get("system") == "student" and r.get("split") == "test"]
     names = list(dict.fromkeys(row["metric"] for row in students))
     compared = _main_metrics(names)
@@ -56,6 +58,7 @@ def sweep_page(rows: Sequence[Row], differences: Sequence[Row], sweep: Sweep) ->
     return environment.from_string((files / "sweep.html.jinja").read_text("utf-8")).render(
         style=Markup((files / "style.css").read_text("utf-8")),
         sweep=sweep,
+        words=words,
         varied=[*columns, *sweep.choose],
         chosen=list(sweep.choose),
         metrics=metrics,

@@ -72,7 +72,7 @@ DevScorer = Callable[[PreTrainedModel], Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What a finished training was: counters, best dev scores, seconds of training itself."""
+    """What a training was, or is so far: counters, best dev scores, seconds of training itself."""
 
     updates: int
     tokens: int
@@ -146,6 +146,7 @@ class TrainingLoop:
         self._micro_batches = settings.gradient_accumulation_steps
         self._state = LoopState(micro_batches=self._micro_batches * accelerator.num_processes)
         self._saved_at = 0
+        self._last = settings.steps
         self._note = Note()
         self._timed_to = (0, 0.0)  # tokens and seconds that a logged speed has told of
         self._is_sharded: bool = accelerator.is_fsdp2
@@ -160,8 +161,13 @@ class TrainingLoop:
         if self._is_sharded and self.samples_student:
             model.to(accelerator.device)
 
-    def run(self, *, resume: Resume) -> TrainingResult:
-        """Trains to the end, from a checkpoint when `resume` and there is one."""
+    def run(self, *, resume: Resume, until: int | None = None) -> TrainingResult:
+        """Trains to the end, from a checkpoint when `resume` and there is one.
+
+        Pauses after the update `until`, of which there is a checkpoint then; resumed, it is the run
+        that it would have been.
+        """
+        self._last = min(until or self.settings.steps, self.settings.steps)
         rank = self.accelerator.process_index
         torch.manual_seed(derived_seed(self.seed, f"dropout/rank-{rank}"))
         if resume:
@@ -171,12 +177,13 @@ class TrainingLoop:
         self.progress.advance(self._state.update)
         # A run that was interrupted while it scored dev has that before it.
         stopped = self._evaluate_and_save() if self._dev_is_due() else self._stops_early()
-        while self._state.update < self.settings.steps and not stopped:
+        while self._state.update < self._last and not stopped:
             self._step()
             stopped = self._evaluate_and_save()
         self.progress.finish()
+        ended = stopped or self._state.update == self.settings.steps
         with self._whole_student():
-            if self._state.best:
+            if self._state.best and ended:
                 self._best.restore(self.model, self._state, average=self.settings.average_best)
         self.model.eval()
         return TrainingResult(
@@ -383,7 +390,7 @@ class TrainingLoop:
                         self._save(unscored)
                     raise
         stop = self._stops_early()
-        if update == self.settings.steps or stop or (every and update % every == 0):
+        if update == self._last or stop or (every and update % every == 0):
             self._save(self._snapshot())
             self.accelerator.wait_for_everyone()
         return stop
