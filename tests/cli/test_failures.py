@@ -118,11 +118,15 @@ def test_interrupt_says_how_to_continue(
     code: int,
     word: str,
 ) -> None:
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
     before = signal.getsignal(number)
-    answer = failed(program, monkeypatch, recipe_file, lambda: os.kill(os.getpid(), number))
-    assert answer.exit_code == code
-    assert answer.stderr == f"{word}; continue with --resume\n"
-    assert signal.getsignal(number) is before
+    try:
+        answer = failed(program, monkeypatch, recipe_file, lambda: os.kill(os.getpid(), number))
+        assert answer.exit_code == code
+        assert answer.stderr == f"{word}; continue with --resume\n"
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(signal.SIGINT, outer)
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ class Cell:
     recipes: tuple[Recipe, ...]
     facts: Mapping[str, Any]
     """Columns of its rows."""
-    until: int | None = None
-    """The update after which its last training pauses, to be gone on with by another cell."""
     tested: bool = True
     """Whether the test set is decoded; cells that choose settings are scored on dev alone."""
+    until: int | None = None
+    """The update after which its last training pauses, to be gone on with by another cell."""
 
     @property
     def run(self) -> RunDirectory:
