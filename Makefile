@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs teacher corpus bench kim-rush gkd on-policy clean help
+.PHONY: demo test check docs teacher corpus bench kim-rush gkd on-policy best-student clean help
 
 help:  ## the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ gkd: $(STAMP)  ## run the on-policy distillation experiment, or go on with it: m
 
 on-policy: $(STAMP)  ## run the sweeps on where on-policy distillation pays, or go on with them: many hours
 	$(BIN)/python -m experiments.on_policy.run $(ARGS)
+
+best-student: $(STAMP)  ## make the best student of the bundled translator, or go on with it: hours
+	$(BIN)/python -m experiments.on_policy.best_student $(ARGS)
 
 clean:  ## remove the environment and caches, keep runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

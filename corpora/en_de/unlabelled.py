@@ -24,6 +24,7 @@ from corpora.duplicates import (
 from corpora.en_de.clean import MARKUP, MAX_WORDS, MIN_WORDS, MOJIBAKE, is_fragment, strip_debris
 from corpora.en_de.sentences import split_sentences
 from corpora.en_de.split import HELD_OUT, NEAR_THRESHOLD
+from seqdistill.records import atomic
 
 NEAR_IN_TRAIN = 0.8
 """Jaccard similarity to a sentence that is learned from, from which on another adds little."""
@@ -96,11 +97,8 @@ def candidates_of(rows: Iterable[dict[str, str]], held_out: frozenset[str]) -> l
     ]
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="file of a sentence a line")
-    arguments = parser.parse_args()
+def write(path: Path) -> str:
+    """Writes the file and says what is in it and what was left out."""
     pairs = pq.read_table(BUNDLED / "en-de" / "corpus.parquet").to_pylist()
     held_out = frozenset(pair["document"] for pair in pairs if pair["split"] in HELD_OUT)
     rows = pq.read_table(BUNDLED / "debian-summaries" / "corpus.parquet").to_pylist()
@@ -110,10 +108,17 @@ def main() -> None:
         held_out=(pair["source"] for pair in pairs if pair["split"] in HELD_OUT),
         train=(pair["source"] for pair in pairs if pair["split"] == "train"),
     )
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text("".join(f"{text}\n" for text in kept), "utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(path, "".join(f"{text}\n" for text in kept))
     words = sum(len(text.split()) for text in kept)
-    print(f"{len(kept):,} sentences of {words:,} words in {arguments.output}; left out {removed}")
+    return f"{len(kept):,} sentences of {words:,} words in {path}; left out {removed}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="file of a sentence a line")
+    print(write(parser.parse_args().output))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ side until none is left. What was measured with the same settings and teacher is
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -14,34 +13,27 @@ from typing import Literal
 import numpy as np
 
 from experiments.kim_rush.cells import plan
-from experiments.kim_rush.page import FLOAT32, INT8, RESULTS, write_page
+from experiments.kim_rush.page import INT8, RESULTS, write_page
 from experiments.kim_rush.tasks import G2P, TASKS, Task
 from experiments.pages import exits
 from experiments.preparing import (
     label,
     make_g2p_data,
-    recipe_of,
     split_sizes,
     write_dev,
     write_subset,
 )
 from experiments.running import (
-    OWN_NAMES,
     add_rows,
     run_experiment,
     tested,
     trained,
     write_differences,
 )
-from seqdistill.assembly.data import read_split
-from seqdistill.assembly.models import model_folder
-from seqdistill.evaluation.speed import measure_speed
-from seqdistill.evaluation.systems import SystemSource, evaluate_outputs
+from experiments.timing import columns, timed
 from seqdistill.generation.conversion import WEIGHTS
 from seqdistill.jobs.cells import Cell
-from seqdistill.jobs.evaluate import evaluation_settings
 from seqdistill.jobs.export import INT8_FOLDER, export_model, weight_bytes
-from seqdistill.jobs.systems import system_under_test
 from seqdistill.records.tables import Row, read_rows
 from seqdistill.records.temporary import temporary_folder
 
@@ -137,45 +129,27 @@ def speed_rows(task: Task, cells: Mapping[str, Cell]) -> list[Row]:
 
     Quality is measured again, since int8 has its own.
     """
-    first = task.seeds[0]
-    students = [
-        cell
+    students = {
+        cell.facts["size"]: cell
         for cell in cells.values()
         if (cell.facts["experiment"], cell.facts["method"], cell.facts["seed"])
-        == ("main", TIMED, first)
+        == ("main", TIMED, task.seeds[0])
         and cell.run.student_path.is_dir()
-    ]
+    }
     if not students:
         return []
-    found: list[tuple[Row, SystemSource]] = []
-    for engine in (FLOAT32, INT8):
-        settings = {
-            **{k: v for k, v in task.settings.items() if k.startswith(("data.", "evaluation."))},
-            **{"evaluation.compute_type": engine.removeprefix("ctranslate2 "), "seed": first},
-            **{"teacher.model": task.teacher, "student.model": task.teacher},
-        }
-        recipe = recipe_of(settings, preset="baseline")
-        examples = read_split(recipe, "test")
-        folders = [("teacher", "teacher", model_folder(task.teacher), students[0])]
-        folders += [(c.facts["size"], TIMED, str(c.run.student_path), c) for c in students]
-        for size, method, folder, cell in folders:
-            name = f"speed/{size}/{method.replace('+', '-')}/{engine.removeprefix('ctranslate2 ')}"
-            row = {**cell.facts, "experiment": "speed", "size": size, "method": method}
-            row |= {"engine": engine, "name": name}
-            if size == "teacher":
-                row["stages"] = []
-            load = functools.partial(system_under_test, name, folder, "trained", recipe, examples)
-            found.append((row, SystemSource(name, folder, load)))
-    references = [example.target or "" for example in examples]
-    judged = evaluation_settings(recipe, examples, "seq2seq")
-    measured = [
-        (source, evaluate_outputs(source.load(), references, judged, teacher=None))
-        for _, source in found
-    ]
-    return [
-        row | {k: v for k, v in result.row.columns().items() if k not in (*OWN_NAMES, "bytes")}
-        for (row, _), result in zip(found, measure_speed(measured, judged), strict=True)
-    ]
+    models = {"teacher": task.teacher}
+    models |= {size: str(cell.run.student_path) for size, cell in students.items()}
+    any_student = next(iter(students.values()))
+    rows = []
+    for (size, compute_type), found in timed(models, task.settings, task.teacher).items():
+        row: Row = {**students.get(size, any_student).facts, "experiment": "speed", "size": size}
+        row |= {"method": TIMED, "engine": f"ctranslate2 {compute_type}"}
+        if size == "teacher":
+            row |= {"method": "teacher", "stages": []}
+        row["name"] = f"speed/{size}/{row['method'].replace('+', '-')}/{compute_type}"
+        rows.append(row | columns(found))
+    return rows
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from experiments.estimates import (
 from experiments.on_policy.routes import LENGTHS
 from experiments.pages import exits, write_paper
 from experiments.shapes import read_tasks
+from seqdistill.records.tables import Row
 from seqdistill.report.numbers import MISSING, times
 
 RESULTS = Path("docs/results/on_policy.parquet")
@@ -58,6 +59,9 @@ LENGTH_NAMES = {
     f"{low}_{high or 'more'}": f"{low}–{high}" if high else f"{low} and more"
     for low, high in LENGTHS
 }
+BEST = "best_student"
+"""The task and the experiment of the rows about the best student of the bundled translator."""
+STEP_NAMES = {TEACHER: "teacher", "seq_kd": "Seq-KD on plenty of text"}
 SHOWN = read_tasks(Path(__file__).parents[1] / "shown.yaml", tuple[Shown, ...])["on_policy"]
 
 
@@ -295,6 +299,62 @@ def _panes(name: str) -> Iterator[plots.Plot]:
             legend.remove()
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step on the way to the best student, in one arithmetic and one way of decoding."""
+
+    name: str
+    row: Row
+    mode: str
+    beam_speed: float
+    """Words per second of the teacher's beam search in fp32."""
+
+    @property
+    def over_teacher(self) -> Estimate | None:
+        """By how much BLEU is above that of the teacher's beam search in fp32."""
+        return estimate((self.row,), f"bleu_{self.mode}_over_teacher")
+
+    @property
+    def bleu(self) -> Estimate | None:
+        """Its BLEU."""
+        return estimate((self.row,), f"bleu_{self.mode}")
+
+    @property
+    def speed(self) -> float:
+        """As a multiple of the teacher's beam search in fp32."""
+        return float(self.row[f"words_per_second_{self.mode}"]) / self.beam_speed
+
+
+def steps_of(results: Results) -> list[Step]:
+    """What was measured in one run on the way to the best student."""
+    rows = results.of(BEST, BEST)
+    beam = select(rows, method=TEACHER, compute_type="float32")
+    return [
+        Step(name, row, mode, float(beam[0]["words_per_second_beam"]))
+        for method, name in STEP_NAMES.items()
+        for row in select(rows, method=method)
+        for mode in ("beam", "greedy")
+    ]
+
+
+def quality_picture(steps: Sequence[Step]) -> bytes:
+    """BLEU against speed, a line a step from beam search in fp32 to greedy in int8."""
+    with plots.plot("quality") as plot:
+        axes = plot.axes[0]
+        for place, name in enumerate(dict.fromkeys(step.name for step in steps)):
+            own = sorted((s for s in steps if s.name == name), key=lambda s: s.speed)
+            points = [(s.speed, s.bleu.value) for s in own if s.bleu is not None]
+            axes.plot(*zip(*points, strict=True), label=name, **plots.look(place))
+        axes.set_xscale("log")
+        ticks = [1, 2, 5, 10, 20, 50]
+        axes.set_xticks(ticks, [times(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel="words per second, as a multiple of the teacher's beam search in fp32")
+        axes.set_ylabel("BLEU (better →)")
+        plots.legend(axes)
+    return plot.image
+
+
 def length_picture(place: Place) -> str:
     """The name of a place's picture of success by length."""
     return "_".join(["length", *place.condition.lower().split()])
@@ -304,7 +364,10 @@ def write_page(path: Path = RESULTS) -> None:
     """Writes the page and its plots beside the rows."""
     results = read(path)
     places = places_of(results)
+    steps = steps_of(results)
     drawn = pictures(places)
+    if steps:
+        drawn["quality"] = quality_picture(steps)
     regimes = [found for s in SHOWN if (found := [p for p in places if p.shown == s])]
     write_paper(
         path,
@@ -312,7 +375,7 @@ def write_page(path: Path = RESULTS) -> None:
         results,
         {},  # the tables of claims are our own, since conditions differ in what is measured
         drawn,
-        {**globals(), "places": places, "drawn": drawn, "regimes": regimes},
+        {**globals(), "places": places, "steps": steps, "drawn": drawn, "regimes": regimes},
     )
 
 

@@ -147,3 +147,29 @@ def test_the_page_claims_what_its_rows_show_and_no_more(tmp_path: Path) -> None:
     plots = {path.name for path in (tmp_path / "on_policy").iterdir()}
     assert plots == {"inputs.svg", "length.svg"}
     assert all(f"(on_policy/{plot})" in text for plot in plots)
+
+
+def test_steps_to_the_best_student_are_measured_by_the_teachers_beam_in_fp32(
+    tmp_path: Path,
+) -> None:
+    store = tmp_path / "on_policy.parquet"
+    rows = []
+    for method, compute_type, speed, bleu in (
+        ("teacher", "float32", 10.0, 24.0),
+        ("teacher", "int8", 20.0, 23.9),
+        ("seq_kd", "float32", 100.0, 22.0),
+        ("seq_kd", "int8", 250.0, 21.9),
+    ):
+        row = {"task": page.BEST, "experiment": page.BEST, "method": method, "seed": 1}
+        row |= {"name": f"{method}/{compute_type}", "compute_type": compute_type, "bytes": 1e6}
+        for mode, factor in (("greedy", 2.0), ("beam", 1.0)):
+            row |= {f"words_per_second_{mode}": factor * speed, f"bleu_{mode}": bleu}
+            row |= {f"bleu_{mode}_over_teacher": bleu - 24.0}
+        rows.append({**row, "parameters": 9})
+    add_rows(store, rows)
+    steps = page.steps_of(page.read(store))
+    fastest = max(steps, key=lambda step: step.speed)
+    assert (fastest.speed, fastest.row["compute_type"], fastest.mode) == (50.0, "int8", "greedy")
+    page.write_page(store)
+    assert (tmp_path / "on_policy" / "quality.svg").is_file()
+    assert "| int8 | greedy | 21.9 | −2.1 | 50× |" in store.with_suffix(".md").read_text("utf-8")
