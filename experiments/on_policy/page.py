@@ -167,7 +167,7 @@ class Place(TaskRows):
 
         By its kind: how much better `system` is than `base` where none is given; `weighted`, a sum
         of gains over the start, linear, so that no ratio is of noisy numbers; `room`, the start's
-        distance to the teacher less a multiple of a gain; `fall` and `rise` of what is no score;
+        distance to the teacher less a multiple of a lead; `fall` and `rise` of what is no score;
         `with length`, how much more a lead is on the longest outputs than on the shortest.
         """
         kind, key = figure.get("kind"), f"{self.measure.key}_{figure.get('metric', 'greedy')}"
@@ -178,7 +178,8 @@ class Place(TaskRows):
             return self._sum([*systems, (start, -sum(weights.values()))], key)
         if kind == "room":
             factor, goal = float(figure["times"]), average(self.runs(TEACHER), key)
-            found = self._sum([(self.runs(figure["system"]), -factor), (start, factor - 1.0)], key)
+            own, base = (self.runs(figure[name]) for name in ("system", "base"))
+            found = self._sum([(own, -factor), (base, factor), (start, -1.0)], key)
             return (
                 None if found is None or goal is None else found.turned(lambda v: v + sign * goal)
             )
