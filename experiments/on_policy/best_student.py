@@ -65,7 +65,12 @@ def _bytes(model: str) -> dict[str, int]:
     folder = Path(model_folder(model))
     with temporary_folder() as scratch:
         export_model(
-            str(folder), scratch / "int8", form="int8", save_dtype=None, verify_on=None, threads=1
+            str(folder),
+            scratch / "int8",
+            form="int8",
+            save_dtype=None,
+            verify_on=str(SWEEP.settings["data.test"]),
+            threads=1,
         )
         int8 = weight_bytes(scratch / "int8")
     return {"float32": weight_bytes(folder), "int8": int8}
