@@ -63,6 +63,10 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("data/text_encoding.py", "data/tokenizing.py"),
         ("tests/data", "tests/jobs/test_chats.py"),
     ),
+    "policy gradient": (
+        ("sources/rewarded.py",),
+        ("tests/sources/test_baselines.py", "tests/jobs/test_rewards.py"),
+    ),
     "collator": (("data/collating.py", "data/batching.py"), ("tests/data", "tests/sources")),
 }
 _CPU_SECONDS = 240
