@@ -67,13 +67,13 @@ def fused_divergence(
 
 
 def nats_of(
-    part: Part, hidden: Float[Tensor, "positions dim"], head: Head
-) -> Float[Tensor, " positions"]:
-    """What a part is at every position, without a gradient, in chunks of positions."""
+    parts: Sequence[Part], hidden: Float[Tensor, "positions dim"], head: Head
+) -> Float[Tensor, "parts positions"]:
+    """What each part is at every position, without a gradient, in one pass over the head."""
     bias = None if head.bias is None else head.bias.detach()
     held = dataclasses.replace(head, weight=head.weight.detach(), bias=bias)
     ones = hidden.new_ones(hidden.shape[0])
-    return fused_sum(hidden.detach(), held, [part], weights=ones).values[0]
+    return fused_sum(hidden.detach(), held, parts, weights=ones).values
 
 
 def fused_sum(
