@@ -28,7 +28,7 @@ from seqdistill.objectives.chunked import (
     arithmetic_dtype,
     product_dtype,
 )
-from seqdistill.objectives.manual_gradients import SoftRows
+from seqdistill.objectives.manual_gradients import SoftRows, entropy
 
 RowFunction = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
 """Student's and teacher's logits, and buffers, to (rows, 1) nats; the student's logits are
@@ -229,8 +229,4 @@ def target_part(
 def entropy_part() -> Part:
     """The student's entropy H(Q), to be looked at: it leaves no gradient."""
 
-    def rows(_start: int, _stop: int, logits: Tensor) -> Tensor:
-        entropies: Tensor = torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1, keepdim=True)
-        return entropies
-
-    return Part(lambda _blocking, _dtype: rows)
+    return Part(lambda _blocking, _dtype: lambda _start, _stop, logits: entropy(logits))

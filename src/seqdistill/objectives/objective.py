@@ -182,7 +182,8 @@ class WeightedObjective:
             total = total + found.total
             for (name, part), values in zip(named, found.values, strict=True):
                 own = positions.weights if part.weights is None else part.weights
-                parts[name] = TokenSum(values @ own.to(values.dtype), positions.count)
+                # No matrix product, which autocast would round.
+                parts[name] = TokenSum((values * own).sum(), positions.count)
         first = next(iter(self._terms.values()))
         counted = self._counted(first, seen)
         count = reduction_count(counted, self._reduction)
