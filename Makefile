@@ -39,8 +39,9 @@ teacher: $(STAMP)  ## train the bundled teacher again: hours
 corpus: $(STAMP)  ## build the bundled corpus again from its packages (Debian 12)
 	$(BIN)/python -m corpora.en_de.build --output src/seqdistill/bundled/en-de $(ARGS)
 
-bench: $(STAMP)  ## measure the fused losses against the materialized ones
+bench: $(STAMP)  ## measure the fused losses against the materialized ones, and on chosen tokens
 	$(BIN)/python benchmarks/fused_loss.py
+	PYTHONPATH=. $(BIN)/python -m benchmarks.token_selection
 
 kim-rush: $(STAMP)  ## run Kim and Rush's tables, or go on with them: many hours
 	$(BIN)/python -m experiments.kim_rush.run $(ARGS)

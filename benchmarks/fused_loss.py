@@ -169,9 +169,14 @@ def extra_memory(shape: Shape, form: str, name: str) -> int:
     # A tiny call first: thread pools and code pages are not the loss's memory.
     getattr(Problem(Shape(8, 64, 8)), form)(name)
     problem = Problem(shape)
+    return peak_over_held(lambda: getattr(problem, form)(name))
+
+
+def peak_over_held(call: Callable[[], None]) -> int:
+    """Peak bytes of a call over what this process held before it; Linux only."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is held now
     before = _status_bytes("VmRSS")
-    getattr(problem, form)(name)
+    call()
     return _status_bytes("VmHWM") - before
 
 

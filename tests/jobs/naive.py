@@ -65,25 +65,29 @@ def loss(
     mixed = soft and any(
         term["divergence"] in LIKELIHOODS and not _is_policy_gradient(term) for term in terms
     )
-    num_tokens = sum(len(one.targets) for one in sequences)
+    selected = [[True] * len(one.targets) for one in sequences]
+    if (settings := _weighings(terms[0]).get("top_tokens")) is not None:
+        selected = _top_tokens(sequences, **settings)
+    num_tokens, num_sequences = sum(map(sum, selected)), sum(map(any, selected))
     total = torch.zeros((), dtype=torch.float64)
     for term in terms:
         factor = term.get("weight", 1.0)
         if mixed and term["divergence"] in soft:
             factor *= loss_temperature**2
-        for one in sequences:
+        for one, counted in zip(sequences, selected, strict=True):
             named = _weighings(term).get("origin")
             if named is not None and one.origin not in named["origins"]:
                 continue
-            share = 1.0 / len(sequences)
+            share = 1.0 / num_sequences
             if not _is_policy_gradient(term):
                 share = {
                     "token": 1.0 / num_tokens,
-                    "sequence": 1.0 / len(sequences) / len(one.targets),
-                    "sum": 1.0 / len(sequences),
+                    "sequence": 1.0 / num_sequences / max(1, sum(counted)),
+                    "sum": 1.0 / num_sequences,
                 }[reduction]
             weights = _weights(term, one)
-            for time, target in enumerate(one.targets):
+            for time in (time for time, counts in enumerate(counted) if counts):
+                target = one.targets[time]
                 nats = _at(term, one.student[time], one.teacher[time], target, loss_temperature)
                 total = total + factor * share * weights[time] * nats
     return total
@@ -100,6 +104,42 @@ def _weights(term: Mapping[str, Any], one: Scored) -> list[float]:
     if "importance" in given:
         found = [weight * w for weight, w in zip(found, _importance(one), strict=True)]
     return found
+
+
+def _top_tokens(
+    sequences: Sequence[Scored], *, kind: str, by: str = "soft_or", fraction: float = 0.5
+) -> list[list[bool]]:
+    """TIP's choice, sequence by sequence: of Python's numbers and lists alone."""
+    entropies, reverse, forward = [], [], []
+    for one in sequences:
+        student, teacher = (
+            logits.detach().log_softmax(-1).tolist() for logits in (one.student, one.teacher)
+        )
+        pairs = [list(zip(q, p, strict=True)) for q, p in zip(student, teacher, strict=True)]
+        entropies += [-sum(math.exp(q) * q for q, _ in row) for row in pairs]
+        reverse += [sum(math.exp(q) * (q - p) for q, p in row) for row in pairs]
+        forward += [sum(math.exp(p) * (p - q) for q, p in row) for row in pairs]
+    place = 0.98 * (len(entropies) - 1)
+    below, above = sorted(entropies)[math.floor(place)], sorted(entropies)[math.ceil(place)]
+    limit = below + (above - below) * (place - math.floor(place))
+    h = _from_0_to_1([min(value, limit) for value in entropies])
+    d = _from_0_to_1(reverse)
+    scores = {
+        "soft_or": [1 - (1 - one) * (1 - other) for one, other in zip(h, d, strict=True)],
+        "entropy": h,
+        "divergence": reverse,
+        "third_quadrant": [kl * (1 - one) for kl, one in zip(forward, h, strict=True)],
+    }[by]
+    found = []
+    for one in sequences:
+        own, scores = scores[: len(one.targets)], scores[len(one.targets) :]
+        best = sorted(range(len(own)), key=lambda time: -own[time])[: int(fraction * len(own))]
+        found.append([time in best for time in range(len(own))])
+    return found
+
+
+def _from_0_to_1(values: list[float]) -> list[float]:
+    return [(value - min(values)) / (max(values) - min(values)) for value in values]
 
 
 def _weighings(term: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

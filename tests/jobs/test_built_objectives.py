@@ -110,10 +110,14 @@ def objective_of(*terms: Settings, reduction: str = "sum", **settings: Any) -> d
 @pytest.mark.parametrize("name", [*DIVERGENCES, *(n for n in TOKEN_WEIGHTS if n != "origin")])
 def test_every_member_is_the_one_that_its_name_says(name: str) -> None:
     terms = of(name, **PARAMETERS.get(name, {}))
-    if name in ("uniform", "importance"):
+    if name in ("uniform", "importance", "top_tokens"):
         terms = of("reverse_kl", name)
     here, objective = rollouts(), objective_of(terms)
     assert close(of_the_recipe(objective, here), of_the_formula(objective, here))
+
+
+def top(**settings: object) -> dict[str, object]:
+    return {"kind": "top_tokens", **settings}
 
 
 LINEAR = {"start": 1.0, "end": 0.2, "shape": "linear"}
@@ -144,6 +148,10 @@ OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
     ("estimator", of(LONG_RANGE, estimator="released"), of(LONG_RANGE), {}),
     ("discount", of(LONG_RANGE, discount=0.5), of(LONG_RANGE), {}),
     ("clip", of(LONG_RANGE, clip=0.2), of(LONG_RANGE), {}),
+    ("by", of("reverse_kl", top(by="entropy")), of("reverse_kl", top()), {}),
+    ("by", of("reverse_kl", top(by="divergence")), of("reverse_kl", top()), {}),
+    ("by", of("reverse_kl", top(by="third_quadrant")), of("reverse_kl", top()), {}),
+    ("fraction", of("reverse_kl", top(fraction=0.3)), of("reverse_kl", top()), {}),
     ("origins", of("forward_kl", only("teacher")), of("forward_kl"), {}),
     ("origins", of("advantages", only("student", "reference")), REWARDED, {}),
     ("origins", of(LONG_RANGE, only("student")), of(LONG_RANGE), {}),

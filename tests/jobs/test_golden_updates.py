@@ -60,6 +60,7 @@ GKD_RL: list[dict[str, Any]] = [
     {"divergence": "negative_log_likelihood", "token_weights": "advantages", "weight": 0.5},
     {"divergence": "reverse_kl", "weight": 0.5},
 ]
+TIP: list[dict[str, Any]] = [{"divergence": "reverse_kl", "token_weights": "top_tokens"}]
 # preset: the terms of its paper, how they are reduced, and who may have written at which update.
 PAPERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "baseline": ([NLL], "token", "reference"),
@@ -80,6 +81,7 @@ PAPERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "distillm_2": (DISTILLM_2, "sequence", "student and teacher"),
     "minillm": (MINILLM, "sum", "teacher_mixed and reference"),
     "gkd_rl": (GKD_RL, "sequence", "student"),
+    "tip": (TIP, "token", "student"),
 }
 OWN_SETTINGS: dict[str, dict[str, object]] = {
     # As it becomes where dev keeps getting worse: the student writes all, later ones are kept ones.

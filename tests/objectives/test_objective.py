@@ -100,6 +100,15 @@ def test_terms_of_one_name_are_added_and_numbered_and_logged_in_plain_nats() -> 
     assert mean(objective, here) == pytest.approx(9 * (values[0] + values[2]) + values[1])
 
 
+def test_autocast_does_not_round_what_is_logged() -> None:
+    here = world()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, parts = WeightedObjective([FKL], reduction="token")(
+            StudentStates(here.states.hidden.float(), here.states.head), here.scores, here.batch
+        )
+    assert parts["forward_kl"].mean == pytest.approx(loss.detached().mean, rel=1e-6)
+
+
 def test_a_batch_without_targets_counts_nothing() -> None:
     here = world((0, 0, 3)).rows(slice(0, 2))
     objective = WeightedObjective([NLL, FKL], reduction="token")

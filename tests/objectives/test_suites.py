@@ -32,6 +32,11 @@ NOT_ZERO = ("cross_entropy", "teacher_mode_likelihood")
 HOLDING = ("adaptive_kl", "interpolated_forward_kl")
 WEIGHT_CASES: dict[str, list[dict[str, Any]]] = {
     "origin": [{"origins": ("student",)}, {"origins": ("teacher", "reference")}],
+    "top_tokens": [
+        {"by": by, "fraction": fraction}
+        for by in ("soft_or", "entropy", "divergence", "third_quadrant")
+        for fraction in (0.3, 1.0)
+    ],
     "sequence_reverse_kl": [{}, {"estimator": "released", "clip": 0.2, "discount": 0.9}],
 }
 
@@ -51,7 +56,7 @@ def test_every_divergence(name: str, parameters: dict[str, Any]) -> None:
     [(name, case) for name in TOKEN_WEIGHTS for case in WEIGHT_CASES.get(name, [{}])],
 )
 def test_every_token_weight(name: str, parameters: dict[str, Any]) -> None:
-    check_token_weight(name, **parameters)
+    check_token_weight(name, by_sequence=name != "top_tokens", **parameters)
 
 
 def test_a_gradient_that_is_not_its_values_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,10 +33,10 @@ def test_a_method_resolves_to_what_its_paper_says(name: str) -> None:
         beam = {"teacher": ("beam", 5, 1), "interpolation": ("beam", 35, 35)}[origin]
         assert (decoding.mode, decoding.beam_size, decoding.n_best) == beam
         assert recipe.sequences.similarity == "smoothed_bleu"
-    if name in ("on_policy_kd", "gkd", "minillm", "distillm", "gkd_rl"):
+    if name in ("on_policy_kd", "gkd", "minillm", "distillm", "gkd_rl", "tip"):
         whole = (rollouts.mode, rollouts.sampling_temperature, rollouts.top_k, rollouts.top_p)
         assert whole == ("sample", 1.0, 0, 1.0), "rollouts are of the whole distribution"
-    rates = {"minillm": 5e-6, "distillm": 5e-4, "distillm_2": 5e-5, "taid": 1e-4}
+    rates = {"minillm": 5e-6, "distillm": 5e-4, "distillm_2": 5e-5, "taid": 1e-4, "tip": 1e-6}
     if name in rates:
         assert recipe.training.learning_rate == rates[name], "the authors'"
 
@@ -91,7 +91,7 @@ def test_a_preset_explains_itself_and_goes_to_another_process_as_it_is(name: str
     assert sent.model_dump(exclude_unset=True) == recipe.model_dump(exclude_unset=True)
 
 
-@pytest.mark.parametrize("name", ["tip", "paced", "near_policy", "speculative"])
+@pytest.mark.parametrize("name", ["paced", "near_policy", "speculative"])
 def test_a_method_that_is_not_offered_is_refused_and_not_ignored(name: str) -> None:
     with pytest.raises(RecipeError, match=rf"preset must be one of .*got '{name}'"):
         show_preset(name)

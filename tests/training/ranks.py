@@ -146,6 +146,10 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
     teacher = teacher_of(model, accelerator)
     kept("distilled", model, optimizer="sgd", objective=distilling, teacher=teacher)
     model = student(dtype=torch.float64)
+    chosen = Term.of("reverse_kl", token_weights=["top_tokens"])
+    selecting = WeightedObjective([chosen], reduction="token")
+    kept("selected", model, optimizer="sgd", objective=selecting, teacher=teacher)
+    model = student(dtype=torch.float64)
     kept(
         "on-policy",
         model,

@@ -21,6 +21,7 @@ from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
 from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.observation import Weights
 from seqdistill.recipe.schema import TrainingSection
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.completions import SequenceSource
@@ -60,6 +61,7 @@ class PlainObjective(WeightedObjective):
         scores: TeacherScores,
         batch: SequenceBatch,
         eval_states: StudentStates | None = None,
+        weights: Weights | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         logits = states.head.logits(states.hidden)
         values = cross_entropy(logits.flatten(0, 1), batch.target_ids.flatten(), reduction="none")

@@ -24,11 +24,14 @@ from tests.training.small import (
 )
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
-from seqdistill.core.errors import NonFiniteLossError
-from seqdistill.core.terms import Reduction
+from seqdistill.core.errors import NonFiniteLossError, RecipeError
+from seqdistill.core.families import TOKEN_WEIGHTS
+from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
+from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.teachers.in_process import InProcessTeacher
 from seqdistill.training.loop import Note
 from seqdistill.training.optimization import learning_rate
 from seqdistill.training.processes import StepStats
@@ -119,6 +122,36 @@ def test_any_split_gives_the_update_of_the_mean_over_all(
     assert row["learning_rate"] == learning_rate(SETTINGS, 1)
 
 
+def selecting(fraction: float, by: str = "soft_or") -> WeightedObjective:
+    weight = TOKEN_WEIGHTS.choose("top_tokens", by=by, fraction=fraction)
+    return WeightedObjective([Term.of("reverse_kl", token_weights=[weight])], reduction="token")
+
+
+@pytest.mark.parametrize("by", ["soft_or", "third_quadrant"])
+def test_any_split_of_an_update_selects_the_same_tokens(by: str, tmp_path: Path) -> None:
+    found, rows = [], []
+    for micro_batches in (1, 4, 8):
+        model, metrics = student(dtype=torch.float64), Recorder()
+        make_loop(
+            tmp_path / str(micro_batches),
+            model,
+            source=split(micro_batches),
+            objective=selecting(0.4, by),
+            teacher=InProcessTeacher(student(seed=3, dtype=torch.float64), vocab_size=40),
+            metrics=metrics,
+            optimizer="sgd",
+            steps=1,
+            gradient_accumulation_steps=micro_batches,
+        ).run(resume=False)
+        found.append(torch.cat([value.flatten() for value in weights(model).values()]))
+        rows.append(metrics.without_timings[0])
+    selected = sum(int(0.4 * len(example.target_ids)) for example in EIGHT)
+    for updated, row in zip(found, rows, strict=True):
+        torch.testing.assert_close(updated, found[0], rtol=0.0, atol=1e-12)
+        assert row == pytest.approx(rows[0], rel=1e-9)
+        assert row["selected_fraction"] * row["tokens"] == pytest.approx(selected)
+
+
 def poisoned(at: int, *, gradient: bool) -> PlainObjective:
     """The plain objective until a micro-batch, whose total or gradient is then not finite."""
     calls = itertools.count(1)
@@ -167,6 +200,29 @@ def test_what_is_not_finite_stops_before_the_optimizer_moves(
     assert all(named in str(stopped.value) for named in words)
     assert same(weights(model), weights(expected))
     assert [row["step"] for row in metrics.rows] == [1]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "error", "words"),
+    [
+        (0.5, NonFiniteLossError, r"update 1 the term top_tokens is nan for the examples e0, e1"),
+        (0.01, RecipeError, r"top_tokens must find a token .* raise the fraction"),
+    ],
+)
+def test_an_update_that_no_tokens_can_be_chosen_from_stops(
+    fraction: float, error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    model = student()
+    if fraction == 0.5:
+        model.register_forward_hook(lambda _module, _inputs, hidden: hidden * float("nan"))
+    before = weights(model)
+    teacher = InProcessTeacher(student(seed=3), vocab_size=40)
+    loop = make_loop(
+        tmp_path, model, source=split(4), objective=selecting(fraction), teacher=teacher, steps=1
+    )
+    with pytest.raises(error, match=words):
+        loop.run(resume=False)
+    assert same(weights(model), before)
 
 
 def test_bf16_computes_in_bf16_and_keeps_fp32_weights(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ OBSERVED = (
     "teacher_log_probs",
     "student_entropy",
     "values",
+    "in_one_pass",
     "sampled_log_probs",
     "advantages",
 )
@@ -87,6 +88,11 @@ class TokenWeight(Member):
     on_policy: bool = False
     """The term is an expectation over whole sequences that the present student samples: a policy
     gradient. Every token weighs 1 in it, whatever the reduction, and sequences are counted."""
+    measure: Callable[..., Any] | str | None = None
+    """Of a weight that depends on the whole update: `function(observation, **parameters)`, what it
+    looks at, (measures, batch, time). Before anything of an update is learned from, all its
+    micro-batches are measured, in all processes; the weights are then `function(measures,
+    target_mask, **parameters)` of all these sequences as one batch."""
 
     def columns(self, given: object) -> tuple[str, ...]:
         """The columns of the data that it looks at with these parameters."""
@@ -95,14 +101,14 @@ class TokenWeight(Member):
     @property
     def needs_teacher(self) -> bool:
         """Whether it looks at the teacher's distribution."""
-        return any(name in self.reads for name in ("teacher_log_probs", "values"))
+        names = ("teacher_log_probs", "values", "in_one_pass")
+        return any(name in self.reads for name in names)
 
     @property
     def needs_eval_states(self) -> bool:
         """Whether it looks at the student as it samples, with its dropout off."""
-        return any(
-            name in self.reads for name in ("student_log_probs", "student_entropy", "values")
-        )
+        names = ("student_log_probs", "student_entropy", "values", "in_one_pass")
+        return any(name in self.reads for name in names)
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.reads if name not in OBSERVED]:
@@ -229,6 +235,19 @@ class SequenceReverseKL:
     """Importance weights are clipped to 1 - clip ... 1 + clip, as in PPO; not when not given."""
 
 
+@parameters
+class TopTokens:
+    """1 for the tokens of each sequence that score highest and 0 for all others, which leave the
+    count (TIP). Scores are scaled over the whole update: all micro-batches, all processes."""
+
+    by: Literal["soft_or", "entropy", "divergence", "third_quadrant"] = "soft_or"
+    """With h the student's entropy and d its reverse KL from the teacher, both from 0 to 1 over the
+    update: `soft_or` h + d - hd; `entropy` h; `divergence` d; `third_quadrant` KL(P || Q) (1 - h),
+    where the student is sure and wrong."""
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Of a sequence's tokens, rounded down."""
+
+
 _PLAIN, _ADAPTIVE, _MANUAL = (
     f"seqdistill.objectives.{module}:%s"
     for module in ("divergences", "adaptive_divergences", "manual_gradients")
@@ -276,6 +295,14 @@ TOKEN_WEIGHTS.add(
     parameters=SequenceReverseKL,
     reads=("student_log_probs", "teacher_log_probs", "sampled_log_probs"),
     on_policy=True,
+)
+TOKEN_WEIGHTS.add(
+    "top_tokens",
+    _WEIGHT % "top_tokens",
+    parameters=TopTokens,
+    reads=("in_one_pass",),
+    leaves_count=True,
+    measure=_WEIGHT % "measured_for_top_tokens",
 )
 
 _REWARD = "seqdistill.metrics.rewards:%s"

@@ -112,6 +112,6 @@ def reference_nats(
         batch = collator([examples[i] for i in indices]).to(device)
         states, mask = model.states(batch), batch.target_mask
         hidden, targets = states.hidden[mask], batch.target_ids[mask]
-        nats = nats_of(target_part(targets), hidden, states.head).sum()
+        nats = nats_of([target_part(targets)], hidden, states.head).sum()
         total = total + TokenSum(nats, mask.sum().float()).detached()
     return total

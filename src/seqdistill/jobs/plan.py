@@ -29,10 +29,11 @@ from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.preflight import preflight, shown_row
 from seqdistill.jobs.training import dev_generator, dev_scorer, open_run
 from seqdistill.models.placement import device_of, use_fast_attention
+from seqdistill.objectives.observation import weights_of_update
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.stages import stage_recipe
 from seqdistill.recipe.systems import compare_member, output_folder
-from seqdistill.training.optimization import make_optimizer
+from seqdistill.training.optimization import StudentLoss, make_optimizer
 
 _NUM_SCORED, _FIRST = 32, 8
 """Examples of dev that are timed, and of them those that are timed alone."""
@@ -292,6 +293,7 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
     optimizer = make_optimizer(model, prepared.recipe.training)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
+    loss = StudentLoss(model, prepared.objective)
     updates = prepared.recipe.training.steps
     bf16 = prepared.precision == "bf16"
     fastest = (math.inf, math.inf)
@@ -306,9 +308,12 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
             started = time.perf_counter()
             scores = teacher.score(batch)
             scored = time.perf_counter()
-            loss, _ = prepared.objective(prepared.adapted.states(batch), scores, batch)
-        torch.autograd.backward(loss.total)
-        loss.total.item()  # waits for a GPU
+            weights = None
+            if over_update := prepared.objective.over_update:
+                (weights,) = weights_of_update(over_update, [loss.measured(batch, scores)])
+            total, *_ = loss(batch, scores, weights)
+        torch.autograd.backward(total)
+        total.item()  # waits for a GPU
         ended = time.perf_counter()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

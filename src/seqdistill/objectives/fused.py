@@ -28,7 +28,7 @@ from seqdistill.objectives.chunked import (
     arithmetic_dtype,
     product_dtype,
 )
-from seqdistill.objectives.manual_gradients import SoftRows
+from seqdistill.objectives.manual_gradients import SoftRows, entropy
 
 RowFunction = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
 """Student's and teacher's logits, and buffers, to (rows, 1) nats; the student's logits are
@@ -67,13 +67,13 @@ def fused_divergence(
 
 
 def nats_of(
-    part: Part, hidden: Float[Tensor, "positions dim"], head: Head
-) -> Float[Tensor, " positions"]:
-    """What a part is at every position, without a gradient, in chunks of positions."""
+    parts: Sequence[Part], hidden: Float[Tensor, "positions dim"], head: Head
+) -> Float[Tensor, "parts positions"]:
+    """What each part is at every position, without a gradient, in one pass over the head."""
     bias = None if head.bias is None else head.bias.detach()
     held = dataclasses.replace(head, weight=head.weight.detach(), bias=bias)
     ones = hidden.new_ones(hidden.shape[0])
-    return fused_sum(hidden.detach(), held, [part], weights=ones).values[0]
+    return fused_sum(hidden.detach(), held, parts, weights=ones).values
 
 
 def fused_sum(
@@ -229,8 +229,4 @@ def target_part(
 def entropy_part() -> Part:
     """The student's entropy H(Q), to be looked at: it leaves no gradient."""
 
-    def rows(_start: int, _stop: int, logits: Tensor) -> Tensor:
-        entropies: Tensor = torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1, keepdim=True)
-        return entropies
-
-    return Part(lambda _blocking, _dtype: rows)
+    return Part(lambda _blocking, _dtype: lambda _start, _stop, logits: entropy(logits))

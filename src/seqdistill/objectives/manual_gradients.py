@@ -106,6 +106,13 @@ def skew_reverse_kl(rows: SoftRows, alpha: float) -> Tensor:
     return _within(values, rows, -math.log(alpha))
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """H(Q) of rows of logits, (rows, 1); what is left there is no gradient."""
+    _normalize(logits, probs := torch.empty_like(logits))
+    values = -_expectation(probs, logits)
+    return values.clamp_(min=0.0).masked_fill_(probs[:, :1].isnan(), math.nan)
+
+
 def _normalize(logits: Tensor, probs: Tensor) -> None:
     """Writes softmax(logits) to `probs` and turns `logits` into their logarithms in place.
 

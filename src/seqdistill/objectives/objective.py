@@ -21,7 +21,7 @@ from seqdistill.core.terms import Monitor, Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
-from seqdistill.objectives.observation import Observation
+from seqdistill.objectives.observation import Measured, Observation, Weights
 from seqdistill.objectives.reduction import reduction_count, reduction_weights
 
 _Weights = tuple[Chosen[TokenWeight], ...]
@@ -82,8 +82,27 @@ class WeightedObjective:
 
         Token weights may compare it with what was drawn from, monitors measure it.
         """
+        looking = (w.member for w in self._token_weights if w not in self.over_update)
+        return any(member.needs_eval_states for member in looking) or bool(self._measured_now)
+
+    @property
+    def over_update(self) -> _Weights:
+        """The token weights that depend on the whole update, which is measured for them first."""
+        return tuple(w for w in self._token_weights if w.member.measure is not None)
+
+    @property
+    def _token_weights(self) -> _Weights:
+        """Each once."""
         weights = (weight for term in self._terms.values() for weight in term.token_weights)
-        return any(w.member.needs_eval_states for w in weights) or bool(self._measured_now)
+        return tuple(dict.fromkeys(weights))
+
+    def measured(
+        self, eval_states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+    ) -> Measured:
+        """What the weights of `over_update` look at; `weights_of_update` goes on from there."""
+        seen = Observation(eval_states, scores, batch)
+        seen.asked_by = ", ".join(weight.member.name for weight in self.over_update)
+        return seen.measured(self.over_update)
 
     def begin_update(self, update: int, updates: int, *, logged: bool) -> None:
         """Sets what changes with the update's number, and whether monitors are measured.
@@ -119,6 +138,7 @@ class WeightedObjective:
         scores: TeacherScores,
         batch: SequenceBatch,
         eval_states: StudentStates | None = None,
+        weights: Weights | None = None,
     ) -> tuple[TokenSum, dict[str, TokenSum]]:
         """The weighted total, differentiable, and every term's own total, unweighted, for logs.
 
@@ -128,14 +148,16 @@ class WeightedObjective:
         are padding. Hard targets and advantages have the student's whole head. Terms of the same
         logits (one vocabulary, one temperature, the same positions) share one pass over the head.
         The part of a policy gradient is the loss whose gradient it is, no distance. Terms that
-        learn add what they log, monitors add parts of their names.
+        learn add what they log, monitors add parts of their names; where weights leave the count,
+        `selected_fraction` is how much of all counting positions is left.
 
         `eval_states` are the student's states with its dropout off, None where `states` are those.
+        `weights` are those of `over_update`; without them the batch is a whole update.
 
         Raises RecipeError when a term meets scores that are not dense, or a batch that lacks what
         the term reads: origins, advantages.
         """
-        seen = Observation(states, scores, batch, eval_states)
+        seen = Observation(states, scores, batch, eval_states, weights)
         places: dict[_Weights, _Positions] = {}
         passes: dict[tuple[int, float, _Weights], list[tuple[str, Part]]] = {}
         for name, term in self._terms.items():
@@ -160,10 +182,15 @@ class WeightedObjective:
             total = total + found.total
             for (name, part), values in zip(named, found.values, strict=True):
                 own = positions.weights if part.weights is None else part.weights
-                parts[name] = TokenSum(values @ own.to(values.dtype), positions.count)
-        counted = self._counted(next(iter(self._terms.values())), seen)
+                # No matrix product, which autocast would round.
+                parts[name] = TokenSum((values * own).sum(), positions.count)
+        first = next(iter(self._terms.values()))
+        counted = self._counted(first, seen)
         count = reduction_count(counted, self._reduction)
         in_order = {name: parts[name] for name in self._terms}
+        if first.counting:
+            of_all = reduction_count(seen.target_mask, "token")
+            in_order["selected_fraction"] = TokenSum(reduction_count(counted, "token"), of_all)
         return TokenSum(total, count), in_order | self._for_logs(seen)
 
     def _counted(self, term: Term, seen: Observation) -> Tensor:

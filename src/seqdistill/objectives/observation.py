@@ -5,23 +5,64 @@ What several of them read is computed once, in chunks of positions. Nothing here
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import TokenWeight
 from seqdistill.core.head import Head
 from seqdistill.core.origins import Origin
-from seqdistill.core.registry import Chosen
+from seqdistill.core.registry import Chosen, resolved
 from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.fused import entropy_part, nats_of, shape_of, target_part, teacher_part
+
+Weights = Mapping[Chosen[TokenWeight], Float[Tensor, "batch time"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What weights that depend on the whole update look at, of one micro-batch, in their order."""
+
+    target_mask: Bool[Tensor, "batch time"]
+    measures: tuple[Float[Tensor, "measures batch time"], ...]
+
+    def cpu(self) -> Measured:
+        """The same for other processes."""
+        return Measured(self.target_mask.cpu(), tuple(each.cpu() for each in self.measures))
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """The sum over the positions that count: finite where all of them are."""
+        return torch.stack([each[:, self.target_mask].sum() for each in self.measures]).sum()
+
+
+def weights_of_update(
+    chosen: Sequence[Chosen[TokenWeight]], measured: Sequence[Measured]
+) -> list[Weights]:
+    """The weights of every micro-batch: those that its sequences have in a batch of them all."""
+    time = max(each.target_mask.shape[1] for each in measured)
+    sizes = [len(each.target_mask) for each in measured]
+
+    def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
+        return torch.cat([pad(each, (0, time - each.shape[-1])) for each in tensors], dim=dim)
+
+    mask = joined([each.target_mask for each in measured], 0)
+    found: list[dict[Chosen[TokenWeight], Tensor]] = [{} for _ in measured]
+    for number, one in enumerate(chosen):
+        measures = joined([each.measures[number] for each in measured], 1)
+        weights = one.member.call("token weight", measures, mask, **one.arguments())
+        for own, rows, each in zip(found, weights.split(sizes), measured, strict=True):
+            own[one] = rows[:, : each.target_mask.shape[1]]
+    return list(found)
 
 
 class Observation:
@@ -36,14 +77,16 @@ class Observation:
         scores: TeacherScores,
         batch: SequenceBatch,
         eval_states: StudentStates | None = None,
+        weights: Weights | None = None,
     ) -> None:
-        """`eval_states` are the student's states with its dropout off; `states` where None."""
+        """`eval_states` are the student's states with its dropout off; `states` where None.
+        `weights` are those that are known: of the whole update, which is this batch without."""
         self.states = states
         self.scores = scores
         self.batch = batch
         self.eval_states = eval_states or states
         self.asked_by = "the objective"
-        self._weights: dict[Chosen[TokenWeight], Tensor] = {}
+        self._weights: dict[Chosen[TokenWeight], Tensor] = dict(weights or {})
 
     @property
     def target_mask(self) -> Bool[Tensor, "batch time"]:
@@ -107,14 +150,35 @@ class Observation:
     @functools.cached_property
     def student_entropy(self) -> Float[Tensor, "batch time"]:
         """H(Q) in nats of the student with its dropout off."""
-        return self._measured(self.eval_states.hidden, self.eval_states.head, entropy_part())
+        states = self.eval_states
+        return self._measured(states.hidden, states.head, entropy_part())[0]
 
     def values(self, divergence: str, **parameters: Any) -> Float[Tensor, "batch time"]:
         """A divergence from the teacher in nats, of the student with its dropout off."""
         hidden = self.teacher.hidden[self.target_mask]
         part = teacher_part(divergence, hidden, self.teacher.head, **parameters)
         head = self.eval_states.head.cut(self.teacher.head.vocab_size)
-        return self._measured(self.eval_states.hidden, head, part)
+        return self._measured(self.eval_states.hidden, head, part)[0]
+
+    def in_one_pass(self, *names: str) -> Float[Tensor, "names batch time"]:
+        """`student_entropy` and divergences from the teacher, in nats, for the price of one: of the
+        student with its dropout off, among the symbols that the teacher scores."""
+        hidden, head = self.teacher.hidden[self.target_mask], self.teacher.head
+        parts = [
+            entropy_part() if name == "student_entropy" else teacher_part(name, hidden, head)
+            for name in names
+        ]
+        own = self.eval_states.head.cut(head.vocab_size)
+        return self._measured(self.eval_states.hidden, own, *parts)
+
+    def measured(self, chosen: Sequence[Chosen[TokenWeight]]) -> Measured:
+        """What these weights, which depend on the whole update, look at."""
+        found = (
+            resolved(one.member.measure)(self, **one.arguments())
+            for one in chosen
+            if one.member.measure is not None
+        )
+        return Measured(self.target_mask, tuple(found))
 
     @property
     def teacher(self) -> DenseScores:
@@ -131,7 +195,10 @@ class Observation:
         """What a token weight gives each position."""
         if chosen not in self._weights:
             with torch.no_grad():
-                found = chosen.member.call("token weight", self, **chosen.arguments())
+                if chosen.member.measure is None:
+                    found = chosen.member.call("token weight", self, **chosen.arguments())
+                else:
+                    found = weights_of_update([chosen], [self.measured([chosen])])[0][chosen]
             mask, got = self.target_mask, shape_of(found)
             fits = len(got) == 2 and got[0] in (1, len(mask)) and got[1] in (1, mask.shape[1])
             if not fits:
@@ -151,9 +218,9 @@ class Observation:
                 f"{head.vocab_size}, got {int(targets.max())}; sample from the teacher's "
                 "vocabulary only"
             )
-        return -self._measured(hidden, head, target_part(targets))
+        return -self._measured(hidden, head, target_part(targets))[0]
 
-    def _measured(self, hidden: Tensor, head: Head, part: Part) -> Tensor:
+    def _measured(self, hidden: Tensor, head: Head, *parts: Part) -> Tensor:
         mask = self.target_mask
-        nats = nats_of(part, hidden[mask], head)
-        return nats.new_zeros(mask.shape).masked_scatter(mask, nats)
+        nats = nats_of(parts, hidden[mask], head)
+        return nats.new_zeros(len(parts), *mask.shape).masked_scatter(mask, nats)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.origins import Origin
 from seqdistill.objectives.observation import Observation
 
@@ -129,3 +130,73 @@ def _sum_from_here_on(values: Tensor, discount: float = 1.0) -> Tensor:
     for value in reversed(values.unbind(dim=1)):
         sums.append(value + discount * sums[-1])
     return torch.stack(sums[:0:-1], dim=1)
+
+
+_ENTROPY = "student_entropy"
+_MEASURES = {
+    "soft_or": (_ENTROPY, "reverse_kl"),
+    "entropy": (_ENTROPY,),
+    "divergence": ("reverse_kl",),
+    "third_quadrant": (_ENTROPY, "forward_kl"),
+}
+_CLIPPED_ABOVE = 0.98
+"""The quantile of the update's entropies above which all count alike: the paper's."""
+
+
+def measured_for_top_tokens(
+    seen: Observation, by: str, fraction: float
+) -> Float[Tensor, "measures batch time"]:
+    """What `top_tokens` scores by, in nats."""
+    return seen.in_one_pass(*_MEASURES[by])
+
+
+def top_tokens(
+    measures: Float[Tensor, "measures batch time"],
+    target_mask: Bool[Tensor, "batch time"],
+    by: str,
+    fraction: float,
+) -> Float[Tensor, "batch time"]:
+    """1 for the floor(fraction x length) tokens of each sequence that score highest, 0 for others.
+
+    The batch is a whole update: over it h, the student's entropy, clipped at the 98th percentile
+    (linear between two entropies), and d, KL(Q || P), are scaled to 0 ... 1 (a constant one to 0);
+    log |V|, by which the paper divides entropies, is scaled away. Of equal scores the earlier token
+    is taken. Raises RecipeError where no sequence is long enough for a token.
+
+    Source: Xu et al. 2026 (TIP), sec. 6 and 7, arXiv 2604.14084, as its rerun spells it out. Ours:
+    `entropy` takes the highest where the paper draws tokens with chances proportional to h;
+    `third_quadrant` takes KL(P || Q) in nats, unscaled.
+    """
+    lengths = target_mask.sum(dim=1)
+    kept = (fraction * lengths.double() + 1e-9).floor()  # 0.29 x 100 is 29 in decimals alone
+    if not kept.any():
+        raise RecipeError(
+            "the token weight top_tokens must find a token in an update, fraction x length of each "
+            f"sequence rounded down, got fraction {fraction:g} and sequences of at most "
+            f"{int(lengths.max())} tokens; raise the fraction"
+        )
+    first, last = (values[target_mask].double() for values in (measures[0], measures[-1]))
+    if by == "divergence":
+        scores = last
+    else:
+        limit = _quantile(first, _CLIPPED_ABOVE)
+        scores = entropy = _from_0_to_1(first.clamp(max=limit))
+    if by == "soft_or":
+        scores = entropy + (divergence := _from_0_to_1(last)) - entropy * divergence
+    elif by == "third_quadrant":
+        scores = last * (1.0 - entropy)
+    of_all = scores.new_full(target_mask.shape, -torch.inf).masked_scatter(target_mask, scores)
+    ranks = of_all.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (ranks < kept[:, None]).to(measures.dtype)
+
+
+def _quantile(values: Float[Tensor, " positions"], fraction: float) -> Tensor:
+    """Linear between neighbours; torch's own takes no more than 16 million values."""
+    ordered, place = values.sort().values, fraction * (len(values) - 1)
+    below = int(place)
+    return torch.lerp(ordered[below], ordered[min(below + 1, len(values) - 1)], place - below)
+
+
+def _from_0_to_1(values: Float[Tensor, " positions"]) -> Float[Tensor, " positions"]:
+    low, high = values.aminmax()
+    return (values - low) / (high - low) if high > low else torch.zeros_like(values)

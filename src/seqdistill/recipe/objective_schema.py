@@ -18,7 +18,8 @@ class Weighing(Section):
     """What each token of a term counts: the name of a token weight, and its parameters."""
 
     kind: str
-    """A token weight: uniform, origin, importance, advantages, sequence_reverse_kl, or your own."""
+    """A token weight: uniform, origin, importance, advantages, sequence_reverse_kl, top_tokens, or
+    your own."""
 
     def built(self) -> Chosen[TokenWeight]:
         """The token weight with its parameters."""

@@ -24,6 +24,7 @@ METHOD_TITLES = {
     "supervised_kd": "word-level, on given sequences",
     "on_policy_kd": "on the student’s own sequences",
     "gkd": "on given and own sequences",
+    "tip": "on the telling tokens of its own sequences",
     "gkd_rl": "on its own sequences, with a reward",
 }
 

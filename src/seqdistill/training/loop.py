@@ -2,6 +2,7 @@
 
     for each update:
         for each micro-batch:  source -> batch -> teacher's scores -> student's loss as a TokenSum
+                               (of all first what token weights over the update look at)
                                backward of the total (not of a mean)
         gradients / global count     the only division: any split of a batch gives the same update
         clip, step, keep pruned weights at zero
@@ -27,14 +28,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from seqdistill.compression.pruning import PruningMask
+from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import NonFiniteLossError, UserError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.progress import Progress
+from seqdistill.core.scores import TeacherScores
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.metrics.corpus_metrics import score_key_of
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
 from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.observation import Weights, weights_of_update
 from seqdistill.recipe.schema import TrainingSection
 from seqdistill.records.run_directory import Resume, RunDirectory
 from seqdistill.sources.completions import SequenceSource
@@ -85,6 +89,7 @@ _KEPT = 0.95
 """Of the loss on screen, at each update: it is the mean of about the last twenty."""
 _Snapshot = tuple[LoopState, list[dict[str, Tensor]]]
 """The loop at some moment: counters, and the random states of every process."""
+_Scored = tuple[SequenceBatch, TeacherScores]
 _Seen = tuple[Sequence[str], Tensor, dict[str, TokenSum]]
 """Example ids, total and parts of a micro-batch, to be named if its loss was not finite."""
 
@@ -156,7 +161,7 @@ class TrainingLoop:
             self._trained = copy.deepcopy(model)
         else:
             self._trained = model.to(accelerator.device)
-        loss = StudentLoss(self._trained, self.objective)
+        loss = self._unwrapped = StudentLoss(self._trained, self.objective)
         self._loss, self._optimizer = prepare(loss, make_optimizer(loss, settings), accelerator)
         if self._is_sharded and self.samples_student:
             model.to(accelerator.device)
@@ -284,14 +289,12 @@ class TrainingLoop:
         """Gradients of the totals of all micro-batches, and their sums over all processes."""
         loss, parts = TokenSum.zero(), dict[str, TokenSum]()
         num_targets, seen = torch.zeros((), dtype=torch.long), list[_Seen]()
-        kind = self.accelerator.device.type
-        for index in range(self._micro_batches):
-            batch = self.source.next_batch().to(self.accelerator.device, non_blocking=True)
+        for index, (batch, scores, weights) in enumerate(self._weighed()):
             last = index == self._micro_batches - 1
             sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self._loss)
             with sync:
-                with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-                    total, count, sums = self._loss(batch, self.teacher.score(batch))
+                with self._autocast():
+                    total, count, sums = self._loss(batch, scores, weights)
                 self.accelerator.backward(total)
             found = TokenSum(total, count).detached()
             named = {name: TokenSum(*part) for name, part in sums.items()}
@@ -305,6 +308,43 @@ class TrainingLoop:
         if not math.isfinite(stats.loss.total):
             self._refuse_non_finite(seen)
         return stats
+
+    def _autocast(self) -> torch.autocast:
+        kind, enabled = self.accelerator.device.type, self.precision == "bf16"
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
+
+    def _scored(self) -> Iterator[_Scored]:
+        """The update's micro-batches, one after the other, with what the teacher says."""
+        for _ in range(self._micro_batches):
+            batch = self.source.next_batch().to(self.accelerator.device, non_blocking=True)
+            with self._autocast():
+                scores = self.teacher.score(batch)
+            yield batch, scores
+
+    def _weighed(self) -> Iterator[tuple[SequenceBatch, TeacherScores, Weights | None]]:
+        """The same with the token weights that depend on all of them, in all processes."""
+        chosen = self.objective.over_update
+        if not chosen:
+            yield from ((batch, scores, None) for batch, scores in self._scored())
+            return
+        scored = list(self._scored())
+        with self._autocast():
+            own = [self._unwrapped.measured(batch, scores).cpu() for batch, scores in scored]
+        everyone = all_gather_object(own)
+        every = [each for of_process in everyone for each in of_process]
+        if not all(math.isfinite(each.total) for each in every):
+            name = ", ".join(weight.member.name for weight in chosen)
+            ids = (batch.example_ids for batch, _ in scored)
+            sums = (TokenSum(each.total, torch.ones(())) for each in own)
+            self._refuse_non_finite(
+                [(of, found.total, {name: found}) for of, found in zip(ids, sums, strict=True)]
+            )
+        rank = self.accelerator.process_index
+        first = sum(len(of_process) for of_process in everyone[:rank])
+        found = weights_of_update(chosen, every)[first : first + len(own)]
+        device = self.accelerator.device
+        for (batch, scores), weights in zip(scored, found, strict=True):
+            yield batch, scores, {one: each.to(device) for one, each in weights.items()}
 
     def _refuse_non_finite(self, seen: Sequence[_Seen]) -> None:
         """Raises, on every process alike, an error that names the first micro-batch at fault."""

@@ -16,6 +16,7 @@ from seqdistill.core.scores import TeacherScores
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.dropout import evaluation_mode, has_dropout
 from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.observation import Measured, Weights
 from seqdistill.recipe.schema import TrainingSection
 from seqdistill.training.processes import layer_classes
 
@@ -37,15 +38,26 @@ class StudentLoss(nn.Module):
         self._drops_out = has_dropout(model)
         self._no_split_modules = layer_classes(model)  # read by accelerate
 
-    def forward(self, batch: SequenceBatch, scores: TeacherScores) -> tuple[Tensor, Tensor, Sums]:
-        """The loss's total, which has a gradient, its count, and its parts without one."""
+    def forward(
+        self, batch: SequenceBatch, scores: TeacherScores, weights: Weights | None = None
+    ) -> tuple[Tensor, Tensor, Sums]:
+        """The loss's total, which has a gradient, its count, and its parts without one.
+
+        `weights` are those that depend on the whole update.
+        """
         eval_states = None
         if self._objective.needs_eval_states and self._drops_out:
             with torch.no_grad(), evaluation_mode(self.model):
                 eval_states = self.model.states(batch)
-        loss, parts = self._objective(self.model.states(batch), scores, batch, eval_states)
+        loss, parts = self._objective(self.model.states(batch), scores, batch, eval_states, weights)
         sums = {name: part.detached() for name, part in parts.items()}
         return loss.total, loss.count, {n: (part.total, part.count) for n, part in sums.items()}
+
+    @torch.no_grad()
+    def measured(self, batch: SequenceBatch, scores: TeacherScores) -> Measured:
+        """What such weights look at, of the student with its dropout off."""
+        with evaluation_mode(self.model):
+            return self._objective.measured(self.model.states(batch), scores, batch)
 
 
 def learning_rate(settings: TrainingSection, update: int) -> float:

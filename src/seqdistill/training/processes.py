@@ -20,7 +20,7 @@ from accelerate.utils import (
     gather_object,
 )
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from seqdistill.core.errors import UserError
@@ -119,6 +119,7 @@ def prepare(
             f"{accelerator.num_processes} and wrapped it as {type(wrapped).__name__}; on a CPU set "
             "training.device=cpu."
         )
+    register_fsdp_forward_method(wrapped, "measured")  # of a model in shards: it reads them, too
     return wrapped, prepared.optimizer
 
 
