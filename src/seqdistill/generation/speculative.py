@@ -339,6 +339,7 @@ class _Batch:
             ahead = min(self.ahead, self.most - int(self.lengths.min()))
             with self._timed() as seconds:
                 drafted = self._drafted(moving, ahead, logits.shape[-1])
+            ahead = drafted.token_ids.shape[1]
             self.counts.draft_seconds += seconds()
             self.counts.draft_steps += ahead
             with self._timed() as seconds:
@@ -366,8 +367,11 @@ class _Batch:
         return (self.lengths[moving][:, None] + after).clamp(max=self.most - 2)
 
     def _drafted(self, moving: Int[Tensor, " moving"], ahead: int, vocab_size: int) -> _Drafted:
-        probs = []
-        for step in range(ahead):
+        """At most `ahead` tokens for each of these rows; fewer where all have drafted an end."""
+        probs: list[Float[Tensor, "moving vocab"]] = []
+        ended = torch.zeros(len(moving), dtype=torch.bool, device=self.device)
+        while len(probs) < ahead and not bool(ended.all()):
+            step = len(probs)
             read = self._places(moving, torch.tensor([step - 1]))
             unchanged = int(self.draft_read.min())
             logits = self.draft.after(self.written, moving, read, unchanged=unchanged)[:, 0]
@@ -379,8 +383,9 @@ class _Batch:
             probs.append(next_token_probs(logits, self.decoding))
             place = self.lengths[moving] + step
             uniforms = self.uniforms[moving, place.clamp(max=self.most - 1), 0]
-            self.written[moving, place] = drawn(probs[-1], uniforms)
-        columns = self.lengths[moving][:, None] + torch.arange(ahead)
+            self.written[moving, place] = token_ids = drawn(probs[-1], uniforms)
+            ended |= torch.isin(token_ids, self.ends)
+        columns = self.lengths[moving][:, None] + torch.arange(len(probs))
         return _Drafted(self.written[moving[:, None], columns], torch.stack(probs, dim=1))
 
     def _commit(

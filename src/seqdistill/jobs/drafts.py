@@ -44,17 +44,20 @@ def speculative(
 ) -> SpeculativeGenerator:
     """The two as one generator; a draft length that is not given is chosen, which is told.
 
+    It is 1 where a trial says nothing: then every output ended at its first token.
+
     Raises ModelError for a draft that does not fit the teacher.
     """
     if draft_tokens is None:
         costs = measured_costs(teacher, draft, sources, decoding)
         draft_tokens = costs.draft_tokens
         step, read = 1e3 * costs.draft_step_s, 1e3 * costs.pass_of(draft_tokens)
-        progress.echo(
-            f"--draft-tokens {draft_tokens} is chosen: a step of the draft takes {step:.1f} ms, "
-            f"the teacher's pass over such a draft {read:.1f} ms, and {costs.acceptance:.0%} of "
-            "the tokens that are tested are accepted"
-        )
+        if step:
+            progress.echo(
+                f"--draft-tokens {draft_tokens} is chosen: a step of the draft takes {step:.1f} "
+                f"ms, the teacher's pass over such a draft {read:.1f} ms, and "
+                f"{costs.acceptance:.0%} of the tokens that are tested are accepted"
+            )
     return SpeculativeGenerator(teacher, draft, draft_tokens=draft_tokens)
 
 
@@ -66,6 +69,9 @@ def tell_of_drafts(
 ) -> None:
     """Says what drafts brought, and what they took beside the teacher alone."""
     counts = generator.counts
+    if not counts.tested:
+        progress.echo("no drafted token was tested: every output ended at its first")
+        return
     beside = ""
     if decoding.mode == "sample":
         beside = f"; 1 - TVD of the two distributions there is {counts.mean_overlap:.3f}"
