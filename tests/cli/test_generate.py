@@ -92,7 +92,7 @@ def test_settings_have_their_defaults_and_both_spellings(program: Program, echo:
     assert echo.settings["template_options"] == {"enable_thinking": False, "date": "today"}
     names = ("engine", "compute_type", "beam_size", "max_new_tokens", "device", "dtype", "raw")
     assert [defaults[name] for name in names] == [
-        "auto", "float32", 5, 128, "auto", "auto", False
+        "auto", "float32", None, 128, "auto", "auto", False
     ]  # fmt: skip
     given = "--beam-size 2 --max-new-tokens 9 --compute-type int8 --threads 1 --device cpu"
     given += " --engine transformers --trust-remote-code --dtype bf16 --source-language en"
@@ -104,8 +104,15 @@ def test_settings_have_their_defaults_and_both_spellings(program: Program, echo:
             "device": "cpu", "engine": "transformers", "trust_remote_code": True, "dtype": "bf16",
             "source_language": "en",
         }  # fmt: skip
+    sampled = "--sampling-temperature 0.7 --top-k 4 --top-p 0.9 --seed 3"
+    assert program("generate", "a", "text", *sampled.split(), "--draft", "~/b").exit_code == 0
+    settings = {name: echo.settings[name] for name in ("sampling_temperature", "top_k", "top_p")}
+    assert settings == {"sampling_temperature": 0.7, "top_k": 4, "top_p": 0.9}
+    assert (echo.settings["seed"], echo.settings["draft_tokens"]) == (3, None)
+    assert not str(echo.settings["draft"]).startswith("~")
     echo.lines = []
-    for wrong in ("--beam-size 0", "--engine vllm", "--compute-type int4"):
+    wrong_drafts = ("--sampling-temperature 0", "--top-p 0", "--top-p 1.5", "--draft-tokens 0")
+    for wrong in ("--beam-size 0", "--engine vllm", "--compute-type int4", *wrong_drafts):
         assert program("generate", "small", "text", *wrong.split()).exit_code == 2
     assert echo.lines == []
 

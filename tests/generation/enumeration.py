@@ -14,6 +14,7 @@ import torch
 from scipy.stats import chi2
 
 from seqdistill.core.completions import Completions
+from seqdistill.recipe.sequences_schema import Decoding
 
 from .families import END, Tiny
 
@@ -33,6 +34,19 @@ def plain_log_probs(tiny: Tiny, source: list[int], written: list[int]) -> torch.
     if tiny.model.config.pad_token_id == last.numel() - 1:
         last[-1] = -torch.inf  # marian-mute-pad: its last symbol is no output
     return last.log_softmax(-1)
+
+
+def cut(log_probs: torch.Tensor, decoding: Decoding) -> torch.Tensor:
+    """The log-probabilities at the temperature, top_k and top_p of `decoding`."""
+    log_probs = (log_probs / decoding.sampling_temperature).log_softmax(-1)
+    ordered = log_probs.sort(descending=True)
+    before = ordered.values.exp().cumsum(0) - ordered.values.exp()
+    kept = before < decoding.top_p - 1e-12
+    if decoding.top_k:
+        kept[decoding.top_k :] = False
+    out = torch.full_like(log_probs, -torch.inf)
+    out[ordered.indices[kept]] = log_probs[ordered.indices[kept]]
+    return out.log_softmax(-1)
 
 
 def greedy(tiny: Tiny, source: list[int], longest: int, *, size: int | None = None) -> list[int]:

@@ -13,6 +13,7 @@ from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, Transfo
 from seqdistill.recipe.sequences_schema import Decoding
 
 from .enumeration import (
+    cut,
     every_sequence,
     greedy,
     listed,
@@ -195,19 +196,11 @@ def test_top_k_and_top_p_cut_the_distribution_and_its_log_probs(
     source = tiny.sources[0]
     decoding = SAMPLED.model_copy(update={"max_new_tokens": 2, **limits})
 
-    def cut(written: list[int]) -> torch.Tensor:
-        log_probs = plain_log_probs(tiny, source, written)
-        ordered = log_probs.sort(descending=True)
-        before = ordered.values.exp().cumsum(0) - ordered.values.exp()
-        kept = before < decoding.top_p - 1e-12
-        if decoding.top_k:
-            kept[decoding.top_k :] = False
-        out = torch.full_like(log_probs, -torch.inf)
-        out[ordered.indices[kept]] = log_probs[ordered.indices[kept]]
-        return out.log_softmax(-1)
+    def next_log_probs(written: list[int]) -> torch.Tensor:
+        return cut(plain_log_probs(tiny, source, written), decoding)
 
     samples = listed(tiny.sampler("transformers", decoding).sample([source] * 3000, seed=2))
-    require_drawn_from(samples, every_sequence(cut, longest=2), least_degrees=2)
+    require_drawn_from(samples, every_sequence(next_log_probs, longest=2), least_degrees=2)
 
 
 def test_bf16_rollouts_are_near_and_their_log_probs_fp32() -> None:

@@ -34,6 +34,12 @@ ComputeType = Literal[
 ]
 
 
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not value > 0.0:
+        raise typer.BadParameter(f"{value} must be above 0")
+    return value
+
+
 def generate(
     model: Annotated[
         str,
@@ -84,10 +90,50 @@ def generate(
         list[str] | None,
         option("--ignore-column", "NAME", "A column of the rows to ignore; may be repeated."),
     ] = None,
-    beam_size: Annotated[int, option("--beam-size --num_beams", "N", "1 is greedy.", min=1)] = 5,
+    beam_size: Annotated[
+        int | None,
+        option(
+            "--beam-size --num_beams", "N", "1 is greedy. Default: 5, or 1 with --draft.", min=1
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int, option("--max_new_tokens", "N", "Maximum output tokens, including EOS.", min=1)
     ] = 128,
+    sampling_temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T",
+            help="Sample at it instead of searching; 1 is the model's own distribution.",
+            callback=_above_zero,
+        ),
+    ] = None,
+    top_k: Annotated[
+        int, option("--top-k", "K", "Sample among the K likeliest symbols; 0: all.", min=0)
+    ] = 0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            metavar="P",
+            help="Sample from the smallest set of symbols with this mass.",
+            max=1.0,
+            callback=_above_zero,
+        ),
+    ] = 1.0,
+    seed: Annotated[int, option("--seed", "N", "Of the samples.")] = 0,
+    draft: Annotated[
+        str | None,
+        option(
+            "--draft",
+            "MODEL",
+            "A small model of the same tokenizer, such as a student: it drafts, MODEL verifies "
+            "and writes what it writes alone, faster where drafts are good.",
+            callback=expanded,
+        ),
+    ] = None,
+    draft_tokens: Annotated[
+        int | None,
+        option("--draft-tokens", "N", "Of a draft. Default: chosen from what drafts cost.", min=1),
+    ] = None,
     engine: Annotated[
         Literal["auto", "ctranslate2", "transformers"],
         option(
@@ -160,6 +206,12 @@ def generate(
             compute_type=compute_type,
             beam_size=beam_size,
             max_new_tokens=max_new_tokens,
+            sampling_temperature=sampling_temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            draft=draft,
+            draft_tokens=draft_tokens,
             threads=threads,
             device=device,
             dtype=dtype,

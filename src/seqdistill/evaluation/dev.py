@@ -41,10 +41,12 @@ def best_texts(
     tokenizer: PreTrainedTokenizerBase,
     decoding: Decoding,
     on_progress: Callable[[int], None] | None = None,
+    *,
+    seed: int = 0,
 ) -> list[str]:
     """The text of each example's best hypothesis, marks removed, in order."""
     prompts = [example.prompt for example in examples]
-    found = generator.generate(prompts, decoding, on_progress=on_progress)
+    found = generator.generate(prompts, decoding, seed=seed, on_progress=on_progress)
     best = [hypotheses[0].content_ids if hypotheses else () for hypotheses in found]
     return [text.strip() for text in TextDecoder(tokenizer).texts(best)]
 

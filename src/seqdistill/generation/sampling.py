@@ -197,6 +197,32 @@ def writing(device: torch.device, precision: Precision) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
+def decoding_log_probs(
+    logits: Float[Tensor, "rows vocab"], decoding: Decoding
+) -> Float[Tensor, "rows vocab"]:
+    """Nats of logits divided by the sampling temperature, then cut to top_k and top_p."""
+    cuts = LogitsProcessorList()
+    if decoding.top_k:
+        cuts.append(TopKLogitsWarper(top_k=min(decoding.top_k, logits.shape[1])))
+    if decoding.top_p < 1.0:
+        cuts.append(TopPLogitsWarper(top_p=decoding.top_p))
+    # The processors want token ids, which these do not read.
+    ids = torch.empty(0, dtype=torch.long)
+    kept: Float[Tensor, "rows vocab"] = cuts(ids, logits / decoding.sampling_temperature)
+    return kept.log_softmax(dim=-1)
+
+
+def drawn(
+    masses: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, " rows"]
+) -> Int[Tensor, " rows"]:
+    """A token a row, each as likely as its share of the row's mass: where the uniform in [0, 1)
+    falls in the cumulative distribution."""
+    cumulative = masses.cumsum(dim=-1, dtype=torch.float64)
+    # In (0, whole mass]: the first symbol that reaches it has a mass above zero.
+    level = (1.0 - uniforms)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, level)[:, 0]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Mixture:
     """What models say of the next token in nats, each at the sampler's settings, mixed."""
@@ -221,22 +247,10 @@ class _Mixture:
 
     def _mixed(self, logits: Sequence[Tensor]) -> Float[Tensor, "batch vocab"]:
         parts = [
-            log_share + self._log_probs(of_one[:, : self.vocab_size])
+            log_share + decoding_log_probs(of_one[:, : self.vocab_size], self.decoding)
             for of_one, (_, log_share) in zip(logits, self.models, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.logaddexp(*parts)
-
-    def _log_probs(self, logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
-        """Of logits divided by the sampling temperature, then cut to top_k and top_p."""
-        decoding, cuts = self.decoding, LogitsProcessorList()
-        if decoding.top_k:
-            cuts.append(TopKLogitsWarper(top_k=min(decoding.top_k, logits.shape[1])))
-        if decoding.top_p < 1.0:
-            cuts.append(TopPLogitsWarper(top_p=decoding.top_p))
-        # The processors want token ids, which these do not read.
-        ids = torch.empty(0, dtype=torch.long)
-        kept: Float[Tensor, "batch vocab"] = cuts(ids, logits / decoding.sampling_temperature)
-        return kept.log_softmax(dim=-1)
 
 
 class _Written:
@@ -304,10 +318,7 @@ class _Written:
             others = log_probs.scatter(1, likeliest[:, None], -torch.inf)
             others.index_fill_(1, self.ends, -torch.inf)
             return torch.where(self.wrong_at[rows] == step, others.argmax(dim=-1), likeliest)
-        cumulative = log_probs.exp().cumsum(dim=-1, dtype=torch.float64)
-        # In (0, whole mass]: the first symbol that reaches it has a probability above zero.
-        level = (1.0 - self.uniforms[rows, step])[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, level)[:, 0]
+        return drawn(log_probs.exp(), self.uniforms[rows, step])
 
     def completions(self) -> Completions:
         """All that was written; greedy tokens are not drawn and have no log-probabilities."""

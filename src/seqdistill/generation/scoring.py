@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from seqdistill.core.batches import padded_batches
 from seqdistill.core.errors import ModelError
@@ -136,39 +136,80 @@ class CachedModel:
     gradients off. Prompts of a decoder-only model are padded on the left and their positions
     counted from their own first token, so that padding moves nothing.
 
-    Raises ModelError for a model without a key-value cache.
+    Tokens that were read can be taken back, see `after`, when `keeps_all`: then layers with a
+    sliding window keep what has left it, too.
+
+    Raises ModelError for a model without a key-value cache, and with `keeps_all` for one with
+    recurrent layers, whose states do not go back.
     """
 
-    def __init__(self, model: PreTrainedModel, facts: ModelFacts) -> None:
+    def __init__(
+        self, model: PreTrainedModel, facts: ModelFacts, *, keeps_all: bool = False
+    ) -> None:
         self._model = model
         self._facts = facts
+        self._keeps_all = keeps_all
         base = model.get_decoder() if facts.kind == "seq2seq" else model.base_model
         self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+        if keeps_all and model._is_stateful:
+            raise ModelError(
+                "Tokens can be taken back by models of attention layers alone, but "
+                f"{type(model).__name__} has recurrent ones; use a model without them"
+            )
         self._head: Head
         self._cache: Cache | None
         self._mask: Int[Tensor, "batch read"]
         self._encoded: Float[Tensor, "batch source dim"]
+        self._written = 0
+        """How many columns after what `begin` read are in the cache."""
 
     def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
         """The logits of each row's first token; forgets every earlier batch."""
         model, facts = self._model, self._facts
-        self._head, self._cache = head_of(model), None
+        self._head, self._cache, self._written = head_of(model), None, 0
+        if self._keeps_all:
+            self._cache = DynamicCache()
+            if facts.kind == "seq2seq":
+                self._cache = EncoderDecoderCache(self._cache, DynamicCache())
         if facts.kind == "causal":
             ids, mask = padded_ids(token_ids_of(prompts), side="left")
             self._mask = mask.long().to(model.device)
-            return self._read(ids.to(model.device))
+            return self._logits(self._read(ids.to(model.device))[:, -1])
         modality = modality_of(model)
         source = modality.pad(prompts).to(model.device)
         self._encoded, mask = modality.encode(model, source)
         self._mask = mask.long()
         first = self._mask.new_tensor([[facts.start_id or 0, *facts.prefix_ids]])
-        return self._read(first.expand(len(prompts), -1))
+        return self._logits(self._read(first.expand(len(prompts), -1))[:, -1])
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
         """The logits after each row's next token."""
-        if self._facts.kind == "causal":
-            self._mask = torch.cat([self._mask, self._mask.new_ones(len(token_ids), 1)], dim=1)
-        return self._read(token_ids[:, None])
+        return self._logits(self._extended(token_ids[:, None])[:, -1])
+
+    def after(
+        self,
+        written: Int[Tensor, "batch time"],
+        rows: Int[Tensor, " asked"],
+        places: Int[Tensor, "asked places"],
+        *,
+        unchanged: int,
+    ) -> Float[Tensor, "asked places vocab"]:
+        """The logits after the tokens at `places` of `written`, in these rows.
+
+        `written` holds what each row wrote, from its first token on. Its first `unchanged` columns,
+        none of them right of a place, are what they were when they were read; what was read of
+        others is taken back. All rows share the columns of the cache, so that one forward pass
+        reads all from there to the rightmost place. `rows` and `places` are on the CPU.
+        """
+        assert self._keeps_all and self._cache is not None, "begin comes first"
+        if (back := self._written - unchanged) > 0:
+            self._cache.crop(-back)
+            self._written -= back
+            if self._facts.kind == "causal":
+                self._mask = self._mask[:, :-back]
+        start = self._written
+        hidden = self._extended(written[:, start : int(places.max()) + 1])
+        return self._logits(hidden[rows[:, None], places - start])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drops every other row from the cache."""
@@ -179,7 +220,14 @@ class CachedModel:
         if self._facts.kind == "seq2seq":
             self._encoded = self._encoded[rows]
 
-    def _read(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
+    def _extended(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new dim"]:
+        """The hidden states of tokens that were written."""
+        self._written += ids.shape[1]
+        if self._facts.kind == "causal":
+            self._mask = torch.cat([self._mask, self._mask.new_ones(ids.shape)], dim=1)
+        return self._read(ids)
+
+    def _read(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new dim"]:
         if self._facts.kind == "seq2seq":
             named: dict[str, Any] = {
                 "encoder_hidden_states": self._encoded,
@@ -200,7 +248,11 @@ class CachedModel:
                 "sequences (sequences.origin), or take a model with attention layers."
             )
         self._cache = cache
-        logits = self._head.logits(output.last_hidden_state[:, -1]).float()
+        hidden: Float[Tensor, "batch new dim"] = output.last_hidden_state
+        return hidden
+
+    def _logits(self, hidden: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows vocab"]:
+        logits = self._head.logits(hidden).float()
         if self._facts.suppressed_ids:
-            logits[:, list(self._facts.suppressed_ids)] = -torch.inf
+            logits[..., list(self._facts.suppressed_ids)] = -torch.inf
         return logits

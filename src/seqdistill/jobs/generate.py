@@ -24,8 +24,10 @@ from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.ctranslate2_model import is_converted
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import check_lengths, check_output_length, pair_facts
+from seqdistill.generation.speculative import SpeculativeGenerator
+from seqdistill.jobs.drafts import check_drafted, speculative, tell_of_drafts
 from seqdistill.models.languages import with_languages
-from seqdistill.models.loading import load_pair
+from seqdistill.models.loading import LoadedModel, load_pair
 from seqdistill.models.placement import Dtype, Placement, device_of
 from seqdistill.recipe.sections import Device
 from seqdistill.recipe.sequences_schema import Decoding
@@ -54,8 +56,14 @@ def generate_texts(
     template_options: Mapping[str, object] | None = None,
     engine: str = "auto",
     compute_type: str = "float32",
-    beam_size: int = 5,
+    beam_size: int | None = None,
     max_new_tokens: int = 128,
+    sampling_temperature: float | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    draft: str | None = None,
+    draft_tokens: int | None = None,
     threads: int | None = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -72,9 +80,21 @@ def generate_texts(
     model's chat template, where it has one and `raw` is not set; rows (see `read_rows`) are as
     training reads them.
 
+    With a `sampling_temperature` outputs are samples, else found by a beam of `beam_size`: 5, or 1
+    with a `draft`. That is a smaller model of the same tokenizer, which drafts `draft_tokens` at a
+    time for the model to verify: see `generation.speculative`. None chooses the number from what
+    drafts cost; `progress` is told what they brought.
+
     Raises UserError for options that no template reads, and ModelError where every output is empty.
     """
     placement = Placement(device_of(device, key="--device"), dtype)
+    decoding = _decoding(
+        beam_size, max_new_tokens, sampling_temperature, top_k, top_p, draft is not None
+    )
+    if draft is not None:
+        check_drafted(model, draft, engine, compute_type)
+    elif draft_tokens is not None:
+        raise UserError("--draft-tokens is for a draft, but --draft is not given; name a model")
     stored = _stored_generator(
         model,
         engine=engine,
@@ -88,11 +108,15 @@ def generate_texts(
             "--source-language and --target-language must be left out for a CTranslate2 folder, "
             f"whose languages were set when it was exported, got {languages}"
         )
-    pair = stored or with_languages(
-        load_pair(model_folder(model), trust_remote_code=trust_remote_code, placement=placement),
-        *languages,
-        keys=("--source-language", "--target-language"),
-    )
+
+    def loaded(name: str) -> LoadedModel:
+        return with_languages(
+            load_pair(model_folder(name), trust_remote_code=trust_remote_code, placement=placement),
+            *languages,
+            keys=("--source-language", "--target-language"),
+        )
+
+    pair = stored or loaded(model)
     templated = pair.kind == "causal" and pair.tokenizer.chat_template is not None and not raw
     wanted: dict[int, Example] = {}
     for place, prompt in enumerate(prompts):
@@ -119,21 +143,31 @@ def generate_texts(
     else:
         check_output_length(max_new_tokens, facts=pair_facts(pair), key="--max_new_tokens")
         encoded = encode_for(pair, examples, chat)
-        check_lengths(
-            [example.prompt for example in encoded],
-            max_new_tokens=max_new_tokens,
-            facts=pair_facts(pair),
-        )
-        generator = build_generator(
-            pair,
-            EngineChoice(engine, "--engine", compute_type, threads),
-            examples=with_placeholder_targets(encoded),
-            max_new_tokens=max_new_tokens,
-        )
+        sources = [example.prompt for example in encoded]
+        check_lengths(sources, max_new_tokens=max_new_tokens, facts=pair_facts(pair))
+        if draft is not None:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            generator = speculative(
+                pair,
+                loaded(draft),
+                draft_tokens,
+                sources=sources,
+                decoding=decoding,
+                progress=progress,
+            )
+        else:
+            generator = build_generator(
+                pair,
+                EngineChoice(engine, "--engine", compute_type, threads),
+                examples=with_placeholder_targets(encoded),
+                max_new_tokens=max_new_tokens,
+            )
     progress.start("generating", len(wanted))
-    decoding = Decoding(beam_size=beam_size, max_new_tokens=max_new_tokens)
-    found = best_texts(generator, encoded, pair.tokenizer, decoding, progress.advance)
+    found = best_texts(generator, encoded, pair.tokenizer, decoding, progress.advance, seed=seed)
     progress.finish()
+    if isinstance(generator, SpeculativeGenerator):
+        tell_of_drafts(generator, sources, decoding, progress)
     for place, text in zip(wanted, found, strict=True):
         outputs[place] = text
     if not any(outputs):
@@ -142,6 +176,37 @@ def generate_texts(
             f"empty; is {model!r} trained, and are these prompts such as it was trained on?"
         )
     return outputs
+
+
+def _decoding(
+    beam_size: int | None,
+    max_new_tokens: int,
+    temperature: float | None,
+    top_k: int,
+    top_p: float,
+    drafted: bool,
+) -> Decoding:
+    """Samples where a temperature is given; raises UserError for what then has no meaning."""
+    if temperature is None and (top_k, top_p) != (0, 1.0):
+        raise UserError(
+            "--top-k and --top-p are for samples, but outputs are searched for; give "
+            "--sampling-temperature, too"
+        )
+    if temperature is None:
+        beam_size = beam_size or (1 if drafted else 5)
+        return Decoding(beam_size=beam_size, max_new_tokens=max_new_tokens)
+    if beam_size is not None:
+        raise UserError(
+            "Outputs must be samples or found by a beam, got both --sampling-temperature and "
+            "--beam-size; leave one of them out"
+        )
+    return Decoding(
+        mode="sample",
+        sampling_temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+    )
 
 
 def _stored_generator(
