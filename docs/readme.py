@@ -16,6 +16,7 @@ from pathlib import Path
 
 from experiments.gkd import page as gkd
 from experiments.kim_rush import page as kim_rush
+from experiments.on_policy import page as on_policy
 
 from seqdistill.records.results import Results, System, parsed
 from seqdistill.report.numbers import MISSING
@@ -126,6 +127,11 @@ def gkd_table() -> str:
     return gkd.summary_table(gkd.read(ROOT / gkd.RESULTS))
 
 
+def on_policy_table() -> str:
+    """On-policy distillation and its baselines from starts that have stopped learning."""
+    return on_policy.summary_table(on_policy.read(ROOT / on_policy.RESULTS))
+
+
 def file_map() -> str:
     """One line a file: its path and the first sentence of its docstring, package by package."""
     lines = []
@@ -157,7 +163,11 @@ def rendered(page: Path = README) -> str:
     """The page as it should be: one of `PAGES`."""
     blocks = {
         README: {"demo table": demo_table},
-        METHODS_PAGE: {"kim and rush table": kim_rush_table, "gkd table": gkd_table},
+        METHODS_PAGE: {
+            "kim and rush table": kim_rush_table,
+            "on-policy table": on_policy_table,
+            "gkd table": gkd_table,
+        },
         CODEBASE: {"file map": file_map},
     }[page]
     text = page.read_text("utf-8")

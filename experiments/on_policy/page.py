@@ -30,6 +30,7 @@ from experiments.estimates import (
     grouped,
     read_results,
     select,
+    summary,
     table,
 )
 from experiments.on_policy.routes import LENGTHS
@@ -218,6 +219,13 @@ def places_of(results: Results) -> list[Place]:
         known = [Place(results, shown, condition) for (condition,) in grouped(rows, "condition")]
         found += sorted(known, key=lambda place: place.num_inputs or 0)
     return found
+
+
+def summary_table(results: Results) -> str:
+    """Scores and gains over the start, greedily, of every method that was measured somewhere."""
+    places = places_of(results)
+    names = {m: name for m, name in METHOD_NAMES.items() if any(p.runs(m) for p in places)}
+    return summary(places, names)
 
 
 def judged(claim: Claim, places: Sequence[Place]) -> dict[str, list[tuple[str, str]]]:
