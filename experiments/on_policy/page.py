@@ -83,11 +83,18 @@ class Place(TaskRows):
         return self.condition or self.name
 
     def runs(self, method: str) -> Runs:
-        """The runs of a method; `best on-policy` is the best on dev, `best supervised` on test."""
+        """The runs of a method, once there is one for every start that was measured; `best
+        on-policy` is the best on dev, `best supervised` on test."""
         if method == TEACHER:
             return self.rows(TEACHER)
-        method = self.best.get(method, method)
-        return self.rows("main", method=method, condition=self.condition)
+        return self._measured(self.best.get(method, method))
+
+    def _measured(self, method: str) -> Runs:
+        starts, found = (
+            self.rows("main", method=name, condition=self.condition) for name in (START, method)
+        )
+        seeds = {row["seed"] for row in found}
+        return found if all(row["seed"] in seeds for row in starts) else ()
 
     @functools.cached_property
     def best(self) -> dict[str, str]:
@@ -103,13 +110,8 @@ class Place(TaskRows):
         }
 
     def _best(self, methods: Sequence[str], key: str, sign: int) -> str | None:
-        start = self.rows("main", method=START, condition=self.condition)
-        found = {
-            method: gain(
-                self.rows("main", method=method, condition=self.condition), key, start, sign
-            )
-            for method in methods
-        }
+        start = self._measured(START)
+        found = {method: gain(self._measured(method), key, start, sign) for method in methods}
         known = {method: gained.value for method, gained in found.items() if gained is not None}
         return max(known, key=lambda method: known[method], default=None)
 
