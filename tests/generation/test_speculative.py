@@ -14,7 +14,8 @@ import torch
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.generation import speculative
 from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
-from seqdistill.generation.speculative import DraftCosts, SpeculativeGenerator, measured_costs
+from seqdistill.generation.draft_costs import DraftCosts, measured_costs
+from seqdistill.generation.speculative import SpeculativeGenerator
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.sequences_schema import Decoding
 

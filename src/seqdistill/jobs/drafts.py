@@ -9,11 +9,8 @@ from seqdistill.core.errors import UserError
 from seqdistill.core.progress import Progress
 from seqdistill.core.source import Source
 from seqdistill.generation.ctranslate2_model import is_converted
-from seqdistill.generation.speculative import (
-    SpeculativeGenerator,
-    measured_costs,
-    seconds_with_and_without,
-)
+from seqdistill.generation.draft_costs import measured_costs, seconds_with_and_without
+from seqdistill.generation.speculative import SpeculativeGenerator
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.sequences_schema import Decoding
 
