@@ -231,6 +231,13 @@ def lookup(rows: Sequence[Row], *, by_name: bool) -> Found:
     return found
 
 
+def exit_if_failed(failed: Mapping[str, str]) -> None:
+    """Ends the process with a sentence when cells failed: their errors by name."""
+    if failed:
+        told = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        sys.exit(f"{len(failed)} cells failed ({told}). Run again to try them again.")
+
+
 def run_experiment(
     description: str,
     tasks: Mapping[str, T],
@@ -281,6 +288,4 @@ def run_experiment(
     for task in chosen:
         finish(task, {cell.name: cell for cell in cells(task)})
     write_page(store)
-    if failed:
-        told = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        sys.exit(f"{len(failed)} cells failed ({told}). Run again to try them again.")
+    exit_if_failed(failed)

@@ -7,7 +7,6 @@ it and the teacher in one process, and writes rows and page.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from corpora.en_de.unlabelled import write
 from experiments.on_policy.page import BEST, RESULTS, write_page
 from experiments.pages import exits
 from experiments.preparing import split_sizes
-from experiments.running import add_rows
+from experiments.running import add_rows, exit_if_failed
 from experiments.timing import columns, timed
 from seqdistill.assembly.models import model_folder
 from seqdistill.core.allocator import keep_freed_memory
@@ -101,9 +100,7 @@ def main() -> None:
     sizes = split_sizes(SWEEP.settings, str(SWEEP.settings["teacher.model"]))
     add_rows(RESULTS, measured(planned_cells(SWEEP)), {BEST: sizes})
     write_page(RESULTS)
-    if done.failed:
-        told = "; ".join(f"{name}: {error}" for name, error in done.failed.items())
-        sys.exit(f"{len(done.failed)} cells failed ({told}). Run again to try them again.")
+    exit_if_failed(done.failed)
 
 
 if __name__ == "__main__":

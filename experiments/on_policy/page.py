@@ -224,7 +224,7 @@ def places_of(results: Results) -> list[Place]:
 
 
 def summary_table(results: Results) -> str:
-    """Scores and gains over the start, greedily, of every method that was measured somewhere."""
+    """Scores and gains over the start, greedily, of the methods whose seeds are all there."""
     places = places_of(results)
     names = {m: name for m, name in METHOD_NAMES.items() if any(p.runs(m) for p in places)}
     return summary(places, names)

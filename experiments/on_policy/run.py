@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from experiments.on_policy import routes
 from experiments.on_policy.page import RESULTS, write_page
 from experiments.pages import exits
 from experiments.preparing import make_g2p_data, split_sizes, write_subset
-from experiments.running import add_rows, write_differences
+from experiments.running import add_rows, exit_if_failed, write_differences
 from experiments.shapes import Settings, Size
 from experiments.teachers import TEACHERS, train_teacher
 from seqdistill.core.allocator import keep_freed_memory
@@ -221,9 +220,7 @@ def main() -> None:
     if options.list:
         return
     write_page(RESULTS)
-    if failed:
-        told = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        sys.exit(f"{len(failed)} cells failed ({told}). Run again to try them again.")
+    exit_if_failed(failed)
 
 
 if __name__ == "__main__":
