@@ -170,8 +170,9 @@ class Place(TaskRows):
 
         By its kind: how much better `system` is than `base` where none is given; `weighted`, a sum
         of gains over the start, linear, so that no ratio is of noisy numbers; `room`, the start's
-        distance to the teacher less a multiple of a lead; `fall` and `rise` of what is no score;
-        `with length`, how much more a lead is on the longest outputs than on the shortest.
+        distance to the teacher less twice the effect that was sought; `fall` and `rise` of what is
+        no score; `with length`, how much more a lead is on the longest outputs than on the
+        shortest.
         """
         kind, key = figure.get("kind"), f"{self.measure.key}_{figure.get('metric', 'greedy')}"
         sign, start = self.measure.sign, self.runs(START)
@@ -180,12 +181,11 @@ class Place(TaskRows):
             systems = [(self.runs(method), weight) for method, weight in weights.items()]
             return self._sum([*systems, (start, -sum(weights.values()))], key)
         if kind == "room":
-            factor, goal = float(figure["times"]), average(self.runs(TEACHER), key)
-            own, base = (self.runs(figure[name]) for name in ("system", "base"))
-            found = self._sum([(own, -factor), (base, factor), (start, -1.0)], key)
-            return (
-                None if found is None or goal is None else found.turned(lambda v: v + sign * goal)
-            )
+            goal, reached = average(self.runs(TEACHER), key), estimate(start, key)
+            if goal is None or reached is None or self.name not in figure["sought"]:
+                return None
+            sought = 2.0 * float(figure["sought"][self.name])
+            return reached.turned(lambda value: sign * (goal - value) - sought)
         own, base = self.runs(figure["system"]), self.runs(figure["base"])
         if not own or own == base:
             return None

@@ -137,12 +137,9 @@ def test_the_page_claims_what_its_rows_show_and_no_more(tmp_path: Path) -> None:
         (s - o) - 1.7 * (s - k) for s, k, o in ((80, 76, 70), (81, 77.2, 71.1), (79, 74.9, 69.2))
     ]
     assert whole is not None and whole.value == pytest.approx(sum(gains) / 3)
-    room = few_place.figure(
-        {"kind": "room", "system": "best on-policy", "base": "best supervised", "times": 2}
-    )
-    assert room is not None and room.value == pytest.approx(
-        50.0 - 2 * sum(k - o for k, o in ((76, 70), (77.2, 71.1), (74.9, 69.2))) / 3
-    )
+    room = few_place.figure({"kind": "room", "sought": {"few_inputs": 4.0}})
+    assert room is not None and room.value == pytest.approx(50.0 - 2 * 4.0)
+    assert town.figure({"kind": "room", "sought": {"few_inputs": 4.0}}) is None
     page.write_page(store)
     text = store.with_suffix(".md").read_text("utf-8")
     assert "Seq-KD" not in text.split("## What holds when")[0]
