@@ -155,6 +155,18 @@ def test_both_parts_of_minillm_make_the_gradient_of_the_sequence_level_kl() -> N
     assert (alone - got).norm() > 0.05 * got.norm(), "the long-range part must matter here"
 
 
+def test_the_sampled_log_ratio_as_a_plain_loss_would_not_know_the_teacher() -> None:
+    """areno-opd, verl's k1: its expected gradient is zero, where the KL's is not."""
+    here = tables()
+    log_q, log_p = here.student_log_probs, here.teacher_log_probs
+    plain = torch.zeros((), dtype=torch.float64)
+    for sequence, probability in of_student(here).items():
+        ratio = here.steps(log_q, sequence) - here.steps(log_p, sequence)
+        plain = plain + probability * ratio.sum()
+    exact = here.gradients(here.sequence_kl())
+    assert here.gradients(plain).norm() < 1e-9 * exact.norm()
+
+
 def test_the_released_estimator_counts_the_single_step_term_twice() -> None:
     """LMOps #255: returns that start at t hold one more sample of grad KL(Q_t || P_t)."""
     here = tables()
