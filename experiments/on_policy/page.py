@@ -368,7 +368,7 @@ def quality_picture(steps: Sequence[Step]) -> bytes:
 
 def length_picture(place: Place) -> str:
     """The name of a place's picture of success by length."""
-    return "_".join(["length", *place.condition.lower().split()])
+    return "_".join(["length", place.name, *place.condition.lower().split()])
 
 
 def write_page(path: Path = RESULTS) -> None:

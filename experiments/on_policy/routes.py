@@ -20,7 +20,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from seqdistill.plugins import metric
+from seqdistill.plugins import metric, reward
 from seqdistill.records import atomic
 
 SIZE = 16
@@ -226,11 +226,16 @@ def reaches_goal(outputs: Sequence[str], references: Sequence[str]) -> list[floa
 
     The map is that of `city()`.
     """
-    town = city(SIZE)
-    return [
-        100.0 * town.arrives(output, reference)
-        for output, reference in zip(outputs, references, strict=True)
-    ]
+    return [100.0 * paid for paid in arrives(outputs, outputs, references)]
+
+
+@reward("arrives")
+def arrives(
+    _prompts: Sequence[str], completions: Sequence[str], references: Sequence[str]
+) -> list[float]:
+    """1 for an output that arrives, 0 for another."""
+    pairs = zip(completions, references, strict=True)
+    return [float(city(SIZE).arrives(completion, reference)) for completion, reference in pairs]
 
 
 def by_length(outputs: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -19,17 +19,20 @@ from typing import Any, cast
 from experiments.on_policy import routes
 from experiments.on_policy.page import RESULTS, write_page
 from experiments.pages import exits
-from experiments.preparing import make_g2p_data, split_sizes, write_subset
+from experiments.preparing import make_g2p_data, publish_model, split_sizes, write_subset
 from experiments.running import add_rows, exit_if_failed, write_differences
 from experiments.shapes import Settings, Size
 from experiments.teachers import TEACHERS, train_teacher
 from seqdistill.core.allocator import keep_freed_memory
 from seqdistill.core.errors import UserError
-from seqdistill.jobs.cells import Cell
+from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.cells import Cell, train_cell
 from seqdistill.jobs.sweep import ROWS, pending_cells, planned_cells, run_sweep
+from seqdistill.jobs.train import train
 from seqdistill.models.loading import load_tokenizer
 from seqdistill.models.scratch import configuration
-from seqdistill.recipe.sweep_schema import Sweep, read_sweep
+from seqdistill.recipe.loading import load_recipe
+from seqdistill.recipe.sweep_schema import START, Sweep, read_sweep
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.records.tables import Row, read_facts, read_rows, write_rows
 
@@ -92,6 +95,21 @@ def _make_routes(folder: Path, _settings: Settings) -> None:
         train_teacher("routes")
 
 
+def _make_better_policy(folder: Path, settings: Settings) -> None:
+    """The teacher is a start of the routes, improved by a reward."""
+    _make_routes(folder, settings)
+    improved = Path(settings["teacher.model"])
+    if improved.is_dir():
+        return
+    cells = planned_cells(REGIMES["routes"].sweep).values()
+    start = train_cell(next(cell for cell in cells if cell.facts["method"] == START))[-1]
+    recipe = load_recipe(
+        str(Path(__file__).with_name("improved.yaml")), [f"student.model={start.student_path}"]
+    )
+    run = train(recipe, progress=NoProgress(), resume=True)
+    publish_model(run, improved, record=improved.with_name(f"{improved.name}_record"))
+
+
 def _numbers(name: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", name)]
 
@@ -105,6 +123,7 @@ REGIMES = {
     for regime in (
         Regime("few_inputs", _make_few_inputs, lambda name: Size(*_numbers(name)).architecture),
         Regime("routes", _make_routes, lambda name: routes.shape(*_numbers(name))),
+        Regime("better_policy", _make_better_policy, lambda name: routes.shape(*_numbers(name))),
     )
 }
 

@@ -75,6 +75,7 @@ def test_the_metric_asks_for_legal_steps_from_the_start_to_the_goal() -> None:
     for wrong in ("", start, near, f"{near} {start}", f"{start} {far}", f"{start} z9 {near}"):
         assert not TOWN.arrives(wrong, goal), wrong
     ways = [" ".join(routes.city().way("a0", goal)) for goal in ("a1", "p15", "h8")]
+    assert routes.arrives(ways, ["", *ways[1:]], ways) == [0.0, 1.0, 1.0]
     found = routes.by_length(["", *ways[1:]], ways)
     assert found.pop("1_7") == 0.0 and set(found.values()) == {100.0} and "24_more" in found
 
@@ -144,7 +145,7 @@ def test_the_page_claims_what_its_rows_show_and_no_more(tmp_path: Path) -> None:
     text = store.with_suffix(".md").read_text("utf-8")
     assert "Seq-KD" not in text.split("## What holds when")[0]
     plots = {path.name for path in (tmp_path / "on_policy").iterdir()}
-    assert plots == {"inputs.svg", "length.svg"}
+    assert plots == {"inputs.svg", "length_routes.svg"}
     assert all(f"(on_policy/{plot})" in text for plot in plots)
 
 
