@@ -29,7 +29,7 @@ from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.completions import PromptCompletions
 from seqdistill.teachers.kept_states import STATES, read_record
 
-ROWS = [
+ROWS: list[dict[str, object]] = [
     {"source": "rot", "target": "tor", "hint": "rot: tor"},
     {"source": "drei eins", "target": "snie ierd", "hint": "snie"},
     {"source": "blau", "target": "ualb", "hint": "blau blau blau"},
@@ -62,7 +62,7 @@ Write = Callable[[Path, list[dict[str, object]]], Path]
 def test_the_column_is_read_from_every_kind_of_rows(
     tmp_path: Path, write: Write, suffix: str
 ) -> None:
-    path = str(write(tmp_path / f"train.{suffix}", [dict(row) for row in ROWS]))
+    path = str(write(tmp_path / f"train.{suffix}", ROWS))
     examples = read_examples(path, teacher_column="hint")
     assert [one.teacher_source for one in examples] == [row["hint"] for row in ROWS]
     assert [one.for_teacher().source for one in examples] == [row["hint"] for row in ROWS]
@@ -96,17 +96,17 @@ def test_of_a_conversation_it_is_what_the_user_said_last_or_all_turns(tmp_path: 
         path = str(as_jsonl(tmp_path / "wrong.jsonl", [row]))
         with pytest.raises(DataError, match=told):
             read_examples(path, teacher_column="hint")
-    row: dict[str, object] = {"prompt": "a", "completion": "b", "system": "c"}
+    taken: dict[str, object] = {"prompt": "a", "completion": "b", "system": "c"}
     with pytest.raises(DataError, match="must be a column that the student does not read"):
-        read_examples(str(as_jsonl(tmp_path / "b.jsonl", [row])), teacher_column="system")
+        read_examples(str(as_jsonl(tmp_path / "b.jsonl", [taken])), teacher_column="system")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_same_turns_are_the_same_tokens_for_the_teacher(name: str) -> None:
     """In every template, and where it opens an answer otherwise than it shows one."""
     tokenizer, turns = family_tokenizer(name), (Turn("user", "Name a fruit"),)
-    given = {"messages": turns, "teacher_messages": turns}
-    (found,) = encode([Example("1", "", "pear", **given)], tokenizer, "causal")
+    own = Example("1", "", "pear", turns, teacher_messages=turns)
+    (found,) = encode([own], tokenizer, "causal")
     assert found.teacher_source_ids == found.source_ids
     assert found.for_teacher().prompt_ids == found.prompt_ids
     assert found.answered((5,)).for_teacher().source_ids == found.prompt_ids
