@@ -179,6 +179,8 @@ def label_with_teacher(
     if recipe.data.unlabelled is not None:
         counted = counted_train(ExampleTable.of(examples), recipe.data)
         progress.echo(f"the teacher's labels are of {counted}")
+    if (column := recipe.teacher.prompt_column) is not None:
+        progress.echo(f"the teacher reads the column {column} in the place of the prompts")
     if wanted.is_there:
         return TeacherCorpus.open(wanted.folder, expected=wanted.settings)
     facts = pair_facts(teacher)
