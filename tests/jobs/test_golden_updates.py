@@ -82,7 +82,10 @@ PAPERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "minillm": (MINILLM, "sum", "teacher_mixed and reference"),
     "gkd_rl": (GKD_RL, "sequence", "student"),
     "tip": (TIP, "token", "student"),
+    "opsd": ([{"divergence": "jensen_shannon", "beta": 0.5}], "sequence", "student"),
+    "context_distill": ([{"divergence": "forward_kl"}], "token", "reference"),
 }
+TAUGHT_BY_THEMSELVES = ("opsd", "context_distill")
 OWN_SETTINGS: dict[str, dict[str, object]] = {
     # As it becomes where dev keeps getting worse: the student writes all, later ones are kept ones.
     "distillm": {
@@ -169,14 +172,23 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spy]:
     handle.remove()
 
 
+def hint(source: str) -> str:
+    """What a teacher reads in the place of a source that knows more."""
+    return f"{source[::-1]}."
+
+
 def scored(
-    update: Update, student: PreTrainedModel, teacher: PreTrainedModel, kind: str
+    update: Update, student: PreTrainedModel, teacher: PreTrainedModel, kind: str, preset: str
 ) -> list[naive.Scored]:
     found = []
+    tokenizer = character_tokenizer(closes=kind == "mbart")
     advantages = naive_advantages(update.written, kind)
     for one, advantage in zip(update.written, advantages, strict=True):
         (source, targets), sampled = (one.example.source_ids, one.example.target_ids), None
         own = naive.plain_logits(student, source, targets)
+        if preset in TAUGHT_BY_THEMSELVES:
+            text = str(tokenizer.decode(source, skip_special_tokens=True))
+            source = tuple(tokenizer(hint(text)).input_ids)
         with torch.no_grad():
             others = naive.plain_logits(teacher, source, targets)
         if one.origin == "teacher_mixed":
@@ -215,6 +227,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {kind: folder_for(tmp_path_factory.mktemp(kind), kind) for kind in ("mbart", "llama")}
     # Of these weights the outputs of a beam search come to an end more often than not.
     tiny_model("llama", seed=12).save_pretrained(found["llama"] / "teacher")
+    for folder in found.values():
+        header, *rows = (folder / "train.tsv").read_text("utf-8").splitlines()
+        hinted = [f"{header}\thint", *(f"{row}\t{hint(row.split(chr(9))[0])}" for row in rows)]
+        (folder / "hinted.tsv").write_text("\n".join(hinted) + "\n", encoding="utf-8")
     return found
 
 
@@ -234,16 +250,21 @@ def test_the_gradient_of_each_update_is_the_papers(
         "output_dir": str(tmp_path / "run"),
         **OWN_SETTINGS.get(preset, {}),
     }
+    if preset in TAUGHT_BY_THEMSELVES:
+        given |= {"teacher.model": "student", "teacher.prompt_column": "hint"}
+        given["data.train"] = str(place / "hinted.tsv")
     trained(recipe_in(place, preset, *texts(given)))
     assert len(spy.updates) == UPDATES
     assert_written_by(writers, spy.updates)
-    student, teacher = (naive.plain_model(place / who) for who in ("student", "teacher"))
+    taught_by = "student" if preset in TAUGHT_BY_THEMSELVES else "teacher"
+    student, teacher = (naive.plain_model(place / who) for who in ("student", taught_by))
     for number, update in enumerate(spy.updates):
         if preset == "taid":  # from 0.4 to 1, never behind a straight line
             terms = [{**terms[0], "start_fraction": (0.4, 0.7, 1.0)[number]}]
         own = dict(student.named_parameters())
         student.load_state_dict(update.weights)
-        loss = naive.loss(scored(update, student, teacher, kind), terms, reduction=reduction)
+        sequences = scored(update, student, teacher, kind, preset)
+        loss = naive.loss(sequences, terms, reduction=reduction)
         gradient = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
         assert_same_gradient(update, dict(zip(own, gradient, strict=True)), preset)
 

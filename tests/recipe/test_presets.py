@@ -33,10 +33,17 @@ def test_a_method_resolves_to_what_its_paper_says(name: str) -> None:
         beam = {"teacher": ("beam", 5, 1), "interpolation": ("beam", 35, 35)}[origin]
         assert (decoding.mode, decoding.beam_size, decoding.n_best) == beam
         assert recipe.sequences.similarity == "smoothed_bleu"
-    if name in ("on_policy_kd", "gkd", "minillm", "distillm", "gkd_rl", "tip"):
+    if name in ("on_policy_kd", "gkd", "minillm", "distillm", "gkd_rl", "tip", "opsd"):
         whole = (rollouts.mode, rollouts.sampling_temperature, rollouts.top_k, rollouts.top_p)
         assert whole == ("sample", 1.0, 0, 1.0), "rollouts are of the whole distribution"
-    rates = {"minillm": 5e-6, "distillm": 5e-4, "distillm_2": 5e-5, "taid": 1e-4, "tip": 1e-6}
+    rates = {
+        "minillm": 5e-6,
+        "distillm": 5e-4,
+        "distillm_2": 5e-5,
+        "taid": 1e-4,
+        "tip": 1e-6,
+        "opsd": 2e-5,
+    }
     if name in rates:
         assert recipe.training.learning_rate == rates[name], "the authors'"
 

@@ -26,6 +26,7 @@ from seqdistill.core.batch import StudentStates
 from seqdistill.core.errors import UserError
 from seqdistill.core.scores import NoScores
 from seqdistill.models.adapters import SequenceModel, hidden_states
+from seqdistill.teachers.in_process import NoTeacher
 from seqdistill.training.checkpoint import load_state, saved_states
 from seqdistill.training.optimization import make_optimizer
 
@@ -136,7 +137,14 @@ def test_resumed_equals_uninterrupted_whatever_was_zero(killed_at: int, tmp_path
     assert load_file(path / "pruning.safetensors").keys() == mask.kept().keys()
     again, optimizer = pruned(model, share=0.0), make_optimizer(model, SETTINGS)
     assert again.density > 0.99
-    load_state(path, model=model, mask=again, optimizer=optimizer, device=torch.device("cpu"))
+    load_state(
+        path,
+        model=model,
+        mask=again,
+        teacher=NoTeacher(),
+        optimizer=optimizer,
+        device=torch.device("cpu"),
+    )
     assert again.density == mask.density
     for name, kept in mask.kept().items():
         for slot in ("exp_avg", "exp_avg_sq"):

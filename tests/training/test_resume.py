@@ -26,6 +26,7 @@ from seqdistill.core.errors import UserError
 from seqdistill.records.checksums import CHECKSUMS
 from seqdistill.records.run_directory import Resume
 from seqdistill.sources.stored import PrefetchedSource
+from seqdistill.teachers.in_process import NoTeacher
 from seqdistill.training.checkpoint import checkpoint_to_resume, load_state, saved_states
 from seqdistill.training.optimization import make_optimizer
 
@@ -191,6 +192,7 @@ def test_a_state_holds_tied_weights_once_and_every_counter(uninterrupted: Run) -
         path,
         model=model,
         mask=PruningMask.of_nothing(),
+        teacher=NoTeacher(),
         optimizer=optimizer,
         device=torch.device("cpu"),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import overload
 
 from seqdistill.assembly.data import (
+    as_teacher_reads,
     chat_settings,
     counted_train,
     encode_for,
@@ -112,7 +113,7 @@ _FEW = 3
 _NAMES = {
     "teacher_fingerprint": "teacher.model",
     "tokenizer_fingerprint": "tokenizer",
-    "sources_fingerprint": "data.train, data.unlabelled or encoding",
+    "sources_fingerprint": "data.train, data.unlabelled, teacher.prompt_column or encoding",
 }
 _KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type, teacher.dtype"}
 
@@ -122,7 +123,8 @@ def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Examp
     section = recipe.sequences.decoding
     facts = pair_facts(teacher)
     # Prompts alone: what the teacher reads must not depend on the references.
-    encoded = encode_for_evaluation(without_references(examples), teacher, recipe.data)
+    asked = as_teacher_reads(without_references(examples))
+    encoded = encode_for_evaluation(asked, teacher, recipe.data)
     sources = (Prompt(example.id, example.prompt, "") for example in encoded.examples)
     settings = CorpusSettings(
         # Where its outputs start and end need not be in the configuration.
@@ -177,13 +179,15 @@ def label_with_teacher(
     if recipe.data.unlabelled is not None:
         counted = counted_train(ExampleTable.of(examples), recipe.data)
         progress.echo(f"the teacher's labels are of {counted}")
+    if (column := recipe.teacher.prompt_column) is not None:
+        progress.echo(f"the teacher reads the column {column} in the place of the prompts")
     if wanted.is_there:
         return TeacherCorpus.open(wanted.folder, expected=wanted.settings)
     facts = pair_facts(teacher)
     decoder = TextDecoder(teacher.tokenizer)
     progress.start("labelling with the teacher", len(examples))
     corpus = label(
-        _Prompts(examples, wanted.sources, teacher, chat_settings(recipe.data)),
+        _Prompts(as_teacher_reads(examples), wanted.sources, teacher, chat_settings(recipe.data)),
         label_generator(recipe, teacher, wanted.sources),
         wanted.settings,
         wanted.folder,
@@ -317,7 +321,8 @@ def _encoded(
     ends = pair_facts(student).end_ids
     while chunk := list(itertools.islice(asked, _ENCODED_TOGETHER)):
         outputs = [output for _, found in chunk for output in found]
-        texts = _as_written(outputs, recipe, teacher, [example for example, _ in chunk])
+        read = [example.for_teacher() for example, _ in chunk]
+        texts = _as_written(outputs, recipe, teacher, read)
         asking = (example for example, found in chunk for _ in found)
         answered = [
             dataclasses.replace(example, target=text)

@@ -41,7 +41,8 @@ def read_split(recipe: Recipe, split: Split, *, targets: Targets = "needed") -> 
     }[split]
     if spec is None:
         raise RecipeError(f"data.{split} must name the {split} examples, but it is not set.")
-    examples = _read(data, spec, split, targets)
+    teacher_column = recipe.teacher.prompt_column if split == "train" else None
+    examples = _read(data, spec, split, targets, teacher_column)
     if targets == "needed" and split != "train":
         _check_comparable(examples, split)
     if limit is not None and limit < len(examples):
@@ -50,10 +51,13 @@ def read_split(recipe: Recipe, split: Split, *, targets: Targets = "needed") -> 
         examples = examples.select(order[:limit].sort().values.numpy())
     if split != "train" or data.unlabelled is None:
         return examples
-    return with_unlabelled(examples, _read(data, data.unlabelled, split, "unread"))
+    unlabelled = _read(data, data.unlabelled, split, "unread", teacher_column)
+    return with_unlabelled(examples, unlabelled)
 
 
-def _read(data: DataSection, spec: str, split: Split, targets: Targets) -> ExampleTable:
+def _read(
+    data: DataSection, spec: str, split: Split, targets: Targets, teacher_column: str | None
+) -> ExampleTable:
     return read_examples(
         spec,
         split=split,
@@ -64,6 +68,7 @@ def _read(data: DataSection, spec: str, split: Split, targets: Targets) -> Examp
         targets=targets,
         ignore_columns=data.ignore_columns,
         extra_columns=data.extra_columns if split == "train" else (),
+        teacher_column=teacher_column,
     )
 
 
@@ -130,6 +135,12 @@ def without_references(examples: Sequence[Example]) -> ExampleTable:
     """The same sources with nothing to compare to."""
     table = ExampleTable.of(examples)
     return table.edited("without references", Example.without_reference)
+
+
+def as_teacher_reads(examples: Sequence[Example]) -> ExampleTable:
+    """The same answers after the prompts that the teacher reads."""
+    table = ExampleTable.of(examples)
+    return table.edited("as the teacher reads", Example.for_teacher)
 
 
 def collator_for(pair: LoadedModel) -> Collator:

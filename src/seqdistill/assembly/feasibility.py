@@ -92,7 +92,7 @@ def _check_lengths(pair: LoadedModel, examples: EncodedDataset, role: str) -> No
     limit = facts.max_positions
     if limit is None:
         return
-    lengths = examples.lengths
+    lengths = examples.lengths.for_teacher() if role == "teacher" else examples.lengths
     lengths = dataclasses.replace(lengths, target=lengths.target + len(facts.prefix_ids))
     if not examples.reads_text:  # a limit of positions is one of tokens
         lengths = dataclasses.replace(lengths, source=np.zeros_like(lengths.source))
@@ -111,7 +111,8 @@ def _check_rollouts(pair: LoadedModel, recipe: Recipe, train: EncodedDataset, ro
     facts = pair_facts(pair)
     check_output_length(most, facts=facts, key=key)
     limit = facts.max_positions
-    longest = int(train.lengths.prompt.max(initial=0))
+    lengths = train.lengths.for_teacher() if role == "teacher" else train.lengths
+    longest = int(lengths.prompt.max(initial=0))
     if pair.kind == "causal" and limit is not None and longest + most > limit:
         raise RecipeError(
             f"{key} must leave room for the longest prompt in the {role}'s {limit} positions, got "

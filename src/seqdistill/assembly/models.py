@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable
 
@@ -80,15 +81,28 @@ def _placement(section: TeacherSection | EvaluationSection, recipe: Recipe, key:
 
 
 def build_teacher(recipe: Recipe) -> LoadedModel:
-    """The teacher that the recipe names."""
-    assert recipe.teacher.model is not None
+    """The teacher that the recipe names; the student's first weights where it is its own."""
+    section = recipe.student if recipe.teacher.is_student else recipe.teacher
+    placement = teacher_placement(recipe)
+    if recipe.teacher.is_student:  # in the dtype in which it is trained
+        placement = dataclasses.replace(placement, dtype="fp32")
+    assert section.model is not None
     pair = load_pair(
-        model_folder(recipe.teacher.model),
-        trust_remote_code=recipe.teacher.trust_remote_code,
-        placement=teacher_placement(recipe),
+        model_folder(section.model),
+        trust_remote_code=section.trust_remote_code,
+        placement=placement,
     )
-    named = dataclasses.replace(pair, name=recipe.teacher.model)
+    named = dataclasses.replace(pair, name=section.model)
     return with_languages(named, *recipe.data.model_languages)
+
+
+def own_teacher(recipe: Recipe, student: LoadedModel) -> LoadedModel:
+    """The student, not trained yet, as its own teacher: a copy unless it is to be the live one."""
+    if recipe.teacher.average_decay == 0.0:
+        return student
+    # Pruned weights are not those of its folders.
+    folders = student.folders if recipe.pruning.sparsity is None else ()
+    return dataclasses.replace(student, model=copy.deepcopy(student.model), folders=folders)
 
 
 def build_student(

@@ -23,7 +23,7 @@ from seqdistill.assembly.judging import (
     text_units,
     warn_of_cut_outputs,
 )
-from seqdistill.assembly.models import build_student, build_teacher
+from seqdistill.assembly.models import build_student, build_teacher, own_teacher
 from seqdistill.assembly.rewards import RewardOfCompletion, tried_reward
 from seqdistill.compression.pruning import PruningMask, prune
 from seqdistill.core.batch import Kind
@@ -94,8 +94,11 @@ def prepare(recipe: Recipe) -> Prepared:
     dev_examples = _read_held_out(recipe, "dev")
     # Used after training: a mistake in it is told before.
     test_examples = _read_held_out(recipe, "test")
-    teacher = build_teacher(recipe) if recipe.teacher.model is not None else None
+    teacher = build_teacher(recipe) if recipe.teacher.other_model is not None else None
     student = build_student(recipe, teacher, train_examples)
+    mask = _mask(recipe, student)
+    if recipe.teacher.is_student:
+        teacher = own_teacher(recipe, student)
     if recipe.evaluation.calculator:
         check_calculator(student.kind)
     if asks_teacher or sequences.rollouts.teacher_fraction > 0.0:
@@ -120,7 +123,7 @@ def prepare(recipe: Recipe) -> Prepared:
         reward=tried_reward(recipe, student, train_examples, encoded.examples),
         lora=_lora(recipe, student),
         adapted=SequenceModel(student.model),
-        mask=_mask(recipe, student),
+        mask=mask,
         train_examples=train_examples,
         train=encoded.examples,
         num_too_long=encoded.num_too_long,

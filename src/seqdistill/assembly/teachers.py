@@ -17,9 +17,16 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel, decoder_prefix_ids, decoder_start_id, head_of
 from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
+from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.teachers.in_process import InProcessTeacher, NoTeacher, Teacher
+from seqdistill.teachers.in_process import (
+    AveragedTeacher,
+    InProcessTeacher,
+    LiveTeacher,
+    NoTeacher,
+    Teacher,
+)
 from seqdistill.teachers.kept_states import (
     DTYPES,
     KeptStatesTeacher,
@@ -31,11 +38,32 @@ from seqdistill.teachers.kept_states import (
 
 
 def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
-    """The recipe's teacher on `device`, run for every batch; none where nothing asks it."""
+    """The recipe's teacher on `device`, run for every batch; none where nothing asks it.
+
+    The student itself, where that is its teacher, has to be there already.
+    """
     if not prepared.asks_teacher or prepared.teacher is None:
         return NoTeacher()
     size = check_vocabularies(prepared.student, prepared.teacher)
-    return InProcessTeacher(SequenceModel(prepared.teacher.model.to(device)), vocab_size=size)
+    section, student = prepared.recipe.teacher, prepared.adapted
+    if section.is_student and section.average_decay == 0.0:
+        return LiveTeacher(student, vocab_size=size)
+    model = SequenceModel(prepared.teacher.model.to(device))
+    if section.is_student and section.average_decay < 1.0:
+        return AveragedTeacher(model, student, decay=section.average_decay, vocab_size=size)
+    return InProcessTeacher(model, vocab_size=size)
+
+
+def teacher_facts(recipe: Recipe) -> dict[str, str]:
+    """What a teacher has that is not its own, or reads that the student does not, for people."""
+    section, found = recipe.teacher, dict[str, str]()
+    if section.is_student:
+        decay = section.average_decay
+        kept = {1.0: "the student's first", 0.0: "the student's present"}
+        found["weights"] = kept.get(decay, f"average of the student's, decay {decay:g}")
+    if section.prompt_column is not None:
+        found["reads"] = f"the column {section.prompt_column} in the place of the student's prompt"
+    return found
 
 
 def build_teacher_scores(
@@ -74,10 +102,10 @@ def build_teacher_scores(
             progress=progress,
         )
     # It was compared with the model's logits when the states of this very teacher were made.
-    head = head_of(teacher.model).cut(vocab_size)
-    bias = None if head.bias is None else head.bias.detach().to(device)
-    frozen = dataclasses.replace(head, weight=head.weight.detach().to(device), bias=bias)
-    return KeptStatesTeacher(folder, examples, frozen, settings=settings)
+    head = head_of(teacher.model).cut(vocab_size).detached()
+    bias = None if head.bias is None else head.bias.to(device)
+    placed = dataclasses.replace(head, weight=head.weight.to(device), bias=bias)
+    return KeptStatesTeacher(folder, examples, placed, settings=settings)
 
 
 def states_bytes(

@@ -34,7 +34,8 @@ class SequenceBatch:
     What only some methods ask for is None where it is unknown: `origins`, where each sequence comes
     from; `sampled_log_probs`, the log-probability (nats) of every target under the distribution
     that it was drawn from; `advantages`, each sequence's reward less its baseline. `extras` are
-    the numeric columns of the data that a recipe names.
+    the numeric columns of the data that a recipe names. `teacher` has the same targets after
+    another prompt, which the teacher alone reads: see `for_teacher`.
     """
 
     example_ids: tuple[str, ...]
@@ -47,6 +48,26 @@ class SequenceBatch:
     sampled_log_probs: Float[Tensor, "batch time"] | None = None
     advantages: Float[Tensor, " batch"] | None = None
     extras: Mapping[str, Float[Tensor, " batch"]] = dataclasses.field(default_factory=dict)
+    teacher: SequenceBatch | None = None
+
+    @property
+    def for_teacher(self) -> SequenceBatch:
+        """The batch as the teacher reads it: its k-th target of a row is this one's k-th."""
+        return self if self.teacher is None else self.teacher
+
+    def aligned(
+        self, hidden: Float[Tensor, "batch teacher_time dim"]
+    ) -> Float[Tensor, "batch time dim"]:
+        """Hidden states of `for_teacher` at the positions of these targets.
+
+        They are moved only where the teacher reads another prompt; at all positions that do not
+        count they are then zero.
+        """
+        if self.teacher is None:
+            return hidden
+        moved = hidden.new_zeros(*self.target_mask.shape, hidden.shape[-1])
+        moved[self.target_mask] = hidden[self.teacher.target_mask]
+        return moved
 
     @property
     def num_sequences(self) -> int:
@@ -76,6 +97,8 @@ class SequenceBatch:
         if self.source is not None:
             tensors = {name: change(tensor) for name, tensor in self.source.tensors.items()}
             changed["source"] = SourceInputs(tensors, change(self.source.mask))
+        if self.teacher is not None:
+            changed["teacher"] = self.teacher._with(change)
         return dataclasses.replace(self, **changed)
 
 

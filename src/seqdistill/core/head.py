@@ -44,6 +44,11 @@ class Head:
         bias = None if self.bias is None else self.bias[:vocab_size]
         return dataclasses.replace(self, weight=self.weight[:vocab_size], bias=bias)
 
+    def detached(self) -> Head:
+        """The same values, which no gradient reaches."""
+        bias = None if self.bias is None else self.bias.detach()
+        return dataclasses.replace(self, weight=self.weight.detach(), bias=bias)
+
     def logits(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """The logits of every symbol, in the dtype of `hidden`: the plain form, built whole."""
         logits = hidden @ self.weight.to(hidden.dtype).T

@@ -31,7 +31,7 @@ def in_length_order(
     A batch's width is the longer side of an encoder-decoder example, its decoder's prefix not
     counted, and the whole of a decoder-only one.
     """
-    widths = EncodedDataset.of(examples).lengths.widths(kind)
+    widths = EncodedDataset.of(examples).lengths.widest(kind)
     return padded_batches(widths.tolist(), batch_tokens=batch_tokens)
 
 
@@ -60,7 +60,7 @@ class EpochBatches:
         lengths = EncodedDataset.of(examples).lengths
         target = np.where(lengths.target == 0, expected_new_tokens, lengths.target)
         self._sources = lengths.source
-        self._widths = dataclasses.replace(lengths, target=target).widths(kind)
+        self._widths = dataclasses.replace(lengths, target=target).widest(kind)
         self._batch_tokens = batch_tokens
         self._seed = seed
         self._rank, self._world_size = rank, world_size

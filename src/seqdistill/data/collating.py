@@ -59,14 +59,18 @@ class Collator:
 
         Targets that the prompts have are not read. Log-probabilities lie where their targets do
         and are 0 where nothing counts; unknown ones are NaN. The width is that of the longest row,
-        which is the one number that a GPU is asked for.
+        which is the one number that a GPU is asked for. Where any prompt has one of the teacher's
+        own, the batch also holds the completions after those.
         """
         make = self._seq2seq if self.kind == "seq2seq" else self._causal
-        batch = make(prompts, completions)
+        batch, teacher = make(prompts, completions), None
+        if any(prompt.teacher_source_ids is not None for prompt in prompts):
+            teacher = make([prompt.for_teacher() for prompt in prompts], completions)
         names = prompts[0].extras
         extras = {name: torch.tensor([float(p.extras[name]) for p in prompts]) for name in names}
         device = completions.device
-        return dataclasses.replace(batch, extras={k: v.to(device) for k, v in extras.items()})
+        extras = {name: values.to(device) for name, values in extras.items()}
+        return dataclasses.replace(batch, extras=extras, teacher=teacher)
 
     def _seq2seq(
         self, prompts: Sequence[EncodedExample], completions: Completions

@@ -54,15 +54,21 @@ class ColumnChoice:
     """Columns, and keys of turns, that are left out knowingly."""
     extra_columns: tuple[str, ...] = ()
     """Columns of numbers that come with each example."""
+    teacher_column: str | None = None
+    """The column of what the teacher reads in the place of the source."""
 
 
 def check_no_extras(file: object, choice: ColumnChoice) -> None:
-    """Raises DataError when extra columns are asked of a file that can have none."""
-    if choice.extra_columns:
-        raise DataError(
-            f"data.extra_columns must be columns of the rows, but {file} has a source and a target "
-            "alone; use .jsonl, .parquet, or a .tsv whose first line names its columns"
-        )
+    """Raises DataError when further columns are asked of a file that can have none."""
+    for key, asked in (
+        ("data.extra_columns", choice.extra_columns),
+        ("teacher.prompt_column", choice.teacher_column),
+    ):
+        if asked:
+            raise DataError(
+                f"{key} must be of the rows, but {file} has a source and a target alone; use "
+                ".jsonl, .parquet, or a .tsv whose first line names its columns"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +92,14 @@ class Layout:
     """Keys of turns that are left out."""
     extras: tuple[str, ...] = ()
     """Columns of numbers."""
+    teacher: str | None = None
+    """The column of what the teacher reads in the place of the source."""
 
     @property
     def columns(self) -> list[str]:
         """The columns to read."""
         sides = (self.source, self.about, self.target, ID if self.has_id else None)
-        named = (*sides, *self.of_chat, *self.extras)
+        named = (*sides, *self.of_chat, *self.extras, self.teacher)
         return [name for name in dict.fromkeys(named) if name is not None]
 
 
@@ -142,13 +150,22 @@ def find_layout(names: Collection[str], choice: ColumnChoice, *, file: str) -> L
         of_chat=tuple(name for name in (SYSTEM, TOOLS, REASONING) if name in others),
         ignored=choice.ignore_columns,
         extras=choice.extra_columns,
+        teacher=choice.teacher_column,
     )
-    for name in choice.extra_columns:
+    asked = [("data.extra_columns", name) for name in choice.extra_columns]
+    if choice.teacher_column is not None:
+        asked.append(("teacher.prompt_column", choice.teacher_column))
+    for key, name in asked:
         if name not in names:
             raise DataError(
-                f"{file}: data.extra_columns must name columns, found {name!r} and the columns "
+                f"{file}: {key} must name columns, found {name!r} and the columns "
                 f"{listed(names)}.{did_you_mean(name, names)}"
             )
+    if choice.teacher_column in layout.of_chat:
+        raise DataError(
+            f"{file}: teacher.prompt_column must be a column that the student does not read, found "
+            f"{choice.teacher_column!r}, which belongs to its conversations; rename the column"
+        )
     if twice := [name for name in layout.columns if [*names].count(name) > 1]:
         raise DataError(
             f"{file}: every column that is read must have a name of its own, found {twice[0]!r} "

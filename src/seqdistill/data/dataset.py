@@ -36,12 +36,24 @@ class Lengths:
     """Those that are learned: of the target and of earlier turns."""
     prompt: Integers
     """Those that are read where a target is to be written."""
+    teacher_source: Integers
+    """Those that the teacher reads in the place of `source`: as many where it reads the same."""
+    teacher_prompt: Integers
+    """Those that it reads in the place of `prompt`."""
 
     def widths(self, kind: Kind) -> Integers:
         """The longer side of an encoder-decoder example, the whole of a decoder-only one."""
         if kind == "seq2seq":
             return np.maximum(self.source, self.target)
         return self.source + self.target
+
+    def for_teacher(self) -> Lengths:
+        """The lengths of `EncodedExample.for_teacher`."""
+        return dataclasses.replace(self, source=self.teacher_source, prompt=self.teacher_prompt)
+
+    def widest(self, kind: Kind) -> Integers:
+        """The wider of what the student and the teacher read: what a batch is planned by."""
+        return np.maximum(self.widths(kind), self.for_teacher().widths(kind))
 
     def at(self, indices: Integers) -> Lengths:
         """The lengths of these examples."""
@@ -60,6 +72,8 @@ class EncodedDataset(Table[EncodedExample]):
             "own_prompt_ids": _IDS,
             "extras": pa.map_(pa.string(), pa.float64()),
             "source": pa.large_binary(),
+            "teacher_source_ids": _IDS,
+            "teacher_own_prompt_ids": _IDS,
             "num_source": pa.int32(),
             "num_counted": pa.int32(),
         }
@@ -67,7 +81,7 @@ class EncodedDataset(Table[EncodedExample]):
     _lengths: Lengths | None = None
 
     def _read(self, values: list[Any]) -> EncodedExample:
-        name, source, target, spans, own_prompt, extras, inputs, *_ = values
+        name, source, target, spans, own_prompt, extras, inputs, teacher, teachers_own, *_ = values
         return EncodedExample(
             name.as_py(),
             _ids(source),
@@ -76,6 +90,8 @@ class EncodedDataset(Table[EncodedExample]):
             _ids(own_prompt) if own_prompt.is_valid else None,
             dict(extras.as_py()),
             SourceInputs.from_bytes(inputs.as_py()) if inputs.is_valid else None,
+            _ids(teacher) if teacher.is_valid else None,
+            _ids(teachers_own) if teachers_own.is_valid else None,
         )
 
     @property
@@ -128,8 +144,21 @@ def _stored_lengths(stored: Stored) -> Lengths:
         return integers(pc.list_value_length(chunk).fill_null(-1))
 
     source, counted = (stored.gathered(name, integers) for name in ("num_source", "num_counted"))
-    target, own = (stored.gathered(name, sizes) for name in ("target_ids", "own_prompt_ids"))
-    return Lengths(source, target, counted, np.where(own < 0, source, own))
+    target, own, teacher, teachers_own = (
+        stored.gathered(name, sizes)
+        for name in ("target_ids", "own_prompt_ids", "teacher_source_ids", "teacher_own_prompt_ids")
+    )
+    prompt = np.where(own < 0, source, own)
+    return Lengths(
+        source,
+        target,
+        counted,
+        prompt,
+        teacher_source=np.where(teacher < 0, source, teacher),
+        teacher_prompt=np.where(
+            teacher < 0, prompt, np.where(teachers_own < 0, teacher, teachers_own)
+        ),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,22 +197,25 @@ def leave_out_long(
 ) -> Encoded:
     """The examples within both limits, for training; the others are counted and logged.
 
-    Raises DataError when none is left.
+    What the teacher reads in the place of a source is one, too. Raises DataError when none is left.
     """
     dataset = EncodedDataset.of(examples)
     lengths = dataset.lengths
-    fits = lengths.target <= max_target_tokens
+    fits = fits_student = lengths.target <= max_target_tokens
     if dataset.reads_text:
-        fits &= lengths.source <= max_source_tokens
+        fits_student = fits & (lengths.source <= max_source_tokens)
+        fits = fits_student & (lengths.teacher_source <= max_source_tokens)
     num_too_long = len(dataset) - int(fits.sum())
+    for_teacher = int(fits_student.sum()) - int(fits.sum())
+    prompts = f", {for_teacher} of them for the teacher's prompts alone" if for_teacher else ""
     if len(dataset) and not fits.any():
         raise DataError(
             f"Some examples must fit into {max_source_tokens} source and {max_target_tokens} "
-            f"target tokens, but all {len(dataset)} are longer; raise data.max_source_tokens and "
-            "data.max_target_tokens."
+            f"target tokens, but all {len(dataset)} are longer{prompts}; raise "
+            "data.max_source_tokens and data.max_target_tokens."
         )
     if num_too_long:
-        _LOG.warning("left out %d examples longer than the limits", num_too_long)
+        _LOG.warning("left out %d examples longer than the limits%s", num_too_long, prompts)
     return Encoded(dataset.select(np.flatnonzero(fits)), num_too_long)
 
 
@@ -213,7 +245,8 @@ def cut_long_sources(
     """Every example, for evaluation: long sources keep their first tokens and their end token.
 
     Prompts of decoder-only models keep their last tokens instead, which lead into the completion;
-    earlier turns do not count in what is cut.
+    earlier turns do not count in what is cut. A prompt of the teacher's own is of training alone,
+    and is not kept.
     """
     dataset = EncodedDataset.of(examples)
     lengths = dataset.lengths
@@ -230,13 +263,19 @@ def cut_long_sources(
         if kind == "seq2seq":
             kept = (*ids[: max_source_tokens - 1], ids[-1])
         own = example.own_prompt_ids and example.own_prompt_ids[-max_source_tokens:]
-        return dataclasses.replace(example, source_ids=kept, counted_spans=(), own_prompt_ids=own)
+        return EncodedExample(
+            example.id, kept, example.target_ids, own_prompt_ids=own, extras=example.extras
+        )
 
+    source = np.minimum(lengths.source, max_source_tokens)
+    prompt = np.where(is_long, np.minimum(lengths.prompt, max_source_tokens), lengths.prompt)
     shown = dataset.reshaped(
         f"{kind} sources cut to {max_source_tokens}",
         cut,
-        source=np.minimum(lengths.source, max_source_tokens),
+        source=source,
         counted=np.where(is_long, lengths.target, lengths.counted),
-        prompt=np.where(is_long, np.minimum(lengths.prompt, max_source_tokens), lengths.prompt),
+        prompt=prompt,
+        teacher_source=source,
+        teacher_prompt=prompt,
     )
     return Encoded(shown, int(is_long.sum()))

@@ -30,6 +30,10 @@ class EncodedExample:
     """The numbers of the row that a recipe names in `data.extra_columns`."""
     source: SourceInputs | None = None
     """What the encoder reads where that is no text; then `source_ids` are none."""
+    teacher_source_ids: tuple[int, ...] | None = None
+    """What the teacher reads in the place of `source_ids`, where that is another prompt."""
+    teacher_own_prompt_ids: tuple[int, ...] | None = None
+    """The same in the place of `own_prompt_ids`."""
 
     @property
     def prompt(self) -> Source:
@@ -57,6 +61,17 @@ class EncodedExample:
         """How many tokens are learned."""
         return sum(stop - start for start, stop in self.counted_spans) + len(self.target_ids)
 
+    def for_teacher(self) -> EncodedExample:
+        """The same target after what the teacher reads."""
+        if self.teacher_source_ids is None:
+            return self
+        return EncodedExample(
+            self.id,
+            self.teacher_source_ids,
+            self.target_ids,
+            own_prompt_ids=self.teacher_own_prompt_ids,
+        )
+
     def with_target(self, target_ids: tuple[int, ...]) -> EncodedExample:
         """The same with another target."""
         return dataclasses.replace(self, target_ids=target_ids)
@@ -64,5 +79,12 @@ class EncodedExample:
     def answered(self, target_ids: tuple[int, ...]) -> EncodedExample:
         """The prompt with a target that was written for it."""
         return EncodedExample(
-            self.id, self.prompt_ids, target_ids, extras=self.extras, source=self.source
+            self.id,
+            self.prompt_ids,
+            target_ids,
+            extras=self.extras,
+            source=self.source,
+            teacher_source_ids=(
+                None if self.teacher_source_ids is None else self.for_teacher().prompt_ids
+            ),
         )

@@ -52,6 +52,10 @@ class Example:
     """The tools that the assistant may call: the JSON of a list of schemas, or nothing."""
     extras: Mapping[str, float] = dataclasses.field(default_factory=lambda: NO_EXTRAS)
     """The numbers of the row that a recipe names in `data.extra_columns`."""
+    teacher_source: str | None = None
+    """What the teacher reads in the place of `source`, where that is another text."""
+    teacher_messages: tuple[Turn, ...] | None = None
+    """The same in the place of `messages`."""
 
     @property
     def answer(self) -> Turn | None:
@@ -63,6 +67,27 @@ class Example:
     def without_reference(self) -> Example:
         """The same source with nothing to compare to."""
         return dataclasses.replace(self, target=None, answer_more="")
+
+    @property
+    def has_teacher_prompt(self) -> bool:
+        """Whether the teacher reads another prompt."""
+        return self.teacher_source is not None or self.teacher_messages is not None
+
+    def for_teacher(self) -> Example:
+        """The same answer after the prompt that the teacher reads."""
+        if not self.has_teacher_prompt:
+            return self
+        return dataclasses.replace(
+            self,
+            source=self.teacher_source or "",
+            messages=self.teacher_messages,
+            teacher_source=None,
+            teacher_messages=None,
+        )
+
+
+def _turns(stored: list[dict[str, Any]] | None) -> tuple[Turn, ...] | None:
+    return None if stored is None else tuple(Turn(**turn) for turn in stored)
 
 
 _TURN = pa.struct({"role": pa.string(), "content": pa.string(), "more": pa.string()})
@@ -80,13 +105,26 @@ class ExampleTable(Table[Example]):
             "answer_more": pa.string(),
             "tools": pa.string(),
             "extras": pa.map_(pa.string(), pa.float64()),
+            "teacher_source": pa.string(),
+            "teacher_messages": pa.list_(_TURN),
         }
     )
 
     def _read(self, values: list[Any]) -> Example:
-        name, source, target, messages, answer_more, tools, extras = (v.as_py() for v in values)
-        turns = None if messages is None else tuple(Turn(**turn) for turn in messages)
-        return Example(name, source, target, turns, answer_more, tools, dict(extras))
+        name, source, target, messages, answer_more, tools, extras, *teacher = (
+            value.as_py() for value in values
+        )
+        return Example(
+            name,
+            source,
+            target,
+            _turns(messages),
+            answer_more,
+            tools,
+            dict(extras),
+            teacher[0],
+            _turns(teacher[1]),
+        )
 
     @property
     def has_chats(self) -> bool:

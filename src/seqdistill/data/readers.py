@@ -32,6 +32,7 @@ def read_examples(
     targets: Targets = "needed",
     ignore_columns: Sequence[str] = (),
     extra_columns: Sequence[str] = (),
+    teacher_column: str | None = None,
 ) -> ExampleTable:
     """The examples that `spec` names, in the order of the file.
 
@@ -39,9 +40,10 @@ def read_examples(
     line-aligned text files `a.src,b.tgt`; a folder for `datasets`; or a hub name, with
     `:configuration` where it has several. `split` ("train", "dev" or "test") chooses among the
     parts of a bundled corpus or of a data set. Columns are found by name (see `columns.PAIRS`;
-    `translation`; `messages`) unless given; those in `extra_columns` hold numbers, and columns and
-    keys of turns in `ignore_columns` are as if they were not there. Where `targets`
-    are not needed, sources alone are enough, a .txt file among them: see `columns.Targets`.
+    `translation`; `messages`) unless given; those in `extra_columns` hold numbers, `teacher_column`
+    what the teacher reads in the place of the source, and columns and keys of turns in
+    `ignore_columns` are as if they were not there. Where `targets` are not needed, sources alone
+    are enough, a .txt file among them: see `columns.Targets`.
 
     An id is the value of the column `id`, else the number of the row counted from 1. What is large
     is read and checked once, kept in the cache, and mapped into memory. Raises DataError, naming
@@ -59,6 +61,7 @@ def read_examples(
         targets,
         tuple(ignore_columns),
         tuple(extra_columns),
+        teacher_column,
     )
     path = Path(spec)
     if spec.startswith(SCHEME):

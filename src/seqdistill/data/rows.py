@@ -100,10 +100,35 @@ def examples_of(rows: Rows, *, targets: Targets) -> Iterator[Example]:
 
 def _example(row: Row, layout: Layout, *, number: int, targets: Targets) -> Example:
     example = _texts(row, layout, number=number, targets=targets)
+    if layout.teacher is not None:
+        example = _with_teacher_prompt(example, row.get(layout.teacher), layout.teacher, layout)
     if not layout.extras:
         return example
     extras = {name: _finite(row.get(name), name) for name in layout.extras}
     return dataclasses.replace(example, extras=extras)
+
+
+def _with_teacher_prompt(example: Example, value: object, name: str, layout: Layout) -> Example:
+    """The example with what the teacher reads in the place of its source.
+
+    Of a conversation that is a text in the place of what the user said last, or all its turns.
+    """
+    if example.messages is None:
+        return dataclasses.replace(example, teacher_source=_text(value, name))
+    if isinstance(value, list):
+        turns = _turns(value, name, layout.ignored)
+        if not turns or turns[-1].role == "assistant":
+            found = "one of 'assistant'" if turns else "no turns"
+            raise RowError(f"{name} must end with a turn to answer, found {found}")
+        return dataclasses.replace(example, teacher_messages=turns)
+    *before, last = example.messages
+    if last.role != "user":
+        raise RowError(
+            f"{name} must be a list of messages where the last turn to answer is not the user's, "
+            f"found {_kind(value)} and one of {last.role!r}"
+        )
+    turns = (*before, last._replace(content=_text(value, name)))
+    return dataclasses.replace(example, teacher_messages=turns)
 
 
 def _finite(value: object, name: str) -> float:

@@ -205,8 +205,39 @@ def _batch(
 ) -> tuple[Any, Notes]:
     """The encoded rows of one batch, and what was noticed of them."""
     encoder.noted.clear()
-    encoded = encoder(list(examples[start : start + ROWS_PER_BATCH]))
-    return EncodedDataset.batch_of(encoded), dict(encoder.noted)
+    rows = list(examples[start : start + ROWS_PER_BATCH])
+    encoded = encoder(rows)
+    noted = dict(encoder.noted)
+    if any(row.has_teacher_prompt for row in rows):
+        encoder.noted.clear()
+        read = encoder([row.for_teacher() for row in rows])
+        noted = {n: count for n, count in encoder.noted.items() if n.startswith(MARK)} | noted
+        encoded = [
+            _with_teacher_prompt(*each) if row.has_teacher_prompt else each[0]
+            for row, each in zip(rows, zip(encoded, read, strict=True), strict=True)
+        ]
+    return EncodedDataset.batch_of(encoded), noted
+
+
+def _with_teacher_prompt(own: EncodedExample, read: EncodedExample) -> EncodedExample:
+    """The example with what the teacher reads before the same target.
+
+    That is the prompt as it is before this answer, or, where a token across the border makes other
+    ids of the answer, as it is alone.
+    """
+    if own.counted_spans:
+        raise DataError(
+            "The last answer alone must be learned where the teacher reads another prompt, but "
+            f"example {own.id!r} has {len(own.counted_spans)} earlier turns of the assistant that "
+            "are learned, too; set data.assistant_turns=last"
+        )
+    if read.target_ids != own.target_ids:
+        return dataclasses.replace(own, teacher_source_ids=read.prompt_ids)
+    return dataclasses.replace(
+        own,
+        teacher_source_ids=read.source_ids,
+        teacher_own_prompt_ids=read.own_prompt_ids,
+    )
 
 
 def _batches(
@@ -278,6 +309,9 @@ def encode(
     Of decoder-only models source and target together are the ids of the whole text, prompt and
     answer as they stand (a blank between them is the user's), up to the answer's end. A token that
     lies across the border belongs to the answer; then `prompt_ids` are those of the prompt alone.
+
+    What the teacher reads is encoded as the student's prompt is. Raises DataError where earlier
+    turns are to be learned beside it.
     """
     table = ExampleTable.of(examples)
     if not table:
@@ -301,6 +335,7 @@ def encode(
     def make() -> Iterator[tuple[Any, Notes]]:
         if table.has_chats and tokenizer.chat_template is not None:
             check_read(table, tokenizer, chat)
+            check_read((e.for_teacher() for e in table if e.has_teacher_prompt), tokenizer, chat)
         return _batches(table, encoder)
 
     def key() -> object:

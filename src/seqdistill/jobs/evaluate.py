@@ -109,10 +109,10 @@ def evaluate_run(
         config = load_config(systems[-1].folder, trust_remote_code=trust_remote_code)
         kind: Kind = "seq2seq" if config.is_encoder_decoder else "causal"
         settings = evaluation_settings(recipe, examples, kind)
-        if settings.section.on_policy and recipe.teacher.model is None:
+        if settings.section.on_policy and recipe.teacher.other_model is None:
             _LOG.warning(
                 "evaluation.on_policy finds the recovery rate alone, since the recipe names no "
-                "teacher.model to compare with"
+                "other model as teacher.model to compare with"
             )
         exported = exported_system(run, overrides)
         progress.start("evaluating", len(systems) + 1 + (export or exported is not None))
@@ -192,7 +192,7 @@ class _Evaluation:
                     warn_of_cut_outputs(
                         system.examples, self.settings.section.max_new_tokens, "test"
                     )
-                result = known_teacher if self.recipe.teacher.model and not found else None
+                result = known_teacher if self.recipe.teacher.other_model and not found else None
                 if result is None or result.row.engine != system.engine:
                     result = evaluate_system(
                         system, self.references, self.settings, teacher=teacher
@@ -270,7 +270,7 @@ class _Evaluation:
 
     def _teacher(self, measured: Sequence[Measured]) -> SystemResult | None:
         """What the others are compared with: the first, where the recipe names a teacher."""
-        return measured[0][1] if measured and self.recipe.teacher.model is not None else None
+        return measured[0][1] if measured and self.recipe.teacher.other_model is not None else None
 
 
 def _results(

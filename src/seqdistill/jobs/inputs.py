@@ -45,7 +45,7 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
         "data.unlabelled": data_files(recipe.data.unlabelled),
         "data.dev": data_files(recipe.data.dev),
         "data.test": data_files(recipe.data.test),
-        "teacher.model": _model_files(recipe.teacher.model),
+        "teacher.model": _model_files(recipe.teacher.other_model),
         "student.model": _model_files(recipe.student.model),
         "objective.reward.classifier": _model_files(reward.classifier),
         "objective.reward.function": _module_file(reward.function),

@@ -275,7 +275,7 @@ def _largest_batches(prepared: Prepared) -> list[EncodedDataset]:
     wide, long = ((0, 0), [0]), ((0, 0), [0])
     while batches.epoch == 0:
         found = list(batches.next())
-        source = int(lengths.source[found].max())
+        source = int(max(lengths.source[found].max(), lengths.teacher_source[found].max()))
         target = int(lengths.target[found].max())
         tokens = len(found) * (source + target)
         wide = max(wide, ((tokens, source + target), found))

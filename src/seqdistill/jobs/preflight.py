@@ -15,6 +15,7 @@ from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 from seqdistill.assembly.preparing import Prepared
+from seqdistill.assembly.teachers import teacher_facts
 from seqdistill.core.errors import DataError
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.detokenizing import TextDecoder
@@ -77,9 +78,14 @@ def shown_row(prepared: Prepared, examples: EncodedDataset) -> list[tuple[str, s
     if row.counted_spans:
         words += f", earlier turns ⟦in brackets⟧ among them: {len(row.counted_spans)}"
     prefix = [("begins with", named_tokens(tokenizer, facts.prefix_ids))]
+    taught = [f"{name}: {fact}" for name, fact in teacher_facts(prepared.recipe).items()]
+    if row.teacher_source_ids is not None:
+        prompt = _shown(row.teacher_source_ids, tokenizer)
+        taught.append(f"here {len(row.teacher_source_ids):,} tokens: {prompt}")
     return [
         ("first row", words),
         ("reads", _shown(row.source_ids, tokenizer, row.counted_spans)),
+        *([("teacher", "; ".join(taught))] if taught else []),
         *(prefix if facts.prefix_ids else []),
         ("learns", _shown(row.target_ids, tokenizer) if row.target_ids else "what it samples"),
         ("stops at", named_tokens(tokenizer, facts.end_ids)),
@@ -161,7 +167,9 @@ def _teacher_facts(
         return {}
     facts = pair_facts(teacher)
     scored = token_log_probs(
-        teacher.model, [(row.source_ids, row.target_ids) for row in rows], facts=facts
+        teacher.model,
+        [(row.for_teacher().source_ids, row.target_ids) for row in rows],
+        facts=facts,
     )
     values = [value for row in scored for value in row]
     nats = -sum(values) / len(values)

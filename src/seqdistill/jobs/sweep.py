@@ -198,7 +198,7 @@ def measured_rows(cell: Cell, *, with_start: bool = False) -> list[Row]:
         run,
         [] if with_start else ["evaluation.include_start=false"],
         progress=NoProgress(),
-        measured_teacher=measured_teacher(recipe) if recipe.teacher.model else None,
+        measured_teacher=measured_teacher(recipe) if recipe.teacher.other_model else None,
         trust_remote_code=trusts_code(recipe),
     )
     return [

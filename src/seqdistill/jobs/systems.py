@@ -45,7 +45,8 @@ def systems_of(
     *,
     trust_remote_code: bool = False,
 ) -> list[SystemSource]:
-    """The teacher where the recipe names one, the start of its students, then every student.
+    """The teacher where the recipe names another model as such, the start of its students, then
+    every student.
 
     Nothing is loaded yet. Raises UserError when no student is there.
     """
@@ -58,7 +59,7 @@ def systems_of(
         )
         return SystemSource(name, model_folder(model), load)
 
-    teacher, systems = recipe.teacher.model, []
+    teacher, systems = recipe.teacher.other_model, []
     if teacher is not None:
         systems.append(source("teacher", teacher, "trained", recipe))
     if _has_start(recipe):
@@ -79,7 +80,7 @@ def on_transformers(source: SystemSource) -> SystemSource:
 
 def _has_start(recipe: Recipe) -> bool:
     """Not where the recipe leaves it out, for random weights, or where it is the teacher itself."""
-    student, teacher = recipe.student, recipe.teacher.model
+    student, teacher = recipe.student, recipe.teacher.other_model
     if not recipe.evaluation.include_start or student.init == "scratch":
         return False
     if student.init != "pretrained" or student.model is None or teacher is None:

@@ -24,9 +24,9 @@ from seqdistill.assembly.decoding import engine_name, evaluation_engine, generat
 from seqdistill.assembly.models import without_trust
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
-from seqdistill.assembly.teachers import build_teacher_scores
+from seqdistill.assembly.teachers import build_teacher_scores, teacher_facts
 from seqdistill.compression.pruning import PruningMask, prunable_weights
-from seqdistill.core.errors import RecipeError
+from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
@@ -146,6 +146,12 @@ def train_as_only_writer(
         trackers=training.trackers,
         folder=output_folder(recipe) / TENSORBOARD,
     )
+    if accelerator.is_fsdp2 and recipe.teacher.is_student and recipe.teacher.average_decay < 1.0:
+        raise UserError(
+            "teacher.average_decay must be 1 where the student is trained in shards (FSDP2), which "
+            "are not gathered for its teacher, got "
+            f"{recipe.teacher.average_decay:g}; set training.parallel=ddp"
+        )
     run = open_run(recipe, resume=resume)
     started = bool(resume) and run.is_begun
     if started and run.is_finished:
@@ -245,6 +251,7 @@ def _begin(
             "precision": prepared.precision,
             **prepared.judging.facts(),
             **_pruning_facts(prepared.mask),
+            **({"teacher": taught} if (taught := teacher_facts(prepared.recipe)) else {}),
             **facts,
         }
     )

@@ -26,6 +26,7 @@ _SAMPLER = "sampling_temperature", "top_k", "top_p"
 _READ_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("teacher.cache_hidden_states", "teacher.scores", ("dense",)),
     ("teacher.states", "teacher.cache_hidden_states", ("fp32", "fp16")),
+    ("teacher.average_decay", "teacher.model", ("student",)),
     ("student.model", "student.init", ("pretrained", "scratch")),
     ("student.encoder_layers", "student.init", ("teacher_layers",)),
     ("student.decoder_layers", "student.init", ("teacher_layers",)),
@@ -76,7 +77,7 @@ def contradictions(recipe: Recipe) -> list[Finding]:
 
     The members of a comparison are systems of their own: see `systems.all_contradictions`.
     """
-    checks = (_names, _train, _data, _unread, _needed, _teacher, _scratch, _sequences)
+    checks = (_names, _train, _data, _unread, _needed, _teacher, _own_teacher, _scratch, _sequences)
     return _found_by(*checks, objective_findings, _training, _metrics, recipe=recipe)
 
 
@@ -149,6 +150,13 @@ def _unread(recipe: Recipe) -> Findings:
             "must be left out unless the teacher's outputs are decoded beforehand, got "
             f"{sequences.corpus!r}; remove it, or set sequences.origin=teacher",
         )
+    prompts = recipe.teacher.prompt_column
+    if prompts is not None and recipe.teacher.scores == "none" and not sequences.decoded_by_teacher:
+        yield (
+            "teacher.prompt_column",
+            f"must be left out where the teacher neither scores nor labels, got {prompts!r}; "
+            "remove it, or set teacher.scores=dense",
+        )
     if recipe.teacher.cache_hidden_states != "none" and sequences.rolls_out:
         yield (
             "teacher.cache_hidden_states",
@@ -188,6 +196,12 @@ def _train(recipe: Recipe) -> Findings:
 def _labelling(recipe: Recipe) -> Findings:
     if recipe.teacher.model is None:
         yield "teacher.model", "must name the model that labels, got none; add teacher.model=..."
+    if recipe.teacher.is_student and recipe.student.model is None:
+        yield (
+            "teacher.model",
+            "must be student only beside a student.model, whose weights label, got none; add "
+            "student.model=...",
+        )
     if recipe.stages:
         yield (
             "stages",
@@ -268,6 +282,54 @@ def _teacher(recipe: Recipe) -> Findings:
             "teacher.scores",
             f"must be none when no term of the objective reads the scores, got {teacher.scores}; "
             "set teacher.scores=none, or add a term such as forward_kl",
+        )
+
+
+def _own_teacher(recipe: Recipe) -> Findings:
+    """What a teacher that is the student, or that reads another prompt, cannot be."""
+    teacher, student, sequences = recipe.teacher, recipe.student, recipe.sequences
+    if sequences.rollouts.teacher_fraction > 0.0 and (teacher.is_student or teacher.prompt_column):
+        found = "teacher.model: student" if teacher.is_student else "teacher.prompt_column"
+        yield (
+            "sequences.rollouts.teacher_fraction",
+            f"must be 0 with {found}, since both sample after the student's prompt, got "
+            f"{sequences.rollouts.teacher_fraction:g}; remove it",
+        )
+    if not teacher.is_student:
+        return
+    if student.init != "pretrained":
+        yield (
+            "student.init",
+            f"must be pretrained where the student is its own teacher, got {student.init}; name a "
+            "trained student.model",
+        )
+    for key in ("dtype", "attention"):
+        if key in teacher.changed():
+            yield (
+                f"teacher.{key}",
+                "must be left out where the teacher has the student's weights and runs as it does, "
+                f"got {getattr(teacher, key)}; remove it",
+            )
+    if teacher.prompt_column is None and all(map(is_soft, recipe.objective.terms)):
+        yield (
+            "teacher.prompt_column",
+            "must be given where the student is its own teacher and learns from nothing else, "
+            "since both would say the same, got none; name a column of data.train",
+        )
+    if teacher.average_decay == 1.0:
+        return
+    if teacher.average_decay > 0.0 and student.lora.rank is not None:
+        yield (
+            "teacher.average_decay",
+            "must be 0 or 1 with student.lora, since an average of adapters is not that of the "
+            f"weights that they make, got {teacher.average_decay:g}; set it to 1",
+        )
+    if sequences.decoded_by_teacher or teacher.cache_hidden_states != "none":
+        found = "teacher.cache_hidden_states" if not sequences.decoded_by_teacher else "its labels"
+        yield (
+            "teacher.average_decay",
+            f"must be 1 with {found}, which are made once, before the student changes, got "
+            f"{teacher.average_decay:g}; set it to 1",
         )
 
 

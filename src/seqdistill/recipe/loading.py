@@ -93,7 +93,7 @@ def _missing(recipe: Recipe, purpose: Purpose) -> Findings:
                 f"must name what exists, got {name!r}, which does not; paths count from the "
                 f"current folder.{sibling_hint(Path(name))}",
             )
-    models = {"teacher.model": recipe.teacher.model, "student.model": recipe.student.model}
+    models = {"teacher.model": recipe.teacher.other_model, "student.model": recipe.student.model}
     for key in ("teacher.model",) if purpose in ("label", "continue") else tuple(models):
         model = models[key]
         if model is not None and _is_missing_model(model):

@@ -116,7 +116,18 @@ class TeacherSection(Section):
     """The large model, and how much of its distribution the objective sees."""
 
     model: UserPath | None = None
-    """A transformers model folder or hub name, or `bundled:en-de`."""
+    """A transformers model folder or hub name, or `bundled:en-de`. Or `student`: the student
+    itself, with the weights that `average_decay` says (a folder of that name is `./student`)."""
+    average_decay: Share = 1.0
+    """With `model: student`: after every update the teacher's weights are this share of what they
+    were and the rest the student's present ones (an exponential average). 1: the student's first
+    weights, for good (OPSD). 0: its present ones, with no copy of them. SDFT: 0.99."""
+    prompt_column: str | None = None
+    """A column of train's rows that the teacher alone reads, in the place of the student's prompt:
+    the problem with its solution, hints, a document. It scores, and labels, the same answers after
+    it. Of conversations a text takes the place of what the user said last, and a list of messages
+    that of the whole prompt. No longer than data.max_source_tokens either. Dev and test are
+    measured without it."""
     scores: Literal["none", "dense"] = "none"
     """`dense`: the whole next-token distribution at every position (from hidden states, in
     chunks); `none`: the objective needs no teacher at training time."""
@@ -138,6 +149,16 @@ class TeacherSection(Section):
     """Its attention kernel; `auto` is transformers' choice."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the student is its own teacher."""
+        return self.model == "student"
+
+    @property
+    def other_model(self) -> str | None:
+        """The name of another model that teaches; None where none does."""
+        return None if self.is_student else self.model
 
 
 class LoraSection(Section):

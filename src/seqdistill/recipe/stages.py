@@ -242,6 +242,8 @@ def _forget_unread(settings: Settings, stage: Stage, *, is_first: bool) -> None:
         unread += [("pruning", "scheme"), ("pruning", "exclude")]
     if _inner(settings, "teacher").get("scores") == "none":
         unread += [("teacher", "cache_hidden_states"), ("teacher", "states")]
+        if _inner(settings, "sequences").get("origin") == "reference":
+            unread.append(("teacher", "prompt_column"))
     for section, name in unread:
         if (section, name) not in _given_keys(stage):
             _inner(settings, section).pop(name, None)

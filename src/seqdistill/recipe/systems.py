@@ -36,12 +36,15 @@ def compare_member(recipe: Recipe, preset_name: str, overrides: Sequence[str] = 
     `method`, the origin of `sequences`, `objective` and `teacher.scores` are the preset's; data,
     models, decoding, training, evaluation and seed are those of the comparing `recipe`. Its
     output_dir is the sub-folder of that name, and it compares nothing itself. States of the teacher
-    are kept where the preset reads them. `overrides` are of the preset.
+    are kept where the preset reads them; its own prompts go where nothing asks it. `overrides` are
+    of the preset.
     """
     preset = read_recipe(preset_name, overrides) if overrides else preset_recipe(preset_name)
     teacher: dict[str, object] = {"scores": preset.teacher.scores}
+    sequences = _sequences_of(recipe, preset)
     if preset.teacher.scores == "none":
         teacher |= {"cache_hidden_states": "none", "states": None}
+        teacher |= {} if sequences.decoded_by_teacher else {"prompt_column": None}
     return recipe.model_copy(
         update={
             "preset": preset_name,
@@ -50,7 +53,7 @@ def compare_member(recipe: Recipe, preset_name: str, overrides: Sequence[str] = 
             "compare": (),
             "objective": preset.objective,
             "teacher": recipe.teacher.model_copy(update=teacher),
-            "sequences": _sequences_of(recipe, preset),
+            "sequences": sequences,
         }
     )
 
@@ -84,12 +87,14 @@ def _decoding_of(recipe: Recipe, preset: Recipe) -> DecodingSection:
 
 @functools.cache
 def comparable_presets() -> tuple[str, ...]:
-    """The presets that start where others start: no fine-tuning, no pruning, no chains."""
+    """The presets that start where others start: no fine-tuning, no pruning, no chains, and no
+    teacher of their own."""
     return tuple(
         name
         for name in stage_presets()
         if preset_recipe(name).sequences.origin != "interpolation"
         and preset_recipe(name).pruning.sparsity is None
+        and not preset_recipe(name).teacher.is_student
     )
 
 

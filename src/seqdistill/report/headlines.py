@@ -25,6 +25,8 @@ METHOD_TITLES = {
     "on_policy_kd": "on the student’s own sequences",
     "gkd": "on given and own sequences",
     "tip": "on the telling tokens of its own sequences",
+    "opsd": "on its own sequences, by itself with a context",
+    "context_distill": "by itself with a context",
     "gkd_rl": "on its own sequences, with a reward",
 }
 

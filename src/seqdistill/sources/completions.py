@@ -143,6 +143,7 @@ class PromptCompletions:
                     [*p.source_ids],
                     None if p.source is None else p.source.state_dict(),
                     dict(p.extras),
+                    None if p.teacher_source_ids is None else [*p.teacher_source_ids],
                 ]
                 for p in self.prompts
             ],
@@ -173,8 +174,9 @@ class PromptCompletions:
                     (),
                     source=None if source is None else SourceInputs.from_state_dict(source),
                     extras=extras,
+                    teacher_source_ids=None if teacher is None else tuple(teacher),
                 )
-                for name, ids, source, extras in state["prompts"]
+                for name, ids, source, extras, teacher in state["prompts"]
             ),
             Completions.of_rows(
                 state["token_ids"], finished=state["finished"], log_probs=state["log_probs"]

@@ -1,25 +1,37 @@
-"""Teachers that live in this process: a model beside the student, or none."""
+"""Teachers that live in this process: a model beside the student, the student itself, or none."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.scores import DenseScores, NoScores, TeacherScores
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.models.dropout import evaluation_mode
 
 
-@runtime_checkable
-class Teacher(Protocol):
+class Teacher:
     """Scores a batch of sequences, whoever wrote them."""
 
     def score(self, batch: SequenceBatch) -> TeacherScores:
-        """What the teacher says at every target position of the batch."""
+        """What the teacher says at every target position of the batch, after its own prompt."""
+        raise NotImplementedError
+
+    def student_updated(self) -> None:
+        """The student has new weights; only what is made of them changes."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What has changed since the teacher was built."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go to where `state_dict` was taken."""
 
 
-class NoTeacher:
+class NoTeacher(Teacher):
     """Says nothing: for training on hard targets alone."""
 
     def score(self, batch: SequenceBatch) -> TeacherScores:
@@ -27,7 +39,7 @@ class NoTeacher:
         return NoScores()
 
 
-class InProcessTeacher:
+class InProcessTeacher(Teacher):
     """A frozen model in eval mode that gives its whole distribution as hidden states and head.
 
     `vocab_size` cuts a padded tail off its head, as `models.vocabulary` finds it.
@@ -40,5 +52,52 @@ class InProcessTeacher:
     @torch.no_grad()
     def score(self, batch: SequenceBatch) -> TeacherScores:
         """The teacher's last hidden states at every position, without a graph."""
-        states = self.model.states(batch)
-        return DenseScores(states.hidden, states.head.cut(self._vocab_size))
+        return _scores(self.model, batch, self._vocab_size)
+
+
+class LiveTeacher(Teacher):
+    """The student itself with the weights that it has now, its dropout off; no gradient."""
+
+    def __init__(self, student: SequenceModel, *, vocab_size: int) -> None:
+        self._student = student
+        self._vocab_size = vocab_size
+
+    @torch.no_grad()
+    def score(self, batch: SequenceBatch) -> TeacherScores:
+        """As of any teacher; it holds until the next update."""
+        with evaluation_mode(self._student):
+            return _scores(self._student, batch, self._vocab_size)
+
+
+class AveragedTeacher(InProcessTeacher):
+    """An exponential average of the student's weights, from those that it starts with.
+
+    After every update each weight t becomes decay * t + (1 - decay) * s, s being the student's.
+    `model` starts as a copy of `student`, and has its dtype and device.
+    """
+
+    def __init__(
+        self, model: SequenceModel, student: SequenceModel, *, decay: float, vocab_size: int
+    ) -> None:
+        super().__init__(model, vocab_size=vocab_size)
+        self._student, self._decay = student, decay
+
+    @torch.no_grad()
+    def student_updated(self) -> None:
+        """One step of the average."""
+        own, students = tuple(self.model.parameters()), tuple(self._student.parameters())
+        torch._foreach_lerp_(own, students, 1.0 - self._decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights, shared ones once."""
+        return dict(self.model.named_parameters())
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, weight in self.model.named_parameters():
+            weight.copy_(state[name])
+
+
+def _scores(model: SequenceModel, batch: SequenceBatch, vocab_size: int) -> DenseScores:
+    states = model.states(batch.for_teacher)
+    return DenseScores(batch.aligned(states.hidden), states.head.cut(vocab_size).detached())

@@ -34,6 +34,7 @@ from seqdistill.records.atomic import new_file, write_json
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
 from seqdistill.records.shared_parts import make_parts, one_at_a_time
+from seqdistill.teachers.in_process import Teacher
 
 STATES = "states.json"
 PART_EXAMPLES = 512
@@ -121,7 +122,7 @@ def _key(example_id: str, counted_ids: npt.NDArray[np.int64]) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
-class KeptStatesTeacher:
+class KeptStatesTeacher(Teacher):
     """Gives the teacher's whole distribution as kept hidden states, memory-mapped, and its head.
 
     Everything is compared once, when the folder is opened: `settings` and `examples` must be what
@@ -332,5 +333,6 @@ def _write(
 @torch.no_grad()
 def _rows(teacher: SequenceModel, batch: SequenceBatch) -> np.ndarray:
     """The hidden states at the positions that count, example after example, in fp32."""
-    rows: np.ndarray = hidden_states(teacher, batch)[batch.target_mask].float().cpu().numpy()
+    read = batch.for_teacher
+    rows: np.ndarray = hidden_states(teacher, read)[read.target_mask].float().cpu().numpy()
     return rows

@@ -1,9 +1,10 @@
 """Checkpoints and best students on disk: safetensors and JSON, written aside and renamed.
 
 A checkpoint is everything that a bit-for-bit continuation needs: weights, which of them are pruned,
-optimizer, random states, the place in the data, the loop's own counters. Tensors are stored whole,
-however many processes shared them, so that any number of processes can go on. Every file has a
-checksum, and a checkpoint is resumed from only when it is whole. No pickle is read or written.
+what the teacher has become, optimizer, random states, the place in the data, the loop's own
+counters. Tensors are stored whole, however many processes shared them, so that any number of
+processes can go on. Every file has a checksum, and a checkpoint is resumed from only when it is
+whole. No pickle is read or written.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from seqdistill.records import atomic
 from seqdistill.records.checksums import damage, damage_of, write_checksums
 from seqdistill.records.fingerprint import of_file
 from seqdistill.records.run_directory import Resume
+from seqdistill.teachers.in_process import Teacher
 from seqdistill.training.processes import as_sharded, unique_parameters, whole
 
 _LOG = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE = "state.json"
 _MASK = "pruning.safetensors"
 """Absent from the states of students that are not pruned."""
+_TEACHER = "teacher.safetensors"
+"""Absent where the teacher does not change."""
 
 
 @dataclasses.dataclass
@@ -105,15 +109,16 @@ def save_state(
     *,
     model: nn.Module,
     mask: PruningMask,
+    teacher: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     state: LoopState,
     random_by_rank: Sequence[Mapping[str, Tensor]],
 ) -> Path:
     """Writes `folder/checkpoint-<update>` in one step and removes all but the newest two.
 
-    `optimizer` holds `optimizer_tensors`, `random_by_rank` every process's `random_states`. What
-    killed processes left half written goes, too. Raises FileExistsError when there is a state of
-    that update already.
+    `teacher` is its `state_dict`, `optimizer` holds `optimizer_tensors`, `random_by_rank` every
+    process's `random_states`. What killed processes left half written goes, too. Raises
+    FileExistsError when there is a state of that update already.
     """
     path = folder / f"checkpoint-{state.update}"
     folder.mkdir(exist_ok=True)
@@ -121,6 +126,8 @@ def save_state(
         save_file(_on_cpu(unique_parameters(model)), aside / "model.safetensors")
         if bits := mask.state_dict():
             save_file(bits, aside / _MASK)
+        if teacher:
+            save_file(_on_cpu(teacher), aside / _TEACHER)
         save_file(dict(optimizer), aside / "optimizer.safetensors")
         for rank, states in enumerate(random_by_rank):
             save_file(dict(states), aside / _random_name(rank))
@@ -131,7 +138,7 @@ def save_state(
     return path
 
 
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -197,11 +204,13 @@ def load_state(
     *,
     model: nn.Module,
     mask: PruningMask,
+    teacher: Teacher,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     rank: int = 0,
 ) -> LoopState:
-    """The loop's counters; all else is put back in place: model, mask, optimizer, random state.
+    """The loop's counters; all else is put back in place: model, mask, teacher, optimizer, random
+    state.
 
     A process that was not there when it was saved keeps its own random state. Best students that
     are damaged are given up with a warning. Raises UserError when the state was saved by a model of
@@ -215,6 +224,8 @@ def load_state(
             state.best = [item for item in state.best if _best_name(item[1]) != name]
     load_parameters(model, load_file(path / "model.safetensors"), where=str(path))
     mask.load_state_dict(load_file(path / _MASK) if (path / _MASK).exists() else {})
+    if (path / _TEACHER).exists():
+        teacher.load_state_dict(load_file(path / _TEACHER))
     _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
     if (own := path / _random_name(rank)).exists():
         stored = load_file(own)

@@ -215,6 +215,7 @@ class TrainingLoop:
                 path,
                 model=self.model,
                 mask=self.mask,
+                teacher=self.teacher,
                 optimizer=self._optimizer,
                 device=accelerator.device,
                 rank=accelerator.process_index,
@@ -276,6 +277,7 @@ class TrainingLoop:
         norm = self._divide_and_clip(stats.loss.count)
         self._optimizer.step()
         self.mask.enforce(self._optimizer)
+        self.teacher.student_updated()
         self._optimizer.zero_grad(set_to_none=True)
         self._state.update = update
         self._state.tokens += int(stats.num_targets)
@@ -482,6 +484,7 @@ class TrainingLoop:
                     self._folder,
                     model=self.model,
                     mask=self.mask,
+                    teacher=self.teacher.state_dict(),
                     optimizer=remembered,
                     state=state,
                     random_by_rank=random_by_rank,
