@@ -75,7 +75,8 @@ def test_conversations_stay_what_they_are(tmp_path: Path, form: str, suffix: str
 
 def test_of_a_selection_its_rows_are_written(tmp_path: Path) -> None:
     spec = written(tmp_path, "a.jsonl", TEXTS)
-    found = rated(spec, read_examples(spec).select([0, 2]), tmp_path / "b.parquet", [0.5, 0.75])
+    output = tmp_path / "new" / "b.parquet"
+    found = rated(spec, read_examples(spec).select([0, 2]), output, [0.5, 0.75])
     assert [(e.source, e.extras["rate"]) for e in found] == [("one 0", 0.5), ("one 2", 0.75)]
 
 

@@ -45,6 +45,7 @@ def write_again(
 ) -> None:
     """Replaces `output` by the rows of the examples, each with its values of the further columns.
 
+    Missing parent folders are made.
     `examples` are of `spec`, all or a selection. A column that the rows have is replaced. In a TSV
     all cells are texts but for the columns of `numbers`. Raises DataError for values that the form
     of `output` cannot hold.
@@ -55,6 +56,7 @@ def write_again(
     rows = (
         {**row, **more} for row, more in zip(_rows(spec, examples, numbers), added, strict=True)
     )
+    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".parquet":
         _write_parquet(spec, rows, columns, output)
         return
