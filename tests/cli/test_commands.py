@@ -12,6 +12,7 @@ import pytest
 from tests.report.made import COMPARED, write_run
 from tests.snapshots import assert_as_kept
 
+from seqdistill.assembly.pass_rates import PassRates
 from seqdistill.core.progress import Progress
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
@@ -56,6 +57,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         made.recipes.append(recipe)
         return Path("runs/teacher-corpora/0123")
 
+    def score_pass_rates(
+        recipe: Recipe, wanted: PassRates, output: Path, *, progress: Progress
+    ) -> str:
+        made.recipes.append(recipe)
+        return f"of {wanted.num_rollouts} rollouts by the {wanted.model}"
+
     def evaluate_run(
         run: RunDirectory,
         overrides: Sequence[str],
@@ -75,6 +82,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "train": {"train": train},
         "distill": {"run_recipe": run_recipe},
         "label": {"label_data": label_data, "check_labels": lambda _folder: None},
+        "score": {"score_pass_rates": score_pass_rates, "plan_pass_rates": lambda *_: []},
         "evaluate": {"evaluate_run": evaluate_run},
         "plan": {"plan": plan},
     }
@@ -96,6 +104,8 @@ def test_what_every_command_says(
         "demo",
         "train demo",
         "label seq_kd teacher.model=big data.train=t.tsv",
+        "score paced --pass-rate --rollouts 4 student.model=small data.train=t.tsv "
+        "objective.reward.function=rouge_l -o rated.jsonl",
         "evaluate runs/x",
         "report runs/x",
         "recipe check recipe.yaml max_steps=500",

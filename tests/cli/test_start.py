@@ -57,7 +57,7 @@ def test_light_commands_load_no_heavy_library_and_answer_at_once(words: tuple[st
 
 
 COMMANDS = (
-    "demo", "train", "label", "sweep", "race", "recipe",
+    "demo", "train", "label", "score", "sweep", "race", "recipe",
     "evaluate", "report", "generate", "export", "env",
 )  # fmt: skip
 

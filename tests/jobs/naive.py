@@ -51,6 +51,7 @@ class Scored:
     sampled: Sequence[float] | None = None
     """Nats of each token under what it was drawn from."""
     advantage: float = 0.0
+    extras: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def loss(
@@ -74,7 +75,8 @@ def loss(
         factor = term.get("weight", 1.0)
         if mixed and term["divergence"] in soft:
             factor *= loss_temperature**2
-        for one, counted in zip(sequences, selected, strict=True):
+        rated = _pass_rates(sequences, **_weighings(term).get("pass_rate", {}))
+        for one, counted, rate in zip(sequences, selected, rated, strict=True):
             named = _weighings(term).get("origin")
             if named is not None and one.origin not in named["origins"]:
                 continue
@@ -89,7 +91,7 @@ def loss(
             for time in (time for time, counts in enumerate(counted) if counts):
                 target = one.targets[time]
                 nats = _at(term, one.student[time], one.teacher[time], target, loss_temperature)
-                total = total + factor * share * weights[time] * nats
+                total = total + factor * share * rate * weights[time] * nats
     return total
 
 
@@ -104,6 +106,24 @@ def _weights(term: Mapping[str, Any], one: Scored) -> list[float]:
     if "importance" in given:
         found = [weight * w for weight, w in zip(found, _importance(one), strict=True)]
     return found
+
+
+def _pass_rates(
+    sequences: Sequence[Scored],
+    kind: str = "",
+    column: str = "pass_rate",
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    within: tuple[float, float] = (-1.0, 2.0),
+) -> list[float]:
+    """PACED's weight of every sequence, whose sum is their number; 1 where there is none."""
+    if not kind:
+        return [1.0] * len(sequences)
+    rates = [one.extras[column] for one in sequences]
+    kernels = [
+        math.pow(p, alpha) * math.pow(1 - p, beta) * (within[0] < p < within[1]) for p in rates
+    ]
+    return [len(sequences) * kernel / math.fsum(kernels) for kernel in kernels]
 
 
 def _top_tokens(

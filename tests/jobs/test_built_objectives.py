@@ -40,6 +40,12 @@ def logits_of(here: World) -> tuple[Tensor, Tensor]:
     )
 
 
+def here_and_now() -> World:
+    """A batch that says all that one may say."""
+    columns = {"pass_rate": [0.25, 0.5, 1.0, 0.75], "solved": [0.5, 0.0, 0.25, 0.125]}
+    return rollouts().told(extras={name: torch.tensor(of) for name, of in columns.items()})
+
+
 def scored(here: World) -> list[naive.Scored]:
     told, (student, teacher) = here.batch, logits_of(here)
     assert told.origins and told.sampled_log_probs is not None and told.advantages is not None
@@ -53,6 +59,7 @@ def scored(here: World) -> list[naive.Scored]:
                 told.origins[row],
                 told.sampled_log_probs[row, :length].tolist(),
                 float(told.advantages[row]),
+                {name: float(column[row]) for name, column in told.extras.items()},
             )
         )
     return found
@@ -112,7 +119,7 @@ def test_every_member_is_the_one_that_its_name_says(name: str) -> None:
     terms = of(name, **PARAMETERS.get(name, {}))
     if name in ("uniform", "importance", "top_tokens"):
         terms = of("reverse_kl", name)
-    here, objective = rollouts(), objective_of(terms)
+    here, objective = here_and_now(), objective_of(terms)
     assert close(of_the_recipe(objective, here), of_the_formula(objective, here))
 
 
@@ -152,6 +159,10 @@ OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
     ("by", of("reverse_kl", top(by="divergence")), of("reverse_kl", top()), {}),
     ("by", of("reverse_kl", top(by="third_quadrant")), of("reverse_kl", top()), {}),
     ("fraction", of("reverse_kl", top(fraction=0.3)), of("reverse_kl", top()), {}),
+    ("column", of("pass_rate", column="solved"), of("pass_rate"), {}),
+    ("alpha", of("pass_rate", alpha=0.0), of("pass_rate"), {}),
+    ("beta", of("pass_rate", beta=2.5), of("pass_rate"), {}),
+    ("within", of("pass_rate", within=[0.25, 0.8]), of("pass_rate"), {}),
     ("origins", of("forward_kl", only("teacher")), of("forward_kl"), {}),
     ("origins", of("advantages", only("student", "reference")), REWARDED, {}),
     ("origins", of(LONG_RANGE, only("student")), of(LONG_RANGE), {}),
@@ -184,7 +195,7 @@ for field, terms, given, without in OF_THE_OBJECTIVE:
 def test_a_setting_is_what_its_formula_says(
     field: str, given: Settings, without: Settings, means: Settings
 ) -> None:
-    here = rollouts()
+    here = here_and_now()
     expected, plain = of_the_formula(means, here), of_the_formula(without, here)
     assert not close(expected, plain), f"{field} changes nothing here: no test of it"
     assert close(of_the_recipe(given, here), expected)

@@ -26,7 +26,7 @@ from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.origins import Origin
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.jobs import training
-from seqdistill.recipe.stages import stage_presets
+from seqdistill.recipe.stages import stage_presets, stage_recipe
 from seqdistill.sources.completions import Completion, PromptCompletions, SequenceSource
 from seqdistill.sources.rollouts import OnCompletions
 from seqdistill.sources.stored import PrefetchedSource
@@ -61,6 +61,11 @@ GKD_RL: list[dict[str, Any]] = [
     {"divergence": "reverse_kl", "weight": 0.5},
 ]
 TIP: list[dict[str, Any]] = [{"divergence": "reverse_kl", "token_weights": "top_tokens"}]
+PACED: list[tuple[list[dict[str, Any]], str, str]] = [
+    ([{"divergence": "forward_kl", "token_weights": "pass_rate"}], "sequence", "teacher"),
+    ([{"divergence": "reverse_kl", "token_weights": "pass_rate"}], "sequence", "student"),
+]
+"""The two stages of the preset of that name."""
 # preset: the terms of its paper, how they are reduced, and who may have written at which update.
 PAPERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "baseline": ([NLL], "token", "reference"),
@@ -194,7 +199,8 @@ def scored(
         if one.origin == "teacher_mixed":
             mixed = (0.2 * others.softmax(-1) + 0.8 * own.detach().softmax(-1)).log()
             sampled = naive.log_probs(mixed, targets)
-        found.append(naive.Scored(targets, own, others, one.origin, sampled, advantage))
+        extras = one.example.extras
+        found.append(naive.Scored(targets, own, others, one.origin, sampled, advantage, extras))
     return found
 
 
@@ -239,21 +245,46 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_the_gradient_of_each_update_is_the_papers(
     places: dict[str, Path], tmp_path: Path, spy: Spy, preset: str, kind: str
 ) -> None:
-    place, (terms, reduction, writers) = places[kind], PAPERS[preset]
-    given = {
+    given = {**few_updates(tmp_path), **OWN_SETTINGS.get(preset, {})}
+    if preset in TAUGHT_BY_THEMSELVES:
+        given |= {"teacher.model": "student", "teacher.prompt_column": "hint"}
+        given["data.train"] = str(places[kind] / "hinted.tsv")
+    trained(recipe_in(places[kind], preset, *texts(given)))
+    assert_of_the_paper(PAPERS[preset], places[kind], spy, kind, preset)
+
+
+@pytest.mark.parametrize("kind", ["mbart", "llama"])
+@pytest.mark.parametrize("stage", range(len(PACED)))
+def test_the_gradient_of_each_stage_of_paced_is_the_papers(
+    places: dict[str, Path], tmp_path: Path, spy: Spy, stage: int, kind: str
+) -> None:
+    place = places[kind]
+    header, *lines = (place / "train.tsv").read_text("utf-8").splitlines()
+    rated = [f"{header}\tpass_rate", *(f"{line}\t{n % 5 / 4}" for n, line in enumerate(lines))]
+    (tmp_path / "rated.tsv").write_text("\n".join(rated) + "\n", encoding="utf-8")
+    given = {**few_updates(tmp_path), "data.train": str(tmp_path / "rated.tsv")}
+    length = "stages.1.settings.sequences.rollouts.max_new_tokens=8"
+    chain = recipe_in(place, "paced", *texts(given), length)
+    trained(stage_recipe(chain, stage, start_from=str(place / "student") if stage else None))
+    assert_of_the_paper(PACED[stage], place, spy, kind, "paced")
+
+
+def few_updates(folder: Path) -> dict[str, object]:
+    return {
         "data.dev": None,
         "training.steps": UPDATES,
         "training.max_grad_norm": 1e9,
         "training.dropout": 0.0,
         "training.batch_tokens": 80,
         "training.gradient_accumulation_steps": 2,
-        "output_dir": str(tmp_path / "run"),
-        **OWN_SETTINGS.get(preset, {}),
+        "output_dir": str(folder / "run"),
     }
-    if preset in TAUGHT_BY_THEMSELVES:
-        given |= {"teacher.model": "student", "teacher.prompt_column": "hint"}
-        given["data.train"] = str(place / "hinted.tsv")
-    trained(recipe_in(place, preset, *texts(given)))
+
+
+def assert_of_the_paper(
+    paper: tuple[list[dict[str, Any]], str, str], place: Path, spy: Spy, kind: str, preset: str
+) -> None:
+    terms, reduction, writers = paper
     assert len(spy.updates) == UPDATES
     assert_written_by(writers, spy.updates)
     taught_by = "student" if preset in TAUGHT_BY_THEMSELVES else "teacher"

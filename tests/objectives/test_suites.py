@@ -37,6 +37,17 @@ WEIGHT_CASES: dict[str, list[dict[str, Any]]] = {
         for by in ("soft_or", "entropy", "divergence", "third_quadrant")
         for fraction in (0.3, 1.0)
     ],
+    "pass_rate": [
+        {"extras": {"solved": [0.0, 0.25, 0.75, 1.0]}, "column": "solved"},
+        {"extras": {"pass_rate": [0.1, 0.5, 0.8, 1.0]}, "alpha": 0, "beta": 2.5},
+        {
+            "extras": {"pass_rate": [0.2, 0.5, 0.7, 0.8]},
+            "alpha": 0,
+            "beta": 0,
+            "within": (0.2, 0.8),
+        },
+        {"extras": {"pass_rate": [0.0, 1.0, 1.0, 0.0]}},
+    ],
     "sequence_reverse_kl": [{}, {"estimator": "released", "clip": 0.2, "discount": 0.9}],
 }
 
@@ -56,7 +67,8 @@ def test_every_divergence(name: str, parameters: dict[str, Any]) -> None:
     [(name, case) for name in TOKEN_WEIGHTS for case in WEIGHT_CASES.get(name, [{}])],
 )
 def test_every_token_weight(name: str, parameters: dict[str, Any]) -> None:
-    check_token_weight(name, by_sequence=name != "top_tokens", **parameters)
+    of_update = TOKEN_WEIGHTS[name].measure is not None
+    check_token_weight(name, by_sequence=not of_update, **parameters)
 
 
 def test_a_gradient_that_is_not_its_values_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from seqdistill.recipe import list_presets, load_recipe, preset_names, read_reci
 from seqdistill.recipe.documents import parse_document
 from seqdistill.recipe.objective_schema import read_term
 from seqdistill.recipe.sequences_schema import AdaptiveSection
+from seqdistill.recipe.stages import unchained
 
 YOURS = ["data.train=train.tsv", "data.dev=dev.tsv", "student.model=small", "teacher.model=large"]
 LINES = pathlib.Path(__file__).with_name("presets.txt").read_text("utf-8").splitlines()[1:]
@@ -98,13 +99,27 @@ def test_a_preset_explains_itself_and_goes_to_another_process_as_it_is(name: str
     assert sent.model_dump(exclude_unset=True) == recipe.model_dump(exclude_unset=True)
 
 
-@pytest.mark.parametrize("name", ["paced", "near_policy", "speculative"])
+@pytest.mark.parametrize("name", ["near_policy", "speculative"])
 def test_a_method_that_is_not_offered_is_refused_and_not_ignored(name: str) -> None:
     with pytest.raises(RecipeError, match=rf"preset must be one of .*got '{name}'"):
         show_preset(name)
     for section in ("objective", "sequences"):
         with pytest.raises(RecipeError, match=rf"{section}\.{name} is an unknown key"):
             load_recipe("gkd", [f"{section}.{name}=true"])
+
+
+def test_paced_weighs_both_stages_by_the_column_that_it_names() -> None:
+    recipe = load_recipe("paced", YOURS)
+    assert recipe.data.extra_columns == ("pass_rate",)
+    for stage, origin, divergence in zip(
+        unchained(recipe), ("teacher", "student"), ("forward_kl", "reverse_kl"), strict=True
+    ):
+        weight = {"kind": "pass_rate", "alpha": 1.0, "beta": 1.0}
+        term = read_term({"divergence": divergence, "token_weights": [weight]})
+        assert stage.objective.terms == (term,)
+        assert (stage.sequences.origin, stage.objective.reduction) == (origin, "sequence")
+    with pytest.raises(RecipeError, match="must name pass_rate, which the token weight pass_rate"):
+        load_recipe("paced", [*YOURS, "data.extra_columns=[]"])
 
 
 def test_the_gradient_of_minillms_released_code_is_three_settings_away() -> None:

@@ -150,6 +150,10 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
     selecting = WeightedObjective([chosen], reduction="token")
     kept("selected", model, optimizer="sgd", objective=selecting, teacher=teacher)
     model = student(dtype=torch.float64)
+    paced = Term.of("reverse_kl", token_weights=["pass_rate"])
+    paced_objective = WeightedObjective([paced], reduction="sequence")
+    kept("paced", model, optimizer="sgd", objective=paced_objective, teacher=teacher)
+    model = student(dtype=torch.float64)
     kept(
         "on-policy",
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ class PlainObjective(WeightedObjective):
         """`then` sees states, eval states, batch and loss, and gives what is returned."""
         super().__init__([Term.of("negative_log_likelihood")], reduction=reduction)
         self._then = then
+
+    def learns_from(self, parts: Mapping[str, TokenSum]) -> bool:
+        return True
 
     def __call__(
         self,
@@ -121,8 +125,9 @@ class ListedBatches(SequenceSource):
 
 def stored(*, rank: int = 0, world_size: int = 1) -> StoredSequences:
     """The data of most tests: forty examples in batches of about three."""
+    examples = random_examples(40)
     return StoredSequences(
-        random_examples(40),
+        [dataclasses.replace(e, extras={"pass_rate": n % 5 / 4}) for n, e in enumerate(examples)],
         collator("seq2seq"),
         batch_tokens=24,
         seed=5,

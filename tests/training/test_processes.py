@@ -79,7 +79,8 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 def test_several_processes_equal_one_with_their_global_batch(trained: Path, name: str) -> None:
     assert facts(trained, name)["kind"].endswith("FSDP" if "fsdp2" in name else "MULTI_CPU")
     # Adam divides by what may be near its epsilon, which widens rounding.
-    limits = {"distilled": 1e-12, "selected": 1e-12, "on-policy": 1e-12, "adam": 1e-8}
+    exact = ("distilled", "selected", "paced", "on-policy")
+    limits = {**dict.fromkeys(exact, 1e-12), "adam": 1e-8}
     for training, limit in limits.items():
         expected = left(trained, "one", training)
         assert difference(left(trained, name, training), expected) < limit, training

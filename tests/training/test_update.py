@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,110 @@ def test_any_split_of_an_update_selects_the_same_tokens(by: str, tmp_path: Path)
         torch.testing.assert_close(updated, found[0], rtol=0.0, atol=1e-12)
         assert row == pytest.approx(rows[0], rel=1e-9)
         assert row["selected_fraction"] * row["tokens"] == pytest.approx(selected)
+
+
+RATES = (0.25, 0.0, 0.5, 1.0, 0.875, 0.125, 0.0, 0.75)
+FILTER = {"alpha": 0.0, "beta": 0.0, "within": (0.2, 0.8)}
+
+
+def paced(**settings: Any) -> WeightedObjective:
+    weight = TOKEN_WEIGHTS.choose("pass_rate", **settings)
+    return WeightedObjective([Term.of("reverse_kl", token_weights=[weight])], reduction="sequence")
+
+
+def rated(rates: Sequence[float], micro_batches: int) -> ListedBatches:
+    """The eight examples with a pass rate each, as often as there are eight rates."""
+    told = [
+        dataclasses.replace(EIGHT[number % 8], extras={"pass_rate": rate})
+        for number, rate in enumerate(rates)
+    ]
+    size = len(EIGHT) // micro_batches
+    return ListedBatches([told[i : i + size] for i in range(0, len(told), size)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "kernels"),
+    [
+        ({}, [p * (1 - p) for p in RATES]),
+        ({"alpha": 2.0, "beta": 0.5}, [p**2 * math.sqrt(1 - p) for p in RATES]),
+        (FILTER, [0.2 < p < 0.8 for p in RATES]),
+    ],
+)
+def test_any_split_of_an_update_weighs_its_examples_by_pass_rates_of_mean_one(
+    settings: dict[str, Any], kernels: list[float], tmp_path: Path
+) -> None:
+    """By torch's own SGD of the weighted mean of sentences, each alone and unpadded."""
+    model, teacher = (student(seed=seed, dtype=torch.float64) for seed in (0, 3))
+    losses = []
+    for example in EIGHT:
+        batch = collator("seq2seq")([example])
+        states, other = model.states(batch), teacher.states(batch)
+        own = states.head.logits(states.hidden)[0].log_softmax(-1)
+        wanted = other.head.logits(other.hidden)[0].log_softmax(-1).detach()
+        losses.append((own.exp() * (own - wanted)).sum(-1).mean())
+    each = [kernel * loss for kernel, loss in zip(kernels, losses, strict=True)]
+    expected = torch.stack(each).sum() / sum(kernels)
+    torch.autograd.backward(expected)
+    torch.optim.SGD(model.parameters(), lr=learning_rate(SETTINGS, 1)).step()
+    for micro_batches in (1, 2, 8):
+        trained, metrics = student(dtype=torch.float64), Recorder()
+        make_loop(
+            tmp_path / str(micro_batches),
+            trained,
+            source=rated(RATES, micro_batches),
+            objective=paced(**settings),
+            teacher=InProcessTeacher(student(seed=3, dtype=torch.float64), vocab_size=40),
+            metrics=metrics,
+            optimizer="sgd",
+            weight_decay=0.0,
+            steps=1,
+            gradient_accumulation_steps=micro_batches,
+        ).run(resume=False)
+        for name, parameter in trained.named_parameters():
+            torch.testing.assert_close(parameter, model.get_parameter(name), rtol=0.0, atol=1e-9)
+        (row,) = metrics.rows
+        assert row["loss_nats"] == pytest.approx(float(expected.detach()), rel=1e-6)
+        assert "skipped_updates" not in row
+
+
+def test_updates_in_which_nothing_has_a_weight_are_skipped_and_counted(tmp_path: Path) -> None:
+    """With the momentum and decay of AdamW, a step would move; after a resumption, too."""
+    rates = [*RATES, *[0.0, 1.0] * 4, *[1.0] * 8, *RATES]
+    ends = {}
+    for name, steps in (("whole", (4,)), ("resumed", (3, 4))):
+        metrics = Recorder()
+        for until in steps:
+            model = student(dtype=torch.float64, seed=7 * (until - steps[0]))
+            seen: list[dict[str, torch.Tensor]] = []
+            loop = make_loop(
+                tmp_path / name,
+                model,
+                source=rated(rates, 2),
+                objective=paced(),
+                teacher=InProcessTeacher(student(seed=3, dtype=torch.float64), vocab_size=40),
+                metrics=metrics,
+                steps=4,
+                schedule="constant",
+                weight_decay=0.5,
+                checkpoint_every=1,
+                gradient_accumulation_steps=2,
+            )
+            step = loop._step
+
+            def stepped(step: Any = step, model: Any = model, seen: list[Any] = seen) -> None:
+                step()
+                seen.append(weights(model))
+
+            loop._step = stepped  # type: ignore[method-assign]
+            result = loop.run(resume=until != steps[0], until=until)
+        assert (result.updates, result.skipped_updates) == (4, 2)
+        assert [row.get("skipped_updates") for row in metrics.rows] == [None, 1, 2, 2]
+        assert [row["loss_nats"] is None for row in metrics.rows] == [False, True, True, False]
+        assert [row["gradient_norm"] is None for row in metrics.rows] == [False, True, True, False]
+        if name == "whole":
+            assert same(seen[0], seen[1]) and same(seen[0], seen[2]) and not same(*seen[2:])
+        ends[name] = weights(model)
+    assert same(ends["whole"], ends["resumed"])
 
 
 def poisoned(at: int, *, gradient: bool) -> PlainObjective:

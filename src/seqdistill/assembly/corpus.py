@@ -1,4 +1,4 @@
-"""The teacher's corpus of a recipe: where it lies, what it depends on, and its outputs."""
+"""The corpus of a recipe: where it lies, what it depends on, and a teacher's outputs in it."""
 
 from __future__ import annotations
 
@@ -58,12 +58,30 @@ _ENCODED_TOGETHER = 1024
 
 
 @dataclasses.dataclass(frozen=True)
+class CorpusOf:
+    """What a corpus is of, and what it and the making of it are called."""
+
+    what: str
+    writer: str
+    doing: str
+    folder: str
+    """Beside the runs."""
+    engine_key: str
+    shard_size: int = 2048
+    """Examples whose outputs a killed process loses at most."""
+
+
+LABELS = CorpusOf("labels", "teacher", "labelling", "teacher-corpora", "sequences.decoding.engine")
+
+
+@dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A teacher's corpus as a recipe wants it: its folder, made or not, and what decides it."""
+    """A corpus as a recipe wants it: its folder, made or not, and what decides it."""
 
     folder: Path
     settings: CorpusSettings
     sources: Sequence[EncodedExample]
+    of: CorpusOf
 
     @property
     def is_there(self) -> bool:
@@ -80,23 +98,26 @@ class Wanted:
             made = time.localtime((self.folder / CORPUS).stat().st_mtime)
             record = read_record(self.folder)
             return (
-                f"reusing {record.counts.num_hypotheses:,} labels of {record.num_examples:,} "
-                f"examples in {self.folder}, made {time.strftime('%Y-%m-%d %H:%M', made)}"
+                f"reusing {record.counts.num_hypotheses:,} {self.of.what} of "
+                f"{record.num_examples:,} examples in {self.folder}, made "
+                f"{time.strftime('%Y-%m-%d %H:%M', made)}"
             )
         if num_parts := len(list(self.folder.glob("shard-*.parquet"))):
-            return f"going on with the labels in {self.folder}, which has {num_parts} parts"
+            what = self.of.what
+            return f"going on with the {what} in {self.folder}, which has {num_parts} parts"
         others = [
             (self._changed(found.parent), found.parent)
             for found in sorted(self.folder.parent.glob(f"*/{CORPUS}"))
+            if self.of is LABELS  # settings are named as those of labels
             if found.parent != self.folder  # which another process may have begun
         ]
         others = [(changed, folder) for changed, folder in others if len(changed) <= _FEW]
         if not others:
-            return f"labelling into {self.folder}"
+            return f"{self.of.doing} into {self.folder}"
         changed, folder = min(others, key=lambda other: len(other[0]))
         return (
-            f"labelling anew into {self.folder}, since the labels in {folder} are of another "
-            f"{', '.join(changed)}"
+            f"{self.of.doing} anew into {self.folder}, since the {self.of.what} in {folder} are of "
+            f"another {', '.join(changed)}"
         )
 
     def _changed(self, folder: Path) -> list[str]:
@@ -118,7 +139,9 @@ _NAMES = {
 _KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type, teacher.dtype"}
 
 
-def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example]) -> Wanted:
+def wanted_corpus(
+    recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], of: CorpusOf = LABELS
+) -> Wanted:
     """The corpus of these examples: in `sequences.corpus`, or beside the runs, named by content."""
     section = recipe.sequences.decoding
     facts = pair_facts(teacher)
@@ -146,19 +169,17 @@ def wanted_corpus(recipe: Recipe, teacher: LoadedModel, examples: Sequence[Examp
         settings.sources_fingerprint,
         settings.engine,
     ]
-    beside = output_folder(recipe).parent / "teacher-corpora" / of_settings(named)[:16]
-    return Wanted(Path(recipe.sequences.corpus or beside), settings, encoded.examples)
+    beside = output_folder(recipe).parent / of.folder / of_settings(named)[:16]
+    return Wanted(Path(recipe.sequences.corpus or beside), settings, encoded.examples, of)
 
 
-def label_generator(
-    recipe: Recipe, teacher: LoadedModel, examples: Sequence[EncodedExample]
-) -> SequenceGenerator:
-    """What writes the labels, compared with the teacher on the first examples."""
+def label_generator(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> SequenceGenerator:
+    """What writes the corpus, compared with the teacher on the first examples."""
     teacher.model.to(teacher_placement(recipe).device)
     return build_generator(
         teacher,
-        labelling_engine(recipe),
-        examples=with_placeholder_targets(examples),
+        dataclasses.replace(labelling_engine(recipe), key=wanted.of.engine_key),
+        examples=with_placeholder_targets(wanted.sources),
         max_new_tokens=recipe.sequences.decoding.max_new_tokens,
         # Whatever student the corpus is for: it knows these ids if it has this tokenizer, and what
         # is written with others is no text.
@@ -167,13 +188,17 @@ def label_generator(
 
 
 def label_with_teacher(
-    recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], progress: Progress
+    recipe: Recipe,
+    teacher: LoadedModel,
+    examples: Sequence[Example],
+    progress: Progress,
+    of: CorpusOf = LABELS,
 ) -> TeacherCorpus:
     """The teacher's outputs for these examples, made now where they do not exist yet.
 
     Every process that calls this takes part in the making.
     """
-    wanted = wanted_corpus(recipe, teacher, examples)
+    wanted = wanted_corpus(recipe, teacher, examples, of)
     check_usable(wanted.folder)
     progress.echo(wanted.origin)
     if recipe.data.unlabelled is not None:
@@ -185,14 +210,16 @@ def label_with_teacher(
         return TeacherCorpus.open(wanted.folder, expected=wanted.settings)
     facts = pair_facts(teacher)
     decoder = TextDecoder(teacher.tokenizer)
-    progress.start("labelling with the teacher", len(examples))
+    progress.start(f"{of.doing} with the {of.writer}", len(examples))
     corpus = label(
         _Prompts(as_teacher_reads(examples), wanted.sources, teacher, chat_settings(recipe.data)),
-        label_generator(recipe, teacher, wanted.sources),
+        label_generator(recipe, teacher, wanted),
         wanted.settings,
         wanted.folder,
         decode=lambda ids: decoder.text(ids).strip(),
         ends=named_tokens(teacher.tokenizer, facts.end_ids),
+        writer=of.writer,
+        shard_size=of.shard_size,
         on_progress=progress.advance,
     )
     progress.finish()

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from seqdistill.assembly.data import (
     Split,
     chat_settings,
@@ -91,6 +93,7 @@ def prepare(recipe: Recipe) -> Prepared:
     sequences, objective = recipe.sequences, build_objective(recipe)
     asks_teacher = objective.needs_teacher or recipe.teacher.scores != "none"
     train_examples = _read_train(recipe)
+    _check_columns(recipe, train_examples)
     dev_examples = _read_held_out(recipe, "dev")
     # Used after training: a mistake in it is told before.
     test_examples = _read_held_out(recipe, "test")
@@ -187,6 +190,24 @@ def _read_train(recipe: Recipe) -> ExampleTable:
         f"({setting}), so data.train must have them. On-policy methods learn from prompts alone: "
         "on_policy_kd, or gkd with sequences.mixture.student_fraction=1",
     )
+
+
+def _check_columns(recipe: Recipe, examples: ExampleTable) -> None:
+    """Raises DataError for a number in a row that a token weight cannot read."""
+    for weight in (w for term in recipe.objective.built_terms() for w in term.token_weights):
+        if (limits := weight.member.extras_range) is None:
+            continue
+        for column in {*weight.member.columns(weight.parameters)} & {*recipe.data.extra_columns}:
+            values = examples.extra(column)
+            wrong = np.flatnonzero((values < limits[0]) | (values > limits[1]))
+            if len(wrong):
+                row = int(wrong[0])
+                raise DataError(
+                    f"{column} must be from {limits[0]:g} to {limits[1]:g} in every row of "
+                    f"data.train for the token weight {weight.member.name}, but is "
+                    f"{values[row]:g} in the row of the example {examples[row].id!r} "
+                    f"({len(wrong):,} such rows); fix the column"
+                )
 
 
 def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Example]) -> Encoded:

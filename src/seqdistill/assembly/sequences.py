@@ -1,7 +1,7 @@
 """From a recipe's sequences section to the source that training reads.
 
 what exists before training:  references, or the teacher's outputs
-what is written meanwhile:    student -> replay -> mixture with what exists -> reward
+what is written meanwhile:    student -> replay -> mixture with what exists -> reward -> pass rate
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.sequences_schema import AdaptiveSection, Decoding
 from seqdistill.sources.completions import CompletionSource, Gather, SequenceSource, alone
 from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource, ReplaySource
+from seqdistill.sources.pass_rates import PassRatedSource
 from seqdistill.sources.rewarded import RewardedSource
 from seqdistill.sources.rollouts import OnCompletions, RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import (
@@ -153,6 +154,8 @@ def _completions(
     if prepared.reward is not None:
         baseline = recipe.objective.reward.baseline
         source = RewardedSource(source, prepared.reward, baseline=baseline, gather=gather)
+    if any(term.rates_rollouts for term in recipe.objective.built_terms()):
+        source = PassRatedSource(source, recipe.objective.reward.pass_threshold)
     return source
 
 

@@ -81,6 +81,8 @@ class TokenWeight(Member):
     """The attributes of the observation that it looks at beside masks, ids, origins, extras."""
     extras: tuple[str, ...] = ()
     """The columns of the data that it looks at; `{name}` is the column that a parameter names."""
+    extras_range: tuple[float, float] | None = None
+    """What lies in them; every row of the training data is checked before training."""
     selects: bool = False
     """A weight of 0 leaves its position out: of the head's work, and of the term's logged mean."""
     leaves_count: bool = False
@@ -248,6 +250,27 @@ class TopTokens:
     """Of a sequence's tokens, rounded down."""
 
 
+OF_ROLLOUTS = "rollout_pass_rate"
+"""The column that comes with no data: of the update's own rollouts."""
+
+
+@parameters
+class PassRate:
+    """p^alpha (1 - p)^beta of each sequence's prompt, divided by the mean over the update's
+    sequences; p is the fraction of the model's answers to the prompt that are right (PACED)."""
+
+    column: str = "pass_rate"
+    """The column of the data that holds p, from 0 to 1; `rollout_pass_rate` is of no data: of the
+    update's own rollouts of the prompt the fraction that objective.reward lets pass, so p is that
+    of the present student."""
+    alpha: Annotated[float, Field(ge=0.0)] = 1.0
+    """How fast prompts lose weight that the model hardly ever answers: 0, not at all."""
+    beta: Annotated[float, Field(ge=0.0)] = 1.0
+    """How fast prompts lose weight that it nearly always answers: 0, not at all."""
+    within: tuple[Fraction, Fraction] | None = None
+    """0 for p that is not strictly between the two. With alpha and beta 0, a hard filter."""
+
+
 _PLAIN, _ADAPTIVE, _MANUAL = (
     f"seqdistill.objectives.{module}:%s"
     for module in ("divergences", "adaptive_divergences", "manual_gradients")
@@ -303,6 +326,15 @@ TOKEN_WEIGHTS.add(
     reads=("in_one_pass",),
     leaves_count=True,
     measure=_WEIGHT % "measured_for_top_tokens",
+)
+TOKEN_WEIGHTS.add(
+    "pass_rate",
+    _WEIGHT % "pass_rate",
+    parameters=PassRate,
+    extras=("{column}",),
+    extras_range=(0.0, 1.0),
+    selects=True,
+    measure=_WEIGHT % "measured_for_pass_rate",
 )
 
 _REWARD = "seqdistill.metrics.rewards:%s"

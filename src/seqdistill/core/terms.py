@@ -9,7 +9,13 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, Divergence, TokenWeight
+from seqdistill.core.families import (
+    DIVERGENCES,
+    OF_ROLLOUTS,
+    TOKEN_WEIGHTS,
+    Divergence,
+    TokenWeight,
+)
 from seqdistill.core.registry import Chosen
 from seqdistill.core.schedules import Schedule
 
@@ -62,6 +68,18 @@ class Term:
         """Whether the divergence or a weight reads the teacher's distribution."""
         takes_targets = self.divergence.member.takes_targets
         return not takes_targets or any(w.member.needs_teacher for w in self.token_weights)
+
+    @property
+    def rates_rollouts(self) -> bool:
+        """Whether a weight reads how many of the update's own rollouts pass."""
+        return any(OF_ROLLOUTS in w.member.columns(w.parameters) for w in self.token_weights)
+
+    @property
+    def reads_reward(self) -> bool:
+        """Whether a weight reads what rollouts are worth."""
+        return self.rates_rollouts or any(
+            "advantages" in w.member.reads for w in self.token_weights
+        )
 
     @property
     def is_likelihood(self) -> bool:

@@ -33,7 +33,7 @@ _CHANGE_MEANING = (
     *("image", "images", "video", "videos", "audio", "audios", "chat_template_kwargs"),
 )
 """Columns without which a row says something else: never dropped unless the user says so."""
-_BOOKKEEPING = frozenset({ID, "idx", "index", "__index_level_0__"})
+_BOOKKEEPING = frozenset({ID, "idx", "index", "__index_level_0__", "num_rollouts"})
 _NUM_LISTED = 20
 _LOG = logging.getLogger(__name__)
 Targets = Literal["needed", "optional", "unread"]

@@ -144,6 +144,17 @@ class ExampleTable(Table[Example]):
 
         return self.gathered("target", hold).astype(np.bool_)
 
+    def extra(self, name: str) -> npt.NDArray[np.float64]:
+        """A numeric column that came with the rows."""
+
+        def values(extras: Any) -> npt.NDArray[Any]:
+            found: npt.NDArray[Any] = pc.map_lookup(extras, name, "first").to_numpy(
+                zero_copy_only=False
+            )
+            return found
+
+        return self.gathered("extras", values)
+
     def with_id_prefix(self, prefix: str) -> ExampleTable:
         """The same examples, each id with the prefix before it."""
         table = self._stored.table

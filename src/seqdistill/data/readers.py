@@ -88,8 +88,8 @@ def read_examples(
     paths = [Path(name) for name in names]
     for path in paths:
         _check_exists(path)
-    packed = 1 if _extension(path) in (".tsv", ".jsonl", ".txt") else 4
-    if len(paths) == 2 or not _extension(path).startswith((".jsonl", ".parquet", ".tsv")):
+    packed = 1 if extension(path) in (".tsv", ".jsonl", ".txt") else 4
+    if len(paths) == 2 or not extension(path).startswith((".jsonl", ".parquet", ".tsv")):
         check_no_extras(spec, choice)
     size = sum(path.stat().st_size for path in paths) * packed
     return _table(lambda: _rows(paths, choice), choice, lambda: [*map(content_of, paths)], size)
@@ -113,7 +113,7 @@ def _rows(paths: list[Path], choice: ColumnChoice) -> Rows:
     path = paths[0]
     if len(paths) == 2:
         return aligned_rows(path, paths[1])
-    match _extension(path).removesuffix(".gz"):
+    match extension(path).removesuffix(".gz"):
         case ".tsv":
             return tsv_rows(path, choice)
         case ".jsonl":
@@ -144,6 +144,7 @@ def _check_exists(path: Path) -> None:
         raise DataError(f"{path} must be a file, found a folder")
 
 
-def _extension(path: Path) -> str:
+def extension(path: Path) -> str:
+    """What decides how a file is read, in lower case: `.jsonl`, `.tsv.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     return "".join(suffixes) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])

@@ -166,11 +166,8 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
         """These rows and then the other table's; neither may be edited."""
         assert not (self._edits or other._edits), "edits hold for all rows of a table"
         both = type(self)(self._stored.followed_by(other._stored))
-        places = [
-            np.arange(table._stored.table.num_rows) if table._rows is None else table._rows
-            for table in (self, other)
-        ]
-        return both.select(np.concatenate([places[0], places[1] + self._stored.table.num_rows]))
+        moved = other.places + self.num_stored
+        return both.select(np.concatenate([self.places, moved]))
 
     @property
     def ids(self) -> list[str]:
@@ -183,8 +180,18 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
         found = self._stored.gathered(column, read)
         return found if self._rows is None else found[self._rows]
 
+    @property
+    def num_stored(self) -> int:
+        """How many rows are stored, selected or not."""
+        return int(self._stored.table.num_rows)
+
+    @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """Of each row, which of the stored rows it is."""
+        return np.arange(self.num_stored) if self._rows is None else self._rows
+
     def __len__(self) -> int:
-        return int(self._stored.table.num_rows) if self._rows is None else len(self._rows)
+        return self.num_stored if self._rows is None else len(self._rows)
 
     @overload
     def __getitem__(self, index: int) -> T: ...

@@ -66,7 +66,7 @@ def planned_labels(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> str:
         return wanted.origin
     sources = [example.prompt for example in wanted.sources]
     sample = spread(sources, _NUM_LABELLED)
-    generator = label_generator(recipe, teacher, wanted.sources)
+    generator = label_generator(recipe, teacher, wanted)
     began = time.perf_counter()
     generator.generate(sample, wanted.settings.decoding)
     seconds = time.perf_counter() - began

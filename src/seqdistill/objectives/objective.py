@@ -96,8 +96,13 @@ class WeightedObjective:
         weights = (weight for term in self._terms.values() for weight in term.token_weights)
         return tuple(dict.fromkeys(weights))
 
+    @property
+    def measures_student(self) -> bool:
+        """Whether the weights of `over_update` look at the student."""
+        return any(weight.member.needs_eval_states for weight in self.over_update)
+
     def measured(
-        self, eval_states: StudentStates, scores: TeacherScores, batch: SequenceBatch
+        self, eval_states: StudentStates | None, scores: TeacherScores, batch: SequenceBatch
     ) -> Measured:
         """What the weights of `over_update` look at; `weights_of_update` goes on from there."""
         seen = Observation(eval_states, scores, batch)
@@ -110,6 +115,10 @@ class WeightedObjective:
         Before the first call schedules have their start.
         """
         self._update, self._updates, self._logged = update, updates, logged
+
+    def learns_from(self, parts: Mapping[str, TokenSum]) -> bool:
+        """Whether any term had a position with a weight in the whole update."""
+        return any(float(parts[name].count) for name in self._terms)
 
     def end_update(self, parts: Mapping[str, TokenSum]) -> None:
         """Tells the terms that learn their means over the update."""
@@ -157,7 +166,7 @@ class WeightedObjective:
         Raises RecipeError when a term meets scores that are not dense, or a batch that lacks what
         the term reads: origins, advantages.
         """
-        seen = Observation(states, scores, batch, eval_states, weights)
+        seen = Observation(eval_states or states, scores, batch, weights)
         places: dict[_Weights, _Positions] = {}
         passes: dict[tuple[int, float, _Weights], list[tuple[str, Part]]] = {}
         for name, term in self._terms.items():

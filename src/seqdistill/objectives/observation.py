@@ -73,20 +73,25 @@ class Observation:
 
     def __init__(
         self,
-        states: StudentStates,
+        eval_states: StudentStates | None,
         scores: TeacherScores,
         batch: SequenceBatch,
-        eval_states: StudentStates | None = None,
         weights: Weights | None = None,
     ) -> None:
-        """`eval_states` are the student's states with its dropout off; `states` where None.
-        `weights` are those that are known: of the whole update, which is this batch without."""
-        self.states = states
+        """`eval_states` are the student's states with its dropout off, None where nothing reads
+        them. `weights` are those that are known: of the whole update, which is this batch without.
+        """
         self.scores = scores
         self.batch = batch
-        self.eval_states = eval_states or states
+        self._eval_states = eval_states
         self.asked_by = "the objective"
         self._weights: dict[Chosen[TokenWeight], Tensor] = dict(weights or {})
+
+    @property
+    def eval_states(self) -> StudentStates:
+        """The student's states with its dropout off."""
+        assert self._eval_states is not None, "what looks at the student says so in `reads`"
+        return self._eval_states
 
     @property
     def target_mask(self) -> Bool[Tensor, "batch time"]:

@@ -190,6 +190,39 @@ def top_tokens(
     return (ranks < kept[:, None]).to(measures.dtype)
 
 
+def measured_for_pass_rate(
+    seen: Observation, column: str, alpha: float, beta: float, within: tuple[float, float] | None
+) -> Float[Tensor, "measures batch time"]:
+    """The pass rate p of each sequence's prompt, at every position."""
+    return seen.extra(column).expand(seen.target_mask.shape)[None]
+
+
+def pass_rate(
+    measures: Float[Tensor, "measures batch time"],
+    target_mask: Bool[Tensor, "batch time"],
+    column: str,
+    alpha: float,
+    beta: float,
+    within: tuple[float, float] | None,
+) -> Float[Tensor, "batch time"]:
+    """w(p) = p^alpha (1 - p)^beta of each sequence, divided by its mean over the sequences.
+
+    The batch is a whole update. 0^0 is 1. `within` makes w(p) 0 for p that is not strictly between
+    its ends. Where every w(p) is 0, so is every weight: nothing is learned from such an update.
+
+    Source: PACED (2026), whose kernel is alpha = beta = 1 and whose hard filter, which it compares
+    with, keeps 0.2 < p < 0.8. Assumed, since no public text says: the mean is over the sequences of
+    the update that have a token, those of weight 0 included.
+    """
+    rates = measures[0, :, 0].double()
+    kernel = rates**alpha * (1.0 - rates) ** beta
+    if within is not None:
+        kernel = torch.where((rates > within[0]) & (rates < within[1]), kernel, 0.0)
+    mean = kernel[target_mask.any(dim=1)].mean()
+    weights = kernel / mean if mean > 0.0 else torch.zeros_like(kernel)
+    return weights.to(measures.dtype)[:, None].expand(target_mask.shape)
+
+
 def _quantile(values: Float[Tensor, " positions"], fraction: float) -> Tensor:
     """Linear between neighbours; torch's own takes no more than 16 million values."""
     ordered, place = values.sort().values, fraction * (len(values) - 1)

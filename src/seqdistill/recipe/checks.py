@@ -12,7 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 
-from seqdistill.recipe.objective_checks import is_soft, objective_findings
+from seqdistill.recipe.objective_checks import is_soft, objective_findings, reward_findings
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Finding, Findings, Section, shown
 
@@ -86,6 +86,33 @@ def label_contradictions(recipe: Recipe) -> list[Finding]:
     found = _found_by(_names, _train, _unread, _n_best, _labelling, recipe=recipe)
     read = ("method", "output_dir", "data", "teacher.model", "sequences.decoding", "stages")
     return [(key, sentence) for key, sentence in found if key.startswith(read)]
+
+
+def score_contradictions(recipe: Recipe) -> list[Finding]:
+    """As `contradictions`, of what pass rates need: data, a reward, a sampler."""
+    return _found_by(_names, _train, _scoring, recipe=recipe)
+
+
+def _scoring(recipe: Recipe) -> Findings:
+    reward, rollouts = recipe.objective.reward, recipe.sequences.rollouts
+    if recipe.data.unlabelled is not None:
+        yield (
+            "data.unlabelled",
+            "must be left out of a recipe to score, whose rows of data.train are written again, "
+            f"got {recipe.data.unlabelled!r}; remove it, or score it as data.train",
+        )
+    if rollouts.mode != "sample":
+        yield (
+            "sequences.rollouts.mode",
+            "must be sample for pass rates, which are fractions of samples, got "
+            f"{rollouts.mode}; remove it",
+        )
+    if reward.function is None:
+        yield (
+            "objective.reward.function",
+            "must say which rollouts pass, got none; name one, such as exact_answer, or your own",
+        )
+    yield from reward_findings(reward)
 
 
 def _found_by(*checks: Callable[[Recipe], Findings], recipe: Recipe) -> list[Finding]:

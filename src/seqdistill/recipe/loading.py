@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqdistill.core.hub import HUB_NAME, may_be_hub_dataset, nowhere, sibling_hint
-from seqdistill.recipe.checks import label_contradictions
+from seqdistill.recipe.checks import label_contradictions, score_contradictions
 from seqdistill.recipe.documents import KeyPath, dotted
 from seqdistill.recipe.racing import race_contradictions
 from seqdistill.recipe.resolving import BUNDLED, recipe_error, resolve
@@ -20,11 +20,11 @@ from seqdistill.recipe.schema_errors import located
 from seqdistill.recipe.sections import Finding, Findings
 from seqdistill.recipe.systems import all_contradictions
 
-Purpose = Literal["check", "train", "label", "measure", "continue", "race"]
+Purpose = Literal["check", "train", "label", "score", "measure", "continue", "race"]
 """What a recipe is loaded for: `check` reads its words alone, `train` looks for the files, too;
-`label` wants data and a teacher only; `measure` trains and then measures, so that it wants a test
-set; `continue` does so from a student that is not trained yet; `race` is for many methods, which
-are checked one by one, and chooses on dev."""
+`label` wants data and a teacher only; `score` data, a reward and a model; `measure` trains and then
+measures, so that it wants a test set; `continue` does so from a student that is not trained yet;
+`race` is for many methods, which are checked one by one, and chooses on dev."""
 _WHOLE_RECIPE = ("preset", "compare", "stages")
 _BY_SECTION = ("teacher", "student", "objective")
 """Sections that sentences speak of without naming a key."""
@@ -54,8 +54,9 @@ def load_recipe(
     return resolved.recipe
 
 
-def check_recipe(recipe: Recipe, *, purpose: Literal["check", "label"] = "check") -> None:
-    """Raises RecipeError with everything in `recipe` that contradicts; of labelling what it reads.
+def check_recipe(recipe: Recipe, *, purpose: Literal["check", "label", "score"] = "check") -> None:
+    """Raises RecipeError with everything in `recipe` that contradicts; of the latter two purposes
+    what they read.
 
     Returns when it is right.
     """
@@ -64,10 +65,12 @@ def check_recipe(recipe: Recipe, *, purpose: Literal["check", "label"] = "check"
 
 
 def _findings(recipe: Recipe, purpose: Purpose) -> list[Finding]:
-    if purpose == "race":
-        found = race_contradictions(recipe)
-    else:
-        found = label_contradictions(recipe) if purpose == "label" else all_contradictions(recipe)
+    checks = {
+        "race": race_contradictions,
+        "label": label_contradictions,
+        "score": score_contradictions,
+    }
+    found = checks.get(purpose, all_contradictions)(recipe)
     if purpose in ("measure", "continue", "race") and recipe.data.test is None:
         sentence = (
             "must name the examples that students are measured on, got none; add data.test=..., "
@@ -84,7 +87,7 @@ def _missing(recipe: Recipe, purpose: Purpose) -> Findings:
     """
     data = recipe.data
     splits = {"train": data.train, "unlabelled": data.unlabelled}
-    if purpose != "label":
+    if purpose not in ("label", "score"):
         splits |= {"dev": data.dev, "test": data.test}
     for split in splits:
         for name in _missing_files(splits[split]):
@@ -94,7 +97,8 @@ def _missing(recipe: Recipe, purpose: Purpose) -> Findings:
                 f"current folder.{sibling_hint(Path(name))}",
             )
     models = {"teacher.model": recipe.teacher.other_model, "student.model": recipe.student.model}
-    for key in ("teacher.model",) if purpose in ("label", "continue") else tuple(models):
+    read = {"label": ["teacher.model"], "continue": ["teacher.model"], "score": []}
+    for key in read.get(purpose, models):
         model = models[key]
         if model is not None and _is_missing_model(model):
             yield (

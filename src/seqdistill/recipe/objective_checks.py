@@ -7,7 +7,7 @@ are the schema's.
 from __future__ import annotations
 
 from seqdistill.core.errors import RecipeError, did_you_mean
-from seqdistill.core.families import REWARDS, ByOrigin
+from seqdistill.core.families import OF_ROLLOUTS, REWARDS, ByOrigin
 from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.terms import Term, term_findings
 from seqdistill.recipe import objective_schema
@@ -35,6 +35,8 @@ def objective_findings(recipe: Recipe) -> Findings:
         elif any("sampled_log_probs" in w.member.reads for w in term.token_weights):
             yield from _importance(key, term, recipe)
     yield from _reward(recipe, terms)
+    if any(term.rates_rollouts for term in terms):
+        yield from _rated_rollouts(recipe)
 
 
 def _given_origins(term: Term) -> tuple[str, ...] | None:
@@ -84,12 +86,35 @@ def _columns(term: Term, recipe: Recipe) -> Findings:
     named = recipe.data.extra_columns
     for weight in term.token_weights:
         for column in weight.member.columns(weight.parameters):
-            if column not in named:
+            if column not in named and column != OF_ROLLOUTS:
                 yield (
                     "data.extra_columns",
                     f"must name {column}, which the token weight {weight.member.name} reads, got "
                     f"{', '.join(named) or 'none'}; add it",
                 )
+
+
+def _rated_rollouts(recipe: Recipe) -> Findings:
+    """Pass rates of own rollouts need several of each prompt, and no other sequences."""
+    sequences = recipe.sequences
+    if sequences.origin != "student":
+        yield (
+            "sequences.origin",
+            f"must be student with the column {OF_ROLLOUTS}, which is of the update's own "
+            f"rollouts, got {sequences.origin}; set sequences.origin=student, or name a column of "
+            "the data",
+        )
+    elif (samples := sequences.rollouts.samples_per_prompt) < 2:
+        yield (
+            "sequences.rollouts.samples_per_prompt",
+            f"must be at least 2 with the column {OF_ROLLOUTS}, the fraction of them that pass, "
+            f"got {samples}; set it to 8, or name a column of the data",
+        )
+    if OF_ROLLOUTS in recipe.data.extra_columns:
+        yield (
+            "data.extra_columns",
+            f"must leave {OF_ROLLOUTS} out, which is made of rollouts; rename the column",
+        )
 
 
 def _importance(key: str, term: Term, recipe: Recipe) -> Findings:
@@ -209,15 +234,14 @@ def _is_reverse_kl(term: Term) -> bool:
 
 def _reward(recipe: Recipe, terms: list[Term]) -> Findings:
     reward = recipe.objective.reward
-    name, wanted = (
-        reward.function,
-        any("advantages" in w.member.reads for term in terms for w in term.token_weights),
-    )
+    name, wanted = reward.function, any(term.reads_reward for term in terms)
+    rated = any(term.rates_rollouts for term in terms)
     if wanted and name is None:
+        reader = f"column {OF_ROLLOUTS}" if rated else "token weight advantages"
         yield (
             "objective.reward.function",
-            "must be given with the token weight advantages, got none; name one, such as "
-            "exact_answer, or your own",
+            f"must be given with the {reader}, got none; name one, such as exact_answer, or your "
+            "own",
         )
     if not wanted and name is not None:
         yield (
@@ -225,6 +249,25 @@ def _reward(recipe: Recipe, terms: list[Term]) -> Findings:
             f"must be left out without the token weight advantages, got {name!r}; add a term "
             "{divergence: negative_log_likelihood, token_weights: advantages}, or remove it",
         )
+    if not rated and reward.pass_threshold != 1.0:
+        yield (
+            "objective.reward.pass_threshold",
+            f"must be left out unless a token weight pass_rate reads the column {OF_ROLLOUTS}, got "
+            f"{reward.pass_threshold:g}; remove it",
+        )
+    yield from reward_findings(reward)
+    samples = recipe.sequences.rollouts.samples_per_prompt
+    if wanted and not rated and reward.baseline == "leave_one_out" and samples < 2:
+        yield (
+            "sequences.rollouts.samples_per_prompt",
+            f"must be at least 2 for the baseline leave_one_out, got {samples}; set it to 4, or "
+            "objective.reward.baseline=moving_average",
+        )
+
+
+def reward_findings(reward: objective_schema.RewardSection) -> Findings:
+    """A reward that there is not, or with parameters that it does not take."""
+    name = reward.function
     if name is not None and ":" not in name:
         if name not in REWARDS:
             yield (
@@ -247,11 +290,4 @@ def _reward(recipe: Recipe, terms: list[Term]) -> Findings:
             "objective.reward.classifier",
             "must be given with the reward entailment and with no other, got "
             f"{reward.classifier!r} with {name!r}; add it or remove it",
-        )
-    samples = recipe.sequences.rollouts.samples_per_prompt
-    if wanted and reward.baseline == "leave_one_out" and samples < 2:
-        yield (
-            "sequences.rollouts.samples_per_prompt",
-            f"must be at least 2 for the baseline leave_one_out, got {samples}; set it to 4, or "
-            "objective.reward.baseline=moving_average",
         )

@@ -18,8 +18,8 @@ class Weighing(Section):
     """What each token of a term counts: the name of a token weight, and its parameters."""
 
     kind: str
-    """A token weight: uniform, origin, importance, advantages, sequence_reverse_kl, top_tokens, or
-    your own."""
+    """A token weight: uniform, origin, importance, advantages, sequence_reverse_kl, top_tokens,
+    pass_rate, or your own."""
 
     def built(self) -> Chosen[TokenWeight]:
         """The token weight with its parameters."""
@@ -60,7 +60,8 @@ def read_term(values: object) -> Term:
 
 
 class RewardSection(Section):
-    """What the student's own sequences are worth, for the token weight `advantages`."""
+    """What the student's own sequences are worth, for the token weight `advantages`, or which of
+    them pass, for `pass_rate` and the command `score`."""
 
     function: str | None = None
     """exact_answer, rouge_l, rouge_2, bleu, entailment, one of your `plugins`, or a Python function
@@ -75,6 +76,8 @@ class RewardSection(Section):
     """Subtracted from the reward, which lessens the noise of the gradient and keeps its mean:
     `leave_one_out`, the mean reward of the prompt's other samples; `moving_average`, that of the
     updates before."""
+    pass_threshold: float = 1.0
+    """A rollout passes with a reward of at least this: 1 for rewards that are 0 or 1."""
 
 
 class ObjectiveSection(Section):

@@ -98,6 +98,9 @@ _KINDS = {
     "loss_nats": _updates(
         "Training loss", "nats per token", "Each method minimizes its own: compare shapes."
     ),
+    "skipped_updates": _updates(
+        "Skipped updates", "updates", "So far: no position had a weight, nothing was learned."
+    ),
     "completion_length": _updates(
         "Length", "tokens", "Tokens of a rollout, end of sequence included.", small=True
     ),
@@ -312,11 +315,12 @@ def sampling(contents: RunContents, looks: Looks) -> list[Chart]:
 
 
 def training(contents: RunContents, looks: Looks) -> list[Chart]:
-    """Dev scores, loss on dev and training loss of the runs that logged them."""
+    """Dev scores, loss on dev, training loss and skipped updates of the runs that logged them."""
     return [
         *_dev(contents.logs, contents.dev_metric, looks, "chart"),
         *_logged("dev_loss_nats", contents.logs, looks),
         *_logged("loss_nats", contents.logs, looks),
+        *_logged("skipped_updates", contents.logs, looks),
     ]
 
 

@@ -47,6 +47,7 @@ def label(
     *,
     decode: Callable[[Sequence[int]], str],
     ends: str = "its end token",
+    writer: str = "teacher",
     shard_size: int = 2048,
     on_progress: Callable[[int], None] | None = None,
 ) -> TeacherCorpus:
@@ -61,7 +62,8 @@ def label(
     `settings` are what decides the outputs; ids of `sources` come once each, and their texts are
     for people who read the files. Of a beam only finished hypotheses are kept; samples that
     `max_new_tokens` cut off are kept as far as they go, and counted. `on_progress` receives numbers
-    of examples that became ready, stored ones included. `ends` names the tokens that end an output.
+    of examples that became ready, stored ones included. `ends` names the tokens that end an output,
+    and `writer` who writes, both for messages.
 
     Raises ModelError, as soon as it shows and with no corpus left, when hardly any example has an
     output that ends; StaleCorpusError when the folder was begun with other settings, and DataError
@@ -77,7 +79,7 @@ def label(
         report(len(sources))
     else:
         _begin(folder, record)
-        labelling = _Labelling(folder, record, sources, generator, decode, ends, report)
+        labelling = _Labelling(folder, record, sources, generator, decode, ends, writer, report)
         make_parts(
             folder,
             record.shard_names,
@@ -132,6 +134,7 @@ class _Labelling:
     generator: SequenceGenerator
     decode: Callable[[Sequence[int]], str]
     ends: str
+    writer: str
     report: Callable[[int], None]
     counts: Counts = dataclasses.field(default_factory=Counts)
     """Of the examples in the shards that are there."""
@@ -190,11 +193,11 @@ class _Labelling:
             return
         self._remove()
         raise ModelError(
-            f"The teacher must end its outputs with {self.ends} within max_new_tokens "
+            f"The {self.writer} must end its outputs with {self.ends} within max_new_tokens "
             f"({self.record.settings.decoding.max_new_tokens}), but it does so for "
             f"{num_ended} of {num_seen} examples, and no corpus is written. Raise "
-            "max_new_tokens, or name the token that the teacher ends with in eos_token_id of its "
-            "generation_config.json"
+            f"max_new_tokens, or name the token that the {self.writer} ends with in eos_token_id "
+            "of its generation_config.json"
         )
 
     def _remove(self) -> None:
@@ -209,11 +212,11 @@ class _Labelling:
         if not counts.num_with_text and self.num_seen >= _ENOUGH_TEXTS:
             self._remove()
             raise ModelError(
-                f"The teacher must write texts, but its outputs for all {self.num_seen} examples "
-                "are empty, and no corpus is written. Is it trained, and for these texts, in this "
-                "chat template and these languages?"
+                f"The {self.writer} must write texts, but its outputs for all {self.num_seen} "
+                "examples are empty, and no corpus is written. Is it trained, and for these texts, "
+                "in this chat template and these languages?"
             )
-        _warn(counts, self.num_seen, self.record.settings.decoding.max_new_tokens)
+        self._warn()
         finished = dataclasses.replace(
             self.record,
             checksums={name: of_file(self.folder / name) for name in self.record.shard_names},
@@ -222,29 +225,33 @@ class _Labelling:
         )
         write_record(self.folder, finished)
 
-
-def _warn(counts: Counts, num_examples: int, longest: int) -> None:
-    if counts.num_with_text < counts.num_hypotheses / 2:
-        logger.warning(
-            "%d of the teacher's %d outputs are empty: was it trained for these texts, in this "
-            "chat template and these languages?",
-            counts.num_hypotheses - counts.num_with_text,
-            counts.num_hypotheses,
-        )
-    if counts.num_unfinished:
-        logger.warning(
-            "the teacher's corpus has no output for %d of %d examples (%.1f%%): of a beam only "
-            "what ends within max_new_tokens (%d) is kept, of samples what has a token",
-            counts.num_unfinished,
-            num_examples,
-            100 * counts.num_unfinished / num_examples,
-            longest,
-        )
-    if counts.num_cut:
-        logger.warning(
-            "%d of the teacher's %d samples were cut off at %d tokens (%.1f%%) and are kept so",
-            counts.num_cut,
-            counts.num_hypotheses,
-            longest,
-            100 * counts.num_cut / counts.num_hypotheses,
-        )
+    def _warn(self) -> None:
+        counts, num_examples = self.counts, self.num_seen
+        longest = self.record.settings.decoding.max_new_tokens
+        if counts.num_with_text < counts.num_hypotheses / 2:
+            logger.warning(
+                "%d of the %s's %d outputs are empty: was it trained for these texts, in this "
+                "chat template and these languages?",
+                counts.num_hypotheses - counts.num_with_text,
+                self.writer,
+                counts.num_hypotheses,
+            )
+        if counts.num_unfinished:
+            logger.warning(
+                "the %s's corpus has no output for %d of %d examples (%.1f%%): of a beam only "
+                "what ends within max_new_tokens (%d) is kept, of samples what has a token",
+                self.writer,
+                counts.num_unfinished,
+                num_examples,
+                100 * counts.num_unfinished / num_examples,
+                longest,
+            )
+        if counts.num_cut:
+            logger.warning(
+                "%d of the %s's %d samples were cut off at %d tokens (%.1f%%) and are kept so",
+                counts.num_cut,
+                self.writer,
+                counts.num_hypotheses,
+                longest,
+                100 * counts.num_cut / counts.num_hypotheses,
+            )

@@ -47,6 +47,8 @@ class LoopState:
 
     update: int = 0
     tokens: int = 0
+    skipped: int = 0
+    """Updates in which no position had a weight."""
     best: list[tuple[float, int]] = dataclasses.field(default_factory=list)
     """(dev score, update) of the kept best students, best first."""
     best_sha256: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -5,7 +5,7 @@
                                (of all first what token weights over the update look at)
                                backward of the total (not of a mean)
         gradients / global count     the only division: any split of a batch gives the same update
-        clip, step, keep pruned weights at zero
+        clip, step, keep pruned weights at zero; skipped, and counted, where nothing had a weight
         now and then: score dev, save a checkpoint, keep the best students
 
 It does not know where sequences come from, what a divergence is, which weights should be pruned, or
@@ -83,6 +83,8 @@ class TrainingResult:
     seconds: float
     best: tuple[tuple[float, int], ...]
     stopped_early: bool
+    skipped_updates: int
+    """Of the updates, those in which no position had a weight: the optimizer did not move."""
 
 
 _KEPT = 0.95
@@ -186,6 +188,11 @@ class TrainingLoop:
             self._step()
             stopped = self._evaluate_and_save()
         self.progress.finish()
+        if skipped := self._state.skipped:
+            self.progress.echo(
+                f"{skipped:,} of {self._state.update:,} updates were skipped, since nothing in "
+                "them had a weight"
+            )
         ended = stopped or self._state.update == self.settings.steps
         with self._whole_student():
             if self._state.best and ended:
@@ -197,6 +204,7 @@ class TrainingLoop:
             self._state.seconds,
             tuple(self._state.best),
             stopped,
+            self._state.skipped,
         )
 
     def _resume(self, resume: Resume) -> None:
@@ -274,17 +282,21 @@ class TrainingLoop:
         self.objective.begin_update(update, steps, logged=logged)
         stats = self._accumulate()
         self.objective.end_update(stats.parts)
-        norm = self._divide_and_clip(stats.loss.count)
-        self._optimizer.step()
-        self.mask.enforce(self._optimizer)
-        self.teacher.student_updated()
+        norm = None
+        if self.objective.learns_from(stats.parts):
+            norm = self._divide_and_clip(stats.loss.count)
+            self._optimizer.step()
+            self.mask.enforce(self._optimizer)
+            self.teacher.student_updated()
+            self._note.add(stats)
+        else:  # a step would move by what the optimizer remembers, and decay
+            self._state.skipped += 1
         self._optimizer.zero_grad(set_to_none=True)
         self._state.update = update
         self._state.tokens += int(stats.num_targets)
         self._state.seconds += time.perf_counter() - started
         if logged:
             self._log_step(stats, rate, norm)
-        self._note.add(stats)
         self.progress.advance(1, self._note.text)
 
     def _accumulate(self) -> StepStats:
@@ -389,7 +401,8 @@ class TrainingLoop:
             numbers = {n: v for n, v in values.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=self._state.update)
 
-    def _log_step(self, stats: StepStats, rate: float, norm: float) -> None:
+    def _log_step(self, stats: StepStats, rate: float, norm: float | None) -> None:
+        """`norm` is None for an update that was skipped: it has no loss either."""
         (tokens_before, seconds_before), state = self._timed_to, self._state
         self._timed_to = (state.tokens, state.seconds)
         speed = (state.tokens - tokens_before) / (state.seconds - seconds_before)
@@ -400,10 +413,11 @@ class TrainingLoop:
         }
         self._log(
             {
-                "loss_nats": stats.loss.mean,
+                "loss_nats": None if norm is None else stats.loss.mean,
                 **means,
                 "learning_rate": rate,
                 "gradient_norm": norm,
+                **({"skipped_updates": state.skipped} if state.skipped else {}),
                 "tokens": state.tokens,
                 "seconds": round(state.seconds, 3),
                 "tokens_per_second": speed,

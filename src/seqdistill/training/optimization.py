@@ -57,7 +57,8 @@ class StudentLoss(nn.Module):
     def measured(self, batch: SequenceBatch, scores: TeacherScores) -> Measured:
         """What such weights look at, of the student with its dropout off."""
         with evaluation_mode(self.model):
-            return self._objective.measured(self.model.states(batch), scores, batch)
+            states = self.model.states(batch) if self._objective.measures_student else None
+            return self._objective.measured(states, scores, batch)
 
 
 def learning_rate(settings: TrainingSection, update: int) -> float:
