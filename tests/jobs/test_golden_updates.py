@@ -88,9 +88,10 @@ PAPERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "gkd_rl": (GKD_RL, "sequence", "student"),
     "tip": (TIP, "token", "student"),
     "opsd": ([{"divergence": "jensen_shannon", "beta": 0.5}], "sequence", "student"),
+    "paced_self": PACED[1],
     "context_distill": ([{"divergence": "forward_kl"}], "token", "reference"),
 }
-TAUGHT_BY_THEMSELVES = ("opsd", "context_distill")
+TAUGHT_BY_THEMSELVES = ("opsd", "paced_self", "context_distill")
 OWN_SETTINGS: dict[str, dict[str, object]] = {
     # As it becomes where dev keeps getting worse: the student writes all, later ones are kept ones.
     "distillm": {
@@ -235,8 +236,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tiny_model("llama", seed=12).save_pretrained(found["llama"] / "teacher")
     for folder in found.values():
         header, *rows = (folder / "train.tsv").read_text("utf-8").splitlines()
-        hinted = [f"{header}\thint", *(f"{row}\t{hint(row.split(chr(9))[0])}" for row in rows)]
-        (folder / "hinted.tsv").write_text("\n".join(hinted) + "\n", encoding="utf-8")
+        lines = [f"{header}\tpass_rate\thint"]
+        lines += [f"{row}\t{n % 5 / 4}\t{hint(row.split(chr(9))[0])}" for n, row in enumerate(rows)]
+        (folder / "more.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return found
 
 
@@ -248,7 +250,7 @@ def test_the_gradient_of_each_update_is_the_papers(
     given = {**few_updates(tmp_path), **OWN_SETTINGS.get(preset, {})}
     if preset in TAUGHT_BY_THEMSELVES:
         given |= {"teacher.model": "student", "teacher.prompt_column": "hint"}
-        given["data.train"] = str(places[kind] / "hinted.tsv")
+        given["data.train"] = str(places[kind] / "more.tsv")
     trained(recipe_in(places[kind], preset, *texts(given)))
     assert_of_the_paper(PAPERS[preset], places[kind], spy, kind, preset)
 
@@ -259,10 +261,7 @@ def test_the_gradient_of_each_stage_of_paced_is_the_papers(
     places: dict[str, Path], tmp_path: Path, spy: Spy, stage: int, kind: str
 ) -> None:
     place = places[kind]
-    header, *lines = (place / "train.tsv").read_text("utf-8").splitlines()
-    rated = [f"{header}\tpass_rate", *(f"{line}\t{n % 5 / 4}" for n, line in enumerate(lines))]
-    (tmp_path / "rated.tsv").write_text("\n".join(rated) + "\n", encoding="utf-8")
-    given = {**few_updates(tmp_path), "data.train": str(tmp_path / "rated.tsv")}
+    given = {**few_updates(tmp_path), "data.train": str(place / "more.tsv")}
     length = "stages.1.settings.sequences.rollouts.max_new_tokens=8"
     chain = recipe_in(place, "paced", *texts(given), length)
     trained(stage_recipe(chain, stage, start_from=str(place / "student") if stage else None))

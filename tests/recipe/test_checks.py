@@ -97,6 +97,6 @@ def test_a_preset_contradicts_nothing_once_its_models_and_data_are_given(name: s
     if name == "self_distill":
         # Until student.model names the shape, it might be an architecture or a vocabulary instead.
         missing |= {"student.architecture", "student.vocab_size"}
-    if name in ("opsd", "context_distill"):
+    if name in ("opsd", "paced_self", "context_distill"):
         missing.add("teacher.prompt_column")
     assert {key for key, _ in all_contradictions(read_recipe(name))} <= missing

@@ -34,7 +34,8 @@ def test_a_method_resolves_to_what_its_paper_says(name: str) -> None:
         beam = {"teacher": ("beam", 5, 1), "interpolation": ("beam", 35, 35)}[origin]
         assert (decoding.mode, decoding.beam_size, decoding.n_best) == beam
         assert recipe.sequences.similarity == "smoothed_bleu"
-    if name in ("on_policy_kd", "gkd", "minillm", "distillm", "gkd_rl", "tip", "opsd"):
+    sampling = ("on_policy_kd", "gkd", "minillm", "distillm", "gkd_rl", "tip", "opsd", "paced_self")
+    if name in sampling:
         whole = (rollouts.mode, rollouts.sampling_temperature, rollouts.top_k, rollouts.top_p)
         assert whole == ("sample", 1.0, 0, 1.0), "rollouts are of the whole distribution"
     rates = {

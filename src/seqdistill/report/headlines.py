@@ -26,6 +26,7 @@ METHOD_TITLES = {
     "gkd": "on given and own sequences",
     "tip": "on the telling tokens of its own sequences",
     "opsd": "on its own sequences, by itself with a context",
+    "paced_self": "on its own sequences, by itself with a context",
     "context_distill": "by itself with a context",
     "gkd_rl": "on its own sequences, with a reward",
 }
