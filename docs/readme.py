@@ -162,7 +162,7 @@ def with_block(text: str, name: str, content: str) -> str:
 def rendered(page: Path = README) -> str:
     """The page as it should be: one of `PAGES`."""
     blocks = {
-        README: {"demo table": demo_table},
+        README: {"demo table": demo_table, "on-policy table": on_policy_table},
         METHODS_PAGE: {
             "kim and rush table": kim_rush_table,
             "on-policy table": on_policy_table,
