@@ -62,7 +62,7 @@ def test_one_row_is_shown_as_the_student_sees_it(family: str) -> None:
 def test_a_student_that_samples_is_not_said_to_learn_the_references() -> None:
     plain_student()
     short = "sequences.rollouts.max_new_tokens=8"
-    models = ["student.model=student", "teacher.model=student", short]
+    models = ["student.model=student", "teacher.model=./student", short]
     row: dict[str, object] = {"prompt": "a b ", "completion": "c d"}
     sampling = prepared_on([row], *models, method="on_policy_kd")
     lines = dict(shown_row(sampling, sampling.train))

@@ -15,7 +15,11 @@ from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.metrics.rewards import Reward, reward_function
 from seqdistill.testing import check_reward
 
-REWARDS = [name for name in families.REWARDS if name != "entailment"]
+REWARDS = [
+    name
+    for name, member in families.REWARDS.items()
+    if name != "entailment" and isinstance(member.target, str)  # others are not the package's
+]
 PROMPTS = ["add 1 and 2", "add 3 and 4", "add 5 and 6"]
 REFERENCES = ["one and two is #### 3", "three and four is #### 7", "five and six is #### 11"]
 OUTPUTS = ["one and two is #### 3", "and three is #### 8", ""]

@@ -16,6 +16,7 @@ import seqdistill.sources
 from seqdistill.core.schedules import Schedule
 from seqdistill.sources.completions import Completion, CompletionSource
 from seqdistill.sources.mixture import AdaptiveFraction, Coin, Fraction, MixtureSource, ReplaySource
+from seqdistill.sources.pass_rates import PassRatedSource
 from seqdistill.sources.rewarded import Baseline, RewardedSource
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import StoredCompletions
@@ -62,6 +63,9 @@ WRITERS: dict[str, Callable[[], CompletionSource]] = {
     "rewarded, moving average": lambda: rewarded("moving_average"),
     "rewarded, no baseline": lambda: rewarded("none"),
     "rewarded mixture": lambda: rewarded("moving_average", mixture("example")),
+    "rewarded with pass rates, three samples": lambda: PassRatedSource(
+        rewarded("none", student(3)), -4.0
+    ),
     "replay of rewarded": lambda: replay(rewarded("leave_one_out")),
     "adaptive mixture of replay": lambda: MixtureSource(
         replay(), StoredCompletions("reference"), AdaptiveFraction(step=0.3), coin="batch", seed=5
