@@ -341,7 +341,8 @@ def _own_teacher(recipe: Recipe) -> Findings:
         yield (
             "teacher.prompt_column",
             "must be given where the student is its own teacher and learns from nothing else, "
-            "since both would say the same, got none; name a column of data.train",
+            "since both would say the same, got none; name a column of data.train, or, where "
+            "a folder student is meant, ./student",
         )
     if teacher.average_decay == 1.0:
         return
