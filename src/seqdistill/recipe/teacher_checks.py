@@ -1,0 +1,102 @@
+"""Contradictions between the teacher and the rest of a recipe."""
+
+from __future__ import annotations
+
+from seqdistill.recipe.objective_checks import is_soft
+from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sections import Findings
+
+
+def teacher_findings(recipe: Recipe) -> Findings:
+    """A teacher that is needed and not named, that nothing asks, or that cannot be the student."""
+    yield from _asked(recipe)
+    yield from _own(recipe)
+
+
+def _asked(recipe: Recipe) -> Findings:
+    """A teacher that is needed and not named, or asked for what nothing reads."""
+    teacher, sequences = recipe.teacher, recipe.sequences
+    soft = [term.divergence for term in recipe.objective.terms if is_soft(term)]
+    monitored = "teacher_reverse_kl" in recipe.objective.monitors
+    reasons = {
+        f"the objective's {soft[0] if soft else ''}": bool(soft),
+        f"teacher.scores: {teacher.scores}": teacher.scores != "none",
+        f"sequences.origin: {sequences.origin}": sequences.origin in ("teacher", "interpolation"),
+        "sequences.mixture.others: teacher": sequences.reads_mixture
+        and sequences.decoded_by_teacher,
+        "sequences.rollouts.teacher_fraction": sequences.rollouts.teacher_fraction > 0.0,
+        "student.init: teacher_layers": recipe.student.init == "teacher_layers",
+    }
+    needed = [reason for reason, holds in reasons.items() if holds]
+    if needed and teacher.model is None:
+        yield (
+            "teacher.model",
+            f"must be given for {' and for '.join(needed)}, got none; add teacher.model=...",
+        )
+    if soft and teacher.scores == "none":
+        yield (
+            "teacher.scores",
+            f"must be dense for the objective's {soft[0]}, got none; set teacher.scores=dense or "
+            "take that term out",
+        )
+    elif monitored and teacher.scores == "none":
+        yield (
+            "objective.monitors",
+            "must leave teacher_reverse_kl out unless teacher.scores is dense, got none; set "
+            "teacher.scores=dense, or take the monitor out",
+        )
+    elif not (soft or monitored) and teacher.scores != "none":
+        yield (
+            "teacher.scores",
+            f"must be none when no term of the objective reads the scores, got {teacher.scores}; "
+            "set teacher.scores=none, or add a term such as forward_kl",
+        )
+
+
+def _own(recipe: Recipe) -> Findings:
+    """What a teacher that is the student, or that reads another prompt, cannot be."""
+    teacher, student, sequences = recipe.teacher, recipe.student, recipe.sequences
+    if sequences.rollouts.teacher_fraction > 0.0 and (teacher.is_student or teacher.prompt_column):
+        found = "teacher.model: student" if teacher.is_student else "teacher.prompt_column"
+        yield (
+            "sequences.rollouts.teacher_fraction",
+            f"must be 0 with {found}, since both sample after the student's prompt, got "
+            f"{sequences.rollouts.teacher_fraction:g}; remove it",
+        )
+    if not teacher.is_student:
+        return
+    if student.init != "pretrained":
+        yield (
+            "student.init",
+            f"must be pretrained where the student is its own teacher, got {student.init}; name a "
+            "trained student.model",
+        )
+    for key in ("dtype", "attention"):
+        if key in teacher.changed():
+            yield (
+                f"teacher.{key}",
+                "must be left out where the teacher has the student's weights and runs as it does, "
+                f"got {getattr(teacher, key)}; remove it",
+            )
+    if teacher.prompt_column is None and all(map(is_soft, recipe.objective.terms)):
+        yield (
+            "teacher.prompt_column",
+            "must be given where the student is its own teacher and learns from nothing else, "
+            "since both would say the same, got none; name a column of data.train, or, where "
+            "a folder student is meant, ./student",
+        )
+    if teacher.average_decay == 1.0:
+        return
+    if teacher.average_decay > 0.0 and student.lora.rank is not None:
+        yield (
+            "teacher.average_decay",
+            "must be 0 or 1 with student.lora, since an average of adapters is not that of the "
+            f"weights that they make, got {teacher.average_decay:g}; set it to 1",
+        )
+    if sequences.decoded_by_teacher or teacher.cache_hidden_states != "none":
+        found = "teacher.cache_hidden_states" if not sequences.decoded_by_teacher else "its labels"
+        yield (
+            "teacher.average_decay",
+            f"must be 1 with {found}, which are made once, before the student changes, got "
+            f"{teacher.average_decay:g}; set it to 1",
+        )
