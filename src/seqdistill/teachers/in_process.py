@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 
 import torch
@@ -13,21 +14,21 @@ from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.dropout import evaluation_mode
 
 
-class Teacher:
+class Teacher(abc.ABC):
     """Scores a batch of sequences, whoever wrote them."""
 
+    @abc.abstractmethod
     def score(self, batch: SequenceBatch) -> TeacherScores:
         """What the teacher says at every target position of the batch, after its own prompt."""
-        raise NotImplementedError
 
-    def student_updated(self) -> None:
+    def student_updated(self) -> None:  # noqa: B027 - most have nothing to do
         """The student has new weights; only what is made of them changes."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has changed since the teacher was built."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - likewise
         """Go to where `state_dict` was taken."""
 
 
