@@ -87,6 +87,7 @@ PAPERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "minillm": (MINILLM, "sum", "teacher_mixed and reference"),
     "gkd_rl": (GKD_RL, "sequence", "student"),
     "tip": (TIP, "token", "student"),
+    "near_policy": ([{"divergence": "forward_kl"}], "token", "student"),
     "opsd": ([{"divergence": "jensen_shannon", "beta": 0.5}], "sequence", "student"),
     "paced_self": PACED[1],
     "context_distill": ([{"divergence": "forward_kl"}], "token", "reference"),
@@ -98,6 +99,7 @@ OWN_SETTINGS: dict[str, dict[str, object]] = {
         "sequences.mixture.student_fraction": 1.0,
         "training.eval_every": None,
     },
+    "near_policy": {"sequences.near_policy.sync_every": 2},
     "seq_inter": {"sequences.decoding.beam_size": 4, "sequences.decoding.n_best": 4},
     "gkd_rl": {"objective.reward.function": "tests.jobs.naive:letters_of_the_reference"},
 }

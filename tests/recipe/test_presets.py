@@ -100,7 +100,7 @@ def test_a_preset_explains_itself_and_goes_to_another_process_as_it_is(name: str
     assert sent.model_dump(exclude_unset=True) == recipe.model_dump(exclude_unset=True)
 
 
-@pytest.mark.parametrize("name", ["near_policy", "speculative"])
+@pytest.mark.parametrize("name", ["speculative", "uld"])
 def test_a_method_that_is_not_offered_is_refused_and_not_ignored(name: str) -> None:
     with pytest.raises(RecipeError, match=rf"preset must be one of .*got '{name}'"):
         show_preset(name)

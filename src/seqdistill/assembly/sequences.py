@@ -2,28 +2,42 @@
 
 what exists before training:  references, or the teacher's outputs
 what is written meanwhile:    student -> replay -> mixture with what exists -> reward -> pass rate
+                              or by a process ahead of training (near-policy)
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+
+import torch
 
 from seqdistill.assembly.corpus import teacher_outputs
 from seqdistill.assembly.data import collator_for, within_limits
-from seqdistill.assembly.decoding import converted, rollout_engine, verification_pairs
+from seqdistill.assembly.decoding import (
+    EngineChoice,
+    converted,
+    rollout_engine,
+    verification_pairs,
+)
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.progress import Progress
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Sampler
 from seqdistill.generation.model_facts import pair_facts
+from seqdistill.generation.rollout_process import RolloutProcess, Writer
 from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
-from seqdistill.generation.verification import reach_of
+from seqdistill.generation.scoring import IdPair
+from seqdistill.generation.verification import Reach, reach_of
+from seqdistill.models.loading import LoadedModel
+from seqdistill.models.placement import Precision
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.sequences_schema import AdaptiveSection, Decoding
 from seqdistill.sources.completions import CompletionSource, Gather, SequenceSource, alone
 from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource, ReplaySource
+from seqdistill.sources.near_policy import NearPolicyBatches
 from seqdistill.sources.pass_rates import PassRatedSource
 from seqdistill.sources.rewarded import RewardedSource
 from seqdistill.sources.rollouts import OnCompletions, RolloutBatches, RolloutSampler
@@ -78,6 +92,24 @@ def build_source(
             rank=rank,
             world_size=world_size,
         )
+    if recipe.sequences.origin == "near_policy":
+        ahead = recipe.sequences.near_policy
+        return NearPolicyBatches(
+            examples,
+            prepared.student.model,
+            _rollout_process(prepared, examples),
+            collator,
+            sync_every=ahead.sync_every,
+            micro_batches=recipe.training.gradient_accumulation_steps,
+            samples_per_prompt=recipe.sequences.rollouts.samples_per_prompt,
+            batch_tokens=recipe.training.batch_tokens,
+            expected_new_tokens=recipe.sequences.rollouts.max_new_tokens,
+            keep_quantiles=ahead.keep_quantiles,
+            seed=recipe.seed,
+            rank=rank,
+            world_size=world_size,
+            on_completions=on_completions,
+        )
     return RolloutBatches(
         examples,
         _completions(prepared, examples, rank, world_size, gather),
@@ -88,6 +120,21 @@ def build_source(
         rank=rank,
         world_size=world_size,
         on_completions=on_completions,
+    )
+
+
+def _rollout_process(prepared: Prepared, examples: Sequence[EncodedExample]) -> RolloutProcess:
+    recipe, plan = prepared.recipe, _plan(prepared, examples)
+    ahead, teacher = recipe.sequences.near_policy, prepared.teacher
+    return RolloutProcess(
+        Writer(
+            prepared.student,
+            functools.partial(_planned_sampler, plan),
+            device=ahead.device or str(prepared.student.model.device),
+            teacher=teacher if ahead.keep_quantiles is not None else None,
+            vocab_size=plan.vocab_size,
+        ),
+        threads=recipe.training.threads or torch.get_num_threads(),
     )
 
 
@@ -159,9 +206,21 @@ def _completions(
     return source
 
 
-def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
+@dataclasses.dataclass(frozen=True)
+class _SamplerPlan:
+    """What a sampler of the student's own is made of, in this process or another."""
+
+    decoding: Decoding
+    engine: EngineChoice
+    verify_on: list[IdPair]
+    reach: Reach
+    vocab_size: int
+    precision: Precision
+
+
+def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPlan:
     recipe, student = prepared.recipe, prepared.student
-    section, precision = recipe.sequences.rollouts, prepared.precision
+    section = recipe.sequences.rollouts
     decoding = Decoding(
         mode="sample" if section.mode == "sample" else "beam",
         beam_size=1,
@@ -177,34 +236,51 @@ def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
         vocab_size = check_vocabularies(student, prepared.teacher)
     else:
         vocab_size = num_known_ids(student.tokenizer)
-    if section.teacher_fraction > 0.0 and prepared.teacher is not None:
+    # With targets no longer than a rollout, which fit the model where others may not.
+    pairs = verification_pairs(with_placeholder_targets(examples))
+    longest = max(1, section.max_new_tokens - 1)
+    return _SamplerPlan(
+        decoding,
+        rollout_engine(recipe),
+        [(source, target[:longest]) for source, target in pairs],
+        reach_of(examples, section.max_new_tokens),
+        vocab_size,
+        prepared.precision,
+    )
+
+
+def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
+    plan, student = _plan(prepared, examples), prepared.student
+    fraction = prepared.recipe.sequences.rollouts.teacher_fraction
+    if fraction > 0.0 and prepared.teacher is not None:
         return TeacherMixedSampler(
             student.model,
             student.tokenizer,
             teacher=prepared.teacher.model.to(student.model.device),
             kind=student.kind,
-            decoding=decoding,
-            vocab_size=vocab_size,
-            teacher_fraction=section.teacher_fraction,
-            precision=precision,
+            decoding=plan.decoding,
+            vocab_size=plan.vocab_size,
+            teacher_fraction=fraction,
+            precision=plan.precision,
         )
-    # With targets no longer than a rollout, which fit the model where others may not.
-    pairs = verification_pairs(with_placeholder_targets(examples))
-    longest = max(1, section.max_new_tokens - 1)
+    return _planned_sampler(plan, student)
+
+
+def _planned_sampler(plan: _SamplerPlan, student: LoadedModel) -> Sampler:
     fast = converted(
         student,
-        rollout_engine(recipe),
-        verify_on=[(source, target[:longest]) for source, target in pairs],
-        reach=reach_of(examples, section.max_new_tokens),
-        vocab_size=vocab_size,
+        plan.engine,
+        verify_on=plan.verify_on,
+        reach=plan.reach,
+        vocab_size=plan.vocab_size,
     )
     if fast is not None:
-        return CTranslate2Sampler(student.model, fast, decoding)
+        return CTranslate2Sampler(student.model, fast, plan.decoding)
     return TransformersSampler(
         student.model,
         student.tokenizer,
         kind=student.kind,
-        decoding=decoding,
-        vocab_size=vocab_size,
-        precision=precision,
+        decoding=plan.decoding,
+        vocab_size=plan.vocab_size,
+        precision=plan.precision,
     )

@@ -283,6 +283,16 @@ def _largest_batches(prepared: Prepared) -> list[EncodedDataset]:
     return [prepared.train.select(found) for _, found in (wide, long)]
 
 
+def _at_once(prepared: Prepared) -> Prepared:
+    """With sequences that training waits for, where a process would write them ahead: at most as
+    fast."""
+    recipe = prepared.recipe
+    if recipe.sequences.origin != "near_policy":
+        return prepared
+    sequences = recipe.sequences.model_copy(update={"origin": "student"})
+    return dataclasses.replace(prepared, recipe=recipe.model_copy(update={"sequences": sequences}))
+
+
 def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, float]:
     """Seconds of the teacher's scores, and of the student's passes with what it writes: of each the
     fastest of some batches of the epoch. The largest come first, for the memory that they take."""
@@ -298,7 +308,7 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
     bf16 = prepared.precision == "bf16"
     fastest = (math.inf, math.inf)
     every = [*_largest_batches(prepared), prepared.train]
-    sources = [build_source(prepared, examples) for examples in every]
+    sources = [build_source(_at_once(prepared), examples) for examples in every]
     model.train()
     for number, source in enumerate((*sources, sources[-1], sources[-1]), start=1):
         began = time.perf_counter()

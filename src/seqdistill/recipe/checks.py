@@ -43,9 +43,10 @@ _READ_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("sequences.decoding.beam_size", "sequences.decoding.mode", ("beam",)),
     ("sequences.decoding.length_penalty", "sequences.decoding.mode", ("beam",)),
     ("sequences.decoding.compute_type", "sequences.decoding.engine", ("ctranslate2", "auto")),
-    ("sequences.rollouts.*", "sequences.origin", ("student", "mixture", "replay")),
+    ("sequences.rollouts.*", "sequences.origin", ("student", "near_policy", "mixture", "replay")),
     ("sequences.mixture.*", "sequences.origin", ("mixture", "replay")),
     ("sequences.replay.*", "sequences.origin", ("replay",)),
+    ("sequences.near_policy.*", "sequences.origin", ("near_policy",)),
     *(
         (f"sequences.rollouts.{name}", "sequences.rollouts.mode", ("sample",))
         for name in (*_SAMPLER, "samples_per_prompt", "teacher_fraction")

@@ -158,11 +158,12 @@ def _policy_gradient(key: str, term: Term, terms: list[Term], recipe: Recipe) ->
             f"sequences of {', '.join(counted)}; set sequences.origin=student",
         )
         return
-    if sequences.origin == "replay":
+    if sequences.origin in ("replay", "near_policy"):
         yield (
             "sequences.origin",
             f"must be student or mixture with the token weight {name}, whose gradient is that of "
-            "the student that sampled the sequences, got replay; set sequences.origin=student",
+            f"the student that sampled the sequences, got {sequences.origin}; set "
+            "sequences.origin=student",
         )
     if rollouts.mode != "sample":
         yield (
@@ -254,6 +255,12 @@ def _reward(recipe: Recipe, terms: list[Term]) -> Findings:
             "objective.reward.pass_threshold",
             f"must be left out unless a token weight pass_rate reads the column {OF_ROLLOUTS}, got "
             f"{reward.pass_threshold:g}; remove it",
+        )
+    if rated and recipe.sequences.origin == "near_policy":
+        yield (
+            "sequences.origin",
+            f"must be student with the column {OF_ROLLOUTS}, which is of the student of now, got "
+            "near_policy; set sequences.origin=student",
         )
     yield from reward_findings(reward)
     samples = recipe.sequences.rollouts.samples_per_prompt

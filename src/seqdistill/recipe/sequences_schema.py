@@ -149,17 +149,39 @@ class ReplaySection(Section):
     ones. Falls linearly to 0 in DistiLLM."""
 
 
+def _rising(given: tuple[float, float]) -> tuple[float, float]:
+    if given[0] >= given[1]:
+        raise ValueError("must rise, such as [0.05, 0.95]")
+    return given
+
+
+class NearPolicySection(Section):
+    """How far a process of its own writes ahead of training."""
+
+    sync_every: PositiveInt = 8
+    """After so many updates n the process takes the student's weights; it writes the sequences of n
+    updates at once. They are learned from n to 2n - 1 updates later."""
+    keep_quantiles: Annotated[tuple[Share, Share], AfterValidator(_rising)] | None = None
+    """Of what is written together only the sequences between these two quantiles are kept, by how
+    much harder the student finds the answer with its prompt than the teacher does: the gap of their
+    instruction-following difficulties L(y | x) / L(y). [0.05, 0.95] leaves out both extremes. All
+    when not given."""
+    device: Annotated[str, Field(pattern="^(cpu|cuda(:[0-9]+)?)$")] | None = None
+    """Where the process writes, such as cuda:1; where the student is when not given."""
+
+
 class SequencesSection(Section):
     """Where the sequences come from that the student learns from."""
 
-    origin: Literal["reference", "teacher", "interpolation", "student", "mixture", "replay"] = (
-        "reference"
-    )
+    origin: Literal[
+        "reference", "teacher", "interpolation", "student", "near_policy", "mixture", "replay"
+    ] = "reference"
     """`reference`: the targets in the data. `teacher`: its decoded outputs (Seq-KD), made once,
     stored, verified and reused. `interpolation`: of its n best outputs the one most similar to the
     target in the data (Seq-Inter), for fine-tuning a student that is trained already. `student`:
-    on-policy, sampled from the student's weights of the current update. `mixture`: a share by the
-    student, the others as `mixture` says (GKD). `replay`: as `mixture`, but the student's
+    on-policy, sampled from the student's weights of the current update. `near_policy`: sampled by
+    a process of its own from weights a few updates old, while training goes on. `mixture`: a share
+    by the student, the others as `mixture` says (GKD). `replay`: as `mixture`, but the student's
     sequences are kept and used again, so some are those of an earlier student: not on-policy."""
     similarity: Literal[
         "smoothed_bleu", "smoothed_bleu_of_tokens", "sentence_bleu", "sentence_chrf"
@@ -175,11 +197,13 @@ class SequencesSection(Section):
     """How much comes from where."""
     replay: ReplaySection = ReplaySection()
     """What is used again."""
+    near_policy: NearPolicySection = NearPolicySection()
+    """What is sampled ahead."""
 
     @property
     def can_roll_out(self) -> bool:
         """Whether the student may sample sequences, whatever its share."""
-        return self.origin in ("student", "mixture", "replay")
+        return self.origin in ("student", "near_policy", "mixture", "replay")
 
     @property
     def rolls_out(self) -> bool:

@@ -72,6 +72,7 @@ def _sequences_of(recipe: Recipe, preset: Recipe) -> SequencesSection:
             "rollouts": theirs.rollouts.model_copy(update=rollouts),
             "mixture": theirs.mixture,
             "replay": theirs.replay,
+            "near_policy": theirs.near_policy,
         }
     )
 
