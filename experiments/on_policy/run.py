@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from experiments.followers import page as followers
 from experiments.on_policy import routes
 from experiments.on_policy.page import RESULTS, write_page
 from experiments.pages import exits
@@ -46,6 +47,8 @@ class Regime:
     """Makes what a combination's settings name, beside the dev set."""
     shape: Callable[[str], Mapping[str, Any]]
     """The configuration that the name of a student's folder means."""
+    results: Path = RESULTS
+    """Where its rows are kept."""
 
     @functools.cached_property
     def sweep(self) -> Sweep:
@@ -124,6 +127,9 @@ REGIMES = {
         Regime("few_inputs", _make_few_inputs, lambda name: Size(*_numbers(name)).architecture),
         Regime("routes", _make_routes, lambda name: routes.shape(*_numbers(name))),
         Regime("better_policy", _make_better_policy, lambda name: routes.shape(*_numbers(name))),
+        Regime(
+            "followers", _make_routes, lambda name: routes.shape(*_numbers(name)), followers.RESULTS
+        ),
     )
 }
 
@@ -192,11 +198,13 @@ def keep(regime: Regime, sizes: Mapping[str, int]) -> None:
     """Writes the regime's rows in place of those that no cell of the sweep stands for any more."""
     cells = planned_cells(regime.sweep)
     planned = {cell.key for cell in cells.values()}
-    old = read_rows(RESULTS)
-    kept = [row for row in old if row["task"] != regime.name or row["cell"] in planned]
-    write_rows(RESULTS, kept, read_facts(RESULTS))
+    path = regime.results
+    if path.is_file():
+        old = read_rows(path)
+        kept = [row for row in old if row["task"] != regime.name or row["cell"] in planned]
+        write_rows(path, kept, read_facts(path))
     rows = collected(regime, cells)
-    add_rows(RESULTS, rows, {regime.name: sizes})
+    add_rows(path, rows, {regime.name: sizes})
     by_key = {cell.key: cell for cell in cells.values()}
     tested = {
         f"{row['task']}/{row['name']}": by_key[row["cell"]]
@@ -204,7 +212,7 @@ def keep(regime: Regime, sizes: Mapping[str, int]) -> None:
         if row["experiment"] == "main"
     }
     keys = ("condition", "method")
-    write_differences(RESULTS, tested, keys, _held_against, [("greedy", "greedy")])
+    write_differences(path, tested, keys, _held_against, [("greedy", "greedy")])
 
 
 def _held_against(row: Row, base: Row) -> bool:
@@ -238,7 +246,9 @@ def main() -> None:
         keep(regime, sizes)
     if options.list:
         return
-    write_page(RESULTS)
+    for write, path in ((write_page, RESULTS), (followers.write_page, followers.RESULTS)):
+        if path.is_file():
+            write(path)
     exit_if_failed(failed)
 
 
