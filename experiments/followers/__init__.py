@@ -1,1 +1,1 @@
-"""Where on-policy distillation pays: regimes in which it should, measured with its mechanism."""
+"""What grew from on-policy distillation: each "is it better?" answered with an interval."""
