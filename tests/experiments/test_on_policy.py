@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from experiments.claims import read_claims
+from experiments.followers import page as followers
 from experiments.on_policy import page, routes
 from experiments.running import add_rows
 from scipy.sparse import csr_array
@@ -16,6 +17,7 @@ from scipy.sparse.csgraph import shortest_path
 
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
+from seqdistill.recipe.sweep_schema import read_sweep
 
 TOWN = routes.city(5)
 
@@ -173,3 +175,30 @@ def test_steps_to_the_best_student_are_measured_by_the_teachers_beam_in_fp32(
     page.write_page(store)
     assert (tmp_path / "on_policy" / "quality.svg").is_file()
     assert "| int8 | greedy | 21.9 | −2.1 | 50× |" in store.with_suffix(".md").read_text("utf-8")
+
+
+def test_followers_are_judged_by_their_margin_and_are_those_of_the_sweep(tmp_path: Path) -> None:
+    sweep = read_sweep(Path(routes.__file__).with_name("followers.yaml"))
+    assert {*sweep.systems} == followers.METHOD_NAMES.keys() - {"teacher"}
+    paper = read_claims(Path(followers.__file__).with_name("claims.yaml"))
+    named = {
+        figure[role] for claim in paper for figure in claim.figures for role in ("system", "base")
+    }
+    assert named <= {*sweep.methods}
+    store = tmp_path / "followers.parquet"
+    scores = {
+        "start": (60, 61),
+        "all_tokens": (90, 91),
+        "tip_half": (89, 90.1),
+        "tip_fifth": (80, 81),
+    }
+    rows = [row for name, found in scores.items() for row in made_up("followers", name, "", *found)]
+    add_rows(store, rows, {"followers": {"dev": 3, "test": 9}})
+    followers.write_page(store)
+    lines = store.with_suffix(".md").read_text("utf-8").splitlines()
+    verdicts = {
+        line.split("|")[1].strip(): line.split("|")[3].strip()
+        for line in lines
+        if line.startswith("| ")
+    }
+    assert [verdicts[number] for number in "124"] == ["holds", "does not hold", "not measured"]
