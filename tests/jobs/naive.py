@@ -221,6 +221,8 @@ def _at(
         return torch.neg((p * log_q).sum())
     if name == "total_variation":
         found: Tensor = (p - q).abs().sum() / 2
+    elif name == "neg_log_acceptance":
+        found = -(1 - (p - q).abs().sum() / 2).log()
     elif name == "jensen_shannon" and 0.0 < (beta := term["beta"]) < 1.0:
         middle = (beta * p + (1 - beta) * q).log()
         found = beta * (p * (log_p - middle)).sum() + (1 - beta) * (q * (log_q - middle)).sum()

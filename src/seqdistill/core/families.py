@@ -294,6 +294,7 @@ _by_hand("jensen_shannon", JensenShannon)
 _by_hand("skew_forward_kl", Skew)
 _by_hand("skew_reverse_kl", Skew)
 DIVERGENCES.add("total_variation", _PLAIN % "total_variation")
+DIVERGENCES.add("neg_log_acceptance", _PLAIN % "neg_log_acceptance")
 DIVERGENCES.add("adaptive_kl", _ADAPTIVE % "adaptive_kl", parameters=AdaptiveKL)
 DIVERGENCES.add(
     "interpolated_forward_kl",

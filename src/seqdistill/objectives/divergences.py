@@ -150,6 +150,28 @@ def total_variation(
     return within(0.5 * (teacher.exp() - student.exp()).abs().sum(dim=-1), 1.0)
 
 
+def neg_log_acceptance(
+    student_log_probs: Float[Tensor, "*batch vocab"],
+    teacher_log_probs: Float[Tensor, "*batch vocab"],
+) -> Float[Tensor, "*batch"]:
+    """-log sum min(P, Q) in nats: of the chance that speculative sampling accepts a drafted token.
+
+    It is -log(1 - total_variation), with total variation's gradient divided by the acceptance: that
+    of total variation vanishes with the overlap of the two, this one stays of the size of 1, so
+    that a student learns from wherever it starts. The gradient at P = Q, where there is a kink, is
+    0.
+
+    Logarithms are added, never probabilities: an overlap of e^-500 costs 500 nats, in fp32 too, and
+    any two softmaxes of finite logits overlap. Only where no symbol at all has mass under both is
+    it +inf, with a gradient of 0; training stops at such a loss, as at an infinite forward_kl.
+
+    Source: Samarin et al. 2026 (LK losses); there, as in vLLM's speculators, probabilities are
+    added and the sum is kept above a small number, below which nothing is learned.
+    """
+    student, teacher = checked_pair(student_log_probs, teacher_log_probs)
+    return within(-torch.minimum(student, teacher).logsumexp(dim=-1))
+
+
 def cross_entropy(
     student_log_probs: Float[Tensor, "*batch vocab"],
     teacher_log_probs: Float[Tensor, "*batch vocab"],
