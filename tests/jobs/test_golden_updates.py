@@ -85,6 +85,7 @@ PAPERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "distillm": ([{"divergence": "skew_reverse_kl", "alpha": 0.1}], "token", "student"),
     "distillm_2": (DISTILLM_2, "sequence", "student and teacher"),
     "minillm": (MINILLM, "sum", "teacher_mixed and reference"),
+    "distill_spec": ([{"divergence": "neg_log_acceptance"}], "sequence", "student"),
     "gkd_rl": (GKD_RL, "sequence", "student"),
     "tip": (TIP, "token", "student"),
     "opsd": ([{"divergence": "jensen_shannon", "beta": 0.5}], "sequence", "student"),
