@@ -305,6 +305,8 @@ def test_the_logarithm_of_acceptance_has_the_gradient_of_total_variation_over_ac
     (lost,) = torch.autograd.grad(distance.sum(), logits, retain_graph=True)
     (kept,) = torch.autograd.grad(neg_log_acceptance(student, teacher).sum(), logits)
     torch.testing.assert_close(kept * (1.0 - distance)[:, None], lost)
+    too_little = torch.where(student < teacher, student.exp(), 0.0).sum(-1)
+    torch.testing.assert_close(lost.abs().sum(-1), 2.0 * too_little * (1.0 - too_little))
 
 
 @pytest.mark.parametrize("nats", [1.0, 10.0, 60.0, 500.0])
@@ -325,19 +327,20 @@ def test_it_keeps_its_gradient_where_that_of_total_variation_goes_with_the_overl
 
 
 def test_from_a_cold_start_the_logarithm_learns_and_total_variation_stalls() -> None:
-    teacher = log_probs(seeded(41), 16).float()
-    start = torch.randn(16, VOCAB, generator=seeded(42)) - 30.0 * teacher.exp()
-    start[torch.arange(16), teacher.argmin(-1)] += 60.0  # sure of what the teacher never says
+    """Of a thousand symbols the teacher likes a few, and the student knows none yet."""
+    teacher = (10.0 * torch.randn(16, 1000, generator=seeded(41))).log_softmax(-1)
+    start = 0.1 * torch.randn(16, 1000, generator=seeded(42))
 
     def accepted(divergence: Callable[[Tensor, Tensor], Tensor]) -> float:
         logits = start.clone().requires_grad_()
-        for _ in range(200):
+        for _ in range(100):
             values = divergence(logits.log_softmax(-1), teacher)
             (gradient,) = torch.autograd.grad(values.sum(), logits)
             logits = (logits - 2.0 * gradient).detach().requires_grad_()
-        return float(1.0 - total_variation(logits.log_softmax(-1), teacher).mean())
+        return 1.0 - total_variation(logits.log_softmax(-1), teacher).mean().item()
 
-    assert accepted(total_variation) < 0.01 < 0.9 < accepted(neg_log_acceptance)
+    assert accepted(total_variation) < 0.02
+    assert accepted(neg_log_acceptance) > 0.8
 
 
 def test_without_any_overlap_acceptance_is_infinitely_far_and_pulls_nowhere() -> None:

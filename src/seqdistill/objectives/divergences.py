@@ -156,10 +156,12 @@ def neg_log_acceptance(
 ) -> Float[Tensor, "*batch"]:
     """-log sum min(P, Q) in nats: of the chance that speculative sampling accepts a drafted token.
 
-    It is -log(1 - total_variation), with total variation's gradient divided by the acceptance: that
-    of total variation vanishes with the overlap of the two, this one stays of the size of 1, so
-    that a student learns from wherever it starts. The gradient at P = Q, where there is a kink, is
-    0.
+    It is -log(1 - total_variation). With a the acceptance, sum min(P, Q), and s the student's mass
+    on the symbols of which it says too little, the absolute gradient for the logits sums to
+    2 s (1 - s) / a; that of total variation to 2 s (1 - s). So where both are small, as of a
+    student that has not learned yet, this one learns and total variation stalls. Where the student
+    is sure of one symbol and the teacher gives this more than s, both stall; forward_kl does not.
+    The gradient at P = Q, where there is a kink, is 0.
 
     Logarithms are added, never probabilities: an overlap of e^-500 costs 500 nats, in fp32 too, and
     any two softmaxes of finite logits overlap. Only where no symbol at all has mass under both is
