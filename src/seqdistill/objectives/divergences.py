@@ -171,7 +171,10 @@ def neg_log_acceptance(
     added and the sum is kept above a small number, below which nothing is learned.
     """
     student, teacher = checked_pair(student_log_probs, teacher_log_probs)
-    return within(-torch.minimum(student, teacher).logsumexp(dim=-1))
+    smaller = torch.minimum(student, teacher)
+    nowhere = smaller.isneginf().all(dim=-1)
+    values = -smaller.masked_fill(nowhere.unsqueeze(-1), 0.0).logsumexp(dim=-1)
+    return within(values.masked_fill(nowhere, math.inf))
 
 
 def cross_entropy(
