@@ -61,7 +61,7 @@ class Case:
             return 1.0
         if self.name.startswith("skew"):
             return -math.log(self.parameters["alpha"])
-        if self.name == "jensen_shannon":
+        if self.name in ("jensen_shannon", "adaptive_jensen_shannon"):
             beta = self.parameters["beta"]
             entropy = float(entr(beta) + entr(1 - beta))
             return entropy / (beta * (1 - beta) if self.parameters["scale"] == "gradient" else 1)
@@ -121,6 +121,7 @@ ORACLES: dict[str, Callable[..., Array]] = {
     "forward_kl": lambda q, p: rel_entr(p, q).sum(-1),
     "reverse_kl": lambda q, p: rel_entr(q, p).sum(-1),
     "jensen_shannon": oracle_jensen_shannon,
+    "adaptive_jensen_shannon": oracle_jensen_shannon,
     "skew_forward_kl": lambda q, p, alpha: oracle_mixture_kl(p, q, alpha),
     "skew_reverse_kl": lambda q, p, alpha: oracle_mixture_kl(q, p, alpha),
     "total_variation": lambda q, p: 0.5 * np.abs(p - q).sum(-1),

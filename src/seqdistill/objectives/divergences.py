@@ -94,8 +94,7 @@ def jensen_shannon(
     student, teacher = map(_not_infinite, checked_pair(student_log_probs, teacher_log_probs))
     mixture = _log_mixture(teacher, student, beta)
     raw = beta * kl(teacher, mixture) + (1.0 - beta) * kl(student, mixture)
-    entropy = -beta * math.log(beta) - (1.0 - beta) * math.log1p(-beta)
-    return within(raw, entropy) * jensen_shannon_factor(beta, scale)
+    return within(raw, jensen_shannon_bound(beta)) * jensen_shannon_factor(beta, scale)
 
 
 def skew_forward_kl(
@@ -207,6 +206,11 @@ def negative_log_likelihood(
 def jensen_shannon_factor(beta: float, scale: Scale) -> float:
     """What multiplies the raw Jensen-Shannon divergence: 1, or 1 / (beta (1 - beta))."""
     return 1.0 / (beta * (1.0 - beta)) if scale == "gradient" else 1.0
+
+
+def jensen_shannon_bound(beta: float) -> float:
+    """The largest raw Jensen-Shannon divergence in nats: the entropy of (beta, 1 - beta)."""
+    return -beta * math.log(beta) - (1.0 - beta) * math.log1p(-beta)
 
 
 def checked_pair(student_log_probs: Tensor, teacher_log_probs: Tensor) -> tuple[Tensor, Tensor]:
