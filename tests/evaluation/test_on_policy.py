@@ -87,6 +87,7 @@ def test_kl_and_overlap_equal_full_softmaxes_of_one_sentence_at_a_time(
         assert found.kl_student_teacher[place] == pytest.approx(reverse, rel=1e-6)
         assert found.kl_teacher_student[place] == pytest.approx(forward, rel=1e-6)
         assert found.topk_overlap[place] == pytest.approx(shared, rel=1e-6, abs=1e-12)
+        assert found.acceptance[place] == pytest.approx(np.minimum(q, p).sum(axis=1), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mbart", "llama"])
@@ -99,6 +100,7 @@ def test_a_model_is_at_no_distance_from_itself_and_shares_all_but_its_tail(name:
         assert found.topk_overlap[place] == pytest.approx(1.0 - tail, rel=1e-9)
         assert not found.kl_student_teacher[place].any()
         assert not found.kl_teacher_student[place].any()
+        assert (found.acceptance[place] == 1.0).all()
 
 
 def written(*rows: tuple[int, ...]) -> FixedGenerator:
@@ -130,6 +132,7 @@ def test_every_token_of_the_samples_weighs_alike_and_ids_of_one_model_alone_end_
         ("kl_student_teacher", values.kl_student_teacher),
         ("kl_teacher_student", values.kl_teacher_student),
         ("topk_overlap", values.topk_overlap),
+        ("acceptance", values.acceptance),
     ):
         value: Value = found[f"{name}_own"]  # type: ignore[literal-required]
         assert ends(value)[1] == pytest.approx(np.concatenate(own).mean())

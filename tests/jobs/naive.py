@@ -221,6 +221,12 @@ def _at(
         return torch.neg((p * log_q).sum())
     if name == "total_variation":
         found: Tensor = (p - q).abs().sum() / 2
+    elif name == "neg_log_acceptance":
+        found = -(1 - (p - q).abs().sum() / 2).log()
+    elif name == "adaptive_jensen_shannon":  # before its first update
+        middle_beta = sum(term.get("within", (0.1, 0.9))) / 2
+        as_begun = {"divergence": "jensen_shannon", "beta": middle_beta, "scale": "gradient"}
+        found = _at(as_begun, student, teacher, target, temperature)
     elif name == "jensen_shannon" and 0.0 < (beta := term["beta"]) < 1.0:
         middle = (beta * p + (1 - beta) * q).log()
         found = beta * (p * (log_p - middle)).sum() + (1 - beta) * (q * (log_q - middle)).sum()

@@ -145,6 +145,10 @@ OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
     ("alpha", of(SKEWED, alpha=EXPONENTIAL), of(SKEWED, alpha=0.1), {"alpha": 0.2}),
     ("scale", of("jensen_shannon", beta=0.1, scale="gradient"), of("jensen_shannon", beta=0.1), {}),
     ("head_mass", of("adaptive_kl", head_mass=0.9), of("adaptive_kl"), {}),
+    (
+        *("within", of("adaptive_jensen_shannon", within=[0.1, 0.3])),
+        *(of("adaptive_jensen_shannon"), {}),
+    ),
     ("start_fraction", of(MIXED, start_fraction=0.1), of(MIXED), {}),
     ("token_weights", of("reverse_kl", "importance"), of("reverse_kl"), {}),
     (
@@ -205,7 +209,7 @@ def test_a_setting_is_what_its_formula_says(
 def test_no_setting_is_without_a_test() -> None:
     families = (DIVERGENCES, TOKEN_WEIGHTS)
     own = {key for f in families for m in f.values() for key in m.parameters.__pydantic_fields__}
-    adaptive = {"step", "momentum"}  # of updates to come: the test of the moving target
+    adaptive = {"step", "momentum", "time_constant"}  # of updates to come: tests of what moves
     assert {field for field, *_ in OF_A_TERM} == {"weight", "token_weights", *own} - adaptive
     # The reward is part of what is written: tests of sources.
     whole = {"reward", "monitors", "terms"} | {field for field, *_ in OF_THE_OBJECTIVE}

@@ -7,6 +7,7 @@ both models' plain logits, one sequence at a time, with nothing padded, masked o
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,16 @@ PAPERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "taid": ([{"divergence": "interpolated_forward_kl"}], "token", "reference"),
     "on_policy_kd": ([{"divergence": "forward_kl"}], "sequence", "student"),
     "gkd": ([{"divergence": "jensen_shannon", "beta": 0.5}], "sequence", "student or reference"),
+    "adaptive_gkd": (
+        *([{"divergence": "jensen_shannon", "beta": 0.5, "scale": "gradient"}], "sequence"),
+        "student or reference",
+    ),
     "imitkd": ([{"divergence": "forward_kl"}], "token", "student or reference"),
     "f_distill": ([{"divergence": "total_variation"}], "token", "student and teacher"),
     "distillm": ([{"divergence": "skew_reverse_kl", "alpha": 0.1}], "token", "student"),
     "distillm_2": (DISTILLM_2, "sequence", "student and teacher"),
     "minillm": (MINILLM, "sum", "teacher_mixed and reference"),
+    "distill_spec": ([{"divergence": "neg_log_acceptance"}], "sequence", "student"),
     "gkd_rl": (GKD_RL, "sequence", "student"),
     "tip": (TIP, "token", "student"),
     "near_policy": ([{"divergence": "forward_kl"}], "token", "student"),
@@ -299,6 +305,11 @@ def assert_of_the_paper(
         loss = naive.loss(sequences, terms, reduction=reduction)
         gradient = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
         assert_same_gradient(update, dict(zip(own, gradient, strict=True)), preset)
+        if preset == "adaptive_gkd":  # beta is the mean of what both models have in common
+            beta = terms[0]["beta"]
+            bound = -beta * math.log(beta) - (1 - beta) * math.log(1 - beta)
+            common = 1 - float(loss.detach()) * beta * (1 - beta) / bound
+            terms = [{**terms[0], "beta": beta + (common - beta) / 20}]
 
 
 def assert_written_by(writers: str, updates: Sequence[Update]) -> None:

@@ -215,7 +215,7 @@ def test_students_are_measured_on_their_own_outputs_beside_the_teacher_where_ask
     plain = {row.name: row.columns().keys() for row in run.read_results().systems}
     asked = "evaluation.on_policy=true"
     first = evaluated(run, asked)
-    forced, own = {"bleu_forced", "chrf_forced"}, {"kl_student_teacher_own", "topk_overlap_own"}
+    forced, own = {"bleu_forced", "chrf_forced"}, {"kl_student_teacher_own", "acceptance_own"}
     for row in first.systems:
         more = row.columns().keys() - plain[row.name]
         assert forced <= more
@@ -223,6 +223,7 @@ def test_students_are_measured_on_their_own_outputs_beside_the_teacher_where_ask
     for row in first.systems[1:]:
         assert (number(row.kl_student_teacher_own) or 0.0) > 0.0
         assert 0.0 < (number(row.topk_overlap_own) or 0.0) <= 1.0
+        assert 0.0 < (number(row.acceptance_own) or 0.0) < 1.0
     outputs: list[dict[str, Any]] = run.read_outputs()
     for row in first.systems:
         texts = [line["forced"][row.name] for line in outputs]

@@ -49,6 +49,7 @@ def test_ctranslate2_writes_with_the_weights_of_each_update(tmp_path: Path, kind
     ("method", "given"),
     [
         ("gkd", ()),
+        ("adaptive_gkd", ("sequences.mixture.coin=example",)),
         ("distillm", ()),
         ("minillm", ()),
         ("on_policy_kd", ("student.lora.rank=2",)),
@@ -67,6 +68,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     again = trained(recipe, resume=True)
     assert_equal_students(whole, again)
     assert losses(again) == losses(whole)
+    moved: list[list[tuple[Any, Any]]] = [
+        [(row.get("student_fraction"), row.get("beta")) for row in run.read_metrics()]
+        for run in (whole, again)
+    ]
+    assert moved[0] == moved[1]
     assert again.read_rollouts() == whole.read_rollouts()
 
 

@@ -17,7 +17,13 @@ from scipy.special import entr, log_softmax, rel_entr
 from torch import Tensor
 
 from seqdistill.core.families import DIVERGENCES
-from seqdistill.objectives.divergences import forward_kl, jensen_shannon, reverse_kl
+from seqdistill.objectives.divergences import (
+    forward_kl,
+    jensen_shannon,
+    neg_log_acceptance,
+    reverse_kl,
+    total_variation,
+)
 
 Array = NDArray[np.float64]
 VOCAB = 23
@@ -55,7 +61,7 @@ class Case:
             return 1.0
         if self.name.startswith("skew"):
             return -math.log(self.parameters["alpha"])
-        if self.name == "jensen_shannon":
+        if self.name in ("jensen_shannon", "adaptive_jensen_shannon"):
             beta = self.parameters["beta"]
             entropy = float(entr(beta) + entr(1 - beta))
             return entropy / (beta * (1 - beta) if self.parameters["scale"] == "gradient" else 1)
@@ -115,9 +121,11 @@ ORACLES: dict[str, Callable[..., Array]] = {
     "forward_kl": lambda q, p: rel_entr(p, q).sum(-1),
     "reverse_kl": lambda q, p: rel_entr(q, p).sum(-1),
     "jensen_shannon": oracle_jensen_shannon,
+    "adaptive_jensen_shannon": oracle_jensen_shannon,
     "skew_forward_kl": lambda q, p, alpha: oracle_mixture_kl(p, q, alpha),
     "skew_reverse_kl": lambda q, p, alpha: oracle_mixture_kl(q, p, alpha),
     "total_variation": lambda q, p: 0.5 * np.abs(p - q).sum(-1),
+    "neg_log_acceptance": lambda q, p: -np.log(np.minimum(p, q).sum(-1)),
     "adaptive_kl": oracle_adaptive_kl,
     "interpolated_forward_kl": oracle_interpolated,
     "teacher_mode_likelihood": lambda q, p: (
@@ -289,6 +297,58 @@ def test_jensen_shannon_tends_to_both_kls(
         torch.testing.assert_close(near, limit, rtol=1e-3, atol=0.0)
         (slope,) = torch.autograd.grad(near.sum(), logits)
         torch.testing.assert_close(slope, expected, rtol=1e-2, atol=1e-4)
+
+
+def test_the_logarithm_of_acceptance_has_the_gradient_of_total_variation_over_acceptance() -> None:
+    logits, teacher = log_probs(seeded(43), 50).requires_grad_(), log_probs(seeded(44), 50)
+    student = logits.log_softmax(-1)
+    distance = total_variation(student, teacher)
+    (lost,) = torch.autograd.grad(distance.sum(), logits, retain_graph=True)
+    (kept,) = torch.autograd.grad(neg_log_acceptance(student, teacher).sum(), logits)
+    torch.testing.assert_close(kept * (1.0 - distance)[:, None], lost)
+    too_little = torch.where(student < teacher, student.exp(), 0.0).sum(-1)
+    torch.testing.assert_close(lost.abs().sum(-1), 2.0 * too_little * (1.0 - too_little))
+
+
+@pytest.mark.parametrize("nats", [1.0, 10.0, 60.0, 500.0])
+def test_it_keeps_its_gradient_where_that_of_total_variation_goes_with_the_overlap(
+    nats: float,
+) -> None:
+    """In fp32, where the smaller of two probabilities may be exactly 0."""
+    teacher = torch.tensor([0.0, -nats]).log_softmax(-1)
+    logits = torch.tensor([-nats, 0.0], requires_grad=True)
+    student = logits.log_softmax(-1)
+    value = neg_log_acceptance(student, teacher)
+    (kept,) = torch.autograd.grad(value, logits, retain_graph=True)
+    (lost,) = torch.autograd.grad(total_variation(student, teacher), logits)
+    assert value.item() == pytest.approx(nats + math.log1p(math.exp(-nats)) - math.log(2.0))
+    size = 0.5 / (1.0 + math.exp(-nats))
+    torch.testing.assert_close(kept, torch.tensor([-size, size]))
+    assert lost.abs().max().item() < 1.01 * math.exp(-nats)
+
+
+def test_from_a_cold_start_the_logarithm_learns_and_total_variation_stalls() -> None:
+    """Of a thousand symbols the teacher likes a few, and the student knows none yet."""
+    teacher = (10.0 * torch.randn(16, 1000, generator=seeded(41))).log_softmax(-1)
+    start = 0.1 * torch.randn(16, 1000, generator=seeded(42))
+
+    def accepted(divergence: Callable[[Tensor, Tensor], Tensor]) -> float:
+        logits = start.clone().requires_grad_()
+        for _ in range(100):
+            values = divergence(logits.log_softmax(-1), teacher)
+            (gradient,) = torch.autograd.grad(values.sum(), logits)
+            logits = (logits - 2.0 * gradient).detach().requires_grad_()
+        return 1.0 - total_variation(logits.log_softmax(-1), teacher).mean().item()
+
+    assert accepted(total_variation) < 0.02
+    assert accepted(neg_log_acceptance) > 0.8
+
+
+def test_without_any_overlap_acceptance_is_infinitely_far_and_pulls_nowhere() -> None:
+    student = only_on(slice(0, 5)).requires_grad_()
+    value = neg_log_acceptance(student, only_on(slice(5, 12)))
+    (gradient,) = torch.autograd.grad(value, student)
+    assert value == math.inf and not gradient.any()
 
 
 def test_clamped_values_keep_their_gradient() -> None:

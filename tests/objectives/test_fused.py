@@ -131,7 +131,7 @@ def test_fp32_and_bf16_states_come_close_and_keep_each_dtype(name: str) -> None:
     values = exact.plain()
     expected = exact.gradients((exact.weights * values).sum())
     for dtype, near, allowed in ((torch.float32, 1e-5, 1e-5), (torch.bfloat16, 0.03, 0.05)):
-        if name == "total_variation" and dtype == torch.bfloat16:
+        if name in ("total_variation", "neg_log_acceptance") and dtype == torch.bfloat16:
             allowed = 0.4  # the sign in its gradient flips where rounding swaps p and q
         weight, bias = (t.detach().float().requires_grad_() for t in exact.leaves[1:])
         rounded = dataclasses.replace(

@@ -33,6 +33,7 @@ from seqdistill.core.scores import DenseScores, NoScores
 from seqdistill.core.terms import Monitor, Reduction, Term, term_findings
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.adaptive_divergences import InterpolationShare
+from seqdistill.objectives.divergences import jensen_shannon
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.observation import Observation
 from seqdistill.objectives.reduction import reduce, reduction_count, reduction_weights
@@ -79,7 +80,7 @@ def test_every_term_equals_a_naive_loop(name: str, reduction: Reduction) -> None
     objective.begin_update(3, 3, logged=False)
     total, parts = objective(here.states, here.scores, here.batch)
     assert total.detached().mean == pytest.approx(0.7 * expected, rel=1e-6)
-    assert set(parts) - {name} <= {"interpolation_share"}
+    assert set(parts) - {name} <= {"interpolation_share", "beta"}
     assert parts[name].mean == pytest.approx(expected, rel=1e-6), "logs are unweighted nats"
     assert not parts[name].total.requires_grad
     assert not objective.needs_eval_states
@@ -369,6 +370,32 @@ def test_monitors_tell_of_the_student_as_it_writes() -> None:
     assert not objective.needs_eval_states, "nobody looks at this update"
 
 
+@pytest.mark.parametrize("reduction", ["token", "sequence", "sum"])
+def test_a_term_is_told_for_own_sequences_and_others_per_token(reduction: Reduction) -> None:
+    """The first that compares everywhere; the loss is what it is without."""
+    mine = ("reference", "student", "teacher", "teacher_mixed")
+    here = world().told(origins=mine)
+    weighed = term("forward_kl", token_weights=[only("student")])
+    terms = [NLL, weighed, term("reverse_kl", weight=0.3), term("forward_kl")]
+    objective = WeightedObjective(terms, reduction=reduction, by_origin=True)
+    total, parts = objective(here.states, here.scores, here.batch)
+    for name, numbers in (("divergence_own", (1, 3)), ("divergence_others", (0, 2))):
+        each = [here.rows(slice(number, number + 1)) for number in numbers]
+        counts = [part.batch.num_targets for part in each]
+        values = [plain_mean(terms[2], part, "token") for part in each]
+        expected = sum(n * value for n, value in zip(counts, values, strict=True))
+        assert parts[name].count == sum(counts)
+        assert float(parts[name].total) == pytest.approx(expected, rel=1e-6)
+    plain, others = WeightedObjective(terms, reduction=reduction)(
+        here.states, here.scores, here.batch
+    )
+    assert total.total == plain.total
+    assert parts.keys() - others.keys() == {"divergence_own", "divergence_others"}
+    nobody = here.told(origins=("teacher",) * 4)
+    _, parts = objective(nobody.states, nobody.scores, nobody.batch)
+    assert parts["divergence_own"].count == 0.0, "there all the same: processes add by place"
+
+
 @pytest.mark.parametrize("mine", ["student", "teacher_mixed"])
 def test_monitors_count_only_what_the_student_had_a_hand_in(mine: str) -> None:
     """Beside a teacher too: all that MiniLLM's student writes is teacher-mixed."""
@@ -416,6 +443,38 @@ def test_a_moving_target_resumed_equals_uninterrupted() -> None:
     assert second.state_dict() == whole.state_dict()
     share = second.state_dict()["interpolated_forward_kl.share"]
     assert share > 0.4 + 0.6 * 8 / (100_000 - 1), "the adaptive step must have been taken"
+
+
+def test_beta_follows_what_both_models_have_in_common_by_its_rule() -> None:
+    objective = WeightedObjective(
+        [term("adaptive_jensen_shannon", within=(0.2, 0.6), time_constant=4.0)], reduction="token"
+    )
+    here, common, seen = world(), 0.4, []
+    # Of a symbol that both give a probability, and else a symbol each, they share that probability.
+    shares = (1.0, 0.25, 0.7, 1.0, 1.0, None, *[0.0] * 6)
+    for update, shared in enumerate(shares, start=1):
+        beta = min(max(common, 0.2), 0.6)
+        objective.begin_update(update, len(shares), logged=False)
+        _, parts = objective(here.states, here.scores, here.batch)
+        assert parts["beta"].mean == pytest.approx(beta)
+        assert parts["adaptive_jensen_shannon"].mean == pytest.approx(
+            plain_mean(term("jensen_shannon", beta=beta, scale="gradient"), here, "token"), rel=1e-6
+        )
+        told = TokenSum.zero()
+        if shared is not None:
+            p = torch.tensor([shared, 1.0 - shared, 0.0]).log()
+            q = torch.tensor([shared, 0.0, 1.0 - shared]).log()
+            told = TokenSum(5.0 * jensen_shannon(q, p, beta, "gradient"), torch.tensor(5.0))
+            common += (shared - common) / 4.0
+        objective.end_update({"adaptive_jensen_shannon": told})
+        again = WeightedObjective(
+            [term("adaptive_jensen_shannon", within=(0.2, 0.6), time_constant=4.0)],
+            reduction="token",
+        )
+        again.load_state_dict(json.loads(json.dumps(objective.state_dict())))
+        assert again.state_dict() == objective.state_dict()
+        seen.append(beta)
+    assert min(seen) == 0.2 and max(seen) == 0.6
 
 
 def test_two_moving_targets_have_two_states() -> None:

@@ -23,6 +23,7 @@ DIVERGENCE_CASES: dict[str, list[dict[str, Any]]] = {
         {"beta": 0},
         {"beta": 1},
     ],
+    "adaptive_jensen_shannon": [{}, {"within": (0.1, 0.3)}],
     "skew_forward_kl": [{"alpha": 0.1}, {"alpha": 0.6}],
     "skew_reverse_kl": [{"alpha": 0.1}, {"alpha": 0.6}],
     "adaptive_kl": [{"head_mass": 0.5}, {"head_mass": 0.9}],

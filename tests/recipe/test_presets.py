@@ -35,7 +35,7 @@ def test_a_method_resolves_to_what_its_paper_says(name: str) -> None:
         assert (decoding.mode, decoding.beam_size, decoding.n_best) == beam
         assert recipe.sequences.similarity == "smoothed_bleu"
     sampling = ("on_policy_kd", "gkd", "minillm", "distillm", "gkd_rl", "tip", "opsd", "paced_self")
-    if name in sampling:
+    if name in (*sampling, "adaptive_gkd", "distill_spec"):
         whole = (rollouts.mode, rollouts.sampling_temperature, rollouts.top_k, rollouts.top_p)
         assert whole == ("sample", 1.0, 0, 1.0), "rollouts are of the whole distribution"
     rates = {

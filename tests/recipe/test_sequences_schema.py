@@ -13,7 +13,7 @@ ALWAYS = [1, {"start": 1}, {"start": 1, "end": 1, "shape": "exponential"},
           {"start": 1, "shape": "adaptive"}]  # fmt: skip
 NEVER = [0, {"start": 0, "end": 0}, {"start": 0, "end": 0, "shape": "adaptive"}]
 NOW_AND_THEN = [0.5, {"start": 0}, {"start": 1, "end": 0}, {"start": 0, "shape": "adaptive"},
-                {"start": 1, "end": 0.5, "shape": "adaptive"}]  # fmt: skip
+                {"start": 1, "end": 0.5, "shape": "adaptive"}, {"shape": "measured"}]  # fmt: skip
 
 
 @pytest.mark.parametrize("others", ["reference", "teacher"])

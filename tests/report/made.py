@@ -240,6 +240,7 @@ def on_its_own(at: System, kl_nats: float | None) -> System:
             "kl_student_teacher_own": around(kl_nats, 0.01),
             "kl_teacher_student_own": around(2.0 * kl_nats, 0.01),
             "topk_overlap_own": Value(value=0.971, low=0.965, high=0.98),
+            "acceptance_own": Value(value=0.912, low=0.905, high=0.92),
         }
     return at.model_copy(update=fields)
 

@@ -18,8 +18,14 @@ from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.source import Source
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.completions import Completion, CompletionSource
-from seqdistill.sources.mixture import AdaptiveFraction, Coin, Fraction, MixtureSource
+from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
+from seqdistill.sources.mixture import (
+    AdaptiveFraction,
+    Coin,
+    Fraction,
+    MeasuredFraction,
+    MixtureSource,
+)
 from seqdistill.sources.rollouts import OnCompletions, RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import StoredCompletions
 
@@ -229,6 +235,37 @@ def test_an_adaptive_share_stays_at_its_most_and_needs_a_loss() -> None:
     assert told == pytest.approx([0.2, 0.2, 0.4, 0.5])
     with pytest.raises(RecipeError, match="must be told dev's loss, but the dev scores are bleu"):
         capped.dev_scored({"bleu": 20.0})
+
+
+def test_a_measured_share_follows_the_divergences_by_its_rule() -> None:
+    """With a time constant of 4; None where an update had no such sequences."""
+    fraction = MeasuredFraction(within=(0.2, 0.8), time_constant=4.0)
+    writer = mixture(fraction)
+    told: list[tuple[float | None, float | None, float]] = [
+        (3.0, None, 0.5),  # the middle until both are known
+        (None, 1.0, 3.0 / (3.0 + 1.0)),
+        (7.0, None, 4.0 / (4.0 + 1.0)),  # a quarter of the way from 3 to 7
+        (None, 9.0, 4.0 / (4.0 + 3.0)),
+        (4.0, 3.0, 4.0 / (4.0 + 3.0)),
+        (40.0, None, 0.8),  # 13 / 16
+        (0.0, 83.0, 9.75 / (9.75 + 23.0)),
+        (0.0, 83.0, 0.2),
+    ]
+    expected = 0.5
+    for update, (own, others, after) in enumerate(told, start=1):
+        writer.begin_update(update, 99)
+        assert writer.end_update()["student_fraction"].mean == pytest.approx(expected)
+        writer.learned(
+            {
+                f"divergence_{name}": metric_sum(6.0 * (mean or 0.0), 6.0 * (mean is not None))
+                for name, mean in (("own", own), ("others", others))
+            }
+        )
+        expected = after
+        assert fraction.value(update + 1, 99) == pytest.approx(expected)
+    equal = MeasuredFraction(within=(0.2, 0.6), time_constant=4.0)
+    equal.learned({"divergence_own": metric_sum(0, 2), "divergence_others": metric_sum(0, 2)})
+    assert equal.value(2, 99) == pytest.approx(0.4), "no divergence is no reason to go anywhere"
 
 
 def source(

@@ -14,8 +14,15 @@ from tests.tiny import collator
 
 import seqdistill.sources
 from seqdistill.core.schedules import Schedule
-from seqdistill.sources.completions import Completion, CompletionSource
-from seqdistill.sources.mixture import AdaptiveFraction, Coin, Fraction, MixtureSource, ReplaySource
+from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
+from seqdistill.sources.mixture import (
+    AdaptiveFraction,
+    Coin,
+    Fraction,
+    MeasuredFraction,
+    MixtureSource,
+    ReplaySource,
+)
 from seqdistill.sources.pass_rates import PassRatedSource
 from seqdistill.sources.rewarded import Baseline, RewardedSource
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
@@ -24,6 +31,7 @@ from seqdistill.sources.stored import StoredCompletions
 from .writing import PROMPTS, DiceSampler
 
 UPDATES = 12
+ONE = metric_sum(1, 1)
 
 
 def student(samples_per_prompt: int = 1) -> RolloutSampler:
@@ -58,6 +66,9 @@ WRITERS: dict[str, Callable[[], CompletionSource]] = {
     "mixture by example": lambda: mixture("example"),
     "mixture of both": lambda: mixture("both"),
     "adaptive mixture": lambda: mixture("example", AdaptiveFraction()),
+    "measured mixture": lambda: mixture(
+        "example", MeasuredFraction(within=(0.1, 0.9), time_constant=2.0)
+    ),
     "replay": replay,
     "rewarded, leave one out": lambda: rewarded("leave_one_out"),
     "rewarded, moving average": lambda: rewarded("moving_average"),
@@ -75,12 +86,14 @@ every_writer = pytest.mark.parametrize("name", WRITERS)
 
 
 def updates_of(writer: CompletionSource, numbers: range) -> list[list[list[Completion]]]:
-    """What is written in these updates, two micro-batches each; dev gets worse all the time."""
+    """What is written in these updates, two micro-batches each; dev gets worse all the time, and so
+    does what the student writes."""
     told = []
     for update in numbers:
         writer.begin_update(update, UPDATES)
         told.append([writer.complete(PROMPTS[:4]).listed(), writer.complete(PROMPTS[4:9]).listed()])
         writer.end_update()
+        writer.learned({"divergence_own": metric_sum(update, 1), "divergence_others": ONE})
         if update % 3 == 0:
             writer.dev_scored({"loss_nats": 1.0 + update, "bleu": 0.0})
     return told

@@ -37,7 +37,10 @@ from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.sequences_schema import Decoding
+from seqdistill.sources.completions import CompletionSource
+from seqdistill.sources.mixture import Fraction, MeasuredFraction, MixtureSource
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
+from seqdistill.sources.stored import StoredCompletions
 from seqdistill.teachers.in_process import InProcessTeacher
 from seqdistill.training.processes import (
     Parallel,
@@ -109,8 +112,10 @@ def train(
     return metrics.without_timings
 
 
-def on_policy(model: SequenceModel, accelerator: Accelerator) -> RolloutBatches:
-    """What the student samples, three prompts or so at a time."""
+def on_policy(
+    model: SequenceModel, accelerator: Accelerator, fraction: Fraction | None = None
+) -> RolloutBatches:
+    """What the student samples, three prompts or so at a time; with a fraction that part of it."""
     sampler = TransformersSampler(
         model.module,
         TOKENIZER,
@@ -118,9 +123,13 @@ def on_policy(model: SequenceModel, accelerator: Accelerator) -> RolloutBatches:
         decoding=Decoding(mode="sample", beam_size=1, max_new_tokens=5, batch_tokens=64),
     )
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    writer: CompletionSource = RolloutSampler(sampler, seed=5, **place)
+    if fraction is not None:
+        references = StoredCompletions("reference")
+        writer = MixtureSource(writer, references, fraction, coin="example", seed=5)
     return RolloutBatches(
         random_examples(40),
-        RolloutSampler(sampler, seed=5, **place),
+        writer,
         collator(model.kind),
         batch_tokens=24,
         expected_new_tokens=5,
@@ -161,6 +170,18 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
         objective=WeightedObjective([Term.of("reverse_kl")], reduction="token"),
         teacher=teacher,
         source=on_policy(model, accelerator),
+        samples_student=True,
+    )
+    model = student(dtype=torch.float64)
+    divergence = Term.of("adaptive_jensen_shannon", time_constant=2.0)
+    measured = MeasuredFraction(within=(0.1, 0.9), time_constant=2.0)
+    kept(
+        "adaptive",
+        model,
+        optimizer="sgd",
+        objective=WeightedObjective([divergence], reduction="sequence", by_origin=True),
+        teacher=teacher,
+        source=on_policy(model, accelerator, measured),
         samples_student=True,
     )
     for name, steps in (("whole", 2), ("half", 1), ("resumed", 2)):

@@ -79,7 +79,7 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 def test_several_processes_equal_one_with_their_global_batch(trained: Path, name: str) -> None:
     assert facts(trained, name)["kind"].endswith("FSDP" if "fsdp2" in name else "MULTI_CPU")
     # Adam divides by what may be near its epsilon, which widens rounding.
-    exact = ("distilled", "selected", "paced", "on-policy")
+    exact = ("distilled", "selected", "paced", "on-policy", "adaptive")
     limits = {**dict.fromkeys(exact, 1e-12), "adam": 1e-8}
     for training, limit in limits.items():
         expected = left(trained, "one", training)
@@ -88,6 +88,9 @@ def test_several_processes_equal_one_with_their_global_batch(trained: Path, name
         for row, one in zip(rows, facts(trained, "one")["rows"][training], strict=True):
             compared = {key: value for key, value in one.items() if key not in OF_ONE_PROCESS}
             assert {key: row[key] for key in compared} == pytest.approx(compared, rel=1e-9)
+    first, second, _dev = facts(trained, name)["rows"]["adaptive"]
+    assert first["student_fraction"] == 0.5 != second["student_fraction"]
+    assert first["beta"] == 0.5 != second["beta"]
     assert not same(left(trained, "one", "distilled"), weights(student(dtype=torch.float64)))
 
 

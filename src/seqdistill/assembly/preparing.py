@@ -42,6 +42,7 @@ from seqdistill.models.placement import Precision, device_of, multiplies_bf16, p
 from seqdistill.models.vocabulary import check_ends, check_starts, shared_vocab_size
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.sequences_schema import MeasuredSection
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def build_objective(recipe: Recipe) -> WeightedObjective:
         reduction=section.reduction,
         loss_temperature=section.loss_temperature,
         monitors=section.monitors,
+        by_origin=isinstance(recipe.sequences.mixture.student_fraction, MeasuredSection),
     )
 
 

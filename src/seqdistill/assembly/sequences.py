@@ -23,6 +23,7 @@ from seqdistill.assembly.decoding import (
 )
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.progress import Progress
+from seqdistill.core.schedules import Schedule
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.ctranslate2_engine import CTranslate2Sampler
@@ -34,9 +35,15 @@ from seqdistill.generation.verification import Reach, reach_of
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import Precision
 from seqdistill.models.vocabulary import num_known_ids
-from seqdistill.recipe.sequences_schema import AdaptiveSection, Decoding
+from seqdistill.recipe.sequences_schema import AdaptiveSection, Decoding, MeasuredSection
 from seqdistill.sources.completions import CompletionSource, Gather, SequenceSource, alone
-from seqdistill.sources.mixture import AdaptiveFraction, Fraction, MixtureSource, ReplaySource
+from seqdistill.sources.mixture import (
+    AdaptiveFraction,
+    Fraction,
+    MeasuredFraction,
+    MixtureSource,
+    ReplaySource,
+)
 from seqdistill.sources.near_policy import NearPolicyBatches
 from seqdistill.sources.pass_rates import PassRatedSource
 from seqdistill.sources.rewarded import RewardedSource
@@ -180,13 +187,6 @@ def _completions(
         )
     if (asked := sequences.mixture.student_fraction) is not None:
         by_teacher = sequences.mixture.others == "teacher"
-        fraction: Fraction = (
-            AdaptiveFraction(
-                start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
-            )
-            if isinstance(asked, AdaptiveSection)
-            else asked
-        )
         source = MixtureSource(
             source,
             StoredCompletions(
@@ -194,7 +194,7 @@ def _completions(
                 # A sample of the teacher's may have been cut off.
                 end_ids=pair_facts(prepared.student).end_ids if by_teacher else None,
             ),
-            fraction,
+            _fraction(asked),
             coin=sequences.mixture.coin,
             seed=seed,
         )
@@ -204,6 +204,17 @@ def _completions(
     if any(term.rates_rollouts for term in recipe.objective.built_terms()):
         source = PassRatedSource(source, recipe.objective.reward.pass_threshold)
     return source
+
+
+def _fraction(asked: Schedule | AdaptiveSection | MeasuredSection) -> Fraction:
+    """What gives the student's share at each update."""
+    if isinstance(asked, AdaptiveSection):
+        return AdaptiveFraction(
+            start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
+        )
+    if isinstance(asked, MeasuredSection):
+        return MeasuredFraction(within=asked.within, time_constant=asked.time_constant)
+    return asked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from seqdistill.core.origins import Origin
 from seqdistill.core.registry import Member, NoParameters, Registry, parameters, resolved
@@ -19,6 +20,17 @@ from seqdistill.core.schedules import Schedulable, between
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 InnerFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 """Neither end: what is left of a distribution would have no mass, or a range no width."""
+
+
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] < ends[1]:
+        raise PydanticCustomError("rising", "the first of two bounds must be below the second")
+    return ends
+
+
+InnerRange = Annotated[tuple[InnerFraction, InnerFraction], AfterValidator(_rising)]
+TimeConstant = Annotated[float, Field(ge=1.0)]
+"""Of an exponential mean: what is new weighs 1 / it."""
 
 
 @runtime_checkable
@@ -185,6 +197,18 @@ class JensenShannon:
 
 
 @parameters
+class AdaptiveJensenShannon:
+    """jensen_shannon in the scale `gradient`, whose beta follows how much student and teacher have
+    in common: near 0, forward_kl, where it is little, near 1, reverse_kl, where it is much (our
+    rule)."""
+
+    within: InnerRange = (0.1, 0.9)
+    """beta stays between the two, and begins in the middle."""
+    time_constant: TimeConstant = 20.0
+    """In updates: how slowly it follows."""
+
+
+@parameters
 class Skew:
     """KL to a mixture of both distributions, which cannot explode (DistiLLM)."""
 
@@ -291,9 +315,17 @@ _by_hand("cross_entropy")
 _by_hand("forward_kl")
 _by_hand("reverse_kl")
 _by_hand("jensen_shannon", JensenShannon)
+DIVERGENCES.add(
+    "adaptive_jensen_shannon",
+    _PLAIN % "jensen_shannon",
+    parameters=AdaptiveJensenShannon,
+    manual_gradient=_MANUAL % "jensen_shannon",
+    state="seqdistill.objectives.adaptive_divergences:OverlapBeta",
+)
 _by_hand("skew_forward_kl", Skew)
 _by_hand("skew_reverse_kl", Skew)
 DIVERGENCES.add("total_variation", _PLAIN % "total_variation")
+DIVERGENCES.add("neg_log_acceptance", _PLAIN % "neg_log_acceptance")
 DIVERGENCES.add("adaptive_kl", _ADAPTIVE % "adaptive_kl", parameters=AdaptiveKL)
 DIVERGENCES.add(
     "interpolated_forward_kl",

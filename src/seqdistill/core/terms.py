@@ -23,6 +23,8 @@ Reduction = Literal["token", "sequence", "sum"]
 Monitor = Literal["student_entropy", "teacher_reverse_kl"]
 """What is measured only to be looked at: no loss depends on it."""
 Weighing = str | Chosen[TokenWeight]
+OWN_DIVERGENCE, OTHERS_DIVERGENCE = "divergence_own", "divergence_others"
+"""What metrics call the mean of a term over the student's own sequences, and over all others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,11 @@ class Term:
         """Whether the divergence or a weight reads the teacher's distribution."""
         takes_targets = self.divergence.member.takes_targets
         return not takes_targets or any(w.member.needs_teacher for w in self.token_weights)
+
+    @property
+    def compares_all(self) -> bool:
+        """Whether it compares student and teacher at every token, each counting alike."""
+        return not self.divergence.member.one_right_symbol and not self.token_weights
 
     @property
     def rates_rollouts(self) -> bool:
@@ -134,6 +141,13 @@ def term_findings(
             "must be sum with sequence_reverse_kl, which is a sum over each whole sequence beside "
             "which a mean over tokens would count for less, got sequence; set "
             "objective.reduction=sum",
+        )
+    learning = [t.name for t in terms if t.divergence.member.state is not None]
+    if learning and reduction == "sum":
+        yield (
+            "reduction",
+            f"must be token or sequence with {learning[0]}, which follows a mean over tokens, got "
+            "sum; set objective.reduction=token",
         )
     if loss_temperature == 1.0:
         return

@@ -32,7 +32,12 @@ from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.metrics.score import SummedStatistics, mean_statistics
 from seqdistill.metrics.soundness import fraction_kept
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.objectives.divergences import at_least_fp32, forward_kl, reverse_kl
+from seqdistill.objectives.divergences import (
+    at_least_fp32,
+    forward_kl,
+    reverse_kl,
+    total_variation,
+)
 from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import Forced, Value
 
@@ -51,6 +56,7 @@ class ToTeacher(TypedDict, total=False):
     kl_student_teacher_own: Value
     kl_teacher_student_own: Value
     topk_overlap_own: Value
+    acceptance_own: Value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +69,9 @@ class Comparison:
     """The forward divergence KL(teacher || student)."""
     topk_overlap: tuple[Float[np.ndarray, " _"], ...]
     """The student's probability of the tokens that are among the TOP_K likeliest of both models."""
+    acceptance: tuple[Float[np.ndarray, " _"], ...]
+    """sum min(student, teacher) = 1 - TVD: the chance that the teacher accepts a token which the
+    student drafts there, in speculative sampling at temperature 1."""
 
 
 def compared_on_own_samples(
@@ -75,7 +84,8 @@ def compared_on_own_samples(
     *,
     vocab_size: int,
 ) -> ToTeacher:
-    """KL in both directions and overlap on one sample of each source, with intervals over sources.
+    """KL in both directions, overlap and acceptance on one sample of each source, with intervals
+    over sources.
 
     Samples are of temperature 1, from the whole distribution; every token of theirs counts, the end
     too. Both models know the ids below `vocab_size`: softmaxes are over these, and a sample is read
@@ -107,6 +117,7 @@ def compared_on_own_samples(
         "kl_student_teacher_own": mean("KL(student || teacher)", comparison.kl_student_teacher),
         "kl_teacher_student_own": mean("KL(teacher || student)", comparison.kl_teacher_student),
         "topk_overlap_own": mean("top-k overlap", comparison.topk_overlap),
+        "acceptance_own": mean("acceptance", comparison.acceptance),
     }
 
 
@@ -146,8 +157,8 @@ def _compared(
     head: Head,
     teacher_hidden: Float[Tensor, "positions teacher_dim"],
     teacher_head: Head,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """KL(student || teacher), KL(teacher || student) and overlap, in fp64, chunk by chunk."""
+) -> tuple[Tensor, ...]:
+    """What a `Comparison` has, in its order, in fp64, chunk by chunk."""
     size = max(1, CHUNK_LOGITS // head.vocab_size)
     chunks = []
     for rows, its_rows in zip(
@@ -157,10 +168,10 @@ def _compared(
             at_least_fp32(of.logits(states)).log_softmax(dim=-1)
             for of, states in ((head, rows), (teacher_head, its_rows))
         )
-        values = (reverse_kl(own, its), forward_kl(own, its), _overlap(own, its))
+        accepted = 1.0 - total_variation(own, its)
+        values = (reverse_kl(own, its), forward_kl(own, its), _overlap(own, its), accepted)
         chunks.append(torch.stack(values).double())
-    student_teacher, teacher_student, overlap = torch.cat(chunks, dim=1)
-    return student_teacher, teacher_student, overlap
+    return tuple(torch.cat(chunks, dim=1))
 
 
 def _overlap(

@@ -94,8 +94,7 @@ def jensen_shannon(
     student, teacher = map(_not_infinite, checked_pair(student_log_probs, teacher_log_probs))
     mixture = _log_mixture(teacher, student, beta)
     raw = beta * kl(teacher, mixture) + (1.0 - beta) * kl(student, mixture)
-    entropy = -beta * math.log(beta) - (1.0 - beta) * math.log1p(-beta)
-    return within(raw, entropy) * jensen_shannon_factor(beta, scale)
+    return within(raw, jensen_shannon_bound(beta)) * jensen_shannon_factor(beta, scale)
 
 
 def skew_forward_kl(
@@ -150,6 +149,33 @@ def total_variation(
     return within(0.5 * (teacher.exp() - student.exp()).abs().sum(dim=-1), 1.0)
 
 
+def neg_log_acceptance(
+    student_log_probs: Float[Tensor, "*batch vocab"],
+    teacher_log_probs: Float[Tensor, "*batch vocab"],
+) -> Float[Tensor, "*batch"]:
+    """-log sum min(P, Q) in nats: of the chance that speculative sampling accepts a drafted token.
+
+    It is -log(1 - total_variation). With a the acceptance, sum min(P, Q), and s the student's mass
+    on the symbols of which it says too little, the absolute gradient for the logits sums to
+    2 s (1 - s) / a; that of total variation to 2 s (1 - s). So where both are small, as of a
+    student that has not learned yet, this one learns and total variation stalls. Where the student
+    is sure of one symbol and the teacher gives this more than s, both stall; forward_kl does not.
+    The gradient at P = Q, where there is a kink, is 0.
+
+    Logarithms are added, never probabilities: an overlap of e^-500 costs 500 nats, in fp32 too, and
+    any two softmaxes of finite logits overlap. Only where no symbol at all has mass under both is
+    it +inf, with a gradient of 0; training stops at such a loss, as at an infinite forward_kl.
+
+    Source: Samarin et al. 2026 (LK losses); there, as in vLLM's speculators, probabilities are
+    added and the sum is kept above a small number, below which nothing is learned.
+    """
+    student, teacher = checked_pair(student_log_probs, teacher_log_probs)
+    smaller = torch.minimum(student, teacher)
+    nowhere = smaller.isneginf().all(dim=-1)
+    values = -smaller.masked_fill(nowhere.unsqueeze(-1), 0.0).logsumexp(dim=-1)
+    return within(values.masked_fill(nowhere, math.inf))
+
+
 def cross_entropy(
     student_log_probs: Float[Tensor, "*batch vocab"],
     teacher_log_probs: Float[Tensor, "*batch vocab"],
@@ -180,6 +206,11 @@ def negative_log_likelihood(
 def jensen_shannon_factor(beta: float, scale: Scale) -> float:
     """What multiplies the raw Jensen-Shannon divergence: 1, or 1 / (beta (1 - beta))."""
     return 1.0 / (beta * (1.0 - beta)) if scale == "gradient" else 1.0
+
+
+def jensen_shannon_bound(beta: float) -> float:
+    """The largest raw Jensen-Shannon divergence in nats: the entropy of (beta, 1 - beta)."""
+    return -beta * math.log(beta) - (1.0 - beta) * math.log1p(-beta)
 
 
 def checked_pair(student_log_probs: Tensor, teacher_log_probs: Tensor) -> tuple[Tensor, Tensor]:

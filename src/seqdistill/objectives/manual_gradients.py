@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from seqdistill.objectives.divergences import Scale, jensen_shannon_factor
+from seqdistill.objectives.divergences import Scale, jensen_shannon_bound, jensen_shannon_factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +74,8 @@ def jensen_shannon(rows: SoftRows, beta: float, scale: Scale) -> Tensor:
     _subtract_mean(rows, of_student)
     factor = jensen_shannon_factor(beta, scale)
     rows.student_log_probs.mul_((1.0 - beta) * factor)
-    entropy = -beta * math.log(beta) - (1.0 - beta) * math.log1p(-beta)
     values = of_teacher.mul_(beta).add_(of_student, alpha=1.0 - beta)
-    return _within(values, rows, entropy) * factor
+    return _within(values, rows, jensen_shannon_bound(beta)) * factor
 
 
 def skew_forward_kl(rows: SoftRows, alpha: float) -> Tensor:

@@ -17,7 +17,7 @@ from seqdistill.core.families import TokenWeight
 from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import NoScores, TeacherScores
-from seqdistill.core.terms import Monitor, Reduction, Term
+from seqdistill.core.terms import OTHERS_DIVERGENCE, OWN_DIVERGENCE, Monitor, Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
@@ -57,13 +57,18 @@ class WeightedObjective:
         reduction: Reduction,
         loss_temperature: float = 1.0,
         monitors: tuple[Monitor, ...] = (),
+        by_origin: bool = False,
     ) -> None:
+        """With `by_origin` the first term that compares at every token is also told for own
+        sequences and for others."""
         self._terms = dict(zip(_numbered([term.name for term in terms]), terms, strict=True))
         self._reduction = reduction
         self._temperature = loss_temperature
         self._monitors = monitors
         mixed = any(t.is_likelihood for t in terms) and any(t.takes_temperature for t in terms)
         self._soft_factor = loss_temperature**2 if mixed else 1.0
+        told = (name for name, term in self._terms.items() if term.compares_all)
+        self._told_by_origin = next(told, None) if by_origin else None
         self._states = {
             name: state
             for name, term in self._terms.items()
@@ -180,6 +185,7 @@ class WeightedObjective:
             passes.setdefault(key, []).append((name, part))
         total: Tensor = torch.zeros((), device=states.hidden.device)
         parts: dict[str, TokenSum] = {}
+        by_origin: dict[str, TokenSum] = {}
         for (vocab_size, _, selecting), named in passes.items():
             positions = places[selecting]
             found = fused_sum(
@@ -193,6 +199,8 @@ class WeightedObjective:
                 own = positions.weights if part.weights is None else part.weights
                 # No matrix product, which autocast would round.
                 parts[name] = TokenSum((values * own).sum(), positions.count)
+                if name == self._told_by_origin:
+                    by_origin = _by_origin(values, seen)
         first = next(iter(self._terms.values()))
         counted = self._counted(first, seen)
         count = reduction_count(counted, self._reduction)
@@ -200,7 +208,7 @@ class WeightedObjective:
         if first.counting:
             of_all = reduction_count(seen.target_mask, "token")
             in_order["selected_fraction"] = TokenSum(reduction_count(counted, "token"), of_all)
-        return TokenSum(total, count), in_order | self._for_logs(seen)
+        return TokenSum(total, count), in_order | by_origin | self._for_logs(seen)
 
     def _counted(self, term: Term, seen: Observation) -> Tensor:
         """The positions that the objective is divided by."""
@@ -277,6 +285,15 @@ class WeightedObjective:
     @property
     def _measured_now(self) -> tuple[Monitor, ...]:
         return self._monitors if self._logged else ()
+
+
+def _by_origin(values: Tensor, seen: Observation) -> dict[str, TokenSum]:
+    """Values at all positions that count: of the student's own sequences, and of all others."""
+    own = seen.of_origins(STUDENT_ORIGINS).expand_as(seen.target_mask)[seen.target_mask]
+    return {
+        name: TokenSum(values[of].sum(), of.sum().to(torch.float32))
+        for name, of in ((OWN_DIVERGENCE, own), (OTHERS_DIVERGENCE, ~own))
+    }
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from seqdistill.core.terms import Term, term_findings
 from seqdistill.recipe import objective_schema
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Findings, shown
+from seqdistill.recipe.sequences_schema import MeasuredSection
 
 
 def is_soft(term: objective_schema.Term) -> bool:
@@ -34,6 +35,15 @@ def objective_findings(recipe: Recipe) -> Findings:
             yield from _policy_gradient(key, term, terms, recipe)
         elif any("sampled_log_probs" in w.member.reads for w in term.token_weights):
             yield from _importance(key, term, recipe)
+    measured = isinstance(recipe.sequences.mixture.student_fraction, MeasuredSection)
+    if measured and not any(term.compares_all for term in terms):
+        yield (
+            "objective.terms",
+            "must have one without token weights that compares with the teacher, by which a "
+            "measured sequences.mixture.student_fraction goes, got "
+            f"{', '.join(term.name for term in terms)}; add one, such as forward_kl, or give the "
+            "fraction as a number",
+        )
     yield from _reward(recipe, terms)
     if any(term.rates_rollouts for term in terms):
         yield from _rated_rollouts(recipe)

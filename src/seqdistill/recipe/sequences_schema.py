@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from seqdistill.core.families import InnerRange, TimeConstant
 from seqdistill.core.schedules import Schedule, Scheduled, fraction, in_one_error, read_schedule
 from seqdistill.recipe.sections import (
     ComputeType,
@@ -106,16 +107,38 @@ class AdaptiveSection(Section):
         return f"{self.start:g} to {self.end:g} (adaptive)"
 
 
+class MeasuredSection(Section):
+    """A fraction that follows where the student is far from its teacher (our rule)."""
+
+    shape: Literal["measured"]
+    """Apart from those that follow the updates."""
+    within: InnerRange = (0.1, 0.9)
+    """The least and the most that it may become: both kinds of sequences have to be seen."""
+    time_constant: TimeConstant = 20.0
+    """How slowly it follows, in updates that have sequences of a kind."""
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The values that bound it."""
+        return self.within
+
+    def __str__(self) -> str:
+        return f"{self.within[0]:g} to {self.within[1]:g} (measured)"
+
+
 def _student_fraction(given: Any) -> Any:
-    if given is None or isinstance(given, AdaptiveSection):
+    if given is None or isinstance(given, (AdaptiveSection, MeasuredSection)):
         return given
-    if isinstance(given, dict) and given.get("shape") == "adaptive":
+    shape = given.get("shape") if isinstance(given, dict) else None
+    if shape == "adaptive":
         return in_one_error(AdaptiveSection.model_validate, given)
+    if shape == "measured":
+        return in_one_error(MeasuredSection.model_validate, given)
     return fraction(read_schedule({"end": 1.0, **given} if isinstance(given, dict) else given))
 
 
 StudentFraction = Annotated[
-    AdaptiveSection | Scheduled,
+    AdaptiveSection | MeasuredSection | Scheduled,
     BeforeValidator(_student_fraction),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "object"}]}),
 ]
@@ -128,7 +151,9 @@ class MixtureSection(Section):
     """GKD's lambda: 0 means the others write all and nothing is sampled, 1 that the student does
     and prompts alone are enough. Must be given with `origin: mixture`; with `replay` all are
     the student's when not given. The coin `both` has 0.5. Or {shape: adaptive, start: 0, end: 1,
-    step: 0.1, threshold: 0.1}: raised by `step` when the dev loss is `threshold` worse."""
+    step: 0.1, threshold: 0.1}: raised by `step` when the dev loss is `threshold` worse. Or {shape:
+    measured, within: [0.1, 0.9], time_constant: 20}: own / (own + others), moving means of the
+    first term that compares with the teacher at every token, on own sequences and on others."""
     coin: Literal["batch", "example", "both"] = "batch"
     """`batch`: one coin for a whole batch, the same on every process (GKD). `example`: one for each
     prompt (ImitKD). `both`: every prompt is answered by both (DistiLLM-2, f-distill)."""
@@ -264,4 +289,4 @@ class SequencesSection(Section):
         share = self.mixture.student_fraction
         if not self.reads_mixture or share is None or self.mixture.coin == "both":
             return None
-        return share.start if len(set(share.ends)) == 1 else None
+        return share.ends[0] if len(set(share.ends)) == 1 else None

@@ -143,6 +143,8 @@ class System(Record):
     """KL(teacher || student) there."""
     topk_overlap_own: Value | None = None
     """Its probability, there, of the tokens that are among the 8 likeliest of both models."""
+    acceptance_own: Value | None = None
+    """The chance, there, that the teacher accepts a token that it drafts (speculative sampling)."""
     mode_share: Value | None = None
     """Mean probability of a system's own beam output."""
     outputs: int | None = None

@@ -128,6 +128,9 @@ _KINDS = {
     "student_fraction": _updates(
         "Student’s share", "% of sequences", "The others come from the mixture’s rest.", small=True
     ),
+    "beta": _updates(
+        "β of the JSD", "0: forward KL, 1: reverse", "As it was at each update.", small=True
+    ),
     "reward": _updates("Reward", "reward", "Mean over the student’s own sequences."),
     "repetition": _updates(
         "Repetition",
@@ -151,6 +154,7 @@ _ROLLOUTS = (
     "teacher_reverse_kl",
     "staleness",
     "student_fraction",
+    "beta",
 )
 _SPOKEN_WITH_X = {"speed", "agreement", "sampling"}
 """Not `size`, whose dots are moved apart."""

@@ -219,8 +219,8 @@ class SourcePart:
 
     Whatever a part does not do itself, its own parts do: a class that wraps others names them in
     `_parts` and overrides what it adds. The order for every update: `begin_update`, the batches,
-    `end_update`. Parts on several processes have one seed and stay in step: they are called equally
-    often, and what they decide together (a coin for a whole batch) they draw alike.
+    `end_update`, `learned`. Parts on several processes have one seed and stay in step: they are
+    called equally often, and what they decide together (a coin for a whole batch) they draw alike.
     """
 
     def _parts(self) -> Mapping[str, SourcePart]:
@@ -240,6 +240,11 @@ class SourcePart:
             for part in self._parts().values()
             for name, value in part.end_update().items()
         }
+
+    def learned(self, parts: Mapping[str, TokenSum]) -> None:
+        """What the update's loss was made of, by name, over all batches of all processes."""
+        for part in self._parts().values():
+            part.learned(parts)
 
     def dev_scored(self, scores: Mapping[str, float]) -> None:
         """The student's dev scores, whenever there are new ones."""

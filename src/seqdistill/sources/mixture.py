@@ -6,6 +6,7 @@ A mixture's prompts are the same whatever the fraction; a batch from memory brin
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import torch
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.generators import derived_seed, named_generator
 from seqdistill.core.schedules import Schedule
+from seqdistill.core.terms import OTHERS_DIVERGENCE, OWN_DIVERGENCE
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import (
@@ -25,6 +27,7 @@ from seqdistill.sources.completions import (
     metric_sum,
 )
 
+_MEASURED = (OWN_DIVERGENCE, OTHERS_DIVERGENCE)
 Coin = Literal["batch", "example", "both"]
 
 
@@ -82,7 +85,52 @@ class AdaptiveFraction(SourcePart):
         self._fraction, self._previous = state["fraction"], state["previous"]
 
 
-Fraction = Schedule | AdaptiveFraction
+@dataclasses.dataclass(kw_only=True, eq=False)
+class MeasuredFraction(SourcePart):
+    """own / (own + others): the part of the divergence that is met on the student's own sequences.
+
+    Own and others are exponential means of the divergence from the teacher per token, on the
+    student's sequences and on the others. So the student samples the more, the farther it is from
+    its teacher where its samples lead, and half where both are alike. To learn from its own lowers
+    the first mean, so that the fraction comes to rest. It is kept `within`, and in the middle until
+    both were measured. The means begin as the first value and move by 1 / `time_constant` toward
+    each later one, in the updates that have such sequences.
+
+    Source: ours. Agarwal et al. 2024 (GKD) find that the best lambda depends on the task and leave
+    open how to choose it; no public text fixes a rule.
+    """
+
+    within: tuple[float, float]
+    time_constant: float
+
+    def __post_init__(self) -> None:
+        self._means: dict[str, float] = {}
+
+    def value(self, update: int, updates: int) -> float:
+        """The fraction as the updates so far have left it."""
+        low, high = self.within
+        whole = sum(self._means.values())
+        if len(self._means) < len(_MEASURED) or whole == 0.0:
+            return (low + high) / 2.0
+        return min(max(self._means[OWN_DIVERGENCE] / whole, low), high)
+
+    def learned(self, parts: Mapping[str, TokenSum]) -> None:
+        """Moves the means of what the update had."""
+        for name in _MEASURED:
+            mean = parts[name].mean
+            if math.isfinite(mean):
+                before = self._means.get(name, mean)
+                self._means[name] = before + (mean - before) / self.time_constant
+
+    def state_dict(self) -> dict[str, Any]:
+        """The means that there are."""
+        return {"means": dict(self._means)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._means = dict(state["means"])
+
+
+Fraction = Schedule | AdaptiveFraction | MeasuredFraction
 """A number in [0, 1] with a `value` at each update."""
 
 
@@ -111,7 +159,7 @@ class MixtureSource(CompletionSource):
 
     def _parts(self) -> Mapping[str, SourcePart]:
         parts: dict[str, SourcePart] = {"student": self.student, "other": self.other}
-        if isinstance(self.fraction, AdaptiveFraction):
+        if isinstance(self.fraction, SourcePart):
             parts["fraction"] = self.fraction
         return parts
 

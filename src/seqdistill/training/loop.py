@@ -282,6 +282,7 @@ class TrainingLoop:
         self.objective.begin_update(update, steps, logged=logged)
         stats = self._accumulate()
         self.objective.end_update(stats.parts)
+        self.source.learned(stats.parts)
         norm = None
         if self.objective.learns_from(stats.parts):
             norm = self._divide_and_clip(stats.loss.count)
