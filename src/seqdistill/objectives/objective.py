@@ -176,7 +176,8 @@ class WeightedObjective:
         logits (one vocabulary, one temperature, the same positions) share one pass over the head.
         The part of a policy gradient is the loss whose gradient it is, no distance. Terms that
         learn add what they log, monitors add parts of their names; where weights leave the count,
-        `selected_fraction` is how much of all counting positions is left.
+        `selected_fraction` is how much of all counting positions is left. Features have the
+        positions that the objective is divided by, whatever single terms select.
 
         `eval_states` are the student's states with its dropout off, None where `states` are those.
         `weights` are those of `over_update`; without them the batch is a whole update.
