@@ -26,6 +26,11 @@ class LayerFeatures:
     mask: Bool[Tensor, "batch time"]
     is_causal: bool
 
+    def cpu(self) -> LayerFeatures:
+        """The same in the memory of the CPU."""
+        tensors = {name: tensor.cpu() for name, tensor in self.tensors.items()}
+        return LayerFeatures(tensors, self.mask.cpu(), self.is_causal)
+
     @property
     def hidden(self) -> Float[Tensor, "batch time width"]:
         """The layer's output; of the last layer after the stack's final norm."""

@@ -179,7 +179,7 @@ class SequenceModel(nn.Module):
         return StudentStates(hidden, self.head, self._features(found, batch))
 
     def try_features(self, wanted: Wanted) -> Features:
-        """Those of three tokens, dropout off, no gradient.
+        """Those of three tokens, dropout off, no gradient, on the CPU.
 
         Raises ModelError for what the architecture does not tell.
         """
@@ -187,7 +187,8 @@ class SequenceModel(nn.Module):
         mask = torch.ones_like(ids, dtype=torch.bool)
         batch = SequenceBatch(("tiny",), ids, mask, ids, mask, source)
         with torch.no_grad(), evaluation_mode(self):
-            features = self.states(batch, wanted).features
+            live = self.states(batch, wanted).features
+        features = {layer: found.cpu() for layer, found in live.items()}
         for found in (each.attention for each in features.values() if "attention" in each.tensors):
             if not torch.allclose(found.sum(dim=-1).float(), torch.ones(()), atol=0.01):
                 raise ModelError(
