@@ -16,7 +16,7 @@ from tests.jobs.runs import folder_for, trained
 
 from seqdistill.core import plugin_loading
 from seqdistill.core.errors import RecipeError, UserError
-from seqdistill.core.families import DIVERGENCES, METRICS, REWARDS, TOKEN_WEIGHTS
+from seqdistill.core.families import DIVERGENCES, FEATURES, METRICS, REWARDS, TOKEN_WEIGHTS
 from seqdistill.jobs.inputs import check_inputs, inputs_of
 from seqdistill.recipe import json_schema, load_recipe, schema
 from seqdistill.testing import check_token_weight
@@ -24,10 +24,10 @@ from seqdistill.testing import check_token_weight
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "docs" / "how-to" / f"{family}.md"
-    for family in ("divergence", "metric", "reward", "token-weight")
+    for family in ("divergence", "feature-match", "metric", "reward", "token-weight")
 ]
 _FILE = re.compile(r"^```\w+ file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FAMILIES = (DIVERGENCES, METRICS, REWARDS, TOKEN_WEIGHTS)
+FAMILIES = (DIVERGENCES, FEATURES, METRICS, REWARDS, TOKEN_WEIGHTS)
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def test_what_a_page_shows_passes_its_own_suite_and_a_check(place: Path, page: P
             test()
 
 
-def test_all_four_train_measure_and_resume(place: Path) -> None:
+def test_all_five_train_measure_and_resume(place: Path) -> None:
     """In one recipe, written back into the run directory and read again from there."""
     for page in PAGES:
         for name, text in files_of(page).items():
             (place / name).write_text(text)
     folder_for(place, "mbart")
     settings = [
-        "plugins=[my_divergence.py, my_metric.py, my_reward.py, my_weight.py]",
+        "plugins=[my_divergence.py, my_match.py, my_metric.py, my_reward.py, my_weight.py]",
         "data={train: train.tsv, dev: test.tsv}",
         "teacher={model: teacher, scores: dense}",
         "student.model=student",
@@ -86,6 +86,7 @@ def test_all_four_train_measure_and_resume(place: Path) -> None:
         "objective={reduction: sequence, reward: {function: of_length, parameters: {target: 4}}}",
         "objective.terms=[{divergence: renyi, order: 0.3},"
         "{divergence: negative_log_likelihood, token_weights: advantages}]",
+        "objective.features=[{match: hidden_l1, at_most: 0.5, project: true}]",
         "training={steps: 2, batch_tokens: 60, eval_metric: same_length, log_every: 1, threads: 1}",
         "evaluation={engine: transformers, metrics: same_length, max_new_tokens: 6}",
         "output_dir=runs/mine",
@@ -93,7 +94,7 @@ def test_all_four_train_measure_and_resume(place: Path) -> None:
     (place / "own.yaml").write_text("seed: 3\n")
     recipe = load_recipe("own.yaml", settings)
     run = trained(recipe)
-    assert {"renyi", "advantages", "reward"} <= set(run.read_metrics()[0])
+    assert {"renyi", "advantages", "hidden_l1", "reward"} <= set(run.read_metrics()[0])
     assert any("dev_same_length" in row for row in run.read_metrics())
     assert load_recipe(str(run.recipe_path)) == recipe, "imported already: nothing new is run"
     assert trained(recipe, resume=True).read_metrics() == run.read_metrics()

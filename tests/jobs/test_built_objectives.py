@@ -211,8 +211,8 @@ def test_no_setting_is_without_a_test() -> None:
     own = {key for f in families for m in f.values() for key in m.parameters.__pydantic_fields__}
     adaptive = {"step", "momentum", "time_constant"}  # of updates to come: tests of what moves
     assert {field for field, *_ in OF_A_TERM} == {"weight", "token_weights", *own} - adaptive
-    # The reward is part of what is written: tests of sources.
-    whole = {"reward", "monitors", "terms"} | {field for field, *_ in OF_THE_OBJECTIVE}
+    # The reward is part of what is written: tests of sources. Features have tests of their own.
+    whole = {"reward", "monitors", "terms", "features"} | {field for field, *_ in OF_THE_OBJECTIVE}
     assert whole == set(ObjectiveSection.model_fields)
 
 

@@ -9,10 +9,10 @@ import pytest
 from torch import Tensor
 
 from seqdistill.core.errors import RecipeError
-from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, Divergence
+from seqdistill.core.families import DIVERGENCES, FEATURES, TOKEN_WEIGHTS, Divergence, FeatureMatch
 from seqdistill.core.terms import Term
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.testing import check_divergence, check_token_weight
+from seqdistill.testing import check_divergence, check_feature_match, check_token_weight
 from seqdistill.testing.world import world
 
 DIVERGENCE_CASES: dict[str, list[dict[str, Any]]] = {
@@ -70,6 +70,30 @@ def test_every_divergence(name: str, parameters: dict[str, Any]) -> None:
 def test_every_token_weight(name: str, parameters: dict[str, Any]) -> None:
     of_update = TOKEN_WEIGHTS[name].measure is not None
     check_token_weight(name, by_sequence=not of_update, **parameters)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_feature_match(name: str) -> None:
+    parameters = {"relation_heads": 3} if name == "attention_relations" else {}
+    check_feature_match(name, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda own, other: (own.hidden - other.hidden).abs(), "a value for every token"),
+        (lambda own, other: (own.hidden - other.hidden).mean(-1), "never below 0"),
+        (lambda own, other: own.hidden.square().mean((0, 2)).expand(3, -1), "under padding is not"),
+        (lambda own, other: own.hidden.detach().square().sum(-1) * own.hidden[..., 0] ** 2, "diff"),
+    ],
+)
+def test_a_match_that_is_none_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[..., Tensor], told: str
+) -> None:
+    wrong = FeatureMatch("wrong", function, projects=True)
+    monkeypatch.setitem(FEATURES._members, "wrong", wrong)
+    with pytest.raises(AssertionError, match=told):
+        check_feature_match("wrong")
 
 
 def test_a_gradient_that_is_not_its_values_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.schedules import Schedule
+from seqdistill.core.terms import FeatureTerm
 from seqdistill.recipe import list_presets, load_recipe, preset_names, read_recipe, show_preset
 from seqdistill.recipe.documents import parse_document
 from seqdistill.recipe.objective_schema import read_term
@@ -69,6 +71,16 @@ def test_who_writes_how_much_is_the_papers() -> None:
     assert (phi.start, phi.step, phi.threshold) == (0.0, 0.1, 0.1)
     assert (replay.capacity, replay.fresh_fraction.ends) == (1000, (1.0, 0.0))
     assert found["gkd_rl"].rollouts.samples_per_prompt == 4
+
+
+def test_features_are_of_the_papers_layers() -> None:
+    found = {name: load_recipe(name, YOURS).objective.built_features() for name in METHODS}
+    assert {name for name, features in found.items() if features} == {"hidden_states", "minilm"}
+    assert found["hidden_states"] == [FeatureTerm.of("hidden_mse", weight=Schedule.constant(1.0))]
+    relations = FeatureTerm.of(
+        "attention_relations", weight=Schedule.constant(1.0), layers="last", relation_heads=8
+    )
+    assert found["minilm"] == [relations]
 
 
 def test_pruning_takes_four_weights_of_five_by_one_threshold_and_trains_gently() -> None:

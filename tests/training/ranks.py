@@ -23,18 +23,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
-from tests.tiny import character_tokenizer, collator, random_examples
+from tests.tiny import character_tokenizer, collator, random_examples, tiny_model
 from tests.training.small import Recorder, make_loop, stored, student, weights
 from torch import nn
 
 from seqdistill.core.errors import NonFiniteLossError, UserError
-from seqdistill.core.terms import Term
+from seqdistill.core.features import Layer
+from seqdistill.core.terms import FeatureTerm, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.evaluation.dev import DevScorer, Ranks
 from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.objectives.features import FeatureLoss
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.completions import CompletionSource
@@ -85,6 +87,23 @@ def teacher_of(model: SequenceModel, accelerator: Accelerator) -> InProcessTeach
     if accelerator.is_fsdp2:
         shard_frozen(teacher.model)
     return teacher
+
+
+def wide_teacher() -> SequenceModel:
+    """Twice as wide as the student, so that matrices are trained."""
+    return SequenceModel(tiny_model("mbart", seed=3, d_model=32)).to(torch.float64)
+
+
+def features_of(model: SequenceModel) -> WeightedObjective:
+    pairs: list[tuple[Layer, Layer]] = [
+        (("encoder", 2), ("encoder", 1)),
+        (("decoder", 1), ("decoder", 2)),
+    ]
+    reads = frozenset({"hidden"})
+    own = model.try_features({layer: reads for layer, _ in pairs})
+    others = wide_teacher().try_features({layer: reads for _, layer in pairs})
+    matching = FeatureLoss(FeatureTerm.of("hidden_mse"), pairs, own, others, seed=5)
+    return WeightedObjective([Term.of("forward_kl")], reduction="token", features=[matching])
 
 
 def train(
@@ -162,6 +181,11 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
     paced = Term.of("reverse_kl", token_weights=["pass_rate"])
     paced_objective = WeightedObjective([paced], reduction="sequence")
     kept("paced", model, optimizer="sgd", objective=paced_objective, teacher=teacher)
+    if not accelerator.is_fsdp2:  # which is refused
+        model = student(dtype=torch.float64)
+        matching = features_of(model)
+        taught = InProcessTeacher(wide_teacher(), vocab_size=40, layers=matching.teacher_layers)
+        kept("features", model, optimizer="sgd", objective=matching, teacher=taught)
     model = student(dtype=torch.float64)
     kept(
         "on-policy",

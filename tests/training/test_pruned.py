@@ -19,7 +19,7 @@ from tests.training.small import (
     student,
     weights,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqdistill.compression.pruning import PruningMask, bit_patterns, prune
 from seqdistill.core.batch import StudentStates
@@ -141,6 +141,7 @@ def test_resumed_equals_uninterrupted_whatever_was_zero(killed_at: int, tmp_path
         path,
         model=model,
         mask=again,
+        features=nn.ModuleList(),
         teacher=NoTeacher(),
         optimizer=optimizer,
         device=torch.device("cpu"),

@@ -19,7 +19,7 @@ from tests.training.small import (
     student,
     weights,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.errors import UserError
@@ -192,6 +192,7 @@ def test_a_state_holds_tied_weights_once_and_every_counter(uninterrupted: Run) -
         path,
         model=model,
         mask=PruningMask.of_nothing(),
+        features=nn.ModuleList(),
         teacher=NoTeacher(),
         optimizer=optimizer,
         device=torch.device("cpu"),

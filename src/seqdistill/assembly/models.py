@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterable
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdistill.assembly.data import chat_settings, collator_for, encode_for, within_limits
 from seqdistill.compression.layers import keep_layers
-from seqdistill.core.errors import ModelError, did_you_mean
+from seqdistill.compression.width import Width, keep_width
+from seqdistill.core.errors import DataError, ModelError, did_you_mean
+from seqdistill.data.batching import in_length_order
 from seqdistill.data.bundled import SCHEME, bundled_folder
 from seqdistill.data.examples import Example
 from seqdistill.generation.model_facts import declare_ends
@@ -27,6 +31,9 @@ from seqdistill.models.loading import (
 from seqdistill.models.placement import Placement, device_of
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import EvaluationSection, Recipe, TeacherSection
+
+_LOOKED_AT = 256
+"""Rows on which the importance of neurons, heads and channels is measured."""
 
 
 def model_folder(name: str) -> str:
@@ -141,7 +148,7 @@ def _initial_student(
     if section.init == "teacher_layers":
         assert teacher is not None
         model = keep_layers(
-            teacher.model,
+            _narrowed(recipe, teacher, train_examples),
             encoder_layers=section.encoder_layers,
             decoder_layers=section.decoder_layers,
         )
@@ -151,6 +158,28 @@ def _initial_student(
     assert section.model is not None
     pair = load_pair(model_folder(section.model), trust_remote_code=section.trust_remote_code)
     return dataclasses.replace(pair, name=section.model)
+
+
+def _narrowed(
+    recipe: Recipe, teacher: LoadedModel, train_examples: Iterable[Example]
+) -> PreTrainedModel:
+    """The teacher's model with what is kept of its width; itself where that is all."""
+    if not (width := recipe.student.width):
+        return teacher.model
+    answered = (example for example in train_examples if example.target)
+    rows = list(itertools.islice(answered, _LOOKED_AT))
+    encoded = within_limits(encode_for(teacher, rows, chat_settings(recipe.data)), recipe.data)
+    examples, collator = encoded.examples, collator_for(teacher)
+    if not examples:
+        raise DataError(
+            "data.train must have rows with targets, on which what the student keeps of the "
+            "teacher's width is measured, but found none; add some, or remove student.ffn_size, "
+            "student.attention_heads and student.hidden_size."
+        )
+    batches = in_length_order(examples, teacher.kind, recipe.training.batch_tokens)
+    return keep_width(
+        teacher.model, Width(**width), (collator([examples[i] for i in each]) for each in batches)
+    )
 
 
 def _from_scratch(

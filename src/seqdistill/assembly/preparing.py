@@ -18,6 +18,7 @@ from seqdistill.assembly.data import (
     within_limits,
 )
 from seqdistill.assembly.feasibility import check_models_fit, learns_from_references
+from seqdistill.assembly.features import build_features
 from seqdistill.assembly.judging import (
     Judging,
     check_judging,
@@ -40,6 +41,7 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
 from seqdistill.models.vocabulary import check_ends, check_starts, shared_vocab_size
+from seqdistill.objectives.features import FeatureLoss
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import MeasuredSection
@@ -75,8 +77,8 @@ class Prepared:
     """Whether training asks the teacher what it would say: for a term, or to be looked at."""
 
 
-def build_objective(recipe: Recipe) -> WeightedObjective:
-    """The weighted sum of the recipe's terms."""
+def build_objective(recipe: Recipe, features: Sequence[FeatureLoss] = ()) -> WeightedObjective:
+    """The weighted sum of the recipe's terms and of `features`."""
     section = recipe.objective
     return WeightedObjective(
         section.built_terms(),
@@ -84,6 +86,7 @@ def build_objective(recipe: Recipe) -> WeightedObjective:
         loss_temperature=section.loss_temperature,
         monitors=section.monitors,
         by_origin=isinstance(recipe.sequences.mixture.student_fraction, MeasuredSection),
+        features=features,
     )
 
 
@@ -92,8 +95,8 @@ def prepare(recipe: Recipe) -> Prepared:
 
     Raises UserError for whatever does not fit.
     """
-    sequences, objective = recipe.sequences, build_objective(recipe)
-    asks_teacher = objective.needs_teacher or recipe.teacher.scores != "none"
+    sequences = recipe.sequences
+    asks_teacher = recipe.objective.asks_teacher or recipe.teacher.scores != "none"
     train_examples = _read_train(recipe)
     _check_columns(recipe, train_examples)
     dev_examples = _read_held_out(recipe, "dev")
@@ -121,13 +124,14 @@ def prepare(recipe: Recipe) -> Prepared:
         asks_teacher=asks_teacher,
     )
     _check_dev(recipe, judging, dev.examples)
+    lora, adapted = _lora(recipe, student), SequenceModel(student.model)
     return Prepared(
         recipe=recipe,
         teacher=teacher,
         student=student,
         reward=tried_reward(recipe, student, train_examples, encoded.examples),
-        lora=_lora(recipe, student),
-        adapted=SequenceModel(student.model),
+        lora=lora,
+        adapted=adapted,
         mask=mask,
         train_examples=train_examples,
         train=encoded.examples,
@@ -136,7 +140,7 @@ def prepare(recipe: Recipe) -> Prepared:
         dev_references=tuple(example.target or "" for example in dev_examples),
         judging=judging,
         precision=_precision(recipe),
-        objective=objective,
+        objective=build_objective(recipe, build_features(recipe, adapted, teacher)),
         asks_teacher=asks_teacher,
     )
 

@@ -46,12 +46,14 @@ def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
         return NoTeacher()
     size = check_vocabularies(prepared.student, prepared.teacher)
     section, student = prepared.recipe.teacher, prepared.adapted
+    layers = prepared.objective.teacher_layers
     if section.is_student and section.average_decay == 0.0:
-        return LiveTeacher(student, vocab_size=size)
+        return LiveTeacher(student, vocab_size=size, layers=layers)
     model = SequenceModel(prepared.teacher.model.to(device))
-    if section.is_student and section.average_decay < 1.0:
-        return AveragedTeacher(model, student, decay=section.average_decay, vocab_size=size)
-    return InProcessTeacher(model, vocab_size=size)
+    decay = section.average_decay
+    if section.is_student and decay < 1.0:
+        return AveragedTeacher(model, student, decay=decay, vocab_size=size, layers=layers)
+    return InProcessTeacher(model, vocab_size=size, layers=layers)
 
 
 def teacher_facts(recipe: Recipe) -> dict[str, str]:

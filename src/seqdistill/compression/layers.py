@@ -63,7 +63,6 @@ def keep_layers(
             "encoder": _shorten(config, _ENCODER_KEYS, encoder_layers),
             "decoder": _shorten(config, _DECODER_KEYS, decoder_layers),
         }
-        auto = AutoModelForSeq2SeqLM
     else:
         if encoder_layers is not None:
             raise ModelError(
@@ -71,17 +70,24 @@ def keep_layers(
                 "has no encoder; set student.decoder_layers alone."
             )
         kept = {"decoder": _shorten(config, ("num_hidden_layers",), decoder_layers)}
-        auto = AutoModelForCausalLM
     for key in _LAYER_DROP_KEYS:
         if key in config.to_dict():
             setattr(config, key, 0.0)
-    with torch.random.fork_rng():
-        smaller: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
-    _untie_like(model, smaller)
+    smaller = random_like(model, config)
     smaller.load_state_dict(_renumbered(model.state_dict(), kept))
+    return smaller
+
+
+def random_like(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+    """An fp32 model of that configuration, in eval mode, its weights random, that generates as
+    `model` does."""
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.random.fork_rng():
+        made: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+    _untie_like(model, made)
     if model.generation_config is not None:
-        smaller.generation_config = copy.deepcopy(model.generation_config)
-    return smaller.eval()
+        made.generation_config = copy.deepcopy(model.generation_config)
+    return made.eval()
 
 
 def _untie_like(model: PreTrainedModel, smaller: PreTrainedModel) -> None:

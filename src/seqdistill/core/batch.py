@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from seqdistill.core.features import Features
 from seqdistill.core.head import Head
 from seqdistill.core.origins import Origin
 from seqdistill.core.source import SourceInputs
@@ -104,7 +105,11 @@ class SequenceBatch:
 
 @dataclasses.dataclass(frozen=True)
 class StudentStates:
-    """What a model says of a batch: last hidden states and its head. Logits are not built."""
+    """What a model says of a batch: last hidden states and its head. Logits are not built.
+
+    `features` are of the layers that were asked for, over all their tokens.
+    """
 
     hidden: Float[Tensor, "batch time dim"]
     head: Head
+    features: Features = dataclasses.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The four families of methods, and the members that the package brings: names and parameters.
+"""The five families of methods, and the members that the package brings: names and parameters.
 
 The functions themselves, which need torch, are imported when they are first called. Registering
 from outside: `seqdistill.plugins`.
@@ -132,6 +132,31 @@ class TokenWeight(Member):
             )
 
 
+Stack = Literal["encoder", "decoder"]
+"""Of layers; all there is of a decoder-only model is a decoder."""
+READABLE = ("hidden", "attention", "queries", "keys", "values")
+"""The attributes of a layer's features that are there for those that name them in `reads` alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureMatch(Member):
+    """`function(student, teacher, **parameters)`: how far one layer's features are from those of
+    another, (batch, time); what it gives where no token counts is not read."""
+
+    reads: tuple[str, ...] = ("hidden",)
+    """The attributes of both layers' features that it looks at."""
+    projects: bool = False
+    """The student's hidden states come multiplied by a matrix that is trained with it, where their
+    width is not the teacher's."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.reads if name not in READABLE]:
+            raise ValueError(
+                f"reads of the feature match {self.name} must be among {', '.join(READABLE)}, got "
+                f"{unknown[0]!r}"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class Reward(Member):
     """`function(prompts, completions, references, **parameters)`: a finite number for each
@@ -169,18 +194,22 @@ DIVERGENCES = Registry(
     ),
 )
 TOKEN_WEIGHTS = Registry("token weight", TokenWeight, reserved=("kind",))
+FEATURES = Registry(
+    "feature match", FeatureMatch, reserved=("match", "weight", "stack", "layers", "project")
+)
 REWARDS = Registry("reward", Reward)
 METRICS = Registry("metric", Metric)
 
 
 def all_members() -> tuple[Member, ...]:
     """Of all families, those of plug-ins too."""
-    families = (DIVERGENCES, TOKEN_WEIGHTS, REWARDS, METRICS)
+    families = (DIVERGENCES, TOKEN_WEIGHTS, FEATURES, REWARDS, METRICS)
     return tuple(member for family in families for member in family.values())
 
 
 divergence = DIVERGENCES.register
 token_weight = TOKEN_WEIGHTS.register
+feature_match = FEATURES.register
 reward = REWARDS.register
 metric = METRICS.register
 
@@ -272,6 +301,16 @@ class TopTokens:
     where the student is sure and wrong."""
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     """Of a sequence's tokens, rounded down."""
+
+
+@parameters
+class AttentionRelations:
+    """KL between the teacher's and the student's relations of queries, of keys and of values: how
+    alike those of two tokens are, a softmax over the tokens that one may see (MiniLMv2)."""
+
+    relation_heads: Annotated[int, Field(ge=1)] = 8
+    """Into how many parts queries, keys and values are split, whatever heads the models have: their
+    widths must be multiples of it. MiniLMv2 has 48 for a width of 768."""
 
 
 OF_ROLLOUTS = "rollout_pass_rate"
@@ -367,6 +406,17 @@ TOKEN_WEIGHTS.add(
     extras_range=(0.0, 1.0),
     selects=True,
     measure=_WEIGHT % "measured_for_pass_rate",
+)
+
+_FEATURE = "seqdistill.objectives.features:%s"
+FEATURES.add("hidden_mse", _FEATURE % "hidden_mse", projects=True)
+FEATURES.add("hidden_cosine", _FEATURE % "hidden_cosine", projects=True)
+FEATURES.add("attention_transfer", _FEATURE % "attention_transfer", reads=("attention",))
+FEATURES.add(
+    "attention_relations",
+    _FEATURE % "attention_relations",
+    parameters=AttentionRelations,
+    reads=("queries", "keys", "values"),
 )
 
 _REWARD = "seqdistill.metrics.rewards:%s"

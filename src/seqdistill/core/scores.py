@@ -7,6 +7,7 @@ import dataclasses
 from jaxtyping import Float
 from torch import Tensor
 
+from seqdistill.core.features import Features
 from seqdistill.core.head import Head
 
 
@@ -17,10 +18,14 @@ class NoScores:
 
 @dataclasses.dataclass(frozen=True)
 class DenseScores:
-    """Everything: the teacher's last hidden states and its head (logits are rebuilt in chunks)."""
+    """Everything: the teacher's last hidden states and its head (logits are rebuilt in chunks).
+
+    `features` are of the layers that were asked for, over all their tokens.
+    """
 
     hidden: Float[Tensor, "batch time teacher_dim"]
     head: Head
+    features: Features = dataclasses.field(default_factory=dict)
 
 
 TeacherScores = NoScores | DenseScores

@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 from seqdistill.core.families import (
     DIVERGENCES,
+    FEATURES,
     OF_ROLLOUTS,
     TOKEN_WEIGHTS,
     Divergence,
+    FeatureMatch,
+    Stack,
     TokenWeight,
 )
 from seqdistill.core.registry import Chosen
@@ -25,6 +28,8 @@ Monitor = Literal["student_entropy", "teacher_reverse_kl"]
 Weighing = str | Chosen[TokenWeight]
 OWN_DIVERGENCE, OTHERS_DIVERGENCE = "divergence_own", "divergence_others"
 """What metrics call the mean of a term over the student's own sequences, and over all others."""
+LayerMap = Literal["uniform", "last"] | tuple[tuple[int, int], ...]
+"""Which layers are compared: evenly spaced ones, the last ones, or (student's, teacher's) pairs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +115,68 @@ class Term:
 
     def weight_at(self, update: int, updates: int) -> float:
         """The factor at `update`, counted from 1, of a run of `updates`."""
-        given = self.weight
-        return given.value(update, updates) if isinstance(given, Schedule) else given
+        return _value_at(self.weight, update, updates)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureTerm:
+    """factor x the mean distance of pairs of layers, of the student and of the teacher."""
+
+    match: Chosen[FeatureMatch]
+    weight: float | Schedule = 1.0
+    """The factor."""
+    stack: Literal["all"] | Stack = "all"
+    layers: LayerMap = "uniform"
+    project: bool = False
+    """Whether a matrix is trained also where the widths are equal."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        *,
+        weight: float | Schedule = 1.0,
+        stack: Literal["all"] | Stack = "all",
+        layers: LayerMap = "uniform",
+        project: bool = False,
+        **parameters: Any,
+    ) -> FeatureTerm:
+        """The match of that name with its parameters.
+
+        Raises RecipeError for an unknown name and parameters missing, foreign or out of range.
+        """
+        return cls(FEATURES.choose(name, **parameters), weight, stack, layers, project)
+
+    @property
+    def name(self) -> str:
+        """What logs call it."""
+        return self.match.member.name
+
+    def weight_at(self, update: int, updates: int) -> float:
+        """The factor at `update`, counted from 1, of a run of `updates`."""
+        return _value_at(self.weight, update, updates)
+
+
+def _value_at(given: float | Schedule, update: int, updates: int) -> float:
+    return given.value(update, updates) if isinstance(given, Schedule) else given
+
+
+def layer_pairs(
+    layers: LayerMap, student_layers: int, teacher_layers: int
+) -> tuple[tuple[int, int], ...]:
+    """Which layers of a stack are compared, (student's, teacher's), counted from 1.
+
+    `uniform` pairs the student's layer i with the teacher's i T / S, rounded, halves up, and at
+    least 1: the last one with the last.
+
+    Source: Jiao et al. 2020 (TinyBERT), sec. 3.1, where S divides T.
+    """
+    if layers == "last":
+        return ((student_layers, teacher_layers),)
+    if layers == "uniform":
+        size, other = student_layers, teacher_layers
+        return tuple((i, max(1, (2 * i * other + size) // (2 * size))) for i in range(1, size + 1))
+    return layers
 
 
 def term_findings(
@@ -184,11 +249,25 @@ def _findings_of(key: str, term: Term) -> Iterator[tuple[str, str]]:
             f"must be negative_log_likelihood with the token weight {policies[0]}, which weighs "
             f"the likelihood of sampled tokens, got {term.divergence.member.name}; set it",
         )
-    ends = term.weight.ends if isinstance(term.weight, Schedule) else (term.weight,)
+    yield from _of_weight(key, term.weight)
+
+
+def feature_findings(features: Sequence[FeatureTerm]) -> Iterator[tuple[str, str]]:
+    """What does not go together in features, as `term_findings` tells it."""
+    for position, feature in enumerate(features):
+        key = f"features.{position}"
+        yield from _of_weight(key, feature.weight)
+        if feature.project and not feature.match.member.projects:
+            yield (
+                f"{key}.project",
+                f"must be left out with {feature.name}, which compares no states that a matrix "
+                "could map, got true; remove it",
+            )
+
+
+def _of_weight(key: str, weight: float | Schedule) -> Iterator[tuple[str, str]]:
+    ends = weight.ends if isinstance(weight, Schedule) else (weight,)
     if min(ends) < 0.0:
-        yield f"{key}.weight", f"must be at least 0, got {term.weight}; give a number in that range"
+        yield f"{key}.weight", f"must be at least 0, got {weight}; give a number in that range"
     elif max(ends) == 0.0:
-        yield (
-            f"{key}.weight",
-            f"must be greater than 0, got {term.weight}; leave the term out instead",
-        )
+        yield f"{key}.weight", f"must be greater than 0, got {weight}; leave the term out instead"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqdistill.assembly.corpus import wanted_corpus
 from seqdistill.assembly.data import counted_train, read_split
-from seqdistill.assembly.preparing import Prepared, build_objective, prepare
+from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source
 from seqdistill.assembly.teachers import live_teacher, states_bytes
 from seqdistill.compression.layers import parameter_count
@@ -104,7 +104,7 @@ def plan(recipe: Recipe) -> Plan:
             members,
             key=lambda m: (
                 m.sequences.rolls_out,
-                m.teacher.scores != "none" or build_objective(m).needs_teacher,
+                m.objective.asks_teacher or m.teacher.scores != "none",
             ),
         )
         labelled = next((m for m in members if m.sequences.decoded_by_teacher), chosen)
@@ -297,19 +297,18 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
     """Seconds of the teacher's scores, and of the student's passes with what it writes: of each the
     fastest of some batches of the epoch. The largest come first, for the memory that they take."""
     use_fast_attention(prepared.student.model, device)
-    model = prepared.adapted.to(device)
+    loss = StudentLoss(prepared.adapted, prepared.objective).to(device)
     teacher = live_teacher(prepared, device)
     # Its moments take memory; the rate is 0, so that what is measured stays the student.
-    optimizer = make_optimizer(model, prepared.recipe.training)
+    optimizer = make_optimizer(loss, prepared.recipe.training)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    loss = StudentLoss(model, prepared.objective)
     updates = prepared.recipe.training.steps
     bf16 = prepared.precision == "bf16"
     fastest = (math.inf, math.inf)
     every = [*_largest_batches(prepared), prepared.train]
     sources = [build_source(_at_once(prepared), examples) for examples in every]
-    model.train()
+    loss.train()
     for number, source in enumerate((*sources, sources[-1], sources[-1]), start=1):
         began = time.perf_counter()
         source.begin_update(number, updates)
@@ -333,6 +332,6 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
             fastest = (min(fastest[0], scored - started), min(fastest[1], student))
     # As saving does: a state is copied whole before it is written.
     moments = [value for state in optimizer.state.values() for value in state.values()]
-    kept = [*model.parameters(), *(m for m in moments if isinstance(m, Tensor))]
+    kept = [*loss.parameters(), *(m for m in moments if isinstance(m, Tensor))]
     _ = [tensor.detach().cpu().clone() for tensor in kept]
     return fastest

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqdistill.assembly.data import collator_for, encode_for_evaluation
+from seqdistill.assembly.data import collator_for, encode_for_evaluation, read_split
 from seqdistill.assembly.decoding import (
     build_generator,
     engine_name,
@@ -102,7 +102,8 @@ def _start(
             ),
             *recipe.data.model_languages,
         )
-    pair = build_student(recipe, loaded, ())
+    measured_on = read_split(recipe, "train", targets="optional") if student.width else ()
+    pair = build_student(recipe, loaded, measured_on)
     pair.model.to(placement.device, placement.dtype_of(pair.model.config))
     size = parameter_count(pair.model) * (2 if student.save_dtype == "fp16" else 4)
     return _with_generator(START, pair, _init_name(recipe), recipe, examples, size, engine)
@@ -180,7 +181,8 @@ def _init_name(recipe: Recipe) -> str:
     student = recipe.student
     if student.init == "teacher_layers":
         kept = "+".join(str(n or "all") for n in (student.encoder_layers, student.decoder_layers))
-        return f"teacher layers {kept}"
+        width = "".join(f", {name} {size}" for name, size in student.width.items())
+        return f"teacher layers {kept}{width}"
     return student.init if student.model is None else f"{student.init} {student.model}"
 
 

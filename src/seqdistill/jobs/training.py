@@ -152,6 +152,11 @@ def train_as_only_writer(
             "are not gathered for its teacher, got "
             f"{recipe.teacher.average_decay:g}; set training.parallel=ddp"
         )
+    if accelerator.is_fsdp2 and recipe.objective.features:
+        raise UserError(
+            "objective.features must be left out where the student is trained in shards (FSDP2), "
+            f"got {recipe.objective.features[0].match}; set training.parallel=ddp"
+        )
     run = open_run(recipe, resume=resume)
     started = bool(resume) and run.is_begun
     if started and run.is_finished:

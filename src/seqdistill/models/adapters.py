@@ -19,9 +19,11 @@ from transformers import PreTrainedModel
 
 from seqdistill.core.batch import Kind, SequenceBatch, StudentStates
 from seqdistill.core.errors import ModelError
+from seqdistill.core.features import NO_LAYERS, Features, LayerFeatures, Wanted
 from seqdistill.core.head import Head
 from seqdistill.core.source import SourceInputs
 from seqdistill.models.dropout import evaluation_mode
+from seqdistill.models.features import Found, network_of, tapped
 from seqdistill.models.modalities import modality_of, tiny_ids
 
 # fp32 rounding over a few thousand-term dot products stays well below the first; in shorter dtypes
@@ -164,26 +166,64 @@ class SequenceModel(nn.Module):
             encoded, encoded_mask = modality_of(self.module).encode(self.module, source)
             named["encoder_hidden_states"] = encoded
             named["encoder_attention_mask"] = encoded_mask.long()
-            network = self.module.get_decoder()
-        else:
-            network = self.module.base_model
-            if self._takes_positions:
-                named["position_ids"] = positions_from_mask(decoder_mask)
+        elif self._takes_positions:
+            named["position_ids"] = positions_from_mask(decoder_mask)
+        network = network_of(self.module, "decoder")
         hidden: Tensor = network(**named, use_cache=False).last_hidden_state
         return hidden
 
-    def states(self, batch: SequenceBatch) -> StudentStates:
-        """What the model says of the batch."""
-        return StudentStates(hidden_states(self, batch), self.head)
+    def states(self, batch: SequenceBatch, wanted: Wanted = NO_LAYERS) -> StudentStates:
+        """What the model says of the batch, and what those of its layers compute."""
+        with tapped(self.module, wanted) as found:
+            hidden = hidden_states(self, batch)
+        return StudentStates(hidden, self.head, self._features(found, batch))
+
+    def try_features(self, wanted: Wanted) -> Features:
+        """Those of three tokens, dropout off, no gradient, on the CPU.
+
+        Raises ModelError for what the architecture does not tell.
+        """
+        ids, source = self._tiny()
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        batch = SequenceBatch(("tiny",), ids, mask, ids, mask, source)
+        with torch.no_grad(), evaluation_mode(self):
+            live = self.states(batch, wanted).features
+        features = {layer: found.cpu() for layer, found in live.items()}
+        for found in (each.attention for each in features.values() if "attention" in each.tensors):
+            if not torch.allclose(found.sum(dim=-1).float(), torch.ones(()), atol=0.01):
+                raise ModelError(
+                    "Attention weights must sum to 1, but those that "
+                    f"{type(self.module).__name__} tells do not; compare hidden states or "
+                    "attention_relations, or use another architecture."
+                )
+        return features
+
+    def _features(self, found: Found, batch: SequenceBatch) -> Features:
+        features = {}
+        for (stack, number), tensors in found.items():
+            mask = batch.decoder_mask
+            if stack == "encoder":
+                assert batch.source is not None, "batches of kind seq2seq have sources"
+                width = next(iter(tensors.values())).shape[-2]
+                modality = modality_of(self.module)
+                mask = modality.encoded_mask(self.module, batch.source, width)
+            features[stack, number] = LayerFeatures(tensors, mask, is_causal=stack == "decoder")
+        return features
+
+    def _tiny(self) -> tuple[Tensor, SourceInputs | None]:
+        """A short batch of one."""
+        ids = tiny_ids(self.module)
+        if self.kind == "causal":
+            return ids, None
+        modality = modality_of(self.module)
+        return ids, modality.pad([modality.tiny(self.module)]).to(self.module.device)
 
     @torch.no_grad()
     def _check(self) -> None:
-        ids = tiny_ids(self.module)
-        named, source = {"input_ids": ids}, None
-        if self.kind == "seq2seq":
-            modality = modality_of(self.module)
-            source = modality.pad([modality.tiny(self.module)]).to(self.module.device)
-            named = {**modality.arguments(source), "decoder_input_ids": ids}
+        ids, source = self._tiny()
+        named = {"input_ids": ids}
+        if source is not None:
+            named = {**modality_of(self.module).arguments(source), "decoder_input_ids": ids}
         self.training = self.module.training
         with evaluation_mode(self):
             hidden = self.forward(ids, torch.ones_like(ids, dtype=torch.bool), source)

@@ -1,4 +1,4 @@
-"""What the training step calls: a weighted sum of terms over the positions that count.
+"""What the training step calls: a weighted sum of terms, and of features, over what counts.
 
 It gathers those positions before any head is applied, so logits of padding and of prompts are
 never computed.
@@ -10,16 +10,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.families import TokenWeight
+from seqdistill.core.features import Wanted
 from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import NoScores, TeacherScores
 from seqdistill.core.terms import OTHERS_DIVERGENCE, OWN_DIVERGENCE, Monitor, Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.chunked import Part
+from seqdistill.objectives.features import FeatureLoss, joined
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.observation import Measured, Observation, Weights
 from seqdistill.objectives.reduction import reduction_count, reduction_weights
@@ -46,6 +48,8 @@ class WeightedObjective:
 
     Policy gradients are of expectations over sequences: every token weighs 1, whatever the
     reduction, and the total is divided by sequences. `monitors` are measured at logged updates.
+    `features`, whose matrices are trained, compare layers at the positions that count and are added
+    to the terms.
 
     Terms must go together, as `core.terms.term_findings` says: recipes are checked for it.
     """
@@ -58,10 +62,14 @@ class WeightedObjective:
         loss_temperature: float = 1.0,
         monitors: tuple[Monitor, ...] = (),
         by_origin: bool = False,
+        features: Sequence[FeatureLoss] = (),
     ) -> None:
         """With `by_origin` the first term that compares at every token is also told for own
         sequences and for others."""
-        self._terms = dict(zip(_numbered([term.name for term in terms]), terms, strict=True))
+        self.features = nn.ModuleList(features)
+        names = _numbered([t.name for t in terms] + [each.term.name for each in features])
+        self._terms = dict(zip(names, terms, strict=False))
+        self._features = dict(zip(names[len(terms) :], features, strict=True))
         self._reduction = reduction
         self._temperature = loss_temperature
         self._monitors = monitors
@@ -78,8 +86,18 @@ class WeightedObjective:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether some term needs the teacher's whole distribution."""
-        return any(term.asks_teacher for term in self._terms.values())
+        """Whether something compares with the teacher."""
+        return bool(self._features) or any(term.asks_teacher for term in self._terms.values())
+
+    @property
+    def student_layers(self) -> Wanted:
+        """The layers of the student that features look at."""
+        return joined([feature.student_layers for feature in self._features.values()])
+
+    @property
+    def teacher_layers(self) -> Wanted:
+        """Those of the teacher."""
+        return joined([feature.teacher_layers for feature in self._features.values()])
 
     @property
     def needs_eval_states(self) -> bool:
@@ -122,8 +140,8 @@ class WeightedObjective:
         self._update, self._updates, self._logged = update, updates, logged
 
     def learns_from(self, parts: Mapping[str, TokenSum]) -> bool:
-        """Whether any term had a position with a weight in the whole update."""
-        return any(float(parts[name].count) for name in self._terms)
+        """Whether anything had a position with a weight in the whole update."""
+        return any(float(parts[name].count) for name in (*self._terms, *self._features))
 
     def end_update(self, parts: Mapping[str, TokenSum]) -> None:
         """Tells the terms that learn their means over the update."""
@@ -163,7 +181,8 @@ class WeightedObjective:
         logits (one vocabulary, one temperature, the same positions) share one pass over the head.
         The part of a policy gradient is the loss whose gradient it is, no distance. Terms that
         learn add what they log, monitors add parts of their names; where weights leave the count,
-        `selected_fraction` is how much of all counting positions is left.
+        `selected_fraction` is how much of all counting positions is left. Features have the
+        positions that the objective is divided by, whatever single terms select.
 
         `eval_states` are the student's states with its dropout off, None where `states` are those.
         `weights` are those of `over_update`; without them the batch is a whole update.
@@ -205,6 +224,14 @@ class WeightedObjective:
         counted = self._counted(first, seen)
         count = reduction_count(counted, self._reduction)
         in_order = {name: parts[name] for name in self._terms}
+        exact = torch.promote_types(states.hidden.dtype, torch.float32)
+        each_token = reduction_weights(counted, self._reduction, exact)
+        for name, feature in self._features.items():
+            seen.asked_by = name
+            arguments = feature.term.match.arguments(self._update, self._updates)
+            value = feature(states.features, seen.teacher.features, each_token, arguments)
+            total = total + feature.term.weight_at(self._update, self._updates) * value
+            in_order[name] = TokenSum(value.detach(), count)
         if first.counting:
             of_all = reduction_count(seen.target_mask, "token")
             in_order["selected_fraction"] = TokenSum(reduction_count(counted, "token"), of_all)

@@ -44,6 +44,22 @@ def reduction_count(
     return counted.sum().to(torch.float32)
 
 
+def source_weights(
+    source_mask: Bool[Tensor, "batch source"], target_weights: Float[Tensor, "batch time"]
+) -> Float[Tensor, "batch source"]:
+    """The weight of every token of an encoder's source: what all targets of its sequence weigh,
+    shared out evenly. So the mean over its real tokens counts as its targets do."""
+    shared = target_weights.sum(dim=1, keepdim=True)
+    return source_mask * (shared / source_mask.sum(dim=1, keepdim=True).clamp(min=1))
+
+
+def weighted_total(
+    values: Float[Tensor, "batch time"], weights: Float[Tensor, "batch time"]
+) -> Float[Tensor, ""]:
+    """sum(weights * values), differentiable; values of weight 0 are never read."""
+    return (torch.where(weights != 0.0, values, torch.zeros_like(values)) * weights).sum()
+
+
 def reduce(
     values: Float[Tensor, "batch time"],
     target_mask: Bool[Tensor, "batch time"],
@@ -54,7 +70,6 @@ def reduce(
     Values under a False mask are never read, so they may be infinite or NaN. Nothing counted
     gives 0 over 0.
     """
-    kept = torch.where(target_mask, values, torch.zeros_like(values))
     exact = torch.float64 if values.dtype == torch.float64 else torch.float32
-    total = (kept * reduction_weights(target_mask, reduction, exact)).sum()
+    total = weighted_total(values, reduction_weights(target_mask, reduction, exact))
     return TokenSum(total, reduction_count(target_mask, reduction))

@@ -29,8 +29,13 @@ _READ_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("teacher.states", "teacher.cache_hidden_states", ("fp32", "fp16")),
     ("teacher.average_decay", "teacher.model", ("student",)),
     ("student.model", "student.init", ("pretrained", "scratch")),
-    ("student.encoder_layers", "student.init", ("teacher_layers",)),
-    ("student.decoder_layers", "student.init", ("teacher_layers",)),
+    *(
+        (f"student.{name}", "student.init", ("teacher_layers",))
+        for name in (
+            *("encoder_layers", "decoder_layers"),
+            *("ffn_size", "attention_heads", "hidden_size"),
+        )
+    ),
     ("student.architecture", "student.init", ("scratch",)),
     ("student.architecture", "student.model", (None,)),
     ("student.vocab_size", "student.init", ("scratch",)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from seqdistill.core.errors import RecipeError, did_you_mean
 from seqdistill.core.families import OF_ROLLOUTS, REWARDS, ByOrigin
 from seqdistill.core.origins import STUDENT_ORIGINS
-from seqdistill.core.terms import Term, term_findings
+from seqdistill.core.terms import Term, feature_findings, term_findings
 from seqdistill.recipe import objective_schema
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Findings, shown
@@ -26,6 +26,8 @@ def objective_findings(recipe: Recipe) -> Findings:
     objective = recipe.objective
     terms = objective.built_terms()
     for key, sentence in term_findings(terms, objective.reduction, objective.loss_temperature):
+        yield f"objective.{key}", sentence
+    for key, sentence in feature_findings(objective.built_features()):
         yield f"objective.{key}", sentence
     for position, term in enumerate(terms):
         key = f"objective.terms.{position}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, TokenWeight
+from seqdistill.core.families import DIVERGENCES, FEATURES, TOKEN_WEIGHTS, TokenWeight
 from seqdistill.core.registry import Chosen
 from seqdistill.core.schedules import Schedule, Scheduled
-from seqdistill.core.terms import Monitor, Reduction
+from seqdistill.core.terms import FeatureTerm, LayerMap, Monitor, Reduction
 from seqdistill.core.terms import Term as BuiltTerm
 from seqdistill.recipe.sections import OneOf, PositiveFloat, Section, UserPath, as_list
 
@@ -59,6 +60,58 @@ def read_term(values: object) -> Term:
     return TypeAdapter[Term](AnyTerm).validate_python(values)
 
 
+def _read_layers(given: object) -> object:
+    """The layer map as a name or as pairs. Raises one error for all that it is not."""
+    if given in ("uniform", "last"):
+        return given
+    pairs = given if isinstance(given, list | tuple) else ()
+    whole = [
+        tuple(pair)
+        for pair in pairs
+        if isinstance(pair, list | tuple) and [type(n) for n in pair] == [int, int]
+    ]
+    if not pairs or len(whole) < len(pairs) or min(map(min, whole)) < 1:
+        raise PydanticCustomError(
+            "layer_map",
+            "uniform, last, or pairs of layers counted from 1, such as [[1, 2], [2, 4]]",
+        )
+    return tuple(whole)
+
+
+_NUMBER = {"type": "integer", "minimum": 1}
+_PAIR = {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}
+_MAPS = {"anyOf": [{"enum": ["uniform", "last"]}, {"type": "array", "items": _PAIR, "minItems": 1}]}
+
+
+class Feature(Section):
+    """Layers of the student that are pulled to layers of the teacher."""
+
+    match: str
+    """hidden_mse, hidden_cosine, attention_transfer, attention_relations (MiniLM), or your own; its
+    parameters stand beside it."""
+    weight: Scheduled = Schedule.constant(1.0)
+    """Multiplies the mean over the pairs of layers."""
+    stack: Literal["all", "encoder", "decoder"] = "all"
+    """Which layers: `all`, those of the decoder and of the encoder where there is one. In a decoder
+    the positions that count are those with a loss; in an encoder every real source token, and a
+    sequence counts there as much as its targets do."""
+    layers: Annotated[LayerMap, BeforeValidator(_read_layers), WithJsonSchema(_MAPS)] = "uniform"
+    """`uniform`: the student's layer i of S and the teacher's i T / S of T, rounded (TinyBERT).
+    `last`: the last of both. Or [student's, teacher's] pairs, counted from 1: [[1, 2], [2, 4]]."""
+    project: bool = False
+    """A matrix is trained that maps the student's hidden states to the teacher's, one a pair of
+    layers, also where both have the same width; where the widths differ there always is one. It is
+    no part of the saved student."""
+
+    def built(self) -> FeatureTerm:
+        """The term as objectives know it."""
+        own = {
+            n: getattr(self, n) for n in type(self).model_fields if n not in Feature.model_fields
+        }
+        chosen = FEATURES.choose(self.match, **own)
+        return FeatureTerm(chosen, self.weight, self.stack, self.layers, self.project)
+
+
 class RewardSection(Section):
     """What the student's own sequences are worth, for the token weight `advantages`, or which of
     them pass, for `pass_rate` and the command `score`."""
@@ -87,6 +140,11 @@ class ObjectiveSection(Section):
         read_term({"divergence": "negative_log_likelihood"}),
     )
     """The weighted sum."""
+    features: Annotated[
+        tuple[Annotated[Feature, OneOf(FEATURES, "match")], ...], BeforeValidator(as_list)
+    ] = ()
+    """Added to the terms: how far layers of the student are from the teacher's (FitNets, TinyBERT,
+    MiniLM). They need `teacher.scores: dense`, a teacher that runs at every update."""
     reduction: Reduction = "token"
     """`token`: sum over tokens / number of tokens. `sequence`: mean over sequences of per-token
     means (GKD). `sum`: sum over tokens / number of sequences (Kim and Rush's code)."""
@@ -102,3 +160,12 @@ class ObjectiveSection(Section):
     def built_terms(self) -> list[BuiltTerm]:
         """The terms as objectives know them."""
         return [term.built() for term in self.terms]
+
+    def built_features(self) -> list[FeatureTerm]:
+        """The features as objectives know them."""
+        return [feature.built() for feature in self.features]
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the loss compares with the teacher."""
+        return bool(self.features) or any(term.asks_teacher for term in self.built_terms())

@@ -183,11 +183,24 @@ class StudentSection(Section):
     configuration alone is used (`init: scratch`)."""
     init: Literal["pretrained", "scratch", "teacher_layers"] = "pretrained"
     """`pretrained`: the weights of `model`. `scratch`: random weights in the shape of `model` or of
-    `architecture`. `teacher_layers`: copies of evenly spaced layers of the teacher."""
+    `architecture`. `teacher_layers`: copies of evenly spaced layers of the teacher, all of their
+    width or the most important part of it."""
     encoder_layers: PositiveInt | None = None
     """With `teacher_layers`: how many encoder layers to keep (all when not given)."""
     decoder_layers: PositiveInt | None = None
     """With `teacher_layers`: how many decoder layers to keep (all when not given)."""
+    ffn_size: PositiveInt | None = None
+    """With `teacher_layers`: how many neurons each feed-forward layer keeps (all when not given):
+    those that add most to the residual stream on 256 rows of `data.train` that have targets. What
+    is kept keeps its weights; the narrower student needs training (Minitron)."""
+    attention_heads: PositiveInt | None = None
+    """With `teacher_layers`: how many attention heads each layer keeps, chosen likewise; heads that
+    share keys and values leave together. Heads keep their width, so where they share the hidden one
+    out (BART, mBART, Marian) `hidden_size` must be this times the width of a head."""
+    hidden_size: PositiveInt | None = None
+    """With `teacher_layers`: how many channels of the residual stream are kept, the same in all
+    layers: those that are largest after the norms. Costs the student most of what the teacher knew.
+    """
     architecture: dict[str, str | int | float | bool] | None = None
     """With `scratch` and no `model`: a transformers configuration, `model_type` among its keys."""
     vocab_size: PositiveInt | None = None
@@ -199,6 +212,12 @@ class StudentSection(Section):
     """Precision of the stored weights. fp16 halves the folder; the model still loads as fp32."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
+
+    @property
+    def width(self) -> dict[str, int]:
+        """How much of the teacher's width is kept, of what is not kept whole."""
+        names = ("ffn_size", "attention_heads", "hidden_size")
+        return {name: size for name in names if (size := getattr(self, name)) is not None}
 
 
 class TrainingSection(Section):

@@ -19,9 +19,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from seqdistill.core.errors import did_you_mean
-from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
+from seqdistill.core.families import DIVERGENCES, FEATURES, TOKEN_WEIGHTS
 from seqdistill.core.registry import Member, Registry
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
+from seqdistill.recipe.objective_schema import Feature, Term, Weighing
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Section
 
@@ -218,8 +219,8 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
         return f"must have at least {context['min_length']} item, got {found}; give one"
     if kind == "int_from_float":
         return f"must be a whole number, got {found}; leave out the fraction"
-    if kind == "number_or_schedule":
-        return f"must be {details['msg']}, got {found}; write one of the two"
+    if kind in ("number_or_schedule", "layer_map"):
+        return f"must be {details['msg']}, got {found}; write one of them"
     family = kind.rsplit("_", 1)[0].removesuffix("_attributes")
     if family in _KINDS:
         advice = "quote it" if family == "string" else f"write {_KINDS[family]}"
@@ -240,8 +241,11 @@ def _shown(value: object) -> str:
 _TAGGED: dict[str, tuple[str, Registry[Any]]] = {
     "terms": ("divergence", DIVERGENCES),
     "token_weights": ("kind", TOKEN_WEIGHTS),
+    "features": ("match", FEATURES),
 }
 """Lists of such sections: the key that names the member, and its family."""
+_SHARED: dict[str, type[Section]] = {"divergence": Term, "kind": Weighing, "match": Feature}
+"""What their sections have whatever the member."""
 
 
 def plain_errors(error: ValidationError) -> list[ErrorDetails]:
@@ -285,8 +289,7 @@ def _advice(path: KeyPath, tag: str, key: str, registry: Registry[Any]) -> str:
     owners = [other for other, member in registry.items() if name in _parameters(member)]
     if owners:
         return f"it belongs to {', '.join(owners)}, got {tag}; remove it, or set it to null"
-    shared = ["weight", "token_weights"] if key == "divergence" else []
-    known = [key, *shared, *_parameters(registry[tag])]
+    known = [*_SHARED[key].model_fields, *_parameters(registry[tag])]
     return _closest(path, known) or f"{tag} has {', '.join(known)}"
 
 

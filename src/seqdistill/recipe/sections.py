@@ -116,7 +116,11 @@ def section_of_member(base: type[Section], tag: str, member: Member) -> type[Sec
     for name, field in member.parameters.__pydantic_fields__.items():
         fields[name] = (field.annotation, copy.copy(field))
     made = pydantic.create_model(
-        f"{base.__name__}_{member.name}", __base__=base, __doc__=member.parameters.__doc__, **fields
+        f"{base.__name__}_{member.name}",
+        __base__=base,
+        __doc__=member.parameters.__doc__,
+        __cls_kwargs__={"use_attribute_docstrings": False},  # it has no source to look for
+        **fields,
     )
     _MADE.append(made)
     return made

@@ -10,6 +10,7 @@ from seqdistill.recipe.sections import Findings
 def teacher_findings(recipe: Recipe) -> Findings:
     """A teacher that is needed and not named, that nothing asks, or that cannot be the student."""
     yield from _asked(recipe)
+    yield from _inside(recipe)
     yield from _own(recipe)
 
 
@@ -17,6 +18,7 @@ def _asked(recipe: Recipe) -> Findings:
     """A teacher that is needed and not named, or asked for what nothing reads."""
     teacher, sequences = recipe.teacher, recipe.sequences
     soft = [term.divergence for term in recipe.objective.terms if is_soft(term)]
+    soft += [feature.match for feature in recipe.objective.features]
     monitored = "teacher_reverse_kl" in recipe.objective.monitors
     reasons = {
         f"the objective's {soft[0] if soft else ''}": bool(soft),
@@ -51,6 +53,36 @@ def _asked(recipe: Recipe) -> Findings:
             f"must be none when no term of the objective reads the scores, got {teacher.scores}; "
             "set teacher.scores=none, or add a term such as forward_kl",
         )
+
+
+def _inside(recipe: Recipe) -> Findings:
+    """What of a teacher's layers cannot be had, or not be compared."""
+    teacher, matches = recipe.teacher, [f.built().match.member for f in recipe.objective.features]
+    if not matches:
+        return
+    if teacher.cache_hidden_states != "none":
+        yield (
+            "teacher.cache_hidden_states",
+            f"must be none with the objective's {matches[0].name}, since of the teacher's layers "
+            f"the last one alone would be kept, got {teacher.cache_hidden_states}; remove it",
+        )
+    if teacher.prompt_column is not None:
+        yield (
+            "teacher.prompt_column",
+            f"must be left out with the objective's {matches[0].name}, which compares what both "
+            f"models make of the same tokens, got {teacher.prompt_column!r}; remove it",
+        )
+    looking = [member.name for member in matches if "attention" in member.reads]
+    for key, kernel in (
+        ("teacher.attention", teacher.attention),
+        ("training.attention", recipe.training.attention),
+    ):
+        if looking and kernel not in ("auto", "eager"):
+            yield (
+                key,
+                f"must be eager with the objective's {looking[0]}, since no other kernel tells its "
+                f"weights, got {kernel}; remove it",
+            )
 
 
 def _own(recipe: Recipe) -> Findings:

@@ -6,12 +6,14 @@ Draws through `plots`. What was not measured or logged has no chart.
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from markupsafe import Markup
 
+from seqdistill.core.families import FEATURES
 from seqdistill.records.results import EntropyCurve, Metric, System, Value, number
 from seqdistill.report import numbers, plots
 from seqdistill.report.contents import Points, RunContents, TrainingLog, repetition_curve
@@ -97,6 +99,12 @@ _KINDS = {
     "dev_loss_nats": _updates("Loss on dev", "nats per token", "On the references of dev."),
     "loss_nats": _updates(
         "Training loss", "nats per token", "Each method minimizes its own: compare shapes."
+    ),
+    "features": _updates(
+        "Layers",
+        "distance",
+        "Of the student’s layers from the teacher’s: the mean of what counts, without its factor.",
+        small=True,
     ),
     "skipped_updates": _updates(
         "Skipped updates", "updates", "So far: no position had a weight, nothing was learned."
@@ -319,11 +327,12 @@ def sampling(contents: RunContents, looks: Looks) -> list[Chart]:
 
 
 def training(contents: RunContents, looks: Looks) -> list[Chart]:
-    """Dev scores, loss on dev, training loss and skipped updates of the runs that logged them."""
+    """Dev scores, losses, distances of layers and skipped updates of the runs that logged them."""
     return [
         *_dev(contents.logs, contents.dev_metric, looks, "chart"),
         *_logged("dev_loss_nats", contents.logs, looks),
         *_logged("loss_nats", contents.logs, looks),
+        *_drawn("features", _features(contents.logs, looks)),
         *_logged("skipped_updates", contents.logs, looks),
     ]
 
@@ -372,6 +381,14 @@ def _reference_repetition(references: Sequence[str]) -> float | None:
     from seqdistill.metrics.diversity import repetition_rate
 
     return 100.0 * repetition_rate(references).value
+
+
+def _features(logs: Sequence[TrainingLog], looks: Looks) -> Iterable[Series]:
+    """A curve for each feature of each run."""
+    for log in logs:
+        for key in (key for key in log.curves if re.sub(r"_\d+$", "", key) in FEATURES):
+            series = _series(log, log.curve(key), looks)
+            yield dataclasses.replace(series, name=f"{log.name}, {key}")
 
 
 def _dev(

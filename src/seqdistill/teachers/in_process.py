@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.features import NO_LAYERS, Wanted
 from seqdistill.core.scores import DenseScores, NoScores, TeacherScores
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.dropout import evaluation_mode
@@ -43,31 +44,36 @@ class NoTeacher(Teacher):
 class InProcessTeacher(Teacher):
     """A frozen model in eval mode that gives its whole distribution as hidden states and head.
 
-    `vocab_size` cuts a padded tail off its head, as `models.vocabulary` finds it.
+    `vocab_size` cuts a padded tail off its head, as `models.vocabulary` finds it. Of `layers` it
+    gives the features, too.
     """
 
-    def __init__(self, model: SequenceModel, *, vocab_size: int) -> None:
+    def __init__(
+        self, model: SequenceModel, *, vocab_size: int, layers: Wanted = NO_LAYERS
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self._vocab_size = vocab_size
+        self._vocab_size, self._layers = vocab_size, layers
 
     @torch.no_grad()
     def score(self, batch: SequenceBatch) -> TeacherScores:
         """The teacher's last hidden states at every position, without a graph."""
-        return _scores(self.model, batch, self._vocab_size)
+        return _scores(self.model, batch, self._vocab_size, self._layers)
 
 
 class LiveTeacher(Teacher):
     """The student itself with the weights that it has now, its dropout off; no gradient."""
 
-    def __init__(self, student: SequenceModel, *, vocab_size: int) -> None:
+    def __init__(
+        self, student: SequenceModel, *, vocab_size: int, layers: Wanted = NO_LAYERS
+    ) -> None:
         self._student = student
-        self._vocab_size = vocab_size
+        self._vocab_size, self._layers = vocab_size, layers
 
     @torch.no_grad()
     def score(self, batch: SequenceBatch) -> TeacherScores:
         """As of any teacher; it holds until the next update."""
         with evaluation_mode(self._student):
-            return _scores(self._student, batch, self._vocab_size)
+            return _scores(self._student, batch, self._vocab_size, self._layers)
 
 
 class AveragedTeacher(InProcessTeacher):
@@ -78,9 +84,15 @@ class AveragedTeacher(InProcessTeacher):
     """
 
     def __init__(
-        self, model: SequenceModel, student: SequenceModel, *, decay: float, vocab_size: int
+        self,
+        model: SequenceModel,
+        student: SequenceModel,
+        *,
+        decay: float,
+        vocab_size: int,
+        layers: Wanted = NO_LAYERS,
     ) -> None:
-        super().__init__(model, vocab_size=vocab_size)
+        super().__init__(model, vocab_size=vocab_size, layers=layers)
         self._student, self._decay = student, decay
 
     @torch.no_grad()
@@ -99,6 +111,9 @@ class AveragedTeacher(InProcessTeacher):
             weight.copy_(state[name])
 
 
-def _scores(model: SequenceModel, batch: SequenceBatch, vocab_size: int) -> DenseScores:
-    states = model.states(batch.for_teacher)
-    return DenseScores(batch.aligned(states.hidden), states.head.cut(vocab_size).detached())
+def _scores(
+    model: SequenceModel, batch: SequenceBatch, vocab_size: int, layers: Wanted
+) -> DenseScores:
+    states = model.states(batch.for_teacher, layers)
+    head = states.head.cut(vocab_size).detached()
+    return DenseScores(batch.aligned(states.hidden), head, states.features)

@@ -9,6 +9,7 @@ Each runs the whole suite of its family on small random data and raises Assertio
 property failed. The package's own members pass the same suites.
 """
 
+from seqdistill.testing.features import check_feature_match
 from seqdistill.testing.objectives import check_divergence, check_token_weight
 from seqdistill.testing.texts import check_metric, check_reward
 from seqdistill.testing.world import World, world
@@ -16,6 +17,7 @@ from seqdistill.testing.world import World, world
 __all__ = [
     "World",
     "check_divergence",
+    "check_feature_match",
     "check_metric",
     "check_reward",
     "check_token_weight",

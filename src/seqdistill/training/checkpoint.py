@@ -1,10 +1,10 @@
 """Checkpoints and best students on disk: safetensors and JSON, written aside and renamed.
 
 A checkpoint is everything that a bit-for-bit continuation needs: weights, which of them are pruned,
-what the teacher has become, optimizer, random states, the place in the data, the loop's own
-counters. Tensors are stored whole, however many processes shared them, so that any number of
-processes can go on. Every file has a checksum, and a checkpoint is resumed from only when it is
-whole. No pickle is read or written.
+the objective's own, what the teacher has become, optimizer, random states, the place in the data,
+the loop's own counters. Tensors are stored whole, however many processes shared them, so that any
+number of processes can go on. Every file has a checksum, and a checkpoint is resumed from only when
+it is whole. No pickle is read or written.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE = "state.json"
 _MASK = "pruning.safetensors"
 """Absent from the states of students that are not pruned."""
+_FEATURES = "features.safetensors"
+"""Absent where the objective trains no matrices of its own."""
 _TEACHER = "teacher.safetensors"
 """Absent where the teacher does not change."""
 
@@ -111,6 +113,7 @@ def save_state(
     *,
     model: nn.Module,
     mask: PruningMask,
+    features: Mapping[str, Tensor],
     teacher: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     state: LoopState,
@@ -118,9 +121,10 @@ def save_state(
 ) -> Path:
     """Writes `folder/checkpoint-<update>` in one step and removes all but the newest two.
 
-    `teacher` is its `state_dict`, `optimizer` holds `optimizer_tensors`, `random_by_rank` every
-    process's `random_states`. What killed processes left half written goes, too. Raises
-    FileExistsError when there is a state of that update already.
+    `features` are the matrices of the objective, `teacher` is its `state_dict`, `optimizer` holds
+    `optimizer_tensors`, `random_by_rank` every process's `random_states`. What killed processes
+    left half written goes, too. Raises FileExistsError when there is a state of that update
+    already.
     """
     path = folder / f"checkpoint-{state.update}"
     folder.mkdir(exist_ok=True)
@@ -128,6 +132,8 @@ def save_state(
         save_file(_on_cpu(unique_parameters(model)), aside / "model.safetensors")
         if bits := mask.state_dict():
             save_file(bits, aside / _MASK)
+        if features:
+            save_file(_on_cpu(features), aside / _FEATURES)
         if teacher:
             save_file(_on_cpu(teacher), aside / _TEACHER)
         save_file(dict(optimizer), aside / "optimizer.safetensors")
@@ -206,13 +212,14 @@ def load_state(
     *,
     model: nn.Module,
     mask: PruningMask,
+    features: nn.Module,
     teacher: Teacher,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     rank: int = 0,
 ) -> LoopState:
-    """The loop's counters; all else is put back in place: model, mask, teacher, optimizer, random
-    state.
+    """The loop's counters; all else is put back in place: model, mask, the objective's features,
+    teacher, optimizer, random state.
 
     A process that was not there when it was saved keeps its own random state. Best students that
     are damaged are given up with a warning. Raises UserError when the state was saved by a model of
@@ -226,6 +233,8 @@ def load_state(
             state.best = [item for item in state.best if _best_name(item[1]) != name]
     load_parameters(model, load_file(path / "model.safetensors"), where=str(path))
     mask.load_state_dict(load_file(path / _MASK) if (path / _MASK).exists() else {})
+    if (path / _FEATURES).exists():
+        load_parameters(features, load_file(path / _FEATURES), where=str(path))
     if (path / _TEACHER).exists():
         teacher.load_state_dict(load_file(path / _TEACHER))
     _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))

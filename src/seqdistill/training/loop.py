@@ -223,6 +223,7 @@ class TrainingLoop:
                 path,
                 model=self.model,
                 mask=self.mask,
+                features=self.objective.features,
                 teacher=self.teacher,
                 optimizer=self._optimizer,
                 device=accelerator.device,
@@ -379,7 +380,8 @@ class TrainingLoop:
 
     def _divide_and_clip(self, count: Tensor) -> float:
         """The norm of the gradient before it was clipped, of the weights that are not pruned."""
-        gradients = [p.grad for p in self._trained.parameters() if p.grad is not None]
+        trained = list(self._unwrapped.parameters())
+        gradients = [p.grad for p in trained if p.grad is not None]
         # Gradients are of totals; processes average theirs, which the factor undoes.
         torch._foreach_mul_(gradients, self.accelerator.num_processes / max(float(count), 1.0))
         self.mask.zero_gradients()
@@ -392,7 +394,7 @@ class TrainingLoop:
                 "training.precision=fp32."
             )
         limit = self.settings.max_grad_norm
-        torch.nn.utils.clip_grads_with_norm_(self._trained.parameters(), limit, found)
+        torch.nn.utils.clip_grads_with_norm_(trained, limit, found)
         return norm
 
     def _log(self, values: Mapping[str, object]) -> None:
@@ -499,6 +501,7 @@ class TrainingLoop:
                     self._folder,
                     model=self.model,
                     mask=self.mask,
+                    features=self.objective.features.state_dict(),
                     teacher=self.teacher.state_dict(),
                     optimizer=remembered,
                     state=state,

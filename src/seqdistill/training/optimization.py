@@ -34,6 +34,7 @@ class StudentLoss(nn.Module):
     def __init__(self, model: SequenceModel, objective: WeightedObjective) -> None:
         super().__init__()
         self.model = model
+        self.features = objective.features  # whose matrices are trained, too
         self._objective = objective
         self._drops_out = has_dropout(model)
         self._no_split_modules = layer_classes(model)  # read by accelerate
@@ -49,7 +50,8 @@ class StudentLoss(nn.Module):
         if self._objective.needs_eval_states and self._drops_out:
             with torch.no_grad(), evaluation_mode(self.model):
                 eval_states = self.model.states(batch)
-        loss, parts = self._objective(self.model.states(batch), scores, batch, eval_states, weights)
+        states = self.model.states(batch, self._objective.student_layers)
+        loss, parts = self._objective(states, scores, batch, eval_states, weights)
         sums = {name: part.detached() for name, part in parts.items()}
         return loss.total, loss.count, {n: (part.total, part.count) for n, part in sums.items()}
 
