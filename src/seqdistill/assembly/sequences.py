@@ -48,7 +48,7 @@ def training_sequences(
         prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
     )
     written = with_teacher_targets(prepared.train, outputs)
-    kept = within_limits(written, prepared.recipe.data)
+    kept = within_limits(written, prepared.student, prepared.recipe.data)
     if summary is None:
         return kept.examples, {}
     return kept.examples, {"interpolation": dataclasses.asdict(summary)}

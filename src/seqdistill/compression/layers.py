@@ -7,14 +7,10 @@ import re
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from seqdistill.core.errors import ModelError
+from seqdistill.models.architectures import auto_class
 
 # Configuration keys for the depth of each stack, by architecture.
 _ENCODER_KEYS = ("encoder_layers", "num_layers")
@@ -63,7 +59,6 @@ def keep_layers(
             "encoder": _shorten(config, _ENCODER_KEYS, encoder_layers),
             "decoder": _shorten(config, _DECODER_KEYS, decoder_layers),
         }
-        auto = AutoModelForSeq2SeqLM
     else:
         if encoder_layers is not None:
             raise ModelError(
@@ -71,12 +66,11 @@ def keep_layers(
                 "has no encoder; set student.decoder_layers alone."
             )
         kept = {"decoder": _shorten(config, ("num_hidden_layers",), decoder_layers)}
-        auto = AutoModelForCausalLM
     for key in _LAYER_DROP_KEYS:
         if key in config.to_dict():
             setattr(config, key, 0.0)
     with torch.random.fork_rng():
-        smaller: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+        smaller: PreTrainedModel = auto_class(config).from_config(config, dtype=torch.float32)
     _untie_like(model, smaller)
     smaller.load_state_dict(_renumbered(model.state_dict(), kept))
     if model.generation_config is not None:

@@ -71,9 +71,10 @@ class Conversation:
 def prompt_text(
     example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings = PLAIN_CHAT
 ) -> str:
-    """What the model is asked: the source, or the whole conversation up to its answer, rendered."""
+    """What the model is asked: the source, or the whole conversation up to its answer, rendered;
+    of a recording its file."""
     if example.messages is None:
-        return example.source
+        return example.audio or example.source
     return _View(example, tokenizer, None, settings).prompt
 
 
