@@ -6,7 +6,6 @@ what is written meanwhile:    student -> replay -> mixture with what exists -> r
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from seqdistill.assembly.corpus import teacher_outputs
@@ -44,14 +43,12 @@ def training_sequences(
     if not prepared.recipe.sequences.decoded_by_teacher:
         return prepared.train, {}
     assert prepared.teacher is not None
-    outputs, summary = teacher_outputs(
+    outputs, facts = teacher_outputs(
         prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
     )
     written = with_teacher_targets(prepared.train, outputs)
     kept = within_limits(written, prepared.student, prepared.recipe.data)
-    if summary is None:
-        return kept.examples, {}
-    return kept.examples, {"interpolation": dataclasses.asdict(summary)}
+    return kept.examples, facts
 
 
 def build_source(
