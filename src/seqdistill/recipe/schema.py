@@ -75,7 +75,7 @@ class DataSection(Section):
     target_language: str | None = None
     """The same for the targets: what a multilingual model begins its outputs with. When not given,
     what the model's generation_config.json forces is written; a model that forces none is
-    refused."""
+    refused. Of a multilingual Whisper what is spoken, `en`: it is given this one alone."""
     ignore_columns: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
     """Columns of rows, and keys of conversations' turns, to leave out knowingly: [images]. What
     would change the meaning of a row is refused when nothing reads it, until it is named here."""
