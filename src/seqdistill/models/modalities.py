@@ -75,11 +75,13 @@ class LogMel(Modality):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.max_steps = 2 * int(model.config.max_source_positions)
+        self._dtype = model.dtype
 
     def arguments(self, source: SourceInputs) -> dict[str, Tensor]:
-        """The batch as (batch, mel bins, frames)."""
+        """The batch as (batch, mel bins, frames) in the model's dtype."""
+        features = source.tensors["input_features"].transpose(1, 2)
         return {
-            "input_features": source.tensors["input_features"].transpose(1, 2),
+            "input_features": features.to(self._dtype),
             "attention_mask": source.mask.long(),  # not read, and asked for by `generate`
         }
 
