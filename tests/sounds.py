@@ -80,6 +80,8 @@ def tiny_whisper(*, seed: int = 0, **settings: Any) -> WhisperForConditionalGene
                     parameter.add_(0.1 * torch.randn(parameter.shape))
                 if "encoder_attn" in name or "conv" in name:  # so that it listens
                     parameter.mul_(3)
+            end = model.model.decoder.embed_tokens.weight[EOS]
+            model.model.decoder.layer_norm.bias.add_(1.5 * end / end.norm())  # so that some end
     return model
 
 
