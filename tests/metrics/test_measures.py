@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from seqdistill.metrics.diversity import repetition_rate, self_bleu
-from seqdistill.metrics.error_rates import edit_distance, sequence_error_rate, token_error_rate
+from seqdistill.metrics.error_rates import (
+    edit_distance,
+    sequence_error_rate,
+    spoken_words,
+    token_error_rate,
+    word_error_rate,
+)
 from seqdistill.metrics.likelihood import (
     mean_by_position,
     mode_share_statistics,
@@ -35,6 +42,19 @@ def test_edits_equal_a_naive_recursion() -> None:
     for _ in range(500):
         one, other = (tuple(draw.choices("abc", k=draw.randint(0, 7))) for _ in range(2))
         assert edit_distance(one, other) == naive(one, other), (one, other)
+
+
+def test_spoken_words_are_those_of_whispers_basic_normalizer() -> None:
+    texts = [
+        "Hello, World!",
+        "(laughs) It's 3.14 [noise] <unk> — Straße, ÉTÉ e\u0301 ﬁ",
+        "a(b c)d [e (f] g) ((h) i)",
+        " \u0130stanbul, don\u2019t ... ",
+    ]
+    for text in texts:
+        assert spoken_words(text) == BasicTextNormalizer()(text).split()
+    found = word_error_rate(["HELLO world!", "a b"], ["hello, world", "a c."])
+    assert found.score().value == 25.0
 
 
 def test_errors_are_summed_over_the_corpus_before_the_division() -> None:

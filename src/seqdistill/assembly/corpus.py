@@ -36,7 +36,8 @@ from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.sources.interpolation import InterpolationSummary, interpolate
+from seqdistill.sources.error_filter import within_error_rate
+from seqdistill.sources.interpolation import interpolate
 from seqdistill.sources.labelling import label
 from seqdistill.sources.shards import Prompt, TeacherOutput, fingerprint_sources
 from seqdistill.sources.teacher_corpus import (
@@ -260,36 +261,44 @@ def teacher_outputs(
     student: LoadedModel,
     examples: Sequence[Example],
     progress: Progress,
-) -> tuple[Outputs, InterpolationSummary | None]:
-    """The teacher's outputs in the student's token ids; of an interpolation of each example the
-    one output most like its target, and how the choice went.
+) -> tuple[Outputs, dict[str, object]]:
+    """The teacher's outputs in the student's token ids, and how they were chosen: of an
+    interpolation the one output of each example most like its target, or those within a word error
+    rate.
 
     With one tokenizer these are the very ids that the teacher wrote; otherwise its texts are
     encoded anew.
     """
     corpus = label_with_teacher(recipe, teacher, examples, progress)
     kept: Kept
-    summary: InterpolationSummary | None = None
+    facts: dict[str, object] = {}
+    references = [(example.id, example.target or "") for example in examples]
     if recipe.sequences.origin == "interpolation":
         decoder = TextDecoder(teacher.tokenizer)
         progress.start("choosing by similarity to the targets", len(examples))
         kept, summary = interpolate(
             corpus,
-            [(example.id, example.target or "") for example in examples],
+            references,
             similarity=similarity_of(recipe.sequences.similarity, text_units(recipe, examples)),
             decode=lambda ids: decoder.text(ids).strip(),
             on_progress=progress.advance,
         )
         progress.finish()
+        facts = {"interpolation": dataclasses.asdict(summary)}
     else:
         num_outputs = recipe.sequences.decoding.n_best
-        kept = (
-            (name, [output for output in outputs if output.rank < num_outputs])
-            for name, outputs in corpus.by_example()
-        )
+
+        def best() -> Iterator[tuple[str, Sequence[TeacherOutput]]]:
+            for name, outputs in corpus.by_example():
+                yield name, [output for output in outputs if output.rank < num_outputs]
+
+        kept = best()
+        if (most := recipe.sequences.max_word_error_rate) is not None:
+            kept, left = within_error_rate(best, references, most=most)
+            facts = {"error_filter": dataclasses.asdict(left)}
     if tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer):
-        return _known_to(student, teacher, kept, corpus.folder), summary
-    return _encoded(kept, recipe, teacher, student, examples), summary
+        return _known_to(student, teacher, kept, corpus.folder), facts
+    return _encoded(kept, recipe, teacher, student, examples), facts
 
 
 def _known_to(student: LoadedModel, teacher: LoadedModel, kept: Kept, folder: Path) -> Outputs:

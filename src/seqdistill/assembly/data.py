@@ -19,7 +19,7 @@ from seqdistill.data.readers import read_examples
 from seqdistill.data.tables import Table
 from seqdistill.data.text_encoding import encode
 from seqdistill.data.unlabelled import num_unlabelled, with_unlabelled
-from seqdistill.generation.model_facts import declared_ends
+from seqdistill.generation.model_facts import declared_ends, pair_facts
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.modalities import modality_of
@@ -107,6 +107,7 @@ def encode_for(
         chat,
         prefix_ids=decoder_prefix_ids(pair.model),
         declared_ends=declared_ends(pair.model),
+        extractor=pair.extractor,
     )
 
 
@@ -119,15 +120,18 @@ def encode_for_evaluation(
         encode_for(pair, examples, chat),
         max_source_tokens=data.max_source_tokens,
         kind=pair.kind,
+        max_steps=pair_facts(pair).max_steps,
     )
 
 
-def within_limits(examples: EncodedDataset, data: DataSection) -> Encoded:
-    """The examples that are no longer than the recipe allows, and how many are left out."""
+def within_limits(examples: EncodedDataset, pair: LoadedModel, data: DataSection) -> Encoded:
+    """The examples that are no longer than the recipe and the model allow, and how many are left
+    out."""
     return leave_out_long(
         examples,
         max_source_tokens=data.max_source_tokens,
         max_target_tokens=data.max_target_tokens,
+        max_steps=pair_facts(pair).max_steps,
     )
 
 

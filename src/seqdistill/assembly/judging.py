@@ -105,6 +105,8 @@ def judging_of(recipe: Recipe, examples: Sequence[Example], kind: Kind) -> Judgi
 def _automatic_metrics(
     recipe: Recipe, examples: Sequence[Example], kind: Kind, units: Units
 ) -> tuple[str, ...]:
+    if ExampleTable.of(examples).has_audio:
+        return ("word_error_rate", "sequence_error_rate")
     if _mark_answers(examples):
         return ("answer_accuracy",)
     if _is_free_text(examples, kind) and recipe.data.target_language is None:

@@ -20,11 +20,13 @@ from seqdistill.data.examples import Example
 from seqdistill.generation.model_facts import declare_ends
 from seqdistill.models.adapters import begin_like, kind_of
 from seqdistill.models.dropout import set_dropout
+from seqdistill.models.hearing import new_extractor
 from seqdistill.models.languages import with_languages
 from seqdistill.models.loading import (
     LoadedModel,
     fitting,
     load_config,
+    load_extractor,
     load_pair,
     load_tokenizer,
 )
@@ -154,7 +156,7 @@ def _initial_student(
         )
         # Whatever the teacher's dtype and device: the student's weights are trained in fp32.
         model.to("cpu", torch.float32)
-        return LoadedModel(model, teacher.tokenizer, "student")
+        return LoadedModel(model, teacher.tokenizer, "student", extractor=teacher.extractor)
     assert section.model is not None
     pair = load_pair(model_folder(section.model), trust_remote_code=section.trust_remote_code)
     return dataclasses.replace(pair, name=section.model)
@@ -168,7 +170,8 @@ def _narrowed(
         return teacher.model
     answered = (example for example in train_examples if example.target)
     rows = list(itertools.islice(answered, _LOOKED_AT))
-    encoded = within_limits(encode_for(teacher, rows, chat_settings(recipe.data)), recipe.data)
+    read = encode_for(teacher, rows, chat_settings(recipe.data))
+    encoded = within_limits(read, teacher, recipe.data)
     examples, collator = encoded.examples, collator_for(teacher)
     if not examples:
         raise DataError(
@@ -192,7 +195,8 @@ def _from_scratch(
         config = load_config(folder, trust_remote_code=trust)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust)
         model = random_model(config, seed=recipe.seed)
-        found = fitting(LoadedModel(model, tokenizer, section.model))
+        extractor = load_extractor(folder, config)
+        found = fitting(LoadedModel(model, tokenizer, section.model, extractor=extractor))
         return dataclasses.replace(found, name="student")
     assert section.architecture is not None
     if teacher is not None:
@@ -204,4 +208,4 @@ def _from_scratch(
     model = random_model(config, seed=recipe.seed)
     if teacher is not None and kind_of(model) == teacher.kind == "seq2seq":
         begin_like(model, teacher.model)
-    return LoadedModel(model, tokenizer, "student")
+    return LoadedModel(model, tokenizer, "student", extractor=new_extractor(config))

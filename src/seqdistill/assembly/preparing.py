@@ -230,7 +230,7 @@ def _encode_train(recipe: Recipe, student: LoadedModel, examples: Sequence[Examp
         encoded = cut_unread_targets(
             encode_for(student, examples, chat), max_target_tokens=data.max_target_tokens
         )
-    return within_limits(encoded, data)
+    return within_limits(encoded, student, data)
 
 
 def _read_held_out(recipe: Recipe, split: Literal["dev", "test"]) -> ExampleTable:
@@ -290,6 +290,13 @@ def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int
         raise UserError(
             f"Teacher and student must be of one kind to be compared token by token, but the "
             f"teacher is {teacher.kind} and the student {student.kind}; use method seq_kd."
+        )
+    heard = [pair.extractor and pair.extractor.to_dict() for pair in (student, teacher)]
+    if heard[0] != heard[1]:
+        raise UserError(
+            "Teacher and student must hear the same features of a recording to be compared token "
+            f"by token, but the preprocessor_config.json of {teacher.name!r} is another than the "
+            "student's; use method seq_kd."
         )
     size = shared_vocab_size(
         student.tokenizer,

@@ -22,6 +22,7 @@ from seqdistill.assembly.decoding import (
     verification_pairs,
 )
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.core.schedules import Schedule
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
@@ -65,14 +66,12 @@ def training_sequences(
     if not prepared.recipe.sequences.decoded_by_teacher:
         return prepared.train, {}
     assert prepared.teacher is not None
-    outputs, summary = teacher_outputs(
+    outputs, facts = teacher_outputs(
         prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
     )
     written = with_teacher_targets(prepared.train, outputs)
-    kept = within_limits(written, prepared.recipe.data)
-    if summary is None:
-        return kept.examples, {}
-    return kept.examples, {"interpolation": dataclasses.asdict(summary)}
+    kept = within_limits(written, prepared.student, prepared.recipe.data)
+    return kept.examples, facts
 
 
 def build_source(
@@ -133,6 +132,11 @@ def build_source(
 def _rollout_process(prepared: Prepared, examples: Sequence[EncodedExample]) -> RolloutProcess:
     recipe, plan = prepared.recipe, _plan(prepared, examples)
     ahead, teacher = recipe.sequences.near_policy, prepared.teacher
+    if ahead.keep_quantiles is not None and not pair_facts(prepared.student).reads_text:
+        raise RecipeError(
+            "sequences.near_policy.keep_quantiles must be null for recordings, since no model "
+            f"hears nothing as it reads nothing, got {list(ahead.keep_quantiles)}; set it to null"
+        )
     return RolloutProcess(
         Writer(
             prepared.student,

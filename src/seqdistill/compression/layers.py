@@ -7,14 +7,10 @@ import re
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from seqdistill.core.errors import ModelError
+from seqdistill.models.architectures import auto_class
 
 # Configuration keys for the depth of each stack, by architecture.
 _ENCODER_KEYS = ("encoder_layers", "num_layers")
@@ -81,9 +77,8 @@ def keep_layers(
 def random_like(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
     """An fp32 model of that configuration, in eval mode, its weights random, that generates as
     `model` does."""
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng():
-        made: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+        made: PreTrainedModel = auto_class(config).from_config(config, dtype=torch.float32)
     _untie_like(model, made)
     if model.generation_config is not None:
         made.generation_config = copy.deepcopy(model.generation_config)

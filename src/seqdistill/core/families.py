@@ -441,6 +441,12 @@ METRICS.add(
     title="token error rate",
 )
 METRICS.add(
+    "word_error_rate",
+    _METRIC % "error_rates:word_error_rate",
+    higher_is_better=False,
+    title="WER",
+)
+METRICS.add(
     "sequence_error_rate",
     _METRIC % "error_rates:sequence_error_rate",
     higher_is_better=False,

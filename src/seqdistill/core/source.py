@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -46,15 +47,33 @@ class SourceInputs:
         moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         return SourceInputs(moved, self.mask.to(device))
 
+    def first(self, length: int) -> SourceInputs:
+        """The beginning of one example."""
+        return SourceInputs.of(**{name: tensor[:length] for name, tensor in self.tensors.items()})
+
     def to_bytes(self) -> bytes:
-        """The tensors as a safetensors file; of one example."""
-        content: bytes = save({name: t.contiguous() for name, t in self.tensors.items()})
+        """The tensors as a safetensors file; of one example.
+
+        Of steps that only repeat the last one, such as the silence after a short recording, one
+        is kept.
+        """
+        kept = {name: tensor[: _varied(tensor)] for name, tensor in self.tensors.items()}
+        content: bytes = save(
+            {name: tensor.contiguous() for name, tensor in kept.items()},
+            {_LENGTH: str(len(self))},
+        )
         return content
 
     @classmethod
     def from_bytes(cls, content: bytes) -> SourceInputs:
         """The example whose `to_bytes` this is."""
-        return cls.of(**load(content))
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        length = int(header["__metadata__"][_LENGTH])
+        whole = {
+            name: torch.cat([kept, kept[-1:].expand(length - len(kept), *kept.shape[1:])])
+            for name, kept in load(content).items()
+        }
+        return cls.of(**whole)
 
     def state_dict(self) -> str:
         """`to_bytes` as JSON knows it."""
@@ -64,6 +83,15 @@ class SourceInputs:
     def from_state_dict(cls, state: str) -> SourceInputs:
         """The example whose `state_dict` this is."""
         return cls.from_bytes(base64.b64decode(state))
+
+
+_LENGTH = "length"
+
+
+def _varied(tensor: Tensor) -> int:
+    """How many steps there are up to the first of those at the end that are all the same."""
+    others = (tensor != tensor[-1]).reshape(len(tensor), -1).any(dim=1).nonzero()
+    return int(others[-1]) + 2 if len(others) else 1
 
 
 Source = Sequence[int] | SourceInputs

@@ -21,6 +21,10 @@ PAIRS = (
 )
 """Known pairs of names, first match wins. Source: the spellings of TRL and of transformers' example
 scripts, and of common translation and summarization sets."""
+AUDIO = "audio"
+"""The column of paths to recordings, from the table's folder: what a model is to hear."""
+RECORDED = tuple((AUDIO, text) for text in ("text", "sentence", "transcription"))
+"""The pairs of speech. Source: LibriSpeech, Common Voice, MInDS-14."""
 TRANSLATION = "translation"
 MESSAGES = "messages"
 ID = "id"
@@ -96,6 +100,11 @@ class Layout:
     """The column of what the teacher reads in the place of the source."""
 
     @property
+    def is_heard(self) -> bool:
+        """Whether the source is a recording."""
+        return self.source == AUDIO
+
+    @property
     def columns(self) -> list[str]:
         """The columns to read."""
         sides = (self.source, self.about, self.target, ID if self.has_id else None)
@@ -118,14 +127,16 @@ def named_pair(names: Collection[str], choice: ColumnChoice) -> tuple[str, str |
             )
     if source is not None or target is not None:  # the other side has a conventional name
         if source is None:
-            source = next((s for s, _ in PAIRS if s in names and s != target), None)
+            sources = (s for s, _ in (*PAIRS, *RECORDED))
+            source = next((s for s in sources if s in names and s != target), None)
         if target is None:
-            known = (t for _, t in (*PAIRS, *_WITH_INSTRUCTION))
+            known = (t for _, t in (*PAIRS, *_WITH_INSTRUCTION, *RECORDED))
             target = next((t for t in known if t in names and t != source), None)
         return None if source is None else (source, target)
     pairs = list(PAIRS)
     if INSTRUCTION in names:  # what it asks for must not be lost: input alone is no source
         pairs[-1:] = [(INSTRUCTION, output) for _, output in _WITH_INSTRUCTION]
+    pairs += RECORDED
     if choice.source_language is not None and choice.target_language is not None:
         pairs.append((choice.source_language, choice.target_language))
     return next(((s, t) for s, t in pairs if s in names and t in names), None)
@@ -147,7 +158,11 @@ def find_layout(names: Collection[str], choice: ColumnChoice, *, file: str) -> L
         ID in kept,
         languages,
         about=abouts[0] if abouts else None,
-        of_chat=tuple(name for name in (SYSTEM, TOOLS, REASONING) if name in others),
+        of_chat=(
+            ()
+            if source == AUDIO
+            else tuple(name for name in (SYSTEM, TOOLS, REASONING) if name in others)
+        ),
         ignored=choice.ignore_columns,
         extras=choice.extra_columns,
         teacher=choice.teacher_column,
@@ -161,6 +176,11 @@ def find_layout(names: Collection[str], choice: ColumnChoice, *, file: str) -> L
                 f"{file}: {key} must name columns, found {name!r} and the columns "
                 f"{listed(names)}.{did_you_mean(name, names)}"
             )
+    if choice.teacher_column is not None and layout.is_heard:
+        raise DataError(
+            f"{file}: teacher.prompt_column must be left out of speech, whose teacher hears what "
+            f"the student hears, got {choice.teacher_column!r}; remove it"
+        )
     if choice.teacher_column in layout.of_chat:
         raise DataError(
             f"{file}: teacher.prompt_column must be a column that the student does not read, found "
@@ -203,21 +223,21 @@ def _sides(
         return (*pair, None)
     if TRANSLATION in names:
         return TRANSLATION, None, (choice.source_language, choice.target_language)
-    sources = [*(source for source, _ in PAIRS[:-1]), INSTRUCTION, PAIRS[-1][0]]
+    sources = [*(source for source, _ in PAIRS[:-1]), INSTRUCTION, PAIRS[-1][0], AUDIO]
     lone = [MESSAGES] if choice.targets == "needed" else [MESSAGES, *sources]
     if choice.targets == "unread" and choice.source_language is not None:
         lone.append(choice.source_language)
     for source in lone:
         if source in names:
             return source, None, None
-    for source, target in PAIRS:
+    for source, target in (*PAIRS, *RECORDED):
         if source in names:
             raise DataError(
                 f"{file}: the column {source!r} must have targets beside it in a column "
                 f"{target!r}, found {listed(names)}; add them, or say which column holds them "
                 "with data.target_column"
             )
-    known = ", ".join(f"{source}/{target}" for source, target in PAIRS)
+    known = ", ".join(f"{source}/{target}" for source, target in (*PAIRS, RECORDED[0]))
     raise DataError(
         f"{file}: columns must be named by a known convention ({known}, instruction/input/output, "
         f"{TRANSLATION}, {MESSAGES}), found {listed(names)}; say which they are with "

@@ -14,6 +14,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, cast
 
 from transformers import PreTrainedTokenizerBase
@@ -71,9 +72,10 @@ class Conversation:
 def prompt_text(
     example: Example, tokenizer: PreTrainedTokenizerBase, settings: ChatSettings = PLAIN_CHAT
 ) -> str:
-    """What the model is asked: the source, or the whole conversation up to its answer, rendered."""
+    """What the model is asked: the source, or the whole conversation up to its answer, rendered;
+    of a recording the name of its file."""
     if example.messages is None:
-        return example.source
+        return Path(example.audio).name if example.audio else example.source
     return _View(example, tokenizer, None, settings).prompt
 
 

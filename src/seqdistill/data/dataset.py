@@ -193,11 +193,16 @@ def with_placeholder_targets(
 
 
 def leave_out_long(
-    examples: Sequence[EncodedExample], *, max_source_tokens: int, max_target_tokens: int
+    examples: Sequence[EncodedExample],
+    *,
+    max_source_tokens: int,
+    max_target_tokens: int,
+    max_steps: int | None = None,
 ) -> Encoded:
     """The examples within both limits, for training; the others are counted and logged.
 
-    What the teacher reads in the place of a source is one, too. Raises DataError when none is left.
+    What the teacher reads in the place of a source is one, too. Sources that are no text may have
+    `max_steps`. Raises DataError when none is left.
     """
     dataset = EncodedDataset.of(examples)
     lengths = dataset.lengths
@@ -205,10 +210,18 @@ def leave_out_long(
     if dataset.reads_text:
         fits_student = fits & (lengths.source <= max_source_tokens)
         fits = fits_student & (lengths.teacher_source <= max_source_tokens)
+    elif max_steps is not None:
+        fits = fits_student = fits & (lengths.source <= max_steps)
     num_too_long = len(dataset) - int(fits.sum())
     for_teacher = int(fits_student.sum()) - int(fits.sum())
     prompts = f", {for_teacher} of them for the teacher's prompts alone" if for_teacher else ""
     if len(dataset) and not fits.any():
+        if not dataset.reads_text:
+            raise DataError(
+                f"Some examples must be no longer than the model reads ({max_steps} steps) and "
+                f"have at most {max_target_tokens} target tokens, but all {len(dataset)} are "
+                "longer; cut the sources, or raise data.max_target_tokens."
+            )
         raise DataError(
             f"Some examples must fit into {max_source_tokens} source and {max_target_tokens} "
             f"target tokens, but all {len(dataset)} are longer{prompts}; raise "
@@ -240,9 +253,14 @@ def cut_unread_targets(
 
 
 def cut_long_sources(
-    examples: Sequence[EncodedExample], *, max_source_tokens: int, kind: Kind
+    examples: Sequence[EncodedExample],
+    *,
+    max_source_tokens: int,
+    kind: Kind,
+    max_steps: int | None = None,
 ) -> Encoded:
     """Every example, for evaluation: long sources keep their first tokens and their end token.
+    Those that are no text keep their first `max_steps`.
 
     Prompts of decoder-only models keep their last tokens instead, which lead into the completion;
     earlier turns do not count in what is cut. A prompt of the teacher's own is of training alone,
@@ -250,12 +268,15 @@ def cut_long_sources(
     """
     dataset = EncodedDataset.of(examples)
     lengths = dataset.lengths
-    is_long = lengths.source > max_source_tokens
-    if not dataset.reads_text or not is_long.any():
+    longest = max_source_tokens if dataset.reads_text else max_steps
+    if longest is None or not (is_long := lengths.source > longest).any():
         return Encoded(dataset, 0)
-    _LOG.warning("cut %d sources to %d tokens", is_long.sum(), max_source_tokens)
+    unit = "tokens" if dataset.reads_text else "steps"
+    _LOG.warning("cut %d sources to %d %s", is_long.sum(), longest, unit)
 
     def cut(example: EncodedExample) -> EncodedExample:
+        if example.source is not None:
+            return dataclasses.replace(example, source=example.source.first(longest))
         ids = example.source_ids
         if len(ids) <= max_source_tokens:
             return example
@@ -267,10 +288,10 @@ def cut_long_sources(
             example.id, kept, example.target_ids, own_prompt_ids=own, extras=example.extras
         )
 
-    source = np.minimum(lengths.source, max_source_tokens)
-    prompt = np.where(is_long, np.minimum(lengths.prompt, max_source_tokens), lengths.prompt)
+    source = np.minimum(lengths.source, longest)
+    prompt = np.where(is_long, np.minimum(lengths.prompt, longest), lengths.prompt)
     shown = dataset.reshaped(
-        f"{kind} sources cut to {max_source_tokens}",
+        f"{kind} sources cut to {longest}",
         cut,
         source=source,
         counted=np.where(is_long, lengths.target, lengths.counted),

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,8 @@ class Example:
     """What the teacher reads in the place of `source`, where that is another text."""
     teacher_messages: tuple[Turn, ...] | None = None
     """The same in the place of `messages`."""
+    audio: str | None = None
+    """The file of the recording that is the source, where it is no text: then `source` is empty."""
 
     @property
     def answer(self) -> Turn | None:
@@ -107,11 +110,12 @@ class ExampleTable(Table[Example]):
             "extras": pa.map_(pa.string(), pa.float64()),
             "teacher_source": pa.string(),
             "teacher_messages": pa.list_(_TURN),
+            "audio": pa.string(),
         }
     )
 
     def _read(self, values: list[Any]) -> Example:
-        name, source, target, messages, answer_more, tools, extras, *teacher = (
+        name, source, target, messages, answer_more, tools, extras, *teacher, audio = (
             value.as_py() for value in values
         )
         return Example(
@@ -124,6 +128,7 @@ class ExampleTable(Table[Example]):
             dict(extras),
             teacher[0],
             _turns(teacher[1]),
+            audio,
         )
 
     @property
@@ -131,6 +136,19 @@ class ExampleTable(Table[Example]):
         """Whether any of the stored rows is a conversation."""
         messages = self._stored.table.column("messages")
         return bool(messages.null_count < len(messages))
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the sources are recordings."""
+        files = self._stored.table.column("audio")
+        return bool(files.null_count < len(files))
+
+    def with_audio_in(self, folder: Path) -> ExampleTable:
+        """The same examples, the paths of whose recordings count from this folder."""
+        table, place = self._stored.table, self.schema.get_field_index("audio")
+        files = [name and str(folder / name) for name in table.column(place).to_pylist()]
+        found = table.set_column(place, self.schema.field(place), pa.array(files, pa.string()))
+        return ExampleTable(dataclasses.replace(self._stored, table=found), self._rows, self._edits)
 
     def targets_hold(self, text: str) -> npt.NDArray[np.bool_]:
         """Of each row whether its target has the text in it; of none it has not."""

@@ -40,9 +40,10 @@ def read_examples(
     line-aligned text files `a.src,b.tgt`; a folder for `datasets`; or a hub name, with
     `:configuration` where it has several. `split` ("train", "dev" or "test") chooses among the
     parts of a bundled corpus or of a data set. Columns are found by name (see `columns.PAIRS`;
-    `translation`; `messages`) unless given; those in `extra_columns` hold numbers, `teacher_column`
-    what the teacher reads in the place of the source, and columns and keys of turns in
-    `ignore_columns` are as if they were not there. Where `targets` are not needed, sources alone
+    `translation`; `messages`) unless given; `audio` holds paths of recordings, from the table's
+    folder; those in `extra_columns` hold numbers, `teacher_column` what the teacher reads in the
+    place of the source, and columns and keys of turns in `ignore_columns` are as if they were not
+    there. Where `targets` are not needed, sources alone
     are enough, a .txt file among them: see `columns.Targets`.
 
     An id is the value of the column `id`, else the number of the row counted from 1. What is large
@@ -78,7 +79,8 @@ def read_examples(
 
         read = folder_rows if path.is_dir() else hub_rows
         rows = read(spec, choice, split=split)
-        return _table(lambda: rows, choice, lambda: rows.identity, rows.size)
+        found = _table(lambda: rows, choice, lambda: rows.identity, rows.size)
+        return found.with_audio_in(path) if found.has_audio else found
     names = spec.split(",") if not path.exists() and "," in spec else [spec]
     if len(names) > 2 or not all(names):
         raise DataError(
@@ -92,7 +94,8 @@ def read_examples(
     if len(paths) == 2 or not extension(path).startswith((".jsonl", ".parquet", ".tsv")):
         check_no_extras(spec, choice)
     size = sum(path.stat().st_size for path in paths) * packed
-    return _table(lambda: _rows(paths, choice), choice, lambda: [*map(content_of, paths)], size)
+    found = _table(lambda: _rows(paths, choice), choice, lambda: [*map(content_of, paths)], size)
+    return found.with_audio_in(paths[0].parent) if found.has_audio else found
 
 
 def _table(

@@ -102,6 +102,9 @@ def _cells(path: Path, num_rows: int, numbers: Collection[str]) -> Iterator[Row]
 def _texts(example: Example) -> Row:
     """A row that is read as this example."""
     found: dict[str, Any] = {"id": example.id}
+    if example.audio is not None:
+        text = {} if example.target is None else {"text": example.target}
+        return found | {"audio": example.audio} | text
     if example.messages is None:
         texts = {"source": example.source, "target": example.target}
         return found | {name: text for name, text in texts.items() if text is not None}

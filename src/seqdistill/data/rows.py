@@ -166,6 +166,11 @@ def _texts(row: Row, layout: Layout, *, number: int, targets: Targets) -> Exampl
             f"{source_name} must be a list of messages, found {_kind(source)} and no target; "
             "if another column is the target, name it with data.target_column"
         )
+    if layout.is_heard and not isinstance(source, str):
+        raise RowError(
+            f"{source_name} must be the path of a WAV or FLAC file, found {_kind(source)}; where "
+            "recordings lie in the table itself, write each to a file"
+        )
     text = _text(source, source_name)
     if layout.about is not None and _is_given(row.get(layout.about)):
         text = f"{text}\n\n{_text(row.get(layout.about), layout.about)}"
@@ -173,6 +178,8 @@ def _texts(row: Row, layout: Layout, *, number: int, targets: Targets) -> Exampl
     if layout.of_chat:
         answer = None if said is None else Turn("assistant", said)
         return _conversation(example_id, row, layout, (Turn("user", text),), answer)
+    if layout.is_heard:
+        return Example(example_id, "", said, audio=text)
     return Example(example_id, text, said)
 
 

@@ -107,11 +107,12 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
         """The row with these values (Arrow scalars) in the columns of the schema."""
 
     @classmethod
-    def batch_of(cls, items: Sequence[T]) -> Any:
-        """The rows as one record batch."""
+    def batch_of(cls, items: Iterable[T]) -> Any:
+        """The rows as one record batch; each is put away before the next one is asked for."""
+        rows = [[_stored(getattr(item, field.name)) for field in cls.schema] for item in items]
         columns = [
-            pa.array([_stored(getattr(item, field.name)) for item in items], field.type)
-            for field in cls.schema
+            pa.array([row[place] for row in rows], field.type)
+            for place, field in enumerate(cls.schema)
         ]
         return pa.record_batch(columns, schema=cls.schema)
 
@@ -119,8 +120,8 @@ class Table(Sequence[T], abc.ABC, Generic[T]):
     def batches_of(cls, items: Iterable[T]) -> Iterator[tuple[Any, Notes]]:
         """Rows, however many, as record batches."""
         remaining = iter(items)
-        while chunk := list(islice(remaining, ROWS_PER_BATCH)):
-            yield cls.batch_of(chunk), {}
+        while (batch := cls.batch_of(islice(remaining, ROWS_PER_BATCH))).num_rows:
+            yield batch, {}
 
     @classmethod
     def of(cls: type[This], items: Iterable[Any]) -> This:

@@ -17,16 +17,18 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import tokenizers
 import transformers
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, ModelError
 from seqdistill.core.version import __version__
-from seqdistill.data.cache import CACHED_FROM_BYTES, stored
+from seqdistill.data.audio import AudioError, log_mel, read_audio
+from seqdistill.data.cache import CACHED_FROM_BYTES, content_of, stored
 from seqdistill.data.conversations import (
     PLAIN_CHAT,
     ChatSettings,
@@ -43,6 +45,9 @@ from seqdistill.data.tokenizing import MARK, TextTokenizer, Tokens
 from seqdistill.records.environment import usable_cores
 
 _LOG = logging.getLogger(__name__)
+_NUM_SHOWN = 5
+_RECORDINGS_PER_BATCH = 64
+"""Features take a megabyte for each half minute."""
 
 
 class _Seq2SeqEncoder:
@@ -87,6 +92,42 @@ class _Seq2SeqEncoder:
         """What the tokenizer wrote after the tokens that the decoder is given anyway."""
         length = len(self._prefix_ids)
         return ids[length:] if ids[:length] == self._prefix_ids else ids
+
+
+class _SpeechEncoder(_Seq2SeqEncoder):
+    """Encodes for one that hears."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, extractor: WhisperFeatureExtractor
+    ) -> None:
+        super().__init__(tokenizer, ())
+        self._extractor = extractor
+        # Whisper's tokenizer writes the decoder's whole prompt, its start token among it.
+        opened = itertools.takewhile(lambda i: i != self._end, tokenizer(text_target="").input_ids)
+        self._prefix_ids = [*opened]
+
+    def __call__(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        targets = self._texts.ids([e.target or "" for e in examples], as_targets=True)
+        sources, wrong = [], []
+        for example in examples:
+            try:
+                samples = read_audio(str(example.audio), rate=self._extractor.sampling_rate)
+                sources.append(log_mel(samples, self._extractor))
+            except AudioError as error:
+                wrong.append(f"  example {example.id!r}: {error}")
+        if wrong:
+            found = "recordings cannot be used, one or more; fix or remove them:"
+            raise DataError("\n".join([found, *wrong[:_NUM_SHOWN]]))
+        return [
+            EncodedExample(
+                example.id,
+                (),
+                () if example.target is None else self._closed(self._without_prefix(target)),
+                extras=example.extras,
+                source=source,
+            )
+            for example, source, target in zip(examples, sources, targets, strict=True)
+        ]
 
 
 class _CausalEncoder:
@@ -200,12 +241,16 @@ def _log(notes: Notes) -> None:
             _LOG.warning(sentence, notes[name])
 
 
+def _rows_per_batch(examples: ExampleTable) -> int:
+    return _RECORDINGS_PER_BATCH if examples.has_audio else ROWS_PER_BATCH
+
+
 def _batch(
     examples: ExampleTable, encoder: _Seq2SeqEncoder | _CausalEncoder, start: int
 ) -> tuple[Any, Notes]:
     """The encoded rows of one batch, and what was noticed of them."""
     encoder.noted.clear()
-    rows = list(examples[start : start + ROWS_PER_BATCH])
+    rows = list(examples[start : start + _rows_per_batch(examples)])
     encoded = encoder(rows)
     noted = dict(encoder.noted)
     if any(row.has_teacher_prompt for row in rows):
@@ -243,12 +288,18 @@ def _with_teacher_prompt(own: EncodedExample, read: EncodedExample) -> EncodedEx
 def _batches(
     examples: ExampleTable, encoder: _Seq2SeqEncoder | _CausalEncoder
 ) -> Iterator[tuple[Any, Notes]]:
-    """All batches, by as many processes as the data are worth."""
-    starts = range(0, len(examples), ROWS_PER_BATCH)
+    """All batches, by as many processes as the data are worth; features of audio by the threads
+    of this one."""
+    starts = range(0, len(examples), _rows_per_batch(examples))
     num_processes = min(len(starts), usable_cores(), 16)
     is_large = examples.num_bytes >= CACHED_FROM_BYTES
     make = functools.partial(_batch, examples, encoder)
-    if num_processes < 2 or not is_large or not sys.platform.startswith("linux"):
+    if (
+        examples.has_audio
+        or num_processes < 2
+        or not is_large
+        or not sys.platform.startswith("linux")
+    ):
         yield from map(make, starts)
         return
     # Forked, so that models, tokenizer and rows are shared and a caller's script runs once.
@@ -297,6 +348,7 @@ def encode(
     *,
     prefix_ids: Sequence[int] = (),
     declared_ends: int | Sequence[int] | None = None,
+    extractor: WhisperFeatureExtractor | None = None,
 ) -> EncodedDataset:
     """Token ids of every example, in order; `chat` says how conversations are rendered.
 
@@ -310,12 +362,23 @@ def encode(
     answer as they stand (a blank between them is the user's), up to the answer's end. A token that
     lies across the border belongs to the answer; then `prompt_ids` are those of the prompt alone.
 
+    Recordings become features by the model's own `extractor`, in 32 bits; of a longer one than the
+    model reads its beginning does, with a step more.
+
     What the teacher reads is encoded as the student's prompt is. Raises DataError where earlier
-    turns are to be learned beside it.
+    turns are to be learned beside it, for recordings that cannot be read, and for sources of
+    another kind than the model's.
     """
     table = ExampleTable.of(examples)
     if not table:
         return EncodedDataset.of([])
+    if table.has_audio != (extractor is not None):
+        reads = "text" if extractor is None else "audio"
+        given = "a column audio" if table.has_audio else "texts"
+        raise DataError(
+            f"Rows must hold what the model is given, but it is given {reads} and the rows have "
+            f"{given}; give other data, or a model such as {'Whisper' if table.has_audio else 'T5'}"
+        )
     ends: tuple[int, ...] = ()
     encoder: _Seq2SeqEncoder | _CausalEncoder
     if kind == "causal":
@@ -329,6 +392,8 @@ def encode(
             "decoder-only models, but the model is an encoder-decoder; give source and target "
             "columns, or name what can be left out in data.ignore_columns."
         )
+    elif extractor is not None:
+        encoder = _SpeechEncoder(tokenizer, extractor)
     else:
         encoder = _Seq2SeqEncoder(tokenizer, prefix_ids)
 
@@ -338,10 +403,20 @@ def encode(
             check_read((e.for_teacher() for e in table if e.has_teacher_prompt), tokenizer, chat)
         return _batches(table, encoder)
 
+    files = [Path(example.audio or "") for example in table] if extractor is not None else []
+
     def key() -> object:
+        if extractor is not None:
+            sounds = [
+                extractor.to_dict(),
+                [content_of(file) if file.is_file() else "" for file in files],
+            ]
+            return [table.fingerprint, _described(tokenizer), sounds]
         settings = [kind, chat.template_options, chat.assistant_turns, prefix_ids, ends]
         return [table.fingerprint, _described(tokenizer), *settings]
 
-    found = stored("tokenized", key, make, EncodedDataset.schema, num_bytes=table.num_bytes)
+    # Of 16-bit samples at 16 kHz the features take as many bytes.
+    num_bytes = table.num_bytes + sum(file.stat().st_size for file in files if file.is_file())
+    found = stored("tokenized", key, make, EncodedDataset.schema, num_bytes=num_bytes)
     _log(found.notes)
     return EncodedDataset(found)

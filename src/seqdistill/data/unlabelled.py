@@ -28,15 +28,19 @@ def with_unlabelled(train: ExampleTable, sources: ExampleTable) -> ExampleTable:
             f"ids in data.train must not begin with {PREFIX!r}, as those of data.unlabelled do, "
             f"found {taken!r}; give other ids, or leave data.unlabelled out"
         )
-    if train.has_chats != sources.has_chats:
-        found = [
-            "conversations" if table.has_chats else "plain texts" for table in (sources, train)
-        ]
+    found = [_form(table) for table in (sources, train)]
+    if found[0] != found[1]:
         raise DataError(
-            "data.unlabelled must be of the form that data.train has, rows of messages or plain "
-            f"texts, found {found[0]} beside {found[1]}; write both alike"
+            "data.unlabelled must be of the form that data.train has, rows of messages, plain "
+            f"texts or recordings, found {found[0]} beside {found[1]}; write both alike"
         )
     return train.followed_by(sources.with_id_prefix(PREFIX))
+
+
+def _form(table: ExampleTable) -> str:
+    if table.has_audio:
+        return "recordings"
+    return "conversations" if table.has_chats else "plain texts"
 
 
 def num_unlabelled(rows: Table[Any]) -> int:

@@ -17,6 +17,7 @@ from seqdistill.core.source import Source, SourceInputs
 from seqdistill.data.marks import end_ids
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
+from seqdistill.models.modalities import Modality, modality_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +32,16 @@ class ModelFacts:
     start_id: int | None
     """What a decoder reads first; None for decoder-only models, which start from a prompt."""
     prefix_ids: tuple[int, ...]
-    """What a decoder reads next, one token or none: given, never written or scored, and no part of
-    an output."""
+    """What a decoder reads next, often nothing: given, never written or scored, and no part of an
+    output."""
     suppressed_ids: tuple[int, ...]
     """Symbols that are no outputs: their logits count as -inf."""
     max_positions: int | None
     """How many positions the model can tell apart; None when there is no limit."""
+    max_steps: int | None
+    """The same of a source that is not text."""
+    reads_text: bool
+    """Whether sources are token ids."""
 
     @property
     def end_id(self) -> int:
@@ -44,8 +49,9 @@ class ModelFacts:
         return self.end_ids[0]
 
     def length(self, token_ids: Sequence[int]) -> int:
-        """The length that a length penalty sees, in both engines: the prefix counts."""
-        return len(self.prefix_ids) + len(token_ids)
+        """The length that a length penalty sees: the prefix counts, in both engines, but not that
+        of models of other modalities, which `generate` takes for a prompt."""
+        return len(token_ids) + (len(self.prefix_ids) if self.reads_text else 0)
 
     def is_finished(self, token_ids: Sequence[int]) -> bool:
         """Whether an output ends with one of the end tokens."""
@@ -71,7 +77,9 @@ def facts_of(
     _require_token("the tokenizer's eos_token_id", ends[0], vocab_size)
     prefix_ids = decoder_prefix_ids(model)
     for token_id in prefix_ids:
-        _require_token("forced_bos_token_id of the model's config", token_id, vocab_size)
+        _require_token("what the decoder is given after its start", token_id, vocab_size)
+    modality = modality_of(model) if kind == "seq2seq" else Modality()
+    positions = "max_position_embeddings" if modality.reads_text else "max_target_positions"
     return ModelFacts(
         kind=kind,
         vocab_size=vocab_size,
@@ -79,7 +87,9 @@ def facts_of(
         start_id=start_id,
         prefix_ids=prefix_ids,
         suppressed_ids=(vocab_size - 1,) if has_mute_last_row(model) else (),
-        max_positions=getattr(config, "max_position_embeddings", None),
+        max_positions=getattr(config, positions, None),
+        max_steps=modality.max_steps,
+        reads_text=modality.reads_text,
     )
 
 
@@ -184,8 +194,13 @@ def check_lengths(sources: Sequence[Source], *, max_new_tokens: int, facts: Mode
             raise DataError(
                 f"every source must hold at least one token, but number {index + 1} has none"
             )
-        is_ids = not isinstance(source, SourceInputs)
-        if is_ids and limit is not None and len(source) + room > limit:
+        if isinstance(source, SourceInputs):
+            if facts.max_steps is not None and len(source) > facts.max_steps:
+                raise DataError(
+                    f"every source must be at most the {facts.max_steps} steps long that the model "
+                    f"reads, but number {index + 1} is longer; shorten it"
+                )
+        elif limit is not None and len(source) + room > limit:
             beside = f" with {room} new ones beside it (max_new_tokens)" if room else ""
             raise DataError(
                 f"every source must fit the model's {limit} positions{beside}, but number "

@@ -229,10 +229,9 @@ class CachedModel:
 
     def _read(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new dim"]:
         if self._facts.kind == "seq2seq":
-            named: dict[str, Any] = {
-                "encoder_hidden_states": self._encoded,
-                "encoder_attention_mask": self._mask,
-            }
+            named: dict[str, Any] = modality_of(self._model).attended(
+                self._encoded, self._mask.bool()
+            )
             network = self._model.get_decoder()
         else:
             named = {"attention_mask": self._mask}

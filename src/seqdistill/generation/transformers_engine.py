@@ -14,7 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from seqdistill.core.batch import Kind
 from seqdistill.core.batches import equal_length_batches, padded_batches
@@ -116,8 +121,12 @@ class TransformersGenerator:
             modality = modality_of(self.model)
             named = modality.arguments(modality.pad(sources).to(device))
             skipped = 1 + len(facts.prefix_ids)
-        written: Int[Tensor, "outputs time"] = self.model.generate(
-            **named, generation_config=config
+            if not facts.reads_text:
+                prompt = torch.tensor([[facts.start_id or 0, *facts.prefix_ids]], device=device)
+                named["decoder_input_ids"] = prompt.repeat(len(sources), 1)
+        # Not the model's own: Whisper's cuts audio into windows and takes ends off.
+        written: Int[Tensor, "outputs time"] = GenerationMixin.generate(
+            self.model, **named, generation_config=config
         )
         rows = []
         for row in written[:, skipped:].tolist():
@@ -158,8 +167,9 @@ class TransformersGenerator:
 def _generation_config(decoding: Decoding, facts: ModelFacts) -> GenerationConfig:
     """The whole of what `generate` may know, all said out loud."""
     searched = decoding.mode == "beam"
+    forced = facts.prefix_ids if facts.reads_text else ()  # else in the decoder's prompt
     config = GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens + len(facts.prefix_ids),
+        max_new_tokens=decoding.max_new_tokens + len(forced),
         min_length=0,
         num_beams=decoding.beam_size if searched else 1,
         num_return_sequences=decoding.n_best,
@@ -168,7 +178,7 @@ def _generation_config(decoding: Decoding, facts: ModelFacts) -> GenerationConfi
         # Finished rows are filled with it; cut off afterwards, so any id will do.
         pad_token_id=facts.end_id,
         decoder_start_token_id=facts.start_id,
-        forced_bos_token_id=next(iter(facts.prefix_ids), None),
+        forced_bos_token_id=next(iter(forced), None),
         suppress_tokens=list(facts.suppressed_ids) or None,
         # A beam search takes symbols out after its softmax, which then has to be taken again.
         renormalize_logits=bool(facts.suppressed_ids),

@@ -5,12 +5,15 @@ Writes results.json, samples.jsonl, outputs.jsonl and the timings.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime
 import functools
 import logging
+import mimetypes
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -56,6 +59,8 @@ from seqdistill.records.results import (
 from seqdistill.records.run_directory import RunDirectory
 
 _LOG = logging.getLogger(__name__)
+_MAX_PLAYED = 2 * 2**20
+"""Bytes of recordings that come with the examples shown."""
 
 
 def evaluation_settings(
@@ -315,19 +320,39 @@ def _samples(
 ) -> list[Sample]:
     """Evenly spaced test examples, with every system's beam output.
 
-    The source of a conversation is all of it up to the answer, as `tokenizer` renders it.
+    The source of a conversation is all of it up to the answer, as `tokenizer` renders it. The first
+    few recordings come with what is heard.
     """
     chat = chat_settings(recipe.data)
     wanted = min(recipe.evaluation.num_samples, len(examples))
+    shown = [examples[place * len(examples) // wanted] for place in range(wanted)]
+    heard = _recordings([example.audio for example in shown])
     return [
         Sample(
-            id=examples[i].id,
-            source=prompt_text(examples[i], tokenizer, chat),
-            reference=examples[i].target,
-            outputs={result.row.name: result.beam.texts[i] for result in results},
+            id=example.id,
+            source=prompt_text(example, tokenizer, chat),
+            reference=example.target,
+            outputs={
+                result.row.name: result.beam.texts[place * len(examples) // wanted]
+                for result in results
+            },
+            audio=audio,
         )
-        for i in (place * len(examples) // wanted for place in range(wanted))
+        for place, (example, audio) in enumerate(zip(shown, heard, strict=True))
     ]
+
+
+def _recordings(files: Sequence[str | None]) -> list[str | None]:
+    """Each file as a data URI, as long as there is room for it; None for the others."""
+    found: list[str | None] = []
+    room = _MAX_PLAYED
+    for file in files:
+        if file is None or (room := room - Path(file).stat().st_size) < 0:
+            found.append(None)
+            continue
+        content = base64.b64encode(Path(file).read_bytes()).decode()
+        found.append(f"data:{mimetypes.guess_type(file)[0] or 'audio/wav'};base64,{content}")
+    return found
 
 
 def _outputs(

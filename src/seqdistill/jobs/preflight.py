@@ -73,7 +73,8 @@ def shown_row(prepared: Prepared, examples: EncodedDataset) -> list[tuple[str, s
     sequences = prepared.recipe.sequences
     if sequences.rolls_out and not sequences.has_two_origins:  # no reference is learned
         row = row.answered(())
-    words = f"{row.id}: {row.num_source:,} tokens read"
+    words = f"{row.id}: {row.num_source:,} {'tokens' if row.source is None else 'steps'} read"
+    heard = None if row.source is None else prepared.train_examples.named(row.id).audio
     words += f", {row.num_counted:,} learned" if row.target_ids else ""
     if row.counted_spans:
         words += f", earlier turns ⟦in brackets⟧ among them: {len(row.counted_spans)}"
@@ -84,7 +85,7 @@ def shown_row(prepared: Prepared, examples: EncodedDataset) -> list[tuple[str, s
         taught.append(f"here {len(row.teacher_source_ids):,} tokens: {prompt}")
     return [
         ("first row", words),
-        ("reads", _shown(row.source_ids, tokenizer, row.counted_spans)),
+        ("reads", heard or _shown(row.source_ids, tokenizer, row.counted_spans)),
         *([("teacher", "; ".join(taught))] if taught else []),
         *(prefix if facts.prefix_ids else []),
         ("learns", _shown(row.target_ids, tokenizer) if row.target_ids else "what it samples"),
@@ -168,7 +169,7 @@ def _teacher_facts(
     facts = pair_facts(teacher)
     scored = token_log_probs(
         teacher.model,
-        [(row.for_teacher().source_ids, row.target_ids) for row in rows],
+        [(row.source or row.for_teacher().source_ids, row.target_ids) for row in rows],
         facts=facts,
     )
     values = [value for row in scored for value in row]

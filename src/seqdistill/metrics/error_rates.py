@@ -1,14 +1,19 @@
 """Error rates of a corpus against one reference per segment: token edits, and segments not exact.
 
-A token stands between white space, or is a character. Lower is better; case is not folded.
+A token stands between white space, or is a character. Lower is better; case is folded for words
+that were spoken alone.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 
 from seqdistill.core.version import __version__
 from seqdistill.metrics.score import SummedStatistics, check_corpus, mean_statistics
+
+_REMARK = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+?\)")
 
 
 def token_error_rate(
@@ -33,6 +38,34 @@ def token_error_rate(
     tokens = "char" if characters else "whitespace"
     signature = f"edits:sub+ins+del|tok:{tokens}|norm:reference|version:{__version__}"
     return mean_statistics("token_error_rate", signature, edits, lengths, scale=100.0)
+
+
+def word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:
+    """As `token_error_rate`, of words as `spoken_words` finds them: WER of speech recognition."""
+    check_corpus(hypotheses, references)
+    counts = [word_edits(h, r) for h, r in zip(hypotheses, references, strict=True)]
+    edits, lengths = zip(*counts, strict=True)
+    signature = f"edits:sub+ins+del|tok:words|text:whisper-basic|version:{__version__}"
+    return mean_statistics("word_error_rate", signature, edits, lengths, scale=100.0)
+
+
+def word_edits(output: str, reference: str) -> tuple[int, int]:
+    """How many edits of words turn the reference into the output, and its words."""
+    wanted = spoken_words(reference)
+    return edit_distance(spoken_words(output), wanted), len(wanted)
+
+
+def spoken_words(text: str) -> list[str]:
+    """The words without what cannot be heard: case, punctuation, remarks in brackets.
+
+    Source: the `BasicTextNormalizer` of Whisper (Radford et al. 2022, app. C).
+    """
+    text = _REMARK.sub("", text.lower())
+    letters = (
+        " " if unicodedata.category(letter)[0] in "MSP" else letter
+        for letter in unicodedata.normalize("NFKC", text)
+    )
+    return "".join(letters).lower().split()
 
 
 def sequence_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> SummedStatistics:

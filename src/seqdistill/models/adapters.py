@@ -53,24 +53,52 @@ def decoder_prefix_ids(model: PreTrainedModel) -> tuple[int, ...]:
     """What an encoder-decoder's decoder is given after its start token: read, never predicted.
 
     The target language of M2M100, NLLB and mBART-50, <s> of many BARTs: `forced_bos_token_id` of
-    the generation config, or of the configuration of older folders. None for decoder-only models,
-    whose prompt says all of it.
+    the generation config, or of the configuration of older folders. Of Whisper the language, the
+    task and that there are no timestamps. None for decoder-only models, whose prompt says all of
+    it.
     """
     if kind_of(model) != "seq2seq":
         return ()
+    if model.config.model_type == "whisper":
+        return _whisper_prefix_ids(model)
     forced = getattr(model.generation_config, "forced_bos_token_id", None)
     if forced is None:
         forced = getattr(model.config, "forced_bos_token_id", None)
     return () if forced is None else (int(forced),)
 
 
+# What the prompt of a Whisper's decoder is made of.
+_WHISPER_PROMPT = (
+    *("is_multilingual", "lang_to_id", "language", "task", "task_to_id"),
+    "no_timestamps_token_id",
+)
+
+
+def _whisper_prefix_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    """As `generate` begins for the language and the task that the generation config names.
+
+    One that knows several languages and names none is left to `languages.with_languages`.
+    """
+    told = {name: getattr(model.generation_config, name, None) for name in _WHISPER_PROMPT}
+    languages, tasks = told["lang_to_id"] or {}, told["task_to_id"] or {}
+    found = [languages.get(f"<|{str(told['language']).strip('<|>')}|>")]
+    if found != [None]:
+        found.append(tasks.get(told["task"] or "transcribe"))
+    return tuple(int(i) for i in (*found, told["no_timestamps_token_id"]) if i is not None)
+
+
 def begin_like(model: PreTrainedModel, other: PreTrainedModel) -> None:
     """Has the decoder of `model` begin as that of `other` does, whose vocabulary it shares."""
-    start, forced = decoder_start_id(other), next(iter(decoder_prefix_ids(other)), None)
+    start, prefix = decoder_start_id(other), decoder_prefix_ids(other)
     if start is not None:
         model.config.decoder_start_token_id = start
         model.generation_config.decoder_start_token_id = start
-    model.generation_config.forced_bos_token_id = forced
+    if model.config.model_type == other.config.model_type == "whisper":
+        for name in _WHISPER_PROMPT:
+            if hasattr(other.generation_config, name):
+                setattr(model.generation_config, name, getattr(other.generation_config, name))
+        return
+    model.generation_config.forced_bos_token_id = next(iter(prefix), None)
 
 
 def positions_from_mask(mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
@@ -163,9 +191,8 @@ class SequenceModel(nn.Module):
         named = {"input_ids": decoder_input_ids, "attention_mask": decoder_mask.long()}
         if self.kind == "seq2seq":
             assert source is not None, "batches of kind seq2seq have sources"
-            encoded, encoded_mask = modality_of(self.module).encode(self.module, source)
-            named["encoder_hidden_states"] = encoded
-            named["encoder_attention_mask"] = encoded_mask.long()
+            modality = modality_of(self.module)
+            named |= modality.attended(*modality.encode(self.module, source))
         elif self._takes_positions:
             named["position_ids"] = positions_from_mask(decoder_mask)
         network = network_of(self.module, "decoder")

@@ -10,6 +10,8 @@ import difflib
 import logging
 from collections.abc import Mapping
 
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.language_codes import language_codes
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
@@ -50,9 +52,17 @@ def with_languages(
     """The same pair, which from now on reads `source` and writes `target`, also when it is saved.
 
     Given none, they stay what the folder says they are. Nothing happens to a tokenizer that has no
-    language codes. Raises RecipeError, naming the settings `keys`, for a code that the tokenizer
-    does not have, and for languages that neither the caller nor the folder says.
+    language codes. A Whisper hears what it writes, and is told `target` alone. Raises RecipeError,
+    naming the settings `keys`, for a code that the tokenizer does not have, and for languages that
+    neither the caller nor the folder says.
     """
+    if pair.extractor is not None:
+        if source is not None:
+            raise RecipeError(
+                f"{keys[0]} must be left out for {pair.name}, which hears, got {source!r}; give "
+                f"what is spoken as {keys[1]}"
+            )
+        return _heard_in(pair, target, keys[1])
     tokenizer = pair.tokenizer
     told = isinstance(getattr(type(tokenizer), "src_lang", None), property)
     codes = language_codes(tokenizer) if told and pair.kind == "seq2seq" else {}
@@ -75,6 +85,28 @@ def with_languages(
     if target is not None:
         _begin_with(pair, codes[tokenizer.tgt_lang], codes)
     _LOG.info("%s reads %s and writes %s", pair.name, tokenizer.src_lang, tokenizer.tgt_lang)
+    return pair
+
+
+def _heard_in(pair: LoadedModel, wanted: str | None, key: str) -> LoadedModel:
+    """The Whisper, which from now on transcribes that language; those of one language as is."""
+    config = pair.model.generation_config
+    known = {
+        code.strip("<|>"): i for code, i in (getattr(config, "lang_to_id", None) or {}).items()
+    }
+    if not known:
+        return pair
+    wanted = wanted or getattr(config, "language", None)
+    if wanted is None:
+        raise RecipeError(
+            f"{key} must be given for {pair.name}, which transcribes {len(known)} languages and "
+            "whose generation_config.json names none of them; set it to a code such as "
+            f"{', '.join(sorted(known)[:_NUM_SHOWN])}"
+        )
+    plain = wanted.strip("<|>").lower()
+    code = language_code(TO_LANGUAGE_CODE.get(plain, plain), known, key=key)
+    config.language, config.task = f"<|{code}|>", getattr(config, "task", None) or "transcribe"
+    _LOG.info("%s hears %s (%s)", pair.name, code, config.task)
     return pair
 
 

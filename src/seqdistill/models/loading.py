@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    WhisperFeatureExtractor,
 )
 
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import ModelError, first_line
 from seqdistill.core.hub import only_local
 from seqdistill.models.adapters import kind_of
+from seqdistill.models.architectures import auto_class
+from seqdistill.models.hearing import check_extractor, hears
 from seqdistill.models.lora import merge_adapters
 from seqdistill.models.placement import ON_CPU, Placement
 from seqdistill.models.places import (
@@ -54,6 +55,8 @@ class LoadedModel:
     name: str
     folders: tuple[Path, ...] = ()
     """The local folders that the model was read from, its adapters' base among them."""
+    extractor: WhisperFeatureExtractor | None = None
+    """What makes features of audio, for models that hear."""
 
     @property
     def kind(self) -> Kind:
@@ -169,7 +172,7 @@ def load_model(
 def _load_whole(name: str, placement: Placement, *, trust_remote_code: bool) -> PreTrainedModel:
     config = load_config(name, trust_remote_code=trust_remote_code)
     check_weight_files(name)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    auto = auto_class(config)
     model, found = _read(
         auto,
         name,
@@ -203,14 +206,30 @@ def load_pair(
 ) -> LoadedModel:
     """Model and tokenizer of one folder, whose files are as they were saved where that is known."""
     check_model_folder(name)
+    model = load_model(name, trust_remote_code=trust_remote_code, placement=placement)
     return fitting(
         LoadedModel(
-            load_model(name, trust_remote_code=trust_remote_code, placement=placement),
+            model,
             load_tokenizer(name, trust_remote_code=trust_remote_code),
             name,
             model_folders(name),
+            load_extractor(name, model.config),
         )
     )
+
+
+def load_extractor(name: str, config: PreTrainedConfig) -> WhisperFeatureExtractor | None:
+    """What a model that hears makes features of audio with; None for others.
+
+    Raises ModelError where it is missing, or makes features of another shape than the model reads.
+    """
+    if not hears(config):
+        return None
+    found: WhisperFeatureExtractor = _read(
+        WhisperFeatureExtractor, base_of(name), "feature extractor", trust_remote_code=False
+    )
+    check_extractor(found, config, name)
+    return found
 
 
 def fitting(pair: LoadedModel) -> LoadedModel:

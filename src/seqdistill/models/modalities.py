@@ -6,7 +6,7 @@ configuration, and with a reader that puts its `SourceInputs` into the examples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,6 +28,8 @@ class Modality:
 
     reads_text = True
     """Whether a source is token ids; engines that know no other input refuse the rest."""
+    max_steps: int | None = None
+    """The longest source of another modality that the model reads; None where there is no limit."""
 
     def pad(self, sources: Sequence[Source]) -> SourceInputs:
         """A batch of the sources, on the CPU."""
@@ -50,17 +52,65 @@ class Modality:
         """Which of the encoder's `width` states are real: an encoder may shorten its source."""
         return source.mask
 
+    def attended(
+        self, encoded: Float[Tensor, "batch encoded dim"], mask: Bool[Tensor, "batch encoded"]
+    ) -> dict[str, Tensor]:
+        """What `encode` gave as arguments of the decoder's `forward`."""
+        return {"encoder_hidden_states": encoded, "encoder_attention_mask": mask.long()}
+
     def tiny(self, model: PreTrainedModel) -> Source:
         """One short source that every model of the kind can read: enough to try it on."""
         ids: list[int] = tiny_ids(model)[0].tolist()
         return ids
 
 
-_MODALITIES: dict[str, Modality] = {}
+class LogMel(Modality):
+    """Audio as Whisper hears it: log-mel features of so many frames, silence at the end included.
+
+    A source's `input_features` are (frames, mel bins). The encoder gives a state for every second
+    frame, and none is masked: Whisper has learned what silence is.
+    """
+
+    reads_text = False
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.max_steps = 2 * int(model.config.max_source_positions)
+        self._dtype = model.dtype
+
+    def arguments(self, source: SourceInputs) -> dict[str, Tensor]:
+        """The batch as (batch, mel bins, frames) in the model's dtype."""
+        features = source.tensors["input_features"].transpose(1, 2)
+        return {
+            "input_features": features.to(self._dtype),
+            "attention_mask": source.mask.long(),  # not read, and asked for by `generate`
+        }
+
+    def encoded_mask(
+        self, model: PreTrainedModel, source: SourceInputs, width: int
+    ) -> Bool[Tensor, "batch encoded"]:
+        """All of them."""
+        return source.mask.new_ones(len(source.mask), width)
+
+    def attended(
+        self, encoded: Float[Tensor, "batch encoded dim"], mask: Bool[Tensor, "batch encoded"]
+    ) -> dict[str, Tensor]:
+        """Without a mask, which Whisper's decoder does not take."""
+        return {"encoder_hidden_states": encoded}
+
+    def tiny(self, model: PreTrainedModel) -> Source:
+        """A sweep through the mel bins."""
+        assert self.max_steps is not None
+        frames = torch.arange(self.max_steps)[:, None] / self.max_steps
+        bins = torch.arange(model.config.num_mel_bins) / model.config.num_mel_bins
+        return SourceInputs.of(input_features=torch.cos(6 * (frames - bins)))
 
 
-def register_modality(model_type: str, modality: Modality) -> None:
-    """Models whose configuration has this `model_type` read their sources so."""
+_MODALITIES: dict[str, Callable[[PreTrainedModel], Modality]] = {"whisper": LogMel}
+
+
+def register_modality(model_type: str, modality: Callable[[PreTrainedModel], Modality]) -> None:
+    """Models whose configuration has this `model_type` read their sources as `modality` says of
+    the model."""
     _MODALITIES[model_type] = modality
 
 
@@ -69,11 +119,11 @@ def modality_of(model: PreTrainedModel) -> Modality:
 
     Raises ModelError for a model that reads something else than token ids and is not registered.
     """
-    found = _MODALITIES.get(model.config.model_type)
-    if found is None and model.main_input_name != "input_ids":
+    registered = _MODALITIES.get(model.config.model_type)
+    if registered is None and model.main_input_name != "input_ids":
         raise ModelError(
             f"A model must read token ids or be registered with its modality, but "
             f"{type(model).__name__} reads {model.main_input_name}; call register_modality for "
             f"{model.config.model_type!r}."
         )
-    return found or Modality()
+    return Modality() if registered is None else registered(model)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from seqdistill.models.dropout import evaluation_mode
+from seqdistill.models.modalities import modality_of
 
 _NUM_PROBES = 8
 EXACT, HALVED = 1e-4, 2e-2
@@ -26,6 +27,9 @@ def probe_logits(model: PreTrainedModel) -> Float[Tensor, "1 time vocab"]:
     ids = steps.long().unsqueeze(0).to(model.device)
     named = {"input_ids": ids}
     if model.config.is_encoder_decoder:
+        modality = modality_of(model)
+        if not modality.reads_text:
+            named = modality.arguments(modality.pad([modality.tiny(model)]).to(model.device))
         named["decoder_input_ids"] = ids.flip(1)
     with evaluation_mode(model):
         logits: Tensor = model(**named, use_cache=False).logits

@@ -41,6 +41,8 @@ def save_pair(
         try:
             pair.model.save_pretrained(aside)
             pair.tokenizer.save_pretrained(aside)
+            if pair.extractor is not None:
+                pair.extractor.save_pretrained(aside)
         except (ValueError, RuntimeError, TypeError) as error:
             raise ModelError(
                 f"The model must be one that transformers saves, but save_pretrained of a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -10,8 +11,6 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,13 +20,16 @@ from transformers import (
 from seqdistill.core.errors import ModelError, first_line
 from seqdistill.core.generators import derived_seed
 from seqdistill.models.adapters import decoder_start_id
+from seqdistill.models.architectures import auto_class
 
 # Ids 0 to 3, the order that BART and mBART configurations expect.
 _BOS, _PAD, _EOS, _UNK = "<s>", "<pad>", "</s>", "<unk>"
 # What these architectures' decoders read first, by the convention of their checkpoints.
 _START_WITH_PADDING = ("t5", "mt5", "umt5", "marian", "pegasus")
-# CTranslate2's loaders ask for these keys, which transformers' own configurations lack.
-_NORMALIZATION = {
+# CTranslate2's loaders ask for the keys of normalization, which transformers' own configurations
+# lack. Whisper's lists of symbols to leave out are ids of its own vocabulary.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "whisper": {"suppress_tokens": None, "begin_suppress_tokens": None},
     "mbart": {"normalize_before": True, "normalize_embedding": True},
     "bart": {"normalize_before": False, "normalize_embedding": True},
 }
@@ -105,7 +107,7 @@ def configuration(
             f"{settings[taken[0]]!r}; take it out."
         )
     config = AutoConfig.for_model(
-        model_type, **settings, **_NORMALIZATION.get(model_type, {}), **from_tokenizer
+        model_type, **settings, **_DEFAULTS.get(model_type, {}), **from_tokenizer
     )
     if config.is_encoder_decoder:
         config.decoder_start_token_id = (
@@ -121,7 +123,7 @@ def random_model(config: PreTrainedConfig, *, seed: int) -> PreTrainedModel:
     Torch's own random state is put back afterwards. Raises ModelError for a configuration of no
     language model.
     """
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    auto = auto_class(config)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed, "initial weights"))
         try:

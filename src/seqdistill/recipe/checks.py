@@ -44,6 +44,7 @@ _READ_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("student.lora.rank", "student.init", ("pretrained", "teacher_layers")),
     ("student.lora.rank", "pruning.sparsity", (None,)),
     ("sequences.similarity", "sequences.origin", ("interpolation",)),
+    ("sequences.max_word_error_rate", "sequences.origin", ("teacher",)),
     *((f"sequences.decoding.{name}", "sequences.decoding.mode", ("sample",)) for name in _SAMPLER),
     ("sequences.decoding.beam_size", "sequences.decoding.mode", ("beam",)),
     ("sequences.decoding.length_penalty", "sequences.decoding.mode", ("beam",)),
@@ -70,7 +71,6 @@ _READ_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
 )
 # Settings that must be given, and the setting and its values under which they must.
 _NEEDED_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
-    ("data.source_language", "data.target_language", _GIVEN),
     ("data.target_language", "data.source_language", _GIVEN),
     ("data.dev", "training.eval_every", _GIVEN),
     ("student.model", "student.init", ("pretrained",)),

@@ -52,7 +52,8 @@ class DataSection(Section):
 
     train: UserPath | None = None
     """A file (.tsv .jsonl .parquet), a pair of line-aligned text files `a.src,a.tgt`, a `datasets`
-    folder or hub name, or `bundled:en-de`."""
+    folder or hub name, or `bundled:en-de`. Of speech the rows have the columns `audio`, paths from
+    the table's folder, and `text`."""
     dev: UserPath | None = None
     """Examples for choosing checkpoints; same forms as `train`. Never used for updates."""
     test: UserPath | None = None
@@ -74,7 +75,7 @@ class DataSection(Section):
     target_language: str | None = None
     """The same for the targets: what a multilingual model begins its outputs with. When not given,
     what the model's generation_config.json forces is written; a model that forces none is
-    refused."""
+    refused. Of a multilingual Whisper what is spoken, `en`: it is given this one alone."""
     ignore_columns: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
     """Columns of rows, and keys of conversations' turns, to leave out knowingly: [images]. What
     would change the meaning of a row is refused when nothing reads it, until it is named here."""
@@ -88,7 +89,8 @@ class DataSection(Section):
     """Of conversations in the data: every turn of the assistant is learned, or the last one. Tool
     results and the turns of others never are. A model's output is always the last turn."""
     max_source_tokens: PositiveInt = 128
-    """Longer sources are left out of training and counted; in evaluation they are cut, counted."""
+    """Longer sources are left out of training and counted; in evaluation they are cut, counted. Of
+    recordings the model's own limit holds (Whisper: 30 seconds)."""
     max_target_tokens: PositiveInt = 128
     """The same for targets, end-of-sequence token included."""
     max_train_examples: PositiveInt | None = None
@@ -227,7 +229,8 @@ class TrainingSection(Section):
     """Optimizer steps."""
     batch_tokens: PositiveInt = 4096
     """Tokens of one micro-batch, padding included: of the longer side of encoder-decoder pairs, of
-    prompt and completion of decoder-only ones."""
+    prompt and completion of decoder-only ones. A recording has 100 for each second that the model
+    reads, whatever its own length (Whisper: 3000)."""
     gradient_accumulation_steps: PositiveInt = 1
     """Micro-batches summed into one update."""
     learning_rate: PositiveFloat = 5e-4
@@ -324,11 +327,12 @@ class EvaluationSection(Section):
     ] = ("auto",)
     """Columns of quality. The first is the main one: it chooses the best student, is tested and
     leads the report. Error rates compare tokens between white space (PER where they are phonemes;
-    characters where there is none) and whole outputs (WER of words that are spelled out). `auto`
-    looks at the targets: answer_accuracy where all mark an answer by ####; rouge_l and exact_match
-    for chats and decoder-only models; for encoder-decoders, and where data.target_language is
-    given, bleu and chrf, or chrf first for scripts without spaces and targets too short for
-    BLEU."""
+    characters where there is none), words without case and punctuation (word_error_rate, of
+    speech), and whole outputs (WER of words that are spelled out). `auto` looks at the data:
+    word_error_rate and sequence_error_rate for speech; answer_accuracy where all targets mark an
+    answer by ####; rouge_l and exact_match for chats and decoder-only models; for
+    encoder-decoders, and where data.target_language is given, bleu and chrf, or chrf first for
+    scripts without spaces and targets too short for BLEU."""
     bleu_tokenizer: BleuTokenizer = "auto"
     """How BLEU splits text: sacrebleu's names. `auto` goes by data.target_language where its code
     is one that decides, else by the script of the targets: `zh`; MeCab for Japanese and Korean

@@ -212,6 +212,9 @@ class SequencesSection(Section):
         "smoothed_bleu", "smoothed_bleu_of_tokens", "sentence_bleu", "sentence_chrf"
     ] = "smoothed_bleu"
     """With `interpolation`: what most similar means; `smoothed_bleu` is Kim and Rush's."""
+    max_word_error_rate: Annotated[float, Field(ge=0.0)] | None = None
+    """With `teacher`: its outputs with a higher word error rate against the target in the data, in
+    percent, are left out and counted. Distil-Whisper's 10 keeps what was heard well."""
     corpus: UserPath | None = None
     """Folder of the teacher's corpus; beside the runs, named by content, when not given."""
     decoding: DecodingSection = DecodingSection()
@@ -266,10 +269,12 @@ class SequencesSection(Section):
 
     @property
     def needs_references(self) -> str | None:
-        """The setting that learns from targets in the data, as users write it; None where prompts
-        alone are enough."""
+        """The setting that learns from targets in the data, or chooses by them, as users write it;
+        None where prompts alone are enough."""
         if self.origin == "interpolation":
             return "sequences.origin: interpolation"
+        if self.origin == "teacher" and self.max_word_error_rate is not None:
+            return f"sequences.max_word_error_rate: {self.max_word_error_rate:g}"
         if "reference" not in self.writers:
             return None
         if not self.reads_mixture:

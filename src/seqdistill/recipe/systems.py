@@ -62,12 +62,14 @@ def _sequences_of(recipe: Recipe, preset: Recipe) -> SequencesSection:
     """Origins and ways of sampling are the preset's; engines, lengths and folders the recipe's."""
     own, theirs = recipe.sequences, preset.sequences
     if not theirs.rolls_out:
-        return own.model_copy(update={"origin": theirs.origin})
+        most = theirs.max_word_error_rate
+        return own.model_copy(update={"origin": theirs.origin, "max_word_error_rate": most})
     shared = ("engine", "max_new_tokens", "samples_every")
     rollouts = {name: getattr(own.rollouts, name) for name in shared}
     return own.model_copy(
         update={
             "origin": theirs.origin,
+            "max_word_error_rate": None,
             "decoding": _decoding_of(recipe, preset),
             "rollouts": theirs.rollouts.model_copy(update=rollouts),
             "mixture": theirs.mixture,

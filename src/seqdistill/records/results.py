@@ -282,6 +282,8 @@ class Sample(Record):
     source: str
     reference: str | None = None
     outputs: dict[str, str]
+    audio: str | None = None
+    """A recording to play, as a data URI, where that is what the systems heard."""
 
 
 class Rollout(Record):

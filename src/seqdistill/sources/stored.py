@@ -153,6 +153,6 @@ def with_teacher_targets(
         )
     if num_left_out:
         _LOG.warning(
-            "left out %d examples for which the teacher's corpus holds no output", num_left_out
+            "left out %d examples without an output of the teacher's to learn from", num_left_out
         )
     return written
