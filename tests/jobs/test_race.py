@@ -207,7 +207,9 @@ def test_a_race_is_run_and_a_killed_one_ends_with_the_same_rows(
             folder.rename(place / folder.name)
     done.rows.unlink()
     again = run_race(about, plan_race(about))
-    assert shown(read_rows(again.rows)) == before and again.words[0] == done.words[0]
+    assert shown(read_rows(again.rows)) == before
+    said = [of.words[0].partition("fastest")[0] for of in (done, again)]  # who is is measured
+    assert said[0] == said[1]
 
     with pytest.raises(UserError, match="this very race"):
         plan_race(dataclasses.replace(about, updates=99))

@@ -241,6 +241,27 @@ def test_a_stage_whose_student_was_damaged_is_made_again(
     assert weights.read_bytes() == whole
 
 
+def test_a_chain_says_which_teacher_each_stage_had_and_keeps_the_states_of_each(
+    tmp_path: Path,
+) -> None:
+    """The second teacher came out later, the third is the student as the second left it."""
+    folder = folder_for(tmp_path, "mbart")
+    tiny_model("mbart", seed=5).save_pretrained(folder / "newer")
+    character_tokenizer(closes=True).save_pretrained(folder / "newer")
+    kept_on_disk = {"teacher.cache_hidden_states": "fp32"}
+    newer, own = {"teacher": {"model": str(folder / "newer")}}, {"teacher": {"model": "student"}}
+    stages = [{"preset": "word_kd", "settings": settings} for settings in ({}, newer, own)]
+    given = {**settings_in(folder, "evolving"), **kept_on_disk, **SHORT, "training.steps": 2}
+    recipe = load_recipe("seq_kd_prune_seq_inter", texts({**given, "stages": stages}))
+    run = trained(recipe)
+    rows: list[dict[str, Any]] = json.loads(run.manifest_path.read_text("utf-8"))["stages"]
+    names = [str(folder / "teacher"), str(folder / "newer"), "student"]
+    assert [row["teacher"] for row in rows] == names
+    assert len({row["teacher_fingerprint"] for row in rows}) == 3
+    states = [path for path in run.path.rglob("teacher-states/*") if path.is_dir()]
+    assert len(states) == 3
+
+
 def test_a_chain_is_evaluated_like_any_run(run: RunDirectory) -> None:
     systems = evaluate_run(run, progress=NoProgress()).systems
     assert [row.method for row in systems] == ["teacher", "start", "seq_kd+prune+seq_inter"]

@@ -290,9 +290,10 @@ def write_everything(folder: Path) -> Path:
     ]  # fmt: skip
     write_lines(folder / "gkd" / "rollouts.jsonl", replayed)
     logged = [
-        {**row, "staleness": float(row["step"] // 10 % 7)} if "rollouts" in row else row
+        {**row, "staleness": float(row["step"] // 10 % 7), "beta": 0.5 + row["step"] / 1000,
+         "student_fraction": 0.5 + row["step"] / 2000} if "rollouts" in row else row
         for row in metrics_of(Course())
-    ]
+    ]  # fmt: skip
     write_lines(folder / "gkd" / "metrics.jsonl", logged)
     write_course(folder / "gkd_rl", HACKING)
     right, wrong = "Drücken Sie <Eingabe> & warten Sie.", "Drücken Sie <script>alert(1)</script>."

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from seqdistill.assembly.preparing import prepare
 from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NamedProgress, Progress
-from seqdistill.jobs.inputs import check_inputs, inputs_of
+from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of
 from seqdistill.jobs.logs import take_over_timings
 from seqdistill.jobs.training import (
     only_writer,
@@ -35,6 +35,7 @@ from seqdistill.recipe.systems import compare_member, output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records import atomic
 from seqdistill.records.environment import environment_facts
+from seqdistill.records.fingerprint import of_settings
 from seqdistill.records.run_directory import Resume, RunDirectory
 from seqdistill.training.processes import check_launch
 
@@ -191,12 +192,23 @@ def _write_run(
             "method": stage.method,
             "folder": found.path.name,
             "reused": was_there,
+            **_teacher_of(stage, found),
         }
         for given, stage, found, was_there in zip(recipe.stages, stages, runs, reused, strict=True)
     ]
     facts = {"environment": environment_facts(), "stages": rows, "finished": True}
     judging = runs[-1].read_manifest().get("judging")
     run.update_manifest(facts if judging is None else {**facts, "judging": judging})
+
+
+def _teacher_of(stage: Recipe, run: RunDirectory) -> dict[str, str]:
+    """Which teacher a stage had, with one fingerprint of all its files: stages may have others."""
+    if stage.teacher.model is None:
+        return {}
+    inputs = cast("dict[str, dict[str, str]]", run.read_manifest()[INPUTS])
+    files = inputs.get("student.model" if stage.teacher.is_student else "teacher.model")
+    content = {} if files is None else {"teacher_fingerprint": of_settings(files)}
+    return {"teacher": stage.teacher.model, **content}
 
 
 def _write_metrics(run: RunDirectory, stages: Sequence[RunDirectory]) -> None:

@@ -137,7 +137,7 @@ _KINDS = {
         "Student’s share", "% of sequences", "The others come from the mixture’s rest.", small=True
     ),
     "beta": _updates(
-        "β of the JSD", "0: forward KL, 1: reverse", "As it was at each update.", small=True
+        "β of the Jensen-Shannon divergence", "β", "0: forward KL. 1: reverse KL.", small=True
     ),
     "reward": _updates("Reward", "reward", "Mean over the student’s own sequences."),
     "repetition": _updates(
