@@ -7,6 +7,9 @@
 
 What it writes depends on the weights, the prompts and the seed alone. A process that dies is
 started again and asked the same: nothing is lost and nothing is written twice.
+
+Both sides are this run's own processes: what they pickle lies in a folder of the run's user alone,
+or goes through a pipe, and comes from nobody else.
 """
 
 from __future__ import annotations
