@@ -22,13 +22,14 @@ InnerFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 """Neither end: what is left of a distribution would have no mass, or a range no width."""
 
 
-def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+def rising(ends: tuple[float, float]) -> tuple[float, float]:
+    """The two bounds of a range, for a validator. Raises where the first is not the lower one."""
     if not ends[0] < ends[1]:
         raise PydanticCustomError("rising", "the first of two bounds must be below the second")
     return ends
 
 
-InnerRange = Annotated[tuple[InnerFraction, InnerFraction], AfterValidator(_rising)]
+InnerRange = Annotated[tuple[InnerFraction, InnerFraction], AfterValidator(rising)]
 TimeConstant = Annotated[float, Field(ge=1.0)]
 """Of an exponential mean: what is new weighs 1 / it."""
 

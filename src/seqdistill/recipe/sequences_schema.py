@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from seqdistill.core.families import InnerRange, TimeConstant
+from seqdistill.core.families import InnerRange, TimeConstant, rising
 from seqdistill.core.schedules import Schedule, Scheduled, fraction, in_one_error, read_schedule
 from seqdistill.recipe.sections import (
     ComputeType,
@@ -174,19 +174,13 @@ class ReplaySection(Section):
     ones. Falls linearly to 0 in DistiLLM."""
 
 
-def _rising(given: tuple[float, float]) -> tuple[float, float]:
-    if given[0] >= given[1]:
-        raise ValueError("must rise, such as [0.05, 0.95]")
-    return given
-
-
 class NearPolicySection(Section):
     """How far a process of its own writes ahead of training."""
 
     sync_every: PositiveInt = 8
     """After so many updates n the process takes the student's weights; it writes the sequences of n
     updates at once. They are learned from n to 2n - 1 updates later."""
-    keep_quantiles: Annotated[tuple[Share, Share], AfterValidator(_rising)] | None = None
+    keep_quantiles: Annotated[tuple[Share, Share], AfterValidator(rising)] | None = None
     """Of what is written together only the sequences between these two quantiles are kept, by how
     much harder the student finds the answer with its prompt than the teacher does: the gap of their
     instruction-following difficulties L(y | x) / L(y). [0.05, 0.95] leaves out both extremes. All

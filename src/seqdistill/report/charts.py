@@ -130,7 +130,7 @@ _KINDS = {
     "staleness": _updates(
         "Staleness",
         "age in updates",
-        "Of the rollouts: 0 is on-policy, more is replay.",
+        "Of the rollouts: 0 is on-policy, more is of an earlier student.",
         small=True,
     ),
     "student_fraction": _updates(
