@@ -121,6 +121,7 @@ def test_what_the_template_leaves_out_is_refused_until_confirmed(tmp_path: Path)
     ("line", "found"),
     [
         ('{"source": "a", "target": "b", "id": ' + "9" * 5000 + "}", "digits"),
+        ('{"source": "a", "target": "b", "target": "c"}', "'target' twice"),
         ("[" * 5000, "too many nested brackets"),
         ('{"source": "a", "target": ' + "[" * 5000 + "]" * 5000 + "}", "too many nested brackets"),
         (json.dumps({f"key{i}": i for i in range(20_000)}), "and 19,980 more"),

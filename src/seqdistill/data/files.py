@@ -87,13 +87,31 @@ def jsonl_rows(path: Path, choice: ColumnChoice) -> Rows:
     return Rows(str(path), "line", layout, _objects(path))
 
 
+class _TwinKey(Exception):
+    pass
+
+
+def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwinKey(next(name for name in row if names.count(name) > 1))
+    return row
+
+
 def _objects(path: Path) -> Iterator[Row | RowError]:
     for line in lines_of(path):
         try:
-            row = line if isinstance(line, RowError) else json.loads(line)
+            row = (
+                line
+                if isinstance(line, RowError)
+                else json.loads(line, object_pairs_hook=_without_twins)
+            )
         except json.JSONDecodeError as error:
             found = f"{error.msg} at column {error.colno}" if str(line).strip() else "an empty line"
             row = RowError(f"must be a JSON object, found {found}")
+        except _TwinKey as error:
+            row = RowError(f"must give each key once, found {error.args[0]!r} twice")
         except (ValueError, RecursionError) as error:  # endless digits, endless brackets
             found = "too many nested brackets" if isinstance(error, RecursionError) else str(error)
             row = RowError(f"must be a JSON object that Python can read, found: {found}")
