@@ -19,6 +19,7 @@ from experiments.kim_rush import page as kim_rush
 from experiments.on_policy import page as on_policy
 
 from seqdistill.records.results import Results, System, parsed
+from seqdistill.report.headlines import headline
 from seqdistill.report.numbers import MISSING
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +74,7 @@ def demo_table() -> str:
         )
         + "."
     )
+    lines.append("".join(phrase.text for phrase in headline(results)) + ".")
     lines += [_fraction_of_teacher(results, copy) for copy in results.exports]
     lines.append(
         f"Measured on {machine['cpu_cores']} cores ({machine['cpu_model']}); BLEU signature "
@@ -100,8 +102,8 @@ def _demo_row(system: System) -> str:
 def _fraction_of_teacher(results: Results, copy: System) -> str:
     student = results.system(str(copy.copy_of))
     return (
-        f"`{copy.name}` is the student as it ships ({copy.format}). Against the teacher in "
-        f"fp32 it {_kept(copy, results)}; in fp32 too, the same student {_kept(student, results)}."
+        f"Like against like, the copy ({copy.format}) {_kept(copy, results)}; in fp32, the "
+        f"student {_kept(student, results)}."
     )
 
 

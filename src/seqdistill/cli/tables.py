@@ -80,8 +80,13 @@ def _test_line(test: PairedTest, results: Results) -> str:
 
 
 def show_results(results: Results, console: Console) -> None:
-    """Prints the table, what is broken, the tests, and how all was measured."""
+    """Prints the table, the headline, what is broken, the tests, and how all was measured."""
     console.print(results_table(results, console))
+    student = headlines.best(results)
+    if student is not None and not student.faults:
+        said = "".join(phrase.text for phrase in headlines.headline(results))
+        wrapped = textwrap.fill(_spaced(f"{said}."), console.width)
+        console.print(Text(f"\n{wrapped}", style="bold"), soft_wrap=True)
     for system in (*results.systems, *results.exports):
         if system.faults:
             line = _spaced(f"{system.name} is broken: {'; '.join(system.faults)}")
