@@ -291,6 +291,15 @@ def test_a_wrong_sweep_is_refused_with_the_key(text: str, word: str) -> None:
         sweep_of(text)
 
 
+def test_each_seed_may_have_a_teacher_of_its_own(place: Path) -> None:
+    files(place)
+    for seed in (1, 2):
+        (place / f"teacher-{seed}").symlink_to("teacher")
+    planned = planned_cells(sweep_of(FILE.replace("model: teacher", 'model: "teacher-{seed}"')))
+    teachers = {(cell.facts["seed"], cell.recipes[-1].teacher.model) for cell in planned.values()}
+    assert teachers == {(1, "teacher-1"), (2, "teacher-2")}
+
+
 def test_every_cell_is_checked_before_anything_runs(place: Path) -> None:
     files(place)
     with pytest.raises(RecipeError, match=r"learning_rate"):

@@ -60,7 +60,8 @@ class Sweep(Section):
     """Trained once for each combination of the grid and each seed: every method goes on from its
     student. Measured as the row `start`. `choose` is not for it."""
     settings: Overrides = Field(default={})
-    """What all cells share."""
+    """What all cells share. `{seed}` in any setting is filled in: {teacher.model:
+    "runs/teacher-{seed}/student"}."""
     grid: Values = Field(default={})
     """Settings that vary, every combination of their values: {student.decoder_layers: [1, 2]}."""
     cells: list[Overrides] = Field(default=[])
@@ -180,7 +181,8 @@ class Trial:
         if index > 0:
             layers.append({"student": first_weights(STUDENT_BEFORE)})
         layers.append({"seed": self.seed})
-        return [f"{key}={_text(value)}" for layer in layers for key, value in layer.items()]
+        settings = [f"{key}={_text(value)}" for layer in layers for key, value in layer.items()]
+        return [setting.replace("{seed}", str(self.seed)) for setting in settings]
 
 
 def trials(sweep: Sweep) -> Iterator[Trial]:
