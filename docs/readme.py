@@ -26,8 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 CODEBASE = ROOT / "docs" / "codebase.md"
 METHODS_PAGE = ROOT / "docs" / "guides" / "methods.md"
-PAGES = (README, METHODS_PAGE, CODEBASE)
+RECIPES_PAGE = ROOT / "docs" / "guides" / "recipes.md"
+PAGES = (README, METHODS_PAGE, RECIPES_PAGE, CODEBASE)
 RESULTS = ROOT / "docs" / "results" / "demo.json"
+SPARSE_TEACHERS = ROOT / "docs" / "results" / "sparse_teachers.json"
 MANIFEST = ROOT / "docs" / "results" / "demo.manifest.json"
 PACKAGE = ROOT / "src" / "seqdistill"
 # The layers, from the lowest up: the order in which a newcomer can read.
@@ -134,6 +136,34 @@ def on_policy_table() -> str:
     return on_policy.summary_table(on_policy.read(ROOT / on_policy.RESULTS))
 
 
+def sparse_teachers_table() -> str:
+    """What a student's gradient loses where it sees some symbols of its teacher."""
+    found = json.loads(SPARSE_TEACHERS.read_text("utf-8"))
+    lines = [
+        "| kept | policy | divergence | bytes a token | mass left out | cosine | error | bias |",
+        "|---|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in found["rows"]:
+        drawn = "bias" in row
+        kept = f"{row['k']} draws, {row['symbols']:g} symbols" if drawn else f"top {row['k']}"
+        left = MISSING if drawn else f"{row['tail_mass']:.2g}"
+        lines.append(
+            f"| {kept} | {row['policy']} | `{row['divergence']}` | {row['bytes']:.0f} | {left} | "
+            f"{row['cosine']:.4f} | {row['error']:.3f} | {row['bias' if drawn else 'error']:.3f} |"
+        )
+    fp16 = found["fp16"]
+    lines += [
+        "",
+        f"{found['positions']:,} target tokens of `bundled:en-de`, {found['vocab']:,} symbols; the "
+        "student is the teacher with one decoder layer. Error and bias are lengths of differences "
+        "over the length of the whole gradient; the bias of draws is that of the mean of "
+        f"{found['draws']}, noise included. Log-probabilities are kept in fp16: with all symbols "
+        f"kept that costs {fp16['mean_nats']:.1g} nats a token ({fp16['max_nats']:.1g} at most) "
+        f"and an error of {fp16['error']:.1g}.",
+    ]
+    return "\n".join(lines)
+
+
 def file_map() -> str:
     """One line a file: its path and the first sentence of its docstring, package by package."""
     lines = []
@@ -170,6 +200,7 @@ def rendered(page: Path = README) -> str:
             "on-policy table": on_policy_table,
             "gkd table": gkd_table,
         },
+        RECIPES_PAGE: {"sparse teachers table": sparse_teachers_table},
         CODEBASE: {"file map": file_map},
     }[page]
     text = page.read_text("utf-8")

@@ -149,7 +149,7 @@ class _Plan:
             settings = {k: v for k, v in settings.items() if not k.startswith("sequences.")}
         if preset in ("word_kd", "seq_kd_word_kd"):
             settings["teacher.cache_hidden_states"] = "fp32"
-            settings["teacher.states"] = str(self.task.folder / "teacher-states" / preset)
+            settings["teacher.kept_scores"] = str(self.task.folder / "teacher-scores" / preset)
         return preset, {**settings, _RATE: rate, "training.steps": updates, **more}
 
     # Rows of the tables.

@@ -63,6 +63,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         made.recipes.append(recipe)
         return f"of {wanted.num_rollouts} rollouts by the {wanted.model}"
 
+    def score_teacher(recipe: Recipe, *, progress: Progress) -> Path:
+        made.recipes.append(recipe)
+        return Path(recipe.teacher.kept_scores or "runs/teacher-scores/0123")
+
     def evaluate_run(
         run: RunDirectory,
         overrides: Sequence[str],
@@ -82,7 +86,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "train": {"train": train},
         "distill": {"run_recipe": run_recipe},
         "label": {"label_data": label_data, "check_labels": lambda _folder: None},
-        "score": {"score_pass_rates": score_pass_rates, "plan_pass_rates": lambda *_: []},
+        "score": {
+            "score_pass_rates": score_pass_rates,
+            "plan_pass_rates": lambda *_: [],
+            "score_teacher": score_teacher,
+            "plan_teacher_scores": lambda *_: [],
+        },
         "evaluate": {"evaluate_run": evaluate_run},
         "plan": {"plan": plan},
     }
@@ -106,6 +115,8 @@ def test_what_every_command_says(
         "label seq_kd teacher.model=big data.train=t.tsv",
         "score paced --pass-rate --rollouts 4 student.model=small data.train=t.tsv "
         "objective.reward.function=rouge_l -o rated.jsonl",
+        "score word_kd --teacher-scores teacher.model=big teacher.scores=top_k "
+        "student.model=small data.train=t.tsv -o kept",
         "evaluate runs/x",
         "report runs/x",
         "recipe check recipe.yaml max_steps=500",

@@ -12,7 +12,7 @@ from tests.tiny import EOS, tiny_model
 
 from seqdistill.assembly import preparing
 from seqdistill.assembly.models import build_teacher
-from seqdistill.core.errors import StaleCorpusError
+from seqdistill.core.errors import DataError, StaleCorpusError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.readers import read_examples
 from seqdistill.jobs.label import label_data, plan_labels
@@ -21,7 +21,7 @@ from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.run_directory import RunDirectory
-from seqdistill.teachers.kept_states import STATES, read_record
+from seqdistill.teachers.kept_scores import SCORES, read_record
 
 
 class Said(NoProgress):
@@ -102,7 +102,7 @@ KEPT = "teacher.cache_hidden_states=fp32"
 
 
 def states_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("teacher-states/*") if path.is_dir())
+    return sorted(path for path in folder.rglob("teacher-scores/*") if path.is_dir())
 
 
 @pytest.fixture
@@ -141,12 +141,12 @@ def test_training_on_kept_states_equals_live_training(
     kept = trained(recipe_in(place, method, KEPT, name="kept"))
     assert_close_students(live, kept)
     (folder,) = states_folders(place)
-    assert folder.parent == place / "runs" / "teacher-states"
+    assert folder.parent == place / "runs" / "teacher-scores"
     started = RunDirectory.open(place / "runs" / "kept")
     untrained = tiny_model(name, seed=8).state_dict()
     assert any(not torch.equal(untrained[key], t) for key, t in student_of(started).items())
     steps = [row["step"] for row in started.read_manifest()["timings"]]  # type: ignore[index,union-attr]
-    assert "teacher's states" in steps
+    assert "teacher's scores" in steps
 
 
 def test_runs_share_the_states_and_the_second_never_runs_the_teacher(
@@ -172,12 +172,14 @@ def test_runs_share_the_states_and_the_second_never_runs_the_teacher(
 
 
 def test_a_named_folder_is_used_and_refused_when_stale_before_the_run_exists(place: Path) -> None:
-    own = f"teacher.states={place / 'mine'}"
+    own = f"teacher.kept_scores={place / 'mine'}"
     trained(recipe_in(place, "word_kd", KEPT, own, name="one"))
-    assert (place / "mine" / STATES).exists() and not states_folders(place)
+    assert (place / "mine" / SCORES).exists() and not states_folders(place)
     trained(recipe_in(place, "word_kd", KEPT, own, name="two"))
-    with pytest.raises(StaleCorpusError, match="data_fingerprint"):
-        trained(recipe_in(place, "word_kd", KEPT, own, "data.max_train_examples=20", name="three"))
+    trained(recipe_in(place, "word_kd", KEPT, own, "data.max_train_examples=20", name="of fewer"))
+    others = f"data.train={place / 'test.tsv'}"
+    with pytest.raises(DataError, match=r"mine must hold .* but lacks 3 of 6, the first that of"):
+        trained(recipe_in(place, "word_kd", KEPT, own, others, "data.test=null", name="three"))
     tiny_model("mbart", seed=9).save_pretrained(place / "teacher")
     with pytest.raises(StaleCorpusError, match="teacher_fingerprint"):
         trained(recipe_in(place, "word_kd", KEPT, own, name="three"))
@@ -187,10 +189,10 @@ def test_a_named_folder_is_used_and_refused_when_stale_before_the_run_exists(pla
 def test_a_plan_says_what_the_states_take_and_makes_none(place: Path) -> None:
     recipe = recipe_in(place, "word_kd", "teacher.cache_hidden_states=fp16", name="planned")
     planned = plan(recipe)
-    assert dict(planned.lines())["teacher's states"] == "about 0 MB on disk in fp16, made once"
+    assert dict(planned.lines())["teacher's scores"].startswith("hidden states in fp16")
     assert not states_folders(place) and planned.seconds_per_method > 0
-    assert "teacher's states" not in dict(plan(recipe_in(place, "word_kd", name="planned")).lines())
+    assert "teacher's scores" not in dict(plan(recipe_in(place, "word_kd", name="planned")).lines())
     trained(recipe)
     (folder,) = states_folders(place)
     manifest = read_record(folder)
-    assert manifest.num_positions == planned.target_tokens and manifest.width == 16
+    assert manifest.num_positions == planned.target_tokens

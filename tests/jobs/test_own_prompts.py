@@ -27,7 +27,7 @@ from seqdistill.jobs.train import train
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.sources.completions import PromptCompletions
-from seqdistill.teachers.kept_states import STATES, read_record
+from seqdistill.teachers.kept_scores import SCORES, read_record
 
 ROWS: list[dict[str, object]] = [
     {"source": "rot", "target": "tor", "hint": "rot: tor"},
@@ -195,7 +195,7 @@ def test_kept_states_are_of_the_teachers_prompts(hinted: Path) -> None:
         for keep in ("none", "fp32")
     )
     assert losses(kept) == pytest.approx(losses(live), rel=1e-5)
-    (first,) = hinted.rglob("teacher-states/*")
+    (first,) = hinted.rglob("teacher-scores/*")
     trained(
         recipe_of(
             hinted,
@@ -204,11 +204,11 @@ def test_kept_states_are_of_the_teachers_prompts(hinted: Path) -> None:
             **{"teacher.cache_hidden_states": "fp32", "teacher.prompt_column": "source"},
         )
     )
-    (second,) = {*hinted.rglob("teacher-states/*")} - {first}
-    assert (first / STATES).is_file()
-    records = [read_record(folder).settings for folder in (first, second)]
+    (second,) = {*hinted.rglob("teacher-scores/*")} - {first}
+    assert (first / SCORES).is_file()
+    records = [read_record(folder) for folder in (first, second)]
     assert records[0].data_fingerprint != records[1].data_fingerprint
-    assert records[0].teacher_fingerprint == records[1].teacher_fingerprint
+    assert records[0].settings == records[1].settings
 
 
 def test_labels_are_written_after_the_teachers_prompts(hinted: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_chain_says_which_teacher_each_stage_had_and_keeps_the_states_of_each(
     names = [str(folder / "teacher"), str(folder / "newer"), "student"]
     assert [row["teacher"] for row in rows] == names
     assert len({row["teacher_fingerprint"] for row in rows}) == 3
-    states = [path for path in run.path.rglob("teacher-states/*") if path.is_dir()]
+    states = [path for path in run.path.rglob("teacher-scores/*") if path.is_dir()]
     assert len(states) == 3
 
 

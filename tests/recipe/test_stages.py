@@ -52,15 +52,15 @@ def test_each_stage_is_the_recipe_of_its_preset_by_hand(name: str) -> None:
 
 
 def test_the_teachers_states_are_kept_where_a_stage_reads_them() -> None:
-    kept = ["teacher.cache_hidden_states=fp32", "teacher.states=here"]
+    kept = ["teacher.cache_hidden_states=fp32", "teacher.kept_scores=here"]
     recipe = load_recipe("seq_kd_word_kd_seq_inter", [*YOURS, *kept])
     made = [stage_recipe(recipe, index, start_from="x").teacher for index in (0, 1)]
-    assert [(teacher.cache_hidden_states, teacher.states) for teacher in made] == [
+    assert [(teacher.cache_hidden_states, teacher.kept_scores) for teacher in made] == [
         ("fp32", "here"),
         ("none", None),
     ]
     both = "stages=[{preset: word_kd}, {preset: seq_kd_word_kd}]"
-    assert "teacher.states must be another folder" in refusal(both, *kept)
+    assert "teacher.kept_scores must be another folder" in refusal(both, *kept)
     chain(both, kept[0])
     chain("stages=[{preset: word_kd}, {preset: word_kd}]", *kept)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -45,6 +46,7 @@ from seqdistill.objectives.features import FeatureLoss
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import MeasuredSection
+from seqdistill.teachers.kept_scores import is_finished
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Prepared:
 
     recipe: Recipe
     teacher: LoadedModel | None
+    """None also where all that is asked of it is on disk."""
     student: LoadedModel
     adapted: SequenceModel
     lora: LoraAdapter | None
@@ -102,14 +105,14 @@ def prepare(recipe: Recipe) -> Prepared:
     dev_examples = _read_held_out(recipe, "dev")
     # Used after training: a mistake in it is told before.
     test_examples = _read_held_out(recipe, "test")
-    teacher = build_teacher(recipe) if recipe.teacher.other_model is not None else None
+    teacher = build_teacher(recipe) if _needs_teacher(recipe) else None
     student = build_student(recipe, teacher, train_examples)
     mask = _mask(recipe, student)
     if recipe.teacher.is_student:
         teacher = own_teacher(recipe, student)
     if recipe.evaluation.calculator:
         check_calculator(student.kind)
-    if asks_teacher or sequences.rollouts.teacher_fraction > 0.0:
+    if teacher is not None and (asks_teacher or sequences.rollouts.teacher_fraction > 0.0):
         check_vocabularies(student, teacher)
     if sequences.origin == "interpolation":
         similarity_of(sequences.similarity, text_units(recipe, train_examples))
@@ -143,6 +146,19 @@ def prepare(recipe: Recipe) -> Prepared:
         objective=build_objective(recipe, build_features(recipe, adapted, teacher)),
         asks_teacher=asks_teacher,
     )
+
+
+def _needs_teacher(recipe: Recipe) -> bool:
+    """Whether another model that teaches has to be loaded: not where its finished scores are named,
+    and neither labels nor the student's first weights come from it."""
+    section, student = recipe.teacher, recipe.student
+    is_kept = (
+        section.sparse_form is not None
+        and section.kept_scores is not None
+        and is_finished(Path(section.kept_scores))
+    )
+    else_needed = student.init != "pretrained" or recipe.sequences.decoded_by_teacher
+    return section.other_model is not None and (else_needed or not is_kept)
 
 
 def _judging(

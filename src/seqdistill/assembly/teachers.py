@@ -1,25 +1,34 @@
-"""From a recipe to its teacher while training: none, the live model, or its kept states."""
+"""From a recipe to its teacher while training: none, the live model, or what was kept of it."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from seqdistill.assembly.data import collator_for
-from seqdistill.assembly.models import teacher_placement
+from seqdistill.assembly.models import model_folder, teacher_placement
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
+from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.errors import ModelError, RecipeError
+from seqdistill.core.head import Head
 from seqdistill.core.progress import Progress
+from seqdistill.core.scores import SparseScores
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
+from seqdistill.generation.model_facts import pair_facts
 from seqdistill.models.adapters import SequenceModel, decoder_prefix_ids, decoder_start_id, head_of
-from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
+from seqdistill.models.identity import pair_fingerprint, place_fingerprint, vocabulary_fingerprint
 from seqdistill.models.loading import LoadedModel
+from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
+from seqdistill.teachers.forms import Form, HiddenStates, Samples, TopK
 from seqdistill.teachers.in_process import (
     AveragedTeacher,
     InProcessTeacher,
@@ -27,13 +36,12 @@ from seqdistill.teachers.in_process import (
     NoTeacher,
     Teacher,
 )
-from seqdistill.teachers.kept_states import (
-    DTYPES,
-    KeptStatesTeacher,
-    Precision,
-    StatesSettings,
+from seqdistill.teachers.kept_scores import (
+    KeptScoresTeacher,
+    ScoresSettings,
     is_finished,
-    make_states,
+    make_scores,
+    read_record,
 )
 
 
@@ -74,46 +82,139 @@ def build_teacher_scores(
     device: torch.device,
     progress: Progress,
 ) -> Teacher:
-    """What scores the batches of these sequences: kept states, made now if need be, or a model."""
-    recipe, teacher, student = prepared.recipe, prepared.teacher, prepared.student
-    precision = recipe.teacher.cache_hidden_states
-    if precision == "none" or not prepared.asks_teacher or teacher is None:
+    """What scores the batches of these sequences: kept scores, made now if need be, or a model."""
+    teacher, section = prepared.teacher, prepared.recipe.teacher
+    if not (section.keeps_scores and prepared.asks_teacher):
         return live_teacher(prepared, device)
-    vocab_size = check_vocabularies(student, teacher)
-    settings = StatesSettings(
-        teacher_fingerprint=pair_fingerprint(teacher),
-        tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
-        data_fingerprint=EncodedDataset.of(examples).fingerprint,
-        kind=teacher.kind,
-        start_id=decoder_start_id(student.model) if student.kind == "seq2seq" else None,
-        precision=precision,
-        prefix_ids=decoder_prefix_ids(student.model),
-        dtype=str(teacher.model.dtype),
-    )
-    digest = of_settings(dataclasses.asdict(settings))[:16]
-    folder = Path(recipe.teacher.states or output_folder(recipe).parent / "teacher-states" / digest)
+    folder, settings = keep_scores(prepared, examples, progress)
+    head = None
+    if section.cache_hidden_states != "none":
+        assert teacher is not None
+        # It was compared with the model's logits when the states of this very teacher were made.
+        head = _placed_head(teacher, check_vocabularies(prepared.student, teacher), device)
+    form = section.sparse_form or "bucket"
+    return KeptScoresTeacher(folder, examples, settings=settings, head=head, sparse_form=form)
+
+
+def keep_scores(
+    prepared: Prepared, examples: Sequence[EncodedExample], progress: Progress
+) -> tuple[Path, ScoresSettings]:
+    """The folder with the scores of these sequences, made now if need be, and what they are of.
+
+    Raises RecipeError where they are to be made and no teacher is named.
+    """
+    recipe, teacher = prepared.recipe, prepared.teacher
+    named = recipe.teacher.kept_scores
+    if teacher is None:
+        assert named is not None
+        folder = Path(named)
+        if not is_finished(folder):
+            raise RecipeError(
+                "teacher.model must be given unless teacher.kept_scores is a folder of finished "
+                f"scores, got none and {named!r}, in which they are not; finish them where the "
+                "teacher is (`seqdistill score RECIPE --teacher-scores`)"
+            )
+        return folder, _settings_without_teacher(prepared, folder)
+    settings = _settings(prepared, teacher)
+    folder = Path(named) if named is not None else _own_folder(recipe, settings, examples)
     if not is_finished(folder):
-        make_states(
+        make_scores(
             SequenceModel(teacher.model),
             examples,
-            collator_for(student),
+            collator_for(prepared.student),
             folder,
             settings=settings,
             batch_tokens=recipe.training.batch_tokens,
             device=teacher_placement(recipe).device,
             progress=progress,
         )
-    # It was compared with the model's logits when the states of this very teacher were made.
+    return folder, settings
+
+
+def _own_folder(
+    recipe: Recipe, settings: ScoresSettings, examples: Sequence[EncodedExample]
+) -> Path:
+    content = {**dataclasses.asdict(settings), "data": EncodedDataset.of(examples).fingerprint}
+    return output_folder(recipe).parent / "teacher-scores" / of_settings(content)[:16]
+
+
+def kept_form(recipe: Recipe, vocab_size: int) -> Form:
+    """What the recipe keeps of a distribution over so many symbols."""
+    section, temperature = recipe.teacher, recipe.objective.loss_temperature
+    if section.scores == "top_k":
+        most = min(section.top_k, vocab_size)
+        return TopK(most, vocab_size, section.top_k_mass, temperature)
+    if section.scores == "sampled":
+        return Samples(section.samples_per_token, vocab_size, temperature)
+    assert section.cache_hidden_states != "none"
+    return HiddenStates(section.cache_hidden_states)
+
+
+def _settings(prepared: Prepared, teacher: LoadedModel) -> ScoresSettings:
+    size = check_vocabularies(prepared.student, teacher)
+    return ScoresSettings(
+        teacher_fingerprint=pair_fingerprint(teacher),
+        form=kept_form(prepared.recipe, size),
+        dtype=str(teacher.model.dtype),
+        **_of_student(prepared.student),
+    )
+
+
+def _of_student(student: LoadedModel) -> dict[str, Any]:
+    """What the teacher has, too: `check_vocabularies` says so."""
+    facts = pair_facts(student)
+    return {
+        "vocabulary_fingerprint": vocabulary_fingerprint(student.tokenizer),
+        "kind": student.kind,
+        "start_id": decoder_start_id(student.model) if student.kind == "seq2seq" else None,
+        "prefix_ids": decoder_prefix_ids(student.model),
+        "end_ids": tuple(sorted(facts.end_ids)),
+    }
+
+
+def _settings_without_teacher(prepared: Prepared, folder: Path) -> ScoresSettings:
+    """Those of the folder, but for what the recipe and the student say otherwise.
+
+    Raises ModelError where the student has no row for a symbol that the teacher scored.
+    """
+    recipe, student = prepared.recipe, prepared.student
+    found = read_record(folder).settings
+    changes = _of_student(student)
+    if not isinstance(found.form, HiddenStates):
+        rows = student.model.get_output_embeddings().weight.shape[0]
+        if not num_known_ids(student.tokenizer) <= found.form.vocab_size <= rows:
+            raise ModelError(
+                f"The student must score the {found.form.vocab_size} symbols that the scores in "
+                f"{folder} are of, but its head has {rows} rows; score again with this student's "
+                "recipe"
+            )
+        changes["form"] = kept_form(recipe, found.form.vocab_size)
+    if (name := recipe.teacher.other_model) is not None:
+        changes["teacher_fingerprint"] = place_fingerprint(name, model_folder(name))
+    return dataclasses.replace(found, **changes)
+
+
+def _placed_head(teacher: LoadedModel, vocab_size: int, device: torch.device) -> Head:
     head = head_of(teacher.model).cut(vocab_size).detached()
     bias = None if head.bias is None else head.bias.to(device)
-    placed = dataclasses.replace(head, weight=head.weight.to(device), bias=bias)
-    return KeptStatesTeacher(folder, examples, placed, settings=settings)
+    return dataclasses.replace(head, weight=head.weight.to(device), bias=bias)
 
 
-def states_bytes(
-    teacher: LoadedModel, examples: Sequence[EncodedExample], precision: Precision
-) -> int:
-    """What the states for these sequences take on disk."""
-    width = teacher.model.get_output_embeddings().weight.shape[1]
-    num_positions = int(EncodedDataset.of(examples).lengths.counted.sum())
-    return num_positions * int(width) * DTYPES[precision].itemsize
+def scores_bytes(prepared: Prepared) -> tuple[Form, float]:
+    """What is kept of the teacher for the training examples, and the bytes that it takes at most;
+    where no teacher was loaded, of a student's vocabulary."""
+    head = (prepared.teacher or prepared.student).model.get_output_embeddings().weight
+    form = kept_form(prepared.recipe, int(head.shape[0]))
+    return form, int(prepared.train.lengths.counted.sum()) * form.num_bytes(int(head.shape[1]))
+
+
+def stand_in_scores(prepared: Prepared, batch: SequenceBatch) -> SparseScores:
+    """Scores of the size of those that are kept, for a batch that none were kept of."""
+    section, shape = prepared.recipe.teacher, batch.target_ids.shape
+    vocab_size = int(prepared.student.model.get_output_embeddings().weight.shape[0])
+    most = section.top_k if section.scores == "top_k" else section.samples_per_token
+    size = min(vocab_size, most)
+    ids = torch.arange(size, device=batch.target_ids.device).expand(*shape, size)
+    even = torch.full((*shape, size + 1), -math.log(size + 1), device=ids.device)
+    form = section.sparse_form or "bucket"
+    return SparseScores(ids, even[..., :-1], even[..., -1], vocab_size, form)

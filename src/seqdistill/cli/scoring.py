@@ -1,9 +1,11 @@
-"""The command `score`: training data with a column of what a model makes of each row."""
+"""The command `score`: what a model makes of the training data, kept to be trained with."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,6 +24,9 @@ from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
 from seqdistill.cli.training import DryRun, RecipeWord, recipe_of
 from seqdistill.core.errors import UserError
 
+if TYPE_CHECKING:
+    from seqdistill.recipe.schema import Recipe
+
 
 def score(
     recipe: RecipeWord,
@@ -35,12 +40,21 @@ def score(
             "pass_rate and num_rollouts.",
         ),
     ] = False,
-    output_file: Annotated[
+    teacher_scores: Annotated[
+        bool,
+        typer.Option(
+            "--teacher-scores",
+            help="What the teacher says of every target token, as the recipe's teacher.scores has "
+            "it kept, for training without a teacher.",
+        ),
+    ] = False,
+    output: Annotated[
         Path | None,
         option(
             "--output -o",
-            "FILE",
-            "Where the rows are written: .parquet, .jsonl or .tsv.",
+            "PATH",
+            "Where it is written: rows with pass rates to a .parquet, .jsonl or .tsv file, the "
+            "teacher's scores to a folder (teacher.kept_scores).",
             callback=expanded,
         ),
     ] = None,
@@ -54,36 +68,67 @@ def score(
     trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the training data again with a column that says how hard each prompt is for a model.
+    """Keep what a model makes of the training data: pass rates of prompts, or a teacher's scores.
 
+    Pass rates say how hard each prompt is for a model: a column of the rows that are written again.
     The recipe needs data.train, student.model (or teacher.model) and objective.reward.function,
     such as exact_answer: what gets objective.reward.pass_threshold passes. Rollouts are sampled as
     sequences.rollouts says and kept in rollouts/ beside the runs: stopped at any moment, the same
     command continues, and with another reward or threshold it samples nothing anew. Train on the
     result with data.extra_columns=[pass_rate] and the token weight pass_rate, as the preset paced
     does.
+
+    A teacher's scores of every target token are for training without it. The recipe is the one to
+    train, with teacher.scores=top_k or sampled, or with teacher.cache_hidden_states. Several
+    processes share the work (torchrun); stopped at any moment, the same command continues.
     """
-    if not pass_rate:
-        raise UserError("score must be told what to write, got nothing; give --pass-rate")
-    if output_file is None:
-        raise UserError("--output must name the file to write, got none; add -o scored.parquet")
     words = [recipe, *(settings or [])]
+    if pass_rate == teacher_scores:
+        got = "both" if pass_rate else "nothing"
+        raise UserError(
+            f"score must be told one thing to make, got {got}; give --pass-rate or --teacher-scores"
+        )
+    if teacher_scores:
+        named = [] if output is None else [f"teacher.kept_scores={json.dumps(str(output))}"]
+        chosen = recipe_of(None, [*words, *named], None, seed, trust_remote_code)
+        _score_teacher(chosen, words, dry_run=dry_run, verbose=verbose)
+        return
+    if output is None:
+        raise UserError("--output must name the file to write, got none; add -o scored.parquet")
     chosen = recipe_of(None, words, None, seed, trust_remote_code, purpose="score")
-    check_new_file(output_file, "--output")
+    check_new_file(output, "--output")
     with job(console_on(), verbose=verbose) as progress:
         from seqdistill.assembly.pass_rates import PassRates
         from seqdistill.jobs.score import plan_pass_rates, score_pass_rates
 
         wanted = PassRates(model, rollouts)
         if dry_run:
-            lines = plan_pass_rates(chosen, wanted, output_file)
+            lines = plan_pass_rates(chosen, wanted, output)
         else:
-            found = score_pass_rates(chosen, wanted, output_file, progress=progress)
+            found = score_pass_rates(chosen, wanted, output, progress=progress)
     if dry_run:
         say_aligned(lines)
         echo("Nothing was written.")
         return
     echo()
     name = read_words(words).positional[0]
-    use = f"{program()} train {name} data.train={quoted(output_file)} ..."
-    say_aligned([("pass rates", str(found)), ("rows", str(output_file)), ("train on them", use)])
+    use = f"{program()} train {name} data.train={quoted(output)} ..."
+    say_aligned([("pass rates", str(found)), ("rows", str(output)), ("train on them", use)])
+
+
+def _score_teacher(recipe: Recipe, words: Sequence[str], *, dry_run: bool, verbose: bool) -> None:
+    with job(console_on(), verbose=verbose) as progress:
+        from seqdistill.jobs.score import plan_teacher_scores, score_teacher
+
+        if dry_run:
+            lines = plan_teacher_scores(recipe)
+        else:
+            folder = score_teacher(recipe, progress=progress)
+    if dry_run:
+        say_aligned(lines)
+        echo("Nothing was written.")
+        return
+    echo()
+    name = read_words(words).positional[0]
+    use = f"{program()} train {name} ... teacher.kept_scores={quoted(folder)}"
+    say_aligned([("teacher's scores", str(folder)), ("train on them", f"{use}, no teacher needed")])

@@ -55,6 +55,11 @@ class DivergenceState(Protocol):
         """Go to where `state_dict` was taken."""
 
 
+SparseForm = Literal["bucket", "renormalized", "sampled"]
+"""What stands for a teacher's distribution of which some symbols are known: they and all others as
+one symbol; they alone, scaled to sum to 1; symbols drawn from it, as often as they were drawn."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Divergence(Member):
     """`function(student_log_probs, teacher_log_probs, **parameters)`: nats at every position."""
@@ -66,6 +71,10 @@ class Divergence(Member):
     manual_gradient: str | None = None
     """`module:name` of the same with the gradient written out, see `manual_gradients`; without
     one autograd finds it, chunk by chunk."""
+    sparse: tuple[SparseForm, ...] = ()
+    """What it can compare with in the place of a teacher's whole distribution; other forms are
+    refused. With `bucket` it sums over symbols and never rises where two become one; with
+    `renormalized` it is finite where the teacher has no mass; with `sampled` it is linear in it."""
     state: Callable[..., Any] | str | None = None
     """Makes the DivergenceState of a term from the parameters."""
 
@@ -341,8 +350,15 @@ _PLAIN, _ADAPTIVE, _MANUAL = (
 )
 
 
-def _by_hand(name: str, given: type[Any] = NoParameters) -> None:
-    DIVERGENCES.add(name, _PLAIN % name, parameters=given, manual_gradient=_MANUAL % name)
+_BUCKET: tuple[SparseForm, ...] = ("bucket",)
+_LINEAR: tuple[SparseForm, ...] = ("bucket", "renormalized", "sampled")
+
+
+def _by_hand(
+    name: str, given: type[Any] = NoParameters, sparse: tuple[SparseForm, ...] = _BUCKET
+) -> None:
+    by_hand = _MANUAL % name
+    DIVERGENCES.add(name, _PLAIN % name, parameters=given, manual_gradient=by_hand, sparse=sparse)
 
 
 DIVERGENCES.add(
@@ -351,8 +367,8 @@ DIVERGENCES.add(
     takes_targets=True,
     one_right_symbol=True,
 )
-_by_hand("cross_entropy")
-_by_hand("forward_kl")
+_by_hand("cross_entropy", sparse=_LINEAR)
+_by_hand("forward_kl", sparse=_LINEAR)
 _by_hand("reverse_kl")
 _by_hand("jensen_shannon", JensenShannon)
 DIVERGENCES.add(
@@ -360,12 +376,13 @@ DIVERGENCES.add(
     _PLAIN % "jensen_shannon",
     parameters=AdaptiveJensenShannon,
     manual_gradient=_MANUAL % "jensen_shannon",
+    sparse=_BUCKET,
     state="seqdistill.objectives.adaptive_divergences:OverlapBeta",
 )
 _by_hand("skew_forward_kl", Skew)
 _by_hand("skew_reverse_kl", Skew)
-DIVERGENCES.add("total_variation", _PLAIN % "total_variation")
-DIVERGENCES.add("neg_log_acceptance", _PLAIN % "neg_log_acceptance")
+DIVERGENCES.add("total_variation", _PLAIN % "total_variation", sparse=_BUCKET)
+DIVERGENCES.add("neg_log_acceptance", _PLAIN % "neg_log_acceptance", sparse=_BUCKET)
 DIVERGENCES.add("adaptive_kl", _ADAPTIVE % "adaptive_kl", parameters=AdaptiveKL)
 DIVERGENCES.add(
     "interpolated_forward_kl",
@@ -374,7 +391,10 @@ DIVERGENCES.add(
     state="seqdistill.objectives.adaptive_divergences:InterpolationShare",
 )
 DIVERGENCES.add(
-    "teacher_mode_likelihood", _ADAPTIVE % "teacher_mode_likelihood", one_right_symbol=True
+    "teacher_mode_likelihood",
+    _ADAPTIVE % "teacher_mode_likelihood",
+    one_right_symbol=True,
+    sparse=("renormalized",),  # the likeliest symbol is among those kept; others as one may pass it
 )
 
 _WEIGHT = "seqdistill.objectives.token_weights:%s"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from seqdistill.core.families import SparseForm
 from seqdistill.core.features import Features
 from seqdistill.core.head import Head
 
@@ -28,4 +29,25 @@ class DenseScores:
     features: Features = dataclasses.field(default_factory=dict)
 
 
-TeacherScores = NoScores | DenseScores
+@dataclasses.dataclass(frozen=True)
+class SparseScores:
+    """Some symbols of the teacher's distribution at every position, and the mass of all others.
+
+    Probabilities of `log_probs` and `tail_log_mass` (nats) sum to 1, at the loss temperature; -inf
+    fills positions that have fewer symbols, but for the first, and is the tail of those that have
+    no other. `vocab_size` is how many symbols the teacher scores.
+    """
+
+    ids: Int[Tensor, "*positions top_k"]
+    log_probs: Float[Tensor, "*positions top_k"]
+    tail_log_mass: Float[Tensor, "*positions"]
+    vocab_size: int
+    form: SparseForm
+
+    def at(self, mask: Bool[Tensor, "*positions"]) -> SparseScores:
+        """Those of the positions where the mask is True, one after another."""
+        own = (self.ids[mask], self.log_probs[mask], self.tail_log_mass[mask])
+        return SparseScores(*own, self.vocab_size, self.form)
+
+
+TeacherScores = NoScores | DenseScores | SparseScores

@@ -19,7 +19,7 @@ from seqdistill.assembly.corpus import wanted_corpus
 from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source
-from seqdistill.assembly.teachers import live_teacher, states_bytes
+from seqdistill.assembly.teachers import live_teacher, scores_bytes, stand_in_scores
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
@@ -169,10 +169,10 @@ def _model_facts(prepared: Prepared) -> dict[str, str]:
         kept = f"{mask.num_kept:,} of {mask.num_weights:,} weights are kept"
         facts["pruning"] = f"{recipe.pruning.scheme}, {kept}"
     facts["teacher parameters"] = f"{parameter_count(teacher.model):,}" if teacher else "none"
-    keep = recipe.teacher.cache_hidden_states
-    if keep != "none" and teacher is not None:
-        megabytes = states_bytes(teacher, prepared.train, keep) / 1e6
-        facts["teacher's states"] = f"about {megabytes:,.0f} MB on disk in {keep}, made once"
+    if recipe.teacher.keeps_scores:
+        form, num_bytes = scores_bytes(prepared)
+        made = f"at most {num_bytes / 1e6:,.0f} MB on disk, made once"
+        facts["teacher's scores"] = f"{form}: {made if teacher else 'on disk'}"
     if device_of(recipe.training.device).type == "cuda":
         facts["GPU memory"] = f"{torch.cuda.max_memory_reserved() / 2**20:,.0f} MB"
     return facts
@@ -256,11 +256,11 @@ def _seconds_of_dev(prepared: Prepared, count: int) -> float:
 
 
 def _training_seconds(prepared: Prepared, device: torch.device) -> float:
-    """Seconds of all batches; of kept states the teacher makes each example's once."""
+    """Seconds of all batches; of kept scores the teacher makes each example's once."""
     training = prepared.recipe.training
     teacher, student = _seconds_a_batch(prepared, device)
     num_batches = training.steps * training.gradient_accumulation_steps
-    if prepared.recipe.teacher.cache_hidden_states == "none":
+    if not prepared.recipe.teacher.keeps_scores:
         return num_batches * (teacher + student)
     num_tokens = int(prepared.train.lengths.counted.sum())
     batches_an_epoch = (
@@ -317,6 +317,8 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
             started = time.perf_counter()
             scores = teacher.score(batch)
             scored = time.perf_counter()
+            if prepared.recipe.teacher.sparse_form is not None:
+                scores = stand_in_scores(prepared, batch)
             weights = None
             if over_update := prepared.objective.over_update:
                 (weights,) = weights_of_update(over_update, [loss.measured(batch, scores)])

@@ -1,7 +1,8 @@
-"""The command `score`: the rows of the training data again, with what a model makes of them.
+"""The command `score`: what a model makes of the training data, before anything is trained.
 
-Pass rates: a model's rollouts of each prompt, kept as a corpus that is made and resumed as labels
-are, and the fraction of them that a reward lets pass.
+Pass rates: the rows again, with the fraction of a model's rollouts of each prompt that a reward
+lets pass; rollouts are a corpus, made and resumed as labels are. Kept scores: what the teacher says
+of every target, on disk, to be trained from in its place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from seqdistill.assembly.corpus import label_with_teacher, wanted_corpus
 from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.assembly.pass_rates import NUM, RATE, PassRates
+from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.rewards import reward_of_texts
+from seqdistill.assembly.sequences import training_sequences
+from seqdistill.assembly.teachers import keep_scores, scores_bytes
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.rewriting import check_suffix, write_again
 from seqdistill.jobs.label import planned_labels
@@ -94,3 +99,47 @@ def plan_pass_rates(recipe: Recipe, wanted: PassRates, output: Path) -> list[tup
         ("sampling", planned_labels(asked, model, corpus)),
         ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),
     ]
+
+
+def score_teacher(recipe: Recipe, *, progress: Progress) -> Path:
+    """The folder with the teacher's scores of the sequences that the recipe trains on.
+
+    Every process of a launch makes its share. Stopped at any moment, the next call goes on; what is
+    finished is left as it is. Raises UserError for whatever training would refuse, before anything
+    is scored.
+    """
+    prepared = _prepared_to_score(recipe)
+    examples, _ = training_sequences(prepared, progress)
+    folder, _ = keep_scores(prepared, examples, progress)
+    return folder
+
+
+def plan_teacher_scores(recipe: Recipe) -> list[tuple[str, str]]:
+    """What `score_teacher` would do, as (label, text) pairs."""
+    prepared = _prepared_to_score(recipe)
+    form, num_bytes = scores_bytes(prepared)
+    num_tokens = max(1, int(prepared.train.lengths.counted.sum()))
+    return [
+        ("examples", counted_train(prepared.train, recipe.data)),
+        ("target tokens", f"{num_tokens:,}"),
+        ("kept of each", f"{form}, at most {num_bytes / num_tokens:,.0f} bytes"),
+        ("on disk", f"at most {num_bytes / 1e6:,.1f} MB"),
+    ]
+
+
+def _prepared_to_score(recipe: Recipe) -> Prepared:
+    check_recipe(recipe)
+    if recipe.stages or recipe.compare:
+        raise RecipeError(
+            "score --teacher-scores needs the recipe of one student, got one of "
+            f"{'stages' if recipe.stages else 'a comparison'}; score for each of its presets"
+        )
+    if not recipe.teacher.keeps_scores:
+        raise RecipeError(
+            "score --teacher-scores needs a recipe that keeps scores, got teacher.scores "
+            f"{recipe.teacher.scores}; set teacher.scores=top_k or sampled, or, with dense, "
+            "teacher.cache_hidden_states=fp16"
+        )
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    return prepare(recipe)

@@ -29,6 +29,7 @@ from seqdistill.compression.pruning import PruningMask, prunable_weights
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.data.cache import content_of
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.unlabelled import num_unlabelled
 from seqdistill.evaluation.dev import DevScorer, GeneratorFactory, Ranks
@@ -57,6 +58,7 @@ from seqdistill.records.run_directory import CHECKPOINTS, TENSORBOARD, Resume, R
 from seqdistill.records.writable import check_writable
 from seqdistill.sources.stored import PrefetchedSource, StoredSequences
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
+from seqdistill.teachers.kept_scores import SCORES, KeptScoresTeacher
 from seqdistill.training.loop import TrainingLoop
 from seqdistill.training.optimization import check_trainable
 from seqdistill.training.processes import all_gather_object, make_accelerator, shard_frozen
@@ -190,6 +192,8 @@ def train_as_only_writer(
     teacher = build_teacher_scores(prepared, examples, accelerator.device, progress)
     if accelerator.is_main_process:
         inputs |= sequences_of(train=examples, dev=prepared.dev)
+        if isinstance(teacher, KeptScoresTeacher):
+            inputs |= {"teacher.kept_scores": {SCORES: content_of(teacher.folder / SCORES)}}
         if started:
             check_inputs(run, inputs)
         facts |= {"processes": accelerator.num_processes, "warmup_steps": training.warmup}
@@ -203,8 +207,8 @@ def train_as_only_writer(
             progress.echo(f"{accelerator.num_processes} processes train one student together")
         if recipe.sequences.decoded_by_teacher:
             note_seconds(run, "labelling", kept - labelled)
-        if recipe.teacher.cache_hidden_states != "none":
-            note_seconds(run, "teacher's states", time.perf_counter() - kept)
+        if recipe.teacher.keeps_scores:
+            note_seconds(run, "teacher's scores", time.perf_counter() - kept)
     accelerator.wait_for_everyone()
     writes = accelerator.is_main_process
     with timed(run, "training") if writes else contextlib.nullcontext():

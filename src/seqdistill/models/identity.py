@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from seqdistill.models.loading import LoadedModel
+from seqdistill.models.loading import LoadedModel, load_config
+from seqdistill.models.places import model_folders
 from seqdistill.records.fingerprint import of_folder, of_settings
 
 # Keys of a configuration that say where it was or what wrote it, not what it computes.
@@ -23,9 +26,20 @@ def pair_fingerprint(pair: LoadedModel) -> str:
     model that was made in this process is known by its weights.
     """
     if pair.folders:
-        return of_settings([of_folder(folder, _DECISIVE) for folder in pair.folders])
+        return _files_fingerprint(pair.folders)
     revision = getattr(pair.model.config, "_commit_hash", None)
     return of_settings([pair.name, revision]) if revision else model_fingerprint(pair.model)
+
+
+def place_fingerprint(name: str, place: str) -> str:
+    """`pair_fingerprint` of the model called `name` that lies at `place`, without loading it."""
+    if folders := model_folders(place):
+        return _files_fingerprint(folders)
+    return of_settings([name, getattr(load_config(place), "_commit_hash", None)])
+
+
+def _files_fingerprint(folders: Sequence[Path]) -> str:
+    return of_settings([of_folder(folder, _DECISIVE) for folder in folders])
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
@@ -49,3 +63,8 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         "probe": tokenizer(probe).input_ids,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A SHA-256 in hex over which string each id stands for: equal where ids can be compared."""
+    return hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,7 @@ positions that count and the weight of each. The teacher never receives a gradie
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -180,25 +180,38 @@ def _row_function(member: Divergence, arguments: dict[str, Any], *, manual: bool
             logits = student.detach().requires_grad_()
             log_probs = logits.log_softmax(dim=-1)
             teacher_log_probs = teacher.log_softmax(dim=-1)
-            values: Tensor = member.call("divergence", log_probs, teacher_log_probs, **arguments)
-            if (got := shape_of(values)) != logits.shape[:-1]:
-                raise RecipeError(
-                    f"the divergence {member.name} must give one value for every position, the "
-                    f"shape {tuple(logits.shape[:-1])}, got {got or type(values).__name__}; sum "
-                    "over the last dimension alone"
-                )
-            if not values.requires_grad:
-                raise RecipeError(
-                    f"the divergence {member.name} must depend on the student, so that it can be "
-                    f"learned from, got {values.dtype} without a gradient; leave out `detach` and "
-                    "whole numbers"
-                )
+            values = checked_values(member, log_probs, teacher_log_probs, arguments)
             (gradient,) = torch.autograd.grad(values.sum(), logits)
         student.copy_(gradient)
         broken = log_probs[:, :1].isnan() | teacher[:, :1].isnan()
         return values.detach().unsqueeze(-1).masked_fill(broken, torch.nan)
 
     return by_autograd
+
+
+def checked_values(
+    member: Divergence,
+    log_probs: Float[Tensor, "rows vocab"],
+    teacher_log_probs: Float[Tensor, "rows vocab"],
+    arguments: Mapping[str, Any],
+) -> Float[Tensor, " rows"]:
+    """What the divergence's function gives, with a graph to the student's log-probabilities.
+
+    Raises RecipeError where that is not one value for every row, or cannot be learned from.
+    """
+    values: Tensor = member.call("divergence", log_probs, teacher_log_probs, **arguments)
+    if (got := shape_of(values)) != log_probs.shape[:-1]:
+        raise RecipeError(
+            f"the divergence {member.name} must give one value for every position, the shape "
+            f"{tuple(log_probs.shape[:-1])}, got {got or type(values).__name__}; sum over the last "
+            "dimension alone"
+        )
+    if not values.requires_grad:
+        raise RecipeError(
+            f"the divergence {member.name} must depend on the student, so that it can be learned "
+            f"from, got {values.dtype} without a gradient; leave out `detach` and whole numbers"
+        )
+    return values
 
 
 def target_part(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from seqdistill.core.families import TokenWeight
 from seqdistill.core.features import Wanted
 from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.registry import Chosen
-from seqdistill.core.scores import NoScores, TeacherScores
+from seqdistill.core.scores import NoScores, SparseScores, TeacherScores
 from seqdistill.core.terms import OTHERS_DIVERGENCE, OWN_DIVERGENCE, Monitor, Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.chunked import Part
@@ -25,6 +26,7 @@ from seqdistill.objectives.features import FeatureLoss, joined
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.observation import Measured, Observation, Weights
 from seqdistill.objectives.reduction import reduction_count, reduction_weights
+from seqdistill.objectives.sparse import sparse_part
 
 _Weights = tuple[Chosen[TokenWeight], ...]
 
@@ -187,8 +189,8 @@ class WeightedObjective:
         `eval_states` are the student's states with its dropout off, None where `states` are those.
         `weights` are those of `over_update`; without them the batch is a whole update.
 
-        Raises RecipeError when a term meets scores that are not dense, or a batch that lacks what
-        the term reads: origins, advantages.
+        Raises RecipeError when a term meets scores that it cannot read, or a batch that lacks what
+        it reads: origins, advantages.
         """
         seen = Observation(eval_states or states, scores, batch, weights)
         places: dict[_Weights, _Positions] = {}
@@ -265,15 +267,16 @@ class WeightedObjective:
             return target_part(targets, factor=factor, vocab_size=vocab_size, weights=weights)
         state = self._states.get(name)
         arguments = term.divergence.arguments(self._update, self._updates)
-        return teacher_part(
-            term.divergence,
-            seen.teacher.hidden[mask],
-            seen.teacher.head,
-            factor=factor * (self._soft_factor if term.takes_temperature else 1.0),
-            temperature=self._temperature if term.takes_temperature else 1.0,
-            weights=weights,
-            **(arguments if state is None else dict(state.arguments())),
-        )
+        settings: dict[str, Any] = {
+            "factor": factor * (self._soft_factor if term.takes_temperature else 1.0),
+            "temperature": self._temperature if term.takes_temperature else 1.0,
+            "weights": weights,
+            **(arguments if state is None else state.arguments()),
+        }
+        if isinstance(seen.scores, SparseScores):
+            return sparse_part(term.divergence, seen.scores.at(mask), **settings)
+        hidden, head = seen.teacher.hidden[mask], seen.teacher.head
+        return teacher_part(term.divergence, hidden, head, **settings)
 
     def _for_logs(self, seen: Observation) -> dict[str, TokenSum]:
         """What metrics have beside the terms."""

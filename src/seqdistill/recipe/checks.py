@@ -26,7 +26,11 @@ _SAMPLER = "sampling_temperature", "top_k", "top_p"
 # Settings (with * all of a section), and the setting and its values under which they are read.
 _READ_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("teacher.cache_hidden_states", "teacher.scores", ("dense",)),
-    ("teacher.states", "teacher.cache_hidden_states", ("fp32", "fp16")),
+    *(
+        (f"teacher.{name}", "teacher.scores", ("top_k",))
+        for name in ("top_k", "top_k_mass", "tail")
+    ),
+    ("teacher.samples_per_token", "teacher.scores", ("sampled",)),
     ("teacher.average_decay", "teacher.model", ("student",)),
     ("student.model", "student.init", ("pretrained", "scratch")),
     *(
@@ -191,12 +195,12 @@ def _unread(recipe: Recipe) -> Findings:
             f"must be left out where the teacher neither scores nor labels, got {prompts!r}; "
             "remove it, or set teacher.scores=dense",
         )
-    if recipe.teacher.cache_hidden_states != "none" and sequences.rolls_out:
+    if recipe.teacher.kept_scores is not None and not recipe.teacher.keeps_scores:
         yield (
+            "teacher.kept_scores",
+            "must be left out where nothing of the teacher is kept, got "
+            f"{recipe.teacher.kept_scores!r}; remove it, or set teacher.scores=top_k, or "
             "teacher.cache_hidden_states",
-            "must be none where the student samples sequences, whose states cannot be cached, got "
-            f"{recipe.teacher.cache_hidden_states} with sequences.origin {sequences.origin}; "
-            "remove it",
         )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from seqdistill.core.families import METRICS, all_members
+from seqdistill.core.families import METRICS, SparseForm, all_members
 from seqdistill.core.plugin_loading import load_plugins
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.sections import (
@@ -130,27 +130,53 @@ class TeacherSection(Section):
     it. Of conversations a text takes the place of what the user said last, and a list of messages
     that of the whole prompt. No longer than data.max_source_tokens either. Dev and test are
     measured without it."""
-    scores: Literal["none", "dense"] = "none"
+    scores: Literal["none", "dense", "top_k", "sampled"] = "none"
     """`dense`: the whole next-token distribution at every position (from hidden states, in
-    chunks); `none`: the objective needs no teacher at training time."""
+    chunks); `none`: the objective needs no teacher at training time. `top_k`, its likeliest symbols
+    and the mass of all others, and `sampled`, symbols drawn from it (random-sampling KD), are kept
+    on disk: made by `seqdistill score RECIPE --teacher-scores`, or before the first update."""
     cache_hidden_states: Literal["none", "fp32", "fp16"] = "none"
     """With `scores: dense`: run the teacher once over the sequences, in fp32, keep its last hidden
     states on disk and read them in every epoch, run and stage. On CPUs most of the time may be
     the teacher's. Costs target tokens x the teacher's width x 4 bytes (`fp32`) or x 2 (`fp16`,
     rounded to 3 digits); `--dry-run` says how many. `none`: the teacher runs at every update, in
     training.precision."""
-    states: UserPath | None = None
-    """Folder of the kept states; beside the runs, named by content, when not given."""
+    top_k: Annotated[int, Field(ge=1, le=65535)] = 64
+    """With `scores: top_k`: how many symbols are kept at a position, at most. 64 of 150,000 take
+    278 bytes a token."""
+    top_k_mass: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """With `scores: top_k`: only the fewest likeliest symbols that have this mass together."""
+    tail: Literal["bucket", "renormalized"] = "bucket"
+    """With `scores: top_k`: `bucket` compares all other symbols as one, the student's mass there
+    with the teacher's. `renormalized` takes what is kept for the whole distribution: the student
+    learns to say nothing else, a bias."""
+    samples_per_token: Annotated[int, Field(ge=1, le=65535)] = 50
+    """With `scores: sampled`: how many symbols are drawn at a position. Fewer are cheaper and
+    noisier, and unbiased for any number; the paper has about 50, which are some 12 symbols."""
+    kept_scores: UserPath | None = None
+    """Folder of what is kept of the teacher: hidden states, `top_k` or `sampled`. Beside the runs,
+    named by content, when not given. A folder of finished scores but hidden states needs no
+    teacher: none is loaded, and `model` may be left out."""
     device: Device = "auto"
-    """Where the teacher writes labels (by either engine) and its states are made; scores of single
-    batches are computed where the student trains. `auto` is training.device."""
+    """Where the teacher writes labels (by either engine) and its kept scores are made; scores of
+    single batches are computed where the student trains. `auto` is training.device."""
     dtype: Dtype = "auto"
-    """Of its weights in memory, whatever it does: scores, labels, kept states. `auto` is fp32 on
-    CPUs and the dtype of the stored weights on GPUs."""
+    """Of its weights in memory, whatever it does: scores, labels. `auto` is fp32 on CPUs and the
+    dtype of the stored weights on GPUs."""
     attention: Attention = "auto"
     """Its attention kernel; `auto` is transformers' choice."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
+
+    @property
+    def sparse_form(self) -> SparseForm | None:
+        """What stands for its distribution where some symbols of it are kept; None elsewhere."""
+        return {"top_k": self.tail, "sampled": "sampled"}.get(self.scores)
+
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether it is run once and read from disk."""
+        return self.sparse_form is not None or self.cache_hidden_states != "none"
 
     @property
     def is_student(self) -> bool:

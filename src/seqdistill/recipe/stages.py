@@ -152,8 +152,8 @@ def folder_contradictions(recipe: Recipe, systems: Sequence[Recipe]) -> Findings
 
     `systems` are the stages of the chain, or the compared ones.
     """
-    caching = [system for system in systems if system.teacher.cache_hidden_states != "none"]
-    if recipe.teacher.cache_hidden_states != "none" and not caching:
+    keeping = [system for system in systems if system.teacher.keeps_scores]
+    if recipe.teacher.cache_hidden_states != "none" and not keeping:
         yield (
             "teacher.cache_hidden_states",
             "must be none where teacher.scores is none in every stage or compared preset, got "
@@ -177,11 +177,11 @@ def folder_contradictions(recipe: Recipe, systems: Sequence[Recipe]) -> Findings
         ),
         *(
             (
-                "teacher.states",
-                s.teacher.states,
+                "teacher.kept_scores",
+                s.teacher.kept_scores,
                 (s.sequences.model_dump(exclude={"decoding": idle, "corpus": True}), s.data),
             )
-            for s in caching
+            for s in keeping
         ),
     ):
         if folder is not None and folders.setdefault((key, folder), content) != content:
@@ -235,13 +235,13 @@ def _made_stage(
 def _forget_unread(settings: Settings, stage: Stage, *, is_first: bool) -> None:
     """Takes out what a stage was handed down and neither reads nor sets itself.
 
-    That is how to prune where it prunes nothing, and states of a teacher that is not asked.
+    That is how to prune where it prunes nothing, and scores of a teacher that is not asked.
     """
     unread: list[tuple[str, str]] = []
     if not is_first and _inner(settings, "pruning").get("sparsity") is None:
         unread += [("pruning", "scheme"), ("pruning", "exclude")]
     if _inner(settings, "teacher").get("scores") == "none":
-        unread += [("teacher", "cache_hidden_states"), ("teacher", "states")]
+        unread += [("teacher", "cache_hidden_states"), ("teacher", "kept_scores")]
         if _inner(settings, "sequences").get("origin") == "reference":
             unread.append(("teacher", "prompt_column"))
     for section, name in unread:

@@ -35,7 +35,7 @@ def compare_member(recipe: Recipe, preset_name: str, overrides: Sequence[str] = 
 
     `method`, the origin of `sequences`, `objective` and `teacher.scores` are the preset's; data,
     models, decoding, training, evaluation and seed are those of the comparing `recipe`. Its
-    output_dir is the sub-folder of that name, and it compares nothing itself. States of the teacher
+    output_dir is the sub-folder of that name, and it compares nothing itself. Scores of the teacher
     are kept where the preset reads them; its own prompts go where nothing asks it. `overrides` are
     of the preset.
     """
@@ -43,7 +43,7 @@ def compare_member(recipe: Recipe, preset_name: str, overrides: Sequence[str] = 
     teacher: dict[str, object] = {"scores": preset.teacher.scores}
     sequences = _sequences_of(recipe, preset)
     if preset.teacher.scores == "none":
-        teacher |= {"cache_hidden_states": "none", "states": None}
+        teacher |= {"cache_hidden_states": "none", "kept_scores": None}
         teacher |= {} if sequences.decoded_by_teacher else {"prompt_column": None}
     return recipe.model_copy(
         update={

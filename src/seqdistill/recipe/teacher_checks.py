@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from seqdistill.core.families import SparseForm
 from seqdistill.recipe.objective_checks import is_soft
-from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.schema import Recipe, TeacherSection
 from seqdistill.recipe.sections import Findings
+
+_FORMS: dict[SparseForm, str] = {
+    "bucket": "the teacher's likeliest symbols and all others as one",
+    "renormalized": "the teacher's likeliest symbols alone",
+    "sampled": "symbols drawn from the teacher",
+}
 
 
 def teacher_findings(recipe: Recipe) -> Findings:
     """A teacher that is needed and not named, that nothing asks, or that cannot be the student."""
     yield from _asked(recipe)
+    yield from _kept(recipe)
     yield from _inside(recipe)
     yield from _own(recipe)
 
@@ -20,9 +28,10 @@ def _asked(recipe: Recipe) -> Findings:
     soft = [term.divergence for term in recipe.objective.terms if is_soft(term)]
     soft += [feature.match for feature in recipe.objective.features]
     monitored = "teacher_reverse_kl" in recipe.objective.monitors
+    is_kept = teacher.sparse_form is not None and teacher.kept_scores is not None
     reasons = {
-        f"the objective's {soft[0] if soft else ''}": bool(soft),
-        f"teacher.scores: {teacher.scores}": teacher.scores != "none",
+        f"the objective's {soft[0] if soft else ''}": bool(soft) and not is_kept,
+        f"teacher.scores: {teacher.scores}": teacher.scores != "none" and not is_kept,
         f"sequences.origin: {sequences.origin}": sequences.origin in ("teacher", "interpolation"),
         "sequences.mixture.others: teacher": sequences.reads_mixture
         and sequences.decoded_by_teacher,
@@ -55,16 +64,61 @@ def _asked(recipe: Recipe) -> Findings:
         )
 
 
+def _kept(recipe: Recipe) -> Findings:
+    """Scores that cannot be kept, and terms that cannot do with what is kept."""
+    teacher, sequences, form = recipe.teacher, recipe.sequences, recipe.teacher.sparse_form
+    if teacher.keeps_scores and sequences.rolls_out:
+        key, found, live = _kept_by(teacher)
+        yield (
+            key,
+            f"must be {live} where the student samples sequences, whose scores cannot be kept, got "
+            f"{found} with sequences.origin {sequences.origin}; set {key}={live}",
+        )
+    if form is None:
+        return
+    for position, term in enumerate(recipe.objective.built_terms()):
+        member, key = term.divergence.member, f"objective.terms.{position}"
+        if not member.takes_targets and form not in member.sparse:
+            tails = [f"top_k and teacher.tail={each}" for each in member.sparse]
+            yield (
+                f"{key}.divergence",
+                f"must be one that can compare with {_FORMS[form]}, such as forward_kl, got "
+                f"{member.name}; change it, or set teacher.scores={[*tails, 'dense'][0]}",
+            )
+        for weight in term.token_weights:
+            if weight.member.needs_teacher:
+                yield (
+                    f"{key}.token_weights",
+                    f"must leave {weight.member.name} out, which reads the teacher's whole "
+                    f"distribution, unless teacher.scores is dense, got {teacher.scores}; set "
+                    "teacher.scores=dense",
+                )
+    if "teacher_reverse_kl" in recipe.objective.monitors:
+        yield (
+            "objective.monitors",
+            "must leave teacher_reverse_kl out unless teacher.scores is dense, got "
+            f"{teacher.scores}; take the monitor out",
+        )
+
+
+def _kept_by(teacher: TeacherSection) -> tuple[str, str, str]:
+    """The key that has scores kept, its value, and the one that has the teacher run every time."""
+    if teacher.sparse_form is not None:
+        return "teacher.scores", teacher.scores, "dense"
+    return "teacher.cache_hidden_states", teacher.cache_hidden_states, "none"
+
+
 def _inside(recipe: Recipe) -> Findings:
     """What of a teacher's layers cannot be had, or not be compared."""
     teacher, matches = recipe.teacher, [f.built().match.member for f in recipe.objective.features]
     if not matches:
         return
-    if teacher.cache_hidden_states != "none":
+    if teacher.keeps_scores:
+        key, found, live = _kept_by(teacher)
         yield (
-            "teacher.cache_hidden_states",
-            f"must be none with the objective's {matches[0].name}, since of the teacher's layers "
-            f"the last one alone would be kept, got {teacher.cache_hidden_states}; remove it",
+            key,
+            f"must be {live} with the objective's {matches[0].name}, since of the teacher's layers "
+            f"no more than the last would be kept, got {found}; set {key}={live}",
         )
     if teacher.prompt_column is not None:
         yield (
@@ -125,8 +179,8 @@ def _own(recipe: Recipe) -> Findings:
             "must be 0 or 1 with student.lora, since an average of adapters is not that of the "
             f"weights that they make, got {teacher.average_decay:g}; set it to 1",
         )
-    if sequences.decoded_by_teacher or teacher.cache_hidden_states != "none":
-        found = "teacher.cache_hidden_states" if not sequences.decoded_by_teacher else "its labels"
+    if sequences.decoded_by_teacher or teacher.keeps_scores:
+        found = _kept_by(teacher)[0] if not sequences.decoded_by_teacher else "its labels"
         yield (
             "teacher.average_decay",
             f"must be 1 with {found}, which are made once, before the student changes, got "

@@ -13,15 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqdistill.core.families import DIVERGENCES, OBSERVED, TOKEN_WEIGHTS, TokenWeight
+from seqdistill.core.families import (
+    DIVERGENCES,
+    OBSERVED,
+    TOKEN_WEIGHTS,
+    Divergence,
+    SparseForm,
+    TokenWeight,
+)
 from seqdistill.core.head import Head
 from seqdistill.core.registry import Chosen
+from seqdistill.core.scores import SparseScores
 from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.observation import Observation
 from seqdistill.objectives.reduction import reduce
+from seqdistill.objectives.sparse import sparse_part
 from seqdistill.testing.world import World, rollouts, world
 
 _Plain = Callable[[Tensor, Tensor], Tensor]
@@ -57,6 +66,12 @@ def check_divergence(
         for temperature in (1.0,) if chosen.member.one_right_symbol else (1.0, 2.5):
             _check_chunks(name, plain, hard, chunk, temperature, parameters)
     _check_objective(name, plain, hard, parameters)
+    for form in chosen.member.sparse:
+        for top_k in (_VOCAB, 5):
+            for chunk in (None, 4):
+                _check_sparse(chosen, plain, form, top_k, chunk, dict(arguments))
+    if "sampled" in chosen.member.sparse:
+        _check_linear(plain)
 
 
 def _logits(seed: int, *shape: int) -> Tensor:
@@ -175,6 +190,67 @@ def _check_chunks(
             torch.testing.assert_close(
                 got, wanted, rtol=1e-8, atol=1e-10, msg=f"same gradient: {how}"
             )
+
+
+def _check_sparse(
+    chosen: Chosen[Divergence],
+    plain: _Plain,
+    form: SparseForm,
+    top_k: int,
+    chunk: int | None,
+    arguments: dict[str, Any],
+) -> None:
+    """From a teacher of which some symbols are known: the plain form over those and one for all
+    others; over the whole vocabulary the divergence itself."""
+    leaves = hidden, weight = (
+        _logits(19, 6, _DIM).requires_grad_(),
+        _logits(20, _VOCAB, _DIM).requires_grad_(),
+    )
+    positions, head = torch.linspace(0.5, 1.5, 6).double(), Head(weight, soft_cap=5.0)
+    teacher = (3.0 * _logits(21, 6, _VOCAB)).log_softmax(-1)
+    kept, ids = teacher.topk(top_k)
+    if top_k < _VOCAB:
+        kept[::2, 2:] = -math.inf  # fewer
+    known = torch.zeros_like(teacher, dtype=torch.bool).scatter(-1, ids, ~kept.isneginf())
+    tail = teacher.masked_fill(known, -math.inf).logsumexp(-1)
+    if form != "bucket":
+        kept, tail = kept.log_softmax(-1), torch.full_like(tail, -math.inf)
+    scores = SparseScores(ids, kept, tail, _VOCAB, form)
+    student = head.logits(hidden).log_softmax(-1)
+    none_left = known.all(-1)
+    others = student.masked_fill(known, -math.inf).masked_fill(none_left[:, None], 0.0)
+    rest = others.logsumexp(-1).masked_fill(none_left, -math.inf)
+    own = student.gather(-1, ids).masked_fill(kept.isneginf(), -math.inf)
+    values = plain(torch.cat([own, rest[:, None]], -1), torch.cat([kept, tail[:, None]], -1))
+    how = f"of a teacher known at {top_k} of {_VOCAB} symbols, {form}, in chunks of {chunk}"
+    whole = plain(student, teacher)
+    if top_k == _VOCAB:
+        values = whole
+    elif form == "bucket":
+        assert (values <= whole + 1e-9).all(), (
+            "it never rises where several symbols become one: register it without sparse bucket"
+        )
+    expected = torch.autograd.grad((positions * values).sum(), leaves)
+    part = sparse_part(chosen, scores, **arguments)
+    found = fused_sum(hidden, head, [part], weights=positions, chunk_positions=chunk)
+    torch.testing.assert_close(
+        found.values[0], values.detach(), rtol=1e-9, atol=1e-11, msg=f"same value {how}"
+    )
+    for got, wanted in zip(torch.autograd.grad(found.total, leaves), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10, msg=f"same gradient {how}")
+
+
+def _check_linear(plain: _Plain) -> None:
+    """The gradient is the mean of those from single symbols, drawn from the teacher: enumerated."""
+    logits, teacher = _logits(22, 1, _VOCAB).requires_grad_(), _other(False, 23, 1)
+    drawn = torch.eye(_VOCAB, dtype=torch.float64).log()
+    (expected,) = torch.autograd.grad(plain(logits.log_softmax(-1), teacher).sum(), logits)
+    student = logits.log_softmax(-1).expand(_VOCAB, -1)
+    mean = (teacher[0].exp() * plain(student, drawn)).sum()
+    (found,) = torch.autograd.grad(mean, logits)
+    torch.testing.assert_close(
+        found, expected, msg="linear in the teacher: register it without sparse sampled"
+    )
 
 
 def _check_objective(name: str, plain: _Plain, hard: bool, parameters: dict[str, Any]) -> None:

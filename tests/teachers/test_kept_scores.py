@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pytest
 import torch
 from tests.tiny import VOCAB, collator, random_examples, tiny_adapter
@@ -15,17 +16,16 @@ from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError, ModelError, StaleCorpusError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import DenseScores
-from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.teachers import kept_states
+from seqdistill.teachers import kept_scores
+from seqdistill.teachers.forms import HiddenStates, Precision
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
-from seqdistill.teachers.kept_states import (
-    STATES,
-    KeptStatesTeacher,
-    Precision,
-    StatesSettings,
-    make_states,
+from seqdistill.teachers.kept_scores import (
+    SCORES,
+    KeptScoresTeacher,
+    ScoresSettings,
+    make_scores,
 )
 
 # Of n best outputs each is an example of the same id and source.
@@ -41,27 +41,22 @@ CONVERSATIONS = [
 ]
 
 
-PART = "states-00000.npy"
+PART = "scores-00000.arrow"
 
 
 class Place(NamedTuple):
     folder: Path
     teacher: SequenceModel
-    settings: StatesSettings
+    settings: ScoresSettings
     examples: list[EncodedExample] = EXAMPLES
 
 
-def settings_for(
-    teacher: SequenceModel,
-    precision: Precision = "fp32",
-    examples: list[EncodedExample] = EXAMPLES,
-) -> StatesSettings:
-    fingerprint = EncodedDataset.of(examples).fingerprint
-    return StatesSettings("teacher", "tokenizer", fingerprint, teacher.kind, 2, precision)
+def settings_for(teacher: SequenceModel, precision: Precision = "fp32") -> ScoresSettings:
+    return ScoresSettings("teacher", "vocabulary", teacher.kind, 2, HiddenStates(precision))
 
 
 def make(place: Place) -> None:
-    make_states(
+    make_scores(
         place.teacher,
         place.examples,
         collator(place.teacher.kind),
@@ -74,12 +69,17 @@ def make(place: Place) -> None:
 
 
 def parts(place: Place) -> list[Path]:
-    return sorted(place.folder.glob("*.npy"))
+    return sorted(place.folder.glob("*.arrow"))
 
 
-def kept(place: Place) -> KeptStatesTeacher:
+def batches_of(path: Path) -> list[Any]:
+    stored = pa.ipc.open_file(path)
+    return [stored.get_batch(place) for place in range(stored.num_record_batches)]
+
+
+def kept(place: Place) -> KeptScoresTeacher:
     head = place.teacher.head.cut(VOCAB - 2)
-    return KeptStatesTeacher(place.folder, place.examples, head, settings=place.settings)
+    return KeptScoresTeacher(place.folder, place.examples, settings=place.settings, head=head)
 
 
 def hidden(teacher: Teacher, examples: list[EncodedExample], place: Place) -> torch.Tensor:
@@ -125,7 +125,10 @@ def test_fp16_is_half_the_size_and_read_as_fp32(place: Place) -> None:
     whole, rounded = (hidden(kept(each), EXAMPLES, each) for each in (place, half))
     assert rounded.dtype == torch.float32
     assert torch.equal(rounded, whole.half().float())
-    sizes = [sum(p.stat().st_size - 128 for p in parts(each)) for each in (place, half)]
+    sizes = [
+        sum(batch.column("hidden").values.nbytes for p in parts(each) for batch in batches_of(p))
+        for each in (place, half)
+    ]
     assert sizes[0] == 2 * sizes[1] == 4 * 16 * sum(e.num_counted for e in EXAMPLES)
 
 
@@ -137,9 +140,9 @@ def test_states_of_anything_else_are_left_alone_and_refused(
     kept(made)
     changes: list[tuple[dict[str, Any], str]] = [
         ({"teacher_fingerprint": "another"}, "teacher_fingerprint is teacher and this run's is"),
-        ({"data_fingerprint": "f" * 64}, r"data_fingerprint is .* is ffffffffffffffff\.\.\.;"),
+        ({"vocabulary_fingerprint": "f" * 64}, r"is vocabulary and .* is ffffffffffffffff\.\.\.;"),
         ({"start_id": None}, "start_id is 2 and this run's is None"),
-        ({"precision": "fp16"}, "precision is fp32 and this run's is fp16"),
+        ({"form": HiddenStates("fp16")}, "hidden states in fp32 and this run's is .* in fp16"),
     ]
     for change, told in changes:
         other = made._replace(settings=dataclasses.replace(made.settings, **change))
@@ -148,7 +151,7 @@ def test_states_of_anything_else_are_left_alone_and_refused(
             kept(other)
 
 
-@pytest.mark.parametrize("name", [PART, STATES])
+@pytest.mark.parametrize("name", [PART, SCORES])
 def test_damaged_files_are_refused(made: Place, name: str) -> None:
     path = made.folder / name
     path.write_bytes(path.read_bytes()[:-8])
@@ -180,8 +183,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     At more than 25 examples the making is interrupted, unless the list begins below zero.
     """
-    monkeypatch.setattr(kept_states, "PART_EXAMPLES", 10)
-    rows, batches = kept_states._rows, list[int]()
+    monkeypatch.setattr(kept_scores, "PART_EXAMPLES", 10)
+    rows, batches = kept_scores._states, list[int]()
 
     def counted(teacher: SequenceModel, batch: SequenceBatch) -> Any:
         batches.append(batch.num_sequences)
@@ -189,7 +192,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise KeyboardInterrupt
         return rows(teacher, batch)
 
-    monkeypatch.setattr(kept_states, "_rows", counted)
+    monkeypatch.setattr(kept_scores, "_states", counted)
     return batches
 
 
@@ -221,7 +224,9 @@ def test_states_too_large_for_fp16_are_refused(place: Place) -> None:
         for parameter in place.teacher.parameters():
             if parameter.dim() == 1:  # the last layer norm's, among others
                 parameter.mul_(1e6)
-    with pytest.raises(ModelError, match=r"finite in fp16.*cache_hidden_states=fp32"):
+    with pytest.raises(
+        ModelError, match=r"finite, as hidden states in fp16.*cache_hidden_states=fp32"
+    ):
         make(half)
     assert not parts(half)
 
@@ -232,17 +237,17 @@ def test_a_full_disk_and_a_folder_of_other_things_are_told_before_anything_is_wr
     with monkeypatch.context() as patch:
         usage = shutil.disk_usage(place.folder.parent.parent)._replace(free=100)
         patch.setattr(shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(UserError, match=r"on disk in fp32, found 0\.0 GB free"):
+        with pytest.raises(UserError, match=r"as hidden states in fp32, found 0\.0 GB free"):
             make(place)
-    assert not (place.folder / STATES).exists()
+    assert not (place.folder / SCORES).exists()
     (place.folder / "thesis.tex").write_text("all of it")
-    with pytest.raises(UserError, match=r"give another one as teacher\.states"):
+    with pytest.raises(UserError, match=r"give another one as teacher\.kept_scores"):
         make(place)
 
 
 def test_earlier_turns_that_count_have_their_states_too(tmp_path: Path) -> None:
     teacher = tiny_adapter("llama")
-    settings = settings_for(teacher, examples=CONVERSATIONS)
+    settings = settings_for(teacher)
     place = Place(tmp_path / "kept", teacher, settings, CONVERSATIONS)
     make(place)
     stored, batch = kept(place), collator("causal")(CONVERSATIONS)
@@ -251,6 +256,5 @@ def test_earlier_turns_that_count_have_their_states_too(tmp_path: Path) -> None:
     live = hidden(InProcessTeacher(teacher, vocab_size=VOCAB - 2), CONVERSATIONS, place)
     torch.testing.assert_close(found, live[batch.target_mask], rtol=1e-5, atol=1e-5)
     without = [dataclasses.replace(e, counted_spans=()) for e in CONVERSATIONS]
-    assert EncodedDataset.of(without).fingerprint != settings.data_fingerprint
     with pytest.raises(DataError, match="none for these"):
         hidden(stored, without, place)
