@@ -6,8 +6,10 @@ The bundled translator is the teacher, and the student a copy of it with one dec
 read rows of the bundled training data. The gradient of the loss for the student's last hidden
 states is compared with that of the whole distribution, over all target tokens as one vector:
 `error` is the length of the difference over the length of the whole, `cosine` that of the angle.
-Of samples `bias` is the error of the mean over many draws. `drop` is the sum over the kept symbols
-alone, which no recipe does. Scores are stored and read as training does it, rounding included.
+`pull` is the length of the gradient where the student is the teacher, over the same: the whole
+distribution pulls nowhere then. Of samples `bias` and `pull` are of the mean over many draws.
+`drop` is the sum over the kept symbols alone, which no recipe does. Scores are stored and read as
+training does it, rounding included.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from torch import Tensor
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.preparing import check_vocabularies, prepare
 from seqdistill.core.families import DIVERGENCES, SparseForm
+from seqdistill.core.head import Head
 from seqdistill.core.scores import SparseScores
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.fused import fused_sum, teacher_part
 from seqdistill.objectives.sparse import sparse_part
 from seqdistill.recipe.loading import load_recipe
@@ -53,44 +57,56 @@ class Problem:
         models = (prepared.adapted.eval(), SequenceModel(prepared.teacher.model))
         states = [model.states(batch) for model in models]
         own, its = (each.hidden[batch.target_mask].clone() for each in states)
-        self.hidden, self.teacher_hidden = own.requires_grad_(), its
+        self.hidden, self.teacher_hidden = own.requires_grad_(), its.requires_grad_()
         self.head, self.teacher_head = (each.head.cut(size).detached() for each in states)
         self.vocab_size, self.ones = size, torch.ones(len(own))
 
     def dense(self, divergence: str) -> tuple[Tensor, Tensor]:
         """Values and gradient from the teacher's whole distribution."""
         part = teacher_part(divergence, self.teacher_hidden, self.teacher_head)
-        found = fused_sum(self.hidden, self.head, [part], weights=self.ones)
-        return found.values[0], torch.autograd.grad(found.total, self.hidden)[0]
+        return _of(part, self.hidden, self.head)
 
     def kept(self, form: TopK | Samples, sparse_form: SparseForm, draw: int = 0) -> SparseScores:
         """What is read of what is stored."""
-        rows = form.rows(self.teacher_hidden, self.teacher_head, [len(self.ones)], [draw << 1])
+        rows = form.rows(
+            self.teacher_hidden.detach(), self.teacher_head, [len(self.ones)], [draw << 1]
+        )
         ids, log_probs, tail = form.read(dict(zip(form.columns, rows, strict=True)).__getitem__)
         if sparse_form == "renormalized":
             tail = torch.full_like(tail, -math.inf)
         whole = torch.cat([log_probs, tail[:, None]], -1).log_softmax(-1)
         return SparseScores(ids, whole[:, :-1], whole[:, -1], self.vocab_size, sparse_form)
 
-    def sparse(
-        self, scores: SparseScores, divergence: str, **parameters: float
-    ) -> tuple[Tensor, Tensor]:
-        """Values and gradient from what is kept."""
+    def sparse(self, scores: SparseScores, divergence: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Values and gradient from what is kept, and the gradient of a student that is the
+        teacher."""
         part = sparse_part(DIVERGENCES.choose(divergence), scores)
-        found = fused_sum(self.hidden, self.head, [part], weights=self.ones)
-        return found.values[0], torch.autograd.grad(found.total, self.hidden)[0]
+        _, pull = _of(part, self.teacher_hidden, self.teacher_head)
+        return (*_of(part, self.hidden, self.head), pull)
 
-    def dropped(self, scores: SparseScores) -> Tensor:
-        """The gradient of the kept symbols' part of forward KL."""
-        log_probs = self.head.logits(self.hidden).log_softmax(-1).gather(-1, scores.ids)
-        total = (scores.log_probs.exp() * (scores.log_probs - log_probs)).sum()
-        return torch.autograd.grad(total, self.hidden)[0]
+    def dropped(self, scores: SparseScores) -> tuple[Tensor, Tensor]:
+        """Both gradients of the kept symbols' part of forward KL."""
+        found = []
+        for hidden, head in (
+            (self.hidden, self.head),
+            (self.teacher_hidden, self.teacher_head),
+        ):
+            log_probs = head.logits(hidden).log_softmax(-1).gather(-1, scores.ids)
+            total = (scores.log_probs.exp() * (scores.log_probs - log_probs)).sum()
+            found.append(torch.autograd.grad(total, hidden)[0])
+        return found[0], found[1]
 
 
-def compared(found: Tensor, whole: Tensor) -> dict[str, float]:
-    """The error and the cosine of a gradient."""
+def _of(part: Part, hidden: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    found = fused_sum(hidden, head, [part], weights=torch.ones(len(hidden)))
+    return found.values[0], torch.autograd.grad(found.total, hidden)[0]
+
+
+def compared(found: Tensor, pull: Tensor, whole: Tensor) -> dict[str, float]:
+    """The error, the cosine and the pull of gradients."""
     cosine = torch.nn.functional.cosine_similarity(found.flatten(), whole.flatten(), dim=0)
-    return {"error": _rounded((found - whole).norm() / whole.norm()), "cosine": _rounded(cosine)}
+    numbers = ((found - whole).norm() / whole.norm(), cosine, pull.norm() / whole.norm())
+    return dict(zip(("error", "cosine", "pull"), map(_rounded, numbers), strict=True))
 
 
 def _rounded(value: Tensor) -> float:
@@ -112,43 +128,40 @@ def main(given: Sequence[str] | None = None) -> None:
         facts["tail_mass"] = _rounded(scores.tail_log_mass.exp().mean())
         rows += [
             {**facts, "policy": "bucket", "divergence": name}
-            | compared(problem.sparse(scores, name)[1], whole[name][1])
+            | compared(*problem.sparse(scores, name)[1:], whole[name][1])
             for name in whole
         ]
-        alone = problem.sparse(problem.kept(form, "renormalized"), "forward_kl")[1]
+        alone = problem.sparse(problem.kept(form, "renormalized"), "forward_kl")[1:]
         of_kept = {"drop": problem.dropped(scores), "renormalized": alone}
         rows += [
             {**facts, "policy": policy, "divergence": "forward_kl"}
-            | compared(found, whole["forward_kl"][1])
+            | compared(*found, whole["forward_kl"][1])
             for policy, found in of_kept.items()
         ]
+    exact = whole["forward_kl"][1]
     for num in SAMPLES:
-        gradients, total, unique = torch.zeros(()), torch.zeros(()), 0.0
+        gradient, total, pulls, unique = exact, 0.0 * exact, 0.0 * exact, 0.0
         for draw in range(DRAWS):
             scores = problem.kept(Samples(num, size), "sampled", draw)
-            gradients = problem.sparse(scores, "forward_kl")[1]
-            total = total + gradients
+            _, gradient, pull = problem.sparse(scores, "forward_kl")
+            total, pulls = total + gradient / DRAWS, pulls + pull / DRAWS
             unique += float((~scores.log_probs.isneginf()).sum(-1).float().mean()) / DRAWS
+        num_bytes = torch.tensor(2 + unique * (Samples(1, size).num_bytes(0) - 2))
         rows.append(
-            {"k": num, "bytes": _rounded(torch.tensor(unique * (_id_bytes(size) + 2) + 2))}
-            | {"policy": "sampled", "divergence": "forward_kl", "symbols": round(unique, 1)}
-            | compared(gradients, whole["forward_kl"][1])
-            | {"bias": compared(total / DRAWS, whole["forward_kl"][1])["error"]}
+            {"k": num, "bytes": _rounded(num_bytes), "symbols": round(unique, 1)}
+            | {"policy": "sampled", "divergence": "forward_kl"}
+            | compared(gradient, pulls, exact)
+            | {"bias": compared(total, pulls, exact)["error"]}
         )
-    rounded = problem.kept(TopK(size, size), "bucket")
-    values, gradient = problem.sparse(rounded, "forward_kl")
+    values, *gradients = problem.sparse(problem.kept(TopK(size, size), "bucket"), "forward_kl")
     nats = (values - whole["forward_kl"][0]).abs()
-    precision = {"mean_nats": _rounded(nats.mean()), "max_nats": _rounded(nats.max())}
+    fp16 = {"mean_nats": _rounded(nats.mean()), "max_nats": _rounded(nats.max())}
     write_json(
         output,
         {"preset": PRESET, "overrides": list(OVERRIDES), "seed": SEED, "draws": DRAWS}
         | {"positions": len(problem.ones), "vocab": size, **environment_facts()}
-        | {"fp16": precision | compared(gradient, whole["forward_kl"][1]), "rows": rows},
+        | {"fp16": fp16 | compared(*gradients, exact), "rows": rows},
     )
-
-
-def _id_bytes(vocab_size: int) -> float:
-    return (vocab_size - 1).bit_length() / 8
 
 
 if __name__ == "__main__":

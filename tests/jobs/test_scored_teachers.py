@@ -137,6 +137,9 @@ def test_what_would_be_kept_is_told_and_then_what_was(place: Path) -> None:
     assert planned["kept of each"] == "top 8 of 40 at temperature 1, at most 28 bytes"
     assert not (place / "kept").exists()
     score(recipe)
+    score(recipe)
+    with pytest.raises(StaleCorpusError, match=r"top 8 of 40 .* and this run's is top 9 of 40"):
+        score(recipe_of(place, "teacher.top_k=9"))
     shutil.rmtree(place / "teacher")
     lines = dict(plan(recipe_of(place, "teacher.top_k=8", "teacher.model=null")).lines())
     assert lines["teacher's scores"] == "top 8 of 40 at temperature 1: on disk"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,26 @@ def test_draws_are_the_teachers_and_the_same_whoever_draws(
     other = scores_of(kept(tmp_path / "parts", form, sparse_form="sampled"), batch)
     assert len(list((tmp_path / "parts").glob("*.arrow"))) == 5
     assert torch.equal(found.ids, other.ids) and torch.equal(found.log_probs, other.log_probs)
+
+
+@pytest.mark.parametrize("form", [TopK(5, HALF), Samples(12, HALF)])
+def test_processes_that_score_together_write_what_one_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Form
+) -> None:
+    monkeypatch.setattr(kept_scores, "PART_EXAMPLES", 3)
+    kept(tmp_path / "one", form)
+    fork = multiprocessing.get_context("fork")
+    others = [fork.Process(target=kept, args=(tmp_path / "two", form)) for _ in range(2)]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(timeout=120)
+    assert [process.exitcode for process in others] == [0, 0]
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("one", "two")
+    )
+    assert one == two and len(one) == 11
 
 
 def test_a_symbol_is_drawn_as_often_as_it_is_likely() -> None:

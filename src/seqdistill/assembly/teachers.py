@@ -86,7 +86,7 @@ def build_teacher_scores(
     teacher, section = prepared.teacher, prepared.recipe.teacher
     if not (section.keeps_scores and prepared.asks_teacher):
         return live_teacher(prepared, device)
-    folder, settings = keep_scores(prepared, examples, progress)
+    folder, settings = _keep(prepared, examples, progress)
     head = None
     if section.cache_hidden_states != "none":
         assert teacher is not None
@@ -96,7 +96,7 @@ def build_teacher_scores(
     return KeptScoresTeacher(folder, examples, settings=settings, head=head, sparse_form=form)
 
 
-def keep_scores(
+def _keep(
     prepared: Prepared, examples: Sequence[EncodedExample], progress: Progress
 ) -> tuple[Path, ScoresSettings]:
     """The folder with the scores of these sequences, made now if need be, and what they are of.

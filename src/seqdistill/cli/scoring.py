@@ -130,5 +130,7 @@ def _score_teacher(recipe: Recipe, words: Sequence[str], *, dry_run: bool, verbo
         return
     echo()
     name = read_words(words).positional[0]
-    use = f"{program()} train {name} ... teacher.kept_scores={quoted(folder)}"
-    say_aligned([("teacher's scores", str(folder)), ("train on them", f"{use}, no teacher needed")])
+    use = f"{program()} train {name} ... with the same settings and teacher.kept_scores="
+    free = "" if recipe.teacher.sparse_form is None else "; teacher.model may be left out"
+    lines = [("teacher's scores", str(folder)), ("train on them", f"{use}{quoted(folder)}{free}")]
+    say_aligned(lines)

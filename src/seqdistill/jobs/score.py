@@ -21,7 +21,7 @@ from seqdistill.assembly.pass_rates import NUM, RATE, PassRates
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.rewards import reward_of_texts
 from seqdistill.assembly.sequences import training_sequences
-from seqdistill.assembly.teachers import keep_scores, scores_bytes
+from seqdistill.assembly.teachers import build_teacher_scores, scores_bytes
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import Progress
 from seqdistill.data.rewriting import check_suffix, write_again
@@ -29,6 +29,7 @@ from seqdistill.jobs.label import planned_labels
 from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.teachers.kept_scores import KeptScoresTeacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +105,15 @@ def plan_pass_rates(recipe: Recipe, wanted: PassRates, output: Path) -> list[tup
 def score_teacher(recipe: Recipe, *, progress: Progress) -> Path:
     """The folder with the teacher's scores of the sequences that the recipe trains on.
 
-    Every process of a launch makes its share. Stopped at any moment, the next call goes on; what is
-    finished is left as it is. Raises UserError for whatever training would refuse, before anything
-    is scored.
+    Every process of a launch makes its share. Stopped at any moment, the next call goes on. Raises
+    UserError for whatever training would refuse: before anything is scored, and for a folder that
+    is finished already, with other scores.
     """
     prepared = _prepared_to_score(recipe)
     examples, _ = training_sequences(prepared, progress)
-    folder, _ = keep_scores(prepared, examples, progress)
-    return folder
+    kept = build_teacher_scores(prepared, examples, torch.device("cpu"), progress)
+    assert isinstance(kept, KeptScoresTeacher)
+    return kept.folder
 
 
 def plan_teacher_scores(recipe: Recipe) -> list[tuple[str, str]]:
