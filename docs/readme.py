@@ -140,26 +140,27 @@ def sparse_teachers_table() -> str:
     """What a student's gradient loses where it sees some symbols of its teacher."""
     found = json.loads(SPARSE_TEACHERS.read_text("utf-8"))
     lines = [
-        "| kept | policy | divergence | bytes a token | mass left out | cosine | error | bias |",
+        "| kept | policy | divergence | bytes a token | mass left out | cosine | error | at P = Q |",
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
     for row in found["rows"]:
-        drawn = "bias" in row
+        drawn = row["policy"] == "sampled"
         kept = f"{row['k']} draws, {row['symbols']:g} symbols" if drawn else f"top {row['k']}"
         left = MISSING if drawn else f"{row['tail_mass']:.2g}"
         lines.append(
             f"| {kept} | {row['policy']} | `{row['divergence']}` | {row['bytes']:.0f} | {left} | "
-            f"{row['cosine']:.4f} | {row['error']:.3f} | {row['bias' if drawn else 'error']:.3f} |"
+            f"{row['cosine']:.4f} | {row['error']:.3f} | {row['pull']:.4f} |"
         )
     fp16 = found["fp16"]
     lines += [
         "",
         f"{found['positions']:,} target tokens of `bundled:en-de`, {found['vocab']:,} symbols; the "
-        "student is the teacher with one decoder layer. Error and bias are lengths of differences "
-        "over the length of the whole gradient; the bias of draws is that of the mean of "
-        f"{found['draws']}, noise included. Log-probabilities are kept in fp16: with all symbols "
+        "student is the teacher with one decoder layer. `error` is the length of the difference "
+        "over that of the whole gradient, of one draw where symbols are drawn; `at P = Q` what is "
+        "left of the gradient, over the same, where the student is the teacher, of "
+        f"{found['draws']} draws the mean. Log-probabilities are kept in fp16: with all symbols "
         f"kept that costs {fp16['mean_nats']:.1g} nats a token ({fp16['max_nats']:.1g} at most) "
-        f"and an error of {fp16['error']:.1g}.",
+        f"and an error of {fp16['error']:.0e}.",
     ]
     return "\n".join(lines)
 
