@@ -7,7 +7,7 @@ read rows of the bundled training data. The gradient of the loss for the student
 states is compared with that of the whole distribution, over all target tokens as one vector:
 `error` is the length of the difference over the length of the whole, `cosine` that of the angle.
 `pull` is the length of the gradient where the student is the teacher, over the same: the whole
-distribution pulls nowhere then. Of samples `bias` and `pull` are of the mean over many draws.
+distribution pulls nowhere then. Of samples `pull` is of the mean over many draws.
 `drop` is the sum over the kept symbols alone, which no recipe does. Scores are stored and read as
 training does it, rounding included.
 """
@@ -121,9 +121,10 @@ def main(given: Sequence[str] | None = None) -> None:
     problem = Problem()
     size, rows = problem.vocab_size, list[dict[str, object]]()
     whole = {name: problem.dense(name) for name in ("forward_kl", "reverse_kl")}
+    exact = whole["forward_kl"][1]
     for k in TOP_K:
         form = TopK(k, size)
-        facts = {"k": k, "bytes": _rounded(torch.tensor(form.num_bytes(0)))}
+        facts: dict[str, object] = {"k": k, "bytes": _rounded(torch.tensor(form.num_bytes(0)))}
         scores = problem.kept(form, "bucket")
         facts["tail_mass"] = _rounded(scores.tail_log_mass.exp().mean())
         rows += [
@@ -134,33 +135,29 @@ def main(given: Sequence[str] | None = None) -> None:
         alone = problem.sparse(problem.kept(form, "renormalized"), "forward_kl")[1:]
         of_kept = {"drop": problem.dropped(scores), "renormalized": alone}
         rows += [
-            {**facts, "policy": policy, "divergence": "forward_kl"}
-            | compared(*found, whole["forward_kl"][1])
+            {**facts, "policy": policy, "divergence": "forward_kl"} | compared(*found, exact)
             for policy, found in of_kept.items()
         ]
-    exact = whole["forward_kl"][1]
     for num in SAMPLES:
-        gradient, total, pulls, unique = exact, 0.0 * exact, 0.0 * exact, 0.0
+        gradient, pulls, unique = exact, 0.0 * exact, 0.0
         for draw in range(DRAWS):
             scores = problem.kept(Samples(num, size), "sampled", draw)
             _, gradient, pull = problem.sparse(scores, "forward_kl")
-            total, pulls = total + gradient / DRAWS, pulls + pull / DRAWS
+            pulls = pulls + pull / DRAWS
             unique += float((~scores.log_probs.isneginf()).sum(-1).float().mean()) / DRAWS
         num_bytes = torch.tensor(2 + unique * (Samples(1, size).num_bytes(0) - 2))
-        rows.append(
-            {"k": num, "bytes": _rounded(num_bytes), "symbols": round(unique, 1)}
-            | {"policy": "sampled", "divergence": "forward_kl"}
-            | compared(gradient, pulls, exact)
-            | {"bias": compared(total, pulls, exact)["error"]}
-        )
-    values, *gradients = problem.sparse(problem.kept(TopK(size, size), "bucket"), "forward_kl")
+        row: dict[str, object] = {"k": num, "bytes": _rounded(num_bytes)}
+        row |= {"symbols": round(unique, 1), "policy": "sampled", "divergence": "forward_kl"}
+        rows.append(row | compared(gradient, pulls, exact))
+    everything = problem.kept(TopK(size, size), "bucket")
+    values, gradient, pull = problem.sparse(everything, "forward_kl")
     nats = (values - whole["forward_kl"][0]).abs()
     fp16 = {"mean_nats": _rounded(nats.mean()), "max_nats": _rounded(nats.max())}
     write_json(
         output,
         {"preset": PRESET, "overrides": list(OVERRIDES), "seed": SEED, "draws": DRAWS}
         | {"positions": len(problem.ones), "vocab": size, **environment_facts()}
-        | {"fp16": fp16 | compared(*gradients, exact), "rows": rows},
+        | {"fp16": fp16 | compared(gradient, pull, exact), "rows": rows},
     )
 
 

@@ -140,7 +140,7 @@ def sparse_teachers_table() -> str:
     """What a student's gradient loses where it sees some symbols of its teacher."""
     found = json.loads(SPARSE_TEACHERS.read_text("utf-8"))
     lines = [
-        "| kept | policy | divergence | bytes a token | mass left out | cosine | error | at P = Q |",
+        "| kept | policy | divergence | bytes | mass left out | cosine | error | at P = Q |",
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
     for row in found["rows"]:
