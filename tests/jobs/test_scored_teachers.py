@@ -110,7 +110,7 @@ def test_truncated_and_unfinished_scores_are_refused_and_the_latter_go_on(
     assert 0 < num_made < 3
     without = recipe_of(place, EVERY, "teacher.model=null", name="without")
     with pytest.raises(
-        RecipeError, match=r"teacher\.model must be given unless teacher\.kept_scores"
+        RecipeError, match=r"teacher\.model must .* which lacks scores-0000\d\.arrow \(\d of 3"
     ):
         trained(without)
     seen.clear()

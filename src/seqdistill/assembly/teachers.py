@@ -41,6 +41,7 @@ from seqdistill.teachers.kept_scores import (
     ScoresSettings,
     is_finished,
     make_scores,
+    missing_from,
     read_record,
 )
 
@@ -111,8 +112,8 @@ def _keep(
         if not is_finished(folder):
             raise RecipeError(
                 "teacher.model must be given unless teacher.kept_scores is a folder of finished "
-                f"scores, got none and {named!r}, in which they are not; finish them where the "
-                "teacher is (`seqdistill score RECIPE --teacher-scores`)"
+                f"scores, got none and {named!r}, which lacks {missing_from(folder)}; finish them "
+                "where the teacher is (`seqdistill score RECIPE --teacher-scores`)"
             )
         return folder, _settings_without_teacher(prepared, folder)
     settings = _settings(prepared, teacher)

@@ -105,10 +105,20 @@ def read_record(folder: Path) -> ScoresRecord:
     try:
         return TypeAdapter(ScoresRecord).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
+        found = " ".join(str(error).split())[:120]
         raise DataError(
-            f"{path} must describe a teacher's scores, found: {error}; delete the folder to have "
+            f"{path} must describe a teacher's scores, found: {found}; delete the folder to have "
             "them made again"
         ) from error
+
+
+def missing_from(folder: Path) -> str:
+    """The first file that unfinished scores lack, for people."""
+    if not (folder / SCORES).is_file():
+        return SCORES
+    names = read_record(folder).part_names
+    missing = [name for name in names if not (folder / name).is_file()]
+    return f"{missing[0]} ({len(missing)} of {len(names)} files)" if missing else "checksums"
 
 
 def check_settings(folder: Path, found: ScoresSettings, wanted: ScoresSettings) -> None:
