@@ -24,7 +24,7 @@ from torch import Tensor
 
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.preparing import check_vocabularies, prepare
-from seqdistill.core.families import DIVERGENCES, SparseForm
+from seqdistill.core.families import SparseForm
 from seqdistill.core.head import Head
 from seqdistill.core.scores import SparseScores
 from seqdistill.models.adapters import SequenceModel
@@ -80,7 +80,7 @@ class Problem:
     def sparse(self, scores: SparseScores, divergence: str) -> tuple[Tensor, Tensor, Tensor]:
         """Values and gradient from what is kept, and the gradient of a student that is the
         teacher."""
-        part = sparse_part(DIVERGENCES.choose(divergence), scores)
+        part = sparse_part(divergence, scores)
         _, pull = _of(part, self.teacher_hidden, self.teacher_head)
         return (*_of(part, self.hidden, self.head), pull)
 

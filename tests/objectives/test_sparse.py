@@ -89,7 +89,7 @@ def test_no_logits_of_all_positions_are_ever_made() -> None:
     tail = teacher.scatter(-1, ids, -math.inf).logsumexp(-1)
     scores = SparseScores(ids, likeliest, tail, vocab_size, "bucket")
     with LargestTensor() as seen:
-        part = sparse_part(DIVERGENCES.choose("reverse_kl"), scores)
+        part = sparse_part("reverse_kl", scores)
         found = fused_sum(hidden, head, [part], weights=torch.ones(positions), chunk_positions=2)
         torch.autograd.backward(found.total)
     assert seen.num_elements <= vocab_size * dim

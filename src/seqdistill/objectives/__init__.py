@@ -5,6 +5,7 @@ Tensors in, numbers out. No model, no file, no recipe is known here.
 
 from seqdistill.core.families import DIVERGENCES
 from seqdistill.core.head import Head
+from seqdistill.core.scores import SparseScores
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.adaptive_divergences import (
     adaptive_kl,
@@ -24,10 +25,12 @@ from seqdistill.objectives.divergences import (
 )
 from seqdistill.objectives.fused import fused_divergence, fused_sum, target_part, teacher_part
 from seqdistill.objectives.reduction import reduce
+from seqdistill.objectives.sparse import sparse_part
 
 __all__ = [
     "DIVERGENCES",
     "Head",
+    "SparseScores",
     "TokenSum",
     "adaptive_kl",
     "cross_entropy",
@@ -42,6 +45,7 @@ __all__ = [
     "reverse_kl",
     "skew_forward_kl",
     "skew_reverse_kl",
+    "sparse_part",
     "target_part",
     "teacher_mode_likelihood",
     "teacher_part",

@@ -138,11 +138,8 @@ def teacher_part(
 
     Raises RecipeError for an unknown name and parameters missing, foreign or out of range.
     """
-    if isinstance(divergence, str):
-        divergence = DIVERGENCES.choose(divergence, **parameters)
-        state = divergence.member.new_state(divergence.parameters)
-        parameters = divergence.arguments() if state is None else dict(state.arguments())
-    form = _row_function(divergence.member, parameters, manual=manual)
+    member, arguments = called_with(divergence, parameters)
+    form = _row_function(member, arguments, manual=manual)
     teacher_dtype = product_dtype(teacher_hidden)
 
     def open_loss(blocking: Blocking, dtype: torch.dtype) -> RowLoss:
@@ -160,6 +157,18 @@ def teacher_part(
         )
 
     return Part(open_loss, factor, temperature, teacher_head.vocab_size, weights)
+
+
+def called_with(
+    divergence: str | Chosen[Divergence], parameters: dict[str, Any]
+) -> tuple[Divergence, dict[str, Any]]:
+    """The member, and what its function is called with: by name the `parameters` are its own, of a
+    chosen one they are that already."""
+    if not isinstance(divergence, str):
+        return divergence.member, parameters
+    chosen = DIVERGENCES.choose(divergence, **parameters)
+    state = chosen.member.new_state(chosen.parameters)
+    return chosen.member, chosen.arguments() if state is None else dict(state.arguments())
 
 
 def shape_of(found: object) -> tuple[int, ...]:

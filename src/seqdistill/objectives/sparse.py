@@ -19,11 +19,11 @@ from seqdistill.core.families import Divergence
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import SparseScores
 from seqdistill.objectives.chunked import Blocking, Part, RowLoss
-from seqdistill.objectives.fused import checked_values
+from seqdistill.objectives.fused import called_with, checked_values
 
 
 def sparse_part(
-    divergence: Chosen[Divergence],
+    divergence: str | Chosen[Divergence],
     scores: SparseScores,
     *,
     factor: float = 1.0,
@@ -39,7 +39,7 @@ def sparse_part(
 
     Raises RecipeError for a divergence that has no use for the scores' form.
     """
-    member = divergence.member
+    member, arguments = called_with(divergence, parameters)
     if scores.form not in member.sparse:
         raise RecipeError(
             f"the divergence {member.name} must compare with scores that are "
@@ -60,7 +60,7 @@ def sparse_part(
             with torch.enable_grad():
                 merged = torch.cat([known, rest], dim=-1).requires_grad_()
                 log_probs = merged.log_softmax(dim=-1)
-                values = checked_values(member, log_probs, teacher[start:stop], parameters)
+                values = checked_values(member, log_probs, teacher[start:stop], arguments)
                 (gradient,) = torch.autograd.grad(values.sum(), merged)
             logits.mul_(gradient[:, -1:])
             of_known = torch.where(there, gradient[:, :-1], gradient[:, :1])
