@@ -79,6 +79,23 @@ def test_what_some_symbols_do_not_say_is_refused(
         )
 
 
+@pytest.mark.parametrize("form", ["bucket", "renormalized"])
+def test_what_the_student_says_elsewhere_is_not_free(form: SparseForm) -> None:
+    """A student with the teacher's ratios among the known symbols, and most of its mass elsewhere:
+    the loss pulls it back, and by the mass that it has there."""
+    teacher = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
+    student = torch.tensor([[0.05, 0.03, 0.02, 0.9]]).log().requires_grad_()
+    scores = SparseScores(
+        torch.tensor([[0, 1, 2]]), teacher[:, :3], torch.tensor([-math.inf]), 4, form
+    )
+    found = fused_sum(
+        student, Head(torch.eye(4)), [sparse_part("forward_kl", scores)], weights=torch.ones(1)
+    )
+    assert float(found.values) == pytest.approx(math.log(10.0))
+    (gradient,) = torch.autograd.grad(found.total, student)
+    torch.testing.assert_close(gradient, torch.tensor([[-0.45, -0.27, -0.18, 0.9]]))
+
+
 def test_no_logits_of_all_positions_are_ever_made() -> None:
     positions, vocab_size, dim = 11, 37, 3
     generator = torch.Generator().manual_seed(0)
