@@ -23,6 +23,7 @@ from seqdistill.assembly.decoding import (
 )
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.phases import PhaseClock
 from seqdistill.core.progress import Progress
 from seqdistill.core.schedules import Schedule
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
@@ -82,6 +83,7 @@ def build_source(
     world_size: int = 1,
     gather: Gather = alone,
     on_completions: OnCompletions | None = None,
+    clock: PhaseClock | None = None,
 ) -> SequenceSource:
     """The source of the recipe's training batches over `examples`, of `training_sequences`.
 
@@ -115,6 +117,7 @@ def build_source(
             rank=rank,
             world_size=world_size,
             on_completions=on_completions,
+            clock=clock or PhaseClock(),
         )
     return RolloutBatches(
         examples,
@@ -126,6 +129,7 @@ def build_source(
         rank=rank,
         world_size=world_size,
         on_completions=on_completions,
+        clock=clock or PhaseClock(),
     )
 
 
