@@ -161,7 +161,7 @@ def try_rollout_engine(prepared: Prepared) -> str | None:
     """
     if not prepared.recipe.sequences.rolls_out:
         return None
-    sampler = _sampler(prepared, prepared.train)
+    sampler = build_sampler(prepared, prepared.train)
     return "ctranslate2" if isinstance(sampler, CTranslate2Sampler) else "transformers"
 
 
@@ -175,7 +175,7 @@ def _completions(
     recipe = prepared.recipe
     sequences, seed = recipe.sequences, recipe.seed
     source: CompletionSource = RolloutSampler(
-        _sampler(prepared, examples),
+        build_sampler(prepared, examples),
         seed=seed,
         rank=rank,
         world_size=world_size,
@@ -268,7 +268,8 @@ def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPla
     )
 
 
-def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
+def build_sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
+    """What the student writes with while it trains; all its outputs have ids that both know."""
     plan, student = _plan(prepared, examples), prepared.student
     fraction = prepared.recipe.sequences.rollouts.teacher_fraction
     if fraction > 0.0 and prepared.teacher is not None:
