@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,3 +155,13 @@ def test_both_forms_of_a_loss_have_the_same_gradients() -> None:
         assert problem.hidden.grad is not None and problem.head.weight.grad is not None
         gradients.append(torch.cat([problem.hidden.grad, problem.head.weight.grad]))
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_without_cuda_the_gpu_script_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
+    environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    words = ["bash", str(script), str(tmp_path / "gpu.json")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "needs a CUDA device" in done.stderr
+    assert not any(tmp_path.iterdir())
