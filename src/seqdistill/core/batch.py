@@ -91,6 +91,8 @@ class SequenceBatch:
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> SequenceBatch:
         """The same batch with its tensors on `device`."""
+        if self.target_ids.device == device:
+            return self
         return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> SequenceBatch:

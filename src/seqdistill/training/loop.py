@@ -90,6 +90,8 @@ class TrainingResult:
 
 _KEPT = 0.95
 """Of the loss on screen, at each update: it is the mean of about the last twenty."""
+_CLIP_EPSILON = 1e-6
+"""What torch adds to a norm: up to the limit less this, clipping multiplies by 1."""
 _Snapshot = tuple[LoopState, list[dict[str, Tensor]]]
 """The loop at some moment: counters, and the random states of every process."""
 _Scored = tuple[SequenceBatch, TeacherScores]
@@ -286,7 +288,9 @@ class TrainingLoop:
         if self._is_sharded and self.samples_student:
             with self.clock.phase("rollout"):
                 gather_weights(self._trained, self.model)
-        self._loss.train()
+        # To walk through all modules takes as long as the loss of a small student.
+        if not (self._trained.training and self._trained.module.training):
+            self._loss.train()
         rate = learning_rate(self.settings, update)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -412,8 +416,8 @@ class TrainingLoop:
                 f"{norm} although the loss is finite. Lower training.learning_rate or use "
                 "training.precision=fp32."
             )
-        limit = self.settings.max_grad_norm
-        torch.nn.utils.clip_grads_with_norm_(trained, limit, found)
+        if norm + _CLIP_EPSILON > (limit := self.settings.max_grad_norm):
+            torch.nn.utils.clip_grads_with_norm_(trained, limit, found)
         return norm
 
     def _log(self, values: Mapping[str, object]) -> None:
