@@ -109,6 +109,19 @@ def test_what_has_no_teacher_or_another_vocabulary_is_said(place: Path) -> None:
     assert found.not_measured == {"distillation": "the recipe names no teacher.model"}
 
 
+def test_a_part_without_the_memory_for_it_leaves_the_others(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(_bench: object) -> None:
+        raise MemoryError
+
+    for part in ("steps", "labelling", "loss"):
+        monkeypatch.setattr(benching._Bench, part, lambda _bench: [])
+    monkeypatch.setattr(benching._Bench, "sampling", too_much)
+    found = bench(recipe_in(place, "word_kd"), progress=NoProgress())
+    assert found.not_measured.keys() == {"sampling"} and "memory" in found.not_measured["sampling"]
+
+
 def test_of_a_comparison_the_method_that_asks_the_teacher_is_measured() -> None:
     assert benching._one_of(load_recipe("demo")).method == "word_kd"
     given = ["teacher.model=bundled:en-de", "data.train=bundled:en-de", "student.model=here"]

@@ -31,7 +31,7 @@ from seqdistill.assembly.preparing import Prepared, check_vocabularies, prepare
 from seqdistill.assembly.sequences import build_sampler
 from seqdistill.compression.layers import parameter_count
 from seqdistill.core.batch import SequenceBatch
-from seqdistill.core.errors import UserError
+from seqdistill.core.errors import UserError, is_out_of_memory
 from seqdistill.core.progress import Progress
 from seqdistill.core.scores import NoScores, TeacherScores
 from seqdistill.core.source import Source
@@ -41,7 +41,7 @@ from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.jobs.label import spread
 from seqdistill.jobs.loss_forms import Form, LossProblem, Shape, peak_bytes
-from seqdistill.jobs.measuring import Spread, Taken, in_turns
+from seqdistill.jobs.measuring import Spread, in_turns
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.modalities import modality_of
@@ -61,7 +61,7 @@ _NUM_BATCHES = 3
 """Different ones, which the rounds go through."""
 _BATCH_SIZES = (8, 32, 128)
 """That `generate` is tried with."""
-_SECONDS = {"steps": 30.0, "sampling": 12.0, "labelling": 12.0, "loss": 8.0}
+_SECONDS = {"steps": 30.0, "writing": 12.0, "loss": 8.0}
 """Of all rounds, where the least number of rounds does not take longer."""
 _ROUND_SECONDS = 4.0
 """Of `generate`'s part of a round: so many prompts are taken, within limits."""
@@ -133,6 +133,10 @@ def bench(recipe: Recipe, *, progress: Progress) -> Measured:
             found += measure()
         except UserError as error:
             missing[name] = str(error)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            missing[name] = "memory ran out; lower training.batch_tokens"
         progress.advance(1, f"{name} done")
     progress.finish()
     return Measured(bench.facts(), tuple(found), bench.missing | missing)
@@ -212,36 +216,34 @@ class _Bench:
     def steps(self) -> Iterator[Comparison]:
         """Forward, loss and backward."""
         nll = self._loss(Term.of("negative_log_likelihood"))
-        forms: dict[str, Callable[[int], None]] = {
-            "supervised": lambda n: self._backward(nll(self._batch(n), NoScores())),
-            "plain": lambda n: self._backward(self._plain_nll(self._batch(n))),
+        forms: dict[str, Callable[[int], Tensor]] = {
+            "supervised": lambda n: nll(self._batch(n), NoScores()),
+            "plain": lambda n: self._plain_nll(self._batch(n)),
         }
         teacher = self._prepared.teacher
         if teacher is not None and self._vocab_size is not None:
             distilled = self._loss(Term(self._divergence))
             scorer = InProcessTeacher(SequenceModel(teacher.model), vocab_size=self._vocab_size)
 
-            def learned(batch: SequenceBatch) -> None:
-                self._backward(distilled(batch, scorer.score(batch)))
+            def learned(batch: SequenceBatch) -> Tensor:
+                return distilled(batch, scorer.score(batch))
 
             rollouts, written = self._rollouts(), list[SequenceBatch]()
 
-            def on_policy(number: int) -> None:
+            def on_policy(number: int) -> Tensor:
                 rollouts.begin_update(number + 1, number + 1)
                 written[:] = [rollouts.next_batch().to(self._device)]
-                learned(written[0])
+                return learned(written[0])
 
             forms |= {
                 "distilled": lambda n: learned(self._batch(n)),
-                "plain distilled": lambda n: self._backward(
-                    self._plain_divergence(self._batch(n), teacher.model)
-                ),
+                "plain distilled": lambda n: self._plain_divergence(self._batch(n), teacher.model),
                 "on-policy": on_policy,
                 "of what was written": lambda _n: learned(written[0]),
             }
         self._student.train()
         taken = in_turns(
-            {form: self._in_precision(call) for form, call in forms.items()},
+            {form: self._with_backward(call) for form, call in forms.items()},
             before=self._before,
             seconds=_SECONDS["steps"],
             device=self._device,
@@ -267,7 +269,7 @@ class _Bench:
         def own(prompts: Sequence[Source], number: int) -> int:
             return int(sampler.sample(prompts, seed=number).lengths.sum())
 
-        yield self._written("student sampling", "tokens/s", pair, decoding, own, "sampling")
+        yield self._written("student sampling", "tokens/s", pair, decoding, own)
 
     def labelling(self) -> Iterator[Comparison]:
         """The teacher's beams of five, in sentences."""
@@ -286,7 +288,7 @@ class _Bench:
         def own(prompts: Sequence[Source], _number: int) -> int:
             return len(generator.generate(prompts, decoding))
 
-        yield self._written("teacher beam 5", "sentences/s", pair, decoding, own, "labelling")
+        yield self._written("teacher beam 5", "sentences/s", pair, decoding, own)
 
     def loss(self) -> Iterator[Comparison]:
         """Of random states in fp32, as wide as the models'."""
@@ -326,7 +328,6 @@ class _Bench:
         pair: LoadedModel,
         decoding: Decoding,
         own: Callable[[Sequence[Source], int], int],
-        part: str,
     ) -> Comparison:
         """`own` gives how many tokens or sentences it wrote for the prompts of a round."""
         plain = TransformersGenerator(pair.model, pair.tokenizer, kind=pair.kind)
@@ -348,23 +349,18 @@ class _Bench:
                 "ours": lambda number: own(prompts, number),
                 "generate": lambda number: generated(prompts, number, best),
             },
-            seconds=_SECONDS[part],
+            seconds=_SECONDS["writing"],
             most=5,
             device=self._device,
         )
-        rates = ([_rate(one) for one in rounds] for rounds in taken.values())
+        rates = ([one.result / one.wall_s for one in rounds] for rounds in taken.values())
         facts = {"prompts": count, "batch_size_of_generate": best}
         return Comparison.of(name, f"generate, {best} at once", unit, facts, *rates)
 
     def _loss(self, term: Term) -> Callable[[SequenceBatch, TeacherScores], Tensor]:
         objective = WeightedObjective([term], reduction="token")
         loss = StudentLoss(self._prepared.adapted, objective).to(self._device)
-
-        def total(batch: SequenceBatch, scores: TeacherScores) -> Tensor:
-            found: Tensor = loss(batch, scores)[0]
-            return found
-
-        return total
+        return lambda batch, scores: loss(batch, scores)[0]
 
     def _rollouts(self) -> RolloutBatches:
         """Rollouts of the training prompts."""
@@ -381,12 +377,13 @@ class _Bench:
     def _batch(self, number: int) -> SequenceBatch:
         return self._batches[number % len(self._batches)]
 
-    def _in_precision(self, call: Callable[[int], None]) -> Callable[[int], None]:
+    def _with_backward(self, form: Callable[[int], Tensor]) -> Callable[[int], None]:
         enabled = self._prepared.precision == "bf16"
 
         def called(number: int) -> None:
             with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled):
-                call(number)
+                total = form(number)
+            torch.autograd.backward(total)
 
         return called
 
@@ -398,10 +395,6 @@ class _Bench:
     def _use(self, attention: str) -> None:
         if self._student.config._attn_implementation != attention:
             self._student.set_attn_implementation(attention)
-
-    @staticmethod
-    def _backward(total: Tensor) -> None:
-        torch.autograd.backward(total)
 
     def _plain_nll(self, batch: SequenceBatch) -> Tensor:
         """As transformers computes it from labels: the whole logits in fp32, -100 left out."""
@@ -443,7 +436,3 @@ def _seconds(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
-
-
-def _rate(one: Taken) -> float:
-    return (one.result or 0.0) / one.wall_s

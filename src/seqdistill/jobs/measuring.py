@@ -13,11 +13,11 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """One call: wall and CPU seconds of this process, and what it returned."""
+    """One call: wall and CPU seconds of this process, and the number that it returned, or 0."""
 
     wall_s: float
     cpu_s: float
-    result: float | None
+    result: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def in_turns(
             before(form)
             _wait(device)
             wall, cpu = time.perf_counter(), time.process_time()
-            result = call(number)
+            result = call(number) or 0.0
             _wait(device)
             seen = Taken(time.perf_counter() - wall, time.process_time() - cpu, result)
             if number:
