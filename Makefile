@@ -39,7 +39,7 @@ teacher: $(STAMP)  ## train the bundled teacher again: hours
 corpus: $(STAMP)  ## build the bundled corpus again from its packages (Debian 12)
 	$(BIN)/python -m corpora.en_de.build --output src/seqdistill/bundled/en-de $(ARGS)
 
-bench: $(STAMP)  ## measure fused losses, losses on chosen tokens, rollouts written ahead, sparse teachers
+bench: $(STAMP)  ## measure losses, rollouts written ahead, sparse teachers; on GPUs benchmarks/gpu.sh
 	$(BIN)/python benchmarks/fused_loss.py
 	PYTHONPATH=. $(BIN)/python -m benchmarks.token_selection
 	PYTHONPATH=. $(BIN)/python -m benchmarks.near_policy

@@ -27,7 +27,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqdistill.core.head import Head
-from seqdistill.objectives import DIVERGENCES, fused_divergence
+from seqdistill.jobs.loss_forms import LossProblem, Shape
+from seqdistill.jobs.measuring import in_turns, peak_over_held
 from seqdistill.records.atomic import write_json
 from seqdistill.records.environment import environment_facts
 
@@ -54,20 +53,11 @@ PARAMETERS: dict[str, dict[str, float]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """Positions, symbols and the width of both models."""
-
-    positions: int
-    vocab: int
-    dim: int
-
-
 SHAPES = (
-    Shape(2048, 32_000, 512),
-    Shape(512, 152_000, 512),
-    Shape(2048, 32_000, 256),
-    Shape(512, 152_000, 256),
+    Shape(2048, 32_000, 512, 512),
+    Shape(512, 152_000, 512, 512),
+    Shape(2048, 32_000, 256, 256),
+    Shape(512, 152_000, 256, 256),
 )
 
 
@@ -83,55 +73,17 @@ def as_common_trainers(name: str, student: Tensor, teacher: Tensor, beta: float 
     return (beta * kl(mixture, teacher) + (1.0 - beta) * kl(mixture, student)).sum(dim=-1)
 
 
-class Problem:
-    """Random fp32 states and heads, filled in place so that no freed memory helps either form."""
-
-    def __init__(self, shape: Shape) -> None:
-        generator = torch.Generator().manual_seed(0)
-
-        def normal(rows: int, spread: float) -> Tensor:
-            return torch.empty(rows, shape.dim).normal_(0.0, spread, generator=generator)
-
-        self.shape = shape
-        self.hidden = normal(shape.positions, 1.0).requires_grad_()
-        self.head = Head(normal(shape.vocab, 0.05).requires_grad_())
-        self.teacher_hidden = normal(shape.positions, 1.0)
-        self.teacher_head = Head(normal(shape.vocab, 0.05))
-        self.weights = torch.ones(shape.positions)
-
-    def fused(self, name: str) -> None:
-        loss = fused_divergence(
-            name,
-            self.hidden,
-            self.head,
-            self.teacher_hidden,
-            self.teacher_head,
-            weights=self.weights,
-            **PARAMETERS[name],  # type: ignore[arg-type]
-        )
-        torch.autograd.backward(loss.total)
-
-    def materialized(self, name: str) -> None:
-        self._backward_of(lambda q, p: as_common_trainers(name, q, p, **PARAMETERS[name]))
-
-    def plain(self, name: str) -> None:
-        self._backward_of(lambda q, p: DIVERGENCES[name].function(q, p, **PARAMETERS[name]))
-
-    def _backward_of(self, divergence: Callable[[Tensor, Tensor], Tensor]) -> None:
-        with torch.no_grad():
-            teacher = self.teacher_head.logits(self.teacher_hidden).log_softmax(dim=-1)
-        student = self.head.logits(self.hidden).log_softmax(dim=-1)
-        torch.autograd.backward((divergence(student, teacher) * self.weights).sum())
-
-    def clear(self) -> None:
-        """Forgets the gradients of the last call."""
-        self.hidden.grad = None
-        self.head.weight.grad = None
+def run(problem: LossProblem, form: str, name: str) -> None:
+    """The loss of that form, and its gradients."""
+    if form == "materialized":
+        problem.backward_of(lambda q, p: as_common_trainers(name, q, p, **PARAMETERS[name]))
+    else:
+        problem.run("fused" if form == "fused" else "materialized", name, PARAMETERS[name])
 
 
 def time_forms(shape: Shape, repetitions: int) -> dict[str, dict[str, float]]:
     """Median wall and CPU seconds of every form, taking turns."""
-    problem = Problem(shape)
+    problem = LossProblem(shape)
     hidden, weight = problem.hidden.detach(), problem.head.weight.detach()
     logits = torch.empty(shape.positions, shape.vocab)
     gradients = torch.empty_like(hidden), torch.empty_like(weight)
@@ -142,49 +94,29 @@ def time_forms(shape: Shape, repetitions: int) -> dict[str, dict[str, float]]:
         torch.mm(logits, weight, out=gradients[0])
         torch.mm(logits.T, hidden, out=gradients[1])
 
-    forms: dict[str, Callable[[], None]] = {"products": products}
+    forms: dict[str, Callable[[int], None]] = {"products": lambda _round: products()}
     for name in PARAMETERS:
-        forms[f"fused {name}"] = functools.partial(problem.fused, name)
-        forms[f"materialized {name}"] = functools.partial(problem.materialized, name)
-        forms[f"plain {name}"] = functools.partial(problem.plain, name)
-    seconds: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
-    for _ in range(repetitions + 1):
-        for form, call in forms.items():
-            problem.clear()
-            wall, cpu = time.perf_counter(), time.process_time()
-            call()
-            taken = (time.perf_counter() - wall, time.process_time() - cpu)
-            seconds[form].append(taken)
+        for form in FORMS:
+            call = functools.partial(run, problem, form, name)
+            forms[f"{form} {name}"] = lambda _round, call=call: call()  # type: ignore[misc]
+    taken = in_turns(
+        forms, before=lambda _form: problem.clear(), least=repetitions, most=repetitions
+    )
     return {
         form: {
-            "wall_s": statistics.median(wall for wall, _ in taken[1:]),
-            "cpu_s": statistics.median(cpu for _, cpu in taken[1:]),
+            "wall_s": statistics.median(one.wall_s for one in rounds),
+            "cpu_s": statistics.median(one.cpu_s for one in rounds),
         }
-        for form, taken in seconds.items()
+        for form, rounds in taken.items()
     }
 
 
 def extra_memory(shape: Shape, form: str, name: str) -> int:
     """Peak bytes of one call over what this fresh process held before it; Linux only."""
     # A tiny call first: thread pools and code pages are not the loss's memory.
-    getattr(Problem(Shape(8, 64, 8)), form)(name)
-    problem = Problem(shape)
-    return peak_over_held(lambda: getattr(problem, form)(name))
-
-
-def peak_over_held(call: Callable[[], None]) -> int:
-    """Peak bytes of a call over what this process held before it; Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is held now
-    before = _status_bytes("VmRSS")
-    call()
-    return _status_bytes("VmHWM") - before
-
-
-def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    run(LossProblem(Shape(8, 64, 8, 8)), form, name)
+    problem = LossProblem(shape)
+    return peak_over_held(lambda: run(problem, form, name))
 
 
 def in_fresh_process(allocator: str, arguments: list[str]) -> Any:
@@ -265,8 +197,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--allocator", choices=[*ALLOCATORS], action="append")
     parser.add_argument("--dim", type=int, action="append", help="only shapes of this width")
-    parser.add_argument("--time", type=int, nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--time", type=int, nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=6, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.time:
         print(json.dumps(time_forms(Shape(*given.time), given.repetitions)))

@@ -12,15 +12,14 @@ rounds in which all take turns, memory is the peak of a fresh process over what 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
-from benchmarks.fused_loss import peak_over_held
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
@@ -28,6 +27,7 @@ from seqdistill.core.families import TOKEN_WEIGHTS
 from seqdistill.core.head import Head
 from seqdistill.core.scores import DenseScores
 from seqdistill.core.terms import Term
+from seqdistill.jobs.measuring import in_turns, peak_over_held
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.observation import weights_of_update
 from seqdistill.records.atomic import write_json
@@ -81,6 +81,10 @@ class Problem:
             tensor.grad = None
 
 
+def _loss_of(problem: Problem, fraction: float | None, _round: int) -> None:
+    problem.loss(fraction)
+
+
 def main() -> None:
     """Without arguments: everything; memory in fresh processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -92,20 +96,18 @@ def main() -> None:
     if given.memory:
         print(peak_over_held(lambda: problem.loss(FORMS[given.memory])))
         return
-    taken: dict[str, list[tuple[float, float]]] = {form: [] for form in FORMS}
-    for _ in range(given.rounds + 1):
-        for form, fraction in FORMS.items():
-            problem.clear()
-            wall, cpu = time.perf_counter(), time.process_time()
-            problem.loss(fraction)
-            taken[form].append((time.perf_counter() - wall, time.process_time() - cpu))
+    taken = in_turns(
+        {form: functools.partial(_loss_of, problem, fraction) for form, fraction in FORMS.items()},
+        before=lambda _form: problem.clear(),
+        least=given.rounds,
+        most=given.rounds,
+    )
     rows = []
-    for form, seconds in taken.items():
+    for form, rounds in taken.items():
         words = [sys.executable, "-m", "benchmarks.token_selection", "--memory", form]
         extra = int(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        wall, cpu = (
-            round(statistics.median(values), 3) for values in zip(*seconds[1:], strict=True)
-        )
+        wall = round(statistics.median(one.wall_s for one in rounds), 3)
+        cpu = round(statistics.median(one.cpu_s for one in rounds), 3)
         rows.append({"tokens": form, "wall_s": wall, "cpu_s": cpu, "extra_bytes": extra})
         print(json.dumps(rows[-1]), file=sys.stderr)
     shape = {"vocab": VOCAB, "dim": DIM, "micro_batches": 2, "positions": 2 * SEQUENCES * LENGTH}

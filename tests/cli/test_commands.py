@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -82,6 +83,25 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         lines = [("train examples", "12"), ("updates", "300")]
         return SimpleNamespace(lines=lambda: lines)
 
+    def bench(recipe: Recipe, *, progress: Progress) -> SimpleNamespace:
+        made.recipes.append(recipe)
+        spread = SimpleNamespace(median=1.25, low=1.125, high=2.5)
+        rows = [
+            SimpleNamespace(
+                **dict(zip(("name", "against", "unit", "rounds"), row, strict=True)),
+                **dict.fromkeys(("ours", "theirs", "ratio"), spread),
+            )
+            for row in (
+                ("supervised step", "transformers", "s", 3),
+                ("student sampling", "generate, 32 at once", "tokens/s", 3),
+                ("loss: peak memory", "materialized logits", "bytes", 1),
+            )
+        ]
+        missing = {"distillation": "the recipe names no teacher.model"}
+        return SimpleNamespace(
+            comparisons=rows, not_measured=missing, to_json=lambda: {"rows": len(rows)}
+        )
+
     stand_ins: dict[str, dict[str, Callable[..., object]]] = {
         "train": {"train": train},
         "distill": {"run_recipe": run_recipe},
@@ -94,6 +114,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         },
         "evaluate": {"evaluate_run": evaluate_run},
         "plan": {"plan": plan},
+        "bench": {"bench": bench},
     }
     for name, functions in stand_ins.items():
         monkeypatch.setitem(sys.modules, f"seqdistill.jobs.{name}", SimpleNamespace(**functions))
@@ -119,12 +140,15 @@ def test_what_every_command_says(
         "student.model=small data.train=t.tsv -o kept",
         "evaluate runs/x",
         "report runs/x",
+        "bench data.max_train_examples=9 -o bench.json",
         "recipe check recipe.yaml max_steps=500",
     ):
         answer = program(*line.split())
         assert answer.exit_code == 0, (line, answer.stderr)
         said.append(f"$ seqdistill {line}\n{answer.stdout}")
     assert_as_kept("\n".join(said), Path(__file__).with_name("screens.txt"))
+    assert json.loads(Path("bench.json").read_text("utf-8")) == {"rows": 3}
+    assert calls.recipes[-1].method == "demo", "where no recipe is named"
 
 
 def test_train_hands_on_its_settings_and_quotes_paths(

@@ -174,7 +174,8 @@ def test_scored_rows_are_trained_on_and_those_without_weight_are_skipped(
     before = load_pair(str(place / "student")).model.state_dict()
     for name, tensor in student_of(run).items():
         assert torch.equal(tensor, before[name]), name
-    assert [row["skipped_updates"] for row in run.read_metrics()] == [1, 2, 1, 2]
+    logged = [row for row in run.read_metrics() if "tokens" in row]
+    assert [row["skipped_updates"] for row in logged] == [1, 2, 1, 2]
 
 
 OWN = [

@@ -171,6 +171,9 @@ def metrics_of(course: Course, **more: float) -> list[Row]:
             "generation_tokens_per_second": 2000.0, "tokens": 100 * update,
             "student_entropy": _at(update, (2.0, 1.0)), "seconds": float(update),
             "teacher_reverse_kl": _at(update, (0.8, 0.2)), **more,
+            "seconds_rollout": 0.5 * update, "seconds_forward_loss": 0.3 * update,
+            "seconds_backward": 0.15 * update, "seconds_other": 0.05 * update,
+            "padded_fraction": 0.042,
         }  # fmt: skip
         rows.append(
             found if course.reward is None else found | {"reward": _at(update, course.reward)}

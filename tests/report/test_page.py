@@ -273,6 +273,17 @@ def test_curves_are_the_students_and_entropy_as_far_as_a_tenth_of_the_references
     assert [log.name for log in read_contents(folder).logs] == ["seq_kd"]
 
 
+def test_the_seconds_of_a_chain_are_those_of_all_its_stages(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = [
+        {"step": 1, "stage": 0, "seconds_backward": 1.0},
+        {"step": 2, "stage": 0, "seconds_backward": 3.0, "seconds_evaluation": 4.0},
+        {"step": 3, "stage": 1, "seconds_backward": 5.0, "dev_bleu": 1.0},
+    ]
+    write_lines(tmp_path / "metrics.jsonl", rows)
+    (log,) = read_contents(tmp_path).logs
+    assert log.phases == {"backward": 8.0, "evaluation": 4.0}
+
+
 def test_dev_scores_are_in_a_metric_that_results_or_manifest_know(tmp_path: Path) -> None:
     write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "dev_bleu": 1.0, "dev_new": 2.0}])
     assert read_contents(tmp_path).dev_metric is None

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.phases import PREFIX
 from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import TeacherScores
 from seqdistill.core.terms import Reduction, Term
@@ -81,17 +82,25 @@ class PlainObjective(WeightedObjective):
 
 
 class Recorder(RunDirectory):
-    """A run directory with its log in memory. `stop_at` raises when that step is logged."""
+    """A run directory with its log in memory: `rows`, and the profile's seconds of each.
+
+    `stop_at` raises when that step is logged.
+    """
 
     def __init__(self, *, stop_at: int | None = None) -> None:
         super().__init__("nowhere")
         self.rows: list[dict[str, Any]] = []
+        self.profiles: list[dict[str, Any]] = []
         self.stop_at = stop_at
 
     def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
         if step == self.stop_at:
             raise KeyboardInterrupt
-        self.rows.append({"step": step, **values})
+        profile = {key: value for key, value in values.items() if key.startswith(PREFIX)}
+        if profile:
+            self.profiles.append({"step": step, **profile})
+        if others := {key: value for key, value in values.items() if key not in profile}:
+            self.rows.append({"step": step, **others})
 
     def logs_so_far(self) -> dict[str, Any]:
         return {"rows": len(self.rows)}

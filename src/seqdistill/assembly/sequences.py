@@ -23,6 +23,7 @@ from seqdistill.assembly.decoding import (
 )
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.errors import RecipeError
+from seqdistill.core.phases import PhaseClock
 from seqdistill.core.progress import Progress
 from seqdistill.core.schedules import Schedule
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
@@ -82,6 +83,7 @@ def build_source(
     world_size: int = 1,
     gather: Gather = alone,
     on_completions: OnCompletions | None = None,
+    clock: PhaseClock | None = None,
 ) -> SequenceSource:
     """The source of the recipe's training batches over `examples`, of `training_sequences`.
 
@@ -115,6 +117,7 @@ def build_source(
             rank=rank,
             world_size=world_size,
             on_completions=on_completions,
+            clock=clock or PhaseClock(),
         )
     return RolloutBatches(
         examples,
@@ -126,6 +129,7 @@ def build_source(
         rank=rank,
         world_size=world_size,
         on_completions=on_completions,
+        clock=clock or PhaseClock(),
     )
 
 
@@ -157,7 +161,7 @@ def try_rollout_engine(prepared: Prepared) -> str | None:
     """
     if not prepared.recipe.sequences.rolls_out:
         return None
-    sampler = _sampler(prepared, prepared.train)
+    sampler = build_sampler(prepared, prepared.train)
     return "ctranslate2" if isinstance(sampler, CTranslate2Sampler) else "transformers"
 
 
@@ -171,7 +175,7 @@ def _completions(
     recipe = prepared.recipe
     sequences, seed = recipe.sequences, recipe.seed
     source: CompletionSource = RolloutSampler(
-        _sampler(prepared, examples),
+        build_sampler(prepared, examples),
         seed=seed,
         rank=rank,
         world_size=world_size,
@@ -264,7 +268,8 @@ def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPla
     )
 
 
-def _sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
+def build_sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sampler:
+    """What the student writes with while it trains; all its outputs have ids that both know."""
     plan, student = _plan(prepared, examples), prepared.student
     fraction = prepared.recipe.sequences.rollouts.teacher_fraction
     if fraction > 0.0 and prepared.teacher is not None:

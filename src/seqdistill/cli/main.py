@@ -39,6 +39,7 @@ app.command(context_settings=ANY_OPTION, rich_help_panel=_MAKE)(sweeping.race)
 app.add_typer(recipes, name="recipe", rich_help_panel=_MAKE)
 app.command(rich_help_panel=_LOOK)(measuring.evaluate)
 app.command(rich_help_panel=_LOOK)(measuring.report)
+app.command(context_settings=ANY_OPTION, rich_help_panel=_LOOK)(measuring.bench)
 app.command(rich_help_panel=_LOOK)(generating.generate)
 app.command(rich_help_panel=_LOOK)(exporting.export)
 

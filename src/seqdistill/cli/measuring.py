@@ -1,4 +1,4 @@
-"""The commands that look at a finished run: `evaluate` and `report`."""
+"""The commands that measure: `evaluate` and `report` a finished run, `bench` a recipe's models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from seqdistill.cli.options import (
+    Arguments,
     TrustRemoteCode,
     Verbose,
     argument,
@@ -17,6 +18,7 @@ from seqdistill.cli.options import (
 )
 from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
+from seqdistill.cli.training import recipe_of
 from seqdistill.core.errors import UserError
 from seqdistill.records import atomic
 from seqdistill.records.run_directory import RunDirectory
@@ -103,3 +105,43 @@ def report(
     else:
         atomic.write_text(output, build_report(run_dir))
     say_aligned([("HTML report", str(output))])
+
+
+def bench(
+    recipe: Annotated[
+        str, argument("[RECIPE]", "A YAML file, or a preset (`recipe list`). Default: demo.")
+    ] = "demo",
+    settings: Arguments = None,
+    *,
+    output: Annotated[
+        Path | None,
+        option("--output -o", "FILE", "Write all numbers there as JSON.", callback=expanded),
+    ] = None,
+    trust_remote_code: TrustRemoteCode = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure how fast the recipe's models train and decode here, beside plain transformers.
+
+    Takes a minute or two: training steps, rollouts, labelling and the loss, each in turns with
+    what it is compared with. Trains nothing, and writes nothing but FILE.
+    """
+    words = [recipe, *(settings or [])]
+    if not read_words(words).positional:
+        words.append("demo")
+    chosen = recipe_of(None, words, None, None, trust_remote_code)
+    if output is not None:
+        check_new_file(output, "--output")
+    console = console_on()
+    with job(console, verbose=verbose) as progress:
+        from seqdistill.jobs.bench import bench as measure
+
+        found = measure(chosen, progress=progress)
+    from seqdistill.cli.tables import comparisons_table
+
+    echo()
+    console.print(comparisons_table(found.comparisons))
+    for name, why in found.not_measured.items():
+        echo(f"not measured: {name}: {why}")
+    if output is not None:
+        atomic.write_json(output, found.to_json())
+        say_aligned([("numbers", str(output))])

@@ -7,6 +7,8 @@ report takes a moment to start.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -15,6 +17,9 @@ from rich.text import Text
 
 from seqdistill.records.results import PairedTest, Results, System
 from seqdistill.report import headlines, numbers
+
+if TYPE_CHECKING:
+    from seqdistill.jobs.bench import Comparison
 
 # Two lines a head, so that ten columns fit.
 _HEADS = {
@@ -117,3 +122,29 @@ def _with_interval(system: System, metric: str) -> str:
 def _spaced(text: str) -> str:
     """With plain spaces: not every terminal's font has the narrow and no-break ones."""
     return text.replace(numbers.THIN, " ").replace(numbers.HARD, " ")
+
+
+def comparisons_table(found: Sequence[Comparison]) -> Table:
+    """A row a comparison: ours, the other, and the ratio with the lowest and highest of a round."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column("measured")
+    table.add_column("median", justify="right", no_wrap=True)
+    table.add_column("against")
+    table.add_column("median", justify="right", no_wrap=True)
+    table.add_column("ratio [low, high]", no_wrap=True)
+    for each in found:
+        show, of_what = _QUANTITIES[each.unit]
+        ratio = f"{each.ratio.median:.2f}× the {of_what}"
+        if each.rounds > 1:
+            ratio += f" [{each.ratio.low:.2f}, {each.ratio.high:.2f}]"
+        cells = (each.name, show(each.ours.median), each.against, show(each.theirs.median), ratio)
+        table.add_row(*(Text(_spaced(cell)) for cell in cells))
+    return table
+
+
+_QUANTITIES: dict[str, tuple[Callable[[float], str], str]] = {
+    "s": (lambda seconds: f"{numbers.significant(1000.0 * seconds)} ms", "time"),
+    "tokens/s": (lambda rate: f"{numbers.rate(rate)} tokens/s", "speed"),
+    "sentences/s": (lambda rate: f"{numbers.rate(rate)} sent./s", "speed"),
+    "bytes": (numbers.size, "memory"),
+}

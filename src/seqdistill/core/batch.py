@@ -19,6 +19,7 @@ from seqdistill.core.features import Features
 from seqdistill.core.head import Head
 from seqdistill.core.origins import Origin
 from seqdistill.core.source import SourceInputs
+from seqdistill.core.token_sum import TokenSum
 
 Kind = Literal["seq2seq", "causal"]
 """Encoder-decoder, or decoder-only."""
@@ -80,8 +81,18 @@ class SequenceBatch:
         """How many positions count."""
         return int(self.target_mask.sum())
 
+    @property
+    def padding(self) -> TokenSum:
+        """Padded positions of what encoder and decoder read, over all of them."""
+        masks = [self.decoder_mask, *([] if self.source is None else [self.source.mask])]
+        padded = torch.stack([(~mask).sum() for mask in masks]).sum()
+        count = torch.tensor(sum(mask.numel() for mask in masks), dtype=torch.float64)
+        return TokenSum(padded.double(), count)
+
     def to(self, device: torch.device, *, non_blocking: bool = False) -> SequenceBatch:
         """The same batch with its tensors on `device`."""
+        if self.target_ids.device == device:
+            return self
         return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> SequenceBatch:

@@ -92,6 +92,23 @@ class TransformersGenerator:
                     on_progress(len(batch))
         return hypotheses
 
+    def token_ids(
+        self, sources: Sequence[Source], decoding: Decoding, *, batch_size: int, seed: int = 0
+    ) -> list[list[list[int]]]:
+        """What transformers' `generate` alone gives for each source, not scored and in its order.
+
+        So many sources, as they come, are a batch.
+        """
+        facts = self._facts()
+        check_lengths(sources, max_new_tokens=decoding.max_new_tokens, facts=facts)
+        config = _generation_config(decoding, facts)
+        with self._prepared(config, seed):
+            return [
+                rows
+                for start in range(0, len(sources), batch_size)
+                for rows in self._decode(sources[start : start + batch_size], config, facts)
+            ]
+
     @contextlib.contextmanager
     def _prepared(self, config: GenerationConfig, seed: int) -> Iterator[None]:
         """Evaluation mode, a random state of its own, and no generation config but ours."""

@@ -27,6 +27,7 @@ from seqdistill.assembly.sequences import build_source, training_sequences, try_
 from seqdistill.assembly.teachers import build_teacher_scores, teacher_facts
 from seqdistill.compression.pruning import PruningMask, prunable_weights
 from seqdistill.core.errors import RecipeError, UserError
+from seqdistill.core.phases import PhaseClock
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.cache import content_of
@@ -348,6 +349,7 @@ def _loop(
     score_dev: DevScorer | None,
 ) -> TrainingLoop:
     recipe, rank = prepared.recipe, accelerator.process_index
+    clock = PhaseClock(accelerator.device.type)
     if recipe.training.attention == "auto":
         use_fast_attention(prepared.student.model, accelerator.device)
     source = build_source(
@@ -357,6 +359,7 @@ def _loop(
         world_size=accelerator.num_processes,
         gather=all_gather_object,
         on_completions=RolloutLog(prepared, run) if accelerator.is_main_process else None,
+        clock=clock,
     )
     if isinstance(source, StoredSequences):
         source = PrefetchedSource(source, accelerator.device)
@@ -380,4 +383,5 @@ def _loop(
         progress=progress,
         score_dev=score_dev,
         samples_student=recipe.sequences.rolls_out,
+        clock=clock,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from seqdistill.core.errors import UserError
+from seqdistill.core.phases import PHASES, PREFIX
 from seqdistill.records.atomic import JsonValue
 from seqdistill.records.results import Metric, Results, Rollout, Sample, System, Timing, parsed
 from seqdistill.records.run_directory import METRICS, RunDirectory
@@ -33,6 +34,8 @@ class TrainingLog:
     curves: Mapping[str, Points]
     """Every number, by its name in the log."""
     rollouts: tuple[Rollout, ...] = ()
+    phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds of each of `core.phases.PHASES` that there was, of a chain over all its stages."""
 
     def curve(self, key: str) -> Points:
         """The logged values; none where the key was not logged."""
@@ -153,7 +156,23 @@ def _log(name: str, folder: Path, rows: Rows) -> TrainingLog:
                 if math.isfinite(number):
                     curves.setdefault(key, []).append((step, number))
     kept = (parsed(Rollout, row, run.rollouts_path) for row in run.read_rollouts())
-    return TrainingLog(name, {key: tuple(each) for key, each in curves.items()}, tuple(kept))
+    points = {key: tuple(each) for key, each in curves.items()}
+    return TrainingLog(name, points, tuple(kept), _phases(rows))
+
+
+def _phases(rows: Rows) -> dict[str, float]:
+    """The last row of each stage has its seconds so far."""
+    last = {
+        (row.get("stage"), phase): float(str(row[f"{PREFIX}{phase}"]))
+        for row in rows
+        for phase in PHASES
+        if f"{PREFIX}{phase}" in row
+    }
+    return {
+        phase: sum(seconds for (_, name), seconds in last.items() if name == phase)
+        for phase in PHASES
+        if any(name == phase for _, name in last)
+    }
 
 
 def _number(value: JsonValue, key: str, path: Path) -> float:

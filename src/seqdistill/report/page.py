@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from seqdistill.core.phases import PHASES
 from seqdistill.metrics.soundness import RULE
 from seqdistill.records import atomic
 from seqdistill.records.results import System, number
@@ -73,6 +74,11 @@ def build_report(run_directory: Path) -> str:
         sampling=charts.sampling(contents, looks),
         own_outputs=[s for s in contents.measured if s.forced or s.kl_student_teacher_own],
         training=charts.training(contents, looks),
+        phases={
+            key: title
+            for key, title in PHASES.items()
+            if any(key in log.phases for log in contents.logs)
+        },
         rollouts=charts.rollouts(contents.logs, looks),
         rewards=charts.rewards(contents, looks),
         sampling_fractions={log.name: charts.sampling_fraction(log) for log in on_policy},

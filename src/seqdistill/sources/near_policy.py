@@ -26,6 +26,7 @@ from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import derived_seed, named_generator
 from seqdistill.core.origins import Origin
+from seqdistill.core.phases import PhaseClock
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.collating import Collator
@@ -92,6 +93,7 @@ class NearPolicyBatches(SequenceSource):
     rank: int = 0
     world_size: int = 1
     on_completions: OnCompletions | None = None
+    clock: PhaseClock = dataclasses.field(default_factory=PhaseClock)
 
     def __post_init__(self) -> None:
         self._batches = EpochBatches(
@@ -109,14 +111,13 @@ class NearPolicyBatches(SequenceSource):
         self._asked: tuple[int, list[EncodedExample]] | None = None
         """The update whose weights write, and the prompts, one for each sequence."""
         self._handed_out: list[PromptCompletions] = []
-        self._begun, self._restarts, self._waited = False, 0, 0.0
-        self._padded, self._synced_at = [0, 0], 0
+        self._begun, self._restarts, self._waited, self._synced_at = False, 0, 0.0, 0
         weakref.finalize(self, self.process.close)
 
     def begin_update(self, update: int, updates: int) -> None:
         """Where a block begins, waits for it and has the one after it written."""
         self._update, self._handed_out, self._begun = update, [], False
-        self._waited, self._padded = 0.0, [0, 0]
+        self._waited = 0.0
         if self._block is not None and self._block.batches:
             return
         if self._next is None and self._asked is None:  # the first block of all
@@ -129,7 +130,8 @@ class NearPolicyBatches(SequenceSource):
 
     def _ask(self, update: int) -> None:
         if update != self._synced_at:
-            self.process.sync(self.model)
+            with self.clock.phase("rollout"):
+                self.process.sync(self.model)
             self._synced_at = update
         read = [self._batches.next() for _ in range(self.sync_every * self.micro_batches)]
         prompts = [
@@ -151,7 +153,8 @@ class NearPolicyBatches(SequenceSource):
         assert self._asked is not None
         (update, prompts), self._asked = self._asked, None
         started = time.perf_counter()
-        found = self.process.answer()
+        with self.clock.phase("rollout"):
+            found = self.process.answer()
         self._waited += time.perf_counter() - started
         return self._made(found, prompts, update)
 
@@ -224,15 +227,12 @@ class NearPolicyBatches(SequenceSource):
         self._handed_out.append(found)
         if self.on_completions is not None:
             self.on_completions(self._update, found)
-        batch = found.collated(self.collator)
-        self._padded[0] += int((~batch.decoder_mask).sum())
-        self._padded[1] += batch.decoder_mask.numel()
-        return batch
+        return found.collated(self.collator)
 
     def end_update(self) -> dict[str, TokenSum]:
-        """`staleness` in updates, `padded_fraction` of what the decoder reads, `wait_seconds` for
-        the process and how often it died. At the first update of a block also what was written for
-        it: lengths in tokens, fractions of sequences, speed, and what the filter took."""
+        """`staleness` in updates, `wait_seconds` for the process and how often it died. At the
+        first update of a block also what was written for it: lengths in tokens, fractions of
+        sequences, speed, and what the filter took."""
         ages = [
             self._update - sampled for one in self._handed_out for sampled in one.sampled_at_update
         ]
@@ -241,7 +241,6 @@ class NearPolicyBatches(SequenceSource):
         return {
             "rollouts": metric_sum(len(ages), 1),
             "staleness": metric_sum(sum(ages), len(ages)),
-            "padded_fraction": metric_sum(*self._padded),
             "wait_seconds": metric_sum(self._waited, 1),
             "rollout_restarts": metric_sum(restarts, 1),
             **{

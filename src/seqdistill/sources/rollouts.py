@@ -18,6 +18,7 @@ from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.origins import Origin
+from seqdistill.core.phases import PhaseClock
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.collating import Collator
@@ -146,6 +147,7 @@ class RolloutBatches(SequenceSource):
     rank: int = 0
     world_size: int = 1
     on_completions: OnCompletions | None = None
+    clock: PhaseClock = dataclasses.field(default_factory=PhaseClock)
 
     def __post_init__(self) -> None:
         self._update = 0
@@ -169,7 +171,9 @@ class RolloutBatches(SequenceSource):
 
     def next_batch(self) -> SequenceBatch:
         """The next prompts with their completions, on the device of these."""
-        found = self.completing.complete([self.examples[i] for i in self._batches.next()])
+        prompts = [self.examples[i] for i in self._batches.next()]
+        with self.clock.phase("rollout"):
+            found = self.completing.complete(prompts)
         if self.on_completions is not None:
             self.on_completions(self._update, found)
         return found.collated(self.collator)

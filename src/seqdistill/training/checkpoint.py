@@ -65,6 +65,11 @@ class LoopState:
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     """How much of the metrics was logged."""
     seconds: float = 0.0
+    padded: int = 0
+    positions: int = 0
+    """Padded ones included."""
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds of each phase, a mean over the processes."""
     micro_batches: int = 1
     """Of an update, over all processes."""
 

@@ -31,6 +31,7 @@ from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import NonFiniteLossError, UserError
 from seqdistill.core.generators import derived_seed
+from seqdistill.core.phases import PHASES, PREFIX, PhaseClock, mean_seconds
 from seqdistill.core.progress import Progress
 from seqdistill.core.scores import TeacherScores
 from seqdistill.core.token_sum import TokenSum
@@ -89,6 +90,8 @@ class TrainingResult:
 
 _KEPT = 0.95
 """Of the loss on screen, at each update: it is the mean of about the last twenty."""
+_CLIP_EPSILON = 1e-6
+"""What torch adds to a norm: up to the limit less this, clipping multiplies by 1."""
 _Snapshot = tuple[LoopState, list[dict[str, Tensor]]]
 """The loop at some moment: counters, and the random states of every process."""
 _Scored = tuple[SequenceBatch, TeacherScores]
@@ -142,6 +145,7 @@ class TrainingLoop:
     progress: Progress
     score_dev: DevScorer | None = None
     samples_student: bool = False
+    clock: PhaseClock = dataclasses.field(default_factory=PhaseClock)
 
     def __post_init__(self) -> None:
         model, settings, accelerator = self.model, self.settings, self.accelerator
@@ -180,6 +184,7 @@ class TrainingLoop:
         if resume:
             self._resume(resume)
         self._timed_to = (self._state.tokens, self._state.seconds)
+        self.clock.start(self._state.phases)
         self.progress.start("training", self.settings.steps)
         self.progress.advance(self._state.update)
         # A run that was interrupted while it scored dev has that before it.
@@ -192,6 +197,14 @@ class TrainingLoop:
             self.progress.echo(
                 f"{skipped:,} of {self._state.update:,} updates were skipped, since nothing in "
                 "them had a weight"
+            )
+        self._log(profile := self._profile())
+        if whole := sum(profile.values()):
+            told = {PHASES[key.removeprefix(PREFIX)]: s / whole for key, s in profile.items()}
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in told.items())
+            padded = self._state.padded / max(1, self._state.positions)
+            self.progress.echo(
+                f"training took {whole:.1f} s: {shares}; {padded:.1%} of the input was padding"
             )
         ended = stopped or self._state.update == self.settings.steps
         with self._whole_student():
@@ -273,8 +286,11 @@ class TrainingLoop:
         started = time.perf_counter()
         update, steps = self._state.update + 1, self.settings.steps
         if self._is_sharded and self.samples_student:
-            gather_weights(self._trained, self.model)
-        self._loss.train()
+            with self.clock.phase("rollout"):
+                gather_weights(self._trained, self.model)
+        # To walk through all modules takes as long as the loss of a small student.
+        if not (self._trained.training and self._trained.module.training):
+            self._loss.train()
         rate = learning_rate(self.settings, update)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -285,17 +301,20 @@ class TrainingLoop:
         self.objective.end_update(stats.parts)
         self.source.learned(stats.parts)
         norm = None
-        if self.objective.learns_from(stats.parts):
-            norm = self._divide_and_clip(stats.loss.count)
-            self._optimizer.step()
-            self.mask.enforce(self._optimizer)
-            self.teacher.student_updated()
-            self._note.add(stats)
-        else:  # a step would move by what the optimizer remembers, and decay
-            self._state.skipped += 1
-        self._optimizer.zero_grad(set_to_none=True)
+        with self.clock.phase("optimizer"):
+            if self.objective.learns_from(stats.parts):
+                norm = self._divide_and_clip(stats.loss.count)
+                self._optimizer.step()
+                self.mask.enforce(self._optimizer)
+                self.teacher.student_updated()
+                self._note.add(stats)
+            else:  # a step would move by what the optimizer remembers, and decay
+                self._state.skipped += 1
+            self._optimizer.zero_grad(set_to_none=True)
         self._state.update = update
         self._state.tokens += int(stats.num_targets)
+        self._state.padded += int(stats.padding.total)
+        self._state.positions += int(stats.padding.count)
         self._state.seconds += time.perf_counter() - started
         if logged:
             self._log_step(stats, rate, norm)
@@ -305,21 +324,24 @@ class TrainingLoop:
         """Gradients of the totals of all micro-batches, and their sums over all processes."""
         loss, parts = TokenSum.zero(), dict[str, TokenSum]()
         num_targets, seen = torch.zeros((), dtype=torch.long), list[_Seen]()
+        padding = TokenSum.zero()
         for index, (batch, scores, weights) in enumerate(self._weighed()):
             last = index == self._micro_batches - 1
             sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self._loss)
             with sync:
-                with self._autocast():
+                with self.clock.phase("forward_loss"), self._autocast():
                     total, count, sums = self._loss(batch, scores, weights)
-                self.accelerator.backward(total)
+                with self.clock.phase("backward"):
+                    self.accelerator.backward(total)
             found = TokenSum(total, count).detached()
             named = {name: TokenSum(*part) for name, part in sums.items()}
             seen.append((batch.example_ids, found.total, named))
             loss = loss + found
             num_targets = num_targets + batch.target_mask.sum()
+            padding = padding + batch.padding
             for name, part in named.items():
                 parts[name] = parts.get(name, TokenSum.zero()) + part
-        own = StepStats(loss, parts, self.source.end_update(), num_targets)
+        own = StepStats(loss, parts, self.source.end_update(), num_targets, padding)
         stats = over_processes(own, self.accelerator)
         if not math.isfinite(stats.loss.total):
             self._refuse_non_finite(seen)
@@ -332,8 +354,9 @@ class TrainingLoop:
     def _scored(self) -> Iterator[_Scored]:
         """The update's micro-batches, one after the other, with what the teacher says."""
         for _ in range(self._micro_batches):
-            batch = self.source.next_batch().to(self.accelerator.device, non_blocking=True)
-            with self._autocast():
+            with self.clock.phase("data"):
+                batch = self.source.next_batch().to(self.accelerator.device, non_blocking=True)
+            with self.clock.phase("teacher"), self._autocast():
                 scores = self.teacher.score(batch)
             yield batch, scores
 
@@ -344,7 +367,7 @@ class TrainingLoop:
             yield from ((batch, scores, None) for batch, scores in self._scored())
             return
         scored = list(self._scored())
-        with self._autocast():
+        with self.clock.phase("forward_loss"), self._autocast():
             own = [self._unwrapped.measured(batch, scores).cpu() for batch, scores in scored]
         everyone = all_gather_object(own)
         every = [each for of_process in everyone for each in of_process]
@@ -393,8 +416,8 @@ class TrainingLoop:
                 f"{norm} although the loss is finite. Lower training.learning_rate or use "
                 "training.precision=fp32."
             )
-        limit = self.settings.max_grad_norm
-        torch.nn.utils.clip_grads_with_norm_(trained, limit, found)
+        if norm + _CLIP_EPSILON > (limit := self.settings.max_grad_norm):
+            torch.nn.utils.clip_grads_with_norm_(trained, limit, found)
         return norm
 
     def _log(self, values: Mapping[str, object]) -> None:
@@ -424,8 +447,15 @@ class TrainingLoop:
                 "tokens": state.tokens,
                 "seconds": round(state.seconds, 3),
                 "tokens_per_second": speed,
+                "padded_fraction": state.padded / state.positions,
+                **self._profile(),
             }
         )
+
+    def _profile(self) -> dict[str, float]:
+        """The seconds of each phase so far, by their names in metrics. Collective."""
+        found = mean_seconds(all_gather_object(self.clock.seconds()))
+        return {f"{PREFIX}{name}": round(seconds, 3) for name, seconds in found.items()}
 
     def _dev_is_due(self) -> bool:
         """Whether dev should be scored after this update, and was not yet."""
@@ -439,7 +469,7 @@ class TrainingLoop:
         update, every = self._state.update, self.settings.checkpoint_every
         if self.score_dev is not None and self._dev_is_due():
             unscored = self._snapshot()
-            with self._whole_student():
+            with self.clock.phase("evaluation"), self._whole_student():
                 try:
                     self._evaluate(self.score_dev)
                 except BaseException:
@@ -450,8 +480,9 @@ class TrainingLoop:
                     raise
         stop = self._stops_early()
         if update == self._last or stop or (every and update % every == 0):
-            self._save(self._snapshot())
-            self.accelerator.wait_for_everyone()
+            with self.clock.phase("checkpoint"):
+                self._save(self._snapshot())
+                self.accelerator.wait_for_everyone()
         return stop
 
     def _evaluate(self, score_dev: DevScorer) -> None:
@@ -483,6 +514,7 @@ class TrainingLoop:
             objective=self.objective.state_dict(),
             metrics=self.run_directory.logs_so_far() if self._is_main else {},
             micro_batches=self._micro_batches * self.accelerator.num_processes,
+            phases=mean_seconds(all_gather_object(self.clock.seconds())),
         )
         return state, all_gather_object(random_states(self.accelerator.device))
 

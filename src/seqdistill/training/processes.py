@@ -44,6 +44,8 @@ class StepStats:
     source: Mapping[str, TokenSum]
     """What the source tells of the sequences."""
     num_targets: Tensor
+    padding: TokenSum
+    """Padded positions of all that were computed."""
 
 
 def check_launch() -> None:
@@ -128,17 +130,18 @@ def over_processes(own: StepStats, accelerator: Accelerator) -> StepStats:
 
     The one place where an update waits for its device.
     """
-    sums = [own.loss, *own.parts.values(), *own.source.values()]
+    sums = [own.loss, own.padding, *own.parts.values(), *own.source.values()]
     numbers = [own.num_targets] + [number for part in sums for number in (part.total, part.count)]
     device = accelerator.device
     stacked = torch.stack([number.to(device, torch.float64) for number in numbers])
     summed = accelerator.reduce(stacked, reduction="sum").cpu()
-    loss, *others = (TokenSum(summed[i], summed[i + 1]) for i in range(1, len(numbers), 2))
+    loss, padding, *others = (TokenSum(summed[i], summed[i + 1]) for i in range(1, len(numbers), 2))
     return StepStats(
         loss,
         dict(zip(own.parts, others, strict=False)),
         dict(zip(own.source, others[len(own.parts) :], strict=True)),
         summed[0],
+        padding,
     )
 
 
