@@ -86,12 +86,16 @@ class Recorder(RunDirectory):
     def __init__(self, *, stop_at: int | None = None) -> None:
         super().__init__("nowhere")
         self.rows: list[dict[str, Any]] = []
+        self.alarms: list[dict[str, Any]] = []
         self.stop_at = stop_at
 
     def log_metrics(self, step: int, values: Mapping[str, object]) -> None:
         if step == self.stop_at:
             raise KeyboardInterrupt
         self.rows.append({"step": step, **values})
+
+    def log_alarm(self, step: int, row: Mapping[str, object]) -> None:
+        self.alarms.append({"step": step, **row})
 
     def logs_so_far(self) -> dict[str, Any]:
         return {"rows": len(self.rows)}

@@ -31,6 +31,7 @@ from seqdistill.assembly.rewards import RewardOfCompletion, tried_reward
 from seqdistill.compression.pruning import PruningMask, prune
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, UserError
+from seqdistill.core.terms import OF_STUDENT_ALONE, Monitor
 from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.evaluation.calculator import check_calculator
@@ -84,9 +85,23 @@ def build_objective(recipe: Recipe, features: Sequence[FeatureLoss] = ()) -> Wei
         section.built_terms(),
         reduction=section.reduction,
         loss_temperature=section.loss_temperature,
-        monitors=section.monitors,
+        monitors=tuple(dict.fromkeys((*section.monitors, *_watched(recipe)))),
         by_origin=isinstance(recipe.sequences.mixture.student_fraction, MeasuredSection),
         features=features,
+    )
+
+
+def _watched(recipe: Recipe) -> tuple[Monitor, ...]:
+    """What collapse alarms look at of a student that samples, beside its outputs."""
+    if not recipe.sequences.rolls_out or recipe.training.alarms.action == "none":
+        return ()
+    if recipe.teacher.scores == "none":
+        return (OF_STUDENT_ALONE,)
+    return (
+        OF_STUDENT_ALONE,
+        "teacher_entropy",
+        "student_topk_overlap",
+        "teacher_topk_overlap",
     )
 
 

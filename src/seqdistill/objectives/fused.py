@@ -143,6 +143,27 @@ def teacher_part(
         state = divergence.member.new_state(divergence.parameters)
         parameters = divergence.arguments() if state is None else dict(state.arguments())
     form = _row_function(divergence.member, parameters, manual=manual)
+    part = _beside_teacher(form, teacher_hidden, teacher_head, temperature)
+    return dataclasses.replace(part, factor=factor, weights=weights)
+
+
+def observed_part(
+    function: Callable[[Tensor, Tensor], Tensor],
+    teacher_hidden: Float[Tensor, "positions teacher_dim"],
+    teacher_head: Head,
+) -> Part:
+    """A function of both models' log-probabilities, to be looked at: it leaves no gradient."""
+
+    def form(student: Tensor, teacher: Tensor, _buffers: tuple[Tensor, ...]) -> Tensor:
+        return function(student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)).unsqueeze(-1)
+
+    return _beside_teacher(form, teacher_hidden, teacher_head)
+
+
+def _beside_teacher(
+    form: RowFunction, teacher_hidden: Tensor, teacher_head: Head, temperature: float = 1.0
+) -> Part:
+    """What `form` makes of both models' logits."""
     teacher_dtype = product_dtype(teacher_hidden)
 
     def open_loss(blocking: Blocking, dtype: torch.dtype) -> RowLoss:
@@ -159,7 +180,7 @@ def teacher_part(
             logits, teacher.rows(start, stop).to(dtype), buffers
         )
 
-    return Part(open_loss, factor, temperature, teacher_head.vocab_size, weights)
+    return Part(open_loss, 1.0, temperature, teacher_head.vocab_size)
 
 
 def shape_of(found: object) -> tuple[int, ...]:

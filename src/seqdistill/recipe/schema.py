@@ -222,6 +222,38 @@ class StudentSection(Section):
         return {name: size for name in names if (size := getattr(self, name)) is not None}
 
 
+class AlarmsSection(Section):
+    """What shows that a student collapses, looked at whenever metrics are written: in what it
+    samples while it trains; where it samples nothing, in its greedy outputs for dev.
+
+    `start` is the mean of the first `looks`. A limit of null is not watched.
+    """
+
+    action: Literal["none", "warn", "stop"] = "warn"
+    """`warn`: an alarm is shown, kept in alarms.jsonl and in the report. `stop`: the run ends, too,
+    as `patience` ends it: the best student so far is kept, the command succeeds. `none`: nothing
+    is measured for it."""
+    looks: PositiveInt = 3
+    """So many looks in a row beyond a limit, after the warm-up and not coming back, are an alarm.
+    """
+    min_entropy: Share | None = 0.1
+    """Entropy of the student, as a fraction of its teacher's on the same tokens; of the start's
+    where none is asked."""
+    min_overlap: Share | None = 0.5
+    """The probability that student and teacher each give to the tokens among the 8 likeliest of
+    both, as a fraction of the start's."""
+    min_distinct: Share | None = 0.3
+    """Different bigrams of all bigrams, one output a prompt, as a fraction of the start's; of the
+    references' on dev."""
+    max_repetition_rise: Share | None = 0.2
+    """How much larger the fraction of 4-grams that an output has had before may be than the
+    references', or than the start's where there are none."""
+    max_length_factor: Annotated[float, Field(gt=1.0)] | None = 2.0
+    """How many times as long as both start and references, or as short, outputs may be."""
+    max_cut_fraction: Share | None = 0.5
+    """Outputs without an end of sequence, cut at the longest length."""
+
+
 class TrainingSection(Section):
     """Updates, batches, rates, precision, checkpoints."""
 
@@ -291,6 +323,8 @@ class TrainingSection(Section):
     """The student is the mean of the kept best checkpoints' weights instead of the best one."""
     log_every: PositiveInt = 10
     """Write metrics every n updates."""
+    alarms: AlarmsSection = AlarmsSection()
+    """Signs of collapse."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go besides the run directory's metrics.jsonl; the package of each must be
     installed. What they write to disk lies in the run directory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from seqdistill.core.terms import OF_STUDENT_ALONE
 from seqdistill.recipe.objective_checks import is_soft
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Findings
@@ -19,7 +20,7 @@ def _asked(recipe: Recipe) -> Findings:
     teacher, sequences = recipe.teacher, recipe.sequences
     soft = [term.divergence for term in recipe.objective.terms if is_soft(term)]
     soft += [feature.match for feature in recipe.objective.features]
-    monitored = "teacher_reverse_kl" in recipe.objective.monitors
+    monitored = [name for name in recipe.objective.monitors if name != OF_STUDENT_ALONE]
     reasons = {
         f"the objective's {soft[0] if soft else ''}": bool(soft),
         f"teacher.scores: {teacher.scores}": teacher.scores != "none",
@@ -44,7 +45,7 @@ def _asked(recipe: Recipe) -> Findings:
     elif monitored and teacher.scores == "none":
         yield (
             "objective.monitors",
-            "must leave teacher_reverse_kl out unless teacher.scores is dense, got none; set "
+            f"must leave {monitored[0]} out unless teacher.scores is dense, got none; set "
             "teacher.scores=dense, or take the monitor out",
         )
     elif not (soft or monitored) and teacher.scores != "none":

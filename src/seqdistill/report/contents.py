@@ -15,7 +15,16 @@ from typing import cast
 
 from seqdistill.core.errors import UserError
 from seqdistill.records.atomic import JsonValue
-from seqdistill.records.results import Metric, Results, Rollout, Sample, System, Timing, parsed
+from seqdistill.records.results import (
+    Alarm,
+    Metric,
+    Results,
+    Rollout,
+    Sample,
+    System,
+    Timing,
+    parsed,
+)
 from seqdistill.records.run_directory import METRICS, RunDirectory
 
 Points = tuple[tuple[float, float], ...]
@@ -33,6 +42,7 @@ class TrainingLog:
     curves: Mapping[str, Points]
     """Every number, by its name in the log."""
     rollouts: tuple[Rollout, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
 
     def curve(self, key: str) -> Points:
         """The logged values; none where the key was not logged."""
@@ -153,7 +163,9 @@ def _log(name: str, folder: Path, rows: Rows) -> TrainingLog:
                 if math.isfinite(number):
                     curves.setdefault(key, []).append((step, number))
     kept = (parsed(Rollout, row, run.rollouts_path) for row in run.read_rollouts())
-    return TrainingLog(name, {key: tuple(each) for key, each in curves.items()}, tuple(kept))
+    alarms = (parsed(Alarm, row, run.alarms_path) for row in run.read_alarms())
+    points = {key: tuple(each) for key, each in curves.items()}
+    return TrainingLog(name, points, tuple(kept), tuple(alarms))
 
 
 def _number(value: JsonValue, key: str, path: Path) -> float:
