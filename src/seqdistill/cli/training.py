@@ -154,7 +154,8 @@ def label(
         from seqdistill.jobs.label import check_labels, label_data
 
         folder = label_data(chosen, progress=progress)
-        check_labels(folder)
+        if not chosen.teacher.members:  # else each was looked at
+            check_labels(folder)
     echo()
     name = read_words(words).positional[0]
     at = f" and sequences.corpus={quoted(folder)}" if named else ""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqdistill.core.features import Features
-from seqdistill.core.head import Head
+from seqdistill.core.head import Head, MixedHead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,4 +28,14 @@ class DenseScores:
     features: Features = dataclasses.field(default_factory=dict)
 
 
-TeacherScores = NoScores | DenseScores
+@dataclasses.dataclass(frozen=True)
+class MixedScores:
+    """The same of several teachers together, their states laid out as the `MixedHead` says."""
+
+    hidden: Float[Tensor, "batch time teacher_dims"]
+    head: MixedHead
+    features: Features = dataclasses.field(default_factory=dict)
+    """None: layers are compared with those of one teacher."""
+
+
+TeacherScores = NoScores | DenseScores | MixedScores

@@ -209,7 +209,8 @@ def _teacher_of(stage: Recipe, run: RunDirectory) -> dict[str, str]:
     inputs = cast("dict[str, dict[str, str]]", run.read_manifest()[INPUTS])
     files = inputs.get("student.model" if stage.teacher.is_student else "teacher.model")
     content = {} if files is None else {"teacher_fingerprint": of_settings(files)}
-    return {"teacher": stage.teacher.model, **content}
+    named = ", ".join(stage.teacher.other_models) or "student"
+    return {"teacher": named, **content}
 
 
 def _write_logs(run: RunDirectory, stages: Sequence[RunDirectory]) -> None:

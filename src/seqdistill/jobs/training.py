@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import engine_name, evaluation_engine, generator_factory
-from seqdistill.assembly.models import without_trust
+from seqdistill.assembly.models import teaches_without_adapters, without_trust
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
 from seqdistill.assembly.teachers import build_teacher_scores, teacher_facts
@@ -156,6 +156,11 @@ def train_as_only_writer(
             "teacher.average_decay must be 1 where the student is trained in shards (FSDP2), which "
             "are not gathered for its teacher, got "
             f"{recipe.teacher.average_decay:g}; set training.parallel=ddp"
+        )
+    if accelerator.is_fsdp2 and teaches_without_adapters(recipe):
+        raise UserError(
+            "training.parallel must be fsdp2 where the student is trained in shards beside a copy "
+            f"of its first weights, got {training.parallel}; set training.parallel=fsdp2"
         )
     if accelerator.is_fsdp2 and recipe.objective.features:
         raise UserError(

@@ -17,10 +17,10 @@ from torch.nn.functional import pad
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import TokenWeight
-from seqdistill.core.head import Head
+from seqdistill.core.head import TeacherHead
 from seqdistill.core.origins import Origin
 from seqdistill.core.registry import Chosen, resolved
-from seqdistill.core.scores import DenseScores, TeacherScores
+from seqdistill.core.scores import DenseScores, MixedScores, TeacherScores
 from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.fused import (
     entropy_part,
@@ -199,9 +199,9 @@ class Observation:
         return Measured(self.target_mask, tuple(found))
 
     @property
-    def teacher(self) -> DenseScores:
+    def teacher(self) -> DenseScores | MixedScores:
         """The teacher's whole distribution. Raises RecipeError when the scores are less."""
-        if isinstance(self.scores, DenseScores):
+        if isinstance(self.scores, DenseScores | MixedScores):
             return self.scores
         raise RecipeError(
             f"{self.asked_by} needs the teacher's whole distribution at every position, got "
@@ -228,7 +228,7 @@ class Observation:
             self._weights[chosen] = found.expand(mask.shape)
         return self._weights[chosen]
 
-    def _of_targets(self, hidden: Tensor, head: Head) -> Tensor:
+    def _of_targets(self, hidden: Tensor, head: TeacherHead) -> Tensor:
         targets = self.target_ids[self.target_mask]
         if targets.numel() and int(targets.max()) >= head.vocab_size:
             raise RecipeError(
@@ -238,7 +238,7 @@ class Observation:
             )
         return -self._measured(hidden, head, target_part(targets))[0]
 
-    def _measured(self, hidden: Tensor, head: Head, *parts: Part) -> Tensor:
+    def _measured(self, hidden: Tensor, head: TeacherHead, *parts: Part) -> Tensor:
         mask = self.target_mask
         nats = nats_of(parts, hidden[mask], head)
         return nats.new_zeros(len(parts), *mask.shape).masked_scatter(mask, nats)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from seqdistill.core.terms import OF_STUDENT_ALONE
 from seqdistill.recipe.objective_checks import is_soft
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.sections import Findings
+from seqdistill.recipe.sections import Findings, shown
 
 
 def teacher_findings(recipe: Recipe) -> Findings:
@@ -13,6 +13,92 @@ def teacher_findings(recipe: Recipe) -> Findings:
     yield from _asked(recipe)
     yield from _inside(recipe)
     yield from _own(recipe)
+    yield from _several(recipe)
+
+
+def _several(recipe: Recipe) -> Findings:
+    """What several teachers must say of each other, and what cannot be had of them."""
+    teacher, members = recipe.teacher, recipe.teacher.members
+    weights = [member.weight for member in members if member.weight is not None]
+    served = [member.serves for member in members if member.serves is not None]
+    only_labels = teacher.scores == "none"
+    for key, value, default in (
+        ("route_by", teacher.route_by, None),
+        ("mixture", teacher.mixture, "probabilities"),
+    ):
+        if not members and value != default:
+            yield (
+                f"teacher.{key}",
+                f"must be left out unless teacher.model is a list of teachers, got {value}; "
+                "remove it, or name several",
+            )
+    if not members:
+        return
+    if any(member.model == "student" for member in members):
+        yield (
+            "teacher.model",
+            "must name other models where there are several, got student among them; remove it, or "
+            "write ./student for a folder of that name",
+        )
+    if teacher.route_by is not None and (weights or teacher.mixture != "probabilities"):
+        found = "weights" if weights else f"teacher.mixture: {teacher.mixture}"
+        yield (
+            "teacher.route_by",
+            "must be left out with a mixture, since it asks one teacher about a row, got "
+            f"{teacher.route_by!r} and {found}; remove one of the two",
+        )
+    elif teacher.route_by is not None and len(set(served)) < len(members):
+        yield (
+            "teacher.model",
+            "must say of each teacher which value of teacher.route_by it serves, each another, got "
+            f"{', '.join(served) or 'none'} of {len(members)} teachers; add serves: ...",
+        )
+    elif teacher.route_by is None and served:
+        yield (
+            "teacher.model",
+            f"must serve values of a column only with teacher.route_by, got serves: {served[0]}; "
+            "remove it, or name the column",
+        )
+    elif weights and only_labels:
+        yield (
+            "teacher.model",
+            f"must have no weights where teachers only label, got {shown(weights)}; remove them: "
+            "all that they write is one pool",
+        )
+    elif weights and (len(weights) < len(members) or abs(sum(weights) - 1.0) > 1e-6):
+        yield (
+            "teacher.model",
+            f"must have a weight for each teacher, and all must sum to 1, got {shown(weights)} for "
+            f"{len(members)} teachers; change them, or leave all out for equal parts",
+        )
+    elif teacher.mixture != "probabilities" and only_labels:
+        yield (
+            "teacher.mixture",
+            f"must be left out where teachers only label, got {teacher.mixture}; remove it",
+        )
+    near = recipe.sequences.origin == "near_policy"
+    for key, is_set in (
+        ("teacher.cache_hidden_states", teacher.cache_hidden_states != "none"),
+        ("objective.features", bool(recipe.objective.features)),
+        ("sequences.rollouts.teacher_fraction", recipe.sequences.rollouts.teacher_fraction > 0.0),
+        (
+            "sequences.near_policy.keep_quantiles",
+            near and recipe.sequences.near_policy.keep_quantiles is not None,
+        ),
+        ("evaluation.on_policy", recipe.evaluation.on_policy),
+    ):
+        if is_set:
+            yield (
+                key,
+                f"must be left out with several teachers, of which it would need one, got "
+                f"{len(members)} in teacher.model; remove it, or name one teacher",
+            )
+    if recipe.student.init == "teacher_layers":
+        yield (
+            "student.init",
+            "must be pretrained or scratch with several teachers, got teacher_layers; name the "
+            "student's own student.model",
+        )
 
 
 def _asked(recipe: Recipe) -> Findings:
