@@ -21,6 +21,7 @@ from seqdistill.jobs.plan import plan
 from seqdistill.models.loading import load_pair
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.saving import save_pair
+from seqdistill.recipe.loading import load_recipe
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.teacher_corpus import TeacherCorpus
 
@@ -74,6 +75,7 @@ def test_twice_the_same_teacher_trains_the_student_of_one(place: Path, mixture: 
     members = several(place, {"model": "teacher"}, {"model": "teacher"})
     two = run_of(place, "word_kd", *SGD, members, f"teacher.mixture={mixture}", name="two")
     assert_close(one, two)
+    assert load_recipe(str(two.recipe_path), []).teacher.weights == (0.5, 0.5)
     facts: dict[str, Any] = two.read_manifest()
     assert "0.5" in facts["teacher"]["mixture"]
     assert {name.split("/")[0] for name in facts["inputs"]["teacher.model"]} == {"1", "2"}
@@ -82,8 +84,8 @@ def test_twice_the_same_teacher_trains_the_student_of_one(place: Path, mixture: 
 def test_rows_are_routed_by_their_column_in_training_and_on_policy(place: Path) -> None:
     """One update on all rows has the loss of both teachers' rows alone, counted together."""
     data = f"data.train={place / 'routed.jsonl'}"
-    more = (*SGD, "training.steps=1", "training.batch_tokens=4000", "training.warmup_steps=0")
-    more = (*more, "training.schedule=constant")
+    one_update = ("training.steps=1", "training.schedule=constant", "training.warmup_steps=0")
+    more = (*SGD, *one_update, "training.batch_tokens=4000")
     members = several(
         place, {"model": "teacher", "serves": "de"}, {"model": "teacher2", "serves": "fr"}
     )

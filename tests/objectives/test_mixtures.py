@@ -102,11 +102,9 @@ def test_a_mixture_equals_that_of_whole_log_probabilities(name: str, geometric: 
     chosen = term(name).divergence
     temperature = 1.0 if chosen.member.one_right_symbol else TEMPERATURE
     log_probs = [(m.head.logits(m.hidden) / temperature).log_softmax(-1) for m in members]
-    if geometric:
-        blend = sum(w * one for w, one in zip(weights, log_probs, strict=True))
-        assert isinstance(blend, Tensor)
-    else:
-        blend = sum(w * one.exp() for w, one in zip(weights, log_probs, strict=True)).log()
+    whole = torch.stack(log_probs)
+    parts = torch.tensor(weights, dtype=torch.float64)[:, None, None, None]
+    blend = (parts * whole).sum(0) if geometric else (parts * whole.exp()).sum(0).log()
     teacher = blend.log_softmax(-1)
     student, _ = here.log_probs(temperature)
     state = chosen.member.new_state(chosen.parameters)

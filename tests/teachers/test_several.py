@@ -55,7 +55,7 @@ def test_a_mixture_holds_what_each_says_of_the_batch(name: str, kind: Kind) -> N
     assert isinstance(scores, MixedScores)
     assert scores.head.weights == (0.25, 0.75) and scores.head.geometric
     assert scores.head.vocab_size == VOCAB - 2 and scores.head.widths == (16, 32)
-    parts = scores.hidden.split([16, 32], dim=-1)
+    parts = torch.split(scores.hidden, [16, 32], dim=-1)
     for part, teacher in zip(parts, each, strict=True):
         assert torch.equal(part, dense(teacher, batch).hidden)
 

@@ -110,8 +110,8 @@ def test_what_is_not_watched_or_not_measured_raises_none() -> None:
     nothing: dict[str, Any] = dict.fromkeys(limits)
     assert looked_at(watch(**nothing), rows) == []
     assert looked_at(watch(action="none"), rows) == []
-    gaps = [dict.fromkeys(HEALTHY), dict.fromkeys(HEALTHY, math.nan), {}] * 9
-    assert looked_at(watch(), [*gaps, {}] * 9) == []
+    unmeasured: dict[str, float | None] = dict.fromkeys(HEALTHY)
+    assert looked_at(watch(), [unmeasured, {}, dict.fromkeys(HEALTHY, math.nan)] * 9) == []
 
 
 def test_an_alarm_comes_again_only_after_its_number_came_back() -> None:

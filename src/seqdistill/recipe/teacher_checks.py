@@ -7,6 +7,9 @@ from seqdistill.recipe.objective_checks import is_soft
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Findings, shown
 
+_ROUNDED = 1e-3
+"""How far typed weights may be from a sum of 1: distributions are normalized anyway."""
+
 
 def teacher_findings(recipe: Recipe) -> Findings:
     """A teacher that is needed and not named, that nothing asks, or that cannot be the student."""
@@ -65,7 +68,7 @@ def _several(recipe: Recipe) -> Findings:
             f"must have no weights where teachers only label, got {shown(weights)}; remove them: "
             "all that they write is one pool",
         )
-    elif weights and (len(weights) < len(members) or abs(sum(weights) - 1.0) > 1e-6):
+    elif weights and (len(weights) < len(members) or abs(sum(weights) - 1.0) > _ROUNDED):
         yield (
             "teacher.model",
             f"must have a weight for each teacher, and all must sum to 1, got {shown(weights)} for "
