@@ -20,7 +20,7 @@ from seqdistill.records.run_directory import RunDirectory
 from seqdistill.report.page import build_report
 
 LETTER = 8
-QUIET = ("training.checkpoint_every=null", "training.warmup_steps=1")
+QUIET = ("training.checkpoint_every=null", "training.warmup_steps=1", "training.alarms.every=1")
 
 
 def surest(prompts: Sequence[str], completions: Sequence[str], references: Any) -> list[float]:
@@ -119,6 +119,7 @@ def test_stop_ends_the_run_with_the_best_student_and_says_why(place: Path) -> No
         "training.eval_every=2",
         "training.alarms.action=stop",
         "training.alarms.looks=4",
+        "training.alarms.every=1",
         "training.checkpoint_every=1",
     )
     recipe = recipe_in(with_student(place, never_ends), "on_policy_kd", *settings)
@@ -140,12 +141,12 @@ def test_stop_ends_the_run_with_the_best_student_and_says_why(place: Path) -> No
 
 
 def test_a_resumed_run_raises_the_alarms_of_an_uninterrupted_one(place: Path) -> None:
-    settings = ("training.steps=6", "training.checkpoint_every=2")
+    settings = ("training.steps=12", "training.checkpoint_every=5", "training.alarms.every=3")
     recipe = recipe_in(with_student(place, never_ends), "on_policy_kd", *settings)
     run = trained(recipe)
     alarms = run.read_alarms()
     assert alarms
-    shutil.rmtree(run.checkpoints_path / "checkpoint-6")
+    shutil.rmtree(run.checkpoints_path / "checkpoint-12")
     shutil.rmtree(run.student_path)
     assert trained(recipe, resume=True).read_alarms() == alarms
 
@@ -174,6 +175,7 @@ def test_a_healthy_run_raises_no_alarm(
         "training.learning_rate": 1e-5,
         "training.warmup_steps": 0,
         "training.log_every": 1,
+        "training.alarms.every": 1,
         "training.eval_every": 2,
         "training.threads": 1,
         "training.device": "cpu",

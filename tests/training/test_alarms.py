@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+import torch
 
+from seqdistill.core.token_sum import TokenSum
 from seqdistill.recipe.schema import AlarmsSection
 from seqdistill.training.alarms import Alarm, CollapseWatch
 
@@ -118,6 +120,26 @@ def test_an_alarm_comes_again_only_after_its_number_came_back() -> None:
     bad, watching = {**HEALTHY, "distinct_2": 0.1}, watch()
     rows = [HEALTHY] * 3 + [bad] * 9 + [HEALTHY] + [bad] * 3
     assert [update for update, _ in looked_at(watching, rows)] == [6, 16]
+
+
+def sums(**values: tuple[float, float]) -> dict[str, TokenSum]:
+    return {name: TokenSum(*map(torch.tensor, pair)) for name, pair in values.items()}
+
+
+def test_a_look_is_the_mean_over_its_updates_and_survives_a_pause() -> None:
+    """Batches of short and of long outputs in turn: far from the start each, near it together."""
+    watching = watch({"completion_length": 20.0}, every=4)
+    healthy = [sums(completion_length=(n * 8.0, 8.0)) for n in (5, 5, 5, 65)] * 20
+    assert not [a for n, one in enumerate(healthy, 1) for a in watching.add(n, one)]
+    longer = [sums(completion_length=(n * 8.0, 8.0)) for n in (5, 80, 80, 60)] * 4
+    found = []
+    for update, one in enumerate(longer, start=81):
+        found += [(update, alarm) for alarm in watching.add(update, one)]
+        stored = json.loads(json.dumps(watching.state_dict()))
+        watching = watch({"completion_length": 20.0}, every=4)
+        watching.load_state_dict(stored)
+    ((update, alarm),) = found
+    assert update == 92 and alarm.value == pytest.approx(56.25) and alarm.limit == 40.0
 
 
 def test_a_watch_that_was_stored_goes_on_as_it_would_have() -> None:

@@ -282,8 +282,8 @@ class StudentSection(Section):
 
 
 class AlarmsSection(Section):
-    """What shows that a student collapses, looked at whenever metrics are written: in what it
-    samples while it trains; where it samples nothing, in its greedy outputs for dev.
+    """What shows that a student collapses: in what it samples while it trains; where it samples
+    nothing, in its greedy outputs for dev, at every dev score.
 
     `start` is the mean of the first `looks`. A limit of null is not watched.
     """
@@ -292,6 +292,9 @@ class AlarmsSection(Section):
     """`warn`: an alarm is shown, kept in alarms.jsonl and in the report. `stop`: the run ends, too,
     as `patience` ends it: the best student so far is kept, the command succeeds. `none`: nothing
     is measured for it."""
+    every: PositiveInt = 10
+    """A look is the mean over so many updates, of what was measured in them: lengths at each, all
+    else every `log_every`. One batch says little: its sequences are of like length."""
     looks: PositiveInt = 3
     """So many looks in a row beyond a limit, after the warm-up and not coming back, are an alarm.
     """

@@ -1,7 +1,7 @@
 """Collapse alarms: numbers that were watched lie outside their limits for several looks in a row.
 
-Looks at means that are the same on every process, so that all come to the same end. Measures
-nothing: sources, monitors and dev scores do.
+Looks at sums over all processes, so that all come to the same end. Measures nothing: sources,
+monitors and dev scores do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from seqdistill.core.token_sum import TokenSum
 from seqdistill.recipe.schema import AlarmsSection
 
 _SIGNS = {
@@ -51,10 +52,10 @@ class Alarm:
 class CollapseWatch:
     """Looks at the metrics of a run, as `AlarmsSection` says.
 
-    `references` are the same numbers of the sequences that the student is to write like, where
-    there are any. Looks up to the update `after` only tell how it began. An alarm is raised when
-    the row of looks is long enough and not coming back, and again only after the number was within
-    its limits.
+    Batches are of sequences of like length, so a look is a mean over several updates. `references`
+    are the same numbers of the sequences that the student is to write like, where there are any.
+    Looks up to the update `after` only tell how it began. An alarm is raised when the row of looks
+    is long enough and not coming back, and again only after the number was within its limits.
     """
 
     def __init__(
@@ -71,6 +72,21 @@ class CollapseWatch:
         self._first: dict[str, list[float]] = {}
         self._outside: dict[str, list[float]] = {}
         self._raised: set[str] = set()
+        self._sums: dict[str, list[float]] = {}
+        self._looked_at = 0
+
+    def add(self, update: int, sums: Mapping[str, TokenSum]) -> list[Alarm]:
+        """One more update with what was measured in it; the alarms where it is time to look."""
+        for name in (*_SIGNS, "teacher_entropy"):
+            if name in sums:
+                before = self._sums.get(name, [0.0, 0.0])
+                found = float(sums[name].total), float(sums[name].count)
+                self._sums[name] = [a + b for a, b in zip(before, found, strict=True)]
+        if update - self._looked_at < self._settings.every:
+            return []
+        means = {name: total / count for name, (total, count) in self._sums.items() if count}
+        self._sums, self._looked_at = {}, update
+        return self.look(update, means)
 
     def look(self, update: int, values: Mapping[str, float | None]) -> list[Alarm]:
         """The alarms that these metrics raise; what was not measured now is passed over."""
@@ -129,11 +145,18 @@ class CollapseWatch:
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far, as JSON knows it."""
-        first, outside = dict(self._first), dict(self._outside)
-        return {"first": first, "outside": outside, "raised": sorted(self._raised)}
+        return {
+            "first": dict(self._first),
+            "outside": dict(self._outside),
+            "raised": sorted(self._raised),
+            "sums": dict(self._sums),
+            "looked_at": self._looked_at,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to where `state_dict` was taken; an empty one is the beginning."""
         self._first = {name: [*each] for name, each in state.get("first", {}).items()}
         self._outside = {name: [*each] for name, each in state.get("outside", {}).items()}
         self._raised = set(state.get("raised", ()))
+        self._sums = {name: [*each] for name, each in state.get("sums", {}).items()}
+        self._looked_at = state.get("looked_at", 0)

@@ -44,7 +44,7 @@ from seqdistill.recipe.schema import TrainingSection
 from seqdistill.records.run_directory import Resume, RunDirectory
 from seqdistill.sources.completions import SequenceSource
 from seqdistill.teachers.in_process import Teacher
-from seqdistill.training.alarms import CollapseWatch
+from seqdistill.training.alarms import Alarm, CollapseWatch
 from seqdistill.training.checkpoint import (
     BestStudents,
     LoopState,
@@ -315,6 +315,8 @@ class TrainingLoop:
         self._state.seconds += time.perf_counter() - started
         if logged:
             self._log_step(stats, rate, norm)
+        if self.samples_student:
+            self._raise_alarms(self._watch.add(update, {**stats.parts, **stats.source}))
         self.progress.advance(1, self._note.text)
 
     def _accumulate(self) -> StepStats:
@@ -442,13 +444,11 @@ class TrainingLoop:
                 "tokens_per_second": speed,
             }
         )
-        if self.samples_student:
-            self._look(means)
 
-    def _look(self, values: Mapping[str, float | None]) -> None:
-        """Whether these metrics show a collapse: told, and the end of the run where it says so."""
+    def _raise_alarms(self, alarms: Sequence[Alarm]) -> None:
+        """Tells of them, and ends the run where it says so."""
         state = self._state
-        for alarm in self._watch.look(state.update, values):
+        for alarm in alarms:
             text = alarm.text(state.update)
             if self._is_main:
                 row = {"quantity": alarm.quantity, "value": alarm.value, "limit": alarm.limit}
@@ -494,7 +494,7 @@ class TrainingLoop:
             logged = {DEV + name: value for name, value in scores.items()}
             self._log(logged)
             if not self.samples_student:
-                self._look(logged)
+                self._raise_alarms(self._watch.look(state.update, logged))
             score = scores[self.eval_metric]
             is_best = self._best.offer(self.model, score, state)
             shown = ", ".join(
