@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,7 +47,7 @@ def test_a_row_is_its_source_whatever_its_target(tmp_path: Path, row: dict[str, 
 
 
 def test_the_column_of_the_targets_need_not_be_there(tmp_path: Path) -> None:
-    columns = {"source_column": "text", "target_column": "german"}
+    columns: dict[str, Any] = {"source_column": "text", "target_column": "german"}
     pq.write_table(pa.table({"text": ["a house"]}), tmp_path / "x.parquet")
     (tmp_path / "x.tsv").write_text("text\na house\n", encoding="utf-8")
     (tmp_path / "x.txt").write_text("a house\n", encoding="utf-8")

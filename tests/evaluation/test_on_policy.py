@@ -24,7 +24,6 @@ from tests.tiny import EOS, VOCAB, collator, random_examples, tiny_adapter, tiny
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.evaluation import on_policy
 from seqdistill.evaluation.on_policy import (
-    TOP_K,
     compared_on_own_samples,
     compared_with_teacher,
     forced,
@@ -35,6 +34,7 @@ from seqdistill.generation.decoding import Hypothesis
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.metrics.corpus_metrics import corpus_metrics
 from seqdistill.models.adapters import SequenceModel
+from seqdistill.objectives.overlap import TOP_K
 from seqdistill.recipe.schema import EvaluationSection
 from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import Value

@@ -18,7 +18,7 @@ from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
 from seqdistill.data.text_encoding import encode
-from seqdistill.evaluation.dev import DevScorer, GeneratorFactory, best_texts
+from seqdistill.evaluation.dev import DevScorer, GeneratorFactory, best_of, texts_of
 from seqdistill.evaluation.settings import EvaluationSettings
 from seqdistill.evaluation.systems import (
     SystemResult,
@@ -261,5 +261,5 @@ def test_best_texts_keep_the_order_and_drop_special_tokens() -> None:
         (5, EOS): [Hypothesis(ids, -1.0, True), Hypothesis((7, EOS), -2.0, True)],
         (6, EOS): [],
     }
-    texts = best_texts(FixedGenerator(answers), [second, first], TOKENIZER, Decoding())
-    assert texts == ["", "a cat"]
+    best = best_of(FixedGenerator(answers), [second, first], Decoding())
+    assert texts_of(best, TOKENIZER) == ["", "a cat"]

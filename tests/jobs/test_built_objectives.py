@@ -20,6 +20,7 @@ from seqdistill.assembly.preparing import build_objective
 from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.objective import WeightedObjective
+from seqdistill.objectives.overlap import TOP_K
 from seqdistill.recipe.objective_schema import ObjectiveSection
 from seqdistill.recipe.resolving import read_recipe
 from seqdistill.testing.world import World, rollouts
@@ -223,7 +224,22 @@ def test_monitors_are_measured_on_the_students_sequences_and_only_when_logged() 
     teacher = torch.cat([one.teacher for one in own]).log_softmax(dim=-1)
     entropy = -(rows.exp() * rows).sum(dim=-1).mean()
     distance = (rows.exp() * (rows - teacher)).sum(dim=-1).mean()
-    for name, expected in (("student_entropy", entropy), ("teacher_reverse_kl", distance)):
+    tops = [
+        [set(row.argsort(descending=True)[:TOP_K].tolist()) for row in each]
+        for each in (rows, teacher)
+    ]
+    shared = [sorted(own & its) for own, its in zip(*tops, strict=True)]
+    masses = [
+        torch.stack([row[ids].exp().sum() for row, ids in zip(each, shared, strict=True)]).mean()
+        for each in (rows, teacher)
+    ]
+    for name, expected in (
+        ("student_entropy", entropy),
+        ("teacher_entropy", -(teacher.exp() * teacher).sum(dim=-1).mean()),
+        ("teacher_reverse_kl", distance),
+        ("student_topk_overlap", masses[0]),
+        ("teacher_topk_overlap", masses[1]),
+    ):
         objective = built(objective_of(KL, monitors=[name]))
         _, parts = objective(here.states, here.scores, here.batch)
         assert set(parts) == {"forward_kl", name}

@@ -23,7 +23,7 @@ from seqdistill.data.conversations import prompt_text
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.text_encoding import encode
-from seqdistill.evaluation.dev import best_texts
+from seqdistill.evaluation.dev import best_of, texts_of
 from seqdistill.generation.decoding import Hypothesis
 from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.generate import generate_texts, read_rows
@@ -173,7 +173,7 @@ def test_an_end_that_only_the_model_declares_is_no_text_of_an_output() -> None:
             return written
 
     examples = [EncodedExample("1", (5,), ())] * 2
-    found = best_texts(Writes(), examples, tokenizer, Decoding(max_new_tokens=9))
+    found = texts_of(best_of(Writes(), examples, Decoding(max_new_tokens=9)), tokenizer)
     assert [text.replace(" ", "") for text in found] == ["ab", "ab<|call|>"]
 
 

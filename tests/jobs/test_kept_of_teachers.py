@@ -11,7 +11,7 @@ from tests.jobs.runs import folder_for, recipe_in, student_of, trained
 from tests.tiny import EOS, tiny_model
 
 from seqdistill.assembly import preparing
-from seqdistill.assembly.models import build_teacher
+from seqdistill.assembly.models import build_teachers
 from seqdistill.core.errors import DataError, StaleCorpusError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.readers import read_examples
@@ -110,14 +110,14 @@ def teacher_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A line for every time that a teacher's network runs, from now on."""
     calls: list[str] = []
 
-    def counted(recipe: Recipe) -> LoadedModel:
-        pair = build_teacher(recipe)
+    def counted(recipe: Recipe, *, asked: bool) -> tuple[LoadedModel, ...]:
+        (pair,) = build_teachers(recipe, asked=asked)
         pair.model.base_model.register_forward_pre_hook(lambda *_: calls.append("whole"))
         if pair.kind == "seq2seq":
             pair.model.get_decoder().register_forward_pre_hook(lambda *_: calls.append("decoder"))
-        return pair
+        return (pair,)
 
-    monkeypatch.setattr(preparing, "build_teacher", counted)
+    monkeypatch.setattr(preparing, "build_teachers", counted)
     return calls
 
 

@@ -12,8 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.chat_families import FAMILIES, family_tokenizer
-from tests.jobs.runs import assert_equal_students, folder_for, losses, recipe_in, texts, trained
+from tests.jobs.runs import (
+    assert_equal_students,
+    folder_for,
+    losses,
+    recipe_in,
+    student_of,
+    texts,
+    trained,
+)
 
+from seqdistill.assembly.preparing import prepare
 from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.progress import NoProgress
@@ -187,6 +196,19 @@ def test_a_run_that_pauses_has_the_average_and_the_student_of_one_that_does_not(
     taught = paused.read_manifest()["teacher"]
     assert isinstance(taught, dict)
     assert "decay 0.8" in str(taught["weights"]) and "hint" in str(taught["reads"])
+
+
+def test_under_adapters_the_first_weights_teach_without_a_copy(hinted: Path) -> None:
+    given = {"student.lora.rank": 2, "training.learning_rate": 0.05}
+    recipe = recipe_of(hinted, "opsd", "own", **given)
+    prepared = prepare(recipe)
+    assert prepared.teacher is not None and prepared.teacher.model is prepared.student.model
+    named = {**given, "teacher.model": str(hinted / "student")}
+    own, apart = trained(recipe), trained(recipe_of(hinted, "opsd", "apart", **named))
+    assert losses(own) == pytest.approx(losses(apart), rel=1e-4)
+    first, second = student_of(own), student_of(apart)
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_kept_states_are_of_the_teachers_prompts(hinted: Path) -> None:

@@ -56,7 +56,7 @@ def dense(batch: SequenceBatch, name: str = "mbart", temperature: float = 1.0) -
     """The live teacher's log-probabilities at the positions that count."""
     live = InProcessTeacher(SequenceModel(tiny_model(name)), vocab_size=HALF)
     scores = live.score(batch)
-    logits = scores.head.logits(scores.hidden[batch.target_mask])  # type: ignore[union-attr]
+    logits = scores.head.logits(scores.hidden[batch.target_mask])
     return (logits / temperature).log_softmax(-1)
 
 

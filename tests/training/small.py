@@ -90,6 +90,7 @@ class Recorder(RunDirectory):
     def __init__(self, *, stop_at: int | None = None) -> None:
         super().__init__("nowhere")
         self.rows: list[dict[str, Any]] = []
+        self.alarms: list[dict[str, Any]] = []
         self.profiles: list[dict[str, Any]] = []
         self.stop_at = stop_at
 
@@ -101,6 +102,9 @@ class Recorder(RunDirectory):
             self.profiles.append({"step": step, **profile})
         if others := {key: value for key, value in values.items() if key not in profile}:
             self.rows.append({"step": step, **others})
+
+    def log_alarm(self, step: int, row: Mapping[str, object]) -> None:
+        self.alarms.append({"step": step, **row})
 
     def logs_so_far(self) -> dict[str, Any]:
         return {"rows": len(self.rows)}

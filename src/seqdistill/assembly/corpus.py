@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
+import numpy as np
+
 from seqdistill.assembly.data import (
     as_teacher_reads,
     chat_settings,
@@ -19,8 +21,9 @@ from seqdistill.assembly.data import (
 )
 from seqdistill.assembly.decoding import build_generator, labelling_engine
 from seqdistill.assembly.judging import text_units
-from seqdistill.assembly.models import teacher_placement
-from seqdistill.core.errors import StaleCorpusError
+from seqdistill.assembly.models import build_teacher, each_teacher, teacher_placement
+from seqdistill.core.errors import ModelError, StaleCorpusError
+from seqdistill.core.origins import ROUTE
 from seqdistill.core.progress import Progress
 from seqdistill.data.conversations import ChatSettings, prompt_text
 from seqdistill.data.dataset import with_placeholder_targets
@@ -39,6 +42,7 @@ from seqdistill.records.fingerprint import of_settings
 from seqdistill.sources.error_filter import within_error_rate
 from seqdistill.sources.interpolation import interpolate
 from seqdistill.sources.labelling import label
+from seqdistill.sources.pool import Pool
 from seqdistill.sources.shards import Prompt, TeacherOutput, fingerprint_sources
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
@@ -269,9 +273,12 @@ def teacher_outputs(
     With one tokenizer these are the very ids that the teacher wrote; otherwise its texts are
     encoded anew.
     """
-    corpus = label_with_teacher(recipe, teacher, examples, progress)
     kept: Kept
     facts: dict[str, object] = {}
+    if recipe.teacher.members:
+        corpus: TeacherCorpus = _pool(recipe, teacher, examples, progress)
+    else:
+        corpus = label_with_teacher(recipe, teacher, examples, progress)
     references = [(example.id, example.target or "") for example in examples]
     if recipe.sequences.origin == "interpolation":
         decoder = TextDecoder(teacher.tokenizer)
@@ -290,7 +297,7 @@ def teacher_outputs(
 
         def best() -> Iterator[tuple[str, Sequence[TeacherOutput]]]:
             for name, outputs in corpus.by_example():
-                yield name, [output for output in outputs if output.rank < num_outputs]
+                yield name, corpus.best(outputs, num_outputs)
 
         kept = best()
         if (most := recipe.sequences.max_word_error_rate) is not None:
@@ -299,6 +306,41 @@ def teacher_outputs(
     if tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer):
         return _known_to(student, teacher, kept, corpus.folder), facts
     return _encoded(kept, recipe, teacher, student, examples), facts
+
+
+def asked_of(recipe: Recipe, examples: Sequence[Example]) -> Iterator[tuple[Recipe, ExampleTable]]:
+    """Each teacher's recipe, and the examples that it labels: all, or those of its route."""
+    table, alone = ExampleTable.of(examples), each_teacher(recipe)
+    if recipe.teacher.route_by is None:
+        yield from ((one, table) for one in alone)
+        return
+    places = np.array([example.extras[ROUTE] for example in table])
+    for number, one in enumerate(alone):
+        yield one, table.select(np.flatnonzero(places == number))
+
+
+def _pool(
+    recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], progress: Progress
+) -> Pool:
+    """What all teachers write, one after the other in memory; `teacher` is the first.
+
+    Raises ModelError for one that has another tokenizer or ends otherwise.
+    """
+    corpora = []
+    for one, part in asked_of(recipe, examples):
+        pair = build_teacher(one)
+        facts = [
+            (tokenizer_fingerprint(p.tokenizer), pair_facts(p).end_ids) for p in (teacher, pair)
+        ]
+        if facts[0] != facts[1]:
+            raise ModelError(
+                "Teachers whose outputs are one pool must have one tokenizer and end alike, but "
+                f"{teacher.name!r} and {pair.name!r} do not; label with each, and train on the one "
+                "corpus after the other"
+            )
+        if len(part):
+            corpora.append(label_with_teacher(one, pair, part, progress))
+    return Pool.of(corpora, [example.id for example in examples])
 
 
 def _known_to(student: LoadedModel, teacher: LoadedModel, kept: Kept, folder: Path) -> Outputs:

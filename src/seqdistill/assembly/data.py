@@ -23,7 +23,7 @@ from seqdistill.generation.model_facts import declared_ends, pair_facts
 from seqdistill.models.adapters import decoder_prefix_ids, decoder_start_id
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.modalities import modality_of
-from seqdistill.recipe.schema import DataSection, Recipe
+from seqdistill.recipe.schema import DataSection, Recipe, TeacherSection
 
 Split = Literal["train", "dev", "test"]
 
@@ -41,8 +41,8 @@ def read_split(recipe: Recipe, split: Split, *, targets: Targets = "needed") -> 
     }[split]
     if spec is None:
         raise RecipeError(f"data.{split} must name the {split} examples, but it is not set.")
-    teacher_column = recipe.teacher.prompt_column if split == "train" else None
-    examples = _read(data, spec, split, targets, teacher_column)
+    teacher = recipe.teacher if split == "train" else TeacherSection()
+    examples = _read(data, spec, split, targets, teacher)
     if targets == "needed" and split != "train":
         _check_comparable(examples, split)
     if limit is not None and limit < len(examples):
@@ -51,12 +51,12 @@ def read_split(recipe: Recipe, split: Split, *, targets: Targets = "needed") -> 
         examples = examples.select(order[:limit].sort().values.numpy())
     if split != "train" or data.unlabelled is None:
         return examples
-    unlabelled = _read(data, data.unlabelled, split, "unread", teacher_column)
+    unlabelled = _read(data, data.unlabelled, split, "unread", teacher)
     return with_unlabelled(examples, unlabelled)
 
 
 def _read(
-    data: DataSection, spec: str, split: Split, targets: Targets, teacher_column: str | None
+    data: DataSection, spec: str, split: Split, targets: Targets, teacher: TeacherSection
 ) -> ExampleTable:
     return read_examples(
         spec,
@@ -68,7 +68,8 @@ def _read(
         targets=targets,
         ignore_columns=data.ignore_columns,
         extra_columns=data.extra_columns if split == "train" else (),
-        teacher_column=teacher_column,
+        teacher_column=teacher.prompt_column,
+        route=teacher.route,
     )
 
 

@@ -6,6 +6,7 @@ Raises UserError, so that a run is refused before it is begun and not after hour
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def learns_from_references(recipe: Recipe) -> bool:
 def check_models_fit(
     recipe: Recipe,
     *,
-    teacher: LoadedModel | None,
+    teachers: Sequence[LoadedModel],
     student: LoadedModel,
     train: EncodedDataset,
     asks_teacher: bool,
@@ -42,14 +43,14 @@ def check_models_fit(
     sequences, evaluation = recipe.sequences, recipe.evaluation
     learned = learns_from_references(recipe)
     read = train if learned else cut_unread_targets(train, max_target_tokens=0)
-    scored = {"teacher": teacher} if asks_teacher and teacher is not None else {}
+    scored = [("teacher", teacher) for teacher in teachers if asks_teacher]
     if recipe.data.dev is not None or recipe.data.test is not None:
         _check_engine(student, evaluation_engine(recipe), evaluation.max_new_tokens)
     if sequences.rolls_out:
         _check_engine(student, rollout_engine(recipe), sequences.rollouts.max_new_tokens)
-    if sequences.decoded_by_teacher and teacher is not None:
+    for teacher in teachers if sequences.decoded_by_teacher else ():
         _check_engine(teacher, labelling_engine(recipe), sequences.decoding.max_new_tokens)
-    for role, pair in {"student": student, **scored}.items():
+    for role, pair in [("student", student), *scored]:
         _check_lengths(pair, read, role)
         if sequences.rolls_out:
             _check_rollouts(pair, recipe, train, role)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.assembly.data import chat_settings, collator_for, encode_for, within_limits
 from seqdistill.compression.layers import keep_layers
 from seqdistill.compression.width import Width, keep_width
-from seqdistill.core.errors import DataError, ModelError, did_you_mean
+from seqdistill.core.errors import DataError, ModelError, RecipeError, did_you_mean
 from seqdistill.data.batching import in_length_order
 from seqdistill.data.bundled import SCHEME, bundled_folder
 from seqdistill.data.examples import Example
@@ -29,8 +30,10 @@ from seqdistill.models.loading import (
     load_extractor,
     load_pair,
     load_tokenizer,
+    with_adapters,
 )
 from seqdistill.models.placement import Placement, device_of
+from seqdistill.models.places import base_of
 from seqdistill.models.scratch import configuration, random_model, train_vocabulary
 from seqdistill.recipe.schema import EvaluationSection, Recipe, TeacherSection
 
@@ -90,12 +93,19 @@ def _placement(section: TeacherSection | EvaluationSection, recipe: Recipe, key:
 
 
 def build_teacher(recipe: Recipe) -> LoadedModel:
-    """The teacher that the recipe names; the student's first weights where it is its own."""
+    """The teacher that the recipe names; the student's first weights where it is its own.
+
+    Raises RecipeError where several are named and one is needed.
+    """
     section = recipe.student if recipe.teacher.is_student else recipe.teacher
+    if not isinstance(section.model, str):
+        raise RecipeError(
+            "teacher.model must name one teacher here, got a list of "
+            f"{len(recipe.teacher.members)}; name one of them as teacher.model=..."
+        )
     placement = teacher_placement(recipe)
     if recipe.teacher.is_student:  # in the dtype in which it is trained
         placement = dataclasses.replace(placement, dtype="fp32")
-    assert section.model is not None
     pair = load_pair(
         model_folder(section.model),
         trust_remote_code=section.trust_remote_code,
@@ -105,9 +115,60 @@ def build_teacher(recipe: Recipe) -> LoadedModel:
     return with_languages(named, *recipe.data.model_languages)
 
 
+def each_teacher(recipe: Recipe) -> list[Recipe]:
+    """The recipe with each of its teachers alone, and a folder for the labels of each."""
+    if not recipe.teacher.members:
+        return [recipe]
+    found, corpus = [], recipe.sequences.corpus
+    for number, member in enumerate(recipe.teacher.members, start=1):
+        one = {"model": member.model, "mixture": "probabilities", "route_by": None}
+        folder = corpus and str(Path(corpus) / f"teacher-{number}")
+        sections = {
+            "teacher": recipe.teacher.model_copy(update=one),
+            "sequences": recipe.sequences.model_copy(update={"corpus": folder}),
+        }
+        found.append(recipe.model_copy(update=sections))
+    return found
+
+
+def build_teachers(recipe: Recipe, *, asked: bool) -> tuple[LoadedModel, ...]:
+    """The teachers that the recipe names: of several the first, or all where they are `asked` at
+    every update. Adapters over one base, and the base itself, share its weights."""
+    alone = each_teacher(recipe)
+    if len(alone) == 1 or not asked:
+        return (build_teacher(alone[0]),)
+    names = [model_folder(one) for one in recipe.teacher.other_models]
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        base = base_of(name)
+        key = str(Path(base).resolve()) if Path(base).is_dir() else base
+        groups.setdefault(key, []).append(place)
+    found: dict[int, LoadedModel] = {}
+    for places in groups.values():
+        if len({names[place] for place in places}) == 1:  # one model, perhaps named twice
+            found |= dict.fromkeys(places, build_teacher(alone[places[0]]))
+            continue
+        base = base_of(names[places[0]])
+        section = alone[places[0]].teacher.model_copy(update={"model": base})
+        pair = build_teacher(recipe.model_copy(update={"teacher": section}))
+        found |= zip(places, with_adapters(pair, [names[p] for p in places]), strict=True)
+    return tuple(found[place] for place in range(len(names)))
+
+
+def teaches_without_adapters(recipe: Recipe) -> bool:
+    """Whether the student's first weights, as its teacher, are those under its adapters: not where
+    they label or are kept beforehand, nor where the student is in shards."""
+    teacher, labels = recipe.teacher, recipe.sequences.decoded_by_teacher
+    first = teacher.is_student and teacher.average_decay == 1.0
+    only_scores = not (teacher.keeps_scores or labels)
+    adapted = recipe.student.lora.rank is not None and recipe.training.parallel != "fsdp2"
+    return first and only_scores and adapted
+
+
 def own_teacher(recipe: Recipe, student: LoadedModel) -> LoadedModel:
-    """The student, not trained yet, as its own teacher: a copy unless it is to be the live one."""
-    if recipe.teacher.average_decay == 0.0:
+    """The student, not trained yet, as its own teacher: a copy unless it is to be the live one, or
+    its adapters are switched off for it."""
+    if recipe.teacher.average_decay == 0.0 or teaches_without_adapters(recipe):
         return student
     # Pruned weights are not those of its folders.
     folders = student.folders if recipe.pruning.sparsity is None else ()

@@ -27,11 +27,12 @@ from seqdistill.assembly.judging import (
     text_units,
     warn_of_cut_outputs,
 )
-from seqdistill.assembly.models import build_student, build_teacher, own_teacher
+from seqdistill.assembly.models import build_student, build_teachers, own_teacher
 from seqdistill.assembly.rewards import RewardOfCompletion, tried_reward
 from seqdistill.compression.pruning import PruningMask, prune
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, UserError
+from seqdistill.core.terms import OF_STUDENT_ALONE, Monitor
 from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.evaluation.calculator import check_calculator
@@ -56,8 +57,9 @@ class Prepared:
     """All that a training needs, read and checked; nothing is written yet."""
 
     recipe: Recipe
-    teacher: LoadedModel | None
-    """None also where all that is asked of it is on disk."""
+    teachers: tuple[LoadedModel, ...]
+    """All that are asked while training; else the one that labels, or the first that does. None
+    also where all that is asked of it is on disk."""
     student: LoadedModel
     adapted: SequenceModel
     lora: LoraAdapter | None
@@ -79,6 +81,11 @@ class Prepared:
     asks_teacher: bool
     """Whether training asks the teacher what it would say: for a term, or to be looked at."""
 
+    @property
+    def teacher(self) -> LoadedModel | None:
+        """The teacher, or the first of several."""
+        return next(iter(self.teachers), None)
+
 
 def build_objective(recipe: Recipe, features: Sequence[FeatureLoss] = ()) -> WeightedObjective:
     """The weighted sum of the recipe's terms and of `features`."""
@@ -87,9 +94,23 @@ def build_objective(recipe: Recipe, features: Sequence[FeatureLoss] = ()) -> Wei
         section.built_terms(),
         reduction=section.reduction,
         loss_temperature=section.loss_temperature,
-        monitors=section.monitors,
+        monitors=tuple(dict.fromkeys((*section.monitors, *_watched(recipe)))),
         by_origin=isinstance(recipe.sequences.mixture.student_fraction, MeasuredSection),
         features=features,
+    )
+
+
+def _watched(recipe: Recipe) -> tuple[Monitor, ...]:
+    """What collapse alarms look at of a student that samples, beside its outputs."""
+    if not recipe.sequences.rolls_out or recipe.training.alarms.action == "none":
+        return ()
+    if recipe.teacher.scores == "none":
+        return (OF_STUDENT_ALONE,)
+    return (
+        OF_STUDENT_ALONE,
+        "teacher_entropy",
+        "student_topk_overlap",
+        "teacher_topk_overlap",
     )
 
 
@@ -105,15 +126,14 @@ def prepare(recipe: Recipe) -> Prepared:
     dev_examples = _read_held_out(recipe, "dev")
     # Used after training: a mistake in it is told before.
     test_examples = _read_held_out(recipe, "test")
-    teacher = build_teacher(recipe) if _needs_teacher(recipe) else None
-    student = build_student(recipe, teacher, train_examples)
+    asked = build_teachers(recipe, asked=asks_teacher) if _needs_teacher(recipe) else ()
+    student = build_student(recipe, next(iter(asked), None), train_examples)
     mask = _mask(recipe, student)
-    if recipe.teacher.is_student:
-        teacher = own_teacher(recipe, student)
+    teachers = (own_teacher(recipe, student),) if recipe.teacher.is_student else asked
     if recipe.evaluation.calculator:
         check_calculator(student.kind)
-    if teacher is not None and (asks_teacher or sequences.rollouts.teacher_fraction > 0.0):
-        check_vocabularies(student, teacher)
+    if teachers and (asks_teacher or sequences.rollouts.teacher_fraction > 0.0):
+        check_vocabularies(student, *teachers)
     if sequences.origin == "interpolation":
         similarity_of(sequences.similarity, text_units(recipe, train_examples))
     judging = _judging(recipe, train_examples, dev_examples, test_examples, student.kind)
@@ -121,7 +141,7 @@ def prepare(recipe: Recipe) -> Prepared:
     dev = encode_for_evaluation(dev_examples, student, recipe.data)
     check_models_fit(
         recipe,
-        teacher=teacher,
+        teachers=teachers,
         student=student,
         train=encoded.examples,
         asks_teacher=asks_teacher,
@@ -130,7 +150,7 @@ def prepare(recipe: Recipe) -> Prepared:
     lora, adapted = _lora(recipe, student), SequenceModel(student.model)
     return Prepared(
         recipe=recipe,
-        teacher=teacher,
+        teachers=teachers,
         student=student,
         reward=tried_reward(recipe, student, train_examples, encoded.examples),
         lora=lora,
@@ -143,7 +163,9 @@ def prepare(recipe: Recipe) -> Prepared:
         dev_references=tuple(example.target or "" for example in dev_examples),
         judging=judging,
         precision=_precision(recipe),
-        objective=build_objective(recipe, build_features(recipe, adapted, teacher)),
+        objective=build_objective(
+            recipe, build_features(recipe, adapted, next(iter(teachers), None))
+        ),
         asks_teacher=asks_teacher,
     )
 
@@ -158,7 +180,7 @@ def _needs_teacher(recipe: Recipe) -> bool:
         and is_finished(Path(section.kept_scores))
     )
     else_needed = student.init != "pretrained" or recipe.sequences.decoded_by_teacher
-    return section.other_model is not None and (else_needed or not is_kept)
+    return bool(section.other_models) and (else_needed or not is_kept)
 
 
 def _judging(
@@ -299,9 +321,20 @@ def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
     )
 
 
-def check_vocabularies(student: LoadedModel, teacher: LoadedModel | None) -> int:
-    """How many symbols both models know. Raises UserError for models that do not compare."""
-    assert teacher is not None
+def check_vocabularies(student: LoadedModel, *teachers: LoadedModel) -> int:
+    """How many symbols all models know. Raises UserError for models that do not compare."""
+    sizes = []
+    for teacher in teachers:
+        try:
+            sizes.append(_shared_size(student, teacher))
+        except UserError as error:
+            if len(teachers) == 1:
+                raise
+            raise type(error)(f"Of the teachers {teacher.name!r}: {error}") from error
+    return min(sizes)
+
+
+def _shared_size(student: LoadedModel, teacher: LoadedModel) -> int:
     if teacher.kind != student.kind:
         raise UserError(
             f"Teacher and student must be of one kind to be compared token by token, but the "

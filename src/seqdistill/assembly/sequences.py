@@ -252,7 +252,7 @@ def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPla
     )
     # Ids of what the student writes lie below what the objective cuts both heads to.
     if prepared.asks_teacher or section.teacher_fraction > 0.0:
-        vocab_size = check_vocabularies(student, prepared.teacher)
+        vocab_size = check_vocabularies(student, *prepared.teachers)
     else:
         vocab_size = num_known_ids(student.tokenizer)
     # With targets no longer than a rollout, which fit the model where others may not.

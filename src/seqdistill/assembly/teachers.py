@@ -11,7 +11,11 @@ from typing import Any
 import torch
 
 from seqdistill.assembly.data import collator_for
-from seqdistill.assembly.models import model_folder, teacher_placement
+from seqdistill.assembly.models import (
+    model_folder,
+    teacher_placement,
+    teaches_without_adapters,
+)
 from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError, RecipeError
@@ -44,6 +48,7 @@ from seqdistill.teachers.kept_scores import (
     missing_from,
     read_record,
 )
+from seqdistill.teachers.several import AdapterTeacher, MixtureOfTeachers, RoutedTeachers
 
 
 def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
@@ -53,16 +58,38 @@ def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
     """
     if not prepared.asks_teacher or prepared.teacher is None:
         return NoTeacher()
-    size = check_vocabularies(prepared.student, prepared.teacher)
+    size = check_vocabularies(prepared.student, *prepared.teachers)
     section, student = prepared.recipe.teacher, prepared.adapted
     layers = prepared.objective.teacher_layers
     if section.is_student and section.average_decay == 0.0:
         return LiveTeacher(student, vocab_size=size, layers=layers)
+    if teaches_without_adapters(prepared.recipe) and prepared.lora is not None:
+        return LiveTeacher(student, vocab_size=size, layers=layers, first=prepared.lora.off)
+    if section.members:
+        return _several(prepared, device, size)
     model = SequenceModel(prepared.teacher.model.to(device))
     decay = section.average_decay
     if section.is_student and decay < 1.0:
         return AveragedTeacher(model, student, decay=decay, vocab_size=size, layers=layers)
     return InProcessTeacher(model, vocab_size=size, layers=layers)
+
+
+def _several(prepared: Prepared, device: torch.device, vocab_size: int) -> Teacher:
+    """All teachers as one; a model that several share is there once."""
+    section, models = prepared.recipe.teacher, dict[int, SequenceModel]()
+    teachers: list[InProcessTeacher] = []
+    for pair in prepared.teachers:
+        if id(pair.model) not in models:
+            models[id(pair.model)] = SequenceModel(pair.model.to(device))
+        model = models[id(pair.model)]
+        if pair.adapter is None:
+            teachers.append(InProcessTeacher(model, vocab_size=vocab_size))
+        else:
+            teachers.append(AdapterTeacher(model, pair.adapter, vocab_size=vocab_size))
+    if section.route_by is not None:
+        return RoutedTeachers(teachers)
+    geometric = section.mixture == "log_probabilities"
+    return MixtureOfTeachers(teachers, section.weights, geometric=geometric)
 
 
 def teacher_facts(recipe: Recipe) -> dict[str, str]:
@@ -72,6 +99,12 @@ def teacher_facts(recipe: Recipe) -> dict[str, str]:
         decay = section.average_decay
         kept = {1.0: "the student's first", 0.0: "the student's present"}
         found["weights"] = kept.get(decay, f"average of the student's, decay {decay:g}")
+    if section.route_by is not None:
+        found["by row"] = f"the column {section.route_by} says which of {len(section.members)}"
+    elif section.members and section.scores != "none":
+        parts = zip(section.members, section.weights, strict=True)
+        listed = ", ".join(f"{weight:.3g} {member.model}" for member, weight in parts)
+        found["mixture"] = f"of {section.mixture.replace('_', '-')}: {listed}"
     if section.prompt_column is not None:
         found["reads"] = f"the column {section.prompt_column} in the place of the student's prompt"
     return found

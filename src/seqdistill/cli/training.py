@@ -154,7 +154,8 @@ def label(
         from seqdistill.jobs.label import check_labels, label_data
 
         folder = label_data(chosen, progress=progress)
-        check_labels(folder)
+        if not chosen.teacher.members:  # else each was looked at
+            check_labels(folder)
     echo()
     name = read_words(words).positional[0]
     at = f" and sequences.corpus={quoted(folder)}" if named else ""
@@ -246,12 +247,15 @@ def _show_trained(run: RunDirectory, plugins: Sequence[str]) -> None:
     students = [
         (f"student {m.path.name}" if many else "student", str(m.student_path)) for m in members
     ]
-    judging = (
-        members[0].read_manifest().get("judging") if members[0].manifest_path.exists() else None
-    )
+    manifests = [m.read_manifest() if m.manifest_path.exists() else {} for m in members]
+    judging = manifests[0].get("judging")
     judged = [("judged by", str(judging["in_words"]))] if isinstance(judging, dict) else []
+    trained = [each for manifest in manifests if isinstance(each := manifest.get("training"), dict)]
+    stopped = [("stopped by", str(each["stopped_by"])) for each in trained if each["stopped_by"]]
     echo()
-    say_aligned([*students, *judged, ("next", f"{program()} evaluate {quoted(run.path)}{named}")])
+    say_aligned(
+        [*students, *stopped, *judged, ("next", f"{program()} evaluate {quoted(run.path)}{named}")]
+    )
 
 
 def _show_demo(run: RunDirectory) -> None:

@@ -99,6 +99,19 @@ class SequenceBatch:
         """The same batch in page-locked memory, which a GPU copies from while it computes."""
         return self._with(lambda tensor: tensor.pin_memory())
 
+    def rows(self, index: Int[Tensor, " rows"]) -> SequenceBatch:
+        """These examples alone, as wide as they were."""
+        chosen, where = index.tolist(), index.to(self.target_ids.device)
+        alone = dataclasses.replace(self, teacher=None)
+        part = alone._with(lambda tensor: tensor[where.to(tensor.device)])
+        teacher = None if self.teacher is None else self.teacher.rows(index)
+        return dataclasses.replace(
+            part,
+            example_ids=tuple(self.example_ids[i] for i in chosen),
+            origins=None if self.origins is None else tuple(self.origins[i] for i in chosen),
+            teacher=teacher,
+        )
+
     def _with(self, change: Callable[[Any], Any]) -> SequenceBatch:
         """The batch with every tensor changed."""
         changed: dict[str, Any] = {"extras": {k: change(v) for k, v in self.extras.items()}}

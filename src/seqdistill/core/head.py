@@ -1,6 +1,7 @@
 """The output head as data: what turns a hidden state into logits, whatever the architecture.
 
-Marian has a bias, T5 with tied embeddings a scale, Gemma a soft cap.
+Marian has a bias, T5 with tied embeddings a scale, Gemma a soft cap. Several teachers have their
+heads side by side.
 """
 
 from __future__ import annotations
@@ -59,3 +60,37 @@ class Head:
         if self.soft_cap is not None:
             logits = self.soft_cap * torch.tanh(logits / self.soft_cap)
         return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedHead:
+    """Heads of several teachers over one vocabulary, which make one distribution of theirs.
+
+    With `weights`, which sum to 1, hidden states are those of all members, side by side: log sum_i
+    w_i p_i, or where `geometric` sum_i w_i log p_i, normalized. Without, every position is of one
+    member: its hidden state, zeros up to the widest, and in the last column the member's place.
+
+    Source: Hinton et al. 2015, sec. 2: "the arithmetic or geometric mean".
+    """
+
+    members: tuple[Head, ...]
+    weights: tuple[float, ...] | None = None
+    geometric: bool = False
+
+    @property
+    def vocab_size(self) -> int:
+        """How many symbols all of them score."""
+        return self.members[0].vocab_size
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each member's hidden states."""
+        return tuple(member.weight.shape[1] for member in self.members)
+
+    def cut(self, vocab_size: int) -> MixedHead:
+        """As of a single head."""
+        members = tuple(member.cut(vocab_size) for member in self.members)
+        return dataclasses.replace(self, members=members)
+
+
+TeacherHead = Head | MixedHead

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seqdistill.core.families import SparseForm
 from seqdistill.core.features import Features
-from seqdistill.core.head import Head
+from seqdistill.core.head import Head, MixedHead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,4 +50,14 @@ class SparseScores:
         return SparseScores(*own, self.vocab_size, self.form)
 
 
-TeacherScores = NoScores | DenseScores | SparseScores
+@dataclasses.dataclass(frozen=True)
+class MixedScores:
+    """The dense scores of several teachers together, their states laid out as `MixedHead` says."""
+
+    hidden: Float[Tensor, "batch time teacher_dims"]
+    head: MixedHead
+    features: Features = dataclasses.field(default_factory=dict)
+    """None: layers are compared with those of one teacher."""
+
+
+TeacherScores = NoScores | DenseScores | SparseScores | MixedScores

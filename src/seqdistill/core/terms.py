@@ -23,8 +23,16 @@ from seqdistill.core.registry import Chosen
 from seqdistill.core.schedules import Schedule
 
 Reduction = Literal["token", "sequence", "sum"]
-Monitor = Literal["student_entropy", "teacher_reverse_kl"]
+Monitor = Literal[
+    "student_entropy",
+    "teacher_entropy",
+    "teacher_reverse_kl",
+    "student_topk_overlap",
+    "teacher_topk_overlap",
+]
 """What is measured only to be looked at: no loss depends on it."""
+OF_STUDENT_ALONE: Monitor = "student_entropy"
+"""All others compare with the teacher."""
 Weighing = str | Chosen[TokenWeight]
 OWN_DIVERGENCE, OTHERS_DIVERGENCE = "divergence_own", "divergence_others"
 """What metrics call the mean of a term over the student's own sequences, and over all others."""

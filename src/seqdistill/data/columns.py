@@ -60,6 +60,8 @@ class ColumnChoice:
     """Columns of numbers that come with each example."""
     teacher_column: str | None = None
     """The column of what the teacher reads in the place of the source."""
+    route: tuple[str, tuple[str, ...]] | None = None
+    """The column that says which of several teachers a row is for, and the value of each."""
 
 
 def check_no_extras(file: object, choice: ColumnChoice) -> None:
@@ -67,6 +69,7 @@ def check_no_extras(file: object, choice: ColumnChoice) -> None:
     for key, asked in (
         ("data.extra_columns", choice.extra_columns),
         ("teacher.prompt_column", choice.teacher_column),
+        ("teacher.route_by", choice.route),
     ):
         if asked:
             raise DataError(
@@ -98,6 +101,8 @@ class Layout:
     """Columns of numbers."""
     teacher: str | None = None
     """The column of what the teacher reads in the place of the source."""
+    route: tuple[str, tuple[str, ...]] | None = None
+    """The column that says which of several teachers a row is for, and the value of each."""
 
     @property
     def is_heard(self) -> bool:
@@ -108,7 +113,8 @@ class Layout:
     def columns(self) -> list[str]:
         """The columns to read."""
         sides = (self.source, self.about, self.target, ID if self.has_id else None)
-        named = (*sides, *self.of_chat, *self.extras, self.teacher)
+        route = None if self.route is None else self.route[0]
+        named = (*sides, *self.of_chat, *self.extras, self.teacher, route)
         return [name for name in dict.fromkeys(named) if name is not None]
 
 
@@ -166,10 +172,13 @@ def find_layout(names: Collection[str], choice: ColumnChoice, *, file: str) -> L
         ignored=choice.ignore_columns,
         extras=choice.extra_columns,
         teacher=choice.teacher_column,
+        route=choice.route,
     )
     asked = [("data.extra_columns", name) for name in choice.extra_columns]
     if choice.teacher_column is not None:
         asked.append(("teacher.prompt_column", choice.teacher_column))
+    if choice.route is not None:
+        asked.append(("teacher.route_by", choice.route[0]))
     for key, name in asked:
         if name not in names:
             raise DataError(

@@ -33,6 +33,7 @@ def read_examples(
     ignore_columns: Sequence[str] = (),
     extra_columns: Sequence[str] = (),
     teacher_column: str | None = None,
+    route: tuple[str, tuple[str, ...]] | None = None,
 ) -> ExampleTable:
     """The examples that `spec` names, in the order of the file.
 
@@ -42,9 +43,9 @@ def read_examples(
     parts of a bundled corpus or of a data set. Columns are found by name (see `columns.PAIRS`;
     `translation`; `messages`) unless given; `audio` holds paths of recordings, from the table's
     folder; those in `extra_columns` hold numbers, `teacher_column` what the teacher reads in the
-    place of the source, and columns and keys of turns in `ignore_columns` are as if they were not
-    there. Where `targets` are not needed, sources alone
-    are enough, a .txt file among them: see `columns.Targets`.
+    place of the source, that of `route` which of several teachers a row is for, and columns and
+    keys of turns in `ignore_columns` are as if they were not there. Where `targets` are not needed,
+    sources alone are enough, a .txt file among them: see `columns.Targets`.
 
     An id is the value of the column `id`, else the number of the row counted from 1. What is large
     is read and checked once, kept in the cache, and mapped into memory. Raises DataError, naming
@@ -63,6 +64,7 @@ def read_examples(
         tuple(ignore_columns),
         tuple(extra_columns),
         teacher_column,
+        route,
     )
     path = Path(spec)
     if spec.startswith(SCHEME):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, cast
 
 from seqdistill.core.errors import DataError, did_you_mean
+from seqdistill.core.origins import ROUTE
 from seqdistill.data.columns import (
     ID,
     REASONING,
@@ -102,10 +103,21 @@ def _example(row: Row, layout: Layout, *, number: int, targets: Targets) -> Exam
     example = _texts(row, layout, number=number, targets=targets)
     if layout.teacher is not None:
         example = _with_teacher_prompt(example, row.get(layout.teacher), layout.teacher, layout)
-    if not layout.extras:
+    if not layout.extras and layout.route is None:
         return example
     extras = {name: _finite(row.get(name), name) for name in layout.extras}
+    if layout.route is not None:
+        extras[ROUTE] = _place(row.get(layout.route[0]), *layout.route)
     return dataclasses.replace(example, extras=extras)
+
+
+def _place(value: object, name: str, known: Sequence[str]) -> float:
+    """Which of the teachers serves the value."""
+    text = str(value) if isinstance(value, (str, int)) else ""
+    if text not in known:
+        found = repr(value) if isinstance(value, (str, int)) else _kind(value)
+        raise RowError(f"{name} must be what a teacher serves ({', '.join(known)}), found {found}")
+    return float(known.index(text))
 
 
 def _with_teacher_prompt(example: Example, value: object, name: str, layout: Layout) -> Example:

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.generation.decoding import SequenceGenerator
+from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
 from seqdistill.metrics.corpus_metrics import LOSS, CorpusMetric, corpus_metrics
+from seqdistill.metrics.diversity import outputs_in_tokens
 from seqdistill.metrics.scripts import SPACED, Units
 from seqdistill.recipe.sequences_schema import Decoding
 
 _LOG = logging.getLogger(__name__)
+_NOTHING = Hypothesis((), 0.0, finished=True)
 _ZEROS = 2
 """So many first scores of zero are no chance: what is chosen by them is not chosen at all."""
 
@@ -35,20 +37,24 @@ class Ranks:
     gather: Callable[[Any], list[Any]] = lambda own: [own]
 
 
-def best_texts(
+def best_of(
     generator: SequenceGenerator,
     examples: Sequence[EncodedExample],
-    tokenizer: PreTrainedTokenizerBase,
     decoding: Decoding,
     on_progress: Callable[[int], None] | None = None,
     *,
     seed: int = 0,
-) -> list[str]:
-    """The text of each example's best hypothesis, marks removed, in order."""
+) -> list[Hypothesis]:
+    """Each example's best hypothesis, in order; an empty one where there is none."""
     prompts = [example.prompt for example in examples]
     found = generator.generate(prompts, decoding, seed=seed, on_progress=on_progress)
-    best = [hypotheses[0].content_ids if hypotheses else () for hypotheses in found]
-    return [text.strip() for text in TextDecoder(tokenizer).texts(best)]
+    return [hypotheses[0] if hypotheses else _NOTHING for hypotheses in found]
+
+
+def texts_of(best: Sequence[Hypothesis], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Their texts, marks removed."""
+    texts = TextDecoder(tokenizer).texts([hypothesis.content_ids for hypothesis in best])
+    return [text.strip() for text in texts]
 
 
 @dataclasses.dataclass
@@ -74,35 +80,38 @@ class DevScorer:
     _num_zeros: int | None = dataclasses.field(default=0, init=False)
 
     def __call__(self, model: PreTrainedModel) -> Mapping[str, float]:
-        """Each metric's value under its name, such as `bleu`, and `loss_nats`."""
-        texts, loss = self._shared(model)
+        """Each metric's value under its name, such as `bleu`, `loss_nats`, and what
+        `outputs_in_tokens` tells of the outputs."""
+        best, loss = self._shared(model)
+        texts = texts_of(best, self.tokenizer)
         scores = {
             name: metric.statistics(texts, self.references).score().value
             for name, metric in self._known.items()
         }
         scores[LOSS] = loss.mean
         self._warn_of_zeros(scores)
-        return scores
+        ids, finished = [one.token_ids for one in best], [one.finished for one in best]
+        return scores | outputs_in_tokens(ids, finished)
 
     @property
     def _known(self) -> dict[str, CorpusMetric]:
         return {name: corpus_metrics(self.units)[name] for name in self.metrics}
 
-    def _shared(self, model: PreTrainedModel) -> tuple[list[str], TokenSum]:
-        """The texts for all of dev in order, and its loss; of n processes each does every n-th."""
+    def _shared(self, model: PreTrainedModel) -> tuple[list[Hypothesis], TokenSum]:
+        """Outputs for all of dev in order, and its loss; of n processes each does every n-th."""
         rank, count = self.ranks.rank, self.ranks.count
         own = self.examples[rank::count]
-        texts, loss = [""] * len(self.examples), TokenSum.zero()
-        found: list[str] = []
+        best, loss = [_NOTHING] * len(self.examples), TokenSum.zero()
+        found: list[Hypothesis] = []
         if own:
             greedy = Decoding(beam_size=1, max_new_tokens=self.max_new_tokens)
-            found = best_texts(self.generator(model), own, self.tokenizer, greedy)
+            found = best_of(self.generator(model), own, greedy)
             loss = self.loss(own)
         everyones = self.ranks.gather((found, float(loss.total), float(loss.count)))
         for position, (share, _, _) in enumerate(everyones):
-            texts[position::count] = share
+            best[position::count] = share
         totals = torch.tensor([part[1:] for part in everyones], dtype=torch.float64).sum(dim=0)
-        return texts, TokenSum(totals[0], totals[1])
+        return best, TokenSum(totals[0], totals[1])
 
     def _warn_of_zeros(self, scores: Mapping[str, float]) -> None:
         """Says once when the score that chooses has been zero from the start."""

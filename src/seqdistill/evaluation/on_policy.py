@@ -38,13 +38,11 @@ from seqdistill.objectives.divergences import (
     reverse_kl,
     total_variation,
 )
+from seqdistill.objectives.overlap import shared_top_mass
 from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import Forced, Value
 
 _LOG = logging.getLogger(__name__)
-
-TOP_K = 8
-"""Likeliest tokens of each model whose overlap is measured."""
 
 
 class ToTeacher(TypedDict, total=False):
@@ -68,7 +66,7 @@ class Comparison:
     kl_teacher_student: tuple[Float[np.ndarray, " _"], ...]
     """The forward divergence KL(teacher || student)."""
     topk_overlap: tuple[Float[np.ndarray, " _"], ...]
-    """The student's probability of the tokens that are among the TOP_K likeliest of both models."""
+    """`shared_top_mass` of the student."""
     acceptance: tuple[Float[np.ndarray, " _"], ...]
     """sum min(student, teacher) = 1 - TVD: the chance that the teacher accepts a token which the
     student drafts there, in speculative sampling at temperature 1."""
@@ -91,8 +89,7 @@ def compared_on_own_samples(
     too. Both models know the ids below `vocab_size`: softmaxes are over these, and a sample is read
     up to the first id beyond. Empty where nothing was sampled.
 
-    Source: Agarwal et al. 2024 (GKD), sec. 3, for the samples; Li et al. 2026 (Rethinking
-    On-Policy Distillation), whose overlap tokens hold 97 to 99 % of the mass where it succeeds.
+    Source: Agarwal et al. 2024 (GKD), sec. 3, for the samples.
     """
     decoding = Decoding(mode="sample", max_new_tokens=settings.section.max_new_tokens)
     seed = derived_seed(settings.seed, "evaluation/own samples")
@@ -169,19 +166,9 @@ def _compared(
             for of, states in ((head, rows), (teacher_head, its_rows))
         )
         accepted = 1.0 - total_variation(own, its)
-        values = (reverse_kl(own, its), forward_kl(own, its), _overlap(own, its), accepted)
+        values = (reverse_kl(own, its), forward_kl(own, its), shared_top_mass(own, its), accepted)
         chunks.append(torch.stack(values).double())
     return tuple(torch.cat(chunks, dim=1))
-
-
-def _overlap(
-    log_probs: Float[Tensor, "positions vocab"], teacher_log_probs: Float[Tensor, "positions vocab"]
-) -> Float[Tensor, " positions"]:
-    top = log_probs.topk(min(TOP_K, log_probs.shape[-1]), dim=-1)
-    its_ids = teacher_log_probs.topk(top.indices.shape[-1], dim=-1).indices
-    # (positions, own top k, its top k) -> (positions, own top k)
-    shared = (top.indices[:, :, None] == its_ids[:, None, :]).any(dim=-1)
-    return (top.values.exp() * shared).sum(dim=-1)
 
 
 def texts_after_wrong_token(

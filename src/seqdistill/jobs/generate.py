@@ -19,7 +19,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, Turn
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
-from seqdistill.evaluation.dev import best_texts
+from seqdistill.evaluation.dev import best_of, texts_of
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.generation.ctranslate2_model import is_converted
 from seqdistill.generation.decoding import SequenceGenerator
@@ -164,7 +164,8 @@ def generate_texts(
                 max_new_tokens=max_new_tokens,
             )
     progress.start("generating", len(wanted))
-    found = best_texts(generator, encoded, pair.tokenizer, decoding, progress.advance, seed=seed)
+    best = best_of(generator, encoded, decoding, progress.advance, seed=seed)
+    found = texts_of(best, pair.tokenizer)
     progress.finish()
     if isinstance(generator, SpeculativeGenerator):
         tell_of_drafts(generator, sources, decoding, progress)

@@ -7,7 +7,7 @@ another teacher, it would be another run. What is in them is not known here.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -45,7 +45,7 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
         "data.unlabelled": data_files(recipe.data.unlabelled),
         "data.dev": data_files(recipe.data.dev),
         "data.test": data_files(recipe.data.test),
-        "teacher.model": _model_files(recipe.teacher.other_model),
+        "teacher.model": _teachers_files(recipe.teacher.other_models),
         "student.model": _model_files(recipe.student.model),
         "objective.reward.classifier": _model_files(reward.classifier),
         "objective.reward.function": _module_file(reward.function),
@@ -130,6 +130,17 @@ def _model_files(name: str | None) -> dict[str, Path]:
         folder = Path(cached).parent
     found = sorted(path for path in folder.iterdir() if path.name.endswith(_MODEL_FILES))
     return {path.name: path for path in found if path.is_file()}
+
+
+def _teachers_files(names: Sequence[str]) -> dict[str, Path]:
+    """Those of all teachers; of several each after the teacher's number."""
+    if len(names) < 2:
+        return _model_files(next(iter(names), None))
+    return {
+        f"{number}/{file}": path
+        for number, name in enumerate(names, start=1)
+        for file, path in _model_files(name).items()
+    }
 
 
 def _module_file(name: str | None) -> dict[str, Path]:

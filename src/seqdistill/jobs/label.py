@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from seqdistill.assembly.corpus import Wanted, label_generator, label_with_teacher, wanted_corpus
+from seqdistill.assembly.corpus import (
+    Wanted,
+    asked_of,
+    label_generator,
+    label_with_teacher,
+    wanted_corpus,
+)
 from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.core.errors import ModelError
@@ -24,15 +30,24 @@ _NUM_LABELLED = 48
 
 
 def label_data(recipe: Recipe, *, progress: Progress) -> Path:
-    """The folder of the teacher's corpus; neither references nor a student are needed.
+    """The folder of the teacher's corpus, or the one that those of several lie in; neither
+    references nor a student are needed.
 
     Raises RecipeError for what does not go together, and for a chain, whose stages may each have a
     corpus of their own.
     """
     check_recipe(recipe, purpose="label")
     examples = read_split(recipe, "train", targets="optional")
-    teacher = build_teacher(recipe)
-    return label_with_teacher(recipe, teacher, examples, progress).folder
+    folders = [
+        label_with_teacher(one, build_teacher(one), part, progress).folder
+        for one, part in asked_of(recipe, examples)
+        if len(part)
+    ]
+    if not recipe.teacher.members:
+        return folders[0]
+    for folder in folders:
+        check_labels(folder)
+    return folders[0].parent
 
 
 def check_labels(folder: Path) -> None:
@@ -49,13 +64,14 @@ def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     """What `label_data` would do, as (label, text) pairs: a sample of the sources is timed."""
     check_recipe(recipe, purpose="label")
     examples = read_split(recipe, "train", targets="optional")
-    teacher = build_teacher(recipe)
-    wanted = wanted_corpus(recipe, teacher, examples)
-    labels = planned_labels(recipe, teacher, wanted)
+    rows = [("examples", counted_train(examples, recipe.data))]
+    for one, part in asked_of(recipe, examples):
+        teacher = build_teacher(one)
+        wanted = wanted_corpus(one, teacher, part)
+        rows.append(("would write to", str(wanted.folder)))
+        rows.append(("teacher's labels", planned_labels(one, teacher, wanted)))
     return [
-        ("would write to", str(wanted.folder)),
-        ("examples", counted_train(examples, recipe.data)),
-        ("teacher's labels", labels),
+        *rows,
         ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),
     ]
 

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from seqdistill.assembly.corpus import wanted_corpus
+from seqdistill.assembly.corpus import asked_of, wanted_corpus
 from seqdistill.assembly.data import counted_train, read_split
+from seqdistill.assembly.models import build_teacher
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source
 from seqdistill.assembly.teachers import live_teacher, scores_bytes, stand_in_scores
@@ -153,8 +154,11 @@ def _data_facts(prepared: Prepared, labelled: Recipe) -> dict[str, str]:
             size = len(prepared.dev) if split == "dev" else len(read_split(recipe, "test"))
             facts[f"{split} examples"] = f"{size:,} of {name}"
     if labelled.sequences.decoded_by_teacher and prepared.teacher is not None:
-        wanted = wanted_corpus(labelled, prepared.teacher, prepared.train_examples)
-        facts["teacher's labels"] = planned_labels(labelled, prepared.teacher, wanted)
+        planned = []
+        for one, part in asked_of(labelled, prepared.train_examples):
+            teacher = build_teacher(one) if recipe.teacher.members else prepared.teacher
+            planned.append(planned_labels(one, teacher, wanted_corpus(one, teacher, part)))
+        facts["teacher's labels"] = "; ".join(planned)
     facts |= dict(shown_row(prepared, train))
     return {**facts, "source tokens": f"{int(train.lengths.source.sum()):,}"}
 

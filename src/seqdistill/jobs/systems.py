@@ -93,10 +93,10 @@ def _start(
 ) -> SystemUnderTest:
     """The student before its first update, which all members of a comparison share."""
     student, placement, loaded = recipe.student, evaluation_placement(recipe), None
-    if student.init == "teacher_layers" and recipe.teacher.model is not None:
+    if student.init == "teacher_layers" and (teacher := recipe.teacher.other_model) is not None:
         loaded = with_languages(
             load_pair(
-                model_folder(recipe.teacher.model),
+                model_folder(teacher),
                 trust_remote_code=recipe.teacher.trust_remote_code,
                 placement=placement,
             ),

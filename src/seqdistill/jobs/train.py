@@ -172,7 +172,8 @@ def _num_updates(run: RunDirectory) -> int:
 def _write_run(
     run: RunDirectory, recipe: Recipe, stages: Sequence[Recipe], reused: Sequence[bool]
 ) -> None:
-    """Writes what the stages made together: metrics, student, timings, and which stages they are.
+    """Writes what the stages made together: metrics, alarms, student, timings, and which stages
+    they are.
 
     The manifest comes last: a chain whose process was killed before is not finished.
     """
@@ -181,7 +182,7 @@ def _write_run(
             path.unlink(missing_ok=True)  # they are about another student
     run.write_recipe(write_recipe(recipe))
     runs = [RunDirectory(stage.output_dir) for stage in stages]
-    _write_metrics(run, runs)
+    _write_logs(run, runs)
     with atomic.replaced_folder(run.student_path) as aside:
         shutil.copytree(runs[-1].student_path, aside, dirs_exist_ok=True)
     for number, (stage, found) in enumerate(zip(stages, runs, strict=True), start=1):
@@ -208,15 +209,19 @@ def _teacher_of(stage: Recipe, run: RunDirectory) -> dict[str, str]:
     inputs = cast("dict[str, dict[str, str]]", run.read_manifest()[INPUTS])
     files = inputs.get("student.model" if stage.teacher.is_student else "teacher.model")
     content = {} if files is None else {"teacher_fingerprint": of_settings(files)}
-    return {"teacher": stage.teacher.model, **content}
+    named = ", ".join(stage.teacher.other_models) or "student"
+    return {"teacher": named, **content}
 
 
-def _write_metrics(run: RunDirectory, stages: Sequence[RunDirectory]) -> None:
-    """The metrics of all stages, each row with its stage, the steps counted on."""
-    lines, done = [], 0
+def _write_logs(run: RunDirectory, stages: Sequence[RunDirectory]) -> None:
+    """Metrics and alarms of all stages, each row with its stage, the steps counted on."""
+    metrics, alarms, done = list[str](), list[str](), 0
     for index, stage in enumerate(stages):
-        for row in stage.read_metrics():
-            step = cast("int", row["step"]) + done
-            lines.append(json.dumps({**row, "step": step, "stage": index}, ensure_ascii=False))
+        for lines, rows in ((metrics, stage.read_metrics()), (alarms, stage.read_alarms())):
+            for row in rows:
+                step = cast("int", row["step"]) + done
+                lines.append(json.dumps({**row, "step": step, "stage": index}, ensure_ascii=False))
         done += _num_updates(stage)
-    atomic.write_text(run.metrics_path, "".join(f"{line}\n" for line in lines))
+    for path, lines in ((run.metrics_path, metrics), (run.alarms_path, alarms)):
+        if lines or path == run.metrics_path:
+            atomic.write_text(path, "".join(f"{line}\n" for line in lines))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
+import itertools
 import logging
 import os
 import time
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel
 
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import engine_name, evaluation_engine, generator_factory
-from seqdistill.assembly.models import without_trust
+from seqdistill.assembly.models import teaches_without_adapters, without_trust
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
 from seqdistill.assembly.teachers import build_teacher_scores, teacher_facts
@@ -38,6 +39,7 @@ from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of, sequences_of
 from seqdistill.jobs.logs import RolloutLog, check_trackers, note_seconds, timed, trackers_started
 from seqdistill.jobs.preflight import preflight, shown_row
+from seqdistill.metrics.diversity import outputs_in_tokens
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import (
     Precision,
@@ -58,6 +60,7 @@ from seqdistill.records.locks import held
 from seqdistill.records.run_directory import CHECKPOINTS, TENSORBOARD, Resume, RunDirectory
 from seqdistill.records.writable import check_writable
 from seqdistill.sources.stored import PrefetchedSource, StoredSequences
+from seqdistill.sources.watched import WatchedSource
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
 from seqdistill.teachers.kept_scores import SCORES, KeptScoresTeacher
 from seqdistill.training.loop import TrainingLoop
@@ -65,6 +68,8 @@ from seqdistill.training.optimization import check_trainable
 from seqdistill.training.processes import all_gather_object, make_accelerator, shard_frozen
 
 _LOG = logging.getLogger(__name__)
+_LOOKED_AT = 256
+"""Targets whose length and repetition are taken for all."""
 _PRUNED_SHARE = 0.05
 """A random or trained weight is exactly zero about never: more than this were pruned."""
 
@@ -154,6 +159,11 @@ def train_as_only_writer(
             "teacher.average_decay must be 1 where the student is trained in shards (FSDP2), which "
             "are not gathered for its teacher, got "
             f"{recipe.teacher.average_decay:g}; set training.parallel=ddp"
+        )
+    if accelerator.is_fsdp2 and teaches_without_adapters(recipe):
+        raise UserError(
+            "training.parallel must be fsdp2 where the student is trained in shards beside a copy "
+            f"of its first weights, got {training.parallel}; set training.parallel=fsdp2"
         )
     if accelerator.is_fsdp2 and recipe.objective.features:
         raise UserError(
@@ -363,6 +373,8 @@ def _loop(
     )
     if isinstance(source, StoredSequences):
         source = PrefetchedSource(source, accelerator.device)
+    elif recipe.training.alarms.action != "none":
+        source = WatchedSource(source, every=recipe.training.log_every)
     if accelerator.is_fsdp2 and isinstance(teacher, InProcessTeacher):
         if recipe.sequences.rollouts.teacher_fraction > 0.0:
             _LOG.warning("the teacher takes part in sampling, so every process keeps it whole")
@@ -383,5 +395,19 @@ def _loop(
         progress=progress,
         score_dev=score_dev,
         samples_student=recipe.sequences.rolls_out,
+        references=_references(prepared, examples),
         clock=clock,
     )
+
+
+def _references(prepared: Prepared, examples: Sequence[EncodedExample]) -> dict[str, float]:
+    """What collapse alarms compare the student's outputs with: dev's targets, all of them; where it
+    samples some of the sequences that exist, of which `distinct_2` says nothing of a micro-batch.
+    """
+    if not prepared.recipe.sequences.rolls_out:
+        targets = [example.target_ids for example in prepared.dev]
+        return outputs_in_tokens(targets, [True] * len(targets))
+    written = (example.target_ids for example in examples if example.target_ids)
+    targets = list(itertools.islice(written, _LOOKED_AT))
+    found = outputs_in_tokens(targets, [True] * len(targets))
+    return {name: value for name, value in found.items() if name != "distinct_2"}

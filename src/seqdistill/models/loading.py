@@ -6,6 +6,7 @@ A folder of LoRA adapters, alone or beside its base, loads as the adapted model,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from seqdistill.core.hub import only_local
 from seqdistill.models.adapters import kind_of
 from seqdistill.models.architectures import auto_class
 from seqdistill.models.hearing import check_extractor, hears
-from seqdistill.models.lora import merge_adapters
+from seqdistill.models.lora import Adapter, SwitchedAdapters, merge_adapters
 from seqdistill.models.placement import ON_CPU, Placement
 from seqdistill.models.places import (
     ADAPTER_CONFIG,
@@ -57,6 +58,8 @@ class LoadedModel:
     """The local folders that the model was read from, its adapters' base among them."""
     extractor: WhisperFeatureExtractor | None = None
     """What makes features of audio, for models that hear."""
+    adapter: Adapter | None = None
+    """What is switched on while the model is asked, where several share it."""
 
     @property
     def kind(self) -> Kind:
@@ -216,6 +219,28 @@ def load_pair(
             load_extractor(name, model.config),
         )
     )
+
+
+def with_adapters(base: LoadedModel, names: Sequence[str]) -> list[LoadedModel]:
+    """The models of several folders of adapters, over `base`, which is changed in place and lies
+    in memory once. A name that is no such folder stands for the base itself.
+
+    Raises ModelError for adapters that do not fit it.
+    """
+    folders = [Path(name) if (Path(name) / ADAPTER_CONFIG).is_file() else None for name in names]
+    shared = SwitchedAdapters(base.model, folders)
+    return [
+        fitting(
+            dataclasses.replace(
+                base,
+                tokenizer=load_tokenizer(name),
+                name=name,
+                folders=model_folders(name),
+                adapter=Adapter(shared, place),
+            )
+        )
+        for place, name in enumerate(names)
+    ]
 
 
 def load_extractor(name: str, config: PreTrainedConfig) -> WhisperFeatureExtractor | None:

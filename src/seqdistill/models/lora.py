@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +111,12 @@ class LoraAdapter:
         merged: PreTrainedModel = copy.deepcopy(self._wrapped).merge_and_unload()
         return merged
 
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """While open, the model says what it said before it had adapters."""
+        with self._wrapped.disable_adapter():
+            yield
+
     def merge(self) -> PreTrainedModel:
         """The model itself, plain again: the adapters are merged in and gone."""
         merged: PreTrainedModel = self._wrapped.merge_and_unload()
@@ -117,6 +126,80 @@ class LoraAdapter:
         """Writes the adapters alone, as `peft.PeftModel.from_pretrained` reads them."""
         with atomic.replaced_folder(folder) as aside:
             self._wrapped.save_pretrained(aside)
+
+
+class SwitchedAdapters:
+    """Several adapters over one model, frozen: one of them is switched on at a time, or none.
+
+    Making it changes the model in place; the first adapter is then on.
+    """
+
+    def __init__(self, model: PreTrainedModel, folders: Sequence[Path | None]) -> None:
+        """`folders`: of each adapter by its place, None for the model without any.
+
+        Raises UserError without peft, and ModelError for adapters that are not this model's, and
+        for those that change its output layer, which is read as it is.
+        """
+        _require_peft()
+        from peft import PeftModel
+
+        output = model.get_output_embeddings()
+        wrapped: Any = None
+        self._names = [folder and f"teacher_{number}" for number, folder in enumerate(folders)]
+        for name, folder in zip(self._names, folders, strict=True):
+            if folder is None:
+                continue
+            _check_adapter_weights(folder)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    if wrapped is None:
+                        wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+                    else:
+                        wrapped.load_adapter(str(folder), adapter_name=name)
+            except Exception as error:  # whatever adapters say that does not fit
+                raise ModelError(
+                    f"The adapters in {folder} must fit their base model, but: {first_line(error)} "
+                    "Give the base that they were trained on, or a folder of the merged model."
+                ) from error
+            if model.get_output_embeddings() is not output:
+                raise ModelError(
+                    f"Adapters that share a base model must leave its output layer as it is, but "
+                    f"those in {folder} change it; give a folder of the merged model."
+                )
+        self._wrapped = wrapped.eval().requires_grad_(False)
+        self._switch(0)
+
+    def _switch(self, place: int) -> None:
+        name = self._names[place]
+        layers = self._wrapped.base_model
+        if name is None:
+            layers.disable_adapter_layers()
+        else:
+            layers.enable_adapter_layers()
+            layers.set_adapter(name)
+            self._wrapped.requires_grad_(False)  # what is switched on would be trained
+
+    @contextlib.contextmanager
+    def on(self, place: int) -> Iterator[None]:
+        """While open, the model is the one with that adapter; afterwards the first."""
+        self._switch(place)
+        try:
+            yield
+        finally:
+            self._switch(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """One of several over a model that is in memory once."""
+
+    shared: SwitchedAdapters
+    place: int
+
+    def on(self) -> AbstractContextManager[None]:
+        """While open, the model is that of this adapter."""
+        return self.shared.on(self.place)
 
 
 def _shown(name: str) -> str:
@@ -135,11 +218,7 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     _require_peft()
     from peft import PeftModel
 
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise ModelError(
-            f"{folder} must hold its adapters as {ADAPTER_WEIGHTS}, but has no such file; save "
-            "them there with peft's save_pretrained."
-        )
+    _check_adapter_weights(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -160,6 +239,14 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             "on a matrix that is tied to another. Untie it, or give a folder of the merged model."
         )
     return merged.requires_grad_(True)
+
+
+def _check_adapter_weights(folder: Path) -> None:
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"{folder} must hold its adapters as {ADAPTER_WEIGHTS}, but has no such file; save "
+            "them there with peft's save_pretrained."
+        )
 
 
 def _require_peft() -> None:

@@ -9,6 +9,8 @@ gradient that arrives. Which loss is taken is the business of `fused`.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seqdistill.core.head import Head
+from seqdistill.core.head import Head, MixedHead, TeacherHead
 
 CHUNK_ELEMENTS = 20_000_000
 """Logits of one chunk at most (80 MB in fp32): long enough for matrix products to run at full
@@ -167,6 +169,77 @@ class LogitsPass:
         """Puts the gradient of some rows where their products were."""
         if not self._in_place:
             self._product[start - self._start : stop - self._start].copy_(gradient)
+
+
+class MixedPass:
+    """The log-probabilities of several teachers' mixture, chunk by chunk, up to a constant a row.
+
+    Each teacher's logits are divided by the temperature, then they are mixed.
+    """
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        head: MixedHead,
+        *,
+        dtype: torch.dtype,
+        temperature: float,
+        blocking: Blocking,
+    ) -> None:
+        self._hidden, self._head = hidden, head
+        self._open = functools.partial(LogitsPass, dtype=dtype, temperature=temperature)
+        self._exact = arithmetic_dtype(dtype)
+        self._passes = []
+        if head.weights is not None:
+            parts = torch.split(hidden, [*head.widths], dim=-1)
+            self._passes = [
+                (weight, self._open(part, member, blocking=blocking))
+                for weight, part, member in zip(head.weights, parts, head.members, strict=True)
+                if weight > 0.0
+            ]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """As of one teacher's logits, in a tensor that the loss may overwrite."""
+        if self._head.weights is None:
+            return self._routed(start, stop)
+        total: Tensor | None = None
+        for weight, one in self._passes:
+            log_probs = one.rows(start, stop).to(self._exact).log_softmax(dim=-1)
+            if self._head.geometric:
+                total = weight * log_probs if total is None else total.add_(log_probs, alpha=weight)
+            else:
+                log_probs += math.log(weight)
+                total = log_probs if total is None else torch.logaddexp(total, log_probs)
+        assert total is not None, "weights sum to 1"
+        return total
+
+    def _routed(self, start: int, stop: int) -> Tensor:
+        place = self._hidden[start:stop, -1]
+        found = place.new_empty((stop - start, self._head.vocab_size), dtype=self._exact)
+        for number, (member, width) in enumerate(
+            zip(self._head.members, self._head.widths, strict=True)
+        ):
+            rows = (place == number).nonzero().squeeze(-1)
+            if count := len(rows):
+                own = self._hidden[start:stop, :width][rows]
+                one = self._open(own, member, blocking=Blocking(count, count))
+                found[rows] = one.rows(0, count).to(self._exact)
+        return found
+
+
+def open_teacher(
+    hidden: Tensor,
+    head: TeacherHead,
+    *,
+    dtype: torch.dtype,
+    temperature: float,
+    blocking: Blocking,
+) -> LogitsPass | MixedPass:
+    """A pass over one teacher's logits, or over the mixture of several."""
+    how: dict[str, Any] = {"dtype": dtype, "temperature": temperature, "blocking": blocking}
+    if isinstance(head, MixedHead):
+        return MixedPass(hidden, head, **how)
+    return LogitsPass(hidden, head, **how)
 
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import DIVERGENCES, Divergence
-from seqdistill.core.head import Head
+from seqdistill.core.head import Head, MixedHead, TeacherHead
 from seqdistill.core.registry import Chosen, resolved
 from seqdistill.objectives.chunked import (
     Blocking,
     ChunkWalk,
     FusedSum,
-    LogitsPass,
     Part,
     RowLoss,
     arithmetic_dtype,
+    open_teacher,
     product_dtype,
 )
 from seqdistill.objectives.manual_gradients import SoftRows, entropy
@@ -67,13 +67,33 @@ def fused_divergence(
 
 
 def nats_of(
-    parts: Sequence[Part], hidden: Float[Tensor, "positions dim"], head: Head
+    parts: Sequence[Part], hidden: Float[Tensor, "positions dim"], head: TeacherHead
 ) -> Float[Tensor, "parts positions"]:
     """What each part is at every position, without a gradient, in one pass over the head."""
+    if isinstance(head, MixedHead):
+        return _mixed_nats(parts, hidden, head)
     bias = None if head.bias is None else head.bias.detach()
     held = dataclasses.replace(head, weight=head.weight.detach(), bias=bias)
     ones = hidden.new_ones(hidden.shape[0])
     return fused_sum(hidden.detach(), held, parts, weights=ones).values
+
+
+def _mixed_nats(parts: Sequence[Part], hidden: Tensor, head: MixedHead) -> Tensor:
+    """The same of a mixture, whose logits no part may get a gradient of."""
+    blocking, dtype = Blocking.of(hidden, head.vocab_size, None), product_dtype(hidden)
+    exact, count = arithmetic_dtype(hidden.dtype), hidden.shape[0]
+    with torch.autocast(hidden.device.type, enabled=False):
+        mixed = open_teacher(hidden, head, dtype=dtype, temperature=1.0, blocking=blocking)
+        losses = [part.open_loss(blocking, exact) for part in parts]
+        values = hidden.new_zeros((len(parts), count), dtype=exact)
+        for chunk in range(0, count, blocking.chunk):
+            end = min(chunk + blocking.chunk, count)
+            for first in range(chunk, end, blocking.slice):
+                last = min(first + blocking.slice, end)
+                logits = mixed.rows(first, last)
+                for row, loss in zip(values, losses, strict=True):
+                    row[first:last] = loss(first, last, logits.clone()).squeeze(-1)
+    return values
 
 
 def fused_sum(
@@ -123,7 +143,7 @@ def fused_sum(
 def teacher_part(
     divergence: str | Chosen[Divergence],
     teacher_hidden: Float[Tensor, "positions teacher_dim"],
-    teacher_head: Head,
+    teacher_head: TeacherHead,
     *,
     factor: float = 1.0,
     temperature: float = 1.0,
@@ -131,7 +151,8 @@ def teacher_part(
     manual: bool = True,
     **parameters: Any,
 ) -> Part:
-    """A divergence from a teacher, by name or as chosen, as a part of `fused_sum`.
+    """A divergence from a teacher, or a mixture of several, by name or as chosen, as a part of
+    `fused_sum`.
 
     `parameters` are those of a divergence by name; of a chosen one, what its function is called
     with. Without `manual` autograd finds the gradient even where it is written out.
@@ -140,10 +161,31 @@ def teacher_part(
     """
     member, arguments = called_with(divergence, parameters)
     form = _row_function(member, arguments, manual=manual)
+    part = _beside_teacher(form, teacher_hidden, teacher_head, temperature)
+    return dataclasses.replace(part, factor=factor, weights=weights)
+
+
+def observed_part(
+    function: Callable[[Tensor, Tensor], Tensor],
+    teacher_hidden: Float[Tensor, "positions teacher_dim"],
+    teacher_head: TeacherHead,
+) -> Part:
+    """A function of both models' log-probabilities, to be looked at: it leaves no gradient."""
+
+    def form(student: Tensor, teacher: Tensor, _buffers: tuple[Tensor, ...]) -> Tensor:
+        return function(student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)).unsqueeze(-1)
+
+    return _beside_teacher(form, teacher_hidden, teacher_head)
+
+
+def _beside_teacher(
+    form: RowFunction, teacher_hidden: Tensor, teacher_head: TeacherHead, temperature: float = 1.0
+) -> Part:
+    """What `form` makes of both models' logits."""
     teacher_dtype = product_dtype(teacher_hidden)
 
     def open_loss(blocking: Blocking, dtype: torch.dtype) -> RowLoss:
-        teacher = LogitsPass(
+        teacher = open_teacher(
             teacher_hidden,
             teacher_head,
             dtype=teacher_dtype,
@@ -156,7 +198,7 @@ def teacher_part(
             logits, teacher.rows(start, stop).to(dtype), buffers
         )
 
-    return Part(open_loss, factor, temperature, teacher_head.vocab_size, weights)
+    return Part(open_loss, 1.0, temperature, teacher_head.vocab_size)
 
 
 def called_with(

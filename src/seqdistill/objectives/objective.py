@@ -19,7 +19,14 @@ from seqdistill.core.features import Wanted
 from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import NoScores, SparseScores, TeacherScores
-from seqdistill.core.terms import OTHERS_DIVERGENCE, OWN_DIVERGENCE, Monitor, Reduction, Term
+from seqdistill.core.terms import (
+    OF_STUDENT_ALONE,
+    OTHERS_DIVERGENCE,
+    OWN_DIVERGENCE,
+    Monitor,
+    Reduction,
+    Term,
+)
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.features import FeatureLoss, joined
@@ -289,28 +296,32 @@ class WeightedObjective:
         return found | self._monitored(seen)
 
     def _monitored(self, seen: Observation) -> dict[str, TokenSum]:
-        """Each monitor (nats) over the student's own sequences, and their number of positions.
+        """Each monitor over the student's own sequences, and their number of positions.
 
-        `student_entropy` H(Q) falls toward 0 where a student loses its diversity.
+        `student_entropy` H(Q) and `teacher_entropy` H(P), in nats, say how sure both are of the
+        next token; the student's falls toward 0 where it loses its diversity.
         `teacher_reverse_kl` KL(Q || P) estimates how far it is from its teacher, per token,
-        whatever it is trained with; it is left out where no teacher was asked. Own are the
-        sequences that the student sampled, those of a mixture with the teacher too; all where the
-        batch does not say.
+        whatever it is trained with. The overlaps are each model's `shared_top_mass`. What compares
+        with the teacher is left out where none was asked. Own are the sequences that the student
+        sampled, those of a mixture with the teacher too; all where the batch does not say.
         """
         if not self._measured_now:
             return {}
         mask = seen.target_mask
         if seen.batch.origins is not None:
             mask = mask & seen.of_origins(STUDENT_ORIGINS)
+        asked = not isinstance(seen.scores, NoScores)
+        names = [n for n in self._measured_now if asked or n == OF_STUDENT_ALONE]
+        beside = [name for name in names if name != OF_STUDENT_ALONE]
+        values: dict[str, Tensor] = {}
+        if len(beside) < len(names):
+            values[OF_STUDENT_ALONE] = seen.student_entropy
+        if beside:
+            seen.asked_by = beside[0]
+            observed = [name.replace("teacher_reverse_kl", "reverse_kl") for name in beside]
+            values |= zip(beside, seen.in_one_pass(*observed), strict=True)
         count = reduction_count(mask, "token")
-        found: dict[str, TokenSum] = {}
-        for name in self._measured_now:
-            seen.asked_by = name
-            if name == "student_entropy":
-                found[name] = TokenSum(seen.student_entropy[mask].sum(), count)
-            elif not isinstance(seen.scores, NoScores):
-                found[name] = TokenSum(seen.values("reverse_kl")[mask].sum(), count)
-        return found
+        return {name: TokenSum(values[name][mask].sum(), count) for name in names}
 
     @property
     def _measured_now(self) -> tuple[Monitor, ...]:

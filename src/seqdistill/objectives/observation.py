@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,14 +17,28 @@ from torch.nn.functional import pad
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.families import TokenWeight
-from seqdistill.core.head import Head
+from seqdistill.core.head import TeacherHead
 from seqdistill.core.origins import Origin
 from seqdistill.core.registry import Chosen, resolved
-from seqdistill.core.scores import DenseScores, TeacherScores
+from seqdistill.core.scores import DenseScores, MixedScores, TeacherScores
 from seqdistill.objectives.chunked import Part
-from seqdistill.objectives.fused import entropy_part, nats_of, shape_of, target_part, teacher_part
+from seqdistill.objectives.fused import (
+    entropy_part,
+    nats_of,
+    observed_part,
+    shape_of,
+    target_part,
+    teacher_part,
+)
+from seqdistill.objectives.overlap import shared_top_mass
 
 Weights = Mapping[Chosen[TokenWeight], Float[Tensor, "batch time"]]
+_OBSERVED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "teacher_entropy": lambda _student, teacher: torch.special.entr(teacher.exp()).sum(dim=-1),
+    "student_topk_overlap": shared_top_mass,
+    "teacher_topk_overlap": lambda student, teacher: shared_top_mass(teacher, student),
+}
+"""What is made of the log-probabilities of student and teacher, and is no divergence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,21 +171,21 @@ class Observation:
         states = self.eval_states
         return self._measured(states.hidden, states.head, entropy_part())[0]
 
-    def values(self, divergence: str, **parameters: Any) -> Float[Tensor, "batch time"]:
-        """A divergence from the teacher in nats, of the student with its dropout off."""
-        hidden = self.teacher.hidden[self.target_mask]
-        part = teacher_part(divergence, hidden, self.teacher.head, **parameters)
-        head = self.eval_states.head.cut(self.teacher.head.vocab_size)
-        return self._measured(self.eval_states.hidden, head, part)[0]
-
     def in_one_pass(self, *names: str) -> Float[Tensor, "names batch time"]:
-        """`student_entropy` and divergences from the teacher, in nats, for the price of one: of the
-        student with its dropout off, among the symbols that the teacher scores."""
+        """`student_entropy`, what else monitors observe and divergences from the teacher, for the
+        price of one: of the student with its dropout off, among the symbols that the teacher
+        scores."""
         hidden, head = self.teacher.hidden[self.target_mask], self.teacher.head
-        parts = [
-            entropy_part() if name == "student_entropy" else teacher_part(name, hidden, head)
-            for name in names
-        ]
+
+        def part(name: str) -> Part:
+            if name == "student_entropy":
+                return entropy_part()
+            observed = _OBSERVED.get(name)
+            if observed is None:
+                return teacher_part(name, hidden, head)
+            return observed_part(observed, hidden, head)
+
+        parts = [part(name) for name in names]
         own = self.eval_states.head.cut(head.vocab_size)
         return self._measured(self.eval_states.hidden, own, *parts)
 
@@ -186,9 +199,9 @@ class Observation:
         return Measured(self.target_mask, tuple(found))
 
     @property
-    def teacher(self) -> DenseScores:
+    def teacher(self) -> DenseScores | MixedScores:
         """The teacher's whole distribution. Raises RecipeError when the scores are less."""
-        if isinstance(self.scores, DenseScores):
+        if isinstance(self.scores, DenseScores | MixedScores):
             return self.scores
         raise RecipeError(
             f"{self.asked_by} needs the teacher's whole distribution at every position, got "
@@ -215,7 +228,7 @@ class Observation:
             self._weights[chosen] = found.expand(mask.shape)
         return self._weights[chosen]
 
-    def _of_targets(self, hidden: Tensor, head: Head) -> Tensor:
+    def _of_targets(self, hidden: Tensor, head: TeacherHead) -> Tensor:
         targets = self.target_ids[self.target_mask]
         if targets.numel() and int(targets.max()) >= head.vocab_size:
             raise RecipeError(
@@ -225,7 +238,7 @@ class Observation:
             )
         return -self._measured(hidden, head, target_part(targets))[0]
 
-    def _measured(self, hidden: Tensor, head: Head, *parts: Part) -> Tensor:
+    def _measured(self, hidden: Tensor, head: TeacherHead, *parts: Part) -> Tensor:
         mask = self.target_mask
         nats = nats_of(parts, hidden[mask], head)
         return nats.new_zeros(len(parts), *mask.shape).masked_scatter(mask, nats)

@@ -96,10 +96,10 @@ def _missing(recipe: Recipe, purpose: Purpose) -> Findings:
                 f"must name what exists, got {name!r}, which does not; paths count from the "
                 f"current folder.{sibling_hint(Path(name))}",
             )
-    models = {"teacher.model": recipe.teacher.other_model, "student.model": recipe.student.model}
-    read = {"label": ["teacher.model"], "continue": ["teacher.model"], "score": []}
-    for key in read.get(purpose, models):
-        model = models[key]
+    teachers = [("teacher.model", name) for name in recipe.teacher.other_models]
+    models = [*teachers, ("student.model", recipe.student.model)]
+    read = {"label": teachers, "continue": teachers, "score": []}
+    for key, model in read.get(purpose, models):
         if model is not None and _is_missing_model(model):
             yield (
                 key,

@@ -154,8 +154,9 @@ class ObjectiveSection(Section):
     reward: RewardSection = RewardSection()
     """What the token weight `advantages` comes from."""
     monitors: tuple[Monitor, ...] = ()
-    """Measured whenever metrics are written, and part of no gradient: the student's entropy and
-    KL(student || teacher), both in nats per token."""
+    """Measured whenever metrics are written, and part of no gradient: the entropy of student and
+    teacher, KL(student || teacher), all in nats per token, and the probability that each gives to
+    the tokens among the 8 likeliest of both. `training.alarms` add those that they watch."""
 
     def built_terms(self) -> list[BuiltTerm]:
         """The terms as objectives know them."""

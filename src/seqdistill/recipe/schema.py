@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from seqdistill.core.families import METRICS, SparseForm, all_members
 from seqdistill.core.plugin_loading import load_plugins
@@ -27,6 +27,7 @@ from seqdistill.recipe.sections import (
     ShareBelowOne,
     UserPath,
     as_list,
+    as_text,
     refresh_sections,
 )
 from seqdistill.recipe.sequences_schema import SequencesSection
@@ -45,6 +46,13 @@ BleuTokenizer = Literal[
     "flores200",
     "spBLEU-1K",
 ]
+
+
+def named_members(given: object) -> object:
+    """A list of teachers as a tuple, those that are given by name alone as sections."""
+    if not isinstance(given, (list, tuple)):
+        return given
+    return tuple({"model": one} if isinstance(one, str) else one for one in given)
 
 
 class DataSection(Section):
@@ -114,12 +122,39 @@ class DataSection(Section):
         return source and source.rpartition(":")[2], target and target.rpartition(":")[2]
 
 
-class TeacherSection(Section):
-    """The large model, and how much of its distribution the objective sees."""
+class TeacherMember(Section):
+    """One of several teachers."""
 
-    model: UserPath | None = None
+    model: UserPath
+    """As of a single teacher. Folders of LoRA adapters over one base, and the base itself, share
+    its weights in memory while they are asked at every update."""
+    weight: Share | None = None
+    """Its part of the mixture; of all together 1. Equal parts when none is given."""
+    serves: Annotated[str, BeforeValidator(as_text)] | None = None
+    """With `route_by`: the value of the column in the rows that it is asked about."""
+
+
+class TeacherSection(Section):
+    """The large model, or several, and how much of its distribution the objective sees."""
+
+    model: (
+        Annotated[
+            Annotated[UserPath, Tag("one")]
+            | Annotated[tuple[TeacherMember, ...], Field(min_length=1), Tag("several")],
+            Discriminator(lambda given: "several" if isinstance(given, tuple) else "one"),
+            BeforeValidator(named_members),
+        ]
+        | None
+    ) = None
     """A transformers model folder or hub name, or `bundled:en-de`. Or `student`: the student
-    itself, with the weights that `average_decay` says (a folder of that name is `./student`)."""
+    itself, with the weights that `average_decay` says (a folder of that name is `./student`). Or a
+    list of several teachers over one vocabulary, [{model: NAME, weight: 0.7}, ...]: their
+    distributions are mixed; where they label, each writes, and what they wrote is one pool."""
+    mixture: Literal["probabilities", "log_probabilities"] = "probabilities"
+    """Of several teachers: sum w p, or the geometric mean exp(sum w log p), normalized. Each
+    teacher's logits are divided by objective.loss_temperature first."""
+    route_by: str | None = None
+    """A column of train's rows: each row is asked of the one teacher that `serves` its value."""
     average_decay: Share = 1.0
     """With `model: student`: after every update the teacher's weights are this share of what they
     were and the rest the student's present ones (an exponential average). 1: the student's first
@@ -184,9 +219,33 @@ class TeacherSection(Section):
         return self.model == "student"
 
     @property
+    def members(self) -> tuple[TeacherMember, ...]:
+        """Of several teachers, each."""
+        return self.model if isinstance(self.model, tuple) else ()
+
+    @property
     def other_model(self) -> str | None:
-        """The name of another model that teaches; None where none does."""
-        return None if self.is_student else self.model
+        """The name of the one other model that teaches; None where none does, or several do."""
+        return self.model if isinstance(self.model, str) and not self.is_student else None
+
+    @property
+    def other_models(self) -> tuple[str, ...]:
+        """The names of all other models that teach."""
+        several = tuple(member.model for member in self.members)
+        return several if self.other_model is None else (self.other_model,)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The parts of several teachers in their mixture."""
+        count = len(self.members)
+        return tuple(1.0 / count if m.weight is None else m.weight for m in self.members)
+
+    @property
+    def route(self) -> tuple[str, tuple[str, ...]] | None:
+        """The column that rows are routed by, and the value that each teacher serves."""
+        if self.route_by is None:
+            return None
+        return self.route_by, tuple(member.serves or "" for member in self.members)
 
 
 class LoraSection(Section):
@@ -246,6 +305,41 @@ class StudentSection(Section):
         """How much of the teacher's width is kept, of what is not kept whole."""
         names = ("ffn_size", "attention_heads", "hidden_size")
         return {name: size for name in names if (size := getattr(self, name)) is not None}
+
+
+class AlarmsSection(Section):
+    """What shows that a student collapses: in what it samples while it trains; where it samples
+    nothing, in its greedy outputs for dev, at every dev score.
+
+    `start` is the mean of the first `looks`. A limit of null is not watched.
+    """
+
+    action: Literal["none", "warn", "stop"] = "warn"
+    """`warn`: an alarm is shown, kept in alarms.jsonl and in the report. `stop`: the run ends, too,
+    as `patience` ends it: the best student so far is kept, the command succeeds. `none`: nothing
+    is measured for it."""
+    every: PositiveInt = 10
+    """A look is the mean over so many updates, of what was measured in them: lengths at each, all
+    else every `log_every`. One batch says little: its sequences are of like length."""
+    looks: PositiveInt = 3
+    """So many looks in a row beyond a limit, after the warm-up and not coming back, are an alarm.
+    """
+    min_entropy: Share | None = 0.1
+    """Entropy of the student, as a fraction of its teacher's on the same tokens; of the start's
+    where none is asked."""
+    min_overlap: Share | None = 0.5
+    """The probability that student and teacher each give to the tokens among the 8 likeliest of
+    both, as a fraction of the start's."""
+    min_distinct: Share | None = 0.3
+    """Different bigrams of all bigrams, one output a prompt, as a fraction of the start's; of the
+    references' on dev."""
+    max_repetition_rise: Share | None = 0.2
+    """How much larger the fraction of 4-grams that an output has had before may be than the
+    references', or than the start's where there are none."""
+    max_length_factor: Annotated[float, Field(gt=1.0)] | None = 2.0
+    """How many times as long as both start and references, or as short, outputs may be."""
+    max_cut_fraction: Share | None = 0.5
+    """Outputs without an end of sequence, cut at the longest length."""
 
 
 class TrainingSection(Section):
@@ -317,6 +411,8 @@ class TrainingSection(Section):
     """The student is the mean of the kept best checkpoints' weights instead of the best one."""
     log_every: PositiveInt = 10
     """Write metrics every n updates."""
+    alarms: AlarmsSection = AlarmsSection()
+    """Signs of collapse."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go besides the run directory's metrics.jsonl; the package of each must be
     installed. What they write to disk lies in the run directory."""

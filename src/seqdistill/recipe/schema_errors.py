@@ -23,7 +23,7 @@ from seqdistill.core.families import DIVERGENCES, FEATURES, TOKEN_WEIGHTS
 from seqdistill.core.registry import Member, Registry
 from seqdistill.recipe.documents import KeyPath, Settings, dotted
 from seqdistill.recipe.objective_schema import Feature, Term, Weighing
-from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.schema import Recipe, TeacherMember, TeacherSection
 from seqdistill.recipe.sections import Section
 
 ALIASES: dict[str, KeyPath] = {
@@ -90,7 +90,10 @@ def known_keys(path: KeyPath) -> list[str]:
         if isinstance(part, int) or section is None:
             continue  # a position in a list: the items' section was entered with the list's name
         field = section.model_fields.get(part)
-        section = None if field is None else section_of(field)
+        if section is TeacherSection and part == "model":
+            section = TeacherMember  # where there are several
+        else:
+            section = None if field is None else section_of(field)
     return [] if section is None else list(section.model_fields)
 
 
@@ -264,6 +267,8 @@ def _plain(details: ErrorDetails) -> ErrorDetails:
         if part in _TAGGED:
             family, tag = _TAGGED[str(part)], None
         path.append(part)
+    if path[:2] == ["teacher", "model"] and path[2:3] in (["one"], ["several"]):
+        del path[2]  # likewise: which of the two forms it has
     found: dict[str, Any] = {**details, "loc": tuple(path)}
     if family is None:
         return cast(ErrorDetails, found)

@@ -55,6 +55,11 @@ def as_list(given: object) -> object:
     return [given] if isinstance(given, (str, dict)) else given
 
 
+def as_text(given: object) -> object:
+    """A number as the text that it is in a column."""
+    return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+
 Finding = tuple[str, str]
 """A key, as users write it, and a sentence that goes on from it."""
 Findings = Iterator[Finding]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from seqdistill.core.families import SparseForm
+from seqdistill.core.terms import OF_STUDENT_ALONE
 from seqdistill.recipe.objective_checks import is_soft
 from seqdistill.recipe.schema import Recipe, TeacherSection
-from seqdistill.recipe.sections import Findings
+from seqdistill.recipe.sections import Findings, shown
+
+_ROUNDED = 1e-3
+"""How far typed weights may be from a sum of 1: distributions are normalized anyway."""
 
 _FORMS: dict[SparseForm, str] = {
     "bucket": "the teacher's likeliest symbols and all others as one",
@@ -20,6 +24,92 @@ def teacher_findings(recipe: Recipe) -> Findings:
     yield from _kept(recipe)
     yield from _inside(recipe)
     yield from _own(recipe)
+    yield from _several(recipe)
+
+
+def _several(recipe: Recipe) -> Findings:
+    """What several teachers must say of each other, and what cannot be had of them."""
+    teacher, members = recipe.teacher, recipe.teacher.members
+    weights = [member.weight for member in members if member.weight is not None]
+    served = [member.serves for member in members if member.serves is not None]
+    only_labels = teacher.scores == "none"
+    for key, value, default in (
+        ("route_by", teacher.route_by, None),
+        ("mixture", teacher.mixture, "probabilities"),
+    ):
+        if not members and value != default:
+            yield (
+                f"teacher.{key}",
+                f"must be left out unless teacher.model is a list of teachers, got {value}; "
+                "remove it, or name several",
+            )
+    if not members:
+        return
+    if any(member.model == "student" for member in members):
+        yield (
+            "teacher.model",
+            "must name other models where there are several, got student among them; remove it, or "
+            "write ./student for a folder of that name",
+        )
+    if teacher.route_by is not None and (weights or teacher.mixture != "probabilities"):
+        found = "weights" if weights else f"teacher.mixture: {teacher.mixture}"
+        yield (
+            "teacher.route_by",
+            "must be left out with a mixture, since it asks one teacher about a row, got "
+            f"{teacher.route_by!r} and {found}; remove one of the two",
+        )
+    elif teacher.route_by is not None and len(set(served)) < len(members):
+        yield (
+            "teacher.model",
+            "must say of each teacher which value of teacher.route_by it serves, each another, got "
+            f"{', '.join(served) or 'none'} of {len(members)} teachers; add serves: ...",
+        )
+    elif teacher.route_by is None and served:
+        yield (
+            "teacher.model",
+            f"must serve values of a column only with teacher.route_by, got serves: {served[0]}; "
+            "remove it, or name the column",
+        )
+    elif weights and only_labels:
+        yield (
+            "teacher.model",
+            f"must have no weights where teachers only label, got {shown(weights)}; remove them: "
+            "all that they write is one pool",
+        )
+    elif weights and (len(weights) < len(members) or abs(sum(weights) - 1.0) > _ROUNDED):
+        yield (
+            "teacher.model",
+            f"must have a weight for each teacher, and all must sum to 1, got {shown(weights)} for "
+            f"{len(members)} teachers; change them, or leave all out for equal parts",
+        )
+    elif teacher.mixture != "probabilities" and only_labels:
+        yield (
+            "teacher.mixture",
+            f"must be left out where teachers only label, got {teacher.mixture}; remove it",
+        )
+    near = recipe.sequences.origin == "near_policy"
+    for key, is_set in (
+        (_kept_by(teacher)[0], teacher.keeps_scores),
+        ("objective.features", bool(recipe.objective.features)),
+        ("sequences.rollouts.teacher_fraction", recipe.sequences.rollouts.teacher_fraction > 0.0),
+        (
+            "sequences.near_policy.keep_quantiles",
+            near and recipe.sequences.near_policy.keep_quantiles is not None,
+        ),
+        ("evaluation.on_policy", recipe.evaluation.on_policy),
+    ):
+        if is_set:
+            yield (
+                key,
+                f"must be left out with several teachers, of which it would need one, got "
+                f"{len(members)} in teacher.model; remove it, or name one teacher",
+            )
+    if recipe.student.init == "teacher_layers":
+        yield (
+            "student.init",
+            "must be pretrained or scratch with several teachers, got teacher_layers; name the "
+            "student's own student.model",
+        )
 
 
 def _asked(recipe: Recipe) -> Findings:
@@ -27,7 +117,7 @@ def _asked(recipe: Recipe) -> Findings:
     teacher, sequences = recipe.teacher, recipe.sequences
     soft = [term.divergence for term in recipe.objective.terms if is_soft(term)]
     soft += [feature.match for feature in recipe.objective.features]
-    monitored = "teacher_reverse_kl" in recipe.objective.monitors
+    monitored = [name for name in recipe.objective.monitors if name != OF_STUDENT_ALONE]
     is_kept = teacher.sparse_form is not None and teacher.kept_scores is not None
     reasons = {
         f"the objective's {soft[0] if soft else ''}": bool(soft) and not is_kept,
@@ -53,7 +143,7 @@ def _asked(recipe: Recipe) -> Findings:
     elif monitored and teacher.scores == "none":
         yield (
             "objective.monitors",
-            "must leave teacher_reverse_kl out unless teacher.scores is dense, got none; set "
+            f"must leave {monitored[0]} out unless teacher.scores is dense, got none; set "
             "teacher.scores=dense, or take the monitor out",
         )
     elif not (soft or monitored) and teacher.scores != "none":
@@ -93,12 +183,13 @@ def _kept(recipe: Recipe) -> Findings:
                     f"distribution, unless teacher.scores is dense, got {teacher.scores}; set "
                     "teacher.scores=dense",
                 )
-    if "teacher_reverse_kl" in recipe.objective.monitors:
-        yield (
-            "objective.monitors",
-            "must leave teacher_reverse_kl out unless teacher.scores is dense, got "
-            f"{teacher.scores}; take the monitor out",
-        )
+    for name in recipe.objective.monitors:
+        if name != OF_STUDENT_ALONE:
+            yield (
+                "objective.monitors",
+                f"must leave {name} out unless teacher.scores is dense, got {teacher.scores}; take "
+                "the monitor out",
+            )
 
 
 def _kept_by(teacher: TeacherSection) -> tuple[str, str, str]:

@@ -308,6 +308,19 @@ class Rollout(Record):
         return self.origin != "reference"
 
 
+class Alarm(Record):
+    """A line of alarms.jsonl: a sign of collapse that was noticed at the update `step`."""
+
+    step: int
+    quantity: str
+    """The metric that left its limit, which it had been beyond for several looks in a row."""
+    value: float
+    limit: float
+    text: str
+    stage: int = 0
+    """Of a chain."""
+
+
 class Timing(Record):
     """How long a step took, and the peak memory of the process after it."""
 

@@ -25,6 +25,7 @@ RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
+ALARMS = "alarms.jsonl"
 RESULTS = "results.json"
 SAMPLES = "samples.jsonl"
 OUTPUTS = "outputs.jsonl"
@@ -49,6 +50,7 @@ class RunDirectory:
         self.manifest_path = self.path / MANIFEST  # versions, machine, seeds, fingerprints
         self.metrics_path = self.path / METRICS  # measured in training
         self.rollouts_path = self.path / ROLLOUTS  # some of the sequences sampled in training
+        self.alarms_path = self.path / ALARMS  # signs of collapse, as they were noticed
         self.results_path = self.path / RESULTS  # the final numbers
         self.samples_path = self.path / SAMPLES  # test sentences side by side
         self.outputs_path = self.path / OUTPUTS  # what every system wrote for the test set
@@ -254,11 +256,24 @@ class RunDirectory:
         self._check_finished_log(self.rollouts_path)
         return atomic.read_json_lines(self.rollouts_path)
 
+    def log_alarm(self, step: int, row: Mapping[str, object]) -> None:
+        """Appends an alarm that was raised at `step`."""
+        self._log(self.alarms_path, {"step": step, **row})
+
+    def read_alarms(self) -> list[dict[str, JsonValue]]:
+        """The alarms that were raised, each with its `step`; none when the file is missing."""
+        self._check_finished_log(self.alarms_path)
+        return atomic.read_json_lines(self.alarms_path)
+
+    @property
+    def _logs(self) -> tuple[Path, ...]:
+        """What grows while the run goes on."""
+        return self.metrics_path, self.rollouts_path, self.alarms_path
+
     def logs_so_far(self) -> dict[str, dict[str, JsonValue]]:
         """How many bytes of each log there are, and their SHA-256; what was logged is durable."""
         self.close()
-        logs = (self.metrics_path, self.rollouts_path)
-        return {path.name: _extent(self._there(path)) for path in logs}
+        return {path.name: _extent(self._there(path)) for path in self._logs}
 
     def go_back_to(self, logs: Mapping[str, Mapping[str, JsonValue]]) -> None:
         """Cuts off what was logged later than `logs_so_far` found; it will be logged again.
@@ -267,7 +282,7 @@ class RunDirectory:
         UserError, and cuts nothing, when the rows from before are not what they were.
         """
         self.close()
-        for path in (self.metrics_path, self.rollouts_path):
+        for path in self._logs:
             size = path.stat().st_size if path.exists() else None
             num_bytes = _bytes_in(logs, path)
             if size != 0 and num_bytes and logs[path.name] != _extent(path, num_bytes):
@@ -277,7 +292,7 @@ class RunDirectory:
                     "without them, put an empty file in its place"
                 )
         self._ends.clear()
-        for path in (self.metrics_path, self.rollouts_path):
+        for path in self._logs:
             if path.exists():
                 os.truncate(path, min(path.stat().st_size, _bytes_in(logs, path)))
 

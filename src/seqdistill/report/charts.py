@@ -127,6 +127,27 @@ _KINDS = {
         "On the training sequences; 0: equal.",
         small=True,
     ),
+    "student_topk_overlap": _updates(
+        "Shared top 8, student",
+        "% of its probability",
+        "What the student gives to the tokens among the 8 likeliest of both.",
+        small=True,
+    ),
+    "teacher_topk_overlap": _updates(
+        "Shared top 8, teacher",
+        "% of its probability",
+        "What the teacher gives to them.",
+        small=True,
+    ),
+    "distinct_2": _updates(
+        "Distinct bigrams",
+        "% of bigrams",
+        "Of rollouts for different prompts; near 0: they are alike.",
+        small=True,
+    ),
+    "repetition_4": _updates(
+        "Repeated 4-grams", "% of 4-grams", "That a rollout has had before.", small=True
+    ),
     "staleness": _updates(
         "Staleness",
         "age in updates",
@@ -154,12 +175,23 @@ _KINDS = {
         y_scale="log",
     ),
 }
-_PERCENT = {"eos_rate", "student_fraction"}
+_PERCENT = {
+    "eos_rate",
+    "student_fraction",
+    "student_topk_overlap",
+    "teacher_topk_overlap",
+    "distinct_2",
+    "repetition_4",
+}
 _ROLLOUTS = (
     "completion_length",
     "eos_rate",
     "student_entropy",
     "teacher_reverse_kl",
+    "student_topk_overlap",
+    "teacher_topk_overlap",
+    "distinct_2",
+    "repetition_4",
     "staleness",
     "student_fraction",
     "beta",

@@ -16,7 +16,16 @@ from typing import cast
 from seqdistill.core.errors import UserError
 from seqdistill.core.phases import PHASES, PREFIX
 from seqdistill.records.atomic import JsonValue
-from seqdistill.records.results import Metric, Results, Rollout, Sample, System, Timing, parsed
+from seqdistill.records.results import (
+    Alarm,
+    Metric,
+    Results,
+    Rollout,
+    Sample,
+    System,
+    Timing,
+    parsed,
+)
 from seqdistill.records.run_directory import METRICS, RunDirectory
 
 Points = tuple[tuple[float, float], ...]
@@ -34,6 +43,7 @@ class TrainingLog:
     curves: Mapping[str, Points]
     """Every number, by its name in the log."""
     rollouts: tuple[Rollout, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Seconds of each of `core.phases.PHASES` that there was, of a chain over all its stages."""
 
@@ -156,8 +166,9 @@ def _log(name: str, folder: Path, rows: Rows) -> TrainingLog:
                 if math.isfinite(number):
                     curves.setdefault(key, []).append((step, number))
     kept = (parsed(Rollout, row, run.rollouts_path) for row in run.read_rollouts())
+    alarms = (parsed(Alarm, row, run.alarms_path) for row in run.read_alarms())
     points = {key: tuple(each) for key, each in curves.items()}
-    return TrainingLog(name, points, tuple(kept), _phases(rows))
+    return TrainingLog(name, points, tuple(kept), tuple(alarms), _phases(rows))
 
 
 def _phases(rows: Rows) -> dict[str, float]:

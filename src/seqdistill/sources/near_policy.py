@@ -181,12 +181,8 @@ class NearPolicyBatches(SequenceSource):
             (update,) * len(prompts),
         ).select(kept)
         num_sequences, num_tokens = len(prompts), int(lengths.sum())
-        num_finished = int(found.completions.finished.sum())
         num_kept = int(written.completions.lengths.sum())
         facts = {
-            "completion_length": (num_tokens, num_sequences),
-            "eos_rate": (num_finished, num_sequences),
-            "cut_fraction": (num_sequences - num_finished, num_sequences),
             "generation_tokens_per_second": (num_tokens, found.seconds),
             "filtered_fraction": (num_sequences - len(kept), num_sequences),
             "filtered_tokens": (num_tokens - num_kept, 1),
@@ -230,16 +226,21 @@ class NearPolicyBatches(SequenceSource):
         return found.collated(self.collator)
 
     def end_update(self) -> dict[str, TokenSum]:
-        """`staleness` in updates, `wait_seconds` for the process and how often it died. At the
-        first update of a block also what was written for it: lengths in tokens, fractions of
-        sequences, speed, and what the filter took."""
+        """Lengths in tokens, fractions of sequences, `staleness` in updates, `wait_seconds` for the
+        process and how often it died. At the first update of a block also how fast it was written,
+        and what the filter took."""
         ages = [
             self._update - sampled for one in self._handed_out for sampled in one.sampled_at_update
         ]
+        lengths = [int(one.completions.lengths.sum()) for one in self._handed_out]
+        finished = sum(int(one.completions.finished.sum()) for one in self._handed_out)
         assert self._block is not None
         restarts, self._restarts = self.process.restarts - self._restarts, self.process.restarts
         return {
             "rollouts": metric_sum(len(ages), 1),
+            "completion_length": metric_sum(sum(lengths), len(ages)),
+            "eos_rate": metric_sum(finished, len(ages)),
+            "cut_fraction": metric_sum(len(ages) - finished, len(ages)),
             "staleness": metric_sum(sum(ages), len(ages)),
             "wait_seconds": metric_sum(self._waited, 1),
             "rollout_restarts": metric_sum(restarts, 1),

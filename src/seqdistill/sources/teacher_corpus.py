@@ -7,7 +7,7 @@ shard-00000.parquet  the outputs, see `shards`
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,6 +91,10 @@ class TeacherCorpus:
         for name in record.checksums:
             check_shard(folder, record, name)
         return cls(folder, record)
+
+    def best(self, outputs: Sequence[TeacherOutput], count: int) -> list[TeacherOutput]:
+        """So many of an example's, those that the teacher's decoder put first."""
+        return [output for output in outputs if output.rank < count]
 
     def by_example(self) -> Iterator[tuple[str, list[TeacherOutput]]]:
         """Every example's id, in order, with its outputs that were kept: none, or some."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.features import NO_LAYERS, Wanted
+from seqdistill.core.head import Head
 from seqdistill.core.scores import DenseScores, NoScores, TeacherScores
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.dropout import evaluation_mode
@@ -54,25 +56,38 @@ class InProcessTeacher(Teacher):
         self.model = model.eval().requires_grad_(False)
         self._vocab_size, self._layers = vocab_size, layers
 
+    @property
+    def head(self) -> Head:
+        """What its scores come with."""
+        return self.model.head.cut(self._vocab_size).detached()
+
     @torch.no_grad()
-    def score(self, batch: SequenceBatch) -> TeacherScores:
+    def score(self, batch: SequenceBatch) -> DenseScores:
         """The teacher's last hidden states at every position, without a graph."""
         return _scores(self.model, batch, self._vocab_size, self._layers)
 
 
 class LiveTeacher(Teacher):
-    """The student itself with the weights that it has now, its dropout off; no gradient."""
+    """The student itself with the weights that it has now, its dropout off; no gradient.
+
+    With those that it began with where `first` switches off the adapters that alone are trained.
+    """
 
     def __init__(
-        self, student: SequenceModel, *, vocab_size: int, layers: Wanted = NO_LAYERS
+        self,
+        student: SequenceModel,
+        *,
+        vocab_size: int,
+        layers: Wanted = NO_LAYERS,
+        first: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._student = student
+        self._student, self._first = student, first
         self._vocab_size, self._layers = vocab_size, layers
 
     @torch.no_grad()
     def score(self, batch: SequenceBatch) -> TeacherScores:
         """As of any teacher; it holds until the next update."""
-        with evaluation_mode(self._student):
+        with evaluation_mode(self._student), self._first():
             return _scores(self._student, batch, self._vocab_size, self._layers)
 
 

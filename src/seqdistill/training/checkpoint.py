@@ -64,6 +64,10 @@ class LoopState:
     objective: dict[str, float] = dataclasses.field(default_factory=dict)
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     """How much of the metrics was logged."""
+    alarms: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the watch for collapses has seen."""
+    stopped_by: str | None = None
+    """The alarm that ended the run."""
     seconds: float = 0.0
     padded: int = 0
     positions: int = 0

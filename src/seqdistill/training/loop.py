@@ -6,7 +6,7 @@
                                backward of the total (not of a mean)
         gradients / global count     the only division: any split of a batch gives the same update
         clip, step, keep pruned weights at zero; skipped, and counted, where nothing had a weight
-        now and then: score dev, save a checkpoint, keep the best students
+        now and then: score dev, look for a collapse, save a checkpoint, keep the best students
 
 It does not know where sequences come from, what a divergence is, which weights should be pruned, or
 how dev is scored. One process or many, it is the same: whole, copied (DDP) or in shards (FSDP2).
@@ -36,6 +36,7 @@ from seqdistill.core.progress import Progress
 from seqdistill.core.scores import TeacherScores
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.metrics.corpus_metrics import score_key_of
+from seqdistill.metrics.diversity import OUTPUTS
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
 from seqdistill.objectives.objective import WeightedObjective
@@ -44,6 +45,7 @@ from seqdistill.recipe.schema import TrainingSection
 from seqdistill.records.run_directory import Resume, RunDirectory
 from seqdistill.sources.completions import SequenceSource
 from seqdistill.teachers.in_process import Teacher
+from seqdistill.training.alarms import Alarm, CollapseWatch
 from seqdistill.training.checkpoint import (
     BestStudents,
     LoopState,
@@ -86,8 +88,12 @@ class TrainingResult:
     stopped_early: bool
     skipped_updates: int
     """Of the updates, those in which no position had a weight: the optimizer did not move."""
+    stopped_by: str | None = None
+    """The alarm that ended it early, where one did."""
 
 
+DEV = "dev_"
+"""Before the names of dev's scores in the metrics."""
 _KEPT = 0.95
 """Of the loss on screen, at each update: it is the mean of about the last twenty."""
 _CLIP_EPSILON = 1e-6
@@ -145,6 +151,8 @@ class TrainingLoop:
     progress: Progress
     score_dev: DevScorer | None = None
     samples_student: bool = False
+    references: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What `settings.alarms` compare the student's outputs with: see `CollapseWatch`."""
     clock: PhaseClock = dataclasses.field(default_factory=PhaseClock)
 
     def __post_init__(self) -> None:
@@ -159,6 +167,12 @@ class TrainingLoop:
         self._saved_at = 0
         self._last = settings.steps
         self._note = Note()
+        self._watch = CollapseWatch(
+            settings.alarms,
+            self.references,
+            after=settings.warmup,
+            prefix="" if self.samples_student else DEV,
+        )
         self._timed_to = (0, 0.0)  # tokens and seconds that a logged speed has told of
         self._is_sharded: bool = accelerator.is_fsdp2
         if settings.gradient_checkpointing:
@@ -218,6 +232,7 @@ class TrainingLoop:
             tuple(self._state.best),
             stopped,
             self._state.skipped,
+            self._state.stopped_by,
         )
 
     def _resume(self, resume: Resume) -> None:
@@ -246,6 +261,7 @@ class TrainingLoop:
                 scatter_weights(self.model, self._trained)
             self._share_out()
             self.objective.load_state_dict(self._state.objective)
+            self._watch.load_state_dict(self._state.alarms)
             self._saved_at = self._state.update
         # Without a checkpoint training starts anew, and so do its metrics.
         if self._is_main:
@@ -318,6 +334,8 @@ class TrainingLoop:
         self._state.seconds += time.perf_counter() - started
         if logged:
             self._log_step(stats, rate, norm)
+        if self.samples_student:
+            self._raise_alarms(self._watch.add(update, {**stats.parts, **stats.source}))
         self.progress.advance(1, self._note.text)
 
     def _accumulate(self) -> StepStats:
@@ -452,6 +470,19 @@ class TrainingLoop:
             }
         )
 
+    def _raise_alarms(self, alarms: Sequence[Alarm]) -> None:
+        """Tells of them, and ends the run where it says so."""
+        state = self._state
+        for alarm in alarms:
+            text = alarm.text(state.update)
+            if self._is_main:
+                row = {"quantity": alarm.quantity, "value": alarm.value, "limit": alarm.limit}
+                self.run_directory.log_alarm(state.update, {**row, "text": text})
+                _LOG.warning("%s", text)
+            if self.settings.alarms.action == "stop":
+                state.stopped_by = state.stopped_by or text
+        state.alarms = self._watch.state_dict()
+
     def _profile(self) -> dict[str, float]:
         """The seconds of each phase so far, by their names in metrics. Collective."""
         found = mean_seconds(all_gather_object(self.clock.seconds()))
@@ -491,10 +522,15 @@ class TrainingLoop:
         scores = dict(score_dev(self.model.module))
         if self._is_main:
             state.dev_scores = scores
-            self._log({f"dev_{name}": value for name, value in scores.items()})
+            logged = {DEV + name: value for name, value in scores.items()}
+            self._log(logged)
+            if not self.samples_student:
+                self._raise_alarms(self._watch.look(state.update, logged))
             score = scores[self.eval_metric]
             is_best = self._best.offer(self.model, score, state)
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            shown = ", ".join(
+                f"{name} {value:.4g}" for name, value in scores.items() if name not in OUTPUTS
+            )
             best_yet = " (best so far)" if is_best else ""
             self.progress.echo(f"dev at update {state.update:,}: {shown}{best_yet}")
             state.evaluations_without_best = 0 if is_best else state.evaluations_without_best + 1
@@ -503,8 +539,9 @@ class TrainingLoop:
         self.source.dev_scored(self._state.dev_scores)
 
     def _stops_early(self) -> bool:
-        patience = self.settings.patience
-        return patience is not None and self._state.evaluations_without_best >= patience
+        patience, state = self.settings.patience, self._state
+        impatient = patience is not None and state.evaluations_without_best >= patience
+        return impatient or state.stopped_by is not None
 
     def _snapshot(self) -> _Snapshot:
         """All that is to be saved but for tensors in shards. Every process has to take part."""
