@@ -194,9 +194,13 @@ def _shown(
     for start, stop in spans:
         tokens[start] = f"⟦{tokens[start]}"
         tokens[stop - 1] += "⟧"
-    if len(tokens) > 2 * _NUM_SHOWN:
-        hidden = len(tokens) - 2 * _NUM_SHOWN
-        tokens = [*tokens[:_NUM_SHOWN], f"... ({hidden} more) ...", *tokens[-_NUM_SHOWN:]]
+    return joined(tokens, at_each_end=_NUM_SHOWN)
+
+
+def joined(tokens: Sequence[str], *, at_each_end: int) -> str:
+    """The tokens with blanks between, the middle of many left out."""
+    if (hidden := len(tokens) - 2 * at_each_end) > 0:
+        tokens = [*tokens[:at_each_end], f"... ({hidden} more) ...", *tokens[-at_each_end:]]
     return " ".join(tokens)
 
 
