@@ -133,7 +133,8 @@ def test_a_teachers_answers_are_one_text_with_the_students_prompt(
         (example.id, [TeacherOutput(example.id, 0, (), text, 0.0)])
         for example, text in zip(examples, texts, strict=True)
     ]
-    corpus = SimpleNamespace(by_example=lambda: answers, folder=Path())
+    best = lambda outputs, _count: outputs  # noqa: E731
+    corpus = SimpleNamespace(by_example=lambda: answers, best=best, folder=Path())
     monkeypatch.setattr("seqdistill.assembly.corpus.label_with_teacher", lambda *_: corpus)
     found, _ = teacher_outputs(recipe, teacher, student, examples, NoProgress())
     outputs = dict(found)

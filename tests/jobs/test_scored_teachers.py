@@ -46,7 +46,7 @@ def test_training_on_all_symbols_is_that_with_the_teacher_and_loads_none(
 ) -> None:
     shutil.copytree(scored / "elsewhere", scored / "teacher")
     live = losses(trained(recipe_in(scored, "word_kd", name="live")))
-    monkeypatch.setattr(preparing, "build_teacher", None)
+    monkeypatch.setattr(preparing, "build_teachers", None)
     named = losses(trained(recipe_of(scored, EVERY, name="named")))
     shutil.rmtree(scored / "teacher")
     none = losses(trained(recipe_of(scored, EVERY, "teacher.model=null", name="none")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,16 @@ Then = Callable[
     tuple[TokenSum, dict[str, TokenSum]],
 ]
 TIMINGS = ("seconds", "tokens_per_second")
-"""What no two trainings log alike."""
+"""What no two trainings log alike, beside the phases of a profile."""
+
+
+def without_timings(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows but for what hangs on a clock; none where that is all of one."""
+    numbers = (
+        {k: v for k, v in row.items() if k not in TIMINGS and not k.startswith(PREFIX)}
+        for row in rows
+    )
+    return [row for row in numbers if row.keys() != {"step"}]
 
 
 class PlainObjective(WeightedObjective):
@@ -114,8 +123,8 @@ class Recorder(RunDirectory):
 
     @property
     def without_timings(self) -> list[dict[str, Any]]:
-        """The rows but for what hangs on a clock."""
-        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in self.rows]
+        """See the function."""
+        return without_timings(self.rows)
 
 
 class ListedBatches(SequenceSource):

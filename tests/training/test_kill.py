@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from tests.jobs.runs import QUICK, folder_for, texts
-from tests.training.small import TIMINGS
+from tests.training.small import without_timings
 
 import seqdistill
 from seqdistill.core.progress import NoProgress
@@ -65,7 +65,7 @@ def recipe_for(folder: Path) -> Recipe:
 def trained(run: RunDirectory) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
     """Final weights, metrics without timings, and the files of the last states."""
     weights = load_file(run.student_path / "model.safetensors")
-    rows = [{k: v for k, v in row.items() if k not in TIMINGS} for row in run.read_metrics()]
+    rows = without_timings(run.read_metrics())
     return weights, rows, sorted(path.name for path in run.checkpoints_path.iterdir())
 
 

@@ -114,13 +114,18 @@ def _watched(recipe: Recipe) -> tuple[Monitor, ...]:
     )
 
 
+def teacher_is_asked(recipe: Recipe) -> bool:
+    """Whether training asks the teacher about every token that the student learns."""
+    return recipe.objective.asks_teacher or recipe.teacher.scores != "none"
+
+
 def prepare(recipe: Recipe) -> Prepared:
     """Reads data and models, checks that they fit, and prunes the student where the recipe says so.
 
     Raises UserError for whatever does not fit.
     """
     sequences = recipe.sequences
-    asks_teacher = recipe.objective.asks_teacher or recipe.teacher.scores != "none"
+    asks_teacher = teacher_is_asked(recipe)
     train_examples = _read_train(recipe)
     _check_columns(recipe, train_examples)
     dev_examples = _read_held_out(recipe, "dev")

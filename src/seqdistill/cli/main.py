@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import seqdistill
-from seqdistill.cli import exporting, generating, measuring, scoring, sweeping, training
+from seqdistill.cli import examining, exporting, generating, measuring, scoring, sweeping, training
 from seqdistill.cli.failures import ExplainingGroup
 from seqdistill.cli.options import ANY_OPTION
 from seqdistill.cli.quiet import make_streams_safe
@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(context_settings=ANY_OPTION, rich_help_panel=_MAKE)(training.demo)
+app.command(context_settings=ANY_OPTION, rich_help_panel=_MAKE)(examining.doctor)
 app.command(context_settings=ANY_OPTION, rich_help_panel=_MAKE)(training.train)
 app.command(context_settings=ANY_OPTION, rich_help_panel=_MAKE)(training.label)
 app.command(context_settings=ANY_OPTION, rich_help_panel=_MAKE)(scoring.score)

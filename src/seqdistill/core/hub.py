@@ -20,6 +20,7 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]+")
 _HUB_SECONDS = 5.0
 _MODEL_CONFIGS = ("config.json", "adapter_config.json")
+_MODEL_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 
 
 @functools.cache
@@ -56,8 +57,18 @@ def _connects() -> bool:
 
 def is_cached(name: str) -> bool:
     """Whether a model of that hub name was loaded on this machine before."""
+    return _has_any(name, _MODEL_CONFIGS)
+
+
+def must_be_downloaded(name: str) -> bool:
+    """Whether a model's weights are on the hub alone."""
+    return not Path(name).exists() and not _has_any(name, _MODEL_WEIGHTS)
+
+
+def _has_any(name: str, files: tuple[str, ...]) -> bool:
+    """Whether one of the files of that hub name is in the cache."""
     try:
-        return any(isinstance(try_to_load_from_cache(name, file), str) for file in _MODEL_CONFIGS)
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
     except HFValidationError:  # no name of the hub's
         return False
 

@@ -143,6 +143,17 @@ class ExampleTable(Table[Example]):
         files = self._stored.table.column("audio")
         return bool(files.null_count < len(files))
 
+    @property
+    def inputs(self) -> list[str]:
+        """What is read of every row, whatever its kind, as a text: equal for rows that read the
+        same."""
+
+        def texts(chunk: Any) -> npt.NDArray[Any]:
+            return np.array([str(value or "") for value in chunk.to_pylist()], dtype=object)
+
+        columns = (self.gathered(name, texts) for name in ("source", "messages", "audio", "tools"))
+        return ["\0".join(parts) for parts in zip(*columns, strict=True)]
+
     def with_audio_in(self, folder: Path) -> ExampleTable:
         """The same examples, the paths of whose recordings count from this folder."""
         table, place = self._stored.table, self.schema.get_field_index("audio")

@@ -95,6 +95,16 @@ def torch_threads_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def runs_as(compute_type: str, device: torch.device) -> str:
+    """The arithmetic in which a model stored in `compute_type` runs on the device.
+
+    CPUs mostly have no float16: CTranslate2 then reads the floats beside int8 as float32.
+    """
+    found = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
+    is_short = compute_type == "int8_float16" and compute_type not in found
+    return "int8" if is_short else compute_type
+
+
 @dataclasses.dataclass(eq=False)
 class CTranslate2Model:
     """A converted and verified model with its workers, where the model lies; that stays untouched.
@@ -120,6 +130,9 @@ class CTranslate2Model:
     vocab_size: int | None = None
     """Only ids below it are written, from the softmax over them; None means every id."""
     compute_type: str = "float32"
+    """The arithmetic here."""
+    stored_type: str | None = None
+    """The compute type of the files, where that is another one: see `runs_as`."""
     threads: int | None = None
     """On CPUs; None takes every CPU the process may use."""
     device: torch.device = _CPU
@@ -165,7 +178,7 @@ class CTranslate2Model:
         pairs = [*short, *long_pairs(short, facts, disposable.config, self.reach)]
         live = token_predictions(disposable, pairs, facts=facts)
         exact, converted = convert(
-            disposable, self.tokenizer, facts, compute_type=self.compute_type
+            disposable, self.tokenizer, facts, compute_type=self.stored_type or self.compute_type
         )
         del disposable
         if exact is not converted:
@@ -249,7 +262,7 @@ class CTranslate2Model:
         facts, converted = self.facts, self._converted
         stored = StoredConversion(
             facts,
-            self.compute_type,
+            self.stored_type or self.compute_type,
             tuple(converted.strings(converted.known(facts.end_ids))),
             tuple(converted.strings(facts.prefix_ids)),
             self.agreement,
@@ -292,7 +305,8 @@ class CTranslate2Model:
             None,
             load_tokenizer(str(folder)),
             kind=stored.facts.kind,
-            compute_type=stored.compute_type,
+            compute_type=runs_as(stored.compute_type, device),
+            stored_type=stored.compute_type,
             threads=threads,
             device=device,
         )
@@ -304,7 +318,7 @@ class CTranslate2Model:
             if vocabulary is None or "config.json" not in files:
                 raise ValueError(f"it has no {_VOCABULARIES[0]} or no config.json")
             made._converted = ConvertedModel(files, tuple(json.loads(vocabulary)))
-            made._workers = made._workers_of(made._converted, made.num_workers, stored.compute_type)
+            made._workers = made._workers_of(made._converted, made.num_workers, made.compute_type)
         except (OSError, ValueError, EngineError) as error:
             raise ModelError(
                 f"{folder} must hold a whole CTranslate2 model, but it cannot be read: {error}; "

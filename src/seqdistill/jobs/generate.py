@@ -75,7 +75,7 @@ def generate_texts(
     """The model's best output for each prompt, in order; an empty text gives an empty one.
 
     `model` is a transformers folder, a hub name, `bundled:en-de`, or the
-    CTranslate2 folder that `export --format int8` writes, which decodes as it is. The languages are
+    CTranslate2 folder that `export` writes, which decodes as it is. The languages are
     for multilingual models whose folder does not say them. A text is said by the user in the
     model's chat template, where it has one and `raw` is not set; rows (see `read_rows`) are as
     training reads them.
@@ -223,10 +223,10 @@ def _stored_generator(
             "transformers; leave it out, or run the model that it was made of"
         )
     generator = CTranslate2Generator.open(folder, threads=threads, device=device)
-    if compute_type not in ("float32", generator.compute_type):
+    if compute_type not in ("float32", generator.stored_type):
         raise ModelError(
             f"--compute-type must be left out for {model!r}, which is stored in "
-            f"{generator.compute_type}, got {compute_type}"
+            f"{generator.stored_type}, got {compute_type}"
         )
     return generator
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from seqdistill.assembly.corpus import asked_of, wanted_corpus
 from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
-from seqdistill.assembly.preparing import Prepared, prepare
+from seqdistill.assembly.preparing import Prepared, prepare, teacher_is_asked
 from seqdistill.assembly.sequences import build_source
 from seqdistill.assembly.teachers import live_teacher, scores_bytes, stand_in_scores
 from seqdistill.compression.layers import parameter_count
@@ -105,7 +105,7 @@ def plan(recipe: Recipe) -> Plan:
             members,
             key=lambda m: (
                 m.sequences.rolls_out,
-                m.objective.asks_teacher or m.teacher.scores != "none",
+                teacher_is_asked(m),
             ),
         )
         labelled = next((m for m in members if m.sequences.decoded_by_teacher), chosen)

@@ -190,26 +190,30 @@ def _shown(
     spans: Sequence[tuple[int, int]] = (),
 ) -> str:
     """The tokens, the middle of many left out."""
-    tokens = _spelled(ids, tokenizer)
+    tokens = spelled(ids, tokenizer)
     for start, stop in spans:
         tokens[start] = f"⟦{tokens[start]}"
         tokens[stop - 1] += "⟧"
-    if len(tokens) > 2 * _NUM_SHOWN:
-        hidden = len(tokens) - 2 * _NUM_SHOWN
-        tokens = [*tokens[:_NUM_SHOWN], f"... ({hidden} more) ...", *tokens[-_NUM_SHOWN:]]
+    return joined(tokens, at_each_end=_NUM_SHOWN)
+
+
+def joined(tokens: Sequence[str], *, at_each_end: int) -> str:
+    """The tokens with blanks between, the middle of many left out."""
+    if (hidden := len(tokens) - 2 * at_each_end) > 0:
+        tokens = [*tokens[:at_each_end], f"... ({hidden} more) ...", *tokens[-at_each_end:]]
     return " ".join(tokens)
 
 
-def _spelled(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def spelled(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Each token as the vocabulary spells it; of byte-level ones the letters that their bytes are.
 
     Spaces stay Ġ, and so does the spelling of line breaks and of parts of a letter.
     """
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(getattr(backend, "decoder", None), ByteLevel):
+    if "ByteLevel(" not in str(getattr(backend, "decoder", None)):  # alone or among others
         return tokens
-    texts = [tokenizer.convert_tokens_to_string([token]) for token in tokens]
+    texts = [ByteLevel().decode([token]) for token in tokens]
     return [
         text.replace(" ", "Ġ") if text.isprintable() and "\ufffd" not in text else token
         for token, text in zip(tokens, texts, strict=True)

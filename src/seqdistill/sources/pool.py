@@ -51,5 +51,7 @@ class Pool(TeacherCorpus):
     def best(self, outputs: Sequence[TeacherOutput], count: int) -> list[TeacherOutput]:
         """So many of an example's, those with the highest log-probability a token, each under its
         own teacher; the earlier teacher's where two are equal."""
-        ranked = sorted(outputs, key=lambda one: (-one.log_prob / len(one.token_ids), one.rank))
+        ranked = sorted(
+            outputs, key=lambda one: (-one.log_prob / max(1, len(one.token_ids)), one.rank)
+        )
         return ranked[:count]
