@@ -34,9 +34,9 @@ from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.teachers.in_process import InProcessTeacher
-from seqdistill.training.loop import Note
 from seqdistill.training.optimization import learning_rate
 from seqdistill.training.processes import StepStats
+from seqdistill.training.telling import Note
 
 EIGHT = random_examples(8, seed=3)
 

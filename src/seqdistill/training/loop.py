@@ -31,12 +31,11 @@ from seqdistill.compression.pruning import PruningMask
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import NonFiniteLossError, UserError
 from seqdistill.core.generators import derived_seed
-from seqdistill.core.phases import PHASES, PREFIX, PhaseClock, mean_seconds
+from seqdistill.core.phases import PhaseClock, mean_seconds
 from seqdistill.core.progress import Progress
 from seqdistill.core.scores import TeacherScores
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.metrics.corpus_metrics import score_key_of
-from seqdistill.metrics.diversity import OUTPUTS
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
 from seqdistill.objectives.objective import WeightedObjective
@@ -70,6 +69,7 @@ from seqdistill.training.processes import (
     scatter_weights,
     whole,
 )
+from seqdistill.training.telling import DEV, Telling
 
 _LOG = logging.getLogger(__name__)
 
@@ -92,10 +92,6 @@ class TrainingResult:
     """The alarm that ended it early, where one did."""
 
 
-DEV = "dev_"
-"""Before the names of dev's scores in the metrics."""
-_KEPT = 0.95
-"""Of the loss on screen, at each update: it is the mean of about the last twenty."""
 _CLIP_EPSILON = 1e-6
 """What torch adds to a norm: up to the limit less this, clipping multiplies by 1."""
 _Snapshot = tuple[LoopState, list[dict[str, Tensor]]]
@@ -103,28 +99,6 @@ _Snapshot = tuple[LoopState, list[dict[str, Tensor]]]
 _Scored = tuple[SequenceBatch, TeacherScores]
 _Seen = tuple[Sequence[str], Tensor, dict[str, TokenSum]]
 """Example ids, total and parts of a micro-batch, to be named if its loss was not finite."""
-
-
-class Note:
-    """Moving means of loss and reward since this process began, for the screen.
-
-    The first updates count as much as they should: the weights of a mean are those that it has.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}
-
-    def add(self, stats: StepStats) -> None:
-        """One more update."""
-        for name, seen in (("loss", stats.loss), ("reward", stats.source.get("reward"))):
-            if seen is not None and float(seen.count):
-                total, weight = self._sums.get(name, (0.0, 0.0))
-                self._sums[name] = (_KEPT * total + seen.mean, _KEPT * weight + 1.0)
-
-    @property
-    def text(self) -> str:
-        """`loss 3.214`, and of policy gradients `, reward 0.512`."""
-        return ", ".join(f"{name} {sum_ / n:.3f}" for name, (sum_, n) in self._sums.items())
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -166,14 +140,13 @@ class TrainingLoop:
         self._state = LoopState(micro_batches=self._micro_batches * accelerator.num_processes)
         self._saved_at = 0
         self._last = settings.steps
-        self._note = Note()
+        self._telling = Telling(accelerator, self.run_directory, self.progress, self.clock)
         self._watch = CollapseWatch(
             settings.alarms,
             self.references,
             after=settings.warmup,
             prefix="" if self.samples_student else DEV,
         )
-        self._timed_to = (0, 0.0)  # tokens and seconds that a logged speed has told of
         self._is_sharded: bool = accelerator.is_fsdp2
         if settings.gradient_checkpointing:
             model.module.gradient_checkpointing_enable({"use_reentrant": False})
@@ -197,29 +170,14 @@ class TrainingLoop:
         torch.manual_seed(derived_seed(self.seed, f"dropout/rank-{rank}"))
         if resume:
             self._resume(resume)
-        self._timed_to = (self._state.tokens, self._state.seconds)
         self.clock.start(self._state.phases)
-        self.progress.start("training", self.settings.steps)
-        self.progress.advance(self._state.update)
+        self._telling.begin(self._state, self.settings.steps)
         # A run that was interrupted while it scored dev has that before it.
         stopped = self._evaluate_and_save() if self._dev_is_due() else self._stops_early()
         while self._state.update < self._last and not stopped:
             self._step()
             stopped = self._evaluate_and_save()
-        self.progress.finish()
-        if skipped := self._state.skipped:
-            self.progress.echo(
-                f"{skipped:,} of {self._state.update:,} updates were skipped, since nothing in "
-                "them had a weight"
-            )
-        self._log(profile := self._profile())
-        if whole := sum(profile.values()):
-            told = {PHASES[key.removeprefix(PREFIX)]: s / whole for key, s in profile.items()}
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in told.items())
-            padded = self._state.padded / max(1, self._state.positions)
-            self.progress.echo(
-                f"training took {whole:.1f} s: {shares}; {padded:.1%} of the input was padding"
-            )
+        self._telling.end(self._state)
         ended = stopped or self._state.update == self.settings.steps
         with self._whole_student():
             if self._state.best and ended:
@@ -323,7 +281,6 @@ class TrainingLoop:
                 self._optimizer.step()
                 self.mask.enforce(self._optimizer)
                 self.teacher.student_updated()
-                self._note.add(stats)
             else:  # a step would move by what the optimizer remembers, and decay
                 self._state.skipped += 1
             self._optimizer.zero_grad(set_to_none=True)
@@ -333,10 +290,10 @@ class TrainingLoop:
         self._state.positions += int(stats.padding.count)
         self._state.seconds += time.perf_counter() - started
         if logged:
-            self._log_step(stats, rate, norm)
+            self._telling.metrics(self._state, stats, rate, norm)
         if self.samples_student:
             self._raise_alarms(self._watch.add(update, {**stats.parts, **stats.source}))
-        self.progress.advance(1, self._note.text)
+        self._telling.update(stats, skipped=norm is None)
 
     def _accumulate(self) -> StepStats:
         """Gradients of the totals of all micro-batches, and their sums over all processes."""
@@ -438,55 +395,13 @@ class TrainingLoop:
             torch.nn.utils.clip_grads_with_norm_(trained, limit, found)
         return norm
 
-    def _log(self, values: Mapping[str, object]) -> None:
-        """Into the run directory and to the trackers, by the main process."""
-        if self._is_main:
-            self.run_directory.log_metrics(self._state.update, values)
-            numbers = {n: v for n, v in values.items() if isinstance(v, int | float)}
-            self.accelerator.log(numbers, step=self._state.update)
-
-    def _log_step(self, stats: StepStats, rate: float, norm: float | None) -> None:
-        """`norm` is None for an update that was skipped: it has no loss either."""
-        (tokens_before, seconds_before), state = self._timed_to, self._state
-        self._timed_to = (state.tokens, state.seconds)
-        speed = (state.tokens - tokens_before) / (state.seconds - seconds_before)
-        # The mean of nothing is no number that a log can hold.
-        means = {
-            name: part.mean if float(part.count) else None
-            for name, part in (*stats.parts.items(), *stats.source.items())
-        }
-        self._log(
-            {
-                "loss_nats": None if norm is None else stats.loss.mean,
-                **means,
-                "learning_rate": rate,
-                "gradient_norm": norm,
-                **({"skipped_updates": state.skipped} if state.skipped else {}),
-                "tokens": state.tokens,
-                "seconds": round(state.seconds, 3),
-                "tokens_per_second": speed,
-                "padded_fraction": state.padded / state.positions,
-                **self._profile(),
-            }
-        )
-
     def _raise_alarms(self, alarms: Sequence[Alarm]) -> None:
         """Tells of them, and ends the run where it says so."""
         state = self._state
-        for alarm in alarms:
-            text = alarm.text(state.update)
-            if self._is_main:
-                row = {"quantity": alarm.quantity, "value": alarm.value, "limit": alarm.limit}
-                self.run_directory.log_alarm(state.update, {**row, "text": text})
-                _LOG.warning("%s", text)
-            if self.settings.alarms.action == "stop":
-                state.stopped_by = state.stopped_by or text
+        self._telling.alarms(state, alarms)
+        if alarms and self.settings.alarms.action == "stop":
+            state.stopped_by = state.stopped_by or alarms[0].text(state.update)
         state.alarms = self._watch.state_dict()
-
-    def _profile(self) -> dict[str, float]:
-        """The seconds of each phase so far, by their names in metrics. Collective."""
-        found = mean_seconds(all_gather_object(self.clock.seconds()))
-        return {f"{PREFIX}{name}": round(seconds, 3) for name, seconds in found.items()}
 
     def _dev_is_due(self) -> bool:
         """Whether dev should be scored after this update, and was not yet."""
@@ -522,17 +437,11 @@ class TrainingLoop:
         scores = dict(score_dev(self.model.module))
         if self._is_main:
             state.dev_scores = scores
-            logged = {DEV + name: value for name, value in scores.items()}
-            self._log(logged)
+            is_best = self._best.offer(self.model, scores[self.eval_metric], state)
+            self._telling.dev(state, scores, is_best=is_best)
             if not self.samples_student:
-                self._raise_alarms(self._watch.look(state.update, logged))
-            score = scores[self.eval_metric]
-            is_best = self._best.offer(self.model, score, state)
-            shown = ", ".join(
-                f"{name} {value:.4g}" for name, value in scores.items() if name not in OUTPUTS
-            )
-            best_yet = " (best so far)" if is_best else ""
-            self.progress.echo(f"dev at update {state.update:,}: {shown}{best_yet}")
+                watched = {DEV + name: value for name, value in scores.items()}
+                self._raise_alarms(self._watch.look(state.update, watched))
             state.evaluations_without_best = 0 if is_best else state.evaluations_without_best + 1
             state.scored_at = state.update
         self._state = broadcast_from_main(state, self.accelerator)
