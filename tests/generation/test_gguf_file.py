@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.byte_level import TEMPLATE, TEXTS, byte_level, pair_of
-from tests.tiny import tiny_model
+from tests.tiny import character_tokenizer, tiny_model
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -94,6 +94,8 @@ def test_what_is_not_known_to_be_the_same_is_refused(tmp_path: Path) -> None:
     assert "cut texts as GPT-2" in refused(spaced, tmp_path)
     spaced.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     assert "cut texts as GPT-2" in refused(spaced, tmp_path)
+    unmerged = LoadedModel(tiny_model("llama"), character_tokenizer(closes=False), "letters")
+    assert "cut texts as GPT-2" in refused(unmerged, tmp_path)
 
 
 def test_a_tokenizer_that_cuts_otherwise_is_found() -> None:

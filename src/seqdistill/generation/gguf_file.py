@@ -245,6 +245,7 @@ def _cut_of(tokenizer: PreTrainedTokenizerBase) -> str:
     name = _name_of_cut(described.get("pre_tokenizer") or {})
     if (
         model.get("type") != "BPE"
+        or not model["merges"]  # no reader takes a vocabulary alone
         or model.get("byte_fallback")
         or normalizer != "NFC"
         or name is None
