@@ -87,22 +87,27 @@ def _several(recipe: Recipe) -> Findings:
             "teacher.mixture",
             f"must be left out where teachers only label, got {teacher.mixture}; remove it",
         )
-    near = recipe.sequences.origin == "near_policy"
-    for key, is_set in (
-        (_kept_by(teacher)[0], teacher.keeps_scores),
-        ("objective.features", bool(recipe.objective.features)),
-        ("sequences.rollouts.teacher_fraction", recipe.sequences.rollouts.teacher_fraction > 0.0),
+    near, (kept, _, live) = recipe.sequences.origin == "near_policy", _kept_by(teacher)
+    for key, is_set, off in (
+        (kept, teacher.keeps_scores, live),
+        ("objective.features", bool(recipe.objective.features), "[]"),
+        (
+            "sequences.rollouts.teacher_fraction",
+            recipe.sequences.rollouts.teacher_fraction > 0.0,
+            "0",
+        ),
         (
             "sequences.near_policy.keep_quantiles",
             near and recipe.sequences.near_policy.keep_quantiles is not None,
+            "null",
         ),
-        ("evaluation.on_policy", recipe.evaluation.on_policy),
+        ("evaluation.on_policy", recipe.evaluation.on_policy, "false"),
     ):
         if is_set:
             yield (
                 key,
-                f"must be left out with several teachers, of which it would need one, got "
-                f"{len(members)} in teacher.model; remove it, or name one teacher",
+                f"must be {off} with several teachers, of which it would need one, got "
+                f"{len(members)} in teacher.model; set {key}={off}, or name one teacher",
             )
     if recipe.student.init == "teacher_layers":
         yield (
