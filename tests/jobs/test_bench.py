@@ -101,9 +101,13 @@ def test_every_comparison_is_measured_and_nothing_is_changed(kind: str, tmp_path
     assert written["rows"][5]["facts"]["divergence"] == "jensen_shannon"
 
 
+KEPT = ("teacher.scores=top_k", "teacher.kept_scores=kept")
+
+
 @pytest.mark.usefixtures("brief")
-def test_what_has_no_teacher_or_another_vocabulary_is_said(place: Path) -> None:
-    recipe = recipe_in(place, "baseline", "teacher.model=null")
+@pytest.mark.parametrize("method", [("baseline",), ("word_kd", *KEPT)])
+def test_what_has_no_teacher_is_said(place: Path, method: tuple[str, ...]) -> None:
+    recipe = recipe_in(place, *method, "teacher.model=null")
     found = bench(recipe, progress=NoProgress())
     assert [each.name for each in found.comparisons] == ["supervised step", "student sampling"]
     assert found.not_measured == {"distillation": "the recipe names no teacher.model"}

@@ -147,6 +147,9 @@ def _one_of(recipe: Recipe) -> Recipe:
         recipe = stage_recipe(recipe, 0, start_from=None)
     members = [compare_member(recipe, preset) for preset in recipe.compare] or [recipe]
     chosen = next((member for member in members if member.objective.asks_teacher), members[0])
+    # The teacher itself is measured, not what was kept of it.
+    live = chosen.teacher.model_copy(update={"kept_scores": None})
+    chosen = chosen.model_copy(update={"teacher": live})
     sequences = chosen.sequences
     if sequences.rolls_out:
         return chosen
@@ -168,7 +171,8 @@ class _Bench:
             torch.set_num_threads(recipe.training.threads)
         longest = recipe.sequences.rollouts.max_new_tokens
         train = with_placeholder_targets(prepared.train, max_tokens=longest)
-        self._prepared = dataclasses.replace(prepared, train=train)
+        asked = prepared.asks_teacher and bool(prepared.teachers)
+        self._prepared = dataclasses.replace(prepared, train=train, asks_teacher=asked)
         self._student = prepared.student.model.to(self._device)
         self._attention = self._student.config._attn_implementation
         use_fast_attention(self._student, self._device)
@@ -179,6 +183,8 @@ class _Bench:
         if teacher is None:
             self.missing["distillation"] = "the recipe names no teacher.model"
         else:
+            if recipe.teacher.members:
+                self.missing["other teachers"] = f"of several the first, {teacher.name}, is taken"
             teacher.model.to(self._device).requires_grad_(False).eval()
             try:
                 self._vocab_size = check_vocabularies(prepared.student, teacher)
