@@ -150,9 +150,10 @@ def export_model(
     is_run = run.recipe_path.is_file()
     folder = run.student_path if is_run else Path(model_folder(source))
     if is_run and not folder.is_dir():
+        students = ", ".join(str(member.path) for member in run.members())
+        remedy = f"name one of {students}" if students else "finish it with `train ... --resume`"
         raise UserError(
-            f"A run must have a trained student to be exported, but {source} has none; finish it "
-            "with `seqdistill train ... --resume`."
+            f"A run must have a trained student to be exported, but {source} has none; {remedy}."
         )
     before = weight_bytes(folder)
     with temporary_folder() as scratch, atomic.new_folder(output) as made:
