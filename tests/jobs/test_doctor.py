@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from tests.jobs.runs import FEASIBLE, WORDS, folder_for, save_chat_model, save_pairs
-from tests.tiny import character_tokenizer, tiny_model
+from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from seqdistill.assembly.memory import memory_need, sketched
@@ -205,6 +206,16 @@ def test_a_template_without_a_generation_prompt_is_told(place: Path) -> None:
     told(found, "warning", "of the student has no generation prompt")
 
 
+def test_each_of_several_teachers_is_looked_at(place: Path) -> None:
+    shutil.copytree("teacher", "other")
+    save_unlisted(tiny_model("mbart"), character_tokenizer(), Path("other"))
+    Path("other/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    both = "teacher.model=[teacher, other]"
+    assert told(examined(both), "warning", "other", "cc-by-nc-4.0").subject == "licences"
+    save_unlisted(tiny_model("mbart"), character_tokenizer(extra=["ß"]), Path("other"))
+    assert told(examined(both), "error", "'other'", "share one vocabulary").subject == "tokenizers"
+
+
 def test_texts_of_other_vocabularies_may_be_learned(place: Path) -> None:
     other_vocabulary()
     found = examined("sequences.decoding.max_new_tokens=20", method="seq_kd")
@@ -228,10 +239,11 @@ def test_rows_show_what_is_learned(place: Path) -> None:
 def test_memory_is_that_of_weights_gradients_moments_and_activations(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copytree("teacher", "other")
     model = load_pair("student").model
     size = sum(parameter.numel() for parameter in model.parameters())
     recipe = load_recipe("word_kd", [*MODELS, "data.train=train.tsv", *FEASIBLE])
-    need = memory_need(recipe, sketched("student").model, sketched("teacher").model,
+    need = memory_need(recipe, sketched("student").model, 2 * [sketched("teacher").model],
                        device=torch.device("cpu"), precision="fp32")  # fmt: skip
     parts = dict(need.parts)
     assert parts.pop("libraries") > 2**29
@@ -239,8 +251,9 @@ def test_memory_is_that_of_weights_gradients_moments_and_activations(
         "student's weights": 4 * size,
         "gradients": 4 * size,
         "optimizer": 8 * size,
-        "teacher's weights": 4 * size,
+        "teacher's weights": 2 * 4 * size,
     }
     for have, level in ((need.total * 2, "ok"), (need.total, "warning"), (need.fixed - 1, "error")):
         monkeypatch.setattr(machine_findings, "memory_of", lambda _device, have=have: have)
-        assert told(examined(), level, "estimated").subject == "memory"
+        found = examined("teacher.model=[teacher, other]")
+        assert told(found, level, "estimated").subject == "memory"

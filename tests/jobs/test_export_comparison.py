@@ -19,9 +19,12 @@ from seqdistill.core.errors import EngineError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.generation import gguf_file
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
+from seqdistill.jobs.cards import model_card
 from seqdistill.jobs.export import Exported, Form, export_model, push
 from seqdistill.jobs.generate import generate_texts
+from seqdistill.models.loading import load_pair
 from seqdistill.models.saving import save_pair
+from seqdistill.records.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -184,6 +187,27 @@ def test_the_card_of_a_run_has_its_numbers_recipe_and_licences(place: Path) -> N
     assert str(place) not in card, "no places of this machine"
     recipe = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
     assert recipe["teacher"]["model"] == "teacher"
+
+
+def test_the_card_of_a_chain_names_the_teachers_of_all_its_stages(place: Path) -> None:
+    run = write_run(place / "run")
+    (run / "manifest.json").unlink(missing_ok=True)
+    teachers = {"teacher": {"model": [str(place / "first"), str(place / "second")]}}
+    chain = {
+        "teacher": {"model": str(place / "third")},
+        "student": {"model": str(place / "mbart")},
+        "data": {"train": str(place / "texts.tsv")},
+        "stages": [{"preset": "word_kd", "settings": teachers}, {"preset": "word_kd"}],
+    }
+    (run / "recipe.yaml").write_text(yaml.safe_dump(chain))
+    pair = load_pair(str(place / "mbart"))
+    facts = {"form": "dense", "weight_bytes": 1, "agreement": None, "equal_outputs": None}
+    card = model_card(pair, RunDirectory(run), facts)
+    assert "distilled from first and second and third" in card
+    assert [name for name in ("first", "second", "third") if f"teacher: {name}; lic" in card] == [
+        *("first", "second", "third")
+    ]
+    assert card.count("data.train: ") == 1
 
 
 class FakeHub:

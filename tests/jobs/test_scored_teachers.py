@@ -13,6 +13,7 @@ from tests.tiny import character_tokenizer, tiny_model
 from seqdistill.assembly import preparing
 from seqdistill.core.errors import DataError, RecipeError, StaleCorpusError
 from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.doctor import examine
 from seqdistill.jobs.plan import plan
 from seqdistill.jobs.score import plan_teacher_scores, score_teacher
 from seqdistill.jobs.train import train
@@ -143,6 +144,10 @@ def test_what_would_be_kept_is_told_and_then_what_was(place: Path) -> None:
     shutil.rmtree(place / "teacher")
     lines = dict(plan(recipe_of(place, "teacher.top_k=8", "teacher.model=null")).lines())
     assert lines["teacher's scores"] == "top 8 of 40 at temperature 1: on disk"
+    other = recipe_of(place, "teacher.top_k=9", "teacher.model=null")
+    with pytest.raises(StaleCorpusError, match=r"top 8 of 40 .* and this run's is top 9 of 40"):
+        plan(other)
+    assert examine(other).would_fail
 
 
 def test_only_a_recipe_that_keeps_scores_of_one_student_is_scored(place: Path) -> None:

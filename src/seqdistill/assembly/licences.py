@@ -10,9 +10,9 @@ from seqdistill.records.licences import licence_of
 def licences(recipe: Recipe) -> list[tuple[str, str, str | None]]:
     """(what it is, its name, its licence) of all that a student is made of; None where unknown."""
     data, found = recipe.data, list[tuple[str, str, str | None]]()
-    for what, name in (("teacher", recipe.teacher.other_model), ("student", recipe.student.model)):
-        if name is not None:
-            found.append((what, name, licence_of(_place(name), "model")))
+    models = [("teacher", name) for name in dict.fromkeys(recipe.teacher.other_models)]
+    models += [] if recipe.student.model is None else [("student", recipe.student.model)]
+    found += [(what, name, licence_of(_place(name), "model")) for what, name in models]
     for what, name in (("data.train", data.train), ("data.unlabelled", data.unlabelled)):
         if name is not None:
             found.append((what, name, licence_of(_place(name), "dataset")))

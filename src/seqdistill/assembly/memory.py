@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -102,12 +102,12 @@ class MemoryNeed:
 def memory_need(
     recipe: Recipe,
     student: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    teachers: Iterable[PreTrainedModel],
     *,
     device: torch.device,
     precision: Precision,
 ) -> MemoryNeed:
-    """What training that student takes on the device, the teacher beside it.
+    """What training that student takes on the device, its teachers beside it.
 
     Activations: the inputs and outputs of every linear layer but the head, whose logits are made in
     chunks; of a Transformer layer of width h that is 72 h bytes a token in fp32, where Korthikanti
@@ -129,9 +129,12 @@ def memory_need(
         "gradients": 4 * trained,
         "optimizer": _MOMENTS[training.optimizer] * trained,
     }
-    if teacher is not None:
-        itemsize = teacher_placement(recipe).dtype_of(teacher.config).itemsize
-        parts["teacher's weights"] = itemsize * parameter_count(teacher)
+    placement = teacher_placement(recipe)
+    if size_of_teachers := sum(
+        placement.dtype_of(teacher.config).itemsize * parameter_count(teacher)
+        for teacher in teachers
+    ):
+        parts["teacher's weights"] = size_of_teachers
     elif recipe.teacher.is_student and recipe.teacher.average_decay > 0.0:
         parts["teacher's weights"] = 4 * size
     if device.type == "cpu":

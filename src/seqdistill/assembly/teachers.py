@@ -20,7 +20,7 @@ from seqdistill.assembly.preparing import Prepared, check_vocabularies
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.core.head import Head
-from seqdistill.core.progress import Progress
+from seqdistill.core.progress import NoProgress, Progress
 from seqdistill.core.scores import SparseScores
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
@@ -128,6 +128,12 @@ def build_teacher_scores(
         head = _placed_head(teacher, check_vocabularies(prepared.student, teacher), device)
     form = section.sparse_form or "bucket"
     return KeptScoresTeacher(folder, examples, settings=settings, head=head, sparse_form=form)
+
+
+def check_kept_scores(prepared: Prepared) -> None:
+    """Raises what training would of scores on disk that take the teacher's place."""
+    if prepared.recipe.teacher.keeps_scores and prepared.asks_teacher and not prepared.teachers:
+        build_teacher_scores(prepared, prepared.train, torch.device("cpu"), NoProgress())
 
 
 def _keep(

@@ -19,6 +19,7 @@ from seqdistill.core.version import __version__
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.systems import trainings
 from seqdistill.records.results import Results, Score, System
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.report import numbers
@@ -36,14 +37,15 @@ def model_card(pair: LoadedModel, run: RunDirectory | None, exported: Mapping[st
     recipe = None if run is None else _recipe_of(run)
     settings: dict[str, Any] = {"tags": ["seqdistill", "knowledge-distillation"]}
     settings["library_name"] = _library(str(exported["form"]))
-    teacher = None if recipe is None else recipe.teacher.other_model
-    if teacher is not None and not Path(teacher).exists() and ":" not in teacher:
-        settings["base_model"] = teacher
+    trained = [] if recipe is None else trainings(recipe)
+    teachers = [*dict.fromkeys(name for one in trained for name in one.teacher.other_models)]
+    if on_hub := [one for one in teachers if not Path(one).exists() and ":" not in one]:
+        settings["base_model"] = on_hub if len(on_hub) > 1 else on_hub[0]
     parts = [
         f"---\n{yaml.safe_dump(settings, sort_keys=False)}---",
         f"# {_shown(pair.name)}",
         f"A {type(pair.model).__name__} with {parameter_count(pair.model):,} parameters"
-        + ("" if teacher is None else f", distilled from {_shown(teacher)}")
+        + (f", distilled from {' and '.join(map(_shown, teachers))}" if teachers else "")
         + f", written by seqdistill {__version__} as `{exported['form']}`.",
         "## How to load it",
         _loading(str(exported["form"]), pair),
@@ -144,9 +146,10 @@ def _signatures(scores: Iterable[Score | None]) -> list[str]:
 def _sources(recipe: Recipe) -> str:
     lines = [
         f"- {what}: {_shown(name)}; licence: {licence or 'unknown'}"
-        for what, name, licence in licences(recipe)
+        for one in trainings(recipe)
+        for what, name, licence in licences(one)
     ]
-    return "\n".join(lines)
+    return "\n".join(dict.fromkeys(lines))
 
 
 def _settings(recipe: Recipe) -> str:

@@ -18,6 +18,7 @@ from seqdistill.assembly.data import Split, chat_settings, encode_for, read_spli
 from seqdistill.assembly.memory import sketched, sketched_student
 from seqdistill.assembly.models import model_folder
 from seqdistill.assembly.preparing import prepare
+from seqdistill.assembly.teachers import check_kept_scores
 from seqdistill.core.errors import UserError
 from seqdistill.core.hub import must_be_downloaded
 from seqdistill.data.encoding import EncodedExample
@@ -39,8 +40,7 @@ from seqdistill.jobs.text_findings import (
 )
 from seqdistill.models.languages import with_languages
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.stages import stage_recipe
-from seqdistill.recipe.systems import compare_member
+from seqdistill.recipe.systems import trainings
 
 Read = Callable[[Recipe, Split], ExampleTable]
 _SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -75,8 +75,6 @@ class Examination:
 
 def examine(recipe: Recipe) -> Examination:
     """What is found of a recipe; of a chain or a comparison of all its trainings together."""
-    stages = [stage_recipe(recipe, n, start_from=None) for n in range(len(recipe.stages))]
-    members = stages or [compare_member(recipe, preset) for preset in recipe.compare] or [recipe]
     known: dict[str, ExampleTable] = {}
 
     def read(member: Recipe, split: Split) -> ExampleTable:
@@ -87,7 +85,7 @@ def examine(recipe: Recipe) -> Examination:
             known[key] = read_split(member, split, targets="optional")
         return known[key]
 
-    examined = [_examined(member, read) for member in members]
+    examined = [_examined(member, read) for member in trainings(recipe)]
     findings = [*dict.fromkeys(finding for one in examined for finding in one.findings)]
     subjects = [*dict.fromkeys(finding.subject for finding in findings)]
     findings.sort(key=lambda finding: subjects.index(finding.subject))
@@ -130,15 +128,15 @@ def _case_of(recipe: Recipe, read: Read) -> tuple[Case, list[Finding]]:
         except UserError as error:
             reasons.append(_refusal(subject, error))
 
-    case = Case(recipe, None, None, {}, None)
+    case = Case(recipe, (), None, {}, None)
     languages = recipe.data.model_languages
-    with noted("teacher"):
-        if (name := recipe.teacher.other_model) is not None:
+    for name in recipe.teacher.other_models:
+        with noted("teacher"):
             trusted = recipe.teacher.trust_remote_code
             pair = with_languages(sketched(name, trust_remote_code=trusted), *languages)
-            case = dataclasses.replace(case, teacher=pair)
+            case = dataclasses.replace(case, teachers=(*case.teachers, pair))
     with noted("student"):
-        student = sketched_student(recipe, case.teacher)
+        student = sketched_student(recipe, next(iter(case.teachers), None))
         if student is not None:
             case = dataclasses.replace(case, student=with_languages(student, *languages))
         elif recipe.teacher.model is None:
@@ -165,7 +163,7 @@ def _some(rows: ExampleTable) -> ExampleTable:
 
 def _said_by_training(recipe: Recipe) -> Iterator[Finding]:
     """What training itself checks before its first step, on some of the rows."""
-    names = (recipe.teacher.other_model, recipe.student.model)
+    names = (*recipe.teacher.other_models, recipe.student.model)
     if away := [name for name in names if name and must_be_downloaded(model_folder(name))]:
         words = f"the weights of {', '.join(away)} are on the hub and not on this machine yet"
         yield Finding("training", "note", words, "what training checks of them was not looked at")
@@ -177,7 +175,8 @@ def _said_by_training(recipe: Recipe) -> Iterator[Finding]:
     }
     limited = recipe.model_copy(update={"data": data.model_copy(update=limits)})
     with warnings_kept() as said:
-        preflight(prepare(limited))
+        preflight(prepared := prepare(limited))
+        check_kept_scores(prepared)
     for text in dict.fromkeys(said):
         if not text.startswith("left out"):  # told with the lengths
             yield Finding("training", "warning", text)

@@ -35,7 +35,7 @@ class Case:
     """What is examined: models without weights, and rows."""
 
     recipe: Recipe
-    teacher: LoadedModel | None
+    teachers: tuple[LoadedModel, ...]
     student: LoadedModel | None
     rows: Mapping[str, ExampleTable]
     """What could be read of train, dev and test."""
@@ -51,8 +51,10 @@ class Case:
     @property
     def pairs(self) -> dict[str, LoadedModel]:
         """The models by their roles."""
-        found = {"teacher": self.teacher, "student": self.student}
-        return {role: pair for role, pair in found.items() if pair is not None}
+        found = {f"teacher {pair.name}": pair for pair in self.teachers}
+        if len(found) == 1:
+            found = {"teacher": self.teachers[0]}
+        return found if self.student is None else {**found, "student": self.student}
 
 
 @contextlib.contextmanager

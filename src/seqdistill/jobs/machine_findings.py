@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+from transformers import PreTrainedModel
 
 from seqdistill.assembly.decoding import (
     EngineChoice,
@@ -13,13 +15,15 @@ from seqdistill.assembly.decoding import (
 )
 from seqdistill.assembly.licences import licences
 from seqdistill.assembly.memory import memory_need, memory_of
-from seqdistill.assembly.models import evaluation_placement, teacher_placement
+from seqdistill.assembly.models import evaluation_placement, model_folder, teacher_placement
+from seqdistill.assembly.preparing import teacher_is_asked
 from seqdistill.compression.layers import parameter_count
 from seqdistill.core.errors import EngineError, with_hint
 from seqdistill.generation.conversion import loader_for
 from seqdistill.jobs.findings import Case, Finding
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import device_of, precision_of
+from seqdistill.models.places import base_of
 
 _FULL = 0.9
 """Of the memory there is: what an estimate may take without a word."""
@@ -54,7 +58,7 @@ def memory_found(case: Case) -> Iterator[Finding]:
     need = memory_need(
         case.recipe,
         case.student.model,
-        None if case.teacher is None else case.teacher.model,
+        _in_memory(case),
         device=device,
         precision=precision_of(training.precision, device),
     )
@@ -78,6 +82,12 @@ def memory_found(case: Case) -> Iterator[Finding]:
         yield Finding("memory", "warning", words, "training may run out of memory", remedy)
 
 
+def _in_memory(case: Case) -> Iterable[PreTrainedModel]:
+    """The teachers that are loaded together: of those that only label one, adapters as one base."""
+    models = {base_of(model_folder(pair.name)): pair.model for pair in case.teachers}
+    return [*models.values()][: None if teacher_is_asked(case.recipe) else 1]
+
+
 def _size(num_bytes: int) -> str:
     if num_bytes < 2**30:
         return f"{num_bytes / 2**20:,.0f} MiB"
@@ -92,7 +102,7 @@ def engines_found(case: Case) -> Iterator[Finding]:
     if sequences.rolls_out:
         asked.append(("rollouts", case.student, rollout_engine(recipe)))
     if sequences.decoded_by_teacher:
-        asked.append(("labels", case.teacher, labelling_engine(recipe)))
+        asked += [("labels", pair, labelling_engine(recipe)) for pair in case.teachers]
     for what, pair, engine in asked:
         if pair is None:
             continue

@@ -20,7 +20,12 @@ from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.assembly.preparing import Prepared, prepare, teacher_is_asked
 from seqdistill.assembly.sequences import build_source
-from seqdistill.assembly.teachers import live_teacher, scores_bytes, stand_in_scores
+from seqdistill.assembly.teachers import (
+    check_kept_scores,
+    live_teacher,
+    scores_bytes,
+    stand_in_scores,
+)
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
@@ -119,6 +124,7 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
     sources, or as they may get. `labelled` is the recipe whose teacher writes, if another."""
     prepared = prepare(recipe)
     preflight(prepared)  # for what it refuses and warns of
+    check_kept_scores(prepared)
     data = _data_facts(prepared, labelled or recipe)
     num_guessed = int((prepared.train.lengths.target == 0).sum())
     sequences = recipe.sequences
@@ -172,7 +178,8 @@ def _model_facts(prepared: Prepared) -> dict[str, str]:
     if recipe.pruning.sparsity is not None:
         kept = f"{mask.num_kept:,} of {mask.num_weights:,} weights are kept"
         facts["pruning"] = f"{recipe.pruning.scheme}, {kept}"
-    facts["teacher parameters"] = f"{parameter_count(teacher.model):,}" if teacher else "none"
+    sizes = {id(one.model): f"{parameter_count(one.model):,}" for one in prepared.teachers}
+    facts["teacher parameters"] = " + ".join(sizes.values()) or "none"
     if recipe.teacher.keeps_scores:
         form, num_bytes = scores_bytes(prepared)
         made = f"at most {num_bytes / 1e6:,.0f} MB on disk, made once"

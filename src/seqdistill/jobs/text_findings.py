@@ -12,6 +12,7 @@ from seqdistill.data.marks import end_ids, turn_end_id
 from seqdistill.data.templates import render
 from seqdistill.generation.model_facts import declared_ends, pair_facts
 from seqdistill.jobs.findings import Case, Finding
+from seqdistill.models.loading import LoadedModel
 from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
 
@@ -22,25 +23,30 @@ _MANY = 0.05
 
 
 def tokenizers_found(case: Case) -> Iterator[Finding]:
-    teacher, student = case.teacher, case.student
     for role, pair in case.pairs.items():
         rows = pair.model.get_output_embeddings().weight.shape[0]
         known, added = num_known_ids(pair.tokenizer), len(pair.tokenizer.added_tokens_decoder)
         beyond = f", {rows - known:,} rows of padding behind them" if rows > known else ""
         words = f"{role}: {known:,} tokens, {added:,} of them added{beyond}"
         yield Finding("vocabularies", "ok", words)
-    if teacher is None or student is None or teacher is student:
+    if case.student is None or not case.teachers:
         return
     if teacher_is_asked(case.recipe):
-        check_vocabularies(student, teacher)
+        check_vocabularies(case.student, *case.teachers)
+    for role, pair in case.pairs.items():
+        if pair is not case.student:
+            yield _compared(case, role, pair, case.student)
+
+
+def _compared(case: Case, role: str, teacher: LoadedModel, student: LoadedModel) -> Finding:
+    """How the two tokenizers go together."""
     if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
-        yield Finding(
+        return Finding(
             "tokenizers",
             "note",
-            "teacher and student have other vocabularies",
+            f"{role} and student have other vocabularies",
             "the teacher's outputs are compared and learned as texts",
         )
-        return
     texts = [example.source for example in case.train[:_NUM_COMPARED] if example.source]
     cut, cut_too = (
         [pair.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
@@ -48,16 +54,15 @@ def tokenizers_found(case: Case) -> Iterator[Finding]:
     )
     num_other = sum(one != other for one, other in zip(cut, cut_too, strict=True))
     if num_other:
-        yield Finding(
+        return Finding(
             "tokenizers",
             "warning",
-            "teacher and student have one vocabulary, but cut "
+            f"{role} and student have one vocabulary, but cut "
             f"{num_other:,} of {len(texts):,} texts into other tokens",
             "the teacher scores cuts that it never saw, and is less sure of them than it is",
             "save the teacher's tokenizer in the student's folder",
         )
-    else:
-        yield Finding("tokenizers", "ok", "teacher and student have one vocabulary")
+    return Finding("tokenizers", "ok", f"{role} and student have one vocabulary")
 
 
 def ends_found(case: Case) -> Iterator[Finding]:
@@ -92,11 +97,11 @@ def templates_found(case: Case) -> Iterator[Finding]:
     for role, pair in case.pairs.items():
         if pair.tokenizer.chat_template is None:
             # One that is asked reads the student's; the student's was told with the rows.
-            if role == "teacher" and not teacher_is_asked(case.recipe):
+            if role != "student" and not teacher_is_asked(case.recipe):
                 yield Finding(
                     "chat templates",
                     "error",
-                    "the rows are messages, and the teacher has no chat template",
+                    f"the rows are messages, and the {role} has no chat template",
                     "it cannot read them",
                     "add chat_template.jinja to its folder, or give prompt and completion columns",
                 )

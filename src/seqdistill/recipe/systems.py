@@ -21,6 +21,7 @@ from seqdistill.recipe.stages import (
     folder_contradictions,
     preset_recipe,
     stage_presets,
+    stage_recipe,
 )
 
 
@@ -28,6 +29,15 @@ def output_folder(recipe: Recipe) -> pathlib.Path:
     """The run directory: `output_dir` with `{method}` and `{seed}` filled in."""
     filled = recipe.output_dir.replace("{method}", recipe.method)
     return pathlib.Path(filled.replace("{seed}", str(recipe.seed)))
+
+
+def trainings(recipe: Recipe) -> list[Recipe]:
+    """The recipes of all stages, or of all compared presets, from the first weights; else itself.
+
+    Raises RecipeError as `stage_recipe` does.
+    """
+    stages = [stage_recipe(recipe, n, start_from=None) for n in range(len(recipe.stages))]
+    return stages or [compare_member(recipe, preset) for preset in recipe.compare] or [recipe]
 
 
 def compare_member(recipe: Recipe, preset_name: str, overrides: Sequence[str] = ()) -> Recipe:
