@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.jobs.runs import folder_for, recipe_in, student_of, texts, trained
+from tests.jobs.runs import folder_for, recipe_in, settings_in, student_of, texts, trained
 from tests.tiny import EOS, tiny_model
 from tests.training.small import without_timings
 from transformers import PreTrainedModel
 
+from seqdistill.cli.training import _show_trained
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.report.page import build_report
@@ -139,6 +141,27 @@ def test_stop_ends_the_run_with_the_best_student_and_says_why(place: Path) -> No
     again = trained(recipe, resume=True)
     assert without_timings(again.read_metrics()) == before and again.is_finished
     assert student_of(again).keys() and again.read_alarms()[0]["step"] == 5
+
+
+def test_a_chain_says_which_stage_was_stopped_and_goes_on(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_student(place, never_ends)
+    alarms = {"action": "stop", "looks": 1, "every": 1}
+    rollouts = {"rollouts": {"max_new_tokens": 8}}
+    stopping = {"training": {"alarms": alarms, "warmup_steps": 0}, "sequences": rollouts}
+    stages = [{"preset": "on_policy_kd", "settings": stopping}, {"preset": "baseline"}]
+    given = {
+        **settings_in(place, "chain"),
+        "stages": stages,
+        "training.steps": 3,
+    }
+    run = trained(load_recipe("seq_kd_prune_seq_inter", texts(given)))
+    rows: list[dict[str, Any]] = json.loads(run.manifest_path.read_text("utf-8"))["stages"]
+    assert "outputs do not end" in rows[0]["stopped_by"] and rows[1]["stopped_by"] is None
+    assert str(run.read_alarms()[0]["text"]).startswith("1-on_policy_kd: collapse alarm")
+    _show_trained(run, ())
+    assert "1-on_policy_kd: collapse alarm at update 1" in capsys.readouterr().out
 
 
 def test_a_resumed_run_raises_the_alarms_of_an_uninterrupted_one(place: Path) -> None:

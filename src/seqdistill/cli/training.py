@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -250,8 +250,15 @@ def _show_trained(run: RunDirectory, plugins: Sequence[str]) -> None:
     manifests = [m.read_manifest() if m.manifest_path.exists() else {} for m in members]
     judging = manifests[0].get("judging")
     judged = [("judged by", str(judging["in_words"]))] if isinstance(judging, dict) else []
-    trained = [each for manifest in manifests if isinstance(each := manifest.get("training"), dict)]
-    stopped = [("stopped by", str(each["stopped_by"])) for each in trained if each["stopped_by"]]
+    stopped = []
+    for manifest in manifests:
+        trained = cast("list[dict[str, str | None]]", manifest.get("stages") or [])
+        if isinstance(alone := manifest.get("training"), dict):
+            trained = [alone]
+        for each in trained:
+            if why := each["stopped_by"]:
+                stage = f"{each['folder']}: " if "folder" in each else ""
+                stopped.append(("stopped by", f"{stage}{why}"))
     echo()
     say_aligned(
         [*students, *stopped, *judged, ("next", f"{program()} evaluate {quoted(run.path)}{named}")]

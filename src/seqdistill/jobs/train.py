@@ -166,7 +166,11 @@ def _train_stage(
 
 def _num_updates(run: RunDirectory) -> int:
     """How many updates a finished stage had: fewer than asked for when it stopped early."""
-    return cast("dict[str, int]", run.read_manifest()["training"])["updates"]
+    return cast("int", _outcome(run)["updates"])
+
+
+def _outcome(run: RunDirectory) -> dict[str, object]:
+    return cast("dict[str, object]", run.read_manifest()["training"])
 
 
 def _write_run(
@@ -193,6 +197,7 @@ def _write_run(
             "method": stage.method,
             "folder": found.path.name,
             "reused": was_there,
+            "stopped_by": _outcome(found)["stopped_by"],
             **_teacher_of(stage, found),
         }
         for given, stage, found, was_there in zip(recipe.stages, stages, runs, reused, strict=True)
@@ -217,10 +222,14 @@ def _write_logs(run: RunDirectory, stages: Sequence[RunDirectory]) -> None:
     """Metrics and alarms of all stages, each row with its stage, the steps counted on."""
     metrics, alarms, done = list[str](), list[str](), 0
     for index, stage in enumerate(stages):
-        for lines, rows in ((metrics, stage.read_metrics()), (alarms, stage.read_alarms())):
+        warnings = stage.read_alarms()
+        for lines, rows in ((metrics, stage.read_metrics()), (alarms, warnings)):
             for row in rows:
                 step = cast("int", row["step"]) + done
-                lines.append(json.dumps({**row, "step": step, "stage": index}, ensure_ascii=False))
+                told = {**row, "step": step, "stage": index}
+                if rows is warnings:  # whose text has the stage's own update
+                    told["text"] = f"{stage.path.name}: {row['text']}"
+                lines.append(json.dumps(told, ensure_ascii=False))
         done += _num_updates(stage)
     for path, lines in ((run.metrics_path, metrics), (run.alarms_path, alarms)):
         if lines or path == run.metrics_path:
