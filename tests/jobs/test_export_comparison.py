@@ -17,10 +17,11 @@ from tests.tiny import EOS, character_tokenizer, tiny_model
 
 from seqdistill.core.errors import EngineError, UserError
 from seqdistill.core.progress import NoProgress
+from seqdistill.core.stored_forms import StoredForm
 from seqdistill.generation import gguf_file
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.cards import model_card
-from seqdistill.jobs.export import Exported, Form, export_model, push
+from seqdistill.jobs.export import Exported, export_model, push
 from seqdistill.jobs.generate import generate_texts
 from seqdistill.models.loading import load_pair
 from seqdistill.models.saving import save_pair
@@ -43,7 +44,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def exported(place: Path, form: Form, name: str = "mbart") -> Exported:
+def exported(place: Path, form: StoredForm, name: str = "mbart") -> Exported:
     return export_model(
         str(place / name),
         place / form,
@@ -54,12 +55,14 @@ def exported(place: Path, form: Form, name: str = "mbart") -> Exported:
     )
 
 
-FORMS: tuple[Form, ...] = ("dense", "sparse", "float32", "int8", "int8_float16")
+FORMS: tuple[StoredForm, ...] = ("dense", "sparse", "float32", "int8", "int8_float16")
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["mbart", "llama"])
-def test_every_form_decodes_the_inputs_of_its_model(form: Form, name: str, place: Path) -> None:
+def test_every_form_decodes_the_inputs_of_its_model(
+    form: StoredForm, name: str, place: Path
+) -> None:
     made = exported(place, form, name)
     assert made.num_inputs == 32
     assert made.equal_outputs is not None and made.agreement is not None
@@ -118,7 +121,7 @@ def test_recordings_are_decoded_alone(tmp_path: Path) -> None:
     assert (made.num_inputs, made.equal_outputs, made.agreement) == (3, 1.0, None)
 
 
-GGUF_FORMS: tuple[Form, ...] = ("gguf-f32", "gguf-f16", "gguf-q8_0")
+GGUF_FORMS: tuple[StoredForm, ...] = ("gguf-f32", "gguf-f16", "gguf-q8_0")
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from seqdistill.cli.measuring import evaluate
 from seqdistill.compression.pruning import prune
 from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.progress import NoProgress
+from seqdistill.core.stored_forms import StoredForm
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
-from seqdistill.jobs.export import Exported, Form, Store, export_model
+from seqdistill.jobs.export import Exported, Store, export_model
 from seqdistill.jobs.generate import generate_texts
 from seqdistill.jobs.training import train_student
 from seqdistill.models.loading import SPARSE_WEIGHTS, load_pair
@@ -29,7 +30,7 @@ from seqdistill.recipe.schema import Recipe
 def export(
     source: Path | str,
     output: Path,
-    form: Form,
+    form: StoredForm,
     *,
     save_dtype: Store | None = None,
     verify_on: Path | None = None,
@@ -98,7 +99,7 @@ def test_the_precision_stays_that_of_the_source_where_none_is_asked_for(
     place: Path, tmp_path: Path
 ) -> None:
     save_pair(load_pair(str(place / "model")), tmp_path / "model", save_dtype="fp16")
-    forms: tuple[Form, ...] = ("sparse", "dense")
+    forms: tuple[StoredForm, ...] = ("sparse", "dense")
     made = {form: export(tmp_path / "model", tmp_path / form, form) for form in forms}
     assert made["sparse"].weight_bytes < made["dense"].weight_bytes
     assert made["dense"].weight_bytes == made["dense"].weight_bytes_before
@@ -124,7 +125,7 @@ def test_int8_of_a_sparse_folder_is_that_of_the_model(place: Path, tmp_path: Pat
     ],
 )
 def test_what_cannot_be_made_is_refused_and_nothing_is_written(
-    source: str, form: Form, sentence: str, tmp_path: Path
+    source: str, form: StoredForm, sentence: str, tmp_path: Path
 ) -> None:
     for path in ("int8/model.bin", "int8/config.json", "unfinished/recipe.yaml"):
         (tmp_path / path).parent.mkdir(exist_ok=True)

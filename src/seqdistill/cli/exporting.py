@@ -10,6 +10,7 @@ from rich.table import Table
 from seqdistill.cli.options import Threads, TrustRemoteCode, Verbose, argument, expanded, option
 from seqdistill.cli.progress import job
 from seqdistill.cli.screen import console_on, program, quoted, say_aligned
+from seqdistill.core.stored_forms import StoredForm
 from seqdistill.records.writable import check_writable
 
 if TYPE_CHECKING:
@@ -28,16 +29,7 @@ def export(
     output: Annotated[Path, argument("OUTPUT", "A new folder.", callback=expanded)],
     *,
     form: Annotated[
-        Literal[
-            "dense",
-            "sparse",
-            "float32",
-            "int8",
-            "int8_float16",
-            "gguf-f32",
-            "gguf-f16",
-            "gguf-q8_0",
-        ],
+        StoredForm,
         option(
             "--format",
             "FORM",

@@ -27,6 +27,7 @@ from seqdistill.assembly.models import model_folder
 from seqdistill.compression.sparse import pack_folder, unpack_folder
 from seqdistill.core.errors import ModelError, UserError, first_line, with_hint
 from seqdistill.core.source import Source
+from seqdistill.core.stored_forms import StoredForm
 from seqdistill.data.conversations import PLAIN_CHAT
 from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.data.encoding import EncodedExample
@@ -65,16 +66,6 @@ from seqdistill.records.results import CopyAgreement
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.records.temporary import temporary_folder
 
-Form = Literal[
-    "dense",
-    "sparse",
-    "float32",
-    "int8",
-    "int8_float16",
-    "gguf-f32",
-    "gguf-f16",
-    "gguf-q8_0",
-]
 Store = Literal["fp32", "fp16"]
 
 _LOG = logging.getLogger(__name__)
@@ -98,7 +89,7 @@ class Exported:
     """A folder that was written, and how it compares with the model that it was made of."""
 
     folder: Path
-    form: Form
+    form: StoredForm
     weight_bytes: int
     weight_bytes_before: int
     agreement: Agreement | None = None
@@ -125,7 +116,7 @@ def export_model(
     source: str,
     output: Path,
     *,
-    form: Form,
+    form: StoredForm,
     save_dtype: Store | None,
     verify_on: str | None,
     threads: int | None,
@@ -201,7 +192,7 @@ def push(folder: Path, repository: str, *, api: HfApi | None = None) -> str:
 
 def _written(
     pair: LoadedModel,
-    form: Form,
+    form: StoredForm,
     folder: Path,
     examples: Sequence[EncodedExample],
     *,
