@@ -1,7 +1,8 @@
 """Runs the sweeps, or goes on with them: `python -m experiments.on_policy.run [REGIME ...]`.
 
 Makes what they need (data, the teacher of the routes, shapes of students), runs what is missing,
-adds success by length, and writes rows and page.
+adds success by length, and writes rows and page. A cell that has rows is not run again, whether or
+not its run directory is still there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.cells import Cell, train_cell
 from seqdistill.jobs.sweep import ROWS, pending_cells, planned_cells, run_sweep
 from seqdistill.jobs.train import train
+from seqdistill.metrics.corpus_metrics import score_key_of
 from seqdistill.models.loading import load_tokenizer
 from seqdistill.models.scratch import configuration
 from seqdistill.recipe.loading import load_recipe
@@ -140,6 +142,34 @@ def _said(key: str, value: object) -> str:
     return f"student {Path(str(value)).name}" if key == "student.model" else f"{key}={value}"
 
 
+def restore(regime: Regime, cells: Mapping[str, Cell]) -> None:
+    """Gives the sweep the rows that are kept of cells whose run directories are elsewhere."""
+    path = Path(regime.sweep.output_dir) / ROWS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(path)
+    there = {(row["cell"], row["split"]) for row in rows if "error" not in row}
+    by_key = {cell.key: cell for cell in cells.values()}
+    for row in read_rows(regime.results):
+        split = {"rate": "dev", "main": "test"}.get(row["experiment"])
+        cell = by_key.get(row["cell"]) if row["task"] == regime.name else None
+        if cell is not None and split is not None and (cell.key, split) not in there:
+            facts = {"cell": cell.key, **cell.facts, "split": split, "system": "student"}
+            rows += ({**facts, **scores} for scores in _sweep_scores(row, cell))
+    write_rows(path, rows)
+
+
+def _sweep_scores(row: Row, cell: Cell) -> Iterator[Row]:
+    """A kept row as those of a sweep: the score on dev, or each score that has an interval."""
+    if row["experiment"] == "rate":
+        metric = str(cell.recipes[-1].training.eval_metric)
+        yield {"metric": metric, "value": row["dev"], "worth": score_key_of(metric)(row["dev"])}
+        return
+    facts = {key: row[key] for key in ("steps", "seconds", "parameters")}
+    for key in [key for key in row if f"{key}_low" in row]:
+        ends = {end: row[f"{key}_{end}"] for end in ("low", "high")}
+        yield {**facts, "metric": key, "value": row[key], **ends}
+
+
 def collected(regime: Regime, cells: Mapping[str, Cell]) -> list[Row]:
     """One row for each student that was measured, each that chose a rate, and the teacher."""
     found: dict[tuple[str, str], list[Row]] = {}
@@ -238,9 +268,12 @@ def main() -> None:
             )
         sizes = regime.prepare()
         if options.list:
-            for cell in pending_cells(regime.sweep, planned_cells(regime.sweep)):
+            cells = planned_cells(regime.sweep)
+            restore(regime, cells)
+            for cell in pending_cells(regime.sweep, cells):
                 print(f"{regime.name}: {cell.name}")
             continue
+        restore(regime, planned_cells(regime.sweep))
         done = run_sweep(regime.sweep, jobs=options.jobs, until=until, tell=print)
         failed |= {f"{regime.name}: {name}": error for name, error in done.failed.items()}
         keep(regime, sizes)

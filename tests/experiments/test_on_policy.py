@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import numpy as np
 import pytest
 from experiments.claims import read_claims
 from experiments.followers import page as followers
-from experiments.on_policy import page, routes
+from experiments.on_policy import page, routes, run
 from experiments.running import add_rows
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
+from tests.jobs.runs import save_pairs
+from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
 from seqdistill.recipe.sweep_schema import read_sweep
+from seqdistill.records.tables import read_rows
 
 TOWN = routes.city(5)
 
@@ -202,3 +206,41 @@ def test_followers_are_judged_by_their_margin_and_are_those_of_the_sweep(tmp_pat
         if line.startswith("| ")
     }
     assert [verdicts[number] for number in "124"] == ["holds", "does not hold", "not measured"]
+
+
+def test_cells_whose_rows_are_kept_do_not_run_again_on_another_machine(tmp_path: Path) -> None:
+    for part in (tiny_model("marian"), character_tokenizer()):
+        part.save_pretrained(tmp_path / "model")
+    splits = ("train", "dev", "test")
+    settings: dict[str, Any] = {
+        "data": {split: str(save_pairs(tmp_path / f"{split}.tsv", 4, seed=1)) for split in splits},
+        "student.model": str(tmp_path / "model"),
+        "training.eval_metric": "chrf",
+    }
+    sweep = {
+        "output_dir": str(tmp_path / "runs"),
+        "settings": settings,
+        "methods": ["baseline"],
+        "choose": {"training.learning_rate": [0.1, 0.2]},
+        "seeds": [1, 2],
+    }
+    (tmp_path / "sweep.yaml").write_text(json.dumps(sweep), "utf-8")
+    regime = run.Regime("made_up", lambda *_: None, lambda _: {}, tmp_path / "kept.parquet")
+    regime.__dict__["sweep"] = read_sweep(tmp_path / "sweep.yaml")
+    cells = run.planned_cells(regime.sweep)
+    kept = []
+    for name, cell in cells.items():
+        rate, seed = cell.facts["training.learning_rate"], cell.facts["seed"]
+        row = {"task": "made_up", "cell": cell.key, "name": name, "method": "one", "seed": seed}
+        if seed == 1:
+            kept.append({**row, "experiment": "rate", "name": f"rate/{name}", "dev": 100 * rate})
+        if (rate, seed) == (0.2, 1):
+            scores = {"chrf_greedy": 5.0, "chrf_greedy_low": 4.0, "chrf_greedy_high": 6.0}
+            of_run = {"steps": 3, "seconds": 1.0, "parameters": 9}
+            kept.append({**row, "experiment": "main", **of_run, **scores})
+    add_rows(regime.results, kept)
+    run.restore(regime, cells)
+    (left,) = run.pending_cells(regime.sweep, cells)
+    assert (left.facts["training.learning_rate"], left.facts["seed"]) == (0.2, 2)
+    run.keep(regime, {"dev": 1, "test": 1})
+    assert {row["name"] for row in read_rows(regime.results)} == {row["name"] for row in kept}

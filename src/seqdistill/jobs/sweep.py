@@ -266,13 +266,14 @@ def differences(sweep: Sweep, cells: Mapping[str, Cell], rows: Sequence[Row]) ->
     seeds.
 
     Of one seed the interval is a paired bootstrap's over the test set, of what is not sampled; over
-    several, Student's t of the seeds' differences. Read from what the runs wrote for the test set.
+    several, Student's t of the seeds' differences. Read from what the runs wrote for the test set;
+    cells whose runs have been removed are left out.
     """
     values: Values = {}
     for row in rows:
         if row.get("split") == "test" and row.get("system") == "student":
             values.setdefault(row["cell"], {})[row["metric"]] = row["value"]
-    found = {cell.key: cell for cell in cells.values() if cell.key in values}
+    found = {c.key: c for c in cells.values() if c.key in values and c.run.outputs_path.is_file()}
     systems: dict[tuple[str, str], dict[int, Cell]] = {}
     for cell in found.values():
         varied = {key: cell.facts[key] for key in cell.facts if key not in sweep.choose}
