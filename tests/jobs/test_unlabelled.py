@@ -148,7 +148,11 @@ def test_a_run_goes_on_with_the_same_sources_alone(
 
 
 def test_a_chain_learns_from_them_where_it_reads_no_target(two: Path) -> None:
-    run = trained(beside(two, "seq_kd_seq_inter", "sequences.decoding.max_new_tokens=12"))
+    short = (
+        "sequences.decoding.max_new_tokens=12",
+        "stages.1.settings.training={steps: 2, warmup_steps: 0}",
+    )
+    run = trained(beside(two, "seq_kd_seq_inter", *short))
     sizes = [
         RunDirectory.open(run.path / name).read_manifest()["train_examples_unlabelled"]
         for name in ("1-seq_kd", "2-seq_inter")
