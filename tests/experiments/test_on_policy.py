@@ -20,6 +20,7 @@ from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.data.readers import read_examples
 from seqdistill.data.text_encoding import encode
+from seqdistill.jobs.sweep import pending_cells, planned_cells
 from seqdistill.recipe.sweep_schema import read_sweep
 from seqdistill.records.tables import read_rows
 
@@ -227,7 +228,7 @@ def test_cells_whose_rows_are_kept_do_not_run_again_on_another_machine(tmp_path:
     (tmp_path / "sweep.yaml").write_text(json.dumps(sweep), "utf-8")
     regime = run.Regime("made_up", lambda *_: None, lambda _: {}, tmp_path / "kept.parquet")
     regime.__dict__["sweep"] = read_sweep(tmp_path / "sweep.yaml")
-    cells = run.planned_cells(regime.sweep)
+    cells = planned_cells(regime.sweep)
     kept = []
     for name, cell in cells.items():
         rate, seed = cell.facts["training.learning_rate"], cell.facts["seed"]
@@ -240,7 +241,7 @@ def test_cells_whose_rows_are_kept_do_not_run_again_on_another_machine(tmp_path:
             kept.append({**row, "experiment": "main", **of_run, **scores})
     add_rows(regime.results, kept)
     run.restore(regime, cells)
-    (left,) = run.pending_cells(regime.sweep, cells)
+    (left,) = pending_cells(regime.sweep, cells)
     assert (left.facts["training.learning_rate"], left.facts["seed"]) == (0.2, 2)
     run.keep(regime, {"dev": 1, "test": 1})
     assert {row["name"] for row in read_rows(regime.results)} == {row["name"] for row in kept}

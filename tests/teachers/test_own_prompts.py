@@ -144,7 +144,7 @@ def test_a_live_teacher_is_the_student_of_this_moment_without_its_dropout_or_a_g
 def test_an_average_of_three_updates_is_the_formulas(decay: float) -> None:
     student, model = tiny_adapter("mbart"), tiny_adapter("mbart")
     teacher = AveragedTeacher(model, student, decay=decay, vocab_size=VOCAB)
-    teacher.student_updated()
+    teacher.student_updated(1)
     assert all(
         torch.equal(own, one)
         for own, one in zip(model.parameters(), student.parameters(), strict=True)
@@ -154,7 +154,7 @@ def test_an_average_of_three_updates_is_the_formulas(decay: float) -> None:
         with torch.no_grad():
             for number, one in enumerate(student.parameters()):
                 one.add_(0.1 * (number % 5 + update))
-        teacher.student_updated()
+        teacher.student_updated(1)
         expected = [
             decay * before + (1.0 - decay) * one.detach().double()
             for before, one in zip(expected, student.parameters(), strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.models import (
+    build_teacher,
     model_folder,
     teacher_placement,
     teaches_without_adapters,
@@ -48,10 +49,21 @@ from seqdistill.teachers.kept_scores import (
     missing_from,
     read_record,
 )
+from seqdistill.teachers.published import Change, Place, PublishedTeacher
 from seqdistill.teachers.several import AdapterTeacher, MixtureOfTeachers, RoutedTeachers
 
 
-def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
+@dataclasses.dataclass(frozen=True)
+class Publication:
+    """Of a teacher that may be published anew: how processes agree, and who is told."""
+
+    agree: Callable[[str | None], str | None] = lambda own: own
+    on_change: Callable[[Sequence[Change]], None] = lambda _changes: None
+
+
+def live_teacher(
+    prepared: Prepared, device: torch.device, publication: Publication = Publication()
+) -> Teacher:
     """The recipe's teacher on `device`, run for every batch; none where nothing asks it.
 
     The student itself, where that is its teacher, has to be there already.
@@ -71,7 +83,28 @@ def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
     decay = section.average_decay
     if section.is_student and decay < 1.0:
         return AveragedTeacher(model, student, decay=decay, vocab_size=size, layers=layers)
+    if section.reload_every is not None:
+        return PublishedTeacher(
+            model,
+            _place(prepared, device, publication),
+            every=section.reload_every,
+            on_change=publication.on_change,
+            vocab_size=size,
+            layers=layers,
+        )
     return InProcessTeacher(model, vocab_size=size, layers=layers)
+
+
+def _place(prepared: Prepared, device: torch.device, publication: Publication) -> Place:
+    name = str(prepared.recipe.teacher.model)
+    folder = model_folder(name)
+
+    def load() -> SequenceModel:
+        pair = build_teacher(prepared.recipe)
+        check_vocabularies(prepared.student, pair)
+        return SequenceModel(pair.model.to(device))
+
+    return Place(lambda: place_fingerprint(name, folder), load, publication.agree)
 
 
 def _several(prepared: Prepared, device: torch.device, vocab_size: int) -> Teacher:
@@ -105,6 +138,8 @@ def teacher_facts(recipe: Recipe) -> dict[str, str]:
         parts = zip(section.members, section.weights, strict=True)
         listed = ", ".join(f"{weight:.3g} {member.model}" for member, weight in parts)
         found["mixture"] = f"of {section.mixture.replace('_', '-')}: {listed}"
+    if section.reload_every is not None:
+        found["weights"] = f"looked at again every {section.reload_every:,} updates"
     if section.prompt_column is not None:
         found["reads"] = f"the column {section.prompt_column} in the place of the student's prompt"
     return found
@@ -115,11 +150,12 @@ def build_teacher_scores(
     examples: Sequence[EncodedExample],
     device: torch.device,
     progress: Progress,
+    publication: Publication = Publication(),
 ) -> Teacher:
     """What scores the batches of these sequences: kept scores, made now if need be, or a model."""
     teacher, section = prepared.teacher, prepared.recipe.teacher
     if not (section.keeps_scores and prepared.asks_teacher):
-        return live_teacher(prepared, device)
+        return live_teacher(prepared, device, publication)
     folder, settings = _keep(prepared, examples, progress)
     head = None
     if section.cache_hidden_states != "none":

@@ -37,15 +37,17 @@ def inputs_of(recipe: Recipe) -> Fingerprints:
     """The fingerprints of every file that the settings of a recipe name.
 
     Data on the hub have no files here and are left out; what is learned from them is compared as
-    `SEQUENCES`. So is whatever cannot be found: who reads it says so.
+    `SEQUENCES`. So is whatever cannot be found: who reads it says so. A teacher that may be
+    published anew is listed as the run sees it.
     """
-    reward = recipe.objective.reward
+    reward, teacher = recipe.objective.reward, recipe.teacher
+    fixed = teacher.other_models if teacher.reload_every is None else ()
     files = {
         "data.train": data_files(recipe.data.train),
         "data.unlabelled": data_files(recipe.data.unlabelled),
         "data.dev": data_files(recipe.data.dev),
         "data.test": data_files(recipe.data.test),
-        "teacher.model": _teachers_files(recipe.teacher.other_models),
+        "teacher.model": _teachers_files(fixed),
         "student.model": _model_files(recipe.student.model),
         "objective.reward.classifier": _model_files(reward.classifier),
         "objective.reward.function": _module_file(reward.function),

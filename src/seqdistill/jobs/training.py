@@ -25,7 +25,7 @@ from seqdistill.assembly.decoding import engine_name, evaluation_engine, generat
 from seqdistill.assembly.models import teaches_without_adapters, without_trust
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
-from seqdistill.assembly.teachers import build_teacher_scores, teacher_facts
+from seqdistill.assembly.teachers import Publication, build_teacher_scores, teacher_facts
 from seqdistill.compression.pruning import PruningMask, prunable_weights
 from seqdistill.core.errors import RecipeError, UserError
 from seqdistill.core.phases import PhaseClock
@@ -63,9 +63,15 @@ from seqdistill.sources.stored import PrefetchedSource, StoredSequences
 from seqdistill.sources.watched import WatchedSource
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
 from seqdistill.teachers.kept_scores import SCORES, KeptScoresTeacher
+from seqdistill.teachers.published import Change, PublishedTeacher
 from seqdistill.training.loop import TrainingLoop
 from seqdistill.training.optimization import check_trainable
-from seqdistill.training.processes import all_gather_object, make_accelerator, shard_frozen
+from seqdistill.training.processes import (
+    all_gather_object,
+    broadcast_from_main,
+    make_accelerator,
+    shard_frozen,
+)
 
 _LOG = logging.getLogger(__name__)
 _LOOKED_AT = 256
@@ -165,6 +171,11 @@ def train_as_only_writer(
             "training.parallel must be fsdp2 where the student is trained in shards beside a copy "
             f"of its first weights, got {training.parallel}; set training.parallel=fsdp2"
         )
+    if accelerator.is_fsdp2 and recipe.teacher.reload_every is not None:
+        raise UserError(
+            "teacher.reload_every must be left out where the teacher is in shards (FSDP2), got "
+            f"{recipe.teacher.reload_every}; set training.parallel=ddp"
+        )
     if accelerator.is_fsdp2 and recipe.objective.features:
         raise UserError(
             "objective.features must be left out where the student is trained in shards (FSDP2), "
@@ -200,11 +211,17 @@ def train_as_only_writer(
     labelled = time.perf_counter()
     examples, facts = training_sequences(prepared, progress)
     kept = time.perf_counter()
-    teacher = build_teacher_scores(prepared, examples, accelerator.device, progress)
+    publication = Publication(
+        lambda own: broadcast_from_main(own, accelerator),
+        lambda changes: _note_teachers(changes, run, accelerator, progress),
+    )
+    teacher = build_teacher_scores(prepared, examples, accelerator.device, progress, publication)
     if accelerator.is_main_process:
         inputs |= sequences_of(train=examples, dev=prepared.dev)
         if isinstance(teacher, KeptScoresTeacher):
             inputs |= {"teacher.kept_scores": {SCORES: content_of(teacher.folder / SCORES)}}
+        if isinstance(teacher, PublishedTeacher):
+            facts |= _teachers(teacher.changes)
         if started:
             check_inputs(run, inputs)
         facts |= {"processes": accelerator.num_processes, "warmup_steps": training.warmup}
@@ -244,6 +261,21 @@ def train_as_only_writer(
         )
     run.close()
     return run
+
+
+def _note_teachers(
+    changes: Sequence[Change], run: RunDirectory, accelerator: Accelerator, progress: Progress
+) -> None:
+    """Says in the manifest and on screen which teachers a run has seen."""
+    if accelerator.is_main_process:
+        run.update_manifest(_teachers(changes))
+        if changes[-1].since:
+            last = changes[-1]
+            progress.echo(f"another teacher after update {last.since:,}: {last.fingerprint[:12]}")
+
+
+def _teachers(changes: Sequence[Change]) -> dict[str, object]:
+    return {"teachers": [dataclasses.asdict(change) for change in changes]}
 
 
 def _save(prepared: Prepared, run: RunDirectory) -> None:

@@ -159,6 +159,10 @@ class TeacherSection(Section):
     """With `model: student`: after every update the teacher's weights are this share of what they
     were and the rest the student's present ones (an exponential average). 1: the student's first
     weights, for good (OPSD). 0: its present ones, with no copy of them. SDFT: 0.99."""
+    reload_every: Annotated[int, Field(ge=1)] | None = None
+    """Look at `model`'s folder again after every so many updates: weights published there since
+    become the teacher (a teacher that itself goes on training). The manifest lists every teacher
+    that the run saw. A folder still being written is looked at again the next time."""
     prompt_column: str | None = None
     """A column of train's rows that the teacher alone reads, in the place of the student's prompt:
     the problem with its solution, hints, a document. It scores, and labels, the same answers after

@@ -25,6 +25,30 @@ def teacher_findings(recipe: Recipe) -> Findings:
     yield from _inside(recipe)
     yield from _own(recipe)
     yield from _several(recipe)
+    yield from _published(recipe)
+
+
+def _published(recipe: Recipe) -> Findings:
+    """What cannot be had of a teacher that changes while its student trains."""
+    teacher, sequences = recipe.teacher, recipe.sequences
+    if teacher.reload_every is None:
+        return
+    near = sequences.origin == "near_policy" and sequences.near_policy.keep_quantiles is not None
+    found = {
+        "teacher.model: student": teacher.is_student,
+        "several teachers": bool(teacher.members),
+        "teacher.scores: none": teacher.scores == "none",
+        f"{_kept_by(teacher)[0]}, which are made once": teacher.keeps_scores,
+        "its labels, which are made once": sequences.decoded_by_teacher,
+        "sequences.rollouts.teacher_fraction": sequences.rollouts.teacher_fraction > 0.0,
+        "sequences.near_policy.keep_quantiles": near,
+    }
+    for why in (name for name, holds in found.items() if holds):
+        yield (
+            "teacher.reload_every",
+            "must be left out unless one other model scores every batch anew, got "
+            f"{teacher.reload_every} with {why}; remove one of the two",
+        )
 
 
 def _several(recipe: Recipe) -> Findings:

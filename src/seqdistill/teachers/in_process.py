@@ -24,8 +24,8 @@ class Teacher(abc.ABC):
     def score(self, batch: SequenceBatch) -> TeacherScores:
         """What the teacher says at every target position of the batch, after its own prompt."""
 
-    def student_updated(self) -> None:  # noqa: B027 - most have nothing to do
-        """The student has new weights; only what is made of them changes."""
+    def student_updated(self, update: int) -> None:  # noqa: B027 - most have nothing to do
+        """The student has the weights of so many updates; only what they decide changes."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has changed since the teacher was built."""
@@ -111,7 +111,7 @@ class AveragedTeacher(InProcessTeacher):
         self._student, self._decay = student, decay
 
     @torch.no_grad()
-    def student_updated(self) -> None:
+    def student_updated(self, update: int) -> None:
         """One step of the average."""
         own, students = tuple(self.model.parameters()), tuple(self._student.parameters())
         torch._foreach_lerp_(own, students, 1.0 - self._decay)

@@ -280,7 +280,7 @@ class TrainingLoop:
                 norm = self._divide_and_clip(stats.loss.count)
                 self._optimizer.step()
                 self.mask.enforce(self._optimizer)
-                self.teacher.student_updated()
+                self.teacher.student_updated(update)
             else:  # a step would move by what the optimizer remembers, and decay
                 self._state.skipped += 1
             self._optimizer.zero_grad(set_to_none=True)
