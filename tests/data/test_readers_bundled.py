@@ -38,7 +38,7 @@ def write(folder: Path, rows: list[dict[str, str]], **facts: list[str]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "corpus.parquet")
     digest = hashlib.sha256((folder / "corpus.parquet").read_bytes()).hexdigest()
     (folder / "corpus.json").write_text(json.dumps({"sha256": digest, **facts}))
-    bundled._check_sha256.cache_clear()
+    bundled._rows.cache_clear()
 
 
 @pytest.mark.parametrize("columns", [("source", "target"), ("document", "summary")])
@@ -49,7 +49,7 @@ def test_a_split_holds_its_own_rows_in_order(corpus: Path, columns: tuple[str, s
         expected = [Example(f"pkg/{split}/{n}", f"s{n}", f"t{n}") for n in range(count)]
         assert read_examples("bundled:tiny", split=split) == expected
     pq.write_table(pa.Table.from_pylist(ROWS[1:]), corpus / "corpus.parquet")
-    bundled._check_sha256.cache_clear()
+    bundled._rows.cache_clear()
     with pytest.raises(DataError, match=r"corpus\.parquet must have the sha256"):
         read_examples("bundled:tiny", split="train")
 

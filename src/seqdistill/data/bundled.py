@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 
 from seqdistill.core.errors import DataError, did_you_mean
 from seqdistill.data.columns import ColumnChoice, named_pair
-from seqdistill.data.examples import Example
+from seqdistill.data.examples import Example, ExampleTable
 
 SPLITS = ("train", "dev", "test")
 SCHEME = "bundled:"
 """What the names of data and models inside the package begin with."""
 
 
-def read_bundled(spec: str, *, split: str | None) -> list[Example]:
+def read_bundled(spec: str, *, split: str | None) -> ExampleTable:
     """The examples of one split of a bundled corpus, such as `bundled:en-de`, with stable ids.
 
     `bundled:arithmetic/new-templates` is a further test set of a corpus: it has the split `test`
@@ -44,13 +44,7 @@ def read_bundled(spec: str, *, split: str | None) -> list[Example]:
             f"split must be one of {', '.join(splits)} for {spec}, got {split}; name one of them"
         )
     file = corpus_file(spec)
-    _check_sha256(file, manifest["sha256"])
-    pair = named_pair(pq.read_schema(file).names, ColumnChoice())
-    assert pair is not None, "every bundled corpus has a source and a target column"
-    chosen = [("split", "==", part or split)]
-    table = pq.read_table(file, columns=["id", *pair], filters=chosen)
-    columns = (table.column(name).to_pylist() for name in ("id", *pair))
-    return [Example(*fields) for fields in zip(*columns, strict=True)]
+    return _rows(file, manifest["sha256"], part or str(split))
 
 
 def bundled_folder() -> Path:
@@ -74,12 +68,17 @@ def _corpus_folder(spec: str, name: str) -> Path:
     return bundled_folder() / name
 
 
-@functools.cache
-def _check_sha256(file: Path, expected: str) -> None:
-    """Checked once a process; a failure is not remembered."""
+@functools.lru_cache(maxsize=8)
+def _rows(file: Path, expected: str, part: str) -> ExampleTable:
+    """Checked and read once a process; a failure is not remembered."""
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != expected:
         raise DataError(
             f"{file} must have the sha256 {expected} of corpus.json, found {found}; install the "
             "package again"
         )
+    pair = named_pair(pq.read_schema(file).names, ColumnChoice())
+    assert pair is not None, "every bundled corpus has a source and a target column"
+    table = pq.read_table(file, columns=["id", *pair], filters=[("split", "==", part)])
+    columns = (table.column(name).to_pylist() for name in ("id", *pair))
+    return ExampleTable.of(Example(*fields) for fields in zip(*columns, strict=True))

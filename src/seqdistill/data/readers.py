@@ -71,8 +71,8 @@ def read_examples(
         check_no_extras(spec, choice)
         bundled = read_bundled(spec, split=split)
         if targets == "unread":
-            bundled = [example.without_reference() for example in bundled]
-        return ExampleTable.of(bundled)
+            return ExampleTable.of(example.without_reference() for example in bundled)
+        return bundled
     if not spec.strip():
         raise DataError("data must be named by a file, folder or hub name, got an empty name")
     if path.is_dir() or (not path.exists() and may_be_hub_dataset(spec)):
