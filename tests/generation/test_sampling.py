@@ -187,6 +187,23 @@ def test_samples_do_not_depend_on_batches_or_on_how_often_finished_rows_are_look
         assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
 
 
+@pytest.mark.parametrize("decoding", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
+@one_of_each_kind
+def test_groups_that_are_sampled_together_are_those_sampled_apart(
+    name: str, decoding: Decoding
+) -> None:
+    tiny = build_tiny(name)
+    sampler = tiny.sampler("transformers", decoding)
+    groups = [tiny.sources * 3, tiny.sources[:1], [], tiny.sources[1:]]
+    together = sampler.sample_all(groups, seeds=[5, 6, 7, 8]).split([*map(len, groups)])
+    for group, seed, found in zip(groups, (5, 6, 7, 8), together, strict=True):
+        apart = listed(sampler.sample(group, seed=seed))
+        assert tokens(listed(found)) == tokens(apart)
+        for one, other in zip(listed(found), apart, strict=True):
+            assert one.finished == other.finished
+            assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+
+
 @one_of_each_kind
 @pytest.mark.parametrize("limits", [{"top_k": 3}, {"top_p": 0.8}])
 def test_top_k_and_top_p_cut_the_distribution_and_its_log_probs(

@@ -1,7 +1,7 @@
 """Sequences written while a student trains: samples of a distribution and their log-probabilities.
 
     uniforms: one number a prompt and step, drawn at once    so that samples depend on the seed and
-    for each batch of prompts of similar length:             a prompt's place, not on the batches
+    for each batch of prompts of similar length:             a prompt's place, not on these batches
         log-probs of the next token of every row
         token = where the row's uniform falls in the cumulative distribution
         rows that wrote an end token leave the batch
@@ -52,6 +52,8 @@ _LOOK_EVERY = {"cpu": 1}
 """After how many steps finished rows are looked for, by the kind of device: an answer is free on
 the CPU, and a GPU would wait for it at each step. Elsewhere `_SELDOM`."""
 _SELDOM = 8
+_MAX_LOGITS = 2**24
+"""Logits of next tokens that are held at once: 2 ** 24 fp32 values are 64 MiB."""
 
 
 @runtime_checkable
@@ -67,6 +69,15 @@ class Sampler(Protocol):
 
         Log-probabilities are None for greedy sequences, which are not drawn, and where the engine
         does not tell them.
+        """
+
+    def sample_all(
+        self, groups: Sequence[Sequence[Source]], *, seeds: Sequence[int]
+    ) -> Completions:
+        """The same for several groups of prompts at once, one after another, a seed for each.
+
+        An engine that draws every sequence's numbers by themselves writes what `sample` does for
+        each group with its seed; with another it depends on all that is asked for together.
         """
 
 
@@ -117,7 +128,20 @@ class TransformersSampler:
 
     def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
-        return self._written(prompts, seed, None)
+        return self.sample_all([prompts], seeds=[seed])
+
+    def sample_all(
+        self, groups: Sequence[Sequence[Source]], *, seeds: Sequence[int]
+    ) -> Completions:
+        """See `Sampler.sample_all`: what is asked for together changes no sequence."""
+        prompts = [prompt for group in groups for prompt in group]
+        if self.decoding.mode == "beam":
+            return self._written(prompts, None, None)
+        steps, found = self.decoding.max_new_tokens, list[Tensor]()
+        for group, seed in zip(groups, seeds, strict=True):
+            random = named_generator(seed, "rollouts")
+            found.append(torch.rand(len(group), steps, dtype=torch.float64, generator=random))
+        return self._written(prompts, torch.cat(found), None)
 
     def greedy_after_wrong_token(
         self, prompts: Sequence[Source], places: Sequence[int]
@@ -129,10 +153,13 @@ class TransformersSampler:
         forced at a place of -1, or one beyond the sequence's end. `decoding` must be greedy.
         """
         assert self.decoding.mode == "beam", "samples are not forced"
-        return self._written(prompts, 0, places)
+        return self._written(prompts, None, places)
 
     def _written(
-        self, prompts: Sequence[Source], seed: int, wrong_at: Sequence[int] | None
+        self,
+        prompts: Sequence[Source],
+        uniforms: Float[Tensor, "prompts steps"] | None,
+        wrong_at: Sequence[int] | None,
     ) -> Completions:
         decoding, device = self.decoding, self.model.device
         every = [(model, self._facts(model), share) for model, share in self._models()]
@@ -146,7 +173,9 @@ class TransformersSampler:
             ]
             mixture = _Mixture(models, decoding, self.vocab_size)
             ends = every[0][1].end_ids
-            return _Written(mixture, prompts, ends, seed, device, wrong_at).completions()
+            max_rows = max(1, _MAX_LOGITS // max(facts.vocab_size for _, facts, _ in every))
+            written = _Written(mixture, prompts, ends, uniforms, device, wrong_at, max_rows)
+            return written.completions()
 
     def _facts(self, model: PreTrainedModel) -> ModelFacts:
         facts = facts_of(model, self.tokenizer, kind=self.kind)
@@ -261,23 +290,22 @@ class _Written:
         distribution: _Mixture,
         prompts: Sequence[Source],
         end_ids: Sequence[int],
-        seed: int,
+        uniforms: Float[Tensor, "prompts steps"] | None,
         device: torch.device,
         wrong_at: Sequence[int] | None,
+        max_rows: int,
     ) -> None:
         decoding = distribution.decoding
         shape = (len(prompts), decoding.max_new_tokens)
-        random = named_generator(seed, "rollouts")
-        uniforms = torch.rand(*shape, dtype=torch.float64, generator=random).to(device)
         # A number a prompt and step to draw by; None for greedy.
-        self.uniforms = uniforms if decoding.mode == "sample" else None
+        self.uniforms = None if uniforms is None else uniforms.to(device)
         # Where each row's token is forced to be another; None for nowhere.
         self.wrong_at = None if wrong_at is None else torch.tensor(wrong_at, device=device)
         self.ends = torch.tensor(end_ids, device=device)
         self.token_ids = torch.full(shape, -1, device=device)
         self.log_probs = torch.zeros(shape, device=device)
-        lengths = [len(prompt) for prompt in prompts]
-        for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
+        widths = [decoding.width(len(prompt)) for prompt in prompts]
+        for batch in padded_batches(widths, batch_tokens=decoding.batch_tokens, max_rows=max_rows):
             rows = torch.tensor(batch, device=device)
             self._write(distribution, [prompts[i] for i in batch], rows)
 
