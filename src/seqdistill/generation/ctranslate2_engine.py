@@ -53,7 +53,7 @@ class CTranslate2Generator(CTranslate2Model):
         if decoding.mode == "sample":
             pools = self._seeded_pools(min(self.num_workers, len(batches)), seed)
         else:
-            pools = [self._workers]
+            pools = [self.workers]
         pending = [
             (batch, self._submit(pools[number % len(pools)], [sources[i] for i in batch], decoding))
             for number, batch in enumerate(batches)
@@ -79,7 +79,7 @@ class CTranslate2Generator(CTranslate2Model):
         pools = []
         converted = self._converted
         for number in range(count):
-            pool = self._workers_of(converted, 1, self.compute_type)
+            pool = self.unused_worker()
             # CTranslate2 takes 32 bits; all ones means "unseeded" there.
             ctranslate2.set_random_seed(derived_seed(seed, f"ctranslate2 {number}") & 0x7FFFFFFF)
             first = Decoding(mode="sample", max_new_tokens=1)
