@@ -37,19 +37,23 @@ def test_moving_a_batch_keeps_every_field() -> None:
     assert collator("causal")(examples).to(torch.device("cpu")).source is None
 
 
+@pytest.mark.parametrize("max_rows", [None, 2])
 @pytest.mark.parametrize("budget", [1, 7, 20, 1000])
-def test_batches_hold_every_row_once_and_are_as_full_as_the_budget_allows(budget: int) -> None:
+def test_batches_hold_every_row_once_and_are_as_full_as_the_budget_allows(
+    budget: int, max_rows: int | None
+) -> None:
     lengths = [3, 9, 1, 4, 4, 4, 30, 9, 2]
     for make in (padded_batches, equal_length_batches):
-        batches = make(lengths, batch_tokens=budget)
+        batches = make(lengths, batch_tokens=budget, max_rows=max_rows)
         order = [index for batch in batches for index in batch]
         assert sorted(order) == list(range(len(lengths)))
         assert sorted(order, key=lambda i: (-lengths[i], i)) == order, "longest first"
         for batch, after in zip(batches, [*batches[1:], []], strict=True):
             widest = lengths[batch[0]]
-            assert len(batch) == 1 or len(batch) * widest <= budget
+            most = max_rows or len(lengths)
+            assert len(batch) == 1 or (len(batch) * widest <= budget and len(batch) <= most)
             may_grow = after and (make is padded_batches or lengths[after[0]] == widest)
-            assert (len(batch) + 1) * widest > budget or not may_grow
+            assert (len(batch) + 1) * widest > budget or len(batch) == most or not may_grow
             assert make is padded_batches or {lengths[index] for index in batch} == {widest}
     assert padded_batches([], batch_tokens=budget) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from tests.tiny import EOS, PAD, collator, random_examples
@@ -111,19 +112,46 @@ def planned_one_by_one(
     """An epoch's batches by Python's sort and a loop over examples."""
     generator = named_generator(seed, f"batches/epoch-{epoch}")
     order = torch.randperm(len(examples), generator=generator).tolist()
-    pool = int(50 * batch_tokens / (sum(width(e, kind) for e in examples) / len(examples)))
+    mean = sum(width(e, kind) for e in examples) / len(examples)
+    pool = max(1, int((400 if kind == "seq2seq" else 50) * batch_tokens / mean))
+    sides = [(len(e.source_ids), len(e.target_ids)) for e in examples]
     batches: list[list[int]] = []
-    for start in range(0, len(order), max(1, pool)):
-        window = order[start : start + max(1, pool)]
-        window.sort(key=lambda i: (width(examples[i], kind), len(examples[i].source_ids)))
-        batches.append([])
-        for index in window:
-            grown = [*batches[-1], index]
-            if len(grown) > 1 and len(grown) * width(examples[index], kind) > batch_tokens:
-                batches.append([])
-            batches[-1].append(index)
+    for start in range(0, len(order), pool):
+        window = order[start : start + pool]
+        widest_last = sorted(window, key=lambda i: (width(examples[i], kind), sides[i][0]))
+        orders = [widest_last]
+        if kind == "seq2seq":
+            total, done = sum(max(sides[i]) for i in window), 0
+            count = max(1, round(0.5 * (total / batch_tokens) ** 0.5))
+            keys: dict[int, tuple[int, int, int]] = {}
+            for i in sorted(window, key=lambda i: sides[i][::-1]):
+                done += max(sides[i])
+                strip = min(done * count // total, count - 1)
+                keys[i] = (strip, sides[i][0] * (-1) ** strip, sides[i][1])
+            orders.append(sorted(keys, key=keys.__getitem__))
+        cut = [cut_one_by_one(each, examples, kind, batch_tokens) for each in orders]
+        batches += min(cut, key=lambda found: sum(holes(batch, sides) for batch in found))
     shuffled = torch.randperm(len(batches), generator=generator).tolist()
     return [batches[place] for place in shuffled]
+
+
+def cut_one_by_one(
+    order: Sequence[int], examples: Sequence[EncodedExample], kind: Kind, batch_tokens: int
+) -> list[list[int]]:
+    batches: list[list[int]] = [[]]
+    for index in order:
+        grown = [*batches[-1], index]
+        widest = max(width(examples[i], kind) for i in grown)
+        if len(grown) > 1 and len(grown) * widest > batch_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def holes(batch: Sequence[int], sides: Sequence[tuple[int, int]]) -> int:
+    """How many positions of a batch are padding, on both sides."""
+    each = [[sides[i][side] for i in batch] for side in (0, 1)]
+    return sum(max(lengths) * len(lengths) - sum(lengths) for lengths in each)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,6 +181,28 @@ def test_a_missing_target_is_planned_as_long_as_expected() -> None:
     assert [planned.next() for _ in nothing] == nothing, "nothing is expected unless it is said"
     with pytest.raises(DataError, match="at least one example"):
         EpochBatches([], "causal", batch_tokens=40, seed=1)
+
+
+@pytest.mark.parametrize("alike", [True, False], ids=["alike", "unlike"])
+def test_fewer_than_one_position_in_twenty_is_padded(alike: bool) -> None:
+    """Of translations, whose sides are about as long, and of summaries, whose sides are not."""
+    draw = np.random.default_rng(5)
+    sources = draw.gamma(4.0, 5.0 if alike else 16.0, size=4000).astype(int) + 2
+    others = sources * draw.normal(1.1, 0.15, size=4000) if alike else draw.gamma(8.0, 1.4, 4000)
+    targets = others.clip(2).astype(int)
+    ids = tuple(range(int(max(sources.max(), targets.max()))))
+    examples = [
+        EncodedExample(f"e{i}", ids[:source], ids[:target])
+        for i, (source, target) in enumerate(zip(sources, targets, strict=True))
+    ]
+    batches = EpochBatches(EncodedDataset.of(examples), "seq2seq", batch_tokens=400, seed=1)
+    padded = positions = 0
+    while batches.epoch == 0:
+        batch = batches.next()
+        for side in (sources[batch], targets[batch]):
+            positions += len(batch) * int(side.max())
+            padded += len(batch) * int(side.max()) - int(side.sum())
+    assert padded / positions < 0.05
 
 
 def stream(*, rank: int = 0, world_size: int = 1, size: int = 200) -> EpochBatches:

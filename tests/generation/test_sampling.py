@@ -9,7 +9,12 @@ import torch
 
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.generation import ctranslate2_model, sampling
-from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
+from seqdistill.generation.sampling import (
+    Sampler,
+    TeacherMixedSampler,
+    TransformersSampler,
+    drawn,
+)
 from seqdistill.recipe.sequences_schema import Decoding
 
 from .enumeration import (
@@ -185,6 +190,38 @@ def test_samples_do_not_depend_on_batches_or_on_how_often_finished_rows_are_look
     for one, other in zip(found, whole, strict=True):
         assert one.finished == other.finished
         assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+
+
+@pytest.mark.parametrize("decoding", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
+@one_of_each_kind
+def test_groups_that_are_sampled_together_are_those_sampled_apart(
+    name: str, decoding: Decoding
+) -> None:
+    tiny = build_tiny(name)
+    sampler = tiny.sampler("transformers", decoding)
+    groups = [tiny.sources * 3, tiny.sources[:1], [], tiny.sources[1:]]
+    together = sampler.sample_all(groups, seeds=[5, 6, 7, 8]).split([*map(len, groups)])
+    for group, seed, found in zip(groups, (5, 6, 7, 8), together, strict=True):
+        apart = listed(sampler.sample(group, seed=seed))
+        assert tokens(listed(found)) == tokens(apart)
+        for one, other in zip(listed(found), apart, strict=True):
+            assert one.finished == other.finished
+            assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+
+
+@pytest.mark.parametrize("vocab_size", [300, 320, 1000, 8192])
+def test_a_token_of_many_is_the_one_that_the_whole_cumulative_sum_gives(vocab_size: int) -> None:
+    generator = torch.Generator().manual_seed(vocab_size)
+    masses = torch.rand(200, vocab_size, generator=generator) ** 20
+    masses *= torch.rand(masses.shape, generator=generator) < 0.3
+    masses[:, :70], masses[:, -70:] = 0.0, 0.0  # whole blocks of nothing
+    uniforms = torch.rand(200, dtype=torch.float64, generator=generator)
+    uniforms[0], uniforms[1] = 0.0, 1.0 - 2**-53
+    found = drawn(masses, uniforms)
+    assert bool((masses[torch.arange(200), found] > 0.0).all())
+    cumulative = masses.double().cumsum(dim=1)
+    level = (1.0 - uniforms)[:, None] * cumulative[:, -1:]
+    assert torch.equal(found, torch.searchsorted(cumulative, level)[:, 0])
 
 
 @one_of_each_kind

@@ -20,7 +20,7 @@ from seqdistill.core.scores import NoScores
 from seqdistill.core.terms import Reduction, Term
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.sources.completions import Completion, CompletionSource, PromptCompletions
+from seqdistill.sources.completions import Completion, CompletionSource, PromptCompletions, Prompts
 from seqdistill.sources.rewarded import Baseline, RewardedSource
 
 from .writing import batched
@@ -67,15 +67,15 @@ class Dictated(CompletionSource):
     def sequences_per_prompt(self) -> int:
         return self._samples_per_prompt
 
-    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
-        """What was dictated, side by side for each prompt."""
+    def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
+        """What was dictated for one micro-batch, side by side for each prompt."""
+        (prompts,) = batches
         asked = [prompt for prompt in prompts for _ in range(self._samples_per_prompt)]
-        return batched(
-            [
-                Completion(EncodedExample(prompt.id, prompt.source_ids, sequence), "student")
-                for prompt, sequence in zip(asked, self.next, strict=True)
-            ]
-        )
+        written = [
+            Completion(EncodedExample(prompt.id, prompt.source_ids, sequence), "student")
+            for prompt, sequence in zip(asked, self.next, strict=True)
+        ]
+        return [batched(written)]
 
 
 def reward(written: Sequence[Completion]) -> list[float]:

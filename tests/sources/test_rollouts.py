@@ -113,6 +113,26 @@ def test_no_two_calls_of_a_long_run_on_several_processes_share_a_seed() -> None:
     assert len(set(seeds)) == 1200
 
 
+def test_the_prompts_of_an_update_are_sampled_together() -> None:
+    """Calls for few prompts each are several times slower than one for all."""
+    calls: list[list[int]] = []
+
+    class Counting(DiceSampler):
+        def sample_all(
+            self, groups: Sequence[Sequence[Source]], *, seeds: Sequence[int]
+        ) -> Completions:
+            calls.append([len(group) for group in groups])
+            return super().sample_all(groups, seeds=seeds)
+
+    found, shown = source(mixture(1.0, sampler=Counting())), list[int]()
+    for update in (1, 2):
+        found.begin_update(update, 2)
+        shown.append(sum(batch.num_sequences for batch in found.batches(3)))
+        found.end_update()
+    assert [len(groups) for groups in calls] == [3, 3]
+    assert [sum(groups) for groups in calls] == shown
+
+
 class _Mute(DiceSampler):
     def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         return Completions.of_rows([() for _ in prompts], finished=[False for _ in prompts])

@@ -125,6 +125,25 @@ def test_a_resumed_writer_writes_what_an_uninterrupted_one_does(name: str, stop:
 
 
 @every_writer
+def test_an_update_asked_for_at_once_is_the_one_asked_for_in_turn(name: str) -> None:
+    batches = [PROMPTS[:4], PROMPTS[4:9], [], PROMPTS[9:11]]
+    at_once, in_turn = WRITERS[name](), WRITERS[name]()
+    for update in range(1, UPDATES + 1):
+        at_once.begin_update(update, UPDATES)
+        in_turn.begin_update(update, UPDATES)
+        found = [one.listed() for one in at_once.complete_all(batches)]
+        assert found == [in_turn.complete(prompts).listed() for prompts in batches]
+        facts, expected = (
+            {name: (one.total, one.count) for name, one in writer.end_update().items()}
+            for writer in (at_once, in_turn)
+        )
+        for clocked in ("generation_tokens_per_second", "refresh_seconds"):
+            facts.pop(clocked, None)
+            expected.pop(clocked, None)
+        assert facts == expected
+
+
+@every_writer
 def test_facts_have_the_same_names_in_the_same_order_at_every_update(name: str) -> None:
     """Processes add their facts by place: other names on one of them would mix them up."""
     writer = WRITERS[name]()

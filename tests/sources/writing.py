@@ -41,6 +41,12 @@ class DiceSampler:
             nats.append(torch.rand(length, generator=dice).log().tolist())
         return Completions.of_rows(rows, finished=ends, log_probs=nats)
 
+    def sample_all(
+        self, groups: Sequence[Sequence[Source]], *, seeds: Sequence[int]
+    ) -> Completions:
+        each = zip(groups, seeds, strict=True)
+        return Completions.concatenated([self.sample(group, seed=seed) for group, seed in each])
+
 
 def batched(rows: Sequence[Completion]) -> PromptCompletions:
     """The same sequences as one batch."""

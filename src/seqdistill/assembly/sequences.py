@@ -37,7 +37,12 @@ from seqdistill.generation.verification import Reach, reach_of
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import Precision
 from seqdistill.models.vocabulary import num_known_ids
-from seqdistill.recipe.sequences_schema import AdaptiveSection, Decoding, MeasuredSection
+from seqdistill.recipe.sequences_schema import (
+    AdaptiveSection,
+    Decoding,
+    MeasuredSection,
+    RolloutDecoding,
+)
 from seqdistill.sources.completions import CompletionSource, Gather, SequenceSource, alone
 from seqdistill.sources.mixture import (
     AdaptiveFraction,
@@ -55,6 +60,10 @@ from seqdistill.sources.stored import (
     StoredSequences,
     with_teacher_targets,
 )
+
+_HELD_TO_LEARNED = 4
+"""Tokens that are written at once, for each of a micro-batch: of a layer a written token keeps its
+key and value, and a learned one at least four times as much."""
 
 
 def training_sequences(
@@ -240,15 +249,14 @@ class _SamplerPlan:
 def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPlan:
     recipe, student = prepared.recipe, prepared.student
     section = recipe.sequences.rollouts
-    decoding = Decoding(
+    decoding = RolloutDecoding(
         mode="sample" if section.mode == "sample" else "beam",
         beam_size=1,
         sampling_temperature=section.sampling_temperature,
         top_k=section.top_k,
         top_p=section.top_p,
         max_new_tokens=section.max_new_tokens,
-        # Rollouts of a batch are decoded together: what fits for learning fits for writing.
-        batch_tokens=recipe.training.batch_tokens,
+        batch_tokens=_HELD_TO_LEARNED * recipe.training.batch_tokens,
     )
     # Ids of what the student writes lie below what the objective cuts both heads to.
     if prepared.asks_teacher or section.teacher_fraction > 0.0:

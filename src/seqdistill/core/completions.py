@@ -72,6 +72,16 @@ class Completions:
             None if self.log_probs is None else self.log_probs[index],
         )
 
+    def split(self, counts: Sequence[int]) -> list[Completions]:
+        """The first so many, the next so many, and so on, without a copy."""
+        sizes, nats = [*counts], self.log_probs
+        of_ids, of_lengths, of_ends = (
+            torch.split(tensor, sizes) for tensor in (self.token_ids, self.lengths, self.finished)
+        )
+        of_nats = [None] * len(sizes) if nats is None else torch.split(nats, sizes)
+        parts = zip(of_ids, of_lengths, of_ends, of_nats, strict=True)
+        return [Completions(*part) for part in parts]
+
     @classmethod
     def concatenated(cls, parts: Sequence[Completions]) -> Completions:
         """The sequences of all parts, one part after another, on the device of the first."""

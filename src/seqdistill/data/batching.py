@@ -15,12 +15,12 @@ from seqdistill.core.batch import Kind
 from seqdistill.core.batches import cut_by_tokens, padded_batches
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import named_generator
-from seqdistill.data.dataset import EncodedDataset
+from seqdistill.data.dataset import EncodedDataset, Integers
 from seqdistill.data.encoding import EncodedExample
 
 # Examples are sorted by length inside windows of this many batches: long enough for little
-# padding, short enough for random batches.
-_POOL_BATCHES = 50
+# padding, short enough for random batches. Two sides that vary need longer ones.
+_POOL_BATCHES: dict[Kind, int] = {"causal": 50, "seq2seq": 400}
 
 
 def in_length_order(
@@ -33,6 +33,28 @@ def in_length_order(
     """
     widths = EncodedDataset.of(examples).lengths.widest(kind)
     return padded_batches(widths.tolist(), batch_tokens=batch_tokens)
+
+
+def in_strips(
+    sources: Integers, targets: Integers, widths: Integers, batch_tokens: int
+) -> Integers:
+    """An order for two sides that do not vary together: strips of like targets, and within each the
+    sources up and down in turn, so that neighbours are alike on both sides."""
+    order = np.lexsort((sources, targets))
+    done = widths[order].cumsum()
+    num_strips = max(1, round(0.5 * (done[-1] / batch_tokens) ** 0.5))
+    strip = np.minimum(done * num_strips // done[-1], num_strips - 1)
+    within = np.where(strip % 2 == 0, sources[order], -sources[order])
+    return order[np.lexsort((targets[order], within, strip))]
+
+
+def padded_positions(
+    sources: Integers, targets: Integers, order: Integers, cuts: Sequence[int]
+) -> int:
+    """How many holes the batches have, on both sides."""
+    starts, sizes = np.array(cuts[:-1]), np.diff(cuts)
+    sides = (side[order] for side in (sources, targets))
+    return sum(int((np.maximum.reduceat(s, starts) * sizes).sum() - s.sum()) for s in sides)
 
 
 class EpochBatches:
@@ -59,7 +81,8 @@ class EpochBatches:
             raise DataError("Batches need at least one example, but there is none; check the data.")
         lengths = EncodedDataset.of(examples).lengths
         target = np.where(lengths.target == 0, expected_new_tokens, lengths.target)
-        self._sources = lengths.source
+        self._kind: Kind = kind
+        self._sources, self._targets = lengths.source, target
         self._widths = dataclasses.replace(lengths, target=target).widest(kind)
         self._batch_tokens = batch_tokens
         self._seed = seed
@@ -72,16 +95,26 @@ class EpochBatches:
         generator = named_generator(self._seed, f"batches/epoch-{self.epoch}")
         order = torch.randperm(len(self._widths), generator=generator).numpy()
         mean = int(self._widths.sum()) / len(self._widths)
-        pool = max(1, int(_POOL_BATCHES * self._batch_tokens / mean))
+        pool = max(1, int(_POOL_BATCHES[self._kind] * self._batch_tokens / mean))
         cuts = [0]
         for start in range(0, len(order), pool):
-            window = order[start : start + pool]
-            window = window[np.lexsort((self._sources[window], self._widths[window]))]
+            window, within = self._batched(order[start : start + pool])
             order[start : start + pool] = window
-            within = cut_by_tokens(self._widths[window].tolist(), self._batch_tokens)
             cuts += [start + cut for cut in within[1:]]
         self._order, self._cuts = order, cuts
         self._shuffled = torch.randperm(len(cuts) - 1, generator=generator).tolist()
+
+    def _batched(self, window: Integers) -> tuple[Integers, list[int]]:
+        """The examples in an order that pads little, and where it is cut into batches."""
+        sources, targets, widths = (
+            every[window] for every in (self._sources, self._targets, self._widths)
+        )
+        orders = [np.lexsort((sources, widths))]
+        if self._kind == "seq2seq":
+            orders.append(in_strips(sources, targets, widths, self._batch_tokens))
+        found = [(o, cut_by_tokens(widths[o].tolist(), self._batch_tokens)) for o in orders]
+        order, cuts = min(found, key=lambda one: padded_positions(sources, targets, *one))
+        return window[order], cuts
 
     @property
     def largest(self) -> int:
@@ -89,7 +122,7 @@ class EpochBatches:
         return int(np.diff(self._cuts).max())
 
     def next(self) -> list[int]:
-        """Indices of this rank's next batch."""
+        """Integers of this rank's next batch."""
         everyones = [self._next_of_all() for _ in range(self._world_size)]
         return everyones[self._rank]
 

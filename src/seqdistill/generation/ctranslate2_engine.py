@@ -44,16 +44,16 @@ class CTranslate2Generator(CTranslate2Model):
         """
         facts = self.facts
         check_lengths(sources, max_new_tokens=decoding.max_new_tokens, facts=facts)
-        lengths = [len(source) for source in sources]
-        if facts.kind == "causal":
-            # CTranslate2 mixes prompt and output when the prompts of a batch differ in length.
-            batches = equal_length_batches(lengths, batch_tokens=decoding.batch_tokens)
-        else:
-            batches = padded_batches(lengths, batch_tokens=decoding.batch_tokens)
+        widths, budget = [decoding.width(len(source)) for source in sources], decoding.batch_tokens
+        if decoding.mode == "sample":  # work for every worker, which costs no memory
+            budget = min(budget, -(-sum(widths) // self.num_workers))
+        # CTranslate2 mixes prompt and output when the prompts of a batch differ in length.
+        batched = equal_length_batches if facts.kind == "causal" else padded_batches
+        batches = batched(widths, batch_tokens=budget)
         if decoding.mode == "sample":
             pools = self._seeded_pools(min(self.num_workers, len(batches)), seed)
         else:
-            pools = [self._workers]
+            pools = [self.workers]
         pending = [
             (batch, self._submit(pools[number % len(pools)], [sources[i] for i in batch], decoding))
             for number, batch in enumerate(batches)
@@ -79,7 +79,7 @@ class CTranslate2Generator(CTranslate2Model):
         pools = []
         converted = self._converted
         for number in range(count):
-            pool = self._workers_of(converted, 1, self.compute_type)
+            pool = self.unused_worker()
             # CTranslate2 takes 32 bits; all ones means "unseeded" there.
             ctranslate2.set_random_seed(derived_seed(seed, f"ctranslate2 {number}") & 0x7FFFFFFF)
             first = Decoding(mode="sample", max_new_tokens=1)
@@ -172,6 +172,14 @@ class CTranslate2Sampler:
         Raises EngineError when the two disagree.
         """
         self.generator.refresh(self.model)
+
+    def sample_all(
+        self, groups: Sequence[Sequence[Source]], *, seeds: Sequence[int]
+    ) -> Completions:
+        """See `Sampler.sample_all`: what is asked for together shares the streams of the first
+        seed."""
+        prompts = [prompt for group in groups for prompt in group]
+        return self.sample(prompts, seed=seeds[0])
 
     def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""

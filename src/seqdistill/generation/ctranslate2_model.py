@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ctranslate2
-import numpy as np
 import torch
-from ctranslate2 import DataType, Device
 from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.batch import Kind
-from seqdistill.core.batches import padded_batches
 from seqdistill.core.errors import EngineError, ModelError, first_line
 from seqdistill.generation.conversion import (
     WEIGHTS,
@@ -33,8 +30,9 @@ from seqdistill.generation.conversion import (
     detached_cpu_copy,
     with_weights_of,
 )
+from seqdistill.generation.ctranslate2_scoring import converted_predictions
 from seqdistill.generation.model_facts import ModelFacts, facts_of, writing_below
-from seqdistill.generation.scoring import IdPair, Prediction, predictions_of, token_predictions
+from seqdistill.generation.scoring import IdPair, Prediction, token_predictions
 from seqdistill.generation.verification import (
     NO_LONGER,
     NUM_SHORT,
@@ -54,8 +52,8 @@ from seqdistill.records.checksums import check_model_folder, write_checksums
 _log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 Opened = TypeVar("Opened", bound="CTranslate2Model")
-# Logits of sentences that are compared together: 2 ** 26 fp32 values are 256 MiB.
-_MAX_LOGITS = 2**26
+_COMPARED = 8
+"""Target tokens that are compared each time weights are taken anew."""
 STORED = "seqdistill.json"
 _VOCABULARIES = ("shared_vocabulary.json", "vocabulary.json")
 _REMEDY = "make it with `seqdistill export RUN_OR_MODEL OUTPUT --format int8`"
@@ -160,6 +158,8 @@ class CTranslate2Model:
             )
         self.num_workers = 1 if on_gpu else self.threads or len(os.sched_getaffinity(0))
         self._refreshes = 0
+        self._workers: Any = None
+        self._unused: list[Any] = []
         if model is not None:
             with torch_threads_kept():
                 self._load(model)
@@ -183,7 +183,7 @@ class CTranslate2Model:
         del disposable
         if exact is not converted:
             workers = self._workers_of(exact, 1, "float32")
-            found = _predictions(workers, exact, pairs, facts)
+            found = converted_predictions(workers, exact, pairs, facts)
             require_agreement(live, found, compute_type="float32")
         self._take(converted, facts, pairs, live)
         self.longest = max(positions_taken(pair, facts) for pair in pairs)
@@ -204,10 +204,25 @@ class CTranslate2Model:
         live: Sequence[Sequence[Prediction]],
     ) -> None:
         """Decodes with `converted` from now on, if it says of the pairs what the model does."""
-        workers = self._workers_of(converted, self.num_workers, self.compute_type)
-        found = _predictions(workers, converted, pairs, facts)
+        worker = self._workers_of(converted, 1, self.compute_type)
+        found = converted_predictions(worker, converted, pairs, facts)
         self.agreement = require_agreement(live, found, compute_type=self.compute_type)
-        self.facts, self._converted, self._workers = facts, converted, workers
+        self.facts, self._converted = facts, converted
+        self._unused = [worker]  # that compared has drawn nothing
+        self._workers = worker if self.num_workers == 1 else None
+
+    @property
+    def workers(self) -> Any:
+        """All of them, as a pool."""
+        if self._workers is None:
+            self._workers = self._workers_of(self._converted, self.num_workers, self.compute_type)
+        return self._workers
+
+    def unused_worker(self) -> Any:
+        """A pool of one that has never drawn a number, handed out once."""
+        if self._unused:
+            return self._unused.pop()
+        return self._workers_of(self._converted, 1, self.compute_type)
 
     def _workers_of(self, converted: ConvertedModel, count: int, compute_type: str) -> Any:
         engine = ctranslate2.Translator if self.kind == "seq2seq" else ctranslate2.Generator
@@ -227,9 +242,9 @@ class CTranslate2Model:
     def refresh(self, model: PreTrainedModel) -> None:
         """Takes the weights that `model` has now, in milliseconds; nothing is written to disk.
 
-        The conversion was verified whole when it was loaded, so one sentence is compared each
-        time, another one at every call. A model of other tokens (a Marian model whose last row
-        has begun to move) is loaded and verified whole again.
+        The conversion was verified whole when it was loaded, so the beginning of one sentence is
+        compared each time, another one at every call. A model of other tokens (a Marian model whose
+        last row has begun to move) is loaded and verified whole again.
 
         Raises EngineError when the two disagree.
         """
@@ -239,7 +254,8 @@ class CTranslate2Model:
             return
         disposable = detached_cpu_copy(model)
         pairs = short_pairs(self.verify_on, facts)
-        pair = pairs[self._refreshes % len(pairs)]
+        source, target = pairs[self._refreshes % len(pairs)]
+        pair = (source, target[:_COMPARED])
         live = token_predictions(disposable, [pair], facts=facts)
         converted = with_weights_of(
             disposable,
@@ -325,75 +341,3 @@ class CTranslate2Model:
                 f"{_REMEDY}"
             ) from error
         return made
-
-
-def _predictions(
-    workers: Any, converted: ConvertedModel, pairs: Sequence[IdPair], facts: ModelFacts
-) -> list[list[Prediction]]:
-    """What the model says at every target token of `pairs`, one list a pair.
-
-    Tokens are forced on the decoder one after another through its cache of keys and values, so that
-    a wrong cache shows as a wrong layer does. Raises EngineError where CTranslate2 fails or reads
-    other tokens than it is given.
-    """
-    with as_engine_error("this model"):
-        if facts.kind == "causal":
-            return [predictions_of(_continued(workers, converted, p), p[1]) for p in pairs]
-        found: list[list[Prediction]] = [[] for _ in pairs]
-        lengths = [len(target) for _, target in pairs]
-        for batch in padded_batches(lengths, batch_tokens=_MAX_LOGITS // facts.vocab_size):
-            rows = _translated(workers, converted, [pairs[i] for i in batch], facts.prefix_ids)
-            for index, row in zip(batch, rows, strict=True):
-                found[index] = row
-        return found
-
-
-def _translated(
-    workers: Any,
-    converted: ConvertedModel,
-    pairs: Sequence[IdPair],
-    prefix_ids: tuple[int, ...],
-) -> list[list[Prediction]]:
-    """What an encoder-decoder says at each target token, its prefix given."""
-    skipped = len(prefix_ids)
-    results = workers.translate_batch(
-        [converted.strings([*source]) for source, _ in pairs],
-        target_prefix=[converted.strings([*prefix_ids, *target[:-1]]) for _, target in pairs],
-        beam_size=1,
-        max_input_length=0,
-        max_decoding_length=skipped + max(len(target) for _, target in pairs),
-        end_token=[],
-        return_logits_vocab=True,
-    )
-    rows = []
-    for (_, target), result in zip(pairs, results, strict=True):
-        read = converted.ids(result.hypotheses[0][skipped : skipped + len(target) - 1])
-        # The strings must come back as the ids they were made from.
-        if read != tuple(target[:-1]):
-            raise EngineError(
-                "The converted model must read the tokens it is given, but it read others: "
-                "the vocabulary does not fit"
-            )
-        steps = result.logits[0][skipped : skipped + len(target)]
-        rows.append(predictions_of(_stacked(steps), target))
-    return rows
-
-
-def _continued(workers: Any, converted: ConvertedModel, pair: IdPair) -> torch.Tensor:
-    """Logits at each target token of a decoder-only model that reads the prompt, then writes."""
-    prompt, target = pair
-    results = workers.generate_batch(
-        [converted.strings([prompt[-1], *target[:-1]])],
-        static_prompt=converted.strings([*prompt[:-1]]) or None,
-        cache_static_prompt=False,
-        beam_size=1,
-        max_length=len(target),
-        end_token=[],
-        return_logits_vocab=True,
-    )
-    return _stacked(results[0].logits[0][: len(target)])
-
-
-def _stacked(steps: Sequence[Any]) -> torch.Tensor:
-    rows = [np.array(step.to_device(Device.cpu).to(DataType.float32)) for step in steps]
-    return torch.from_numpy(np.stack(rows))

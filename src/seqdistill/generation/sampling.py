@@ -1,8 +1,8 @@
 """Sequences written while a student trains: samples of a distribution and their log-probabilities.
 
     uniforms: one number a prompt and step, drawn at once    so that samples depend on the seed and
-    for each batch of prompts of similar length:             a prompt's place, not on the batches
-        log-probs of the next token of every row
+    for each batch of prompts of similar length:             a prompt's place, not on these batches
+        probabilities of the next token of every row
         token = where the row's uniform falls in the cumulative distribution
         rows that wrote an end token leave the batch
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -52,6 +51,8 @@ _LOOK_EVERY = {"cpu": 1}
 """After how many steps finished rows are looked for, by the kind of device: an answer is free on
 the CPU, and a GPU would wait for it at each step. Elsewhere `_SELDOM`."""
 _SELDOM = 8
+_MAX_LOGITS = 2**24
+"""Logits of next tokens that are held at once: 2 ** 24 fp32 values are 64 MiB."""
 
 
 @runtime_checkable
@@ -67,6 +68,15 @@ class Sampler(Protocol):
 
         Log-probabilities are None for greedy sequences, which are not drawn, and where the engine
         does not tell them.
+        """
+
+    def sample_all(
+        self, groups: Sequence[Sequence[Source]], *, seeds: Sequence[int]
+    ) -> Completions:
+        """The same for several groups of prompts at once, one after another, a seed for each.
+
+        An engine that draws every sequence's numbers by themselves writes what `sample` does for
+        each group with its seed; with another it depends on all that is asked for together.
         """
 
 
@@ -117,7 +127,20 @@ class TransformersSampler:
 
     def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         """See `Sampler.sample`."""
-        return self._written(prompts, seed, None)
+        return self.sample_all([prompts], seeds=[seed])
+
+    def sample_all(
+        self, groups: Sequence[Sequence[Source]], *, seeds: Sequence[int]
+    ) -> Completions:
+        """See `Sampler.sample_all`: what is asked for together changes no sequence."""
+        prompts = [prompt for group in groups for prompt in group]
+        if self.decoding.mode == "beam":
+            return self._written(prompts, None, None)
+        steps, found = self.decoding.max_new_tokens, list[Tensor]()
+        for group, seed in zip(groups, seeds, strict=True):
+            random = named_generator(seed, "rollouts")
+            found.append(torch.rand(len(group), steps, dtype=torch.float64, generator=random))
+        return self._written(prompts, torch.cat(found), None)
 
     def greedy_after_wrong_token(
         self, prompts: Sequence[Source], places: Sequence[int]
@@ -129,10 +152,13 @@ class TransformersSampler:
         forced at a place of -1, or one beyond the sequence's end. `decoding` must be greedy.
         """
         assert self.decoding.mode == "beam", "samples are not forced"
-        return self._written(prompts, 0, places)
+        return self._written(prompts, None, places)
 
     def _written(
-        self, prompts: Sequence[Source], seed: int, wrong_at: Sequence[int] | None
+        self,
+        prompts: Sequence[Source],
+        uniforms: Float[Tensor, "prompts steps"] | None,
+        wrong_at: Sequence[int] | None,
     ) -> Completions:
         decoding, device = self.decoding, self.model.device
         every = [(model, self._facts(model), share) for model, share in self._models()]
@@ -141,12 +167,12 @@ class TransformersSampler:
                 check_lengths(prompts, max_new_tokens=decoding.max_new_tokens, facts=facts)
                 stack.enter_context(evaluation_mode(model))
             stack.enter_context(writing(device, self.precision))
-            models = [
-                (CachedModel(m, facts), math.log(share)) for m, facts, share in every if share
-            ]
+            models = [(CachedModel(m, facts), share) for m, facts, share in every if share]
             mixture = _Mixture(models, decoding, self.vocab_size)
             ends = every[0][1].end_ids
-            return _Written(mixture, prompts, ends, seed, device, wrong_at).completions()
+            max_rows = max(1, _MAX_LOGITS // max(facts.vocab_size for _, facts, _ in every))
+            written = _Written(mixture, prompts, ends, uniforms, device, wrong_at, max_rows)
+            return written.completions()
 
     def _facts(self, model: PreTrainedModel) -> ModelFacts:
         facts = facts_of(model, self.tokenizer, kind=self.kind)
@@ -197,10 +223,11 @@ def writing(device: torch.device, precision: Precision) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-def decoding_log_probs(
+def decoding_probs(
     logits: Float[Tensor, "rows vocab"], decoding: Decoding
 ) -> Float[Tensor, "rows vocab"]:
-    """Nats of logits divided by the sampling temperature, then cut to top_k and top_p."""
+    """The probabilities of logits divided by the sampling temperature, then cut to top_k and
+    top_p."""
     cuts = LogitsProcessorList()
     if decoding.top_k:
         cuts.append(TopKLogitsWarper(top_k=min(decoding.top_k, logits.shape[1])))
@@ -208,36 +235,61 @@ def decoding_log_probs(
         cuts.append(TopPLogitsWarper(top_p=decoding.top_p))
     # The processors want token ids, which these do not read.
     ids = torch.empty(0, dtype=torch.long)
-    kept: Float[Tensor, "rows vocab"] = cuts(ids, logits / decoding.sampling_temperature)
-    return kept.log_softmax(dim=-1)
+    if decoding.sampling_temperature != 1.0:
+        logits = logits / decoding.sampling_temperature
+    kept: Float[Tensor, "rows vocab"] = cuts(ids, logits)
+    return kept.softmax(dim=-1)
+
+
+_BLOCK = 64
+"""Symbols whose masses are added up before one of them is looked for."""
 
 
 def drawn(
     masses: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, " rows"]
 ) -> Int[Tensor, " rows"]:
     """A token a row, each as likely as its share of the row's mass: where the uniform in [0, 1)
-    falls in the cumulative distribution."""
-    cumulative = masses.cumsum(dim=-1, dtype=torch.float64)
-    # In (0, whole mass]: the first symbol that reaches it has a mass above zero.
-    level = (1.0 - uniforms)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, level)[:, 0]
+    falls in the cumulative distribution.
+
+    Of many symbols only the masses of blocks are accumulated, and of the block that is hit.
+    """
+    rows, vocab = masses.shape
+    if vocab <= 4 * _BLOCK:
+        cumulative = masses.cumsum(dim=-1, dtype=torch.float64)
+        # In (0, whole mass]: the first symbol that reaches it has a mass above zero.
+        level = (1.0 - uniforms)[:, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, level)[:, 0]
+    whole = vocab - vocab % _BLOCK
+    sums = masses[:, :whole].view(rows, -1, _BLOCK).sum(dim=-1)
+    sums = torch.cat([sums, masses[:, whole:].sum(dim=-1, keepdim=True)], dim=1)
+    ends = sums.cumsum(dim=-1, dtype=torch.float64)
+    level = (1.0 - uniforms)[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, level)
+    symbols = block * _BLOCK + torch.arange(_BLOCK, device=masses.device)
+    inside = masses.gather(1, symbols.clamp(max=vocab - 1)).masked_fill(symbols >= vocab, 0.0)
+    inside = inside.cumsum(dim=-1, dtype=torch.float64)
+    # Above zero, as the level is above the end of the block before; a rounding beyond this one.
+    rest = level - torch.nn.functional.pad(ends, (1, 0)).gather(1, block)
+    place = torch.searchsorted(inside, rest.minimum(inside[:, -1:]))
+    return symbols.gather(1, place)[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Mixture:
-    """What models say of the next token in nats, each at the sampler's settings, mixed."""
+    """What models say of the next token: probabilities at the sampler's settings, mixed; the
+    logits of one where the likeliest is taken."""
 
     models: Sequence[tuple[CachedModel, float]]
-    """Each with the logarithm of its share."""
+    """Each with its share."""
     decoding: Decoding
     vocab_size: int | None
 
     def begin(self, prompts: Sequence[Source]) -> Float[Tensor, "batch vocab"]:
-        """The log-probabilities of each row's first token."""
+        """Of each row's first token."""
         return self._mixed([model.begin(prompts) for model, _ in self.models])
 
     def advance(self, token_ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
-        """Each row has written this token: the log-probabilities of its next one."""
+        """Each row has written this token: of its next one."""
         return self._mixed([model.advance(token_ids) for model, _ in self.models])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
@@ -246,11 +298,15 @@ class _Mixture:
             model.keep(rows)
 
     def _mixed(self, logits: Sequence[Tensor]) -> Float[Tensor, "batch vocab"]:
-        parts = [
-            log_share + decoding_log_probs(of_one[:, : self.vocab_size], self.decoding)
-            for of_one, (_, log_share) in zip(logits, self.models, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else torch.logaddexp(*parts)
+        known = [of_one[:, : self.vocab_size] for of_one in logits]
+        if self.decoding.mode == "beam":
+            (of_one,) = known
+            return of_one
+        parts = [decoding_probs(of_one, self.decoding) for of_one in known]
+        if len(parts) == 1:
+            return parts[0]
+        shares = (share for _, share in self.models)
+        return torch.stack([p * share for p, share in zip(parts, shares, strict=True)]).sum(dim=0)
 
 
 class _Written:
@@ -261,23 +317,22 @@ class _Written:
         distribution: _Mixture,
         prompts: Sequence[Source],
         end_ids: Sequence[int],
-        seed: int,
+        uniforms: Float[Tensor, "prompts steps"] | None,
         device: torch.device,
         wrong_at: Sequence[int] | None,
+        max_rows: int,
     ) -> None:
         decoding = distribution.decoding
         shape = (len(prompts), decoding.max_new_tokens)
-        random = named_generator(seed, "rollouts")
-        uniforms = torch.rand(*shape, dtype=torch.float64, generator=random).to(device)
         # A number a prompt and step to draw by; None for greedy.
-        self.uniforms = uniforms if decoding.mode == "sample" else None
+        self.uniforms = None if uniforms is None else uniforms.to(device)
         # Where each row's token is forced to be another; None for nowhere.
         self.wrong_at = None if wrong_at is None else torch.tensor(wrong_at, device=device)
         self.ends = torch.tensor(end_ids, device=device)
         self.token_ids = torch.full(shape, -1, device=device)
         self.log_probs = torch.zeros(shape, device=device)
-        lengths = [len(prompt) for prompt in prompts]
-        for batch in padded_batches(lengths, batch_tokens=decoding.batch_tokens):
+        widths = [decoding.width(len(prompt)) for prompt in prompts]
+        for batch in padded_batches(widths, batch_tokens=decoding.batch_tokens, max_rows=max_rows):
             rows = torch.tensor(batch, device=device)
             self._write(distribution, [prompts[i] for i in batch], rows)
 
@@ -290,11 +345,12 @@ class _Written:
         `_LOOK_EVERY`. What follows an end meanwhile is cut off later.
         """
         every, last = _LOOK_EVERY.get(rows.device.type, _SELDOM), self.token_ids.shape[1] - 1
-        log_probs = distribution.begin(prompts)
+        said = distribution.begin(prompts)
         for step in range(last + 1):
-            chosen = self._chosen(log_probs, rows, step)
+            chosen = self._chosen(said, rows, step)
             self.token_ids[rows, step] = chosen
-            self.log_probs[rows, step] = log_probs.gather(1, chosen[:, None])[:, 0]
+            if self.uniforms is not None:
+                self.log_probs[rows, step] = said.gather(1, chosen[:, None])[:, 0].log()
             if step == last:
                 break
             if (step + 1) % every == 0:
@@ -305,20 +361,20 @@ class _Written:
                 if len(still_open) < len(rows):
                     rows, chosen = rows[still_open], chosen[still_open]
                     distribution.keep(still_open)
-            log_probs = distribution.advance(chosen)
+            said = distribution.advance(chosen)
 
     def _chosen(
-        self, log_probs: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], step: int
+        self, said: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], step: int
     ) -> Int[Tensor, " batch"]:
         """The likeliest tokens, or tokens drawn by inverting the cumulative distribution."""
         if self.uniforms is None:
-            likeliest = log_probs.argmax(dim=-1)
+            likeliest = said.argmax(dim=-1)
             if self.wrong_at is None:
                 return likeliest
-            others = log_probs.scatter(1, likeliest[:, None], -torch.inf)
+            others = said.scatter(1, likeliest[:, None], -torch.inf)
             others.index_fill_(1, self.ends, -torch.inf)
             return torch.where(self.wrong_at[rows] == step, others.argmax(dim=-1), likeliest)
-        return drawn(log_probs.exp(), self.uniforms[rows, step])
+        return drawn(said, self.uniforms[rows, step])
 
     def completions(self) -> Completions:
         """All that was written; greedy tokens are not drawn and have no log-probabilities."""

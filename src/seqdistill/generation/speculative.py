@@ -38,7 +38,7 @@ from seqdistill.core.source import Source
 from seqdistill.generation.decoding import Hypothesis
 from seqdistill.generation.model_facts import check_lengths, pair_facts
 from seqdistill.generation.sampling import (
-    decoding_log_probs,
+    decoding_probs,
     drawn,
     writing,
 )
@@ -181,7 +181,7 @@ def next_token_probs(
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter_(-1, best, 1.0)
     flat = logits.reshape(-1, logits.shape[-1])
-    return decoding_log_probs(flat, decoding).exp().view_as(logits)
+    return decoding_probs(flat, decoding).view_as(logits)
 
 
 def verified(

@@ -42,6 +42,19 @@ class Decoding(Section):
     """How many source tokens (padding included) are decoded together. On CPUs small batches stay in
     the cache; on GPUs larger ones are faster."""
 
+    def width(self, source_length: int) -> int:
+        """What a sequence takes of `batch_tokens`."""
+        return source_length
+
+
+class RolloutDecoding(Decoding):
+    """How a student samples in training: `batch_tokens` are those that are held at once, prompts
+    and the longest completions, so that it bounds the memory."""
+
+    def width(self, source_length: int) -> int:
+        """The prompt with the longest completion."""
+        return source_length + self.max_new_tokens
+
 
 class DecodingSection(Decoding):
     """How the teacher decodes, and with what."""

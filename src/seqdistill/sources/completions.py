@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 
+Prompts = Sequence[EncodedExample]
+"""What one micro-batch asks for."""
 Gather = Callable[[Any], list[Any]]
 """Every process's value on every process, in their order."""
 
@@ -266,11 +268,16 @@ class SequenceSource(SourcePart, abc.ABC):
 
     @abc.abstractmethod
     def next_batch(self) -> SequenceBatch:
-        """The next batch of sequences with aligned targets: once for each micro-batch."""
+        """The next batch of sequences with aligned targets."""
+
+    def batches(self, count: int) -> Iterator[SequenceBatch]:
+        """The next so many, one for each micro-batch of an update: those that `next_batch` would
+        give, where that can be had all at once."""
+        return (self.next_batch() for _ in range(count))
 
 
 class CompletionSource(SourcePart, abc.ABC):
-    """Completes prompts: `complete` is called once for each micro-batch of an update."""
+    """Completes the prompts of an update: those of all its micro-batches at once, or in turn."""
 
     @property
     def sequences_per_prompt(self) -> int:
@@ -279,5 +286,9 @@ class CompletionSource(SourcePart, abc.ABC):
         return max((part.sequences_per_prompt for part in parts), default=1)
 
     @abc.abstractmethod
-    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
-        """Sequences for the prompts of one micro-batch; none for none."""
+    def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
+        """Sequences for the prompts of each micro-batch; none for none."""
+
+    def complete(self, prompts: Prompts) -> PromptCompletions:
+        """Those of one micro-batch."""
+        return self.complete_all([prompts])[0]

@@ -22,6 +22,7 @@ from seqdistill.sources.completions import (
     CompletionSource,
     Gather,
     PromptCompletions,
+    Prompts,
     SourcePart,
     alone,
     metric_sum,
@@ -177,17 +178,19 @@ class MixtureSource(CompletionSource):
         self._num_student, self._num_all = 0, 0
         super().begin_update(update, updates)
 
-    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
-        """First the student's sequences, then the other's."""
-        for_student = for_other = prompts
+    def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
+        """First the student's sequences, then the other's, in each micro-batch."""
+        for_student = for_other = [[*prompts] for prompts in batches]
         if self.coin != "both":
-            for_student = [prompt for prompt in prompts if self._goes_to_student(prompt)]
-            for_other = [prompt for prompt in prompts if not self._goes_to_student(prompt)]
-        # Both are called for every micro-batch, with nothing if need be, and stay in step.
-        of_student, of_other = self.student.complete(for_student), self.other.complete(for_other)
-        self._num_student += len(of_student)
-        self._num_all += len(of_student) + len(of_other)
-        return PromptCompletions.concatenated([of_student, of_other])
+            for_student = [[p for p in of if self._goes_to_student(p)] for of in batches]
+            for_other = [[p for p in of if not self._goes_to_student(p)] for of in batches]
+        # Both are asked for every micro-batch, for nothing if need be, and stay in step.
+        of_student = self.student.complete_all(for_student)
+        of_other = self.other.complete_all(for_other)
+        self._num_student += sum(map(len, of_student))
+        self._num_all += sum(map(len, of_student + of_other))
+        pairs = zip(of_student, of_other, strict=True)
+        return [PromptCompletions.concatenated(pair) for pair in pairs]
 
     def _goes_to_student(self, prompt: EncodedExample) -> bool:
         whose = "" if self.coin == "batch" else f"/{prompt.id}"
@@ -253,32 +256,42 @@ class ReplaySource(CompletionSource):
         self._is_fresh = _coin(self.seed, f"replay/update-{update}") < self._fraction
         super().begin_update(update, updates)
 
-    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
+    def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
         """Rollouts of these prompts, or kept ones of others, none older than the limit.
 
         Raises RecipeError for a batch of more sequences than can be kept.
         """
-        wanted = len(prompts) * self.student.sequences_per_prompt
-        if wanted > self.capacity:
+        counts = [len(prompts) * self.student.sequences_per_prompt for prompts in batches]
+        if (most := max(counts, default=0)) > self.capacity:
             raise RecipeError(
                 "sequences.replay.capacity must be at least the sequences of a micro-batch, since "
-                f"one is drawn whole, got {self.capacity} and a micro-batch of {wanted}; raise "
+                f"one is drawn whole, got {self.capacity} and a micro-batch of {most}; raise "
                 "it, or lower training.batch_tokens"
             )
-        batch = len(self._written) * self.world_size + self.rank
-        if self._kept is None or self._is_fresh or len(self._kept) < wanted:
-            found = self.student.complete(prompts)
-            self._written.append(found)
-            self._num_fresh += len(found)
-        else:
-            self.student.complete([])  # stays in step with the micro-batches
-            self._written.append(None)
-            name = f"replay/update-{self._update}/batch-{batch}"
-            order = torch.randperm(len(self._kept), generator=named_generator(self.seed, name))
-            found = self._kept.select(order[:wanted].tolist())
-        self._num_all += len(found)
-        self._ages += sum(self._update - update for update in found.sampled_at_update)
+        drawn = [
+            self._drawn(count, place) for place, count in enumerate(counts, len(self._written))
+        ]
+        # Asked for nothing where it need not write: it stays in step with the micro-batches.
+        asked = [
+            prompts if kept is None else [] for prompts, kept in zip(batches, drawn, strict=True)
+        ]
+        fresh = self.student.complete_all(asked)
+        self._written += [
+            one if kept is None else None for one, kept in zip(fresh, drawn, strict=True)
+        ]
+        self._num_fresh += sum(map(len, fresh))
+        found = [one if kept is None else kept for one, kept in zip(fresh, drawn, strict=True)]
+        self._num_all += sum(map(len, found))
+        self._ages += sum(self._update - at for one in found for at in one.sampled_at_update)
         return found
+
+    def _drawn(self, count: int, place: int) -> PromptCompletions | None:
+        """So many kept ones for this process's micro-batch at that place; None for fresh ones."""
+        if self._kept is None or self._is_fresh or len(self._kept) < count:
+            return None
+        name = f"replay/update-{self._update}/batch-{place * self.world_size + self.rank}"
+        order = torch.randperm(len(self._kept), generator=named_generator(self.seed, name))
+        return self._kept.select(order[:count].tolist())
 
     def end_update(self) -> dict[str, TokenSum]:
         """The student's metrics, `staleness` in updates (fresh ones count as 0), `fresh_fraction`

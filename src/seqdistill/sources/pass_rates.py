@@ -9,10 +9,10 @@ import torch
 
 from seqdistill.core.families import OF_ROLLOUTS
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import (
     CompletionSource,
     PromptCompletions,
+    Prompts,
     SourcePart,
     metric_sum,
 )
@@ -41,9 +41,11 @@ class PassRatedSource(CompletionSource):
         self._seen = []
         super().begin_update(update, updates)
 
-    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
+    def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
         """The sequences, all of them rewarded."""
-        found = self.source.complete(prompts)
+        return [self._rated(found) for found in self.source.complete_all(batches)]
+
+    def _rated(self, found: PromptCompletions) -> PromptCompletions:
         assert found.rewards is not None, "wrapped around a source of rewards"
         passed: dict[str, list[bool]] = {}
         for prompt, reward in zip(found.prompts, found.rewards.tolist(), strict=True):

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import (
     Completion,
     CompletionSource,
     Gather,
     PromptCompletions,
+    Prompts,
     SourcePart,
     alone,
     metric_sum,
@@ -71,13 +71,15 @@ class RewardedSource(CompletionSource):
         self._seen = []
         super().begin_update(update, updates)
 
-    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
+    def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
         """The sequences with rewards and advantages.
 
         Raises DataError for a reward that is not finite and RecipeError for a reward function that
         does not give one reward a sequence.
         """
-        found = self.source.complete(prompts)
+        return [self._rewarded(found) for found in self.source.complete_all(batches)]
+
+    def _rewarded(self, found: PromptCompletions) -> PromptCompletions:
         rows = found.students_rows
         acted = found.select(rows)
         own = self._rewards_of(acted)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from seqdistill.generation.sampling import Sampler
 from seqdistill.sources.completions import (
     CompletionSource,
     PromptCompletions,
+    Prompts,
     SequenceSource,
     SourcePart,
     metric_sum,
@@ -41,9 +42,9 @@ class RolloutSampler(CompletionSource):
     """Fresh rollouts, `samples_per_prompt` of each prompt, of the update's own weights.
 
     The sampler takes the student's weights once an update, at its first rollouts. Random numbers
-    depend on the seed, the update and the batch's place among those of all processes, so n
-    micro-batches of one process are answered as those of n processes are, and a resumed run needs
-    no state.
+    depend on the seed, the update and the batch's place among those of all processes, so a resumed
+    run needs no state, and n micro-batches of one process are answered as those of n processes are
+    by a sampler that draws each batch's numbers by themselves: see `Sampler.sample_all`.
 
     `origin` is `student`, or `teacher_mixed` or `teacher` for a sampler of these.
     """
@@ -70,34 +71,43 @@ class RolloutSampler(CompletionSource):
         self._sampled: list[Completions] = []
         self._seconds, self._refresh_seconds = 0.0, list[float]()
 
-    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
-        """Rollouts, those of one prompt side by side.
+    def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
+        """Rollouts, sampled together; those of one prompt stand side by side.
 
         Raises DataError for a prompt that the sampler answers with nothing at all.
         """
-        batch = self._calls * self.world_size + self.rank
-        self._calls += 1
-        asked = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
+        asked = [
+            [one for one in prompts for _ in range(self.samples_per_prompt)] for prompts in batches
+        ]
+        seeds = [self._seed(self._calls + place) for place in range(len(batches))]
+        self._calls += len(batches)
+        every = [prompt for of_batch in asked for prompt in of_batch]
         found = Completions.of_rows([])
-        if asked:
+        if every:
             started = time.perf_counter()
             if not self._refresh_seconds:
                 self.sampler.refresh()
                 self._refresh_seconds.append(time.perf_counter() - started)
                 started = time.perf_counter()
-            found = self.sampler.sample(
-                [prompt.prompt for prompt in asked],
-                seed=derived_seed(self.seed, f"rollouts/update-{self._update}/batch-{batch}"),
-            )
-            _require_tokens(asked, found)  # its answer is awaited, so the time is that of the GPU
+            groups = [[prompt.prompt for prompt in of_batch] for of_batch in asked]
+            found = self.sampler.sample_all(groups, seeds=seeds)
+            _require_tokens(every, found)  # its answer is awaited, so the time is that of the GPU
             self._seconds += time.perf_counter() - started
             self._sampled.append(found)
-        return PromptCompletions(
-            tuple(prompt.answered(()) for prompt in asked),
-            found,
-            (self.origin,) * len(asked),
-            (self._update,) * len(asked),
-        )
+        return [
+            PromptCompletions(
+                tuple(prompt.answered(()) for prompt in of_batch),
+                written,
+                (self.origin,) * len(of_batch),
+                (self._update,) * len(of_batch),
+            )
+            for of_batch, written in zip(asked, found.split([*map(len, asked)]), strict=True)
+        ]
+
+    def _seed(self, call: int) -> int:
+        """Of this process's micro-batch at that place of the update."""
+        batch = call * self.world_size + self.rank
+        return derived_seed(self.seed, f"rollouts/update-{self._update}/batch-{batch}")
 
     def end_update(self) -> dict[str, TokenSum]:
         """Lengths in tokens, fractions of sequences, speed; `rollouts` is a process's mean."""
@@ -171,12 +181,17 @@ class RolloutBatches(SequenceSource):
 
     def next_batch(self) -> SequenceBatch:
         """The next prompts with their completions, on the device of these."""
-        prompts = [self.examples[i] for i in self._batches.next()]
+        return next(self.batches(1))
+
+    def batches(self, count: int) -> Iterator[SequenceBatch]:
+        """The same of so many batches of prompts, which are completed together."""
+        prompts = [[self.examples[i] for i in self._batches.next()] for _ in range(count)]
         with self.clock.phase("rollout"):
-            found = self.completing.complete(prompts)
-        if self.on_completions is not None:
-            self.on_completions(self._update, found)
-        return found.collated(self.collator)
+            found = self.completing.complete_all(prompts)
+        for one in found:
+            if self.on_completions is not None:
+                self.on_completions(self._update, one)
+            yield one.collated(self.collator)
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, and the state of what completes them."""

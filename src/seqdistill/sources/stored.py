@@ -18,7 +18,12 @@ from seqdistill.data.batching import EpochBatches
 from seqdistill.data.collating import Collator
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.sources.completions import CompletionSource, PromptCompletions, SequenceSource
+from seqdistill.sources.completions import (
+    CompletionSource,
+    PromptCompletions,
+    Prompts,
+    SequenceSource,
+)
 from seqdistill.sources.teacher_corpus import in_step
 
 _LOG = logging.getLogger(__name__)
@@ -105,8 +110,11 @@ class StoredCompletions(CompletionSource):
     end_ids: Sequence[int] | None = None
     """Sequences with none of these count as cut off; None says that none is."""
 
-    def complete(self, prompts: Sequence[EncodedExample]) -> PromptCompletions:
+    def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
         """The prompts as they are. Raises DataError for one without a target."""
+        return [self._targets_of(prompts) for prompts in batches]
+
+    def _targets_of(self, prompts: Prompts) -> PromptCompletions:
         for prompt in prompts:
             if not prompt.target_ids:
                 raise DataError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.origins import STUDENT_ORIGINS
@@ -34,16 +34,23 @@ class WatchedSource(SequenceSource):
 
     def next_batch(self) -> SequenceBatch:
         """The next batch of the source."""
-        batch = self._source.next_batch()
-        if self._looks:
-            ids, mask = batch.target_ids.tolist(), batch.target_mask.tolist()
-            outputs: dict[str, list[list[int]]] = {}
-            for row, origin in enumerate(batch.origins or ()):
-                if origin in STUDENT_ORIGINS:
-                    own = [i for i, counts in zip(ids[row], mask[row], strict=True) if counts]
-                    outputs.setdefault(batch.example_ids[row], []).append(own)
-            self._seen.append(token_sums(outputs))
-        return batch
+        return next(self.batches(1))
+
+    def batches(self, count: int) -> Iterator[SequenceBatch]:
+        """The next batches of the source."""
+        for batch in self._source.batches(count):
+            if self._looks:
+                self._look(batch)
+            yield batch
+
+    def _look(self, batch: SequenceBatch) -> None:
+        ids, mask = batch.target_ids.tolist(), batch.target_mask.tolist()
+        outputs: dict[str, list[list[int]]] = {}
+        for row, origin in enumerate(batch.origins or ()):
+            if origin in STUDENT_ORIGINS:
+                own = [i for i, counts in zip(ids[row], mask[row], strict=True) if counts]
+                outputs.setdefault(batch.example_ids[row], []).append(own)
+        self._seen.append(token_sums(outputs))
 
     def end_update(self) -> dict[str, TokenSum]:
         """The source's own, and `distinct_2` and `repetition_4` of `token_sums`."""

@@ -328,9 +328,10 @@ class TrainingLoop:
 
     def _scored(self) -> Iterator[_Scored]:
         """The update's micro-batches, one after the other, with what the teacher says."""
+        batches = self.source.batches(self._micro_batches)
         for _ in range(self._micro_batches):
             with self.clock.phase("data"):
-                batch = self.source.next_batch().to(self.accelerator.device, non_blocking=True)
+                batch = next(batches).to(self.accelerator.device, non_blocking=True)
             with self.clock.phase("teacher"), self._autocast():
                 scores = self.teacher.score(batch)
             yield batch, scores
