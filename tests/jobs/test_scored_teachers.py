@@ -18,7 +18,7 @@ from seqdistill.jobs.plan import plan
 from seqdistill.jobs.score import plan_teacher_scores, score_teacher
 from seqdistill.jobs.train import train
 from seqdistill.recipe.schema import Recipe
-from seqdistill.teachers import kept_scores
+from seqdistill.teachers import keeping_scores, kept_scores
 from seqdistill.teachers.kept_scores import SCORES
 
 TOP_K = "teacher.scores=top_k"
@@ -96,7 +96,7 @@ def test_truncated_and_unfinished_scores_are_refused_and_the_latter_go_on(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_scores, "PART_EXAMPLES", 10)
-    states, seen = kept_scores._states, list[int]()
+    states, seen = keeping_scores._states, list[int]()
 
     def interrupted(*given: object) -> object:
         seen.append(1)
@@ -104,7 +104,7 @@ def test_truncated_and_unfinished_scores_are_refused_and_the_latter_go_on(
             raise KeyboardInterrupt
         return states(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(kept_scores, "_states", interrupted)
+    monkeypatch.setattr(keeping_scores, "_states", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score(recipe_of(place, EVERY))
     num_made = len([*(place / "kept").glob("*.arrow")])

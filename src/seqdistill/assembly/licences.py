@@ -7,6 +7,11 @@ from seqdistill.recipe.schema import Recipe
 from seqdistill.records.licences import licence_of
 
 
+def model_licence(name: str) -> str | None:
+    """What the model of that name, in a recipe, says; None where unknown."""
+    return licence_of(_place(name), "model")
+
+
 def licences(recipe: Recipe) -> list[tuple[str, str, str | None]]:
     """(what it is, its name, its licence) of all that a student is made of; None where unknown."""
     data, found = recipe.data, list[tuple[str, str, str | None]]()
