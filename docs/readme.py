@@ -14,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks import estimate
 from experiments.gkd import page as gkd
 from experiments.kim_rush import page as kim_rush
 from experiments.on_policy import page as on_policy
@@ -27,7 +28,8 @@ README = ROOT / "README.md"
 CODEBASE = ROOT / "docs" / "codebase.md"
 METHODS_PAGE = ROOT / "docs" / "guides" / "methods.md"
 RECIPES_PAGE = ROOT / "docs" / "guides" / "recipes.md"
-PAGES = (README, METHODS_PAGE, RECIPES_PAGE, CODEBASE)
+SCALING_PAGE = ROOT / "docs" / "guides" / "scaling.md"
+PAGES = (README, METHODS_PAGE, RECIPES_PAGE, SCALING_PAGE, CODEBASE)
 RESULTS = ROOT / "docs" / "results" / "demo.json"
 SPARSE_TEACHERS = ROOT / "docs" / "results" / "sparse_teachers.json"
 MANIFEST = ROOT / "docs" / "results" / "demo.manifest.json"
@@ -202,6 +204,7 @@ def rendered(page: Path = README) -> str:
             "gkd table": gkd_table,
         },
         RECIPES_PAGE: {"sparse teachers table": sparse_teachers_table},
+        SCALING_PAGE: {"estimates": estimate.page},
         CODEBASE: {"file map": file_map},
     }[page]
     text = page.read_text("utf-8")

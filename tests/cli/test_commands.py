@@ -54,17 +54,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         made.resumed.append(resume)
         return RunDirectory(write_run(Path("runs/measured")))
 
-    def label_data(recipe: Recipe, *, progress: Progress) -> Path:
+    def label_data(recipe: Recipe, *, progress: Progress, workers: None) -> Path:
         made.recipes.append(recipe)
         return Path("runs/teacher-corpora/0123")
 
     def score_pass_rates(
-        recipe: Recipe, wanted: PassRates, output: Path, *, progress: Progress
+        recipe: Recipe, wanted: PassRates, output: Path, *, progress: Progress, workers: None
     ) -> str:
         made.recipes.append(recipe)
         return f"of {wanted.num_rollouts} rollouts by the {wanted.model}"
 
-    def score_teacher(recipe: Recipe, *, progress: Progress) -> Path:
+    def score_teacher(recipe: Recipe, *, progress: Progress, workers: None) -> Path:
         made.recipes.append(recipe)
         return Path(recipe.teacher.kept_scores or "runs/teacher-scores/0123")
 

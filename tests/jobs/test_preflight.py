@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,20 @@ def test_a_teacher_of_other_texts_is_warned_of(caplog: pytest.LogCaptureFixture)
     nats = preflight(plain(" blau", "teacher.model=teacher", method="word_kd"))
     assert isinstance(found := nats["teacher_nats_per_token"], float) and found > 4.0
     assert "less than chance" in caplog.text
+
+
+def test_each_of_several_teachers_is_looked_at(caplog: pytest.LogCaptureFixture) -> None:
+    plain_student()
+    for name, scale in (("calm", 0.0), ("sure", 20.0)):
+        model = tiny_model("llama", seed=1)
+        with torch.no_grad():
+            model.lm_head.weight.mul_(scale)
+        model.save_pretrained(name)
+        character_tokenizer(closes=False).save_pretrained(name)
+    teachers = "teacher.model=[{model: calm}, {model: sure}]"
+    nats = preflight(plain(" blau", teachers, method="word_kd"))
+    assert nats["teacher_nats_per_token of calm"] == pytest.approx(math.log(40))
+    assert "the teacher sure gives the first references" in caplog.text
 
 
 def test_targets_without_text_or_that_go_on_behind_their_end_are_refused() -> None:

@@ -13,13 +13,15 @@ from tests.tiny import character_tokenizer, tiny_model
 from seqdistill.assembly import preparing
 from seqdistill.core.errors import DataError, RecipeError, StaleCorpusError
 from seqdistill.core.progress import NoProgress
+from seqdistill.jobs.cards import model_card
 from seqdistill.jobs.doctor import examine
 from seqdistill.jobs.plan import plan
 from seqdistill.jobs.score import plan_teacher_scores, score_teacher
 from seqdistill.jobs.train import train
+from seqdistill.models.loading import load_pair
 from seqdistill.recipe.schema import Recipe
-from seqdistill.teachers import kept_scores
-from seqdistill.teachers.kept_scores import SCORES
+from seqdistill.teachers import keeping_scores, kept_scores
+from seqdistill.teachers.kept_scores import SCORES, read_record
 
 TOP_K = "teacher.scores=top_k"
 EVERY = "teacher.top_k=1000"  # more than there are: all
@@ -96,7 +98,7 @@ def test_truncated_and_unfinished_scores_are_refused_and_the_latter_go_on(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_scores, "PART_EXAMPLES", 10)
-    states, seen = kept_scores._states, list[int]()
+    states, seen = keeping_scores._states, list[int]()
 
     def interrupted(*given: object) -> object:
         seen.append(1)
@@ -104,7 +106,7 @@ def test_truncated_and_unfinished_scores_are_refused_and_the_latter_go_on(
             raise KeyboardInterrupt
         return states(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(kept_scores, "_states", interrupted)
+    monkeypatch.setattr(keeping_scores, "_states", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score(recipe_of(place, EVERY))
     num_made = len([*(place / "kept").glob("*.arrow")])
@@ -155,3 +157,13 @@ def test_only_a_recipe_that_keeps_scores_of_one_student_is_scored(place: Path) -
         score(recipe_in(place, "word_kd"))
     with pytest.raises(RecipeError, match="the recipe of one student, got one of stages"):
         score(recipe_in(place, "word_kd_seq_inter"))
+
+
+def test_the_card_of_a_student_of_kept_scores_names_their_teacher(scored: Path) -> None:
+    run = trained(recipe_of(scored, EVERY, "teacher.model=null", name="without"))
+    name = str(scored / "teacher")
+    assert read_record(scored / "kept").teacher == name
+    pair = load_pair(str(run.student_path))
+    exported = {"form": "dense", "weight_bytes": 1, "agreement": None, "equal_outputs": None}
+    told = model_card(pair, run, exported)
+    assert "distilled from teacher" in told and "- teacher: teacher; licence: unknown" in told

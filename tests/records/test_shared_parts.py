@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqdistill.records.shared_parts import make_parts
+from seqdistill.records.shared_parts import Parts, make_parts
 
 
 def test_the_last_to_see_that_all_is_made_leaves_what_others_write_next(tmp_path: Path) -> None:
@@ -14,12 +14,15 @@ def test_the_last_to_see_that_all_is_made_leaves_what_others_write_next(tmp_path
 
     def arrives() -> None:
         make_parts(
-            tmp_path,
-            ["shard.parquet"],
-            is_made=lambda _: True,
-            make=lambda _: None,
-            is_finished=lambda: bool(finished),
-            finish=lambda: finished.append("by the first"),
+            Parts(
+                tmp_path,
+                ["shard.parquet"],
+                begin=lambda: None,
+                is_made=lambda _: True,
+                make=lambda _: None,
+                is_finished=lambda: bool(finished),
+                finish=lambda: finished.append("by the first"),
+            )
         )
 
     writing.touch()  # by a process that was killed

@@ -22,7 +22,7 @@ from seqdistill.metrics.similarity import (
 )
 from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources.interpolation import InterpolationSummary, interpolate
-from seqdistill.sources.labelling import label
+from seqdistill.sources.labelling import Labelling, label
 from seqdistill.sources.shards import Prompt, TeacherOutput
 from seqdistill.sources.teacher_corpus import (
     CorpusRecord,
@@ -186,7 +186,7 @@ def corpus_of_halves(folder: Path) -> TeacherCorpus:
         Prompt(name, [IDS[word] for word in text.split()], text)
         for name, text in REFERENCES.items()
     ]
-    return label(sources, HalfFinished(), SETTINGS, folder, decode=spell)
+    return label(Labelling(sources, HalfFinished, SETTINGS, folder, decode=spell))
 
 
 class Compared:

@@ -20,7 +20,7 @@ from seqdistill.core.errors import DataError, ModelError, StaleCorpusError
 from seqdistill.generation.decoding import Hypothesis, SequenceGenerator
 from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.sources import shards
-from seqdistill.sources.labelling import label
+from seqdistill.sources.labelling import Labelling, label
 from seqdistill.sources.shards import Prompt, TeacherOutput, fingerprint_sources
 from seqdistill.sources.teacher_corpus import CORPUS, CorpusSettings, TeacherCorpus, is_complete
 
@@ -88,7 +88,9 @@ def label_with(generator: SequenceGenerator, folder: Path, **changes: Any) -> Te
     fields = {name: changes.pop(name) for name in of_settings & changes.keys()}
     fields.setdefault("sources_fingerprint", fingerprint_sources(sources))
     arguments: dict[str, Any] = {"shard_size": 5, "decode": spell} | changes
-    return label(sources, generator, settings_with(**fields), folder, **arguments)
+    return label(
+        Labelling(sources, lambda: generator, settings_with(**fields), folder, **arguments)
+    )
 
 
 def stored(corpus: TeacherCorpus) -> list[TeacherOutput]:

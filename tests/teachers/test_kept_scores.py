@@ -18,14 +18,14 @@ from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import DenseScores
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.teachers import kept_scores
+from seqdistill.teachers import keeping_scores, kept_scores
 from seqdistill.teachers.forms import HiddenStates, Precision
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
+from seqdistill.teachers.keeping_scores import Keeping, make_scores
 from seqdistill.teachers.kept_scores import (
     SCORES,
     KeptScoresTeacher,
     ScoresSettings,
-    make_scores,
 )
 
 # Of n best outputs each is an example of the same id and source.
@@ -57,14 +57,16 @@ def settings_for(teacher: SequenceModel, precision: Precision = "fp32") -> Score
 
 def make(place: Place) -> None:
     make_scores(
-        place.teacher,
-        place.examples,
-        collator(place.teacher.kind),
-        place.folder,
-        settings=place.settings,
-        batch_tokens=60,
-        device=torch.device("cpu"),
-        progress=NoProgress(),
+        Keeping(
+            place.teacher,
+            place.examples,
+            collator(place.teacher.kind),
+            place.folder,
+            settings=place.settings,
+            batch_tokens=60,
+            device=torch.device("cpu"),
+            progress=NoProgress(),
+        )
     )
 
 
@@ -184,7 +186,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     At more than 25 examples the making is interrupted, unless the list begins below zero.
     """
     monkeypatch.setattr(kept_scores, "PART_EXAMPLES", 10)
-    rows, batches = kept_scores._states, list[int]()
+    rows, batches = keeping_scores._states, list[int]()
 
     def counted(teacher: SequenceModel, batch: SequenceBatch) -> Any:
         batches.append(batch.num_sequences)
@@ -192,7 +194,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise KeyboardInterrupt
         return rows(teacher, batch)
 
-    monkeypatch.setattr(kept_scores, "_states", counted)
+    monkeypatch.setattr(keeping_scores, "_states", counted)
     return batches
 
 

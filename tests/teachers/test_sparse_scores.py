@@ -21,7 +21,8 @@ from seqdistill.models.adapters import SequenceModel
 from seqdistill.teachers import kept_scores
 from seqdistill.teachers.forms import Form, Samples, TopK
 from seqdistill.teachers.in_process import InProcessTeacher
-from seqdistill.teachers.kept_scores import KeptScoresTeacher, ScoresSettings, make_scores
+from seqdistill.teachers.keeping_scores import Keeping, make_scores
+from seqdistill.teachers.kept_scores import KeptScoresTeacher, ScoresSettings
 
 EXAMPLES = random_examples(30, seed=4)
 HALF = VOCAB - 3  # the teacher's last symbols are padding
@@ -34,14 +35,16 @@ def kept(
     teacher = SequenceModel(tiny_model(name))
     settings = ScoresSettings("teacher", "vocabulary", teacher.kind, 2, form)
     make_scores(
-        teacher,
-        EXAMPLES,
-        collator(teacher.kind),
-        folder,
-        settings=settings,
-        batch_tokens=60,
-        device=torch.device("cpu"),
-        progress=NoProgress(),
+        Keeping(
+            teacher,
+            EXAMPLES,
+            collator(teacher.kind),
+            folder,
+            settings=settings,
+            batch_tokens=60,
+            device=torch.device("cpu"),
+            progress=NoProgress(),
+        )
     )
     return KeptScoresTeacher(folder, EXAMPLES, settings=settings, sparse_form=sparse_form)
 
@@ -152,14 +155,16 @@ def test_64_symbols_of_a_large_vocabulary_take_less_than_300_bytes_a_token(tmp_p
     teacher = SequenceModel(tiny_model("llama", vocab_size=vocab_size, max_position_embeddings=80))
     form = TopK(64, vocab_size)
     make_scores(
-        teacher,
-        examples,
-        collator("causal"),
-        tmp_path / "kept",
-        settings=ScoresSettings("teacher", "vocabulary", "causal", None, form),
-        batch_tokens=2000,
-        device=torch.device("cpu"),
-        progress=NoProgress(),
+        Keeping(
+            teacher,
+            examples,
+            collator("causal"),
+            tmp_path / "kept",
+            settings=ScoresSettings("teacher", "vocabulary", "causal", None, form),
+            batch_tokens=2000,
+            device=torch.device("cpu"),
+            progress=NoProgress(),
+        )
     )
     (part,) = (tmp_path / "kept").glob("*.arrow")
     num_tokens = sum(e.num_counted for e in examples)

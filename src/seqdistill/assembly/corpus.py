@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from seqdistill.assembly.judging import text_units
 from seqdistill.assembly.models import build_teacher, each_teacher, teacher_placement
 from seqdistill.core.errors import ModelError, StaleCorpusError
 from seqdistill.core.origins import ROUTE
-from seqdistill.core.progress import Progress
+from seqdistill.core.progress import NoProgress, Progress
 from seqdistill.data.conversations import ChatSettings, prompt_text
 from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
@@ -39,9 +40,10 @@ from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
+from seqdistill.records.shared_parts import Make, Parts, make_parts
 from seqdistill.sources.error_filter import within_error_rate
 from seqdistill.sources.interpolation import interpolate
-from seqdistill.sources.labelling import label
+from seqdistill.sources.labelling import Labelling, label
 from seqdistill.sources.pool import Pool
 from seqdistill.sources.shards import Prompt, TeacherOutput, fingerprint_sources
 from seqdistill.sources.teacher_corpus import (
@@ -116,7 +118,7 @@ class Wanted:
             if self.of is LABELS  # settings are named as those of labels
             if found.parent != self.folder  # which another process may have begun
         ]
-        others = [(changed, folder) for changed, folder in others if len(changed) <= _FEW]
+        others = [(changed, folder) for changed, folder in others if 0 < len(changed) <= _FEW]
         if not others:
             return f"{self.of.doing} into {self.folder}"
         changed, folder = min(others, key=lambda other: len(other[0]))
@@ -198,10 +200,11 @@ def label_with_teacher(
     examples: Sequence[Example],
     progress: Progress,
     of: CorpusOf = LABELS,
+    make: Make = make_parts,
 ) -> TeacherCorpus:
     """The teacher's outputs for these examples, made now where they do not exist yet.
 
-    Every process that calls this takes part in the making.
+    Every process that calls this takes part in the making, unless `make` is otherwise.
     """
     wanted = wanted_corpus(recipe, teacher, examples, of)
     check_usable(wanted.folder)
@@ -213,22 +216,40 @@ def label_with_teacher(
         progress.echo(f"the teacher reads the column {column} in the place of the prompts")
     if wanted.is_there:
         return TeacherCorpus.open(wanted.folder, expected=wanted.settings)
-    facts = pair_facts(teacher)
-    decoder = TextDecoder(teacher.tokenizer)
+    labelling = _labelling(recipe, teacher, examples, progress, wanted)
     progress.start(f"{of.doing} with the {of.writer}", len(examples))
-    corpus = label(
-        _Prompts(as_teacher_reads(examples), wanted.sources, teacher, chat_settings(recipe.data)),
-        label_generator(recipe, teacher, wanted),
+    corpus = label(labelling, make)
+    progress.finish()
+    return corpus
+
+
+def corpus_parts(
+    recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], of: CorpusOf = LABELS
+) -> Parts:
+    """What `label_with_teacher` makes, for a process that makes some of it."""
+    wanted = wanted_corpus(recipe, teacher, examples, of)
+    return _labelling(recipe, teacher, examples, NoProgress(), wanted).parts()
+
+
+def _labelling(
+    recipe: Recipe,
+    teacher: LoadedModel,
+    examples: Sequence[Example],
+    progress: Progress,
+    wanted: Wanted,
+) -> Labelling:
+    decoder, chat = TextDecoder(teacher.tokenizer), chat_settings(recipe.data)
+    return Labelling(
+        _Prompts(as_teacher_reads(examples), wanted.sources, teacher, chat),
+        functools.partial(label_generator, recipe, teacher, wanted),
         wanted.settings,
         wanted.folder,
         decode=lambda ids: decoder.text(ids).strip(),
-        ends=named_tokens(teacher.tokenizer, facts.end_ids),
-        writer=of.writer,
-        shard_size=of.shard_size,
+        ends=named_tokens(teacher.tokenizer, pair_facts(teacher).end_ids),
+        writer=wanted.of.writer,
+        shard_size=wanted.of.shard_size,
         on_progress=progress.advance,
     )
-    progress.finish()
-    return corpus
 
 
 @dataclasses.dataclass(frozen=True)

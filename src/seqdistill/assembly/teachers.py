@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from seqdistill.assembly.data import collator_for
+from seqdistill.assembly.licences import model_licence
 from seqdistill.assembly.models import (
     build_teacher,
     model_folder,
@@ -33,6 +35,7 @@ from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
+from seqdistill.records.shared_parts import Make, Parts, make_parts
 from seqdistill.teachers.forms import Form, HiddenStates, Samples, TopK
 from seqdistill.teachers.in_process import (
     AveragedTeacher,
@@ -41,11 +44,11 @@ from seqdistill.teachers.in_process import (
     NoTeacher,
     Teacher,
 )
+from seqdistill.teachers.keeping_scores import Keeping, make_scores
 from seqdistill.teachers.kept_scores import (
     KeptScoresTeacher,
     ScoresSettings,
     is_finished,
-    make_scores,
     missing_from,
     read_record,
 )
@@ -151,12 +154,13 @@ def build_teacher_scores(
     device: torch.device,
     progress: Progress,
     publication: Publication = Publication(),
+    make: Make = make_parts,
 ) -> Teacher:
     """What scores the batches of these sequences: kept scores, made now if need be, or a model."""
     teacher, section = prepared.teacher, prepared.recipe.teacher
     if not (section.keeps_scores and prepared.asks_teacher):
         return live_teacher(prepared, device, publication)
-    folder, settings = _keep(prepared, examples, progress)
+    folder, settings = _keep(prepared, examples, progress, make)
     head = None
     if section.cache_hidden_states != "none":
         assert teacher is not None
@@ -173,7 +177,7 @@ def check_kept_scores(prepared: Prepared) -> None:
 
 
 def _keep(
-    prepared: Prepared, examples: Sequence[EncodedExample], progress: Progress
+    prepared: Prepared, examples: Sequence[EncodedExample], progress: Progress, make: Make
 ) -> tuple[Path, ScoresSettings]:
     """The folder with the scores of these sequences, made now if need be, and what they are of.
 
@@ -192,24 +196,46 @@ def _keep(
             )
         return folder, _settings_without_teacher(prepared, folder)
     settings = _settings(prepared, teacher)
-    folder = Path(named) if named is not None else _own_folder(recipe, settings, examples)
+    folder = _folder(recipe, settings, examples)
     if not is_finished(folder):
-        make_scores(
-            SequenceModel(teacher.model),
-            examples,
-            collator_for(prepared.student),
-            folder,
-            settings=settings,
-            batch_tokens=recipe.training.batch_tokens,
-            device=teacher_placement(recipe).device,
-            progress=progress,
-        )
+        make_scores(_keeping(prepared, teacher, examples, folder, settings, progress), make)
     return folder, settings
 
 
-def _own_folder(
-    recipe: Recipe, settings: ScoresSettings, examples: Sequence[EncodedExample]
-) -> Path:
+def scores_parts(prepared: Prepared, examples: Sequence[EncodedExample]) -> Parts:
+    """What `build_teacher_scores` makes on disk, for a process that makes some of it."""
+    recipe, teacher = prepared.recipe, prepared.teacher
+    assert teacher is not None
+    settings = _settings(prepared, teacher)
+    folder = _folder(recipe, settings, examples)
+    return _keeping(prepared, teacher, examples, folder, settings, NoProgress()).parts()
+
+
+def _keeping(
+    prepared: Prepared,
+    teacher: LoadedModel,
+    examples: Sequence[EncodedExample],
+    folder: Path,
+    settings: ScoresSettings,
+    progress: Progress,
+) -> Keeping:
+    return Keeping(
+        SequenceModel(teacher.model),
+        examples,
+        collator_for(prepared.student),
+        folder,
+        settings,
+        batch_tokens=prepared.recipe.training.batch_tokens,
+        device=teacher_placement(prepared.recipe).device,
+        progress=progress,
+        name=teacher.name,
+        licence=functools.partial(model_licence, teacher.name),
+    )
+
+
+def _folder(recipe: Recipe, settings: ScoresSettings, examples: Sequence[EncodedExample]) -> Path:
+    if (named := recipe.teacher.kept_scores) is not None:
+        return Path(named)
     content = {**dataclasses.asdict(settings), "data": EncodedDataset.of(examples).fingerprint}
     return output_folder(recipe).parent / "teacher-scores" / of_settings(content)[:16]
 

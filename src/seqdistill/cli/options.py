@@ -73,6 +73,21 @@ TrustRemoteCode = Annotated[
     ),
 ]
 Threads = Annotated[int | None, option("--threads", "N", "CPU threads. Default: all cores.", min=1)]
+Workers = Annotated[
+    int | None,
+    option(
+        "--workers",
+        "N",
+        "Make the parts with so many Ray workers, each with a model of its own (extra: ray).",
+        min=1,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    option(
+        "--ray", "ADDRESS", "The cluster of --workers: HOST:PORT or auto. Default: this machine."
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries do.")]
 Seed = Annotated[int | None, option("--seed", "N", "The seed of the run.")]
 
@@ -105,6 +120,12 @@ def read_words(words: Sequence[str]) -> Given:
             )
     overrides = tuple(word for word in words if _OVERRIDE.match(word))
     return Given(tuple(word for word in words if not _OVERRIDE.match(word)), overrides)
+
+
+def check_ray(workers: int | None, address: str | None) -> None:
+    """Raises UserError for a cluster of which no worker is asked."""
+    if address is not None and workers is None:
+        raise UserError(f"--ray {address} needs --workers N, got none; add how many are to work")
 
 
 def named_settings(

@@ -11,10 +11,13 @@ import typer
 
 from seqdistill.cli.options import (
     Arguments,
+    Ray,
     Seed,
     TrustRemoteCode,
     Verbose,
+    Workers,
     check_new_file,
+    check_ray,
     expanded,
     option,
     read_words,
@@ -64,6 +67,8 @@ def score(
     ] = "student",
     rollouts: Annotated[int, option("--rollouts", "K", "Of each prompt.", min=1)] = 8,
     seed: Seed = None,
+    workers: Workers = None,
+    ray: Ray = None,
     dry_run: DryRun = False,
     trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
@@ -80,8 +85,10 @@ def score(
 
     A teacher's scores of every target token are for training without it. The recipe is the one to
     train, with teacher.scores=top_k or sampled, or with teacher.cache_hidden_states. Several
-    processes share the work (torchrun); stopped at any moment, the same command continues.
+    processes (torchrun) or Ray workers share the work; stopped at any moment, the same command
+    continues.
     """
+    check_ray(workers, ray)
     words = [recipe, *(settings or [])]
     if pass_rate == teacher_scores:
         got = "both" if pass_rate else "nothing"
@@ -91,7 +98,7 @@ def score(
     if teacher_scores:
         named = [] if output is None else [f"teacher.kept_scores={json.dumps(str(output))}"]
         chosen = recipe_of(None, [*words, *named], None, seed, trust_remote_code)
-        _score_teacher(chosen, words, dry_run=dry_run, verbose=verbose)
+        _score_teacher(chosen, words, workers, ray, dry_run=dry_run, verbose=verbose)
         return
     if output is None:
         raise UserError("--output must name the file to write, got none; add -o scored.parquet")
@@ -99,13 +106,15 @@ def score(
     check_new_file(output, "--output")
     with job(console_on(), verbose=verbose) as progress:
         from seqdistill.assembly.pass_rates import PassRates
+        from seqdistill.jobs.ray_workers import RayWorkers
         from seqdistill.jobs.score import plan_pass_rates, score_pass_rates
 
         wanted = PassRates(model, rollouts)
         if dry_run:
             lines = plan_pass_rates(chosen, wanted, output)
         else:
-            found = score_pass_rates(chosen, wanted, output, progress=progress)
+            by = None if workers is None else RayWorkers(workers, ray)
+            found = score_pass_rates(chosen, wanted, output, progress=progress, workers=by)
     if dry_run:
         say_aligned(lines)
         echo("Nothing was written.")
@@ -116,14 +125,24 @@ def score(
     say_aligned([("pass rates", str(found)), ("rows", str(output)), ("train on them", use)])
 
 
-def _score_teacher(recipe: Recipe, words: Sequence[str], *, dry_run: bool, verbose: bool) -> None:
+def _score_teacher(
+    recipe: Recipe,
+    words: Sequence[str],
+    workers: int | None,
+    ray: str | None,
+    *,
+    dry_run: bool,
+    verbose: bool,
+) -> None:
     with job(console_on(), verbose=verbose) as progress:
+        from seqdistill.jobs.ray_workers import RayWorkers
         from seqdistill.jobs.score import plan_teacher_scores, score_teacher
 
         if dry_run:
             lines = plan_teacher_scores(recipe)
         else:
-            folder = score_teacher(recipe, progress=progress)
+            by = None if workers is None else RayWorkers(workers, ray)
+            folder = score_teacher(recipe, progress=progress, workers=by)
     if dry_run:
         say_aligned(lines)
         echo("Nothing was written.")

@@ -14,10 +14,13 @@ import typer
 from seqdistill.cli.options import (
     Arguments,
     OutputDir,
+    Ray,
     Seed,
     TrustRemoteCode,
     Verbose,
+    Workers,
     argument,
+    check_ray,
     named_settings,
     read_words,
 )
@@ -113,6 +116,8 @@ def label(
     *,
     output_dir: OutputDir = None,
     seed: Seed = None,
+    workers: Workers = None,
+    ray: Ray = None,
     dry_run: DryRun = False,
     trust_remote_code: TrustRemoteCode = False,
     verbose: Verbose = False,
@@ -124,8 +129,10 @@ def label(
     output_dir where that is given here, to be named as sequences.corpus=DIR when training; else to
     teacher-corpora/ beside the runs, where `train` finds them by itself. Each shard is a Parquet
     file with the columns id, source, rank (0 is the best), token_ids, text, log_prob and finished.
-    Stopped at any moment, the same command continues.
+    Several processes (torchrun) or Ray workers share the work; stopped at any moment, the same
+    command continues.
     """
+    check_ray(workers, ray)
     words = [recipe, *(settings or [])]
     chosen = recipe_of(None, words, output_dir, seed, trust_remote_code, purpose="label")
     from seqdistill.recipe.systems import output_folder
@@ -152,8 +159,10 @@ def label(
 
     with job(console_on(), verbose=verbose) as progress:
         from seqdistill.jobs.label import check_labels, label_data
+        from seqdistill.jobs.ray_workers import RayWorkers
 
-        folder = label_data(chosen, progress=progress)
+        by = None if workers is None else RayWorkers(workers, ray)
+        folder = label_data(chosen, progress=progress, workers=by)
         if not chosen.teacher.members:  # else each was looked at
             check_labels(folder)
     echo()

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import yaml
 
-from seqdistill.assembly.licences import licences
+from seqdistill.assembly.licences import licences, teacher_of_scores
 from seqdistill.compression.layers import parameter_count
 from seqdistill.core.errors import UserError
 from seqdistill.core.version import __version__
@@ -38,7 +38,7 @@ def model_card(pair: LoadedModel, run: RunDirectory | None, exported: Mapping[st
     settings: dict[str, Any] = {"tags": ["seqdistill", "knowledge-distillation"]}
     settings["library_name"] = _library(str(exported["form"]))
     trained = [] if recipe is None else trainings(recipe)
-    teachers = [*dict.fromkeys(name for one in trained for name in one.teacher.other_models)]
+    teachers = [*dict.fromkeys(name for one in trained for name in _teachers(one))]
     if on_hub := [one for one in teachers if not Path(one).exists() and ":" not in one]:
         settings["base_model"] = on_hub if len(on_hub) > 1 else on_hub[0]
     parts = [
@@ -57,6 +57,12 @@ def model_card(pair: LoadedModel, run: RunDirectory | None, exported: Mapping[st
     if recipe is not None:
         parts += ["## Made of", _sources(recipe), "## Recipe", _settings(recipe)]
     return "\n\n".join(parts) + "\n"
+
+
+def _teachers(recipe: Recipe) -> tuple[str, ...]:
+    """The other models that taught, also one of which only its scores were there."""
+    scored = teacher_of_scores(recipe)
+    return recipe.teacher.other_models if scored is None else (scored[0],)
 
 
 def _recipe_of(run: RunDirectory) -> Recipe | None:

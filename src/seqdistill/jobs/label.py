@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TypeVar
 from seqdistill.assembly.corpus import (
     Wanted,
     asked_of,
+    corpus_parts,
     label_generator,
     label_with_teacher,
     wanted_corpus,
@@ -19,9 +22,11 @@ from seqdistill.assembly.models import build_teacher
 from seqdistill.core.errors import ModelError
 from seqdistill.core.progress import Progress
 from seqdistill.jobs.logs import peak_memory_mb
+from seqdistill.jobs.ray_workers import RayWorkers
 from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.records.shared_parts import Parts, make_parts
 from seqdistill.sources.teacher_corpus import read_record
 
 Item = TypeVar("Item")
@@ -29,25 +34,34 @@ _NUM_LABELLED = 48
 """Enough to fill a batch of every worker, few enough to take seconds."""
 
 
-def label_data(recipe: Recipe, *, progress: Progress) -> Path:
+def label_data(recipe: Recipe, *, progress: Progress, workers: RayWorkers | None = None) -> Path:
     """The folder of the teacher's corpus, or the one that those of several lie in; neither
     references nor a student are needed.
 
-    Raises RecipeError for what does not go together, and for a chain, whose stages may each have a
-    corpus of their own.
+    `workers` make it in the place of this process. Raises RecipeError for what does not go
+    together, and for a chain, whose stages may each have a corpus of their own.
     """
     check_recipe(recipe, purpose="label")
     examples = read_split(recipe, "train", targets="optional")
-    folders = [
-        label_with_teacher(one, build_teacher(one), part, progress).folder
-        for one, part in asked_of(recipe, examples)
-        if len(part)
-    ]
+    folders = []
+    for number, (one, part) in enumerate(asked_of(recipe, examples)):
+        build = functools.partial(_parts_of_teacher, number)
+        make = make_parts if workers is None else workers.maker(recipe, build)
+        if len(part):
+            corpus = label_with_teacher(one, build_teacher(one), part, progress, make=make)
+            folders.append(corpus.folder)
     if not recipe.teacher.members:
         return folders[0]
     for folder in folders:
         check_labels(folder)
     return folders[0].parent
+
+
+def _parts_of_teacher(number: int, recipe: Recipe) -> Parts:
+    """What a worker makes: of the labels of one of the teachers."""
+    examples = read_split(recipe, "train", targets="optional")
+    one, part = next(itertools.islice(asked_of(recipe, examples), number, None))
+    return corpus_parts(one, build_teacher(one), part)
 
 
 def check_labels(folder: Path) -> None:

@@ -6,6 +6,7 @@ a script, an end that is never said. Each costs a second here, and a run later.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import unicodedata
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from seqdistill.assembly.preparing import Prepared
 from seqdistill.assembly.teachers import teacher_facts
 from seqdistill.core.errors import DataError
+from seqdistill.core.origins import ROUTE
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
@@ -57,8 +59,7 @@ def preflight(prepared: Prepared) -> dict[str, object]:
         for row in rows:
             _check_end(row, facts, tokenizer)
         found |= _check_texts(rows, prepared)
-        if prepared.teacher is not None:
-            found |= _teacher_facts(rows, prepared, prepared.teacher)
+        found |= _teachers_facts(rows, prepared)
     return found
 
 
@@ -153,19 +154,32 @@ def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def _teacher_facts(
+def _teachers_facts(rows: Sequence[EncodedExample], prepared: Prepared) -> dict[str, object]:
+    """The mean nats of each teacher; of several under its name, and of the rows routed to it."""
+    found: dict[str, object] = {}
+    for number, teacher in enumerate(prepared.teachers):
+        asked = [row for row in rows if row.extras.get(ROUTE, number) == number]
+        with contextlib.nullcontext() if teacher.adapter is None else teacher.adapter.on():
+            nats = _nats_of(asked, prepared, teacher) if asked else None
+        if nats is not None:
+            of = f" of {teacher.name}" if len(prepared.teachers) > 1 else ""
+            found[f"teacher_nats_per_token{of}"] = nats
+    return found
+
+
+def _nats_of(
     rows: Sequence[EncodedExample], prepared: Prepared, teacher: LoadedModel
-) -> dict[str, object]:
+) -> float | None:
     """The mean nats that the teacher gives a token of the references.
 
-    Nothing of a teacher that reads other ids than the student, or another kind of model.
+    None for a teacher that reads other ids than the student, and for another kind of model.
     """
     student = prepared.student
     if (
         teacher.kind != student.kind
         or teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab()
     ):
-        return {}
+        return None
     facts = pair_facts(teacher)
     scored = token_log_probs(
         teacher.model,
@@ -176,12 +190,13 @@ def _teacher_facts(
     nats = -sum(values) / len(values)
     if nats > math.log(facts.vocab_size):
         _LOG.warning(
-            "the teacher gives the first references %.1f nats per token, less than chance (%.1f): "
-            "was it trained for these texts, in this chat template and these languages?",
+            "the teacher %s gives the first references %.1f nats per token, less than chance "
+            "(%.1f): was it trained for these texts, in this chat template and these languages?",
+            teacher.name,
             nats,
             math.log(facts.vocab_size),
         )
-    return {"teacher_nats_per_token": nats}
+    return nats
 
 
 def _shown(

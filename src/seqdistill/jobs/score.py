@@ -8,27 +8,30 @@ of every target, on disk, to be trained from in its place.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from seqdistill.assembly.corpus import label_with_teacher, wanted_corpus
+from seqdistill.assembly.corpus import corpus_parts, label_with_teacher, wanted_corpus
 from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.assembly.pass_rates import NUM, RATE, PassRates
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.rewards import reward_of_texts
 from seqdistill.assembly.sequences import training_sequences
-from seqdistill.assembly.teachers import build_teacher_scores, scores_bytes
+from seqdistill.assembly.teachers import build_teacher_scores, scores_bytes, scores_parts
 from seqdistill.core.errors import RecipeError
-from seqdistill.core.progress import Progress
+from seqdistill.core.progress import NoProgress, Progress
 from seqdistill.data.rewriting import check_suffix, write_again
-from seqdistill.jobs.label import planned_labels
+from seqdistill.jobs.label import label_data, planned_labels
 from seqdistill.jobs.logs import peak_memory_mb
+from seqdistill.jobs.ray_workers import RayWorkers
 from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.records.shared_parts import Make, Parts, make_parts
 from seqdistill.teachers.kept_scores import KeptScoresTeacher
 
 
@@ -51,13 +54,18 @@ class PassRateCounts:
 
 
 def score_pass_rates(
-    recipe: Recipe, wanted: PassRates, output: Path, *, progress: Progress
+    recipe: Recipe,
+    wanted: PassRates,
+    output: Path,
+    *,
+    progress: Progress,
+    workers: RayWorkers | None = None,
 ) -> PassRateCounts | None:
     """Writes the rows of `data.train` with the columns pass_rate and num_rollouts to `output`.
 
     Every process of a launch samples its share; the first one judges and writes, the others get
-    None. Stopped at any moment, the next call goes on, and writes the same file. Raises UserError
-    for what does not go together, before anything is sampled.
+    None. `workers` sample in their place. Stopped at any moment, the next call goes on, and writes
+    the same file. Raises UserError for what does not go together, before anything is sampled.
     """
     check_suffix(output)
     check_recipe(recipe, purpose="score")
@@ -68,7 +76,9 @@ def score_pass_rates(
     model = build_teacher(asked)
     reward = reward_of_texts(asked, model, examples)
     wanted.try_reward(reward, examples)
-    corpus = label_with_teacher(asked, model, examples, progress, wanted.corpus)
+    build = functools.partial(_parts_of_rollouts, wanted)
+    make = make_parts if workers is None else workers.maker(asked, build)
+    corpus = label_with_teacher(asked, model, examples, progress, wanted.corpus, make)
     if os.environ.get("RANK", "0") != "0":
         return None
     progress.start("judging", len(examples))
@@ -82,6 +92,11 @@ def score_pass_rates(
     write_again(str(read.train), examples, columns, output, numbers=read.extra_columns)
     never, always = rates.count(0.0), rates.count(1.0)
     return PassRateCounts(never, always, len(rates) - never - always, sum(rates) / len(rates))
+
+
+def _parts_of_rollouts(wanted: PassRates, asked: Recipe) -> Parts:
+    examples = read_split(asked, "train", targets="optional")
+    return corpus_parts(asked, build_teacher(asked), examples, wanted.corpus)
 
 
 def plan_pass_rates(recipe: Recipe, wanted: PassRates, output: Path) -> list[tuple[str, str]]:
@@ -102,18 +117,29 @@ def plan_pass_rates(recipe: Recipe, wanted: PassRates, output: Path) -> list[tup
     ]
 
 
-def score_teacher(recipe: Recipe, *, progress: Progress) -> Path:
+def score_teacher(recipe: Recipe, *, progress: Progress, workers: RayWorkers | None = None) -> Path:
     """The folder with the teacher's scores of the sequences that the recipe trains on.
 
-    Every process of a launch makes its share. Stopped at any moment, the next call goes on. Raises
-    UserError for whatever training would refuse: before anything is scored, and for a folder that
-    is finished already, with other scores.
+    Every process of a launch makes its share, or `workers` make all. Stopped at any moment, the
+    next call goes on. Raises UserError for whatever training would refuse: before anything is
+    scored, and for a folder that is finished already, with other scores.
     """
     prepared = _prepared_to_score(recipe)
+    make: Make = make_parts
+    if workers is not None:
+        if recipe.sequences.decoded_by_teacher:
+            label_data(recipe, progress=progress, workers=workers)
+        make = workers.maker(recipe, _parts_of_scores)
     examples, _ = training_sequences(prepared, progress)
-    kept = build_teacher_scores(prepared, examples, torch.device("cpu"), progress)
+    kept = build_teacher_scores(prepared, examples, torch.device("cpu"), progress, make)
     assert isinstance(kept, KeptScoresTeacher)
     return kept.folder
+
+
+def _parts_of_scores(recipe: Recipe) -> Parts:
+    prepared = _prepared_to_score(recipe)
+    examples, _ = training_sequences(prepared, NoProgress())
+    return scores_parts(prepared, examples)
 
 
 def plan_teacher_scores(recipe: Recipe) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from seqdistill.core.errors import DataError
 from seqdistill.metrics.similarity import SentenceSimilarity
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.records.shared_parts import make_parts
+from seqdistill.records.shared_parts import Parts, make_parts
 from seqdistill.sources.shards import TeacherOutput, facts_of, read_shard, write_outputs
 from seqdistill.sources.teacher_corpus import TeacherCorpus, in_step
 
@@ -107,12 +107,15 @@ def interpolate(
 
     if not path.is_file():
         make_parts(
-            corpus.folder,
-            [path.name],
-            is_made=lambda _: path.is_file(),
-            make=lambda _: write_outputs(path, chosen(), facts),
-            is_finished=lambda: False,
-            finish=lambda: None,
+            Parts(
+                corpus.folder,
+                [path.name],
+                begin=lambda: None,
+                is_made=lambda _: path.is_file(),
+                make=lambda _: write_outputs(path, chosen(), facts),
+                is_finished=lambda: False,
+                finish=lambda: None,
+            )
         )
     try:
         summary = TypeAdapter(InterpolationSummary).validate_json(facts_of(path))

@@ -12,7 +12,13 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import of_file
-from seqdistill.records.shared_parts import make_parts, one_at_a_time, remove_left_overs
+from seqdistill.records.shared_parts import (
+    Make,
+    Parts,
+    make_parts,
+    one_at_a_time,
+    remove_left_overs,
+)
 from seqdistill.sources.shards import Counts, Prompt, counts_of, write_shard
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
@@ -39,56 +45,26 @@ _LEAST_SHARE = 0.05
 """Of examples with an output. With fewer, the corpus is no sample of what the data asks."""
 
 
-def label(
-    sources: Sequence[Prompt],
-    generator: SequenceGenerator,
-    settings: CorpusSettings,
-    folder: Path,
-    *,
-    decode: Callable[[Sequence[int]], str],
-    ends: str = "its end token",
-    writer: str = "teacher",
-    shard_size: int = 2048,
-    on_progress: Callable[[int], None] | None = None,
-) -> TeacherCorpus:
-    """The teacher's corpus over `sources`, generated where `folder` does not hold it already.
+def label(labelling: Labelling, make: Make = make_parts) -> TeacherCorpus:
+    """The teacher's corpus, generated where its folder does not hold it already.
 
     Any number of processes may call this at once, on one launch or several: each makes shards that
-    no other one is making, and all return when all are made. The corpus is the same however many
-    there are. A process may be killed at any moment and loses the shard it was making; the next
-    call goes on. In mode `sample` each shard draws from its own stream of the seed. A finished
-    corpus is only read.
-
-    `settings` are what decides the outputs; ids of `sources` come once each, and their texts are
-    for people who read the files. Of a beam only finished hypotheses are kept; samples that
-    `max_new_tokens` cut off are kept as far as they go, and counted. `on_progress` receives numbers
-    of examples that became ready, stored ones included. `ends` names the tokens that end an output,
-    and `writer` who writes, both for messages.
+    no other one is making, and all return when all are made; with another `make`, as that says. The
+    corpus is the same however many there are. A process may be killed at any moment and loses the
+    shard it was making; the next call goes on. In mode `sample` each shard draws from its own
+    stream of the seed. A finished corpus is only read.
 
     Raises ModelError, as soon as it shows and with no corpus left, when hardly any example has an
     output that ends; StaleCorpusError when the folder was begun with other settings, and DataError
     when it holds other things and for no examples.
     """
-    if not len(sources):
-        raise DataError("labelling needs at least one example, found none; check the data's limits")
-    check_usable(folder)
-    record = CorpusRecord(settings, len(sources), shard_size)
-    report = on_progress or (lambda _: None)
+    folder, record = labelling.folder, labelling.record
     if is_complete(folder):
         _check_record(folder, record)
-        report(len(sources))
+        labelling.on_progress(record.num_examples)
     else:
-        _begin(folder, record)
-        labelling = _Labelling(folder, record, sources, generator, decode, ends, writer, report)
-        make_parts(
-            folder,
-            record.shard_names,
-            is_made=labelling.is_made,
-            make=labelling.make,
-            is_finished=lambda: is_complete(folder),
-            finish=labelling.finish,
-        )
-    return TeacherCorpus.open(folder, expected=settings)
+        make(labelling.parts())
+    return TeacherCorpus.open(folder, expected=labelling.settings)
 
 
 def _begin(folder: Path, record: CorpusRecord) -> None:
@@ -125,20 +101,55 @@ def _check_record(folder: Path, wanted: CorpusRecord) -> CorpusRecord:
 
 
 @dataclasses.dataclass
-class _Labelling:
-    """One process's share of a corpus."""
+class Labelling:
+    """A corpus to be made: what is asked, and who answers.
 
-    folder: Path
-    record: CorpusRecord
+    `settings` are what decides the outputs; ids of `sources` come once each, and their texts are
+    for people who read the files. Of a beam only finished hypotheses are kept; samples that
+    `max_new_tokens` cut off are kept as far as they go, and counted.
+
+    Raises DataError for no sources and for a folder that holds other things.
+    """
+
     sources: Sequence[Prompt]
-    generator: SequenceGenerator
+    generator: Callable[[], SequenceGenerator]
+    """Built by who makes shards, before the first."""
+    settings: CorpusSettings
+    folder: Path
     decode: Callable[[Sequence[int]], str]
-    ends: str
-    writer: str
-    report: Callable[[int], None]
-    counts: Counts = dataclasses.field(default_factory=Counts)
+    ends: str = "its end token"
+    """The tokens that end an output, for messages; and who writes."""
+    writer: str = "teacher"
+    shard_size: int = 2048
+    on_progress: Callable[[int], None] = lambda _: None
+    """Receives numbers of examples that became ready, stored ones included."""
+    counts: Counts = dataclasses.field(default_factory=Counts, init=False)
     """Of the examples in the shards that are there."""
-    num_seen: int = 0
+    num_seen: int = dataclasses.field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.sources):
+            raise DataError(
+                "labelling needs at least one example, found none; check the data's limits"
+            )
+        check_usable(self.folder)
+        self.record = CorpusRecord(self.settings, len(self.sources), self.shard_size)
+
+    def parts(self) -> Parts:
+        """The shards, for whoever makes them."""
+        return Parts(
+            self.folder,
+            self.record.shard_names,
+            begin=self._begin,
+            is_made=self._is_made,
+            make=self._make,
+            is_finished=lambda: is_complete(self.folder),
+            finish=self._finish,
+        )
+
+    def _begin(self) -> None:
+        self._built = self.generator()
+        _begin(self.folder, self.record)
 
     def _part(self, index: int) -> tuple[Path, list[Prompt]]:
         size = self.record.shard_size
@@ -146,24 +157,24 @@ class _Labelling:
         path = self.folder / self.record.shard_names[index]
         return path, [self.sources[place] for place in places]
 
-    def is_made(self, index: int) -> bool:
+    def _is_made(self, index: int) -> bool:
         """Whether the shard is there, whole, and of these sources."""
         path, part = self._part(index)
         if not path.is_file() or not self._count(path, part):
             return False
-        self.report(len(part))
+        self.on_progress(len(part))
         return True
 
-    def make(self, index: int) -> None:
+    def _make(self, index: int) -> None:
         """Generates and writes the shard."""
         (path, part), settings = self._part(index), self.record.settings
         if path.is_file():
             logger.warning("%s is damaged and is made again", path)
-        hypotheses = self.generator.generate(
+        hypotheses = self._built.generate(
             [prompt.source for prompt in part],
             settings.decoding,
             seed=derived_seed(settings.seed, f"teacher corpus, shard {index}"),
-            on_progress=self.report,
+            on_progress=self.on_progress,
         )
         write_shard(
             path,
@@ -205,7 +216,7 @@ class _Labelling:
             begun.unlink(missing_ok=True)
         remove_left_overs(self.folder)
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Writes corpus.json with counts and checksums, by which the corpus is finished."""
         counts = self.counts  # every process has seen every shard
         self._require_outputs()

@@ -10,12 +10,10 @@ teacher read and scored: in whatever order, epoch or part of the data they come.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +25,19 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from seqdistill.core.batch import Kind, SequenceBatch
-from seqdistill.core.errors import DataError, ModelError, StaleCorpusError, UserError
+from seqdistill.core.errors import DataError, StaleCorpusError
 from seqdistill.core.families import SparseForm
 from seqdistill.core.head import Head
-from seqdistill.core.progress import Progress
 from seqdistill.core.scores import DenseScores, SparseScores, TeacherScores
 from seqdistill.core.source import bytes_of
-from seqdistill.data.batching import in_length_order
-from seqdistill.data.collating import Collator
-from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
-from seqdistill.models.adapters import SequenceModel, hidden_states
-from seqdistill.records.atomic import new_file, write_json
-from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import canonical_json, of_bytes, of_file
-from seqdistill.records.shared_parts import make_parts, one_at_a_time
 from seqdistill.teachers.forms import Form, HiddenStates, Numbers
 from seqdistill.teachers.in_process import Teacher
 
 SCORES = "scores.json"
 PART_EXAMPLES = 512
-_KEY = "key"
+KEY = "key"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +76,20 @@ class ScoresRecord:
     checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The sha256 of each part by its name; none before all are there."""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    teacher: str | None = None
+    """Its name as the recipe had it, for who has the scores alone; and its licence where known."""
+    licence: str | None = None
 
     @property
     def part_names(self) -> list[str]:
         """The files of all sequences."""
         num_parts = -(-self.num_examples // PART_EXAMPLES)
         return [f"scores-{index:05d}.arrow" for index in range(num_parts)]
+
+    def places_of(self, index: int) -> range:
+        """Which sequences lie in a part."""
+        first = index * PART_EXAMPLES
+        return range(first, min(first + PART_EXAMPLES, self.num_examples))
 
 
 def is_finished(folder: Path) -> bool:
@@ -139,7 +137,7 @@ def _short(value: object) -> str:
     return f"{text[:16]}..." if len(text) == 64 else text
 
 
-def _row_key(example: EncodedExample, settings: ScoresSettings) -> int:
+def row_key(example: EncodedExample, settings: ScoresSettings) -> int:
     """Of what the teacher reads and scores: prompt, targets, vocabulary and the teacher itself."""
     read = example.for_teacher()
     source = read.source_ids if read.source is None else read.source
@@ -160,7 +158,7 @@ class _Rows:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._batches = [batch for path in paths for batch in _record_batches(path)]
-        keys = [batch.column(_KEY).to_numpy() for batch in self._batches]
+        keys = [batch.column(KEY).to_numpy() for batch in self._batches]
         self.keys = np.concatenate(keys)
         self._starts = np.cumsum([0, *(len(each) for each in keys)])
         self._lists = dict[tuple[int, str], tuple[Numbers, Numbers]]()
@@ -216,7 +214,7 @@ class KeptScoresTeacher(Teacher):
         self._rows = _Rows([self._whole(name) for name in self.record.part_names])
         order = np.argsort(self._rows.keys)
         described = (
-            (_batch_key(e.id, np.asarray(e.counted_ids, np.int64)), _row_key(e, settings))
+            (_batch_key(e.id, np.asarray(e.counted_ids, np.int64)), row_key(e, settings))
             for e in examples
         )
         dtype = np.dtype([("batch", np.uint64), ("row", np.uint64)])
@@ -288,157 +286,3 @@ class KeptScoresTeacher(Teacher):
                 "sequences that the scores were made for, or leave teacher.kept_scores out"
             )
         return int(self._row_of[place])
-
-
-def make_scores(
-    teacher: SequenceModel,
-    examples: Sequence[EncodedExample],
-    collator: Collator,
-    folder: Path,
-    *,
-    settings: ScoresSettings,
-    batch_tokens: int,
-    device: torch.device,
-    progress: Progress,
-) -> None:
-    """Sees to it that `folder` holds the teacher's scores at every target position.
-
-    Any number of processes may call this at once: each makes parts that no other one is making. A
-    killed process loses the part it was making. Memory does not grow with the data. Finished scores
-    are left alone, whatever they are of: who opens them compares.
-
-    Raises UserError when the folder holds other things or cannot be written, or when the disk is
-    too small; StaleCorpusError for a folder begun with other settings or sequences; ModelError for
-    a state that is not finite in the form's precision.
-    """
-    if is_finished(folder):
-        return
-    try:
-        with one_at_a_time(folder):
-            record = _begun(folder, settings, examples, teacher.head.weight.shape[1])
-        teacher.eval().requires_grad_(False).to(device)
-        names = record.part_names
-
-        def part(index: int) -> list[EncodedExample]:
-            first = index * PART_EXAMPLES
-            places = range(first, min(first + PART_EXAMPLES, len(examples)))
-            return [examples[place] for place in places]
-
-        def is_made(index: int) -> bool:
-            # It was renamed when it was whole.
-            if is_there := (folder / names[index]).is_file():
-                progress.advance(len(part(index)))
-            return is_there
-
-        def make(index: int) -> None:
-            with new_file(folder / names[index]) as aside:
-                for num_examples in _write(
-                    aside, teacher, part(index), collator, settings, batch_tokens, device
-                ):
-                    progress.advance(num_examples)
-
-        def finish() -> None:
-            checksums = {name: of_file(folder / name) for name in names}
-            finished = dataclasses.replace(record, checksums=checksums, versions=versions())
-            write_json(folder / SCORES, dataclasses.asdict(finished))
-
-        progress.start(f"keeping the teacher's {settings.form}", len(examples))
-        make_parts(
-            folder,
-            names,
-            is_made=is_made,
-            make=make,
-            is_finished=lambda: is_finished(folder),
-            finish=finish,
-        )
-        progress.finish()
-    except OSError as error:
-        raise UserError(
-            f"{folder} must be a folder where teacher's scores can be written, found: {error}; "
-            "give another one as teacher.kept_scores"
-        ) from error
-
-
-def _begun(
-    folder: Path, settings: ScoresSettings, examples: Sequence[EncodedExample], width: int
-) -> ScoresRecord:
-    """The record of scores begun before, or of these, which is written."""
-    dataset = EncodedDataset.of(examples)
-    if (folder / SCORES).is_file():
-        stored = read_record(folder)
-        check_settings(folder, stored.settings, settings)
-        if stored.data_fingerprint != dataset.fingerprint:
-            raise StaleCorpusError(
-                f"{folder} was begun for other sequences ({stored.num_examples:,} of them), and "
-                "must be finished for those; give another folder as teacher.kept_scores, or delete "
-                "this one"
-            )
-        return stored
-    own = (".", f"{SCORES}.partial-")
-    if any(not path.name.startswith(own) for path in folder.iterdir()):
-        raise UserError(
-            f"{folder} must be new, empty, or a folder of teacher's scores, found other files; "
-            "give another one as teacher.kept_scores"
-        )
-    num_positions = int(dataset.lengths.counted.sum())
-    record = ScoresRecord(settings, dataset.fingerprint, len(examples), num_positions)
-    needed = num_positions * settings.form.num_bytes(width)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"The teacher's scores need {needed / 1e9:.1f} GB on disk as {settings.form}, found "
-            f"{free / 1e9:.1f} GB free; set teacher.kept_scores to a folder on another disk, or "
-            "keep less of them (teacher.scores=top_k)"
-        )
-    write_json(folder / SCORES, dataclasses.asdict(record))
-    return record
-
-
-def _write(
-    path: Path,
-    teacher: SequenceModel,
-    examples: Sequence[EncodedExample],
-    collator: Collator,
-    settings: ScoresSettings,
-    batch_tokens: int,
-    device: torch.device,
-) -> Iterator[int]:
-    """Writes the scores of a part's examples batch by batch; yields how many each one holds."""
-    form, writer = settings.form, None
-    largest = form.largest if isinstance(form, HiddenStates) else float(np.finfo(np.float32).max)
-    with contextlib.ExitStack() as opened:
-        sink = opened.enter_context(pa.OSFile(str(path), "wb"))
-        for indices in in_length_order(examples, collator.kind, batch_tokens):
-            chosen = [examples[place] for place in indices]
-            batch = collator(chosen).to(device)
-            states = _states(teacher, batch)
-            if not (states.abs() <= largest).all():
-                raise ModelError(
-                    f"The teacher's hidden states must be finite, as {form}, but among the "
-                    f"examples {', '.join(batch.example_ids[:5])} (first of "
-                    f"{batch.num_sequences}) one is not; set teacher.cache_hidden_states=fp32, or "
-                    "look at these examples"
-                )
-            keys = [_row_key(example, settings) for example in chosen]
-            columns = form.rows(states, teacher.head, [e.num_counted for e in chosen], keys)
-            made = {_KEY: pa.array(np.array(keys, np.uint64))} | {
-                name: _lists(rows) for name, rows in zip(form.columns, columns, strict=True)
-            }
-            stored = pa.record_batch(made)
-            if writer is None:
-                writer = opened.enter_context(pa.ipc.new_file(sink, stored.schema))
-            writer.write_batch(stored)
-            yield len(indices)
-
-
-def _lists(rows: Sequence[Numbers]) -> Any:
-    offsets = np.cumsum([0, *(row.size for row in rows)]).astype(np.int32)
-    values = np.concatenate([row.reshape(-1) for row in rows])
-    return pa.ListArray.from_arrays(offsets, pa.array(values))
-
-
-@torch.no_grad()
-def _states(teacher: SequenceModel, batch: SequenceBatch) -> Tensor:
-    """The hidden states at the positions that count, example after example."""
-    read = batch.for_teacher
-    return hidden_states(teacher, read)[read.target_mask]
