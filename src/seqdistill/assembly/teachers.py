@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from seqdistill.assembly.comparing import check_vocabularies, rereader_of
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.models import (
     model_folder,
     teacher_placement,
     teaches_without_adapters,
 )
-from seqdistill.assembly.preparing import Prepared, check_vocabularies
+from seqdistill.assembly.preparing import Prepared
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.core.head import Head
@@ -48,6 +49,7 @@ from seqdistill.teachers.kept_scores import (
     missing_from,
     read_record,
 )
+from seqdistill.teachers.other_tokens import OtherTokensTeacher
 from seqdistill.teachers.several import AdapterTeacher, MixtureOfTeachers, RoutedTeachers
 
 
@@ -58,6 +60,15 @@ def live_teacher(prepared: Prepared, device: torch.device) -> Teacher:
     """
     if not prepared.asks_teacher or prepared.teacher is None:
         return NoTeacher()
+    if prepared.crosses_tokenizers:
+        rereader = rereader_of(
+            prepared.recipe,
+            prepared.student,
+            prepared.teacher,
+            prepared.train_examples,
+            prepared.train,
+        )
+        return OtherTokensTeacher(SequenceModel(prepared.teacher.model.to(device)), rereader)
     size = check_vocabularies(prepared.student, *prepared.teachers)
     section, student = prepared.recipe.teacher, prepared.adapted
     layers = prepared.objective.teacher_layers
