@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from seqdistill.assembly.comparing import check_vocabularies
 from seqdistill.assembly.data import collator_for
-from seqdistill.assembly.preparing import check_vocabularies, prepare
+from seqdistill.assembly.preparing import prepare
 from seqdistill.core.families import SparseForm
 from seqdistill.core.head import Head
 from seqdistill.core.scores import SparseScores

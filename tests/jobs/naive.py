@@ -221,6 +221,10 @@ def _at(
         return torch.neg((p * log_q).sum())
     if name == "total_variation":
         found: Tensor = (p - q).abs().sum() / 2
+    elif name == "uld":
+        found = (q.sort().values - p.sort().values).abs().sum()
+    elif name == "chunk_likelihood":  # of a token that is a chunk
+        found = of_chunk(term, log_q[target], log_p[target])
     elif name == "neg_log_acceptance":
         found = -(1 - (p - q).abs().sum() / 2).log()
     elif name == "adaptive_jensen_shannon":  # before its first update
@@ -249,6 +253,15 @@ def _at(
     else:
         found = {"forward_kl": forward, "reverse_kl": reverse}[name]
     return found
+
+
+def of_chunk(term: Mapping[str, Any], log_q: Tensor, log_p: Tensor) -> Tensor:
+    """ALM's binary divergence between two log-probabilities of one chunk."""
+    q, p = (torch.exp(each / term.get("chunk_temperature", 100.0)) for each in (log_q, log_p))
+    if (name := term.get("of", "forward_kl")) == "total_variation":
+        return (q - p).abs()
+    first, second = (p, q) if name == "forward_kl" else (q, p)
+    return first * (first / second).log() + (1 - first) * ((1 - first) / (1 - second)).log()
 
 
 def _share_of_the_gap(p: list[float], q: list[float], head_mass: float) -> float:

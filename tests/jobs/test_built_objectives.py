@@ -131,6 +131,7 @@ def top(**settings: object) -> dict[str, object]:
 LINEAR = {"start": 1.0, "end": 0.2, "shape": "linear"}
 EXPONENTIAL = {"start": 0.1, "end": 0.4, "shape": "exponential"}
 COMPLEMENT = {"start": 0.0, "end": 0.75, "shape": "complement_exponential"}
+CHUNKS = "chunk_likelihood"
 LONG_RANGE, SKEWED, MIXED = "sequence_reverse_kl", "skew_reverse_kl", "interpolated_forward_kl"
 NLL, KL = of("negative_log_likelihood", weight=0.3), of("forward_kl", weight=0.7)
 RELABELLED, REWARDED = of("teacher_mode_likelihood"), of("advantages")
@@ -150,6 +151,8 @@ OF_A_TERM: list[tuple[str, Settings, Settings, Settings]] = [
         *("within", of("adaptive_jensen_shannon", within=[0.1, 0.3])),
         *(of("adaptive_jensen_shannon"), {}),
     ),
+    ("of", of(CHUNKS, of="reverse_kl"), of(CHUNKS), {}),
+    ("chunk_temperature", of(CHUNKS, chunk_temperature=2.0), of(CHUNKS), {}),
     ("start_fraction", of(MIXED, start_fraction=0.1), of(MIXED), {}),
     ("token_weights", of("reverse_kl", "importance"), of("reverse_kl"), {}),
     (

@@ -221,7 +221,19 @@ def test_texts_of_other_vocabularies_may_be_learned(place: Path) -> None:
     other_vocabulary()
     found = examined("sequences.decoding.max_new_tokens=20", method="seq_kd")
     assert not faults(found)
-    told(found, "note", "other vocabularies")
+    told(found, "note", "other vocabularies", "100.0% of the student's tokens", "1.00 student")
+
+
+def test_of_other_vocabularies_it_says_which_way_fits(place: Path) -> None:
+    other_vocabulary()
+    found = examined("objective.terms=[{divergence: chunk_likelihood}]")
+    assert not faults(found)
+    note = told(found, "note", "100.0% of the student's tokens", "ends with '</s>' (id 2)")
+    assert note.happens.startswith("chunk_likelihood compares those chunks")
+    assert note.change.index("seq_kd") < note.change.index("chunk_l") < note.change.index("uld")
+    plain = examined(method="word_kd")
+    told(plain, "error", "share one vocabulary", "chunk_likelihood and uld compare texts, too")
+    assert told(plain, "note", "100.0% of the student's tokens").change == note.change
 
 
 def test_rows_show_what_is_learned(place: Path) -> None:

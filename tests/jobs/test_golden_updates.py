@@ -103,6 +103,11 @@ PAPERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "paced_self": PACED[1],
     "context_distill": ([{"divergence": "forward_kl"}], "token", "reference"),
 }
+PAPERS |= {
+    "uld": ([NLL, {"divergence": "uld", "weight": 1.5}], "token", "teacher"),
+    "alm": ([{"divergence": "chunk_likelihood"}], "token", "reference"),
+}
+"""Of one tokenizer; see test_other_tokenizers.py."""
 TAUGHT_BY_THEMSELVES = ("opsd", "paced_self", "context_distill")
 OWN_SETTINGS: dict[str, dict[str, object]] = {
     # Of text, and from the student that the test has.
@@ -118,6 +123,7 @@ OWN_SETTINGS: dict[str, dict[str, object]] = {
         "training.eval_every": None,
     },
     "near_policy": {"sequences.near_policy.sync_every": 2},
+    "uld": {"sequences.decoding.beam_size": 5},  # of which more come to an end
     "seq_inter": {"sequences.decoding.beam_size": 4, "sequences.decoding.n_best": 4},
     "gkd_rl": {"objective.reward.function": "tests.jobs.naive:letters_of_the_reference"},
 }

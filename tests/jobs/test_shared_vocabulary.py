@@ -14,7 +14,8 @@ from tests.jobs import naive
 from tests.jobs.runs import bench, folder_for, losses, plain_logits, recipe_in, trained
 from tests.tiny import character_tokenizer, tiny_model
 
-from seqdistill.assembly.preparing import check_vocabularies, prepare
+from seqdistill.assembly.comparing import check_vocabularies
+from seqdistill.assembly.preparing import prepare
 from seqdistill.assembly.sequences import training_sequences
 from seqdistill.core.errors import ModelError, StaleCorpusError, UserError
 from seqdistill.core.progress import NoProgress

@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import entr, log_softmax, rel_entr
+from tests.objectives.worlds import OF_POSITIONS
 from torch import Tensor
 
 from seqdistill.core.families import DIVERGENCES
@@ -59,6 +60,8 @@ class Case:
         """The largest value theory allows."""
         if self.name == "total_variation":
             return 1.0
+        if self.name == "uld":
+            return 2.0
         if self.name.startswith("skew"):
             return -math.log(self.parameters["alpha"])
         if self.name in ("jensen_shannon", "adaptive_jensen_shannon"):
@@ -125,6 +128,7 @@ ORACLES: dict[str, Callable[..., Array]] = {
     "skew_forward_kl": lambda q, p, alpha: oracle_mixture_kl(p, q, alpha),
     "skew_reverse_kl": lambda q, p, alpha: oracle_mixture_kl(q, p, alpha),
     "total_variation": lambda q, p: 0.5 * np.abs(p - q).sum(-1),
+    "uld": lambda q, p: np.abs(np.sort(q) - np.sort(p)).sum(-1),
     "neg_log_acceptance": lambda q, p: -np.log(np.minimum(p, q).sum(-1)),
     "adaptive_kl": oracle_adaptive_kl,
     "interpolated_forward_kl": oracle_interpolated,
@@ -190,7 +194,7 @@ def test_the_likelihood_of_a_target_is_that_of_a_teacher_sure_of_it() -> None:
     )
     student, teacher = log_probs(seeded(1), 4, 5), log_probs(seeded(11), 4, 5)
     assert torch.equal(likelihood(student, teacher.argmax(-1)), mode(student, teacher))
-    assert set(ORACLES) == set(DIVERGENCES) - {"negative_log_likelihood"}
+    assert set(ORACLES) == set(OF_POSITIONS) - {"negative_log_likelihood"}
 
 
 @every_divergence
@@ -273,6 +277,9 @@ def test_disjoint_distributions_reach_the_bound(case: Case) -> None:
     value = case(student, teacher)
     if case.parameters.get("share") == 0.0:
         assert value == 0.0, "the target is the student itself"
+        return
+    if case.name == "uld":
+        assert 0.0 < value < case.bound, "it does not know that the symbols are others"
         return
     torch.testing.assert_close(value.item(), case.bound, rtol=1e-12, atol=0.0)
     if math.isfinite(case.bound):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.objectives.worlds import term
+from tests.objectives.worlds import OF_POSITIONS, term
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,7 +28,7 @@ from seqdistill.objectives.fused import (
 )
 
 POSITIONS, VOCAB, DIM, TEACHER_DIM = 11, 37, 8, 5
-every_name = pytest.mark.parametrize("name", DIVERGENCES)
+every_name = pytest.mark.parametrize("name", OF_POSITIONS)
 few_names = pytest.mark.parametrize(
     "name", ["negative_log_likelihood", "reverse_kl", "interpolated_forward_kl"]
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tests.objectives.worlds import TERM_NAMES, VOCAB, World, term, world
+from tests.objectives.worlds import TERM_NAMES, VOCAB, World, of_targets, term, world
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch
@@ -107,6 +107,8 @@ def test_a_mixture_equals_that_of_whole_log_probabilities(name: str, geometric: 
     blend = (parts * whole).sum(0) if geometric else (parts * whole.exp()).sum(0).log()
     teacher = blend.log_softmax(-1)
     student, _ = here.log_probs(temperature)
+    if chosen.member.of_chunks:
+        student, teacher = (of_targets(each, here) for each in (student, teacher))
     state = chosen.member.new_state(chosen.parameters)
     arguments = chosen.arguments() if state is None else state.arguments()
     values = chosen.member.function(student, teacher, **arguments)

@@ -27,6 +27,12 @@ DIVERGENCE_CASES: dict[str, list[dict[str, Any]]] = {
     "skew_forward_kl": [{"alpha": 0.1}, {"alpha": 0.6}],
     "skew_reverse_kl": [{"alpha": 0.1}, {"alpha": 0.6}],
     "adaptive_kl": [{"head_mass": 0.5}, {"head_mass": 0.9}],
+    "chunk_likelihood": [
+        {},
+        {"of": "reverse_kl"},
+        {"of": "total_variation", "chunk_temperature": 2.0},
+        {"chunk_temperature": 1.0},
+    ],
     "interpolated_forward_kl": [{"start_fraction": 0.4}, {"start_fraction": 1.0}],
 }
 NOT_ZERO = ("cross_entropy", "teacher_mode_likelihood")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from seqdistill.core.families import DIVERGENCES, TOKEN_WEIGHTS, TokenWeight
 from seqdistill.core.origins import Origin
 from seqdistill.core.registry import Chosen
@@ -12,7 +14,17 @@ from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.reduction import reduce
 from seqdistill.testing.world import VOCAB, World, world
 
-__all__ = ["VOCAB", "World", "mean", "only", "plain_mean", "term", "world"]
+__all__ = [
+    "OF_POSITIONS",
+    "VOCAB",
+    "World",
+    "mean",
+    "of_targets",
+    "only",
+    "plain_mean",
+    "term",
+    "world",
+]
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "jensen_shannon": {"beta": 0.3},
@@ -20,6 +32,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "skew_reverse_kl": {"alpha": 0.1},
     "sequence_reverse_kl": {"length_normalized": False},
 }
+OF_POSITIONS = [name for name, member in DIVERGENCES.items() if not member.of_chunks]
+"""Those that are a function of whole distributions, or of targets, at one position."""
 TERM_NAMES = (*DIVERGENCES, "advantages", "sequence_reverse_kl")
 """Divergences, and the policy gradients that weights make of a likelihood."""
 
@@ -45,8 +59,15 @@ def plain_mean(one: Term, here: World, reduction: Reduction, temperature: float 
     arguments = chosen.arguments() if state is None else state.arguments()
     student, teacher = here.log_probs(1.0 if member.one_right_symbol else temperature)
     other = here.batch.target_ids if member.takes_targets else teacher
+    if member.of_chunks:  # of one vocabulary every token is one
+        student, other = (of_targets(each, here) for each in (student, teacher))
     values = member.function(student.detach(), other, **arguments)
     return reduce(values, here.batch.target_mask, reduction).mean
+
+
+def of_targets(log_probs: Tensor, here: World) -> Tensor:
+    """(batch, time): those of the batch's tokens."""
+    return log_probs.gather(-1, here.batch.target_ids[..., None])[..., 0]
 
 
 def mean(objective: WeightedObjective, here: World) -> float:

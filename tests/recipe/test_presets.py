@@ -33,7 +33,10 @@ def test_a_method_resolves_to_what_its_paper_says(name: str) -> None:
     assert recipe.objective.terms == tuple(map(read_term, yaml.safe_load(f"[{terms}]")))
     decoding, rollouts = recipe.sequences.decoding, recipe.sequences.rollouts
     if origin in ("teacher", "interpolation"):
-        beam = {"teacher": ("beam", 5, 1), "interpolation": ("beam", 35, 35)}[origin]
+        beam = {
+            "teacher": ("beam", 1 if name == "uld" else 5, 1),
+            "interpolation": ("beam", 35, 35),
+        }[origin]
         assert (decoding.mode, decoding.beam_size, decoding.n_best) == beam
         assert recipe.sequences.similarity == "smoothed_bleu"
     sampling = ("on_policy_kd", "gkd", "minillm", "distillm", "gkd_rl", "tip", "opsd", "paced_self")
@@ -112,7 +115,7 @@ def test_a_preset_explains_itself_and_goes_to_another_process_as_it_is(name: str
     assert sent.model_dump(exclude_unset=True) == recipe.model_dump(exclude_unset=True)
 
 
-@pytest.mark.parametrize("name", ["speculative", "uld"])
+@pytest.mark.parametrize("name", ["speculative", "min_ed"])
 def test_a_method_that_is_not_offered_is_refused_and_not_ignored(name: str) -> None:
     with pytest.raises(RecipeError, match=rf"preset must be one of .*got '{name}'"):
         show_preset(name)

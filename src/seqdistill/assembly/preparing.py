@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from seqdistill.assembly.comparing import shared_symbols
 from seqdistill.assembly.data import (
     Split,
     chat_settings,
@@ -31,18 +32,16 @@ from seqdistill.assembly.models import build_student, build_teachers, own_teache
 from seqdistill.assembly.rewards import RewardOfCompletion, tried_reward
 from seqdistill.compression.pruning import PruningMask, prune
 from seqdistill.core.batch import Kind
-from seqdistill.core.errors import DataError, UserError
+from seqdistill.core.errors import DataError
 from seqdistill.core.terms import OF_STUDENT_ALONE, Monitor
 from seqdistill.data.dataset import Encoded, EncodedDataset, cut_unread_targets
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.evaluation.calculator import check_calculator
-from seqdistill.generation.model_facts import pair_facts
 from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import Precision, device_of, multiplies_bf16, precision_of
-from seqdistill.models.vocabulary import check_ends, check_starts, shared_vocab_size
 from seqdistill.objectives.features import FeatureLoss
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import Recipe
@@ -80,6 +79,14 @@ class Prepared:
     objective: WeightedObjective
     asks_teacher: bool
     """Whether training asks the teacher what it would say: for a term, or to be looked at."""
+    shared_symbols: int | None = None
+    """How many symbols both know where the teacher is asked, or samples with the student; None
+    where it is not, and where it has other tokens and is asked about texts."""
+
+    @property
+    def crosses_tokenizers(self) -> bool:
+        """Whether the teacher is asked in its own tokens, which are not the student's."""
+        return self.asks_teacher and bool(self.teachers) and self.shared_symbols is None
 
     @property
     def teacher(self) -> LoadedModel | None:
@@ -87,14 +94,19 @@ class Prepared:
         return next(iter(self.teachers), None)
 
 
-def build_objective(recipe: Recipe, features: Sequence[FeatureLoss] = ()) -> WeightedObjective:
+def build_objective(
+    recipe: Recipe, features: Sequence[FeatureLoss] = (), *, crosses_tokenizers: bool = False
+) -> WeightedObjective:
     """The weighted sum of the recipe's terms and of `features`."""
     section = recipe.objective
+    watched = _watched(recipe)
+    if crosses_tokenizers:  # the others compare token by token
+        watched = tuple(name for name in watched if name == OF_STUDENT_ALONE)
     return WeightedObjective(
         section.built_terms(),
         reduction=section.reduction,
         loss_temperature=section.loss_temperature,
-        monitors=tuple(dict.fromkeys((*section.monitors, *_watched(recipe)))),
+        monitors=tuple(dict.fromkeys((*section.monitors, *watched))),
         by_origin=isinstance(recipe.sequences.mixture.student_fraction, MeasuredSection),
         features=features,
     )
@@ -137,8 +149,10 @@ def prepare(recipe: Recipe) -> Prepared:
     teachers = (own_teacher(recipe, student),) if recipe.teacher.is_student else asked
     if recipe.evaluation.calculator:
         check_calculator(student.kind)
+    shared, crosses = None, False
     if teachers and (asks_teacher or sequences.rollouts.teacher_fraction > 0.0):
-        check_vocabularies(student, *teachers)
+        shared = shared_symbols(recipe, student, teachers)
+        crosses = shared is None
     if sequences.origin == "interpolation":
         similarity_of(sequences.similarity, text_units(recipe, train_examples))
     judging = _judging(recipe, train_examples, dev_examples, test_examples, student.kind)
@@ -149,7 +163,7 @@ def prepare(recipe: Recipe) -> Prepared:
         teachers=teachers,
         student=student,
         train=encoded.examples,
-        asks_teacher=asks_teacher,
+        asks_teacher=asks_teacher and not crosses,
     )
     _check_dev(recipe, judging, dev.examples)
     lora, adapted = _lora(recipe, student), SequenceModel(student.model)
@@ -169,9 +183,12 @@ def prepare(recipe: Recipe) -> Prepared:
         judging=judging,
         precision=_precision(recipe),
         objective=build_objective(
-            recipe, build_features(recipe, adapted, next(iter(teachers), None))
+            recipe,
+            build_features(recipe, adapted, next(iter(teachers), None)),
+            crosses_tokenizers=crosses,
         ),
         asks_teacher=asks_teacher,
+        shared_symbols=shared,
     )
 
 
@@ -324,52 +341,3 @@ def _lora(recipe: Recipe, student: LoadedModel) -> LoraAdapter | None:
         targets=section.targets,
         seed=recipe.seed,
     )
-
-
-def check_vocabularies(student: LoadedModel, *teachers: LoadedModel) -> int:
-    """How many symbols all models know. Raises UserError for models that do not compare."""
-    sizes = []
-    for teacher in teachers:
-        try:
-            sizes.append(_shared_size(student, teacher))
-        except UserError as error:
-            if len(teachers) == 1:
-                raise
-            raise type(error)(f"Of the teachers {teacher.name!r}: {error}") from error
-    return min(sizes)
-
-
-def _shared_size(student: LoadedModel, teacher: LoadedModel) -> int:
-    if teacher.kind != student.kind:
-        raise UserError(
-            f"Teacher and student must be of one kind to be compared token by token, but the "
-            f"teacher is {teacher.kind} and the student {student.kind}; use method seq_kd."
-        )
-    heard = [pair.extractor and pair.extractor.to_dict() for pair in (student, teacher)]
-    if heard[0] != heard[1]:
-        raise UserError(
-            "Teacher and student must hear the same features of a recording to be compared token "
-            f"by token, but the preprocessor_config.json of {teacher.name!r} is another than the "
-            "student's; use method seq_kd."
-        )
-    size = shared_vocab_size(
-        student.tokenizer,
-        teacher.tokenizer,
-        student_rows=student.model.get_output_embeddings().weight.shape[0],
-        teacher_rows=teacher.model.get_output_embeddings().weight.shape[0],
-    )
-    of_student = pair_facts(student)
-    of_teacher = pair_facts(teacher)
-    check_ends(
-        student.tokenizer,
-        teacher.tokenizer,
-        student_end_ids=[i for i in of_student.end_ids if i < size],
-        teacher_end_ids=[i for i in of_teacher.end_ids if i < size],
-    )
-    check_starts(
-        student.tokenizer,
-        teacher.tokenizer,
-        student_start=(of_student.start_id, *of_student.prefix_ids),
-        teacher_start=(of_teacher.start_id, *of_teacher.prefix_ids),
-    )
-    return size

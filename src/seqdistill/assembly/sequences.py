@@ -21,7 +21,7 @@ from seqdistill.assembly.decoding import (
     rollout_engine,
     verification_pairs,
 )
-from seqdistill.assembly.preparing import Prepared, check_vocabularies
+from seqdistill.assembly.preparing import Prepared
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.phases import PhaseClock
 from seqdistill.core.progress import Progress
@@ -259,10 +259,7 @@ def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPla
         batch_tokens=_HELD_TO_LEARNED * recipe.training.batch_tokens,
     )
     # Ids of what the student writes lie below what the objective cuts both heads to.
-    if prepared.asks_teacher or section.teacher_fraction > 0.0:
-        vocab_size = check_vocabularies(student, *prepared.teachers)
-    else:
-        vocab_size = num_known_ids(student.tokenizer)
+    vocab_size = prepared.shared_symbols or num_known_ids(student.tokenizer)
     # With targets no longer than a rollout, which fit the model where others may not.
     pairs = verification_pairs(with_placeholder_targets(examples))
     longest = max(1, section.max_new_tokens - 1)

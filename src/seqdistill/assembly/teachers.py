@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from seqdistill.assembly.comparing import check_vocabularies, rereader_of
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.licences import model_licence
 from seqdistill.assembly.models import (
@@ -19,7 +20,7 @@ from seqdistill.assembly.models import (
     teacher_placement,
     teaches_without_adapters,
 )
-from seqdistill.assembly.preparing import Prepared, check_vocabularies
+from seqdistill.assembly.preparing import Prepared
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.core.head import Head
@@ -52,6 +53,7 @@ from seqdistill.teachers.kept_scores import (
     missing_from,
     read_record,
 )
+from seqdistill.teachers.other_tokens import OtherTokensTeacher
 from seqdistill.teachers.published import Change, Place, PublishedTeacher
 from seqdistill.teachers.several import AdapterTeacher, MixtureOfTeachers, RoutedTeachers
 
@@ -73,6 +75,15 @@ def live_teacher(
     """
     if not prepared.asks_teacher or prepared.teacher is None:
         return NoTeacher()
+    if prepared.crosses_tokenizers:
+        rereader = rereader_of(
+            prepared.recipe,
+            prepared.student,
+            prepared.teacher,
+            prepared.train_examples,
+            prepared.train,
+        )
+        return OtherTokensTeacher(SequenceModel(prepared.teacher.model.to(device)), rereader)
     size = check_vocabularies(prepared.student, *prepared.teachers)
     section, student = prepared.recipe.teacher, prepared.adapted
     layers = prepared.objective.teacher_layers
@@ -153,6 +164,7 @@ def build_teacher_scores(
     examples: Sequence[EncodedExample],
     device: torch.device,
     progress: Progress,
+    *,
     publication: Publication = Publication(),
     make: Make = make_parts,
 ) -> Teacher:

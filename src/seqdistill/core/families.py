@@ -77,6 +77,16 @@ class Divergence(Member):
     `renormalized` it is finite where the teacher has no mass; with `sampled` it is linear in it."""
     state: Callable[..., Any] | str | None = None
     """Makes the DivergenceState of a term from the parameters."""
+    any_vocabulary: bool = False
+    """The two last dimensions may differ: it never asks which symbol is which."""
+    of_chunks: bool = False
+    """Both arguments are log-probabilities of whole chunks of text, a number each, whatever tokens
+    they are made of; over one vocabulary every token is a chunk."""
+
+    @property
+    def crosses_tokenizers(self) -> bool:
+        """Whether the teacher may have other tokens than the student."""
+        return self.takes_targets or self.any_vocabulary or self.of_chunks
 
     def new_state(self, given: object) -> DivergenceState | None:
         """The state of a term that begins; None for a divergence that learns nothing."""
@@ -276,6 +286,18 @@ class InterpolatedForwardKL:
 
 
 @parameters
+class ChunkLikelihood:
+    """The divergence between two outcomes, the chunk of text or anything else, of which the teacher
+    and the student each give the chunk its likelihood^(1 / chunk_temperature) (ALM)."""
+
+    of: Literal["forward_kl", "reverse_kl", "total_variation"] = "forward_kl"
+    """Which divergence; ALM trains with forward_kl."""
+    chunk_temperature: Annotated[float, Field(gt=0.0)] = 100.0
+    """Divides the chunks' log-likelihoods, so that long chunks, whose likelihood is nearly 0, still
+    tell the models apart. ALM: 100."""
+
+
+@parameters
 class ByOrigin:
     """1 for sequences of these origins and 0 for all others."""
 
@@ -395,6 +417,15 @@ DIVERGENCES.add(
     _ADAPTIVE % "teacher_mode_likelihood",
     one_right_symbol=True,
     sparse=("renormalized",),  # the likeliest symbol is among those kept; others as one may pass it
+)
+
+_ACROSS = "seqdistill.objectives.across_tokenizers:%s"
+DIVERGENCES.add("uld", _ACROSS % "uld", any_vocabulary=True)
+DIVERGENCES.add(
+    "chunk_likelihood",
+    _ACROSS % "chunk_likelihood",
+    parameters=ChunkLikelihood,
+    of_chunks=True,
 )
 
 _WEIGHT = "seqdistill.objectives.token_weights:%s"

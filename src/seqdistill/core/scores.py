@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -60,4 +61,38 @@ class MixedScores:
     """None: layers are compared with those of one teacher."""
 
 
-TeacherScores = NoScores | DenseScores | SparseScores | MixedScores
+@dataclasses.dataclass(frozen=True)
+class ChunkScores:
+    """Everything that a teacher with other tokens says about the same texts, at its own positions.
+
+    A chunk is a stretch of text that both models' tokens cover exactly, the smallest there is; an
+    end of sequence is one of its own. `chunk_of` is the number of the chunk that each of the
+    student's positions is in, in order, and -1 where it is in none: nothing is compared there.
+    `teacher_chunk_of` is the same of the teacher's positions, of which those without a chunk may be
+    left out.
+    """
+
+    hidden: Float[Tensor, "teacher_positions teacher_dim"]
+    head: Head
+    target_ids: Int[Tensor, " teacher_positions"]
+    teacher_chunk_of: Int[Tensor, " teacher_positions"]
+    chunk_of: Int[Tensor, "batch time"]
+
+    @property
+    def starts(self) -> Bool[Tensor, "batch time"]:
+        """The student's positions at which a chunk begins, one after another by their number."""
+        return _begins(self.chunk_of, -1)
+
+    @property
+    def teacher_starts(self) -> Bool[Tensor, " teacher_positions"]:
+        """The same of the teacher's positions."""
+        return _begins(self.teacher_chunk_of, -1)
+
+
+def _begins(chunk_of: Tensor, none: int) -> Tensor:
+    """Where a chunk is another than the one before."""
+    before = torch.nn.functional.pad(chunk_of[..., :-1], (1, 0), value=none)
+    return (chunk_of != none) & (chunk_of != before)
+
+
+TeacherScores = NoScores | DenseScores | SparseScores | MixedScores | ChunkScores

@@ -340,6 +340,22 @@ def _described(tokenizer: PreTrainedTokenizerBase) -> object:
     ]
 
 
+def row_encoder(
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    chat: ChatSettings = PLAIN_CHAT,
+    prefix_ids: Sequence[int] = (),
+    ends: Sequence[int] = (),
+    extractor: WhisperFeatureExtractor | None = None,
+) -> _Seq2SeqEncoder | _CausalEncoder:
+    """What `encode` makes of a few rows at a time, unchecked; `ends` are a decoder-only model's."""
+    if kind == "causal":
+        return _CausalEncoder(tokenizer, chat, ends)
+    if extractor is not None:
+        return _SpeechEncoder(tokenizer, extractor)
+    return _Seq2SeqEncoder(tokenizer, prefix_ids)
+
+
 def encode(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
@@ -380,10 +396,8 @@ def encode(
             f"{given}; give other data, or a model such as {'Whisper' if table.has_audio else 'T5'}"
         )
     ends: tuple[int, ...] = ()
-    encoder: _Seq2SeqEncoder | _CausalEncoder
     if kind == "causal":
         ends = end_ids(tokenizer, declared_ends)
-        encoder = _CausalEncoder(tokenizer, chat, ends)
         if table.has_chats:
             check_options(tokenizer, chat)
     elif table.has_chats:
@@ -392,10 +406,7 @@ def encode(
             "decoder-only models, but the model is an encoder-decoder; give source and target "
             "columns, or name what can be left out in data.ignore_columns."
         )
-    elif extractor is not None:
-        encoder = _SpeechEncoder(tokenizer, extractor)
-    else:
-        encoder = _Seq2SeqEncoder(tokenizer, prefix_ids)
+    encoder = row_encoder(tokenizer, kind, chat, prefix_ids, ends, extractor)
 
     def make() -> Iterator[tuple[Any, Notes]]:
         if table.has_chats and tokenizer.chat_template is not None:

@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from seqdistill.assembly.comparing import check_vocabularies
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import build_generator, labelling_engine
-from seqdistill.assembly.preparing import Prepared, check_vocabularies, prepare
+from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_sampler
 from seqdistill.compression.layers import parameter_count
 from seqdistill.core.batch import SequenceBatch
@@ -200,7 +201,9 @@ class _Bench:
         compared = (
             term.divergence
             for term in recipe.objective.built_terms()
-            if term.compares_all and term.divergence.member.state is None
+            if term.compares_all
+            and term.divergence.member.state is None
+            and not term.divergence.member.of_chunks
         )
         self._divergence = next(compared, Term.of("forward_kl").divergence)
 

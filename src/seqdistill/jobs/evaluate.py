@@ -17,10 +17,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from seqdistill.assembly.comparing import check_vocabularies
 from seqdistill.assembly.data import chat_settings, read_split
 from seqdistill.assembly.decoding import TRANSFORMERS
 from seqdistill.assembly.judging import check_judging, judging_of, warn_of_cut_outputs
-from seqdistill.assembly.preparing import check_vocabularies
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import EngineError, RecipeError, UserError
 from seqdistill.core.progress import Progress

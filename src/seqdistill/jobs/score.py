@@ -131,7 +131,7 @@ def score_teacher(recipe: Recipe, *, progress: Progress, workers: RayWorkers | N
             label_data(recipe, progress=progress, workers=workers)
         make = workers.maker(recipe, _parts_of_scores)
     examples, _ = training_sequences(prepared, progress)
-    kept = build_teacher_scores(prepared, examples, torch.device("cpu"), progress, make)
+    kept = build_teacher_scores(prepared, examples, torch.device("cpu"), progress, make=make)
     assert isinstance(kept, KeptScoresTeacher)
     return kept.folder
 

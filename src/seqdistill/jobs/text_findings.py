@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from seqdistill.assembly.comparing import agreement, shared_symbols
 from seqdistill.assembly.feasibility import learns_from_references
-from seqdistill.assembly.preparing import check_vocabularies, teacher_is_asked
+from seqdistill.assembly.preparing import teacher_is_asked
+from seqdistill.core.errors import ModelError
 from seqdistill.data.marks import end_ids, turn_end_id
 from seqdistill.data.templates import render
 from seqdistill.generation.model_facts import declared_ends, pair_facts
@@ -18,6 +20,8 @@ from seqdistill.recipe.schema import Recipe
 
 _NUM_COMPARED = 160
 """Rows of which tokens are compared one by one."""
+_LITTLE = 0.8
+"""A smaller share of tokens that can be compared leaves much of a text to chance."""
 _MANY = 0.05
 """A larger share of rows that are left out or cut is no rest, but a limit that is too low."""
 
@@ -31,22 +35,17 @@ def tokenizers_found(case: Case) -> Iterator[Finding]:
         yield Finding("vocabularies", "ok", words)
     if case.student is None or not case.teachers:
         return
-    if teacher_is_asked(case.recipe):
-        check_vocabularies(case.student, *case.teachers)
     for role, pair in case.pairs.items():
         if pair is not case.student:
             yield _compared(case, role, pair, case.student)
+    if teacher_is_asked(case.recipe):
+        shared_symbols(case.recipe, case.student, case.teachers)
 
 
 def _compared(case: Case, role: str, teacher: LoadedModel, student: LoadedModel) -> Finding:
     """How the two tokenizers go together."""
     if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
-        return Finding(
-            "tokenizers",
-            "note",
-            f"{role} and student have other vocabularies",
-            "the teacher's outputs are compared and learned as texts",
-        )
+        return _other_tokens(case, role, teacher, student)
     texts = [example.source for example in case.train[:_NUM_COMPARED] if example.source]
     cut, cut_too = (
         [pair.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
@@ -63,6 +62,33 @@ def _compared(case: Case, role: str, teacher: LoadedModel, student: LoadedModel)
             "save the teacher's tokenizer in the student's folder",
         )
     return Finding("tokenizers", "ok", f"{role} and student have one vocabulary")
+
+
+def _other_tokens(case: Case, role: str, teacher: LoadedModel, student: LoadedModel) -> Finding:
+    """How much of the texts could be compared, and which way fits."""
+    said = f"{role} and student have other vocabularies"
+    texts = [e.target or e.source for e in case.train[:_NUM_COMPARED] if e.target or e.source]
+    asked = [] if not teacher_is_asked(case.recipe) else case.recipe.objective.built_terms()
+    soft = [term.name for term in asked if not term.divergence.member.takes_targets]
+    ways = "seq_kd needs no alignment and comes first; then chunk_likelihood (alm); then uld"
+    try:
+        found = agreement(student, teacher, texts)
+    except ModelError as error:
+        return Finding("tokenizers", "note", f"{said}: {error}", "they cannot be aligned", ways)
+    ends = [named_tokens(pair.tokenizer, pair_facts(pair).end_ids) for pair in (student, teacher)]
+    said += (
+        f": {found.aligned_fraction:.1%} of the student's tokens in {len(texts):,} texts of train "
+        f"lie in chunks that both cover exactly, of {found.student_tokens:.2f} student and "
+        f"{found.teacher_tokens:.2f} teacher tokens; the student ends with {ends[0]}, the teacher "
+        f"with {ends[1]}"
+    )
+    if not soft:
+        return Finding(
+            "tokenizers", "note", said, "the teacher's outputs are compared and learned as texts"
+        )
+    little = found.aligned_fraction < _LITTLE
+    happens = f"{soft[0]} compares those chunks, and nothing else of the text"
+    return Finding("tokenizers", "warning" if little else "note", said, happens, ways)
 
 
 def ends_found(case: Case) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from seqdistill.core.families import DIVERGENCES
 from seqdistill.core.head import Head
 from seqdistill.core.scores import SparseScores
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.objectives.across_tokenizers import chunk_likelihood, uld
 from seqdistill.objectives.adaptive_divergences import (
     adaptive_kl,
     interpolated_forward_kl,
@@ -33,6 +34,7 @@ __all__ = [
     "SparseScores",
     "TokenSum",
     "adaptive_kl",
+    "chunk_likelihood",
     "cross_entropy",
     "forward_kl",
     "fused_divergence",
@@ -50,4 +52,5 @@ __all__ = [
     "teacher_mode_likelihood",
     "teacher_part",
     "total_variation",
+    "uld",
 ]

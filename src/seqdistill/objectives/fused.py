@@ -83,7 +83,9 @@ def _mixed_nats(parts: Sequence[Part], hidden: Tensor, head: MixedHead) -> Tenso
     blocking, dtype = Blocking.of(hidden, head.vocab_size, None), product_dtype(hidden)
     exact, count = arithmetic_dtype(hidden.dtype), hidden.shape[0]
     with torch.autocast(hidden.device.type, enabled=False):
-        mixed = open_teacher(hidden, head, dtype=dtype, temperature=1.0, blocking=blocking)
+        mixed = open_teacher(
+            hidden, head, dtype=dtype, temperature=parts[0].temperature, blocking=blocking
+        )
         losses = [part.open_loss(blocking, exact) for part in parts]
         values = hidden.new_zeros((len(parts), count), dtype=exact)
         for chunk in range(0, count, blocking.chunk):
@@ -242,20 +244,22 @@ def _row_function(member: Divergence, arguments: dict[str, Any], *, manual: bool
 
 def checked_values(
     member: Divergence,
-    log_probs: Float[Tensor, "rows vocab"],
-    teacher_log_probs: Float[Tensor, "rows vocab"],
+    log_probs: Float[Tensor, "*rows_vocab"],
+    teacher_log_probs: Float[Tensor, "*rows_teacher_vocab"],
     arguments: Mapping[str, Any],
 ) -> Float[Tensor, " rows"]:
     """What the divergence's function gives, with a graph to the student's log-probabilities.
 
-    Raises RecipeError where that is not one value for every row, or cannot be learned from.
+    They are (rows, vocab), of chunks (rows,). Raises RecipeError where that is not one value for
+    every row, or cannot be learned from.
     """
     values: Tensor = member.call("divergence", log_probs, teacher_log_probs, **arguments)
-    if (got := shape_of(values)) != log_probs.shape[:-1]:
+    wanted = log_probs.shape if member.of_chunks else log_probs.shape[:-1]
+    if (got := shape_of(values)) != wanted:
+        each, sums = ("chunk", "no") if member.of_chunks else ("position", "the last")
         raise RecipeError(
-            f"the divergence {member.name} must give one value for every position, the shape "
-            f"{tuple(log_probs.shape[:-1])}, got {got or type(values).__name__}; sum over the last "
-            "dimension alone"
+            f"the divergence {member.name} must give one value for every {each}, the shape "
+            f"{tuple(wanted)}, got {got or type(values).__name__}; sum over {sums} dimension"
         )
     if not values.requires_grad:
         raise RecipeError(

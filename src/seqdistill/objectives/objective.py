@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.families import TokenWeight
 from seqdistill.core.features import Wanted
+from seqdistill.core.head import TeacherHead
 from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import NoScores, SparseScores, TeacherScores
@@ -28,7 +29,8 @@ from seqdistill.core.terms import (
     Term,
 )
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.objectives.chunked import Part
+from seqdistill.objectives.across_tokenizers import chunk_nats, chunk_sum
+from seqdistill.objectives.chunked import FusedSum, Part
 from seqdistill.objectives.features import FeatureLoss, joined
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.observation import Measured, Observation, Weights
@@ -36,6 +38,8 @@ from seqdistill.objectives.reduction import reduction_count, reduction_weights
 from seqdistill.objectives.sparse import sparse_part
 
 _Weights = tuple[Chosen[TokenWeight], ...]
+_Place = tuple[_Weights, bool]
+"""Which positions: what selects them, and whether they are those where chunks begin."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,26 +200,43 @@ class WeightedObjective:
         `eval_states` are the student's states with its dropout off, None where `states` are those.
         `weights` are those of `over_update`; without them the batch is a whole update.
 
+        Of a teacher with other tokens terms compare at the beginnings of chunks alone, and every
+        other position adds nothing to their total; `aligned_fraction` is how much of all counting
+        positions lies in chunks, `tokens_per_chunk` their mean length.
+
         Raises RecipeError when a term meets scores that it cannot read, or a batch that lacks what
         it reads: origins, advantages.
         """
         seen = Observation(eval_states or states, scores, batch, weights)
-        places: dict[_Weights, _Positions] = {}
-        passes: dict[tuple[int, float, _Weights], list[tuple[str, Part]]] = {}
-        for name, term in self._terms.items():
-            seen.asked_by = name
-            if term.selecting not in places:
-                places[term.selecting] = self._positions(term, seen)
-            positions = places[term.selecting]
-            part = self._part(name, term, seen, positions)
-            vocab_size = part.vocab_size or states.head.vocab_size
-            key = (vocab_size, part.temperature, term.selecting)
-            passes.setdefault(key, []).append((name, part))
+        places: dict[_Place, _Positions] = {}
+        passes: dict[tuple[int, float, _Place], list[tuple[str, Part]]] = {}
         total: Tensor = torch.zeros((), device=states.hidden.device)
         parts: dict[str, TokenSum] = {}
         by_origin: dict[str, TokenSum] = {}
-        for (vocab_size, _, selecting), named in passes.items():
-            positions = places[selecting]
+
+        def add(name: str, values: Tensor, own: Tensor, positions: _Positions) -> None:
+            # No matrix product, which autocast would round.
+            parts[name] = TokenSum((values * own).sum(), positions.count)
+            if name == self._told_by_origin:
+                by_origin.update(_by_origin(values, seen, positions.mask))
+
+        for name, term in self._terms.items():
+            seen.asked_by = name
+            place = (term.selecting, not term.divergence.member.takes_targets and seen.in_chunks)
+            if place not in places:
+                places[place] = self._positions(term, seen, in_chunks=place[1])
+            positions = places[place]
+            if term.divergence.member.of_chunks:
+                own = self._weights(term, seen, positions)
+                found = self._chunks(name, term, states, seen, positions, own)
+                total = total + found.total
+                add(name, found.values[0], own, positions)
+                continue
+            part = self._part(name, term, seen, positions)
+            vocab_size = part.vocab_size or states.head.vocab_size
+            passes.setdefault((vocab_size, part.temperature, place), []).append((name, part))
+        for (vocab_size, _, place), named in passes.items():
+            positions = places[place]
             found = fused_sum(
                 states.hidden[positions.mask],
                 states.head.cut(vocab_size),
@@ -225,10 +246,7 @@ class WeightedObjective:
             total = total + found.total
             for (name, part), values in zip(named, found.values, strict=True):
                 own = positions.weights if part.weights is None else part.weights
-                # No matrix product, which autocast would round.
-                parts[name] = TokenSum((values * own).sum(), positions.count)
-                if name == self._told_by_origin:
-                    by_origin = _by_origin(values, seen)
+                add(name, values, own, positions)
         first = next(iter(self._terms.values()))
         counted = self._counted(first, seen)
         count = reduction_count(counted, self._reduction)
@@ -253,37 +271,91 @@ class WeightedObjective:
             mask = mask & (seen.weights(chosen) != 0.0)
         return mask
 
-    def _positions(self, term: Term, seen: Observation) -> _Positions:
+    def _positions(self, term: Term, seen: Observation, *, in_chunks: bool) -> _Positions:
         counted = self._counted(term, seen)
-        mask = counted
+        mask = counted & seen.chunks.starts if in_chunks else counted
         for chosen in term.selecting:
             mask = mask & (seen.weights(chosen) != 0.0)
         weights = reduction_weights(counted, self._reduction)[mask]
         return _Positions(mask, weights, reduction_count(mask, self._reduction))
 
+    def _weights(self, term: Term, seen: Observation, positions: _Positions) -> Tensor:
+        """What each position weighs in the term."""
+        weights = torch.ones_like(positions.weights) if term.policy else positions.weights
+        for chosen in term.token_weights:
+            weights = weights * seen.weights(chosen)[positions.mask]
+        return weights
+
+    def _arguments(self, name: str, term: Term) -> dict[str, Any]:
+        """What the term's function is called with at this update."""
+        state = self._states.get(name)
+        if state is not None:
+            return dict(state.arguments())
+        return term.divergence.arguments(self._update, self._updates)
+
     def _part(self, name: str, term: Term, seen: Observation, positions: _Positions) -> Part:
         factor = term.weight_at(self._update, self._updates)
-        mask, weights = positions.mask, None
-        if term.token_weights:
-            weights = torch.ones_like(positions.weights) if term.policy else positions.weights
-            for chosen in term.token_weights:
-                weights = weights * seen.weights(chosen)[mask]
+        mask = positions.mask
+        weights = self._weights(term, seen, positions) if term.token_weights else None
         if term.divergence.member.takes_targets:
             vocab_size = seen.teacher.head.vocab_size if term.asks_teacher else None
             targets = seen.target_ids[mask]
             return target_part(targets, factor=factor, vocab_size=vocab_size, weights=weights)
-        state = self._states.get(name)
-        arguments = term.divergence.arguments(self._update, self._updates)
         settings: dict[str, Any] = {
             "factor": factor * (self._soft_factor if term.takes_temperature else 1.0),
             "temperature": self._temperature if term.takes_temperature else 1.0,
             "weights": weights,
-            **(arguments if state is None else state.arguments()),
+            **self._arguments(name, term),
         }
         if isinstance(seen.scores, SparseScores):
             return sparse_part(term.divergence, seen.scores.at(mask), **settings)
+        if seen.in_chunks and term.divergence.member.any_vocabulary:
+            chunks = seen.chunks
+            hidden = chunks.hidden[chunks.teacher_starts][chunks.chunk_of[mask]]
+            part = teacher_part(term.divergence, hidden, chunks.head, **settings)
+            return dataclasses.replace(part, vocab_size=None)
         hidden, head = seen.teacher.hidden[mask], seen.teacher.head
         return teacher_part(term.divergence, hidden, head, **settings)
+
+    def _chunks(
+        self,
+        name: str,
+        term: Term,
+        states: StudentStates,
+        seen: Observation,
+        positions: _Positions,
+        weights: Tensor,
+    ) -> FusedSum:
+        """A term of chunks: those that begin at its positions."""
+        temperature = self._temperature if term.takes_temperature else 1.0
+        factor = term.weight_at(self._update, self._updates) * self._soft_factor
+        mask, head, num_chunks = positions.mask, states.head, int(positions.mask.sum())
+        chunk_of = torch.arange(num_chunks, device=mask.device)
+        asked: tuple[Tensor, TeacherHead, Tensor]
+        if seen.in_chunks:
+            chunks = seen.chunks
+            number = chunk_of.new_full((int(chunks.starts.sum()) + 1,), -1)
+            number[chunks.chunk_of[mask]] = chunk_of  # of those that are chosen; the last is none's
+            every, others = number[chunks.chunk_of], number[chunks.teacher_chunk_of]
+            mask, kept = every >= 0, others >= 0
+            chunk_of, teacher_of = every[mask], others[kept]
+            asked = (chunks.hidden[kept], chunks.head, chunks.target_ids[kept])
+        else:
+            head, teacher_of = head.cut(seen.teacher.head.vocab_size), chunk_of
+            asked = (seen.teacher.hidden[mask], seen.teacher.head, seen.target_ids[mask])
+        nats = chunk_nats(*asked, teacher_of, num_chunks, temperature=temperature)
+        return chunk_sum(
+            term.divergence.member,
+            self._arguments(name, term),
+            states.hidden[mask],
+            head,
+            seen.target_ids[mask],
+            chunk_of,
+            -nats,
+            weights=weights,
+            factor=factor,
+            temperature=temperature,
+        )
 
     def _for_logs(self, seen: Observation) -> dict[str, TokenSum]:
         """What metrics have beside the terms."""
@@ -293,6 +365,13 @@ class WeightedObjective:
             for key, value in state.logged().items():
                 total = torch.tensor(value, dtype=torch.float64)
                 found[key + number] = TokenSum(total, torch.ones(()))
+        if seen.in_chunks:
+            chunk_of = seen.chunks.chunk_of[seen.target_mask]
+            inside = (chunk_of >= 0).sum().to(torch.float32)
+            count = seen.chunks.starts.sum().to(torch.float32)
+            of_all = reduction_count(seen.target_mask, "token")
+            found["aligned_fraction"] = TokenSum(inside, of_all)
+            found["tokens_per_chunk"] = TokenSum(inside, count)
         return found | self._monitored(seen)
 
     def _monitored(self, seen: Observation) -> dict[str, TokenSum]:
@@ -328,9 +407,9 @@ class WeightedObjective:
         return self._monitors if self._logged else ()
 
 
-def _by_origin(values: Tensor, seen: Observation) -> dict[str, TokenSum]:
-    """Values at all positions that count: of the student's own sequences, and of all others."""
-    own = seen.of_origins(STUDENT_ORIGINS).expand_as(seen.target_mask)[seen.target_mask]
+def _by_origin(values: Tensor, seen: Observation, mask: Tensor) -> dict[str, TokenSum]:
+    """Values at the positions of a mask: of the student's own sequences, and of all others."""
+    own = seen.of_origins(STUDENT_ORIGINS).expand_as(mask)[mask]
     return {
         name: TokenSum(values[of].sum(), of.sum().to(torch.float32))
         for name, of in ((OWN_DIVERGENCE, own), (OTHERS_DIVERGENCE, ~own))

@@ -20,7 +20,7 @@ from seqdistill.core.families import TokenWeight
 from seqdistill.core.head import TeacherHead
 from seqdistill.core.origins import Origin
 from seqdistill.core.registry import Chosen, resolved
-from seqdistill.core.scores import DenseScores, MixedScores, TeacherScores
+from seqdistill.core.scores import ChunkScores, DenseScores, MixedScores, TeacherScores
 from seqdistill.objectives.chunked import Part
 from seqdistill.objectives.fused import (
     entropy_part,
@@ -199,10 +199,26 @@ class Observation:
         return Measured(self.target_mask, tuple(found))
 
     @property
+    def in_chunks(self) -> bool:
+        """Whether the teacher has other tokens, and compares in chunks of text alone."""
+        return isinstance(self.scores, ChunkScores)
+
+    @property
+    def chunks(self) -> ChunkScores:
+        """What such a teacher says."""
+        assert isinstance(self.scores, ChunkScores), "asked for `in_chunks` first"
+        return self.scores
+
+    @property
     def teacher(self) -> DenseScores | MixedScores:
         """The teacher's whole distribution. Raises RecipeError when the scores are less."""
         if isinstance(self.scores, DenseScores | MixedScores):
             return self.scores
+        if self.in_chunks:
+            raise RecipeError(
+                f"{self.asked_by} needs a teacher whose tokens are the student's, got one with "
+                "others; use chunk_likelihood, uld or negative_log_likelihood"
+            )
         raise RecipeError(
             f"{self.asked_by} needs the teacher's whole distribution at every position, got "
             f"{type(self.scores).__name__}; set teacher.scores to dense, or use "

@@ -26,6 +26,7 @@ from seqdistill.core.registry import Chosen
 from seqdistill.core.scores import SparseScores
 from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.objectives.across_tokenizers import chunk_sum
 from seqdistill.objectives.fused import fused_sum, target_part, teacher_part
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.objectives.observation import Observation
@@ -56,6 +57,10 @@ def check_divergence(
     state = chosen.member.new_state(chosen.parameters)
     arguments = chosen.arguments() if state is None else state.arguments()
     plain: _Plain = functools.partial(chosen.member.function, **arguments)
+    if chosen.member.of_chunks:
+        _check_chunk_values(plain)
+        _check_chunk_sums(chosen.member, plain, dict(arguments))
+        return
     hard = chosen.member.takes_targets
     _check_values(plain, hard, non_negative=non_negative, zero_when_equal=zero_when_equal)
     _check_symmetries(plain, hard)
@@ -72,6 +77,56 @@ def check_divergence(
                 _check_sparse(chosen, plain, form, top_k, chunk, dict(arguments))
     if "sampled" in chosen.member.sparse:
         _check_linear(plain)
+
+
+def _check_chunk_values(plain: _Plain) -> None:
+    """Of chunks: a number for each, from two of their log-probabilities."""
+    student, teacher = (-3.0 * _logits(seed, 4, 5).abs() for seed in (24, 25))
+    values = plain(student, teacher)
+    assert values.shape == (4, 5), f"one value for every chunk, not {tuple(values.shape)}"
+    assert values.dtype == torch.float64, "fp64 in, fp64 out"
+    assert (values > 0.0).all() and values.isfinite().all(), "above 0 where the models differ"
+    assert plain(teacher, teacher).abs().max() < 1e-10, "zero where both models agree"
+    assert torch.autograd.gradcheck(
+        lambda nats: plain(nats, teacher), (student.requires_grad_(),), raise_exception=False
+    ), "the gradient is that of finite differences"
+    for dtype in (torch.float32, torch.float64):
+        ends = torch.tensor([0.0, -1e-9, -1e-3, -2000.0], dtype=dtype)
+        own, others = torch.meshgrid(ends, ends, indexing="ij")
+        values = plain(own.requires_grad_(), others)
+        (slope,) = torch.autograd.grad(values.sum(), own)
+        assert values.isfinite().all() and slope.isfinite().all(), (
+            "finite where a model is sure of a chunk, or finds it impossible"
+        )
+        assert (values >= 0.0).all(), "never negative, not even by rounding"
+
+
+def _check_chunk_sums(member: Divergence, plain: _Plain, arguments: dict[str, Any]) -> None:
+    """From hidden states, a few positions at a time: the plain form of the sums over tokens."""
+    leaves = hidden, weight, bias = (
+        _logits(12, 11, _DIM).requires_grad_(),
+        _logits(13, _VOCAB, _DIM).requires_grad_(),
+        _logits(18, _VOCAB).requires_grad_(),
+    )
+    head, targets = Head(weight, bias, scale=0.7, soft_cap=5.0), _other(True, 17, 11)
+    chunk_of = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4, 4, 4, 4])
+    teacher, chunks = -3.0 * _logits(26, 5).abs(), torch.linspace(0.5, 1.5, 5).double()
+    for temperature in (1.0, 2.5):
+        log_probs = (head.logits(hidden) / temperature).log_softmax(-1)
+        of_tokens = log_probs.gather(-1, targets[:, None])[:, 0]
+        values = plain(of_tokens.new_zeros(5).index_add(0, chunk_of, of_tokens), teacher)
+        expected = torch.autograd.grad((chunks * values).sum(), leaves)
+        found = chunk_sum(
+            member,
+            arguments,
+            *(hidden, head, targets, chunk_of, teacher),
+            weights=chunks,
+            temperature=temperature,
+        )
+        torch.testing.assert_close(found.values[0], values.detach(), msg="same value of chunks")
+        torch.testing.assert_close(found.total, (chunks * values).sum(), msg="same total")
+        for got, wanted in zip(torch.autograd.grad(found.total, leaves), expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-12, msg="same gradient")
 
 
 def _logits(seed: int, *shape: int) -> Tensor:
