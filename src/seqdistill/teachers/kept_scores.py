@@ -31,7 +31,7 @@ from seqdistill.core.errors import DataError, ModelError, StaleCorpusError, User
 from seqdistill.core.families import SparseForm
 from seqdistill.core.head import Head
 from seqdistill.core.progress import Progress
-from seqdistill.core.scores import DenseScores, SparseScores, TeacherScores
+from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.core.source import bytes_of
 from seqdistill.data.batching import in_length_order
 from seqdistill.data.collating import Collator
@@ -42,7 +42,7 @@ from seqdistill.records.atomic import new_file, write_json
 from seqdistill.records.environment import versions
 from seqdistill.records.fingerprint import canonical_json, of_bytes, of_file
 from seqdistill.records.shared_parts import make_parts, one_at_a_time
-from seqdistill.teachers.forms import Form, HiddenStates, Numbers
+from seqdistill.teachers.forms import Form, HiddenStates, Numbers, at_targets, sparse_scores
 from seqdistill.teachers.in_process import Teacher
 
 SCORES = "scores.json"
@@ -256,27 +256,18 @@ class KeptScoresTeacher(Teacher):
             self._row(example_id, targets[row][mask[row]].numpy())
             for row, example_id in enumerate(batch.example_ids)
         ]
-        device, form = batch.target_ids.device, self.record.settings.form
+        form = self.record.settings.form
 
         def column(name: str) -> list[Numbers]:
             return self._rows.column(name, rows)
 
-        def placed(values: Tensor) -> Tensor:
-            whole = values.new_zeros(*mask.shape, *values.shape[1:])
-            whole[mask] = values
-            return whole.to(device)
-
         if isinstance(form, HiddenStates):
             assert self._head is not None, "hidden states are nothing without their head"
             width = self._head.weight.shape[1]
-            return DenseScores(placed(form.read(column, width)), self._head)
-        ids, log_probs, tail = form.read(column)
-        if self._sparse_form == "renormalized":
-            tail = torch.full_like(tail, -torch.inf)
-        # Rounded numbers sum to 1 nearly.
-        whole = torch.cat([log_probs, tail[:, None]], dim=-1).log_softmax(dim=-1)
-        known, rest = placed(whole[:, :-1]), placed(whole[:, -1])
-        return SparseScores(placed(ids), known, rest, form.vocab_size, self._sparse_form)
+            return DenseScores(at_targets(form.read(column, width), batch), self._head)
+        return sparse_scores(
+            *form.read(column), batch=batch, vocab_size=form.vocab_size, form=self._sparse_form
+        )
 
     def _row(self, example_id: str, counted_ids: npt.NDArray[np.int64]) -> int:
         key = np.uint64(_batch_key(example_id, counted_ids))
