@@ -21,7 +21,8 @@ from seqdistill.assembly.decoding import (
     rollout_engine,
     verification_pairs,
 )
-from seqdistill.assembly.preparing import Prepared, check_vocabularies
+from seqdistill.assembly.preparing import Prepared
+from seqdistill.assembly.servers import rollout_vocabulary, vllm_sampler
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.phases import PhaseClock
 from seqdistill.core.progress import Progress
@@ -34,9 +35,9 @@ from seqdistill.generation.rollout_process import RolloutProcess, Writer
 from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.scoring import IdPair
 from seqdistill.generation.verification import Reach, reach_of
+from seqdistill.generation.vllm_sampler import VllmSampler
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import Precision
-from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.sequences_schema import AdaptiveSection, Decoding, MeasuredSection
 from seqdistill.sources.completions import CompletionSource, Gather, SequenceSource, alone
 from seqdistill.sources.mixture import (
@@ -66,9 +67,13 @@ def training_sequences(
     """
     if not prepared.recipe.sequences.decoded_by_teacher:
         return prepared.train, {}
-    assert prepared.teacher is not None
+    served = prepared.recipe.sequences.decoding.engine == "server"
     outputs, facts = teacher_outputs(
-        prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
+        prepared.recipe,
+        None if served else prepared.teacher,
+        prepared.student,
+        prepared.train_examples,
+        progress,
     )
     written = with_teacher_targets(prepared.train, outputs)
     kept = within_limits(written, prepared.student, prepared.recipe.data)
@@ -99,6 +104,12 @@ def build_source(
             seed=recipe.seed,
             rank=rank,
             world_size=world_size,
+        )
+    if recipe.sequences.rollouts.engine == "vllm" and world_size > 1:
+        raise RecipeError(
+            "sequences.rollouts.engine must not be vllm where several processes train, which would "
+            f"each refresh the server at another moment, got vllm and {world_size} processes; "
+            "train in one, or use transformers"
         )
     if recipe.sequences.origin == "near_policy":
         ahead = recipe.sequences.near_policy
@@ -162,6 +173,8 @@ def try_rollout_engine(prepared: Prepared) -> str | None:
     if not prepared.recipe.sequences.rolls_out:
         return None
     sampler = build_sampler(prepared, prepared.train)
+    if isinstance(sampler, VllmSampler):
+        return "vllm"
     return "ctranslate2" if isinstance(sampler, CTranslate2Sampler) else "transformers"
 
 
@@ -238,7 +251,7 @@ class _SamplerPlan:
 
 
 def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPlan:
-    recipe, student = prepared.recipe, prepared.student
+    recipe = prepared.recipe
     section = recipe.sequences.rollouts
     decoding = Decoding(
         mode="sample" if section.mode == "sample" else "beam",
@@ -250,11 +263,6 @@ def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPla
         # Rollouts of a batch are decoded together: what fits for learning fits for writing.
         batch_tokens=recipe.training.batch_tokens,
     )
-    # Ids of what the student writes lie below what the objective cuts both heads to.
-    if prepared.asks_teacher or section.teacher_fraction > 0.0:
-        vocab_size = check_vocabularies(student, *prepared.teachers)
-    else:
-        vocab_size = num_known_ids(student.tokenizer)
     # With targets no longer than a rollout, which fit the model where others may not.
     pairs = verification_pairs(with_placeholder_targets(examples))
     longest = max(1, section.max_new_tokens - 1)
@@ -263,7 +271,7 @@ def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPla
         rollout_engine(recipe),
         [(source, target[:longest]) for source, target in pairs],
         reach_of(examples, section.max_new_tokens),
-        vocab_size,
+        rollout_vocabulary(prepared),
         prepared.precision,
     )
 
@@ -283,6 +291,8 @@ def build_sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sam
             teacher_fraction=fraction,
             precision=plan.precision,
         )
+    if plan.engine.name == "vllm":
+        return vllm_sampler(prepared, examples, plan.decoding, plan.vocab_size)
     return _planned_sampler(plan, student)
 
 

@@ -39,7 +39,7 @@ def label_data(recipe: Recipe, *, progress: Progress) -> Path:
     check_recipe(recipe, purpose="label")
     examples = read_split(recipe, "train", targets="optional")
     folders = [
-        label_with_teacher(one, build_teacher(one), part, progress).folder
+        label_with_teacher(one, _local_teacher(one), part, progress).folder
         for one, part in asked_of(recipe, examples)
         if len(part)
     ]
@@ -48,6 +48,11 @@ def label_data(recipe: Recipe, *, progress: Progress) -> Path:
     for folder in folders:
         check_labels(folder)
     return folders[0].parent
+
+
+def _local_teacher(recipe: Recipe) -> LoadedModel | None:
+    """None where a server labels."""
+    return None if recipe.sequences.decoding.engine == "server" else build_teacher(recipe)
 
 
 def check_labels(folder: Path) -> None:
@@ -66,7 +71,7 @@ def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     examples = read_split(recipe, "train", targets="optional")
     rows = [("examples", counted_train(examples, recipe.data))]
     for one, part in asked_of(recipe, examples):
-        teacher = build_teacher(one)
+        teacher = _local_teacher(one)
         wanted = wanted_corpus(one, teacher, part)
         rows.append(("would write to", str(wanted.folder)))
         rows.append(("teacher's labels", planned_labels(one, teacher, wanted)))
@@ -76,10 +81,13 @@ def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     ]
 
 
-def planned_labels(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> str:
-    """Whether the labels that are wanted are there; else the time, from a sample of them."""
+def planned_labels(recipe: Recipe, teacher: LoadedModel | None, wanted: Wanted) -> str:
+    """Whether the labels that are wanted are there; else the time, from a sample of them. A server
+    is not asked."""
     if wanted.is_there:
         return wanted.origin
+    if teacher is None:
+        return f"{wanted.origin}: asked of {', '.join(recipe.teacher.server.url)}"
     sources = [example.prompt for example in wanted.sources]
     sample = spread(sources, _NUM_LABELLED)
     generator = label_generator(recipe, teacher, wanted)
