@@ -97,6 +97,8 @@ def _shared_tokens_needed(recipe: Recipe) -> Iterator[tuple[str, object, str]]:
             )
         )
         yield f"teacher.{key}", found, "dense" if kept else "none"
+    if teacher.reload_every is not None:
+        yield "teacher.reload_every", teacher.reload_every, "null"
     if sequences.rollouts.teacher_fraction > 0.0:
         yield "sequences.rollouts.teacher_fraction", sequences.rollouts.teacher_fraction, "0"
     ahead = sequences.near_policy

@@ -23,6 +23,7 @@ from seqdistill.assembly.data import (
 from seqdistill.assembly.decoding import build_generator, labelling_engine
 from seqdistill.assembly.judging import text_units
 from seqdistill.assembly.models import build_teacher, each_teacher, teacher_placement
+from seqdistill.assembly.servers import LabelRequests, label_server
 from seqdistill.core.errors import ModelError, StaleCorpusError
 from seqdistill.core.origins import ROUTE
 from seqdistill.core.progress import NoProgress, Progress
@@ -33,6 +34,7 @@ from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import pair_facts
+from seqdistill.generation.text_server import text_of
 from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
@@ -62,6 +64,8 @@ from seqdistill.sources.teacher_corpus import (
 Kept = Iterable[tuple[str, Sequence[TeacherOutput]]]
 """Each example's id, in order, with the teacher's outputs to use."""
 _ENCODED_TOGETHER = 1024
+_SERVED_TOGETHER = 512
+"""Examples that a server is asked for anew after a kill, at most: its answers may cost money."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +151,27 @@ _KEYS = {"seed": "seed", "engine": "sequences.decoding.engine and compute_type, 
 
 
 def wanted_corpus(
-    recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], of: CorpusOf = LABELS
+    recipe: Recipe,
+    teacher: LoadedModel | None,
+    examples: Sequence[Example],
+    of: CorpusOf = LABELS,
 ) -> Wanted:
-    """The corpus of these examples: in `sequences.corpus`, or beside the runs, named by content."""
+    """The corpus of these examples: in `sequences.corpus`, or beside the runs, named by content.
+
+    A teacher on a server has no model here, and no tokenizer: texts are asked and written.
+    """
     section = recipe.sequences.decoding
+    if teacher is None:
+        server = recipe.teacher.server
+        settings = CorpusSettings(
+            teacher_fingerprint=of_settings([server.model, server.api]),
+            tokenizer_fingerprint="utf-8",
+            sources_fingerprint=fingerprint_sources(LabelRequests.of(recipe, examples)),
+            decoding=section,
+            seed=recipe.seed if section.mode == "sample" else 0,
+            engine=f"server {server.api}",
+        )
+        return _named(recipe, settings, (), of)
     facts = pair_facts(teacher)
     # Prompts alone: what the teacher reads must not depend on the references.
     asked = as_teacher_reads(without_references(examples))
@@ -167,17 +188,23 @@ def wanted_corpus(
         seed=recipe.seed if section.mode == "sample" else 0,
         engine=f"{section.engine} {section.compute_type} of {teacher.model.dtype}",
     )
+    return _named(recipe, settings, encoded.examples, of)
+
+
+def _named(
+    recipe: Recipe, settings: CorpusSettings, sources: Sequence[EncodedExample], of: CorpusOf
+) -> Wanted:
     # Neither the batches nor the workers change an output.
     named = [
         settings.teacher_fingerprint,
         settings.tokenizer_fingerprint,
-        section.model_dump(exclude={"batch_tokens", "threads"}),
+        recipe.sequences.decoding.model_dump(exclude={"batch_tokens", "threads"}),
         settings.seed,
         settings.sources_fingerprint,
         settings.engine,
     ]
     beside = output_folder(recipe).parent / of.folder / of_settings(named)[:16]
-    return Wanted(Path(recipe.sequences.corpus or beside), settings, encoded.examples, of)
+    return Wanted(Path(recipe.sequences.corpus or beside), settings, sources, of)
 
 
 def label_generator(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> SequenceGenerator:
@@ -196,7 +223,7 @@ def label_generator(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> Seq
 
 def label_with_teacher(
     recipe: Recipe,
-    teacher: LoadedModel,
+    teacher: LoadedModel | None,
     examples: Sequence[Example],
     progress: Progress,
     of: CorpusOf = LABELS,
@@ -224,7 +251,7 @@ def label_with_teacher(
 
 
 def corpus_parts(
-    recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], of: CorpusOf = LABELS
+    recipe: Recipe, teacher: LoadedModel | None, examples: Sequence[Example], of: CorpusOf = LABELS
 ) -> Parts:
     """What `label_with_teacher` makes, for a process that makes some of it."""
     wanted = wanted_corpus(recipe, teacher, examples, of)
@@ -233,11 +260,21 @@ def corpus_parts(
 
 def _labelling(
     recipe: Recipe,
-    teacher: LoadedModel,
+    teacher: LoadedModel | None,
     examples: Sequence[Example],
     progress: Progress,
     wanted: Wanted,
 ) -> Labelling:
+    if teacher is None:
+        return Labelling(
+            LabelRequests.of(recipe, examples),
+            functools.partial(label_server, recipe),
+            wanted.settings,
+            wanted.folder,
+            decode=text_of,
+            shard_size=_SERVED_TOGETHER,
+            on_progress=progress.advance,
+        )
     decoder, chat = TextDecoder(teacher.tokenizer), chat_settings(recipe.data)
     return Labelling(
         _Prompts(as_teacher_reads(examples), wanted.sources, teacher, chat),
@@ -282,7 +319,7 @@ Outputs = Iterator[tuple[str, Sequence[tuple[int, ...]]]]
 
 def teacher_outputs(
     recipe: Recipe,
-    teacher: LoadedModel,
+    teacher: LoadedModel | None,
     student: LoadedModel,
     examples: Sequence[Example],
     progress: Progress,
@@ -297,18 +334,19 @@ def teacher_outputs(
     kept: Kept
     facts: dict[str, object] = {}
     if recipe.teacher.members:
+        assert teacher is not None
         corpus: TeacherCorpus = _pool(recipe, teacher, examples, progress)
     else:
         corpus = label_with_teacher(recipe, teacher, examples, progress)
     references = [(example.id, example.target or "") for example in examples]
     if recipe.sequences.origin == "interpolation":
-        decoder = TextDecoder(teacher.tokenizer)
+        decode = text_of if teacher is None else TextDecoder(teacher.tokenizer).text
         progress.start("choosing by similarity to the targets", len(examples))
         kept, summary = interpolate(
             corpus,
             references,
             similarity=similarity_of(recipe.sequences.similarity, text_units(recipe, examples)),
-            decode=lambda ids: decoder.text(ids).strip(),
+            decode=lambda ids: decode(ids).strip(),
             on_progress=progress.advance,
         )
         progress.finish()
@@ -324,7 +362,9 @@ def teacher_outputs(
         if (most := recipe.sequences.max_word_error_rate) is not None:
             kept, left = within_error_rate(best, references, most=most)
             facts = {"error_filter": dataclasses.asdict(left)}
-    if tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(student.tokenizer):
+    if teacher is not None and tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(
+        student.tokenizer
+    ):
         return _known_to(student, teacher, kept, corpus.folder), facts
     return _encoded(kept, recipe, teacher, student, examples), facts
 
@@ -410,7 +450,7 @@ def _as_written(
 def _encoded(
     kept: Kept,
     recipe: Recipe,
-    teacher: LoadedModel,
+    teacher: LoadedModel | None,
     student: LoadedModel,
     examples: Sequence[Example],
 ) -> Outputs:
@@ -421,7 +461,12 @@ def _encoded(
     while chunk := list(itertools.islice(asked, _ENCODED_TOGETHER)):
         outputs = [output for _, found in chunk for output in found]
         read = [example.for_teacher() for example, _ in chunk]
-        texts = _as_written(outputs, recipe, teacher, read)
+        if teacher is not None:
+            texts = _as_written(outputs, recipe, teacher, read)
+        elif student.kind == "causal" and recipe.teacher.server.api == "completions":
+            texts = [output.text for output in outputs]  # with the blank that follows a prompt
+        else:
+            texts = [output.text.strip() for output in outputs]
         asking = (example for example, found in chunk for _ in found)
         answered = [
             dataclasses.replace(example, target=text)

@@ -80,7 +80,7 @@ def _check_replay(recipe: Recipe, train: EncodedDataset, kind: Kind) -> None:
 
 def _check_engine(pair: LoadedModel, engine: EngineChoice, max_new_tokens: int) -> None:
     """Raises UserError for an engine that cannot run the model, or outputs beyond its positions."""
-    if engine.name != "transformers" and not engine.may_fall_back:
+    if engine.name == "ctranslate2" or (engine.name == "auto" and not engine.may_fall_back):
         with with_hint(engine.remedy):
             loader_for(pair.model)
     key = engine.key.removesuffix("engine") + "max_new_tokens"

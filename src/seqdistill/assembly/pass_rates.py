@@ -57,6 +57,7 @@ class PassRates:
         stages = reversed(unchained(recipe)) if recipe.stages else ()
         sampling = next((one for one in stages if one.sequences.rolls_out), recipe).sequences
         rollouts = sampling.rollouts
+        assert rollouts.engine != "vllm", "checked with the recipe"
         decoding = DecodingSection(
             mode="sample",
             n_best=self.num_rollouts,

@@ -116,7 +116,7 @@ def _watched(recipe: Recipe) -> tuple[Monitor, ...]:
     """What collapse alarms look at of a student that samples, beside its outputs."""
     if not recipe.sequences.rolls_out or recipe.training.alarms.action == "none":
         return ()
-    if recipe.teacher.scores == "none":
+    if recipe.teacher.scores != "dense":
         return (OF_STUDENT_ALONE,)
     return (
         OF_STUDENT_ALONE,

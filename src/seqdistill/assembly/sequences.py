@@ -22,6 +22,7 @@ from seqdistill.assembly.decoding import (
     verification_pairs,
 )
 from seqdistill.assembly.preparing import Prepared
+from seqdistill.assembly.servers import rollout_vocabulary, vllm_sampler
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.phases import PhaseClock
 from seqdistill.core.progress import Progress
@@ -34,9 +35,9 @@ from seqdistill.generation.rollout_process import RolloutProcess, Writer
 from seqdistill.generation.sampling import Sampler, TeacherMixedSampler, TransformersSampler
 from seqdistill.generation.scoring import IdPair
 from seqdistill.generation.verification import Reach, reach_of
+from seqdistill.generation.vllm_sampler import VllmSampler
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import Precision
-from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.sequences_schema import (
     AdaptiveSection,
     Decoding,
@@ -75,9 +76,13 @@ def training_sequences(
     """
     if not prepared.recipe.sequences.decoded_by_teacher:
         return prepared.train, {}
-    assert prepared.teacher is not None
+    served = prepared.recipe.sequences.decoding.engine == "server"
     outputs, facts = teacher_outputs(
-        prepared.recipe, prepared.teacher, prepared.student, prepared.train_examples, progress
+        prepared.recipe,
+        None if served else prepared.teacher,
+        prepared.student,
+        prepared.train_examples,
+        progress,
     )
     written = with_teacher_targets(prepared.train, outputs)
     kept = within_limits(written, prepared.student, prepared.recipe.data)
@@ -108,6 +113,12 @@ def build_source(
             seed=recipe.seed,
             rank=rank,
             world_size=world_size,
+        )
+    if recipe.sequences.rollouts.engine == "vllm" and world_size > 1:
+        raise RecipeError(
+            "sequences.rollouts.engine must not be vllm where several processes train, which would "
+            f"each refresh the server at another moment, got vllm and {world_size} processes; "
+            "train in one, or use transformers"
         )
     if recipe.sequences.origin == "near_policy":
         ahead = recipe.sequences.near_policy
@@ -171,6 +182,8 @@ def try_rollout_engine(prepared: Prepared) -> str | None:
     if not prepared.recipe.sequences.rolls_out:
         return None
     sampler = build_sampler(prepared, prepared.train)
+    if isinstance(sampler, VllmSampler):
+        return "vllm"
     return "ctranslate2" if isinstance(sampler, CTranslate2Sampler) else "transformers"
 
 
@@ -247,7 +260,7 @@ class _SamplerPlan:
 
 
 def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPlan:
-    recipe, student = prepared.recipe, prepared.student
+    recipe = prepared.recipe
     section = recipe.sequences.rollouts
     decoding = RolloutDecoding(
         mode="sample" if section.mode == "sample" else "beam",
@@ -258,8 +271,6 @@ def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPla
         max_new_tokens=section.max_new_tokens,
         batch_tokens=_HELD_TO_LEARNED * recipe.training.batch_tokens,
     )
-    # Ids of what the student writes lie below what the objective cuts both heads to.
-    vocab_size = prepared.shared_symbols or num_known_ids(student.tokenizer)
     # With targets no longer than a rollout, which fit the model where others may not.
     pairs = verification_pairs(with_placeholder_targets(examples))
     longest = max(1, section.max_new_tokens - 1)
@@ -268,7 +279,7 @@ def _plan(prepared: Prepared, examples: Sequence[EncodedExample]) -> _SamplerPla
         rollout_engine(recipe),
         [(source, target[:longest]) for source, target in pairs],
         reach_of(examples, section.max_new_tokens),
-        vocab_size,
+        rollout_vocabulary(prepared),
         prepared.precision,
     )
 
@@ -288,6 +299,8 @@ def build_sampler(prepared: Prepared, examples: Sequence[EncodedExample]) -> Sam
             teacher_fraction=fraction,
             precision=plan.precision,
         )
+    if plan.engine.name == "vllm":
+        return vllm_sampler(prepared, examples, plan.decoding, plan.vocab_size)
     return _planned_sampler(plan, student)
 
 

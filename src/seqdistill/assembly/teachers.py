@@ -21,6 +21,7 @@ from seqdistill.assembly.models import (
     teaches_without_adapters,
 )
 from seqdistill.assembly.preparing import Prepared
+from seqdistill.assembly.servers import server_teacher
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.core.head import Head
@@ -69,11 +70,13 @@ class Publication:
 def live_teacher(
     prepared: Prepared, device: torch.device, publication: Publication = Publication()
 ) -> Teacher:
-    """The recipe's teacher on `device`, run for every batch; none where nothing asks it.
+    """The recipe's teacher on `device`, run for every batch; none where nothing asks it, and where
+    it is on a server.
 
     The student itself, where that is its teacher, has to be there already.
     """
-    if not prepared.asks_teacher or prepared.teacher is None:
+    on_server = prepared.recipe.teacher.on_server
+    if not prepared.asks_teacher or prepared.teacher is None or on_server:
         return NoTeacher()
     if prepared.crosses_tokenizers:
         rereader = rereader_of(
@@ -146,6 +149,8 @@ def teacher_facts(recipe: Recipe) -> dict[str, str]:
         decay = section.average_decay
         kept = {1.0: "the student's first", 0.0: "the student's present"}
         found["weights"] = kept.get(decay, f"average of the student's, decay {decay:g}")
+    if section.on_server and section.scores != "none":
+        found["asked"] = f"at {', '.join(section.server.url)}, {section.top_k} symbols a token"
     if section.route_by is not None:
         found["by row"] = f"the column {section.route_by} says which of {len(section.members)}"
     elif section.members and section.scores != "none":
@@ -168,8 +173,11 @@ def build_teacher_scores(
     publication: Publication = Publication(),
     make: Make = make_parts,
 ) -> Teacher:
-    """What scores the batches of these sequences: kept scores, made now if need be, or a model."""
+    """What scores the batches of these sequences: kept scores, made now if need be, a server, or a
+    model."""
     teacher, section = prepared.teacher, prepared.recipe.teacher
+    if section.on_server and prepared.asks_teacher:
+        return server_teacher(prepared, examples, device)
     if not (section.keeps_scores and prepared.asks_teacher):
         return live_teacher(prepared, device, publication)
     folder, settings = _keep(prepared, examples, progress, make)

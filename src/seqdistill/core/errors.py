@@ -59,6 +59,10 @@ class StaleCorpusError(UserError):
     """A cached corpus made by another teacher, data set or decoding setting."""
 
 
+class ServerError(UserError):
+    """A server that does not answer, or not as it must."""
+
+
 class NonFiniteLossError(UserError):
     """A loss that is NaN or infinite: training stops before the optimizer sees it."""
 

@@ -18,8 +18,9 @@ from seqdistill.assembly.data import Split, chat_settings, encode_for, read_spli
 from seqdistill.assembly.memory import sketched, sketched_student
 from seqdistill.assembly.models import model_folder
 from seqdistill.assembly.preparing import prepare
+from seqdistill.assembly.servers import servers_said
 from seqdistill.assembly.teachers import check_kept_scores
-from seqdistill.core.errors import UserError
+from seqdistill.core.errors import ServerError, UserError
 from seqdistill.core.hub import must_be_downloaded
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import ExampleTable
@@ -177,6 +178,12 @@ def _said_by_training(recipe: Recipe) -> Iterator[Finding]:
     with warnings_kept() as said:
         preflight(prepared := prepare(limited))
         check_kept_scores(prepared)
+        try:
+            served = servers_said(prepared)
+        except ServerError as error:
+            yield _refusal("servers", error)
+            return
+    yield from (Finding("servers", "ok", words) for words in served)
     for text in dict.fromkeys(said):
         if not text.startswith("left out"):  # told with the lengths
             yield Finding("training", "warning", text)

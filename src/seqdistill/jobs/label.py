@@ -48,7 +48,7 @@ def label_data(recipe: Recipe, *, progress: Progress, workers: RayWorkers | None
         build = functools.partial(_parts_of_teacher, number)
         make = make_parts if workers is None else workers.maker(recipe, build)
         if len(part):
-            corpus = label_with_teacher(one, build_teacher(one), part, progress, make=make)
+            corpus = label_with_teacher(one, _local_teacher(one), part, progress, make=make)
             folders.append(corpus.folder)
     if not recipe.teacher.members:
         return folders[0]
@@ -61,7 +61,12 @@ def _parts_of_teacher(number: int, recipe: Recipe) -> Parts:
     """What a worker makes: of the labels of one of the teachers."""
     examples = read_split(recipe, "train", targets="optional")
     one, part = next(itertools.islice(asked_of(recipe, examples), number, None))
-    return corpus_parts(one, build_teacher(one), part)
+    return corpus_parts(one, _local_teacher(one), part)
+
+
+def _local_teacher(recipe: Recipe) -> LoadedModel | None:
+    """None where a server labels."""
+    return None if recipe.sequences.decoding.engine == "server" else build_teacher(recipe)
 
 
 def check_labels(folder: Path) -> None:
@@ -80,7 +85,7 @@ def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     examples = read_split(recipe, "train", targets="optional")
     rows = [("examples", counted_train(examples, recipe.data))]
     for one, part in asked_of(recipe, examples):
-        teacher = build_teacher(one)
+        teacher = _local_teacher(one)
         wanted = wanted_corpus(one, teacher, part)
         rows.append(("would write to", str(wanted.folder)))
         rows.append(("teacher's labels", planned_labels(one, teacher, wanted)))
@@ -90,10 +95,13 @@ def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     ]
 
 
-def planned_labels(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> str:
-    """Whether the labels that are wanted are there; else the time, from a sample of them."""
+def planned_labels(recipe: Recipe, teacher: LoadedModel | None, wanted: Wanted) -> str:
+    """Whether the labels that are wanted are there; else the time, from a sample of them. A server
+    is not asked."""
     if wanted.is_there:
         return wanted.origin
+    if teacher is None:
+        return f"{wanted.origin}: asked of {', '.join(recipe.teacher.server.url)}"
     sources = [example.prompt for example in wanted.sources]
     sample = spread(sources, _NUM_LABELLED)
     generator = label_generator(recipe, teacher, wanted)

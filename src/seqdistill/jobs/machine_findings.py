@@ -107,7 +107,7 @@ def engines_found(case: Case) -> Iterator[Finding]:
         if pair is None:
             continue
         try:
-            if engine.name != "transformers":
+            if engine.name in ("ctranslate2", "auto"):
                 with with_hint(engine.remedy):
                     loader_for(pair.model)
         except EngineError as error:
@@ -116,7 +116,7 @@ def engines_found(case: Case) -> Iterator[Finding]:
             words = f"{what}: transformers, since CTranslate2 has no {type(pair.model).__name__}"
             yield Finding("engines", "note", words, f"slower than CTranslate2 ({error.problem})")
             continue
-        name = "transformers" if engine.name == "transformers" else "ctranslate2"
+        name = engine.name.replace("auto", "ctranslate2")
         yield Finding("engines", "ok", f"{what}: {name}")
 
 

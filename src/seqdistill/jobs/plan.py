@@ -159,10 +159,12 @@ def _data_facts(prepared: Prepared, labelled: Recipe) -> dict[str, str]:
         if name is not None:
             size = len(prepared.dev) if split == "dev" else len(read_split(recipe, "test"))
             facts[f"{split} examples"] = f"{size:,} of {name}"
-    if labelled.sequences.decoded_by_teacher and prepared.teacher is not None:
+    served = labelled.sequences.decoding.engine == "server"
+    if labelled.sequences.decoded_by_teacher and (served or prepared.teacher is not None):
         planned = []
         for one, part in asked_of(labelled, prepared.train_examples):
             teacher = build_teacher(one) if recipe.teacher.members else prepared.teacher
+            teacher = None if served else teacher
             planned.append(planned_labels(one, teacher, wanted_corpus(one, teacher, part)))
         facts["teacher's labels"] = "; ".join(planned)
     facts |= dict(shown_row(prepared, train))
@@ -179,7 +181,8 @@ def _model_facts(prepared: Prepared) -> dict[str, str]:
         kept = f"{mask.num_kept:,} of {mask.num_weights:,} weights are kept"
         facts["pruning"] = f"{recipe.pruning.scheme}, {kept}"
     sizes = {id(one.model): f"{parameter_count(one.model):,}" for one in prepared.teachers}
-    facts["teacher parameters"] = " + ".join(sizes.values()) or "none"
+    on_server = "on a server, whose time is not in the plan" if recipe.teacher.on_server else "none"
+    facts["teacher parameters"] = " + ".join(sizes.values()) or on_server
     if recipe.teacher.keeps_scores:
         form, num_bytes = scores_bytes(prepared)
         made = f"at most {num_bytes / 1e6:,.0f} MB on disk, made once"
@@ -296,11 +299,16 @@ def _largest_batches(prepared: Prepared) -> list[EncodedDataset]:
 
 def _at_once(prepared: Prepared) -> Prepared:
     """With sequences that training waits for, where a process would write them ahead: at most as
-    fast."""
+    fast. Where a server would, which is not asked, with those of transformers."""
     recipe = prepared.recipe
-    if recipe.sequences.origin != "near_policy":
+    rollouts, origin = recipe.sequences.rollouts, recipe.sequences.origin
+    if origin != "near_policy" and rollouts.engine != "vllm":
         return prepared
-    sequences = recipe.sequences.model_copy(update={"origin": "student"})
+    if rollouts.engine == "vllm":
+        rollouts = rollouts.model_copy(update={"engine": "transformers"})
+    origin = "student" if origin == "near_policy" else origin
+    changed = {"origin": origin, "rollouts": rollouts}
+    sequences = recipe.sequences.model_copy(update=changed)
     return dataclasses.replace(prepared, recipe=recipe.model_copy(update={"sequences": sequences}))
 
 

@@ -162,6 +162,12 @@ def _prepared_to_score(recipe: Recipe) -> Prepared:
             "score --teacher-scores needs the recipe of one student, got one of "
             f"{'stages' if recipe.stages else 'a comparison'}; score for each of its presets"
         )
+    if recipe.teacher.on_server:
+        raise RecipeError(
+            "score --teacher-scores must have the teacher in this process, got teacher.server.url; "
+            "take it out and name teacher.model, or train with the server, which is asked while "
+            "the student learns"
+        )
     if not recipe.teacher.keeps_scores:
         raise RecipeError(
             "score --teacher-scores needs a recipe that keeps scores, got teacher.scores "

@@ -51,6 +51,7 @@ from seqdistill.models.proof import probe_logits
 from seqdistill.models.saving import save_pair
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
+from seqdistill.recipe.server_schema import RolloutServerSection, TeacherServerSection
 from seqdistill.recipe.systems import output_folder
 from seqdistill.recipe.writing import write_recipe
 from seqdistill.records.atomic import remove_left_overs
@@ -63,6 +64,7 @@ from seqdistill.sources.stored import PrefetchedSource, StoredSequences
 from seqdistill.sources.watched import WatchedSource
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
 from seqdistill.teachers.kept_scores import SCORES, KeptScoresTeacher
+from seqdistill.teachers.on_server import ServerTeacher
 from seqdistill.teachers.published import Change, PublishedTeacher
 from seqdistill.training.loop import TrainingLoop
 from seqdistill.training.optimization import check_trainable
@@ -88,8 +90,7 @@ def open_run(recipe: Recipe, *, resume: Resume) -> RunDirectory:
         return RunDirectory(path)
     run = RunDirectory.open(path)
     stored = load_recipe(str(run.whole(run.recipe_path)), [])
-    # Trust is this command line's to give, and changes nothing of the run.
-    stored, recipe = without_trust(stored), without_trust(recipe)
+    stored, recipe = _comparable(stored), _comparable(recipe)
     if stored != recipe:
         changed = _first_difference(stored.model_dump(), recipe.model_dump())
         raise RecipeError(
@@ -97,6 +98,21 @@ def open_run(recipe: Recipe, *, resume: Resume) -> RunDirectory:
             "output_dir for other settings, or remove that folder to train it again."
         )
     return run
+
+
+def _comparable(recipe: Recipe) -> Recipe:
+    """The recipe less what is this command line's to give, and changes nothing of the run: trust,
+    and where servers are and how they are waited for."""
+    recipe = without_trust(recipe)
+    teacher, sequences = recipe.teacher, recipe.sequences
+    served = TeacherServerSection(model=teacher.server.model, api=teacher.server.api)
+    writing = RolloutServerSection(model=sequences.rollouts.server.model)
+    rollouts = sequences.rollouts.model_copy(update={"server": writing})
+    sections = {
+        "teacher": teacher.model_copy(update={"server": served}),
+        "sequences": sequences.model_copy(update={"rollouts": rollouts}),
+    }
+    return recipe.model_copy(update=sections)
 
 
 def _first_difference(stored: dict[str, object], given: dict[str, object], at: str = "") -> str:
@@ -229,6 +245,7 @@ def train_as_only_writer(
         facts |= {"processes": accelerator.num_processes, "warmup_steps": training.warmup}
         facts |= {INPUTS: inputs, "preflight": looked_at}
         facts |= {"engines": engines} if engines else {}
+        facts |= {"teacher_server": teacher.facts} if isinstance(teacher, ServerTeacher) else {}
         _begin(run, prepared, facts, started=started)
         judged = [("judged by", str(prepared.judging))] if prepared.dev else []
         for label, text in [*shown_row(prepared, examples), *judged]:
@@ -252,7 +269,8 @@ def train_as_only_writer(
             progress,
             score_dev=dev_scorer(prepared, decode_dev, ranks),
         )
-        with contextlib.closing(run), trackers_started(accelerator, recipe, run):
+        trackers = trackers_started(accelerator, recipe, run)
+        with contextlib.closing(run), contextlib.closing(teacher), trackers:
             result = loop.run(resume=resume if started else False, until=until)
     ended = result.stopped_early or result.updates == training.steps
     if accelerator.is_main_process and ended:
@@ -406,7 +424,7 @@ def _loop(
         clock=clock,
     )
     if isinstance(source, StoredSequences):
-        source = PrefetchedSource(source, accelerator.device)
+        source = PrefetchedSource(source, accelerator.device, teacher.ahead)
     elif recipe.training.alarms.action != "none":
         source = WatchedSource(source, every=recipe.training.log_every)
     if accelerator.is_fsdp2 and isinstance(teacher, InProcessTeacher):

@@ -30,7 +30,10 @@ def check_place(name: str, what: str) -> None:
         _check_folder(path, name, what)
         return
     if "://" in name:
-        found = f"{name!r} is an address: models run in this process and not behind a server."
+        found = (
+            f"{name!r} is an address: models run in this process; a teacher behind a server is "
+            "named as teacher.server.url."
+        )
     elif path.exists():
         found = (
             f"{name!r} is a file; give the folder that holds config.json, model.safetensors and "

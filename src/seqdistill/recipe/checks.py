@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from seqdistill.recipe.objective_checks import objective_findings, reward_findings
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sections import Finding, Findings, Section, shown
+from seqdistill.recipe.server_checks import label_server_findings, server_findings
 from seqdistill.recipe.teacher_checks import teacher_findings
 
 FILE_SUFFIXES = (".tsv", ".txt", ".jsonl", ".parquet", ".gz")
@@ -88,14 +89,17 @@ def contradictions(recipe: Recipe) -> list[Finding]:
 
     The members of a comparison are systems of their own: see `systems.all_contradictions`.
     """
-    checks = (_names, _train, _data, _unread, _needed, teacher_findings, _scratch, _sequences)
-    return _found_by(*checks, objective_findings, _training, _metrics, recipe=recipe)
+    checks = (_names, _train, _data, _unread, _needed, teacher_findings, server_findings)
+    others = (_scratch, _sequences, objective_findings, _training, _metrics)
+    return _found_by(*checks, *others, recipe=recipe)
 
 
 def label_contradictions(recipe: Recipe) -> list[Finding]:
     """As `contradictions`, of what labelling needs: data, a teacher, how it decodes."""
-    found = _found_by(_names, _train, _unread, _n_best, _labelling, recipe=recipe)
-    read = ("method", "output_dir", "data", "teacher.model", "sequences.decoding", "stages")
+    checks = (_names, _train, _unread, _n_best, _labelling, label_server_findings)
+    found = _found_by(*checks, recipe=recipe)
+    models = ("teacher.model", "teacher.server")
+    read = ("method", "output_dir", "data", *models, "sequences.decoding", "stages")
     return [(key, sentence) for key, sentence in found if key.startswith(read)]
 
 
@@ -122,6 +126,12 @@ def _scoring(recipe: Recipe) -> Findings:
         yield (
             "objective.reward.function",
             "must say which rollouts pass, got none; name one, such as exact_answer, or your own",
+        )
+    if rollouts.engine == "vllm":
+        yield (
+            "sequences.rollouts.engine",
+            "must not be vllm for pass rates, whose rollouts are kept with their probabilities, "
+            "got vllm; use ctranslate2 or transformers",
         )
     yield from reward_findings(reward)
 
@@ -195,7 +205,8 @@ def _unread(recipe: Recipe) -> Findings:
             f"must be left out where the teacher neither scores nor labels, got {prompts!r}; "
             "remove it, or set teacher.scores=dense",
         )
-    if recipe.teacher.kept_scores is not None and not recipe.teacher.keeps_scores:
+    keeps = recipe.teacher.keeps_scores or recipe.teacher.on_server
+    if recipe.teacher.kept_scores is not None and not keeps:
         yield (
             "teacher.kept_scores",
             "must be left out where nothing of the teacher is kept, got "
@@ -232,7 +243,7 @@ def _train(recipe: Recipe) -> Findings:
 
 
 def _labelling(recipe: Recipe) -> Findings:
-    if recipe.teacher.model is None:
+    if recipe.teacher.model is None and recipe.sequences.decoding.engine != "server":
         yield "teacher.model", "must name the model that labels, got none; add teacher.model=..."
     if recipe.teacher.is_student and recipe.student.model is None:
         yield (

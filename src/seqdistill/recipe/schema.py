@@ -31,6 +31,7 @@ from seqdistill.recipe.sections import (
     refresh_sections,
 )
 from seqdistill.recipe.sequences_schema import SequencesSection
+from seqdistill.recipe.server_schema import TeacherServerSection
 
 BleuTokenizer = Literal[
     "auto",
@@ -204,8 +205,18 @@ class TeacherSection(Section):
     dtype of the stored weights on GPUs."""
     attention: Attention = "auto"
     """Its attention kernel; `auto` is transformers' choice."""
+    server: TeacherServerSection = TeacherServerSection()
+    """Where the teacher is, if not in this process: `url` says so. With `scores: top_k` its
+    likeliest symbols are asked for at every update, nothing is kept on disk, and rollouts may be
+    scored; `sequences.decoding.engine: server` has it label. `model` is then left out, or names a
+    local copy of what is served, with which the server is compared."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model folder. Off: such code can do anything."""
+
+    @property
+    def on_server(self) -> bool:
+        """Whether it is asked over the network."""
+        return bool(self.server.url)
 
     @property
     def sparse_form(self) -> SparseForm | None:
@@ -215,7 +226,8 @@ class TeacherSection(Section):
     @property
     def keeps_scores(self) -> bool:
         """Whether it is run once and read from disk."""
-        return self.sparse_form is not None or self.cache_hidden_states != "none"
+        is_sparse = self.sparse_form is not None and not self.on_server
+        return is_sparse or self.cache_hidden_states != "none"
 
     @property
     def is_student(self) -> bool:

@@ -222,6 +222,8 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
         return f"must have at least {context['min_length']} item, got {found}; give one"
     if kind == "int_from_float":
         return f"must be a whole number, got {found}; leave out the fraction"
+    if kind == "server_address":  # which may hold a password
+        return f"must be {details['msg']}, got another; write one"
     if kind in ("number_or_schedule", "layer_map"):
         return f"must be {details['msg']}, got {found}; write one of them"
     family = kind.rsplit("_", 1)[0].removesuffix("_attributes")

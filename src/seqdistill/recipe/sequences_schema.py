@@ -16,6 +16,7 @@ from seqdistill.recipe.sections import (
     Share,
     UserPath,
 )
+from seqdistill.recipe.server_schema import RolloutServerSection
 
 
 class Decoding(Section):
@@ -59,9 +60,10 @@ class RolloutDecoding(Decoding):
 class DecodingSection(Decoding):
     """How the teacher decodes, and with what."""
 
-    engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
+    engine: Literal["auto", "ctranslate2", "transformers", "server"] = "auto"
     """ctranslate2 is several times faster on CPU; transformers knows every architecture. auto is
-    ctranslate2 where it computes the same as the model, else transformers, which is said."""
+    ctranslate2 where it computes the same as the model, else transformers, which is said. server
+    asks teacher.server for texts, greedily (beam_size 1) or sampled; any tokenizer will do."""
     compute_type: ComputeType = "float32"
     """Arithmetic of the CTranslate2 engine; with another than float32 auto never is transformers.
     """
@@ -72,10 +74,14 @@ class DecodingSection(Decoding):
 class RolloutsSection(Section):
     """How the student samples in training: by default from its own distribution, dropout off."""
 
-    engine: Literal["transformers", "ctranslate2", "auto"] = "transformers"
+    engine: Literal["transformers", "ctranslate2", "auto", "vllm"] = "transformers"
     """transformers knows every architecture and device; ctranslate2 takes the new weights in memory
     before every update, compares them, and is several times faster on CPUs. auto is ctranslate2
-    where it computes the same as the student, else transformers."""
+    where it computes the same as the student, else transformers. vllm writes on `server`, which
+    loads the new weights before every update and is compared with the student at each; for
+    decoder-only students."""
+    server: RolloutServerSection = RolloutServerSection()
+    """The vLLM server of `engine: vllm`, started with the student's folder."""
     mode: Literal["sample", "greedy"] = "sample"
     """Ancestral sampling, or the likeliest symbol at every step."""
     sampling_temperature: PositiveFloat = 1.0

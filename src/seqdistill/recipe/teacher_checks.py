@@ -37,6 +37,7 @@ def _published(recipe: Recipe) -> Findings:
     found = {
         "teacher.model: student": teacher.is_student,
         "several teachers": bool(teacher.members),
+        "teacher.server": teacher.on_server,
         "teacher.scores: none": teacher.scores == "none",
         f"{_kept_by(teacher)[0]}, which are made once": teacher.keeps_scores,
         "its labels, which are made once": sequences.decoded_by_teacher,
@@ -148,12 +149,15 @@ def _asked(recipe: Recipe) -> Findings:
     soft += [feature.match for feature in recipe.objective.features]
     monitored = [name for name in recipe.objective.monitors if name != OF_STUDENT_ALONE]
     is_kept = teacher.sparse_form is not None and teacher.kept_scores is not None
+    elsewhere = is_kept or teacher.on_server
+    served = sequences.decoding.engine == "server"
+    labels = sequences.decoded_by_teacher and not served
+    written = sequences.origin in ("teacher", "interpolation")
     reasons = {
-        f"the objective's {soft[0] if soft else ''}": bool(soft) and not is_kept,
-        f"teacher.scores: {teacher.scores}": teacher.scores != "none" and not is_kept,
-        f"sequences.origin: {sequences.origin}": sequences.origin in ("teacher", "interpolation"),
-        "sequences.mixture.others: teacher": sequences.reads_mixture
-        and sequences.decoded_by_teacher,
+        f"the objective's {soft[0] if soft else ''}": bool(soft) and not elsewhere,
+        f"teacher.scores: {teacher.scores}": teacher.scores != "none" and not elsewhere,
+        f"sequences.origin: {sequences.origin}": written and labels,
+        "sequences.mixture.others: teacher": sequences.reads_mixture and labels,
         "sequences.rollouts.teacher_fraction": sequences.rollouts.teacher_fraction > 0.0,
         "student.init: teacher_layers": recipe.student.init == "teacher_layers",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -70,10 +70,16 @@ class PrefetchedSource(SequenceSource):
 
     Only for sources whose next batch depends on nothing that training does: stored sequences. Its
     state is that of the batches that were handed out, so that none is lost when a run resumes.
+    `on_batch` hears of each as soon as it is read.
     """
 
-    def __init__(self, source: SequenceSource, device: torch.device) -> None:
-        self._source = source
+    def __init__(
+        self,
+        source: SequenceSource,
+        device: torch.device,
+        on_batch: Callable[[SequenceBatch], None] = lambda _: None,
+    ) -> None:
+        self._source, self._on_batch = source, on_batch
         self._pins = device.type == "cuda"
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._ahead: Future[tuple[SequenceBatch, dict[str, Any]]] | None = None
@@ -88,6 +94,7 @@ class PrefetchedSource(SequenceSource):
 
     def _read(self) -> tuple[SequenceBatch, dict[str, Any]]:
         batch = self._source.next_batch()
+        self._on_batch(batch)
         return batch.pin_memory() if self._pins else batch, self._source.state_dict()
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,10 +19,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from seqdistill.core.batch import SequenceBatch
+from seqdistill.core.families import SparseForm
 from seqdistill.core.head import Head
+from seqdistill.core.scores import SparseScores
 from seqdistill.objectives.chunked import Blocking, LogitsPass, product_dtype
 
 Numbers = npt.NDArray[Any]
@@ -214,6 +217,34 @@ class Samples:
 
 
 Form = HiddenStates | TopK | Samples
+
+
+def at_targets(values: Tensor, batch: SequenceBatch) -> Tensor:
+    """Values of a batch's counted positions, one after another, where they belong; else zeros."""
+    mask = batch.target_mask.cpu()
+    whole = values.new_zeros(*mask.shape, *values.shape[1:])
+    whole[mask] = values
+    return whole.to(batch.target_ids.device)
+
+
+def sparse_scores(
+    ids: Int[Tensor, "positions top_k"],
+    log_probs: Float[Tensor, "positions top_k"],
+    tail: Float[Tensor, " positions"],
+    *,
+    batch: SequenceBatch,
+    vocab_size: int,
+    form: SparseForm,
+) -> SparseScores:
+    """Scores of a batch from those of its counted positions, one after another."""
+    if form == "renormalized":
+        tail = torch.full_like(tail, -torch.inf)
+    # Rounded numbers sum to 1 nearly.
+    whole = torch.cat([log_probs, tail[:, None]], dim=-1).log_softmax(dim=-1)
+    known, rest = at_targets(whole[:, :-1], batch), at_targets(whole[:, -1], batch)
+    return SparseScores(at_targets(ids, batch), known, rest, vocab_size, form)
+
+
 Keys = Sequence[int]
 """A number for each sequence, which its content decides."""
 

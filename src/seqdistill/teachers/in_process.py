@@ -34,6 +34,12 @@ class Teacher(abc.ABC):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - likewise
         """Go to where `state_dict` was taken."""
 
+    def ahead(self, batch: SequenceBatch) -> None:  # noqa: B027 - likewise
+        """This batch will have to be scored, after others: called by any thread."""
+
+    def close(self) -> None:  # noqa: B027 - likewise
+        """Nothing will be asked any more."""
+
 
 class NoTeacher(Teacher):
     """Says nothing: for training on hard targets alone."""

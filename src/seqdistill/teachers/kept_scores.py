@@ -20,19 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
 from seqdistill.core.batch import Kind, SequenceBatch
 from seqdistill.core.errors import DataError, StaleCorpusError
 from seqdistill.core.families import SparseForm
 from seqdistill.core.head import Head
-from seqdistill.core.scores import DenseScores, SparseScores, TeacherScores
+from seqdistill.core.scores import DenseScores, TeacherScores
 from seqdistill.core.source import bytes_of
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.records.fingerprint import canonical_json, of_bytes, of_file
-from seqdistill.teachers.forms import Form, HiddenStates, Numbers
+from seqdistill.teachers.forms import Form, HiddenStates, Numbers, at_targets, sparse_scores
 from seqdistill.teachers.in_process import Teacher
 
 SCORES = "scores.json"
@@ -254,27 +252,18 @@ class KeptScoresTeacher(Teacher):
             self._row(example_id, targets[row][mask[row]].numpy())
             for row, example_id in enumerate(batch.example_ids)
         ]
-        device, form = batch.target_ids.device, self.record.settings.form
+        form = self.record.settings.form
 
         def column(name: str) -> list[Numbers]:
             return self._rows.column(name, rows)
 
-        def placed(values: Tensor) -> Tensor:
-            whole = values.new_zeros(*mask.shape, *values.shape[1:])
-            whole[mask] = values
-            return whole.to(device)
-
         if isinstance(form, HiddenStates):
             assert self._head is not None, "hidden states are nothing without their head"
             width = self._head.weight.shape[1]
-            return DenseScores(placed(form.read(column, width)), self._head)
-        ids, log_probs, tail = form.read(column)
-        if self._sparse_form == "renormalized":
-            tail = torch.full_like(tail, -torch.inf)
-        # Rounded numbers sum to 1 nearly.
-        whole = torch.cat([log_probs, tail[:, None]], dim=-1).log_softmax(dim=-1)
-        known, rest = placed(whole[:, :-1]), placed(whole[:, -1])
-        return SparseScores(placed(ids), known, rest, form.vocab_size, self._sparse_form)
+            return DenseScores(at_targets(form.read(column, width), batch), self._head)
+        return sparse_scores(
+            *form.read(column), batch=batch, vocab_size=form.vocab_size, form=self._sparse_form
+        )
 
     def _row(self, example_id: str, counted_ids: npt.NDArray[np.int64]) -> int:
         key = np.uint64(_batch_key(example_id, counted_ids))
