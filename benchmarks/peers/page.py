@@ -260,6 +260,7 @@ def peer_wins(found: Mapping[str, Any]) -> list[str]:
     """Where a peer took less than this package: of CPU time, memory, or in quality."""
     wins = []
     for pair in found["pairs"]:
+        other = next((r for r in pair["rows"] if r["system"] == "ours transformers"), None)
         for row in pair["rows"]:
             if row["system"].startswith("ours"):
                 continue
@@ -267,7 +268,13 @@ def peer_wins(found: Mapping[str, Any]) -> list[str]:
                 ratio = row.get(f"{key}_of_ours", {"median": 1.0})["median"]
                 if ratio < 1.0:
                     title = TITLES[row["system"]]
-                    wins.append(f"{pair['name']}: {title} takes {ratio:.0%} of our {what}")
+                    text = f"{pair['name']}: {title} takes {ratio:.0%} of our {what}"
+                    if other is not None and row["system"] in ON_POLICY:
+                        share = other[f"{key}_of_ours"]["median"]
+                        text += (
+                            f" with engine: auto (with engine: transformers, {ratio / share:.0%})"
+                        )
+                    wins.append(text)
     for job in found["labels"]:
         if (ratio := job["ratio_process_cpu_s"]["median"]) < 1.0:
             wins.append(f"labels, {job['mode']}: the plain script takes {ratio:.0%} of our time")
@@ -277,7 +284,11 @@ def peer_wins(found: Mapping[str, Any]) -> list[str]:
         if name in peer and name in ours:
             gap = sign * (peer[name]["median"] - ours[name]["median"])
             if gap > 0:
-                wins.append(f"quality after equal updates: TRL's median of {name} is better")
+                values = f"{peer[name]['median']:.3g} and {ours[name]['median']:.3g}"
+                wins.append(
+                    f"quality after equal updates, {name}: TRL's is better, {values} "
+                    f"(seeds: {ours['seeds']}; after equal minutes see below)"
+                )
     return wins
 
 
