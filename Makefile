@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs teacher corpus bench kim-rush gkd on-policy best-student clean help
+.PHONY: demo test check docs teacher corpus bench peers kim-rush gkd on-policy best-student clean help
 
 help:  ## the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ bench: $(STAMP)  ## measure losses, rollouts written ahead, sparse teachers; on 
 	PYTHONPATH=. $(BIN)/python -m benchmarks.token_selection
 	PYTHONPATH=. $(BIN)/python -m benchmarks.near_policy
 	PYTHONPATH=. $(BIN)/python -m benchmarks.sparse_teachers
+
+peers: $(STAMP)  ## measure TRL and plain scripts beside this package, or go on with it: hours
+	PYTHONPATH=. $(BIN)/python -m benchmarks.peers.run --environment runs/peers-environment $(ARGS)
 
 kim-rush: $(STAMP)  ## run Kim and Rush's tables, or go on with them: many hours
 	$(BIN)/python -m experiments.kim_rush.run $(ARGS)
