@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pickle
@@ -129,6 +130,10 @@ def test_ray_is_asked_for_by_name_and_by_one_process(
     assert not (place / "labels").exists()
 
 
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_killed_worker_of_a_cluster_changes_no_byte(
@@ -145,9 +150,12 @@ def test_a_killed_worker_of_a_cluster_changes_no_byte(
         while not list((place / "two").glob("shard-*")):
             time.sleep(0.05)
         for process in Path("/proc").glob("[0-9]*"):
-            if b"ray::MapWorker" in (process / "cmdline").read_bytes() and not killed:
-                killed.append(int(process.name))
-                os.kill(killed[0], signal.SIGKILL)
+            # Of this test's own cluster: a worker's parent is a child of this process.
+            with contextlib.suppress(OSError):
+                is_worker = b"ray::MapWorker" in (process / "cmdline").read_bytes()
+                if is_worker and not killed and parent(parent(int(process.name))) == os.getpid():
+                    killed.append(int(process.name))
+                    os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()

@@ -31,6 +31,7 @@ from seqdistill.records.temporary import temporary_folder
 _LOG = logging.getLogger(__name__)
 _MOST_BLOCKS = 10_000
 """What Ray is asked to keep track of; parts beyond share blocks."""
+_TOKEN = Path.home() / ".ray" / "auth_token"
 _MOST_TRIES = 4
 """A part that ends so many workers ends the job: too little memory would end them all."""
 
@@ -226,6 +227,9 @@ class _Warnings(logging.Handler):
 def _connected(workers: RayWorkers, threads: int) -> Iterator[Any]:
     """Ray while the block runs: a cluster of this machine's own, or the one at the address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
+    if workers.address is not None and _TOKEN.is_file():
+        # `ray start` asks for the token that it keeps there; `ray.init` would not send it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
         import ray.data
