@@ -157,7 +157,7 @@ def test_a_closed_client_ends_at_once(both: list[FakeVllm]) -> None:
     time.sleep(0.05)
     client.close()
     with pytest.raises((ServerError, TryAgain)):
-        waiting.result(timeout=2.0)
+        waiting.result(timeout=20.0)
 
 
 @pytest.mark.parametrize("variable", ["MY_KEY", "SEQDISTILL_API_KEY"])

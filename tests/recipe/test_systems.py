@@ -11,7 +11,8 @@ from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.stages import stage_recipe
 from seqdistill.recipe.systems import comparable_presets
 
-EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "examples").rglob("*.yaml"))
+# Those of clusters are for launchers.
+EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "examples").glob("[!c]*/*.yaml"))
 CHANGED = {"preset", "method", "output_dir", "compare", "teacher", "sequences", "objective"}
 
 
