@@ -14,11 +14,11 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import estimate
 from experiments.gkd import page as gkd
 from experiments.kim_rush import page as kim_rush
 from experiments.on_policy import page as on_policy
 
+from benchmarks import estimate
 from seqdistill.records.results import Results, System, parsed
 from seqdistill.report.headlines import headline
 from seqdistill.report.numbers import MISSING
