@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
+from seqdistill.core.errors import RecipeError
 from seqdistill.core.head import Head
 from seqdistill.core.scores import NoScores
 from seqdistill.core.terms import Reduction, Term
@@ -171,3 +173,64 @@ def test_the_mean_gradient_is_that_of_the_expected_reward_whatever_the_baseline(
     expected = gradient_of_expected_reward(hidden)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+UPDATES = (
+    [(1, 2), (END,), (2, 1), (1, END), (2, 2), (1, 1)],
+    [(2, END), (2, 1), (1, 1), (END,), (END,), (1, 2)],
+    [(END,), (2, 2), (1, 2), (2, 1), (1, END), (1, END)],
+)
+"""Three samples of two prompts, in each of three updates."""
+
+
+@pytest.mark.parametrize("baseline", ["none", "leave_one_out", "moving_average"])
+@pytest.mark.parametrize("split", [False, True])
+def test_advantages_and_metrics_are_those_of_a_naive_loop(baseline: Baseline, split: bool) -> None:
+    """In one micro-batch an update or in one for each prompt; a resumed source goes on alike."""
+    asked = [EncodedExample("p", (9,), ()), EncodedExample("q", (9,), ())]
+    dictated, state, average = Dictated(3), None, None
+    for update, sequences in enumerate(UPDATES, start=1):
+        source = RewardedSource(dictated, reward, baseline=baseline)
+        if state is not None:
+            source.load_state_dict(state)
+        source.begin_update(update, 9)
+        gained, expected, spreads = list[float](), list[float](), list[float]()
+        parts = [[place] for place in range(2)] if split else [[0, 1]]
+        for part in parts:
+            dictated.next = [y for place in part for y in sequences[3 * place : 3 * place + 3]]
+            found = source.complete([asked[place] for place in part])
+            assert found.advantages is not None and found.rewards is not None
+            assert found.rewards.tolist() == [REWARDS[y] for y in dictated.next]
+            gained += found.advantages.tolist()
+            for start in range(0, len(dictated.next), 3):
+                own = [REWARDS[y] for y in dictated.next[start : start + 3]]
+                spreads.append(statistics.pstdev(own))
+            for place, y in enumerate(dictated.next):
+                alike = place // 3 * 3
+                others = [REWARDS[z] for z in dictated.next]
+                if baseline == "leave_one_out":
+                    others = others[alike : alike + 3]
+                    place -= alike
+                others.pop(place)
+                base = sum(others) / len(others)
+                if baseline == "moving_average" and average is not None:
+                    base = average
+                expected.append(REWARDS[y] - (0.0 if baseline == "none" else base))
+        assert gained == pytest.approx(expected, abs=1e-12)
+        mean = sum(REWARDS[y] for y in sequences) / len(sequences)
+        average = mean if average is None else 0.9 * average + 0.1 * mean
+        metrics = source.end_update()
+        assert metrics["reward"].mean == pytest.approx(mean, abs=1e-12)
+        assert metrics["reward_std_within_prompt"].mean == pytest.approx(sum(spreads) / 2)
+        absolute = sum(map(abs, expected)) / len(expected)
+        assert metrics["absolute_advantage"].mean == pytest.approx(absolute)
+        state = source.state_dict()
+
+
+def test_leave_one_out_needs_two_samples_of_a_prompt() -> None:
+    source, asked = Dictated(1), [EncodedExample("p", (9,), ())]
+    source.next = [(1, 2)]
+    writer = RewardedSource(source, reward, baseline="leave_one_out")
+    writer.begin_update(1, 9)
+    with pytest.raises(RecipeError, match="at least 2, got 1"):
+        writer.complete(asked)
