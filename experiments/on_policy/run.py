@@ -161,8 +161,10 @@ def restore(regime: Regime, cells: Mapping[str, Cell]) -> None:
 def _sweep_scores(row: Row, cell: Cell) -> Iterator[Row]:
     """A kept row as those of a sweep: the score on dev, or each score that has an interval."""
     if row["experiment"] == "rate":
-        metric = str(cell.recipes[-1].training.eval_metric)
-        yield {"metric": metric, "value": row["dev"], "worth": score_key_of(metric)(row["dev"])}
+        training, score = cell.recipes[-1].training, row["dev"]
+        metric = str(training.eval_metric)
+        worth = score_key_of(metric)(score)
+        yield {"metric": metric, "value": score, "worth": worth, "steps": training.steps}
         return
     facts = {key: row[key] for key in ("steps", "seconds", "parameters")}
     for key in [key for key in row if f"{key}_low" in row]:
