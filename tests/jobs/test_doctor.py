@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.jobs.runs import FEASIBLE, WORDS, folder_for, save_chat_model, save_pairs
+from tests.sounds import save_table, save_whisper
 from tests.tiny import character_tokenizer, save_unlisted, tiny_model
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
@@ -74,6 +75,21 @@ def test_sound_recipes_have_no_fault_and_nothing_is_written(place: Path) -> None
         *("dtype", "memory", "engines", "licences", "training"),
     }
     assert sorted(place.rglob("*")) == before
+
+
+def test_recordings_are_decoded_by_transformers_and_it_says_so(place: Path) -> None:
+    pytest.importorskip("soundfile")
+    save_whisper(place / "hears")
+    for split, words in {"train": ["ab", "cab"], "dev": ["eca"], "test": ["dab"]}.items():
+        save_table(place / f"{split}.jsonl", words)
+    (place / "hears" / "README.md").write_text(CARD)
+    given = ["teacher.model=hears", "output_dir=run", "evaluation.max_new_tokens=30"]
+    given += ["sequences.decoding.max_new_tokens=30"]
+    given += [f"data.{split}={split}.jsonl" for split in ("train", "dev", "test")]
+    found = examine(load_recipe("distil_whisper", given, purpose="train"))
+    assert not faults(found) and not found.would_fail
+    told(found, "note", "dev and test: transformers, since")
+    told(found, "note", "labels: transformers, since")
 
 
 def other_vocabulary() -> None:

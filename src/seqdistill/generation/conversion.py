@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdistill.core.errors import EngineError
 from seqdistill.generation.model_facts import ModelFacts, has_mute_last_row
+from seqdistill.models.modalities import modality_of
 from seqdistill.records.temporary import temporary_folder
 
 WEIGHTS = "model.bin"
@@ -191,8 +192,14 @@ def loader_for(model: PreTrainedModel) -> loaders.ModelLoader:
 
     Its Marian loader starts the decoder from a zero vector and drops the last symbol, which is
     right only where that row is mute; any other Marian model goes through the BART loader, which
-    starts from the start token's embedding and drops nothing.
+    starts from the start token's embedding and drops nothing. Raises EngineError where there is
+    none, and for models that read anything but token ids.
     """
+    if not modality_of(model).reads_text:
+        raise EngineError(
+            "CTranslate2 must be given models that read token ids, but "
+            f"{type(model).__name__} reads {model.main_input_name}"
+        )
     name = type(model.config).__name__
     if name == "MarianConfig" and not has_mute_last_row(model):
         name = "BartConfig"

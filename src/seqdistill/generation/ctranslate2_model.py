@@ -28,6 +28,7 @@ from seqdistill.generation.conversion import (
     as_engine_error,
     convert,
     detached_cpu_copy,
+    loader_for,
     with_weights_of,
 )
 from seqdistill.generation.ctranslate2_scoring import converted_predictions
@@ -45,7 +46,6 @@ from seqdistill.generation.verification import (
     short_pairs,
 )
 from seqdistill.models.loading import check_finite, load_tokenizer
-from seqdistill.models.modalities import modality_of
 from seqdistill.records import atomic
 from seqdistill.records.checksums import check_model_folder, write_checksums
 
@@ -166,11 +166,7 @@ class CTranslate2Model:
             writing_below(self.facts, self.vocab_size)
 
     def _load(self, model: PreTrainedModel) -> None:
-        if not modality_of(model).reads_text:
-            raise EngineError(
-                "CTranslate2 must be given models that read token ids, but "
-                f"{type(model).__name__} reads {model.main_input_name}"
-            )
+        loader_for(model)
         check_finite(model)
         facts = facts_of(model, self.tokenizer, kind=self.kind)
         disposable = detached_cpu_copy(model)

@@ -128,7 +128,7 @@ def _check_model(pair: LoadedModel) -> None:
     if config.model_type not in _ARCHITECTURES:
         raise ModelError(
             f"GGUF is written for {', '.join(_ARCHITECTURES)}, got a {config.model_type}; use "
-            "--format int8, or llama.cpp's own converter"
+            "--format dense, or llama.cpp's own converter"
         )
     rope = getattr(config, "rope_parameters", None) or {}
     windows = {"sliding_attention", "chunked_attention"} & {
