@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from seqdistill.core.batch import SequenceBatch, StudentStates
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.head import Head
+from seqdistill.core.origins import Origin
 from seqdistill.core.scores import NoScores
 from seqdistill.core.terms import Reduction, Term
 from seqdistill.data.encoding import EncodedExample
@@ -64,18 +66,31 @@ class Dictated(CompletionSource):
     def __init__(self, samples_per_prompt: int) -> None:
         self._samples_per_prompt = samples_per_prompt
         self.next: Sequence[tuple[int, ...]] = ()
+        self.origins: Sequence[Origin] | None = None
+        self.updates: list[int] = []
 
     @property
     def sequences_per_prompt(self) -> int:
         return self._samples_per_prompt
+
+    def begin_update(self, update: int, updates: int) -> None:
+        self.updates.append(update)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = list(state["updates"])
 
     def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
         """What was dictated for one micro-batch, side by side for each prompt."""
         (prompts,) = batches
         asked = [prompt for prompt in prompts for _ in range(self._samples_per_prompt)]
         written = [
-            Completion(EncodedExample(prompt.id, prompt.source_ids, sequence), "student")
-            for prompt, sequence in zip(asked, self.next, strict=True)
+            Completion(EncodedExample(prompt.id, prompt.source_ids, sequence), origin)
+            for prompt, sequence, origin in zip(
+                asked, self.next, self.origins or ["student"] * len(asked), strict=True
+            )
         ]
         return [batched(written)]
 
@@ -225,6 +240,31 @@ def test_advantages_and_metrics_are_those_of_a_naive_loop(baseline: Baseline, sp
         absolute = sum(map(abs, expected)) / len(expected)
         assert metrics["absolute_advantage"].mean == pytest.approx(absolute)
         state = source.state_dict()
+
+
+def test_only_what_the_student_wrote_is_rewarded() -> None:
+    """Of p one answer is the student's, so that it has no spread; of q two are."""
+    dictated = Dictated(3)
+    dictated.next = [(1, 2), (END,), (2, 1), (1, END), (2, 2), (1, 1)]
+    dictated.origins = ["student", "reference", "reference", "student", "reference", "student"]
+    source = RewardedSource(dictated, reward, baseline="none")
+    source.begin_update(1, 9)
+    found = source.complete([EncodedExample("p", (9,), ()), EncodedExample("q", (9,), ())])
+    own = [REWARDS[dictated.next[place]] for place in (0, 3, 5)]
+    assert found.advantages is not None and found.rewards is not None
+    assert found.advantages.tolist() == [own[0], 0.0, 0.0, own[1], 0.0, own[2]]
+    assert found.rewards.isnan().tolist() == [False, True, True, False, True, False]
+    metrics = source.end_update()
+    assert metrics["reward"].mean == pytest.approx(sum(own) / 3)
+    assert metrics["reward_std_within_prompt"].mean == pytest.approx(statistics.pstdev(own[1:]))
+
+
+def test_the_source_within_is_told_of_updates_and_kept() -> None:
+    source = RewardedSource(Dictated(1), reward, baseline="none")
+    source.begin_update(3, 9)
+    again = Dictated(1)
+    RewardedSource(again, reward, baseline="none").load_state_dict(source.state_dict())
+    assert again.updates == [3]
 
 
 def test_leave_one_out_needs_two_samples_of_a_prompt() -> None:
