@@ -70,6 +70,8 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "collator": (("data/collating.py", "data/batching.py"), ("tests/data", "tests/sources")),
 }
 _CPU_SECONDS = 240
+_WITHOUT_EFFECT = ("strict", "out")
+"""Arguments that decide no number."""
 _NEIGHBOURS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -114,7 +116,7 @@ def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
             yield number, 0, f"line {line}: condition negated"
         elif isinstance(node, ast.Call):
             for index, keyword in enumerate(node.keywords):
-                if keyword.arg not in (None, "strict", "out"):  # which decide no number
+                if keyword.arg not in (None, *_WITHOUT_EFFECT):
                     yield number, index, f"line {line}: {keyword.arg}= left out"
         elif isinstance(node, ast.AugAssign) or (
             isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
@@ -135,6 +137,8 @@ def _silent(tree: ast.Module) -> set[int]:
         if isinstance(node, ast.FunctionDef):
             quiet += [*node.decorator_list, *([node.returns] if node.returns else [])]
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
+            quiet.append(node)
+        if isinstance(node, ast.keyword) and node.arg in _WITHOUT_EFFECT:
             quiet.append(node)
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("_LOG.", "warnings.")):
             quiet.append(node)

@@ -86,11 +86,10 @@ class Dictated(CompletionSource):
         """What was dictated for one micro-batch, side by side for each prompt."""
         (prompts,) = batches
         asked = [prompt for prompt in prompts for _ in range(self._samples_per_prompt)]
+        origins: Sequence[Origin] = self.origins or ["student"] * len(asked)
         written = [
             Completion(EncodedExample(prompt.id, prompt.source_ids, sequence), origin)
-            for prompt, sequence, origin in zip(
-                asked, self.next, self.origins or ["student"] * len(asked), strict=True
-            )
+            for prompt, sequence, origin in zip(asked, self.next, origins, strict=True)
         ]
         return [batched(written)]
 
