@@ -58,15 +58,18 @@ def exported(place: Path, form: StoredForm, name: str = "mbart") -> Exported:
 FORMS: tuple[StoredForm, ...] = ("dense", "sparse", "float32", "int8", "int8_float16")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "onnx"])
 @pytest.mark.parametrize("name", ["mbart", "llama"])
 def test_every_form_decodes_the_inputs_of_its_model(
     form: StoredForm, name: str, place: Path
 ) -> None:
+    if form == "onnx":
+        for package in ("onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
     made = exported(place, form, name)
     assert made.num_inputs == 32
     assert made.equal_outputs is not None and made.agreement is not None
-    if form in ("dense", "sparse", "float32"):
+    if form in ("dense", "sparse", "float32", "onnx"):
         assert made.equal_outputs == 1.0 and made.agreement.max_nats < 1e-4
     else:
         assert made.equal_outputs > 0.5 and 0.0 < made.agreement.max_nats < 2.0

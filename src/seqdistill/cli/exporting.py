@@ -34,7 +34,8 @@ def export(
             "--format",
             "FORM",
             "dense: a transformers folder, also back from sparse. sparse: without zeros. float32, "
-            "int8, int8_float16: for CTranslate2. gguf-f32, gguf-f16, gguf-q8_0: for llama.cpp.",
+            "int8, int8_float16: for CTranslate2. gguf-f32, gguf-f16, gguf-q8_0: for llama.cpp. "
+            "onnx: for ONNX Runtime.",
         ),
     ],
     save_dtype: Annotated[

@@ -11,5 +11,7 @@ StoredForm = Literal[
     "gguf-f32",
     "gguf-f16",
     "gguf-q8_0",
+    "onnx",
 ]
-"""`dense`, `sparse`: transformers folders; `gguf-*`: llama.cpp's; the others are CTranslate2's."""
+"""`dense`, `sparse`: transformers folders; `gguf-*`: llama.cpp's; `onnx`: ONNX Runtime's; the
+others are CTranslate2's."""

@@ -75,7 +75,7 @@ def _recipe_of(run: RunDirectory) -> Recipe | None:
 
 
 def _library(form: str) -> str:
-    return {"dense": "transformers", "sparse": "seqdistill"}.get(
+    return {"dense": "transformers", "sparse": "seqdistill", "onnx": "onnx"}.get(
         form, "gguf" if form.startswith("gguf") else "ctranslate2"
     )
 
@@ -97,6 +97,14 @@ def _loading(form: str, pair: LoadedModel) -> str:
             "",
             'tokenizer = transformers.AutoTokenizer.from_pretrained("FOLDER")',
             f'model = transformers.{name}.from_pretrained("FOLDER")',
+        ]
+    elif form == "onnx":
+        lines = [
+            "import transformers",
+            "from transformers.exporters import ExportedModel",
+            "",
+            'tokenizer = transformers.AutoTokenizer.from_pretrained("FOLDER")',
+            'graphs = ExportedModel.from_pretrained("FOLDER/onnx").runners  # in ONNX Runtime',
         ]
     else:
         name = "Translator" if pair.kind == "seq2seq" else "Generator"

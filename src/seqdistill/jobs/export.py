@@ -4,6 +4,7 @@ dense                       a `from_pretrained` folder, also back from sparse
 sparse                      the same, its weights stored without their zeros
 float32, int8, int8_float16 a CTranslate2 folder
 gguf-f32, -f16, -q8_0       one file for llama.cpp
+onnx                        graphs with a cache, for ONNX Runtime
 
 Both decode the same inputs before the folder takes its place, whole or not at all. Beside the
 weights lie `README.md`, the model card, and `export.json`, what the comparison found.
@@ -46,6 +47,7 @@ from seqdistill.generation.gguf_file import (
     write_gguf,
 )
 from seqdistill.generation.model_facts import pair_facts
+from seqdistill.generation.onnx_files import ONNX, read_onnx, write_onnx
 from seqdistill.generation.scoring import token_predictions
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.generation.verification import (
@@ -75,13 +77,18 @@ EXPORTED = "export.json"
 
 _EXACT = ("dense", "sparse")
 """Forms that are compared weight by weight in any case."""
-_WEIGHTS = ("*.safetensors", WEIGHTS, GGUF)
+_WEIGHTS = ("*.safetensors", WEIGHTS, GGUF, f"{ONNX}/*.data")
 # On how many sentences a copy's probabilities are compared with its model's, and its outputs.
 _COMPARED_SENTENCES, _DECODED_SENTENCES = 64, 32
 # How long outputs get where no run says it: as long as `generate` writes.
 _MAX_NEW_TOKENS = 128
 _ARITHMETIC = {"gguf-f32": "float32", "gguf-f16": "float16", "gguf-q8_0": "int8"}
 """What a form may differ by: see `verification.TOLERANCES`."""
+_ENGINES = {
+    **dict.fromkeys(_ARITHMETIC, "transformers float32, from the file"),
+    "onnx": "onnxruntime float32, in transformers' loop",
+}
+"""What decodes a form for the comparison, where that is not the engine of its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +227,9 @@ def _written(
         again.model.generation_config = pair.model.generation_config
         again = dataclasses.replace(again, tokenizer=pair.tokenizer)
         return _rebuilt(pair, again, examples, _ARITHMETIC[form])
+    if form == "onnx":
+        write_onnx(pair, folder, [example.prompt for example in examples[:2]])
+        return _rebuilt(pair, read_onnx(folder, pair), examples, "float32")
     generator = _converted(
         pair,
         examples,
@@ -274,7 +284,7 @@ def _compared(
         found,
         num_inputs=len(prompts),
         equal_outputs=sum(a == b for a, b in zip(*outputs, strict=True)) / len(prompts),
-        engine="transformers float32, from the file" if is_guest else engine_name(copy),
+        engine=_ENGINES.get(found.form) or engine_name(copy),
         per_second=None if is_guest else rates[1],
         per_second_before=rates[0],
     )
