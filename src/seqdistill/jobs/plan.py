@@ -165,7 +165,7 @@ def _data_facts(prepared: Prepared, labelled: Recipe) -> dict[str, str]:
         for one, part in asked_of(labelled, prepared.train_examples):
             teacher = build_teacher(one) if recipe.teacher.members else prepared.teacher
             teacher = None if served else teacher
-            planned.append(planned_labels(one, teacher, wanted_corpus(one, teacher, part)))
+            planned.append(planned_labels(wanted_corpus(one, teacher, part)))
         facts["teacher's labels"] = "; ".join(planned)
     facts |= dict(shown_row(prepared, train))
     return {**facts, "source tokens": f"{int(train.lengths.source.sum()):,}"}

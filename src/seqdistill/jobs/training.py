@@ -231,9 +231,7 @@ def train_as_only_writer(
         lambda own: broadcast_from_main(own, accelerator),
         lambda changes: _note_teachers(changes, run, accelerator, progress),
     )
-    teacher = build_teacher_scores(
-        prepared, examples, accelerator.device, progress, publication=publication
-    )
+    teacher = build_teacher_scores(prepared, examples, accelerator.device, progress, publication)
     if accelerator.is_main_process:
         inputs |= sequences_of(train=examples, dev=prepared.dev)
         if isinstance(teacher, KeptScoresTeacher):
