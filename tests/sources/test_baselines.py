@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
-from seqdistill.core.errors import RecipeError
 from seqdistill.core.head import Head
 from seqdistill.core.scores import NoScores
 from seqdistill.core.terms import Reduction, Term
@@ -225,12 +224,3 @@ def test_advantages_and_metrics_are_those_of_a_naive_loop(baseline: Baseline, sp
         absolute = sum(map(abs, expected)) / len(expected)
         assert metrics["absolute_advantage"].mean == pytest.approx(absolute)
         state = source.state_dict()
-
-
-def test_leave_one_out_needs_two_samples_of_a_prompt() -> None:
-    source, asked = Dictated(1), [EncodedExample("p", (9,), ())]
-    source.next = [(1, 2)]
-    writer = RewardedSource(source, reward, baseline="leave_one_out")
-    writer.begin_update(1, 9)
-    with pytest.raises(RecipeError, match="at least 2, got 1"):
-        writer.complete(asked)

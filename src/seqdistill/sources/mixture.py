@@ -158,12 +158,6 @@ class MixtureSource(CompletionSource):
         self._update, self._fraction = 0, 0.0
         self._num_student, self._num_all = 0, 0
 
-    def _parts(self) -> Mapping[str, SourcePart]:
-        parts: dict[str, SourcePart] = {"student": self.student, "other": self.other}
-        if isinstance(self.fraction, SourcePart):
-            parts["fraction"] = self.fraction
-        return parts
-
     @property
     def sequences_per_prompt(self) -> int:
         """The larger number of the two; of both together with coin `both`."""
@@ -240,9 +234,6 @@ class ReplaySource(CompletionSource):
         self._update = 0
         self._fraction, self._is_fresh = 1.0, True
         self._num_fresh, self._num_all, self._ages = 0, 0, 0
-
-    def _parts(self) -> Mapping[str, SourcePart]:
-        return {"student": self.student}
 
     def begin_update(self, update: int, updates: int) -> None:
         """Drops what is too old and throws the coin."""

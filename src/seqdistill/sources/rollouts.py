@@ -29,7 +29,6 @@ from seqdistill.sources.completions import (
     PromptCompletions,
     Prompts,
     SequenceSource,
-    SourcePart,
     metric_sum,
 )
 
@@ -170,9 +169,6 @@ class RolloutBatches(SequenceSource):
             rank=self.rank,
             world_size=self.world_size,
         )
-
-    def _parts(self) -> Mapping[str, SourcePart]:
-        return {"completions": self.completing}
 
     def begin_update(self, update: int, updates: int) -> None:
         """Remembers the update for `on_completions`."""
