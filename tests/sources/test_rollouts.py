@@ -17,6 +17,7 @@ from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.source import Source
+from seqdistill.data.batching import EpochBatches
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
 from seqdistill.sources.mixture import (
@@ -300,11 +301,15 @@ def source(
         examples,
         writer,
         collator("seq2seq"),
-        batch_tokens=48,
-        expected_new_tokens=12,
-        seed=1,
-        rank=rank,
-        world_size=world_size,
+        EpochBatches(
+            examples,
+            "seq2seq",
+            batch_tokens=48 // writer.sequences_per_prompt,
+            expected_new_tokens=12,
+            seed=1,
+            rank=rank,
+            world_size=world_size,
+        ),
         on_completions=on_completions,
     )
 

@@ -14,6 +14,7 @@ from tests.tiny import collator
 
 import seqdistill.sources
 from seqdistill.core.schedules import Schedule
+from seqdistill.data.batching import EpochBatches
 from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
 from seqdistill.sources.mixture import (
     AdaptiveFraction,
@@ -159,14 +160,10 @@ def test_facts_have_the_same_names_in_the_same_order_at_every_update(name: str) 
 @every_writer
 def test_prompts_are_answered_in_full_and_no_prompt_with_nothing(name: str) -> None:
     writer = WRITERS[name]()
-    source = RolloutBatches(
-        PROMPTS,
-        WRITERS[name](),
-        collator("seq2seq"),
-        batch_tokens=60,
-        expected_new_tokens=4,
-        seed=1,
-    )
+    writer = WRITERS[name]()
+    budget = 60 // writer.sequences_per_prompt
+    places = EpochBatches(PROMPTS, "seq2seq", batch_tokens=budget, expected_new_tokens=4, seed=1)
+    source = RolloutBatches(PROMPTS, writer, collator("seq2seq"), places)
     source.begin_update(1, UPDATES)
     batch = source.next_batch()
     assert batch.origins is not None and len(batch.origins) == batch.num_sequences

@@ -31,6 +31,7 @@ from seqdistill.core.errors import NonFiniteLossError, UserError
 from seqdistill.core.features import Layer
 from seqdistill.core.terms import FeatureTerm, Term
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.data.batching import EpochBatches
 from seqdistill.evaluation.dev import DevScorer, Ranks
 from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.generation.sampling import TransformersSampler
@@ -146,15 +147,12 @@ def on_policy(
     if fraction is not None:
         references = StoredCompletions("reference")
         writer = MixtureSource(writer, references, fraction, coin="example", seed=5)
-    return RolloutBatches(
-        random_examples(40),
-        writer,
-        collator(model.kind),
-        batch_tokens=24,
-        expected_new_tokens=5,
-        seed=5,
-        **place,
+    examples = random_examples(40)
+    budget = 24 // writer.sequences_per_prompt
+    places = EpochBatches(
+        examples, model.kind, batch_tokens=budget, expected_new_tokens=5, seed=5, **place
     )
+    return RolloutBatches(examples, writer, collator(model.kind), places)
 
 
 def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str, Any]]]:
