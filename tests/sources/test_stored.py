@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.tiny import EOS, character_tokenizer, collator, random_examples, tiny_model
 
-from seqdistill.assembly.corpus import _encoded
+from seqdistill.assembly.teacher_outputs import _encoded
 from seqdistill.core.errors import DataError
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.collating import Collator

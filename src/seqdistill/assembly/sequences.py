@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 
-from seqdistill.assembly.corpus import teacher_outputs
 from seqdistill.assembly.data import collator_for, epoch_batches, within_limits
 from seqdistill.assembly.decoding import (
     EngineChoice,
@@ -23,6 +22,7 @@ from seqdistill.assembly.decoding import (
 )
 from seqdistill.assembly.preparing import Prepared
 from seqdistill.assembly.servers import rollout_vocabulary, vllm_sampler
+from seqdistill.assembly.teacher_outputs import teacher_outputs
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.phases import PhaseClock
 from seqdistill.core.progress import Progress

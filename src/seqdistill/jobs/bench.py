@@ -52,8 +52,7 @@ from seqdistill.models.placement import device_of, use_fast_attention
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import Decoding
-from seqdistill.recipe.stages import stage_recipe
-from seqdistill.recipe.systems import compare_member
+from seqdistill.recipe.systems import trainings
 from seqdistill.records.environment import environment_facts
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import StoredSequences
@@ -146,9 +145,7 @@ def bench(recipe: Recipe, *, progress: Progress) -> Measured:
 
 
 def _one_of(recipe: Recipe) -> Recipe:
-    if recipe.stages:
-        recipe = stage_recipe(recipe, 0, start_from=None)
-    members = [compare_member(recipe, preset) for preset in recipe.compare] or [recipe]
+    members = trainings(recipe)[: 1 if recipe.stages else None]
     chosen = next((member for member in members if member.objective.asks_teacher), members[0])
     # The teacher itself is measured, not what was kept of it.
     live = chosen.teacher.model_copy(update={"kept_scores": None})
