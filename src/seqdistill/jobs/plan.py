@@ -33,7 +33,8 @@ from seqdistill.evaluation.dev import Ranks
 from seqdistill.jobs.label import planned_labels, spread
 from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.preflight import preflight, shown_row
-from seqdistill.jobs.training import dev_generator, dev_scorer, open_run
+from seqdistill.jobs.run_folders import open_run
+from seqdistill.jobs.training import dev_generator, dev_scorer
 from seqdistill.models.placement import device_of, use_fast_attention
 from seqdistill.objectives.observation import weights_of_update
 from seqdistill.recipe.schema import Recipe
