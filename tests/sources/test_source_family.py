@@ -15,6 +15,7 @@ from tests.tiny import collator
 import seqdistill.sources
 from seqdistill.core.schedules import Schedule
 from seqdistill.data.batching import EpochBatches
+from seqdistill.recipe.sequences_schema import AdaptiveSection, MeasuredSection
 from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
 from seqdistill.sources.mixture import (
     AdaptiveFraction,
@@ -66,9 +67,12 @@ WRITERS: dict[str, Callable[[], CompletionSource]] = {
     "mixture by batch": lambda: mixture("batch"),
     "mixture by example": lambda: mixture("example"),
     "mixture of both": lambda: mixture("both"),
-    "adaptive mixture": lambda: mixture("example", AdaptiveFraction()),
+    "adaptive mixture": lambda: mixture(
+        "example", AdaptiveFraction(AdaptiveSection(shape="adaptive"))
+    ),
     "measured mixture": lambda: mixture(
-        "example", MeasuredFraction(within=(0.1, 0.9), time_constant=2.0)
+        "example",
+        MeasuredFraction(MeasuredSection(shape="measured", within=(0.1, 0.9), time_constant=2.0)),
     ),
     "replay": replay,
     "rewarded, leave one out": lambda: rewarded("leave_one_out"),
@@ -80,7 +84,11 @@ WRITERS: dict[str, Callable[[], CompletionSource]] = {
     ),
     "replay of rewarded": lambda: replay(rewarded("leave_one_out")),
     "adaptive mixture of replay": lambda: MixtureSource(
-        replay(), StoredCompletions("reference"), AdaptiveFraction(step=0.3), coin="batch", seed=5
+        replay(),
+        StoredCompletions("reference"),
+        AdaptiveFraction(AdaptiveSection(shape="adaptive", step=0.3)),
+        coin="batch",
+        seed=5,
     ),
 }
 every_writer = pytest.mark.parametrize("name", WRITERS)

@@ -39,7 +39,7 @@ from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.features import FeatureLoss
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.recipe.sequences_schema import Decoding
+from seqdistill.recipe.sequences_schema import Decoding, MeasuredSection
 from seqdistill.sources.completions import CompletionSource
 from seqdistill.sources.mixture import Fraction, MeasuredFraction, MixtureSource
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
@@ -196,7 +196,9 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
     )
     model = student(dtype=torch.float64)
     divergence = Term.of("adaptive_jensen_shannon", time_constant=2.0)
-    measured = MeasuredFraction(within=(0.1, 0.9), time_constant=2.0)
+    measured = MeasuredFraction(
+        MeasuredSection(shape="measured", within=(0.1, 0.9), time_constant=2.0)
+    )
     kept(
         "adaptive",
         model,

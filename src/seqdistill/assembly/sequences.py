@@ -230,12 +230,8 @@ def _completions(
 def _fraction(asked: Schedule | AdaptiveSection | MeasuredSection) -> Fraction:
     """What gives the student's share at each update."""
     if isinstance(asked, AdaptiveSection):
-        return AdaptiveFraction(
-            start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
-        )
-    if isinstance(asked, MeasuredSection):
-        return MeasuredFraction(within=asked.within, time_constant=asked.time_constant)
-    return asked
+        return AdaptiveFraction(asked)
+    return MeasuredFraction(asked) if isinstance(asked, MeasuredSection) else asked
 
 
 @dataclasses.dataclass(frozen=True)
