@@ -204,7 +204,7 @@ def _labels() -> dict[str, float]:
     """Of bundled sentences by the bundled teacher, on one thread."""
     import torch
 
-    from seqdistill.assembly.corpus import label_generator, wanted_corpus
+    from seqdistill.assembly.corpus import wanted_corpus
     from seqdistill.assembly.data import read_split
     from seqdistill.assembly.models import build_teacher
     from seqdistill.data.detokenizing import TextDecoder
@@ -221,7 +221,7 @@ def _labels() -> dict[str, float]:
     teacher = build_teacher(recipe)
     examples = read_split(recipe, "train")
     wanted = wanted_corpus(recipe, teacher, examples)
-    generator, decoder = label_generator(recipe, teacher, wanted), TextDecoder(teacher.tokenizer)
+    generator, decoder = wanted.generator(), TextDecoder(teacher.tokenizer)
     prompts = [
         Prompt(encoded.id, encoded.prompt, example.source or "")
         for encoded, example in zip(wanted.sources, examples, strict=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.preparing import prepare
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.data.batching import EpochBatches
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.records.atomic import write_json
 from seqdistill.sources.stored import StoredSequences
@@ -35,7 +36,11 @@ def main() -> None:
         prepared = prepare(load_recipe("baseline", settings))
         for batch_tokens in BATCH_TOKENS:
             collator = collator_for(prepared.student)
-            source = StoredSequences(prepared.train, collator, batch_tokens=batch_tokens, seed=1)
+            source = StoredSequences(
+                prepared.train,
+                collator,
+                EpochBatches(prepared.train, collator.kind, batch_tokens=batch_tokens, seed=1),
+            )
             padding = TokenSum.zero()
             for batch in source.batches(NUM_BATCHES):
                 padding = padding + batch.padding

@@ -25,6 +25,7 @@ from seqdistill.core.errors import EngineError, ModelError
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.source import SourceInputs, bytes_of
 from seqdistill.core.terms import Term
+from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import leave_out_long
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
@@ -248,7 +249,16 @@ def on_policy(learner: SequenceModel) -> RolloutBatches:
     rewarded = RewardedSource(mixed, shortness, baseline="moving_average")
     collator = collator_for(loaded(learner))
     return RolloutBatches(
-        EXAMPLES, rewarded, collator, batch_tokens=48, expected_new_tokens=5, seed=1
+        EXAMPLES,
+        rewarded,
+        collator,
+        EpochBatches(
+            EXAMPLES,
+            collator.kind,
+            batch_tokens=48 // rewarded.sequences_per_prompt,
+            expected_new_tokens=5,
+            seed=1,
+        ),
     )
 
 

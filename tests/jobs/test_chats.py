@@ -14,9 +14,9 @@ from tests.jobs.runs import recipe_in, save_chat_model, trained
 from tests.tiny import character_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
-from seqdistill.assembly.corpus import _encoded, teacher_outputs
 from seqdistill.assembly.models import build_student, build_teacher
 from seqdistill.assembly.preparing import prepare
+from seqdistill.assembly.teacher_outputs import _encoded, teacher_outputs
 from seqdistill.core.errors import DataError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.data.conversations import prompt_text
@@ -135,7 +135,7 @@ def test_a_teachers_answers_are_one_text_with_the_students_prompt(
     ]
     best = lambda outputs, _count: outputs  # noqa: E731
     corpus = SimpleNamespace(by_example=lambda: answers, best=best, folder=Path())
-    monkeypatch.setattr("seqdistill.assembly.corpus.label_with_teacher", lambda *_: corpus)
+    monkeypatch.setattr("seqdistill.assembly.teacher_outputs.label_with_teacher", lambda *_: corpus)
     found, _ = teacher_outputs(recipe, teacher, student, examples, NoProgress())
     outputs = dict(found)
     for example, text in zip(examples, texts, strict=True):

@@ -109,7 +109,7 @@ def test_what_is_wrong_in_a_worker_is_said_as_by_one_process(
         raise EngineError("the engine must run this", "use another")
 
     with monkeypatch.context() as patched, pytest.raises(EngineError, match="this; use another"):
-        patched.setattr(corpus, "label_generator", refused)
+        patched.setattr(corpus.Wanted, "generator", refused)
         label_data(recipe, progress=NoProgress(), workers=RayWorkers(1))
     assert not (place / "labels").exists()
     monkeypatch.setattr(os, "getcwd", lambda: str(place / "elsewhere"))

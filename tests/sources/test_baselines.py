@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from seqdistill.core.batch import SequenceBatch, StudentStates
-from seqdistill.core.errors import RecipeError
 from seqdistill.core.head import Head
 from seqdistill.core.origins import Origin
 from seqdistill.core.scores import NoScores
@@ -264,12 +263,3 @@ def test_the_source_within_is_told_of_updates_and_kept() -> None:
     again = Dictated(1)
     RewardedSource(again, reward, baseline="none").load_state_dict(source.state_dict())
     assert again.updates == [3]
-
-
-def test_leave_one_out_needs_two_samples_of_a_prompt() -> None:
-    source, asked = Dictated(1), [EncodedExample("p", (9,), ())]
-    source.next = [(1, 2)]
-    writer = RewardedSource(source, reward, baseline="leave_one_out")
-    writer.begin_update(1, 9)
-    with pytest.raises(RecipeError, match="at least 2, got 1"):
-        writer.complete(asked)

@@ -15,6 +15,7 @@ from tests.tiny import collator, tiny_model
 from seqdistill.core.completions import Completions
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.source import Source
+from seqdistill.data.batching import EpochBatches
 from seqdistill.generation.rollout_process import RolloutProcess, Written
 from seqdistill.sources.completions import PromptCompletions
 from seqdistill.sources.near_policy import NearPolicyBatches
@@ -64,17 +65,26 @@ class Heard:
             "sync_every": 3,
             "micro_batches": 2,
             "samples_per_prompt": 1,
-            "batch_tokens": 30,
-            "expected_new_tokens": 4,
             "keep_quantiles": None,
             "seed": 5,
+            **given,
         }
+        place = {name: given[name] for name in ("rank", "world_size") if name in given}
+        budget = settings.pop("batch_tokens", 30) // settings["samples_per_prompt"]
         self.source = NearPolicyBatches(
             prompts_alone(),
             MODEL,
             cast("RolloutProcess", self.process),
             collator("seq2seq"),
-            **{**settings, **given},
+            EpochBatches(
+                prompts_alone(),
+                "seq2seq",
+                batch_tokens=budget,
+                expected_new_tokens=4,
+                seed=settings["seed"],
+                **place,
+            ),
+            **settings,
             on_completions=lambda update, found: self.told[update].append(found),
         )
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.tiny import EOS, character_tokenizer, collator, tiny_model
 
+from seqdistill.data.batching import EpochBatches
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.recipe.sequences_schema import Decoding
@@ -36,9 +37,7 @@ def test_training_reads_the_rollout_where_the_sampler_wrote_it(name: str) -> Non
         prompts_alone(),
         RolloutSampler(sampler, seed=2, samples_per_prompt=2),
         collate,
-        batch_tokens=4000,
-        expected_new_tokens=6,
-        seed=1,
+        EpochBatches(prompts_alone(), "seq2seq", batch_tokens=2000, expected_new_tokens=6, seed=1),
         on_completions=lambda update, batch: written.extend(batch.listed()),
     )
     source.begin_update(1, 3)

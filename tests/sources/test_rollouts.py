@@ -17,7 +17,9 @@ from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.schedules import Schedule
 from seqdistill.core.source import Source
+from seqdistill.data.batching import EpochBatches
 from seqdistill.data.encoding import EncodedExample
+from seqdistill.recipe.sequences_schema import AdaptiveSection, MeasuredSection
 from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
 from seqdistill.sources.mixture import (
     AdaptiveFraction,
@@ -238,14 +240,16 @@ def as_the_authors_do(losses: Sequence[float], *, step: float, threshold: float)
 def test_an_adaptive_share_follows_the_authors_rule(seed: int) -> None:
     draw = random.Random(seed)
     losses = [2.0 + 0.05 * number + draw.gauss(0.0, 0.2) for number in range(40)]
-    share = AdaptiveFraction(start=0.0, step=0.1, threshold=0.1)
+    share = AdaptiveFraction(AdaptiveSection(shape="adaptive", start=0.0, step=0.1, threshold=0.1))
     found = shares_after(share, losses)
     assert found == pytest.approx(as_the_authors_do(losses, step=0.1, threshold=0.1))
     assert 0.3 < found[-1] <= 1.0 and len(set(found)) > 3
 
 
 def test_an_adaptive_share_stays_at_its_most_and_needs_a_loss() -> None:
-    capped = AdaptiveFraction(start=0.2, step=0.2, threshold=0.0, most=0.5)
+    capped = AdaptiveFraction(
+        AdaptiveSection(shape="adaptive", start=0.2, step=0.2, threshold=0.0, end=0.5)
+    )
     writer, told = mixture(capped), []
     for update in range(1, 5):
         writer.begin_update(update, 4)
@@ -259,7 +263,9 @@ def test_an_adaptive_share_stays_at_its_most_and_needs_a_loss() -> None:
 
 def test_a_measured_share_follows_the_divergences_by_its_rule() -> None:
     """With a time constant of 4; None where an update had no such sequences."""
-    fraction = MeasuredFraction(within=(0.2, 0.8), time_constant=4.0)
+    fraction = MeasuredFraction(
+        MeasuredSection(shape="measured", within=(0.2, 0.8), time_constant=4.0)
+    )
     writer = mixture(fraction)
     told: list[tuple[float | None, float | None, float]] = [
         (3.0, None, 0.5),  # the middle until both are known
@@ -283,7 +289,9 @@ def test_a_measured_share_follows_the_divergences_by_its_rule() -> None:
         )
         expected = after
         assert fraction.value(update + 1, 99) == pytest.approx(expected)
-    equal = MeasuredFraction(within=(0.2, 0.6), time_constant=4.0)
+    equal = MeasuredFraction(
+        MeasuredSection(shape="measured", within=(0.2, 0.6), time_constant=4.0)
+    )
     equal.learned({"divergence_own": metric_sum(0, 2), "divergence_others": metric_sum(0, 2)})
     assert equal.value(2, 99) == pytest.approx(0.4), "no divergence is no reason to go anywhere"
 
@@ -300,11 +308,15 @@ def source(
         examples,
         writer,
         collator("seq2seq"),
-        batch_tokens=48,
-        expected_new_tokens=12,
-        seed=1,
-        rank=rank,
-        world_size=world_size,
+        EpochBatches(
+            examples,
+            "seq2seq",
+            batch_tokens=48 // writer.sequences_per_prompt,
+            expected_new_tokens=12,
+            seed=1,
+            rank=rank,
+            world_size=world_size,
+        ),
         on_completions=on_completions,
     )
 

@@ -14,6 +14,8 @@ from tests.tiny import collator
 
 import seqdistill.sources
 from seqdistill.core.schedules import Schedule
+from seqdistill.data.batching import EpochBatches
+from seqdistill.recipe.sequences_schema import AdaptiveSection, MeasuredSection
 from seqdistill.sources.completions import Completion, CompletionSource, metric_sum
 from seqdistill.sources.mixture import (
     AdaptiveFraction,
@@ -65,9 +67,12 @@ WRITERS: dict[str, Callable[[], CompletionSource]] = {
     "mixture by batch": lambda: mixture("batch"),
     "mixture by example": lambda: mixture("example"),
     "mixture of both": lambda: mixture("both"),
-    "adaptive mixture": lambda: mixture("example", AdaptiveFraction()),
+    "adaptive mixture": lambda: mixture(
+        "example", AdaptiveFraction(AdaptiveSection(shape="adaptive"))
+    ),
     "measured mixture": lambda: mixture(
-        "example", MeasuredFraction(within=(0.1, 0.9), time_constant=2.0)
+        "example",
+        MeasuredFraction(MeasuredSection(shape="measured", within=(0.1, 0.9), time_constant=2.0)),
     ),
     "replay": replay,
     "rewarded, leave one out": lambda: rewarded("leave_one_out"),
@@ -79,7 +84,11 @@ WRITERS: dict[str, Callable[[], CompletionSource]] = {
     ),
     "replay of rewarded": lambda: replay(rewarded("leave_one_out")),
     "adaptive mixture of replay": lambda: MixtureSource(
-        replay(), StoredCompletions("reference"), AdaptiveFraction(step=0.3), coin="batch", seed=5
+        replay(),
+        StoredCompletions("reference"),
+        AdaptiveFraction(AdaptiveSection(shape="adaptive", step=0.3)),
+        coin="batch",
+        seed=5,
     ),
 }
 every_writer = pytest.mark.parametrize("name", WRITERS)
@@ -159,14 +168,10 @@ def test_facts_have_the_same_names_in_the_same_order_at_every_update(name: str) 
 @every_writer
 def test_prompts_are_answered_in_full_and_no_prompt_with_nothing(name: str) -> None:
     writer = WRITERS[name]()
-    source = RolloutBatches(
-        PROMPTS,
-        WRITERS[name](),
-        collator("seq2seq"),
-        batch_tokens=60,
-        expected_new_tokens=4,
-        seed=1,
-    )
+    writer = WRITERS[name]()
+    budget = 60 // writer.sequences_per_prompt
+    places = EpochBatches(PROMPTS, "seq2seq", batch_tokens=budget, expected_new_tokens=4, seed=1)
+    source = RolloutBatches(PROMPTS, writer, collator("seq2seq"), places)
     source.begin_update(1, UPDATES)
     batch = source.next_batch()
     assert batch.origins is not None and len(batch.origins) == batch.num_sequences

@@ -9,8 +9,9 @@ import pytest
 import torch
 from tests.tiny import EOS, character_tokenizer, collator, random_examples, tiny_model
 
-from seqdistill.assembly.corpus import _encoded
+from seqdistill.assembly.teacher_outputs import _encoded
 from seqdistill.core.errors import DataError
+from seqdistill.data.batching import EpochBatches
 from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example
@@ -76,7 +77,9 @@ def test_a_cut_target_is_batched_as_a_cut_rollout_of_the_student(kind: str) -> N
     examples = with_teacher_targets(prompts, [("a", [(8, 9, 10)]), ("b", [(11, EOS)])])
     make: Collator = collator("causal" if kind == "causal" else "seq2seq")
     # Both fit one batch, whatever the order.
-    batch = StoredSequences(examples, make, batch_tokens=100, seed=1).next_batch()
+    batch = StoredSequences(
+        examples, make, EpochBatches(examples, make.kind, batch_tokens=100, seed=1)
+    ).next_batch()
     rows = {name: row for row, name in enumerate(batch.example_ids)}
     cut = batch.target_ids[rows["a"]][batch.target_mask[rows["a"]]]
     assert cut.tolist() == [8, 9, 10]

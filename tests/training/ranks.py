@@ -31,6 +31,7 @@ from seqdistill.core.errors import NonFiniteLossError, UserError
 from seqdistill.core.features import Layer
 from seqdistill.core.terms import FeatureTerm, Term
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.data.batching import EpochBatches
 from seqdistill.evaluation.dev import DevScorer, Ranks
 from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.generation.sampling import TransformersSampler
@@ -38,7 +39,7 @@ from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.features import FeatureLoss
 from seqdistill.objectives.objective import WeightedObjective
-from seqdistill.recipe.sequences_schema import Decoding
+from seqdistill.recipe.sequences_schema import Decoding, MeasuredSection
 from seqdistill.sources.completions import CompletionSource
 from seqdistill.sources.mixture import Fraction, MeasuredFraction, MixtureSource
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
@@ -146,15 +147,12 @@ def on_policy(
     if fraction is not None:
         references = StoredCompletions("reference")
         writer = MixtureSource(writer, references, fraction, coin="example", seed=5)
-    return RolloutBatches(
-        random_examples(40),
-        writer,
-        collator(model.kind),
-        batch_tokens=24,
-        expected_new_tokens=5,
-        seed=5,
-        **place,
+    examples = random_examples(40)
+    budget = 24 // writer.sequences_per_prompt
+    places = EpochBatches(
+        examples, model.kind, batch_tokens=budget, expected_new_tokens=5, seed=5, **place
     )
+    return RolloutBatches(examples, writer, collator(model.kind), places)
 
 
 def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str, Any]]]:
@@ -198,7 +196,9 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
     )
     model = student(dtype=torch.float64)
     divergence = Term.of("adaptive_jensen_shannon", time_constant=2.0)
-    measured = MeasuredFraction(within=(0.1, 0.9), time_constant=2.0)
+    measured = MeasuredFraction(
+        MeasuredSection(shape="measured", within=(0.1, 0.9), time_constant=2.0)
+    )
     kept(
         "adaptive",
         model,

@@ -20,6 +20,7 @@ from seqdistill.core.progress import NoProgress
 from seqdistill.core.scores import TeacherScores
 from seqdistill.core.terms import Reduction, Term
 from seqdistill.core.token_sum import TokenSum
+from seqdistill.data.batching import EpochBatches
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.placement import Precision
 from seqdistill.objectives.objective import WeightedObjective
@@ -148,14 +149,13 @@ class ListedBatches(SequenceSource):
 def stored(*, rank: int = 0, world_size: int = 1) -> StoredSequences:
     """The data of most tests: forty examples in batches of about three."""
     examples = random_examples(40)
-    return StoredSequences(
-        [dataclasses.replace(e, extras={"pass_rate": n % 5 / 4}) for n, e in enumerate(examples)],
-        collator("seq2seq"),
-        batch_tokens=24,
-        seed=5,
-        rank=rank,
-        world_size=world_size,
+    rated = [
+        dataclasses.replace(e, extras={"pass_rate": n % 5 / 4}) for n, e in enumerate(examples)
+    ]
+    places = EpochBatches(
+        rated, "seq2seq", batch_tokens=24, seed=5, rank=rank, world_size=world_size
     )
+    return StoredSequences(rated, collator("seq2seq"), places)
 
 
 def student(*, dropout: float = 0.0, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:

@@ -15,7 +15,7 @@ from seqdistill.data.aligning import aligned
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.examples import ExampleTable
 from seqdistill.data.rereading import Rereader, Speaker
-from seqdistill.data.text_encoding import row_encoder
+from seqdistill.data.row_encoders import row_encoder
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.models.adapters import decoder_prefix_ids
 from seqdistill.models.loading import LoadedModel

@@ -1,14 +1,11 @@
-"""The corpus of a recipe: where it lies, what it depends on, and a teacher's outputs in it."""
+"""The corpus of a recipe: where it lies, what it depends on, and who makes it."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -16,38 +13,31 @@ from seqdistill.assembly.data import (
     as_teacher_reads,
     chat_settings,
     counted_train,
-    encode_for,
     encode_for_evaluation,
     without_references,
 )
 from seqdistill.assembly.decoding import build_generator, labelling_engine
-from seqdistill.assembly.judging import text_units
-from seqdistill.assembly.models import build_teacher, each_teacher, teacher_placement
-from seqdistill.assembly.servers import LabelRequests, label_server
-from seqdistill.core.errors import ModelError, StaleCorpusError
+from seqdistill.assembly.models import each_teacher, teacher_placement
+from seqdistill.assembly.servers import label_requests, label_server
 from seqdistill.core.origins import ROUTE
-from seqdistill.core.progress import NoProgress, Progress
-from seqdistill.data.conversations import ChatSettings, prompt_text
-from seqdistill.data.dataset import with_placeholder_targets
+from seqdistill.core.progress import Progress
+from seqdistill.data.conversations import prompt_text
+from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import pair_facts
 from seqdistill.generation.text_server import text_of
-from seqdistill.metrics.similarity import similarity_of
 from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.vocabulary import named_tokens, num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.records.shared_parts import Make, Parts, make_parts
-from seqdistill.sources.error_filter import within_error_rate
-from seqdistill.sources.interpolation import interpolate
+from seqdistill.records.shared_parts import Make, make_parts
 from seqdistill.sources.labelling import Labelling, label
-from seqdistill.sources.pool import Pool
-from seqdistill.sources.shards import Prompt, TeacherOutput, fingerprint_sources
+from seqdistill.sources.shards import Prompt, Prompts, fingerprint_sources
 from seqdistill.sources.teacher_corpus import (
     CORPUS,
     CorpusSettings,
@@ -55,15 +45,11 @@ from seqdistill.sources.teacher_corpus import (
     check_same,
     check_usable,
     differences,
-    in_step,
     is_begun,
     is_complete,
     read_record,
 )
 
-Kept = Iterable[tuple[str, Sequence[TeacherOutput]]]
-"""Each example's id, in order, with the teacher's outputs to use."""
-_ENCODED_TOGETHER = 1024
 _SERVED_TOGETHER = 512
 """Examples that a server is asked for anew after a kill, at most: its answers may cost money."""
 
@@ -89,9 +75,14 @@ LABELS = CorpusOf("labels", "teacher", "labelling", "teacher-corpora", "sequence
 class Wanted:
     """A corpus as a recipe wants it: its folder, made or not, and what decides it."""
 
+    recipe: Recipe
+    teacher: LoadedModel | None
+    """None where a server labels."""
+    examples: Sequence[Example]
     folder: Path
     settings: CorpusSettings
     sources: Sequence[EncodedExample]
+    """What a model in this process reads."""
     of: CorpusOf
 
     @property
@@ -139,6 +130,53 @@ class Wanted:
             for name, old, new in differences(stored, self.settings)
         ]
 
+    def generator(self) -> SequenceGenerator:
+        """What writes the corpus: the model, compared with itself on the first examples, or the
+        server."""
+        if self.teacher is None:
+            return label_server(self.recipe)
+        self.teacher.model.to(teacher_placement(self.recipe).device)
+        return build_generator(
+            self.teacher,
+            dataclasses.replace(labelling_engine(self.recipe), key=self.of.engine_key),
+            examples=with_placeholder_targets(self.sources),
+            max_new_tokens=self.recipe.sequences.decoding.max_new_tokens,
+            # Whatever student the corpus is for: it knows these ids if it has this tokenizer, and
+            # what is written with others is no text.
+            vocab_size=num_known_ids(self.teacher.tokenizer),
+        )
+
+    def labelling(self, progress: Progress) -> Labelling:
+        """What makes it."""
+        if self.teacher is None:
+            return Labelling(
+                label_requests(self.recipe, self.examples),
+                self.generator,
+                self.settings,
+                self.folder,
+                decode=text_of,
+                shard_size=_SERVED_TOGETHER,
+                on_progress=progress.advance,
+            )
+        tokenizer, decoder = self.teacher.tokenizer, TextDecoder(self.teacher.tokenizer)
+        read, chat = as_teacher_reads(self.examples), chat_settings(self.recipe.data)
+
+        def prompt(place: int) -> Prompt:
+            encoded = self.sources[place]
+            return Prompt(encoded.id, encoded.prompt, prompt_text(read[place], tokenizer, chat))
+
+        return Labelling(
+            Prompts(len(self.sources), prompt),
+            self.generator,
+            self.settings,
+            self.folder,
+            decode=lambda ids: decoder.text(ids).strip(),
+            ends=named_tokens(tokenizer, pair_facts(self.teacher).end_ids),
+            writer=self.of.writer,
+            shard_size=self.of.shard_size,
+            on_progress=progress.advance,
+        )
+
 
 _FEW = 3
 """With more differences than that, it has little to do with what is wanted."""
@@ -160,213 +198,68 @@ def wanted_corpus(
 
     A teacher on a server has no model here, and no tokenizer: texts are asked and written.
     """
-    section = recipe.sequences.decoding
+    section, sources = recipe.sequences.decoding, EncodedDataset.of(())
     if teacher is None:
         server = recipe.teacher.server
-        settings = CorpusSettings(
-            teacher_fingerprint=of_settings([server.model, server.api]),
-            tokenizer_fingerprint="utf-8",
-            sources_fingerprint=fingerprint_sources(LabelRequests.of(recipe, examples)),
-            decoding=section,
-            seed=recipe.seed if section.mode == "sample" else 0,
-            engine=f"server {server.api}",
-        )
-        return _named(recipe, settings, (), of)
-    facts = pair_facts(teacher)
-    # Prompts alone: what the teacher reads must not depend on the references.
-    asked = as_teacher_reads(without_references(examples))
-    encoded = encode_for_evaluation(asked, teacher, recipe.data)
-    sources = (Prompt(example.id, example.prompt, "") for example in encoded.examples)
-    settings = CorpusSettings(
+        fingerprint = of_settings([server.model, server.api])
+        tokenizer, engine = "utf-8", f"server {server.api}"
+        prompts: Iterable[Prompt] = label_requests(recipe, examples)
+    else:
+        facts = pair_facts(teacher)
         # Where its outputs start and end need not be in the configuration.
-        teacher_fingerprint=of_settings(
+        fingerprint = of_settings(
             [pair_fingerprint(teacher), facts.start_id, facts.prefix_ids, facts.end_ids]
-        ),
-        tokenizer_fingerprint=tokenizer_fingerprint(teacher.tokenizer),
-        sources_fingerprint=fingerprint_sources(sources),
+        )
+        tokenizer = tokenizer_fingerprint(teacher.tokenizer)
+        engine = f"{section.engine} {section.compute_type} of {teacher.model.dtype}"
+        # Prompts alone: what the teacher reads must not depend on the references.
+        asked = as_teacher_reads(without_references(examples))
+        sources = encode_for_evaluation(asked, teacher, recipe.data).examples
+        prompts = (Prompt(example.id, example.prompt, "") for example in sources)
+    settings = CorpusSettings(
+        teacher_fingerprint=fingerprint,
+        tokenizer_fingerprint=tokenizer,
+        sources_fingerprint=fingerprint_sources(prompts),
         decoding=section,
         seed=recipe.seed if section.mode == "sample" else 0,
-        engine=f"{section.engine} {section.compute_type} of {teacher.model.dtype}",
+        engine=engine,
     )
-    return _named(recipe, settings, encoded.examples, of)
-
-
-def _named(
-    recipe: Recipe, settings: CorpusSettings, sources: Sequence[EncodedExample], of: CorpusOf
-) -> Wanted:
-    # Neither the batches nor the workers change an output.
     named = [
         settings.teacher_fingerprint,
         settings.tokenizer_fingerprint,
-        recipe.sequences.decoding.model_dump(exclude={"batch_tokens", "threads"}),
+        # Neither the batches nor the workers change an output.
+        section.model_dump(exclude={"batch_tokens", "threads"}),
         settings.seed,
         settings.sources_fingerprint,
         settings.engine,
     ]
     beside = output_folder(recipe).parent / of.folder / of_settings(named)[:16]
-    return Wanted(Path(recipe.sequences.corpus or beside), settings, sources, of)
-
-
-def label_generator(recipe: Recipe, teacher: LoadedModel, wanted: Wanted) -> SequenceGenerator:
-    """What writes the corpus, compared with the teacher on the first examples."""
-    teacher.model.to(teacher_placement(recipe).device)
-    return build_generator(
-        teacher,
-        dataclasses.replace(labelling_engine(recipe), key=wanted.of.engine_key),
-        examples=with_placeholder_targets(wanted.sources),
-        max_new_tokens=recipe.sequences.decoding.max_new_tokens,
-        # Whatever student the corpus is for: it knows these ids if it has this tokenizer, and what
-        # is written with others is no text.
-        vocab_size=num_known_ids(teacher.tokenizer),
-    )
+    folder = Path(recipe.sequences.corpus or beside)
+    return Wanted(recipe, teacher, examples, folder, settings, sources, of)
 
 
 def label_with_teacher(
-    recipe: Recipe,
-    teacher: LoadedModel | None,
-    examples: Sequence[Example],
-    progress: Progress,
-    of: CorpusOf = LABELS,
-    make: Make = make_parts,
+    wanted: Wanted, progress: Progress, make: Make = make_parts
 ) -> TeacherCorpus:
-    """The teacher's outputs for these examples, made now where they do not exist yet.
+    """The corpus that is wanted, made now where it does not exist yet.
 
     Every process that calls this takes part in the making, unless `make` is otherwise.
     """
-    wanted = wanted_corpus(recipe, teacher, examples, of)
+    recipe, of = wanted.recipe, wanted.of
     check_usable(wanted.folder)
     progress.echo(wanted.origin)
     if recipe.data.unlabelled is not None:
-        counted = counted_train(ExampleTable.of(examples), recipe.data)
+        counted = counted_train(ExampleTable.of(wanted.examples), recipe.data)
         progress.echo(f"the teacher's labels are of {counted}")
     if (column := recipe.teacher.prompt_column) is not None:
         progress.echo(f"the teacher reads the column {column} in the place of the prompts")
     if wanted.is_there:
         return TeacherCorpus.open(wanted.folder, expected=wanted.settings)
-    labelling = _labelling(recipe, teacher, examples, progress, wanted)
-    progress.start(f"{of.doing} with the {of.writer}", len(examples))
+    labelling = wanted.labelling(progress)
+    progress.start(f"{of.doing} with the {of.writer}", len(wanted.examples))
     corpus = label(labelling, make)
     progress.finish()
     return corpus
-
-
-def corpus_parts(
-    recipe: Recipe, teacher: LoadedModel | None, examples: Sequence[Example], of: CorpusOf = LABELS
-) -> Parts:
-    """What `label_with_teacher` makes, for a process that makes some of it."""
-    wanted = wanted_corpus(recipe, teacher, examples, of)
-    return _labelling(recipe, teacher, examples, NoProgress(), wanted).parts()
-
-
-def _labelling(
-    recipe: Recipe,
-    teacher: LoadedModel | None,
-    examples: Sequence[Example],
-    progress: Progress,
-    wanted: Wanted,
-) -> Labelling:
-    if teacher is None:
-        return Labelling(
-            LabelRequests.of(recipe, examples),
-            functools.partial(label_server, recipe),
-            wanted.settings,
-            wanted.folder,
-            decode=text_of,
-            shard_size=_SERVED_TOGETHER,
-            on_progress=progress.advance,
-        )
-    decoder, chat = TextDecoder(teacher.tokenizer), chat_settings(recipe.data)
-    return Labelling(
-        _Prompts(as_teacher_reads(examples), wanted.sources, teacher, chat),
-        functools.partial(label_generator, recipe, teacher, wanted),
-        wanted.settings,
-        wanted.folder,
-        decode=lambda ids: decoder.text(ids).strip(),
-        ends=named_tokens(teacher.tokenizer, pair_facts(teacher).end_ids),
-        writer=wanted.of.writer,
-        shard_size=wanted.of.shard_size,
-        on_progress=progress.advance,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Prompts(Sequence[Prompt]):
-    """What the teacher answers, made of each example when it is asked for."""
-
-    examples: Sequence[Example]
-    encoded: Sequence[EncodedExample]
-    teacher: LoadedModel
-    chat: ChatSettings
-
-    def __len__(self) -> int:
-        return len(self.encoded)
-
-    @overload
-    def __getitem__(self, index: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Prompt]: ...
-    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        encoded = self.encoded[index]
-        text = prompt_text(self.examples[index], self.teacher.tokenizer, self.chat)
-        return Prompt(encoded.id, encoded.prompt, text)
-
-
-Outputs = Iterator[tuple[str, Sequence[tuple[int, ...]]]]
-"""Each example's id, in order, with its outputs' token ids, best first."""
-
-
-def teacher_outputs(
-    recipe: Recipe,
-    teacher: LoadedModel | None,
-    student: LoadedModel,
-    examples: Sequence[Example],
-    progress: Progress,
-) -> tuple[Outputs, dict[str, object]]:
-    """The teacher's outputs in the student's token ids, and how they were chosen: of an
-    interpolation the one output of each example most like its target, or those within a word error
-    rate.
-
-    With one tokenizer these are the very ids that the teacher wrote; otherwise its texts are
-    encoded anew.
-    """
-    kept: Kept
-    facts: dict[str, object] = {}
-    if recipe.teacher.members:
-        assert teacher is not None
-        corpus: TeacherCorpus = _pool(recipe, teacher, examples, progress)
-    else:
-        corpus = label_with_teacher(recipe, teacher, examples, progress)
-    references = [(example.id, example.target or "") for example in examples]
-    if recipe.sequences.origin == "interpolation":
-        decode = text_of if teacher is None else TextDecoder(teacher.tokenizer).text
-        progress.start("choosing by similarity to the targets", len(examples))
-        kept, summary = interpolate(
-            corpus,
-            references,
-            similarity=similarity_of(recipe.sequences.similarity, text_units(recipe, examples)),
-            decode=lambda ids: decode(ids).strip(),
-            on_progress=progress.advance,
-        )
-        progress.finish()
-        facts = {"interpolation": dataclasses.asdict(summary)}
-    else:
-        num_outputs = recipe.sequences.decoding.n_best
-
-        def best() -> Iterator[tuple[str, Sequence[TeacherOutput]]]:
-            for name, outputs in corpus.by_example():
-                yield name, corpus.best(outputs, num_outputs)
-
-        kept = best()
-        if (most := recipe.sequences.max_word_error_rate) is not None:
-            kept, left = within_error_rate(best, references, most=most)
-            facts = {"error_filter": dataclasses.asdict(left)}
-    if teacher is not None and tokenizer_fingerprint(teacher.tokenizer) == tokenizer_fingerprint(
-        student.tokenizer
-    ):
-        return _known_to(student, teacher, kept, corpus.folder), facts
-    return _encoded(kept, recipe, teacher, student, examples), facts
 
 
 def asked_of(recipe: Recipe, examples: Sequence[Example]) -> Iterator[tuple[Recipe, ExampleTable]]:
@@ -378,108 +271,3 @@ def asked_of(recipe: Recipe, examples: Sequence[Example]) -> Iterator[tuple[Reci
     places = np.array([example.extras[ROUTE] for example in table])
     for number, one in enumerate(alone):
         yield one, table.select(np.flatnonzero(places == number))
-
-
-def _pool(
-    recipe: Recipe, teacher: LoadedModel, examples: Sequence[Example], progress: Progress
-) -> Pool:
-    """What all teachers write, one after the other in memory; `teacher` is the first.
-
-    Raises ModelError for one that has another tokenizer or ends otherwise.
-    """
-    corpora = []
-    for one, part in asked_of(recipe, examples):
-        pair = build_teacher(one)
-        facts = [
-            (tokenizer_fingerprint(p.tokenizer), pair_facts(p).end_ids) for p in (teacher, pair)
-        ]
-        if facts[0] != facts[1]:
-            raise ModelError(
-                "Teachers whose outputs are one pool must have one tokenizer and end alike, but "
-                f"{teacher.name!r} and {pair.name!r} do not; label with each, and train on the one "
-                "corpus after the other"
-            )
-        if len(part):
-            corpora.append(label_with_teacher(one, pair, part, progress))
-    return Pool.of(corpora, [example.id for example in examples])
-
-
-def _known_to(student: LoadedModel, teacher: LoadedModel, kept: Kept, folder: Path) -> Outputs:
-    """The outputs, whose every id the student has a row for, ended as the student ends its own.
-
-    What ends the teacher's and not the student's becomes the student's first end token. Raises
-    StaleCorpusError for ids that the student has no row for.
-    """
-    rows: int = student.model.get_output_embeddings().weight.shape[0]
-    own = pair_facts(student)
-    foreign = set(pair_facts(teacher).end_ids) - set(own.end_ids)
-    for name, outputs in kept:
-        found = [output.token_ids for output in outputs]
-        highest = max((token_id for ids in found for token_id in ids), default=0)
-        if highest >= rows:
-            raise StaleCorpusError(
-                f"{folder} must hold outputs of ids below the student's {rows}, but one of example "
-                f"{name!r} has {highest}, from the teacher's padded rows; delete the folder to "
-                "label again"
-            )
-        yield name, [(*ids[:-1], own.end_id) if ids[-1] in foreign else ids for ids in found]
-
-
-def _as_written(
-    kept: Sequence[TeacherOutput], recipe: Recipe, teacher: LoadedModel, asked: Sequence[Example]
-) -> list[str]:
-    """The texts of outputs as they follow their prompts, with the blank that an LLM writes first.
-
-    Those of conversations and of encoder-decoders stand alone, and have no blanks around them.
-    """
-    plain = [example for example in asked if teacher.kind == "causal" and example.messages is None]
-    prompts = {e.id: e.prompt_ids for e in encode_for(teacher, plain, chat_settings(recipe.data))}
-    decoder = TextDecoder(teacher.tokenizer)
-    found = []
-    for output in kept:
-        text = output.text
-        if output.id in prompts:
-            ids = output.token_ids[:-1] if output.finished else output.token_ids
-            before, whole = decoder.texts([prompts[output.id], (*prompts[output.id], *ids)])
-            text = whole[len(before) :] if whole.startswith(before) else text
-        # A cut may fall into a character of several bytes.
-        found.append(text if output.finished else text.rstrip("\N{REPLACEMENT CHARACTER}"))
-    return found
-
-
-def _encoded(
-    kept: Kept,
-    recipe: Recipe,
-    teacher: LoadedModel | None,
-    student: LoadedModel,
-    examples: Sequence[Example],
-) -> Outputs:
-    """The outputs in the student's ids: each as the answer to its prompt, with which it is one
-    text."""
-    asked = in_step(((e.id, e) for e in without_references(examples)), kept)
-    ends = pair_facts(student).end_ids
-    while chunk := list(itertools.islice(asked, _ENCODED_TOGETHER)):
-        outputs = [output for _, found in chunk for output in found]
-        read = [example.for_teacher() for example, _ in chunk]
-        if teacher is not None:
-            texts = _as_written(outputs, recipe, teacher, read)
-        elif student.kind == "causal" and recipe.teacher.server.api == "completions":
-            texts = [output.text for output in outputs]  # with the blank that follows a prompt
-        else:
-            texts = [output.text.strip() for output in outputs]
-        asking = (example for example, found in chunk for _ in found)
-        answered = [
-            dataclasses.replace(example, target=text)
-            for example, text in zip(asking, texts, strict=True)
-        ]
-        encoded = iter(encode_for(student, answered, chat_settings(recipe.data)))
-        for example, found in chunk:
-            ids = [next(encoded).target_ids for _ in found]
-            yield (
-                example.id,
-                [
-                    # A cut sample has no end, and none is made up.
-                    one[:-1] if not output.finished and len(one) > 1 and one[-1] in ends else one
-                    for one, output in zip(ids, found, strict=True)
-                ],
-            )

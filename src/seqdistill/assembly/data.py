@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import torch
 
+from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.generators import named_generator
+from seqdistill.data.batching import EpochBatches
 from seqdistill.data.collating import Collator
 from seqdistill.data.columns import Targets
 from seqdistill.data.conversations import ChatSettings
@@ -146,6 +148,31 @@ def as_teacher_reads(examples: Sequence[Example]) -> ExampleTable:
     """The same answers after the prompts that the teacher reads."""
     table = ExampleTable.of(examples)
     return table.edited("as the teacher reads", Example.for_teacher)
+
+
+def epoch_batches(
+    recipe: Recipe,
+    examples: EncodedDataset,
+    kind: Kind,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> EpochBatches:
+    """The batches that a recipe trains on; of prompts with room for all that answers them."""
+    sequences, answers, new = recipe.sequences, 1, 0
+    if sequences.rolls_out:
+        rollouts, new = sequences.rollouts, sequences.rollouts.max_new_tokens
+        answered_twice = sequences.has_two_origins and sequences.mixture.coin == "both"
+        answers = rollouts.samples_per_prompt + answered_twice
+    return EpochBatches(
+        examples,
+        kind,
+        batch_tokens=max(1, recipe.training.batch_tokens // answers),
+        expected_new_tokens=new,
+        seed=recipe.seed,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def collator_for(pair: LoadedModel) -> Collator:

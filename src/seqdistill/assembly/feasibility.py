@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from seqdistill.assembly.data import epoch_batches
 from seqdistill.assembly.decoding import (
     EngineChoice,
     evaluation_engine,
@@ -18,7 +19,6 @@ from seqdistill.assembly.decoding import (
 )
 from seqdistill.core.batch import Kind
 from seqdistill.core.errors import DataError, RecipeError, with_hint
-from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import EncodedDataset, cut_unread_targets
 from seqdistill.generation.conversion import loader_for
 from seqdistill.generation.model_facts import check_output_length, pair_facts
@@ -60,17 +60,11 @@ def check_models_fit(
 
 def _check_replay(recipe: Recipe, train: EncodedDataset, kind: Kind) -> None:
     """Raises RecipeError where a batch of the first epoch has more sequences than are kept."""
-    sequences, training = recipe.sequences, recipe.training
-    samples, capacity = sequences.rollouts.samples_per_prompt, sequences.replay.capacity
-    answers_twice = sequences.has_two_origins and sequences.mixture.coin == "both"
-    batches = EpochBatches(
-        train,
-        kind,
-        batch_tokens=max(1, training.batch_tokens // (samples + answers_twice)),
-        expected_new_tokens=sequences.rollouts.max_new_tokens,
-        seed=recipe.seed,
+    samples, capacity = (
+        recipe.sequences.rollouts.samples_per_prompt,
+        recipe.sequences.replay.capacity,
     )
-    if (wanted := batches.largest * samples) > capacity:
+    if (wanted := epoch_batches(recipe, train, kind).largest * samples) > capacity:
         raise RecipeError(
             "sequences.replay.capacity must be at least the sequences of a micro-batch, since one "
             f"is drawn whole, got {capacity} and a micro-batch of {wanted}; raise it, or lower "

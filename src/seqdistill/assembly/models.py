@@ -92,8 +92,15 @@ def _placement(section: TeacherSection | EvaluationSection, recipe: Recipe, key:
     return Placement(device, section.dtype, section.attention)
 
 
-def build_teacher(recipe: Recipe) -> LoadedModel:
-    """The teacher that the recipe names; the student's first weights where it is its own.
+def named_model(name: str, recipe: Recipe, placement: Placement, *, trusted: bool) -> LoadedModel:
+    """The model of that folder or hub name, with the languages of the recipe's data."""
+    pair = load_pair(model_folder(name), trust_remote_code=trusted, placement=placement)
+    return with_languages(dataclasses.replace(pair, name=name), *recipe.data.model_languages)
+
+
+def build_teacher(recipe: Recipe, placement: Placement | None = None) -> LoadedModel:
+    """The teacher that the recipe names, where the recipe has it unless `placement` says otherwise;
+    the student's first weights where it is its own.
 
     Raises RecipeError where several are named and one is needed.
     """
@@ -103,16 +110,10 @@ def build_teacher(recipe: Recipe) -> LoadedModel:
             "teacher.model must name one teacher here, got a list of "
             f"{len(recipe.teacher.members)}; name one of them as teacher.model=..."
         )
-    placement = teacher_placement(recipe)
+    placement = placement or teacher_placement(recipe)
     if recipe.teacher.is_student:  # in the dtype in which it is trained
         placement = dataclasses.replace(placement, dtype="fp32")
-    pair = load_pair(
-        model_folder(section.model),
-        trust_remote_code=section.trust_remote_code,
-        placement=placement,
-    )
-    named = dataclasses.replace(pair, name=section.model)
-    return with_languages(named, *recipe.data.model_languages)
+    return named_model(section.model, recipe, placement, trusted=section.trust_remote_code)
 
 
 def each_teacher(recipe: Recipe) -> list[Recipe]:

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from seqdistill.assembly.corpus import teacher_outputs
-from seqdistill.assembly.data import collator_for, within_limits
+from seqdistill.assembly.data import collator_for, epoch_batches, within_limits
 from seqdistill.assembly.decoding import (
     EngineChoice,
     converted,
@@ -23,6 +22,7 @@ from seqdistill.assembly.decoding import (
 )
 from seqdistill.assembly.preparing import Prepared
 from seqdistill.assembly.servers import rollout_vocabulary, vllm_sampler
+from seqdistill.assembly.teacher_outputs import teacher_outputs
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.phases import PhaseClock
 from seqdistill.core.progress import Progress
@@ -105,15 +105,11 @@ def build_source(
     teacher's where both sample together, must be where they are to run.
     """
     recipe, collator = prepared.recipe, collator_for(prepared.student)
+    places = epoch_batches(
+        recipe, EncodedDataset.of(examples), collator.kind, rank=rank, world_size=world_size
+    )
     if not recipe.sequences.rolls_out:
-        return StoredSequences(
-            examples,
-            collator,
-            batch_tokens=recipe.training.batch_tokens,
-            seed=recipe.seed,
-            rank=rank,
-            world_size=world_size,
-        )
+        return StoredSequences(examples, collator, places)
     if recipe.sequences.rollouts.engine == "vllm" and world_size > 1:
         raise RecipeError(
             "sequences.rollouts.engine must not be vllm where several processes train, which would "
@@ -127,11 +123,10 @@ def build_source(
             prepared.student.model,
             _rollout_process(prepared, examples),
             collator,
+            places,
             sync_every=ahead.sync_every,
             micro_batches=recipe.training.gradient_accumulation_steps,
             samples_per_prompt=recipe.sequences.rollouts.samples_per_prompt,
-            batch_tokens=recipe.training.batch_tokens,
-            expected_new_tokens=recipe.sequences.rollouts.max_new_tokens,
             keep_quantiles=ahead.keep_quantiles,
             seed=recipe.seed,
             rank=rank,
@@ -143,11 +138,7 @@ def build_source(
         examples,
         _completions(prepared, examples, rank, world_size, gather),
         collator,
-        batch_tokens=recipe.training.batch_tokens,
-        expected_new_tokens=recipe.sequences.rollouts.max_new_tokens,
-        seed=recipe.seed,
-        rank=rank,
-        world_size=world_size,
+        places,
         on_completions=on_completions,
         clock=clock or PhaseClock(),
     )
@@ -239,12 +230,8 @@ def _completions(
 def _fraction(asked: Schedule | AdaptiveSection | MeasuredSection) -> Fraction:
     """What gives the student's share at each update."""
     if isinstance(asked, AdaptiveSection):
-        return AdaptiveFraction(
-            start=asked.start, step=asked.step, threshold=asked.threshold, most=asked.end
-        )
-    if isinstance(asked, MeasuredSection):
-        return MeasuredFraction(within=asked.within, time_constant=asked.time_constant)
-    return asked
+        return AdaptiveFraction(asked)
+    return MeasuredFraction(asked) if isinstance(asked, MeasuredSection) else asked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,9 @@ Nothing here is asked of a server before training, labelling or `doctor` begins.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
 
 import torch
 
@@ -29,7 +27,7 @@ from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import Decoding
-from seqdistill.sources.shards import Prompt
+from seqdistill.sources.shards import Prompt, Prompts
 from seqdistill.teachers.in_process import InProcessTeacher
 from seqdistill.teachers.on_server import ServerTeacher, sequences_of
 from seqdistill.teachers.server_checks import (
@@ -142,52 +140,38 @@ def vllm_sampler(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class LabelRequests(Sequence[Prompt]):
-    """What the teacher's server is asked, made of each example when it is asked for.
+def label_requests(recipe: Recipe, examples: Sequence[Example]) -> Prompts:
+    """What the teacher's server is asked: prompts alone, as the teacher reads them.
 
     Raises DataError for a recording, and for a conversation where texts alone are asked.
     """
+    asked, api = as_teacher_reads(without_references(examples)), recipe.teacher.server.api
 
-    examples: Sequence[Example]
-    api: Literal["completions", "chat"]
-
-    @classmethod
-    def of(cls, recipe: Recipe, examples: Sequence[Example]) -> LabelRequests:
-        """Those of a recipe: prompts alone, as the teacher reads them."""
-        return cls(as_teacher_reads(without_references(examples)), recipe.teacher.server.api)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @overload
-    def __getitem__(self, index: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Prompt]: ...
-    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        example = self.examples[index]
-        request = self._request(example)
+    def prompt(place: int) -> Prompt:
+        example = asked[place]
+        request = _request(example, api)
         text = example.source or json.dumps(request, ensure_ascii=False)
         return Prompt(example.id, request_ids(request), text)
 
-    def _request(self, example: Example) -> dict[str, object]:
-        if example.audio is not None:
-            raise DataError(
-                f"{TEACHER} must be asked texts, but {example.id!r} is a recording; label in this "
-                "process"
-            )
-        if example.messages is None and self.api == "completions":
-            return {"prompt": example.source}
-        if self.api == "completions":
-            raise DataError(
-                f"{TEACHER}.api must be chat for conversations, got completions and {example.id!r} "
-                f"of messages; set {TEACHER}.api=chat"
-            )
-        turns = example.messages or (Turn("user", example.source),)
-        tools = {"tools": json.loads(example.tools)} if example.tools else {}
-        return {"messages": [turn.as_dict() for turn in turns], **tools}
+    return Prompts(len(asked), prompt)
+
+
+def _request(example: Example, api: str) -> dict[str, object]:
+    if example.audio is not None:
+        raise DataError(
+            f"{TEACHER} must be asked texts, but {example.id!r} is a recording; label in this "
+            "process"
+        )
+    if example.messages is None and api == "completions":
+        return {"prompt": example.source}
+    if api == "completions":
+        raise DataError(
+            f"{TEACHER}.api must be chat for conversations, got completions and {example.id!r} "
+            f"of messages; set {TEACHER}.api=chat"
+        )
+    turns = example.messages or (Turn("user", example.source),)
+    tools = {"tools": json.loads(example.tools)} if example.tools else {}
+    return {"messages": [turn.as_dict() for turn in turns], **tools}
 
 
 def label_server(recipe: Recipe) -> TextServerGenerator:

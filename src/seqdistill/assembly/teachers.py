@@ -25,7 +25,7 @@ from seqdistill.assembly.servers import server_teacher
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import ModelError, RecipeError
 from seqdistill.core.head import Head
-from seqdistill.core.progress import NoProgress, Progress
+from seqdistill.core.progress import Progress
 from seqdistill.core.scores import SparseScores
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
@@ -37,7 +37,7 @@ from seqdistill.models.vocabulary import num_known_ids
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder
 from seqdistill.records.fingerprint import of_settings
-from seqdistill.records.shared_parts import Make, Parts, make_parts
+from seqdistill.records.shared_parts import Make, make_parts
 from seqdistill.teachers.forms import Form, HiddenStates, Samples, TopK
 from seqdistill.teachers.in_process import (
     AveragedTeacher,
@@ -169,88 +169,93 @@ def build_teacher_scores(
     examples: Sequence[EncodedExample],
     device: torch.device,
     progress: Progress,
-    *,
     publication: Publication = Publication(),
-    make: Make = make_parts,
 ) -> Teacher:
     """What scores the batches of these sequences: kept scores, made now if need be, a server, or a
     model."""
-    teacher, section = prepared.teacher, prepared.recipe.teacher
+    section = prepared.recipe.teacher
     if section.on_server and prepared.asks_teacher:
         return server_teacher(prepared, examples, device)
     if not (section.keeps_scores and prepared.asks_teacher):
         return live_teacher(prepared, device, publication)
-    folder, settings = _keep(prepared, examples, progress, make)
-    head = None
-    if section.cache_hidden_states != "none":
-        assert teacher is not None
-        # It was compared with the model's logits when the states of this very teacher were made.
-        head = _placed_head(teacher, check_vocabularies(prepared.student, teacher), device)
-    form = section.sparse_form or "bucket"
-    return KeptScoresTeacher(folder, examples, settings=settings, head=head, sparse_form=form)
+    wanted = wanted_scores(prepared, examples)
+    wanted.made(progress)
+    return wanted.opened(device)
 
 
 def check_kept_scores(prepared: Prepared) -> None:
     """Raises what training would of scores on disk that take the teacher's place."""
     if prepared.recipe.teacher.keeps_scores and prepared.asks_teacher and not prepared.teachers:
-        build_teacher_scores(prepared, prepared.train, torch.device("cpu"), NoProgress())
+        wanted_scores(prepared, prepared.train).opened(torch.device("cpu"))
 
 
-def _keep(
-    prepared: Prepared, examples: Sequence[EncodedExample], progress: Progress, make: Make
-) -> tuple[Path, ScoresSettings]:
-    """The folder with the scores of these sequences, made now if need be, and what they are of.
+@dataclasses.dataclass(frozen=True)
+class WantedScores:
+    """A teacher's scores as a recipe wants them: their folder, made or not, and what decides it."""
+
+    prepared: Prepared
+    examples: Sequence[EncodedExample]
+    folder: Path
+    settings: ScoresSettings
+
+    def keeping(self, progress: Progress) -> Keeping:
+        """What makes them, with the teacher of the recipe."""
+        recipe, teacher = self.prepared.recipe, self.prepared.teacher
+        assert teacher is not None
+        return Keeping(
+            SequenceModel(teacher.model),
+            self.examples,
+            collator_for(self.prepared.student),
+            self.folder,
+            self.settings,
+            batch_tokens=recipe.training.batch_tokens,
+            device=teacher_placement(recipe).device,
+            progress=progress,
+            name=teacher.name,
+            licence=functools.partial(model_licence, teacher.name),
+        )
+
+    def made(self, progress: Progress, make: Make = make_parts) -> None:
+        """Returns when they are there: made now, by all who call this, where they are not."""
+        if self.prepared.teacher is not None and not is_finished(self.folder):
+            make_scores(self.keeping(progress), make)
+
+    def opened(self, device: torch.device) -> KeptScoresTeacher:
+        """Those that are there, for batches on `device`."""
+        teacher, section, head = self.prepared.teacher, self.prepared.recipe.teacher, None
+        if section.cache_hidden_states != "none":
+            assert teacher is not None
+            # It was compared with the model's logits when the states of this teacher were made.
+            size = check_vocabularies(self.prepared.student, teacher)
+            head = _placed_head(teacher, size, device)
+        return KeptScoresTeacher(
+            self.folder,
+            self.examples,
+            settings=self.settings,
+            head=head,
+            sparse_form=section.sparse_form or "bucket",
+        )
+
+
+def wanted_scores(prepared: Prepared, examples: Sequence[EncodedExample]) -> WantedScores:
+    """The scores of these sequences.
 
     Raises RecipeError where they are to be made and no teacher is named.
     """
     recipe, teacher = prepared.recipe, prepared.teacher
     named = recipe.teacher.kept_scores
-    if teacher is None:
-        assert named is not None
-        folder = Path(named)
-        if not is_finished(folder):
-            raise RecipeError(
-                "teacher.model must be given unless teacher.kept_scores is a folder of finished "
-                f"scores, got none and {named!r}, which lacks {missing_from(folder)}; finish them "
-                "where the teacher is (`seqdistill score RECIPE --teacher-scores`)"
-            )
-        return folder, _settings_without_teacher(prepared, folder)
-    settings = _settings(prepared, teacher)
-    folder = _folder(recipe, settings, examples)
+    if teacher is not None:
+        settings = _settings(prepared, teacher)
+        return WantedScores(prepared, examples, _folder(recipe, settings, examples), settings)
+    assert named is not None
+    folder = Path(named)
     if not is_finished(folder):
-        make_scores(_keeping(prepared, teacher, examples, folder, settings, progress), make)
-    return folder, settings
-
-
-def scores_parts(prepared: Prepared, examples: Sequence[EncodedExample]) -> Parts:
-    """What `build_teacher_scores` makes on disk, for a process that makes some of it."""
-    recipe, teacher = prepared.recipe, prepared.teacher
-    assert teacher is not None
-    settings = _settings(prepared, teacher)
-    folder = _folder(recipe, settings, examples)
-    return _keeping(prepared, teacher, examples, folder, settings, NoProgress()).parts()
-
-
-def _keeping(
-    prepared: Prepared,
-    teacher: LoadedModel,
-    examples: Sequence[EncodedExample],
-    folder: Path,
-    settings: ScoresSettings,
-    progress: Progress,
-) -> Keeping:
-    return Keeping(
-        SequenceModel(teacher.model),
-        examples,
-        collator_for(prepared.student),
-        folder,
-        settings,
-        batch_tokens=prepared.recipe.training.batch_tokens,
-        device=teacher_placement(prepared.recipe).device,
-        progress=progress,
-        name=teacher.name,
-        licence=functools.partial(model_licence, teacher.name),
-    )
+        raise RecipeError(
+            "teacher.model must be given unless teacher.kept_scores is a folder of finished "
+            f"scores, got none and {named!r}, which lacks {missing_from(folder)}; finish them "
+            "where the teacher is (`seqdistill score RECIPE --teacher-scores`)"
+        )
+    return WantedScores(prepared, examples, folder, _settings_without_teacher(prepared, folder))
 
 
 def _folder(recipe: Recipe, settings: ScoresSettings, examples: Sequence[EncodedExample]) -> Path:

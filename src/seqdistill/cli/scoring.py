@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -23,12 +22,12 @@ from seqdistill.cli.options import (
     read_words,
 )
 from seqdistill.cli.progress import job
-from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
+from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned, show_plan
 from seqdistill.cli.training import DryRun, RecipeWord, recipe_of
 from seqdistill.core.errors import UserError
 
 if TYPE_CHECKING:
-    from seqdistill.recipe.schema import Recipe
+    from seqdistill.recipe.loading import Purpose
 
 
 def score(
@@ -95,61 +94,45 @@ def score(
         raise UserError(
             f"score must be told one thing to make, got {got}; give --pass-rate or --teacher-scores"
         )
-    if teacher_scores:
-        named = [] if output is None else [f"teacher.kept_scores={json.dumps(str(output))}"]
-        chosen = recipe_of(None, [*words, *named], None, seed, trust_remote_code)
-        _score_teacher(chosen, words, workers, ray, dry_run=dry_run, verbose=verbose)
-        return
-    if output is None:
+    if pass_rate and output is None:
         raise UserError("--output must name the file to write, got none; add -o scored.parquet")
-    chosen = recipe_of(None, words, None, seed, trust_remote_code, purpose="score")
-    check_new_file(output, "--output")
+    named = [f"teacher.kept_scores={json.dumps(str(output))}"] if teacher_scores and output else []
+    purpose: Purpose = "score" if pass_rate else "train"
+    chosen = recipe_of(None, [*words, *named], None, seed, trust_remote_code, purpose=purpose)
+    rows = cast("Path", output)  # which are for pass rates alone
+    if pass_rate:
+        check_new_file(rows, "--output")
     with job(console_on(), verbose=verbose) as progress:
         from seqdistill.assembly.pass_rates import PassRates
         from seqdistill.jobs.ray_workers import RayWorkers
-        from seqdistill.jobs.score import plan_pass_rates, score_pass_rates
+        from seqdistill.jobs.score import (
+            plan_pass_rates,
+            plan_teacher_scores,
+            score_pass_rates,
+            score_teacher,
+        )
 
         wanted = PassRates(model, rollouts)
-        if dry_run:
-            lines = plan_pass_rates(chosen, wanted, output)
+        by = None if workers is None else RayWorkers(workers, ray)
+        if dry_run and pass_rate:
+            plan = plan_pass_rates(chosen, wanted, rows)
+        elif dry_run:
+            plan = plan_teacher_scores(chosen)
+        elif pass_rate:
+            found = score_pass_rates(chosen, wanted, rows, progress=progress, workers=by)
         else:
-            by = None if workers is None else RayWorkers(workers, ray)
-            found = score_pass_rates(chosen, wanted, output, progress=progress, workers=by)
+            folder = score_teacher(chosen, progress=progress, workers=by)
     if dry_run:
-        say_aligned(lines)
-        echo("Nothing was written.")
+        show_plan(plan)
         return
     echo()
-    name = read_words(words).positional[0]
-    use = f"{program()} train {name} data.train={quoted(output)} ..."
-    say_aligned([("pass rates", str(found)), ("rows", str(output)), ("train on them", use)])
-
-
-def _score_teacher(
-    recipe: Recipe,
-    words: Sequence[str],
-    workers: int | None,
-    ray: str | None,
-    *,
-    dry_run: bool,
-    verbose: bool,
-) -> None:
-    with job(console_on(), verbose=verbose) as progress:
-        from seqdistill.jobs.ray_workers import RayWorkers
-        from seqdistill.jobs.score import plan_teacher_scores, score_teacher
-
-        if dry_run:
-            lines = plan_teacher_scores(recipe)
-        else:
-            by = None if workers is None else RayWorkers(workers, ray)
-            folder = score_teacher(recipe, progress=progress, workers=by)
-    if dry_run:
-        say_aligned(lines)
-        echo("Nothing was written.")
-        return
-    echo()
-    name = read_words(words).positional[0]
-    use = f"{program()} train {name} ... with the same settings and teacher.kept_scores="
-    free = "" if recipe.teacher.sparse_form is None else "; teacher.model may be left out"
-    lines = [("teacher's scores", str(folder)), ("train on them", f"{use}{quoted(folder)}{free}")]
-    say_aligned(lines)
+    use = f"{program()} train {read_words(words).positional[0]}"
+    if pass_rate:
+        made = [("pass rates", str(found)), ("rows", str(rows))]
+        use = f"{use} data.train={quoted(rows)} ..."
+    else:
+        made = [("teacher's scores", str(folder))]
+        free = "" if chosen.teacher.sparse_form is None else "; teacher.model may be left out"
+        kept = f"teacher.kept_scores={quoted(folder)}"
+        use = f"{use} ... with the same settings and {kept}{free}"
+    say_aligned([*made, ("train on them", use)])

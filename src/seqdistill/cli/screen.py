@@ -44,6 +44,12 @@ def say_aligned(rows: Sequence[tuple[str, str]]) -> None:
         echo(f"{label:<{width}}  {text}".rstrip())
 
 
+def show_plan(lines: Sequence[tuple[str, str]]) -> None:
+    """Prints what a dry run found."""
+    say_aligned(lines)
+    echo("Nothing was written.")
+
+
 def program() -> str:
     """What the user types to start this program, as it can be typed again."""
     started = Path(sys.argv[0])

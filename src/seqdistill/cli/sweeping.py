@@ -19,7 +19,7 @@ from seqdistill.cli.options import (
     option,
 )
 from seqdistill.cli.quiet import tame_libraries
-from seqdistill.cli.screen import echo, program, quoted, say_aligned
+from seqdistill.cli.screen import echo, program, quoted, say_aligned, show_plan
 from seqdistill.cli.training import DryRun, RecipeWord, recipe_of
 from seqdistill.core.errors import UserError
 from seqdistill.records.writable import check_writable
@@ -118,10 +118,11 @@ def race(
     about = Race(chosen, names, minutes, updates)
     check_writable(about.folder, "output_dir")
     plan = plan_race(about, jobs=jobs)
-    say_aligned([("writes to", str(about.folder)), *plan.lines()])
+    lines = [("writes to", str(about.folder)), *plan.lines()]
     if dry_run:
-        echo("Nothing was written.")
+        show_plan(lines)
         return
+    say_aligned(lines)
     done = run_race(about, plan, jobs=jobs, tell=echo)
     echo()
     for name, error in done.failed.items():

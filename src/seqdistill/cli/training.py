@@ -25,7 +25,7 @@ from seqdistill.cli.options import (
     read_words,
 )
 from seqdistill.cli.progress import job
-from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned
+from seqdistill.cli.screen import console_on, echo, program, quoted, say_aligned, show_plan
 from seqdistill.core.errors import UserError
 from seqdistill.records.writable import check_writable
 
@@ -153,8 +153,7 @@ def label(
             from seqdistill.jobs.label import plan_labels
 
             lines = plan_labels(chosen)
-        say_aligned(lines)
-        echo("Nothing was written.")
+        show_plan(lines)
         return
 
     with job(console_on(), verbose=verbose) as progress:
@@ -245,8 +244,7 @@ def _show_plan(recipe: Recipe, *, verbose: bool) -> None:
         from seqdistill.jobs.plan import plan
 
         lines = plan(recipe).lines()
-    say_aligned(lines)
-    echo("Nothing was written.")
+    show_plan(lines)
 
 
 def _show_trained(run: RunDirectory, plugins: Sequence[str]) -> None:

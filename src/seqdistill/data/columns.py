@@ -63,19 +63,24 @@ class ColumnChoice:
     route: tuple[str, tuple[str, ...]] | None = None
     """The column that says which of several teachers a row is for, and the value of each."""
 
+    @property
+    def further(self) -> list[tuple[str, str]]:
+        """(setting, column) of those beside source and target."""
+        teacher, route = self.teacher_column, self.route
+        return [
+            *(("data.extra_columns", name) for name in self.extra_columns),
+            *([] if teacher is None else [("teacher.prompt_column", teacher)]),
+            *([] if route is None else [("teacher.route_by", route[0])]),
+        ]
+
 
 def check_no_extras(file: object, choice: ColumnChoice) -> None:
     """Raises DataError when further columns are asked of a file that can have none."""
-    for key, asked in (
-        ("data.extra_columns", choice.extra_columns),
-        ("teacher.prompt_column", choice.teacher_column),
-        ("teacher.route_by", choice.route),
-    ):
-        if asked:
-            raise DataError(
-                f"{key} must be of the rows, but {file} has a source and a target alone; use "
-                ".jsonl, .parquet, or a .tsv whose first line names its columns"
-            )
+    for key, _ in choice.further:
+        raise DataError(
+            f"{key} must be of the rows, but {file} has a source and a target alone; use "
+            ".jsonl, .parquet, or a .tsv whose first line names its columns"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +100,8 @@ class Layout:
     languages: tuple[str | None, str | None] | None = None
     about: str | None = None
     of_chat: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    """Keys of turns that are left out."""
-    extras: tuple[str, ...] = ()
-    """Columns of numbers."""
-    teacher: str | None = None
-    """The column of what the teacher reads in the place of the source."""
-    route: tuple[str, tuple[str, ...]] | None = None
-    """The column that says which of several teachers a row is for, and the value of each."""
+    choice: ColumnChoice = ColumnChoice()
+    """What the user said."""
 
     @property
     def is_heard(self) -> bool:
@@ -113,8 +112,8 @@ class Layout:
     def columns(self) -> list[str]:
         """The columns to read."""
         sides = (self.source, self.about, self.target, ID if self.has_id else None)
-        route = None if self.route is None else self.route[0]
-        named = (*sides, *self.of_chat, *self.extras, self.teacher, route)
+        further = (name for _, name in self.choice.further)
+        named = (*sides, *self.of_chat, *further)
         return [name for name in dict.fromkeys(named) if name is not None]
 
 
@@ -169,17 +168,9 @@ def find_layout(names: Collection[str], choice: ColumnChoice, *, file: str) -> L
             if source == AUDIO
             else tuple(name for name in (SYSTEM, TOOLS, REASONING) if name in others)
         ),
-        ignored=choice.ignore_columns,
-        extras=choice.extra_columns,
-        teacher=choice.teacher_column,
-        route=choice.route,
+        choice=choice,
     )
-    asked = [("data.extra_columns", name) for name in choice.extra_columns]
-    if choice.teacher_column is not None:
-        asked.append(("teacher.prompt_column", choice.teacher_column))
-    if choice.route is not None:
-        asked.append(("teacher.route_by", choice.route[0]))
-    for key, name in asked:
+    for key, name in choice.further:
         if name not in names:
             raise DataError(
                 f"{file}: {key} must name columns, found {name!r} and the columns "

@@ -155,7 +155,7 @@ def _cells(
         wanted = f"{len(names)} columns with tabs between them"
         return RowError(f"must hold exactly {wanted}, found {len(cells)}")
     row: dict[str, object] = dict(zip(names, cells, strict=True))
-    for name in layout.extras:
+    for name in layout.choice.extra_columns:
         with contextlib.suppress(ValueError):
             row[name] = float(str(row[name]))
     return row

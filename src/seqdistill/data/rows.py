@@ -100,15 +100,13 @@ def examples_of(rows: Rows, *, targets: Targets) -> Iterator[Example]:
 
 
 def _example(row: Row, layout: Layout, *, number: int, targets: Targets) -> Example:
-    example = _texts(row, layout, number=number, targets=targets)
-    if layout.teacher is not None:
-        example = _with_teacher_prompt(example, row.get(layout.teacher), layout.teacher, layout)
-    if not layout.extras and layout.route is None:
-        return example
-    extras = {name: _finite(row.get(name), name) for name in layout.extras}
-    if layout.route is not None:
-        extras[ROUTE] = _place(row.get(layout.route[0]), *layout.route)
-    return dataclasses.replace(example, extras=extras)
+    example, choice = _texts(row, layout, number=number, targets=targets), layout.choice
+    if (name := choice.teacher_column) is not None:
+        example = _with_teacher_prompt(example, row.get(name), name, layout)
+    extras = {name: _finite(row.get(name), name) for name in choice.extra_columns}
+    if choice.route is not None:
+        extras[ROUTE] = _place(row.get(choice.route[0]), *choice.route)
+    return dataclasses.replace(example, extras=extras) if extras else example
 
 
 def _place(value: object, name: str, known: Sequence[str]) -> float:
@@ -128,7 +126,7 @@ def _with_teacher_prompt(example: Example, value: object, name: str, layout: Lay
     if example.messages is None:
         return dataclasses.replace(example, teacher_source=_text(value, name))
     if isinstance(value, list):
-        turns = _turns(value, name, layout.ignored)
+        turns = _turns(value, name, layout.choice.ignore_columns)
         if not turns or turns[-1].role == "assistant":
             found = "one of 'assistant'" if turns else "no turns"
             raise RowError(f"{name} must end with a turn to answer, found {found}")
@@ -161,7 +159,7 @@ def _texts(row: Row, layout: Layout, *, number: int, targets: Targets) -> Exampl
         target = None
     answer: Turn | None = None
     if isinstance(source, list):
-        turns = _turns(source, source_name, layout.ignored)
+        turns = _turns(source, source_name, layout.choice.ignore_columns)
         if layout.target is not None:
             answer = _answer(target, target_name, layout, targets=targets)
         elif turns and turns[-1].role == "assistant":
@@ -351,7 +349,7 @@ def _answer(value: object, name: str, layout: Layout, *, targets: Targets) -> Tu
         return None
     if not isinstance(value, list):
         return Turn("assistant", _text(value, name))
-    turns = _turns(value, name, layout.ignored)
+    turns = _turns(value, name, layout.choice.ignore_columns)
     if [turn.role for turn in turns] != ["assistant"]:
         raise RowError(
             f"{name} must be one turn of the assistant, found roles {[turn.role for turn in turns]}"

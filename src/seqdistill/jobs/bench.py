@@ -15,6 +15,7 @@ trained and nothing is written.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from seqdistill.core.progress import Progress
 from seqdistill.core.scores import NoScores, TeacherScores
 from seqdistill.core.source import Source
 from seqdistill.core.terms import Term
+from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.transformers_engine import TransformersGenerator
@@ -50,8 +52,7 @@ from seqdistill.models.placement import device_of, use_fast_attention
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.sequences_schema import Decoding
-from seqdistill.recipe.stages import stage_recipe
-from seqdistill.recipe.systems import compare_member
+from seqdistill.recipe.systems import trainings
 from seqdistill.records.environment import environment_facts
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import StoredSequences
@@ -144,9 +145,7 @@ def bench(recipe: Recipe, *, progress: Progress) -> Measured:
 
 
 def _one_of(recipe: Recipe) -> Recipe:
-    if recipe.stages:
-        recipe = stage_recipe(recipe, 0, start_from=None)
-    members = [compare_member(recipe, preset) for preset in recipe.compare] or [recipe]
+    members = trainings(recipe)[: 1 if recipe.stages else None]
     chosen = next((member for member in members if member.objective.asks_teacher), members[0])
     # The teacher itself is measured, not what was kept of it.
     live = chosen.teacher.model_copy(update={"kept_scores": None})
@@ -191,12 +190,11 @@ class _Bench:
                 self._vocab_size = check_vocabularies(prepared.student, teacher)
             except UserError as error:
                 self.missing["distillation"] = str(error)
-        source = StoredSequences(
-            train,
-            collator_for(prepared.student),
-            batch_tokens=recipe.training.batch_tokens,
-            seed=recipe.seed,
+        collator, tokens = collator_for(prepared.student), recipe.training.batch_tokens
+        self._places = functools.partial(
+            EpochBatches, train, collator.kind, batch_tokens=tokens, seed=recipe.seed
         )
+        source = StoredSequences(train, collator, self._places())
         self._batches = [source.next_batch().to(self._device) for _ in range(_NUM_BATCHES)]
         compared = (
             term.divergence
@@ -378,9 +376,7 @@ class _Bench:
             prepared.train,
             RolloutSampler(build_sampler(prepared, prepared.train), seed=recipe.seed),
             collator_for(prepared.student),
-            batch_tokens=recipe.training.batch_tokens,
-            expected_new_tokens=recipe.sequences.rollouts.max_new_tokens,
-            seed=recipe.seed,
+            self._places(),
         )
 
     def _batch(self, number: int) -> SequenceBatch:

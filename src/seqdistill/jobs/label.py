@@ -12,15 +12,13 @@ from typing import TypeVar
 from seqdistill.assembly.corpus import (
     Wanted,
     asked_of,
-    corpus_parts,
-    label_generator,
     label_with_teacher,
     wanted_corpus,
 )
 from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.core.errors import ModelError
-from seqdistill.core.progress import Progress
+from seqdistill.core.progress import NoProgress, Progress
 from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.ray_workers import RayWorkers
 from seqdistill.models.loading import LoadedModel
@@ -48,7 +46,8 @@ def label_data(recipe: Recipe, *, progress: Progress, workers: RayWorkers | None
         build = functools.partial(_parts_of_teacher, number)
         make = make_parts if workers is None else workers.maker(recipe, build)
         if len(part):
-            corpus = label_with_teacher(one, _local_teacher(one), part, progress, make=make)
+            wanted = wanted_corpus(one, _local_teacher(one), part)
+            corpus = label_with_teacher(wanted, progress, make)
             folders.append(corpus.folder)
     if not recipe.teacher.members:
         return folders[0]
@@ -61,7 +60,7 @@ def _parts_of_teacher(number: int, recipe: Recipe) -> Parts:
     """What a worker makes: of the labels of one of the teachers."""
     examples = read_split(recipe, "train", targets="optional")
     one, part = next(itertools.islice(asked_of(recipe, examples), number, None))
-    return corpus_parts(one, _local_teacher(one), part)
+    return wanted_corpus(one, _local_teacher(one), part).labelling(NoProgress()).parts()
 
 
 def _local_teacher(recipe: Recipe) -> LoadedModel | None:
@@ -85,26 +84,25 @@ def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     examples = read_split(recipe, "train", targets="optional")
     rows = [("examples", counted_train(examples, recipe.data))]
     for one, part in asked_of(recipe, examples):
-        teacher = _local_teacher(one)
-        wanted = wanted_corpus(one, teacher, part)
+        wanted = wanted_corpus(one, _local_teacher(one), part)
         rows.append(("would write to", str(wanted.folder)))
-        rows.append(("teacher's labels", planned_labels(one, teacher, wanted)))
+        rows.append(("teacher's labels", planned_labels(wanted)))
     return [
         *rows,
         ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),
     ]
 
 
-def planned_labels(recipe: Recipe, teacher: LoadedModel | None, wanted: Wanted) -> str:
+def planned_labels(wanted: Wanted) -> str:
     """Whether the labels that are wanted are there; else the time, from a sample of them. A server
     is not asked."""
     if wanted.is_there:
         return wanted.origin
-    if teacher is None:
-        return f"{wanted.origin}: asked of {', '.join(recipe.teacher.server.url)}"
+    if wanted.teacher is None:
+        return f"{wanted.origin}: asked of {', '.join(wanted.recipe.teacher.server.url)}"
     sources = [example.prompt for example in wanted.sources]
     sample = spread(sources, _NUM_LABELLED)
-    generator = label_generator(recipe, teacher, wanted)
+    generator = wanted.generator()
     began = time.perf_counter()
     generator.generate(sample, wanted.settings.decoding)
     seconds = time.perf_counter() - began

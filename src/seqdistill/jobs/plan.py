@@ -33,12 +33,12 @@ from seqdistill.evaluation.dev import Ranks
 from seqdistill.jobs.label import planned_labels, spread
 from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.preflight import preflight, shown_row
-from seqdistill.jobs.training import dev_generator, dev_scorer, open_run
+from seqdistill.jobs.run_folders import open_run
+from seqdistill.jobs.training import dev_generator, dev_scorer
 from seqdistill.models.placement import device_of, use_fast_attention
 from seqdistill.objectives.observation import weights_of_update
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.stages import stage_recipe
-from seqdistill.recipe.systems import compare_member, output_folder
+from seqdistill.recipe.systems import output_folder, trainings
 from seqdistill.training.optimization import StudentLoss, make_optimizer
 
 _NUM_SCORED, _FIRST = 32, 8
@@ -104,15 +104,9 @@ def plan(recipe: Recipe) -> Plan:
     if recipe.stages:
         planned = _plan_of_chain(recipe)
     else:
-        members = [compare_member(recipe, preset) for preset in recipe.compare] or [recipe]
+        members = trainings(recipe)
         # The most expensive member speaks for all: one whose student writes, or asks the teacher.
-        chosen = max(
-            members,
-            key=lambda m: (
-                m.sequences.rolls_out,
-                teacher_is_asked(m),
-            ),
-        )
+        chosen = max(members, key=lambda m: (m.sequences.rolls_out, teacher_is_asked(m)))
         labelled = next((m for m in members if m.sequences.decoded_by_teacher), chosen)
         planned = _plan_of_one(chosen, labelled=labelled)
         planned = dataclasses.replace(planned, methods=tuple(m.method for m in members))
@@ -165,7 +159,7 @@ def _data_facts(prepared: Prepared, labelled: Recipe) -> dict[str, str]:
         for one, part in asked_of(labelled, prepared.train_examples):
             teacher = build_teacher(one) if recipe.teacher.members else prepared.teacher
             teacher = None if served else teacher
-            planned.append(planned_labels(one, teacher, wanted_corpus(one, teacher, part)))
+            planned.append(planned_labels(wanted_corpus(one, teacher, part)))
         facts["teacher's labels"] = "; ".join(planned)
     facts |= dict(shown_row(prepared, train))
     return {**facts, "source tokens": f"{int(train.lengths.source.sum()):,}"}
@@ -197,7 +191,7 @@ def _plan_of_chain(recipe: Recipe) -> Plan:
 
     Every stage starts from the chain's first weights, which have the same shape and vocabulary.
     """
-    stages = [stage_recipe(recipe, n, start_from=None) for n in range(len(recipe.stages))]
+    stages = trainings(recipe)
     plans = [_plan_of_one(stage) for stage in stages]
     updates = sum(planned.updates for planned in plans)
     tokens = sum(planned.updates * planned.tokens_per_update for planned in plans)

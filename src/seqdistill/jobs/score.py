@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from seqdistill.assembly.corpus import corpus_parts, label_with_teacher, wanted_corpus
+from seqdistill.assembly.corpus import label_with_teacher, wanted_corpus
 from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.assembly.pass_rates import NUM, RATE, PassRates
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.rewards import reward_of_texts
 from seqdistill.assembly.sequences import training_sequences
-from seqdistill.assembly.teachers import build_teacher_scores, scores_bytes, scores_parts
+from seqdistill.assembly.teachers import scores_bytes, wanted_scores
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress, Progress
 from seqdistill.data.rewriting import check_suffix, write_again
@@ -31,8 +31,7 @@ from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.ray_workers import RayWorkers
 from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.records.shared_parts import Make, Parts, make_parts
-from seqdistill.teachers.kept_scores import KeptScoresTeacher
+from seqdistill.records.shared_parts import Parts, make_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,9 @@ def score_pass_rates(
     wanted.try_reward(reward, examples)
     build = functools.partial(_parts_of_rollouts, wanted)
     make = make_parts if workers is None else workers.maker(asked, build)
-    corpus = label_with_teacher(asked, model, examples, progress, wanted.corpus, make)
+    corpus = label_with_teacher(
+        wanted_corpus(asked, model, examples, wanted.corpus), progress, make
+    )
     if os.environ.get("RANK", "0") != "0":
         return None
     progress.start("judging", len(examples))
@@ -96,7 +97,8 @@ def score_pass_rates(
 
 def _parts_of_rollouts(wanted: PassRates, asked: Recipe) -> Parts:
     examples = read_split(asked, "train", targets="optional")
-    return corpus_parts(asked, build_teacher(asked), examples, wanted.corpus)
+    corpus = wanted_corpus(asked, build_teacher(asked), examples, wanted.corpus)
+    return corpus.labelling(NoProgress()).parts()
 
 
 def plan_pass_rates(recipe: Recipe, wanted: PassRates, output: Path) -> list[tuple[str, str]]:
@@ -112,7 +114,7 @@ def plan_pass_rates(recipe: Recipe, wanted: PassRates, output: Path) -> list[tup
         ("would write to", str(output)),
         ("examples", counted_train(examples, asked.data)),
         ("rollouts", f"{wanted.num_rollouts} of each prompt, by the {wanted.model}"),
-        ("sampling", planned_labels(asked, model, corpus)),
+        ("sampling", planned_labels(corpus)),
         ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),
     ]
 
@@ -125,21 +127,18 @@ def score_teacher(recipe: Recipe, *, progress: Progress, workers: RayWorkers | N
     scored, and for a folder that is finished already, with other scores.
     """
     prepared = _prepared_to_score(recipe)
-    make: Make = make_parts
-    if workers is not None:
-        if recipe.sequences.decoded_by_teacher:
-            label_data(recipe, progress=progress, workers=workers)
-        make = workers.maker(recipe, _parts_of_scores)
-    examples, _ = training_sequences(prepared, progress)
-    kept = build_teacher_scores(prepared, examples, torch.device("cpu"), progress, make=make)
-    assert isinstance(kept, KeptScoresTeacher)
-    return kept.folder
+    if workers is not None and recipe.sequences.decoded_by_teacher:
+        label_data(recipe, progress=progress, workers=workers)
+    make = make_parts if workers is None else workers.maker(recipe, _parts_of_scores)
+    wanted = wanted_scores(prepared, training_sequences(prepared, progress)[0])
+    wanted.made(progress, make)
+    return wanted.opened(torch.device("cpu")).folder
 
 
 def _parts_of_scores(recipe: Recipe) -> Parts:
     prepared = _prepared_to_score(recipe)
     examples, _ = training_sequences(prepared, NoProgress())
-    return scores_parts(prepared, examples)
+    return wanted_scores(prepared, examples).keeping(NoProgress()).parts()
 
 
 def plan_teacher_scores(recipe: Recipe) -> list[tuple[str, str]]:

@@ -16,8 +16,10 @@ from seqdistill.assembly.decoding import (
 )
 from seqdistill.assembly.models import (
     build_student,
+    build_teacher,
     evaluation_placement,
     model_folder,
+    named_model,
     without_trust,
 )
 from seqdistill.compression.layers import parameter_count
@@ -26,8 +28,7 @@ from seqdistill.data.examples import Example
 from seqdistill.evaluation.systems import SystemSource, SystemUnderTest
 from seqdistill.jobs.export import INT8_FOLDER, weight_bytes
 from seqdistill.models.adapters import SequenceModel
-from seqdistill.models.languages import with_languages
-from seqdistill.models.loading import LoadedModel, load_pair
+from seqdistill.models.loading import LoadedModel
 from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.fingerprint import of_folder
@@ -93,15 +94,8 @@ def _start(
 ) -> SystemUnderTest:
     """The student before its first update, which all members of a comparison share."""
     student, placement, loaded = recipe.student, evaluation_placement(recipe), None
-    if student.init == "teacher_layers" and (teacher := recipe.teacher.other_model) is not None:
-        loaded = with_languages(
-            load_pair(
-                model_folder(teacher),
-                trust_remote_code=recipe.teacher.trust_remote_code,
-                placement=placement,
-            ),
-            *recipe.data.model_languages,
-        )
+    if student.init == "teacher_layers" and recipe.teacher.other_model is not None:
+        loaded = build_teacher(recipe, placement)
     measured_on = read_split(recipe, "train", targets="optional") if student.width else ()
     pair = build_student(recipe, loaded, measured_on)
     pair.model.to(placement.device, placement.dtype_of(pair.model.config))
@@ -140,10 +134,9 @@ def system_under_test(
     engine: str | None = None,
 ) -> SystemUnderTest:
     """The model as the recipe's evaluation decodes it, or `engine`, with the examples encoded."""
-    folder, placement = model_folder(model), evaluation_placement(recipe)
-    loaded = load_pair(folder, trust_remote_code=trust_remote_code, placement=placement)
-    pair = with_languages(loaded, *recipe.data.model_languages)
-    return _with_generator(name, pair, init, recipe, examples, weight_bytes(folder), engine)
+    pair = named_model(model, recipe, evaluation_placement(recipe), trusted=trust_remote_code)
+    size = weight_bytes(model_folder(model))
+    return _with_generator(name, pair, init, recipe, examples, size, engine)
 
 
 def _with_generator(

@@ -22,9 +22,8 @@ from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NamedProgress, Progress
 from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of
 from seqdistill.jobs.logs import take_over_timings
+from seqdistill.jobs.run_folders import only_writer, open_run
 from seqdistill.jobs.training import (
-    only_writer,
-    open_run,
     train_as_only_writer,
     train_student,
 )

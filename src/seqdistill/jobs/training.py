@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import itertools
 import logging
-import os
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import cast
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import engine_name, evaluation_engine, generator_factory
-from seqdistill.assembly.models import teaches_without_adapters, without_trust
+from seqdistill.assembly.models import teaches_without_adapters
 from seqdistill.assembly.preparing import Prepared, prepare
 from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
 from seqdistill.assembly.teachers import Publication, build_teacher_scores, teacher_facts
 from seqdistill.compression.pruning import PruningMask, prunable_weights
-from seqdistill.core.errors import RecipeError, UserError
+from seqdistill.core.errors import UserError
 from seqdistill.core.phases import PhaseClock
 from seqdistill.core.progress import Progress
 from seqdistill.core.token_sum import TokenSum
@@ -39,6 +36,7 @@ from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of, sequences_of
 from seqdistill.jobs.logs import RolloutLog, check_trackers, note_seconds, timed, trackers_started
 from seqdistill.jobs.preflight import preflight, shown_row
+from seqdistill.jobs.run_folders import only_writer, open_run
 from seqdistill.metrics.diversity import outputs_in_tokens
 from seqdistill.models.lora import LoraAdapter
 from seqdistill.models.placement import (
@@ -49,17 +47,12 @@ from seqdistill.models.placement import (
 )
 from seqdistill.models.proof import probe_logits
 from seqdistill.models.saving import save_pair
-from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
-from seqdistill.recipe.server_schema import RolloutServerSection, TeacherServerSection
 from seqdistill.recipe.systems import output_folder
 from seqdistill.recipe.writing import write_recipe
-from seqdistill.records.atomic import remove_left_overs
 from seqdistill.records.checksums import damage
 from seqdistill.records.environment import environment_facts
-from seqdistill.records.locks import held
-from seqdistill.records.run_directory import CHECKPOINTS, TENSORBOARD, Resume, RunDirectory
-from seqdistill.records.writable import check_writable
+from seqdistill.records.run_directory import TENSORBOARD, Resume, RunDirectory
 from seqdistill.sources.stored import PrefetchedSource, StoredSequences
 from seqdistill.sources.watched import WatchedSource
 from seqdistill.teachers.in_process import InProcessTeacher, Teacher
@@ -82,50 +75,6 @@ _PRUNED_SHARE = 0.05
 """A random or trained weight is exactly zero about never: more than this were pruned."""
 
 
-def open_run(recipe: Recipe, *, resume: Resume) -> RunDirectory:
-    """The run directory to write to; with `resume` the existing one of this very recipe."""
-    path = output_folder(recipe)
-    if not resume or not RunDirectory(path).is_begun:
-        RunDirectory(path).check_free()
-        return RunDirectory(path)
-    run = RunDirectory.open(path)
-    stored = load_recipe(str(run.whole(run.recipe_path)), [])
-    stored, recipe = _comparable(stored), _comparable(recipe)
-    if stored != recipe:
-        changed = _first_difference(stored.model_dump(), recipe.model_dump())
-        raise RecipeError(
-            f"--resume needs the recipe that {path} was started with, but {changed}; start a new "
-            "output_dir for other settings, or remove that folder to train it again."
-        )
-    return run
-
-
-def _comparable(recipe: Recipe) -> Recipe:
-    """The recipe less what is this command line's to give, and changes nothing of the run: trust,
-    and where servers are and how they are waited for."""
-    recipe = without_trust(recipe)
-    teacher, sequences = recipe.teacher, recipe.sequences
-    served = TeacherServerSection(model=teacher.server.model, api=teacher.server.api)
-    writing = RolloutServerSection(model=sequences.rollouts.server.model)
-    rollouts = sequences.rollouts.model_copy(update={"server": writing})
-    sections = {
-        "teacher": teacher.model_copy(update={"server": served}),
-        "sequences": sequences.model_copy(update={"rollouts": rollouts}),
-    }
-    return recipe.model_copy(update=sections)
-
-
-def _first_difference(stored: dict[str, object], given: dict[str, object], at: str = "") -> str:
-    for key in stored.keys() | given.keys():
-        old, new = stored.get(key), given.get(key)
-        if old == new:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            return _first_difference(old, new, f"{at}{key}.")
-        return f"{at}{key} was {old!r} and is now {new!r}"
-    return "nothing differs"
-
-
 def train_student(
     recipe: Recipe, *, progress: Progress, resume: Resume = False, until: int | None = None
 ) -> RunDirectory:
@@ -138,26 +87,6 @@ def train_student(
     """
     with only_writer(recipe):
         return train_as_only_writer(recipe, progress=progress, resume=resume, until=until)
-
-
-@contextlib.contextmanager
-def only_writer(recipe: Recipe) -> Iterator[PartialState]:
-    """The processes that train, of which the first one alone writes into the run directory.
-
-    It keeps other commands away from there, and removes what killed ones left.
-    """
-    folder = output_folder(recipe)
-    processes = PartialState(cpu=device_of(recipe.training.device).type == "cpu")
-    if not processes.is_main_process:
-        yield processes
-        return
-    check_writable(folder, "output_dir")
-    with held(folder, "training in"):
-        real = Path(os.path.realpath(folder))
-        remove_left_overs(real.parent, glob.escape(real.name))
-        for place in (real, real / CHECKPOINTS):
-            remove_left_overs(place)
-        yield processes
 
 
 def train_as_only_writer(
@@ -231,9 +160,7 @@ def train_as_only_writer(
         lambda own: broadcast_from_main(own, accelerator),
         lambda changes: _note_teachers(changes, run, accelerator, progress),
     )
-    teacher = build_teacher_scores(
-        prepared, examples, accelerator.device, progress, publication=publication
-    )
+    teacher = build_teacher_scores(prepared, examples, accelerator.device, progress, publication)
     if accelerator.is_main_process:
         inputs |= sequences_of(train=examples, dev=prepared.dev)
         if isinstance(teacher, KeptScoresTeacher):

@@ -67,6 +67,7 @@ _READ_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("sequences.rollouts.top_k", "sequences.rollouts.teacher_fraction", (0.0,)),
     ("sequences.rollouts.top_p", "sequences.rollouts.teacher_fraction", (0.0,)),
     ("sequences.rollouts.engine", "student.lora.rank", (None,)),
+    ("sequences.rollouts.server.*", "sequences.rollouts.engine", ("vllm",)),
     ("pruning.*", "pruning.sparsity", _GIVEN),
     ("training.final_rate_fraction", "training.schedule", ("linear", "cosine")),
     ("training.keep_best", "training.eval_every", _GIVEN),

@@ -268,12 +268,6 @@ def _reward(recipe: Recipe, terms: list[Term]) -> Findings:
             f"must be left out unless a token weight pass_rate reads the column {OF_ROLLOUTS}, got "
             f"{reward.pass_threshold:g}; remove it",
         )
-    if rated and recipe.sequences.origin == "near_policy":
-        yield (
-            "sequences.origin",
-            f"must be student with the column {OF_ROLLOUTS}, which is of the student of now, got "
-            "near_policy; set sequences.origin=student",
-        )
     yield from reward_findings(reward)
     samples = recipe.sequences.rollouts.samples_per_prompt
     if wanted and not rated and reward.baseline == "leave_one_out" and samples < 2:

@@ -15,16 +15,9 @@ def server_findings(recipe: Recipe) -> Findings:
     yield from label_server_findings(recipe)
     if recipe.teacher.on_server:
         yield from _scoring(recipe)
-    yield from _addresses(ROLLOUTS, rollouts.server, "sequences.rollouts.engine: vllm")
     if rollouts.engine != "vllm":
-        if rollouts.server.url:
-            yield (
-                f"{ROLLOUTS}.url",
-                "must be left out unless sequences.rollouts.engine is vllm, got "
-                f"{rollouts.engine}; "
-                "remove it, or set sequences.rollouts.engine=vllm",
-            )
         return
+    yield from _addresses(ROLLOUTS, rollouts.server, "sequences.rollouts.engine: vllm")
     if not rollouts.server.url:
         yield f"{ROLLOUTS}.url", "must be given for engine: vllm, got none; add where it is served"
     if recipe.sequences.origin == "near_policy":

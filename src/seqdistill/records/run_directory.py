@@ -243,8 +243,7 @@ class RunDirectory:
 
         Raises UserError when the file is damaged: of a finished run, when a single bit is.
         """
-        self._check_finished_log(self.metrics_path)
-        return atomic.read_json_lines(self.metrics_path)
+        return self._read_log(self.metrics_path)
 
     def log_rollouts(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         """Appends sequences that were written for the update `step`."""
@@ -253,8 +252,7 @@ class RunDirectory:
 
     def read_rollouts(self) -> list[dict[str, JsonValue]]:
         """The sequences that were kept, each with its `step`; none when the file is missing."""
-        self._check_finished_log(self.rollouts_path)
-        return atomic.read_json_lines(self.rollouts_path)
+        return self._read_log(self.rollouts_path)
 
     def log_alarm(self, step: int, row: Mapping[str, object]) -> None:
         """Appends an alarm that was raised at `step`."""
@@ -262,8 +260,7 @@ class RunDirectory:
 
     def read_alarms(self) -> list[dict[str, JsonValue]]:
         """The alarms that were raised, each with its `step`; none when the file is missing."""
-        self._check_finished_log(self.alarms_path)
-        return atomic.read_json_lines(self.alarms_path)
+        return self._read_log(self.alarms_path)
 
     @property
     def _logs(self) -> tuple[Path, ...]:
@@ -318,15 +315,15 @@ class RunDirectory:
             )
         return path
 
-    def _check_finished_log(self, path: Path) -> None:
-        if not (path.exists() and self.is_finished):
-            return
-        logs = self.read_manifest().get("logs")
+    def _read_log(self, path: Path) -> list[dict[str, JsonValue]]:
+        is_finished = path.exists() and self.is_finished
+        logs = self.read_manifest().get("logs") if is_finished else None
         if isinstance(logs, dict) and logs.get(path.name) != _extent(path):
             raise UserError(
                 f"{path} must be what was logged until the run was finished, but has changed "
                 "since; restore it, or remove it to go on without it"
             )
+        return atomic.read_json_lines(path)
 
 
 def _bytes_in(logs: Mapping[str, Mapping[str, JsonValue]], path: Path) -> int:

@@ -219,15 +219,15 @@ def metric_sum(total: float | int | Tensor, count: float | int | Tensor) -> Toke
 class SourcePart:
     """Something that takes part in every update and may be made of other parts.
 
-    Whatever a part does not do itself, its own parts do: a class that wraps others names them in
-    `_parts` and overrides what it adds. The order for every update: `begin_update`, the batches,
+    Whatever a part does not do itself, its own parts do: those among its attributes. A class that
+    wraps others overrides what it adds. The order for every update: `begin_update`, the batches,
     `end_update`, `learned`. Parts on several processes have one seed and stay in step: they are
     called equally often, and what they decide together (a coin for a whole batch) they draw alike.
     """
 
     def _parts(self) -> Mapping[str, SourcePart]:
         """The parts that this one is made of, by the names that their states are stored under."""
-        return {}
+        return {name: each for name, each in vars(self).items() if isinstance(each, SourcePart)}
 
     def begin_update(self, update: int, updates: int) -> None:
         """Update number `update` of `updates`, counted from 1, is about to ask for batches."""

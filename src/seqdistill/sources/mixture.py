@@ -18,6 +18,7 @@ from seqdistill.core.schedules import Schedule
 from seqdistill.core.terms import OTHERS_DIVERGENCE, OWN_DIVERGENCE
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.encoding import EncodedExample
+from seqdistill.recipe.sequences_schema import AdaptiveSection, MeasuredSection
 from seqdistill.sources.completions import (
     CompletionSource,
     Gather,
@@ -37,26 +38,21 @@ def _coin(seed: int, name: str) -> float:
     return (derived_seed(seed, name) >> 10) / 2**53
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
 class AdaptiveFraction(SourcePart):
     """A fraction that rises by `step` whenever dev's loss is worse by at least `threshold` nats.
 
     Worse than it was at the last rise, and until there is one, than the first dev loss, which is
     only remembered. So losses that creep up add up, and one that fell first has that far to go. The
-    fraction never falls, and stays at `most`.
+    fraction never falls, and stays at `end`.
 
     Source: more of the student's sequences when dev gets worse is the paper's idea (Ko et al. 2024,
     DistiLLM, sec. 3.2, adaptive off-policy). Step, threshold and what the loss is compared with are
     its code's; there the first loss is measured before training, here at the first dev score.
     """
 
-    start: float = 0.0
-    step: float = 0.1
-    threshold: float = 0.1
-    most: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._fraction = self.start
+    def __init__(self, settings: AdaptiveSection) -> None:
+        self.settings = settings
+        self._fraction = settings.start
         self._previous: float | None = None
 
     def value(self, update: int, updates: int) -> float:
@@ -74,8 +70,8 @@ class AdaptiveFraction(SourcePart):
         loss = float(scores["loss_nats"])
         if self._previous is None:
             self._previous = loss
-        elif loss >= self._previous + self.threshold:
-            self._fraction = min(self.most, self._fraction + self.step)
+        elif loss >= self._previous + self.settings.threshold:
+            self._fraction = min(self.settings.end, self._fraction + self.settings.step)
             self._previous = loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,7 +82,6 @@ class AdaptiveFraction(SourcePart):
         self._fraction, self._previous = state["fraction"], state["previous"]
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
 class MeasuredFraction(SourcePart):
     """own / (own + others): the part of the divergence that is met on the student's own sequences.
 
@@ -101,15 +96,13 @@ class MeasuredFraction(SourcePart):
     open how to choose it; no public text fixes a rule.
     """
 
-    within: tuple[float, float]
-    time_constant: float
-
-    def __post_init__(self) -> None:
+    def __init__(self, settings: MeasuredSection) -> None:
+        self.settings = settings
         self._means: dict[str, float] = {}
 
     def value(self, update: int, updates: int) -> float:
         """The fraction as the updates so far have left it."""
-        low, high = self.within
+        low, high = self.settings.within
         whole = sum(self._means.values())
         if len(self._means) < len(_MEASURED) or whole == 0.0:
             return (low + high) / 2.0
@@ -121,7 +114,7 @@ class MeasuredFraction(SourcePart):
             mean = parts[name].mean
             if math.isfinite(mean):
                 before = self._means.get(name, mean)
-                self._means[name] = before + (mean - before) / self.time_constant
+                self._means[name] = before + (mean - before) / self.settings.time_constant
 
     def state_dict(self) -> dict[str, Any]:
         """The means that there are."""
@@ -157,12 +150,6 @@ class MixtureSource(CompletionSource):
     def __post_init__(self) -> None:
         self._update, self._fraction = 0, 0.0
         self._num_student, self._num_all = 0, 0
-
-    def _parts(self) -> Mapping[str, SourcePart]:
-        parts: dict[str, SourcePart] = {"student": self.student, "other": self.other}
-        if isinstance(self.fraction, SourcePart):
-            parts["fraction"] = self.fraction
-        return parts
 
     @property
     def sequences_per_prompt(self) -> int:
@@ -240,9 +227,6 @@ class ReplaySource(CompletionSource):
         self._update = 0
         self._fraction, self._is_fresh = 1.0, True
         self._num_fresh, self._num_all, self._ages = 0, 0, 0
-
-    def _parts(self) -> Mapping[str, SourcePart]:
-        return {"student": self.student}
 
     def begin_update(self, update: int, updates: int) -> None:
         """Drops what is too old and throws the coin."""

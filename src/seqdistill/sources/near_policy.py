@@ -68,8 +68,7 @@ class NearPolicyBatches(SequenceSource):
 
     `micro_batches` is how many batches an update of this process has. With `keep_quantiles` a block
     loses the sequences whose gap of following difficulties (the student's less the teacher's) lies
-    outside these two quantiles of the block's. `batch_tokens` bounds batches as
-    `RolloutBatches` has it.
+    outside these two quantiles of the block's.
 
     Source: near-policy distillation, arXiv 2605.05940: stale rollouts, synchronised now and then, a
     Delta-IFD filter. That the gap is a difference and is cut at two quantiles, and how often
@@ -82,12 +81,12 @@ class NearPolicyBatches(SequenceSource):
     """The student, which training moves."""
     process: RolloutProcess
     collator: Collator
+    places: EpochBatches
+    """As `RolloutBatches` has them."""
     _: dataclasses.KW_ONLY
     sync_every: int
     micro_batches: int
     samples_per_prompt: int
-    batch_tokens: int
-    expected_new_tokens: int
     keep_quantiles: tuple[float, float] | None
     seed: int
     rank: int = 0
@@ -96,15 +95,6 @@ class NearPolicyBatches(SequenceSource):
     clock: PhaseClock = dataclasses.field(default_factory=PhaseClock)
 
     def __post_init__(self) -> None:
-        self._batches = EpochBatches(
-            self.examples,
-            self.collator.kind,
-            batch_tokens=max(1, self.batch_tokens // self.samples_per_prompt),
-            expected_new_tokens=self.expected_new_tokens,
-            seed=self.seed,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
         self._update = 0
         self._block: _Block | None = None
         self._next: _Block | None = None
@@ -133,14 +123,14 @@ class NearPolicyBatches(SequenceSource):
             with self.clock.phase("rollout"):
                 self.process.sync(self.model)
             self._synced_at = update
-        read = [self._batches.next() for _ in range(self.sync_every * self.micro_batches)]
+        read = [self.places.next() for _ in range(self.sync_every * self.micro_batches)]
         prompts = [
             self.examples[i].answered(())
             for batch in read
             for i in batch
             for _ in range(self.samples_per_prompt)
         ]
-        place = self._batches.state_dict()
+        place = self.places.state_dict()
         name = f"near-policy/to-{place['epoch']}-{place['position']}/rank-{self.rank}"
         seed = derived_seed(self.seed, name)
         self.process.ask([prompt.prompt for prompt in prompts], seed=seed)
@@ -259,7 +249,7 @@ class NearPolicyBatches(SequenceSource):
             self._next = self._ready()
         blocks = {"block": self._block, "next": self._next}
         return {
-            "batches": self._batches.state_dict(),
+            "batches": self.places.state_dict(),
             "world_size": self.world_size,
             **{name: each and each.state_dict() for name, each in blocks.items()},
         }
@@ -272,7 +262,7 @@ class NearPolicyBatches(SequenceSource):
                 f"since sequences were written ahead for each, got {self.world_size} and a "
                 f"checkpoint of {state['world_size']}; start as many"
             )
-        self._batches.load_state_dict(state["batches"])
+        self.places.load_state_dict(state["batches"])
         self._block, self._next = (
             None if state[name] is None else _Block.from_state_dict(state[name])
             for name in ("block", "next")

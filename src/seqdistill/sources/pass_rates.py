@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -13,7 +13,6 @@ from seqdistill.sources.completions import (
     CompletionSource,
     PromptCompletions,
     Prompts,
-    SourcePart,
     metric_sum,
 )
 
@@ -32,9 +31,6 @@ class PassRatedSource(CompletionSource):
 
     def __post_init__(self) -> None:
         self._seen: list[float] = []
-
-    def _parts(self) -> Mapping[str, SourcePart]:
-        return {"source": self.source}
 
     def begin_update(self, update: int, updates: int) -> None:
         """Forgets the rates of the update before."""

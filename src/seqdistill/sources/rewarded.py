@@ -6,7 +6,6 @@ The reward is a function of sequences, and objectives read the advantages.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seqdistill.core.errors import DataError, RecipeError
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.sources.completions import (
     Completion,
@@ -22,7 +20,6 @@ from seqdistill.sources.completions import (
     Gather,
     PromptCompletions,
     Prompts,
-    SourcePart,
     alone,
     metric_sum,
 )
@@ -63,26 +60,20 @@ class RewardedSource(CompletionSource):
         self._average: float | None = None
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def _parts(self) -> Mapping[str, SourcePart]:
-        return {"source": self.source}
-
     def begin_update(self, update: int, updates: int) -> None:
         """Forgets the rewards of the update before."""
         self._seen = []
         super().begin_update(update, updates)
 
     def complete_all(self, batches: Sequence[Prompts]) -> list[PromptCompletions]:
-        """The sequences with rewards and advantages.
-
-        Raises DataError for a reward that is not finite and RecipeError for a reward function that
-        does not give one reward a sequence.
-        """
+        """The sequences with rewards and advantages."""
         return [self._rewarded(found) for found in self.source.complete_all(batches)]
 
     def _rewarded(self, found: PromptCompletions) -> PromptCompletions:
         rows = found.students_rows
         acted = found.select(rows)
-        own = self._rewards_of(acted)
+        given = self.reward(acted.listed()) if len(acted) else []
+        own = torch.tensor(given, dtype=torch.float64)
         names = {
             name: place for place, name in enumerate(dict.fromkeys(p.id for p in acted.prompts))
         }
@@ -94,21 +85,6 @@ class RewardedSource(CompletionSource):
         rewards[rows], advantages[rows] = own, gained
         return dataclasses.replace(found, rewards=rewards, advantages=advantages)
 
-    def _rewards_of(self, acted: PromptCompletions) -> Float[Tensor, " sequences"]:
-        rewards = [float(reward) for reward in self.reward(acted.listed())] if len(acted) else []
-        if len(rewards) != len(acted):
-            raise RecipeError(
-                "A reward function must give one number per sequence, but it gave "
-                f"{len(rewards)} for {len(acted)}; fix it"
-            )
-        for prompt, reward in zip(acted.prompts, rewards, strict=True):
-            if not math.isfinite(reward):
-                raise DataError(
-                    f"Rewards must be finite, but that of the student's answer to {prompt.id!r} "
-                    f"is {reward}; fix the reward function, or take the example out of the data."
-                )
-        return torch.tensor(rewards, dtype=torch.float64)
-
     def _baselines(
         self, rewards: Float[Tensor, " sequences"], groups: Int[Tensor, " sequences"]
     ) -> Float[Tensor, " sequences"]:
@@ -119,12 +95,8 @@ class RewardedSource(CompletionSource):
                 return torch.full_like(rewards, self._average)
             groups = torch.zeros_like(groups)
         counts = torch.bincount(groups)
-        if self.baseline == "leave_one_out" and len(counts) and int(counts.min()) < 2:
-            raise RecipeError(
-                "The baseline leave_one_out compares samples of one prompt, so samples_per_prompt "
-                f"must be at least 2, got {int(counts.min())}; raise it, or use baseline: "
-                "moving_average"
-            )
+        is_alone = self.baseline == "leave_one_out" and bool((counts < 2).any())
+        assert not is_alone, "recipes sample twice or more for it"
         totals = torch.bincount(groups, weights=rewards)
         return (totals[groups] - rewards) / (counts[groups] - 1).clamp(min=1)
 

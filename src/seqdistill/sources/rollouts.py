@@ -29,7 +29,6 @@ from seqdistill.sources.completions import (
     PromptCompletions,
     Prompts,
     SequenceSource,
-    SourcePart,
     metric_sum,
 )
 
@@ -140,9 +139,8 @@ def _require_tokens(prompts: Sequence[EncodedExample], found: Completions) -> No
 class RolloutBatches(SequenceSource):
     """A source over prompts and what completes them.
 
-    `batch_tokens` bounds the padded rectangle as it is planned: targets as long as those in the
-    data, and `expected_new_tokens` where there is none, times the sequences a prompt gets. Real
-    completions may be longer or shorter.
+    `places` are batches of the prompts, with targets as long as those in the data, or as is
+    expected where there is none. Real completions may be longer or shorter.
 
     n micro-batches of one process hold the prompts that n processes hold.
     """
@@ -150,29 +148,13 @@ class RolloutBatches(SequenceSource):
     examples: Sequence[EncodedExample]
     completing: CompletionSource
     collator: Collator
+    places: EpochBatches
     _: dataclasses.KW_ONLY
-    batch_tokens: int
-    expected_new_tokens: int
-    seed: int
-    rank: int = 0
-    world_size: int = 1
     on_completions: OnCompletions | None = None
     clock: PhaseClock = dataclasses.field(default_factory=PhaseClock)
 
     def __post_init__(self) -> None:
         self._update = 0
-        self._batches = EpochBatches(
-            self.examples,
-            self.collator.kind,
-            batch_tokens=max(1, self.batch_tokens // self.completing.sequences_per_prompt),
-            expected_new_tokens=self.expected_new_tokens,
-            seed=self.seed,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
-
-    def _parts(self) -> Mapping[str, SourcePart]:
-        return {"completions": self.completing}
 
     def begin_update(self, update: int, updates: int) -> None:
         """Remembers the update for `on_completions`."""
@@ -185,7 +167,7 @@ class RolloutBatches(SequenceSource):
 
     def batches(self, count: int) -> Iterator[SequenceBatch]:
         """The same of so many batches of prompts, which are completed together."""
-        prompts = [[self.examples[i] for i in self._batches.next()] for _ in range(count)]
+        prompts = [[self.examples[i] for i in self.places.next()] for _ in range(count)]
         with self.clock.phase("rollout"):
             found = self.completing.complete_all(prompts)
         for one in found:
@@ -195,8 +177,8 @@ class RolloutBatches(SequenceSource):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, and the state of what completes them."""
-        return {"batches": self._batches.state_dict(), **super().state_dict()}
+        return {"batches": self.places.state_dict(), **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._batches.load_state_dict(state["batches"])
+        self.places.load_state_dict(state["batches"])
         super().load_state_dict(state)

@@ -16,7 +16,7 @@ import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,6 +48,25 @@ class Prompt(NamedTuple):
     id: str
     source: Source
     text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts(Sequence[Prompt]):
+    """What the teacher answers, each made when it is asked for."""
+
+    size: int
+    make: Callable[[int], Prompt]
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prompt]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
+        places = range(self.size)[index]
+        return self.make(places) if isinstance(places, int) else list(map(self.make, places))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -37,32 +37,19 @@ class StoredSequences(SequenceSource):
 
     examples: Sequence[EncodedExample]
     collator: Collator
-    _: dataclasses.KW_ONLY
-    batch_tokens: int
-    seed: int
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        self._batches = EpochBatches(
-            self.examples,
-            self.collator.kind,
-            batch_tokens=self.batch_tokens,
-            seed=self.seed,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
+    places: EpochBatches
+    """Of the examples."""
 
     def next_batch(self) -> SequenceBatch:
         """The next batch, on the CPU."""
-        return self.collator([self.examples[i] for i in self._batches.next()])
+        return self.collator([self.examples[i] for i in self.places.next()])
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the data."""
-        return self._batches.state_dict()
+        return self.places.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._batches.load_state_dict(dict(state))
+        self.places.load_state_dict(dict(state))
 
 
 class PrefetchedSource(SequenceSource):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.origins import STUDENT_ORIGINS
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.metrics.diversity import token_sums
-from seqdistill.sources.completions import SequenceSource, SourcePart, metric_sum
+from seqdistill.sources.completions import SequenceSource, metric_sum
 
 
 class WatchedSource(SequenceSource):
@@ -23,9 +23,6 @@ class WatchedSource(SequenceSource):
         self._source, self._every = source, every
         self._seen: list[dict[str, tuple[float, float]]] = []
         self._looks = False
-
-    def _parts(self) -> Mapping[str, SourcePart]:
-        return {"source": self._source}
 
     def begin_update(self, update: int, updates: int) -> None:
         """Decides whether this one is looked at."""

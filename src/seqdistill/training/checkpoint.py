@@ -35,12 +35,6 @@ from seqdistill.training.processes import as_sharded, unique_parameters, whole
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE = "state.json"
-_MASK = "pruning.safetensors"
-"""Absent from the states of students that are not pruned."""
-_FEATURES = "features.safetensors"
-"""Absent where the objective trains no matrices of its own."""
-_TEACHER = "teacher.safetensors"
-"""Absent where the teacher does not change."""
 
 
 @dataclasses.dataclass
@@ -139,13 +133,14 @@ def save_state(
     folder.mkdir(exist_ok=True)
     with atomic.new_folder(path) as aside:
         save_file(_on_cpu(unique_parameters(model)), aside / "model.safetensors")
-        if bits := mask.state_dict():
-            save_file(bits, aside / _MASK)
-        if features:
-            save_file(_on_cpu(features), aside / _FEATURES)
-        if teacher:
-            save_file(_on_cpu(teacher), aside / _TEACHER)
         save_file(dict(optimizer), aside / "optimizer.safetensors")
+        for name, tensors in (
+            ("pruning", mask.state_dict()),
+            ("features", features),
+            ("teacher", teacher),
+        ):
+            if tensors:
+                save_file(_on_cpu(tensors), aside / f"{name}.safetensors")
         for rank, states in enumerate(random_by_rank):
             save_file(dict(states), aside / _random_name(rank))
         atomic.write_json(aside / _STATE, dataclasses.asdict(state))
@@ -240,19 +235,24 @@ def load_state(
             _LOG.warning("%s; going on without it among the best", found)
             del state.best_sha256[name]
             state.best = [item for item in state.best if _best_name(item[1]) != name]
-    load_parameters(model, load_file(path / "model.safetensors"), where=str(path))
-    mask.load_state_dict(load_file(path / _MASK) if (path / _MASK).exists() else {})
-    if (path / _FEATURES).exists():
-        load_parameters(features, load_file(path / _FEATURES), where=str(path))
-    if (path / _TEACHER).exists():
-        teacher.load_state_dict(load_file(path / _TEACHER))
-    _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
+    load_parameters(model, _tensors(path, "model"), where=str(path))
+    mask.load_state_dict(_tensors(path, "pruning"))
+    load_parameters(features, _tensors(path, "features"), where=str(path))
+    if changed := _tensors(path, "teacher"):
+        teacher.load_state_dict(changed)
+    _load_optimizer(optimizer, _tensors(path, "optimizer"))
     if (own := path / _random_name(rank)).exists():
         stored = load_file(own)
         torch.set_rng_state(stored["cpu"])
         if "cuda" in stored and device.type == "cuda":
             torch.cuda.set_rng_state(stored["cuda"], device)
     return state
+
+
+def _tensors(path: Path, name: str) -> dict[str, Tensor]:
+    """Those of a state by that name; none of what was not there when it was saved."""
+    file = path / f"{name}.safetensors"
+    return load_file(file) if file.exists() else {}
 
 
 def load_parameters(model: nn.Module, tensors: dict[str, Tensor], *, where: str) -> None:
