@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import inspect
 import os
 import re
@@ -38,3 +39,9 @@ jaxtyping.install_import_hook([f"seqdistill.{name}" for name in _CHECKED], "bear
 # Tokenized data of tests do not belong into the user's cache.
 os.environ["SEQDISTILL_CACHE"] = tempfile.mkdtemp(prefix="seqdistill-tests-")
 atexit.register(shutil.rmtree, os.environ["SEQDISTILL_CACHE"], ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no search for garbage need look at it."""
+    gc.collect()
+    gc.freeze()

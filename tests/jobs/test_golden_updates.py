@@ -303,7 +303,7 @@ def few_updates(folder: Path) -> dict[str, object]:
         "training.steps": UPDATES,
         "training.max_grad_norm": 1e9,
         "training.dropout": 0.0,
-        "training.batch_tokens": 80,
+        "training.batch_tokens": 50,
         "training.gradient_accumulation_steps": 2,
         "output_dir": str(folder / "run"),
     }
