@@ -29,6 +29,7 @@ from seqdistill.core.families import FEATURES, Stack
 from seqdistill.core.progress import NoProgress
 from seqdistill.core.terms import layer_pairs
 from seqdistill.data.encoding import EncodedExample
+from seqdistill.jobs.evaluate import evaluate_run
 from seqdistill.jobs.train import train
 from seqdistill.recipe.objective_schema import Feature
 from seqdistill.report.page import build_report
@@ -182,6 +183,7 @@ def test_matrices_are_trained_kept_and_no_part_of_the_student(places: dict[str, 
     plain = trained(recipe_in(places["mbart"], "word_kd", *given, name="plain"))
     assert student_of(run).keys() == student_of(plain).keys()
     assert not all(torch.equal(t, student_of(plain)[n]) for n, t in student_of(run).items())
+    evaluate_run(whole, progress=NoProgress())
     assert "hidden_states, hidden_mse" in build_report(whole.path)
 
 

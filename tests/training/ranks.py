@@ -202,6 +202,8 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
         matching = features_of(model)
         taught = InProcessTeacher(wide_teacher(), vocab_size=40, layers=matching.teacher_layers)
         kept("features", model, optimizer="sgd", objective=matching, teacher=taught)
+    if accelerator.num_processes == 1:
+        return rows
     for name, steps in (("whole", 2), ("half", 1), ("resumed", 2)):
         kept(
             name,
@@ -212,8 +214,9 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
             schedule="constant",  # rates that do not know how many updates there will be
             gradient_checkpointing=True,
         )
-    model = student(dtype=torch.float64)
-    kept("begun", model, optimizer="sgd", schedule="constant", steps=1)
+    if folder.name == BEGUN:
+        begun = student(dtype=torch.float64)
+        kept("begun", begun, optimizer="sgd", schedule="constant", steps=1)
     return rows
 
 
