@@ -6,6 +6,7 @@ and a forgotten scale, cap or bias shows. Nothing is read from disk or network.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import string
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,19 @@ def tiny_model(
     Norms, biases and `final_logits_bias` are moved away from where they start, which would hide
     that one is forgotten.
     """
+    given = repr((name, seed, vocab_size, dropout, sorted(settings.items())))
+    if given not in _MADE:
+        _MADE[given] = _made(name, seed, vocab_size, dropout, settings)
+    return copy.deepcopy(_MADE[given])
+
+
+_MADE: dict[str, PreTrainedModel] = {}
+"""A copy takes half of what making one does."""
+
+
+def _made(
+    name: str, seed: int, vocab_size: int, dropout: float, settings: Mapping[str, Any]
+) -> PreTrainedModel:
     found = _ARCHITECTURES[name]
     ids = {
         "vocab_size": vocab_size,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from tests.jobs.runs import folder_for, settings_in, texts
+from torch.distributed.run import get_args_parser
 from typer.main import get_command
 
 from seqdistill.cli.main import app
@@ -43,24 +43,18 @@ def test_accelerate_reads_its_files(name: str, kind: str) -> None:
     assert name == "ddp" or config.fsdp_config["fsdp_version"] == 2
 
 
-@pytest.mark.slow
-def test_two_processes_of_a_script_train_one_student_in_shards(tmp_path: Path) -> None:
-    folder_for(tmp_path, "mbart")
-    given = texts(settings_in(tmp_path, "run"))
-    folders = (os.path.dirname(sys.executable), os.environ["PATH"])
-    more = ("training.parallel=fsdp2", "training.gradient_accumulation_steps=2")
-    done = subprocess.run(
-        ["bash", str(FILES / "processes.sh"), "train", "word_kd", *given, *more],
-        env={
-            **os.environ,
-            "PROCESSES": "2",
-            "PATH": os.pathsep.join(folders),
-            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, ("src", "."))),
-        },
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 processes train one student together" in done.stdout + done.stderr
-    assert (tmp_path / "runs" / "run" / "student" / "model.safetensors").is_file()
+@pytest.mark.parametrize("machines", [1, 2])
+def test_torchrun_reads_what_the_script_gives_it(tmp_path: Path, machines: int) -> None:
+    (tmp_path / "torchrun").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    given = ["train", "word_kd", "output_dir=a b"]
+    path = os.pathsep.join((str(tmp_path), os.environ["PATH"]))
+    asked = {"PATH": path, "PROCESSES": "2", "MACHINES": str(machines), "HEAD": "node1:29500"}
+    words = ["bash", str(FILES / "processes.sh"), *given]
+    done = subprocess.run(words, env=asked, capture_output=True, text=True, check=True)
+    read = get_args_parser().parse_args(done.stdout.splitlines())
+    assert read.nproc_per_node == "2" and read.standalone == (machines == 1)
+    meeting = (read.nnodes, read.rdzv_backend, read.rdzv_endpoint)
+    assert machines == 1 or meeting == ("2", "c10d", "node1:29500")
+    assert (read.module, read.training_script) == (True, "seqdistill")
+    assert read.training_script_args == given and find_spec("seqdistill.__main__")

@@ -208,7 +208,7 @@ def test_a_planted_fault_is_named_alone(
 
 @pytest.mark.slow
 def test_a_bundled_recipe_gives_no_false_alarm() -> None:
-    given = ["training.device=cpu", "data.max_train_examples=400", "data.max_dev_examples=50"]
+    given = ["training.device=cpu", "data.max_train_examples=100", "data.max_dev_examples=20"]
     found = examine(load_recipe("demo", given, purpose="train"))
     assert not [finding for finding in found.findings if finding.level in ("warning", "error")]
 

@@ -206,7 +206,7 @@ def test_a_race_is_run_and_a_killed_one_ends_with_the_same_rows(
         if RunDirectory(folder).is_finished:
             folder.rename(place / folder.name)
     done.rows.unlink()
-    again = run_race(about, plan_race(about))
+    again = run_race(about, plan)
     assert shown(read_rows(again.rows)) == before
     said = [of.words[0].partition("cheapest")[0] for of in (done, again)]  # who is is measured
     assert said[0] == said[1]

@@ -148,14 +148,13 @@ def test_what_the_cpu_multiplies_fast_is_taken_noted_and_kept_on_another_machine
 
 def test_a_run_that_pauses_twice_is_the_run_that_never_did(place: Path) -> None:
     """Within an epoch, and from rollouts: the schedule, the data and the sampler go on."""
-    for method in ("word_kd", "gkd"):
-        given = ["training.steps=7", "training.eval_every=2", "training.dropout=0.1"]
-        given += ["training.checkpoint_every=null"]
-        whole = trained(runs.recipe_in(place, method, *given, name=f"{method}-whole"))
-        recipe = runs.recipe_in(place, method, *given, name=f"{method}-paused")
-        for until in (2, 4):
-            paused = train(recipe, progress=NoProgress(), resume=True, until=until)
-            assert not paused.is_finished and not paused.student_path.exists()
-            assert [row["step"] for row in paused.read_metrics()][-1] == until
-        runs.assert_equal_students(trained(recipe, resume=True), whole)
-        assert runs.losses(paused) == runs.losses(whole)
+    given = ["training.steps=5", "training.eval_every=2", "training.dropout=0.1"]
+    given += ["training.checkpoint_every=null"]
+    whole = trained(runs.recipe_in(place, "gkd", *given, name="whole"))
+    recipe = runs.recipe_in(place, "gkd", *given, name="paused")
+    for until in (1, 3):
+        paused = train(recipe, progress=NoProgress(), resume=True, until=until)
+        assert not paused.is_finished and not paused.student_path.exists()
+        assert [row["step"] for row in paused.read_metrics()][-1] == until
+    runs.assert_equal_students(trained(recipe, resume=True), whole)
+    assert runs.losses(paused) == runs.losses(whole)

@@ -23,12 +23,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
+from tests.jobs.runs import recipe_in
 from tests.tiny import character_tokenizer, collator, random_examples, tiny_model
 from tests.training.small import Recorder, make_loop, stored, student, weights
 from torch import nn
 
 from seqdistill.core.errors import NonFiniteLossError, UserError
 from seqdistill.core.features import Layer
+from seqdistill.core.progress import NoProgress
 from seqdistill.core.terms import FeatureTerm, Term
 from seqdistill.core.token_sum import TokenSum
 from seqdistill.data.batching import EpochBatches
@@ -36,12 +38,12 @@ from seqdistill.evaluation.dev import DevScorer, Ranks
 from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.generation.sampling import TransformersSampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
+from seqdistill.jobs.train import train as job_train
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.objectives.features import FeatureLoss
 from seqdistill.objectives.objective import WeightedObjective
 from seqdistill.recipe.sequences_schema import Decoding, MeasuredSection
-from seqdistill.sources.completions import CompletionSource
-from seqdistill.sources.mixture import Fraction, MeasuredFraction, MixtureSource
+from seqdistill.sources.mixture import MeasuredFraction, MixtureSource
 from seqdistill.sources.rollouts import RolloutBatches, RolloutSampler
 from seqdistill.sources.stored import StoredCompletions
 from seqdistill.teachers.in_process import InProcessTeacher
@@ -83,7 +85,7 @@ def dev_scorer(model: SequenceModel, accelerator: Accelerator) -> DevScorer:
     )
 
 
-def teacher_of(model: SequenceModel, accelerator: Accelerator) -> InProcessTeacher:
+def teacher_of(accelerator: Accelerator) -> InProcessTeacher:
     teacher = InProcessTeacher(student(seed=3, dtype=torch.float64), vocab_size=40)
     if accelerator.is_fsdp2:
         shard_frozen(teacher.model)
@@ -122,8 +124,6 @@ def train(
         "steps": 2,
         "gradient_accumulation_steps": MICRO_BATCHES // count,
         "source": stored(rank=accelerator.process_index, world_size=count),
-        "score_dev": dev_scorer(model, accelerator),
-        "eval_metric": "loss_nats",
         **more,
     }
     make_loop(folder, model, accelerator=accelerator, metrics=metrics, **settings).run(
@@ -132,10 +132,8 @@ def train(
     return metrics.without_timings
 
 
-def on_policy(
-    model: SequenceModel, accelerator: Accelerator, fraction: Fraction | None = None
-) -> RolloutBatches:
-    """What the student samples, three prompts or so at a time; with a fraction that part of it."""
+def half_on_policy(model: SequenceModel, accelerator: Accelerator) -> RolloutBatches:
+    """References and what the student samples, three prompts or so at a time."""
     sampler = TransformersSampler(
         model.module,
         TOKENIZER,
@@ -143,14 +141,17 @@ def on_policy(
         decoding=Decoding(mode="sample", beam_size=1, max_new_tokens=5, batch_tokens=64),
     )
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-    writer: CompletionSource = RolloutSampler(sampler, seed=5, **place)
-    if fraction is not None:
-        references = StoredCompletions("reference")
-        writer = MixtureSource(writer, references, fraction, coin="example", seed=5)
+    measured = MeasuredSection(shape="measured", within=(0.1, 0.9), time_constant=2.0)
+    writer = MixtureSource(
+        RolloutSampler(sampler, seed=5, **place),
+        StoredCompletions("reference"),
+        MeasuredFraction(measured),
+        coin="example",
+        seed=5,
+    )
     examples = random_examples(40)
-    budget = 24 // writer.sequences_per_prompt
     places = EpochBatches(
-        examples, model.kind, batch_tokens=budget, expected_new_tokens=5, seed=5, **place
+        examples, model.kind, batch_tokens=24, expected_new_tokens=5, seed=5, **place
     )
     return RolloutBatches(examples, writer, collator(model.kind), places)
 
@@ -164,50 +165,43 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
         rows[name] = train(folder / f"{run or name}-run", accelerator, model, **more)
         save_file(weights(model), folder / f"{name}-{accelerator.process_index}.safetensors")
 
-    kept("adam", student(dtype=torch.float64), max_grad_norm=0.5)
     model = student(dtype=torch.float64)
-    distilling = WeightedObjective(
-        [Term.of("forward_kl"), Term.of("negative_log_likelihood")], reduction="sequence"
+    scorer = dev_scorer(model, accelerator)
+    kept("adam", model, max_grad_norm=0.5, score_dev=scorer, eval_metric="loss_nats")
+    terms = [
+        Term.of("negative_log_likelihood"),
+        Term.of("forward_kl", token_weights=["pass_rate"]),
+        Term.of("reverse_kl", token_weights=["top_tokens"]),
+    ]
+    distilling = WeightedObjective(terms, reduction="token")
+    teacher = teacher_of(accelerator)
+    kept(
+        "distilled",
+        student(dtype=torch.float64),
+        optimizer="sgd",
+        objective=distilling,
+        teacher=teacher,
     )
-    teacher = teacher_of(model, accelerator)
-    kept("distilled", model, optimizer="sgd", objective=distilling, teacher=teacher)
     model = student(dtype=torch.float64)
-    chosen = Term.of("reverse_kl", token_weights=["top_tokens"])
-    selecting = WeightedObjective([chosen], reduction="token")
-    kept("selected", model, optimizer="sgd", objective=selecting, teacher=teacher)
-    model = student(dtype=torch.float64)
-    paced = Term.of("reverse_kl", token_weights=["pass_rate"])
-    paced_objective = WeightedObjective([paced], reduction="sequence")
-    kept("paced", model, optimizer="sgd", objective=paced_objective, teacher=teacher)
+    divergence = Term.of("adaptive_jensen_shannon", time_constant=2.0)
+    kept(
+        "on-policy",
+        model,
+        optimizer="sgd",
+        objective=WeightedObjective([divergence], reduction="sequence", by_origin=True),
+        teacher=teacher,
+        source=half_on_policy(model, accelerator),
+        samples_student=True,
+    )
+    if accelerator.num_processes == 3:
+        return rows  # all of how they are divided that two do not show
     if not accelerator.is_fsdp2:  # which is refused
         model = student(dtype=torch.float64)
         matching = features_of(model)
         taught = InProcessTeacher(wide_teacher(), vocab_size=40, layers=matching.teacher_layers)
         kept("features", model, optimizer="sgd", objective=matching, teacher=taught)
-    model = student(dtype=torch.float64)
-    kept(
-        "on-policy",
-        model,
-        optimizer="sgd",
-        objective=WeightedObjective([Term.of("reverse_kl")], reduction="token"),
-        teacher=teacher,
-        source=on_policy(model, accelerator),
-        samples_student=True,
-    )
-    model = student(dtype=torch.float64)
-    divergence = Term.of("adaptive_jensen_shannon", time_constant=2.0)
-    measured = MeasuredFraction(
-        MeasuredSection(shape="measured", within=(0.1, 0.9), time_constant=2.0)
-    )
-    kept(
-        "adaptive",
-        model,
-        optimizer="sgd",
-        objective=WeightedObjective([divergence], reduction="sequence", by_origin=True),
-        teacher=teacher,
-        source=on_policy(model, accelerator, measured),
-        samples_student=True,
-    )
+    if accelerator.num_processes == 1:
+        return rows
     for name, steps in (("whole", 2), ("half", 1), ("resumed", 2)):
         kept(
             name,
@@ -217,10 +211,10 @@ def trainings(folder: Path, accelerator: Accelerator) -> dict[str, list[dict[str
             steps=steps,
             schedule="constant",  # rates that do not know how many updates there will be
             gradient_checkpointing=True,
-            score_dev=None,
         )
-    model = student(dtype=torch.float64)
-    kept("begun", model, optimizer="sgd", schedule="constant", steps=1)
+    if folder.name == BEGUN:
+        begun = student(dtype=torch.float64)
+        kept("begun", begun, optimizer="sgd", schedule="constant", steps=1)
     return rows
 
 
@@ -248,7 +242,7 @@ def refused(folder: Path, accelerator: Accelerator) -> str:
     if accelerator.process_index == accelerator.num_processes - 1:
         poison(model)
     try:
-        train(folder / "poisoned", accelerator, model, score_dev=None)
+        train(folder / "poisoned", accelerator, model)
     except NonFiniteLossError as error:
         return str(error)
     return ""
@@ -257,6 +251,18 @@ def refused(folder: Path, accelerator: Accelerator) -> str:
 def poison(model: SequenceModel) -> None:
     """The loss of this process's batches is not a number, whatever the weights."""
     model.register_forward_hook(lambda _module, _inputs, hidden: hidden * float("nan"))
+
+
+def job(folder: Path) -> None:
+    """A whole job in shards, with the data and models in `folder`."""
+    told: list[str] = []
+
+    class Heard(NoProgress):
+        def echo(self, text: str) -> None:
+            told.append(text)
+
+    job_train(recipe_in(folder, "word_kd", "training.parallel=fsdp2"), progress=Heard())
+    (folder / f"told-{os.environ['RANK']}.txt").write_text("\n".join(told))
 
 
 def one_rank(folder: Path) -> None:
@@ -277,10 +283,13 @@ def one_rank(folder: Path) -> None:
         facts: dict[str, Any] = {"rows": trainings(place, accelerator), "refusal": refusal}
         if place != folder / BEGUN:
             gone_on(place, folder / BEGUN, accelerator)
-        facts["poisoned"] = refused(place, accelerator)
+        if accelerator.num_processes == 2:
+            facts["poisoned"] = refused(place, accelerator)
         facts["kind"] = str(accelerator.distributed_type)
         (place / f"facts-{accelerator.process_index}.json").write_text(json.dumps(facts))
         AcceleratorState._reset_state()
+    if os.environ["WORLD_SIZE"] == "2":
+        job(folder / "job")
     accelerator.end_training()
 
 
@@ -311,4 +320,5 @@ def launched(folder: Path, count: int) -> bool:
 
 
 if __name__ == "__main__":
+    student()  # which imports for all processes what they would each import
     sys.exit(not all(launched(Path(sys.argv[1]), count) for count in (2, 3)))

@@ -25,7 +25,7 @@ from seqdistill.recipe.loading import load_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.run_directory import RunDirectory
 
-UPDATES = 24
+UPDATES = 12
 
 _TRAIN = """
 import sys
@@ -53,7 +53,7 @@ def recipe_for(folder: Path) -> Recipe:
         "training.dropout": 0.2,
         "training.precision": "bf16",
         "training.log_every": 1,
-        "training.eval_every": 6,
+        "training.eval_every": 3,
         "training.eval_metric": "chrf",
         "training.checkpoint_every": 2,
         "training.keep_best": 2,
@@ -102,7 +102,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     _, rows, files = trained(run)
     losses = [row["loss_nats"] for row in rows if "loss_nats" in row]
     assert len(losses) == UPDATES and losses[-1] < losses[0]
-    assert [row["step"] for row in rows if "dev_chrf" in row] == [6, 12, 18, 24]
+    assert [row["step"] for row in rows if "dev_chrf" in row] == [3, 6, 9, 12]
     assert sum(name.startswith("best-") for name in files) >= 2
     assert load_pair(str(run.student_path)).model.config.dropout == 0.2
     assert json.loads(run.manifest_path.read_text())["finished"] is True

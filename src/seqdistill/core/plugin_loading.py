@@ -32,7 +32,7 @@ def load_plugins(names: tuple[str, ...], *, of_a_run: bool = False) -> None:
 
     Raises UserError for one that cannot be imported, naming it and the cause.
     """
-    for entry in importlib.metadata.entry_points(group="seqdistill.plugins"):
+    for entry in _installed(tuple(sys.path)):
         _imported(entry.value, entry.load)
     for name in names:
         module = _module_of(_path(name)) if name.endswith(".py") else name
@@ -47,6 +47,11 @@ def load_plugins(names: tuple[str, ...], *, of_a_run: bool = False) -> None:
             _imported(name, functools.partial(_from_file, _path(name)))
         elif is_new:
             _imported(name, functools.partial(importlib.import_module, name))
+
+
+@functools.lru_cache(maxsize=1)  # to look through all that is installed takes 10 ms
+def _installed(_search_path: tuple[str, ...]) -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group="seqdistill.plugins"))
 
 
 def plugin_files(names: tuple[str, ...]) -> dict[str, Path]:

@@ -46,7 +46,7 @@ class Measured:
     """What weights that depend on the whole update look at, of one micro-batch, in their order."""
 
     target_mask: Bool[Tensor, "batch time"]
-    measures: tuple[Float[Tensor, "measures batch time"], ...]
+    measures: tuple[Float[Tensor, "_ batch time"], ...]
 
     def cpu(self) -> Measured:
         """The same for other processes."""

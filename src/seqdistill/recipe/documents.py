@@ -7,6 +7,7 @@ there are no aliases and no tags that build objects. This module does not know w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -177,6 +178,7 @@ def parse_document(text: str, origin: str, problems: list[str]) -> Settings:
     return settings
 
 
+@functools.lru_cache(maxsize=64)  # a comparison reads the same presets again and again
 def _composed(text: str, origin: str) -> yaml.Node | None:
     loader = None
     try:
