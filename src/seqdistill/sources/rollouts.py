@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from seqdistill.core.batch import SequenceBatch
@@ -20,7 +21,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.core.origins import Origin
 from seqdistill.core.phases import PhaseClock
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.data.batching import EpochBatches
+from seqdistill.data.batching import EpochBatches, regrouped
 from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.sampling import Sampler
@@ -34,7 +35,7 @@ from seqdistill.sources.completions import (
 )
 
 OnCompletions = Callable[[int, PromptCompletions], None]
-"""Receives the update and the sequences of one of its micro-batches."""
+"""Receives the update and the sequences of one of its batches of prompts."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -142,9 +143,10 @@ class RolloutBatches(SequenceSource):
 
     `batch_tokens` bounds the padded rectangle as it is planned: targets as long as those in the
     data, and `expected_new_tokens` where there is none, times the sequences a prompt gets. Real
-    completions may be longer or shorter.
+    completions may be longer or shorter, so those of an update are then regrouped by length, in as
+    many micro-batches.
 
-    n micro-batches of one process hold the prompts that n processes hold.
+    n micro-batches of one process hold together the prompts that n processes hold.
     """
 
     examples: Sequence[EncodedExample]
@@ -184,14 +186,24 @@ class RolloutBatches(SequenceSource):
         return next(self.batches(1))
 
     def batches(self, count: int) -> Iterator[SequenceBatch]:
-        """The same of so many batches of prompts, which are completed together."""
+        """The same of so many batches of prompts, which are completed together and regrouped."""
         prompts = [[self.examples[i] for i in self._batches.next()] for _ in range(count)]
         with self.clock.phase("rollout"):
             found = self.completing.complete_all(prompts)
-        for one in found:
-            if self.on_completions is not None:
+        if self.on_completions is not None:
+            for one in found:
                 self.on_completions(self._update, one)
-            yield one.collated(self.collator)
+        yield from (one.collated(self.collator) for one in self._regrouped(found))
+
+    def _regrouped(self, found: list[PromptCompletions]) -> list[PromptCompletions]:
+        """The sequences of the update in as many batches of like lengths, which are known now."""
+        if len(found) == 1:
+            return found
+        every = PromptCompletions.concatenated(found)
+        sources = np.array([prompt.num_source for prompt in every.prompts])
+        targets = every.completions.lengths.cpu().numpy()
+        places = regrouped(sources, targets, self.collator.kind, [*map(len, found)])
+        return [every.select(rows) for rows in places]
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, and the state of what completes them."""
