@@ -14,7 +14,7 @@ from seqdistill.core.batch import Kind
 from seqdistill.core.completions import Completions
 from seqdistill.core.errors import DataError
 from seqdistill.core.generators import named_generator
-from seqdistill.data.batching import EpochBatches, in_length_order
+from seqdistill.data.batching import EpochBatches, in_length_order, regrouped
 from seqdistill.data.collating import Collator
 from seqdistill.data.dataset import EncodedDataset
 from seqdistill.data.encoding import EncodedExample
@@ -231,3 +231,36 @@ def test_ranks_share_one_stream_in_turns(world_size: int, size: int) -> None:
     ranks = [stream(rank=r, world_size=world_size, size=size) for r in range(world_size)]
     for _ in range(50):
         assert [rank.next() for rank in ranks] == [whole.next() for _ in range(world_size)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(6))
+def test_sequences_are_regrouped_in_the_fewest_positions_that_their_order_allows(
+    kind: Kind, seed: int
+) -> None:
+    dice = np.random.default_rng(seed)
+    sources, targets = dice.integers(1, 20, 9), dice.integers(1, 20, 9)
+    sides = [sources + targets] if kind == "causal" else [sources, targets]
+    longer = np.maximum.reduce(sides)
+    before = [[0, 1, 2, 3], [4, 5], [6, 7, 8]]
+
+    def positions(batches: Sequence[Sequence[int]]) -> int:
+        return sum(len(rows) * int(side[rows].max()) for rows in batches for side in sides)
+
+    def largest(batches: Sequence[Sequence[int]]) -> int:
+        return max(len(rows) * int(longer[rows].max()) for rows in batches)
+
+    found = regrouped(sources, targets, kind, [4, 2, 3])
+    assert len(found) == 3 and sorted(i for rows in found for i in rows) == [*range(9)]
+    assert positions(found) <= positions(before) and largest(found) <= largest(before)
+    order = sorted(range(9), key=lambda i: (longer[i], sources[i]))
+    tried = [
+        [order[:i], order[i:j], order[j:]]
+        for i in range(1, 8)
+        for j in range(i + 1, 9)
+        if largest([order[:i], order[i:j], order[j:]]) <= largest(before)
+    ]
+    best = min([positions(before), *map(positions, tried)])
+    assert positions(found) == best if kind == "causal" else positions(found) <= best
+    if positions(found) == positions(before):
+        assert found == before

@@ -266,7 +266,8 @@ def test_auto_takes_ctranslate2_where_it_agrees_and_else_transformers(
     run = start(*given, method="on_policy_kd")
     name = "ctranslate2" if agrees else "transformers"
     engines = json.loads(run.manifest_path.read_text("utf-8"))["engines"]
-    assert engines == {"evaluation": f"{name} float32", "sequences.rollouts": name}
+    assert engines["evaluation"] == f"{name} float32"
+    assert agrees or engines["sequences.rollouts"] == name  # else the faster one
     said = [line for line in caplog.messages if "evaluation.engine: auto takes transf" in line]
     results = evaluated(run, export=True)
     assert [row.engine for row in results.systems] == [f"{name} float32"] * 2

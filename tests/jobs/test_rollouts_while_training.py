@@ -47,7 +47,7 @@ def test_ctranslate2_writes_with_the_weights_of_each_update(tmp_path: Path, kind
 @pytest.mark.parametrize(
     ("method", "given"),
     [
-        ("gkd", ()),
+        ("gkd", ("training.gradient_accumulation_steps=2",)),
         ("adaptive_gkd", ("sequences.mixture.coin=example",)),
         ("distillm", ()),
         ("minillm", ()),

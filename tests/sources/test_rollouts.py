@@ -135,6 +135,39 @@ def test_the_prompts_of_an_update_are_sampled_together() -> None:
     assert [sum(groups) for groups in calls] == shown
 
 
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+def test_sequences_of_an_update_are_regrouped_with_all_that_is_known_of_them(kind: str) -> None:
+    def facts(update: Sequence[SequenceBatch]) -> list[list[object]]:
+        rows: list[list[object]] = []
+        for batch in update:
+            for row, mask in enumerate(batch.target_mask):
+                told: list[object] = [batch.example_ids[row], batch.target_ids[row][mask].tolist()]
+                assert batch.origins is not None
+                if batch.origins[row] == "student":  # of others nothing is known
+                    assert batch.sampled_log_probs is not None
+                    told.append(batch.sampled_log_probs[row][mask].tolist())
+                rows.append(told)
+        return sorted(rows, key=repr)
+
+    def made() -> RolloutBatches:
+        make = collator("causal" if kind == "causal" else "seq2seq")
+        return dataclasses.replace(source(mixture(0.5)), collator=make)
+
+    together, apart = made(), made()
+    padding: list[list[float]] = [[], []]
+    for update in (1, 2, 3):
+        for one in (together, apart):
+            one.begin_update(update, 3)
+        both = [[*together.batches(4)], [apart.next_batch() for _ in range(4)]]
+        assert facts(both[0]) == facts(both[1]) and len(both[0]) == 4
+        for place, found in enumerate(both):
+            padding[place].append(sum(float(batch.padding.count) for batch in found))
+            (together, apart)[place].end_update()
+    assert all(less <= more for less, more in zip(*padding, strict=True))
+    assert padding[0] != padding[1]
+    assert together.state_dict() == apart.state_dict()
+
+
 class _Mute(DiceSampler):
     def sample(self, prompts: Sequence[Source], *, seed: int) -> Completions:
         return Completions.of_rows([() for _ in prompts], finished=[False for _ in prompts])

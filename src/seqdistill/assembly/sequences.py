@@ -164,18 +164,34 @@ def _rollout_process(prepared: Prepared, examples: Sequence[EncodedExample]) -> 
     )
 
 
-def try_rollout_engine(prepared: Prepared) -> str | None:
-    """What the student writes with, "ctranslate2" or "transformers"; None where it does not write.
+def rollout_samplers(prepared: Prepared) -> dict[str, Sampler]:
+    """What the student may write with, by engine: none where it does not write, and two where the
+    recipe leaves open which.
 
     Raises EngineError where it must write through CTranslate2, which cannot run it, and ModelError
     where it cannot write step by step.
     """
-    if not prepared.recipe.sequences.rolls_out:
-        return None
+    sequences = prepared.recipe.sequences
+    if not sequences.rolls_out:
+        return {}
     sampler = build_sampler(prepared, prepared.train)
     if isinstance(sampler, VllmSampler):
-        return "vllm"
-    return "ctranslate2" if isinstance(sampler, CTranslate2Sampler) else "transformers"
+        return {"vllm": sampler}
+    if not isinstance(sampler, CTranslate2Sampler):
+        return {"transformers": sampler}
+    found: dict[str, Sampler] = {"ctranslate2": sampler}
+    if sequences.rollouts.engine == "auto":
+        other = with_rollout_engine(prepared, "transformers")
+        found["transformers"] = build_sampler(other, prepared.train)
+    return found
+
+
+def with_rollout_engine(prepared: Prepared, engine: str) -> Prepared:
+    """The same, whose student writes with that engine."""
+    sequences = prepared.recipe.sequences
+    rollouts = sequences.rollouts.model_copy(update={"engine": engine})
+    changed = {"sequences": sequences.model_copy(update={"rollouts": rollouts})}
+    return dataclasses.replace(prepared, recipe=prepared.recipe.model_copy(update=changed))
 
 
 def _completions(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -55,6 +56,55 @@ def padded_positions(
     starts, sizes = np.array(cuts[:-1]), np.diff(cuts)
     sides = (side[order] for side in (sources, targets))
     return sum(int((np.maximum.reduceat(s, starts) * sizes).sum() - s.sum()) for s in sides)
+
+
+def regrouped(
+    sources: Integers, targets: Integers, kind: Kind, sizes: Sequence[int]
+) -> list[list[int]]:
+    """Places of sequences that stood in batches of these sizes, in as many batches of like lengths
+    with fewer positions, padding included; none is larger than the largest was.
+
+    They stay as they were where nothing is gained.
+    """
+    ends = np.cumsum(sizes)
+    best = [[*range(end - size, end)] for size, end in zip(sizes, ends.tolist(), strict=True)]
+    if len(sizes) == 1:
+        return best
+    sides = [sources + targets] if kind == "causal" else [sources, targets]
+    widest = np.maximum.reduce(sides)
+    orders = [np.lexsort((sources, widest))]
+    if kind == "seq2seq":
+        orders += [np.lexsort((targets, sources)), np.lexsort((sources, targets))]
+    largest = max(len(rows) * int(widest[rows].max()) for rows in best)
+    fewest = float(sum(len(rows) * int(side[rows].max()) for side in sides for rows in best))
+    for order in orders:
+        found, cuts = _cut_in([side[order] for side in sides], len(sizes), largest)
+        if found < fewest:
+            fewest, best = found, [order[i:j].tolist() for i, j in pairwise(cuts)]
+    return best
+
+
+def _cut_in(sides: Sequence[Integers], count: int, largest: int) -> tuple[float, list[int]]:
+    """The fewest positions of consecutive sequences in `count` batches, none larger than that, and
+    where they are cut; inf where there is no such way."""
+    num = len(sides[0])
+    # fewest[n, i]: of the first i sequences in n batches, the last of which begins at begins[n, i].
+    fewest = np.full((count + 1, num + 1), np.inf)
+    begins = np.zeros((count + 1, num + 1), dtype=np.int64)
+    fewest[0, 0] = 0.0
+    for start in range(num):
+        rows = np.arange(1, num - start + 1)
+        widths = [np.maximum.accumulate(side[start:]) for side in sides]
+        fit = int((rows * np.maximum.reduce(widths)).searchsorted(largest, side="right"))
+        positions = (rows * sum(widths))[:fit]
+        told, ahead = fewest[:-1, start, None] + positions, np.s_[1:, start + 1 : start + 1 + fit]
+        better = told < fewest[ahead]
+        fewest[ahead] = np.where(better, told, fewest[ahead])
+        begins[ahead] = np.where(better, start, begins[ahead])
+    cuts = [num]
+    for number in range(count, 0, -1):
+        cuts.append(int(begins[number, cuts[-1]]))
+    return float(fewest[count, num]), cuts[::-1]
 
 
 class EpochBatches:

@@ -30,7 +30,7 @@ from seqdistill.assembly.comparing import check_vocabularies
 from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import build_generator, labelling_engine
 from seqdistill.assembly.preparing import Prepared, prepare
-from seqdistill.assembly.sequences import build_sampler
+from seqdistill.assembly.sequences import build_sampler, with_rollout_engine
 from seqdistill.compression.layers import parameter_count
 from seqdistill.core.batch import SequenceBatch
 from seqdistill.core.errors import UserError, is_out_of_memory
@@ -41,10 +41,12 @@ from seqdistill.core.terms import Term
 from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.generation.decoding import SequenceGenerator
+from seqdistill.generation.sampling import Sampler
 from seqdistill.generation.transformers_engine import TransformersGenerator
 from seqdistill.jobs.label import spread
 from seqdistill.jobs.loss_forms import Form, LossProblem, Shape, peak_bytes
 from seqdistill.jobs.measuring import Spread, in_turns
+from seqdistill.jobs.rollout_engine import RolloutEngine, rollout_engine_for
 from seqdistill.models.adapters import SequenceModel
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.modalities import modality_of
@@ -141,6 +143,8 @@ def bench(recipe: Recipe, *, progress: Progress) -> Measured:
             missing[name] = "memory ran out; lower training.batch_tokens"
         progress.advance(1, f"{name} done")
     progress.finish()
+    if bench.rollout_engine is not None and bench.rollout_engine.seconds:
+        progress.echo(f"rollouts by {bench.rollout_engine}")
     return Measured(bench.facts(), tuple(found), bench.missing | missing)
 
 
@@ -178,6 +182,8 @@ class _Bench:
         use_fast_attention(self._student, self._device)
         self._fast_attention = self._student.config._attn_implementation
         self.missing: dict[str, str] = {}
+        self.rollout_engine: RolloutEngine | None = None
+        """Known when something was sampled."""
         self._vocab_size: int | None = None
         teacher = prepared.teacher
         if teacher is None:
@@ -217,6 +223,7 @@ class _Bench:
             "threads": torch.get_num_threads(),
             "divergence": self._divergence.member.name,
             "batch_tokens": self._recipe.training.batch_tokens,
+            "rollout_engine": self.rollout_engine and dataclasses.asdict(self.rollout_engine),
             **environment_facts(),
         }
 
@@ -270,7 +277,7 @@ class _Bench:
 
     def sampling(self) -> Iterator[Comparison]:
         """The student's rollouts, in tokens: no two samplers write the same."""
-        pair, sampler = self._prepared.student, build_sampler(self._prepared, self._prepared.train)
+        pair, sampler = self._prepared.student, self._sampler()
         decoding: Decoding = sampler.decoding  # type: ignore[attr-defined]
 
         def own(prompts: Sequence[Source], number: int) -> int:
@@ -374,10 +381,18 @@ class _Bench:
         recipe, prepared = self._recipe, self._prepared
         return RolloutBatches(
             prepared.train,
-            RolloutSampler(build_sampler(prepared, prepared.train), seed=recipe.seed),
+            RolloutSampler(self._sampler(), seed=recipe.seed),
             collator_for(prepared.student),
             self._places(),
         )
+
+    def _sampler(self) -> Sampler:
+        """What a run of the recipe would write with."""
+        if self.rollout_engine is None:
+            self.rollout_engine = rollout_engine_for(self._prepared, self._device)
+            if self.rollout_engine is not None:
+                self._prepared = with_rollout_engine(self._prepared, self.rollout_engine.name)
+        return build_sampler(self._prepared, self._prepared.train)
 
     def _batch(self, number: int) -> SequenceBatch:
         return self._batches[number % len(self._batches)]

@@ -117,6 +117,8 @@ def engines_found(case: Case) -> Iterator[Finding]:
             yield Finding("engines", "note", words, f"slower than CTranslate2 ({error.problem})")
             continue
         name = engine.name.replace("auto", "ctranslate2")
+        if what == "rollouts" and engine.name == "auto":
+            name = "ctranslate2 or transformers, whichever is the faster as a run starts"
         yield Finding("engines", "ok", f"{what}: {name}")
 
 

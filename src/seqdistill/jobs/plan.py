@@ -19,7 +19,7 @@ from seqdistill.assembly.corpus import asked_of, wanted_corpus
 from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.assembly.preparing import Prepared, prepare, teacher_is_asked
-from seqdistill.assembly.sequences import build_source
+from seqdistill.assembly.sequences import build_source, with_rollout_engine
 from seqdistill.assembly.teachers import (
     check_kept_scores,
     live_teacher,
@@ -33,6 +33,7 @@ from seqdistill.evaluation.dev import Ranks
 from seqdistill.jobs.label import planned_labels, spread
 from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.preflight import preflight, shown_row
+from seqdistill.jobs.rollout_engine import rollout_engine_for
 from seqdistill.jobs.run_folders import open_run
 from seqdistill.jobs.training import dev_generator, dev_scorer
 from seqdistill.models.placement import device_of, use_fast_attention
@@ -124,8 +125,13 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
     sequences = recipe.sequences
     writing = sequences.rollouts if sequences.rolls_out else sequences.decoding
     guessed = with_placeholder_targets(prepared.train, max_tokens=writing.max_new_tokens)
-    prepared = dataclasses.replace(prepared, train=guessed)
-    seconds = _training_seconds(prepared, device_of(recipe.training.device))
+    prepared = _at_once(dataclasses.replace(prepared, train=guessed))
+    device = device_of(recipe.training.device)
+    use_fast_attention(prepared.student.model, device)
+    if (writes_with := rollout_engine_for(prepared, device)) is not None:
+        prepared = with_rollout_engine(prepared, writes_with.name)
+        data |= {"rollouts by": str(writes_with)} if writes_with.seconds else {}
+    seconds = _training_seconds(prepared, device)
     dev_seconds = _dev_seconds(prepared)
     return Plan(
         methods=(recipe.method,),
@@ -295,21 +301,18 @@ def _at_once(prepared: Prepared) -> Prepared:
     """With sequences that training waits for, where a process would write them ahead: at most as
     fast. Where a server would, which is not asked, with those of transformers."""
     recipe = prepared.recipe
-    rollouts, origin = recipe.sequences.rollouts, recipe.sequences.origin
-    if origin != "near_policy" and rollouts.engine != "vllm":
-        return prepared
-    if rollouts.engine == "vllm":
-        rollouts = rollouts.model_copy(update={"engine": "transformers"})
-    origin = "student" if origin == "near_policy" else origin
-    changed = {"origin": origin, "rollouts": rollouts}
-    sequences = recipe.sequences.model_copy(update=changed)
-    return dataclasses.replace(prepared, recipe=recipe.model_copy(update={"sequences": sequences}))
+    if recipe.sequences.rollouts.engine == "vllm":
+        prepared = with_rollout_engine(prepared, "transformers")
+    if recipe.sequences.origin == "near_policy":
+        sequences = prepared.recipe.sequences.model_copy(update={"origin": "student"})
+        recipe = prepared.recipe.model_copy(update={"sequences": sequences})
+        prepared = dataclasses.replace(prepared, recipe=recipe)
+    return prepared
 
 
 def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, float]:
     """Seconds of the teacher's scores, and of the student's passes with what it writes: of each the
     fastest of some batches of the epoch. The largest come first, for the memory that they take."""
-    use_fast_attention(prepared.student.model, device)
     loss = StudentLoss(prepared.adapted, prepared.objective).to(device)
     teacher = live_teacher(prepared, device)
     # Its moments take memory; the rate is 0, so that what is measured stays the student.
@@ -320,7 +323,7 @@ def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, f
     bf16 = prepared.precision == "bf16"
     fastest = (math.inf, math.inf)
     every = [*_largest_batches(prepared), prepared.train]
-    sources = [build_source(_at_once(prepared), examples) for examples in every]
+    sources = [build_source(prepared, examples) for examples in every]
     loss.train()
     for number, source in enumerate((*sources, sources[-1], sources[-1]), start=1):
         began = time.perf_counter()

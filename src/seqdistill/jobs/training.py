@@ -21,7 +21,11 @@ from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.decoding import engine_name, evaluation_engine, generator_factory
 from seqdistill.assembly.models import teaches_without_adapters
 from seqdistill.assembly.preparing import Prepared, prepare
-from seqdistill.assembly.sequences import build_source, training_sequences, try_rollout_engine
+from seqdistill.assembly.sequences import (
+    build_source,
+    training_sequences,
+    with_rollout_engine,
+)
 from seqdistill.assembly.teachers import Publication, build_teacher_scores, teacher_facts
 from seqdistill.compression.pruning import PruningMask, prunable_weights
 from seqdistill.core.errors import UserError
@@ -36,6 +40,7 @@ from seqdistill.evaluation.likelihood import reference_nats
 from seqdistill.jobs.inputs import INPUTS, check_inputs, inputs_of, sequences_of
 from seqdistill.jobs.logs import RolloutLog, check_trackers, note_seconds, timed, trackers_started
 from seqdistill.jobs.preflight import preflight, shown_row
+from seqdistill.jobs.rollout_engine import rollout_engine_for
 from seqdistill.jobs.run_folders import only_writer, open_run
 from seqdistill.metrics.diversity import outputs_in_tokens
 from seqdistill.models.lora import LoraAdapter
@@ -138,19 +143,24 @@ def train_as_only_writer(
     if training.threads is not None:
         torch.set_num_threads(training.threads)
     prepared = prepare(recipe)
-    if started and training.precision == "auto" and run.manifest_path.is_file():
-        begun = run.read_manifest().get("precision", prepared.precision)  # wherever that was
-        prepared = dataclasses.replace(prepared, precision=cast("Precision", begun))
+    begun = run.read_manifest() if started and run.manifest_path.is_file() else {}
+    if training.precision == "auto":  # of a run that began, wherever that was
+        precision = cast("Precision", begun.get("precision", prepared.precision))
+        prepared = dataclasses.replace(prepared, precision=precision)
     check_trainable(prepared.adapted, prepared.mask, training, accelerator)
-    if training.attention != "auto":
+    if training.attention == "auto":
+        use_fast_attention(prepared.student.model, accelerator.device)
+    else:
         set_attention(prepared.student.model, training.attention)
     _warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
-    decode_dev, engines = dev_generator(prepared), dict[str, str]()
-    if not started and accelerator.is_main_process:  # where CTranslate2 must run and cannot
+    decode_dev, writes_with = dev_generator(prepared), None
+    engines = dict(cast("dict[str, str]", begun.get("engines", {})))
+    if not begun and accelerator.is_main_process:  # where CTranslate2 must run and cannot
         if prepared.dev:
             engines["evaluation"] = engine_name(decode_dev(prepared.student.model))
-        if (rollouts := try_rollout_engine(prepared)) is not None:
-            engines["sequences.rollouts"] = rollouts
+        if (writes_with := rollout_engine_for(prepared, accelerator.device)) is not None:
+            engines["sequences.rollouts"] = writes_with.name
+    engine = broadcast_from_main(engines.get("sequences.rollouts"), accelerator)
     looked_at = preflight(prepared) if accelerator.is_main_process else {}
     # Before the run directory exists: a corpus that is refused leaves nothing behind.
     labelled = time.perf_counter()
@@ -173,9 +183,13 @@ def train_as_only_writer(
         facts |= {INPUTS: inputs, "preflight": looked_at}
         facts |= {"engines": engines} if engines else {}
         facts |= {"teacher_server": teacher.facts} if isinstance(teacher, ServerTeacher) else {}
+        said = shown_row(prepared, examples)
+        said += [("judged by", str(prepared.judging))] if prepared.dev else []
+        if writes_with is not None and writes_with.seconds:
+            said.append(("rollouts by", str(writes_with)))
+            facts |= {"rollout_engine_seconds": writes_with.seconds}
         _begin(run, prepared, facts, started=started)
-        judged = [("judged by", str(prepared.judging))] if prepared.dev else []
-        for label, text in [*shown_row(prepared, examples), *judged]:
+        for label, text in said:
             progress.echo(f"{label:<12}{text}")
         if accelerator.num_processes > 1:
             progress.echo(f"{accelerator.num_processes} processes train one student together")
@@ -188,7 +202,7 @@ def train_as_only_writer(
     with timed(run, "training") if writes else contextlib.nullcontext():
         ranks = Ranks(accelerator.process_index, accelerator.num_processes, all_gather_object)
         loop = _loop(
-            prepared,
+            prepared if engine is None else with_rollout_engine(prepared, engine),
             examples,
             teacher,
             run,
@@ -339,8 +353,6 @@ def _loop(
 ) -> TrainingLoop:
     recipe, rank = prepared.recipe, accelerator.process_index
     clock = PhaseClock(accelerator.device.type)
-    if recipe.training.attention == "auto":
-        use_fast_attention(prepared.student.model, accelerator.device)
     source = build_source(
         prepared,
         examples,

@@ -76,10 +76,11 @@ class RolloutsSection(Section):
 
     engine: Literal["transformers", "ctranslate2", "auto", "vllm"] = "transformers"
     """transformers knows every architecture and device; ctranslate2 takes the new weights in memory
-    before every update, compares them, and is several times faster on CPUs. auto is ctranslate2
-    where it computes the same as the student, else transformers. vllm writes on `server`, which
-    loads the new weights before every update and is compared with the student at each; for
-    decoder-only students."""
+    before every update and compares them. auto is the faster of the two, timed as a run starts on
+    the prompts of its first update and kept to its end; transformers where ctranslate2 does not
+    compute the same as the student. They draw other sequences of one distribution: to repeat a run
+    exactly, name the engine. vllm writes on `server`, which loads the new weights before every
+    update and is compared with the student at each; for decoder-only students."""
     server: RolloutServerSection = RolloutServerSection()
     """The vLLM server of `engine: vllm`, started with the student's folder."""
     mode: Literal["sample", "greedy"] = "sample"

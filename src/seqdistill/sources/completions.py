@@ -271,8 +271,8 @@ class SequenceSource(SourcePart, abc.ABC):
         """The next batch of sequences with aligned targets."""
 
     def batches(self, count: int) -> Iterator[SequenceBatch]:
-        """The next so many, one for each micro-batch of an update: those that `next_batch` would
-        give, where that can be had all at once."""
+        """The next so many, one for each micro-batch of an update: the sequences that `next_batch`
+        would give, which may be shared out among them in another way."""
         return (self.next_batch() for _ in range(count))
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from seqdistill.core.batch import SequenceBatch
@@ -20,7 +21,7 @@ from seqdistill.core.generators import derived_seed
 from seqdistill.core.origins import Origin
 from seqdistill.core.phases import PhaseClock
 from seqdistill.core.token_sum import TokenSum
-from seqdistill.data.batching import EpochBatches
+from seqdistill.data.batching import EpochBatches, regrouped
 from seqdistill.data.collating import Collator
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.generation.sampling import Sampler
@@ -33,7 +34,7 @@ from seqdistill.sources.completions import (
 )
 
 OnCompletions = Callable[[int, PromptCompletions], None]
-"""Receives the update and the sequences of one of its micro-batches."""
+"""Receives the update and the sequences of one of its batches of prompts."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -140,9 +141,10 @@ class RolloutBatches(SequenceSource):
     """A source over prompts and what completes them.
 
     `places` are batches of the prompts, with targets as long as those in the data, or as is
-    expected where there is none. Real completions may be longer or shorter.
+    expected where there is none. Real completions may be longer or shorter, so those of an update
+    are then regrouped by length, in as many micro-batches.
 
-    n micro-batches of one process hold the prompts that n processes hold.
+    n micro-batches of one process hold together the prompts that n processes hold.
     """
 
     examples: Sequence[EncodedExample]
@@ -166,14 +168,24 @@ class RolloutBatches(SequenceSource):
         return next(self.batches(1))
 
     def batches(self, count: int) -> Iterator[SequenceBatch]:
-        """The same of so many batches of prompts, which are completed together."""
+        """The same of so many batches of prompts, which are completed together and regrouped."""
         prompts = [[self.examples[i] for i in self.places.next()] for _ in range(count)]
         with self.clock.phase("rollout"):
             found = self.completing.complete_all(prompts)
-        for one in found:
-            if self.on_completions is not None:
+        if self.on_completions is not None:
+            for one in found:
                 self.on_completions(self._update, one)
-            yield one.collated(self.collator)
+        yield from (one.collated(self.collator) for one in self._regrouped(found))
+
+    def _regrouped(self, found: list[PromptCompletions]) -> list[PromptCompletions]:
+        """The sequences of the update in as many batches of like lengths, which are known now."""
+        if len(found) == 1:
+            return found
+        every = PromptCompletions.concatenated(found)
+        sources = np.array([prompt.num_source for prompt in every.prompts])
+        targets = every.completions.lengths.cpu().numpy()
+        places = regrouped(sources, targets, self.collator.kind, [*map(len, found)])
+        return [every.select(rows) for rows in places]
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, and the state of what completes them."""

@@ -15,8 +15,7 @@ class WatchedSource(SequenceSource):
     """The same batches in the same order.
 
     At every `every`-th update and the last one it says how much the student's own sequences repeat
-    themselves, and how much those of different prompts in a micro-batch are alike. So n processes
-    see what n micro-batches of one do.
+    themselves, and how much those of different prompts in a micro-batch are alike.
     """
 
     def __init__(self, source: SequenceSource, *, every: int) -> None:
