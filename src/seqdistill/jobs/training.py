@@ -352,6 +352,8 @@ def _loop(
     score_dev: DevScorer | None,
 ) -> TrainingLoop:
     recipe, rank = prepared.recipe, accelerator.process_index
+    if not accelerator.is_fsdp2:  # which is sharded from where it lies
+        prepared.adapted.to(accelerator.device)  # where rollouts are to run, too
     clock = PhaseClock(accelerator.device.type)
     source = build_source(
         prepared,
