@@ -63,13 +63,15 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "encoding": (
-        ("data/text_encoding.py", "data/tokenizing.py"),
+        ("data/text_encoding.py", "data/row_encoders.py", "data/tokenizing.py"),
         (
             "tests/data/test_encoding.py",
             "tests/data/test_templates.py",
             "tests/data/test_conversations.py",
             "tests/data",
             "tests/jobs/test_chats.py",
+            "tests/jobs/test_own_prompts.py",
+            "tests/jobs/test_speech.py",
         ),
     ),
     "policy gradient": (
