@@ -12,6 +12,7 @@ import torch
 from tests.jobs.runs import assert_equal_students, folder_for, losses, recipe_in, trained
 
 from seqdistill.assembly.preparing import prepare
+from seqdistill.core.errors import UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.generation.verification import TOLERANCES
 from seqdistill.jobs import bench as benching
@@ -68,9 +69,15 @@ def test_a_run_is_that_of_the_engine_that_was_faster_also_when_resumed(
     assert manifest["engines"]["sequences.rollouts"] == engine
     assert sorted(manifest["rollout_engine_seconds"].values()) == [1.0, 2.5]
     faster(None)
-    shutil.rmtree(run.checkpoints_path / "checkpoint-4")
+    for folder in (run.checkpoints_path / "checkpoint-4", run.student_path):
+        shutil.rmtree(folder)
     assert_equal_students(named, trained(recipe, resume=True))
     assert run.read_manifest()["engines"] == manifest["engines"]
+    shutil.rmtree(run.student_path)
+    for engines in (["x"], {}, {"sequences.rollouts": "other"}):
+        run.update_manifest({"engines": engines})
+        with pytest.raises(UserError, match=r"which one sequences\.rollouts began with"):
+            trained(recipe, resume=True)
 
 
 def test_all_processes_take_the_first_ones_choice(

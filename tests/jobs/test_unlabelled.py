@@ -16,7 +16,7 @@ from tests.jobs.runs import (
 )
 
 from seqdistill.assembly.preparing import prepare
-from seqdistill.core.errors import StaleCorpusError, UserError
+from seqdistill.core.errors import RecipeError, StaleCorpusError, UserError
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.label import label_data, plan_labels
 from seqdistill.jobs.plan import plan
@@ -172,3 +172,13 @@ def test_a_reward_of_references_is_refused_before_anything_is_written(two: Path)
     recipe = beside(two, "gkd_rl")
     with pytest.raises(UserError, match="compares with references, but the data have none"):
         prepare(recipe)
+
+
+def test_outputs_beyond_the_teachers_positions_are_refused_before_anything_is_written(
+    two: Path,
+) -> None:
+    before = sorted(two.rglob("*"))
+    recipe = beside(two, "seq_kd", "sequences.decoding.max_new_tokens=4000")
+    with pytest.raises(RecipeError, match=r"sequences\.decoding\.max_new_tokens must be at most"):
+        label_data(recipe, progress=NoProgress())
+    assert sorted(two.rglob("*")) == before

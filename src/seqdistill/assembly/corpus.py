@@ -27,7 +27,7 @@ from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
 from seqdistill.generation.decoding import SequenceGenerator
-from seqdistill.generation.model_facts import pair_facts
+from seqdistill.generation.model_facts import check_output_length, pair_facts
 from seqdistill.generation.text_server import text_of
 from seqdistill.models.identity import pair_fingerprint, tokenizer_fingerprint
 from seqdistill.models.loading import LoadedModel
@@ -205,7 +205,8 @@ def wanted_corpus(
         tokenizer, engine = "utf-8", f"server {server.api}"
         prompts: Iterable[Prompt] = label_requests(recipe, examples)
     else:
-        facts = pair_facts(teacher)
+        facts, key = pair_facts(teacher), "sequences.decoding.max_new_tokens"
+        check_output_length(section.max_new_tokens, facts=facts, key=key)
         # Where its outputs start and end need not be in the configuration.
         fingerprint = of_settings(
             [pair_fingerprint(teacher), facts.start_id, facts.prefix_ids, facts.end_ids]

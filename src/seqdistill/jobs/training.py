@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -154,7 +154,7 @@ def train_as_only_writer(
         set_attention(prepared.student.model, training.attention)
     _warn_of_zeros(prepared.student.model, prepared.mask, prepared.lora)
     decode_dev, writes_with = dev_generator(prepared), None
-    engines = dict(cast("dict[str, str]", begun.get("engines", {})))
+    engines = _engines_of(begun, run, recipe)
     if not begun and accelerator.is_main_process:  # where CTranslate2 must run and cannot
         if prepared.dev:
             engines["evaluation"] = engine_name(decode_dev(prepared.student.model))
@@ -222,6 +222,23 @@ def train_as_only_writer(
         )
     run.close()
     return run
+
+
+def _engines_of(begun: Mapping[str, object], run: RunDirectory, recipe: Recipe) -> dict[str, str]:
+    """The engines of a run that began. Raises UserError where its manifest does not say them."""
+    engines = begun.get("engines", {})
+    if not isinstance(engines, dict):
+        found: object = engines
+    elif begun and recipe.sequences.rolls_out and recipe.sequences.rollouts.engine == "auto":
+        found = engines.get("sequences.rollouts")
+        if found in ("transformers", "ctranslate2"):
+            return engines
+    else:
+        return engines
+    raise UserError(
+        f"{run.manifest_path} must say under engines which one sequences.rollouts began with, "
+        f"transformers or ctranslate2, found {found!r}; restore the file"
+    )
 
 
 def _note_teachers(
