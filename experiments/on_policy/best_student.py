@@ -97,7 +97,8 @@ def main() -> None:
     if not (text := Path(SWEEP.output_dir) / "unlabelled.txt").is_file():
         print(write(text))
     done = run_sweep(SWEEP, jobs=options.jobs, until=until, tell=print)
-    sizes = split_sizes(SWEEP.settings, str(SWEEP.settings["teacher.model"]))
+    data = {key: value for key, value in SWEEP.settings.items() if key.startswith("data.")}
+    sizes = split_sizes(data, str(SWEEP.settings["teacher.model"]))
     add_rows(RESULTS, measured(planned_cells(SWEEP)), {BEST: sizes})
     write_page(RESULTS)
     exit_if_failed(done.failed)
