@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from seqdistill.assembly.data import epoch_batches
 from seqdistill.assembly.preparing import Prepared
 from seqdistill.assembly.sequences import rollout_samplers
 from seqdistill.core.generators import derived_seed
 from seqdistill.core.source import Source
-from seqdistill.data.batching import EpochBatches
 from seqdistill.generation.sampling import Sampler
 from seqdistill.jobs.measuring import in_turns
 
@@ -76,13 +76,7 @@ def rollout_engine_for(prepared: Prepared, device: torch.device) -> RolloutEngin
 def _first_prompts(prepared: Prepared) -> list[Source]:
     """Those of the first update, each as often as it is answered."""
     recipe, train = prepared.recipe, prepared.train
-    rollouts = recipe.sequences.rollouts
-    batches = EpochBatches(
-        train,
-        prepared.student.kind,
-        batch_tokens=max(1, recipe.training.batch_tokens // rollouts.samples_per_prompt),
-        expected_new_tokens=rollouts.max_new_tokens,
-        seed=recipe.seed,
-    )
+    samples = recipe.sequences.rollouts.samples_per_prompt
+    batches = epoch_batches(recipe, train, prepared.student.kind)
     places = [i for _ in range(recipe.training.gradient_accumulation_steps) for i in batches.next()]
-    return [train[i].prompt for i in places for _ in range(rollouts.samples_per_prompt)]
+    return [train[i].prompt for i in places for _ in range(samples)]
