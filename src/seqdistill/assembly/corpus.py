@@ -26,6 +26,7 @@ from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
+from seqdistill.generation.beam_or_greedy import BeamOrGreedy
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import check_output_length, pair_facts
 from seqdistill.generation.text_server import text_of
@@ -136,7 +137,7 @@ class Wanted:
         if self.teacher is None:
             return label_server(self.recipe)
         self.teacher.model.to(teacher_placement(self.recipe).device)
-        return build_generator(
+        generator = build_generator(
             self.teacher,
             dataclasses.replace(labelling_engine(self.recipe), key=self.of.engine_key),
             examples=with_placeholder_targets(self.sources),
@@ -145,6 +146,7 @@ class Wanted:
             # what is written with others is no text.
             vocab_size=num_known_ids(self.teacher.tokenizer),
         )
+        return BeamOrGreedy(generator, pair_facts(self.teacher))
 
     def labelling(self, progress: Progress) -> Labelling:
         """What makes it."""
