@@ -6,15 +6,32 @@ page.md.jinja, what is asked in claims.yaml: rows decide. Measures nothing.
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.estimates import Shown
+from experiments import plots
+from experiments.estimates import (
+    TEACHER,
+    Estimate,
+    Measure,
+    Results,
+    Shown,
+    estimate,
+    select,
+)
 from experiments.on_policy.page import START, Place, read
 from experiments.pages import exits, write_paper
 from experiments.shapes import read_tasks
+from seqdistill.records.tables import Row
 
 RESULTS = Path("docs/results/followers.parquet")
-SHOWN = read_tasks(Path(__file__).parents[1] / "shown.yaml", tuple[Shown, ...])["followers"][0]
+SHOWN, SMALLEST_SHOWN = read_tasks(Path(__file__).parents[1] / "shown.yaml", tuple[Shown, ...])[
+    "followers"
+]
+SMALLEST = "smallest"
+"""The task and the experiment of the rows about how small a student may be."""
 METHOD_NAMES = {
     "teacher": "Teacher",
     START: "Start",
@@ -31,17 +48,118 @@ METHOD_NAMES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A system as it is stored: in fp32, in int8, or in int8 without its zeros."""
+
+    row: Row
+    measure: Measure
+    arithmetic: str
+    bytes: int
+    smaller: float
+    """How many times fewer bytes than the teacher in fp32."""
+
+    @property
+    def system(self) -> str:
+        """`teacher`, `64×2+2`, `64×2+2, 50 % pruned`."""
+        return str(self.row["method"]).replace("x", "×")
+
+    @property
+    def score(self) -> Estimate | None:
+        """Decoded greedily."""
+        return estimate((self.row,), self.measure.greedy)
+
+    @property
+    def over_teacher(self) -> Estimate | None:
+        """By how much it is better than the teacher's beam search in fp32."""
+        found = estimate((self.row,), f"{self.measure.greedy}_over_teacher")
+        return found if found is None or self.measure.sign > 0 else found.negated()
+
+    @property
+    def quality(self) -> float:
+        """Of which more is better."""
+        return self.measure.sign * float(self.row[self.measure.greedy])
+
+
+def forms_of(results: Results) -> list[Form]:
+    """Every form that was measured, the largest first."""
+    measure, rows = SMALLEST_SHOWN.measure, results.of(SMALLEST, SMALLEST)
+    whole = {row["bytes"] for row in select(rows, method=TEACHER, compute_type="float32")}
+    found = []
+    for row in rows:
+        arithmetic = "fp32" if row["compute_type"] == "float32" else str(row["compute_type"])
+        sizes = {arithmetic: int(row["bytes"])}
+        if "bytes_sparse" in row and row["bytes_sparse"] < 0.9 * row["bytes"]:
+            sizes[f"{arithmetic}, without zeros"] = int(row["bytes_sparse"])
+        found += [
+            Form(row, measure, name, number, max(whole) / number) for name, number in sizes.items()
+        ]
+    return sorted(found, key=lambda form: -form.bytes)
+
+
+def frontier(forms: Sequence[Form]) -> list[Form]:
+    """Those that nothing as small is better than, the largest first."""
+    best: list[Form] = []
+    for form in sorted(forms, key=lambda form: (form.bytes, -form.quality)):
+        if not best or form.quality > best[-1].quality:
+            best.append(form)
+    return best[::-1]
+
+
+def knee(best: Sequence[Form]) -> Form:
+    """The form of a frontier farthest above the line between its ends, bytes on a logarithmic
+    scale and both axes from 0 to 1 (Satopää et al. 2011): beyond it each halving costs more."""
+    sizes, scores = [math.log(form.bytes) for form in best], [form.quality for form in best]
+
+    def above(place: int) -> float:
+        size = (sizes[place] - sizes[-1]) / ((sizes[0] - sizes[-1]) or 1.0)
+        return (scores[place] - scores[-1]) / ((scores[0] - scores[-1]) or 1.0) - size
+
+    return best[max(range(len(best)), key=above)]
+
+
+def bytes_picture(forms: Sequence[Form]) -> bytes:
+    """Quality against bytes: every form, the frontier, and its knee."""
+    with plots.plot(SMALLEST) as plot:
+        axes, best = plot.axes[0], frontier(forms)
+        for place, name in enumerate(dict.fromkeys(form.arithmetic for form in forms)):
+            own = [form for form in forms if form.arithmetic == name]
+            points = [(form.smaller, form.row[form.measure.greedy]) for form in own]
+            axes.plot(
+                *zip(*points, strict=True), label=name, **{**plots.look(place), "linestyle": ""}
+            )
+        line = [(form.smaller, form.row[form.measure.greedy]) for form in best]
+        axes.plot(
+            *zip(*line, strict=True), color="#222222", linewidth=0.9, label="best of its size"
+        )
+        named = knee(best)
+        axes.annotate(
+            f"knee: {named.system}, {named.arithmetic}",
+            (named.smaller, named.row[named.measure.greedy]),
+            textcoords="offset points",
+            xytext=(4, 8),
+        )
+        axes.set_xscale("log")
+        ticks = [1, 2, 5, 10, 20, 50, 100, 200]
+        axes.set_xticks(ticks, [f"{tick}×" for tick in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel="times fewer bytes than the teacher in fp32")
+        plots.quality(axes, named.measure)
+        plots.legend(axes)
+    return plot.image
+
+
 def write_page(path: Path = RESULTS) -> None:
     """Writes the page beside the rows."""
     results = read(path)
-    place = Place(results, SHOWN, "")
+    place, forms = Place(results, SHOWN, ""), forms_of(results)
     write_paper(
         path,
         Path(__file__).parent,
         results,
         {place.shown.title: place.figure},
-        {},
-        {"place": place, "METHOD_NAMES": METHOD_NAMES},
+        {SMALLEST: bytes_picture(forms)} if forms else {},
+        {**globals(), "place": place, "forms": forms},
     )
 
 

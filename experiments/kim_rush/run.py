@@ -7,10 +7,6 @@ side until none is left. What was measured with the same settings and teacher is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
-
-import numpy as np
 
 from experiments.kim_rush.cells import plan
 from experiments.kim_rush.page import INT8, RESULTS, write_page
@@ -30,12 +26,11 @@ from experiments.running import (
     trained,
     write_differences,
 )
+from experiments.students import stored_sizes
 from experiments.timing import columns, timed
-from seqdistill.generation.conversion import WEIGHTS
 from seqdistill.jobs.cells import Cell
-from seqdistill.jobs.export import INT8_FOLDER, export_model, weight_bytes
+from seqdistill.jobs.export import INT8_FOLDER
 from seqdistill.records.tables import Row, read_rows
-from seqdistill.records.temporary import temporary_folder
 
 TIMED = "seq_kd+seq_inter"
 """The students whose speed is told: the paper's best."""
@@ -78,32 +73,6 @@ def measure(cell: Cell) -> list[Row]:
         own |= {"updates": None, "learning_rate": None, "name": "main/teacher/teacher"}
         rows.append({**own, **teacher})
     return rows
-
-
-def stored_sizes(student: Path, int8: Path) -> dict[str, int]:
-    """Bytes of the weights by form: fp16, fp16_sparse, int8, int8_sparse.
-
-    The last is no file: a bit for each weight of the int8 copy, a byte for each that is not 0.
-    """
-    with temporary_folder() as folder:
-        forms: tuple[Literal["dense", "sparse"], ...] = ("dense", "sparse")
-        for form in forms:
-            export_model(
-                str(student),
-                folder / form,
-                form=form,
-                save_dtype="fp16",
-                verify_on=None,
-                threads=1,
-            )
-        fp16, fp16_sparse = (weight_bytes(folder / form) for form in forms)
-    weights = np.frombuffer((int8 / WEIGHTS).read_bytes(), np.int8)
-    return {
-        "fp16": fp16,
-        "fp16_sparse": fp16_sparse,
-        "int8": weights.size,
-        "int8_sparse": weights.size // 8 + int(np.count_nonzero(weights)),
-    }
 
 
 def finish(task: Task, cells: Mapping[str, Cell]) -> None:

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from seqdistill.core.errors import RecipeError
 from seqdistill.core.origins import Origin
 from seqdistill.objectives.observation import Observation
 
@@ -161,7 +160,7 @@ def top_tokens(
     The batch is a whole update: over it h, the student's entropy, clipped at the 98th percentile
     (linear between two entropies), and d, KL(Q || P), are scaled to 0 ... 1 (a constant one to 0);
     log |V|, by which the paper divides entropies, is scaled away. Of equal scores the earlier token
-    is taken. Raises RecipeError where no sequence is long enough for a token.
+    is taken. Of an update without a sequence that is long enough nothing is.
 
     Source: Xu et al. 2026 (TIP), sec. 6 and 7, arXiv 2604.14084, as its rerun spells it out. Ours:
     `entropy` takes the highest where the paper draws tokens with chances proportional to h;
@@ -169,12 +168,6 @@ def top_tokens(
     """
     lengths = target_mask.sum(dim=1)
     kept = (fraction * lengths.double() + 1e-9).floor()  # 0.29 x 100 is 29 in decimals alone
-    if not kept.any():
-        raise RecipeError(
-            "the token weight top_tokens must find a token in an update, fraction x length of each "
-            f"sequence rounded down, got fraction {fraction:g} and sequences of at most "
-            f"{int(lengths.max())} tokens; raise the fraction"
-        )
     first, last = (values[target_mask].double() for values in (measures[0], measures[-1]))
     if by == "divergence":
         scores = last
