@@ -116,6 +116,7 @@ def test_one_system_at_a_time_is_in_memory_unless_all_are_small(
 ) -> None:
     if not kept:
         monkeypatch.setattr(speed, "KEPT_PARAMETERS", 0)
+    engine = "ctranslate2" if kept else "transformers"
     loaded: list[weakref.ref[Any]] = []
 
     def load(*given: Any, **named: Any) -> SystemUnderTest:
@@ -126,7 +127,8 @@ def test_one_system_at_a_time_is_in_memory_unless_all_are_small(
         return system
 
     monkeypatch.setattr(systems, "system_under_test", load)
-    found = evaluated(run, "evaluation.include_start=false", export=True)
+    given = ("evaluation.include_start=false", f"evaluation.engine={engine}")
+    found = evaluated(run, *given, export=True)
     assert (len(found.systems), len(found.exports)) == (2, 1)
     # Once to measure, the student once more for its copy, then all three for the rounds of speed.
     assert len(loaded) == 2 + 1 + 3 * (1 if kept else 3)

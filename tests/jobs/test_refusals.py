@@ -52,7 +52,9 @@ REFUSED = {
     "sequences.similarity=smoothed_bleu_of_tokens": "written without spaces between tokens",
     "on_policy_kd teacher.model=bart sequences.origin=replay sequences.replay.capacity=2 "
     "sequences.rollouts.max_new_tokens=12": "capacity must be .* got 2 and a micro-batch of",
-    "gkd teacher.model=http://localhost:8000/v1": "is an address: models run in this process",
+    "gkd teacher.model=http://localhost:8000/v1": r"teacher\.model: .* is an address: models run",
+    "seq_kd teacher.model=bundled:de-en": r"teacher\.model: .* found 'bundled:de-en'",
+    "baseline student.model=./brat": r"student\.model: .* there is no folder './brat'",
 }
 """A method and its settings, and what the refusal says."""
 

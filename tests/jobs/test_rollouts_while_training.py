@@ -52,8 +52,14 @@ def test_ctranslate2_writes_with_the_weights_of_each_update(tmp_path: Path, kind
         ("distillm", ()),
         ("minillm", ()),
         ("on_policy_kd", ("student.lora.rank=2",)),
-        ("near_policy", ("sequences.near_policy.sync_every=3", "training.batch_tokens=50")),
-        ("near_policy", ("student.lora.rank=2", "sequences.near_policy.sync_every=1")),
+        (
+            "near_policy",
+            (
+                "sequences.near_policy.sync_every=3",
+                "training.batch_tokens=50",
+                "student.lora.rank=2",
+            ),
+        ),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(

@@ -138,6 +138,7 @@ def test_what_would_be_kept_is_told_and_then_what_was(place: Path) -> None:
     recipe = recipe_of(place, "teacher.top_k=8", name="planned")
     planned = dict(plan_teacher_scores(recipe))
     assert planned["kept of each"] == "top 8 of 40 at temperature 1, at most 28 bytes"
+    assert planned["on disk"].endswith("\u202fkB")  # of some hundred tokens
     assert not (place / "kept").exists()
     score(recipe)
     score(recipe)

@@ -35,7 +35,7 @@ settings:
   student.model: small
   training: {steps: 2, batch_tokens: 200, warmup_steps: 1, eval_every: 1, threads: 1, device: cpu,
              trackers: []}
-  evaluation: {bootstrap_resamples: 20, max_new_tokens: 8, metrics: [chrf]}
+  evaluation: {bootstrap_resamples: 20, max_new_tokens: 8, metrics: [chrf], engine: transformers}
 """
 FILE = f"""
 output_dir: runs

@@ -29,12 +29,14 @@ from seqdistill.recipe.schema import Recipe
 CPU = torch.device("cpu")
 
 
-def test_auto_is_bf16_where_the_cpu_has_instructions_for_it(
+def test_auto_is_bf16_where_the_cpu_is_faster_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for capabilities, precision in (
         ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
-        ({"avx2": True, "avx512_bf16": True}, "bf16"),
+        ({"avx2": True, "avx512_bf16": True, "cpu_name": "AMD EPYC 9R45"}, "bf16"),
+        ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, "fp32"),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16"),
         ({"architecture": "arm64", "neon": True, "bf16": True}, "bf16"),
     ):
         monkeypatch.setattr(

@@ -113,10 +113,22 @@ def test_labelling_needs_data_and_a_teacher_alone_and_measuring_a_test_set() -> 
         ("".join(f"k{i}: {i}\n" for i in range(12000)), "errors:"),
         ("a: 1\n" * 200000, "at most 262,144 bytes"),
         (f"data: {{train: 0x{'f' * 9000}}}", "a number of thousands of digits"),
+        (f"seed: {'9' * 5000}", "line 1: a number must have at most 18 digits, got more"),
         ('preset: seq_kd\noutput_dir: "a\\0b"\n', "output_dir must be plain text"),
         ("preset: nobody\n", "preset must be one of"),
     ],
-    ids=["NUL", "deep", "deeper", "aliases", "keys", "huge", "digits", "NUL escaped", "preset"],
+    ids=[
+        "NUL",
+        "deep",
+        "deeper",
+        "aliases",
+        "keys",
+        "huge",
+        "hex",
+        "digits",
+        "NUL escaped",
+        "preset",
+    ],
 )
 def test_any_text_is_refused_in_seconds(tmp_path: pathlib.Path, text: str, told: str) -> None:
     path = tmp_path / "my.yaml"

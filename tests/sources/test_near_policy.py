@@ -174,15 +174,17 @@ def test_too_few_sequences_for_the_batches_are_refused() -> None:
         Heard(AtOnce(gaps=True), keep_quantiles=(0.5, 0.51), batch_tokens=8).run(range(1, 2))
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 8])
-def test_a_resumed_source_hands_out_what_an_uninterrupted_one_does(stop: int) -> None:
-    whole = Heard().run(range(1, UPDATES + 1))
-    first = Heard().run(range(1, stop + 1))
+@pytest.mark.parametrize(("stop", "sync_every"), [(1, 3), (3, 3), (4, 3), (8, 3), (2, 1)])
+def test_a_resumed_source_hands_out_what_an_uninterrupted_one_does(
+    stop: int, sync_every: int
+) -> None:
+    whole = Heard(sync_every=sync_every).run(range(1, UPDATES + 1))
+    first = Heard(sync_every=sync_every).run(range(1, stop + 1))
     state = json.loads(json.dumps(first.source.state_dict()))
     process = AtOnce()
     # The weights that this stand-in has depend on how often they were copied.
     process.dice.weights = first.process.dice.weights
-    second = Heard(process)
+    second = Heard(process, sync_every=sync_every)
     second.source.load_state_dict(state)
     second.run(range(stop + 1, UPDATES + 1))
     assert first.facts + second.facts == whole.facts

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdistill.assembly.data import chat_settings, collator_for, encode_for, within_limits
 from seqdistill.compression.layers import keep_layers
 from seqdistill.compression.width import Width, keep_width
-from seqdistill.core.errors import DataError, ModelError, RecipeError, did_you_mean
+from seqdistill.core.errors import DataError, ModelError, RecipeError, did_you_mean, named_as
 from seqdistill.data.batching import in_length_order
 from seqdistill.data.bundled import SCHEME, bundled_folder
 from seqdistill.data.examples import Example
@@ -113,7 +113,8 @@ def build_teacher(recipe: Recipe, placement: Placement | None = None) -> LoadedM
     placement = placement or teacher_placement(recipe)
     if recipe.teacher.is_student:  # in the dtype in which it is trained
         placement = dataclasses.replace(placement, dtype="fp32")
-    return named_model(section.model, recipe, placement, trusted=section.trust_remote_code)
+    with named_as("student.model" if recipe.teacher.is_student else "teacher.model"):
+        return named_model(section.model, recipe, placement, trusted=section.trust_remote_code)
 
 
 def each_teacher(recipe: Recipe) -> list[Recipe]:
@@ -220,7 +221,8 @@ def _initial_student(
         model.to("cpu", torch.float32)
         return LoadedModel(model, teacher.tokenizer, "student", extractor=teacher.extractor)
     assert section.model is not None
-    pair = load_pair(model_folder(section.model), trust_remote_code=section.trust_remote_code)
+    with named_as("student.model"):
+        pair = load_pair(model_folder(section.model), trust_remote_code=section.trust_remote_code)
     return dataclasses.replace(pair, name=section.model)
 
 
@@ -253,9 +255,10 @@ def _from_scratch(
     tokenizer: PreTrainedTokenizerBase
     section = recipe.student
     if section.model is not None:
-        folder, trust = model_folder(section.model), section.trust_remote_code
-        config = load_config(folder, trust_remote_code=trust)
-        tokenizer = load_tokenizer(folder, trust_remote_code=trust)
+        with named_as("student.model"):
+            folder, trust = model_folder(section.model), section.trust_remote_code
+            config = load_config(folder, trust_remote_code=trust)
+            tokenizer = load_tokenizer(folder, trust_remote_code=trust)
         model = random_model(config, seed=recipe.seed)
         extractor = load_extractor(folder, config)
         found = fitting(LoadedModel(model, tokenizer, section.model, extractor=extractor))

@@ -55,6 +55,17 @@ def with_hint(remedy: str) -> Iterator[None]:
         raise EngineError(error.problem, remedy) from error
 
 
+@contextlib.contextmanager
+def named_as(key: str) -> Iterator[None]:
+    """A ModelError raised inside begins with the `key` of the recipe that names the model."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except ModelError as error:
+        raise ModelError(f"{key}: {error}") from error
+
+
 class StaleCorpusError(UserError):
     """A cached corpus made by another teacher, data set or decoding setting."""
 

@@ -362,7 +362,7 @@ class PassRate:
     """How fast prompts lose weight that the model hardly ever answers: 0, not at all."""
     beta: Annotated[float, Field(ge=0.0)] = 1.0
     """How fast prompts lose weight that it nearly always answers: 0, not at all."""
-    within: tuple[Fraction, Fraction] | None = None
+    within: Annotated[tuple[Fraction, Fraction], AfterValidator(rising)] | None = None
     """0 for p that is not strictly between the two. With alpha and beta 0, a hard filter."""
 
 

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, TypeAdapter, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    TypeAdapter,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError, PydanticKnownError, ValidationError
 
 T = TypeVar("T")
@@ -31,6 +38,7 @@ class Schedule:
     start: float
     end: float
     shape: Shape = "linear"
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
         if self.shape == "exponential" and not (self.start > 0.0 and self.end > 0.0):
@@ -87,13 +95,15 @@ def read_schedule(given: Any) -> Schedule:
 
 
 def in_one_error(validate: Callable[[Any], T], given: object) -> T:
-    """What `validate` makes of a mapping; its first error becomes that of the whole mapping."""
+    """What `validate` makes of a mapping; its first error becomes that of the whole mapping, which
+    has the details as `inner`."""
     try:
         return validate(given)
     except ValidationError as error:
         found = error.errors()[0]
         key = "".join(f"{part}: " for part in found["loc"])
-        raise PydanticCustomError("schedule", "{why}", {"why": key + found["msg"]}) from None
+        context = {"why": key + found["msg"], "inner": found}
+        raise PydanticCustomError("schedule", "{why}", context) from None
 
 
 def _given(schedule: Schedule) -> Any:

@@ -29,7 +29,7 @@ from seqdistill.data.columns import (
     find_layout,
     named_pair,
 )
-from seqdistill.data.rows import Row, RowError, Rows
+from seqdistill.data.rows import Row, RowError, Rows, no_json
 
 _LOG = logging.getLogger(__name__)
 _UNDECODED = re.compile("[\udc80-\udcff]")
@@ -107,14 +107,11 @@ def _objects(path: Path) -> Iterator[Row | RowError]:
                 if isinstance(line, RowError)
                 else json.loads(line, object_pairs_hook=_without_twins)
             )
-        except json.JSONDecodeError as error:
-            found = f"{error.msg} at column {error.colno}" if str(line).strip() else "an empty line"
-            row = RowError(f"must be a JSON object, found {found}")
         except _TwinKey as error:
             row = RowError(f"must give each key once, found {error.args[0]!r} twice")
-        except (ValueError, RecursionError) as error:  # endless digits, endless brackets
-            found = "too many nested brackets" if isinstance(error, RecursionError) else str(error)
-            row = RowError(f"must be a JSON object that Python can read, found: {found}")
+        except (ValueError, RecursionError) as error:
+            found = no_json(error) if str(line).strip() else "an empty line"
+            row = RowError(f"must be a JSON object, found {found}")
         if not isinstance(row, dict | RowError):
             row = RowError(f"must be a JSON object, found {type(row).__name__}")
         yield row

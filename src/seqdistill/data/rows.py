@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, cast
 
@@ -214,13 +215,22 @@ def _conversation(
     return Example(example_id, "", answer.content or "", turns, answer.more, tools)
 
 
+def no_json(error: ValueError | RecursionError) -> str:
+    """What a text holds that `json.loads` does not read."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "too many nested brackets"
+    return f"a number of more than {sys.get_int_max_str_digits():,} digits"
+
+
 def _tools(value: object) -> str:
     """The JSON of a list of schemas, given as a list or as such JSON; nothing for none."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise RowError(f"{TOOLS} must be a list in JSON, found {error}") from error
+            raise RowError(f"{TOOLS} must be a list in JSON, found {no_json(error)}") from error
     if value is None or value == []:
         return ""
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):

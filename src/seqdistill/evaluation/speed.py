@@ -23,7 +23,7 @@ from seqdistill.metrics.scripts import pieces
 from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.records.results import START, Value
 
-_SENTENCES = 128
+_SENTENCES = 64
 """Enough for a stable median; slow systems decode fewer."""
 _WARM_UP = 8
 """Sentences that every system decodes untimed at its turn."""

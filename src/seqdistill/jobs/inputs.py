@@ -14,7 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from seqdistill.assembly.models import model_folder
-from seqdistill.core.errors import UserError
+from seqdistill.core.errors import ModelError, UserError
 from seqdistill.core.plugin_loading import plugin_files
 from seqdistill.data.bundled import SCHEME, corpus_file
 from seqdistill.data.cache import content_of
@@ -121,11 +121,14 @@ def _model_files(name: str | None) -> dict[str, Path]:
     """The files of a model folder, or of a hub model in the cache, that decide its outputs."""
     if name is None:
         return {}
-    folder = Path(model_folder(name))
+    try:
+        folder = Path(model_folder(name))
+    except ModelError:  # who loads it says so
+        return {}
     if not folder.is_dir():
         try:
             cached = try_to_load_from_cache(name, "config.json")
-        except HFValidationError:  # no name of the hub's: who loads it says so
+        except HFValidationError:  # no name of the hub's: likewise
             return {}
         if not isinstance(cached, str):
             return {}

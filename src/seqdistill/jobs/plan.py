@@ -40,6 +40,7 @@ from seqdistill.models.placement import device_of, use_fast_attention
 from seqdistill.objectives.observation import weights_of_update
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder, trainings
+from seqdistill.report.numbers import size
 from seqdistill.training.optimization import StudentLoss, make_optimizer
 
 _NUM_SCORED, _FIRST = 32, 8
@@ -185,7 +186,7 @@ def _model_facts(prepared: Prepared) -> dict[str, str]:
     facts["teacher parameters"] = " + ".join(sizes.values()) or on_server
     if recipe.teacher.keeps_scores:
         form, num_bytes = scores_bytes(prepared)
-        made = f"at most {num_bytes / 1e6:,.0f} MB on disk, made once"
+        made = f"at most {size(num_bytes)} on disk, made once"
         facts["teacher's scores"] = f"{form}: {made if teacher else 'on disk'}"
     if device_of(recipe.training.device).type == "cuda":
         facts["GPU memory"] = f"{torch.cuda.max_memory_reserved() / 2**20:,.0f} MB"

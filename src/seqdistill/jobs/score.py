@@ -32,6 +32,7 @@ from seqdistill.jobs.ray_workers import RayWorkers
 from seqdistill.recipe.loading import check_recipe
 from seqdistill.recipe.schema import Recipe
 from seqdistill.records.shared_parts import Parts, make_parts
+from seqdistill.report.numbers import size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +151,7 @@ def plan_teacher_scores(recipe: Recipe) -> list[tuple[str, str]]:
         ("examples", counted_train(prepared.train, recipe.data)),
         ("target tokens", f"{num_tokens:,}"),
         ("kept of each", f"{form}, at most {num_bytes / num_tokens:,.0f} bytes"),
-        ("on disk", f"at most {num_bytes / 1e6:,.1f} MB"),
+        ("on disk", f"at most {size(num_bytes)}"),
     ]
 
 

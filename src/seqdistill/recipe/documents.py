@@ -218,7 +218,10 @@ def _value_of(
     if isinstance(node, yaml.ScalarNode):
         try:
             value: object = RecipeLoader("").construct_object(node)
-        except (yaml.YAMLError, ValueError):
+        except ValueError:  # Python reads no number of thousands of digits
+            problems.append(f"{where}: a number must have at most 18 digits, got more; lower it")
+            return None
+        except yaml.YAMLError:
             value = None
         else:
             if value is None or isinstance(value, (bool, int, float, str)):

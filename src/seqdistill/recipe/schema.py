@@ -392,8 +392,8 @@ class TrainingSection(Section):
     """Replaces the student's own dropout where given."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocasts matrix products; weights, softmax and optimizer stay in fp32. `auto` is bf16
-    where the device has instructions for it, and fp32 elsewhere, where bf16 takes many times as
-    long; the manifest says which."""
+    where the device multiplies faster in it, and fp32 elsewhere: Intel's CPUs without AMX, and all
+    without instructions for bf16, where it takes many times as long; the manifest says which."""
     threads: PositiveInt | None = None
     """CPU threads; torch's default when not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

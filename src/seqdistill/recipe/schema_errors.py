@@ -220,6 +220,10 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
         return f"must be {words} {context[bound]:g}, got {found}; give a number in that range"
     if kind == "too_short":
         return f"must have at least {context['min_length']} item, got {found}; give one"
+    if kind == "too_long":
+        return f"must have at most {context['max_length']} items, got {found}; remove the rest"
+    if kind == "rising":
+        return f"must be two numbers, the lower one first, got {found}; write them so"
     if kind == "int_from_float":
         return f"must be a whole number, got {found}; leave out the fraction"
     if kind == "server_address":  # which may hold a password
@@ -232,7 +236,8 @@ def _sentence(details: ErrorDetails, path: KeyPath) -> str:
         if family == "model" and known_keys(path):
             advice = f"write keys below it: {', '.join(known_keys(path))}"
         return f"must be {_KINDS[family]}, got {found}; {advice}"
-    return f"is not valid ({details['msg']}), got {found}; change it"
+    reason = details["msg"].removeprefix("Value error, ")  # pydantic's own words before a reason
+    return f"is not valid ({reason}), got {found}; change it"
 
 
 def _shown(value: object) -> str:
@@ -259,6 +264,8 @@ def plain_errors(error: ValidationError) -> list[ErrorDetails]:
 
 
 def _plain(details: ErrorDetails) -> ErrorDetails:
+    if details["type"] == "schedule" and (inner := details["ctx"]["inner"])["loc"]:
+        details = _inside(details["loc"], inner)
     path: list[int | str] = []
     family: tuple[str, Registry[Any]] | None = None
     tag: str | None = None
@@ -285,8 +292,16 @@ def _plain(details: ErrorDetails) -> ErrorDetails:
             "input": context["tag"],
             "ctx": {"expected": ", ".join(registry)},
         }
-    elif details["type"] == "extra_forbidden" and tag is not None:
+    elif details["type"] == "extra_forbidden" and tag is not None and "ctx" not in details:
         found["ctx"] = {"advice": _advice(tuple(path), tag, key, registry)}
+    return cast(ErrorDetails, found)
+
+
+def _inside(path: KeyPath, inner: ErrorDetails) -> ErrorDetails:
+    """What is wrong with one key of a mapping that is one value, such as a schedule."""
+    found: dict[str, Any] = {**inner, "loc": (*path, *inner["loc"])}
+    if inner["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        found |= {"type": "extra_forbidden", "ctx": {"advice": "remove it"}}
     return cast(ErrorDetails, found)
 
 
