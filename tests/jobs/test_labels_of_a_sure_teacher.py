@@ -25,7 +25,12 @@ def save_sure_teacher(folder: Path) -> None:
     size = len(tokenizer)
     width = size + size % 2
     config = LlamaConfig(
-        **{"vocab_size": size, "hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 0},
+        **{
+            "vocab_size": size,
+            "hidden_size": width,
+            "intermediate_size": 8,
+            "num_hidden_layers": 0,
+        },
         **{"num_attention_heads": 1, "eos_token_id": EOS, "tie_word_embeddings": False},
         **{"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id},
     )
