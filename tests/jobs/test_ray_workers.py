@@ -222,7 +222,7 @@ def cluster(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     `pip install 'seqdistill[ray]'`, then `pytest tests/jobs/test_ray_workers.py`."""
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, ("src", "."))))
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_worker_niceness", "0")
     save_pairs(place / "train.tsv", 12000, seed=1)

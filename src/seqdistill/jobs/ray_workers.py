@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
@@ -26,6 +27,8 @@ from seqdistill.records.shared_parts import Make, Parts, finish_parts
 from seqdistill.records.temporary import temporary_folder
 
 _LOG = logging.getLogger(__name__)
+_PLACE = re.compile(r"\[[^]]*\] (\S+:\d+: )?")
+"""What Ray writes before a sentence: when, who, and which line of its source."""
 _PATIENCE_S = 20.0
 """In which Ray ends its own processes, before they are killed."""
 
@@ -110,7 +113,7 @@ def _told(job: Job) -> Iterator[Told]:
         except EOFError as error:
             process.join(_PATIENCE_S)
             last = said.read_text("utf-8", "replace").strip().rpartition("\n")[2]
-            reason = last.rpartition("] ")[2].partition(". ")[0] or "it said nothing"
+            reason = _PLACE.sub("", last).partition(". ")[0] or "it said nothing"
             raise UserError(
                 f"The Ray cluster {job.address or 'of this machine'} must stay until all parts are "
                 f"made, but Ray ended (exit code {process.exitcode}): {reason}; what is made "
