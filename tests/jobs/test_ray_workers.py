@@ -24,7 +24,7 @@ from tests.jobs.runs import recipe_in, save_pairs
 from seqdistill.assembly import corpus
 from seqdistill.core.errors import EngineError, UserError
 from seqdistill.core.progress import NoProgress, Progress
-from seqdistill.jobs import ray_driver
+from seqdistill.jobs import ray_driver, ray_workers
 from seqdistill.jobs.label import label_data
 from seqdistill.jobs.ray_workers import RayWorkers
 from seqdistill.jobs.score import score_teacher
@@ -134,6 +134,23 @@ def test_ray_is_asked_for_by_name_and_by_one_process(
     with pytest.raises(UserError, match="leave torchrun out"):
         label_data(recipe, progress=NoProgress(), workers=RayWorkers(1))
     assert not (place / "labels").exists()
+
+
+def give_up(connection: object, job: object, said: Path) -> None:
+    """As Ray ends the process that speaks to it."""
+    line = "Failed to connect to GCS within 60 seconds. GCS may have been killed."
+    said.write_text(f"begun\n[2026-12-01 02:54:34,775 E 19302 20799] rpc_client.h:204: {line}\n")
+    os._exit(1)
+
+
+def test_the_end_of_a_cluster_is_a_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "ray" or find(name))
+    monkeypatch.setattr(ray_workers, "serve", give_up)
+    said = r"cluster h:1 must stay .* \(exit code 1\): Failed to connect to GCS within 60 seconds;"
+    with pytest.raises(UserError, match=said):
+        label_data(labelling(place, "x"), progress=NoProgress(), workers=RayWorkers(1, "h:1"))
+    assert not written(place / "x")
 
 
 def descendants(process: int) -> dict[int, str]:
