@@ -9,6 +9,7 @@ import torch
 from tests.byte_level import TEMPLATE, TEXTS, byte_level, pair_of
 from tests.tiny import character_tokenizer, tiny_model
 from tokenizers import pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from seqdistill.core.errors import ModelError
@@ -57,6 +58,17 @@ def test_another_reader_finds_the_same_model_and_tokenizer(
     kinds = fields["tokenizer.ggml.token_type"].contents()
     assert kinds[:2] == [3, 3] and kinds[-6:] == [4, 5, 5, 5, 5, 5]
     assert len(fields["tokenizer.ggml.tokens"].contents()) == len(pair.tokenizer) + 5
+
+
+def test_no_end_is_put_behind_a_prompt_by_a_tokenizer_that_closes_texts(tmp_path: Path) -> None:
+    pair = pair_of("llama", "gpt-2")
+    end = (pair.tokenizer.eos_token, pair.tokenizer.eos_token_id)
+    closing = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    pair.tokenizer.backend_tokenizer.post_processor = closing
+    assert pair.tokenizer("a").input_ids[-1] == end[1]
+    write_gguf(pair, tmp_path / GGUF, stored="f32")
+    fields = gguf.GGUFReader(tmp_path / GGUF).fields
+    assert not fields["tokenizer.ggml.add_eos_token"].contents()
 
 
 @pytest.mark.parametrize(("stored", "most"), [("f16", 0.1), ("q8_0", 2.0)])

@@ -218,7 +218,7 @@ def _vocabulary(pair: LoadedModel) -> dict[str, object]:
         "add_token_types": kinds,
         "add_token_merges": [" ".join(merge) for merge in merges],
         "add_add_bos_token": empty[:1] == [tokenizer.bos_token_id],
-        "add_add_eos_token": empty[-1:] == [tokenizer.eos_token_id],
+        "add_add_eos_token": False,  # behind a prompt that is to be gone on with
     }
     ids = {
         "add_bos_token_id": tokenizer.bos_token_id,
