@@ -306,7 +306,7 @@ def evaluation_seconds(prepared: Prepared, num_students: int = 1) -> float:
         tested.append(_system_seconds(prepared, prepared.teacher))
     measured = tested + [student] * has_start(recipe)
     size = len(read_split(recipe, "test"))
-    speed = 0.0
+    speed = sum(one.loading for one in tested)  # once more
     for mode in ("greedy", "beam"):
         each = [getattr(one, mode) for one in tested]
         speed += ROUNDS * sum(each) * (min(size, sentences_of_round(each)) + min(size, WARM_UP))
