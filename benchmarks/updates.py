@@ -7,6 +7,8 @@ Of each pair of models, one thread, fp32, all forms in turns after a round to wa
     writing      the student samples for all micro-batches of an update in one call, as in training,
                  by this package's own sampler and by CTranslate2 (float32, one worker), each with
                  the refresh of its weights
+    products     the matrix products of one call of the own sampler, recorded and done again, and
+                 nothing else: what no loop over the same batches can be faster than
     refresh      of CTranslate2's weights alone
     generate     transformers' `generate` on the same prompts, sorted by length, in the fastest of
                  three batch sizes
@@ -41,6 +43,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from seqdistill.assembly.data import collator_for
@@ -188,6 +191,25 @@ def bare_step(model: PreTrainedModel) -> Callable[[SequenceBatch], None]:
     return step
 
 
+class RecordedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While open, notes every product of matrices with what it was of."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._calls: list[tuple[Callable[..., Tensor], tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
+            self._calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+    @torch.no_grad()
+    def again(self) -> None:
+        """Does them all, one after another."""
+        for func, args in self._calls:
+            func(*args)
+
+
 def rollout_forms(
     prepared: Prepared,
 ) -> tuple[Forms, dict[str, object]]:
@@ -244,11 +266,19 @@ def rollout_forms(
 
         return call
 
+    with RecordedProducts() as products:
+        num_written = sampled("transformers")(0)
+
+    def multiplied(_number: int) -> float:
+        products.again()
+        return num_written
+
     sizes = sorted({min(size, len(prompts)) for size in (16, 64, len(prompts))})
     tried = in_turns({str(size): generated(size) for size in sizes}, least=1, most=1)
     best = max(sizes, key=lambda s: tried[str(s)][0].result / tried[str(s)][0].cpu_s)
     forms: Forms = {
         "writing": sampled("transformers"),
+        "products": multiplied,
         "learning": learning,
         "writing, ctranslate2": sampled("ctranslate2"),
         "refresh": lambda _number: samplers["ctranslate2"].sampler.refresh(),
@@ -293,7 +323,8 @@ BARS = {
     "rate of writing to generate": 4.0,
     "rate of writing to generate, ctranslate2": 4.0,
 }
-"""Rates are to lie above theirs, the others below."""
+"""Rates are to lie above theirs, the others below. That of the bare products has none: it is the
+bound of the own sampler's."""
 
 
 def ratios(found: Mapping[str, Sequence[Taken]], clock: str) -> dict[str, dict[str, float]]:
@@ -318,6 +349,7 @@ def ratios(found: Mapping[str, Sequence[Taken]], clock: str) -> dict[str, dict[s
         if name:
             told[f"refresh to on-policy step{name}"] = spread(seconds["refresh"], whole)
         told[f"rate of writing to generate{name}"] = spread(rate(writing), rate("generate"))
+    told["rate of bare products to generate"] = spread(rate("products"), rate("generate"))
     return told
 
 

@@ -19,6 +19,7 @@ from experiments.kim_rush import page as kim_rush
 from experiments.on_policy import page as on_policy
 
 from benchmarks import estimate
+from docs.cost_tables import growth_table, planned_table
 from seqdistill.records.results import Results, System, parsed
 from seqdistill.report.headlines import headline
 from seqdistill.report.numbers import MISSING
@@ -204,7 +205,11 @@ def rendered(page: Path = README) -> str:
             "gkd table": gkd_table,
         },
         RECIPES_PAGE: {"sparse teachers table": sparse_teachers_table},
-        SCALING_PAGE: {"estimates": estimate.page},
+        SCALING_PAGE: {
+            "estimates": estimate.page,
+            "planned times": planned_table,
+            "cost growth": growth_table,
+        },
         CODEBASE: {"file map": file_map},
     }[page]
     text = page.read_text("utf-8")

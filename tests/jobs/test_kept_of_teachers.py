@@ -190,7 +190,7 @@ def test_a_plan_says_what_the_states_take_and_makes_none(place: Path) -> None:
     recipe = recipe_in(place, "word_kd", "teacher.cache_hidden_states=fp16", name="planned")
     planned = plan(recipe)
     assert dict(planned.lines())["teacher's scores"].startswith("hidden states in fp16")
-    assert not states_folders(place) and planned.seconds_per_method > 0
+    assert not states_folders(place) and planned.update_seconds > 0
     assert "teacher's scores" not in dict(plan(recipe_in(place, "word_kd", name="planned")).lines())
     trained(recipe)
     (folder,) = states_folders(place)

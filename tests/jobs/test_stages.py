@@ -281,7 +281,7 @@ def test_a_plan_is_of_all_stages_and_writes_nothing(place: Path, run: RunDirecto
         f"prune: 4 updates{pruned}",
         f"seq_inter: 7 updates{pruned}",
     )
-    assert planned.updates == 15 and planned.seconds_per_method > 0
+    assert planned.updates == 15 and planned.update_seconds > 0
     lines = dict(plan(plain_in(place, "planned", "pruning.sparsity=0.75")).lines())
     weights = sum(mask.numel() for mask in kept(run).values())
     words = f"class_blind, {weights - round(0.75 * weights):,} of {weights:,} weights are kept"

@@ -62,9 +62,9 @@ from seqdistill.sources.stored import (
     with_teacher_targets,
 )
 
-_HELD_TO_LEARNED = 4
+_HELD_TO_LEARNED = 8
 """Tokens that are written at once, for each of a micro-batch: of a layer a written token keeps its
-key and value, and a learned one at least four times as much."""
+key and value, and a learned one at least eight times as much, unless it is computed again."""
 
 
 def training_sequences(

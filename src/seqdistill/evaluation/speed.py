@@ -25,7 +25,9 @@ from seqdistill.records.results import START, Value
 
 _SENTENCES = 64
 """Enough for a stable median; slow systems decode fewer."""
-_WARM_UP = 8
+ROUNDS = 3
+"""In which every system decodes."""
+WARM_UP = 8
 """Sentences that every system decodes untimed at its turn."""
 _FEWEST = 16
 """Sentences of a round, however slow the systems are; all, where there are fewer."""
@@ -96,7 +98,7 @@ def speeds_of(
     decodings: Mapping[str, Decoding],
     num_sentences: Mapping[str, int],
     *,
-    rounds: int = 3,
+    rounds: int = ROUNDS,
 ) -> dict[str, dict[str, Speed]]:
     """The speed of every system over interleaved rounds, by its name and each way of decoding.
 
@@ -109,7 +111,7 @@ def speeds_of(
             texts_of = TextDecoder(tokenizer).texts
             for mode, decoding in decodings.items():
                 timed = sources[: num_sentences[mode]]
-                generator.generate(sources[:_WARM_UP], decoding)
+                generator.generate(sources[:WARM_UP], decoding)
                 started = time.perf_counter()
                 found = generator.generate(timed, decoding)
                 seconds = time.perf_counter() - started

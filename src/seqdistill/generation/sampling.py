@@ -51,6 +51,8 @@ _LOOK_EVERY = {"cpu": 1}
 """After how many steps finished rows are looked for, by the kind of device: an answer is free on
 the CPU, and a GPU would wait for it at each step. Elsewhere `_SELDOM`."""
 _SELDOM = 8
+_KEPT_ENDED = 0.1
+"""The part of a batch that may have ended and stays in it: to take rows out copies the others."""
 _MAX_LOGITS = 2**24
 """Logits of next tokens that are held at once: 2 ** 24 fp32 values are 64 MiB."""
 
@@ -345,7 +347,7 @@ class _Written:
         `_LOOK_EVERY`. What follows an end meanwhile is cut off later.
         """
         every, last = _LOOK_EVERY.get(rows.device.type, _SELDOM), self.token_ids.shape[1] - 1
-        said = distribution.begin(prompts)
+        said, is_open = distribution.begin(prompts), torch.ones_like(rows, dtype=torch.bool)
         for step in range(last + 1):
             chosen = self._chosen(said, rows, step)
             self.token_ids[rows, step] = chosen
@@ -355,11 +357,13 @@ class _Written:
                 break
             if (step + 1) % every == 0:
                 new = self.token_ids[rows, step + 1 - every : step + 1]
-                still_open = (~torch.isin(new, self.ends).any(dim=1)).nonzero()[:, 0]
+                is_open &= ~torch.isin(new, self.ends).any(dim=1)
+                still_open = is_open.nonzero()[:, 0]
                 if not len(still_open):
                     break
-                if len(still_open) < len(rows):
+                if len(rows) - len(still_open) > _KEPT_ENDED * len(rows):
                     rows, chosen = rows[still_open], chosen[still_open]
+                    is_open = is_open[still_open]
                     distribution.keep(still_open)
             said = distribution.advance(chosen)
 

@@ -19,6 +19,7 @@ from seqdistill.core.batches import padded_batches
 from seqdistill.core.errors import ModelError
 from seqdistill.core.head import Head
 from seqdistill.core.source import Source, padded_ids, token_ids_of
+from seqdistill.generation.growing_cache import with_room
 from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.models.adapters import head_of, positions_from_mask
 from seqdistill.models.dropout import evaluation_mode
@@ -246,7 +247,7 @@ class CachedModel:
                 f"{type(self._model).__name__} does not; let the teacher or the data write the "
                 "sequences (sequences.origin), or take a model with attention layers."
             )
-        self._cache = cache
+        self._cache = with_room(cache)
         hidden: Float[Tensor, "batch new dim"] = output.last_hidden_state
         return hidden
 

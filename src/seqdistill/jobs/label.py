@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from seqdistill.assembly.corpus import (
     Wanted,
     asked_of,
@@ -19,6 +21,7 @@ from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.core.errors import ModelError
 from seqdistill.core.progress import NoProgress, Progress
+from seqdistill.data.dataset import EncodedDataset
 from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.ray_workers import RayWorkers
 from seqdistill.models.loading import LoadedModel
@@ -28,8 +31,8 @@ from seqdistill.records.shared_parts import Parts, make_parts
 from seqdistill.sources.teacher_corpus import read_record
 
 Item = TypeVar("Item")
-_NUM_LABELLED = 48
-"""Enough to fill a batch of every worker, few enough to take seconds."""
+_NUM_GROUPS, _IN_GROUP = 4, 12
+"""Of sources that are timed: enough for every worker, few enough to take seconds."""
 
 
 def label_data(recipe: Recipe, *, progress: Progress, workers: RayWorkers | None = None) -> Path:
@@ -86,28 +89,39 @@ def plan_labels(recipe: Recipe) -> list[tuple[str, str]]:
     for one, part in asked_of(recipe, examples):
         wanted = wanted_corpus(one, _local_teacher(one), part)
         rows.append(("would write to", str(wanted.folder)))
-        rows.append(("teacher's labels", planned_labels(wanted)))
+        rows.append(("teacher's labels", planned_labels(wanted)[0]))
     return [
         *rows,
         ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),
     ]
 
 
-def planned_labels(wanted: Wanted) -> str:
-    """Whether the labels that are wanted are there; else the time, from a sample of them. A server
-    is not asked."""
+def planned_labels(wanted: Wanted) -> tuple[str, float]:
+    """Whether the labels that are wanted are there, and the seconds to make them, from a sample.
+
+    Sources are timed in groups of like length, as they share a batch in labelling, and counted by
+    their tokens. A server is not asked, and counts as 0 seconds.
+    """
     if wanted.is_there:
-        return wanted.origin
+        return wanted.origin, 0.0
     if wanted.teacher is None:
-        return f"{wanted.origin}: asked of {', '.join(wanted.recipe.teacher.server.url)}"
-    sources = [example.prompt for example in wanted.sources]
-    sample = spread(sources, _NUM_LABELLED)
-    generator = wanted.generator()
+        return f"{wanted.origin}: asked of {', '.join(wanted.recipe.teacher.server.url)}", 0.0
+    lengths = EncodedDataset.of(wanted.sources).lengths.source
+    # A part is decoded at once; where there are more they are alike.
+    part = np.argsort(lengths[: wanted.of.shard_size], kind="stable")
+    groups = [part[start : start + _IN_GROUP] for start in range(0, len(part), _IN_GROUP)]
+    places = np.concatenate(spread(groups, _NUM_GROUPS))
+    sample = [wanted.sources[int(place)].prompt for place in places]
+    decoding, generator = wanted.settings.decoding, wanted.generator()
+    together = min(decoding.batch_tokens, _IN_GROUP * int(lengths[places].max()))
+    decoding = decoding.model_copy(update={"batch_tokens": together})
+    generator.generate(sample[:1], decoding)  # the first call is slow
     began = time.perf_counter()
-    generator.generate(sample, wanted.settings.decoding)
+    generator.generate(sample, decoding)
     seconds = time.perf_counter() - began
-    minutes = seconds * sum(map(len, sources)) / max(1, sum(map(len, sample))) / 60
-    return f"{wanted.origin}: about {minutes:.1f} minutes, from {len(sample)} that were timed"
+    seconds *= float(lengths.sum() / max(1, lengths[places].sum()))
+    told = f"about {seconds / 60:.1f} minutes, from {len(sample)} that were timed"
+    return f"{wanted.origin}: {told}", seconds
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

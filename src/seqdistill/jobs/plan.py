@@ -1,50 +1,42 @@
 """What a recipe would do, before it does it: data, sizes, and measured memory and times.
 
-A little of everything is done: labels, scores on dev, and updates of the largest batches of an
-epoch with an optimizer whose rate is 0. The memory is then the peak of this very process, libraries
-included. Nothing is written and nothing is learned.
+A little of everything is done, see `costs`. The memory is the peak of this very process before
+systems are evaluated, libraries included. Nothing is learned and no run is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from seqdistill.assembly.corpus import asked_of, wanted_corpus
 from seqdistill.assembly.data import counted_train, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.assembly.preparing import Prepared, prepare, teacher_is_asked
-from seqdistill.assembly.sequences import build_source, with_rollout_engine
-from seqdistill.assembly.teachers import (
-    check_kept_scores,
-    live_teacher,
-    scores_bytes,
-    stand_in_scores,
-)
+from seqdistill.assembly.sequences import with_rollout_engine
+from seqdistill.assembly.teachers import check_kept_scores, scores_bytes
 from seqdistill.compression.layers import parameter_count
 from seqdistill.data.batching import EpochBatches
-from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
-from seqdistill.evaluation.dev import Ranks
-from seqdistill.jobs.label import planned_labels, spread
+from seqdistill.data.dataset import with_placeholder_targets
+from seqdistill.jobs.costs import (
+    RunSeconds,
+    dev_seconds,
+    evaluation_seconds,
+    score_seconds,
+    update_seconds,
+)
+from seqdistill.jobs.label import planned_labels
 from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.preflight import preflight, shown_row
 from seqdistill.jobs.rollout_engine import rollout_engine_for
 from seqdistill.jobs.run_folders import open_run
-from seqdistill.jobs.training import dev_generator, dev_scorer
 from seqdistill.models.placement import device_of, use_fast_attention
-from seqdistill.objectives.observation import weights_of_update
 from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder, trainings
 from seqdistill.report.numbers import size
-from seqdistill.training.optimization import StudentLoss, make_optimizer
-
-_NUM_SCORED, _FIRST = 32, 8
-"""Examples of dev that are timed, and of them those that are timed alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +50,13 @@ class Plan:
     tokens_per_update: float
     memory_mb: float
     """The peak of this process after it has done a little of everything."""
-    seconds_per_method: float
+    seconds: RunSeconds
     guessed_targets: int
     """How many examples have no target yet, so that its length is guessed."""
     data: Mapping[str, str]
     """Facts about the data, by their labels."""
     models: Mapping[str, str]
     """Facts about the models, by their labels."""
-    dev_scores: str | None
-    """How often dev is scored, and how long that takes."""
     dev_seconds: float
     """Of one score on dev."""
     main_metric: str
@@ -78,7 +68,6 @@ class Plan:
     def lines(self) -> list[tuple[str, str]]:
         """(label, text) pairs for display."""
         guessed = f" (estimated for {self.guessed_targets:,} without a target yet)"
-        minutes = self.seconds_per_method * len(self.methods) / 60
         epochs = self.updates * self.tokens_per_update / self.target_tokens
         lines = {
             "would write to": self.output_dir,
@@ -92,36 +81,49 @@ class Plan:
             **self.models,
             "memory": f"about {self.memory_mb / 1024:.1f} GiB, measured: this process did the "
             "largest batches, libraries and dev scores included",
-            "training time": f"about {minutes:.1f} minutes on this machine, from timed batches; "
-            "without labelling, dev scores and evaluation",
+            "time": str(self.seconds),
         }
-        if self.dev_scores is not None:
-            lines["dev scores"] = self.dev_scores
+        if self.seconds.evaluation:
+            minutes = self.seconds.evaluation / 60
+            lines["evaluation"] = f"about {minutes:.1f} minutes more, of `evaluate`"
         return list(lines.items())
 
+    @property
+    def update_seconds(self) -> float:
+        """Of a mean update of one method, on this machine."""
+        return sum(self.seconds.updates.values()) / len(self.methods) / self.updates
 
-def plan(recipe: Recipe) -> Plan:
-    """The plan of a recipe, chain or comparison. Raises UserError for whatever would not work."""
+
+def plan(recipe: Recipe, *, evaluated: bool = True) -> Plan:
+    """The plan of a recipe, chain or comparison, and of its evaluation if there is a test set.
+
+    Raises UserError for whatever would not work.
+    """
     open_run(recipe, resume=False)
     if recipe.stages:
-        planned = _plan_of_chain(recipe)
+        planned = _plan_of_chain(recipe, evaluated=evaluated)
     else:
         members = trainings(recipe)
         # The most expensive member speaks for all: one whose student writes, or asks the teacher.
         chosen = max(members, key=lambda m: (m.sequences.rolls_out, teacher_is_asked(m)))
         labelled = next((m for m in members if m.sequences.decoded_by_teacher), chosen)
-        planned = _plan_of_one(chosen, labelled=labelled)
+        planned = _plan_of_one(chosen, labelled=labelled, trained=len(members), evaluated=evaluated)
         planned = dataclasses.replace(planned, methods=tuple(m.method for m in members))
     return dataclasses.replace(planned, output_dir=str(output_folder(recipe)))
 
 
-def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
-    """The plan of one training of one student; outputs not yet written are as long as their
-    sources, or as they may get. `labelled` is the recipe whose teacher writes, if another."""
+def _plan_of_one(
+    recipe: Recipe, *, labelled: Recipe | None = None, trained: int = 1, evaluated: bool
+) -> Plan:
+    """The plan of so many trainings of one student each, of which this is the most expensive.
+
+    Outputs not yet written are as long as their sources, or as they may get. `labelled` is the
+    recipe whose teacher writes, if another.
+    """
     prepared = prepare(recipe)
     preflight(prepared)  # for what it refuses and warns of
     check_kept_scores(prepared)
-    data = _data_facts(prepared, labelled or recipe)
+    data, label_time = _data_facts(prepared, labelled or recipe)
     num_guessed = int((prepared.train.lengths.target == 0).sum())
     sequences = recipe.sequences
     writing = sequences.rollouts if sequences.rolls_out else sequences.decoding
@@ -132,27 +134,34 @@ def _plan_of_one(recipe: Recipe, *, labelled: Recipe | None = None) -> Plan:
     if (writes_with := rollout_engine_for(prepared, device)) is not None:
         prepared = with_rollout_engine(prepared, writes_with.name)
         data |= {"rollouts by": str(writes_with)} if writes_with.seconds else {}
-    seconds = _training_seconds(prepared, device)
-    dev_seconds = _dev_seconds(prepared)
+    training = recipe.training
+    updates = {phase: trained * s for phase, s in update_seconds(prepared, device).items()}
+    scores, once = score_seconds(prepared), dev_seconds(prepared)
+    num_scores = math.ceil(training.steps / training.eval_every) if training.eval_every else 1
+    seconds = RunSeconds(label_time, scores, updates, trained * num_scores * once)
+    memory_mb = peak_memory_mb()
+    if evaluated:
+        evaluation = evaluation_seconds(prepared, trained)
+        seconds = dataclasses.replace(seconds, evaluation=evaluation)
     return Plan(
         methods=(recipe.method,),
         target_tokens=int(prepared.train.lengths.counted.sum()),
         updates=recipe.training.steps,
         warmup=recipe.training.warmup,
         tokens_per_update=_tokens_per_update(prepared),
-        memory_mb=peak_memory_mb(),
-        seconds_per_method=seconds,
+        memory_mb=memory_mb,
+        seconds=seconds,
         guessed_targets=num_guessed,
         data=data,
         models=_model_facts(prepared),
-        dev_scores=_dev_scores(prepared, dev_seconds) if prepared.dev else None,
-        dev_seconds=dev_seconds,
+        dev_seconds=once,
         main_metric=prepared.judging.metrics[0],
     )
 
 
-def _data_facts(prepared: Prepared, labelled: Recipe) -> dict[str, str]:
-    recipe, train = prepared.recipe, prepared.train
+def _data_facts(prepared: Prepared, labelled: Recipe) -> tuple[dict[str, str], float]:
+    """Facts about the data, by their labels, and the seconds of labels to be made."""
+    seconds, recipe, train = 0.0, prepared.recipe, prepared.train
     left_out = f"{prepared.num_too_long:,} left out as too long"
     facts = {"train examples": f"{counted_train(train, recipe.data)} ({left_out})"}
     for split, name in (("dev", recipe.data.dev), ("test", recipe.data.test)):
@@ -166,10 +175,12 @@ def _data_facts(prepared: Prepared, labelled: Recipe) -> dict[str, str]:
         for one, part in asked_of(labelled, prepared.train_examples):
             teacher = build_teacher(one) if recipe.teacher.members else prepared.teacher
             teacher = None if served else teacher
-            planned.append(planned_labels(wanted_corpus(one, teacher, part)))
+            told, of_teacher = planned_labels(wanted_corpus(one, teacher, part))
+            planned.append(told)
+            seconds += of_teacher
         facts["teacher's labels"] = "; ".join(planned)
     facts |= dict(shown_row(prepared, train))
-    return {**facts, "source tokens": f"{int(train.lengths.source.sum()):,}"}
+    return {**facts, "source tokens": f"{int(train.lengths.source.sum()):,}"}, seconds
 
 
 def _model_facts(prepared: Prepared) -> dict[str, str]:
@@ -193,13 +204,13 @@ def _model_facts(prepared: Prepared) -> dict[str, str]:
     return facts
 
 
-def _plan_of_chain(recipe: Recipe) -> Plan:
+def _plan_of_chain(recipe: Recipe, *, evaluated: bool) -> Plan:
     """All stages as one plan; the first of them describes the data.
 
     Every stage starts from the chain's first weights, which have the same shape and vocabulary.
     """
     stages = trainings(recipe)
-    plans = [_plan_of_one(stage) for stage in stages]
+    plans = [_plan_of_one(s, evaluated=evaluated and s is stages[-1]) for s in stages]
     updates = sum(planned.updates for planned in plans)
     tokens = sum(planned.updates * planned.tokens_per_update for planned in plans)
     models = {label: text for label, text in plans[0].models.items() if label != "pruning"}
@@ -215,7 +226,7 @@ def _plan_of_chain(recipe: Recipe) -> Plan:
         updates=updates,
         tokens_per_update=tokens / updates,
         memory_mb=max(planned.memory_mb for planned in plans),
-        seconds_per_method=sum(planned.seconds_per_method for planned in plans),
+        seconds=RunSeconds.summed([planned.seconds for planned in plans]),
         models=models,  # pruning is said of each stage
         stages=tuple(sized),
     )
@@ -238,66 +249,6 @@ def _tokens_per_update(prepared: Prepared) -> float:
     return prepared.recipe.training.gradient_accumulation_steps * sum(sizes) / len(sizes)
 
 
-def _dev_seconds(prepared: Prepared) -> float:
-    """How long one score on dev takes: a fixed part and one for each example."""
-    if not (size := len(prepared.dev)):
-        return 0.0
-    seconds = [_seconds_of_dev(prepared, count) for count in (_FIRST, _NUM_SCORED)]
-    each = max(0.0, (seconds[1] - seconds[0]) / (_NUM_SCORED - _FIRST))
-    return seconds[1] + each * max(0, size - _NUM_SCORED)
-
-
-def _dev_scores(prepared: Prepared, once: float) -> str:
-    training, size = prepared.recipe.training, len(prepared.dev)
-    times = math.ceil(training.steps / training.eval_every) if training.eval_every else 1
-    return (
-        f"{times:,} times about {once:.0f} seconds, so about {times * once / 60:.1f} minutes, from "
-        f"{min(size, _NUM_SCORED)} examples that were timed"
-    )
-
-
-def _seconds_of_dev(prepared: Prepared, count: int) -> float:
-    part = dataclasses.replace(
-        prepared,
-        dev=EncodedDataset.of(spread(prepared.dev, count)),
-        dev_references=tuple(spread(prepared.dev_references, count)),
-    )
-    score = dev_scorer(part, dev_generator(part), Ranks())
-    began = time.perf_counter()
-    prepared.adapted.eval()
-    if score is not None:
-        score(prepared.adapted.module)
-    return time.perf_counter() - began
-
-
-def _training_seconds(prepared: Prepared, device: torch.device) -> float:
-    """Seconds of all batches; of kept scores the teacher makes each example's once."""
-    training = prepared.recipe.training
-    teacher, student = _seconds_a_batch(prepared, device)
-    num_batches = training.steps * training.gradient_accumulation_steps
-    if not prepared.recipe.teacher.keeps_scores:
-        return num_batches * (teacher + student)
-    num_tokens = int(prepared.train.lengths.counted.sum())
-    batches_an_epoch = (
-        training.gradient_accumulation_steps * num_tokens / _tokens_per_update(prepared)
-    )
-    return num_batches * student + batches_an_epoch * teacher
-
-
-def _largest_batches(prepared: Prepared) -> list[EncodedDataset]:
-    """Of an epoch's batches the one with most tokens, padding included, and the longest."""
-    batches, lengths = _batches(prepared), prepared.train.lengths
-    wide, long = ((0, 0), [0]), ((0, 0), [0])
-    while batches.epoch == 0:
-        found = list(batches.next())
-        source = int(max(lengths.source[found].max(), lengths.teacher_source[found].max()))
-        target = int(lengths.target[found].max())
-        tokens = len(found) * (source + target)
-        wide = max(wide, ((tokens, source + target), found))
-        long = max(long, ((source + target, tokens), found))
-    return [prepared.train.select(found) for _, found in (wide, long)]
-
-
 def _at_once(prepared: Prepared) -> Prepared:
     """With sequences that training waits for, where a process would write them ahead: at most as
     fast. Where a server would, which is not asked, with those of transformers."""
@@ -309,48 +260,3 @@ def _at_once(prepared: Prepared) -> Prepared:
         recipe = prepared.recipe.model_copy(update={"sequences": sequences})
         prepared = dataclasses.replace(prepared, recipe=recipe)
     return prepared
-
-
-def _seconds_a_batch(prepared: Prepared, device: torch.device) -> tuple[float, float]:
-    """Seconds of the teacher's scores, and of the student's passes with what it writes: of each the
-    fastest of some batches of the epoch. The largest come first, for the memory that they take."""
-    loss = StudentLoss(prepared.adapted, prepared.objective).to(device)
-    teacher = live_teacher(prepared, device)
-    # Its moments take memory; the rate is 0, so that what is measured stays the student.
-    optimizer = make_optimizer(loss, prepared.recipe.training)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    updates = prepared.recipe.training.steps
-    bf16 = prepared.precision == "bf16"
-    fastest = (math.inf, math.inf)
-    every = [*_largest_batches(prepared), prepared.train]
-    sources = [build_source(prepared, examples) for examples in every]
-    loss.train()
-    for number, source in enumerate((*sources, sources[-1], sources[-1]), start=1):
-        began = time.perf_counter()
-        source.begin_update(number, updates)
-        batch = source.next_batch().to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            started = time.perf_counter()
-            scores = teacher.score(batch)
-            scored = time.perf_counter()
-            if prepared.recipe.teacher.sparse_form is not None:
-                scores = stand_in_scores(prepared, batch)
-            weights = None
-            if over_update := prepared.objective.over_update:
-                (weights,) = weights_of_update(over_update, [loss.measured(batch, scores)])
-            total, *_ = loss(batch, scores, weights)
-        torch.autograd.backward(total)
-        total.item()  # waits for a GPU
-        ended = time.perf_counter()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if source is sources[-1]:
-            writes = prepared.recipe.sequences.rolls_out
-            student = ended - scored + (started - began if writes else 0)
-            fastest = (min(fastest[0], scored - started), min(fastest[1], student))
-    # As saving does: a state is copied whole before it is written.
-    moments = [value for state in optimizer.state.values() for value in state.values()]
-    kept = [*loss.parameters(), *(m for m in moments if isinstance(m, Tensor))]
-    _ = [tensor.detach().cpu().clone() for tensor in kept]
-    return fastest

@@ -159,9 +159,8 @@ def _try(recipe: Recipe) -> _Tried:
     own = recipe.training
     alone = candidate(recipe, own.learning_rate, [Rung(1, own.steps)], own.eval_metric)
     check_recipe(alone)
-    found = plan(alone)
-    seconds = found.seconds_per_method / found.updates
-    return _Tried(seconds, found.dev_seconds, found.main_metric)
+    found = plan(alone, evaluated=False)
+    return _Tried(found.update_seconds, found.dev_seconds, found.main_metric)
 
 
 def _first_rung(

@@ -26,6 +26,7 @@ from seqdistill.assembly.teachers import scores_bytes, wanted_scores
 from seqdistill.core.errors import RecipeError
 from seqdistill.core.progress import NoProgress, Progress
 from seqdistill.data.rewriting import check_suffix, write_again
+from seqdistill.jobs.costs import score_seconds
 from seqdistill.jobs.label import label_data, planned_labels
 from seqdistill.jobs.logs import peak_memory_mb
 from seqdistill.jobs.ray_workers import RayWorkers
@@ -115,7 +116,7 @@ def plan_pass_rates(recipe: Recipe, wanted: PassRates, output: Path) -> list[tup
         ("would write to", str(output)),
         ("examples", counted_train(examples, asked.data)),
         ("rollouts", f"{wanted.num_rollouts} of each prompt, by the {wanted.model}"),
-        ("sampling", planned_labels(corpus)),
+        ("sampling", planned_labels(corpus)[0]),
         ("memory", f"about {peak_memory_mb() / 1024:.1f} GiB, measured while they were timed"),
     ]
 
@@ -147,11 +148,13 @@ def plan_teacher_scores(recipe: Recipe) -> list[tuple[str, str]]:
     prepared = _prepared_to_score(recipe)
     form, num_bytes = scores_bytes(prepared)
     num_tokens = max(1, int(prepared.train.lengths.counted.sum()))
+    minutes = score_seconds(prepared) / 60
     return [
         ("examples", counted_train(prepared.train, recipe.data)),
         ("target tokens", f"{num_tokens:,}"),
         ("kept of each", f"{form}, at most {num_bytes / num_tokens:,.0f} bytes"),
         ("on disk", f"at most {size(num_bytes)}"),
+        ("time", f"about {minutes:.1f} minutes on this machine, from a few that were made"),
     ]
 
 

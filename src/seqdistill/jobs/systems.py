@@ -63,7 +63,7 @@ def systems_of(
     teacher, systems = recipe.teacher.other_model, []
     if teacher is not None:
         systems.append(source("teacher", teacher, "trained", recipe))
-    if _has_start(recipe):
+    if has_start(recipe):
         trusted = recipe if trust_remote_code else without_trust(recipe)
         folder = model_folder(str(recipe.student.model or teacher))
         systems.append(SystemSource(START, folder, functools.partial(_start, trusted, examples)))
@@ -79,8 +79,11 @@ def on_transformers(source: SystemSource) -> SystemSource:
     return dataclasses.replace(source, load=functools.partial(source.load, engine="transformers"))
 
 
-def _has_start(recipe: Recipe) -> bool:
-    """Not where the recipe leaves it out, for random weights, or where it is the teacher itself."""
+def has_start(recipe: Recipe) -> bool:
+    """Whether the student before its first update is measured, too.
+
+    Not where the recipe leaves it out, for random weights, or where it is the teacher itself.
+    """
     student, teacher = recipe.student, recipe.teacher.other_model
     if not recipe.evaluation.include_start or student.init == "scratch":
         return False
@@ -100,7 +103,7 @@ def _start(
     pair = build_student(recipe, loaded, measured_on)
     pair.model.to(placement.device, placement.dtype_of(pair.model.config))
     size = parameter_count(pair.model) * (2 if student.save_dtype == "fp16" else 4)
-    return _with_generator(START, pair, _init_name(recipe), recipe, examples, size, engine)
+    return with_generator(START, pair, _init_name(recipe), recipe, examples, size, engine)
 
 
 def exported_system(run: RunDirectory, overrides: Sequence[str]) -> str | None:
@@ -136,10 +139,10 @@ def system_under_test(
     """The model as the recipe's evaluation decodes it, or `engine`, with the examples encoded."""
     pair = named_model(model, recipe, evaluation_placement(recipe), trusted=trust_remote_code)
     size = weight_bytes(model_folder(model))
-    return _with_generator(name, pair, init, recipe, examples, size, engine)
+    return with_generator(name, pair, init, recipe, examples, size, engine)
 
 
-def _with_generator(
+def with_generator(
     name: str,
     pair: LoadedModel,
     init: str,
@@ -148,6 +151,7 @@ def _with_generator(
     num_bytes: int,
     engine: str | None,
 ) -> SystemUnderTest:
+    """A loaded model as the recipe's evaluation decodes it, or `engine`."""
     choice = evaluation_engine(recipe)
     encoded = encode_for_evaluation(examples, pair, recipe.data).examples
     generator = build_generator(
