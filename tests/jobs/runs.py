@@ -217,9 +217,18 @@ def likeliest_outputs(
     longest: int,
     vocab_size: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """What the model writes for each source, which is decoded alone: ids below `vocab_size`."""
+    """What the model writes for each source, which is decoded alone: ids below `vocab_size`. Of a
+    beam search and a greedy output that ends the likelier by token."""
     generator = TransformersGenerator(
         pair.model, pair.tokenizer, kind=pair.kind, vocab_size=vocab_size
     )
-    decoding = Decoding(beam_size=beam, max_new_tokens=longest)
-    return [generator.generate([e.source_ids], decoding)[0][0].token_ids for e in examples]
+    written = []
+    for example in examples:
+        found = [
+            generator.generate([example.source_ids], Decoding(beam_size=n, max_new_tokens=longest))
+            for n in (beam, 1)
+        ]
+        (searched,), (greedy,) = (answers[0] for answers in found)
+        ended = [one for one in (searched, greedy) if one.finished] or [searched]
+        written.append(max(ended, key=lambda h: h.log_prob / len(h.token_ids)).token_ids)
+    return written
