@@ -17,7 +17,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: $(STAMP)  ## distil the bundled translator: eight to twenty minutes on two cores
+demo: $(STAMP)  ## distil the bundled translator: nine to twenty minutes on two cores
 	$(BIN)/seqdistill demo $(ARGS)
 
 test: $(STAMP)  ## all unit tests
