@@ -44,9 +44,9 @@ def labelling(place: Path, name: str, *more: str) -> Recipe:
     return recipe_in(place, "seq_kd", *SAMPLES, f"sequences.corpus={place / name}", *more)
 
 
-def scoring(place: Path, name: str) -> Recipe:
+def scoring(place: Path, name: str, *more: str) -> Recipe:
     own = "sequences.decoding.threads=1"
-    return recipe_in(place, "word_kd", *TOP_K, own, f"teacher.kept_scores={place / name}")
+    return recipe_in(place, "word_kd", *TOP_K, own, f"teacher.kept_scores={place / name}", *more)
 
 
 class Counted(Progress):
@@ -167,13 +167,28 @@ def descendants(process: int) -> dict[int, str]:
     return found
 
 
+SLOW = """
+import time
+from seqdistill.jobs import ray_driver
+
+made = ray_driver.make_part
+
+def slowly(parts, index):
+    made(parts, index)
+    time.sleep(1.0)
+
+ray_driver.make_part = slowly
+"""
+
+
 def workers_below(process: int) -> list[int]:
     return [one for one, name in descendants(process).items() if "ray::MapWorker" in name]
 
 
 def written(folder: Path) -> dict[str, int]:
     """The parts of a folder, and when they were written."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*-*.parquet")}
+    parts = [path for suffix in ("parquet", "arrow") for path in folder.glob(f"*-*.{suffix}")]
+    return {path.name: path.stat().st_mtime_ns for path in parts}
 
 
 @contextlib.contextmanager
@@ -264,6 +279,8 @@ def test_a_killed_one_of_three_workers_costs_its_part_and_changes_no_byte(place:
 def test_a_job_whose_cluster_is_killed_goes_on_when_it_is_started_again(
     place: Path,
 ) -> None:
+    (place / "slow.py").write_text(SLOW)  # a killed cluster must leave parts to be made
+    slow = f"plugins=[{place / 'slow.py'}]"
     labels = label_data(labelling(place, "labels", *CLUSTER), progress=NoProgress())
     scores = score_teacher(scoring(place, "scores"), progress=NoProgress())
     num_with_workers = list[int]()
@@ -273,11 +290,11 @@ def test_a_job_whose_cluster_is_killed_goes_on_when_it_is_started_again(
         hosts.kill()
 
     def label() -> Path:
-        recipe = labelling(place, "own-labels", *CLUSTER)
+        recipe = labelling(place, "own-labels", *CLUSTER, slow)
         return label_data(recipe, progress=NoProgress(), workers=RayWorkers(2, hosts.address))
 
     def score() -> Path:
-        recipe = scoring(place, "own-scores")
+        recipe = scoring(place, "own-scores", slow)
         return score_teacher(recipe, progress=NoProgress(), workers=RayWorkers(2, hosts.address))
 
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
