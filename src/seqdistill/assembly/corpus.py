@@ -26,7 +26,7 @@ from seqdistill.data.dataset import EncodedDataset, with_placeholder_targets
 from seqdistill.data.detokenizing import TextDecoder
 from seqdistill.data.encoding import EncodedExample
 from seqdistill.data.examples import Example, ExampleTable
-from seqdistill.generation.beam_or_greedy import BeamOrGreedy
+from seqdistill.generation.beam_or_greedy import BeamOrGreedy, searches_twice
 from seqdistill.generation.decoding import SequenceGenerator
 from seqdistill.generation.model_facts import check_output_length, pair_facts
 from seqdistill.generation.text_server import text_of
@@ -215,6 +215,8 @@ def wanted_corpus(
         )
         tokenizer = tokenizer_fingerprint(teacher.tokenizer)
         engine = f"{section.engine} {section.compute_type} of {teacher.model.dtype}"
+        if searches_twice(section):
+            engine += ", beam or greedy"
         # Prompts alone: what the teacher reads must not depend on the references.
         asked = as_teacher_reads(without_references(examples))
         sources = encode_for_evaluation(asked, teacher, recipe.data).examples

@@ -16,6 +16,11 @@ from seqdistill.generation.model_facts import ModelFacts
 from seqdistill.recipe.sequences_schema import Decoding
 
 
+def searches_twice(decoding: Decoding) -> bool:
+    """Whether outputs are those of a beam search and of greedy decoding, not of one of them."""
+    return decoding.mode == "beam" and decoding.beam_size > 1
+
+
 @dataclasses.dataclass(frozen=True)
 class BeamOrGreedy:
     """A `SequenceGenerator`: the n best of a beam search and of the greedy output."""
@@ -35,7 +40,7 @@ class BeamOrGreedy:
         """See `SequenceGenerator.generate`. A greedy output that ended takes the last place of a
         beam that lacks it and has a lower score there, or none that ended."""
         found = self.generator.generate(sources, decoding, seed=seed, on_progress=on_progress)
-        if decoding.mode != "beam" or decoding.beam_size == 1:
+        if not searches_twice(decoding):
             return found
         alone = decoding.model_copy(update={"beam_size": 1, "n_best": 1})
         greedy = self.generator.generate(sources, alone, seed=seed)

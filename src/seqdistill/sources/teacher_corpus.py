@@ -35,8 +35,9 @@ Value = TypeVar("Value")
 class CorpusSettings:
     """Everything that decides a teacher's outputs.
 
-    `seed` counts in mode `sample` only. `engine` names the program and its arithmetic, such as
-    "ctranslate2 float32". `sources_fingerprint` is that of `fingerprint_sources`.
+    `seed` counts in mode `sample` only. `engine` names the program, its arithmetic and its search,
+    such as "ctranslate2 auto of torch.float32, beam or greedy". `sources_fingerprint` is that of
+    `fingerprint_sources`.
     """
 
     teacher_fingerprint: str
