@@ -13,6 +13,7 @@ from tests.jobs import naive
 from tests.tiny import character_tokenizer, random_examples, tiny_model
 
 from seqdistill.core.errors import RecipeError, UserError
+from seqdistill.generation.following_difficulty import following_difficulty
 from seqdistill.generation.rollout_process import RolloutProcess, Writer
 from seqdistill.generation.sampling import Sampler, TransformersSampler
 from seqdistill.models.loading import LoadedModel
@@ -94,6 +95,15 @@ def test_gaps_are_the_students_following_difficulty_less_the_teachers(kind: str)
         for source, target in zip(SOURCES, found.completions.rows(), strict=True)
     ]
     assert found.difficulty_gaps == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_model_that_is_wholly_sure_without_a_prompt_has_a_difficulty() -> None:
+    sure = pair("llama", 7)
+    sure.model.get_parameter("model.norm.weight").data *= 1e5
+    nothing = (sure.tokenizer.bos_token_id,)
+    answer = (int(naive.plain_logits(sure.model, nothing, (0,))[-1].argmax()),)
+    alike, surprised = following_difficulty(sure, [nothing, SOURCES[0]], [answer, answer])
+    assert alike == 1.0 < surprised < float("inf")
 
 
 def test_one_that_is_killed_is_started_again_and_writes_the_same() -> None:

@@ -9,6 +9,9 @@ from seqdistill.generation.model_facts import pair_facts, writing_below
 from seqdistill.generation.scoring import token_log_probs
 from seqdistill.models.loading import LoadedModel
 
+_LEAST = 2.0**-24
+"""Nats of a symbol: in fp32 a smaller surprise is none, and without a prompt L(y) may not be 0."""
+
 
 def following_difficulty(
     pair: LoadedModel,
@@ -21,7 +24,9 @@ def following_difficulty(
 
     L is the mean nats of y's tokens; without a prompt the model reads its start token alone, or
     where it has none its end token, as an encoder does that is given nothing. Answers have a token
-    at least. Only ids below `vocab_size` count as symbols; None means all.
+    at least; one that a model is wholly sure of counts 2^-24 nats a token, so that every ratio is
+    finite, and 1 where the model is as sure without a prompt. Only ids below `vocab_size` count as
+    symbols; None means all.
 
     Source: Li et al. 2024, "From Quantity to Quality", arXiv 2308.12032, eq. 3.
     """
@@ -32,4 +37,8 @@ def following_difficulty(
         token_log_probs(pair.model, list(zip(given, answers, strict=True)), facts=facts)
         for given in (prompts, [nothing] * len(prompts))
     )
-    return [sum(one) / sum(other) for one, other in zip(with_prompt, alone, strict=True)]
+    return [_nats(one) / _nats(other) for one, other in zip(with_prompt, alone, strict=True)]
+
+
+def _nats(log_probs: Sequence[float]) -> float:
+    return max(-sum(log_probs), _LEAST * len(log_probs))
