@@ -97,6 +97,22 @@ def test_a_wrong_override_is_refused_with_key_finding_and_remedy(
         assert "errors:" not in found, "one mistake was reported as several"
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "teacher.server.url=http://me:s3cr@t@host",
+        "teacher.server={url: ['http://a:1', 'https://me:s3cr@t@host']}",
+        "teacher.server={url: 'http://a:1', api_key: sk-s3cr@t, api: chat}",
+        "teacher.server.api_key=sk-s3cr@t",
+        "teacher.server.url:http://me:s3cr@t@host",
+    ],
+)
+def test_no_message_repeats_a_password_or_a_key(override: str) -> None:
+    with pytest.raises(RecipeError, match=r"override teacher\.server.*\*\*\*") as caught:
+        load_recipe("word_kd", [override])
+    assert "s3cr" not in str(caught.value) and "@t" not in str(caught.value)
+
+
 def test_all_mistakes_of_a_file_are_reported_with_their_lines(written: Completion) -> None:
     path = written(
         "seed: -1\ndata:\n  trian: a.tsv\ntraining:\n  steps: many\n  steps: 5\n  precision: fp8\n"

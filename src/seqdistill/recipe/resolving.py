@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -42,6 +43,8 @@ from seqdistill.recipe.sections import shown
 
 _LOG = logging.getLogger(__name__)
 _MOST_SHOWN = 30
+_SECRET = re.compile(r"(://)[^\s,\]}]*(?=@)|(\bapi_key['\"]?\s*[:=]\s*)[^\s,}]+")
+"""A password in a URL, or a key where none belongs: what no message repeats."""
 """Errors in one message."""
 _SPLITS = ("train", "dev", "test")
 BUNDLED = "bundled:"
@@ -263,10 +266,11 @@ def _open_empty_sections(values: dict[str, object]) -> None:
 
 def _parsed_override(text: str, problems: list[str]) -> tuple[KeyPath, object, str]:
     key, equals, value = text.partition("=")
-    key, place = key.strip(), f"override {text}"
+    told = _SECRET.sub(r"\1\2***", text)
+    key, place = key.strip(), f"override {told}"
     if not equals or not key or not value.strip():
         problems.append(
-            f"{place}: an override must read key=value with both sides given, got {text!r}; "
+            f"{place}: an override must read key=value with both sides given, got {told!r}; "
             "write for example training.steps=200, or key=null to clear a value"
         )
         return (), None, place
