@@ -9,7 +9,7 @@ from tests.servers import FakeVllm, recorded, served
 from tests.tiny import character_tokenizer, tiny_model
 
 from seqdistill.core.errors import ServerError
-from seqdistill.generation.server import ServerClient
+from seqdistill.generation.server import Answer, ServerClient
 from seqdistill.generation.text_server import TextServerGenerator, request_ids, text_of
 from seqdistill.recipe.sequences_schema import Decoding
 from seqdistill.recipe.server_schema import ServerSection
@@ -73,3 +73,18 @@ def test_an_answer_without_choices_is_refused(fake: FakeVllm) -> None:
     fake.changes = {"message": None}
     with pytest.raises(ServerError, match=r"teacher\.server\.api"):
         generator(fake, "chat").generate([CHAT], GREEDY)
+
+
+def test_a_server_that_writes_fewer_texts_than_asked_is_refused(
+    fake: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers ignore `n`: the best of four would be the best of one."""
+    for found in (1, 0):
+        monkeypatch.setattr(ServerClient, "_asked", lambda *_, n=found: recorded_with(n))
+        with pytest.raises(ServerError, match=rf"n=3\), but has {found}; .*n_best=1"):
+            generator(fake, "chat").generate([CHAT], SAMPLED)
+
+
+def recorded_with(num_choices: int) -> Answer:
+    answer: Answer = recorded("chat")["answer"]
+    return {**answer, "choices": answer["choices"][:1] * num_choices}

@@ -51,12 +51,24 @@ class TextServerGenerator:
         seed: int = 0,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Hypothesis]]:
-        """See `SequenceGenerator.generate`. Raises ServerError for an answer without texts."""
+        """See `SequenceGenerator.generate`. Raises ServerError for an answer with too few texts."""
         bodies = [
             self._body(ids, decoding, derived_seed(seed, f"server/{place}"))
             for place, ids in enumerate(token_ids_of(sources))
         ]
-        return self._client.post_all(self._path, bodies, read=self._read, on_progress=on_progress)
+        wanted = decoding.n_best if decoding.mode == "sample" else 1
+
+        def read(answer: Answer) -> list[Hypothesis]:
+            found = self._read(answer)
+            if len(found) != wanted:
+                raise ServerError(
+                    f"The server of {self._client.key} must answer with as many texts as are asked "
+                    f"for (n={wanted}), but has {len(found)}; ask for one "
+                    "(sequences.decoding.n_best=1), or another server"
+                )
+            return found
+
+        return self._client.post_all(self._path, bodies, read=read, on_progress=on_progress)
 
     def _body(self, ids: Sequence[int], decoding: Decoding, seed: int) -> Answer:
         asked = {
