@@ -21,7 +21,7 @@ from seqdistill.core.stored_forms import StoredForm
 from seqdistill.generation import gguf_file
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.cards import model_card
-from seqdistill.jobs.export import Exported, export_model, push
+from seqdistill.jobs.export import Exported, check_repository, export_model, push
 from seqdistill.jobs.generate import generate_texts
 from seqdistill.models.loading import load_pair
 from seqdistill.models.saving import save_pair
@@ -239,3 +239,9 @@ def test_a_push_is_private_and_a_refusal_is_a_sentence(tmp_path: Path) -> None:
     assert hub.calls == [("me/small", True), ("me/small", str(tmp_path))]
     with pytest.raises(UserError, match=r"'not/mine' was refused: 401.*is written"):
         push(tmp_path, "not/mine", api=hub)  # type: ignore[arg-type]
+
+
+def test_a_name_that_no_repository_has_is_refused_before_anything_is_made() -> None:
+    check_repository("me/small")
+    with pytest.raises(UserError, match=r"--push must name .* got 'me/my model'"):
+        check_repository("me/my model")

@@ -73,9 +73,11 @@ def export(
     """
     check_writable(output, "OUTPUT")
     with job(console_on(stderr=True), verbose=verbose, transient=True):
-        from seqdistill.jobs.export import export_model
+        from seqdistill.jobs.export import check_repository, export_model
         from seqdistill.jobs.export import push as upload
 
+        if push is not None:
+            check_repository(push)
         made = export_model(
             model,
             output,

@@ -21,6 +21,7 @@ from typing import Literal, cast
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from seqdistill.assembly.data import encode_for, read_split, without_references
 from seqdistill.assembly.decoding import engine_name, verification_pairs
@@ -177,6 +178,17 @@ def export_model(
         atomic.write_text(made / CARD, card)
         write_checksums(made)
     return found
+
+
+def check_repository(repository: str) -> None:
+    """Raises UserError where no repository of the hub can have that name; asks nobody."""
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(
+            f"--push must name a repository of the hub, USER/NAME, got {repository!r}: "
+            f"{first_line(error).rstrip('.')}; give another name"
+        ) from error
 
 
 def push(folder: Path, repository: str, *, api: HfApi | None = None) -> str:
