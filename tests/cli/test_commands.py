@@ -151,6 +151,17 @@ def test_what_every_command_says(
     assert calls.recipes[-1].method == "demo", "where no recipe is named"
 
 
+def test_kept_scores_are_no_teacher_where_the_student_is_cut_out_of_it(
+    program: Program, recipe_file: str, calls: Calls
+) -> None:
+    Path("big").mkdir()
+    line = "score word_kd --teacher-scores teacher.model=big teacher.scores=top_k data.train=t.tsv"
+    for student, said in (("student.model=small", True), ("student.init=teacher_layers", False)):
+        answer = program(*line.split(), student, "-o", "kept")
+        assert answer.exit_code == 0, answer.stderr
+        assert ("teacher.model may be left out" in " ".join(answer.stdout.split())) is said
+
+
 def test_train_hands_on_its_settings_and_quotes_paths(
     program: Program, recipe_file: str, calls: Calls
 ) -> None:

@@ -132,7 +132,10 @@ def score(
         use = f"{use} data.train={quoted(rows)} ..."
     else:
         made = [("teacher's scores", str(folder))]
-        free = "" if chosen.teacher.sparse_form is None else "; teacher.model may be left out"
+        needs_teacher = (
+            chosen.teacher.sparse_form is None or chosen.student.init == "teacher_layers"
+        )
+        free = "" if needs_teacher else "; teacher.model may be left out"
         kept = f"teacher.kept_scores={quoted(folder)}"
         use = f"{use} ... with the same settings and {kept}{free}"
     say_aligned([*made, ("train on them", use)])
