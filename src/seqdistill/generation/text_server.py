@@ -63,8 +63,8 @@ class TextServerGenerator:
             if len(found) != wanted:
                 raise ServerError(
                     f"The server of {self._client.key} must answer with as many texts as are asked "
-                    f"for (n={wanted}), but has {len(found)}; ask for one "
-                    "(sequences.decoding.n_best=1), or another server"
+                    f"for (n={wanted}), but has {len(found)}; ask another server, or set "
+                    "sequences.decoding.n_best=1 where it writes one whatever it is asked"
                 )
             return found
 

@@ -43,9 +43,9 @@ from seqdistill.recipe.sections import shown
 
 _LOG = logging.getLogger(__name__)
 _MOST_SHOWN = 30
+"""Errors in one message."""
 _SECRET = re.compile(r"(://)[^\s,\]}]*(?=@)|(\bapi_key['\"]?\s*[:=]\s*)[^\s,}]+")
 """A password in a URL, or a key where none belongs: what no message repeats."""
-"""Errors in one message."""
 _SPLITS = ("train", "dev", "test")
 BUNDLED = "bundled:"
 """What the names of data and teachers inside the package begin with."""
