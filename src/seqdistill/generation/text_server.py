@@ -6,6 +6,7 @@ numbers of their bytes, so that the corpus and its fingerprints know what was as
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -51,23 +52,13 @@ class TextServerGenerator:
         seed: int = 0,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Hypothesis]]:
-        """See `SequenceGenerator.generate`. Raises ServerError for an answer with too few texts."""
+        """See `SequenceGenerator.generate`. Raises ServerError for fewer or more texts."""
         bodies = [
             self._body(ids, decoding, derived_seed(seed, f"server/{place}"))
             for place, ids in enumerate(token_ids_of(sources))
         ]
         wanted = decoding.n_best if decoding.mode == "sample" else 1
-
-        def read(answer: Answer) -> list[Hypothesis]:
-            found = self._read(answer)
-            if len(found) != wanted:
-                raise ServerError(
-                    f"The server of {self._client.key} must answer with as many texts as are asked "
-                    f"for (n={wanted}), but has {len(found)}; ask another server, or set "
-                    "sequences.decoding.n_best=1 where it writes one whatever it is asked"
-                )
-            return found
-
+        read = functools.partial(self._read, wanted=wanted)
         return self._client.post_all(self._path, bodies, read=read, on_progress=on_progress)
 
     def _body(self, ids: Sequence[int], decoding: Decoding, seed: int) -> Answer:
@@ -88,14 +79,21 @@ class TextServerGenerator:
             **top_k,
         }
 
-    def _read(self, answer: Answer) -> list[Hypothesis]:
+    def _read(self, answer: Answer, *, wanted: int) -> list[Hypothesis]:
         try:
-            return [_hypothesis(choice) for choice in answer["choices"]]
+            found = [_hypothesis(choice) for choice in answer["choices"]]
         except (KeyError, TypeError, AttributeError) as error:
             raise ServerError(
                 f"The server of {self._client.key} must answer with choices of texts, but has none "
                 f"({error!r}); set {self._client.key}.api to what it serves: completions or chat"
             ) from error
+        if len(found) != wanted:
+            raise ServerError(
+                f"The server of {self._client.key} must answer with as many texts as are asked for "
+                f"(n={wanted}), but has {len(found)}; ask another server, or set "
+                "sequences.decoding.n_best=1 where it writes one whatever it is asked"
+            )
+        return found
 
 
 def _hypothesis(choice: dict[str, Any]) -> Hypothesis:
