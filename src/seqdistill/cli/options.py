@@ -112,10 +112,11 @@ def read_words(words: Sequence[str]) -> Given:
     """
     for word in words:
         if word.startswith("--"):
-            name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+            option = word.partition("=")[0]  # without a value, which may be a secret
+            name = option.removeprefix("--").replace("-", "_")
             remedy = "--resume" if name == "resume_from_checkpoint" else f"{name}=VALUE"
             raise UserError(
-                f"a setting must read key=value, got the option {word!r}; write {remedy}, or see "
+                f"a setting must read key=value, got the option {option!r}; write {remedy}, or see "
                 "--help for the options of this command"
             )
     overrides = tuple(word for word in words if _OVERRIDE.match(word))
