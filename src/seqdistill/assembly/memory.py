@@ -47,7 +47,7 @@ def sketched(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
     folder = model_folder(name)
     config = load_config(folder, trust_remote_code=trust_remote_code)
     if trust_remote_code and getattr(config, "auto_map", None):  # it may do anything: no sketch
-        return load_pair(folder, trust_remote_code=True)
+        return load_pair(folder, trust_remote_code=trust_remote_code)
     with torch.device("cpu" if config.model_type == "marian" else "meta"):
         model = random_model(config, seed=0)
     base = base_of(folder)
