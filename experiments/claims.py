@@ -30,6 +30,8 @@ class Claim:
     rule: str
     figures: Sequence[Mapping[str, Any]]
     """Each with its label, what it is of, and its limit: [low, high], null for no end."""
+    note: str = ""
+    """What a reader of the verdict has to know."""
     tasks: Sequence[str] | None = None
     """Where it is tested; None: everywhere."""
 
@@ -76,7 +78,7 @@ def claim_tables(
         lines.append([str(number), claim.claim, *verdicts])
         text = table(["where", "", "figure", "verdict"], figures, text_columns=4)
         told_claim = {"title": f"{number}. {claim.claim}", "paper": claim.paper, "rule": claim.rule}
-        details.append({**told_claim, "table": text})
+        details.append({**told_claim, "note": claim.note, "table": text})
     return table(["", "claim", *places], lines, text_columns=len(places) + 2), details
 
 
