@@ -21,8 +21,9 @@ from seqdistill.core.stored_forms import StoredForm
 from seqdistill.generation import gguf_file
 from seqdistill.generation.ctranslate2_engine import CTranslate2Generator
 from seqdistill.jobs.cards import model_card
-from seqdistill.jobs.export import Exported, check_repository, export_model, push
+from seqdistill.jobs.export import Exported, export_model
 from seqdistill.jobs.generate import generate_texts
+from seqdistill.jobs.pushing import check_repository, push
 from seqdistill.models.loading import load_pair
 from seqdistill.models.saving import save_pair
 from seqdistill.records.run_directory import RunDirectory

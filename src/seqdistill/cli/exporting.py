@@ -73,8 +73,9 @@ def export(
     """
     check_writable(output, "OUTPUT")
     with job(console_on(stderr=True), verbose=verbose, transient=True):
-        from seqdistill.jobs.export import check_repository, export_model
-        from seqdistill.jobs.export import push as upload
+        from seqdistill.jobs.export import export_model
+        from seqdistill.jobs.pushing import check_repository
+        from seqdistill.jobs.pushing import push as upload
 
         if push is not None:
             check_repository(push)

@@ -19,15 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
 from seqdistill.assembly.data import encode_for, read_split, without_references
 from seqdistill.assembly.decoding import engine_name, verification_pairs
 from seqdistill.assembly.models import model_folder
 from seqdistill.compression.sparse import pack_folder, unpack_folder
-from seqdistill.core.errors import ModelError, UserError, first_line, with_hint
+from seqdistill.core.errors import ModelError, UserError, with_hint
 from seqdistill.core.source import Source
 from seqdistill.core.stored_forms import StoredForm
 from seqdistill.data.conversations import PLAIN_CHAT
@@ -178,35 +174,6 @@ def export_model(
         atomic.write_text(made / CARD, card)
         write_checksums(made)
     return found
-
-
-def check_repository(repository: str) -> None:
-    """Raises UserError where no repository of the hub can have that name; asks nobody."""
-    try:
-        validate_repo_id(repository)
-    except HFValidationError as error:
-        raise UserError(
-            f"--push must name a repository of the hub, USER/NAME, got {repository!r}: "
-            f"{first_line(error).rstrip('.')}; give another name"
-        ) from error
-
-
-def push(folder: Path, repository: str, *, api: HfApi | None = None) -> str:
-    """Uploads an exported folder to that repository of the hub, made private where it is new.
-
-    Returns its address. Raises UserError where the hub refuses it; the folder stays.
-    """
-    hub = api or HfApi()
-    try:
-        hub.create_repo(repository, private=True, exist_ok=True)
-        hub.upload_folder(folder_path=str(folder), repo_id=repository)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(
-            f"--push must name a repository of the hub that you may write to, but {repository!r} "
-            f"was refused: {first_line(error)}; log in with `hf auth login`. {folder} is written: "
-            f"upload it with `hf upload {repository} {folder}`"
-        ) from error
-    return f"{hub.endpoint}/{repository}"
 
 
 def _written(
