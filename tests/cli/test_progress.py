@@ -83,7 +83,9 @@ def test_libraries_that_were_imported_before_draw_no_bars() -> None:
     assert hub.are_progress_bars_disabled()
 
 
-def test_a_command_says_a_warning_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_says_a_warning_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = logging.getLogger("seqdistill.test")
     tame_libraries(verbose=False)
     for _ in range(3):
@@ -94,3 +96,7 @@ def test_a_command_says_a_warning_once(capsys: pytest.CaptureFixture[str]) -> No
     tame_libraries(verbose=False)
     log.warning("left out %d examples", 7)
     assert capsys.readouterr().err == said, "another command says it again"
+    monkeypatch.setenv("RANK", "1")
+    log.warning("left out %d examples", 9)
+    log.error("this process alone")
+    assert capsys.readouterr().err == "ERROR seqdistill.test: this process alone\n"

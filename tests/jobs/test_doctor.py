@@ -51,7 +51,7 @@ def faults(found: Examination) -> list[Finding]:
     return [
         finding
         for finding in found.findings
-        if finding.level in ("warning", "error") and "less than chance" not in finding.found
+        if finding.level in ("warning", "error") and "less likely than chance" not in finding.found
     ]
 
 
@@ -286,3 +286,14 @@ def test_memory_is_that_of_weights_gradients_moments_and_activations(
         monkeypatch.setattr(machine_findings, "memory_of", lambda _device, have=have: have)
         found = examined("teacher.model=[teacher, other]")
         assert told(found, level, "estimated").subject == "memory"
+
+
+def test_activations_are_of_no_more_than_the_data_have(place: Path) -> None:
+    def needed(batch_tokens: int, *more: str, method: str = "word_kd") -> str:
+        given = (f"training.batch_tokens={batch_tokens}", *more)
+        return told(examined(*given, method=method), "ok", "estimated").found
+
+    assert needed(10**7) == needed(10**8) != needed(20)
+    once = needed(10**8, method="on_policy_kd")
+    twice = needed(10**8, "sequences.rollouts.samples_per_prompt=2", method="on_policy_kd")
+    assert once != twice, "each sequence is one to learn from"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -106,8 +107,12 @@ def memory_need(
     *,
     device: torch.device,
     precision: Precision,
+    sequences: tuple[int, int] | None = None,
 ) -> MemoryNeed:
     """What training that student takes on the device, its teachers beside it.
+
+    `sequences` are the number of those in the data and the tokens of the longest, which no
+    micro-batch exceeds; None where that is not known.
 
     Activations: the inputs and outputs of every linear layer but the head, whose logits are made in
     chunks; of a Transformer layer of width h that is 72 h bytes a token in fp32, where Korthikanti
@@ -142,13 +147,15 @@ def memory_need(
     config = student.config.get_text_config()
     heads = getattr(config, "num_attention_heads", 0)
     layers = sum(type(module).__name__.endswith("Attention") for module in student.modules())
-    length = min(
-        recipe.data.max_source_tokens + recipe.data.max_target_tokens, training.batch_tokens
-    )
+    length, tokens = recipe.data.max_source_tokens + recipe.data.max_target_tokens, math.inf
+    if sequences is not None:
+        length, tokens = min(length, sequences[1]), math.prod(sequences)
+    tokens = min(tokens, training.batch_tokens)
+    length = int(min(length, tokens))
     scores = 5 * heads * length * layers  # bytes a token in 16 bits
     a_token = (4 * widths + 2 * scores) * (0.5 if precision == "bf16" else 1.0)
     share = _CHECKPOINTED if training.gradient_checkpointing else 1.0
-    return MemoryNeed(parts, int(training.batch_tokens * a_token * share))
+    return MemoryNeed(parts, int(tokens * a_token * share))
 
 
 def memory_of(device: torch.device) -> int:

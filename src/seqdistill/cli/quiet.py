@@ -12,6 +12,8 @@ import os
 import sys
 import warnings
 
+from seqdistill.cli.screen import is_main_rank
+
 _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",  # else a warning at every fork of a data loader
     "TRANSFORMERS_VERBOSITY": "error",
@@ -27,7 +29,8 @@ _THEIR_WARNINGS = r"(torch|transformers|accelerate|datasets|huggingface_hub|tens
 class _StderrHandler(logging.Handler):
     """Writes to whatever stderr is now: progress bars redirect it while they are on screen.
 
-    A warning is shown once: stages and systems that share data or a model repeat it.
+    A warning is shown once: stages and systems that share data or a model repeat it, and so do the
+    processes of a group, of which the first speaks.
     """
 
     def __init__(self) -> None:
@@ -37,7 +40,7 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
         if record.levelno == logging.WARNING:
-            if line in self.shown:
+            if line in self.shown or not is_main_rank():
                 return
             self.shown.add(line)
         print(line, file=sys.stderr, flush=True)

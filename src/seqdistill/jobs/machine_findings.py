@@ -21,6 +21,7 @@ from seqdistill.compression.layers import parameter_count
 from seqdistill.core.errors import EngineError, with_hint
 from seqdistill.generation.conversion import loader_for
 from seqdistill.jobs.findings import Case, Finding
+from seqdistill.jobs.text_findings import limits_of_outputs
 from seqdistill.models.loading import LoadedModel
 from seqdistill.models.placement import device_of, precision_of
 from seqdistill.models.places import base_of
@@ -61,6 +62,7 @@ def memory_found(case: Case) -> Iterator[Finding]:
         _in_memory(case),
         device=device,
         precision=precision_of(training.precision, device),
+        sequences=_sequences(case),
     )
     have = memory_of(device)
     parts = ", ".join(f"{name} {_size(part)}" for name, part in need.parts.items())
@@ -80,6 +82,23 @@ def memory_found(case: Case) -> Iterator[Finding]:
     else:
         remedy = smaller if need.fixed <= _FULL * have else fewer
         yield Finding("memory", "warning", words, "training may run out of memory", remedy)
+
+
+def _sequences(case: Case) -> tuple[int, int] | None:
+    """How many there are to learn from, at most, and the tokens of the longest, as far as rows were
+    looked at."""
+    asked = case.recipe.sequences
+    if case.encoded is None or not len(case.encoded) or case.recipe.data.unlabelled is not None:
+        return None
+    lengths, answers = case.encoded.lengths, 1
+    if asked.rolls_out:
+        answers = asked.rollouts.samples_per_prompt + asked.has_two_origins
+    if asked.decoded_by_teacher:
+        answers *= asked.decoding.n_best
+    target = max(
+        int(lengths.target.max()), *(most for _, most in limits_of_outputs(case.recipe)), 0
+    )
+    return answers * len(case.train), int(lengths.source.max()) + target
 
 
 def _in_memory(case: Case) -> Iterable[PreTrainedModel]:

@@ -190,8 +190,9 @@ def _nats_of(
     nats = -sum(values) / len(values)
     if nats > math.log(facts.vocab_size):
         _LOG.warning(
-            "the teacher %s gives the first references %.1f nats per token, less than chance "
-            "(%.1f): was it trained for these texts, in this chat template and these languages?",
+            "to the teacher %s the first references are less likely than chance (%.1f nats per "
+            "token; an even guess has %.1f): was it trained for these texts, in this chat "
+            "template and these languages?",
             teacher.name,
             nats,
             math.log(facts.vocab_size),

@@ -187,7 +187,7 @@ def lengths_found(case: Case) -> Iterator[Finding]:
     if learns_from_references(case.recipe):
         limits.append(("data.max_target_tokens", data.max_target_tokens, lengths.target, _LEFT_OUT))
     else:
-        for key, most in _written(case.recipe):
+        for key, most in limits_of_outputs(case.recipe):
             limits.append(
                 (key, most, answered, "outputs of their length are cut off without an end")
             )
@@ -206,7 +206,7 @@ def lengths_found(case: Case) -> Iterator[Finding]:
 _LEFT_OUT = "they are left out of training"
 
 
-def _written(recipe: Recipe) -> Iterator[tuple[str, int]]:
+def limits_of_outputs(recipe: Recipe) -> Iterator[tuple[str, int]]:
     """The limits of what models write for training."""
     sequences = recipe.sequences
     if sequences.rolls_out:
