@@ -27,6 +27,9 @@ from seqdistill.records.environment import environment_facts
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.sources.teacher_corpus import TeacherCorpus
 
+WITHIN = 1e-3
+"""Nats by which the log-probabilities of rollouts may differ from the live student's."""
+
 
 def recipe(method: str, name: str, given: argparse.Namespace, *more: str) -> Recipe:
     """With a folder of its own."""
@@ -112,12 +115,13 @@ def main() -> None:
     if given.student is not None:
         rollouts = [
             "sequences.rollouts.engine=vllm",
-            f"sequences.rollouts.server={{url: '{given.student}'}}",
-            "sequences.rollouts.max_new_tokens=12",
+            f"sequences.rollouts.server={{url: '{given.student}', max_difference: {WITHIN}}}",
+            "sequences.rollouts.max_new_tokens=24",
+            "training.learning_rate=0.003",
             "objective.monitors=[]",
         ]
         on_policy = run("on_policy_kd", "rollouts", given, "teacher.model=null", *served, *rollouts)
-        found["on_policy_losses_nats"] = losses(on_policy)
+        found["rollouts_within_nats"], found["on_policy_losses_nats"] = WITHIN, losses(on_policy)
     print(json.dumps(found))
     if given.result is not None:
         write_json(given.result, found)

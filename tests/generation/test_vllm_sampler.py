@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,14 +31,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_FIRST_WAIT_S", 0.01)
 
 
-@pytest.fixture
-def student() -> PreTrainedModel:
-    return tiny_model("llama", seed=8)
+@pytest.fixture(params=[False, True], ids=["", "tied"])
+def student(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return tiny_model("llama", seed=8, tie_word_embeddings=request.param)
 
 
 @pytest.fixture
 def fake(student: PreTrainedModel) -> Iterator[FakeVllm]:
-    with served(tiny_model("llama", seed=8), tokenizer=TOKENIZER) as (found,):
+    with served(copy.deepcopy(student), tokenizer=TOKENIZER) as (found,):
         yield found
 
 

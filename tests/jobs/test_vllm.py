@@ -6,6 +6,7 @@ Runs where SEQDISTILL_VLLM names the Python of an installation of vLLM, such as
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from seqdistill.assembly.data import collator_for
 from seqdistill.assembly.models import model_folder
 from seqdistill.assembly.preparing import prepare
 from seqdistill.assembly.servers import server_teacher
+from seqdistill.compression.layers import keep_layers
 from seqdistill.core.errors import ServerError
 from seqdistill.core.progress import NoProgress
 from seqdistill.jobs.label import label_data
@@ -57,12 +59,12 @@ NATS, LOSS_NATS = 1e-3, 5e-5
 class Vllm:
     """`vllm serve` of a folder, which may be killed and started again at its port."""
 
-    def __init__(self, model: Path, log: Path) -> None:
+    def __init__(self, model: Path, log: Path, *, weights_change: bool = False) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
-        self._model, self._log = model, log
+        self._model, self._log, self._weights_change = model, log, weights_change
         self.start()
 
     def start(self) -> None:
@@ -77,6 +79,7 @@ class Vllm:
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_SERVER_DEV_MODE": str(int(self._weights_change)),
         }
         environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
         with self._log.open("ab") as log:
@@ -116,6 +119,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pair = load_pair(model_folder(MODEL))
     pair.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
     save_pair(pair, folder / "teacher")
+    half = keep_layers(pair.model, encoder_layers=None, decoder_layers=2)
+    save_pair(dataclasses.replace(pair, model=half), folder / "student")
     return folder
 
 
@@ -129,7 +134,7 @@ def vllm(place: Path) -> Iterator[Vllm]:
         found.kill()
 
 
-def recipe_of(place: Path, name: str, *more: str) -> Recipe:
+def recipe_of(place: Path, name: str, *more: str, method: str = "word_kd") -> Recipe:
     settings = {
         "data.train": MODEL,
         "data.max_train_examples": 120,
@@ -144,7 +149,21 @@ def recipe_of(place: Path, name: str, *more: str) -> Recipe:
         "training.trackers": [],
         "output_dir": str(place / "runs" / name),
     }
-    return load_recipe("word_kd", [*(f"{k}={json.dumps(v)}" for k, v in settings.items()), *more])
+    return load_recipe(method, [*(f"{k}={json.dumps(v)}" for k, v in settings.items()), *more])
+
+
+def killing(server: Vllm, metrics: Path) -> threading.Thread:
+    """Kills the server after the second update, and starts it again."""
+
+    def kill_and_start() -> None:
+        while not metrics.exists() or metrics.read_text().count('"loss_nats"') < 2:
+            time.sleep(0.01)
+        server.kill()
+        server.start()
+
+    killer = threading.Thread(target=kill_and_start, daemon=True)
+    killer.start()
+    return killer
 
 
 def at(*urls: str) -> str:
@@ -179,16 +198,7 @@ def test_a_kill_in_mid_run_changes_no_loss(place: Path, vllm: Vllm) -> None:
     score_teacher(kept, progress=NoProgress())
     whole = losses(trained(kept))
     recipe = recipe_of(place, "killed", *SERVED, at(vllm.url))
-    metrics = Path(recipe.output_dir) / "metrics.jsonl"
-
-    def kill_and_start() -> None:
-        while not metrics.exists() or metrics.read_text().count('"loss_nats"') < 2:
-            time.sleep(0.01)
-        vllm.kill()
-        vllm.start()
-
-    killer = threading.Thread(target=kill_and_start, daemon=True)
-    killer.start()
+    killer = killing(vllm, Path(recipe.output_dir) / "metrics.jsonl")
     found = losses(trained(recipe))
     killer.join(5.0)
     assert not killer.is_alive(), "killed while it was needed"
@@ -228,3 +238,29 @@ def test_its_texts_are_the_labels_of_the_model_in_this_process(place: Path, vllm
     same = sum(one.strip() == other.strip() for one, other in zip(*told, strict=True))
     print(f"{same} of {len(told[0])} texts are the same")
     assert len(told[0]) == 32 and same >= 30, "but for near ties"
+
+
+def test_rollouts_follow_the_weights_and_outlive_a_kill(place: Path) -> None:
+    server = Vllm(place / "student", place / "rollouts.log", weights_change=True)
+    try:
+        server.wait()
+        asked = {"url": server.url, "patience_s": STARTS_WITHIN_S}
+        student = {"init": "pretrained", "decoder_layers": None, "model": str(place / "student")}
+        settings = (
+            "sequences.rollouts.engine=vllm",
+            f"sequences.rollouts.server={json.dumps(asked)}",
+            "sequences.rollouts.max_new_tokens=24",
+            f"student={json.dumps(student)}",
+            "training.learning_rate=0.003",
+        )
+        found = []
+        for name in ("rollouts", "rollouts-killed"):
+            recipe = recipe_of(place, name, *settings, method="on_policy_kd")
+            if name != "rollouts":
+                killer = killing(server, Path(recipe.output_dir) / "metrics.jsonl")
+            found.append(losses(trained(recipe)))
+        killer.join(5.0)
+        assert not killer.is_alive(), "killed while it was needed"
+        assert found[0] == pytest.approx(found[1], abs=LOSS_NATS), "the same rollouts"
+    finally:
+        server.kill()

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from seqdistill.core.completions import Completions
@@ -72,7 +73,7 @@ class VllmSampler:
         folder = self._folder / f"student-{self._refreshes}"
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=_with_own_head(self.model))
         except OSError as error:
             raise ServerError(
                 f"{folder} must be a folder where the student's weights can be written, found: "
@@ -220,3 +221,13 @@ class VllmSampler:
             for row, (_, (_, nats)) in zip(live, written, strict=True)
             for own, told in zip(row, nats, strict=True)
         )
+
+
+def _with_own_head(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights, a head that is tied to the embedding under its own name, too: vLLM's CPU build
+    (0.32) keeps a packed copy of it, which it packs again only when it is told that name."""
+    weights: dict[str, Tensor] = model.state_dict()
+    for name, module in model.named_modules():
+        if module is model.get_output_embeddings():
+            weights[f"{name}.weight"] = weights[f"{name}.weight"].clone()
+    return weights
