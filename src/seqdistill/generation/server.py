@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -96,6 +97,7 @@ class ServerClient:
         self._threads = ThreadPoolExecutor(section.concurrency, thread_name_prefix="server")
         self._turn, self._lock = itertools.count(), threading.Lock()
         self._closed = threading.Event()
+        weakref.finalize(self, self._http.close)
 
     def close(self) -> None:
         """Gives up what is under way."""
