@@ -140,6 +140,13 @@ def differences_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}_differences.parquet")
 
 
+def machines_of(facts: Mapping[str, Any]) -> list[str]:
+    """The processors that a file's rows were made on, by the facts that were written with them."""
+    if "machines" in facts or "environment" not in facts:
+        return list(facts.get("machines", []))
+    return [facts["environment"]["machine"]["cpu_model"]]
+
+
 def select(rows: Iterable[Row], **values: object) -> Runs:
     """The rows with these values; None stands for rows without one."""
     wanted = values.items()

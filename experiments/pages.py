@@ -40,6 +40,7 @@ def write_paper(
     known = {**vars(numbers), **vars(estimates), **values}
     known |= {"results": results, "paper": paper, "verdicts": verdicts, "claims": details}
     known |= {"decide": decide, "machine": results.facts["environment"]["machine"]}
+    known["machines"] = " and ".join(estimates.machines_of(results.facts))
     known["versions"] = ", ".join(f"{name} {versions[name]}" for name in VERSIONS)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from experiments.estimates import differences_path
+from experiments.estimates import differences_path, machines_of
 from experiments.preparing import recipe_of
 from experiments.shapes import Settings
 from seqdistill.assembly.models import model_folder
@@ -212,10 +212,12 @@ def add_rows(store: Path, new: Sequence[Row], sizes: Mapping[str, Any] | None = 
     """Writes the rows, each in place of the one of its task and name; all else stays."""
     kept = {(row["task"], row["name"]): row for row in read_rows(store)}
     kept |= {(row["task"], row["name"]): row for row in new}
+    before, environment = read_facts(store), environment_facts()
     facts = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "environment": environment_facts(),
-        "tasks": {**read_facts(store).get("tasks", {}), **(sizes or {})},
+        "environment": environment,
+        "machines": sorted({*machines_of(before), *machines_of({"environment": environment})}),
+        "tasks": {**before.get("tasks", {}), **(sizes or {})},
     }
     write_rows(store, [kept[key] for key in sorted(kept)], facts)
 

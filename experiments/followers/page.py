@@ -27,7 +27,7 @@ from experiments.shapes import read_tasks
 from seqdistill.records.tables import Row
 
 RESULTS = Path("docs/results/followers.parquet")
-SHOWN, SMALLEST_SHOWN = read_tasks(Path(__file__).parents[1] / "shown.yaml", tuple[Shown, ...])[
+*SHOWN, SMALLEST_SHOWN = read_tasks(Path(__file__).parents[1] / "shown.yaml", tuple[Shown, ...])[
     "followers"
 ]
 SMALLEST = "smallest"
@@ -45,7 +45,20 @@ METHOD_NAMES = {
     "on_policy": "On-policy, forward KL",
     "near_policy": "Near-policy",
     "near_policy_unfiltered": "Near-policy without the filter",
+    "share_none": "Supervised KD, λ 0",
+    "share_half": "GKD forward KL, λ 0.5",
+    "share_all": "On-policy, forward KL, λ 1",
+    "share_measured": "λ and β by what is measured",
 }
+WHAT = {
+    "followers": "Which tokens and which sequences teach, on the prompts of the start, nearly all "
+    "of which it solves by heart.",
+    "frontier": "Which prompts teach: of 16,000 the start has seen an eighth, and it solves about "
+    "half.",
+    "mixtures": "GKD's share of the student's own sequences, fixed or chosen by what is measured; "
+    "the rest are references of the prompts of the start.",
+}
+"""What the table of a task compares."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,14 +165,15 @@ def bytes_picture(forms: Sequence[Form]) -> bytes:
 def write_page(path: Path = RESULTS) -> None:
     """Writes the page beside the rows."""
     results = read(path)
-    place, forms = Place(results, SHOWN, ""), forms_of(results)
+    places, forms = [Place(results, shown, "") for shown in SHOWN], forms_of(results)
+    places = [place for place in places if place.rows("main")]
     write_paper(
         path,
         Path(__file__).parent,
         results,
-        {place.shown.title: place.figure},
+        {place.shown.title: place.figure for place in places},
         {SMALLEST: bytes_picture(forms)} if forms else {},
-        {**globals(), "place": place, "forms": forms},
+        {**globals(), "places": places, "forms": forms},
     )
 
 

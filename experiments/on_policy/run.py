@@ -129,8 +129,11 @@ REGIMES = {
         Regime("few_inputs", _make_few_inputs, lambda name: Size(*_numbers(name)).architecture),
         Regime("routes", _make_routes, lambda name: routes.shape(*_numbers(name))),
         Regime("better_policy", _make_better_policy, lambda name: routes.shape(*_numbers(name))),
-        Regime(
-            "followers", _make_routes, lambda name: routes.shape(*_numbers(name)), followers.RESULTS
+        *(
+            Regime(
+                name, _make_routes, lambda name: routes.shape(*_numbers(name)), followers.RESULTS
+            )
+            for name in ("followers", "frontier", "mixtures")
         ),
     )
 }
