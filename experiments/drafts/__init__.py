@@ -1,0 +1,1 @@
+"""Students that draft for their teachers: their recipes, and the data of one."""
