@@ -109,3 +109,12 @@ def test_stages_add_up() -> None:
     assert str(both).endswith(
         "labels 1.0, teacher's scores 0.2, updates (backward 2.0, rollouts 0.5) 2.5, dev scores 0.1"
     )
+
+
+def test_epochs_are_counted_in_prompts_however_many_samples_each_has(place: Path) -> None:
+    once, often = (
+        plan(recipe_in(place, "on_policy_kd", "training.batch_tokens=200", *more), evaluated=False)
+        for more in ((), ("sequences.rollouts.samples_per_prompt=4",))
+    )
+    assert often.epochs == pytest.approx(once.epochs / 4, rel=0.5)
+    assert often.tokens_per_update == pytest.approx(once.tokens_per_update, rel=0.5)

@@ -13,13 +13,12 @@ from collections.abc import Mapping
 import torch
 
 from seqdistill.assembly.corpus import asked_of, wanted_corpus
-from seqdistill.assembly.data import counted_train, read_split
+from seqdistill.assembly.data import counted_train, epoch_batches, read_split
 from seqdistill.assembly.models import build_teacher
 from seqdistill.assembly.preparing import Prepared, prepare, teacher_is_asked
 from seqdistill.assembly.sequences import with_rollout_engine
 from seqdistill.assembly.teachers import check_kept_scores, scores_bytes
 from seqdistill.compression.layers import parameter_count
-from seqdistill.data.batching import EpochBatches
 from seqdistill.data.dataset import with_placeholder_targets
 from seqdistill.jobs.costs import (
     RunSeconds,
@@ -38,6 +37,9 @@ from seqdistill.recipe.schema import Recipe
 from seqdistill.recipe.systems import output_folder, trainings
 from seqdistill.report.numbers import size
 
+_NUM_BATCHES = 50
+"""By which a mean update is told."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -48,6 +50,9 @@ class Plan:
     updates: int
     warmup: int
     tokens_per_update: float
+    """That are learned, of all samples of a prompt."""
+    epochs: float
+    """How often an example comes, on average."""
     memory_mb: float
     """The peak of this process after it has done a little of everything."""
     seconds: RunSeconds
@@ -68,7 +73,6 @@ class Plan:
     def lines(self) -> list[tuple[str, str]]:
         """(label, text) pairs for display."""
         guessed = f" (estimated for {self.guessed_targets:,} without a target yet)"
-        epochs = self.updates * self.tokens_per_update / self.target_tokens
         lines = {
             "would write to": self.output_dir,
             "methods": ", ".join(self.methods),
@@ -77,7 +81,7 @@ class Plan:
             "target tokens": f"{self.target_tokens:,}{guessed if self.guessed_targets else ''}",
             "updates": f"{self.updates:,} of about {self.tokens_per_update:,.0f} target tokens",
             "warm-up": f"{self.warmup:,} updates",
-            "epochs": f"{epochs:.2f}",
+            "epochs": f"{self.epochs:.2f}",
             **self.models,
             "memory": f"about {self.memory_mb / 1024:.1f} GiB, measured: this process did the "
             "largest batches, libraries and dev scores included",
@@ -143,12 +147,14 @@ def _plan_of_one(
     if evaluated:
         evaluation = evaluation_seconds(prepared, trained)
         seconds = dataclasses.replace(seconds, evaluation=evaluation)
+    tokens, share = _update(prepared)
     return Plan(
         methods=(recipe.method,),
         target_tokens=int(prepared.train.lengths.counted.sum()),
         updates=recipe.training.steps,
         warmup=recipe.training.warmup,
-        tokens_per_update=_tokens_per_update(prepared),
+        tokens_per_update=tokens,
+        epochs=training.steps * share,
         memory_mb=memory_mb,
         seconds=seconds,
         guessed_targets=num_guessed,
@@ -225,6 +231,7 @@ def _plan_of_chain(recipe: Recipe, *, evaluated: bool) -> Plan:
         methods=(recipe.method,),
         updates=updates,
         tokens_per_update=tokens / updates,
+        epochs=sum(planned.epochs for planned in plans),
         memory_mb=max(planned.memory_mb for planned in plans),
         seconds=RunSeconds.summed([planned.seconds for planned in plans]),
         models=models,  # pruning is said of each stage
@@ -232,21 +239,16 @@ def _plan_of_chain(recipe: Recipe, *, evaluated: bool) -> Plan:
     )
 
 
-def _batches(prepared: Prepared) -> EpochBatches:
-    return EpochBatches(
-        prepared.train,
-        prepared.student.kind,
-        batch_tokens=prepared.recipe.training.batch_tokens,
-        seed=prepared.recipe.seed,
-    )
-
-
-def _tokens_per_update(prepared: Prepared) -> float:
-    """The mean number of tokens that an update learns, over the first batches."""
-    batches = _batches(prepared)
-    counted = prepared.train.lengths.counted
-    sizes = [int(counted[batches.next()].sum()) for _ in range(50)]
-    return prepared.recipe.training.gradient_accumulation_steps * sum(sizes) / len(sizes)
+def _update(prepared: Prepared) -> tuple[float, float]:
+    """The tokens that an update learns, and its share of an epoch: means of the first ones."""
+    recipe, train = prepared.recipe, prepared.train
+    rollouts = recipe.sequences.rollouts
+    answers = rollouts.samples_per_prompt if recipe.sequences.rolls_out else 1
+    batches = epoch_batches(recipe, train, prepared.student.kind)
+    first = [batches.next() for _ in range(_NUM_BATCHES)]
+    each = recipe.training.gradient_accumulation_steps / len(first)
+    tokens = sum(int(train.lengths.counted[batch].sum()) for batch in first)
+    return each * answers * tokens, each * sum(map(len, first)) / len(train)
 
 
 def _at_once(prepared: Prepared) -> Prepared:
