@@ -42,6 +42,8 @@ class FakeVllm:
         self.headers: dict[str, str] = {}
         self.key: str | None = None
         self.has_tokenize, self.has_prompt_logprobs = True, True
+        self.weights_change = True
+        """As VLLM_SERVER_DEV_MODE=1 allows."""
         self.noise = 0.0
         self.temperature = 1.0
         """Of the scores that it tells."""
@@ -127,7 +129,7 @@ class FakeVllm:
         if path == "/tokenize" and self.has_tokenize:
             ids = self.tokenizer(body["prompt"], add_special_tokens=body["add_special_tokens"])
             return 200, {"count": len(ids["input_ids"]), "tokens": ids["input_ids"]}
-        if path.startswith("/pause"):
+        if path.startswith("/pause") and self.weights_change:
             if "clear_cache=true" in path and not self.keeps_cache:
                 self.cache.clear()
             return 200, {"status": "paused"}

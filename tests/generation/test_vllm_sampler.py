@@ -113,6 +113,14 @@ def test_weights_are_written_read_and_removed(
     assert paths[:3] == ["/pause?mode=abort&clear_cache=true", "/collective_rpc", "/resume"]
 
 
+def test_a_server_whose_weights_stay_is_told_how_to_start(
+    student: PreTrainedModel, fake: FakeVllm
+) -> None:
+    fake.weights_change = False
+    with pytest.raises(ServerError, match=r"404.*VLLM_SERVER_DEV_MODE=1"):
+        sampler_of(student, fake).refresh()
+
+
 def stale(fake: FakeVllm) -> None:
     fake.ignores_reload = True
 

@@ -89,7 +89,12 @@ class VllmSampler:
         if self._weights is None:
             return
         once, loading = self.client.once, {"weights_path": str(self._weights.resolve())}
-        once(replica, "/pause?mode=abort&clear_cache=true", {})
+        try:
+            once(replica, "/pause?mode=abort&clear_cache=true", {})
+        except ServerError as error:
+            raise ServerError(
+                f"{error}; it has to be a vLLM that was started with VLLM_SERVER_DEV_MODE=1"
+            ) from error
         try:
             once(replica, "/collective_rpc", {"method": "reload_weights", "kwargs": loading})
         except TryAgain as error:
@@ -198,14 +203,16 @@ class VllmSampler:
         if not self._apart([(self._probe, found)]) <= self.client.section.max_difference:
             replica.unchecked = True
             found = self._read(self.client.of(replica, COMPLETIONS, body))
-            self._require_same([(self._probe, found)])
+            self._require_same([(self._probe, found)], f"The replica {replica.url}")
 
-    def _require_same(self, written: Sequence[tuple[Sequence[int], Written]]) -> None:
+    def _require_same(
+        self, written: Sequence[tuple[Sequence[int], Written]], who: str = "The server"
+    ) -> None:
         apart, limit = self._apart(written), self.client.section.max_difference
         if not apart <= limit:
             raise ServerError(
-                f"The server of {self.client.key} must write with the student's present weights, "
-                f"but after refresh {self._refreshes} its log-probabilities differ by {apart:.3g} "
+                f"{who} of {self.client.key} must write with the student's present weights, but "
+                f"after refresh {self._refreshes} its log-probabilities differ by {apart:.3g} "
                 f"nats from the student's, where {self.client.key}.max_difference is {limit:g}; "
                 "serve the student's own folder with --dtype float32 and --logprobs-mode "
                 "raw_logprobs, to this run alone"
