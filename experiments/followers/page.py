@@ -150,7 +150,8 @@ def bytes_picture(forms: Sequence[Form]) -> bytes:
             f"knee: {named.system}, {named.arithmetic}",
             (named.smaller, named.row[named.measure.greedy]),
             textcoords="offset points",
-            xytext=(4, 8),
+            xytext=(0, 8),
+            ha="center",
         )
         axes.set_xscale("log")
         ticks = [1, 2, 5, 10, 20, 50, 100, 200]
