@@ -3,10 +3,11 @@
     python -m benchmarks.drafts PAIR TEACHER DATA NAME=DRAFT [NAME=DRAFT ...]
         [--rows 40] [--max-new-tokens 128] [--threads 1] [--result docs/results/drafts.json]
 
-DATA has the prompts, of which the first rows are written one at a time, greedily and at temperature
-1, by the teacher with every draft and by the teacher alone, in turn and twice each; both step with
-the same cache. The draft length is what `generate` chooses. Ratios are of summed seconds, intervals
-the middle 95 % of resampled prompts. Results are kept by PAIR.
+DATA has prompts (a bundled corpus: its test split), of which the first rows are written one at a
+time, greedily and at temperature 1, by the teacher with every draft and by the teacher alone, in
+turn and twice each; both step with the same cache. The draft length is what `generate` chooses.
+Ratios are of summed seconds, intervals the middle 95 % of resampled prompts; what a draft accepts
+more than the first one is of the same prompts. Results are kept by PAIR.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from seqdistill.assembly.data import encode_for_evaluation, read_split
 from seqdistill.assembly.models import model_folder
@@ -36,12 +38,15 @@ from seqdistill.records.environment import environment_facts
 
 _ROUNDS, _TRIED, _NUM_RESAMPLES = 2, 5, 2000
 
+Acceptances = tuple[float, Float[np.ndarray, " resamples"]]
+"""Of all prompts, and of the resampled."""
+
 
 def prompts_of(data: str, teacher: LoadedModel, rows: int) -> list[Source]:
     """As the teacher reads them."""
-    settings = [f"data.train={data}", "teacher.model=bundled:en-de"]
+    settings = ["data.train=bundled:en-de", f"data.test={data}", "teacher.model=bundled:en-de"]
     recipe = load_recipe("seq_kd", settings, purpose="label")
-    examples = read_split(recipe, "train").select(np.arange(rows))
+    examples = read_split(recipe, "test").select(np.arange(rows))
     encoded = encode_for_evaluation(examples, teacher, recipe.data)
     return [one.source_ids for one in encoded.examples]
 
@@ -54,9 +59,14 @@ def seconds_of(write: Callable[[], object]) -> float:
 
 
 def measured(
-    teacher: LoadedModel, draft: LoadedModel, prompts: Sequence[Source], decoding: Decoding
+    teacher: LoadedModel,
+    draft: LoadedModel,
+    prompts: Sequence[Source],
+    decoding: Decoding,
+    first: list[Acceptances],
 ) -> dict[str, object]:
-    """What the draft brings, and the figures that this is made of."""
+    """What the draft brings, and the figures that this is made of. `first` keeps what the first
+    draft accepted."""
     # The median of what `generate` would choose for each.
     chosen = [measured_costs(teacher, draft, [p], decoding).draft_tokens for p in prompts[:_TRIED]]
     length = sorted(chosen)[len(chosen) // 2]
@@ -82,9 +92,12 @@ def measured(
     sums = resampled_sums(table, num_resamples=_NUM_RESAMPLES, generator=np.random.default_rng(1))
     speeds, accepted = sums[:, 1] / sums[:, 0], sums[:, 2] / sums[:, 3]
     whole = table.sum(axis=0)
+    first.append((whole[2] / whole[3], accepted))
+    (gain, gains), (base, bases) = first[-1], first[0]
     found: dict[str, object] = {
         "draft_tokens": length,
         "acceptance": [whole[2] / whole[3], *percentile_interval(accepted, confidence=0.95)],
+        "acceptance_gain": [gain - base, *percentile_interval(gains - bases, confidence=0.95)],
         "mean_overlap": whole[4] / whole[3],
         "tokens_per_pass": both.counts.tokens_per_pass,
         "speed_up": [whole[1] / whole[0], *percentile_interval(speeds, confidence=0.95)],
@@ -114,13 +127,17 @@ def main() -> None:
         "greedy": Decoding(beam_size=1, max_new_tokens=most),
         "temperature 1": Decoding(mode="sample", max_new_tokens=most),
     }
-    drafts = {}
+    drafts: dict[str, object] = {}
+    first: dict[str, list[Acceptances]] = {mode: [] for mode in modes}
     for text in given.drafts:
         name, _, folder = text.partition("=")
         draft = load_pair(model_folder(folder))
         drafts[name] = {
             "parameters": draft.model.num_parameters(),
-            **{mode: measured(teacher, draft, prompts, way) for mode, way in modes.items()},
+            **{
+                mode: measured(teacher, draft, prompts, way, first[mode])
+                for mode, way in modes.items()
+            },
         }
         print(name, json.dumps(drafts[name]), flush=True)
     result = {

@@ -20,6 +20,7 @@ from experiments.on_policy import page as on_policy
 
 from benchmarks import estimate
 from docs.cost_tables import growth_table, planned_table
+from docs.draft_table import drafts_table
 from seqdistill.records.results import Results, System, parsed
 from seqdistill.report.headlines import headline
 from seqdistill.report.numbers import MISSING
@@ -30,7 +31,8 @@ CODEBASE = ROOT / "docs" / "codebase.md"
 METHODS_PAGE = ROOT / "docs" / "guides" / "methods.md"
 RECIPES_PAGE = ROOT / "docs" / "guides" / "recipes.md"
 SCALING_PAGE = ROOT / "docs" / "guides" / "scaling.md"
-PAGES = (README, METHODS_PAGE, RECIPES_PAGE, SCALING_PAGE, CODEBASE)
+DEPLOYMENT_PAGE = ROOT / "docs" / "guides" / "deployment.md"
+PAGES = (README, METHODS_PAGE, RECIPES_PAGE, SCALING_PAGE, DEPLOYMENT_PAGE, CODEBASE)
 RESULTS = ROOT / "docs" / "results" / "demo.json"
 SPARSE_TEACHERS = ROOT / "docs" / "results" / "sparse_teachers.json"
 MANIFEST = ROOT / "docs" / "results" / "demo.manifest.json"
@@ -210,6 +212,7 @@ def rendered(page: Path = README) -> str:
             "planned times": planned_table,
             "cost growth": growth_table,
         },
+        DEPLOYMENT_PAGE: {"drafts table": drafts_table},
         CODEBASE: {"file map": file_map},
     }[page]
     text = page.read_text("utf-8")
