@@ -21,7 +21,7 @@ def drafts_table() -> str:
     for pair, found in pairs.items():
         machine = found["machine"]
         machines.add(f"{machine['cpu_model']}, {found['threads']} thread")
-        for name, draft in found["drafts"].items():
+        for place, (name, draft) in enumerate(found["drafts"].items()):
             for mode in ("greedy", "temperature 1"):
                 row = draft[mode]
                 cells = [
@@ -30,7 +30,7 @@ def drafts_table() -> str:
                     mode,
                     str(row["draft_tokens"]),
                     _interval([100 * value for value in row["acceptance"]], ".1f", " %"),
-                    _interval([100 * value for value in row["acceptance_gain"]], "+.1f", ""),
+                    _interval([100 * v for v in row["acceptance_gain"]], "+.1f") if place else "–",
                     f"{row['tokens_per_pass']:.2f}",
                     _interval(row["speed_up"], ".2f", "×"),
                 ]
@@ -44,6 +44,6 @@ def drafts_table() -> str:
     return "\n".join(lines)
 
 
-def _interval(values: Sequence[float], form: str, unit: str) -> str:
+def _interval(values: Sequence[float], form: str, unit: str = "") -> str:
     value, low, high = (format(number, form) for number in values)
     return f"{value}{unit} [{low}, {high}]"
