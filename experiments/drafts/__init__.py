@@ -1,1 +1,0 @@
-"""Students that draft for their teachers: their recipes, and the data of one."""
