@@ -49,6 +49,7 @@ METHOD_NAMES = {
     "share_half": "GKD forward KL, λ 0.5",
     "share_all": "On-policy, forward KL, λ 1",
     "share_measured": "λ and β by what is measured",
+    "share_measured_forward": "λ by what is measured, forward KL",
 }
 WHAT = {
     "followers": "Which tokens and which sequences teach, on the prompts of the start, nearly all "

@@ -64,9 +64,13 @@ def _show(examined: Examination, console: Console) -> None:
     for row in examined.rows:
         console.print(_row(row, console), soft_wrap=True)
     echo()
-    counts = [sum(f.level == level for f in examined.findings) for level in ("error", "warning")]
+    counts = {
+        level: sum(finding.level == level for finding in examined.findings)
+        for level in ("error", "warning")
+    }
+    told = ", ".join(f"{n} {level}{'' if n == 1 else 's'}" for level, n in counts.items())
     verdict = "the run would fail" if examined.would_fail else "nothing would fail"
-    echo(f"{counts[0]} errors, {counts[1]} warnings: {verdict}")
+    echo(f"{told}: {verdict}")
 
 
 def _show_finding(finding: Finding, width: int, console: Console) -> None:
