@@ -138,8 +138,10 @@ def assert_same_logits(one: PreTrainedModel, other: PreTrainedModel) -> None:
 def assert_loads_again(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder)
     loaded = type(model).from_pretrained(folder, dtype=torch.float32).eval()
-    for example in EXAMPLES:
-        assert torch.equal(logits_of(loaded, example), logits_of(model, example))
+    weights = model.state_dict()
+    assert loaded.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in loaded.state_dict().items())
+    assert_same_logits(loaded, model)  # other addresses may round otherwise
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -80,7 +80,8 @@ def test_padded_states_through_the_head_equal_each_sentences_own_logits(name: st
     found = states.head.logits(states.hidden)
     expected = [own_logits(through_model, example) for example in EXAMPLES]
     for row, own in enumerate(expected):
-        near = 1e-5 * float(own.detach().abs().max())
+        # Products of other shapes round otherwise, on some processors by 1.4e-5 of the largest.
+        near = 5e-5 * float(own.detach().abs().max())
         torch.testing.assert_close(found[row][batch.target_mask[row]], own, rtol=1e-5, atol=near)
     for logits in (found[batch.target_mask], torch.cat(expected)):
         torch.autograd.backward(logits.log_softmax(-1)[:, 5].sum())
