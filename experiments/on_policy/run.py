@@ -39,6 +39,9 @@ from seqdistill.recipe.sweep_schema import START, Sweep, read_sweep
 from seqdistill.records.run_directory import RunDirectory
 from seqdistill.records.tables import Row, read_facts, read_rows, write_rows
 
+_TOLD_LAST = ("skipped_updates", "student_fraction", "beta")
+"""Of the metrics of a run's last update, what its row has."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Regime:
@@ -210,7 +213,9 @@ def _columns(scores: Sequence[Row], system: str) -> Row:
 def _of_run(run: RunDirectory) -> Row:
     training = cast("dict[str, Any]", run.read_manifest()["training"])
     student = str(run.read_results().student)
-    return {"dev": float(training["best"][0][0]), **_by_length(run, student)}
+    last = [row for row in run.read_metrics() if "loss_nats" in row][-1]
+    told = {key: last[key] for key in _TOLD_LAST if key in last}
+    return {"dev": float(training["best"][0][0]), **told, **_by_length(run, student)}
 
 
 def _by_length(run: RunDirectory, system: str) -> Row:

@@ -159,15 +159,12 @@ def epoch_batches(
     world_size: int = 1,
 ) -> EpochBatches:
     """The batches that a recipe trains on; of prompts with room for all that answers them."""
-    sequences, answers, new = recipe.sequences, 1, 0
-    if sequences.rolls_out:
-        rollouts, new = sequences.rollouts, sequences.rollouts.max_new_tokens
-        answered_twice = sequences.has_two_origins and sequences.mixture.coin == "both"
-        answers = rollouts.samples_per_prompt + answered_twice
+    sequences = recipe.sequences
+    new = sequences.rollouts.max_new_tokens if sequences.rolls_out else 0
     return EpochBatches(
         examples,
         kind,
-        batch_tokens=max(1, recipe.training.batch_tokens // answers),
+        batch_tokens=max(1, recipe.training.batch_tokens // sequences.answers_per_prompt),
         expected_new_tokens=new,
         seed=recipe.seed,
         rank=rank,

@@ -90,9 +90,7 @@ def _sequences(case: Case) -> tuple[int, int] | None:
     asked = case.recipe.sequences
     if case.encoded is None or not len(case.encoded) or case.recipe.data.unlabelled is not None:
         return None
-    lengths, answers = case.encoded.lengths, 1
-    if asked.rolls_out:
-        answers = asked.rollouts.samples_per_prompt + asked.has_two_origins
+    lengths, answers = case.encoded.lengths, asked.answers_per_prompt
     if asked.decoded_by_teacher:
         answers *= asked.decoding.n_best
     target = max(

@@ -50,7 +50,7 @@ class Plan:
     updates: int
     warmup: int
     tokens_per_update: float
-    """That are learned, of all samples of a prompt."""
+    """That are learned, of all that answers a prompt."""
     epochs: float
     """How often an example comes, on average."""
     memory_mb: float
@@ -242,13 +242,13 @@ def _plan_of_chain(recipe: Recipe, *, evaluated: bool) -> Plan:
 def _update(prepared: Prepared) -> tuple[float, float]:
     """The tokens that an update learns, and its share of an epoch: means of the first ones."""
     recipe, train = prepared.recipe, prepared.train
-    rollouts = recipe.sequences.rollouts
-    answers = rollouts.samples_per_prompt if recipe.sequences.rolls_out else 1
     batches = epoch_batches(recipe, train, prepared.student.kind)
     first = [batches.next() for _ in range(_NUM_BATCHES)]
     each = recipe.training.gradient_accumulation_steps / len(first)
     tokens = sum(int(train.lengths.counted[batch].sum()) for batch in first)
-    return each * answers * tokens, each * sum(map(len, first)) / len(train)
+    return each * recipe.sequences.answers_per_prompt * tokens, each * sum(map(len, first)) / len(
+        train
+    )
 
 
 def _at_once(prepared: Prepared) -> Prepared:

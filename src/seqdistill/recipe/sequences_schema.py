@@ -253,6 +253,14 @@ class SequencesSection(Section):
         return self.can_roll_out and self._constant_share != 0.0
 
     @property
+    def answers_per_prompt(self) -> int:
+        """How many sequences of an update answer one prompt."""
+        if not self.rolls_out:
+            return 1
+        twice = self.has_two_origins and self.mixture.coin == "both"
+        return self.rollouts.samples_per_prompt + twice
+
+    @property
     def decoded_by_teacher(self) -> bool:
         """Whether outputs of the teacher are decoded before training begins."""
         return "teacher" in self.writers
